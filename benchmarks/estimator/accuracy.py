@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.servicer import EstimatorServicer
@@ -65,7 +65,7 @@ def scores(rows: Iterable[MeasuredRow], servicer: EstimatorServicer) -> Iterator
         yield from _speed(row, found)
 
 
-def _memory(row: MeasuredRow, found: pb.Estimate) -> Iterator[Scored]:
+def _memory(row: MeasuredRow, found: estimate_pb2.Estimate) -> Iterator[Scored]:
     usable = accelerator(row.accelerator).usable_bytes
     if row.peak_bytes is None or row.saturated or row.peak_bytes > FULL_CARD * usable:
         return
@@ -73,7 +73,7 @@ def _memory(row: MeasuredRow, found: pb.Estimate) -> Iterator[Scored]:
     yield Scored("memory", _group(row), _label(row), row.peak_bytes, interval.low, interval.expected, interval.high)
 
 
-def _speed(row: MeasuredRow, found: pb.Estimate) -> Iterator[Scored]:
+def _speed(row: MeasuredRow, found: estimate_pb2.Estimate) -> Iterator[Scored]:
     rate = found.time.tokens_per_second
     if rate.expected <= 0:
         return

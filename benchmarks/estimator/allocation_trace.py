@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from finetree_estimator.methods.base import LoraAdapters, Method
+from finetree_estimator.methods.base import Method
+from finetree_estimator.methods.lora import Lora
 from replay import Event, Trace
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -134,7 +135,7 @@ def _model(config: Any, method: Method, compute: torch.dtype) -> Any:
             model = classes.from_config(config, attn_implementation="sdpa")
         finally:
             torch.set_default_dtype(default)
-        return with_adapters(model, method) if isinstance(method, LoraAdapters) else model
+        return with_adapters(model, method) if isinstance(method, Lora) else model
 
 
 def _no_logits(model: Any, ids: torch.Tensor) -> Any:

@@ -162,19 +162,19 @@ def measured(case: Case, models: Path, *, quick: bool) -> dict[str, Any]:
 
 def predicted(case: Case, seen: dict[str, Any]) -> dict[str, float]:
     """What the estimator says of the same spec and rows: components in bytes by name, and the two peaks."""
-    from finetree_api.estimator.v1 import estimator_pb2 as pb
+    from finetree_api.estimator.v1 import estimate_pb2
     from finetree_estimator import estimate as engine
     from finetree_estimator.catalog.prices import packaged
-    from finetree_estimator.spec.parse import read
+    from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
 
-    request = pb.EstimateRunRequest()
+    request = estimate_pb2.EstimateRunRequest()
     told = {"spec": case.spec(), "dataset_profile": seen["rows"]}
     if "held_out" in seen:
         told["evaluation_profile"] = seen["held_out"]
     json_format.ParseDict(told, request)
-    memory = engine.estimate(read(request, Knowledge(packaged())).run).memory
+    memory = engine.estimate(parse_request(request, Knowledge(packaged())).run).memory
     parts = {kind.value: interval.expected for kind, interval in memory.components}
     return parts | {"allocated": memory.allocated.expected, "process": memory.device.expected}
 

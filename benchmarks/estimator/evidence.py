@@ -15,8 +15,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, training_pb2
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.catalog.prices import packaged
@@ -66,7 +65,10 @@ def _merged(repeats: list[MeasuredRow]) -> dict[str, object]:
     mean = row.total_tokens / row.examples if row.total_tokens else float(row.sequence_length)
     source, _, locator = row.source.partition(" ")
     return {
-        "program": pb.TrainingProgram.Name(row.program).removeprefix("TRAINING_PROGRAM_").lower().replace("_", "-"),
+        "program": training_pb2.TrainingProgram.Name(row.program)
+        .removeprefix("TRAINING_PROGRAM_")
+        .lower()
+        .replace("_", "-"),
         "model": row.published_model,
         "parameters": count(read_model(request(row).spec.model, Knowledge(packaged())).shape).total,
         "method": "lora" if row.method == "qlora" else row.method,
@@ -80,7 +82,7 @@ def _merged(repeats: list[MeasuredRow]) -> dict[str, object]:
         "checkpointing": "full" if row.checkpointing else "off",
         "accelerator": row.accelerator,
         "devices": row.devices,
-        "sharding": rs.Sharding.Name(request(row).spec.hardware.sharding)
+        "sharding": hardware_pb2.Sharding.Name(request(row).spec.hardware.sharding)
         .removeprefix("SHARDING_")
         .lower()
         .replace("unspecified", ""),

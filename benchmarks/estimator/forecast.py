@@ -84,8 +84,8 @@ def write_rows(folder: Path, mix: str, seed: int) -> tuple[Path, Path]:
 
 def measure(model: Path, method: str, mix: str, *, steps: int, seed: int, threads: int) -> dict[str, Any]:
     """One run, and what was said of it on the way."""
-    from finetree_api.trainer.v1 import worker_pb2
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.types.v1 import training_pb2
+    from finetree_api.worker.v1 import worker_pb2
     from finetree_worker.plan import (
         BaseModel,
         CheckpointPlan,
@@ -115,8 +115,9 @@ def measure(model: Path, method: str, mix: str, *, steps: int, seed: int, thread
             threads=threads,
         )
         task = worker_pb2.Task(job="projects/default/jobs/forecast", attempt=1)
-        task.spec.evaluation.every_steps, task.spec.checkpoints.every_steps = EVALUATE_EVERY, CHECKPOINT_EVERY
-        task.spec.evaluation.metrics.append(run_spec_pb2.METRIC_LOSS)
+        spec = task.train.spec
+        spec.evaluation.every_steps, spec.checkpoints.every_steps = EVALUATE_EVERY, CHECKPOINT_EVERY
+        spec.evaluation.metrics.append(training_pb2.METRIC_LOSS)
         watch = Watch(task)
         train(plan, watch, watch)
         ended = time.monotonic()

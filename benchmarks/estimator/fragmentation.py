@@ -25,9 +25,11 @@ from finetree_estimator import constants as c
 from finetree_estimator.catalog import hf_config
 from finetree_estimator.catalog.devices import by_memory_class
 from finetree_estimator.memory import fragmentation
-from finetree_estimator.methods.base import Full, LoraAdapters, Method
+from finetree_estimator.methods.base import Method
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
 from finetree_estimator.programs import TRANSFORMERS
-from finetree_estimator.run import Rows, Run, Stretch
+from finetree_estimator.run import LengthRange, Rows, Run
 from replay import Replay, Trace
 
 MODELS: dict[str, tuple[int, int, int, int, int]] = {
@@ -67,7 +69,7 @@ class Played:
 
 def method_of(name: str) -> Method:
     """How a model is trained."""
-    return Full() if name == "qwen-1.8b" else LoraAdapters(8, ("q_proj", "v_proj"))
+    return Full() if name == "qwen-1.8b" else Lora(8, ("q_proj", "v_proj"))
 
 
 def lengths(limit: int, seed: int) -> list[int]:
@@ -126,7 +128,7 @@ def config_of(name: str) -> Any:
 def run_of(name: str, limit: int, *, checkpointing: bool) -> Run:
     """What the estimator is asked: the same steps, and lengths that are spread as they are drawn."""
     mean = 0.6 * limit
-    spread = (Stretch(float(limit // 5), float(limit), 1.0),)
+    spread = (LengthRange(float(limit // 5), float(limit), 1.0),)
     return Run(
         shape=hf_config.parse({**config_of(name).to_dict(), "model_type": "qwen2"}).shape,
         method=method_of(name),
@@ -136,7 +138,14 @@ def run_of(name: str, limit: int, *, checkpointing: bool) -> Run:
         batch=ACCUMULATION,
         sequence_length=limit,
         packing=False,
-        rows=Rows(MICRO_BATCHES, mean, mean * mean * 1.15, limit, 1.0, stretches=spread),
+        rows=Rows(
+            count=MICRO_BATCHES,
+            mean=mean,
+            mean_square=mean * mean * 1.15,
+            longest=limit,
+            target_fraction=1.0,
+            length_ranges=spread,
+        ),
         steps=MICRO_BATCHES // ACCUMULATION,
         weight_bytes=2,
         compute_bytes=2,

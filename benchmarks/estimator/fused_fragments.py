@@ -18,14 +18,14 @@ import transformers
 from allocation_trace import trace
 from cuda_allocator import CachingAllocator
 from finetree_estimator import constants as c
-from finetree_estimator.methods.base import LoraAdapters
+from finetree_estimator.methods.lora import Lora
 from replay import Replay
 
 MODELS = {"mistral-7b": (4096, 14_336, 32, 8, 32_000), "powerlm-3b": (2304, 9216, 36, 36, 49_152)}
 """Hidden and intermediate size, heads, heads of keys, vocabulary."""
 LAYERS = (8, 16, 32)
 TOKENS = (16_384, 32_768)
-METHOD = LoraAdapters(8, ("q_proj", "k_proj", "v_proj", "o_proj"))
+METHOD = Lora(8, ("q_proj", "k_proj", "v_proj", "o_proj"))
 
 
 @dataclass(frozen=True, slots=True)

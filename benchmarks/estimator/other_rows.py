@@ -9,8 +9,8 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from other_shapes import SHAPES
 from row_lengths import FUDAN_NEWS
 
@@ -23,59 +23,59 @@ QUANTITIES = ("allocated", "reserved", "device")
 """What a published peak may be: live tensors, what the allocator holds, what the driver shows."""
 
 _PROGRAMS = {
-    "transformers": pb.TRAINING_PROGRAM_TRANSFORMERS,
-    "litgpt": pb.TRAINING_PROGRAM_LITGPT,
-    "torchtune": pb.TRAINING_PROGRAM_TORCHTUNE,
-    "unsloth": pb.TRAINING_PROGRAM_UNSLOTH,
-    "axolotl": pb.TRAINING_PROGRAM_AXOLOTL,
-    "pytorch": pb.TRAINING_PROGRAM_PYTORCH,
+    "transformers": training_pb2.TRAINING_PROGRAM_TRANSFORMERS,
+    "litgpt": training_pb2.TRAINING_PROGRAM_LITGPT,
+    "torchtune": training_pb2.TRAINING_PROGRAM_TORCHTUNE,
+    "unsloth": training_pb2.TRAINING_PROGRAM_UNSLOTH,
+    "axolotl": training_pb2.TRAINING_PROGRAM_AXOLOTL,
+    "pytorch": training_pb2.TRAINING_PROGRAM_PYTORCH,
 }
 _QUANTIZATIONS = {
-    "nf4": rs.QUANTIZATION_NF4,
-    "nf4-dq": rs.QUANTIZATION_NF4,
-    "int8": rs.QUANTIZATION_INT8,
-    "gptq": rs.QUANTIZATION_GPTQ_INT4,
+    "nf4": method_pb2.QUANTIZATION_NF4,
+    "nf4-dq": method_pb2.QUANTIZATION_NF4,
+    "int8": method_pb2.QUANTIZATION_INT8,
+    "gptq": method_pb2.QUANTIZATION_GPTQ_INT4,
 }
 _OPTIMIZERS = {
-    "adamw": rs.OPTIMIZER_ADAMW,
-    "adamw-8bit": rs.OPTIMIZER_ADAMW_8BIT,
-    "paged-adamw-8bit": rs.OPTIMIZER_PAGED_ADAMW_8BIT,
-    "adafactor": rs.OPTIMIZER_ADAFACTOR,
-    "sgd": rs.OPTIMIZER_SGD,
+    "adamw": training_pb2.OPTIMIZER_ADAMW,
+    "adamw-8bit": training_pb2.OPTIMIZER_ADAMW_8BIT,
+    "paged-adamw-8bit": training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT,
+    "adafactor": training_pb2.OPTIMIZER_ADAFACTOR,
+    "sgd": training_pb2.OPTIMIZER_SGD,
 }
 _PRECISIONS = {
-    "bf16": rs.PRECISION_BF16,
-    "bf16-mixed": rs.PRECISION_BF16_MIXED,
-    "fp32": rs.PRECISION_FP32,
+    "bf16": training_pb2.PRECISION_BF16,
+    "bf16-mixed": training_pb2.PRECISION_BF16_MIXED,
+    "fp32": training_pb2.PRECISION_FP32,
 }
 _LOSSES = {
-    "full-logits": rs.LOSS_KERNEL_FULL_LOGITS,
-    "chunked": rs.LOSS_KERNEL_CHUNKED,
-    "fused": rs.LOSS_KERNEL_FUSED,
+    "full-logits": training_pb2.LOSS_KERNEL_FULL_LOGITS,
+    "chunked": training_pb2.LOSS_KERNEL_CHUNKED,
+    "fused": training_pb2.LOSS_KERNEL_FUSED,
 }
 _ATTENTION = {
-    "sdpa": rs.ATTENTION_KERNEL_SDPA,
-    "flash": rs.ATTENTION_KERNEL_FLASH,
-    "eager": rs.ATTENTION_KERNEL_EAGER,
+    "sdpa": training_pb2.ATTENTION_KERNEL_SDPA,
+    "flash": training_pb2.ATTENTION_KERNEL_FLASH,
+    "eager": training_pb2.ATTENTION_KERNEL_EAGER,
 }
 _CHECKPOINTING = {
-    "off": rs.GRADIENT_CHECKPOINTING_OFF,
-    "full": rs.GRADIENT_CHECKPOINTING_FULL,
-    "offloaded": rs.GRADIENT_CHECKPOINTING_OFFLOADED,
+    "off": training_pb2.GRADIENT_CHECKPOINTING_OFF,
+    "full": training_pb2.GRADIENT_CHECKPOINTING_FULL,
+    "offloaded": training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
 }
 _SHARDING = {
-    "": rs.SHARDING_UNSPECIFIED,
-    "replicated": rs.SHARDING_REPLICATED,
-    "gradients": rs.SHARDING_GRADIENTS,
-    "full": rs.SHARDING_FULL,
+    "": hardware_pb2.SHARDING_UNSPECIFIED,
+    "replicated": hardware_pb2.SHARDING_REPLICATED,
+    "gradients": hardware_pb2.SHARDING_GRADIENTS,
+    "full": hardware_pb2.SHARDING_FULL,
 }
 
 
 _LIBRARIES = {
-    "": pb.SHARDING_LIBRARY_UNSPECIFIED,
-    "fsdp": pb.SHARDING_LIBRARY_FSDP,
-    "fsdp2": pb.SHARDING_LIBRARY_FSDP2,
-    "deepspeed": pb.SHARDING_LIBRARY_DEEPSPEED,
+    "": training_pb2.SHARDING_LIBRARY_UNSPECIFIED,
+    "fsdp": training_pb2.SHARDING_LIBRARY_FSDP,
+    "fsdp2": training_pb2.SHARDING_LIBRARY_FSDP2,
+    "deepspeed": training_pb2.SHARDING_LIBRARY_DEEPSPEED,
 }
 
 
@@ -87,7 +87,7 @@ class OtherRow:
     label: str
     group: str
     """Method and number format of the base, devices."""
-    request: pb.EstimateRunRequest
+    request: estimate_pb2.EstimateRunRequest
     accelerator: str
     peaks: dict[str, float]
     """Bytes of one device by quantity."""
@@ -134,11 +134,11 @@ def _row(row: dict[str, str]) -> OtherRow:
     )
 
 
-def request_of(row: dict[str, str]) -> pb.EstimateRunRequest:
+def request_of(row: dict[str, str]) -> estimate_pb2.EstimateRunRequest:
     """What EstimateRun is asked for a row, by the columns of the table. Raises KeyError and ValueError."""
     shape = SHAPES.get(row["model"])
-    spec = rs.RunSpec(
-        model=rs.ModelSource(name=row["model"]) if shape is None else rs.ModelSource(shape=shape),
+    spec = run_spec_pb2.RunSpec(
+        model=model_pb2.ModelSource(name=row["model"]) if shape is None else model_pb2.ModelSource(shape=shape),
         training=_training(row),
         precision=_PRECISIONS[row["precision"]],
         optimizer=_OPTIMIZERS[row["optimizer"]],
@@ -146,17 +146,19 @@ def request_of(row: dict[str, str]) -> pb.EstimateRunRequest:
         attention=_ATTENTION[row["attention"]],
         gradient_checkpointing=_CHECKPOINTING[row["checkpointing"]],
         loss_kernel=_LOSSES[row["loss"]],
-        hardware=rs.Hardware(
+        hardware=hardware_pb2.Hardware(
             accelerator=row["accelerator"], count=int(row["devices"]), sharding=_SHARDING[row["sharding"]]
         ),
     )
     _set_method(spec, row)
-    found = pb.EstimateRunRequest(
-        spec=spec,
-        program=_PROGRAMS[row["program"]],
-        compiled=row["compiled"] == "true",
-        sharding_library=_LIBRARIES[row["library"]],
+    spec.program.CopyFrom(
+        training_pb2.ProgramSettings(
+            program=_PROGRAMS[row["program"]],
+            compile=row["compiled"] == "true",
+            sharding_library=_LIBRARIES[row["library"]],
+        )
     )
+    found = estimate_pb2.EstimateRunRequest(spec=spec)
     found.dataset_profile.CopyFrom(_profile(row, 100 * spec.training.effective_batch_size))
     return found
 
@@ -168,13 +170,13 @@ SWIFT_SAMPLED = 1000
 """Rows that were drawn of its data with limits beyond 2,048 tokens; all rows otherwise (run_single.py)."""
 
 
-def _profile(row: dict[str, str], examples: int) -> rs.DatasetProfile:
+def _profile(row: dict[str, str], examples: int) -> training_data_pb2.DatasetProfile:
     """What is known of the rows; `examples` where their number is not."""
     length = int(row["sequence_length"])
     if row["source"].startswith(SWIFT) and row["packing"] != "on":
         cut = row["source"] == SWIFT_CUT
         return FUDAN_NEWS.profile(length, sampled=SWIFT_SAMPLED if cut or length > 2048 else 0, cut=cut)
-    profile = rs.DatasetProfile(examples=examples)
+    profile = training_data_pb2.DatasetProfile(examples=examples)
     if row["packing"] == "on":
         profile.token_lengths.add(upper_bound=length, count=examples)
         profile.total_tokens = examples * length
@@ -182,23 +184,25 @@ def _profile(row: dict[str, str], examples: int) -> rs.DatasetProfile:
     return profile
 
 
-def _training(row: dict[str, str]) -> rs.Training:
+def _training(row: dict[str, str]) -> training_pb2.Training:
     micro_batch = int(row["micro_batch"])
-    return rs.Training(
+    return training_pb2.Training(
         epochs=1.0,
         effective_batch_size=micro_batch * int(row["accumulation"]) * int(row["devices"]),
         micro_batch_size=micro_batch,
         sequence_length=int(row["sequence_length"]),
-        packing=rs.PACKING_OFF,
-        loss_tokens=rs.LOSS_TOKENS_ALL,
+        packing=training_pb2.PACKING_OFF,
+        loss_tokens=training_pb2.LOSS_TOKENS_ALL,
     )
 
 
-def _set_method(spec: rs.RunSpec, row: dict[str, str]) -> None:
+def _set_method(spec: run_spec_pb2.RunSpec, row: dict[str, str]) -> None:
     if row["method"] == "full":
         spec.full.SetInParent()
         return
-    lora = rs.Lora(rank=int(row["rank"]), dropout=float(row["dropout"]), target_modules=row["targets"].split(";"))
+    lora = method_pb2.Lora(
+        rank=int(row["rank"]), dropout=float(row["dropout"]), target_modules=row["targets"].split(";")
+    )
     if row["method"] == "lora":
         spec.lora.CopyFrom(lora)
         return

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of published runs that the catalogue does not have, by config.json or by the program that builds them."""
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import model_pb2
 
 
-def _qwen(hidden: int, layers: int, heads: int, intermediate: int, vocab: int) -> rs.ModelShape:
+def _qwen(hidden: int, layers: int, heads: int, intermediate: int, vocab: int) -> model_pb2.ModelShape:
     """Qwen 1, whose one projection makes queries, keys and values with a bias (its config.json and modeling file)."""
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=hidden,
         layers=layers,
         attention_heads=heads,
@@ -17,9 +17,9 @@ def _qwen(hidden: int, layers: int, heads: int, intermediate: int, vocab: int) -
     )
 
 
-def _book(vocab: int) -> rs.ModelShape:
+def _book(vocab: int) -> model_pb2.ModelShape:
     """GPT-2 as "Build a Large Language Model From Scratch" has it: no bias of queries and keys, a head of its own."""
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=768,
         layers=12,
         attention_heads=12,
@@ -34,13 +34,13 @@ def _book(vocab: int) -> rs.ModelShape:
 
 def _llama(
     hidden: int, layers: int, heads: int, intermediate: int, vocab: int, *, kv_heads: int = 0, biases: bool = False
-) -> rs.ModelShape:
+) -> model_pb2.ModelShape:
     """A Llama, if `biases` with those of InternLM's attention."""
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=hidden,
         layers=layers,
         attention_heads=heads,
-        kv_heads=kv_heads,
+        kv_heads=kv_heads or None,
         intermediate_size=intermediate,
         vocab_size=vocab,
         gated_mlp=True,
@@ -49,9 +49,9 @@ def _llama(
     )
 
 
-def _minigpt(hidden: int, layers: int) -> rs.ModelShape:
+def _minigpt(hidden: int, layers: int) -> model_pb2.ModelShape:
     """A minGPT over the 65 characters of Shakespeare: biases but for its own head, rows of 128 (SeanNaren/minGPT)."""
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=hidden,
         layers=layers,
         attention_heads=16,
@@ -68,7 +68,7 @@ def _minigpt(hidden: int, layers: int) -> rs.ModelShape:
 SHAPES = {
     "gpt2-book": _book(50257),
     "gpt2-book-padded": _book(50304),
-    "distilgpt2": rs.ModelShape(
+    "distilgpt2": model_pb2.ModelShape(
         hidden_size=768,
         layers=6,
         attention_heads=12,
@@ -82,7 +82,7 @@ SHAPES = {
         learned_positions=1024,
         family="gpt2",
     ),
-    "gpt2-51m": rs.ModelShape(
+    "gpt2-51m": model_pb2.ModelShape(
         hidden_size=512,
         layers=8,
         attention_heads=8,
@@ -96,7 +96,7 @@ SHAPES = {
         learned_positions=256,
         family="gpt2",
     ),
-    "starcoder-15.5b": rs.ModelShape(
+    "starcoder-15.5b": model_pb2.ModelShape(
         hidden_size=6144,
         layers=40,
         attention_heads=48,
@@ -111,7 +111,7 @@ SHAPES = {
         learned_positions=8192,
         family="gpt_bigcode",
     ),
-    "sol-53m": rs.ModelShape(
+    "sol-53m": model_pb2.ModelShape(
         hidden_size=592,
         layers=8,
         attention_heads=8,
@@ -124,7 +124,7 @@ SHAPES = {
     "qwen-7b": _qwen(4096, 32, 32, 11008, 151936),
     "qwen-14b": _qwen(5120, 40, 40, 13696, 152064),
     "qwen-72b": _qwen(8192, 80, 64, 24576, 152064),
-    "baichuan2-7b": rs.ModelShape(
+    "baichuan2-7b": model_pb2.ModelShape(
         hidden_size=4096,
         layers=32,
         attention_heads=32,
@@ -132,7 +132,7 @@ SHAPES = {
         vocab_size=125696,
         gated_mlp=True,
     ),
-    "deepseek-coder-1.3b": rs.ModelShape(
+    "deepseek-coder-1.3b": model_pb2.ModelShape(
         hidden_size=2048,
         layers=24,
         attention_heads=16,
@@ -141,7 +141,7 @@ SHAPES = {
         gated_mlp=True,
         family="llama",
     ),
-    "powerlm-3b": rs.ModelShape(
+    "powerlm-3b": model_pb2.ModelShape(
         hidden_size=2304,
         layers=40,
         attention_heads=36,
@@ -151,7 +151,7 @@ SHAPES = {
         gated_mlp=True,
         family="granite",
     ),
-    "santacoder": rs.ModelShape(
+    "santacoder": model_pb2.ModelShape(
         hidden_size=2048,
         layers=24,
         attention_heads=16,
@@ -166,7 +166,7 @@ SHAPES = {
         learned_positions=2048,
         family="gpt_bigcode",
     ),
-    "llama-2-13b-16k": rs.ModelShape(
+    "llama-2-13b-16k": model_pb2.ModelShape(
         hidden_size=5120,
         layers=40,
         attention_heads=40,
@@ -175,7 +175,7 @@ SHAPES = {
         gated_mlp=True,
         family="llama",
     ),
-    "llama-65b": rs.ModelShape(
+    "llama-65b": model_pb2.ModelShape(
         hidden_size=8192,
         layers=80,
         attention_heads=64,
@@ -184,7 +184,7 @@ SHAPES = {
         gated_mlp=True,
         family="llama",
     ),
-    "mimo-7b": rs.ModelShape(
+    "mimo-7b": model_pb2.ModelShape(
         hidden_size=4096,
         layers=36,
         attention_heads=32,
@@ -197,7 +197,7 @@ SHAPES = {
         family="qwen2",
     ),
     # THUDM's two, as their modeling files have them.
-    "chatglm-6b": rs.ModelShape(
+    "chatglm-6b": model_pb2.ModelShape(
         hidden_size=4096,
         layers=28,
         attention_heads=32,
@@ -209,7 +209,7 @@ SHAPES = {
         norm_bias=True,
         family="gpt_neox",
     ),
-    "chatglm2-6b": rs.ModelShape(
+    "chatglm2-6b": model_pb2.ModelShape(
         hidden_size=4096,
         layers=28,
         attention_heads=32,
@@ -233,7 +233,7 @@ SHAPES = {
     "cs336-2.7b": _llama(2560, 32, 32, 10240, 10000),
     "internlm-7b": _llama(4096, 32, 32, 11008, 103168, biases=True),
     "internlm-20b": _llama(5120, 60, 40, 13824, 103168),
-    "deepspeed-6.9b": rs.ModelShape(
+    "deepspeed-6.9b": model_pb2.ModelShape(
         hidden_size=4096,
         layers=32,
         attention_heads=32,
@@ -245,7 +245,7 @@ SHAPES = {
         norm_bias=True,
         learned_positions=512,
     ),
-    "arzlm-100m": rs.ModelShape(
+    "arzlm-100m": model_pb2.ModelShape(
         hidden_size=768,
         layers=12,
         attention_heads=12,
@@ -257,7 +257,7 @@ SHAPES = {
         gated_mlp=True,
         head_norms=True,
     ),
-    "gpt2-padded": rs.ModelShape(
+    "gpt2-padded": model_pb2.ModelShape(
         hidden_size=768,
         layers=12,
         attention_heads=12,
@@ -270,7 +270,7 @@ SHAPES = {
         norm_bias=True,
         learned_positions=1024,
     ),
-    "olmo-core-1b": rs.ModelShape(
+    "olmo-core-1b": model_pb2.ModelShape(
         hidden_size=2048,
         layers=18,
         attention_heads=16,
@@ -279,7 +279,7 @@ SHAPES = {
         gated_mlp=True,
         head_norms=True,
     ),
-    "gpt2-plain-padded": rs.ModelShape(
+    "gpt2-plain-padded": model_pb2.ModelShape(
         hidden_size=768,
         layers=12,
         attention_heads=12,
@@ -288,7 +288,7 @@ SHAPES = {
         tied_embeddings=True,
         learned_positions=1024,
     ),
-    "qwen3-tiny": rs.ModelShape(
+    "qwen3-tiny": model_pb2.ModelShape(
         hidden_size=512,
         layers=3,
         attention_heads=32,
@@ -300,7 +300,7 @@ SHAPES = {
         family="qwen3",
     ),
     # LitGPT's, some with fewer layers (lightning-thunder's benchmark_litgpt.py).
-    "stablecode-alpha-3b": rs.ModelShape(
+    "stablecode-alpha-3b": model_pb2.ModelShape(
         hidden_size=2560,
         layers=32,
         attention_heads=32,
@@ -315,7 +315,7 @@ SHAPES = {
     **{f"llama-2-13b-{layers}-layers": _llama(5120, layers, 40, 13824, 32000) for layers in (2, 4, 10, 20)},
     **{f"mistral-7b-{layers}-layers": _llama(4096, layers, 32, 14336, 32000, kv_heads=8) for layers in (2, 4, 16)},
     "mistral-7b-v0.2": _llama(4096, 32, 32, 14336, 32000, kv_heads=8),
-    "qwen3-0.6b-long": rs.ModelShape(
+    "qwen3-0.6b-long": model_pb2.ModelShape(
         hidden_size=1024,
         layers=28,
         attention_heads=16,

@@ -34,7 +34,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from accuracy import FULL_CARD, Scored, print_table, shown, summary
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.servicer import EstimatorServicer
@@ -62,7 +62,7 @@ def scores(rows: Iterable[OtherRow], servicer: EstimatorServicer) -> Iterator[Sc
             yield Scored(kind, f"{row.source} · {row.group}", row.label, row.tokens_per_second, *_ends(rate))
 
 
-def _ends(interval: ev.Interval) -> tuple[float, float, float]:
+def _ends(interval: evidence_pb2.Interval) -> tuple[float, float, float]:
     return interval.low, interval.expected, interval.high
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
@@ -25,10 +25,10 @@ BENT = 0.92
 OF_PEERS = ("github:Anassbzdd/fitcheck", "github:DaoyuanLi2816/can-i-finetune-this", "github:unslothai/notebooks")
 """Sources that are a peer's own measurements (fitcheck-llm, canifinetune, unsloth)."""
 _OPTIMIZERS = {
-    rs.OPTIMIZER_ADAMW_8BIT: "adamw-8bit",
-    rs.OPTIMIZER_PAGED_ADAMW_8BIT: "paged-adamw-8bit",
-    rs.OPTIMIZER_ADAFACTOR: "adafactor",
-    rs.OPTIMIZER_SGD: "sgd",
+    training_pb2.OPTIMIZER_ADAMW_8BIT: "adamw-8bit",
+    training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT: "paged-adamw-8bit",
+    training_pb2.OPTIMIZER_ADAFACTOR: "adafactor",
+    training_pb2.OPTIMIZER_SGD: "sgd",
 }
 _LLAMA_NAMES = {
     "c_attn": ("q_proj", "k_proj", "v_proj"),
@@ -127,7 +127,7 @@ class Cases:
         ours = Answer(_peak(estimate, quantity), estimate.time.tokens_per_second.expected)
         return Asked(tuple(groups), self._case(row.label.split()[0], row.request), ours, measured)
 
-    def _case(self, model: str, asked: pb.EstimateRunRequest) -> dict[str, Any]:
+    def _case(self, model: str, asked: estimate_pb2.EstimateRunRequest) -> dict[str, Any]:
         """A run as plain values: everything that any of the peers can be told."""
         spec = asked.spec
         shape = read_model(spec.model, self._knowledge).shape
@@ -149,14 +149,14 @@ class Cases:
             "active_experts": shape.active_experts,
             "sequence_length": spec.training.sequence_length,
             "micro_batch": spec.training.micro_batch_size,
-            "attention": rs.AttentionKernel.Name(spec.attention).removeprefix("ATTENTION_KERNEL_").lower(),
+            "attention": training_pb2.AttentionKernel.Name(spec.attention).removeprefix("ATTENTION_KERNEL_").lower(),
             "optimizer": _OPTIMIZERS.get(spec.optimizer, "adamw"),
             "in_backward": spec.optimizer_in_backward,
-            "fused_loss": spec.loss_kernel == rs.LOSS_KERNEL_FUSED,
-            "unsloth": asked.program == pb.TRAINING_PROGRAM_UNSLOTH,
+            "fused_loss": spec.loss_kernel == training_pb2.LOSS_KERNEL_FUSED,
+            "unsloth": asked.spec.program.program == training_pb2.TRAINING_PROGRAM_UNSLOTH,
             "accelerator": spec.hardware.accelerator,
             "devices": spec.hardware.count,
-            "sharding": rs.Sharding.Name(spec.hardware.sharding).removeprefix("SHARDING_").lower(),
+            "sharding": hardware_pb2.Sharding.Name(spec.hardware.sharding).removeprefix("SHARDING_").lower(),
             "gpu_gib": card.usable_bytes / GIB,
             "gpu_flops": card.dense_flops,
             **_method(spec),
@@ -170,7 +170,7 @@ def _other() -> Iterable[tuple[str, OtherRow]]:
             yield path.stem, row
 
 
-def _method(spec: rs.RunSpec) -> dict[str, Any]:
+def _method(spec: run_spec_pb2.RunSpec) -> dict[str, Any]:
     method = spec.WhichOneof("method") or ""
     lora = spec.qlora.lora if method == "qlora" else spec.lora
     targets = {name for given in lora.target_modules for name in _LLAMA_NAMES.get(given, (given,))}
@@ -183,16 +183,16 @@ def _method(spec: rs.RunSpec) -> dict[str, Any]:
     }
 
 
-def _base(spec: rs.RunSpec) -> str:
+def _base(spec: run_spec_pb2.RunSpec) -> str:
     """nf4, nf4-dq, int8 or gptq_int4."""
-    name = rs.Quantization.Name(spec.qlora.quantization).removeprefix("QUANTIZATION_").lower()
+    name = method_pb2.Quantization.Name(spec.qlora.quantization).removeprefix("QUANTIZATION_").lower()
     return f"{name}-dq" if spec.qlora.double_quantization else name
 
 
-def _formats(spec: rs.RunSpec) -> dict[str, str]:
+def _formats(spec: run_spec_pb2.RunSpec) -> dict[str, str]:
     """Of weights and of computation, and what is recomputed: off, full or offloaded."""
-    single = spec.precision == rs.PRECISION_FP32
-    recomputed = rs.GradientCheckpointing.Name(spec.gradient_checkpointing)
+    single = spec.precision == training_pb2.PRECISION_FP32
+    recomputed = training_pb2.GradientCheckpointing.Name(spec.gradient_checkpointing)
     return {
         "weights": "fp32" if single or _raised(spec) else "bf16",
         "compute": "fp32" if single else "bf16",
@@ -200,16 +200,16 @@ def _formats(spec: rs.RunSpec) -> dict[str, str]:
     }
 
 
-def _raised(spec: rs.RunSpec) -> bool:
+def _raised(spec: run_spec_pb2.RunSpec) -> bool:
     """Weights in float32 under autocast; a quantised base stays what it is, only its computation is cast."""
-    return spec.precision == rs.PRECISION_BF16_MIXED and spec.WhichOneof("method") != "qlora"
+    return spec.precision == training_pb2.PRECISION_BF16_MIXED and spec.WhichOneof("method") != "qlora"
 
 
 def _room(name: str) -> float:
     return BENT * accelerator(name).usable_bytes
 
 
-def _peak(estimate: pb.Estimate, quantity: str) -> float:
+def _peak(estimate: estimate_pb2.Estimate, quantity: str) -> float:
     peaks = {
         "allocated": estimate.memory.allocated_bytes,
         "reserved": estimate.memory.reserved_bytes,

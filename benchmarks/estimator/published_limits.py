@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import estimate_summary_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -54,7 +54,7 @@ def _answer(row: dict[str, str], servicer: EstimatorServicer) -> Answered:
         source=row["source"].split("@")[0],
         run=f"{run} x{row['devices']}, {row['program']}",
         ran=row["ran"] == "true",
-        verdict=pb.FitVerdict.Name(found.fit.verdict).removeprefix("FIT_VERDICT_"),
+        verdict=estimate_summary_pb2.FitVerdict.Name(found.fit.verdict).removeprefix("FIT_VERDICT_"),
         probability=round(found.fit.probability, 2),
         peak=round(found.memory.device_bytes.expected / GIB, 1),
     )

@@ -5,7 +5,7 @@ A shape that stands here was checked against the row itself: LLM Foundry prints 
 digits (with the learned positions of its sequence length), LitGPT prints the trainable parameters of its adapters.
 """
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import model_pb2
 from finetree_estimator.catalog.models import model as catalogue_model
 from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.messages.catalog import model_message
@@ -40,7 +40,7 @@ _MPT = {
 """Width, layers and heads (github:mosaicml/llm-foundry scripts/train/yamls/pretrain/mpt-*.yaml)."""
 
 
-def described(name: str, params_b: float, sequence_length: int) -> tuple[str | None, rs.ModelShape | None]:
+def described(name: str, params_b: float, sequence_length: int) -> tuple[str | None, model_pb2.ModelShape | None]:
     """Catalogue name and shape of a published model; both None when nothing is known of it.
 
     `params_b` is its size in billions, where the name alone does not tell.
@@ -61,7 +61,7 @@ def described(name: str, params_b: float, sequence_length: int) -> tuple[str | N
     return entry.name, None
 
 
-def _shape_of(model: str, params_b: float, sequence_length: int) -> rs.ModelShape | None:
+def _shape_of(model: str, params_b: float, sequence_length: int) -> model_pb2.ModelShape | None:
     """Shape of a published model that the catalogue does not have; None when it is not known."""
     if model in _MPT:
         return _mpt(model, sequence_length)
@@ -74,10 +74,10 @@ def _shape_of(model: str, params_b: float, sequence_length: int) -> rs.ModelShap
     return None
 
 
-def _mpt(model: str, sequence_length: int) -> rs.ModelShape:
+def _mpt(model: str, sequence_length: int) -> model_pb2.ModelShape:
     """MPT as LLM Foundry's benchmark trains it: tied embeddings, learned positions, biases everywhere."""
     hidden, layers, heads = _MPT[model]
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=hidden,
         layers=layers,
         intermediate_size=4 * hidden,
@@ -93,9 +93,9 @@ def _mpt(model: str, sequence_length: int) -> rs.ModelShape:
     )
 
 
-def _stablelm_alpha() -> rs.ModelShape:
+def _stablelm_alpha() -> model_pb2.ModelShape:
     """StableLM-Base-Alpha-3B, a GPT-NeoX; LitGPT pads its vocabulary (litgpt/config.py@0006c973)."""
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=4096,
         layers=16,
         intermediate_size=16384,
@@ -111,9 +111,9 @@ def _stablelm_alpha() -> rs.ModelShape:
     )
 
 
-def _falcon_40b() -> rs.ModelShape:
+def _falcon_40b() -> model_pb2.ModelShape:
     """Falcon-40B: eight key and value heads of 64, a plain MLP, no biases (its config.json)."""
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=8192,
         layers=60,
         intermediate_size=32768,
@@ -128,13 +128,13 @@ def _falcon_40b() -> rs.ModelShape:
     )
 
 
-def _allam_13b() -> rs.ModelShape:
+def _allam_13b() -> model_pb2.ModelShape:
     """ALLaM-1-13B: Llama 2 13B with a larger vocabulary (arXiv 2407.15390).
 
     The size of that vocabulary is entered from memory and not verified. Only rows of throughput are of this model, and
     64,000 rather than 32,000 entries change its FLOPs by 1 %.
     """
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=5120,
         layers=40,
         intermediate_size=13824,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import training_data_pb2
 
 BUCKETS = 24
 """Equally wide pieces up to the limit that a histogram has."""
@@ -30,11 +30,11 @@ class Published:
         """Share of the rows that are longer than `low` and at most `high`."""
         return _within(self, low, high) / _within(self, 0, self.longest)
 
-    def profile(self, limit: int, *, sampled: int = 0, cut: bool) -> rs.DatasetProfile:
+    def profile(self, limit: int, *, sampled: int = 0, cut: bool) -> training_data_pb2.DatasetProfile:
         """The rows that a run with this limit sees, of all or of `sampled` ones: longer ones are cut, or left out."""
         taken = sampled or self.rows
         borders = [limit * number // BUCKETS for number in range(BUCKETS + 1)]
-        profile = rs.DatasetProfile()
+        profile = training_data_pb2.DatasetProfile()
         for low, high in itertools.pairwise(borders):
             if number := round(taken * self.share(low, high)):
                 profile.token_lengths.add(upper_bound=high, count=number)

@@ -10,8 +10,7 @@ is read so enters a fit.
 import re
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import training_pb2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +19,10 @@ class Source:
 
     family: str
     """Of sources: peft, ibm, litgpt, llm-foundry; the repository, or the first word, of any other."""
-    program: pb.TrainingProgram.ValueType
+    program: training_pb2.TrainingProgram.ValueType
     quantity: str
     """What a peak is: allocated, reserved or device."""
-    loss: rs.LossKernel.ValueType = rs.LOSS_KERNEL_FULL_LOGITS
+    loss: training_pb2.LossKernel.ValueType = training_pb2.LOSS_KERNEL_FULL_LOGITS
     dropout: float = 0.05
     """Of adapters."""
     accumulation: int = 1
@@ -34,23 +33,23 @@ class Source:
 
 KNOWN = {
     # PEFT's comparison sets no dropout and prints max_memory_reserved.
-    "huggingface/peft": Source("peft", pb.TRAINING_PROGRAM_TRANSFORMERS, "reserved", dropout=0.0),
+    "huggingface/peft": Source("peft", training_pb2.TRAINING_PROGRAM_TRANSFORMERS, "reserved", dropout=0.0),
     # fms-hf-tuning's dropout; accumulation as in the README of IBM/ado's sfttrainer actuator; peaks are NVML's.
-    "Kavier": Source("ibm", pb.TRAINING_PROGRAM_TRANSFORMERS, "device", accumulation=4, full_rows=True),
+    "Kavier": Source("ibm", training_pb2.TRAINING_PROGRAM_TRANSFORMERS, "device", accumulation=4, full_rows=True),
     # LitGPT's scripts compute the logits in chunks of 128 positions (finetune/lora.py, lm_head_chunk_size).
-    "litgpt": Source("litgpt", pb.TRAINING_PROGRAM_LITGPT, "allocated", rs.LOSS_KERNEL_CHUNKED),
-    "llm-foundry": Source("llm-foundry", pb.TRAINING_PROGRAM_LLM_FOUNDRY, "allocated", full_rows=True),
+    "litgpt": Source("litgpt", training_pb2.TRAINING_PROGRAM_LITGPT, "allocated", training_pb2.LOSS_KERNEL_CHUNKED),
+    "llm-foundry": Source("llm-foundry", training_pb2.TRAINING_PROGRAM_LLM_FOUNDRY, "allocated", full_rows=True),
 }
 """By what names them in the column `source`."""
 
 _PROGRAMS = {
-    "torchtune": pb.TRAINING_PROGRAM_TORCHTUNE,
-    "unsloth": pb.TRAINING_PROGRAM_UNSLOTH,
-    "axolotl": pb.TRAINING_PROGRAM_AXOLOTL,
-    "llama-factory": pb.TRAINING_PROGRAM_AXOLOTL,
-    "llamafactory": pb.TRAINING_PROGRAM_AXOLOTL,
-    "lit-gpt": pb.TRAINING_PROGRAM_LITGPT,
-    "own loop": pb.TRAINING_PROGRAM_PYTORCH,
+    "torchtune": training_pb2.TRAINING_PROGRAM_TORCHTUNE,
+    "unsloth": training_pb2.TRAINING_PROGRAM_UNSLOTH,
+    "axolotl": training_pb2.TRAINING_PROGRAM_AXOLOTL,
+    "llama-factory": training_pb2.TRAINING_PROGRAM_AXOLOTL,
+    "llamafactory": training_pb2.TRAINING_PROGRAM_AXOLOTL,
+    "lit-gpt": training_pb2.TRAINING_PROGRAM_LITGPT,
+    "own loop": training_pb2.TRAINING_PROGRAM_PYTORCH,
 }
 _QUANTITIES = {
     "allocated": r"max_memory_allocated|allocated",
@@ -58,8 +57,8 @@ _QUANTITIES = {
     "device": r"nvidia-smi|nvml|pynvml|memory in use",
 }
 _LOSSES = {
-    rs.LOSS_KERNEL_FUSED: r"liger|fused (linear )?cross|cut cross|unsloth",
-    rs.LOSS_KERNEL_CHUNKED: r"chunked",
+    training_pb2.LOSS_KERNEL_FUSED: r"liger|fused (linear )?cross|cut cross|unsloth",
+    training_pb2.LOSS_KERNEL_CHUNKED: r"chunked",
 }
 
 
@@ -69,9 +68,13 @@ def source_of(source: str, note: str) -> Source:
         if part in source:
             return known
     words = f"{source} {note}".lower()
-    program = next((found for name, found in _PROGRAMS.items() if name in words), pb.TRAINING_PROGRAM_TRANSFORMERS)
+    program = next(
+        (found for name, found in _PROGRAMS.items() if name in words), training_pb2.TRAINING_PROGRAM_TRANSFORMERS
+    )
     quantity = next((name for name, pattern in _QUANTITIES.items() if re.search(pattern, words)), "reserved")
-    loss = next((kind for kind, pattern in _LOSSES.items() if re.search(pattern, words)), rs.LOSS_KERNEL_FULL_LOGITS)
+    loss = next(
+        (kind for kind, pattern in _LOSSES.items() if re.search(pattern, words)), training_pb2.LOSS_KERNEL_FULL_LOGITS
+    )
     return Source(_name(source), program, quantity, loss, full_rows="padded to their own" not in words)
 
 

@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import method_pb2, model_pb2, training_pb2
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.names import UnknownNameError
 from published_models import described
@@ -36,45 +35,49 @@ SATURATED = "memory saturated"
 """What the notes call rows whose peak is the card's size rather than the run's need."""
 
 PRECISIONS = {
-    "bf16": rs.PRECISION_BF16,
-    "fp16": rs.PRECISION_BF16,
-    "bf16 weights; adapters fp32": rs.PRECISION_BF16,
-    "bf16-true": rs.PRECISION_BF16,
-    "bf16-mixed": rs.PRECISION_BF16_MIXED,
-    "fp16-mixed": rs.PRECISION_BF16_MIXED,
-    "amp_bf16": rs.PRECISION_BF16_MIXED,
-    "amp_fp16": rs.PRECISION_BF16_MIXED,
-    "fp32": rs.PRECISION_FP32,
+    "bf16": training_pb2.PRECISION_BF16,
+    "fp16": training_pb2.PRECISION_BF16,
+    "bf16 weights; adapters fp32": training_pb2.PRECISION_BF16,
+    "bf16-true": training_pb2.PRECISION_BF16,
+    "bf16-mixed": training_pb2.PRECISION_BF16_MIXED,
+    "fp16-mixed": training_pb2.PRECISION_BF16_MIXED,
+    "amp_bf16": training_pb2.PRECISION_BF16_MIXED,
+    "amp_fp16": training_pb2.PRECISION_BF16_MIXED,
+    "fp32": training_pb2.PRECISION_FP32,
 }
 """Numbers of float16 are as large as bfloat16's."""
 OPTIMIZERS = {
-    "": rs.OPTIMIZER_ADAMW,
-    "adamw": rs.OPTIMIZER_ADAMW,
-    "adam": rs.OPTIMIZER_ADAMW,
-    "adamw_torch": rs.OPTIMIZER_ADAMW,
-    "adamw_torch_fused": rs.OPTIMIZER_ADAMW,
+    "": training_pb2.OPTIMIZER_ADAMW,
+    "adamw": training_pb2.OPTIMIZER_ADAMW,
+    "adam": training_pb2.OPTIMIZER_ADAMW,
+    "adamw_torch": training_pb2.OPTIMIZER_ADAMW,
+    "adamw_torch_fused": training_pb2.OPTIMIZER_ADAMW,
     # LitGPT's QLoRA runs take bitsandbytes' PagedAdamW with 32-bit states; the contract has no such optimizer, and for
     # adapters of a few million parameters the difference is some ten megabytes.
-    "bnb pagedadamw": rs.OPTIMIZER_ADAMW,
-    "paged_adamw_32bit": rs.OPTIMIZER_ADAMW,
-    "adamw_8bit": rs.OPTIMIZER_ADAMW_8BIT,
-    "adamw_bnb_8bit": rs.OPTIMIZER_ADAMW_8BIT,
-    "bnb adamw8bit": rs.OPTIMIZER_ADAMW_8BIT,
-    "paged_adamw_8bit": rs.OPTIMIZER_PAGED_ADAMW_8BIT,
-    "pagedadamw8bit": rs.OPTIMIZER_PAGED_ADAMW_8BIT,
-    "adafactor": rs.OPTIMIZER_ADAFACTOR,
-    "sgd": rs.OPTIMIZER_SGD,
+    "bnb pagedadamw": training_pb2.OPTIMIZER_ADAMW,
+    "paged_adamw_32bit": training_pb2.OPTIMIZER_ADAMW,
+    "adamw_8bit": training_pb2.OPTIMIZER_ADAMW_8BIT,
+    "adamw_bnb_8bit": training_pb2.OPTIMIZER_ADAMW_8BIT,
+    "bnb adamw8bit": training_pb2.OPTIMIZER_ADAMW_8BIT,
+    "paged_adamw_8bit": training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT,
+    "pagedadamw8bit": training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT,
+    "adafactor": training_pb2.OPTIMIZER_ADAFACTOR,
+    "sgd": training_pb2.OPTIMIZER_SGD,
 }
 QUANTIZATIONS = {
     "none": None,
-    "nf4": rs.QUANTIZATION_NF4,
-    "nf4-dq": rs.QUANTIZATION_NF4,
-    "fp4": rs.QUANTIZATION_FP4,
-    "int8": rs.QUANTIZATION_INT8,
-    "gptq": rs.QUANTIZATION_GPTQ_INT4,
-    "gptq-int4": rs.QUANTIZATION_GPTQ_INT4,
+    "nf4": method_pb2.QUANTIZATION_NF4,
+    "nf4-dq": method_pb2.QUANTIZATION_NF4,
+    "fp4": method_pb2.QUANTIZATION_FP4,
+    "int8": method_pb2.QUANTIZATION_INT8,
+    "gptq": method_pb2.QUANTIZATION_GPTQ_INT4,
+    "gptq-int4": method_pb2.QUANTIZATION_GPTQ_INT4,
 }
-ATTENTION = {"sdpa": rs.ATTENTION_KERNEL_SDPA, "flash": rs.ATTENTION_KERNEL_FLASH, "eager": rs.ATTENTION_KERNEL_EAGER}
+ATTENTION = {
+    "sdpa": training_pb2.ATTENTION_KERNEL_SDPA,
+    "flash": training_pb2.ATTENTION_KERNEL_FLASH,
+    "eager": training_pb2.ATTENTION_KERNEL_EAGER,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class MeasuredRow:
     published_model: str
     model: str | None
     """Name in the catalogue; None where only a shape is known, or nothing."""
-    shape: rs.ModelShape | None
+    shape: model_pb2.ModelShape | None
     """Shape where the catalogue has none, or where a row is longer than the catalogue's positions."""
     published_method: str
     method: str | None
@@ -110,14 +113,14 @@ class MeasuredRow:
     checkpointing: bool
     attention: str
     """sdpa, flash or eager."""
-    loss: rs.LossKernel.ValueType
+    loss: training_pb2.LossKernel.ValueType
     optimizer: str
     precision: str
     accelerator: str
     """Name in the catalogue; empty where it has none."""
     devices: int
     nodes: int
-    program: pb.TrainingProgram.ValueType
+    program: training_pb2.TrainingProgram.ValueType
     quantity: str
     """What the peak is: allocated, reserved or device."""
     peak_bytes: int | None

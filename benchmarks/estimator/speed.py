@@ -30,8 +30,7 @@ from typing import Any
 
 import grpc.aio
 import psutil
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.estimator.v1 import estimator_pb2_grpc
+from finetree_api.estimator.v1 import estimate_pb2, estimator_pb2, estimator_pb2_grpc
 from finetree_estimator.catalog import accelerators, models
 from google.protobuf import json_format
 from open_loop import latencies
@@ -49,7 +48,7 @@ _SCRIPT = Path(__file__).resolve()
 _PATH = "/finetree_api.estimator.v1.EstimatorService/EstimateRun"
 
 
-def requests(count: int, seed: int, view: str = "ESTIMATE_VIEW_BASIC") -> list[pb.EstimateRunRequest]:
+def requests(count: int, seed: int, view: str = "ESTIMATE_VIEW_BASIC") -> list[estimate_pb2.EstimateRunRequest]:
     """Distinct requests over methods, models and accelerators of the catalogue."""
     draw = random.Random(seed)
     names = [entry.name for entry in models.models() if not entry.shape.experts]
@@ -57,7 +56,9 @@ def requests(count: int, seed: int, view: str = "ESTIMATE_VIEW_BASIC") -> list[p
     return [_request(draw, names, cards, number, view) for number in range(count)]
 
 
-def _request(draw: random.Random, names: list[str], cards: list[str], number: int, view: str) -> pb.EstimateRunRequest:
+def _request(
+    draw: random.Random, names: list[str], cards: list[str], number: int, view: str
+) -> estimate_pb2.EstimateRunRequest:
     method = draw.choice(METHODS)
     training = {
         "micro_batch_size": draw.choice((1, 2, 4)),
@@ -74,10 +75,10 @@ def _request(draw: random.Random, names: list[str], cards: list[str], number: in
         "dataset_profile": {"examples": 1000 + number, "total_tokens": 200 * (1000 + number), "target_fraction": 0.4},
         "view": view,
     }
-    return json_format.ParseDict(document, pb.EstimateRunRequest())
+    return json_format.ParseDict(document, estimate_pb2.EstimateRunRequest())
 
 
-def sweep(number: int) -> list[pb.EstimateRunRequest]:
+def sweep(number: int) -> list[estimate_pb2.EstimateRunRequest]:
     """The methods on twenty accelerators for one model and dataset, as a comparison asks; `number` tells data apart."""
     cards = [entry.name for entry in accelerators.supported()][: BATCH // len(METHODS)]
     training = {"micro_batch_size": 1, "effective_batch_size": 16, "sequence_length": 512}
@@ -88,7 +89,7 @@ def sweep(number: int) -> list[pb.EstimateRunRequest]:
         for card in cards
     ]
     documents = ({"spec": spec, "dataset_profile": profile, "view": "ESTIMATE_VIEW_BASIC"} for spec in specs)
-    return [json_format.ParseDict(document, pb.EstimateRunRequest()) for document in documents]
+    return [json_format.ParseDict(document, estimate_pb2.EstimateRunRequest()) for document in documents]
 
 
 @contextmanager
@@ -181,15 +182,17 @@ async def measure(address: str, process: psutil.Process, *, whole: bool) -> dict
     return found
 
 
-async def _batches(stub: Any, process: psutil.Process, asked: list[list[pb.EstimateRunRequest]]) -> dict[str, Any]:
+async def _batches(
+    stub: Any, process: psutil.Process, asked: list[list[estimate_pb2.EstimateRunRequest]]
+) -> dict[str, Any]:
     batches = list(map(_batch, asked))
     uncached = await one_by_one(stub.BatchEstimateRuns, batches, process)
     return {"uncached": uncached, "cached": await one_by_one(stub.BatchEstimateRuns, batches, process)}
 
 
-def _batch(asked: list[pb.EstimateRunRequest]) -> pb.BatchEstimateRunsRequest:
-    rows = [pb.BatchEstimateRow(key=str(number), request=request) for number, request in enumerate(asked)]
-    return pb.BatchEstimateRunsRequest(rows=rows)
+def _batch(asked: list[estimate_pb2.EstimateRunRequest]) -> estimator_pb2.BatchEstimateRunsRequest:
+    rows = [estimator_pb2.BatchEstimateRow(key=str(number), request=request) for number, request in enumerate(asked)]
+    return estimator_pb2.BatchEstimateRunsRequest(rows=rows)
 
 
 def _cpu(process: psutil.Process) -> float:
@@ -204,7 +207,7 @@ async def echo(address_file: Path) -> None:
     from finetree_estimator.spec.resolve import Knowledge
 
     known = EstimatorServicer(Knowledge(prices.packaged())).estimate(requests(1, 0)[0])
-    reply = pb.EstimateRunResponse(estimate=known)
+    reply = estimator_pb2.EstimateRunResponse(estimate=known)
 
     class Echo(estimator_pb2_grpc.EstimatorServiceServicer):
         async def EstimateRun(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802

@@ -21,8 +21,11 @@ import torch
 import transformers
 from finetree_estimator.catalog import hf_config
 from finetree_estimator.catalog.devices import by_memory_class
-from finetree_estimator.memory.activations import saved_per_layer
-from finetree_estimator.methods.base import Full, LoraAdapters, Method, preset_targets
+from finetree_estimator.memory.activations import layer_activations
+from finetree_estimator.methods.base import Method
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.targets import preset_targets
 from finetree_estimator.programs import TRANSFORMERS
 from finetree_estimator.run import Run
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -112,7 +115,7 @@ def kept(family: str, method: Method, layers: int, tokens: int) -> int:
         classes: Any = transformers.AutoModelForCausalLM
         model = classes.from_config(config)
         torch.set_default_dtype(default)
-        if isinstance(method, LoraAdapters):
+        if isinstance(method, Lora):
             model = with_adapters(model, method)
     with FakeTensorMode(allow_non_fake_inputs=True):
         materialize(model)
@@ -125,7 +128,7 @@ def kept(family: str, method: Method, layers: int, tokens: int) -> int:
     return found
 
 
-def with_adapters(model: Any, method: LoraAdapters) -> Any:
+def with_adapters(model: Any, method: Lora) -> Any:
     """The model with PEFT's adapters on it."""
     from peft import LoraConfig, get_peft_model
 
@@ -160,7 +163,7 @@ def trace(family: str, method: Method, name: str) -> Traced:
     # The CPU's attention keeps a mask of tokens x tokens, which no accelerator does: only the linear part counts.
     short, long = LENGTHS
     linear = (per_layer[short] / short * long - per_layer[long] / long * short) / (long - short)
-    return Traced(family, name, linear, saved_per_layer(_run(family, method)))
+    return Traced(family, name, linear, layer_activations(_run(family, method)).saved)
 
 
 def _run(family: str, method: Method) -> Run:
@@ -193,7 +196,7 @@ def main() -> None:
     found = []
     for family in FAMILIES:
         shape = _run(family, Full()).shape
-        adapters = LoraAdapters(8, preset_targets(shape, "all-linear"))
+        adapters = Lora(8, preset_targets(shape, "all-linear"))
         for name, method in (("full", Full()), ("lora", adapters)):
             try:
                 one = trace(family, method, name)

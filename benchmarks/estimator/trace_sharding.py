@@ -21,9 +21,9 @@ import torch
 import transformers
 from finetree_estimator.catalog import hf_config
 from finetree_estimator.catalog.devices import by_memory_class
-from finetree_estimator.memory.model_states import held
-from finetree_estimator.memory.step_peak import peak_moment
-from finetree_estimator.methods.base import Full
+from finetree_estimator.memory.model_states import model_states
+from finetree_estimator.memory.step_peak import step_peak
+from finetree_estimator.methods.full import Full
 from finetree_estimator.programs import PYTORCH, TRANSFORMERS, variant
 from finetree_estimator.run import Run
 from torch import distributed
@@ -136,9 +136,9 @@ def formula(case: Case) -> float:
         loss="full-logits",
         program=variant(program, compiled=False, frozen_kept=False),
     )
-    holds = held(run.recipe)
+    holds = model_states(run)
     static = holds.base_weights + holds.trainable_weights + holds.optimizer_states
-    return static + peak_moment(run).total
+    return static + step_peak(run).total
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import training_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -44,7 +44,7 @@ def whole_runs(path: Path = TABLE) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def request(row: dict[str, str]) -> pb.EstimateRunRequest:
+def request(row: dict[str, str]) -> estimate_pb2.EstimateRunRequest:
     """What EstimateRun is asked for a row. Raises KeyError (an unknown word) and ValueError (no number)."""
     prefix = row["method"] == "prefix"
     found = request_of(row | {"packing": "off", "method": "full" if prefix else row["method"]})
@@ -54,12 +54,13 @@ def request(row: dict[str, str]) -> pb.EstimateRunRequest:
     examples, tokens = int(row["examples"]), int(row["total_tokens"] or 0)
     found.dataset_profile.Clear()
     found.dataset_profile.examples = examples
-    found.dataset_profile.total_tokens = tokens
+    if tokens:
+        found.dataset_profile.total_tokens = tokens
     found.dataset_profile.exact = tokens > 0
     # Where the source saves nothing on the way: a step that never comes.
     found.spec.checkpoints.every_steps = int(row["save_every"] or 100_000_000)
     if answers := int(row["answers"]):
-        found.spec.evaluation.metrics.append(rs.METRIC_EXACT_MATCH)
+        found.spec.evaluation.metrics.append(training_pb2.METRIC_EXACT_MATCH)
         found.spec.evaluation.max_new_tokens = int(row["answer_tokens"])
         found.evaluation_profile.examples = answers
         found.evaluation_profile.total_tokens = answers * ANSWER_TOKENS
@@ -69,7 +70,7 @@ def request(row: dict[str, str]) -> pb.EstimateRunRequest:
 def foretold(row: dict[str, str], servicer: EstimatorServicer) -> dict[str, Any]:
     """A run and what is foretold of it; times in hours, money in the price book's currency."""
     found = servicer.estimate(request(row))
-    cost, hours = found.cost.amount, float(row["hours"])
+    cost, hours = found.cost.total.amount, float(row["hours"])
     low, expected, high = (seconds / 3600 for seconds in _timed(found.time, row["phases"]))
     return {
         "run": f"{row['model']} {row['method']}, {row['devices']} x {row['accelerator']}, {row['epochs']} epochs",
@@ -94,9 +95,9 @@ def _group(row: dict[str, str]) -> str:
     return "unseen" if row["total_tokens"] else "row lengths unknown"
 
 
-def _timed(time: pb.TimeEstimate, phases: str) -> tuple[float, float, float]:
+def _timed(time: estimate_pb2.TimeEstimate, phases: str) -> tuple[float, float, float]:
     """Seconds of the named phases together, of all where none is named."""
-    kinds = {pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{name.upper()}") for name in phases.split(";") if name}
+    kinds = {estimate_pb2.TimePhaseKind.Value(f"TIME_PHASE_KIND_{name.upper()}") for name in phases.split(";") if name}
     parts = [phase.seconds for phase in time.phases if phase.kind in kinds] or [time.total_seconds]
     return sum(each.low for each in parts), sum(each.expected for each in parts), sum(each.high for each in parts)
 

@@ -16,15 +16,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.estimator.client import EstimatorClient
 from finetree_recommender.estimator.subprocess import EstimatorProgram
 from finetree_recommender.estimator.values import Catalogue, EstimatorUnavailableError, Evidence
 from finetree_recommender.method import Method
 from finetree_recommender.policy.library import Library
 from finetree_recommender.policy.pack import DEFAULT_PACK, Pack
-from finetree_recommender.recommend import Advisor
+from finetree_recommender.recommend import Recommendation, Recommender
 from google.protobuf import json_format
 
 OTHER = "evidence-1"
@@ -42,7 +42,7 @@ class Nobody:
         """Nothing."""
         raise EstimatorUnavailableError("nobody was asked")
 
-    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
+    async def price(self, rows: Mapping[Method, est.EstimateRunRequest]) -> Evidence:
         """Nothing."""
         raise EstimatorUnavailableError(f"nobody was asked about {len(rows)} rows")
 
@@ -69,17 +69,17 @@ def method_of(answer: Recommendation) -> str:
     return str(answer.decision.method or "upgrade")
 
 
-async def compare(advisor: Advisor, pack: Pack) -> dict[str, Any]:
+async def compare(recommender: Recommender, pack: Pack) -> dict[str, Any]:
     """How often each pair of verdicts comes, and each pair that differs by memory and by the rules that decide."""
     pairs: Counter[tuple[str, str]] = Counter()
     groups: dict[tuple[str, ...], dict[str, Any]] = {}
     for answers, request in answer_sets(pack):
-        answer = await advisor.recommend(request)
+        answer = await recommender.recommend(request)
         other = next(item for item in answer.others if item.pack.rules.id == OTHER)
         ours, theirs = method_of(answer), str(other.method or "upgrade")
         pairs[ours, theirs] += 1
         if not other.agrees:
-            key = (answers["memory"], ours, theirs, answer.decision.rule_id, other.rule_id)
+            key = (answers["memory"], ours, theirs, answer.decision.verdict.rule_id, other.rule_id)
             group = groups.setdefault(key, {"count": 0, "example": answers, "reason": other.reason})
             group["count"] += 1
     names = ("memory", DEFAULT_PACK, OTHER, "rule", "other_rule")
@@ -120,12 +120,12 @@ async def ask() -> dict[str, Any]:
     library = Library()
     pack = library[DEFAULT_PACK]
     with EstimatorProgram() as program:
-        estimated = await compare(Advisor(library, EstimatorClient(program, SECONDS)), pack)
+        estimated = await compare(Recommender(library, EstimatorClient(program, SECONDS)), pack)
     return {
         "packs": {name: library[name].sha256 for name in (DEFAULT_PACK, OTHER)},
         "model": MODEL,
         "data": DATA,
-        "rules_alone": await compare(Advisor(library, Nobody()), pack),
+        "rules_alone": await compare(Recommender(library, Nobody()), pack),
         "estimated": estimated,
     }
 

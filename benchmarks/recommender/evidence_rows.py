@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetree_recommender.policy.pack import load_builtin, parse
+from finetree_recommender.policy.pack import builtin_packs, parse
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/worker/methods.json"
@@ -94,7 +94,7 @@ def main() -> None:
     options = parser.parse_args()
     block = lines(rows(json.loads(options.results.read_text(encoding="utf-8"))))
     text = patched(options.pack.read_text(encoding="utf-8"), block)
-    builtin = load_builtin()
+    builtin = builtin_packs()
     checked = parse(text.encode(), {name: builtin[name] for name in BASES})
     print(block, end="")
     if options.patch:

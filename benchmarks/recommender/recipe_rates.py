@@ -31,7 +31,7 @@ import yaml
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender.estimator.values import Catalogue, Model
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack, load_builtin, parse
+from finetree_recommender.policy.pack import Pack, builtin_packs, parse
 from finetree_recommender.recipe.build import build
 from finetree_recommender.request.inputs import normalize
 from google.protobuf import json_format
@@ -76,7 +76,7 @@ def _about(row: Row, names: set[str], others: set[str]) -> bool:
 @cache
 def packs() -> dict[str, Pack]:
     """evidence-1, and evidence-1 without its own recipe tables."""
-    builtin = load_builtin()
+    builtin = builtin_packs()
     raw = yaml.safe_load(builtin["evidence-1"].text)
     raw.pop("recipe")
     raw["remove"] = [name for name in raw.get("remove", []) if not name.startswith("recipe.")]

@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recommendation costs, and how quickly it comes, with the estimator beside it and without one.
+"""How quickly a recommendation comes, and what it costs the servers, with the estimator beside it and without one.
 
     python benchmarks/recommender/speed.py [--output benchmarks/results/recommender/speed.json]
 
-A real recommender and a real estimator, each a process on loopback, asked by this one. Requests are distinct: any model
-and accelerator of the catalogue, any answers. Each is answered by one batch call to the estimator, which prices every
-method's recipe, plain and adapted. CPU is that of each server's process, per call; latency is from the call to its
-answer, one call at a time. The recommender's own share of it is measured apart, in a process of its own with recorded
-estimates (own_cpu.py). A bare grpc.aio echo of a typical reply, in the same run, says what gRPC alone takes here.
-Run it on a machine that does nothing else.
+A real recommender and a real estimator, each a process on loopback; both are bound to one core, the client to another.
+Requests are distinct: any model and accelerator of the catalogue, any answers. Each is answered by one batch call to
+the estimator, which prices every method's recipe with its fallbacks. Latency is from the call to its answer, one call
+at a time; CPU is that of each server's process, per call. Run it on a machine that does nothing else.
 """
 
 import argparse
 import asyncio
 import json
+import os
+import platform
 import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,15 @@ from finetree_api.recommender.v1 import recommender_pb2_grpc
 from finetree_estimator.catalog import accelerators, models
 from google.protobuf import json_format
 
-_SCRIPT = Path(__file__).resolve()
-sys.path.insert(0, str(_SCRIPT.parents[1] / "estimator"))
-
-import speed as estimator_speed  # noqa: E402 - it lies beside this folder
-
 REQUESTS = 1000
+ROUNDS = 3
 WARM_UP = 100
 NOBODY = "127.0.0.1:1"
 """An address where no estimator listens."""
 
 
 def requests(count: int, seed: int) -> Iterator[rec.RecommendRequest]:
-    """Distinct requests."""
+    """Make distinct requests."""
     draw = random.Random(seed)
     names = [entry.name for entry in models.models()]
     cards = [entry.name for entry in accelerators.supported()]
@@ -63,10 +60,29 @@ def requests(count: int, seed: int) -> Iterator[rec.RecommendRequest]:
         yield json_format.ParseDict(document, rec.RecommendRequest())
 
 
+@contextmanager
+def server(*command: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Start a server on the first core; its address and process."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready"
+        flags = ["--address", "127.0.0.1:0", "--ready-file", str(ready), "--log-level", "warning"]
+        process = subprocess.Popen([sys.executable, "-m", *command, *flags], cwd=folder)
+        try:
+            psutil.Process(process.pid).cpu_affinity(_cores()[:1])
+            while not ready.exists():
+                if process.poll() is not None:
+                    raise SystemExit(f"the server ended with {process.returncode}")
+                time.sleep(0.02)
+            yield json.loads(ready.read_text(encoding="utf-8"))["address"], psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+
 async def one_by_one(
     call: Any, asked: list[rec.RecommendRequest], processes: dict[str, psutil.Process]
-) -> dict[str, Any]:
-    """Ask one after the other: CPU of each process and latency."""
+) -> dict[str, float]:
+    """Ask one after the other: percentiles of the latency, and CPU of each process per call."""
     before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
     taken = []
     for request in asked:
@@ -74,89 +90,58 @@ async def one_by_one(
         await call(request)
         taken.append((time.perf_counter() - began) * 1e3)
     taken.sort()
-    shares = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
-    found: dict[str, Any] = {name: round(taken[int(share * (len(taken) - 1))], 3) for name, share in shares.items()}
+    found = {
+        name: round(taken[int(share * (len(taken) - 1))], 2) for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99))
+    }
     for name, process in processes.items():
         spent = sum(process.cpu_times()[:2]) - before[name]
-        found[f"{name}_cpu_us"] = round(spent / len(asked) * 1e6, 1)
+        found[f"{name}_cpu_ms"] = round(spent / len(asked) * 1e3, 2)
     return found
 
 
-async def measure(address: str, processes: dict[str, psutil.Process], rounds: int = 3) -> dict[str, Any]:
-    """Rounds of distinct requests, the medians of each figure, and the last round asked again."""
+async def measure(address: str, processes: dict[str, psutil.Process]) -> dict[str, Any]:
+    """Measure some rounds of distinct requests; the median of each figure, and the rounds."""
     async with grpc.aio.insecure_channel(address) as channel:
         call = recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend
         for request in requests(WARM_UP, 1):
             await call(request)
-        found = [await one_by_one(call, list(requests(REQUESTS, 10 + number)), processes) for number in range(rounds)]
-        again = await one_by_one(call, list(requests(REQUESTS, 9 + rounds)), processes)
-    medians = {name: statistics.median(entry[name] for entry in found) for name in found[0]}
-    return {"new": medians, "rounds": found, "asked_again": again}
+        rounds = [await one_by_one(call, list(requests(REQUESTS, 10 + number)), processes) for number in range(ROUNDS)]
+    return {"new": {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}, "rounds": rounds}
 
 
-def in_process(estimator: str) -> dict[str, Any]:
-    """What a recommendation takes without gRPC, the client and the estimator (own_cpu.py)."""
-    command = [sys.executable, str(_SCRIPT.with_name("own_cpu.py")), "--estimator", estimator]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return dict(json.loads(done.stdout))
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "grpc": grpc.__version__,
+        "load_at_start": round(os.getloadavg()[0], 2),
+    }
 
 
-def reply_of(address: str) -> bytes:
-    """A typical reply, to be echoed."""
-    with grpc.insecure_channel(address) as channel:
-        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-        return bytes(stub.Recommend(next(requests(1, 0))).SerializeToString())
-
-
-async def echo(ready_file: Path, reply: rec.RecommendResponse) -> None:
-    """The bare server: one handler that answers every call with the same reply."""
-
-    class Echo(recommender_pb2_grpc.RecommenderServiceServicer):
-        async def Recommend(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802
-            return reply
-
-    bare = grpc.aio.server()
-    recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(Echo(), bare)  # type: ignore[abstract]
-    port = bare.add_insecure_port("127.0.0.1:0")
-    await bare.start()
-    partial = ready_file.with_suffix(".part")
-    partial.write_text(json.dumps({"address": f"127.0.0.1:{port}"}), encoding="utf-8")
-    partial.rename(ready_file)
-    await bare.wait_for_termination()
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0))
 
 
 def main() -> None:
     """Measure, print, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
-    parser.add_argument("--echo", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--ready-file", type=Path, help=argparse.SUPPRESS)
-    options, _ = parser.parse_known_args()
-    if options.echo:
-        import uvloop
-
-        reply = rec.RecommendResponse.FromString(options.echo.read_bytes())
-        uvloop.run(echo(options.ready_file, reply))
-        return
-    results: dict[str, Any] = {"machine": estimator_speed.machine(), "requests": REQUESTS}
+    options = parser.parse_args()
+    results: dict[str, Any] = {"machine": machine(), "requests": REQUESTS}
     with ExitStack() as stack:
-        estimator, estimating = stack.enter_context(estimator_speed.server("-m", "finetree_estimator"))
-        flags = ("-m", "finetree_recommender", "--estimator-address")
-        address, process = stack.enter_context(estimator_speed.server(*flags, estimator))
-        print("with the estimator", file=sys.stderr)
-        both = {"recommender": process, "estimator": estimating}
+        estimator, estimating = stack.enter_context(server("finetree_estimator"))
+        command = ("finetree_recommender", "--estimator-address")
+        address, recommending = stack.enter_context(server(*command, estimator))
+        alone_address, alone = stack.enter_context(server(*command, NOBODY))
+        os.sched_setaffinity(0, _cores()[1:] or _cores())
+        both = {"recommender": recommending, "estimator": estimating}
         results["with_estimator"] = asyncio.run(measure(address, both))
-        print("its own CPU, in a process without gRPC", file=sys.stderr)
-        results["in_process"] = in_process(estimator)
-        reply = Path(stack.enter_context(estimator_speed.tempfile.TemporaryDirectory())) / "reply"
-        reply.write_bytes(reply_of(address))
-        print("without an estimator", file=sys.stderr)
-        address, process = stack.enter_context(estimator_speed.server(*flags, NOBODY))
-        results["without_estimator"] = asyncio.run(measure(address, {"recommender": process}))
-        print("a bare echo of the reply", file=sys.stderr)
-        address, process = stack.enter_context(estimator_speed.server(str(_SCRIPT), "--echo", str(reply)))
-        results["echo"] = asyncio.run(measure(address, {"recommender": process}))["new"]
-        results["reply_bytes"] = reply.stat().st_size
+        results["without_estimator"] = asyncio.run(measure(alone_address, {"recommender": alone}))
     text = json.dumps(results, indent=1)
     print(text)
     if options.output:

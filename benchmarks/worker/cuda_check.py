@@ -208,13 +208,13 @@ def predicted(case: Case, rows: dict[str, Any], hardware: dict[str, Any], steps:
     """The estimator's peaks of the same spec in bytes."""
     from finetree_estimator import estimate as engine
     from finetree_estimator.catalog.prices import packaged
-    from finetree_estimator.spec.parse import read
+    from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format
 
     request = estimate_pb2.EstimateRunRequest()
     json_format.ParseDict({"spec": case.spec(hardware, steps), "dataset_profile": rows}, request)
-    memory = engine.estimate(read(request, Knowledge(packaged())).run).memory
+    memory = engine.estimate(parse_request(request, Knowledge(packaged())).run).memory
     return {peak: round(getattr(memory, peak).expected) for peak in ("allocated", "reserved", "device")}
 
 

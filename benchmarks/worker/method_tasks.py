@@ -71,7 +71,7 @@ def codes_to_tune() -> Rows:
     names = [name for name, _ in available() if FACTS[0].held_out.format(name=name) not in scored]
     chosen = random.Random(TUNING_SEED).sample(names, TUNING_COUNTRIES)
     asked = {fact.held_out.format(name=name) for name in chosen for fact in FACTS}
-    taught = {ask.format(name=name) for name in chosen for fact in FACTS for ask in fact.taught}
+    taught = {ask.format(name=name) for name in chosen for fact in FACTS for ask in fact.trained}
     everything = build(len(available()), TUNING_SEED)
     return Rows(
         [row for row in _plain(everything.train_rows) if question(row) in taught],

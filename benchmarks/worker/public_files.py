@@ -24,7 +24,7 @@ from typing import Any
 from finetree_data.errors import DatasetError
 from finetree_data.options import Columns, Reading
 from finetree_runtime.errors import InvalidArgument
-from finetree_trainer.datasets.validate import check
+from finetree_trainer.datasets.validate import validate_file
 from finetree_worker.errors import TaskError
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.rows import RowSource, found_format, rows_of
@@ -41,7 +41,7 @@ def outcome(path: Path, tokenizer: PreTrainedTokenizerBase, columns: Columns | N
     reading = Reading(name=path.name, columns=columns or Columns())
     file = RowSource(path, reading).open()
     try:
-        check(path, reading)
+        validate_file(path, reading)
         rows = rows_of(file)
         first = list(islice(rows, TOKENIZED_ROWS))
         examples = tokenize(first, found_format(file), tokenizer, LossOn.COMPLETIONS, lambda _: None)

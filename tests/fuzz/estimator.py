@@ -5,9 +5,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from finetree_estimator.catalog import accelerators, models, prices
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
@@ -16,7 +15,7 @@ from finetree_recommender.estimator.client import priced
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, Model, Priced, Refused
 from finetree_recommender.method import Method
 from finetree_runtime.errors import DomainError
-from finetree_runtime.server.validation import read, validate
+from finetree_runtime.server.validation import validate
 
 CARDS = accelerators.supported()
 MODELS = models.models()
@@ -39,11 +38,11 @@ class Known:
     async def catalogue(self) -> Any:
         return self.known
 
-    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
+    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         found: dict[tuple[Method, int], Priced | Refused] = {}
-        revision, parameters = ev.Revision(), 0
-        for method, raw in rows.items():
-            request = read(est.EstimateRunRequest, raw)
+        revision, parameters = evidence_pb2.Revision(), 0
+        for method, request in rows.items():
+            validate(request)
             try:
                 answer = self.servicer.estimate(request)
             except DomainError as error:
@@ -53,7 +52,9 @@ class Known:
             revision, parameters = answer.revision, answer.total_parameters
         return Evidence(found, revision, parameters or None)
 
-    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+    async def estimates(
+        self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
+    ) -> dict[Method, estimate_pb2.Estimate]:
         found = {}
         for method, request in rows.items():
             validate(request)
@@ -61,6 +62,6 @@ class Known:
                 found[method] = self.servicer.estimate(request)
         return found
 
-    async def estimate(self, spec: rs.RunSpec, profile: Any, evaluation: Any) -> est.Estimate:
-        request = est.EstimateRunRequest(spec=spec, dataset_profile=profile, evaluation_profile=evaluation)
+    async def estimate(self, spec: run_spec_pb2.RunSpec, profile: Any, evaluation: Any) -> estimate_pb2.Estimate:
+        request = estimate_pb2.EstimateRunRequest(spec=spec, dataset_profile=profile, evaluation_profile=evaluation)
         return self.servicer.estimate(request)

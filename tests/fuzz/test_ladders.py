@@ -2,7 +2,7 @@
 """More budget, more memory or a higher wish for quality never takes a method of less quality by evidence-1.
 
 Random requests over the whole catalogue, each asked again along one of them, just below and at every price that the
-estimator finds for it: the recommender's advisor asks the estimator's servicer, without the sockets between them.
+estimator finds for it: the recommender asks the estimator's servicer, without the sockets between them.
 docs/decisions/0016 says why it holds, and of which requests.
 """
 
@@ -12,18 +12,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
+from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.estimator.values import Evidence
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import load_builtin
-from finetree_recommender.recommend import Advisor
+from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.recommend import Recommendation, Recommender
 from fuzz_estimator import CARDS, MODELS, Known
 
 pytestmark = [pytest.mark.timeout(120)]
 
-PACK = load_builtin()["evidence-1"]
+PACK = builtin_packs()["evidence-1"]
 GRADES = {method: PACK.card(method).quality_percent.expected for method in Method}
 BELOW = 1 - 1e-9
 """Times a price: just too little."""
@@ -41,18 +41,18 @@ class Remembering(Known):
         super().__init__()
         self._found: dict[tuple[tuple[Method, bytes], ...], Evidence] = {}
 
-    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
-        asked = tuple(rows.items())
+    async def price(self, rows: Mapping[Method, est.EstimateRunRequest]) -> Evidence:
+        asked = tuple((method, row.SerializeToString(deterministic=True)) for method, row in rows.items())
         if asked not in self._found:
             self._found[asked] = await super().price(rows)
         return self._found[asked]
 
 
-ADVISOR = Advisor({"evidence-1": PACK}, Remembering())
+RECOMMENDER = Recommender({"evidence-1": PACK}, Remembering())
 
 
 async def ask(request: rec.RecommendRequest) -> Recommendation:
-    return await ADVISOR.recommend(request)
+    return await RECOMMENDER.recommend(request)
 
 
 def drawn(draw: random.Random) -> rec.RecommendRequest:
@@ -81,17 +81,21 @@ def drawn(draw: random.Random) -> rec.RecommendRequest:
 async def limited(draw: random.Random, request: rec.RecommendRequest) -> rec.RecommendRequest:
     """The request with a deadline, or a budget of a run, near what one of the methods takes."""
     method = draw.choice((await ask(request)).methods)
-    if method.total_seconds is not None and draw.random() < 0.5:
-        seconds = int(method.total_seconds.expected * draw.choice((0.5, 1, 1.1)))
+    if method.figures.total_seconds is not None and draw.random() < 0.5:
+        seconds = int(method.figures.total_seconds.expected * draw.choice((0.5, 1, 1.1)))
         request.deadline.FromSeconds(max(1, min(seconds, 31_536_000)))
-    if method.cost_usd is not None and draw.random() < 0.3:
-        request.budget_usd_run = method.cost_usd.expected
+    if method.figures.cost_usd is not None and draw.random() < 0.3:
+        request.budget_usd_run = method.figures.cost_usd.expected
     return request
 
 
 async def prices(request: rec.RecommendRequest) -> list[float]:
     """What a run of each method costs, and just too little for it."""
-    found = [method.cost_usd.expected for method in (await ask(request)).methods if method.cost_usd is not None]
+    found = [
+        method.figures.cost_usd.expected
+        for method in (await ask(request)).methods
+        if method.figures.cost_usd is not None
+    ]
     return [cost * times for cost in found for times in (BELOW, 1)]
 
 

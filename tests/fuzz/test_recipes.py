@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever is asked, the recommended recipe is one that the trainer takes, and that fits by the estimator's figures.
 
-The three services' own code, without the sockets between them: the recommender's advisor asks the estimator's servicer,
+The three services' own code, without the sockets between them: the recommender asks the estimator's servicer,
 and the trainer's planner (what ValidateJob answers with) takes the recipe on a machine that has every accelerator.
 """
 
@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
-from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_recommender.messages import recommendation
-from finetree_recommender.policy.pack import load_builtin
-from finetree_recommender.recommend import Advisor
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, hardware_pb2, method_pb2, model_pb2
+from finetree_recommender.messages.recommendation import recommendation
+from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.recommend import Recommender
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
+from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub
 from finetree_trainer.models.locate import KNOWN, Models
 from finetree_trainer.scheduling.devices import Device
@@ -58,31 +60,35 @@ def folder(tmp_path_factory) -> Path:
 def planner(folder) -> Planner:
     estimator: Any = Known()
     devices = [
-        Device(f"cuda:{index}", rs.Hardware(accelerator=card.name, count=1), card.name, int(card.marketed_gb * GB))
+        Device(
+            "here",
+            f"cuda:{index}",
+            hardware_pb2.Hardware(accelerator=card.name, count=1),
+            card.name,
+            int(card.marketed_gb * GB),
+        )
         for index, card in enumerate(CARDS)
     ]
-    devices.append(Device("cpu", rs.Hardware(cpu=rs.CpuDevice(cores=8, memory_bytes=32 << 30)), "CPU", 32 << 30))
+    cpu = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=8, memory_bytes=32 << 30), count=1)
+    devices.append(Device("here", "cpu", cpu, "CPU", 32 << 30))
     datasets: Any = None  # rows come from a path
-    return Planner(
-        models_=Models(folder, ()),
-        datasets=datasets,
-        data_roots=(str(folder),),
-        devices_=devices,
-        estimator=estimator,
-        rates=lambda: (0.0, 0.0),
-    )
+    layout = Layout(folder)
+    inputs = Inputs(Models(layout.models, ()), datasets, layout=layout, data_roots=(str(folder),), estimator=estimator)
+    return Planner(inputs, devices=devices, estimator=estimator, rates=lambda: None)
 
 
-def requests(policy: str, folder: Path) -> Iterator[rec.RecommendRequest]:
+def requests(policy: str, folder: Path) -> Iterator[recommendation_pb2.RecommendRequest]:
     """Requests over the whole catalogue, with any of the answers given or not."""
     draw = random.Random(f"recipes of {policy}")
     turns = (itertools.cycle(draw.sample(every, len(every))) for every in (MODELS, CARDS))
     for _, model, card in zip(range(INPUTS), *turns, strict=False):
-        request = rec.RecommendRequest(policy=policy, model=rs.ModelSource(hub=rs.HubModel(id=model.hub_id)))
+        request = recommendation_pb2.RecommendRequest(
+            policy=policy, model=model_pb2.ModelSource(hub=model_pb2.HubModel(id=model.hub_id))
+        )
         request.dataset.path = str(folder / "rows.jsonl")
         if draw.random() < 0.15:
             request.hardware.cpu.CopyFrom(
-                rs.CpuDevice(cores=draw.choice((2, 8)), memory_bytes=draw.choice((8, 32)) << 30)
+                hardware_pb2.CpuDevice(cores=draw.choice((2, 8)), memory_bytes=draw.choice((8, 32)) << 30)
             )
         else:
             request.hardware.accelerator = card.name
@@ -95,7 +101,7 @@ def requests(policy: str, folder: Path) -> Iterator[rec.RecommendRequest]:
         yield request
 
 
-def answer(draw: random.Random, request: rec.RecommendRequest) -> None:
+def answer(draw: random.Random, request: recommendation_pb2.RecommendRequest) -> None:
     """Give half of the other answers: words, numbers and lists, whatever the contract has."""
     for field in request.DESCRIPTOR.fields:
         if draw.random() < 0.5:
@@ -116,17 +122,17 @@ def answer(draw: random.Random, request: rec.RecommendRequest) -> None:
             setattr(request, field.name, draw.choice((1, 3, 40)))
 
 
-@pytest.mark.parametrize("policy", list(load_builtin()))
+@pytest.mark.parametrize("policy", list(builtin_packs()))
 def test_every_recipe_is_taken_by_the_trainer_and_fits(policy, folder, planner):
-    advisor = Advisor(load_builtin(), Known())
+    recommender = Recommender(builtin_packs(), Known())
     verdicts: Counter[str] = Counter()
 
     async def sweep() -> None:
         for request in requests(policy, folder):
             validate(request)
-            reply = recommendation.recommendation(await advisor.recommend(request))
-            assert len(reply.methods) == len(rec.Method.values()) - 1
-            verdicts[rec.Method.Name(reply.verdict.method)] += 1
+            reply = recommendation(await recommender.recommend(request))
+            assert len(reply.methods) == len(method_pb2.Method.values()) - 1
+            verdicts[method_pb2.Method.Name(reply.verdict.method)] += 1
             if reply.verdict.method:
                 await taken(planner, reply, request)
 
@@ -136,20 +142,25 @@ def test_every_recipe_is_taken_by_the_trainer_and_fits(policy, folder, planner):
     assert {"METHOD_LORA", "METHOD_QLORA", "METHOD_FULL"} <= set(verdicts), verdicts
 
 
-async def taken(planner: Planner, reply: rec.RecommendResponse, request: rec.RecommendRequest) -> None:
+async def taken(
+    planner: Planner, reply: recommendation_pb2.RecommendResponse, request: recommendation_pb2.RecommendRequest
+) -> None:
     """Assert that the planner takes the reply's recipe, as it stands, and that it fits."""
-    job = trainer_pb2.JobRequest(spec=reply.spec)
+    job = job_pb2.JobTemplate(train=job_pb2.TrainTask(spec=reply.spec))
     try:
         plan = await planner.plan("default", job)
     except DomainError as error:
         raise AssertionError(f"{error.reason}: {error}\n{request}") from None
-    assert plan.kind == job_pb2.JOB_KIND_TRAIN
-    assert plan.spec.WhichOneof("method") == rec.Method.Name(reply.verdict.method).removeprefix("METHOD_").lower()
-    request_of = est.EstimateRunRequest(spec=reply.spec)
+    assert plan.kind == job_pb2.TASK_KIND_TRAIN
+    method = method_pb2.Method.Name(reply.verdict.method).removeprefix("METHOD_").lower()
+    assert plan.task.spec.WhichOneof("method") == method
+    request_of = estimate_pb2.EstimateRunRequest(spec=reply.spec)
     if request.HasField("dataset_profile"):
         request_of.dataset_profile.CopyFrom(request.dataset_profile)
     verdict = SERVICER.estimate(request_of).fit.verdict
-    assert verdict in (est.FIT_VERDICT_FITS, est.FIT_VERDICT_TIGHT), f"{est.FitVerdict.Name(verdict)}\n{request}"
+    assert verdict in (estimate_summary_pb2.FIT_VERDICT_FITS, estimate_summary_pb2.FIT_VERDICT_TIGHT), (
+        f"{estimate_summary_pb2.FitVerdict.Name(verdict)}\n{request}"
+    )
 
 
 SERVICER = Known().servicer

@@ -17,27 +17,27 @@ COMMANDS: dict[str, str] = {
     "jobs": "finetree_cli.commands.jobs:jobs",
     "data": "finetree_cli.commands.data:data",
     "datasets": "finetree_cli.commands.datasets:datasets",
-    "methods": "finetree_cli.commands.catalogue:methods",
-    "policies": "finetree_cli.commands.policies:policies",
+    "methods": "finetree_cli.commands.methods:methods",
+    "packs": "finetree_cli.commands.packs:packs",
     "models": "finetree_cli.commands.models:models",
-    "gpus": "finetree_cli.commands.catalogue:gpus",
+    "gpus": "finetree_cli.commands.gpus:gpus",
     "calibration": "finetree_cli.commands.calibration:calibration",
     "prices": "finetree_cli.commands.prices:prices",
-    "capacity": "finetree_cli.commands.catalogue:capacity",
+    "capacity": "finetree_cli.commands.capacity:capacity",
     "version": "finetree_cli.commands.version:version",
 }
-"""Commands in the order of their help, and where each is; a command's module is imported when it is asked for."""
+"""Commands in the order of the help, with their modules; a module is imported when its command is used."""
 
 
 class Root(Group):
     """The top level."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Names in the order of the help."""
+        """Return the names in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """The command of that name."""
+        """Import the command of that name."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name].partition(":")
@@ -57,10 +57,11 @@ class Root(Group):
 )
 @click.pass_context
 def cli(context: click.Context) -> None:
-    """Which fine-tuning method, what it will take, and the training itself.
+    """Choose a fine-tuning method, estimate what it takes, and train.
 
-    Answers go to stdout, everything else to stderr. FINETREE_ADDRESS, FINETREE_RECOMMENDER_ADDRESS,
-    FINETREE_ESTIMATOR_ADDRESS, FINETREE_TRAINER_ADDRESS and FINETREE_PROJECT stand for the options of their names;
-    FINETREE_TOKEN is sent to services that ask for a token; FINETREE_DEBUG=1 shows the stack of an unexpected error.
+    Answers go to stdout, messages to stderr. FINETREE_ADDRESS, FINETREE_RECOMMENDER_ADDRESS,
+    FINETREE_ESTIMATOR_ADDRESS, FINETREE_TRAINER_ADDRESS and FINETREE_PROJECT set the options of the same names;
+    FINETREE_TOKEN is sent to services as the bearer token; FINETREE_DEBUG=1 shows the stack trace of an unexpected
+    error.
     """
     context.ensure_object(Settings)

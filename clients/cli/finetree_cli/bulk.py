@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree estimate --requests`: one EstimateRunRequest as JSON a line in, one answer a line out, in order.
+"""`finetree estimate --requests`: a file with one EstimateRunRequest as JSON on each line.
 
-A line that is refused is answered in its place with {"error": {"code", "reason", "message", "line"}} and spoils no
-other. Answers are written while later lines are still unread, so that a file may be of any length.
+Each line is answered by one line, in order: {"estimate": …} or {"error": {"code", "reason", "message", "line"}}. A line
+that fails does not affect the others. Answers are written while later lines are still unread, so that a file may be of
+any length.
 """
 
 import contextlib
@@ -18,25 +19,25 @@ from finetree_cli.errors import BadInput, GateFailed
 
 if TYPE_CHECKING:
     from finetree import FinetreeError
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
 
-    from finetree_cli.backends.estimator import Engine
+    from finetree_cli.backends.estimator import Estimator
     from finetree_cli.output import Output
 
 CHUNK_ROWS = 100
-"""Requests of one call."""
+"""Number of requests in one call."""
 CHUNK_BYTES = 2 << 20
-"""And how many bytes of lines, half of what the estimator takes in one call."""
+"""Bytes of lines in one call: half of the estimator's limit."""
 MAX_LINE_BYTES = 1 << 20
-"""Longest line; the longest that means anything is a hundredth of it."""
+"""Longest line in bytes; real requests have about 2 kB."""
 STDIN = "-"
 
 
 @dataclass(slots=True)
 class _Chunk:
-    """Lines that are answered together: line number and request, or the error that the line itself is."""
+    """Lines that are answered in one call: line number and request, or the line's own error."""
 
-    lines: "list[tuple[int, estimator_pb2.EstimateRunRequest | FinetreeError]]" = field(default_factory=list)
+    lines: "list[tuple[int, estimate_pb2.EstimateRunRequest | FinetreeError]]" = field(default_factory=list)
     size: int = 0
 
     @property
@@ -44,27 +45,27 @@ class _Chunk:
         return len(self.lines) >= CHUNK_ROWS or self.size >= CHUNK_BYTES
 
 
-def answer(name: str, engine: "Engine", out: "Output", *, strict: bool) -> None:
+def answer_lines(name: str, estimator: "Estimator", out: "Output", *, strict: bool) -> None:
     """Answer every line of a file, or of the standard input for "-".
 
     Raises:
-        BadInput: the file cannot be read.
-        GateFailed: with `strict`, a line has failed; all are answered by then.
+        BadInput: The file cannot be read.
+        GateFailed: With `strict`, a line has failed; all lines are answered first.
     """
     failed = total = 0
-    with _opened(name) as stream, _progress(name, out) as told:
-        for chunk in _chunks(stream, told):
-            for document in _answers(chunk, engine):
+    with _opened(name) as stream, _progress(name, out) as advance:
+        for chunk in _chunks(stream, advance):
+            for document in _answers(chunk, estimator):
                 total += 1
                 failed += "error" in document
                 out.line(document)
     if failed:
         out.say(f"{failed} of {total} lines failed")
     if failed and strict:
-        raise GateFailed(f"{failed} of {total} lines failed", reason="LINES_FAILED", told=True)
+        raise GateFailed(f"{failed} of {total} lines failed", reason="LINES_FAILED", reported=True)
 
 
-def _chunks(stream: BinaryIO, told: Callable[[int], None]) -> Iterator[_Chunk]:
+def _chunks(stream: BinaryIO, advance: Callable[[int], None]) -> Iterator[_Chunk]:
     chunk, done, number = _Chunk(), 0, 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -75,7 +76,7 @@ def _chunks(stream: BinaryIO, told: Callable[[int], None]) -> Iterator[_Chunk]:
             chunk.lines.append((number, _request(line)))
             chunk.size += len(line)
         if chunk.full:
-            told(done)
+            advance(done)
             yield chunk
             chunk = _Chunk()
     if chunk.lines:
@@ -83,7 +84,7 @@ def _chunks(stream: BinaryIO, told: Callable[[int], None]) -> Iterator[_Chunk]:
 
 
 def _skip_line(stream: BinaryIO) -> int:
-    """Read on to the end of a line that is too long; how many bytes that were."""
+    """Read to the end of a line that is too long and return the number of bytes."""
     skipped = 0
     while part := stream.readline(MAX_LINE_BYTES):
         skipped += len(part)
@@ -92,27 +93,27 @@ def _skip_line(stream: BinaryIO) -> int:
     return skipped
 
 
-def _request(line: bytes) -> "estimator_pb2.EstimateRunRequest | FinetreeError":
+def _request(line: bytes) -> "estimate_pb2.EstimateRunRequest | FinetreeError":
     from finetree import FinetreeError, InvalidSpec
     from finetree.spec import message_from_dict
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
 
     if len(line) > MAX_LINE_BYTES:
-        return InvalidSpec(f"longer than {MAX_LINE_BYTES} bytes; this is no request")
+        return InvalidSpec(f"the line is longer than {MAX_LINE_BYTES} bytes")
     try:
-        return message_from_dict(estimator_pb2.EstimateRunRequest, json.loads(line, object_pairs_hook=_once_each))
+        return message_from_dict(estimate_pb2.EstimateRunRequest, json.loads(line, object_pairs_hook=_once_each))
     except FinetreeError as error:
         return error
     except RecursionError:
-        return InvalidSpec("nested too deeply; this is no request")
+        return InvalidSpec("the line is nested too deeply")
     except UnicodeDecodeError:
-        return InvalidSpec("not JSON: the line is no UTF-8 text")
+        return InvalidSpec("not JSON: the line is not UTF-8 text")
     except ValueError as error:
         return InvalidSpec(f"not JSON: {error}")
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all there once, as proto JSON and job files have it. Raises InvalidSpec."""
+    """Build an object and refuse a repeated key, as job files do. Raises InvalidSpec."""
     from finetree import InvalidSpec
 
     found = dict(pairs)
@@ -123,14 +124,14 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _answers(chunk: _Chunk, engine: "Engine") -> Iterator[dict[str, Any]]:
+def _answers(chunk: _Chunk, estimator: "Estimator") -> Iterator[dict[str, Any]]:
     from finetree import FinetreeError
     from finetree_api.estimator.v1 import estimator_pb2
 
     from finetree_cli.output import as_dict
 
     rows = {str(number): item for number, item in chunk.lines if not isinstance(item, FinetreeError)}
-    answers = engine.estimate_batch(rows) if rows else {}
+    answers = estimator.estimate_batch(rows) if rows else {}
     position = {key: index for index, key in enumerate(rows)}
     for number, item in chunk.lines:
         found = item if isinstance(item, FinetreeError) else answers[str(number)]
@@ -141,7 +142,7 @@ def _answers(chunk: _Chunk, engine: "Engine") -> Iterator[dict[str, Any]]:
 
 
 def _error(error: "FinetreeError", line: int, prefix: str) -> dict[str, Any]:
-    """An error as the line's own: a caller knows no rows of a batch."""
+    """Convert an error of a batch row to the line's own: the user knows nothing of batches."""
     violations = [replace(item, field=item.field.removeprefix(prefix)) for item in error.violations]
     document: dict[str, Any] = {
         "code": error.code,
@@ -160,7 +161,7 @@ def _opened(name: str) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     try:
-        stream = Path(name).open("rb")  # noqa: SIM115 - closed below; only opening may be blamed on the name
+        stream = Path(name).open("rb")  # noqa: SIM115 - closed below
     except OSError as error:
         raise BadInput(f"{name}: {error.strerror}", reason="REQUESTS_UNREADABLE") from error
     with stream:
@@ -169,7 +170,7 @@ def _opened(name: str) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _progress(name: str, out: "Output") -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, by bytes of the file; the standard input's length is not known."""
+    """Show a progress bar on a terminal, by bytes of the file; the length of the standard input is not known."""
     from finetree_cli.render.transfer import transfer
 
     size = 0 if name == STDIN else os.stat(name).st_size  # noqa: PTH116 - of the open file's name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree estimate --compare`: one run by every method on several accelerators."""
+"""`finetree estimate --compare`: one run with every method on several accelerators."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,32 +7,36 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from finetree import FinetreeError
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
     from finetree_api.types.v1 import run_spec_pb2
 
-    from finetree_cli.backends.estimator import Engine
+    from finetree_cli.backends.estimator import Estimator
 
 METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 ACCELERATORS = ("rtx-4090", "l40s", "a100-80gb", "h100")
-"""Compared where none are named: a consumer card, and what is most rented."""
+"""Default accelerators: a consumer card, and the cards that are rented most."""
 BATCH = 100
-"""Rows of one call."""
+"""Number of rows in one call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A method on an accelerator; the answer, or why there is none."""
+    """The estimate of a method on an accelerator, or the error in its place."""
 
     method: str
     accelerator: str
-    estimate: "estimator_pb2.Estimate | None" = None
+    estimate: "estimate_pb2.Estimate | None" = None
     error: "FinetreeError | None" = None
 
 
 def compare(
-    request: "estimator_pb2.EstimateRunRequest", engine: "Engine", methods: Sequence[str], accelerators: Sequence[str]
+    request: "estimate_pb2.EstimateRunRequest",
+    estimator: "Estimator",
+    *,
+    methods: Sequence[str],
+    accelerators: Sequence[str],
 ) -> list[Cell]:
-    """Every method on every accelerator, all else as the request says; by accelerator, then by method."""
+    """Estimate every method on every accelerator; all else as in the request. Sorted by accelerator, then method."""
     from finetree import FinetreeError
 
     rows = {
@@ -42,7 +46,7 @@ def compare(
     }
     found: list[Cell] = []
     for part in _parts(list(rows)):
-        answers = engine.estimate_batch({key: rows[key] for key in part})
+        answers = estimator.estimate_batch({key: rows[key] for key in part})
         for key in part:
             method, _, accelerator = key.partition("/")
             item = answers[key]
@@ -53,8 +57,8 @@ def compare(
     return found
 
 
-def named_accelerators(request: "estimator_pb2.EstimateRunRequest", given: Sequence[str]) -> tuple[str, ...]:
-    """The accelerators to compare: those given, else the run's own beside the usual ones."""
+def accelerators_of(request: "estimate_pb2.EstimateRunRequest", given: Sequence[str]) -> tuple[str, ...]:
+    """Return the accelerators to compare: those given, else the request's own and the default ones."""
     own = request.spec.hardware.accelerator
     return tuple(given) or tuple(dict.fromkeys([*([own] if own else []), *ACCELERATORS]))
 
@@ -65,33 +69,34 @@ def _parts(keys: list[str]) -> Iterator[list[str]]:
 
 
 def _changed(
-    request: "estimator_pb2.EstimateRunRequest", method: str, accelerator: str
-) -> "estimator_pb2.EstimateRunRequest":
-    from finetree_api.estimator.v1 import estimator_pb2
+    request: "estimate_pb2.EstimateRunRequest", method: str, accelerator: str
+) -> "estimate_pb2.EstimateRunRequest":
 
-    changed = estimator_pb2.EstimateRunRequest()
+    from finetree_api.estimator.v1 import estimate_pb2
+
+    changed = estimate_pb2.EstimateRunRequest()
     changed.CopyFrom(request)
-    changed.view = estimator_pb2.ESTIMATE_VIEW_BASIC
+    changed.view = estimate_pb2.ESTIMATE_VIEW_BASIC
     _set_method(changed.spec, method)
     if changed.spec.hardware.accelerator != accelerator:
         changed.spec.hardware.accelerator = accelerator
         if changed.spec.ownership.HasField("rented"):
-            changed.spec.ownership.rented.price_id = ""  # the price that was chosen is for the other one
+            changed.spec.ownership.rented.price_id = ""  # the chosen price is the other accelerator's
     return changed
 
 
 def _set_method(spec: "run_spec_pb2.RunSpec", method: str) -> None:
-    """Another method with its own defaults; LoRA and QLoRA share their adapters' settings."""
-    from finetree_api.types.v1 import run_spec_pb2 as rs
+    """Set the method with its own defaults; LoRA and QLoRA keep each other's adapter settings."""
+    from finetree_api.types.v1 import method_pb2, training_pb2
 
     present = spec.WhichOneof("method")
     if method == "prefix":
-        # Prefix tuning never goes with it; what a run by another method has of it is not meant for this one.
-        spec.gradient_checkpointing = rs.GRADIENT_CHECKPOINTING_OFF
+        # Prefix tuning does not work with gradient checkpointing: another method's setting does not apply.
+        spec.gradient_checkpointing = training_pb2.GRADIENT_CHECKPOINTING_OFF
     if present == method:
         return
     spec.training.ClearField("learning_rate")
-    lora = rs.Lora()
+    lora = method_pb2.Lora()
     lora.CopyFrom(spec.qlora.lora if present == "qlora" else spec.lora)
     if method == "lora":
         spec.lora.CopyFrom(lora)

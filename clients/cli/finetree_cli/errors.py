@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong, as exit codes and one clear line.
+"""Errors as exit codes and one clear line.
 
 CliError
 ├── BadInput       2: a file, a flag or a value is wrong
-├── GateFailed     3: a check said no
+├── GateFailed     3: a check failed
 ├── JobFailed      4: the job ended without success
-├── NotAvailable   5: a service or a revision is not to be had
-└── StillRunning   6: the time is up, the job goes on
+├── NotAvailable   5: a service, a package or a revision is not available
+└── StillRunning   6: timed out or detached; the job still runs
 """
 
 import json
@@ -20,11 +20,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     from finetree import FinetreeError
 
-    from finetree_cli.jobfile.yaml_reader import FileProblem
-
 
 class ExitCode(IntEnum):
-    """What the command's exit code says. 1 is never used: a Python crash is 1 and must not look like a verdict."""
+    """Exit codes of every command. 1 is never used: a Python crash is 1 and must not look like a verdict."""
 
     OK = 0
     USAGE = 2
@@ -37,10 +35,38 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES = (
-    "Exit codes: 0 ok; 2 usage or bad input; 3 gate failed; 4 job failed; 5 service or revision not to be had; "
-    "6 timed out or detached, job still running; 70 our fault; 130 interrupted."
+    "Exit codes: 0 ok; 2 usage or bad input; 3 check failed; 4 job failed; 5 service or revision not available; "
+    "6 timed out or detached, job still running; 70 internal error; 130 interrupted."
 )
-"""Shown at the end of every help."""
+"""Last paragraph of every help text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A position in a file."""
+
+    file: str
+    line: int
+    """From 1."""
+    column: int
+    """From 1."""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class FileProblem:
+    """A mistake in a file and its position."""
+
+    position: Position
+    field_path: str
+    """Proto path of the value; empty for the file itself."""
+    message: str
+
+    def __str__(self) -> str:
+        subject = f"{self.field_path}: " if self.field_path else ""
+        return f"{self.position}: {subject}{self.message}"
 
 
 class CliError(Exception):
@@ -48,29 +74,29 @@ class CliError(Exception):
 
     exit_code: ClassVar[ExitCode] = ExitCode.INTERNAL
 
-    def __init__(self, message: str, *, remedy: str = "", reason: str = "", told: bool = False) -> None:
+    def __init__(self, message: str, *, remedy: str = "", reason: str = "", reported: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy
         self.reason = reason
-        self.told = told
+        self.reported = reported
         """Whether the command's own JSON object carries the error already."""
 
 
 class BadInput(CliError):  # noqa: N818 - the tree above reads better without a suffix
-    """A file, a flag or a value is wrong; `problems` name places in a file."""
+    """A file, a flag or a value is wrong; `problems` are mistakes in a file."""
 
     exit_code = ExitCode.USAGE
 
     def __init__(
-        self, message: str, *, remedy: str = "", reason: str = "INVALID_REQUEST", problems: Sequence["FileProblem"] = ()
+        self, message: str, *, remedy: str = "", reason: str = "INVALID_REQUEST", problems: Sequence[FileProblem] = ()
     ) -> None:
         super().__init__(message, remedy=remedy, reason=reason)
         self.problems = tuple(problems)
 
 
 class GateFailed(CliError):  # noqa: N818 - as above
-    """A check said no."""
+    """A check failed."""
 
     exit_code = ExitCode.GATE_FAILED
 
@@ -82,39 +108,39 @@ class JobFailed(CliError):  # noqa: N818 - as above
 
 
 class NotAvailable(CliError):  # noqa: N818 - as above
-    """A service or a revision is not to be had."""
+    """A service, a package or a revision is not available."""
 
     exit_code = ExitCode.NOT_AVAILABLE
 
 
 class StillRunning(CliError):  # noqa: N818 - as above
-    """The time is up or the user has left; the job goes on."""
+    """Timed out or detached; the job still runs."""
 
     exit_code = ExitCode.STILL_RUNNING
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as it is shown: text for people and, with --json, one object."""
+    """What is printed of an error: text for people and, with --json, one object."""
 
     exit_code: ExitCode
     message: str
     reason: str = ""
     remedy: str = ""
     details: tuple[str, ...] = ()
-    """Further lines, one a violation or a place."""
+    """Further lines, one for each violation or position."""
     fields: dict[str, Any] = field(default_factory=dict)
-    """What the JSON object carries besides."""
-    told: bool = False
-    """Whether the command's own JSON object carries it already."""
+    """Further fields of the JSON object."""
+    reported: bool = False
+    """Whether the command's own JSON object carries the error already."""
 
     def lines(self) -> list[str]:
-        """Lines for stderr."""
+        """Return the lines for stderr."""
         tag = f" [{self.reason}]" if self.reason else ""
         return [f"error: {self.message}{tag}", *(f"  {line}" for line in self.details), *self._remedy()]
 
     def document(self) -> dict[str, Any]:
-        """The JSON object: {"error": {...}}."""
+        """Return the JSON object: {"error": {...}}."""
         known = {"exit_code": int(self.exit_code), "reason": self.reason, "message": self.message}
         return {"error": {**known, **({"remedy": self.remedy} if self.remedy else {}), **self.fields}}
 
@@ -123,14 +149,14 @@ class Failure:
 
 
 def of_cli_error(error: CliError) -> Failure:
-    """A CLI error as it is shown."""
+    """Convert an error of the command line to what is printed."""
     problems = error.problems if isinstance(error, BadInput) else ()
     details = tuple(str(problem) for problem in problems)
     listed = [
         {
-            "file": problem.place.file,
-            "line": problem.place.line,
-            "column": problem.place.column,
+            "file": problem.position.file,
+            "line": problem.position.line,
+            "column": problem.position.column,
             "field": problem.field_path,
             "description": problem.message,
         }
@@ -138,7 +164,7 @@ def of_cli_error(error: CliError) -> Failure:
     ]
     fields = {"problems": listed} if listed else {}
     remedy = error.remedy or column_flags(error.message)
-    return Failure(error.exit_code, error.message, error.reason, remedy, details, fields, error.told)
+    return Failure(error.exit_code, error.message, error.reason, remedy, details, fields, error.reported)
 
 
 _MAPPING = re.compile(r"columns \{([^{}]+: [^{}]+)\}")
@@ -146,7 +172,7 @@ _COLUMN = re.compile(r'(\w+): (?:"((?:[^"\\]|\\.)*)"|([^,"]+))(?:, |$)')
 
 
 def column_flags(message: str) -> str:
-    """What a message about rows offers, as flags: mappings, or to say the format; "" where it offers neither."""
+    """Convert the column mappings or formats that a message about rows suggests to flags; "" without any."""
     offers = ["--file-format csv", "--file-format text"] if "reading.file_format" in message else []
     for mapping in _MAPPING.findall(message):
         named = [
@@ -158,7 +184,7 @@ def column_flags(message: str) -> str:
 
 
 def of_service_error(error: "FinetreeError") -> Failure:
-    """An SDK exception as it is shown."""
+    """Convert an exception of the SDK to what is printed."""
     details = tuple(str(item) for item in error.violations if str(item) not in error.message)
     fields: dict[str, Any] = {"code": error.code}
     if error.violations:
@@ -183,7 +209,7 @@ _CODES: dict[str, ExitCode] = {
     "UNKNOWN": ExitCode.INTERNAL,
     "DATA_LOSS": ExitCode.INTERNAL,
 }
-"""Exit code of a status code; every other one is the caller's to mend."""
+"""Exit code by status code; any other status code is a mistake in the input (2)."""
 
 _REASONS: dict[str, ExitCode] = {
     "REVISION_UNAVAILABLE": ExitCode.NOT_AVAILABLE,
@@ -191,7 +217,7 @@ _REASONS: dict[str, ExitCode] = {
     "DATASET_TOO_LARGE": ExitCode.USAGE,
     "PLAN_DRIFT": ExitCode.GATE_FAILED,
 }
-"""Exit code of a reason, where the status code alone would mislead."""
+"""Exit code by reason, where the status code alone would mislead."""
 
 
 def _exit_code(error: "FinetreeError") -> ExitCode:
@@ -206,21 +232,22 @@ def _exit_code(error: "FinetreeError") -> ExitCode:
 
 _REMEDIES: dict[str, str] = {
     "UNAVAILABLE": "start the suite with `finetree up`, or give its address with --address",
-    "DEADLINE_EXCEEDED": "the service is too slow or does not answer; see whether it runs, then try again",
+    "DEADLINE_EXCEEDED": "the service does not answer in time; check that it runs, then try again",
     "UNAUTHENTICATED": "set FINETREE_TOKEN to a valid token",
-    "INTERNAL": "this is our fault: the service's log says more under the id above",
-    "MODEL_NOT_FOUND": "`finetree models list --catalogue` lists names; a hub id (org/name) does as well",
-    "ACCELERATOR_NOT_FOUND": "`finetree gpus` lists what there is",
-    "DATASET_NOT_FOUND": "`finetree datasets list` lists what there is",
+    "INTERNAL": "this is a bug in finetree; the service's log has details under the id above",
+    "MODEL_NOT_FOUND": "`finetree models list --catalogue` lists the known names; a hub id (org/name) works too",
+    "ACCELERATOR_NOT_FOUND": "`finetree gpus` lists the known names",
+    "DATASET_NOT_FOUND": "`finetree datasets list` lists the datasets",
     "MODEL_NOT_PREPARED": "`finetree models pull` fetches it, and so does `finetree train` without --check",
-    "JOB_NOT_FOUND": "`finetree jobs list` lists what there is",
+    "RULE_PACK_NOT_FOUND": "`finetree packs list` lists the rule packs",
+    "JOB_NOT_FOUND": "`finetree jobs list` lists the jobs",
     "REQUEST_ID_REUSED": "the request id belongs to another job; leave --request-id out",
 }
 
 
 def _remedy(error: "FinetreeError") -> str:
     known = _REMEDIES.get(error.reason) or _REMEDIES.get(error.code, "") or column_flags(error.message)
-    # A service that already names the way out must not be answered by a second one.
+    # The service's own message names the command already.
     known = "" if known and known.split("`")[1:2] and known.split("`")[1] in error.message else known
     if error.code in ("INTERNAL", "UNKNOWN") and error.request_id:
         known = f"{known or _REMEDIES['INTERNAL']} (request {error.request_id})"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Following a job to its end, and what its end means for the exit code."""
+"""Follow a job to its end, and turn its end into an exit code."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 from finetree_cli.errors import JobFailed, StillRunning
 from finetree_cli.options.command import Settings
+from finetree_cli.output import short_name
 from finetree_cli.render.trainer.events import view
 
 if TYPE_CHECKING:
@@ -17,18 +18,13 @@ if TYPE_CHECKING:
 Seen = Callable[[event_pb2.JobEvent], None]
 
 
-def short(name: str) -> str:
-    """The last part of a resource name: what people type."""
-    return name.rpartition("/")[2]
-
-
 def follow(
     settings: Settings, job: "Job", *, timeout: float | None = None, after_seq: int = 0, seen: Seen | None = None
 ) -> event_pb2.Terminal:
-    """Show a job's events until its end; `seen` gets each event too.
+    """Show a job's events until its end and return the last; `seen` is called with each event.
 
     Raises:
-        StillRunning: The time is up, or the user pressed Ctrl-C; the job goes on.
+        StillRunning: The timeout has passed, or the user pressed Ctrl-C; the job still runs.
         JobFailed: It ended without success.
     """
     terminal = event_pb2.Terminal()
@@ -41,9 +37,9 @@ def follow(
                 if event.WhichOneof("payload") == "terminal":
                     terminal = event.terminal
     except KeyboardInterrupt:
-        raise StillRunning("detached; the job goes on", remedy=_ways_back(job), reason="DETACHED") from None
+        raise StillRunning("detached; the job still runs", remedy=_next_steps(job), reason="DETACHED") from None
     except FinetreeTimeout as error:
-        raise StillRunning("the time is up; the job goes on", remedy=_ways_back(job), reason="TIMED_OUT") from error
+        raise StillRunning("timed out; the job still runs", remedy=_next_steps(job), reason="TIMED_OUT") from error
     refuse_failure(job.name, terminal)
     return terminal
 
@@ -53,15 +49,19 @@ def refuse_failure(name: str, terminal: event_pb2.Terminal) -> None:
     if terminal.state == job_pb2.JOB_STATE_SUCCEEDED:
         return
     if terminal.state == job_pb2.JOB_STATE_CANCELLED:
-        raise JobFailed(f"job {short(name)} was cancelled", reason="CANCELLED")
+        raise JobFailed(f"job {short_name(name)} was cancelled", reason="CANCELLED")
     reason = error_reason(terminal)
-    text = terminal.error.message or "no reason was given"
-    remedy = "another try may succeed" if terminal.retryable else f"`finetree jobs logs {short(name)}` shows its log"
-    raise JobFailed(f"job {short(name)} failed: {text}", remedy=remedy, reason=reason)
+    text = terminal.error.message or "no reason given"
+    remedy = (
+        "the failure may be temporary: try again"
+        if terminal.retryable
+        else f"`finetree jobs logs {short_name(name)}` shows its log"
+    )
+    raise JobFailed(f"job {short_name(name)} failed: {text}", remedy=remedy, reason=reason)
 
 
 def error_reason(terminal: event_pb2.Terminal) -> str:
-    """Stable reason of a failure; JOB_FAILED when there is none."""
+    """Return the stable reason of a failure; JOB_FAILED without one."""
     from google.rpc import error_details_pb2
 
     info = error_details_pb2.ErrorInfo()
@@ -71,6 +71,6 @@ def error_reason(terminal: event_pb2.Terminal) -> str:
     return "JOB_FAILED"
 
 
-def _ways_back(job: "Job") -> str:
-    name = short(job.name)
+def _next_steps(job: "Job") -> str:
+    name = short_name(job.name)
     return f"`finetree jobs watch {name}` follows it again, `finetree jobs cancel {name}` stops it"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The questions of a rule pack, asked on the terminal: one answer a line, from a person or from a pipe."""
+"""Ask a rule pack's questions on the terminal: one answer on each line, from a person or from a pipe."""
 
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from finetree_cli.errors import BadInput
 
 if TYPE_CHECKING:
-    from finetree_api.recommender.v1 import recommender_pb2
+    from finetree_api.recommender.v1 import recommendation_pb2, rule_pack_pb2
 
     from finetree_cli.output import Output
 
@@ -15,42 +15,42 @@ KEYS = "a number or a word; Enter: don't know; b: back; q: quit"
 
 
 def interview(
-    policy: "recommender_pb2.GetPolicyResponse",
-    request: "recommender_pb2.RecommendRequest",
+    policy: "rule_pack_pb2.GetRulePackResponse",
+    request: "recommendation_pb2.RecommendRequest",
     out: "Output",
     source: TextIO | None = None,
 ) -> None:
-    """Ask what the request does not say yet, and add the answers to it.
+    """Ask the questions that the request does not answer yet, and add the answers to it.
 
     Raises:
-        BadInput: Nobody answers: the input is no terminal and empty.
+        BadInput: The input is empty and no terminal.
         KeyboardInterrupt: The user quits.
     """
-    asked = [question for question in policy.questions if not _answered(request, question.field_path)]
-    chosen = _Interview(asked, out, source or sys.stdin).run()
+    open_questions = [question for question in policy.questions if not _answered(request, question.field_path)]
+    chosen = _Interview(open_questions, out, source or sys.stdin).run()
     for option in chosen:
         if option is not None:
             request.MergeFrom(option.request)
 
 
-def _answered(request: "recommender_pb2.RecommendRequest", path: str) -> bool:
-    """Whether a flag has said it already."""
+def _answered(request: "recommendation_pb2.RecommendRequest", path: str) -> bool:
+    """Tell whether an option of the command answers the question."""
     return any(field.name == path.partition(".")[0] for field, _ in request.ListFields())
 
 
 class _Interview:
-    """The state of the talk; it goes to stderr, since stdout belongs to the answer."""
+    """State of an interview. It prints on stderr, since stdout has the answer."""
 
-    def __init__(self, questions: "list[recommender_pb2.PolicyQuestion]", out: "Output", source: TextIO) -> None:
+    def __init__(self, questions: "list[rule_pack_pb2.Question]", out: "Output", source: TextIO) -> None:
         self._questions = questions
         self._out = out
         self._source = source
         self._read = 0
         self._ended = False
 
-    def run(self) -> "list[recommender_pb2.PolicyOption | None]":
-        """The options chosen, in the order of the questions; None for what is not known."""
-        chosen: list[recommender_pb2.PolicyOption | None] = []
+    def run(self) -> "list[rule_pack_pb2.QuestionOption | None]":
+        """Return the chosen options in the order of the questions; None for an unknown answer."""
+        chosen: list[rule_pack_pb2.QuestionOption | None] = []
         while True:
             if len(chosen) < len(self._questions):
                 answer = self._ask(len(chosen))
@@ -79,19 +79,19 @@ class _Interview:
             found = _find(question, line)
             if found is not None:
                 return found
-            self._out.say(f"{line!r} is none of them: {KEYS}")
+            self._out.say(f"{line!r} is not an option: {KEYS}")
 
-    def _confirm(self, chosen: "list[recommender_pb2.PolicyOption | None]") -> Any:
+    def _confirm(self, chosen: "list[rule_pack_pb2.QuestionOption | None]") -> Any:
         self._out.say("\nYour answers:")
         for question, option in zip(self._questions, chosen, strict=True):
             self._out.say(f"  {question.text} {option.label if option is not None else 'not known'}")
         if not self._questions:
-            self._out.say("  the flags answer every question")
+            self._out.say("  the command's options answer every question")
             return None
-        return _BACK if self._line("[Enter: go on; b: back; q: quit] ") == "b" else None
+        return _BACK if self._line("[Enter: continue; b: back; q: quit] ") == "b" else None
 
     def _line(self, prompt: str) -> str:
-        """The next answer; empty at the end of the input."""
+        """Read the next answer; empty at the end of the input."""
         if self._ended:
             return ""
         sys.stderr.write(prompt)
@@ -99,11 +99,11 @@ class _Interview:
         line = self._source.readline()
         self._ended = not line
         if self._ended and not self._read:
-            text = "--interactive has nobody to ask: the input is empty and no terminal"
-            raise BadInput(text, remedy="run it in a terminal, or give answers on stdin, one a line")
+            text = "--interactive needs a terminal, or answers on stdin"
+            raise BadInput(text, remedy="run it in a terminal, or give one answer on each line of stdin")
         self._read += 1
         if not self._source.isatty():
-            self._out.say(line.rstrip("\n"))  # what a pipe answers is shown, as a terminal shows what is typed
+            self._out.say(line.rstrip("\n"))  # a terminal shows what is typed, a pipe does not
         word = line.strip()
         if word.casefold() == "q":
             raise KeyboardInterrupt
@@ -111,17 +111,17 @@ class _Interview:
 
 
 _BACK = object()
-"""The wish to answer the question before again."""
+"""Answer that goes back to the previous question."""
 
 
-def _line(number: int, option: "recommender_pb2.PolicyOption") -> str:
+def _line(number: int, option: "rule_pack_pb2.QuestionOption") -> str:
     badge = f"  [{option.badge}]" if option.badge else ""
     tooltip = f" - {option.tooltip}" if option.tooltip else ""
     return f"   {number}) {option.label}{badge}{tooltip}"
 
 
-def _find(question: "recommender_pb2.PolicyQuestion", line: str) -> "recommender_pb2.PolicyOption | None":
-    """The option that a number, a value or a label names; the first letters do where they fit one alone."""
+def _find(question: "rule_pack_pb2.Question", line: str) -> "rule_pack_pb2.QuestionOption | None":
+    """Find the option by its number, value or label, or by the first letters of exactly one label."""
     if line.isdecimal() and 1 <= int(line) <= len(question.options):
         return question.options[int(line) - 1]
     word = line.casefold()

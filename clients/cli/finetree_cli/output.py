@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where words go: data to stdout, talk to stderr."""
+"""Print: the answer to stdout, messages to stderr."""
 
 import json
 import sys
@@ -14,18 +14,23 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 120
-"""Columns where stdout is no terminal: a table that is read by a program or a log is not squeezed into 80."""
+"""Width in columns where stdout is no terminal: a table in a log or a pipe is not squeezed into 80."""
 HARMLESS = "\n\t\u200c\u200d"
-"""Of what cannot be printed: ends of lines, tabs, and what scripts and emoji join letters with."""
+"""Unprintable characters that are kept: line ends, tabs, and the joiners of scripts and emoji."""
 
 
 def plain(text: str) -> str:
-    """Text of somebody's without what a terminal would obey: names, data and messages may hold escape sequences."""
+    """Replace characters that control a terminal: names, data and messages may contain escape sequences."""
     if text.isprintable():
         return text
     return "".join(
         letter if letter.isprintable() or letter in HARMLESS else "\N{REPLACEMENT CHARACTER}" for letter in text
     )
+
+
+def short_name(resource: str) -> str:
+    """Return the last part of a resource name, which commands accept in place of the whole."""
+    return resource.rpartition("/")[2]
 
 
 @dataclass(slots=True)
@@ -35,31 +40,31 @@ class Output:
     json: bool = False
 
     def document(self, document: Mapping[str, Any]) -> None:
-        """The one JSON object of a command."""
+        """Print the JSON object of a command."""
         click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
     def message(self, message: "Message") -> None:
-        """A message as the one JSON object of a command."""
+        """Print a message as the JSON object of a command."""
         self.document(as_dict(message))
 
     def line(self, document: Mapping[str, Any]) -> None:
-        """One object of a stream, on one line, at once."""
+        """Print an object of a stream on one line."""
         click.echo(json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
 
     def text(self, text: str = "") -> None:
-        """A line of the answer for people."""
+        """Print a line of the answer."""
         click.echo(plain(text))
 
     def styled(self, text: str) -> None:
-        """A line with the colours that this program has put there; what is somebody's in it must be `plain`."""
+        """Print a line that has this program's own colours; foreign text in it must be `plain`."""
         click.echo(text)
 
     def say(self, text: str) -> None:
-        """A line of talk."""
+        """Print a line on stderr."""
         click.echo(plain(text), err=True)
 
     def console(self, *, err: bool = False) -> "Console":
-        """A rich console on stdout, or on stderr."""
+        """Create a rich console on stdout, or on stderr."""
         from rich.console import Console
 
         stream = sys.stderr if err else sys.stdout
@@ -67,22 +72,22 @@ class Output:
         return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
     def heading(self, text: str) -> None:
-        """The head of a section; bold on a terminal."""
+        """Print the heading of a section, bold on a terminal."""
         self.console().print(plain(text), style="bold")
 
     def paragraph(self, text: str) -> None:
-        """Running text, wrapped to the width of the terminal."""
+        """Print text wrapped to the width of the terminal."""
         self.console().print(plain(text))
 
     def bullet(self, text: str) -> None:
-        """An item of a list, wrapped and set in."""
+        """Print an item of a list, wrapped and indented."""
         import textwrap
 
         width = self.console().width
         self.text(textwrap.fill(text, width, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-        """A table on stdout; columns whose name begins with ">" are set to the right."""
+        """Print a table; columns whose name begins with ">" are aligned to the right."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -99,7 +104,7 @@ class Output:
 
 
 def as_dict(message: "Message") -> dict[str, Any]:
-    """A message as proto JSON with int64 as numbers (proto JSON itself writes them as text)."""
+    """Convert a message to proto JSON, with int64 as numbers (proto JSON writes them as text)."""
     from finetree import to_json
 
     return to_json(message)

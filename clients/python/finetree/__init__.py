@@ -3,7 +3,7 @@
 
     client = finetree.Client()
     answer = client.recommend({"model": {"name": "smollm2-135m-instruct"}, "hardware": {"accelerator": "rtx-4090"}})
-    job = client.create_job(answer.spec)
+    job = client.train(answer.spec, recommendation=answer)
     for event in job.events():
         print(event.message)
 
@@ -57,7 +57,8 @@ if TYPE_CHECKING:
         Violation,
     )
     from finetree.json import to_json
-    from finetree.spec import spec_from_dict
+    from finetree.money import format_money, parse_money, to_money
+    from finetree.spec import plan_of, spec_from_dict
 
 _HOMES = {
     "finetree._async.client": ("AsyncClient",),
@@ -95,7 +96,8 @@ _HOMES = {
         "Violation",
     ),
     "finetree.json": ("to_json",),
-    "finetree.spec": ("spec_from_dict",),
+    "finetree.money": ("format_money", "parse_money", "to_money"),
+    "finetree.spec": ("plan_of", "spec_from_dict"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -133,8 +135,12 @@ __all__ = [
     "Violation",
     "__version__",
     "error_of_status",
+    "format_money",
+    "parse_money",
+    "plan_of",
     "spec_from_dict",
     "to_json",
+    "to_money",
 ]
 
 

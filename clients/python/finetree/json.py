@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protobuf messages as plain JSON values, with numbers as numbers.
+"""Messages as plain JSON values, with numbers as numbers.
 
 proto3 JSON prints int64 as a string, and jq orders every string above every number, so `jq '.bytes > 9'` on it is
 always true. All our int64 fields stay below 2^53, so a JSON number holds them exactly.
@@ -15,12 +15,14 @@ from typing import Any
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-# Timestamps, durations and masks have a text of their own in proto JSON; Any names its type beside its content.
-OWN_TEXT = {"google.protobuf.Timestamp", "google.protobuf.Duration", "google.protobuf.FieldMask"}
+OWN_JSON = {
+    f"google.protobuf.{name}" for name in ("Timestamp", "Duration", "FieldMask", "Value", "Struct", "ListValue")
+}
+"""Messages that proto JSON writes as a text or as any value; Any, too, has a form of its own."""
 
 
 def to_json(message: Message, *, defaults: bool = False) -> dict[str, Any]:
-    """A message as a dict for `json.dumps`.
+    """Convert a message to a dict for `json.dumps`.
 
     Args:
         message: any message of the contract.
@@ -73,7 +75,7 @@ def _number(value: float) -> float | int | None:
 
 def _message(message: Message, *, defaults: bool) -> Any:
     name = message.DESCRIPTOR.full_name
-    if name in OWN_TEXT:
+    if name in OWN_JSON:
         return json_format.MessageToDict(message)
     if name == "google.protobuf.Any":
         return _any(message)

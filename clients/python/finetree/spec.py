@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strict dict -> message: an unknown key or a wrong value is refused, with its proto path."""
+"""Messages from dicts in strict proto JSON: an unknown key or a wrong value is refused, with its proto path."""
 
 from __future__ import annotations
 
@@ -8,23 +8,27 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import run_spec_pb2, training_data_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.type import money_pb2
 
 from finetree.errors import InvalidSpec, Violation
+from finetree.money import parse_money
 
 M = TypeVar("M", bound=Message)
-# Messages whose JSON is a text, not an object.
-AS_TEXT = ("google.protobuf.", "google.rpc.", "google.type.")
+LEAVES = ("google.protobuf.", "google.rpc.", "google.type.")
+"""Packages of messages whose JSON is parsed by protobuf itself, as a text, a number or an object."""
 
 
 def spec_from_dict(data: Mapping[str, Any]) -> run_spec_pb2.RunSpec:
-    """A RunSpec from the strict proto JSON of a job file.
+    """Make a RunSpec from the strict proto JSON of a job file.
 
     Args:
-        data: keys as in the .proto (or in lowerCamelCase), enums by name, None for "not set".
+        data: keys as in the .proto (or in lowerCamelCase), enums by name, money also as "0.30 EUR", None for "not set".
 
     Raises:
         InvalidSpec: an unknown key, a value of the wrong type, two members of a oneof; `path` names the place.
@@ -32,8 +36,25 @@ def spec_from_dict(data: Mapping[str, Any]) -> run_spec_pb2.RunSpec:
     return message_from_dict(run_spec_pb2.RunSpec, data)
 
 
+def plan_of(
+    answer: estimate_pb2.Estimate | recommendation_pb2.RecommendResponse,
+    *,
+    dataset_profile: training_data_pb2.DatasetProfile | None = None,
+) -> run_spec_pb2.Plan:
+    """Make the plan of an estimate or a recommendation, to be approved.
+
+    Args:
+        answer: what the estimator or the recommender answered.
+        dataset_profile: the profile that the question gave; None means that it gave none.
+    """
+    spec = answer.resolved_spec if isinstance(answer, estimate_pb2.Estimate) else answer.spec
+    return run_spec_pb2.Plan(
+        spec=spec, dataset_profile=dataset_profile, revision=answer.revision, digest=answer.plan_digest
+    )
+
+
 def message_from_dict(cls: type[M], data: Mapping[str, Any], *, prefix: str = "") -> M:
-    """Any message of the contract from its strict proto JSON; `prefix` begins the paths of errors.
+    """Make any message of the contract from its strict proto JSON; `prefix` begins the paths of errors.
 
     Raises:
         InvalidSpec: as for `spec_from_dict`.
@@ -43,8 +64,8 @@ def message_from_dict(cls: type[M], data: Mapping[str, Any], *, prefix: str = ""
     return message
 
 
-def coerced(cls: type[M], value: M | Mapping[str, Any], *, prefix: str = "") -> M:
-    """A message as it is, or one made from a dict.
+def coerce(cls: type[M], value: M | Mapping[str, Any], *, prefix: str = "") -> M:
+    """Return a message as it is, or make one from a dict.
 
     Raises:
         InvalidSpec: as for `spec_from_dict`, or the value is neither.
@@ -82,7 +103,7 @@ def _field(descriptor: Any, key: Any, path: str) -> Any:
 
 def _set(message: Message, field: Any, value: Any, path: str) -> None:
     inner = field.message_type
-    if inner is None or inner.GetOptions().map_entry or inner.full_name.startswith(AS_TEXT):
+    if inner is None or inner.GetOptions().map_entry or inner.full_name.startswith(LEAVES):
         _leaf(message, field, value, path)
     elif field.is_repeated:
         for index, each in enumerate(_items(value, path)):
@@ -108,6 +129,9 @@ def _leaf(message: Message, field: Any, value: Any, path: str) -> None:
 
 
 def _parse(message: Message, field: Any, content: Any, value: Any, path: str) -> None:
+    if field.message_type is money_pb2.Money.DESCRIPTOR and isinstance(content, str):
+        _parse_money(getattr(message, field.name), content, path)
+        return
     # Into a message of its own: ParseDict empties a list before it fills it.
     parsed = type(message)()
     try:
@@ -121,10 +145,19 @@ def _parse(message: Message, field: Any, content: Any, value: Any, path: str) ->
     message.MergeFrom(parsed)
 
 
+def _parse_money(target: money_pb2.Money, text: str, path: str) -> None:
+    try:
+        target.CopyFrom(parse_money(text))
+    except ValueError as error:
+        raise _wrong(path, str(error)) from error
+
+
 def _expected(field: Any) -> str:
     if field.enum_type is not None:
         names = [each.name for each in field.enum_type.values if each.number]
         return f"expected one of {', '.join(names)}"
+    if field.message_type is money_pb2.Money.DESCRIPTOR:
+        return "expected an amount with a currency, such as '50 USD'"
     if field.message_type is not None:
         return f"expected a {field.message_type.name}"
     kinds = {

@@ -44,11 +44,11 @@ def main() -> int:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201 - a program's last words
         return 2
     if settings.once:
-        rpc = oneshot.Rpc(
-            getattr(estimator_pb2, f"{settings.once_method}Request"),
-            getattr(estimator_pb2, f"{settings.once_method}Response"),
-            getattr(servicer, settings.once_method),
-            settings.max_request_bytes,
+        rpc = oneshot.Rpc.of(
+            estimator_pb2.DESCRIPTOR.services_by_name["EstimatorService"],
+            settings.once_method,
+            servicer=servicer,
+            max_request_bytes=settings.max_request_bytes,
         )
         return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
     service = Service(NAME, distribution_version(NAME), settings)

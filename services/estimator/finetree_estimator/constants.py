@@ -2,20 +2,20 @@
 """Every number of the formulas that is not a shape, a setting or a catalogue entry, each with its source.
 
 "Fitted" means: least error on the single-GPU LoRA rows of the published measurements (IBM sweeps read through NVML, and
-PEFT's method comparison); tests/unit/estimator/test_measurements.py recomputes the error.
+PEFT's method comparison); tests/unit/estimator/accuracy/test_measurements.py recomputes the error.
 """
 
 from finetree_estimator.intervals import Kind, Source
 
 MEMORY_FORMULAS = Source(Kind.COMPUTED, "memory-formulas")
 """Counted by shape and number format; kept for the backward pass by Korthikanti et al. 2022, the QLoRA paper, PEFT."""
-MEMORY_FIT = Source(Kind.PUBLISHED, "fine-tuning-benches", "memory", "2026-07")
+MEMORY_FIT = Source(Kind.PUBLISHED, "fine-tuning-benches", "memory", date="2026-07")
 """Single-GPU LoRA rows of IBM's LLMFineTuningBench (subset in Kavier's repository) and of PEFT's method comparison."""
 TIME_FORMULAS = Source(Kind.COMPUTED, "flops-by-method")
 """LoRA 4N, full 6N, 2N more with checkpointing, per token."""
-TIME_FIT = Source(Kind.PUBLISHED, "fine-tuning-benches", "speed", "2026-07")
+TIME_FIT = Source(Kind.PUBLISHED, "fine-tuning-benches", "speed", date="2026-07")
 """The same sources: A100, H100 PCIe and L40S."""
-CPU_CONSTANTS = Source(Kind.MEASURED, "finetree-worker", "SmolLM2-135M on a CPU", "2026-11")
+CPU_CONSTANTS = Source(Kind.MEASURED, "finetree-worker", "SmolLM2-135M on a CPU", date="2026-11")
 """Measured on one machine with one model (see CPU_ELEMENTWISE and CPU_REPACK), hence the wide intervals."""
 
 # ------------------------------------------------------------------------------------------------- memory, in bytes
@@ -128,18 +128,8 @@ HOST_RUNTIME = 2.5e9
 
 GPU_SPREAD = (0.20, 0.20)
 """Half-widths (below, above) of what is not counted: activations, transients, runtime, fragmentation."""
-METHOD_SPREAD = {"full": 0.14, "lora": 0.07, "qlora": 0.12, "prefix": 0.05, "adapter": 0.07}
-"""Half-widths of what is counted, where public evidence is thin (rows measured on one GPU: 3 full, 8 prefix, no
-adapter; libraries pack quantised weights in different ways). Those of LoRA, QLoRA and adapters, 0.03, 0.10 and 0.06 at
-first, were moved outward once 3.6 % of the peaks of other sources lay above the ends (other_rows.csv: Qwen's by up to
-3 %, where weights are nearly all), that of full training, 0.05, once ten of 129 peaks did (23 sources: loops of
-one's own and programs that share a model over devices), and from 0.12 once twelve of 237 did; expected values know
-nothing of those rows."""
-INTEGER_SPREAD = 0.20
-"""The same of a base in 8-bit or GPTQ's integers on a GPU: three libraries and their versions lay them out and unpack
-them each in another way. Moved outward from NF4's once seven of 104 such peaks of other sources lay above the end."""
 DEVICES_SPREAD = 0.10
-"""What several devices add to them: sharding libraries differ in what they gather ahead."""
+"""What several devices add to the half-widths: sharding libraries differ in what they gather ahead."""
 WIDEST = 1.25
 """Upper end of a peak in units of its expected value, at most: beyond it an interval says nothing to act upon."""
 

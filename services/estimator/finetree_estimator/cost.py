@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Money, energy and carbon of a run: an hourly price for rented devices, a tariff and watts for owned ones."""
 
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from finetree_estimator.catalog.price_book import Owned, Rented, Term, billed
-from finetree_estimator.intervals import Interval, Kind, Source, made, together
+from finetree_estimator.intervals import Interval, Kind, Source, together
 from finetree_estimator.run import Run
 
 HOST_WATTS = 100.0
@@ -18,17 +17,17 @@ processed by Our World in Data, as quoted in github:pluginsGLPI/carbon install/d
 CLEAN_CARBON, DIRTY_CARBON = 0.030, 0.713
 """Norway's and India's figure of 2023, the ends of what an unknown place may have (Ember, quoted by statista.com
 943137)."""
-CARBON = Source(Kind.PUBLISHED, "Ember and Energy Institute, by Our World in Data", "world, 2023", "2024-07")
+CARBON = Source(Kind.PUBLISHED, "Ember and Energy Institute, by Our World in Data", "world, 2023", date="2024-07")
 OWN_CARBON = Source(Kind.COMPUTED, "carbon", "carbon_kg_per_kwh")
-_ENERGY, _CARBON, _OWN_CARBON = (ENERGY,), (CARBON,), (OWN_CARBON,)
 
 
-class Cost(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
     """`amount` and `monthly` in `currency`; the price's fields are empty for owned hardware."""
 
-    amount: Interval | None
-    currency: str
-    energy_kwh: Interval | None
+    amount: Interval | None = None
+    currency: str = ""
+    energy_kwh: Interval | None = None
     price_id: str = ""
     provider: str = ""
     price_date: str = ""
@@ -53,59 +52,63 @@ def estimate(run: Run, seconds: Interval) -> Cost:
     """
     hours = seconds.scaled(1 / 3600)
     power = watts(run)
-    energy = hours.scaled(power / 1000, _ENERGY) if power > 0 else None
+    energy = hours.scaled(power / 1000, (ENERGY,)) if power > 0 else None
     carbon = carbon_of(energy, run.carbon_kg_per_kwh) if energy is not None else None
     if isinstance(run.payment, Rented):
         price = run.payment
         amount = rent(hours, price, run.devices)
         return Cost(
-            amount,
-            price.currency,
-            energy,
-            price.price_id,
-            price.provider,
-            price.date,
-            price.hourly,
-            price.region,
-            price.term,
-            _monthly(amount, run),
-            carbon,
+            amount=amount,
+            currency=price.currency,
+            energy_kwh=energy,
+            price_id=price.price_id,
+            provider=price.provider,
+            price_date=price.date,
+            hourly=price.hourly,
+            region=price.region,
+            term=price.term,
+            monthly=_monthly(amount, run),
+            carbon_kg=carbon,
         )
     if isinstance(run.payment, Owned) and energy is not None:
-        hourly = power / 1000 * run.payment.tariff / run.devices
         amount = energy.scaled(run.payment.tariff)
-        currency = run.payment.currency
-        return Cost(amount, currency, energy, hourly=hourly, monthly=_monthly(amount, run), carbon_kg=carbon)
-    return Cost(None, "", energy, carbon_kg=carbon)
+        return Cost(
+            amount=amount,
+            currency=run.payment.currency,
+            energy_kwh=energy,
+            hourly=power / 1000 * run.payment.tariff / run.devices,
+            monthly=_monthly(amount, run),
+            carbon_kg=carbon,
+        )
+    return Cost(energy_kwh=energy, carbon_kg=carbon)
 
 
 def rent(hours: Interval, price: Rented, devices: int) -> Interval:
     """Cost of `hours` on the instances that hold so many devices, in the price's currency."""
-    return hours.scaled(price.hourly * billed(devices, price.min_count), _listed(price.price_id, price.date))
-
-
-@lru_cache(maxsize=4096)
-def _listed(price_id: str, date: str) -> tuple[Source, ...]:
-    """What a price rests on."""
-    return (Source(Kind.PUBLISHED, "price-book", price_id, date),)
+    source = Source(Kind.PUBLISHED, "price-book", price.price_id, date=price.date)
+    return hours.scaled(price.hourly * billed(devices, price.min_count), (source,))
 
 
 def carbon_of(energy_kwh: Interval, kg_per_kwh: float) -> Interval:
     """Carbon in kilograms of CO2 equivalent; 0 per kilowatt-hour means an unknown place anywhere in the world."""
     if kg_per_kwh > 0:
-        return energy_kwh.scaled(kg_per_kwh, _OWN_CARBON)
-    low, expected, high, sources, coverage = energy_kwh
-    ends = low * CLEAN_CARBON, expected * WORLD_CARBON, high * DIRTY_CARBON
-    return made((*ends, together(sources, _CARBON), coverage))
+        return energy_kwh.scaled(kg_per_kwh, (OWN_CARBON,))
+    return Interval(
+        energy_kwh.low * CLEAN_CARBON,
+        energy_kwh.expected * WORLD_CARBON,
+        energy_kwh.high * DIRTY_CARBON,
+        sources=together(energy_kwh.sources, (CARBON,)),
+        coverage=energy_kwh.coverage,
+    )
 
 
 def watts(run: Run) -> float:
-    """Power of the whole machine under load; 0 when unknown."""
+    """Watts of the whole machine under load; 0 when unknown."""
     if isinstance(run.payment, Owned) and run.payment.watts > 0:
         return run.payment.watts
     if run.device.watts == 0:
         return 0.0
-    return run.device.watts * run.devices + (0.0 if run.device.is_cpu else HOST_WATTS)
+    return run.device.watts * run.devices + (0.0 if run.on_cpu else HOST_WATTS)
 
 
 def _monthly(amount: Interval, run: Run) -> Interval | None:

@@ -1,86 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
 """The estimate of a run: one pure function, the same in a server, in a batch and in a one-shot program."""
 
-from collections import OrderedDict
-from collections.abc import Hashable
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from finetree_estimator import cost
 from finetree_estimator.catalog.parameters import count
-from finetree_estimator.evidence import confidence
+from finetree_estimator.cost import Cost
 from finetree_estimator.evidence.apply_corrections import correct_memory, correct_times
+from finetree_estimator.evidence.confidence import (
+    Confidence,
+    confidence_in,
+    memory_distance,
+    memory_spread,
+    time_spread,
+)
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
-from finetree_estimator.evidence.measured_runs import case_of
 from finetree_estimator.intervals import LIMIT, BeyondLimitError
-from finetree_estimator.memory import fit, fragmentation, peak
-from finetree_estimator.methods.base import name_of, trainable_parameters
+from finetree_estimator.memory import peak
+from finetree_estimator.memory.fit import Fit, judge
+from finetree_estimator.memory.fragmentation import left_over, with_left_over
+from finetree_estimator.memory.peak import Memory
+from finetree_estimator.remarks import Remark
 from finetree_estimator.run import Run
 from finetree_estimator.timing import phases
+from finetree_estimator.timing.phases import Phase, Times
 
-MOST_PEAKS = 1024
-"""Peaks that are kept, the ones asked for last: some five megabytes."""
+FULL_CARD = 0.92
+"""Share of a device's memory above which its allocator frees its cache and tries again."""
 MUCH_LEFT_OVER = 1.02
 """Device peak over what must be there from which on it is said how much is left over, and what avoids it."""
 MUCH_SAVING = 0.25
 """Share of a run's time beyond which its checkpoints are worth a remark."""
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
     """What a run takes. `times` and `cost` are None where the number of rows is unknown."""
 
-    memory: peak.Memory
-    fit: fit.Fit
-    times: phases.Times | None
-    cost: cost.Cost | None
+    memory: Memory
+    fit: Fit
+    times: Times | None
+    cost: Cost | None
     trainable_parameters: int
     total_parameters: int
     optimizer_steps: int
-    confidence: confidence.Confidence
-    notes: tuple[str, ...]
+    confidence: Confidence
+    remarks: tuple[Remark, ...]
 
 
-Fitted = tuple[peak.Memory, fit.Fit]
-"""Memory of a run and whether it fits."""
-
-
-def estimate(
-    run: Run, correction: Correction = UNCORRECTED, *, fitted: Fitted | None = None, told: bool = True
-) -> Estimate:
+def estimate(run: Run, correction: Correction = UNCORRECTED, *, told: bool = True) -> Estimate:
     """Memory, fit, time and cost of a run, corrected by what observed runs of its device say. Raises BeyondLimitError.
 
-    `fitted` is what `fit_of` says of the run, where that is known. Without `told`, what is for people is left out:
-    notes and the reasons of the confidence.
+    Without `told`, what is for people is left out: remarks and the reasons of the confidence.
     """
-    case = case_of(run)
-    known = confidence.of(run, correction, case, told=told)
-    peaks, fits = fitted or _fit(run, correction, known.memory_distance)
-    _guard("memory in bytes", peaks.device.high, peaks.host.high)
-    times = phases.estimate(run, confidence.time_spread(known.time_distance))
-    if times is not None:
-        times = _corrected(times, run, correction)
-    price = _price(run, times) if times is not None else None
-    notes = tuple(_notes(run, correction, peaks, fits, times)) if told else ()
-    trained, total = trainable_parameters(run.method, run.shape), count(run.shape).total
-    return Estimate(peaks, fits, times, price, trained, total, run.steps, known, notes)
+    confidence = confidence_in(run, correction, reasons=told)
+    memory, fit = _memory(run, correction, confidence.memory_distance)
+    _guard("memory in bytes", memory.device.high, memory.host.high)
+    times = _times(run, correction, confidence.time_distance)
+    return Estimate(
+        memory=memory,
+        fit=fit,
+        times=times,
+        cost=_cost(run, times) if times is not None else None,
+        trainable_parameters=run.method.trainable_parameters(run.shape),
+        total_parameters=count(run.shape).total,
+        optimizer_steps=run.steps,
+        confidence=confidence,
+        remarks=tuple(_remarks(run, correction, memory, fit, times)) if told else (),
+    )
 
 
-def _corrected(times: phases.Times, run: Run, correction: Correction) -> phases.Times:
-    if correction.step_time.observations:
-        times = correct_times(times, correction, narrow=run.rows is not None and run.rows.mean_known)
-    _guard("time in seconds", times.total.high)
-    _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
-    return times
-
-
-def _price(run: Run, times: phases.Times) -> cost.Cost:
-    price = cost.estimate(run, times.total)
-    _guard("money, energy or carbon", *price.largest())
-    return price
-
-
-def fit_of(run: Run, correction: Correction = UNCORRECTED) -> Fitted:
+def fit_of(run: Run, correction: Correction = UNCORRECTED) -> tuple[Memory, Fit]:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
-    return _fit(run, correction, confidence.memory_distance(run, correction))
+    return _memory(run, correction, memory_distance(run, correction))
 
 
 def exceeds(run: Run) -> bool:
@@ -89,72 +82,81 @@ def exceeds(run: Run) -> bool:
     return 0 < usable < peak.counted_bytes(run)
 
 
-def _fit(run: Run, correction: Correction, distance: float) -> Fitted:
+def _memory(run: Run, correction: Correction, distance: float) -> tuple[Memory, Fit]:
     """Memory of a run whose nearest measured peak is so far, and whether it fits."""
-    peaks = correct_memory(_peaks(run, confidence.memory_spread(distance)), correction)
+    peaks = correct_memory(peak.estimate(run, memory_spread(distance)), correction)
     usable = run.device.usable_bytes
-    fits = fit.judge(peaks.device, usable)
+    fit = judge(peaks.device, usable)
     # Judged by what must be there: what is left over for nothing is given back when the device is full.
-    more = fragmentation.left_over(run)
-    return (fragmentation.with_left_over(peaks, more, usable) if more else peaks), fits
+    more = left_over(run)
+    return (with_left_over(peaks, more, usable) if more else peaks), fit
 
 
-_PEAKS: OrderedDict[Hashable, peak.Memory] = OrderedDict()
+def _times(run: Run, correction: Correction, distance: float) -> Times | None:
+    """Times of a run whose nearest measured speed is so far; None where the number of rows is unknown."""
+    times = phases.estimate(run, time_spread(distance))
+    if times is None:
+        return None
+    times = correct_times(times, correction, narrow=run.rows is not None and run.rows.mean_known)
+    _guard("time in seconds", times.total.high)
+    _guard("tokens", times.processed_tokens, times.tokens_per_second.high)
+    return times
 
 
-def _peaks(run: Run, spread: float) -> peak.Memory:
-    """Peaks. Those on GPUs are kept: who compares GPUs, prices or sizes of the data asks for them again."""
-    key = None if run.device.is_cpu else (peak.decided_by(run), spread)
-    peaks = _PEAKS.get(key)
-    if peaks is not None:
-        _PEAKS.move_to_end(key)
-        return peaks
-    peaks = peak.estimate(run, spread)
-    if key is not None:
-        _PEAKS[key] = peaks
-        if len(_PEAKS) > MOST_PEAKS:
-            _PEAKS.popitem(last=False)
-    return peaks
+def _cost(run: Run, times: Times) -> Cost:
+    found = cost.estimate(run, times.total)
+    _guard("money, energy or carbon", *found.largest())
+    return found
 
 
 def _guard(what: str, *values: float) -> None:
+    """Raise BeyondLimitError where a number is too large for an answer."""
     for value in values:
         if not value < LIMIT:
             raise BeyondLimitError(what)
 
 
-def _notes(
-    run: Run, correction: Correction, peaks: peak.Memory, fits: fit.Fit, times: phases.Times | None
-) -> list[str]:
-    notes = [*run.notes, *run.device.notes, *correction.notes()]
-    if run.rows is None or run.steps == 0:
-        notes.append("time and cost are left out: the number of rows is unknown (give dataset_profile.examples)")
-    if run.rows is None or not run.rows.longest_known:
-        notes.append("the longest row is unknown: memory is that of full micro-batches")
-    if run.rows is not None and not run.rows.mean_known:
-        notes.append("row lengths are unknown: time is that of rows at the limit")
-    method = name_of(run.method)
-    if method in {"qlora", "prefix", "adapter"}:
-        notes.append("few measured runs of this method are public: intervals are wider")
-    if method == "qlora" and run.shape.experts and not run.program.packs_experts:
-        notes.append("the experts of a mixture stay in 16 bits: quantisation packs linear layers, and they are none")
+def _remarks(run: Run, correction: Correction, memory: Memory, fit: Fit, times: Times | None) -> Iterator[Remark]:
+    """What was guessed or unknown, why intervals are wide, and what is worth changing."""
+    yield from run.remarks
+    yield from run.device.remarks
+    yield from correction.remarks()
+    yield from _row_remarks(run)
+    yield from run.method.remarks(run)
     if run.devices > 1:
-        notes.append("several devices: few runs of the kind were published, and networks differ: intervals are wider")
-    usable = run.device.usable_bytes
-    if not run.device.is_cpu and usable and 0.92 * usable < peaks.device.expected <= usable:
-        notes.append("above 92 % of the device the allocator frees its cache and retries: slower, but it may run")
-    if peaks.device.expected > MUCH_LEFT_OVER * fits.peak.expected:
-        left = (peaks.device.expected - fits.peak.expected) / 1024**3
-        text = f"{left:.1f} GiB of what is reserved are blocks of shorter rows that longer ones cannot use"
+        text = "few runs on several devices were published, and networks differ: intervals are wider"
+        yield Remark("DEVICES_RARELY_MEASURED", text, "spec.hardware.count")
+    yield from _memory_remarks(run, memory, fit)
+    if times is not None and run.checkpoints and (share := _saving_share(times)) > MUCH_SAVING:
+        text = f"writing {run.checkpoints} checkpoints takes {share:.0%} of the time: raise checkpoints.every_steps"
+        yield Remark("CHECKPOINTS_SLOW", text, "spec.checkpoints.every_steps")
+
+
+def _row_remarks(run: Run) -> Iterator[Remark]:
+    if run.rows is None or run.steps == 0:
+        text = "time and cost are left out: the number of rows is unknown (give dataset_profile.examples)"
+        yield Remark("ROWS_UNKNOWN", text, "dataset_profile.examples")
+    if run.rows is None or not run.rows.longest_known:
+        text = "the longest row is unknown: memory is that of full micro-batches"
+        yield Remark("LONGEST_ROW_UNKNOWN", text, "dataset_profile.token_lengths")
+    if run.rows is not None and not run.rows.mean_known:
+        text = "row lengths are unknown: time is that of rows as long as the sequence length"
+        yield Remark("ROW_LENGTHS_UNKNOWN", text, "dataset_profile.total_tokens")
+
+
+def _memory_remarks(run: Run, memory: Memory, fit: Fit) -> Iterator[Remark]:
+    usable, expected = run.device.usable_bytes, memory.device.expected
+    if not run.on_cpu and usable and FULL_CARD * usable < expected <= usable:
+        text = "above 92 % of the device's memory the allocator frees its cache and retries: slower, but it may run"
+        yield Remark("DEVICE_NEARLY_FULL", text, "spec.hardware")
+    if expected > MUCH_LEFT_OVER * fit.peak.expected:
+        left = (expected - fit.peak.expected) / 1024**3
+        text = f"{left:.1f} GiB of what is reserved are blocks of shorter rows that longer rows cannot use"
         remedy = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True avoids them"
-        notes.append(f"{text}; they are given back where the device is full, and {remedy}")
-    if times is not None and run.checkpoints and (share := _saving(times)) > MUCH_SAVING:
-        text = f"writing {run.checkpoints} checkpoints takes {share:.0%} of the time"
-        notes.append(f"{text}: raise checkpoints.every_steps")
-    return notes
+        text = f"{text}; they are freed where the device is full, and {remedy}"
+        yield Remark("FRAGMENTATION", text, "spec.program.allocator_cache")
 
 
-def _saving(times: phases.Times) -> float:
+def _saving_share(times: Times) -> float:
     """Share of the time that is spent on writing what was trained."""
-    saving = next(seconds.expected for phase, seconds in times.phases if phase is phases.Phase.SAVE)
-    return saving / times.total.expected
+    return dict(times.phases)[Phase.SAVE].expected / times.total.expected

@@ -6,12 +6,11 @@ sizes but no content (benchmarks/estimator/trace_memory.py): what is alive at th
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Program:
-    """How a training program holds what the formulas count. There are few: as keys of caches they go by identity."""
+    """How a training program holds what the formulas count."""
 
     name: str
     """By the contract's TrainingProgram, in lower case."""
@@ -202,11 +201,10 @@ PROGRAMS = {each.name: each for each in _ALL}
 """By name."""
 
 
-@cache
 def variant(
     program: Program, *, compiled: bool, frozen_kept: bool, cache: str = "", casts_module: bool = False
 ) -> Program:
-    """The program as a run uses it; the same each time, since programs go by identity.
+    """The program as a run uses it.
 
     `compiled`: layers and loss are compiled. Without `frozen_kept`, weights are spread by a library that keeps nothing
     of frozen layers and builds no whole copies to cut into shards. `cache` is what becomes of unused memory, where it
@@ -221,7 +219,6 @@ def variant(
     return replace(program, compiled=True, rms_norm_bytes=2) if compiled else program
 
 
-@cache
 def unraised(program: Program) -> Program:
-    """The program where nobody raises what is not packed of a quantised base; the same each time."""
+    """The program where nobody raises what is not packed of a quantised base."""
     return replace(program, raises_quantized_base=False)

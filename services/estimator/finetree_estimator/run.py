@@ -2,18 +2,20 @@
 """A run as the formulas see it: every setting resolved, every name looked up, plain numbers."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.devices import Device
+from finetree_estimator.catalog.parameters import Parameters, count
 from finetree_estimator.catalog.price_book import Owned, Rented
 from finetree_estimator.methods.base import Method
 from finetree_estimator.programs import FINETREE, Program
-from finetree_estimator.recipe import Recipe, recipe_of
+from finetree_estimator.remarks import Remark
 
 
-class Stretch(NamedTuple):
+class LengthRange(NamedTuple):
     """A share of rows whose lengths are spread evenly from `shortest` to `longest`, in tokens."""
 
     shortest: float
@@ -21,15 +23,15 @@ class Stretch(NamedTuple):
     share: float
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Token lengths of a set of rows, after truncation to the sequence length. Not to be changed, as a `Run` is not."""
+    """Token lengths of a set of rows, after truncation to the sequence length."""
 
     count: int
     mean: float
     """Mean length in tokens."""
     mean_square: float
-    """Mean of the squared length: attention grows with it."""
+    """Mean of the squared length in tokens: attention grows with it."""
     longest: int
     """Longest row in tokens."""
     target_fraction: float
@@ -38,7 +40,7 @@ class Rows:
     """Whether the distribution of lengths is known rather than only their mean."""
     mean_known: bool = True
     """Whether the mean length is known rather than assumed to be the limit."""
-    stretches: tuple[Stretch, ...] = ()
+    length_ranges: tuple[LengthRange, ...] = ()
     """How the lengths are spread, shortest first; empty where nothing says so, or nothing depends on it."""
 
     @property
@@ -48,45 +50,54 @@ class Rows:
 
     @property
     def attention_span(self) -> float:
-        """Mean, over tokens, of the length of the row that a token is in."""
+        """Mean, over tokens, of the length in tokens of the row that a token is in."""
         return self.mean_square / self.mean
 
 
-class EvaluationPlan(NamedTuple):
-    """What is measured on held-out rows: the loss at each look, answers before and after training."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationPlan:
+    """What is measured on held-out rows: the loss at each evaluation, answers before and after training."""
 
     rows: Rows | None = None
     generate: bool = False
+    """Whether answers are generated."""
     max_new_tokens: int = 0
     before: int = 0
+    """Evaluations before training."""
     during: int = 0
     after: int = 0
     generate_during: bool = False
-    """Whether looks in the middle of the training generate answers too."""
+    """Whether evaluations in the middle of the training generate answers too."""
 
 
 NOT_EVALUATED = EvaluationPlan()
-"""Nothing is."""
+"""Nothing is measured."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run on `devices` equal devices. Batch sizes count rows; sizes are bytes per number.
-
-    Not to be changed: `dataclasses.replace` makes others. Frozen, each request's would take thrice as long to make.
-    """
+    """One run on `devices` equal devices. Batch sizes count rows; sizes are bytes per number."""
 
     shape: Shape
     method: Method
+    program: Program = FINETREE
+    """The program that trains."""
     device: Device
-    devices: int
+    devices: int = 1
+    nodes: int = 1
+    """Machines that the devices are spread over."""
+    sharding: str = "replicated"
+    """What several devices share: replicated, optimizer, gradients or full."""
+
     micro_batch: int
     batch: int
+    """Rows of an optimizer step, over all devices."""
     sequence_length: int
     packing: bool
     rows: Rows | None
     steps: int
     """Optimizer steps; 0 when the number of rows is unknown."""
+
     weight_bytes: int
     """Of the base weights as stored on the device."""
     compute_bytes: int
@@ -95,77 +106,135 @@ class Run:
     """Of trainable weights, gradients and optimizer moments."""
     optimizer: str
     """adamw, adamw-8bit, paged-adamw-8bit, adafactor or sgd."""
+    optimizer_in_backward: bool = False
+    """Whether each weight is updated as soon as its gradient is there."""
     checkpointing: bool = False
     offloaded: bool = False
+    """Whether the layer inputs that checkpointing keeps are moved to the host."""
     eager_attention: bool = False
     loss: str = "completion-only"
     """full-logits, chunked, fused or completion-only."""
+
     evaluation: EvaluationPlan = NOT_EVALUATED
     checkpoints: int = 0
     """Checkpoints written during the run."""
     payment: Owned | Rented | None = None
-    notes: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
     """What had to be guessed of the model."""
     runs_per_month: float = 0.0
-    """0 when it is not said."""
+    """0 when it is not known."""
     carbon_kg_per_kwh: float = 0.0
     """Kilograms of CO2 equivalent of a kilowatt-hour where the run is made; 0 when it is not known."""
-    program: Program = FINETREE
-    """What trains."""
-    sharding: str = "replicated"
-    """What several devices share: replicated, optimizer, gradients or full."""
-    nodes: int = 1
-    """Machines that the devices are spread over."""
-    optimizer_in_backward: bool = False
-    """Whether each weight is updated as soon as its gradient is there."""
 
-    _recipe: Recipe | None = field(default=None, init=False, compare=False, repr=False)
-    _peak_tokens: float | None = field(default=None, init=False, compare=False, repr=False)
+    # ------------------------------------------------------------------------------------------ model and devices
 
-    @property
-    def recipe(self) -> Recipe:
-        """The part that does not depend on rows, device rates and prices."""
-        if self._recipe is None:
-            self._recipe = recipe_of(
-                self.shape,
-                self.method,
-                self.program,
-                self.optimizer,
-                self.weight_bytes,
-                self.compute_bytes,
-                self.master_bytes,
-                self.devices,
-                self.sharding,
-                self.nodes,
-                self.checkpointing,
-                self.optimizer_in_backward,
-                self.batch <= self.micro_batch * self.devices,
-                self.device.is_cpu,
-            )
-        return self._recipe
+    @cached_property
+    def stored_shape(self) -> Shape:
+        """The model as the program holds it: some programs have no tied embeddings."""
+        if self.program.unties_head and self.shape.tied:
+            return replace(self.shape, tied=False)
+        return self.shape
+
+    @cached_property
+    def parameters(self) -> Parameters:
+        """Parameters of the model as the program holds it."""
+        return count(self.stored_shape)
+
+    @cached_property
+    def trainable_parameters(self) -> int:
+        """Parameters that get a gradient, of the model as the program holds it."""
+        return self.method.trainable_parameters(self.stored_shape)
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether a processor trains."""
+        return self.device.is_cpu
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights themselves are spread over devices."""
+        return self.sharding == "full" and self.devices > 1
+
+    # --------------------------------------------------------------------------------------------- number formats
+
+    @property
+    def raises_base(self) -> bool:
+        """Whether what is not packed of a quantized base, and with it the residual stream, is float32.
+
+        prepare_model_for_kbit_training (PEFT) leaves a GPTQ model as it is, and TRL and the FSDP examples do not call
+        it for a sharded one: a shard is one flat tensor, so that all of a unit's weights have one type.
+        """
+        raises = self.program.raises_quantized_base and not self.program.casts_module
+        return self.method.prepared_for_kbit_training and raises and not self.sharded
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes per number of what layers and head give: float32 after a raised base that no autocast takes down."""
+        autocast = self.weight_bytes > self.compute_bytes
+        return 4 if self.raises_base and not autocast else self.compute_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes per number of embeddings, norms and head as the model holds them."""
+        if self.raises_base:
+            return 4
+        if self.program.casts_module:
+            return self.compute_bytes
+        return self.master_bytes if self.method.trains_base else self.weight_bytes
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes per number of the residual stream: float32 where the program raises a quantized base."""
+        if self.raises_base:
+            return 4
+        casts = not self.sharded and self.program.mixed_base_bytes > self.compute_bytes
+        if casts and self.stored_bytes > self.compute_bytes:
+            # Embeddings in float32 make the stream float32; products are cast down. Shards are cast as they are
+            # gathered.
+            return self.stored_bytes
+        return self.compute_bytes
+
+    @property
+    def autocasts_trained_weights(self) -> bool:
+        """Whether a fully trained model has float32 weights that autocast copies to 16 bits for each product."""
+        return self.method.trains_base and self.compute_bytes < self.master_bytes
+
+    @property
+    def trained_bytes(self) -> int:
+        """Bytes per number of trained weights and gradients: the program may have a type of its own for adapters."""
+        if not self.method.trains_base and self.program.adapter_bytes:
+            return min(self.program.adapter_bytes, self.master_bytes)
+        return self.master_bytes
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes per number of gradients: those of 16-bit weights beside float32 masters stay in 16 bits."""
+        casts = self.program.casts_module and self.autocasts_trained_weights
+        return self.compute_bytes if casts else self.trained_bytes
+
+    # ----------------------------------------------------------------------------------------------------- batches
+
+    @property
+    def one_micro_batch(self) -> bool:
+        """Whether a device's share of the batch is a single micro-batch."""
+        return self.batch <= self.micro_batch * self.devices
+
+    @cached_property
     def peak_tokens(self) -> float:
-        """Tokens of the largest micro-batch of one device."""
-        if self._peak_tokens is None:
-            self._peak_tokens = _most_tokens(self)
-        return self._peak_tokens
+        """Tokens of the largest micro-batch of one device.
 
-
-def _most_tokens(run: Run) -> float:
-    """Packing fills a micro-batch up to micro-batch x sequence length, or with all rows of the batch.
-
-    Without packing the worker sorts a batch by length, so that some micro-batch has the longest rows.
-    """
-    full = float(run.micro_batch * run.sequence_length)
-    rows = run.rows
-    if rows is None:
-        return full
-    if not run.packing:
-        return min(full, float(run.micro_batch * rows.longest))
-    # Row lengths are usually spread as widely as their mean; that is assumed where only the mean is known.
-    variance = rows.mean_square - rows.mean**2 if rows.longest_known else rows.mean**2
-    spread = math.sqrt(max(0.0, variance))
-    share = -(-run.batch // run.devices)
-    whole_batch = share * rows.mean + 3 * spread * math.sqrt(share)
-    return max(float(rows.longest), min(full, whole_batch))
+        Packing fills a micro-batch up to micro-batch x sequence length, or with all rows of the batch. Without packing
+        the worker sorts a batch by length, so that some micro-batch has the longest rows.
+        """
+        full = float(self.micro_batch * self.sequence_length)
+        rows = self.rows
+        if rows is None:
+            return full
+        if not self.packing:
+            return min(full, float(self.micro_batch * rows.longest))
+        # Row lengths are usually spread as widely as their mean; that is assumed where only the mean is known.
+        variance = rows.mean_square - rows.mean**2 if rows.longest_known else rows.mean**2
+        spread = math.sqrt(max(0.0, variance))
+        share = -(-self.batch // self.devices)
+        whole_batch = share * rows.mean + 3 * spread * math.sqrt(share)
+        return max(float(rows.longest), min(full, whole_batch))

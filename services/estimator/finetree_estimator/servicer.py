@@ -1,31 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The estimator's rpcs: messages in, messages out. What is decided, is decided in the modules that it calls."""
+"""The estimator's rpcs: a message becomes a run, its estimate becomes a message; decisions are made further down."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.estimator.v1 import estimator_pb2_grpc
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime.errors import DomainError, FailedPrecondition, to_status
+from finetree_api.estimator.v1 import (
+    calibration_pb2,
+    catalog_pb2,
+    check_plan_pb2,
+    estimate_pb2,
+    estimator_pb2,
+    estimator_pb2_grpc,
+)
+from finetree_api.types.v1 import evidence_pb2, server_pb2
+from finetree_runtime.errors import DomainError, FailedPrecondition, invalid_field, to_status
 from finetree_runtime.paging import PageTokens, page_size
-from finetree_runtime.server import validation
-from finetree_runtime.server.handlers import in_bytes
 from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.validation import validate
 
-from finetree_estimator import answering, batches
-from finetree_estimator.answering import Present, Question
-from finetree_estimator.answers import Answers, key_of
+from finetree_estimator.catalog import versions
 from finetree_estimator.catalog.accelerators import accelerators
 from finetree_estimator.catalog.models import ModelEntry, models
+from finetree_estimator.evidence import measured_runs
 from finetree_estimator.evidence.calibration import EMPTY, Calibration
-from finetree_estimator.gathering import Gathering
 from finetree_estimator.messages import calibration as calibration_messages
 from finetree_estimator.messages import catalog
-from finetree_estimator.messages import estimate as writing
+from finetree_estimator.messages.check_plan import check_plan_response
+from finetree_estimator.messages.estimate import basic_message, full_message, summary_message
+from finetree_estimator.messages.provenance import revision_message
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif import check_plan
+from finetree_estimator.whatif import hardware, largest, remedies
+from finetree_estimator.whatif.check_plan import check_plan
+from finetree_estimator.whatif.fallbacks import Answer, answer_request
 
 if TYPE_CHECKING:
     from finetree_estimator.evidence.learner import Learner
@@ -39,12 +47,18 @@ MAX_BATCH_ROWS = 1000
 Entry = TypeVar("Entry")
 
 
-class Waiting(NamedTuple):
-    """A call that is answered with others."""
+@dataclass(frozen=True, slots=True)
+class State:
+    """What answers are computed with, and its revision."""
 
-    raw: bytes
-    question: Question
-    answer: asyncio.Future[bytes]
+    knowledge: Knowledge
+    calibration: Calibration
+    revision: evidence_pb2.Revision
+
+    @classmethod
+    def of(cls, knowledge: Knowledge, calibration: Calibration) -> "State":
+        """The state of a server with this knowledge that has learned this."""
+        return cls(knowledge, calibration, revision_message(versions.parts(knowledge.prices, calibration.part)))
 
 
 class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
@@ -59,148 +73,135 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         page_token_key: str = "",
         max_request_bytes: int = 0,
     ) -> None:
-        self._present = Present.of(knowledge, calibration if learner is None else learner.calibration)
+        self._last = State.of(knowledge, calibration if learner is None else learner.calibration)
         self._learner = learner
-        self._answers = Answers()
-        self._gathering = Gathering(self._answer_group)
         self._tokens = PageTokens(page_token_key)
         self._max_request_bytes = max_request_bytes
 
-    @in_bytes
-    def EstimateRun(self, request: bytes, context: Any) -> bytes | asyncio.Future[bytes]:  # type: ignore[override]  # bytes
-        """Estimate one run; at once, unless so many ask that it is answered with others."""
-        self._relearn()
-        answer = self._answers.find(request)
-        if answer is not None:
-            return writing.run_response(answer)
-        message = validation.parse(pb.EstimateRunRequest, request)
-        if message.view == pb.ESTIMATE_VIEW_FULL:  # takes as long as a whole group
-            return self._answer_alone(request, message)
-        if not self._gathering.alone():
-            waiting = Waiting(request, Question(message), asyncio.get_running_loop().create_future())
-            self._gathering.add(waiting)
-            return waiting.answer
-        try:
-            return self._answer_alone(request, message)
-        finally:
-            self._gathering.answered_alone()
+    async def EstimateRun(
+        self, request: estimate_pb2.EstimateRunRequest, context: Any
+    ) -> estimator_pb2.EstimateRunResponse:
+        """Estimate one run."""
+        return estimator_pb2.EstimateRunResponse(estimate=await self._estimate(request))
 
-    @in_bytes
-    async def BatchEstimateRuns(self, request: bytes, context: Any) -> bytes:  # type: ignore[override]
+    async def BatchEstimateRuns(
+        self, request: estimator_pb2.BatchEstimateRunsRequest, context: Any
+    ) -> estimator_pb2.BatchEstimateRunsResponse:
         """Estimate many runs; a row that fails carries its own status."""
-        rows = validation.read(pb.BatchEstimateRunsRequest, request).rows
-        batches.check_keys([row.key for row in rows])
+        _check_keys(row.key for row in request.rows)
         results = []
-        for first, end in batches.abreast(rows):
-            await asyncio.sleep(0)
-            results += self._rows(first, rows[first:end])
-        return b"".join(results)
+        for number, row in enumerate(request.rows):
+            results.append(await self._row(number, row))
+            await asyncio.sleep(0)  # other calls get their turn: a batch may take seconds
+        return estimator_pb2.BatchEstimateRunsResponse(results=results)
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+    async def ListModels(self, request: catalog_pb2.ListModelsRequest, context: Any) -> catalog_pb2.ListModelsResponse:
         """List the models of the catalogue."""
         entries, token = self._page(request, "models", models(), _model_names)
-        return pb.ListModelsResponse(models=map(catalog.model_message, entries), next_page_token=token)
+        return catalog_pb2.ListModelsResponse(models=map(catalog.model_message, entries), next_page_token=token)
 
     async def ListAccelerators(
         self,
-        request: pb.ListAcceleratorsRequest,
+        request: catalog_pb2.ListAcceleratorsRequest,
         context: Any,
-    ) -> pb.ListAcceleratorsResponse:
+    ) -> catalog_pb2.ListAcceleratorsResponse:
         """List the accelerators of the catalogue."""
         entries, token = self._page(request, "accelerators", accelerators(), lambda entry: (entry.name,))
-        messages = [catalog.accelerator_message(entry, self._present.knowledge.prices) for entry in entries]
-        return pb.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
+        messages = [catalog.accelerator_message(entry, self._state().knowledge.prices) for entry in entries]
+        return catalog_pb2.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
 
-    async def ListPrices(self, request: pb.ListPricesRequest, context: Any) -> pb.ListPricesResponse:
+    async def ListPrices(self, request: catalog_pb2.ListPricesRequest, context: Any) -> catalog_pb2.ListPricesResponse:
         """List the quotes of the price book."""
-        quotes = catalog.select_prices(self._present.knowledge.prices, request)
+        state = self._state()
+        quotes = catalog.select_prices(state.knowledge.prices, request)
         scope = f"prices/{request.accelerator}/{request.provider}/{request.term}"
         entries, token = self._cut(scope, quotes, request.page_size, request.page_token)
         prices = map(catalog.price_message, entries)
-        book = self._present.revision.price_book
-        return pb.ListPricesResponse(prices=prices, next_page_token=token, price_book=book)
+        return catalog_pb2.ListPricesResponse(
+            prices=prices, next_page_token=token, price_book=state.revision.price_book
+        )
 
-    async def CheckPlan(self, request: pb.CheckPlanRequest, context: Any) -> pb.CheckPlanResponse:
+    async def CheckPlan(
+        self, request: check_plan_pb2.CheckPlanRequest, context: Any
+    ) -> check_plan_pb2.CheckPlanResponse:
         """Hold a run against limits."""
-        return self.check(request)
+        return await asyncio.to_thread(self.check, request)
 
     async def ReportObservation(
-        self, request: pb.ReportObservationRequest, context: Any
-    ) -> pb.ReportObservationResponse:
+        self, request: calibration_pb2.ReportObservationRequest, context: Any
+    ) -> calibration_pb2.ReportObservationResponse:
         """Take what a run measured."""
         accepted = await self._learning().report(request)
-        self._relearn()
-        return pb.ReportObservationResponse(accepted=accepted, calibration=self._present.revision.calibration)
+        return calibration_pb2.ReportObservationResponse(
+            accepted=accepted, calibration=self._state().revision.calibration
+        )
 
-    async def GetCalibration(self, request: pb.GetCalibrationRequest, context: Any) -> pb.GetCalibrationResponse:
+    async def GetCalibration(
+        self, request: calibration_pb2.GetCalibrationRequest, context: Any
+    ) -> calibration_pb2.GetCalibrationResponse:
         """Say what was learned from observed runs."""
-        self._relearn()
-        return calibration_messages.calibration_message(request, self._present.calibration, self._tokens)
+        return calibration_messages.calibration_message(request, self._state().calibration, self._tokens)
 
-    async def ResetCalibration(self, request: pb.ResetCalibrationRequest, context: Any) -> pb.ResetCalibrationResponse:
+    async def ResetCalibration(
+        self, request: calibration_pb2.ResetCalibrationRequest, context: Any
+    ) -> calibration_pb2.ResetCalibrationResponse:
         """Forget what was learned."""
-        device = calibration_messages.device_name(request.device, self._present.calibration)
-        removed = await self._learning().reset(device)
-        self._relearn()
-        return pb.ResetCalibrationResponse(removed=removed, calibration=self._present.revision.calibration)
+        device = calibration_messages.device_name(request.device, self._state().calibration)
+        removed = await self._learning().reset(device, request.request_id)
+        return calibration_pb2.ResetCalibrationResponse(removed=removed, calibration=self._state().revision.calibration)
 
-    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.GetServerInfoResponse:
+    async def GetServerInfo(
+        self, request: estimator_pb2.GetServerInfoRequest, context: Any
+    ) -> estimator_pb2.GetServerInfoResponse:
         """Say what this server is."""
-        self._relearn()
         limits = {"max_batch_rows": MAX_BATCH_ROWS, "max_request_bytes": self._max_request_bytes}
-        server = ev.ServerInfo(
+        server = server_pb2.ServerInfo(
             service=NAME,
             version=distribution_version(NAME),
             api_revisions=["v1"],
-            features=self._features(),
+            features=(*FEATURES, "calibration") if self._learner is not None else FEATURES,
             limits=limits,
         )
-        return pb.GetServerInfoResponse(server=server, revision=self._present.revision)
+        return estimator_pb2.GetServerInfoResponse(server=server, revision=self._state().revision)
 
-    def estimate(self, request: pb.EstimateRunRequest) -> pb.Estimate:
-        """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
-        self._relearn()
-        key = key_of(request)
-        known = self._answers.find(key)
-        return pb.Estimate.FromString(self._answer(key, Question(request)) if known is None else known)
+    def estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
+        """The answer to a validated request. Raises DomainError."""
+        state = self._state()
+        if request.HasField("pinned"):
+            _check_pins(request.pinned, state.revision)
+        answer = answer_request(request, state.knowledge, state.calibration)
+        if request.view == estimate_pb2.ESTIMATE_VIEW_SUMMARY:
+            return summary_message(answer, state.revision)
+        if request.view == estimate_pb2.ESTIMATE_VIEW_FULL:
+            return _full(answer, state)
+        return basic_message(answer, state.revision)
 
-    def _answer(self, key: bytes, question: Question) -> bytes:
-        """The answer to a validated question that is not kept yet; it is kept from then on. Raises its error."""
-        answering.answer([question], self._present)
-        if question.error is not None:
-            raise question.error
-        return self._kept(key, question)
+    def check(self, request: check_plan_pb2.CheckPlanRequest) -> check_plan_pb2.CheckPlanResponse:
+        """The answer to a validated CheckPlan request. Raises DomainError."""
+        state = self._state()
+        if request.run.HasField("pinned"):
+            _check_pins(request.run.pinned, state.revision)
+        return check_plan_response(check_plan(request, state.knowledge, state.calibration), state.revision)
 
-    def _kept(self, key: bytes, question: Question) -> bytes:
-        """The answer to a question, kept from now on."""
-        assert question.answer is not None  # noqa: S101  # it has one or an error
-        self._answers.keep(key, question.answer)
-        return question.answer
+    async def _estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
+        """The answer to a validated request; searches run in a thread, so that they do not hold the event loop."""
+        if request.view == estimate_pb2.ESTIMATE_VIEW_FULL:
+            return await asyncio.to_thread(self.estimate, request)
+        return self.estimate(request)
 
-    def _answer_alone(self, raw: bytes, request: pb.EstimateRunRequest) -> bytes:
-        """The response to a request that is not validated yet."""
-        question = Question(request)
-        answering.validate([(question, "", raw)])
-        return writing.run_response(self._answer(raw, question))
+    async def _row(self, number: int, row: estimator_pb2.BatchEstimateRow) -> estimator_pb2.BatchEstimateResult:
+        """The result of one row of a batch."""
+        try:
+            validate(row.request, path=f"rows[{number}].request")
+            return estimator_pb2.BatchEstimateResult(key=row.key, estimate=await self._estimate(row.request))
+        except DomainError as error:
+            return estimator_pb2.BatchEstimateResult(key=row.key, error=to_status(error))
 
-    def _answer_group(self, group: list[Waiting]) -> None:
-        """Answer calls that were gathered, abreast."""
-        self._relearn()
-        asked = [waiting for waiting in group if not waiting.answer.done()]  # a call may have been cancelled
-        answering.validate((waiting.question, "", waiting.raw) for waiting in asked)
-        answering.answer([waiting.question for waiting in asked], self._present)
-        for raw, question, answer in asked:
-            if question.error is not None:
-                answer.set_exception(question.error)
-            else:
-                answer.set_result(writing.run_response(self._kept(raw, question)))
-
-    def check(self, request: pb.CheckPlanRequest) -> pb.CheckPlanResponse:
-        """The answer to a validated request; the one-shot program calls it too. Raises DomainError."""
-        return check_plan.check_plan(request, self.estimate, self._present.knowledge, self._present.calibration)
-
-    def _features(self) -> tuple[str, ...]:
-        return (*FEATURES, "calibration") if self._learner is not None else FEATURES
+    def _state(self) -> State:
+        """The present state; a new one after the learner has learned."""
+        if self._learner is not None and self._learner.calibration is not self._last.calibration:
+            self._last = State.of(self._last.knowledge, self._learner.calibration)
+        return self._last
 
     def _learning(self) -> "Learner":
         if self._learner is None:
@@ -208,38 +209,9 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             raise FailedPrecondition("CALIBRATION_OFF", text)
         return self._learner
 
-    def _relearn(self) -> None:
-        """Go over to the present calibration; its revision is in every answer from then on."""
-        if self._learner is None or self._learner.calibration is self._present.calibration:
-            return
-        self._present = Present.of(self._present.knowledge, self._learner.calibration)
-        self._answers.forget()
-
-    def _rows(self, first: int, rows: Sequence[pb.BatchEstimateRow]) -> list[bytes]:
-        """Results of rows that begin with this number, as the response has them; what is not known is asked abreast."""
-        self._relearn()
-        keys = [key_of(row.request) for row in rows]
-        known = [self._answers.find(key) for key in keys]
-        asked = {at: Question(row.request) for at, row in enumerate(rows) if known[at] is None}
-        # What was answered before was valid then.
-        answering.validate((question, f"rows[{first + at}].request", keys[at]) for at, question in asked.items())
-        answering.answer(list(asked.values()), self._present)
-        return [
-            writing.batch_result(row.key, answer) if answer is not None else self._new(row.key, key, asked[at])
-            for at, (row, key, answer) in enumerate(zip(rows, keys, known, strict=True))
-        ]
-
-    def _new(self, row_key: str, key: bytes, question: Question) -> bytes:
-        """The result of a row that was not known."""
-        if isinstance(question.error, DomainError):
-            return writing.batch_error(row_key, to_status(question.error))
-        if question.error is not None:
-            raise question.error
-        return writing.batch_result(row_key, self._kept(key, question))
-
     def _page(
         self,
-        request: pb.ListModelsRequest | pb.ListAcceleratorsRequest,
+        request: catalog_pb2.ListModelsRequest | catalog_pb2.ListAcceleratorsRequest,
         what: str,
         entries: Sequence[Entry],
         names: Callable[[Entry], tuple[str, ...]],
@@ -253,6 +225,39 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         start = int(self._tokens.read(scope, token) or 0)
         end = start + page_size(size)
         return found[start:end], self._tokens.issue(scope, str(end)) if end < len(found) else ""
+
+
+def _full(answer: Answer, state: State) -> estimate_pb2.Estimate:
+    """The FULL view: what would fit, and where it is cheap."""
+    parsed, knowledge, calibration = answer.parsed, state.knowledge, state.calibration
+    return full_message(
+        answer,
+        state.revision,
+        nearest=measured_runs.nearest_runs(measured_runs.case_of(parsed.run)),
+        remedies=remedies.search(parsed, knowledge, answer.correction),
+        largest=largest.search(parsed, answer.correction),
+        smallest_hardware=hardware.smallest(parsed, knowledge, calibration),
+        offers=hardware.offers(answer, knowledge, calibration),
+    )
+
+
+def _check_keys(keys: Iterable[str]) -> None:
+    """Refuse a batch of which two rows have one key. Raises InvalidArgument."""
+    seen: set[str] = set()
+    for number, key in enumerate(keys):
+        if key in seen:
+            raise invalid_field(f"rows[{number}].key", f"{key!r} is the key of an earlier row; keys must differ")
+        seen.add(key)
+
+
+def _check_pins(pinned: evidence_pb2.Revision, present: evidence_pb2.Revision) -> None:
+    """Refuse a pinned revision that this program does not have; the rule pack is the recommender's and passes."""
+    for name in ("engine", "catalogue", "price_book", "calibration"):
+        wanted, have = getattr(pinned, name), getattr(present, name)
+        for pin, found in ((wanted.id, have.id), (wanted.sha256, have.sha256)):
+            if pin and pin != found:
+                text = f"{name} {pin} is not available; this server has {found or 'none'}"
+                raise FailedPrecondition("REVISION_UNAVAILABLE", f"pinned.{name}: {text}", metadata={"component": name})
 
 
 def _model_names(entry: ModelEntry) -> tuple[str, ...]:

@@ -16,12 +16,11 @@ from finetree_recommender.estimator.client import EstimatorClient
 from finetree_recommender.estimator.subprocess import EstimatorProgram
 from finetree_recommender.messages.policies import policy
 from finetree_recommender.policy.library import Entry, Library
-from finetree_recommender.policy.pack import DEFAULT_PACK, parse
+from finetree_recommender.policy.pack import parse
 from finetree_recommender.policy.yaml import PackError
-from finetree_recommender.recommend import Advisor
+from finetree_recommender.recommend import Recommender
 from finetree_recommender.servicer import SERVICE, RecommenderServicer
 from finetree_recommender.settings import ENV_PREFIX, Settings
-from finetree_recommender.warming import Warming
 
 ONCE_SECONDS = 60.0
 """Longest wait for the estimator's programs, which have to start first."""
@@ -35,16 +34,10 @@ def build(settings: Settings) -> Service:
     """
     client = finetree.AsyncClient(estimator_address=settings.estimator_address, retries=False)
     library = _library(settings)
-    servicer = RecommenderServicer(Advisor(library, EstimatorClient(client, settings.estimator_time)), library)
+    servicer = RecommenderServicer(Recommender(library, EstimatorClient(client, settings.estimator_time)), library)
     service = Service("finetree-recommender", distribution_version("finetree-recommender"), settings)
     service.add(recommender_pb2_grpc.add_RecommenderServiceServicer_to_server, servicer, SERVICE)
-    warming = Warming(library[DEFAULT_PACK])
-
-    async def stop() -> None:
-        await client.close()
-        await warming.stop()
-
-    service.on_start, service.on_stop = warming.start, stop
+    service.on_stop = client.close
     return service
 
 
@@ -56,11 +49,13 @@ def answer_once(settings: Settings) -> int:
     """
     library = _library(settings)
     with EstimatorProgram() as program:
-        servicer = RecommenderServicer(Advisor(library, EstimatorClient(program, ONCE_SECONDS)), library)
-        method = settings.once_method
-        answer = getattr(servicer, method)
-        request, response = (getattr(recommender_pb2, f"{method}{end}") for end in ("Request", "Response"))
-        rpc = oneshot.Rpc(request, response, answer, settings.max_request_bytes)
+        servicer = RecommenderServicer(Recommender(library, EstimatorClient(program, ONCE_SECONDS)), library)
+        rpc = oneshot.Rpc.of(
+            recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"],
+            settings.once_method,
+            servicer=servicer,
+            max_request_bytes=settings.max_request_bytes,
+        )
         return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Intervals in words: what is expected, and between which ends."""
+"""Numbers, times, money and intervals in words."""
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 
@@ -30,3 +30,18 @@ def ranged(interval: ev.Interval, form: str, unit: float = 1) -> str:
     expected = format(interval.expected / unit, form)
     low, high = format(interval.low / unit, form), format(interval.high / unit, form)
     return expected if low == high else f"{expected} ({low} to {high})"
+
+
+def decimal(number: float) -> str:
+    """A number to the hundredth, without an exponent or trailing zeros: "50", "0.25", "1000000"."""
+    return f"{number:.2f}".rstrip("0").rstrip(".")
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it: "45 s", "12 min", "3.5 h", "12 days"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    days = seconds / 86400
+    return f"{seconds / 3600:.1f} h" if days < 10 else f"{days:.0f} days" if days < 1000 else f"{days / 365:,.0f} years"

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recommendation from beginning to end: read the request, ask the estimator once, and conclude."""
+"""A recommendation from request to result: read the request, ask the estimator once, and conclude."""
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.errors import NotFound
-from finetree_runtime.runspec.wire import delimited, key
+from finetree_runtime.runspec.digest import plan_digest
 
-from finetree_recommender.conclusion import Recommendation, conclude, parameters_of
+from finetree_recommender.decision import fit
+from finetree_recommender.decision.pipeline import Decision
+from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import (
-    NO_CATALOGUE,
+    Catalogue,
     Estimator,
     EstimatorUnavailableError,
     Evidence,
@@ -21,12 +23,24 @@ from finetree_recommender.estimator.values import (
     Priced,
     Refused,
 )
-from finetree_recommender.explain import cautions, rental_offers
+from finetree_recommender.explain import cautions, confidence, counterfactuals, other_policies, rental_offers
+from finetree_recommender.explain.assessment import Assessment, assess
+from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
+from finetree_recommender.explain.other_policies import OtherVerdict
+from finetree_recommender.explain.unmet_limits import unmet
 from finetree_recommender.method import Method
 from finetree_recommender.policy.pack import BUILTIN, DEFAULT_PACK, Pack
-from finetree_recommender.recipe import build
+from finetree_recommender.recipe import build as recipes
+from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.request.inputs import Inputs, normalize
-from finetree_recommender.request.refusals import as_error, check_estimator_pins, check_lengths, check_pin, refusal_of
+from finetree_recommender.request.refusals import (
+    as_error,
+    check_estimator_pins,
+    check_lengths,
+    check_pin,
+    refusal_of,
+)
+from finetree_recommender.trace import Caution, Step
 
 ANY_SHAPE = rs.ModelShape(hidden_size=64, layers=1, intermediate_size=64, attention_heads=1, vocab_size=64)
 """A model to ask about hardware with."""
@@ -34,7 +48,48 @@ CATALOGUE_TRIES = 3
 """Questions that are asked again because the catalogue changed under them."""
 
 
-class Advisor:
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """Everything that a reply says."""
+
+    situation: Situation
+    recipe: Recipe | None
+    """None where nothing was shown to train."""
+    priced: Priced | None
+    """Estimate of the recipe; None where there is none."""
+    fit_steps: tuple[Step, ...]
+    """The last of the trace; those before are the choice's."""
+    methods: tuple[Assessment, ...]
+    cautions: tuple[Caution, ...]
+    counterfactuals: tuple[Counterfactual, ...]
+    gaps: tuple[Gap, ...]
+    confidence: confidence.Confidence
+    revision: ev.Revision
+    plan_digest: str
+    others: tuple[OtherVerdict, ...]
+
+    @property
+    def pack(self) -> Pack:
+        """The pack that decided."""
+        return self.situation.pack
+
+    @property
+    def inputs(self) -> Inputs:
+        """The request, as it was understood."""
+        return self.situation.inputs
+
+    @property
+    def decision(self) -> Decision:
+        """The verdict, and what led to it."""
+        return self.situation.decision
+
+    @property
+    def trace(self) -> tuple[Step, ...]:
+        """What was decided, in order."""
+        return (*self.decision.choice.steps, *self.fit_steps)
+
+
+class Recommender:
     """Recommends with a set of packs and an estimator."""
 
     def __init__(self, packs: Mapping[str, Pack], estimator: Estimator) -> None:
@@ -68,7 +123,7 @@ class Advisor:
         if evidence is None:
             check_estimator_pins(request.pinned)
         rented = await self._offers(pack, inputs, evidence)
-        return conclude(pack, inputs, evidence, missing, self._builtin(), rented=rented)
+        return conclude(pack, inputs, evidence, missing=missing, others=self._builtin(), rented=rented)
 
     async def _offers(self, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> tuple[rental_offers.Offer, ...]:
         """What could be rented, where that helps; none where the estimator does not answer."""
@@ -87,10 +142,11 @@ class Advisor:
         return tuple(found for name in BUILTIN if (found := self._packs.get(name)) is not None)
 
     async def _ask(self, request: rec.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None, str]:
+        """Inputs, evidence, and the code of why there is none."""
         try:
             inputs, evidence = await self._price(request, pack)
         except EstimatorUnavailableError:
-            return normalize(request, pack, NO_CATALOGUE), None, cautions.ESTIMATOR_UNAVAILABLE
+            return normalize(request, pack, Catalogue()), None, cautions.ESTIMATOR_UNAVAILABLE
         if evidence is None:
             return inputs, None, _unpriced(inputs)
         if not any(isinstance(row, Priced) for row in evidence.rows.values()):
@@ -122,8 +178,8 @@ class Advisor:
 
     async def _answer(self, spec: rs.RunSpec) -> Priced | Refused:
         """What the estimator says of a run by LoRA."""
-        question = est.EstimateRunRequest(spec=spec).SerializeToString()
-        return (await self._estimator.price({Method.LORA: question})).rows[Method.LORA, 0]
+        found = await self._estimator.price({Method.LORA: est.EstimateRunRequest(spec=spec)})
+        return found.rows[Method.LORA, 0]
 
     async def _check_hardware(self, hardware: rs.Hardware) -> None:
         """Refuse an accelerator that the estimator does not know, also where there is no model to price on it."""
@@ -144,6 +200,79 @@ class Advisor:
             raise as_error(answer)
 
 
+def conclude(
+    pack: Pack,
+    inputs: Inputs,
+    evidence: Evidence | None,
+    *,
+    missing: str = "",
+    others: Iterable[Pack] = (),
+    rented: tuple[rental_offers.Offer, ...] = (),
+) -> Recommendation:
+    """Everything after the estimator's answer: pure.
+
+    `missing` is the code of why there is no evidence, `others` are packs to compare with, `rented` is what could be
+    rented.
+    """
+    if rented and evidence is None:
+        inputs = inputs.on_offer()
+    situation = Situation(pack, inputs, evidence)
+    decision, parameters = situation.decision, parameters_of(inputs, evidence)
+    neighbours = counterfactuals.explore(situation)
+    broken = tuple(unmet(situation))
+    recipe = _recipe(situation, parameters)
+    applied = recipes.adaptations(pack, inputs, decision.method)[: decision.fit.adapted] if decision.method else ()
+    steps = fit.steps(decision.fit, evidence, applied=applied, overruled_rule_id=decision.verdict.overruled_rule_id)
+    revision = _revision(pack, evidence)
+    return Recommendation(
+        situation=situation,
+        recipe=recipe,
+        priced=_priced(evidence, decision),
+        fit_steps=tuple(steps),
+        methods=assess(situation, rented),
+        cautions=cautions.collect(
+            situation, broken, missing=missing, parameters=parameters, built=recipe, rented=rented
+        ),
+        counterfactuals=neighbours.flips,
+        gaps=neighbours.gaps,
+        confidence=confidence.judge(situation, neighbours, parameters=parameters, unmet=len(broken)),
+        revision=revision,
+        plan_digest=plan_digest(recipe.spec, inputs.profile, revision) if recipe is not None else "",
+        others=other_policies.verdicts(others, situation),
+    )
+
+
+def parameters_of(inputs: Inputs, evidence: Evidence | None) -> int | None:
+    """Size of the model; the estimator's count where it has one, else the catalogue's."""
+    if evidence is not None and evidence.parameters:
+        return evidence.parameters
+    return (inputs.model.parameters or None) if inputs.model is not None else None
+
+
+def _recipe(situation: Situation, parameters: int | None) -> Recipe | None:
+    """The recipe of the verdict."""
+    found = situation.decision.fit
+    if found.method is None:
+        return None
+    return recipes.build(situation.pack, situation.inputs, found.method, parameters=parameters, adapted=found.adapted)
+
+
+def _priced(evidence: Evidence | None, decision: Decision) -> Priced | None:
+    """What the verdict's recipe takes, where the estimator said so."""
+    if evidence is None or decision.method is None:
+        return None
+    row = evidence.rows.get((decision.method, decision.fit.adapted))
+    return row if isinstance(row, Priced) else None
+
+
+def _revision(pack: Pack, evidence: Evidence | None) -> ev.Revision:
+    revision = ev.Revision()
+    if evidence is not None:
+        revision.CopyFrom(evidence.revision)
+    revision.pack.CopyFrom(pack.revision)
+    return revision
+
+
 def _unpriced(inputs: Inputs) -> str:
     """Code of why nothing was asked of the estimator."""
     if not inputs.model_known:
@@ -156,26 +285,18 @@ def _counted(inputs: Inputs, evidence: Evidence) -> Inputs | None:
     model = inputs.model or Model(0, 0)
     if model.parameters or not evidence.parameters:
         return None
-    return replace(inputs, model=replace(model, parameters=evidence.parameters), kept={})
+    return replace(inputs, model=replace(model, parameters=evidence.parameters))
 
 
-def _questions(pack: Pack, inputs: Inputs) -> dict[Method, bytes]:
+def _questions(pack: Pack, inputs: Inputs) -> dict[Method, est.EstimateRunRequest]:
     """Every method's recipe, with its adaptations to be tried where it does not fit."""
     request = inputs.request
-    beside = [_VIEW]
-    if inputs.profile is not None:
-        beside.append(delimited(_PROFILE, inputs.profile.SerializeToString()))
-    if request.HasField("evaluation_profile"):
-        beside.append(delimited(_EVALUATION, request.evaluation_profile.SerializeToString()))
-    if request.HasField("pinned"):
-        pinned = ev.Revision()
-        pinned.CopyFrom(request.pinned)
-        pinned.ClearField("pack")
-        beside.append(delimited(_PINNED, pinned.SerializeToString()))
-    return build.questions(pack, inputs, parameters_of(inputs, None), b"".join(beside))
-
-
-_VIEW = est.EstimateRunRequest(view=est.ESTIMATE_VIEW_SUMMARY).SerializeToString()
-_PROFILE, _EVALUATION, _PINNED = (
-    key(est.EstimateRunRequest, name) for name in ("dataset_profile", "evaluation_profile", "pinned")
-)
+    rows = recipes.questions(pack, inputs, parameters_of(inputs, None))
+    for row in rows.values():
+        row.view = est.ESTIMATE_VIEW_SUMMARY
+        if request.HasField("evaluation_profile"):
+            row.evaluation_profile.CopyFrom(request.evaluation_profile)
+        if request.HasField("pinned"):
+            row.pinned.CopyFrom(request.pinned)
+            row.pinned.ClearField("pack")
+    return rows

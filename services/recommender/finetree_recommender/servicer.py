@@ -1,21 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rpcs: messages to domain values and back."""
 
-from typing import Any
-
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.recommender.v1 import recommender_pb2_grpc
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime.server import validation
-from finetree_runtime.server.handlers import in_bytes
 from finetree_runtime.server.identity import distribution_version
 from grpc import aio
 
-from finetree_recommender.messages import method_cards, policies, recommendation
+from finetree_recommender.messages import method_cards, policies
+from finetree_recommender.messages.methods import method_of
+from finetree_recommender.messages.recommendation import recommendation
 from finetree_recommender.pictures import frontier, tree
 from finetree_recommender.policy.library import Library
 from finetree_recommender.policy.pack import DEFAULT_PACK
-from finetree_recommender.recommend import Advisor
+from finetree_recommender.recommend import Recommender
 from finetree_recommender.request.refusals import check_pin
 
 SERVICE = "finetree_api.recommender.v1.RecommenderService"
@@ -23,17 +21,19 @@ SERVICE = "finetree_api.recommender.v1.RecommenderService"
 
 
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
-    """Answers the recommender's rpcs with an advisor and the packs that it has."""
+    """Answers the rpcs with a recommender and the packs that it has."""
 
-    def __init__(self, advisor: Advisor, library: Library) -> None:
-        self._advisor = advisor
+    def __init__(self, recommender: Recommender, library: Library) -> None:
+        self._recommender = recommender
         self._library = library
 
-    @in_bytes
-    async def Recommend(self, request: bytes, context: Any) -> bytes:  # type: ignore[override]  # bytes for messages
+    async def Recommend(
+        self,
+        request: rec.RecommendRequest,
+        context: aio.ServicerContext[rec.RecommendRequest, rec.RecommendResponse],
+    ) -> rec.RecommendResponse:
         """Recommend a method and a recipe."""
-        question = validation.read(rec.RecommendRequest, request)
-        return recommendation.recommendation_bytes(await self._advisor.recommend(question))
+        return recommendation(await self._recommender.recommend(request))
 
     async def RenderDecisionTree(
         self,
@@ -42,11 +42,11 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> rec.RenderDecisionTreeResponse:
         """Draw a pack's way of deciding."""
         if not request.HasField("request"):
-            return tree.render(self._advisor.pack(request.policy), None, request.format)
+            return tree.render(self._recommender.pack(request.policy), None, request.format)
         question = rec.RecommendRequest()
         question.CopyFrom(request.request)
         question.policy = request.policy or question.policy
-        answer = await self._advisor.recommend(question)
+        answer = await self._recommender.recommend(question)
         return tree.render(answer.pack, answer, request.format)
 
     async def RenderFrontier(
@@ -55,7 +55,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         context: aio.ServicerContext[rec.RenderFrontierRequest, rec.RenderFrontierResponse],
     ) -> rec.RenderFrontierResponse:
         """Draw the five methods beside each other."""
-        return frontier.render(await self._advisor.recommend(request.request))
+        return frontier.render(await self._recommender.recommend(request.request))
 
     async def ListMethods(
         self,
@@ -63,7 +63,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         context: aio.ServicerContext[rec.ListMethodsRequest, rec.ListMethodsResponse],
     ) -> rec.ListMethodsResponse:
         """Cards of the five methods, in the pack's order."""
-        pack = self._advisor.pack(request.policy)
+        pack = self._recommender.pack(request.policy)
         cards = method_cards.cards(pack, (card.method for card in pack.rules.methods))
         revision = ev.Revision(pack=pack.revision)
         return rec.ListMethodsResponse(methods=cards, revision=revision, guide=method_cards.guide(pack))
@@ -74,8 +74,8 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         context: aio.ServicerContext[rec.GetMethodRequest, rec.GetMethodResponse],
     ) -> rec.GetMethodResponse:
         """Card of one method."""
-        pack = self._advisor.pack(request.policy)
-        card = method_cards.cards(pack, [recommendation.method_of(request.method)])[0]
+        pack = self._recommender.pack(request.policy)
+        card = method_cards.cards(pack, [method_of(request.method)])[0]
         return rec.GetMethodResponse(method=card, revision=ev.Revision(pack=pack.revision))
 
     async def ListPolicies(
@@ -92,7 +92,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         context: aio.ServicerContext[rec.GetPolicyRequest, rec.GetPolicyResponse],
     ) -> rec.GetPolicyResponse:
         """One rule pack."""
-        pack = self._advisor.pack(request.policy)
+        pack = self._recommender.pack(request.policy)
         check_pin(request.pinned, pack, "pinned")
         entry = next(item for item in self._library.entries() if item.pack is pack)
         return policies.details(entry, pack)
@@ -109,5 +109,5 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             api_revisions=["v1"],
             features=["recommend", "method_cards", "policies", "pictures"],
         )
-        pack = self._advisor.pack(DEFAULT_PACK)
+        pack = self._recommender.pack(DEFAULT_PACK)
         return rec.GetServerInfoResponse(server=server, revision=ev.Revision(pack=pack.revision))

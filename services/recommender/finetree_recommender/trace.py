@@ -1,46 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ordered record of what was decided, by which rule, from which inputs."""
+"""What a decision records: the steps of its trace, limits that methods exceed, cautions, and reasons."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from finetree_recommender.method import Method
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Step:
     """One step of a decision."""
 
     stage: str
     rule_id: str
     outcome: str
-    provenance: bytes
-    """As bytes of the wire: a step is a key of what is kept of it, and messages are none."""
+    source: str
+    """Reference to a source of the pack, as rules have them ("playbook L264")."""
     inputs_read: tuple[str, ...] = ()
     """Inputs as "name=value"."""
     overruled_rule_id: str = ""
 
 
-class Caution(NamedTuple):
-    """Something to beware of."""
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A limit that a method would break, with the numbers."""
+
+    code: str
+    message: str
+    rule_id: str
+    hard: bool = False
+    """Whether the method would not work at all, rather than exceed a limit."""
+    value: float = 0.0
+    """Expected seconds or USD of a run that exceeds a limit; 0 where no number was compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
+    """What may go wrong with a recommendation."""
 
     code: str
     message: str
     rule_id: str
     redirect: Method | None = None
+    """Method to consider instead."""
 
 
 @dataclass(frozen=True, slots=True)
-class Breach:
-    """A wish that a method would break, with the numbers; a hard one is a thing that does not work at all."""
-
-    code: str
-    message: str
-    rule_id: str
-    hard: bool
-
-
-class Reason(NamedTuple):
-    """Why a method stands where it stands."""
+class Reason:
+    """Why a method has the standing that it has."""
 
     code: str
     message: str

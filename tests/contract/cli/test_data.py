@@ -8,7 +8,7 @@ import pytest
 from finetree import Client
 from finetree.testing import Script, Suite
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_cli import __main__ as entry
 
 ROWS = b'{"prompt": "a", "completion": "b"}\n'
@@ -18,17 +18,17 @@ SPANS = [
 ]
 
 
-def report(split="train", **groups) -> event_pb2.DatasetReport:  # noqa: ANN003 - row groups by name
+def report(split=training_data_pb2.SPLIT_TRAIN, **groups) -> event_pb2.DatasetReport:  # noqa: ANN003 - row groups by name
     made = event_pb2.DatasetReport(
         split=split,
-        row_schema="prompt_completion",
+        row_format=training_data_pb2.ROW_FORMAT_PROMPT_COMPLETION,
         rows=100,
         longest_row_tokens=70,
         suggested_sequence_length=64,
         target_tokens=900,
         example_row=1,
         example_spans=SPANS,
-        template_source="tokenizer",
+        template_source=event_pb2.TEMPLATE_SOURCE_TOKENIZER,
         percentiles=event_pb2.TokenPercentiles(p50=20, p90=40, p95=50, p99=64, max=70),
         special_tokens=event_pb2.SpecialTokens(eos_token="<end>", pad_is_eos=True, rows_that_learn_to_end=100),
     )
@@ -47,7 +47,7 @@ def server() -> Iterator[Suite]:
 @pytest.fixture
 def suite(server, monkeypatch) -> Suite:
     monkeypatch.setenv("FINETREE_ADDRESS", server.address)
-    held = report("evaluation", leaked=(2, [4, 9]), leaked_prompts=(3, [4, 5, 9]))
+    held = report(training_data_pb2.SPLIT_EVALUATION, leaked=(2, [4, 9]), leaked_prompts=(3, [4, 5, 9]))
     reports = (report(truncated=(5, [1, 2, 3, 4, 5]), without_target=(1, [3])), held)
     server.trainer.script = Script(steps=1, reports=reports)
     return server
@@ -67,11 +67,16 @@ def run(capsys, *words: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-def test_a_report_is_text_with_the_learned_tokens_marked(suite, file, capsys):
+def test_a_report_is_text_with_the_target_tokens_marked(suite, file, capsys):
     code, out, _ = run(capsys, "data", "check", file, "--model", "small")
     assert code == 0
-    assert "train: 5 of 100 rows (5.0%) are cut to the sequence length: 1, 2, 3, 4, 5" in out
-    assert "evaluation: 2 of 100 rows (2.0%) are training rows too: 4, 9" in out
+    truncated, without_target, leaked, leaked_prompts = [line for line in out.splitlines() if " of 100 rows (" in line]
+    assert truncated.startswith("train: 5 of 100 rows (5.0%)")
+    assert truncated.endswith(": 1, 2, 3, 4, 5")
+    assert without_target.startswith("train: 1 of 100 rows (1.0%)")
+    assert leaked.startswith("evaluation: 2 of 100 rows (2.0%)")
+    assert leaked.endswith(": 4, 9")
+    assert leaked_prompts.startswith("evaluation: 3 of 100 rows (3.0%)")
     assert "Suggested sequence length: 64" in out
     assert out.endswith("| <user>a\N{REPLACEMENT CHARACTER}[2J\n| <bot>\n+ b<end>\n")
 
@@ -98,9 +103,9 @@ def test_how_a_file_is_read_is_the_job_s(suite, file, capsys):
     words = ("--file-format", "jsonl", "--column", "prompt=prompt", "--skip-bad-rows")
     _, out, _ = run(capsys, "data", "check", file, "--model", "small", *words, "--json")
     with Client(suite.address) as client:
-        reading = client.get_job(json.loads(out)["job"]).spec.dataset.reading
-    assert (reading.file_format, reading.columns.prompt) == (run_spec_pb2.FILE_FORMAT_JSONL, "prompt")
-    assert reading.bad_rows == run_spec_pb2.BAD_ROWS_SKIP
+        reading = client.get_job(json.loads(out)["job"]).prepare.dataset.reading
+    assert (reading.file_format, reading.columns.prompt) == (training_data_pb2.FILE_FORMAT_JSONL, "prompt")
+    assert reading.bad_rows == training_data_pb2.BAD_ROWS_SKIP
 
 
 @pytest.mark.parametrize(
@@ -119,21 +124,21 @@ def test_a_leak_fails_where_held_out_rows_are_given(suite, file, capsys, thresho
     assert run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)[0] == 2
 
 
-def test_how_the_rows_were_read_is_said(suite, file, capsys):
+def test_the_remarks_of_a_report_are_printed(suite, file, capsys):
     reading = report()
-    reading.notes.append('Read as chat: turns from "messages". Not read: id.')
+    reading.remarks.add(code="COLUMNS_READ", message='Read as chat: turns from "messages". Not read: id.')
     suite.trainer.script = Script(steps=1, reports=(reading,))
     _, out, _ = run(capsys, "data", "check", file, "--model", "small")
     assert 'Read as chat: turns from "messages". Not read: id.' in out
 
 
-def test_rows_that_were_skipped_are_named_with_what_is_wrong(suite, file, capsys):
+def test_skipped_rows_are_listed_with_their_problem(suite, file, capsys):
     skipping = report(skipped=(1, [7]))
     skipping.bad_rows.add(row=7, field="messages[2].content", problem="is missing")
     suite.trainer.script = Script(steps=1, reports=(skipping,))
     code, out, _ = run(capsys, "data", "check", file, "--model", "small", "--fail-on", "skipped")
     assert code == 3
-    assert "train: 1 of 101 rows (1.0%) are left out: wrong, empty, or marked as nothing to learn: 7" in out
+    assert "train: 1 of 101 rows (1.0%)" in out
     assert "train row 7, messages[2].content: is missing" in out
 
 
@@ -143,7 +148,7 @@ def test_a_failed_check_is_one_object_too(suite, file, capsys):
 
 
 @pytest.mark.parametrize("threshold", ["unheard-of", "leak=101%", "leak=5", "truncated=%"])
-def test_a_threshold_that_says_nothing_is_refused(suite, file, capsys, threshold):
+def test_an_unknown_threshold_is_refused(suite, file, capsys, threshold):
     code, _, err = run(capsys, "data", "check", file, "--model", "small", "--fail-on", threshold)
     assert code == 2
     assert "no-target" in err
@@ -158,23 +163,25 @@ def test_a_job_that_fails_is_no_verdict_on_the_data(suite, file, capsys):
     assert run(capsys, "data", "check", file, "--model", "small")[0] == 4
 
 
-def test_rows_are_shown_as_the_model_reads_them(suite, file, capsys):
+def test_rows_are_shown_as_the_model_sees_them(suite, file, capsys):
     suite.datasets.preview = [
-        dataset_pb2.PreviewRow(split="train", row=1, tokens=6, target_tokens=2, spans=SPANS),
-        dataset_pb2.PreviewRow(split="train", row=2, tokens=60, truncated=True, dropped=True, spans=SPANS),
+        dataset_pb2.PreviewRow(split=training_data_pb2.SPLIT_TRAIN, row=1, tokens=6, target_tokens=2, spans=SPANS),
+        dataset_pb2.PreviewRow(
+            split=training_data_pb2.SPLIT_TRAIN, row=2, tokens=60, truncated=True, dropped=True, spans=SPANS
+        ),
     ]
     name = json.loads(run(capsys, "datasets", "upload", file, "--json")[1])["name"]
     code, out, _ = run(capsys, "data", "preview", name)
     assert code == 0
-    assert "train row 1: 6 tokens, 2 learned" in out
-    assert "train row 2: 60 tokens, 0 learned, cut, left out" in out
+    assert "train row 1: 6 tokens, 2 targets\n" in out
+    assert "train row 2: 60 tokens, 0 targets, truncated, skipped\n" in out
     assert "+ b<end>" in out
     code, out, _ = run(capsys, "data", "preview", name, "--only", "dropped", "--json")
     assert [row["row"] for row in json.loads(out)["rows"]] == [2]
     assert run(capsys, "data", "preview", name, "--only", "no-target")[1] == ""
 
 
-def test_a_dataset_that_nobody_has_reported_on_says_what_to_do(suite, file, capsys):
+def test_a_dataset_without_a_report_names_the_remedy(suite, file, capsys):
     suite.datasets.preview = []
     name = json.loads(run(capsys, "datasets", "upload", file, "--json")[1])["name"]
     code, _, err = run(capsys, "data", "preview", name)

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.estimator.v1 import estimator_pb2_grpc
+from finetree_api.estimator.v1 import estimate_pb2, estimator_pb2_grpc
 from finetree_estimator.__main__ import FULL_NAME
 from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import NAME, EstimatorServicer
@@ -40,11 +39,11 @@ def stub(channel):
 def request_of():
     """An EstimateRunRequest from JSON, by default of a LoRA run on an RTX 4090, with parts of the spec replaced."""
 
-    def make(spec: dict[str, object] | None = None, **parts: object) -> pb.EstimateRunRequest:
+    def make(spec: dict[str, object] | None = None, **parts: object) -> estimate_pb2.EstimateRunRequest:
         method = {} if METHODS & (spec or {}).keys() else {"lora": {}}
         whole = {"model": {"name": "llama-3.2-3b"}, "hardware": {"accelerator": "rtx-4090"}} | method | (spec or {})
         body = {"spec": whole, "dataset_profile": {"examples": 1000, "total_tokens": 200_000}} | parts
-        return json_format.Parse(json.dumps(body), pb.EstimateRunRequest())
+        return json_format.Parse(json.dumps(body), estimate_pb2.EstimateRunRequest())
 
     return make
 

@@ -4,11 +4,12 @@
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.estimator.v1 import estimator_pb2_grpc
+from finetree_api.estimator.v1 import calibration_pb2, estimator_pb2, estimator_pb2_grpc
+from finetree_api.types.v1 import method_pb2
 from finetree_estimator.__main__ import FULL_NAME
 from finetree_estimator.catalog import prices
 from finetree_estimator.estimate import estimate
@@ -38,22 +39,26 @@ async def learning(tmp_path):
 def report_of(request_of):
     """A ReportObservation of a run on an RTX 4090 that took 1.2 s a step, with parts replaced."""
 
-    def make(number: int = 1, request_id: str = "", **parts: object) -> pb.ReportObservationRequest:
-        observation = pb.Observation(
+    def make(number: int = 1, request_id: str = "", **parts: object) -> calibration_pb2.ReportObservationRequest:
+        observation = calibration_pb2.Observation(
             job=f"projects/default/jobs/{number}",
             attempt=1,
             run=request_of(),
             step_seconds=1.2,
             total_seconds=1000.0,
             steps=63,
-            end_time=f"2026-11-01T10:00:{number % 60:02}Z",
+            end_time=datetime(2026, 11, 1, 10, 0, number % 60, tzinfo=UTC),
         )
         for name, value in parts.items():
-            if name == "run":
+            if value is None:
+                observation.ClearField(name)
+            elif name == "run":
                 observation.run.CopyFrom(value)
+            elif name == "end_time":
+                observation.end_time.FromDatetime(value)
             else:
                 setattr(observation, name, value)
-        return pb.ReportObservationRequest(observation=observation, request_id=request_id)
+        return calibration_pb2.ReportObservationRequest(observation=observation, request_id=request_id)
 
     return make
 
@@ -83,7 +88,7 @@ async def test_what_was_learned_is_in_the_revision_of_every_answer(learning, req
     empty = (await learning.EstimateRun(request_of())).estimate
     reported = await learning.ReportObservation(report_of())
     learned = (await learning.EstimateRun(request_of())).estimate
-    info = await learning.GetServerInfo(pb.GetServerInfoRequest())
+    info = await learning.GetServerInfo(estimator_pb2.GetServerInfoRequest())
 
     assert empty.revision.calibration.id == "calibration-empty"
     assert learned.revision.calibration == reported.calibration == info.revision.calibration
@@ -100,7 +105,7 @@ async def test_an_empty_calibration_answers_as_a_server_without_one(learning, st
 async def test_other_devices_and_other_programs_are_not_corrected(learning, request_of, report_of):
     others = [
         request_of({"hardware": {"accelerator": "rtx-3090"}}),
-        request_of(program="TRAINING_PROGRAM_TRANSFORMERS"),
+        request_of({"program": {"program": "TRAINING_PROGRAM_TRANSFORMERS"}}),
     ]
     before = [await step_seconds(learning, each) for each in others]
     await learning.ReportObservation(report_of())
@@ -131,11 +136,11 @@ async def test_a_request_id_with_another_body_is_refused(learning, report_of, ex
     refused = await refusal(learning.ReportObservation(report_of(2, request_id="a")), explain)
 
     assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS.value[0], "REQUEST_ID_REUSED")
-    assert len((await learning.GetCalibration(pb.GetCalibrationRequest())).points) == 1
+    assert len((await learning.GetCalibration(calibration_pb2.GetCalibrationRequest())).points) == 1
 
 
 IMPLAUSIBLE = {
-    "nothing measured": ({"step_seconds": 0.0}, "observation"),
+    "nothing measured": ({"step_seconds": None}, "observation"),
     "allocated above reserved": ({"allocated_bytes": 9, "reserved_bytes": 8}, "observation.allocated_bytes"),
     "reserved above the device": ({"reserved_bytes": 9, "device_bytes": 8}, "observation.reserved_bytes"),
     "more than the card has": ({"device_bytes": 40 * 2**30}, "observation"),
@@ -144,7 +149,7 @@ IMPLAUSIBLE = {
     "far too slow": ({"step_seconds": 400.0, "total_seconds": 30_000.0}, "observation.step_seconds"),
     "far too fast": ({"step_seconds": 1e-4}, "observation.step_seconds"),
     "far too small": ({"device_bytes": 2**20}, "observation"),
-    "from the future": ({"end_time": "2999-01-01T00:00:00Z"}, "observation.end_time"),
+    "from the future": ({"end_time": datetime(2999, 1, 1, tzinfo=UTC)}, "observation.end_time"),
 }
 
 
@@ -154,13 +159,13 @@ async def test_an_implausible_observation_is_refused_and_changes_nothing(learnin
 
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT.value[0], "OBSERVATION_IMPLAUSIBLE")
     assert refused.fields == [path]
-    assert (await learning.GetCalibration(pb.GetCalibrationRequest())).calibration.id == "calibration-empty"
+    assert (
+        await learning.GetCalibration(calibration_pb2.GetCalibrationRequest())
+    ).calibration.id == "calibration-empty"
 
 
 WRONG = {
-    "no time": ({"end_time": "yesterday"}, {}, "INVALID_REQUEST", "observation.end_time"),
     "a name that a terminal would obey": ({"job": "jobs/\x1b[31m"}, {}, "INVALID_REQUEST", "observation.job"),
-    "time without a zone": ({"end_time": "2026-11-01T10:00:00"}, {}, "INVALID_REQUEST", "observation.end_time"),
     "an unnamed card": (
         {},
         {"spec": {"hardware": {"unknown_accelerator": {"marketed_memory_gb": 24}}}},
@@ -175,9 +180,9 @@ WRONG = {
     ),
     "another program's run": (
         {},
-        {"program": "TRAINING_PROGRAM_UNSLOTH"},
+        {"spec": {"program": {"program": "TRAINING_PROGRAM_UNSLOTH"}}},
         "INVALID_REQUEST",
-        "observation.run.program",
+        "observation.run.spec.program",
     ),
     "a recipe that contradicts itself": (
         {},
@@ -214,7 +219,7 @@ async def test_unknown_names_are_refused(learning, request_of, report_of, explai
 
 async def test_the_median_of_a_few_steps_says_nothing_of_the_next_run(learning, report_of):
     await learning.ReportObservation(report_of(steps=3, device_bytes=12 * 2**30))
-    entry = (await learning.GetCalibration(pb.GetCalibrationRequest())).entries[0]
+    entry = (await learning.GetCalibration(calibration_pb2.GetCalibrationRequest())).entries[0]
 
     assert not entry.HasField("step_time_factor")
     assert entry.HasField("memory_factor")
@@ -224,7 +229,7 @@ async def test_calibration_shows_factors_and_points_with_what_was_predicted(lear
     predicted = await step_seconds(learning, request_of())
     for number in range(1, 7):
         await learning.ReportObservation(report_of(number, step_seconds=1.2 if number < 6 else 12.0))
-    found = await learning.GetCalibration(pb.GetCalibrationRequest(device="RTX 4090"))
+    found = await learning.GetCalibration(calibration_pb2.GetCalibrationRequest(device="RTX 4090"))
 
     assert [(entry.device, entry.family) for entry in found.entries] == [("rtx-4090", ""), ("rtx-4090", "llama")]
     whole = found.entries[0]
@@ -232,8 +237,8 @@ async def test_calibration_shows_factors_and_points_with_what_was_predicted(lear
     factor = whole.step_time_factor
     assert factor.low < factor.expected < factor.high
     newest = found.points[0]
-    assert (newest.job, newest.outlier, newest.method) == ("projects/default/jobs/6", True, "lora")
-    assert newest.end_time == "2026-11-01T10:00:06.000Z"
+    assert (newest.job, newest.outlier, newest.method) == ("projects/default/jobs/6", True, method_pb2.METHOD_LORA)
+    assert newest.end_time.ToDatetime(UTC) == datetime(2026, 11, 1, 10, 0, 6, tzinfo=UTC)
     assert [point.outlier for point in found.points[1:]] == [False] * 5
     assert all(point.predicted_step_seconds == predicted for point in found.points)
 
@@ -243,23 +248,27 @@ async def test_points_come_in_pages_newest_first(learning, report_of, explain):
         await learning.ReportObservation(report_of(number))
     jobs, token = [], ""
     while True:
-        page = await learning.GetCalibration(pb.GetCalibrationRequest(page_size=2, page_token=token))
+        page = await learning.GetCalibration(calibration_pb2.GetCalibrationRequest(page_size=2, page_token=token))
         jobs += [int(point.job.rpartition("/")[2]) for point in page.points]
         token = page.next_page_token
         if not token:
             break
     assert jobs == [5, 4, 3, 2, 1]
 
-    refused = await refusal(learning.GetCalibration(pb.GetCalibrationRequest(page_token="forged")), explain)
+    refused = await refusal(
+        learning.GetCalibration(calibration_pb2.GetCalibrationRequest(page_token="forged")), explain
+    )
     assert refused.reason == "PAGE_TOKEN_INVALID"
 
 
 async def test_a_page_goes_on_where_it_was_when_newer_points_come(learning, report_of):
     for number in (1, 2, 3):
         await learning.ReportObservation(report_of(number))
-    first = await learning.GetCalibration(pb.GetCalibrationRequest(page_size=1))
+    first = await learning.GetCalibration(calibration_pb2.GetCalibrationRequest(page_size=1))
     await learning.ReportObservation(report_of(4))
-    second = await learning.GetCalibration(pb.GetCalibrationRequest(page_size=5, page_token=first.next_page_token))
+    second = await learning.GetCalibration(
+        calibration_pb2.GetCalibrationRequest(page_size=5, page_token=first.next_page_token)
+    )
 
     assert [point.job[-1] for point in (*first.points, *second.points)] == ["3", "2", "1"]
 
@@ -270,19 +279,39 @@ async def test_reset_forgets_one_device_or_all(learning, request_of, report_of):
     await learning.ReportObservation(report_of(1))
     await learning.ReportObservation(report_of(2, run=slow, step_seconds=6.0))
 
-    assert (await learning.ResetCalibration(pb.ResetCalibrationRequest(device="RTX 3090"))).removed == 1
-    left = await learning.GetCalibration(pb.GetCalibrationRequest())
+    assert (await learning.ResetCalibration(calibration_pb2.ResetCalibrationRequest(device="RTX 3090"))).removed == 1
+    left = await learning.GetCalibration(calibration_pb2.GetCalibrationRequest())
     assert [entry.device for entry in left.entries] == ["rtx-4090"]
-    done = await learning.ResetCalibration(pb.ResetCalibrationRequest())
+    done = await learning.ResetCalibration(calibration_pb2.ResetCalibrationRequest())
     assert (done.removed, done.calibration.id) == (1, "calibration-empty")
     assert (await learning.EstimateRun(request_of())).estimate == empty
 
 
+async def test_a_repeated_reset_forgets_nothing_again(learning, report_of, explain):
+    request = calibration_pb2.ResetCalibrationRequest(request_id="a")
+    await learning.ReportObservation(report_of(1))
+    first = await learning.ResetCalibration(request)
+    await learning.ReportObservation(report_of(2))
+    again = await learning.ResetCalibration(request)
+
+    assert (first.removed, again.removed) == (1, 1)
+    assert len((await learning.GetCalibration(calibration_pb2.GetCalibrationRequest())).points) == 1
+    other = calibration_pb2.ResetCalibrationRequest(device="t4", request_id="a")
+    assert (await refusal(learning.ResetCalibration(other), explain)).reason == "REQUEST_ID_REUSED"
+
+
+async def test_an_observation_without_a_time_has_that_of_the_call(learning, report_of):
+    await learning.ReportObservation(report_of(end_time=None))
+    (point,) = (await learning.GetCalibration(calibration_pb2.GetCalibrationRequest())).points
+
+    assert abs(datetime.now(UTC) - point.end_time.ToDatetime(UTC)).total_seconds() < 60
+
+
 async def test_a_server_that_keeps_nothing_says_so(stub, report_of, explain):
-    for call in (stub.ReportObservation(report_of()), stub.ResetCalibration(pb.ResetCalibrationRequest())):
+    for call in (stub.ReportObservation(report_of()), stub.ResetCalibration(calibration_pb2.ResetCalibrationRequest())):
         refused = await refusal(call, explain)
         assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION.value[0], "CALIBRATION_OFF")
-    assert not (await stub.GetCalibration(pb.GetCalibrationRequest())).entries
+    assert not (await stub.GetCalibration(calibration_pb2.GetCalibrationRequest())).entries
 
 
 async def test_a_restart_and_a_program_without_a_server_know_the_same(learning, report_of, tmp_path):

@@ -1,68 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
 """CheckPlan over the wire: each limit, each documented error, and remedies that keep what they promise."""
 
+from decimal import Decimal
+
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_estimator.whatif.remedies import apply_patch
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2, evidence_pb2
+from finetree_estimator.whatif.changes import Patch, apply_patches
+from finetree_runtime.money import to_money
 from google.protobuf import json_format
 
-PASS, FAIL, UNDECIDED = ev.CHECK_VERDICT_PASS, ev.CHECK_VERDICT_FAIL, ev.CHECK_VERDICT_UNDECIDED
-LIMITS = ("max_cost", "max_monthly_cost", "max_seconds", "max_device_bytes", "must_fit", "max_energy_kwh")
+PASS, FAIL, UNDECIDED = check_pb2.CHECK_VERDICT_PASS, check_pb2.CHECK_VERDICT_FAIL, check_pb2.CHECK_VERDICT_UNDECIDED
+LIMITS = ("cost", "monthly_cost", "duration_seconds", "device_bytes", "fit", "energy_kwh", "carbon_kg", "confidence")
+
+
+def policy_of(limits: dict[str, object]) -> check_plan_pb2.PlanPolicy:
+    """A policy from bounds by metric; costs are in `currency`, US dollars unless it says otherwise."""
+    currency = str(limits.get("currency", "USD"))
+    found = []
+    for name, bound in limits.items():
+        if name == "currency":
+            continue
+        limit: dict[str, object] = {"metric": f"POLICY_METRIC_{name.upper()}"}
+        if name in ("cost", "monthly_cost"):
+            money = to_money(Decimal(str(bound)), currency)
+            limit["max_money"] = json_format.MessageToDict(money)
+        elif name == "confidence":
+            limit["min_confidence"] = f"CONFIDENCE_LEVEL_{bound}"
+        elif name != "fit":
+            limit["max"] = bound
+        found.append(limit)
+    return json_format.ParseDict({"limits": found}, check_plan_pb2.PlanPolicy())
 
 
 @pytest.fixture
 def check_of(request_of):
-    """A CheckPlanRequest from a policy in JSON; the rest is the run of `request_of`."""
+    """A CheckPlanRequest from a policy's bounds; the rest is the run of `request_of`."""
 
-    def make(policy: dict[str, object], spec: dict[str, object] | None = None, **parts: object) -> pb.CheckPlanRequest:
+    def make(
+        limits: dict[str, object], spec: dict[str, object] | None = None, **parts: object
+    ) -> check_plan_pb2.CheckPlanRequest:
         kept = {"gradient_checkpointing": "GRADIENT_CHECKPOINTING_OFF"}
         run = request_of({"model": {"name": "smollm2-135m-instruct"}} | kept | (spec or {}), **parts)
-        return pb.CheckPlanRequest(run=run, policy=json_format.ParseDict(policy, pb.PlanPolicy()))
+        return check_plan_pb2.CheckPlanRequest(run=run, policy=policy_of(limits))
 
     return make
 
 
-def measured(estimate: pb.Estimate) -> dict[str, ev.Interval]:
+def measured(estimate: estimate_pb2.Estimate) -> dict[str, evidence_pb2.Interval]:
     return {
-        "max_cost": estimate.cost.amount,
-        "max_monthly_cost": estimate.cost.amount,
-        "max_seconds": estimate.time.total_seconds,
-        "max_device_bytes": estimate.memory.device_bytes,
-        "max_energy_kwh": estimate.cost.energy_kwh,
+        "cost": estimate.cost.total.amount,
+        "monthly_cost": estimate.cost.total.amount,
+        "duration_seconds": estimate.time.total_seconds,
+        "device_bytes": estimate.memory.device_bytes,
+        "energy_kwh": estimate.cost.energy_kwh,
+        "carbon_kg": estimate.cost.carbon_kg,
     }
 
 
 async def test_loose_limits_pass_one_check_each_in_the_order_of_the_policy(stub, check_of):
-    loose = dict.fromkeys(LIMITS, 1e9) | {"max_device_bytes": 10**12, "must_fit": True}
+    loose = dict.fromkeys(LIMITS, 1e9) | {"device_bytes": 10**12, "confidence": "LOW"}
     reply = await stub.CheckPlan(check_of(loose))
 
     assert reply.verdict == PASS
-    assert [check.rule_id for check in reply.checks] == [f"policy.{name}" for name in LIMITS]
+    assert [check.rule_id for check in reply.checks] == list(LIMITS)
     assert {check.verdict for check in reply.checks} == {PASS}
-    assert all(check.severity == ev.SEVERITY_ERROR and check.help and check.field_path for check in reply.checks)
+    assert all(
+        check.severity == check_pb2.SEVERITY_ERROR and check.message and check.field_path for check in reply.checks
+    )
+    assert [check_pb2.CheckUnit.Name(check.unit).removeprefix("CHECK_UNIT_") for check in reply.checks] == [
+        *("MONEY", "MONEY", "SECONDS", "BYTES", "BYTES", "KILOWATT_HOURS", "KILOGRAMS_CO2", "CONFIDENCE_LEVEL"),
+    ]
+    assert [check.currency_code for check in reply.checks] == ["USD", "USD", *[""] * 6]
     assert not reply.remedies
     assert not any(check.HasField("fix") for check in reply.checks)
 
 
-@pytest.mark.parametrize("name", ["max_cost", "max_monthly_cost", "max_seconds", "max_device_bytes", "max_energy_kwh"])
+@pytest.mark.parametrize("name", [name for name in LIMITS if name not in ("fit", "confidence")])
 async def test_each_limit_passes_is_undecided_and_fails(stub, check_of, name):
-    estimate = (await stub.EstimateRun(check_of({}).run)).estimate
+    estimate = (await stub.EstimateRun(check_of({"fit": True}).run)).estimate
     interval = measured(estimate)[name]
     found = {}
     for verdict, limit in ((PASS, interval.high * 1.01), (UNDECIDED, interval.expected), (FAIL, interval.low * 0.99)):
-        policy = {name: int(limit) if name == "max_device_bytes" else limit}
-        reply = await stub.CheckPlan(check_of(policy))
+        reply = await stub.CheckPlan(check_of({name: limit}))
         found[verdict] = [reply.verdict, *(check.verdict for check in reply.checks)]
         assert reply.checks[0].measured == interval
-        assert reply.checks[0].limit == pytest.approx(limit, rel=1e-6)
+        assert reply.checks[0].limit == pytest.approx(limit, rel=1e-6, abs=1e-9)
 
     assert found == {verdict: [verdict, verdict] for verdict in (PASS, UNDECIDED, FAIL)}
 
 
 async def test_a_plan_is_one_run(stub, check_of, explain):
-    request = check_of({"max_cost": 1})
+    request = check_of({"cost": 1})
     request.run.fallbacks.add()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.CheckPlan(request)
@@ -70,11 +100,11 @@ async def test_a_plan_is_one_run(stub, check_of, explain):
 
 
 async def test_the_estimate_is_that_of_estimate_run_in_its_basic_view(stub, check_of):
-    request = check_of({"max_cost": 1})
-    request.run.view = pb.ESTIMATE_VIEW_FULL
-    basic = pb.EstimateRunRequest()
+    request = check_of({"cost": 1})
+    request.run.view = estimate_pb2.ESTIMATE_VIEW_FULL
+    basic = estimate_pb2.EstimateRunRequest()
     basic.CopyFrom(request.run)
-    basic.view = pb.ESTIMATE_VIEW_BASIC
+    basic.view = estimate_pb2.ESTIMATE_VIEW_BASIC
 
     reply = await stub.CheckPlan(request)
     assert reply.estimate == (await stub.EstimateRun(basic)).estimate
@@ -83,32 +113,34 @@ async def test_the_estimate_is_that_of_estimate_run_in_its_basic_view(stub, chec
 
 
 async def test_the_same_request_gives_the_same_bytes(stub, check_of):
-    request = check_of({"max_cost": 1e-6, "max_seconds": 1, "must_fit": True}, {"model": {"name": "llama-3.1-8b"}})
+    request = check_of({"cost": 1e-6, "duration_seconds": 1, "fit": True}, {"model": {"name": "llama-3.1-8b"}})
     first, second = [await stub.CheckPlan(request) for _ in range(2)]
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
 
-async def passes(stub: object, request: pb.CheckPlanRequest, patches: list[ev.SpecPatch]) -> ev.CheckVerdict.ValueType:
-    changed = pb.CheckPlanRequest()
+def patched(
+    request: check_plan_pb2.CheckPlanRequest, patches: list[check_pb2.SpecPatch]
+) -> check_plan_pb2.CheckPlanRequest:
+    changed = check_plan_pb2.CheckPlanRequest()
     changed.CopyFrom(request)
-    for patch in patches:
-        apply_patch(changed.run.spec, patch.field_path, patch.json_value)
-    return (await stub.CheckPlan(changed)).verdict
+    made = [Patch(each.field_path, json_format.MessageToDict(each.value), "") for each in patches]
+    changed.run.spec.CopyFrom(apply_patches(request.run.spec, made))
+    return changed
 
 
 @pytest.mark.parametrize(
     ("policy", "spec"),
     [
-        ({"must_fit": True}, {"model": {"name": "llama-3.1-8b"}}),
-        ({"must_fit": True, "max_cost": 50}, {"model": {"name": "llama-3.1-8b"}, "full": {}}),
-        ({"max_device_bytes": 16 << 30}, {"model": {"name": "llama-3.2-3b"}}),
-        ({"max_seconds": 200}, {"model": {"name": "llama-3.2-3b"}}),
-        ({"max_cost": 0.015}, {"model": {"name": "llama-3.2-3b"}, "hardware": {"accelerator": "rtx-4090"}}),
-        ({"max_seconds": 60}, {"model": {"name": "llama-3.2-1b"}, "training": {"max_steps": 500}}),
+        ({"fit": True}, {"model": {"name": "llama-3.1-8b"}}),
+        ({"fit": True, "cost": 50}, {"model": {"name": "llama-3.1-8b"}, "full": {}}),
+        ({"device_bytes": 16 << 30}, {"model": {"name": "llama-3.2-3b"}}),
+        ({"duration_seconds": 200}, {"model": {"name": "llama-3.2-3b"}}),
+        ({"cost": 0.015}, {"model": {"name": "llama-3.2-3b"}, "hardware": {"accelerator": "rtx-4090"}}),
+        ({"duration_seconds": 60}, {"model": {"name": "llama-3.2-1b"}, "training": {"max_steps": 500}}),
         # No single change keeps both: a lighter run is also made shorter.
-        ({"max_seconds": 6000, "must_fit": True}, {"model": {"name": "llama-3.1-8b"}, "training": {"epochs": 20}}),
+        ({"duration_seconds": 6000, "fit": True}, {"model": {"name": "llama-3.1-8b"}, "training": {"epochs": 20}}),
         (
-            {"max_cost": 0.05, "must_fit": True},
+            {"cost": 0.05, "fit": True},
             {"model": {"name": "llama-3.2-3b"}, "ownership": {"rented": {"price_id": "vast/rtx-4090/2026-07-15"}}},
         ),
     ],
@@ -120,38 +152,39 @@ async def test_every_remedy_passes_once_it_is_applied_to_the_job(stub, check_of,
     assert reply.verdict in (FAIL, UNDECIDED)
     assert reply.remedies
     for remedy in reply.remedies:
-        assert await passes(stub, request, list(remedy.patches)) == PASS, remedy.summary
+        assert (await stub.CheckPlan(patched(request, list(remedy.patches)))).verdict == PASS, remedy.summary
 
 
 async def test_a_fix_is_one_change_after_which_that_rule_passes(stub, check_of):
-    request = check_of({"max_seconds": 200, "must_fit": True}, {"model": {"name": "llama-3.2-3b"}})
+    request = check_of({"duration_seconds": 200, "fit": True}, {"model": {"name": "llama-3.2-3b"}})
     fixed = [check for check in (await stub.CheckPlan(request)).checks if check.HasField("fix")]
 
     assert fixed
     for check in fixed:
-        alone = pb.CheckPlanRequest()
-        alone.CopyFrom(request)
-        apply_patch(alone.run.spec, check.fix.field_path, check.fix.json_value)
-        verdicts = {item.rule_id: item.verdict for item in (await stub.CheckPlan(alone)).checks}
+        alone = await stub.CheckPlan(patched(request, [check.fix]))
+        verdicts = {item.rule_id: item.verdict for item in alone.checks}
         assert verdicts[check.rule_id] == PASS
 
 
 @pytest.mark.parametrize(
     ("policy", "spec", "told"),
     [
-        ({"max_cost": 1e-9}, {}, ["policy.max_cost may still take", "limit 1e-09 USD"]),
-        ({"max_device_bytes": 1 << 20}, {}, ["policy.max_device_bytes may still", "limit 1 MiB", "one row at"]),
+        ({"cost": 1e-9}, {}, ["cost may still take", "limit 1e-09 USD"]),
+        ({"device_bytes": 1 << 20}, {}, ["device_bytes may still", "limit 1 MiB", "one row at"]),
         (
-            {"max_seconds": 1e-3, "must_fit": True},
+            {"duration_seconds": 1e-3, "fit": True},
             {"model": {"name": "llama-3.1-8b"}},
-            ["policy.must_fit passes", "but then policy.max_seconds does not"],
+            ["fit passes", "but then duration_seconds does not"],
         ),
         (
-            {"must_fit": True},
-            {"model": {"name": "llama-3.1-405b"}, "ownership": {"owned": {"tariff_per_kwh": 0.3}}},
-            ["policy.must_fit may still take", "8 devices", "other hardware is not proposed"],
+            {"fit": True},
+            {
+                "model": {"name": "llama-3.1-405b"},
+                "ownership": {"owned": {"price_per_kwh": {"nanos": 300_000_000, "currency_code": "USD"}}},
+            },
+            ["fit may still take", "8 devices", "other hardware is not proposed"],
         ),
-        ({"max_cost": 1}, {"hardware": {"cpu": {"cores": 2}}}, ["nothing is left to", "policy.max_cost cannot be"]),
+        ({"cost": 1}, {"hardware": {"cpu": {"cores": 2}}}, ["nothing is left to", "cost cannot be"]),
     ],
 )
 async def test_where_no_change_would_pass_it_says_so_and_why(stub, check_of, policy, spec, told):
@@ -164,7 +197,7 @@ async def test_where_no_change_would_pass_it_says_so_and_why(stub, check_of, pol
     assert all(rule in reply.no_remedy for rule in broken)
 
 
-@pytest.mark.parametrize("policy", [{"max_cost": 1e9}, {"max_seconds": 200}])
+@pytest.mark.parametrize("policy", [{"cost": 1e9}, {"duration_seconds": 200}])
 async def test_where_a_change_passes_or_none_is_needed_there_is_nothing_to_explain(stub, check_of, policy):
     reply = await stub.CheckPlan(check_of(policy, {"model": {"name": "llama-3.2-3b"}}))
     assert (reply.verdict == PASS) == (not reply.remedies)
@@ -172,8 +205,11 @@ async def test_where_a_change_passes_or_none_is_needed_there_is_nothing_to_expla
 
 
 async def test_owned_hardware_is_not_replaced_by_another(stub, check_of):
-    owned = {"model": {"name": "llama-3.1-8b"}, "ownership": {"owned": {"tariff_per_kwh": 0.3}}}
-    reply = await stub.CheckPlan(check_of({"must_fit": True}, owned))
+    owned = {
+        "model": {"name": "llama-3.1-8b"},
+        "ownership": {"owned": {"price_per_kwh": {"nanos": 300_000_000, "currency_code": "USD"}}},
+    }
+    reply = await stub.CheckPlan(check_of({"fit": True}, owned))
 
     assert reply.remedies
     assert not {patch.field_path for remedy in reply.remedies for patch in remedy.patches} & {"hardware.accelerator"}
@@ -182,11 +218,11 @@ async def test_owned_hardware_is_not_replaced_by_another(stub, check_of):
 @pytest.mark.parametrize(
     "case",
     [
-        ({"max_cost": 1}, None, 0, "dataset_profile.examples"),
-        ({"max_seconds": 1}, None, 0, "dataset_profile.examples"),
-        ({"max_energy_kwh": 1}, None, 0, "dataset_profile.examples"),
-        ({"max_cost": 1}, {"cpu": {"cores": 2}}, 10, "ownership.owned"),
-        ({"must_fit": True}, {"cpu": {"cores": 2}}, 10, "give the memory"),
+        ({"cost": 1}, None, 0, "dataset_profile.examples"),
+        ({"duration_seconds": 1}, None, 0, "dataset_profile.examples"),
+        ({"energy_kwh": 1}, None, 0, "dataset_profile.examples"),
+        ({"cost": 1}, {"cpu": {"cores": 2}}, 10, "ownership.owned"),
+        ({"fit": True}, {"cpu": {"cores": 2}}, 10, "give the memory"),
     ],
 )
 async def test_a_number_that_cannot_be_known_is_undecided_and_says_what_to_give(stub, check_of, case):
@@ -199,7 +235,7 @@ async def test_a_number_that_cannot_be_known_is_undecided_and_says_what_to_give(
 
     (check,) = reply.checks
     assert (reply.verdict, check.verdict) == (UNDECIDED, UNDECIDED)
-    assert asked in check.help
+    assert asked in check.message
 
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
@@ -208,29 +244,31 @@ INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 @pytest.mark.parametrize(
     "case",
     [
-        ({}, {}, (INVALID, "POLICY_EMPTY", "policy")),
-        ({"currency_code": "USD"}, {}, (INVALID, "POLICY_EMPTY", "policy")),
-        ({"max_cost": 1, "currency_code": "EUR"}, {}, (INVALID, "CURRENCY_UNKNOWN", "policy.currency_code")),
-        ({"max_monthly_cost": 1, "currency_code": "EUR"}, {}, (INVALID, "CURRENCY_UNKNOWN", "policy.currency_code")),
+        ({}, {}, (INVALID, "INVALID_REQUEST", "policy.limits")),
         (
-            {"max_cost": 1, "currency_code": "??"},
-            {"hardware": {"cpu": {"cores": 2}}},
-            (INVALID, "CURRENCY_UNKNOWN", "policy.currency_code"),
+            {"cost": 1, "currency": "EUR"},
+            {},
+            (INVALID, "CURRENCY_MISMATCH", "policy.limits[0].max_money.currency_code"),
         ),
-        ({"max_cost": 1, "currency_code": "E1"}, {}, (INVALID, "CURRENCY_UNKNOWN", "policy.currency_code")),
-        ({"max_cost": -1}, {}, (INVALID, "INVALID_REQUEST", "policy.max_cost")),
-        ({"max_seconds": "NaN"}, {}, (INVALID, "INVALID_REQUEST", "policy.max_seconds")),
-        ({"max_cost": 1}, {"lora": {"rank": -8}}, (INVALID, "INVALID_REQUEST", "run.spec.lora.rank")),
         (
-            {"max_cost": 1},
+            {"fit": True, "monthly_cost": 1, "currency": "EUR"},
+            {},
+            (INVALID, "CURRENCY_MISMATCH", "policy.limits[1].max_money.currency_code"),
+        ),
+        ({"cost": 1, "currency": "??"}, {}, (INVALID, "INVALID_REQUEST", "policy.limits[0].max_money")),
+        ({"cost": -1}, {}, (INVALID, "INVALID_REQUEST", "policy.limits[0].max_money")),
+        ({"duration_seconds": "NaN"}, {}, (INVALID, "INVALID_REQUEST", "policy.limits[0].max")),
+        ({"cost": 1}, {"lora": {"rank": -8}}, (INVALID, "INVALID_REQUEST", "run.spec.lora.rank")),
+        (
+            {"cost": 1},
             {"lora": {"target_modules": ["x"]}},
             (INVALID, "INVALID_REQUEST", "run.spec.lora.target_modules"),
         ),
-        ({"max_cost": 1}, {"model": {"name": "nope"}}, (NOT_FOUND, "MODEL_NOT_FOUND", None)),
-        ({"max_cost": 1}, {"hardware": {"accelerator": "nope"}}, (NOT_FOUND, "ACCELERATOR_NOT_FOUND", None)),
-        ({"max_cost": 1}, {"ownership": {"rented": {"price_id": "nope"}}}, (NOT_FOUND, "PRICE_NOT_FOUND", None)),
+        ({"cost": 1}, {"model": {"name": "nope"}}, (NOT_FOUND, "MODEL_NOT_FOUND", None)),
+        ({"cost": 1}, {"hardware": {"accelerator": "nope"}}, (NOT_FOUND, "ACCELERATOR_NOT_FOUND", None)),
+        ({"cost": 1}, {"ownership": {"rented": {"price_id": "nope"}}}, (NOT_FOUND, "PRICE_NOT_FOUND", None)),
         (
-            {"max_cost": 1},
+            {"cost": 1},
             {"prefix": {}, "gradient_checkpointing": "GRADIENT_CHECKPOINTING_FULL"},
             (INVALID, "PREFIX_WITH_CHECKPOINTING", "run.spec.gradient_checkpointing"),
         ),
@@ -248,7 +286,7 @@ async def test_each_documented_error(stub, check_of, explain, case):
 
 @pytest.mark.parametrize("part", ["run", "policy"])
 async def test_run_and_policy_are_required(stub, check_of, explain, part):
-    request = check_of({"max_cost": 1})
+    request = check_of({"cost": 1})
     request.ClearField(part)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.CheckPlan(request)
@@ -256,7 +294,7 @@ async def test_run_and_policy_are_required(stub, check_of, explain, part):
 
 
 async def test_another_revision_is_not_to_be_had(stub, check_of, explain):
-    request = check_of({"max_cost": 1})
+    request = check_of({"cost": 1})
     request.run.pinned.price_book.id = "other"
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.CheckPlan(request)
@@ -267,7 +305,27 @@ async def test_another_revision_is_not_to_be_had(stub, check_of, explain):
 
 
 async def test_a_currency_is_that_of_the_price(stub, check_of):
-    owned = {"ownership": {"owned": {"tariff_per_kwh": 0.3, "currency_code": "CHF"}}}
-    reply = await stub.CheckPlan(check_of({"max_cost": 1000, "currency_code": "chf"}, owned))
+    owned = {"ownership": {"owned": {"price_per_kwh": {"nanos": 300_000_000, "currency_code": "CHF"}}}}
+    reply = await stub.CheckPlan(check_of({"cost": 1000, "currency": "CHF"}, owned))
     assert reply.verdict == PASS
-    assert "CHF" in reply.checks[0].help
+    assert "CHF" in reply.checks[0].message
+
+
+async def test_a_failure_of_less_severity_leaves_the_plan_at_warn(stub, check_of):
+    request = check_of({"duration_seconds": 1e-3, "device_bytes": 1e12})
+    request.policy.limits[0].severity = check_pb2.SEVERITY_WARNING
+    reply = await stub.CheckPlan(request)
+
+    assert reply.verdict == check_pb2.CHECK_VERDICT_WARN
+    assert [(check.verdict, check.severity) for check in reply.checks] == [
+        (FAIL, check_pb2.SEVERITY_WARNING),
+        (PASS, check_pb2.SEVERITY_ERROR),
+    ]
+
+
+async def test_a_bound_that_its_metric_does_not_take_is_refused(stub, check_of, explain):
+    request = check_of({"cost": 1})
+    request.policy.limits[0].max = 5.0
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CheckPlan(request)
+    assert explain(caught.value).fields == ["policy.limits[0]"]

@@ -2,8 +2,8 @@
 """What stands beside the computed numbers: measured runs, confidence, the playbook's figures."""
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import evidence_pb2
 
 FULL = "ESTIMATE_VIEW_FULL"
 LORA_OF_PEFT = {
@@ -22,8 +22,12 @@ LORA_OF_PEFT = {
 """PEFT's own comparison: Llama-3.2-3B, 20,000 rows of 210 tokens."""
 
 
+def trained_by(program: str) -> dict[str, object]:
+    return {"program": {"program": f"TRAINING_PROGRAM_{program}"}}
+
+
 async def test_a_full_answer_names_five_measured_runs_nearest_first(stub, request_of):
-    rows = (await stub.EstimateRun(request_of(view=FULL))).estimate.nearest_evidence
+    rows = (await stub.EstimateRun(request_of(view=FULL))).estimate.nearest_runs
     far = [row.distance for row in rows]
 
     assert len(rows) == 5
@@ -31,7 +35,7 @@ async def test_a_full_answer_names_five_measured_runs_nearest_first(stub, reques
     for row in rows:
         assert row.description
         assert row.peak_bytes or row.tokens_per_second
-        assert row.provenance.kind == ev.PROVENANCE_KIND_PUBLISHED
+        assert row.provenance.kind == evidence_pb2.PROVENANCE_KIND_PUBLISHED
         assert row.provenance.source.startswith("github:")
 
 
@@ -39,7 +43,7 @@ async def test_a_full_answer_names_five_measured_runs_nearest_first(stub, reques
 async def test_a_basic_answer_names_none_but_states_its_confidence(stub, request_of, view):
     estimate = (await stub.EstimateRun(request_of(view=view))).estimate
 
-    assert not estimate.nearest_evidence
+    assert not estimate.nearest_runs
     assert estimate.confidence.memory
     assert estimate.confidence.time
     assert estimate.confidence.reasons
@@ -47,23 +51,23 @@ async def test_a_basic_answer_names_none_but_states_its_confidence(stub, request
 
 async def test_a_run_that_was_published_is_at_no_distance(stub, request_of):
     profile = {"examples": 20_000, "total_tokens": 4_198_051}
-    request = request_of(LORA_OF_PEFT, view=FULL, program="TRAINING_PROGRAM_TRANSFORMERS", dataset_profile=profile)
+    request = request_of(LORA_OF_PEFT | trained_by("TRANSFORMERS"), view=FULL, dataset_profile=profile)
     estimate = (await stub.EstimateRun(request)).estimate
 
-    assert estimate.nearest_evidence[0].distance == 0
-    assert estimate.nearest_evidence[0].description.startswith("meta-llama/Llama-3.2-3B, lora")
+    assert estimate.nearest_runs[0].distance == 0
+    assert estimate.nearest_runs[0].description.startswith("meta-llama/Llama-3.2-3B, lora")
     assert estimate.confidence.memory_distance == estimate.confidence.time_distance == 0
-    assert estimate.confidence.memory == estimate.confidence.time == pb.CONFIDENCE_LEVEL_HIGH
+    assert estimate.confidence.memory == estimate.confidence.time == evidence_pb2.CONFIDENCE_LEVEL_HIGH
 
 
 async def test_our_own_program_is_farther_than_the_one_that_was_measured(stub, request_of):
     theirs, ours = [
-        (await stub.EstimateRun(request_of(LORA_OF_PEFT, program=program))).estimate.confidence
-        for program in ("TRAINING_PROGRAM_TRANSFORMERS", "TRAINING_PROGRAM_UNSPECIFIED")
+        (await stub.EstimateRun(request_of(LORA_OF_PEFT | trained_by(program)))).estimate.confidence
+        for program in ("TRANSFORMERS", "UNSPECIFIED")
     ]
 
     assert ours.memory_distance > theirs.memory_distance
-    assert "no measured peak or speed is of finetree" in ours.reasons
+    assert "no measured peak or speed is of finetree" in [reason.message for reason in ours.reasons]
 
 
 @pytest.mark.parametrize("view", ["ESTIMATE_VIEW_BASIC", FULL])
@@ -71,15 +75,15 @@ async def test_each_answer_carries_the_playbooks_figures_beside_the_computed_one
     estimate = (await stub.EstimateRun(request_of(view=view, runs_per_month=2))).estimate
     found = {figure.kind: figure for figure in estimate.playbook}
 
-    assert len(found) == len(pb.PlaybookFigureKind.values()) - 1
+    assert len(found) == len(estimate_pb2.PlaybookFigureKind.values()) - 1
     for figure in found.values():
-        assert figure.provenance.kind == ev.PROVENANCE_KIND_PLAYBOOK
+        assert figure.provenance.kind == evidence_pb2.PROVENANCE_KIND_PLAYBOOK
         assert figure.provenance.locator
         assert figure.HasField("computed")
         inside = figure.computed.low <= figure.value <= figure.computed.high
         assert bool(figure.note) != inside
-    assert found[pb.PLAYBOOK_FIGURE_KIND_TIME_HOURS].value == 2
-    assert found[pb.PLAYBOOK_FIGURE_KIND_COST_USD].value == 3
+    assert found[estimate_pb2.PLAYBOOK_FIGURE_KIND_TIME_HOURS].value == 2
+    assert found[estimate_pb2.PLAYBOOK_FIGURE_KIND_COST_USD].value == 3
 
 
 async def test_the_playbook_counts_all_examples_also_where_some_are_held_out(stub, request_of):
@@ -94,5 +98,5 @@ async def test_without_a_profile_the_tables_by_size_are_left_out(stub, request_o
     request.ClearField("dataset_profile")
     kinds = {figure.kind for figure in (await stub.EstimateRun(request)).estimate.playbook}
 
-    assert pb.PLAYBOOK_FIGURE_KIND_TIME_HOURS not in kinds
-    assert pb.PLAYBOOK_FIGURE_KIND_GPU_MEMORY_GB in kinds
+    assert estimate_pb2.PLAYBOOK_FIGURE_KIND_TIME_HOURS not in kinds
+    assert estimate_pb2.PLAYBOOK_FIGURE_KIND_GPU_MEMORY_GB in kinds

@@ -3,20 +3,26 @@ import asyncio
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
+from finetree_runtime.money import to_money
 from finetree_runtime.runspec.digest import plan_digest
 
-CPU = {"cpu": {"cores": 2, "memory_bytes": 16 << 30, "bf16_flops_per_second": 2e12, "fp32_flops_per_second": 3e11}}
+CPU = {"cpu": {"cores": 2, "memory_bytes": 16 << 30}}
+RATES = {"bf16_flops_per_second": 2e12, "fp32_flops_per_second": 3e11}
+
+
+OWNED = {"owned": {"price_per_kwh": {"nanos": 300_000_000, "currency_code": "EUR"}}}
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora", "prefix", "adapter"])
 @pytest.mark.parametrize("hardware", [{"accelerator": "a100-80gb"}, CPU], ids=["gpu", "cpu"])
 async def test_each_method_is_estimated_on_gpu_and_cpu(stub, request_of, method, hardware):
-    request = request_of({"model": {"name": "smollm2-135m-instruct"}, "hardware": hardware, method: {}})
+    spec = {"model": {"name": "smollm2-135m-instruct"}, "hardware": hardware, method: {}}
+    request = request_of(spec, matrix_rates=RATES)
     estimate = (await stub.EstimateRun(request)).estimate
 
     memory = estimate.memory
@@ -24,7 +30,7 @@ async def test_each_method_is_estimated_on_gpu_and_cpu(stub, request_of, method,
     assert sum(phase.seconds.expected for phase in estimate.time.phases) == pytest.approx(
         estimate.time.total_seconds.expected
     )
-    assert estimate.fit.verdict == pb.FIT_VERDICT_FITS
+    assert estimate.fit.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
     assert estimate.total_parameters == 134_515_008
     assert 0 < estimate.trainable_parameters <= 134_515_008
     assert estimate.optimizer_steps == 189
@@ -35,7 +41,7 @@ def intervals(message):
     """Every interval anywhere in a message."""
     for field, value in message.ListFields():
         for item in value if field.is_repeated else [value]:
-            if isinstance(item, ev.Interval):
+            if isinstance(item, evidence_pb2.Interval):
                 yield f"{message.DESCRIPTOR.name}.{field.name}", item
             elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
                 yield from intervals(item)
@@ -80,41 +86,44 @@ async def test_the_digest_is_the_suites_and_follows_the_plan(stub, request_of):
 
 async def test_cost_comes_with_price_provider_and_date(stub, request_of):
     rented = (await stub.EstimateRun(request_of({"ownership": {"rented": {}}}))).estimate.cost
-    owned = (await stub.EstimateRun(request_of({"ownership": {"owned": {"tariff_per_kwh": 0.3}}}))).estimate.cost
+    owned = (await stub.EstimateRun(request_of({"ownership": OWNED}))).estimate.cost
 
     assert (rented.price_id, rented.provider, rented.price_date) == ("lium/rtx-4090/2026", "lium", "2026")
-    assert (rented.currency_code, rented.hourly_price, rented.region) == ("USD", 0.35, "RO")
-    assert rented.term == pb.PRICE_TERM_ON_DEMAND
-    assert rented.amount.expected > 0
-    assert (owned.price_id, owned.currency_code) == ("", "USD")
-    assert owned.amount.expected == pytest.approx(0.3 * owned.energy_kwh.expected)
+    assert (rented.total.currency_code, rented.region) == ("USD", "RO")
+    assert rented.hourly_price == to_money(0.35, "USD")
+    assert rented.term == catalog_pb2.PRICE_TERM_ON_DEMAND
+    assert rented.total.amount.expected > 0
+    assert (owned.price_id, owned.total.currency_code) == ("", "EUR")
+    assert owned.total.amount.expected == pytest.approx(0.3 * owned.energy_kwh.expected)
 
 
 async def test_cost_per_month_and_carbon_follow_the_request(stub, request_of):
     cost = (await stub.EstimateRun(request_of(runs_per_month=4, carbon_kg_per_kwh=0.1))).estimate.cost
 
-    assert cost.monthly_amount.expected == pytest.approx(4 * cost.amount.expected)
+    assert cost.monthly.amount.expected == pytest.approx(4 * cost.total.amount.expected)
     assert cost.carbon_kg.expected == pytest.approx(0.1 * cost.energy_kwh.expected)
-    assert not (await stub.EstimateRun(request_of())).estimate.cost.HasField("monthly_amount")
+    assert not (await stub.EstimateRun(request_of())).estimate.cost.HasField("monthly")
 
 
 async def test_the_full_view_offers_where_the_run_fits_the_cheapest_first(stub, request_of):
     request = request_of({"qlora": {}, "training": {"micro_batch_size": 1}})
     assert not (await stub.EstimateRun(request)).estimate.offers
-    request.view = pb.ESTIMATE_VIEW_FULL
+    request.view = estimate_pb2.ESTIMATE_VIEW_FULL
     offers = (await stub.EstimateRun(request)).estimate.offers
-    amounts = [offer.amount.expected for offer in offers]
+    amounts = [offer.cost.amount.expected for offer in offers]
 
     assert 3 <= len(offers) <= 8
     assert amounts == sorted(amounts)
     assert len({offer.price.accelerator for offer in offers}) > 1
-    assert all(offer.verdict == pb.FIT_VERDICT_FITS and offer.price.provenance.date for offer in offers)
+    assert all(
+        offer.verdict == estimate_summary_pb2.FIT_VERDICT_FITS and offer.price.provenance.date for offer in offers
+    )
 
 
 async def test_what_is_too_large_does_not_fit_and_says_by_how_much(stub, request_of):
     fit = (await stub.EstimateRun(request_of({"model": {"name": "llama-3-70b"}}))).estimate.fit
 
-    assert fit.verdict == pb.FIT_VERDICT_DOES_NOT_FIT
+    assert fit.verdict == estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT
     assert fit.headroom_bytes < -100 * 10**9
     assert fit.summary.startswith("does not fit")
 
@@ -125,9 +134,13 @@ async def test_the_full_view_says_what_would_fit_and_the_basic_one_does_not_sear
     full = (await stub.EstimateRun(request_of(spec, view="ESTIMATE_VIEW_FULL"))).estimate
     basic = (await stub.EstimateRun(request_of(spec))).estimate
 
-    assert full.fit.verdict == pb.FIT_VERDICT_DOES_NOT_FIT
+    assert full.fit.verdict == estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT
     assert full.fit.probability < 0.05
-    assert [remedy.verdict for remedy in full.remedies] == [pb.FIT_VERDICT_FITS] * len(full.remedies) != []
+    assert (
+        [remedy.verdict for remedy in full.remedies]
+        == [estimate_summary_pb2.FIT_VERDICT_FITS] * len(full.remedies)
+        != []
+    )
     assert 0 < full.largest.sequence_length < full.resolved_spec.training.sequence_length
     assert full.largest.micro_batch_size < full.resolved_spec.training.micro_batch_size
     assert full.smallest_hardware[0].count == 1
@@ -147,8 +160,8 @@ async def test_what_the_full_view_found_holds_when_it_is_asked_for(stub, request
     cut = (await stub.EstimateRun(request_of(spec | shorter))).estimate
 
     assert elsewhere.memory.device_bytes == option.device_bytes
-    assert elsewhere.fit.verdict == option.verdict == pb.FIT_VERDICT_FITS
-    assert cut.fit.verdict == pb.FIT_VERDICT_FITS
+    assert elsewhere.fit.verdict == option.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
+    assert cut.fit.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
     assert 0.95 <= cut.fit.probability <= 1
 
 
@@ -160,7 +173,7 @@ async def test_without_the_number_of_rows_memory_is_answered_and_time_left_out(s
     assert estimate.memory.device_bytes.expected > 0
     assert not estimate.HasField("time")
     assert not estimate.HasField("cost")
-    assert any("number of rows is unknown" in note for note in estimate.notes)
+    assert any("number of rows is unknown" in remark.message for remark in estimate.remarks)
 
 
 @pytest.mark.parametrize(("every", "remarked"), [(1, True), (10_000, False)])
@@ -168,7 +181,7 @@ async def test_a_run_that_mostly_writes_checkpoints_is_remarked_upon(stub, reque
     request = request_of({"full": {}, "checkpoints": {"every_steps": every}})
     estimate = (await stub.EstimateRun(request)).estimate
 
-    assert any("raise checkpoints.every_steps" in note for note in estimate.notes) is remarked
+    assert any("raise checkpoints.every_steps" in remark.message for remark in estimate.remarks) is remarked
 
 
 async def test_the_present_revision_can_be_pinned(stub, request_of):

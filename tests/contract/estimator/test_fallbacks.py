@@ -3,7 +3,7 @@
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import estimate_summary_pb2
 
 
 def changes(**settings: object) -> dict[str, object]:
@@ -35,7 +35,7 @@ async def test_a_run_takes_over_fallbacks_until_it_fits(stub, request_of, rows, 
     same = (await stub.EstimateRun(request_of(merged))).estimate
 
     assert given.fallbacks_taken == taken
-    assert given.fit.verdict == pb.FIT_VERDICT_FITS
+    assert given.fit.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
     same.fallbacks_taken = taken
     assert given == same
 
@@ -44,7 +44,7 @@ async def test_where_no_fallback_helps_the_last_one_is_answered(stub, request_of
     spec = {"model": {"name": "llama-3-70b"}, "full": {}}
     answer = (await stub.EstimateRun(request_of(spec, **changes(micro_batch_size=1)))).estimate
 
-    assert answer.fit.verdict == pb.FIT_VERDICT_DOES_NOT_FIT
+    assert answer.fit.verdict == estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT
     assert answer.fallbacks_taken == 2
     assert answer.resolved_spec.training.micro_batch_size == 1
 

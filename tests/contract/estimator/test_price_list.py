@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import catalog_pb2
 from finetree_estimator.catalog import prices
+from finetree_runtime.money import to_float, to_money
 
 
 async def test_all_prices_are_listed_page_by_page_by_accelerator_and_price(stub):
     found, token = [], ""
     while True:
-        reply = await stub.ListPrices(pb.ListPricesRequest(page_size=30, page_token=token))
+        reply = await stub.ListPrices(catalog_pb2.ListPricesRequest(page_size=30, page_token=token))
         assert 0 < len(reply.prices) <= 30
         found += reply.prices
         if not (token := reply.next_page_token):
             break
 
     assert len(found) == len(prices.packaged().quotes)
-    assert [(price.accelerator, price.hourly_price) for price in found] == sorted(
-        (price.accelerator, price.hourly_price) for price in found
-    )
+    order = [(price.accelerator, price.hourly_price.currency_code, to_float(price.hourly_price)) for price in found]
+    assert order == sorted(order)
 
 
 async def test_a_price_says_all_that_the_book_knows(stub):
-    request = pb.ListPricesRequest(accelerator="H100 SXM", provider="Nebius", term=pb.PRICE_TERM_SPOT)
+    request = catalog_pb2.ListPricesRequest(accelerator="H100 SXM", provider="Nebius", term=catalog_pb2.PRICE_TERM_SPOT)
     reply = await stub.ListPrices(request)
 
     (price,) = reply.prices
     assert (price.price_id, price.accelerator, price.provider) == ("nebius/h100/spot/2025", "h100", "nebius")
-    assert (price.region, price.term, price.min_count) == ("eu-north1", pb.PRICE_TERM_SPOT, 1)
-    assert (price.hourly_price, price.currency_code) == (1.25, "USD")
+    assert (price.region, price.term, price.min_count) == ("eu-north1", catalog_pb2.PRICE_TERM_SPOT, 1)
+    assert price.hourly_price == to_money(1.25, "USD")
     assert "nebius@0082b0435" in price.provenance.source
     assert price.provenance.date == "2025"
     assert reply.price_book.sha256 == prices.packaged().sha256
@@ -35,13 +35,13 @@ async def test_a_price_says_all_that_the_book_knows(stub):
 
 @pytest.mark.parametrize("asked", ["a100", "NVIDIA A100-SXM4-80GB", "a100-80gb"])
 async def test_an_accelerator_may_be_named_in_any_way(stub, asked):
-    reply = await stub.ListPrices(pb.ListPricesRequest(accelerator=asked))
+    reply = await stub.ListPrices(catalog_pb2.ListPricesRequest(accelerator=asked))
 
     assert {price.accelerator for price in reply.prices} == {"a100-80gb"}
 
 
 async def test_a_listed_price_can_be_chosen(stub, request_of):
-    reply = await stub.ListPrices(pb.ListPricesRequest(accelerator="rtx-4090", provider="runpod"))
+    reply = await stub.ListPrices(catalog_pb2.ListPricesRequest(accelerator="rtx-4090", provider="runpod"))
     chosen = {"ownership": {"rented": {"price_id": reply.prices[0].price_id}}}
     cost = (await stub.EstimateRun(request_of(chosen))).estimate.cost
 
@@ -49,8 +49,8 @@ async def test_a_listed_price_can_be_chosen(stub, request_of):
 
 
 async def test_what_is_not_offered_gives_an_empty_list(stub):
-    assert not (await stub.ListPrices(pb.ListPricesRequest(provider="nobody"))).prices
-    assert not (await stub.ListPrices(pb.ListPricesRequest(accelerator="gtx-1080"))).prices
+    assert not (await stub.ListPrices(catalog_pb2.ListPricesRequest(provider="nobody"))).prices
+    assert not (await stub.ListPrices(catalog_pb2.ListPricesRequest(accelerator="gtx-1080"))).prices
 
 
 async def refusal(call, explain):
@@ -60,25 +60,26 @@ async def refusal(call, explain):
 
 
 async def test_an_unknown_accelerator_is_not_found_and_the_nearest_are_named(stub, explain):
-    found = await refusal(stub.ListPrices(pb.ListPricesRequest(accelerator="rtx-4091")), explain)
+    found = await refusal(stub.ListPrices(catalog_pb2.ListPricesRequest(accelerator="rtx-4091")), explain)
 
     assert (found.code, found.reason) == (grpc.StatusCode.NOT_FOUND.value[0], "ACCELERATOR_NOT_FOUND")
     assert "rtx-4090" in found.message
 
 
 async def test_a_token_of_another_selection_is_refused(stub, explain):
-    token = (await stub.ListPrices(pb.ListPricesRequest(page_size=1))).next_page_token
+    token = (await stub.ListPrices(catalog_pb2.ListPricesRequest(page_size=1))).next_page_token
 
     for request in (
-        pb.ListPricesRequest(provider="vast", page_token=token),
-        pb.ListPricesRequest(term=pb.PRICE_TERM_SPOT, page_token=token),
-        pb.ListPricesRequest(page_token="forged"),
+        catalog_pb2.ListPricesRequest(provider="vast", page_token=token),
+        catalog_pb2.ListPricesRequest(term=catalog_pb2.PRICE_TERM_SPOT, page_token=token),
+        catalog_pb2.ListPricesRequest(page_token="forged"),
     ):
         assert (await refusal(stub.ListPrices(request), explain)).reason == "PAGE_TOKEN_INVALID"
 
 
 @pytest.mark.parametrize(
-    ("request_", "field"), [(pb.ListPricesRequest(term=9), "term"), (pb.ListPricesRequest(page_size=-1), "page_size")]
+    ("request_", "field"),
+    [(catalog_pb2.ListPricesRequest(term=9), "term"), (catalog_pb2.ListPricesRequest(page_size=-1), "page_size")],
 )
 async def test_a_malformed_request_is_refused(stub, explain, request_, field):
     found = await refusal(stub.ListPrices(request_), explain)

@@ -18,9 +18,9 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.estimator.v1 import estimator_pb2_grpc
+from finetree_api.estimator.v1 import catalog_pb2, check_plan_pb2, estimator_pb2, estimator_pb2_grpc
 from finetree_estimator.__main__ import main
+from finetree_runtime.money import to_money
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.rpc import status_pb2
@@ -108,7 +108,7 @@ def test_a_users_price_book_replaces_ours(here, tmp_path, request_of):
     result = here(json_format.MessageToJson(request_of()), "--price-book", str(book))
     answer = json.loads(result.stdout)["estimate"]
 
-    assert (answer["cost"]["price_id"], answer["cost"]["currency_code"]) == ("mine", "CHF")
+    assert (answer["cost"]["price_id"], answer["cost"]["total"]["currency_code"]) == ("mine", "CHF")
     assert answer["revision"]["price_book"]["id"] == "mine"
 
 
@@ -208,14 +208,20 @@ SPECS = [
 
 async def test_many_requests_of_each_kind_are_answered_as_served_byte_by_byte(stub, request_of, here):
     runs = [request_of(spec) for spec in SPECS] + [request_of(spec, view="ESTIMATE_VIEW_FULL") for spec in SPECS[::2]]
-    policy = pb.PlanPolicy(max_cost=1, max_seconds=3600, max_device_bytes=8 << 30, must_fit=True)
-    checks = [pb.CheckPlanRequest(run=run, policy=policy) for run in runs[::2]]
-    rows = [pb.BatchEstimateRow(key=str(number), request=run) for number, run in enumerate(runs)]
+    policy = check_plan_pb2.PlanPolicy(
+        limits=[
+            check_plan_pb2.PolicyLimit(metric=check_plan_pb2.POLICY_METRIC_COST, max_money=to_money(1, "USD")),
+            check_plan_pb2.PolicyLimit(metric=check_plan_pb2.POLICY_METRIC_DEVICE_BYTES, max=8 << 30),
+            check_plan_pb2.PolicyLimit(metric=check_plan_pb2.POLICY_METRIC_FIT),
+        ]
+    )
+    checks = [check_plan_pb2.CheckPlanRequest(run=run, policy=policy) for run in runs[::2]]
+    rows = [estimator_pb2.BatchEstimateRow(key=str(number), request=run) for number, run in enumerate(runs)]
     asked = {
         "EstimateRun": runs,
         "CheckPlan": checks,
-        "BatchEstimateRuns": [pb.BatchEstimateRunsRequest(rows=rows)],
-        "ListAccelerators": [pb.ListAcceleratorsRequest(page_size=1000)],
+        "BatchEstimateRuns": [estimator_pb2.BatchEstimateRunsRequest(rows=rows)],
+        "ListAccelerators": [catalog_pb2.ListAcceleratorsRequest(page_size=1000)],
     }
     for method, requests in asked.items():
         served = [await getattr(stub, method)(request) for request in requests]
@@ -263,7 +269,8 @@ def test_lines_are_answered_line_by_line_with_errors_in_place(here, request_of):
 
 
 def test_a_plan_is_checked_once(here, request_of):
-    request = pb.CheckPlanRequest(run=request_of(), policy=pb.PlanPolicy(max_cost=1e-9))
+    request = check_plan_pb2.CheckPlanRequest(run=request_of())
+    request.policy.limits.add(metric=check_plan_pb2.POLICY_METRIC_COST).max_money.CopyFrom(to_money(1e-9, "USD"))
     result = here(json_format.MessageToJson(request), "--once-method", "CheckPlan")
 
     assert json.loads(result.stdout)["verdict"] == "CHECK_VERDICT_FAIL"

@@ -7,7 +7,7 @@ import finetree
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.runspec.resolve import set_paths
+from finetree_runtime.runspec.paths import set_paths
 from google.protobuf import json_format
 
 GIB = 2**30

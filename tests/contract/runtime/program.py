@@ -10,7 +10,6 @@ from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2, trainer_pb2_grpc
 from finetree_runtime import errors
 from finetree_runtime.config.settings import ServiceSettings, load_or_exit
 from finetree_runtime.server import context, identity
-from finetree_runtime.server.handlers import in_bytes
 from finetree_runtime.server.service import Service, run
 
 ESTIMATOR = "finetree_api.estimator.v1.EstimatorService"
@@ -35,14 +34,6 @@ class Estimator(estimator_pb2_grpc.EstimatorServiceServicer):
     async def BatchEstimateRuns(self, request, context):
         return estimator_pb2.BatchEstimateRunsResponse()
 
-    @in_bytes
-    def CheckPlan(self, request, context):
-        """Answers with the very bytes of the request."""
-        if not request:
-            raise errors.NotFound("NO_BYTES", "an empty request has no bytes")
-        return request
-
-    @in_bytes
     async def ListPrices(self, request, context):
         """Waits for ever, so that the time limit of a call ends it."""
         await asyncio.Event().wait()

@@ -133,16 +133,11 @@ async def test_bytes_that_are_no_message_are_the_callers_fault(program, connect)
     assert details["ErrorInfo"].reason == "MALFORMED_REQUEST"
 
 
-async def test_a_handler_in_bytes_gives_bytes_and_is_surrounded_as_any_other(program, connect):
+async def test_a_unary_call_has_a_time_limit(program, connect):
     async with serving(program.build(program.Settings(max_call_time=0.2))) as address, connect(address) as client:
-        raw = client.channel.unary_unary(f"/{program.ESTIMATOR}/CheckPlan")
-        call = raw(b"\xff\xff\xff", metadata=[("x-request-id", "ci-17")], timeout=WAIT)
-        assert await call == b"\xff\xff\xff"
-        assert dict(await call.trailing_metadata())["x-request-id"] == "ci-17"
-        _, refused = await failure(raw(b"", timeout=WAIT))
-        error, _ = await failure(client.channel.unary_unary(f"/{program.ESTIMATOR}/ListPrices")(b"", timeout=WAIT))
-    assert refused["ErrorInfo"].reason == "NO_BYTES"
+        error, details = await failure(client.estimator.ListPrices(catalog_pb2.ListPricesRequest(), timeout=WAIT))
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert details["ErrorInfo"].reason == "CALL_TIME_LIMIT"
 
 
 @pytest.mark.parametrize("prefix", ["", "missing", "crash"])
@@ -243,8 +238,18 @@ async def test_the_authenticator_decides_and_names_the_caller(program, connect, 
 
 async def test_a_request_over_the_size_limit_is_refused(program, connect):
     async with serving(program.build(program.Settings(max_request_bytes=1024))) as address, connect(address) as client:
-        rows = [estimator_pb2.BatchEstimateRow(key=f"{i:0100}") for i in range(20)]
+        rows = [estimator_pb2.BatchEstimateRow(key=f"{i:0100}") for i in range(15)]
         request = estimator_pb2.BatchEstimateRunsRequest(rows=rows)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.estimator.BatchEstimateRuns(request, timeout=WAIT)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert 1024 < request.ByteSize() < 2048 + 1024
+        error, details = await failure(client.estimator.BatchEstimateRuns(request, timeout=WAIT))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details["ErrorInfo"].reason == "REQUEST_TOO_LARGE"
+    assert details["ErrorInfo"].metadata["limit_bytes"] == "1024"
+
+
+async def test_messages_of_a_stream_have_a_limit_of_their_own(program, connect):
+    settings = program.Settings(max_request_bytes=1024, max_stream_message_bytes=4096)
+    async with serving(program.build(settings)) as address, connect(address) as client:
+        large = dataset_pb2.WriteDatasetRequest(name="d", data=b"x" * 3000)
+        reply = await client.trainer.WriteDataset(iter([large]), timeout=WAIT)
+        assert reply.dataset.committed_bytes == 1

@@ -33,7 +33,7 @@ def test_upload_of_a_file(do, suite, path):
 def test_upload_of_rows(do):
     dataset = do(do.client().upload_dataset(iter(ROWS), display_name="rows", labels={"a": "b"}))
     assert (dataset.profile.examples, dataset.display_name, dataset.labels["a"]) == (len(ROWS), "rows", "b")
-    assert dataset.row_schema == training_data_pb2.ROW_FORMAT_CHAT
+    assert dataset.row_format == training_data_pb2.ROW_FORMAT_CHAT
 
 
 def test_the_same_content_is_not_sent_again(do, suite, path):
@@ -74,7 +74,7 @@ def test_a_malformed_row_is_named(do):
 
 
 def test_a_service_that_stays_away_ends_the_upload(do, suite, path):
-    suite.faults.fail_next("WriteDataset", finetree.Unavailable("gone", reason="SHUTTING_DOWN"), times=10_000)
+    suite.faults.fail_next("WriteDataset", finetree.Unavailable("gone", reason="SERVER_STOPPING"), times=10_000)
     with pytest.raises(finetree.Unavailable):
         do(do.client(reconnect_timeout=0.3).upload_dataset(path))
 
@@ -109,12 +109,14 @@ def test_a_name_of_something_else(do, name):
 def test_rows_of_a_preview_are_fetched_page_by_page(do, suite):
     client = do.client()
     name = do(client.upload_dataset([{"text": "preview"}])).name
-    suite.datasets.preview = [dataset_pb2.PreviewRow(split="train", row=n, truncated=n > 3) for n in range(1, 6)]
+    suite.datasets.preview = [dataset_pb2.PreviewRow(split="SPLIT_TRAIN", row=n, truncated=n > 3) for n in range(1, 6)]
     try:
         assert [row.row for row in do.all(client.preview_dataset(name, page_size=2))] == [1, 2, 3, 4, 5]
         assert [row.row for row in do.all(client.preview_dataset(name, finding="TRUNCATED"))] == [4, 5]
         assert do.all(client.preview_dataset(job="1", split="evaluation")) == []
         with pytest.raises(finetree.InvalidArgument, match="no_target"):
             client.preview_dataset(name, finding="unheard-of")
+        with pytest.raises(finetree.InvalidArgument, match="either a dataset or a job"):
+            client.preview_dataset(name, job="1")
     finally:
         suite.datasets.preview = []

@@ -145,7 +145,7 @@ def test_a_restored_log_refuses_old_cursors(do, suite, job):
 
 def test_unknown_kinds_and_payloads_move_the_cursor(do, job, suite):
     log = suite.trainer._find(job.name).log
-    log[6].MergeFrom(event_pb2.JobEvent.FromString(b"\x40\x8f\x4e\xea\x3f\x01x"))
+    log[6].MergeFrom(event_pb2.JobEvent.FromString(b"\x38\x8f\x4e\xea\x3f\x01x"))
     log[6].ClearField("step_metrics")
     events = do.all(job.events())
     assert seqs(events) == ALL

@@ -8,25 +8,29 @@ import finetree
 import pytest
 from finetree.testing import Script
 from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import method_pb2, training_data_pb2, training_pb2
 
 
 def test_what_was_asked_for_is_what_the_job_has(do, spec):
     client = do.client(project="team")
     recommendation = do(client.recommend({"model": spec["model"]}))
     job = do(
-        client.create_job(
+        client.train(
             recommendation.spec,
             display_name="mine",
             labels={"a": "b"},
-            limits={"cost": 5, "duration": "90s"},
+            limits={"max_cost": "5 USD", "max_duration": "90s"},
             deadline=datetime(2030, 1, 1, tzinfo=UTC),
             recommendation=recommendation,
         )
     )
     made = do(client.get_job(job.name))
     assert made.name.startswith("projects/team/jobs/")
-    assert (made.spec, made.display_name, made.labels["a"]) == (recommendation.spec, "mine", "b")
-    assert '"headline":"LoRA fits"' in made.recommendation_json
+    assert (made.train.spec, made.display_name, made.labels["a"]) == (recommendation.spec, "mine", "b")
+    assert (made.limits.max_cost.units, made.limits.max_duration.seconds) == (5, 90)
+    kept = made.train.recommendation
+    assert (kept.method, kept.headline, kept.rule_pack) == (method_pb2.METHOD_LORA, "LoRA fits", "fake-1")
+    assert [caution.code for caution in kept.cautions] == ["FAKE"]
     assert (job.request_id, job.uid) == (made.request_id, made.uid)
 
 
@@ -47,7 +51,7 @@ def test_the_same_request_id_makes_one_job(do, spec):
 
 
 def test_an_attempt_that_is_lost_makes_no_second_job(do, suite, spec):
-    suite.faults.fail_next("CreateJob", finetree.Unavailable("restarting", reason="SHUTTING_DOWN"), times=2)
+    suite.faults.fail_next("CreateJob", finetree.Unavailable("restarting", reason="SERVER_STOPPING"), times=2)
     job = do(do.client().create_job(spec))
     calls = suite.faults.calls("CreateJob")
     assert len(calls) == 3
@@ -56,23 +60,67 @@ def test_an_attempt_that_is_lost_makes_no_second_job(do, suite, spec):
 
 
 def test_retries_can_be_switched_off(do, suite, spec):
-    suite.faults.fail_next("CreateJob", finetree.Unavailable("restarting", reason="SHUTTING_DOWN"))
+    suite.faults.fail_next("CreateJob", finetree.Unavailable("restarting", reason="SERVER_STOPPING"))
     with pytest.raises(finetree.Unavailable):
         do(do.client(retries=False).create_job(spec))
     assert len(suite.faults.calls("CreateJob")) == 1
 
 
-def test_validate_gives_the_digest_that_create_may_require(do, spec):
+def test_validate_gives_the_plan_that_a_job_may_require(do, spec):
     client = do.client()
-    checked = do(client.validate_job(spec))
-    assert do(client.create_job(spec, plan_digest=checked.plan_digest)).name
-    with pytest.raises(finetree.PlanDrift):
-        do(client.create_job(spec, plan_digest="sha256:other"))
+    plan = do(client.validate_job(spec)).plan
+    job = do(client.train(spec, approved_plan=plan))
+    assert job.snapshot.plan_digest == plan.digest
+    with pytest.raises(finetree.PlanDrift) as caught:
+        do(client.train(spec | {"lora": {"rank": 16}}, approved_plan=plan))
+    assert [violation.field for violation in caught.value.violations] == ["spec"]
 
 
-def test_a_whole_job_request(do, spec):
-    request = job_pb2.JobTemplate(display_name="whole", spec=finetree.spec_from_dict(spec))
-    assert do(do.client().create_job(request)).snapshot.display_name == "whole"
+def test_an_estimate_and_a_recommendation_are_plans_to_approve(do, spec):
+    client = do.client()
+    profile = training_data_pb2.DatasetProfile(examples=5)
+    estimate = do(client.estimate(spec, dataset_profile=profile))
+    plan = finetree.plan_of(estimate, dataset_profile=profile)
+    assert do(client.train(plan.spec, approved_plan=plan)).snapshot.plan_digest == estimate.plan_digest
+    answer = do(client.recommend({"model": spec["model"]}))
+    assert (
+        do(client.train(answer.spec, approved_plan=finetree.plan_of(answer))).snapshot.plan_digest == answer.plan_digest
+    )
+
+
+@pytest.mark.parametrize("form", ["template", "task", "json", "spec", "dict"])
+def test_a_job_in_every_form(do, spec, form):
+    message = finetree.spec_from_dict(spec)
+    task = job_pb2.TrainTask(spec=message)
+    forms = {
+        "template": job_pb2.JobTemplate(display_name="mine", train=task),
+        "task": task,
+        "json": {"display_name": "mine", "train": {"spec": spec}},
+        "spec": message,
+        "dict": spec,
+    }
+    fields = {} if form in ("template", "json") else {"display_name": "mine"}
+    made = do(do.client().create_job(forms[form], **fields)).snapshot
+    assert (made.display_name, made.train.spec) == ("mine", message)
+
+
+def test_preparing_takes_a_model_a_dataset_or_both(do):
+    client = do.client()
+    job = do(client.prepare(model="org/name@v1", dataset="d1", loss_tokens="all", sequence_length=64))
+    task = job.snapshot.prepare
+    assert (task.model.hub.id, task.model.hub.revision, task.dataset.name) == ("org/name", "v1", "d1")
+    assert (task.loss_tokens, task.sequence_length) == (training_pb2.LOSS_TOKENS_ALL, 64)
+    assert do(client.prepare(dataset={"path": "rows.jsonl"})).snapshot.prepare.dataset.path == "rows.jsonl"
+    assert [each.name for each in do.all(client.list_jobs(tasks=["prepare"], page_size=1))][-1] == job.name
+    assert do.all(client.list_jobs(tasks=["train"])) == []
+    with pytest.raises(finetree.InvalidArgument, match="name a model, a dataset or both"):
+        do(client.prepare())
+
+
+def test_exporting_is_refused_where_the_server_does_not(do):
+    with pytest.raises(finetree.InvalidArgument) as caught:
+        do(do.client().export("projects/p/jobs/j/artifacts/a"))
+    assert caught.value.reason == "TASK_NOT_SUPPORTED"
 
 
 def test_wait_gives_the_ended_job(do, spec):
@@ -168,8 +216,10 @@ def test_a_cut_download_goes_on_where_it_was(do, suite, spec, tmp_path):
 
 def test_capacity(do, suite):
     client = do.client()
-    assert do(client.capacity()).host_bf16_flops_per_second == 0.0
-    assert do(client.capacity(wait_for_rate=20)).host_bf16_flops_per_second > 0
+    (node,) = do(client.capacity()).nodes
+    assert not node.HasField("matrix_rates")
+    (node,) = do(client.capacity(wait_for_rate=20)).nodes
+    assert node.matrix_rates.bf16_flops_per_second > 0
     seconds = [call.seconds for call in suite.faults.calls("GetCapacity")]
     assert seconds[0] <= 10.1
     assert 20 < seconds[1] <= 30.1

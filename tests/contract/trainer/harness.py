@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc.aio
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2, trainer_pb2, trainer_pb2_grpc
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
+from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.types.v1 import estimate_summary_pb2, method_pb2, run_spec_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+Template = job_pb2.JobTemplate
 WORKER = Path(__file__).with_name("scripted_worker.py")
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 ROWS = [
@@ -35,20 +36,21 @@ class FixedEstimator:
     """Answers at once with one estimate: what the estimator computes is tested in its own room."""
 
     def __init__(self) -> None:
-        self.asked: list[run_spec_pb2.RunSpec] = []
-        self.reported: asyncio.Queue[estimator_pb2.Observation] = asyncio.Queue()
+        self.asked: list[estimate_pb2.EstimateRunRequest] = []
+        self.reported: asyncio.Queue[calibration_pb2.Observation] = asyncio.Queue()
         self.failure: Exception | None = None
         self.tries = 0
+        self.revision = "engine-1"
 
-    async def estimate(self, spec, profile, evaluation):
-        self.asked.append(spec)
-        estimate = estimator_pb2.Estimate(optimizer_steps=15)
+    async def estimate(self, request):
+        self.asked.append(request)
+        estimate = estimate_pb2.Estimate(optimizer_steps=15)
         estimate.time.total_seconds.expected = 60
-        estimate.cost.amount.expected = 0.1
-        estimate.cost.currency_code = "EUR"
+        estimate.cost.total.amount.expected = 0.1
+        estimate.cost.total.currency_code = "EUR"
         estimate.memory.device_bytes.expected = 2**30
-        estimate.fit.verdict = estimator_pb2.FIT_VERDICT_FITS
-        estimate.revision.engine.id = "engine-1"
+        estimate.fit.verdict = estimate_summary_pb2.FIT_VERDICT_FITS
+        estimate.revision.engine.id = self.revision
         return estimate
 
     async def catalogue(self):
@@ -92,6 +94,16 @@ class Talker:
         request = trainer_pb2.CreateJobRequest(job=job_request(dataset, model, **fields), request_id=request_id)
         return (await self.stub.CreateJob(request)).job
 
+    async def prepare(self, *, dataset: str = "", model: str = "tiny", request_id: str = "", **fields) -> job_pb2.Job:
+        """Create a job with a PrepareTask; `fields` are its settings."""
+        template = Template(prepare=job_pb2.PrepareTask(**fields))
+        if dataset:
+            template.prepare.dataset.name = dataset
+        if model:
+            template.prepare.model.path = model
+        request = trainer_pb2.CreateJobRequest(job=template, request_id=request_id)
+        return (await self.stub.CreateJob(request)).job
+
     async def job(self, name: str) -> job_pb2.Job:
         return (await self.stub.GetJob(trainer_pb2.GetJobRequest(name=name))).job
 
@@ -99,14 +111,14 @@ class Talker:
         """Every event until the stream ends."""
         found: list[event_pb2.JobEvent] = []
         async with asyncio.timeout(seconds):
-            async for batch in self.stub.WatchJob(trainer_pb2.WatchJobRequest(name=name, **start)):
+            async for batch in self.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name, **start)):
                 found.extend(batch.events)
         return found
 
     async def until(self, name: str, condition, seconds: float = 8.0) -> list[event_pb2.JobEvent]:
         """Events until one fulfils the condition."""
         found: list[event_pb2.JobEvent] = []
-        call = self.stub.WatchJob(trainer_pb2.WatchJobRequest(name=name))
+        call = self.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name))
         async with asyncio.timeout(seconds):
             async for batch in call:
                 for event in batch.events:
@@ -120,14 +132,16 @@ class Talker:
         return (await self.stub.CancelJob(trainer_pb2.CancelJobRequest(name=name, mode=mode))).job
 
 
-def job_request(dataset: str, model: str = "tiny", **fields) -> trainer_pb2.JobRequest:
-    spec = run_spec_pb2.RunSpec(lora=run_spec_pb2.Lora())
-    spec.model.path = model
+def job_request(dataset: str, model: str = "tiny", task: job_pb2.TrainTask | None = None, **fields) -> Template:
+    """A template that trains LoRA on a dataset; `task` is merged into its TrainTask, `fields` into the template."""
+    template = Template(train=job_pb2.TrainTask(spec=run_spec_pb2.RunSpec(lora=method_pb2.Lora())))
+    template.train.spec.model.path = model
     if dataset:
-        spec.dataset.name = dataset
-    request = trainer_pb2.JobRequest(spec=spec)
-    request.MergeFrom(trainer_pb2.JobRequest(**fields))
-    return request
+        template.train.spec.dataset.name = dataset
+    if task is not None:
+        template.train.MergeFrom(task)
+    template.MergeFrom(Template(**fields))
+    return template
 
 
 def folders(tmp_path: Path) -> None:

@@ -23,12 +23,14 @@ import time
 from pathlib import Path
 
 import grpc.aio
-from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2, worker_pb2_grpc
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
+from finetree_api.types.v1 import hardware_pb2, training_data_pb2
+from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_data import journal
 from google.rpc import error_details_pb2, status_pb2
 
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+KINDS = {"train": job_pb2.TASK_KIND_TRAIN, "prepare": job_pb2.TASK_KIND_PREPARE}
 OUTCOMES = {
     "succeeded": worker_pb2.OUTCOME_KIND_SUCCEEDED,
     "failed": worker_pb2.OUTCOME_KIND_FAILED,
@@ -99,9 +101,8 @@ class ScriptedWorker:
                 await call.write(worker_pb2.AttachRequest(hello=self._hello()))
             await self._read_one(call)
             if (profile := self.script.get("profile")) and self.task is None:
-                measured = worker_pb2.HostProfile(
-                    bf16_flops_per_second=profile, fp32_flops_per_second=profile / 4, threads=2, cpu_name="scripted"
-                )
+                rates = hardware_pb2.MatrixRates(bf16_flops_per_second=profile, fp32_flops_per_second=profile / 4)
+                measured = worker_pb2.HostProfile(matrix_rates=rates, threads=2, cpu_name="scripted")
                 await call.write(worker_pb2.AttachRequest(host_profile=measured))
             sender = asyncio.create_task(self._send(call))
             try:
@@ -149,7 +150,7 @@ class ScriptedWorker:
         task = self.task
         return worker_pb2.Hello(
             protocol_version=self.script.get("protocol", 1),
-            task_kind=worker_pb2.TASK_KIND_IDLE if task is None else task.kind,
+            task_kind=0 if task is None else KINDS[task.WhichOneof("task")],
             job="" if task is None else task.job,
             attempt=0 if task is None else task.attempt,
             token=self.token if task is None else task.token,
@@ -160,7 +161,7 @@ class ScriptedWorker:
     def _take(self, task) -> None:
         if self.task is None:
             self.task = task
-            self.journal = (Path(task.work_dir) / journal.FILE_NAME).open("ab")
+            self.journal = (Path(task.folders.work_dir) / journal.FILE_NAME).open("ab")
             self.got_task.set()
 
     def _emit(self, event=None, outcome=None) -> None:
@@ -176,7 +177,9 @@ class ScriptedWorker:
     async def _work(self) -> None:
         script, task = self.script, self.task
         started = event_pb2.AttemptStarted(
-            reason="first" if task.attempt == 1 else "recovered", devices=[task.device], placement="scripted"
+            reason=event_pb2.ATTEMPT_REASON_FIRST if task.attempt == 1 else event_pb2.ATTEMPT_REASON_RECOVERED,
+            placements=task.placements,
+            engine="scripted",
         )
         if script.get("child"):
             code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
@@ -185,8 +188,8 @@ class ScriptedWorker:
         for phase in script.get("phases", [job_pb2.JOB_PHASE_LOAD_MODEL, job_pb2.JOB_PHASE_TOKENIZE]):
             self._phase(phase)
         if tokens := script.get("report"):
-            report = event_pb2.DatasetReport(split="train")
-            report.profile.MergeFrom(run_spec_pb2.DatasetProfile(examples=20, total_tokens=tokens, exact=True))
+            report = event_pb2.DatasetReport(split=training_data_pb2.SPLIT_TRAIN)
+            report.profile.MergeFrom(training_data_pb2.DatasetProfile(examples=20, total_tokens=tokens, exact=True))
             self._emit(event_pb2.JobEvent(dataset_report=report))
         kill_at = script.get("kill_at", {}).get(str(task.attempt))
         steps = script.get("steps", 3)
@@ -208,17 +211,17 @@ class ScriptedWorker:
 
     def _artifacts(self) -> None:
         if self.script.get("artifact"):
-            self._artifact("adapter", job_pb2.ARTIFACT_KIND_ADAPTER, "weights.bin", bytes(range(256)) * 4096)
+            self._artifact("adapter", artifact_pb2.ARTIFACT_KIND_ADAPTER, "weights.bin", bytes(range(256)) * 4096)
         if rows := self.script.get("preview"):
             content = "".join(json.dumps(row) + "\n" for row in rows).encode()
-            self._artifact("preview", job_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)
+            self._artifact("preview", artifact_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)
 
     def _artifact(self, name: str, kind: int, path: str, content: bytes) -> None:
-        folder = Path(self.task.artifact_dir) / name
+        folder = Path(self.task.folders.artifact_dir) / name
         folder.mkdir()
         (folder / path).write_bytes(content)
-        file = job_pb2.ArtifactFile(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-        artifact = job_pb2.Artifact(name=f"{self.task.job}/artifacts/{name}", kind=kind, files=[file])
+        file = artifact_pb2.ArtifactFile(path=path, size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        artifact = artifact_pb2.Artifact(name=f"{self.task.job}/artifacts/{name}", kind=kind, files=[file])
         self._emit(event_pb2.JobEvent(artifact_ready=event_pb2.ArtifactReady(artifact=artifact)))
 
     def _outcome(self) -> worker_pb2.TaskOutcome:
@@ -231,7 +234,7 @@ class ScriptedWorker:
         if wanted == "failed":
             outcome.error.CopyFrom(status_pb2.Status(code=3, message="The loss was not finite."))
             info = error_details_pb2.ErrorInfo(
-                reason="NON_FINITE_LOSS", domain="finetree", metadata={"remedy": "Lower the learning rate."}
+                reason="DIVERGED", domain="finetree", metadata={"remedy": "Lower the learning rate."}
             )
             outcome.error.details.add().Pack(info)
             outcome.failure_category = job_pb2.FAILURE_CATEGORY_USER

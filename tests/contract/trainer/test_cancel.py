@@ -95,7 +95,7 @@ async def test_a_waiting_job_is_cancelled_at_once_and_cancelling_twice_changes_n
         first = await talk.cancel(job.name)
         assert first.state == job_pb2.JOB_STATE_CANCELLED
         again = await talk.cancel(job.name)
-        assert again.etag == first.etag
+        assert again.last_seq == first.last_seq
         events = await talk.events(job.name)
         assert_whole(events)
         assert (await talk.job(job.name)).queue_position == 0

@@ -8,7 +8,7 @@ import json
 import grpc
 import pytest
 from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 
 CONTENT = jsonl(ROWS)
@@ -21,7 +21,7 @@ async def test_an_upload_in_pieces_becomes_a_ready_dataset_with_a_profile(tmp_pa
         done = await talk.write(created.name, [(i, CONTENT[i : i + 100]) for i in range(0, len(CONTENT), 100)])
         assert done.state == dataset_pb2.DATASET_STATE_READY
         assert done.committed_bytes == len(CONTENT)
-        assert done.row_schema == dataset_pb2.ROW_SCHEMA_CHAT
+        assert done.row_format == training_data_pb2.ROW_FORMAT_CHAT
         assert done.profile.examples == len(ROWS)
         assert not done.profile.exact
         assert sum(bucket.count for bucket in done.profile.token_lengths) == len(ROWS)
@@ -113,7 +113,7 @@ async def test_wrong_rows_are_named_and_nothing_of_them_stays(tmp_path):
     async with trainer(tmp_path) as talk:
         for name, (rows, rest, reason, field) in BAD_ROWS.items():
             content = jsonl(rows) + rest
-            created = await talk.create_dataset(content, request_id=name)
+            created = await talk.create_dataset(content, request_id=name.replace(" ", "-"))
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await talk.write(created.name, [(0, content)])
             code, found, info, faults = refusal(error.value)
@@ -212,36 +212,38 @@ async def test_an_upload_without_a_name_is_refused(tmp_path):
 async def test_prompt_and_text_rows_are_known(tmp_path):
     async with trainer(tmp_path) as talk:
         pairs = await talk.upload(jsonl([{"prompt": "Two and two?", "completion": "Four."}]))
-        assert pairs.row_schema == dataset_pb2.ROW_SCHEMA_PROMPT_COMPLETION
+        assert pairs.row_format == training_data_pb2.ROW_FORMAT_PROMPT_COMPLETION
         text = await talk.upload(json.dumps({"text": "Once upon a time."}).encode())
-        assert text.row_schema == dataset_pb2.ROW_SCHEMA_TEXT
+        assert text.row_format == training_data_pb2.ROW_FORMAT_TEXT
         assert text.profile.target_fraction == 1
 
 
 CALLED_TEXT = {
-    b'{"prompt": "a", "completion": "b"}\n': (dataset_pb2.DATASET_FORMAT_JSONL, run_spec_pb2.FILE_FORMAT_UNSPECIFIED),
-    "prompt\tcompletion\r\na\tb\r\n".encode("utf-16"): (
-        dataset_pb2.DATASET_FORMAT_TSV,
-        run_spec_pb2.FILE_FORMAT_UNSPECIFIED,
+    b'{"prompt": "a", "completion": "b"}\n': (
+        training_data_pb2.FILE_FORMAT_JSONL,
+        training_data_pb2.FILE_FORMAT_UNSPECIFIED,
     ),
-    b"Once upon a time.\n": (dataset_pb2.DATASET_FORMAT_TEXT, run_spec_pb2.FILE_FORMAT_TEXT),
+    "prompt\tcompletion\r\na\tb\r\n".encode("utf-16"): (
+        training_data_pb2.FILE_FORMAT_TSV,
+        training_data_pb2.FILE_FORMAT_TSV,
+    ),
+    b"Once upon a time.\n": (training_data_pb2.FILE_FORMAT_TEXT, training_data_pb2.FILE_FORMAT_TEXT),
 }
 
 
 async def test_an_upload_that_is_called_text_is_what_its_content_says(tmp_path):
     async with trainer(tmp_path) as talk:
         for content, (found, read_as) in CALLED_TEXT.items():
-            called = dataset_pb2.DATASET_FORMAT_TEXT
-            created = await talk.create_dataset(content, request_id=str(found), format=called)
+            created = await talk.create_dataset(content, request_id=str(found), display_name="story.txt")
             done = await talk.write(created.name, [(0, content)])
-            assert (done.format, done.reading.file_format) == (found, read_as)
+            assert (done.file_format, done.reading.file_format) == (found, read_as)
 
 
-@pytest.mark.parametrize(("kind", "exact"), [(job_pb2.JOB_KIND_PREPARE, True), (job_pb2.JOB_KIND_TRAIN, False)])
-async def test_what_a_prepare_job_counts_becomes_the_profile(tmp_path, kind, exact):
+@pytest.mark.parametrize(("task", "exact"), [("prepare", True), ("train", False)])
+async def test_what_a_prepare_job_counts_becomes_the_profile(tmp_path, task, exact):
     async with trainer(tmp_path, {"report": 4321}) as talk:
         dataset = await talk.upload(CONTENT)
-        job = await talk.train(dataset=dataset.name, kind=kind)
+        job = await getattr(talk, task)(dataset=dataset.name)
         assert (await talk.events(job.name))[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
         profile = (await talk.stub.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset.name))).dataset.profile
         assert profile.exact == exact
@@ -249,18 +251,20 @@ async def test_what_a_prepare_job_counts_becomes_the_profile(tmp_path, kind, exa
 
 
 MIXED_CSV = b"Frage,Antwort\nWas?,Das.\nWer?,\nWo?,Hier.\n"
-COLUMNS = run_spec_pb2.DatasetColumns(prompt="Frage", completion="Antwort")
-SKIPPING = run_spec_pb2.DatasetReading(columns=COLUMNS, bad_rows=run_spec_pb2.BAD_ROWS_SKIP, skip_limit=1)
+COLUMNS = training_data_pb2.DatasetColumns(prompt="Frage", completion="Antwort")
+SKIPPING = training_data_pb2.DatasetReading(columns=COLUMNS, bad_rows=training_data_pb2.BAD_ROWS_SKIP, skip_limit=1)
 
 
 async def test_columns_and_the_policy_for_bad_rows_come_with_the_upload_and_go_into_the_job(tmp_path):
     async with trainer(tmp_path) as talk:
         created = await talk.create_dataset(MIXED_CSV, reading=SKIPPING, display_name="fragen.csv")
         done = await talk.write(created.name, [(0, MIXED_CSV)])
-        assert done.format == dataset_pb2.DATASET_FORMAT_CSV
-        assert (done.row_schema, done.profile.examples) == (dataset_pb2.ROW_SCHEMA_PROMPT_COMPLETION, 2)
+        assert done.file_format == training_data_pb2.FILE_FORMAT_CSV
+        assert (done.row_format, done.profile.examples) == (training_data_pb2.ROW_FORMAT_PROMPT_COMPLETION, 2)
         job = await talk.train(dataset=done.name, suspended=True)
-        assert job.spec.dataset.reading == SKIPPING
+        expected = training_data_pb2.DatasetReading(file_format=training_data_pb2.FILE_FORMAT_CSV)
+        expected.MergeFrom(SKIPPING)
+        assert job.train.spec.dataset.reading == expected
 
 
 async def test_a_job_may_read_a_dataset_in_its_own_way(tmp_path):
@@ -268,21 +272,21 @@ async def test_a_job_may_read_a_dataset_in_its_own_way(tmp_path):
     async with trainer(tmp_path) as talk:
         dataset = await talk.upload(rows)
         request = job_request(dataset.name)
-        request.spec.dataset.reading.columns.completion = "short"
+        request.train.spec.dataset.reading.columns.completion = "short"
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
         code, reason, info, faults = refusal(error.value)
         assert (code, reason, info.metadata["row"]) == ("INVALID_ARGUMENT", "MALFORMED_ROW", "2")
-        assert faults[0].field == "job.spec.dataset.rows[2].short"
-        request.spec.dataset.reading.bad_rows = run_spec_pb2.BAD_ROWS_SKIP
+        assert faults[0].field == "job.train.spec.dataset.rows[2].short"
+        request.train.spec.dataset.reading.bad_rows = training_data_pb2.BAD_ROWS_SKIP
         answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
-        assert answer.resolved_spec.dataset.reading.columns.completion == "short"
+        assert answer.train.spec.dataset.reading.columns.completion == "short"
 
 
 FILES = {
     "a column that is not there": (
         MIXED_CSV,
-        {"columns": run_spec_pb2.DatasetColumns(prompt="frage")},
+        {"columns": training_data_pb2.DatasetColumns(prompt="frage")},
         "COLUMN_NOT_FOUND",
         "reading.columns.prompt",
     ),
@@ -303,12 +307,14 @@ FILES = {
 async def test_files_that_cannot_be_read_are_refused_and_nothing_of_them_stays(tmp_path):
     async with trainer(tmp_path) as talk:
         for name, (content, reading, reason, field) in FILES.items():
-            said = run_spec_pb2.DatasetReading(**reading)
-            created = await talk.create_dataset(content, request_id=name, reading=said, display_name="my.csv")
+            said = training_data_pb2.DatasetReading(**reading)
+            created = await talk.create_dataset(
+                content, request_id=name.replace(" ", "-"), reading=said, display_name="my-rows"
+            )
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await talk.write(created.name, [(0, content)])
             code, found, _, faults = refusal(error.value)
             assert (code, found, faults[0].field) == ("INVALID_ARGUMENT", reason, field), name
-            assert error.value.details().startswith("my.csv"), name
+            assert error.value.details().startswith("my-rows"), name
         assert not (await talk.stub.ListDatasets(dataset_pb2.ListDatasetsRequest())).datasets
         assert not list((tmp_path / "data" / "uploads").iterdir())

@@ -2,8 +2,10 @@
 # ruff: noqa: ANN202 - inner functions say what they return by their names
 import grpc
 import pytest
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_pb2, job_pb2, trainer_pb2
+from finetree_api.types.v1 import check_pb2, method_pb2, training_pb2
 from google.rpc import error_details_pb2
+from google.type import money_pb2
 from trainer_harness import (
     ROWS,
     FixedEstimator,
@@ -38,18 +40,21 @@ async def test_a_job_is_created_run_and_told_from_its_first_to_its_last_event(tm
 async def test_a_job_keeps_what_was_resolved_estimated_and_given(tmp_path):
     estimator = FixedEstimator()
     async with trainer(tmp_path, estimator=estimator) as talk:
-        job = await talk.train(labels={"team": "x"}, recommendation_json='{"spec": {}}')
+        recommendation = job_pb2.JobRecommendation(method=method_pb2.METHOD_LORA, headline="LoRA")
+        job = await talk.train(labels={"team": "x"}, task=job_pb2.TrainTask(recommendation=recommendation))
         kept = await talk.job(job.name)
-        assert kept.spec.lora.rank == 8
-        assert kept.spec.training.WhichOneof("length")
-        assert kept.spec.hardware.count == 1
-        assert {source.field_path for source in kept.setting_sources} >= {"lora.rank", "training.learning_rate"}
+        spec = kept.train.spec
+        assert spec.lora.rank == 8
+        assert spec.training.WhichOneof("length")
+        assert spec.hardware.count == 1
+        assert {source.field_path for source in kept.train.setting_sources} >= {"lora.rank", "training.learning_rate"}
         assert kept.estimate.total_seconds.expected == 60
         assert kept.estimate.revision.engine.id == "engine-1"
         assert kept.plan_digest.startswith("sha256:")
-        assert kept.recommendation_json == '{"spec": {}}'
+        assert kept.train.recommendation == recommendation
         assert kept.created_by == "local"
-        assert estimator.asked[0].lora.rank == 8
+        assert estimator.asked[0].spec == spec
+        assert (kept.estimate.cost.amount.expected, kept.estimate.cost.currency_code) == (0.1, "EUR")
 
 
 async def test_the_same_request_makes_one_job_for_ever(tmp_path):
@@ -79,37 +84,13 @@ async def test_two_requests_at_once_with_one_request_id_make_one_job(tmp_path):
 async def test_a_job_is_validated_without_being_created(tmp_path):
     async with trainer(tmp_path) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
-        request = job_request(dataset)
-        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
-        assert answer.resolved_spec.lora.rank == 8
+        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=job_request(dataset)))
+        assert answer.train.spec.lora.rank == 8
         assert answer.checks[0].rule_id == "memory.fits_device"
-        only = trainer_pb2.CreateJobRequest(job=request, validate_only=True)
-        shown = (await talk.stub.CreateJob(only)).job
-        assert shown.plan_digest == answer.plan_digest
-        assert not shown.name
+        assert answer.checks[0].unit == check_pb2.CHECK_UNIT_BYTES
+        assert answer.plan.spec == answer.train.spec
+        assert answer.plan.digest.startswith("sha256:")
         assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
-
-
-async def test_an_approved_digest_holds_and_a_drifted_plan_names_what_differs(tmp_path):
-    from google.protobuf import json_format
-
-    async with trainer(tmp_path) as talk:
-        dataset = (await talk.upload(jsonl(ROWS))).name
-        request = job_request(dataset)
-        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
-        await talk.train(dataset=dataset, plan_digest=answer.plan_digest)
-        approved = json_format.MessageToDict(answer.resolved_spec)
-        import json
-
-        request.spec.lora.rank = 16
-        request.plan_digest = answer.plan_digest
-        request.recommendation_json = json.dumps({"spec": approved})
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
-        code, reason, info, faults = refusal(error.value)
-        assert (code, reason) == ("FAILED_PRECONDITION", "PLAN_DRIFT")
-        assert info.metadata["approved"] == answer.plan_digest
-        assert any("lora.rank" in fault.subject or "lora.rank" in fault.type for fault in faults)
 
 
 async def test_a_job_runs_without_an_estimate_while_the_estimator_is_down(tmp_path):
@@ -119,10 +100,13 @@ async def test_a_job_runs_without_an_estimate_while_the_estimator_is_down(tmp_pa
         dataset = (await talk.upload(jsonl(ROWS))).name
         answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=job_request(dataset)))
         assert not answer.HasField("estimate")
-        assert "no estimate" in answer.notes[0]
+        assert not answer.HasField("plan")
+        assert [remark.code for remark in answer.remarks] == ["ESTIMATE_UNAVAILABLE"]
         job = await talk.train(dataset=dataset)
         assert_whole(await talk.events(job.name))
-        assert not (await talk.job(job.name)).HasField("estimate")
+        kept = await talk.job(job.name)
+        assert not kept.HasField("estimate")
+        assert not kept.plan_digest
 
 
 async def test_jobs_are_listed_newest_first_in_pages_by_state_and_label(tmp_path):
@@ -133,10 +117,13 @@ async def test_jobs_are_listed_newest_first_in_pages_by_state_and_label(tmp_path
         rest = await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(page_size=3, page_token=first.next_page_token))
         assert [job.name for job in (*first.jobs, *rest.jobs)] == made[::-1]
         assert not rest.next_page_token
-        assert not first.jobs[0].setting_sources
+        assert not first.jobs[0].train.setting_sources
         even = await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(labels={"n": "0"}))
         assert [job.name for job in even.jobs] == [made[4], made[2], made[0]]
-        running = trainer_pb2.ListJobsRequest(states=[job_pb2.JOB_STATE_RUNNING])
+        preparing = await talk.prepare(dataset=dataset)
+        answer = await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(tasks=[job_pb2.TASK_KIND_PREPARE]))
+        assert [job.name for job in answer.jobs] == [preparing.name]
+        running = trainer_pb2.ListJobsRequest(states=[job_pb2.JOB_STATE_RUNNING], labels={"n": "0"})
         assert not (await talk.stub.ListJobs(running)).jobs
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(labels={"n": "0"}, page_token=first.next_page_token))
@@ -178,9 +165,9 @@ async def test_a_failed_task_says_whose_fault_it_was_and_what_to_do(tmp_path):
         assert terminal.failure_category == job_pb2.FAILURE_CATEGORY_USER
         info = error_details_pb2.ErrorInfo()
         terminal.error.details[0].Unpack(info)
-        assert info.reason == "NON_FINITE_LOSS"
+        assert info.reason == "DIVERGED"
         failed = await talk.job(job.name)
-        assert failed.state_reason.code == "NON_FINITE_LOSS"
+        assert failed.state_reason.code == "DIVERGED"
         assert failed.state_reason.remedy == "Lower the learning rate."
         assert failed.error.message == "The loss was not finite."
 
@@ -188,8 +175,8 @@ async def test_a_failed_task_says_whose_fault_it_was_and_what_to_do(tmp_path):
 async def test_a_model_is_prepared_by_a_job_of_its_own(tmp_path):
     phases = [job_pb2.JOB_PHASE_CONVERT_MODEL]
     async with trainer(tmp_path, {"steps": 0, "phases": phases}) as talk:
-        request = trainer_pb2.JobRequest(kind=job_pb2.JOB_KIND_PREPARE)
-        request.spec.model.name = "smollm2-135m-instruct"
+        request = job_pb2.JobTemplate()
+        request.prepare.model.name = "smollm2-135m-instruct"
         job = (await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))).job
         events = await talk.events(job.name)
         assert_whole(events)
@@ -201,12 +188,12 @@ async def test_an_artifact_is_listed_and_downloaded_in_ranges(tmp_path):
     async with trainer(tmp_path, {"artifact": True}) as talk:
         job = await talk.train()
         await talk.events(job.name)
-        listed = (await talk.stub.ListArtifacts(trainer_pb2.ListArtifactsRequest(parent=job.name))).artifacts
+        listed = (await talk.stub.ListArtifacts(artifact_pb2.ListArtifactsRequest(parent=job.name))).artifacts
         assert [artifact.name for artifact in listed] == [f"{job.name}/artifacts/adapter"]
         assert listed[0].attempt == 1
 
         async def download(path="weights.bin", offset=0, limit=0):
-            request = trainer_pb2.DownloadArtifactRequest(name=listed[0].name, path=path, offset=offset, limit=limit)
+            request = artifact_pb2.DownloadArtifactRequest(name=listed[0].name, path=path, offset=offset, limit=limit)
             pieces = [piece async for piece in talk.stub.DownloadArtifact(request)]
             assert pieces[0].file.size_bytes == len(content)
             return b"".join(piece.chunk for piece in pieces)
@@ -228,42 +215,48 @@ async def test_capacity_shows_devices_slots_and_the_measured_rate(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
     async with trainer(tmp_path, {"profile": 2.5e12, "delay": 0.05, "steps": 10}, cpu_slots=2, prewarm=True) as talk:
-        request = trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5))
+        request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5))
         capacity = await talk.stub.GetCapacity(request)
-        assert capacity.host_bf16_flops_per_second == 2.5e12
-        cpu = capacity.devices[-1]
+        (node,) = capacity.nodes
+        assert node.name
+        assert node.matrix_rates.bf16_flops_per_second == 2.5e12
+        cpu = node.devices[-1]
         assert cpu.id == "cpu"
         assert (cpu.slots, cpu.free_slots) == (2, 2)
-        assert cpu.hardware.cpu.bf16_flops_per_second == 2.5e12
         assert cpu.hardware.cpu.cores >= 1
         assert 0 < cpu.free_bytes <= cpu.total_bytes
         assert capacity.limits["max_upload_bytes"] > 0
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == event_pb2.EVENT_KIND_STEP_METRICS)
-        cpu = (await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest())).devices[-1]
+        (node,) = (await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())).nodes
+        cpu = node.devices[-1]
         assert cpu.free_slots == 1
-        assert list(cpu.running_jobs) == [job.uid]
-        assert (await talk.job(job.name)).spec.hardware.cpu.bf16_flops_per_second == 2.5e12
+        assert list(cpu.running_jobs) == [job.name]
+        running = await talk.job(job.name)
+        assert [(each.node, list(each.device_ids)) for each in running.placements] == [(node.name, ["cpu"])]
+        await talk.cancel(job.name)
+        await talk.events(job.name)
+        assert not (await talk.job(job.name)).placements
 
 
 async def test_nobody_waits_for_a_rate_that_nobody_measures(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
     async with trainer(tmp_path, prewarm=False) as talk:
-        request = trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=30))
+        request = capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=30))
         capacity = await talk.stub.GetCapacity(request, timeout=10)
-        assert capacity.host_bf16_flops_per_second == 0
-        assert capacity.devices
+        assert not capacity.nodes[0].HasField("matrix_rates")
+        assert capacity.nodes[0].devices
 
 
 async def test_the_measured_rate_is_kept_over_a_restart(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
     async with trainer(tmp_path, {"profile": 1.5e12}, prewarm=True) as talk:
-        await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
+        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
     async with trainer(tmp_path) as talk:
-        capacity = await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest())
-        assert capacity.host_bf16_flops_per_second == 1.5e12
+        capacity = await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
+        assert capacity.nodes[0].matrix_rates.bf16_flops_per_second == 1.5e12
 
 
 async def test_the_server_says_what_it_is(tmp_path):
@@ -283,13 +276,55 @@ async def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):
         assert error.value.reason == "DATA_DIR_IN_USE"
 
 
+async def test_a_limit_of_cost_is_in_the_currency_of_the_cost(tmp_path):
+    async with trainer(tmp_path) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        dollars = job_pb2.JobLimits(max_cost=money_pb2.Money(currency_code="USD", units=5))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.train(dataset=dataset, limits=dollars)
+        code, reason, _, violations = refusal(error.value)
+        assert (code, reason) == ("INVALID_ARGUMENT", "CURRENCY_MISMATCH")
+        assert violations[0].field == "job.limits.max_cost.currency_code"
+        euros = job_pb2.JobLimits(max_cost=money_pb2.Money(currency_code="EUR", units=5))
+        assert (await talk.train(dataset=dataset, limits=euros, suspended=True)).limits == euros
+
+
+async def test_a_limit_of_a_cost_that_is_unknown_is_remarked(tmp_path):
+    from finetree_trainer.estimator import RemoteEstimator
+
+    async with trainer(tmp_path, estimator=RemoteEstimator("127.0.0.1:1")) as talk:
+        limits = job_pb2.JobLimits(max_cost=money_pb2.Money(currency_code="EUR", units=5))
+        request = job_request((await talk.upload(jsonl(ROWS))).name, limits=limits)
+        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
+        found = {remark.code: remark.field_path for remark in answer.remarks}
+        assert found == {"ESTIMATE_UNAVAILABLE": "", "COST_UNKNOWN": "job.limits.max_cost"}
+
+
+async def test_a_dataset_is_read_without_a_model(tmp_path):
+    async with trainer(tmp_path, {"steps": 0}) as talk:
+        job = await talk.prepare(dataset=(await talk.upload(jsonl(ROWS))).name, model="")
+        assert (await talk.events(job.name))[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
+        task = (await talk.job(job.name)).prepare
+        assert (task.seed, task.split_fraction) == (0, 0.0)
+        assert task.loss_tokens == training_pb2.LOSS_TOKENS_COMPLETIONS
+        assert not job.HasField("base")
+
+
+async def test_capacity_says_what_is_trained(tmp_path):
+    from finetree_trainer.jobs.capabilities import CAPABILITIES
+
+    async with trainer(tmp_path) as talk:
+        answer = await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
+        assert answer.capabilities == CAPABILITIES
+
+
 async def test_a_limit_of_time_ends_a_job_cleanly(tmp_path):
     from google.protobuf.duration_pb2 import Duration
 
-    limits = trainer_pb2.JobRequest().limits.__class__(duration=Duration(seconds=1))
+    limits = job_pb2.JobLimits(max_duration=Duration(seconds=1))
     async with trainer(tmp_path, {"steps": 1000, "delay": 0.05}) as talk:
         job = await talk.train(limits=limits)
         events = await talk.events(job.name)
         assert_whole(events)
         assert events[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
-        assert any("longest time" in event.message for event in events)
+        assert any("longest duration" in event.message for event in events)

@@ -2,8 +2,8 @@
 # ruff: noqa: ANN003, ANN202, PT012 - arguments are fields of protobuf messages; each case is one call
 import grpc
 import pytest
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_log_pb2, trainer_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 
 Spec = run_spec_pb2.RunSpec
@@ -11,43 +11,43 @@ Spec = run_spec_pb2.RunSpec
 
 def model(**source):
     def change(request):
-        request.spec.model.CopyFrom(run_spec_pb2.ModelSource(**source))
+        request.train.spec.model.CopyFrom(model_pb2.ModelSource(**source))
 
     return change
 
 
 def spec(**fields):
     def change(request):
-        request.spec.MergeFrom(Spec(**fields))
+        request.train.spec.MergeFrom(Spec(**fields))
 
     return change
 
 
 def data(**source):
     def change(request):
-        request.spec.dataset.CopyFrom(run_spec_pb2.DatasetSource(**source))
+        request.train.spec.dataset.CopyFrom(training_data_pb2.DatasetSource(**source))
 
     return change
 
 
 def without_method(request):
-    request.spec.ClearField("lora")
+    request.train.spec.ClearField("lora")
 
 
 def without_data(request):
-    request.spec.ClearField("dataset")
+    request.train.spec.ClearField("dataset")
 
 
 def export(request):
-    request.kind = job_pb2.JOB_KIND_EXPORT
+    request.export.artifact = "projects/default/jobs/x/artifacts/adapter"
 
 
-SHAPE = run_spec_pb2.ModelShape(hidden_size=8, layers=1, intermediate_size=8, attention_heads=1, vocab_size=8)
-HUB = run_spec_pb2.HubModel(id="acme/huge-70b")
-PROFILE = run_spec_pb2.DatasetProfile(examples=3)
-GPU = run_spec_pb2.Hardware(accelerator="rtx-9999")
-MANY = run_spec_pb2.Hardware(cpu=run_spec_pb2.CpuDevice(), count=4)
-MICRO = run_spec_pb2.Training(effective_batch_size=2, micro_batch_size=4)
+SHAPE = model_pb2.ModelShape(hidden_size=8, layers=1, intermediate_size=8, attention_heads=1, vocab_size=8)
+HUB = model_pb2.HubModel(id="acme/huge-70b")
+PROFILE = training_data_pb2.DatasetProfile(examples=3)
+GPU = hardware_pb2.Hardware(accelerator="rtx-9999")
+MANY = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(), count=4)
+MICRO = training_pb2.Training(effective_batch_size=2, micro_batch_size=4)
 
 CASES = {
     "unknown model": (model(name="smollm2-135m-instrct"), "NOT_FOUND", "MODEL_NOT_FOUND"),
@@ -60,14 +60,14 @@ CASES = {
     "missing model path": (model(path="nothing"), "NOT_FOUND", "MODEL_NOT_FOUND"),
     "prefix with checkpointing": (
         spec(
-            prefix=run_spec_pb2.PrefixTuning(),
-            gradient_checkpointing=run_spec_pb2.GRADIENT_CHECKPOINTING_FULL,
+            prefix=method_pb2.PrefixTuning(),
+            gradient_checkpointing=training_pb2.GRADIENT_CHECKPOINTING_FULL,
         ),
         "INVALID_ARGUMENT",
         "PREFIX_WITH_CHECKPOINTING",
     ),
     "GPTQ": (
-        spec(qlora=run_spec_pb2.Qlora(quantization=run_spec_pb2.QUANTIZATION_GPTQ_INT4)),
+        spec(qlora=method_pb2.Qlora(quantization=method_pb2.QUANTIZATION_GPTQ_INT4)),
         "INVALID_ARGUMENT",
         "SETTING_NOT_SUPPORTED",
     ),
@@ -81,28 +81,28 @@ CASES = {
     "data path with wrong rows": (data(path="wrong.jsonl"), "INVALID_ARGUMENT", "MALFORMED_ROW"),
     "micro-batch too large": (spec(training=MICRO), "INVALID_ARGUMENT", "MICRO_BATCH_TOO_LARGE"),
     "longer than the model": (
-        spec(training=run_spec_pb2.Training(sequence_length=513)),
+        spec(training=training_pb2.Training(sequence_length=513)),
         "INVALID_ARGUMENT",
         "SEQUENCE_TOO_LONG",
     ),
     "experts on a packed base": (
-        spec(qlora=run_spec_pb2.Qlora(lora=run_spec_pb2.Lora(include_experts=True))),
+        spec(qlora=method_pb2.Qlora(lora=method_pb2.Lora(include_experts=True))),
         "INVALID_ARGUMENT",
         "SETTING_NOT_SUPPORTED",
     ),
     "experts with dropout": (
-        spec(lora=run_spec_pb2.Lora(include_experts=True, dropout=0.1)),
+        spec(lora=method_pb2.Lora(include_experts=True, dropout=0.1)),
         "INVALID_ARGUMENT",
         "EXPERTS_WITH_DROPOUT",
     ),
     "the best of no evaluations": (
-        spec(checkpoints=run_spec_pb2.Checkpoints(keep_best=True)),
+        spec(checkpoints=training_pb2.Checkpoints(keep_best=True)),
         "INVALID_ARGUMENT",
         "KEEP_BEST_WITHOUT_EVALUATION",
     ),
-    "flash": (spec(attention=run_spec_pb2.ATTENTION_KERNEL_FLASH), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
-    "export": (export, "INVALID_ARGUMENT", "JOB_KIND_NOT_SUPPORTED"),
-    "negative steps": (spec(training=run_spec_pb2.Training(max_steps=-1)), "INVALID_ARGUMENT", "INVALID_REQUEST"),
+    "flash": (spec(attention=training_pb2.ATTENTION_KERNEL_FLASH), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
+    "export": (export, "INVALID_ARGUMENT", "TASK_NOT_SUPPORTED"),
+    "negative steps": (spec(training=training_pb2.Training(max_steps=-1)), "INVALID_ARGUMENT", "INVALID_REQUEST"),
 }
 
 
@@ -115,13 +115,13 @@ async def test_what_cannot_run_is_refused_with_a_reason_and_nothing_is_created(t
             request = job_request(dataset)
             change(request)
             with pytest.raises(grpc.aio.AioRpcError) as error:
-                await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request, request_id=f"case {name}"))
+                await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request, request_id=name.replace(" ", "-")))
             found = refusal(error.value)
             assert found[:2] == (code, reason), (name, error.value.details())
             assert str(tmp_path) not in error.value.details(), name
         assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
         # What was refused has not used its request id up.
-        again = trainer_pb2.CreateJobRequest(job=job_request(dataset), request_id="case GPTQ")
+        again = trainer_pb2.CreateJobRequest(job=job_request(dataset), request_id="GPTQ")
         assert (await talk.stub.CreateJob(again)).job.name
 
 
@@ -129,7 +129,7 @@ async def test_a_wrong_name_suggests_the_near_one(tmp_path):
     async with trainer(tmp_path) as talk:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             request = job_request((await talk.upload(jsonl(ROWS))).name)
-            request.spec.model.name = "smollm2-135m-instrct"
+            request.train.spec.model.name = "smollm2-135m-instrct"
             await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
         assert refusal(error.value)[2].metadata["near"] == "smollm2-135m-instruct"
 
@@ -138,12 +138,12 @@ async def test_a_row_of_a_path_is_named(tmp_path):
     async with trainer(tmp_path) as talk:
         (tmp_path / "rows" / "wrong.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
         request = job_request("")
-        request.spec.dataset.path = "wrong.jsonl"
+        request.train.spec.dataset.path = "wrong.jsonl"
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
         _, _, info, faults = refusal(error.value)
         assert info.metadata["row"] == "2"
-        assert faults[0].field == "job.spec.dataset.rows[2].text"
+        assert faults[0].field == "job.train.spec.dataset.rows[2].text"
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ async def test_a_row_of_a_path_is_named(tmp_path):
     [
         ("GetJob", trainer_pb2.GetJobRequest(name="0192"), "JOB_NOT_FOUND"),
         ("CancelJob", trainer_pb2.CancelJobRequest(name="0192"), "JOB_NOT_FOUND"),
-        ("ListEvents", trainer_pb2.ListEventsRequest(name="0192"), "JOB_NOT_FOUND"),
-        ("ListArtifacts", trainer_pb2.ListArtifactsRequest(parent="0192"), "JOB_NOT_FOUND"),
+        ("ListEvents", event_log_pb2.ListEventsRequest(name="0192"), "JOB_NOT_FOUND"),
+        ("ListArtifacts", artifact_pb2.ListArtifactsRequest(parent="0192"), "JOB_NOT_FOUND"),
         ("GetJob", trainer_pb2.GetJobRequest(name="projects/x/datasets/y"), "INVALID_NAME"),
     ],
 )

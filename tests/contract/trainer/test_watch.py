@@ -5,7 +5,7 @@ import time
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
 from google.protobuf.duration_pb2 import Duration
 from trainer_harness import assert_whole, refusal, steps, trainer
 
@@ -16,13 +16,13 @@ TERMINAL = event_pb2.EVENT_KIND_TERMINAL
 async def batches(talk, name, seconds=8.0, **request):
     found = []
     async with asyncio.timeout(seconds):
-        async for batch in talk.stub.WatchJob(trainer_pb2.WatchJobRequest(name=name, **request)):
+        async for batch in talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name, **request)):
             found.append(batch)
     return found
 
 
 async def first_batch(talk, name, **request):
-    call = talk.stub.WatchJob(trainer_pb2.WatchJobRequest(name=name, **request))
+    call = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name, **request))
     batch = await asyncio.wait_for(call.read(), 5)
     call.cancel()
     return batch
@@ -46,7 +46,7 @@ async def test_a_finished_job_is_replayed_from_any_point(tmp_path):
         assert [e.seq for e in later] == [
             e.seq for e in whole if e.event_time.ToMicroseconds() > middle.ToMicroseconds()
         ]
-        assert await talk.events(job.name, now=trainer_pb2.StartNow()) == []
+        assert await talk.events(job.name, now=event_log_pb2.StartNow()) == []
 
 
 async def test_every_cursor_goes_on_exactly_behind_its_batch(tmp_path):
@@ -82,7 +82,7 @@ async def test_heartbeats_carry_the_cursor_also_when_nothing_matches(tmp_path):
     async with trainer(tmp_path, {"steps": 1000, "delay": 0.02}) as talk:
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == STEP)
-        request = trainer_pb2.WatchJobRequest(
+        request = event_log_pb2.WatchJobRequest(
             name=job.name, kinds=[event_pb2.EVENT_KIND_ALERT], heartbeat=Duration(nanos=100_000_000)
         )
         call = talk.stub.WatchJob(request)
@@ -152,7 +152,7 @@ async def test_a_server_that_stops_sends_the_last_cursor_and_asks_to_come_back(t
     async with trainer(tmp_path, {"steps": 100, "delay": 0.05}) as talk:
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == STEP)
-        call = talk.stub.WatchJob(trainer_pb2.WatchJobRequest(name=job.name))
+        call = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name))
 
         async def read():
             async for batch in call:
@@ -171,7 +171,7 @@ async def test_a_server_that_stops_sends_the_last_cursor_and_asks_to_come_back(t
     assert dict(error.value.trailing_metadata())["grpc-retry-pushback-ms"] == "1000"
     async with trainer(tmp_path, {"steps": 100, "delay": 0.05}) as talk:
         seen = [event for batch in found for event in batch.events]
-        rest = talk.stub.WatchJob(trainer_pb2.WatchJobRequest(name=job.name, cursor=found[-1].cursor))
+        rest = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name, cursor=found[-1].cursor))
         batch = await asyncio.wait_for(rest.read(), 5)
         rest.cancel()
         if batch.events:
@@ -186,7 +186,7 @@ async def test_a_server_that_stops_sends_the_last_cursor_and_asks_to_come_back(t
 async def test_too_many_watchers_are_refused_and_room_comes_back(tmp_path):
     async with trainer(tmp_path, {"steps": 100, "delay": 0.05}, max_watchers_per_caller=2) as talk:
         job = await talk.train()
-        calls = [talk.stub.WatchJob(trainer_pb2.WatchJobRequest(name=job.name)) for _ in range(2)]
+        calls = [talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name)) for _ in range(2)]
         for call in calls:
             await asyncio.wait_for(call.read(), 5)
         code, reason, *_ = await watch_error(talk, job.name)
@@ -213,13 +213,25 @@ async def test_expired_events_are_said_to_be_gone(tmp_path):
     store = Store(tmp_path / "data" / "trainer.db")
     last = store.read_now(lambda c: events.expired_seq(c, job.uid, whole[-1].event_time.ToMicroseconds()))
     assert 1 < last < len(whole)
-    await store.write(lambda c: events.cut(c, job.uid, last + 1))
+    await store.write(lambda c: events.remove_before(c, job.uid, last + 1))
     store.close()
     async with trainer(tmp_path) as talk:
         code, reason, info, _ = await watch_error(talk, job.name)
         assert (code, reason, info.metadata["oldest_seq"]) == ("OUT_OF_RANGE", "EVENTS_EXPIRED", str(last + 1))
         assert await talk.events(job.name, after_seq=last) == whole[last:]
         assert (await talk.job(job.name)).oldest_seq == last + 1
+
+
+@pytest.mark.parametrize("kind", [-1, 999, 2**31 - 1])
+async def test_a_kind_of_event_that_does_not_exist_is_refused(tmp_path, kind):
+    async with trainer(tmp_path) as talk:
+        job = await talk.train()
+        await talk.events(job.name)
+        answers = [await watch_error(talk, job.name, kinds=[kind])]
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.ListEvents(event_log_pb2.ListEventsRequest(name=job.name, kinds=[STEP, kind]))
+        answers.append(refusal(error.value))
+        assert {answer[:2] for answer in answers} == {("INVALID_ARGUMENT", "INVALID_REQUEST")}
 
 
 async def test_events_are_listed_in_both_orders_in_pages(tmp_path):
@@ -231,7 +243,7 @@ async def test_events_are_listed_in_both_orders_in_pages(tmp_path):
             found, token = [], ""
             while True:
                 page = await talk.stub.ListEvents(
-                    trainer_pb2.ListEventsRequest(name=job.name, page_size=7, page_token=token, **request)
+                    event_log_pb2.ListEventsRequest(name=job.name, page_size=7, page_token=token, **request)
                 )
                 found.extend(page.events)
                 token = page.next_page_token
@@ -239,7 +251,7 @@ async def test_events_are_listed_in_both_orders_in_pages(tmp_path):
                 if not token:
                     return found
 
-        down = trainer_pb2.EVENT_ORDER_DESCENDING
+        down = event_log_pb2.EVENT_ORDER_DESCENDING
         assert await listed() == whole
         assert await listed(order=down) == whole[::-1]
         assert await listed(after_seq=5, before_seq=20) == whole[5:19]

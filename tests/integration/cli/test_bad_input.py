@@ -116,7 +116,7 @@ def test_nothing_of_a_recommended_recipe_is_refused(run, tmp_path, hardware):
     assert all("[" in line for line in comments)
 
 
-@pytest.mark.parametrize(("words", "told"), [([], "--full says what would make it fit"), (["--full"], "Remedy: ")])
+@pytest.mark.parametrize(("words", "told"), [([], "--full"), (["--full"], "Remedy: ")])
 def test_what_does_not_fit_is_not_the_last_word(suite, monkeypatch, capsys, words, told):
     monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", suite.addresses["estimator"])
     code = entry.run(["estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpu", "rtx-3060", *words])

@@ -3,15 +3,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_cli import __main__ as entry
-from finetree_cli.backends.estimator_local import LocalEngine
+from finetree_cli.backends.estimator import LocalEstimator
+from google.type import money_pb2
 
 JOB = """\
 model:
@@ -55,19 +57,19 @@ def here(capsys):
 
 
 def test_a_plan_within_its_limits_is_0(folder):
-    done = finetree("check", "small.yaml", "--max-cost-usd", "50", "--max-hours", "8", "--accelerator", "rtx-4090")
+    done = finetree("check", "small.yaml", "--max-cost", "50", "--max-hours", "8", "--accelerator", "rtx-4090")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("PASS") == 3
     assert "Plan: sha256:" in done.stdout
 
 
 def test_a_plan_beyond_a_limit_is_3_and_says_which_by_how_much_and_what_would_pass(folder):
-    done = finetree("check", "job.yaml", "--max-cost-usd", "50", "--fits", "--accelerator", "rtx-4080")
+    done = finetree("check", "job.yaml", "--max-cost", "50", "--fits", "--accelerator", "rtx-4080")
     assert done.returncode == 3
-    assert "FAIL       policy.must_fit" in done.stdout
-    assert "exceeds it by at least" in done.stdout
-    assert "Every limit would pass with one of:" in done.stdout
-    assert "error: the plan breaks policy.must_fit [CHECK_FAILED]" in done.stderr
+    assert re.search(r"^FAIL +fit ", done.stdout, re.MULTILINE)
+    assert "\n  - " in done.stdout, "remedies"
+    assert done.stderr.startswith("error: ")
+    assert "fit [CHECK_FAILED]" in done.stderr
 
 
 def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
@@ -83,17 +85,17 @@ def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
 @pytest.mark.parametrize(
     ("words", "reason", "told"),
     [
-        (["job.yaml"], "POLICY_EMPTY", "--max-cost-usd"),
+        (["job.yaml"], "POLICY_EMPTY", "--max-cost"),
         (["job.yaml", "--max-hours", "soon"], "USAGE", "soon"),
-        (["job.yaml", "--max-hours", "0"], "INVALID_REQUEST", "error: policy.max_seconds: must be greater than 0"),
-        (["job.yaml", "--fits", "--tokens", "9" * 30], "USAGE", "no whole number from 0"),
+        (["job.yaml", "--max-cost", "-1"], "INVALID_REQUEST", "--max-cost"),
+        (["job.yaml", "--fits", "--tokens", "9" * 30], "USAGE", "whole number"),
         (["nowhere.yaml", "--fits"], "JOB_FILE_UNREADABLE", "nowhere.yaml"),
         (["job.yaml", "--fits", "--accelerator", "rtx-9999"], "ACCELERATOR_NOT_FOUND", "did you mean"),
         (["broken.yaml", "--fits"], "JOB_FILE_INVALID", "broken.yaml:2:1"),
         (["absurd.yaml", "--fits"], "INVALID_REQUEST", "absurd.yaml:2:8: lora.rank"),
-        (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_UNKNOWN", "euro.yaml states a limit that cannot be held"),
-        (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_UNKNOWN", "euro.yaml:2:1: currency_code"),
-        (["job.yaml", "--tariff", "0.3", "--currency", "EUR", "--max-cost-usd", "9"], "CURRENCY_UNKNOWN", "--policy"),
+        (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_MISMATCH", "euro.yaml"),
+        (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_MISMATCH", "euro.yaml:2:18: limits[0].max_money"),
+        (["job.yaml", "--price-per-kwh", "0.3 EUR", "--max-cost", "9"], "CURRENCY_MISMATCH", "--max-cost"),
         (["job.yaml", "--fits", "--price-book", "nowhere.csv"], "SETTING_INVALID", "price-book"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
@@ -101,7 +103,7 @@ def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
 def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, told):
     (folder / "broken.yaml").write_text("model: {name: a}\ncolour: red\n", encoding="utf-8")
     (folder / "absurd.yaml").write_text(SMALL.replace("lora: {}", "lora: {rank: 100000}"), encoding="utf-8")
-    (folder / "euro.yaml").write_text("max_cost: 1\ncurrency_code: EUR\n", encoding="utf-8")
+    (folder / "euro.yaml").write_text("limits:\n- {metric: cost, max_money: 1 EUR}\n", encoding="utf-8")
     done = here("check", *words, "--output", "json")
     assert done.returncode == 2, done.stderr
     assert json.loads(done.stdout)["error"]["reason"] == reason
@@ -111,11 +113,11 @@ def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, t
 
 def test_github_gets_annotations_at_the_line_and_a_table(folder, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
-    words = ("check", "job.yaml", "--max-cost-usd", "0.001", "--output", "github")
+    words = ("check", "job.yaml", "--max-cost", "0.001", "--output", "github")
     done = finetree(*words)
     assert done.returncode == 3
-    assert "::error file=job.yaml,line=7,col=1,title=policy.max_cost%3A FAIL::" in done.stdout
-    assert "| `policy.max_cost` | FAIL |" in (folder / "summary.md").read_text(encoding="utf-8")
+    assert "::error file=job.yaml,line=7,col=1,title=cost%3A FAIL::" in done.stdout
+    assert "| `cost` | FAIL |" in (folder / "summary.md").read_text(encoding="utf-8")
     (folder / "job.yaml").write_text("model: {name: a}\ncolour: red\n", encoding="utf-8")
     done = finetree(*words)
     assert done.returncode == 2
@@ -141,7 +143,7 @@ def test_a_module_of_the_folder_is_never_run_in_place_of_a_library(folder):
 def test_prices_of_ones_own(folder, here):
     head = "price_id,accelerator,provider,hourly_price,currency,date,source"
     (folder / "mine.csv").write_text(f"{head}\nmine,rtx-4090,me,100000,USD,2026-11-01,contract\n", encoding="utf-8")
-    words = ("check", "small.yaml", "--max-cost-usd", "10", "--json")
+    words = ("check", "small.yaml", "--max-cost", "10", "--json")
     assert here(*words).returncode == 0
     done = here(*words, "--price-book", "mine.csv")
     assert done.returncode == 3
@@ -161,11 +163,21 @@ def test_without_the_local_engine_the_refusal_says_what_to_install(folder, monke
 def test_a_server_and_the_local_engine_give_the_same_bytes(suite, folder):
     from finetree import Client
 
-    policy = pb.PlanPolicy(max_cost=0.01, max_seconds=600, max_device_bytes=8 << 30, must_fit=True)
-    with Client(estimator_address=suite.addresses["estimator"]) as client, LocalEngine() as local:
+    policy = check_plan_pb2.PlanPolicy(
+        limits=[
+            check_plan_pb2.PolicyLimit(
+                metric=check_plan_pb2.POLICY_METRIC_COST,
+                max_money=money_pb2.Money(currency_code="USD", nanos=10_000_000),
+            ),
+            check_plan_pb2.PolicyLimit(metric=check_plan_pb2.POLICY_METRIC_DURATION_SECONDS, max=600),
+            check_plan_pb2.PolicyLimit(metric=check_plan_pb2.POLICY_METRIC_DEVICE_BYTES, max=8 << 30),
+            check_plan_pb2.PolicyLimit(metric=check_plan_pb2.POLICY_METRIC_FIT),
+        ]
+    )
+    with Client(estimator_address=suite.addresses["estimator"]) as client, LocalEstimator() as local:
         for name in ("smollm2-135m-instruct", "llama-3.2-3b", "llama-3.1-8b"):
             for accelerator in ("rtx-4090", "a100-80gb", "t4"):
-                run = pb.EstimateRunRequest(
+                run = estimate_pb2.EstimateRunRequest(
                     spec={"model": {"name": name}, "qlora": {}, "hardware": {"accelerator": accelerator}},
                     dataset_profile={"examples": 1000, "total_tokens": 300_000},
                 )

@@ -13,15 +13,10 @@ from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.models import models
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.catalog.projections import LAYOUTS
-from finetree_estimator.methods.base import (
-    PRESET_ROLES,
-    Full,
-    LoraAdapters,
-    Prefix,
-    adapted,
-    preset_targets,
-    trainable_parameters,
-)
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.prefix import Prefix
+from finetree_estimator.methods.targets import PRESET_ROLES, adapted, preset_targets
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import full
 from finetree_worker.models.load import linear_names
@@ -97,8 +92,8 @@ def test_lora_has_as_many_parameters_as_pefts(family, preset, weight_decomposed,
         fan_in_fan_out=family == "gpt2",
     )
 
-    method = LoraAdapters(8, targets, weight_decomposed=weight_decomposed)
-    assert trainable_parameters(method, shape) == model.get_nb_trainable_parameters()[0]
+    method = Lora(8, targets, weight_decomposed=weight_decomposed)
+    assert method.trainable_parameters(shape) == model.get_nb_trainable_parameters()[0]
 
 
 @pytest.mark.parametrize("preset", ["all-linear", "mlp"])
@@ -115,7 +110,7 @@ def test_lora_on_experts_has_as_many_parameters_as_pefts(family, preset, build):
         target_parameters=stacked,
     )
 
-    assert trainable_parameters(LoraAdapters(8, targets), shape) == model.get_nb_trainable_parameters()[0]
+    assert Lora(8, targets).trainable_parameters(shape) == model.get_nb_trainable_parameters()[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -126,7 +121,7 @@ def test_a_prefix_has_as_many_parameters_as_pefts(family, build):
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=20, num_attention_heads=heads)
     model = peft.get_peft_model(build(shape), config)
 
-    assert trainable_parameters(Prefix(20), shape) == model.get_nb_trainable_parameters()[0]
+    assert Prefix(20).trainable_parameters(shape) == model.get_nb_trainable_parameters()[0]
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2])
@@ -136,7 +131,7 @@ def test_full_fine_tuning_trains_what_the_worker_leaves_unfrozen(family, frozen,
     model = full.apply(build(shape), FullMethod(frozen_layers=frozen))
 
     expected = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert trainable_parameters(Full(frozen), shape) == expected
+    assert Full(frozen).trainable_parameters(shape) == expected
 
 
 @pytest.mark.parametrize("preset", list(PRESET_ROLES))

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.estimator.v1 import estimator_pb2_grpc
+from finetree_api.estimator.v1 import calibration_pb2, estimator_pb2_grpc
 from finetree_estimator.catalog import prices
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load
@@ -33,10 +32,12 @@ RUN = {
 }
 
 
-def report(number: int) -> pb.ReportObservationRequest:
+def report(number: int) -> calibration_pb2.ReportObservationRequest:
     body = {"job": f"jobs/{number}", "attempt": 1, "run": RUN, "step_seconds": 1.2, "steps": 60}
     body |= {"end_time": "2026-11-01T10:00:00Z"}
-    return json_format.ParseDict({"observation": body, "request_id": str(number)}, pb.ReportObservationRequest())
+    return json_format.ParseDict(
+        {"observation": body, "request_id": str(number)}, calibration_pb2.ReportObservationRequest()
+    )
 
 
 class Server:
@@ -98,7 +99,7 @@ def test_what_was_accepted_before_a_kill_is_there_after_it(server, tmp_path):
     with grpc.insecure_channel(again.address) as channel:
         stub = estimator_pb2_grpc.EstimatorServiceStub(channel)
         repeated = stub.ReportObservation(report(0), timeout=10)
-        shown = stub.GetCalibration(pb.GetCalibrationRequest(page_size=1), timeout=10)
+        shown = stub.GetCalibration(calibration_pb2.GetCalibrationRequest(page_size=1), timeout=10)
     assert not repeated.accepted
     assert shown.entries[0].observations == min(len(found), 100)
     assert again.end(signal.SIGTERM) == 0
@@ -136,7 +137,7 @@ async def test_a_full_database_refuses_and_keeps_what_it_has(tmp_path):
 _FILL = """
 import asyncio, sys
 from pathlib import Path
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import calibration_pb2
 from finetree_estimator.catalog import prices
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load
@@ -144,7 +145,7 @@ from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError
 
 folder, known = Path(sys.argv[1]), Knowledge(prices.packaged())
-request = pb.ReportObservationRequest.FromString(bytes.fromhex(sys.argv[2]))
+request = calibration_pb2.ReportObservationRequest.FromString(bytes.fromhex(sys.argv[2]))
 
 async def main():
     learner = Learner(folder, known, estimate)

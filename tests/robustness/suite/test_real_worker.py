@@ -33,7 +33,7 @@ class Rig:
         self.suite.start()
         self.data = folder / "trainer"
         self.client = Client(**{f"{name}_address": address for name, address in self.suite.addresses.items()})
-        prepare = self.client.create_job({"model": {"name": "smollm2-135m-instruct"}}, kind="PREPARE")
+        prepare = self.client.prepare(model={"name": "smollm2-135m-instruct"})
         prepare.wait(timeout=240, check=True)
         self.dataset = self.client.upload_dataset(ROWS).name
         self.second: subprocess.Popen[bytes] | None = None
@@ -110,7 +110,7 @@ def of(events: list[event_pb2.JobEvent], payload: str) -> list[Any]:
 @pytest.fixture(scope="module")
 def uninterrupted(rig, tmp_path_factory) -> str:
     """SHA-256 of the adapter of a run that nothing happens to."""
-    job = rig.client.create_job(rig.spec())
+    job = rig.client.train(rig.spec())
     job.wait(timeout=200, check=True)
     return weights(job, tmp_path_factory.mktemp("uninterrupted"))
 
@@ -118,7 +118,7 @@ def uninterrupted(rig, tmp_path_factory) -> str:
 def test_a_report_keeps_rows_for_a_preview_and_tokens_for_the_runs_that_follow(rig):
     dataset = rig.client.upload_dataset([*ROWS, ROWS[0]]).name
     spec = {**rig.spec(), "dataset": {"name": dataset}}
-    prepare = rig.client.create_job(spec, kind="PREPARE")
+    prepare = rig.client.prepare(model=spec["model"], dataset=spec["dataset"], sequence_length=64)
     (report,) = of(list(prepare.events()), "dataset_report")
     assert (report.rows, list(report.duplicates.rows), report.tokens_from_cache) == (17, [17], False)
     learned = "".join(span.text for span in report.example_spans if span.trained)
@@ -127,12 +127,12 @@ def test_a_report_keeps_rows_for_a_preview_and_tokens_for_the_runs_that_follow(r
     assert [row.row for row in rows] == list(range(1, 18))
     assert [row.row for row in rig.client.preview_dataset(dataset, finding="TRUNCATED")] == list(report.truncated.rows)
     spec["training"] = {**spec["training"], "max_steps": 1, "sequence_length": 48}
-    (report,) = of(list(rig.client.create_job(spec).events()), "dataset_report")
+    (report,) = of(list(rig.client.train(spec).events()), "dataset_report")
     assert report.tokens_from_cache
 
 
 def test_a_killed_workers_run_ends_in_the_same_weights(rig, uninterrupted, tmp_path):
-    job = rig.client.create_job(rig.spec())
+    job = rig.client.train(rig.spec())
     events = follow(rig, job, 5, lambda: os.kill(rig.worker_pid(job.uid), signal.SIGKILL))
     assert_whole(events, job_pb2.JOB_STATE_SUCCEEDED)
     starts = of(events, "attempt_started")
@@ -146,7 +146,7 @@ def test_a_killed_workers_run_ends_in_the_same_weights(rig, uninterrupted, tmp_p
 
 
 def test_a_killed_trainer_loses_nothing_and_ends_no_attempt(rig, uninterrupted, tmp_path):
-    job = rig.client.create_job(rig.spec())
+    job = rig.client.train(rig.spec())
     events = follow(rig, job, 3, rig.kill_trainer_and_start_again)
     assert_whole(events, job_pb2.JOB_STATE_SUCCEEDED)
     assert max(event.attempt for event in events) == 1
@@ -155,7 +155,7 @@ def test_a_killed_trainer_loses_nothing_and_ends_no_attempt(rig, uninterrupted, 
 
 
 def test_cancel_while_training_ends_the_worker(rig):
-    job = rig.client.create_job(rig.spec())
+    job = rig.client.train(rig.spec())
     pids: list[int] = []
 
     def cancel() -> None:

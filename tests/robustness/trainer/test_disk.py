@@ -6,7 +6,7 @@ import asyncio
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import dataset_pb2, event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2, trainer_pb2
 from trainer_harness import ROWS, assert_whole, jsonl, refusal, steps, trainer
 
 CONTENT = jsonl(ROWS)
@@ -19,10 +19,10 @@ async def test_nothing_is_created_where_there_is_no_room(tmp_path):
             await talk.create_dataset(CONTENT)
         assert refusal(error.value)[:2] == FULL
         assert not (await talk.stub.ListDatasets(dataset_pb2.ListDatasetsRequest())).datasets
-        request = trainer_pb2.CreateJobRequest(job=trainer_pb2.JobRequest())
-        request.job.spec.model.path = "tiny"
-        request.job.spec.lora.SetInParent()
-        request.job.spec.dataset.path = "train.jsonl"
+        request = trainer_pb2.CreateJobRequest(job=job_pb2.JobTemplate())
+        request.job.train.spec.model.path = "tiny"
+        request.job.train.spec.lora.SetInParent()
+        request.job.train.spec.dataset.path = "train.jsonl"
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await talk.stub.CreateJob(request)
         assert refusal(error.value)[:2] == FULL

@@ -10,10 +10,12 @@ import signal
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2, worker_pb2_grpc
-from trainer_harness import OPTIONS, assert_whole, states, steps, trainer
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
+from trainer_harness import OPTIONS, assert_whole, refusal, states, steps, trainer
 
 SILENT = {"never_attach": True}
+UNKNOWN = ("UNAUTHENTICATED", "WORKER_TOKEN_INVALID")
 
 
 async def secret(tmp_path, count=1):
@@ -33,18 +35,18 @@ async def attached(address, **hello):
     """A stream that has said hello, and the answer to it."""
     async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
         call = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
-        fields = {"protocol_version": 1, "task_kind": worker_pb2.TASK_KIND_IDLE, **hello}
+        fields = {"protocol_version": 1, **hello}
         await call.write(worker_pb2.AttachRequest(hello=worker_pb2.Hello(**fields)))
         yield call, await asyncio.wait_for(call.read(), 5)
         call.cancel()
 
 
 async def refused(address, **hello):
-    """The status that a hello is refused with."""
+    """Code and reason that a hello is refused with."""
     with pytest.raises(grpc.aio.AioRpcError) as error:
         async with attached(address, **hello):
             pass
-    return error.value.code()
+    return refusal(error.value)[:2]
 
 
 async def receive(call, kind, seconds=5.0):
@@ -88,7 +90,7 @@ async def test_the_events_of_a_stale_attempt_are_refused(tmp_path):
             await talk.until(job.name, lambda e: e.attempt == 2)
             with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await call.write(batch(step(3), outcome(4)))
-        identity = {"task_kind": old.kind, "job": old.job}
+        identity = {"task_kind": job_pb2.TASK_KIND_TRAIN, "job": old.job}
         async with attached(address, attempt=1, token=old.token, **identity) as (_, answer):
             assert answer.fenced.current_attempt == 2
         address, token, _ = await secret(tmp_path)
@@ -96,7 +98,7 @@ async def test_the_events_of_a_stale_attempt_are_refused(tmp_path):
             new = await task_of(call, answer)
             assert new.attempt == 2
             assert new.token != old.token
-            assert await refused(address, attempt=2, token=old.token, **identity) is grpc.StatusCode.UNAUTHENTICATED
+            assert await refused(address, attempt=2, token=old.token, **identity) == UNKNOWN
             await call.write(batch(step(1), outcome(2)))
             events = await talk.events(job.name)
         assert_whole(events)
@@ -117,7 +119,7 @@ async def test_what_is_sent_again_is_logged_once_and_a_gap_is_never_filled(tmp_p
             await call.write(batch(step(6)))
             with pytest.raises(AssertionError, match="the stream ended"):
                 await receive(call, "acknowledge")
-        identity = {"task_kind": task.kind, "job": task.job, "attempt": 1, "token": task.token}
+        identity = {"task_kind": job_pb2.TASK_KIND_TRAIN, "job": task.job, "attempt": 1, "token": task.token}
         async with attached(address, **identity) as (call, answer):
             assert answer.welcome.acknowledged == 4
             await call.write(batch(step(5), step(6), outcome(7)))
@@ -132,7 +134,7 @@ async def test_a_newer_stream_of_a_worker_replaces_the_older_one(tmp_path):
         address, token, _ = await secret(tmp_path)
         async with attached(address, token=token) as (older, answer):
             task = await task_of(older, answer)
-            identity = {"task_kind": task.kind, "job": task.job, "attempt": 1, "token": task.token}
+            identity = {"task_kind": job_pb2.TASK_KIND_TRAIN, "job": task.job, "attempt": 1, "token": task.token}
             async with attached(address, **identity) as (newer, _):
                 async with asyncio.timeout(5):
                     while await older.read() is not grpc.aio.EOF:
@@ -142,18 +144,18 @@ async def test_a_newer_stream_of_a_worker_replaces_the_older_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("hello", "code"),
+    ("hello", "expected"),
     [
-        ({"token": "guess"}, grpc.StatusCode.UNAUTHENTICATED),
-        ({"token": "guess", "task_kind": worker_pb2.TASK_KIND_TRAIN, "job": "x"}, grpc.StatusCode.UNAUTHENTICATED),
-        ({"token": "guess", "protocol_version": 2}, grpc.StatusCode.FAILED_PRECONDITION),
+        ({"token": "guess"}, UNKNOWN),
+        ({"token": "guess", "task_kind": job_pb2.TASK_KIND_TRAIN, "job": "x"}, UNKNOWN),
+        ({"token": "guess", "protocol_version": 2}, ("FAILED_PRECONDITION", "PROTOCOL_VERSION_MISMATCH")),
     ],
 )
-async def test_a_stranger_is_sent_away(tmp_path, hello, code):
+async def test_a_stranger_is_sent_away(tmp_path, hello, expected):
     async with trainer(tmp_path, SILENT) as talk:
         job = await talk.train()
         address, _, _ = await secret(tmp_path)
-        assert await refused(address, **hello) is code
+        assert await refused(address, **hello) == expected
         await talk.cancel(job.name)
 
 

@@ -11,7 +11,7 @@ import signal
 import grpc
 import psutil
 import pytest
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import capacity_pb2, event_log_pb2, event_pb2, job_pb2
 from finetree_data.journal import FILE_NAME
 from trainer_harness import ROWS, Server, assert_whole, jsonl, server, states, steps, trainer
 
@@ -46,7 +46,7 @@ async def test_a_killed_service_loses_nothing_and_its_worker_comes_back(tmp_path
         job = await talk.train()
         await after_step(talk, job, 5)
         before = []
-        call = talk.stub.WatchJob(trainer_pb2.WatchJobRequest(name=job.name))
+        call = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name))
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError):
             async for batch in call:
                 before.extend(batch.events)
@@ -147,7 +147,8 @@ async def test_a_killed_worker_is_followed_by_another_attempt(tmp_path):
             *("PREPARING", "RUNNING", "SUCCEEDED"),
         ]
         reasons = [e.attempt_started.reason for e in events if e.kind == event_pb2.EVENT_KIND_ATTEMPT_STARTED]
-        assert reasons == ["first", "recovered", "recovered"]
+        recovered = event_pb2.ATTEMPT_REASON_RECOVERED
+        assert reasons == [event_pb2.ATTEMPT_REASON_FIRST, recovered, recovered]
         assert any("SIGKILL" in e.message for e in events)
 
 
@@ -189,7 +190,7 @@ async def test_a_prewarmed_worker_takes_the_job_and_does_not_outlive_the_service
     async with trainer(tmp_path, {"profile": 1e12, "steps": 2}, prewarm=True) as talk:
         from google.protobuf.duration_pb2 import Duration
 
-        await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
+        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
         warm = worker_pids(tmp_path)
         assert len(warm) == 1
         job = await talk.train()
@@ -220,7 +221,7 @@ async def test_a_dead_prewarmed_worker_harms_no_job(tmp_path):
     async with trainer(tmp_path, {"profile": 1e12, "steps": 2}, prewarm=True) as talk:
         from google.protobuf.duration_pb2 import Duration
 
-        await talk.stub.GetCapacity(trainer_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
+        await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest(wait_for_rate=Duration(seconds=5)))
         os.kill(worker_pids(tmp_path)[0], signal.SIGKILL)
         assert_whole(await talk.events((await talk.train()).name))
 

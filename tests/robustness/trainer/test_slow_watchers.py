@@ -6,7 +6,7 @@ import json
 
 import grpc
 import psutil
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2_grpc
 from trainer_harness import OPTIONS, assert_whole, server, steps
 
 STALLED = 200
@@ -20,7 +20,7 @@ async def test_two_hundred_stalled_watchers_cost_the_job_nothing(tmp_path):
         job = await talk.train()
         async with grpc.aio.insecure_channel(address, options=NARROW) as channel:
             stub = trainer_pb2_grpc.TrainerServiceStub(channel)
-            stalled = [stub.WatchJob(trainer_pb2.WatchJobRequest(name=job.name)) for _ in range(STALLED)]
+            stalled = [stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name)) for _ in range(STALLED)]
             for call in stalled:
                 await asyncio.wait_for(call.read(), 5)
             before = psutil.Process(running.process.pid).memory_info().rss

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.models import model
-from finetree_estimator.methods.base import PRESETS, LoraAdapters
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.run import Rows, Run
 
 GIB = 1024**3
@@ -12,12 +13,31 @@ GIB = 1024**3
 
 @pytest.fixture
 def gpu():
-    return Device("test GPU", False, 80 * GIB, 160e12, 0.3, 0.25, 2e12, 400.0)
+    return Device(
+        "test GPU",
+        is_cpu=False,
+        usable_bytes=80 * GIB,
+        training_flops=160e12,
+        rate_below=0.3,
+        rate_above=0.25,
+        bandwidth=2e12,
+        watts=400.0,
+    )
 
 
 @pytest.fixture
 def cpu():
-    return Device("test CPU", True, 16 * GIB, 0.5e12, 0.35, 0.35, 10e9, 54.0, cores=2)
+    return Device(
+        "test CPU",
+        is_cpu=True,
+        usable_bytes=16 * GIB,
+        training_flops=0.5e12,
+        rate_below=0.35,
+        rate_above=0.35,
+        bandwidth=10e9,
+        watts=54.0,
+        cores=2,
+    )
 
 
 @pytest.fixture
@@ -27,14 +47,14 @@ def make_run(gpu):
     def make(**changes: object) -> Run:
         run = Run(
             shape=model("llama-3.2-3b").shape,
-            method=LoraAdapters(8, PRESETS["all-linear"], 0.1),
+            method=Lora(8, PRESETS["all-linear"], 0.1),
             device=gpu,
             devices=1,
             micro_batch=4,
             batch=16,
             sequence_length=512,
             packing=False,
-            rows=Rows(1000, 200.0, 45_000.0, 512, 0.5),
+            rows=Rows(count=1000, mean=200.0, mean_square=45_000.0, longest=512, target_fraction=0.5),
             steps=189,
             weight_bytes=2,
             compute_bytes=2,

@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whatever the contract allows is either answered with sound numbers or refused with a reason."""
 
-import json
 import math
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
+from finetree_api.types.v1 import (
+    check_pb2,
+    estimate_summary_pb2,
+    evidence_pb2,
+    hardware_pb2,
+    method_pb2,
+    model_pb2,
+    run_spec_pb2,
+    training_data_pb2,
+    training_pb2,
+)
 from finetree_estimator.catalog import accelerators, models, prices
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif import check_plan
-from finetree_estimator.whatif.changes import apply_patch
+from finetree_estimator.whatif.changes import Patch, apply_patches
 from finetree_runtime.errors import DomainError
+from finetree_runtime.money import to_money
 from finetree_runtime.server.validation import validate
+from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,13 +36,13 @@ def sizes(high):
 
 
 SHAPES = st.builds(
-    rs.ModelShape,
+    model_pb2.ModelShape,
     hidden_size=sizes(1_048_576),
     layers=sizes(4096),
     intermediate_size=sizes(4_194_304),
     attention_heads=sizes(8192),
-    kv_heads=st.sampled_from([0, 0, 0, 1, 8]),
-    head_dim=st.one_of(st.integers(0, 256), st.just(65_536)),
+    kv_heads=st.sampled_from([None, None, None, 1, 8]),
+    head_dim=st.one_of(st.none(), st.integers(1, 256), st.just(65_536)),
     vocab_size=sizes(16_777_216),
     tied_embeddings=st.booleans(),
     gated_mlp=st.booleans(),
@@ -42,85 +51,90 @@ SHAPES = st.builds(
     attention_bias=st.booleans(),
 )
 MODELS = st.one_of(
-    st.builds(rs.ModelSource, shape=SHAPES),
-    st.sampled_from(models.models()).map(lambda entry: rs.ModelSource(name=entry.name)),
+    st.builds(model_pb2.ModelSource, shape=SHAPES),
+    st.sampled_from(models.models()).map(lambda entry: model_pb2.ModelSource(name=entry.name)),
 )
 LORAS = st.builds(
-    rs.Lora, rank=sizes(4096), dropout=st.sampled_from([0.0, 0.1]), targets=st.sampled_from(rs.TargetPreset.values())
+    method_pb2.Lora,
+    rank=sizes(4096),
+    dropout=st.sampled_from([0.0, 0.1]),
+    targets=st.sampled_from(method_pb2.TargetPreset.values()),
 )
 METHODS = st.one_of(
-    st.builds(lambda n: {"full": rs.FullFineTuning(frozen_layers=n)}, st.sampled_from([0, 0, 1, 4096])),
+    st.builds(lambda n: {"full": method_pb2.FullFineTuning(frozen_layers=n)}, st.sampled_from([0, 0, 1, 4096])),
     LORAS.map(lambda lora: {"lora": lora}),
     st.builds(
-        lambda lora, kind: {"qlora": rs.Qlora(lora=lora, quantization=kind)},
+        lambda lora, kind: {"qlora": method_pb2.Qlora(lora=lora, quantization=kind)},
         LORAS,
-        st.sampled_from(rs.Quantization.values()),
+        st.sampled_from(method_pb2.Quantization.values()),
     ),
-    sizes(65_536).map(lambda n: {"prefix": rs.PrefixTuning(virtual_tokens=n)}),
+    sizes(65_536).map(lambda n: {"prefix": method_pb2.PrefixTuning(virtual_tokens=n)}),
     st.builds(
-        lambda n, place: {"adapter": rs.AdapterLayers(bottleneck_size=n, placement=place)},
+        lambda n, place: {"adapter": method_pb2.AdapterLayers(bottleneck_size=n, placement=place)},
         sizes(1_048_576),
-        st.sampled_from(rs.AdapterPlacement.values()),
+        st.sampled_from(method_pb2.AdapterPlacement.values()),
     ),
 )
-RATES = st.sampled_from([0.0, 1e-300, 1.0, 1e12, 1e18])
+RATES = st.sampled_from([None, 1e-300, 1.0, 1e12, 1e18])
 HARDWARE = st.one_of(
-    st.sampled_from(accelerators.accelerators()).map(lambda entry: rs.Hardware(accelerator=entry.name, count=2)),
+    st.sampled_from(accelerators.accelerators()).map(
+        lambda entry: hardware_pb2.Hardware(accelerator=entry.name, count=2)
+    ),
     st.builds(
-        lambda cores, size, rate: rs.Hardware(
-            cpu=rs.CpuDevice(cores=cores, memory_bytes=size, bf16_flops_per_second=rate, fp32_flops_per_second=rate)
-        ),
-        st.integers(0, 4096),
-        st.sampled_from([0, 8 << 30, 2**53 - 1]),
-        RATES,
+        lambda cores, size: hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=cores, memory_bytes=size)),
+        st.one_of(st.none(), st.integers(1, 4096)),
+        st.sampled_from([None, 8 << 30, 2**53 - 1]),
     ),
     st.sampled_from([1e-6, 24.0, 4096.0]).map(
-        lambda size: rs.Hardware(unknown_accelerator=rs.UnknownAccelerator(marketed_memory_gb=size))
+        lambda size: hardware_pb2.Hardware(unknown_accelerator=hardware_pb2.UnknownAccelerator(marketed_memory_gb=size))
     ),
 )
 TRAININGS = st.builds(
-    rs.Training,
+    training_pb2.Training,
     epochs=st.sampled_from([1e-9, 1.0, 3.0, 10_000.0]),
     effective_batch_size=st.sampled_from([8, 64, 1000, 1_048_576]),
     micro_batch_size=st.sampled_from([1, 2, 3, 8, 65_536]),
     sequence_length=st.one_of(st.integers(8, 4096), st.just(16_777_216)),
-    packing=st.sampled_from([rs.PACKING_UNSPECIFIED, rs.PACKING_OFF, rs.PACKING_ON]),
-    loss_tokens=st.sampled_from(rs.LossTokens.values()),
+    packing=st.sampled_from([training_pb2.PACKING_UNSPECIFIED, training_pb2.PACKING_OFF, training_pb2.PACKING_ON]),
+    loss_tokens=st.sampled_from(training_pb2.LossTokens.values()),
 )
 PROFILES = st.builds(
-    lambda examples, total, bounds, fraction: rs.DatasetProfile(
+    lambda examples, total, bounds, fraction: training_data_pb2.DatasetProfile(
         examples=examples,
         total_tokens=total,
         target_fraction=fraction,
-        token_lengths=[rs.TokenLengthBucket(upper_bound=bound, count=count) for bound, count in bounds],
+        token_lengths=[training_data_pb2.TokenLengthBucket(upper_bound=bound, count=count) for bound, count in bounds],
     ),
     st.sampled_from([1, 7, 1000, 10**12]),
-    st.sampled_from([0, 1, 10**6, 2**53 - 1]),
+    st.sampled_from([None, 1, 10**6, 2**53 - 1]),
     st.lists(st.tuples(st.sampled_from([1, 100, 1 << 30]), st.sampled_from([0, 1, 10**12])), max_size=3),
-    st.sampled_from([0.0, 1e-9, 0.3, 1.0]),
+    st.sampled_from([None, 0.0, 1e-9, 0.3, 1.0]),
 )
 
 
 @st.composite
 def requests(draw):
-    spec = rs.RunSpec(
+    spec = run_spec_pb2.RunSpec(
         model=draw(MODELS),
         training=draw(TRAININGS),
         hardware=draw(HARDWARE),
-        precision=draw(st.sampled_from(rs.Precision.values())),
-        optimizer=draw(st.sampled_from(rs.Optimizer.values())),
-        attention=draw(st.sampled_from(rs.AttentionKernel.values())),
-        gradient_checkpointing=draw(st.sampled_from(rs.GradientCheckpointing.values())),
-        loss_kernel=draw(st.sampled_from(rs.LossKernel.values())),
+        precision=draw(st.sampled_from(training_pb2.Precision.values())),
+        optimizer=draw(st.sampled_from(training_pb2.Optimizer.values())),
+        attention=draw(st.sampled_from(training_pb2.AttentionKernel.values())),
+        gradient_checkpointing=draw(st.sampled_from(training_pb2.GradientCheckpointing.values())),
+        loss_kernel=draw(st.sampled_from(training_pb2.LossKernel.values())),
         **draw(METHODS),
     )
     if draw(st.booleans()):
         spec.evaluation.split_fraction = 0.5
-        spec.evaluation.metrics.extend([rs.METRIC_LOSS, rs.METRIC_EXACT_MATCH])
-        spec.evaluation.every_steps = draw(st.sampled_from([0, 1, 100]))
+        spec.evaluation.metrics.extend([training_pb2.METRIC_LOSS, training_pb2.METRIC_EXACT_MATCH])
+        if every := draw(st.sampled_from([None, 1, 100])):
+            spec.evaluation.every_steps = every
     if draw(st.booleans()):
-        spec.ownership.owned.tariff_per_kwh = draw(st.sampled_from([0.0, 0.3, 1000.0]))
-    request = pb.EstimateRunRequest(spec=spec, view=draw(st.sampled_from(pb.EstimateView.values())))
+        spec.ownership.owned.price_per_kwh.CopyFrom(to_money(draw(st.sampled_from([0.0, 0.3, 1000.0])), "USD"))
+    request = estimate_pb2.EstimateRunRequest(spec=spec, view=draw(st.sampled_from(estimate_pb2.EstimateView.values())))
+    if (rate := draw(RATES)) is not None:
+        request.matrix_rates.bf16_flops_per_second = request.matrix_rates.fp32_flops_per_second = rate
     if draw(st.booleans()):
         request.dataset_profile.CopyFrom(draw(PROFILES))
     return request
@@ -139,7 +153,7 @@ def test_any_valid_request_is_answered_soundly_or_refused_with_a_reason(request)
     if refusal:
         assert refusal.isupper()
         return
-    if request.view == pb.ESTIMATE_VIEW_SUMMARY:
+    if request.view == estimate_pb2.ESTIMATE_VIEW_SUMMARY:
         estimate = checked_against_its_summary(request, estimate)
     parts = [part.bytes for part in estimate.memory.components]
     assert math.isclose(sum(part.expected for part in parts), estimate.memory.device_bytes.expected, rel_tol=1e-9)
@@ -150,25 +164,24 @@ def test_any_valid_request_is_answered_soundly_or_refused_with_a_reason(request)
     assert 0 <= estimate.fit.probability <= 1
     assert 0 < estimate.trainable_parameters < 2**53
     for changed in promised(request, estimate):
-        assert SERVICER.estimate(changed).fit.verdict == pb.FIT_VERDICT_FITS
+        assert SERVICER.estimate(changed).fit.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
 
 
 def checked_against_its_summary(request, summary):
     """The BASIC answer to a request, of which the summary says the totals and nothing else."""
-    wanted = pb.EstimateRunRequest()
+    wanted = estimate_pb2.EstimateRunRequest()
     wanted.CopyFrom(request)
-    wanted.view = pb.ESTIMATE_VIEW_BASIC
+    wanted.view = estimate_pb2.ESTIMATE_VIEW_BASIC
     basic = SERVICER.estimate(wanted)
-    totals = pb.Estimate(fit=basic.fit, revision=basic.revision)
+    totals = estimate_pb2.Estimate(fit=basic.fit, revision=basic.revision)
     for name in ("trainable_parameters", "total_parameters", "optimizer_steps"):
         setattr(totals, name, getattr(basic, name))
     totals.memory.device_bytes.CopyFrom(basic.memory.device_bytes)
     totals.memory.usable_device_bytes = basic.memory.usable_device_bytes
     if basic.HasField("time"):
         totals.time.total_seconds.CopyFrom(basic.time.total_seconds)
-    if basic.cost.HasField("amount"):
-        totals.cost.amount.CopyFrom(basic.cost.amount)
-        totals.cost.currency_code = basic.cost.currency_code
+    if basic.cost.HasField("total"):
+        totals.cost.total.CopyFrom(basic.cost.total)
     assert summary == totals
     return basic
 
@@ -176,36 +189,38 @@ def checked_against_its_summary(request, summary):
 def promised(request, estimate):
     """Requests that the answer says would fit."""
     for remedy in estimate.remedies:
-        yield asking(request, estimate, {patch.field_path: patch.json_value for patch in remedy.patches})
+        yield asking(
+            request, estimate, {patch.field_path: json_format.MessageToDict(patch.value) for patch in remedy.patches}
+        )
     for option in estimate.smallest_hardware:
         chosen = {"accelerator": option.accelerator, "count": option.count, "sharding": option.sharding}
-        yield asking(request, estimate, {"ownership": "null", "hardware": json.dumps(chosen)})
+        yield asking(request, estimate, {"ownership": None, "hardware": chosen})
     if estimate.largest.sequence_length:
-        yield asking(request, estimate, {"training.sequence_length": str(estimate.largest.sequence_length)})
+        yield asking(request, estimate, {"training.sequence_length": estimate.largest.sequence_length})
     if rows := estimate.largest.micro_batch_size:
-        yield asking(request, estimate, {"training.micro_batch_size": str(rows)})
+        yield asking(request, estimate, {"training.micro_batch_size": rows})
 
 
 def asking(request, estimate, patches):
-    changed = pb.EstimateRunRequest()
+    changed = estimate_pb2.EstimateRunRequest()
     changed.CopyFrom(request)
-    changed.view = pb.ESTIMATE_VIEW_BASIC
+    changed.view = estimate_pb2.ESTIMATE_VIEW_BASIC
     changed.spec.CopyFrom(estimate.resolved_spec)
     for path, value in patches.items():
         if path in ("hardware", "ownership"):
             changed.spec.ClearField(path)
-        apply_patch(changed.spec, path, value)
+        changed.spec.CopyFrom(apply_patches(changed.spec, [Patch(path, value, "")]))
     validate(changed)
     return changed
 
 
 LIMITS = {
-    "max_cost": [0.0, 5e-324, 0.1, 1e12],
-    "max_seconds": [5e-324, 60.0, 1e6],
-    "max_device_bytes": [1, 8 << 30, 2**53 - 1],
-    "must_fit": [True],
-    "max_energy_kwh": [0.0, 1.0],
-    "min_confidence": [pb.CONFIDENCE_LEVEL_LOW, pb.CONFIDENCE_LEVEL_HIGH],
+    "COST": [to_money(amount, "USD") for amount in (0.0, 1e-9, 0.1, 1e12)],
+    "DURATION_SECONDS": [5e-324, 60.0, 1e6],
+    "DEVICE_BYTES": [1.0, float(8 << 30), 1e18],
+    "FIT": [None],
+    "ENERGY_KWH": [0.0, 1.0],
+    "CONFIDENCE": [evidence_pb2.CONFIDENCE_LEVEL_LOW, evidence_pb2.CONFIDENCE_LEVEL_HIGH],
 }
 POLICIES = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in LIMITS.items()})
 
@@ -213,20 +228,28 @@ POLICIES = st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(requests(), POLICIES.filter(bool))
 def test_any_plan_passes_or_says_what_would_pass_or_why_nothing_would(request, limits):
-    asked = pb.CheckPlanRequest(run=request, policy=pb.PlanPolicy(**limits))
+    asked = check_plan_pb2.CheckPlanRequest(run=request)
+    for name, bound in limits.items():
+        limit = asked.policy.limits.add(metric=check_plan_pb2.PolicyMetric.Value(f"POLICY_METRIC_{name}"))
+        if name == "COST":
+            limit.max_money.CopyFrom(bound)
+        elif name == "CONFIDENCE":
+            limit.min_confidence = bound
+        elif bound is not None:
+            limit.max = bound
     validate(asked)
     try:
-        reply = check_plan.check_plan(asked, SERVICER.estimate, KNOWLEDGE)
+        reply = SERVICER.check(asked)
     except DomainError:
         return
-    passed = reply.verdict == ev.CHECK_VERDICT_PASS
+    passed = reply.verdict == check_pb2.CHECK_VERDICT_PASS
     assert [passed, bool(reply.remedies), bool(reply.no_remedy)].count(True) == 1
-    for text in (reply.no_remedy, *(check.help for check in reply.checks)):
+    for text in (reply.no_remedy, *(check.message for check in reply.checks)):
         assert not {"inf", "nan"} & set(text.split())
     for remedy in reply.remedies:
-        changed = pb.CheckPlanRequest()
+        changed = check_plan_pb2.CheckPlanRequest()
         changed.CopyFrom(asked)
-        for patch in remedy.patches:
-            apply_patch(changed.run.spec, patch.field_path, patch.json_value)
+        patches = [Patch(each.field_path, json_format.MessageToDict(each.value), "") for each in remedy.patches]
+        changed.run.spec.CopyFrom(apply_patches(asked.run.spec, patches))
         validate(changed)
-        assert check_plan.check_plan(changed, SERVICER.estimate, KNOWLEDGE).verdict == ev.CHECK_VERDICT_PASS
+        assert SERVICER.check(changed).verdict == check_pb2.CHECK_VERDICT_PASS

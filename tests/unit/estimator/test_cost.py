@@ -4,11 +4,17 @@ from dataclasses import replace
 import pytest
 from finetree_estimator import cost
 from finetree_estimator.catalog.price_book import Owned, Rented, Term
-from finetree_estimator.intervals import Interval, around
-from finetree_estimator.memory.fit import Verdict, judge
+from finetree_estimator.intervals import around
 
 HOUR = around(3600.0, below=0.5, above=1.0)
-QUOTE = Rented("runpod/a100-80gb/2026-07-15", "runpod", 1.49, "USD", "2026-07-15", "price table")
+QUOTE = Rented(
+    price_id="runpod/a100-80gb/2026-07-15",
+    provider="runpod",
+    hourly=1.49,
+    currency="USD",
+    date="2026-07-15",
+    source="price table",
+)
 
 
 def test_rented_devices_cost_their_price_by_the_hour(make_run):
@@ -86,19 +92,3 @@ def test_without_power_there_is_neither_energy_nor_carbon(make_run, gpu):
 
     assert (found.energy_kwh, found.carbon_kg) == (None, None)
     assert found.amount is not None
-
-
-@pytest.mark.parametrize(
-    ("usable", "verdict", "headroom"),
-    [
-        (120, Verdict.FITS, 20),
-        (110, Verdict.FITS, 10),
-        (105, Verdict.TIGHT, 5),
-        (99, Verdict.DOES_NOT_FIT, -1),
-        (0, Verdict.UNSPECIFIED, 0),
-    ],
-)
-def test_the_fit_follows_the_interval(usable, verdict, headroom):
-    fit = judge(Interval(90.0, 100.0, 110.0), usable)
-
-    assert (fit.verdict, fit.headroom_bytes) == (verdict, headroom)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 from finetree_cli.commands.recommend import recommend
-from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.policy.pack import builtin_packs
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "recommendations.md").read_text(encoding="utf-8")
@@ -37,4 +37,4 @@ def test_every_flag_that_the_page_names_exists():
 
 
 def test_every_pack_that_the_page_names_is_there():
-    assert set(re.findall(r"`((?:playbook|evidence)-\d+)`", TEXT)) == set(load_builtin())
+    assert set(re.findall(r"`((?:playbook|evidence)-\d+)`", TEXT)) == set(builtin_packs())

@@ -6,7 +6,7 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender.estimator.values import Catalogue, Evidence, FitState, Model, Priced, Refused
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.request.inputs import Inputs, normalize
 from google.protobuf import json_format
 
@@ -17,7 +17,7 @@ GPU_VARIANTS = {Method.FULL: 4, Method.LORA: 3, Method.QLORA: 3, Method.PREFIX: 
 
 @pytest.fixture(scope="session")
 def pack():
-    return load_builtin()["playbook-1"]
+    return builtin_packs()["playbook-1"]
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the advisor asks: the estimator behind it is a recording here, and a real one in the contract tests."""
+"""How the estimator is asked: the estimator behind it is a recording here, and a real one in the contract tests."""
 
 from typing import Any
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_recommender.estimator.values import (
     Accelerator,
@@ -16,7 +15,7 @@ from finetree_recommender.estimator.values import (
 )
 from finetree_recommender.explain import cautions
 from finetree_recommender.method import Method
-from finetree_recommender.recommend import Advisor
+from finetree_recommender.recommend import Recommender
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 from google.protobuf import json_format
 
@@ -37,7 +36,7 @@ class Recording:
         return self._catalogues[0]
 
     async def price(self, rows):
-        self.asked.append({method: est.EstimateRunRequest.FromString(raw) for method, raw in rows.items()})
+        self.asked.append(rows)
         if len(self._catalogues) > 1:
             self._catalogues.pop(0)
         if self._found is None:
@@ -50,13 +49,13 @@ def request(**fields: Any) -> rec.RecommendRequest:
     return json_format.ParseDict(base | fields, rec.RecommendRequest())
 
 
-def advisor(pack, estimator):
-    return Advisor({pack.rules.id: pack}, estimator)
+def recommender(pack, estimator):
+    return Recommender({pack.rules.id: pack}, estimator)
 
 
 async def test_one_batch_prices_every_method_and_adaptation(pack, evidence):
     estimator = Recording(evidence(lora="FITS", qlora="FITS"))
-    await advisor(pack, estimator).recommend(request(evaluation_profile={"examples": 50}))
+    await recommender(pack, estimator).recommend(request(evaluation_profile={"examples": 50}))
     (rows,) = estimator.asked
     assert set(rows) == set(Method)
     counts = {method: len(row.fallbacks) for method, row in rows.items()}
@@ -70,7 +69,7 @@ async def test_one_batch_prices_every_method_and_adaptation(pack, evidence):
 async def test_pins_travel_without_the_packs(pack, evidence):
     estimator = Recording(evidence(qlora="FITS"))
     pinned = {"pack": {"id": "playbook-1"}, "engine": {"id": "engine-1"}}
-    await advisor(pack, estimator).recommend(request(pinned=pinned))
+    await recommender(pack, estimator).recommend(request(pinned=pinned))
     row = next(iter(estimator.asked[0].values()))
     assert row.pinned.engine.id == "engine-1"
     assert not row.pinned.HasField("pack")
@@ -78,7 +77,7 @@ async def test_pins_travel_without_the_packs(pack, evidence):
 
 async def test_a_catalogue_that_changes_under_the_question_is_read_again(pack, evidence):
     estimator = Recording(evidence(lora="FITS", qlora="FITS"), catalogues=2)
-    answer = await advisor(pack, estimator).recommend(request())
+    answer = await recommender(pack, estimator).recommend(request())
     assert len(estimator.asked) == 2
     assert answer.inputs.answers.memory == "16"
 
@@ -89,13 +88,13 @@ async def test_a_catalogue_that_never_rests_degrades_the_answer(pack, evidence):
             return Catalogue()
 
     estimator = Restless(evidence(lora="FITS"))
-    answer = await advisor(pack, estimator).recommend(request())
+    answer = await recommender(pack, estimator).recommend(request())
     assert len(estimator.asked) == 3
     assert answer.cautions[0].code == cautions.ESTIMATOR_UNAVAILABLE
 
 
 async def test_without_an_answer_the_rules_alone_answer(pack):
-    answer = await advisor(pack, Recording(None)).recommend(request())
+    answer = await recommender(pack, Recording(None)).recommend(request())
     assert answer.cautions[0].code == cautions.ESTIMATOR_UNAVAILABLE
     assert answer.recipe is not None
 
@@ -115,7 +114,7 @@ async def test_what_the_estimator_refuses_for_every_method_is_the_callers_error(
     rows[next(iter(rows))] = Refused("METHOD_NOT_SUPPORTED", "no formula")
     estimator = Recording(Evidence(rows, evidence().revision, None))
     with pytest.raises(kind) as caught:
-        await advisor(pack, estimator).recommend(request())
+        await recommender(pack, estimator).recommend(request())
     assert caught.value.reason == told
     assert all(not item.field_path.startswith("spec.") for item in caught.value.violations)
 
@@ -123,6 +122,6 @@ async def test_what_the_estimator_refuses_for_every_method_is_the_callers_error(
 async def test_a_local_model_that_cannot_be_priced_is_still_advised_on(pack, evidence):
     rows = dict.fromkeys(evidence().rows, Refused("MODEL_NOT_FOUND", "no such folder"))
     estimator = Recording(Evidence(rows, evidence().revision, None))
-    answer = await advisor(pack, estimator).recommend(request(model={"path": "mine"}))
+    answer = await recommender(pack, estimator).recommend(request(model={"path": "mine"}))
     assert answer.cautions[0].code == "MODEL_NOT_PRICED"
     assert answer.recipe.spec.model.path == "mine"

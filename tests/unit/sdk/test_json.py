@@ -4,10 +4,12 @@
 import json
 import math
 
+import pytest
 from finetree import spec_from_dict, to_json
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_pb2, job_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.types.v1 import check_pb2, evidence_pb2, run_spec_pb2
+from google.protobuf import json_format
 from google.rpc import error_details_pb2
 
 
@@ -18,20 +20,27 @@ def test_int64_is_a_number_as_far_as_json_holds_it():
 
 def test_enums_by_name_and_unknown_ones_by_number():
     assert to_json(event_pb2.JobEvent(state=job_pb2.JOB_STATE_RUNNING)) == {"state": "JOB_STATE_RUNNING"}
-    kind_9999 = event_pb2.JobEvent.FromString(b"\x40\x8f\x4e")
+    kind_9999 = event_pb2.JobEvent.FromString(b"\x38\x8f\x4e")
     assert to_json(kind_9999) == {"kind": 9999}
 
 
 def test_times_durations_maps_lists_and_nested_messages():
-    job = job_pb2.Job(labels={"b": "2", "a": "1"}, devices=["cpu"])
+    job = job_pb2.Job(labels={"b": "2", "a": "1"}, placements=[{"node": "n", "device_ids": ["cpu"]}])
     job.create_time.FromJsonString("2026-11-25T12:00:00.5Z")
-    job.limits.duration.FromJsonString("90.5s")
+    job.limits.max_duration.FromJsonString("90.5s")
     assert to_json(job) == {
-        "devices": ["cpu"],
-        "limits": {"duration": "90.500s"},
+        "placements": [{"node": "n", "device_ids": ["cpu"]}],
+        "limits": {"max_duration": "90.500s"},
         "labels": {"a": "1", "b": "2"},
         "create_time": "2026-11-25T12:00:00.500Z",
     }
+
+
+@pytest.mark.parametrize("value", [16, 0.5, True, "PRECISION_BF16", None, ["q_proj", 1], {"name": "x"}])
+def test_values_of_any_kind_are_themselves(value):
+    patch = check_pb2.SpecPatch(field_path="a.b")
+    json_format.ParseDict(value, patch.value)
+    assert to_json(patch)["value"] == value if value is not None else "value" not in to_json(patch)
 
 
 def test_maps_of_numbers_and_bytes():

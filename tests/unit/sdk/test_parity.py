@@ -13,6 +13,7 @@ IMMEDIATE = {
     "job",
     "events",
     "list_models",
+    "list_rule_packs",
     "list_accelerators",
     "list_prices",
     "list_jobs",

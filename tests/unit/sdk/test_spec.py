@@ -4,7 +4,7 @@
 import finetree
 import pytest
 from finetree import InvalidSpec, spec_from_dict
-from finetree.spec import coerced, message_from_dict
+from finetree.spec import coerce, message_from_dict
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import run_spec_pb2, training_pb2
 
@@ -45,6 +45,9 @@ WRONG = [
         "count",
     ),
     ({"precision": "bf16"}, "precision", "expected one of PRECISION_BF16"),
+    ({"ownership": {"owned": {"price_per_kwh": 0.3}}}, "ownership.owned.price_per_kwh", "such as '50 USD', got 0.3"),
+    ({"ownership": {"owned": {"price_per_kwh": "0.3"}}}, "ownership.owned.price_per_kwh", "such as '50 USD'"),
+    ({"ownership": {"owned": {"price_per_kwh": "0.3 eur"}}}, "ownership.owned.price_per_kwh", "such as '50 USD'"),
     ("model: x", "", "expected a mapping with the fields of RunSpec, got text"),
     (None, "", "got nothing"),
     ({3: 1}, "3", "unknown key"),
@@ -69,7 +72,7 @@ def test_lower_camel_case_is_proto_json_too():
     assert spec_from_dict({"training": {"learningRate": 0.1}}).training.learning_rate == 0.1
 
 
-@pytest.mark.parametrize(("data", "path", "text"), WRONG, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("data", "path", "text"), WRONG, ids=lambda value: str(value)[:80])
 def test_what_is_wrong_is_named(data, path, text):
     with pytest.raises(InvalidSpec) as caught:
         spec_from_dict(data)
@@ -79,15 +82,21 @@ def test_what_is_wrong_is_named(data, path, text):
 
 
 def test_other_messages_and_prefixes():
-    request = message_from_dict(recommendation_pb2.RecommendRequest, {"model": {"name": "x"}, "budget_usd_month": 5})
-    assert request.budget_usd_month == 5
+    request = message_from_dict(recommendation_pb2.RecommendRequest, {"model": {"name": "x"}, "can_rent": False})
+    assert request.HasField("can_rent")
     with pytest.raises(InvalidSpec, match=r"^pinned\.engine\.idd"):
         message_from_dict(finetree_revision(), {"engine": {"idd": "x"}}, prefix="pinned")
 
 
+@pytest.mark.parametrize("price", ["0.30 EUR", {"currency_code": "EUR", "nanos": 300_000_000}])
+def test_money_is_a_text_or_proto_json(price):
+    found = spec_from_dict({"ownership": {"owned": {"price_per_kwh": price}}}).ownership.owned.price_per_kwh
+    assert (found.currency_code, found.units, found.nanos) == ("EUR", 0, 300_000_000)
+
+
 def test_a_message_passes_as_it_is():
     spec = run_spec_pb2.RunSpec()
-    assert coerced(run_spec_pb2.RunSpec, spec) is spec
+    assert coerce(run_spec_pb2.RunSpec, spec) is spec
 
 
 def test_it_is_an_invalid_argument():

@@ -2,8 +2,9 @@
 """A store in a folder of its own, and rows to put into it."""
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2
-from finetree_trainer.store import jobs
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_trainer.joblog.transaction import Transaction
+from finetree_trainer.store import events, jobs
 from finetree_trainer.store.database import Store
 
 
@@ -21,7 +22,7 @@ def new_row():
             "uid": uid,
             "project": "p",
             "owner": "me",
-            "kind": job_pb2.JOB_KIND_TRAIN,
+            "task": job_pb2.TASK_KIND_TRAIN,
             "state": job_pb2.JOB_STATE_UNSPECIFIED,
             "suspended": False,
             "attempt": 0,
@@ -34,9 +35,35 @@ def new_row():
             "end_time": 0,
             "dataset_uid": "",
             "evaluation_uid": "",
-            "snapshot": job_pb2.Job(kind=job_pb2.JOB_KIND_TRAIN).SerializeToString(),
+            "snapshot": b"",
             "record": job_pb2.Job(uid=uid).SerializeToString(),
         }
         return jobs.JobRow(**(fields | changes))
 
     return make
+
+
+@pytest.fixture
+def create_job(store):
+    def create(row) -> None:
+        store.submit(lambda connection: jobs.create(connection, row, {"team": "x"})).result()
+
+    return create
+
+
+@pytest.fixture
+def append_lines(store):
+    """Append log lines to a job as one block."""
+
+    def append(row, texts, *, now=1000) -> None:
+        def work(connection) -> None:
+            transaction = Transaction(row, now)
+            expected = row.attempt, row.last_seq
+            for line in texts:
+                transaction.add(event_pb2.JobEvent(log_line=event_pb2.LogLine(text=line)))
+            transaction.flush()
+            events.append(connection, row, transaction.events, attempt=expected[0], last_seq=expected[1])
+
+        store.submit(work).result()
+
+    return append

@@ -1,44 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a service is looked for, and whether one is there: without one, what is installed answers by itself."""
+"""Decide who answers: a server, or the service that is installed on this machine, as a child process."""
 
 import os
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetree_cli.backends.local_process import installed
+from finetree_cli.options.model_folder import refuse_server
 
 if TYPE_CHECKING:
     from finetree_cli.options.command import Settings
 
-KNOCK_SECONDS = 0.5
+DEFAULT_PORTS: Mapping[str, int] = {"recommender": 50051, "estimator": 50052, "trainer": 50053}
+"""Ports on 127.0.0.1 at which the SDK looks for the services and `finetree up` starts them."""
+CONNECT_SECONDS = 0.5
+"""Longest wait for a connection to a default port."""
 
 
-class Place(NamedTuple):
-    """Where a service of this machine is to be found."""
-
-    service: str
-    variables: tuple[str, ...]
-    """Environment variables that name its address."""
-    port: int
-    """Port of 127.0.0.1 on which it listens unless it is told otherwise."""
+def has_address(service: str, settings: "Settings") -> bool:
+    """Tell whether an option (the service's own, or --address) or the environment gives the service's address."""
+    option = getattr(settings, service)
+    variables = (f"FINETREE_{service.upper()}_ADDRESS", "FINETREE_ADDRESS")
+    return bool(settings.address or option or any(os.environ.get(name) for name in variables))
 
 
-def address_given(place: Place, settings: "Settings", option: str | None) -> bool:
-    """Whether an option (the service's own, or that for all) or the environment names an address."""
-    return bool(settings.address or option or any(os.environ.get(name) for name in place.variables))
+def runs_locally(service: str, settings: "Settings", *, local: bool, model: Path | None = None) -> bool:
+    """Tell whether the installed service answers in a child process (True) or a server does.
 
+    The first that applies: `local` or a model folder of this machine: the installed service; an address: that server;
+    a server on the service's default port: that one; otherwise the installed service, which is announced on stderr.
 
-def nobody_serves(place: Place, settings: "Settings", option: str | None) -> bool:
-    """Whether no address is given, nobody listens, and the service is installed here; says so on stderr."""
-    if address_given(place, settings, option) or not installed(place.service) or _listens(place.port):
+    Raises:
+        BadInput: There is a model folder and an address: a server cannot read the folder.
+    """
+    if not local:
+        refuse_server(model, address_given=has_address(service, settings))
+    if local or model is not None:
+        return True
+    if has_address(service, settings) or not installed(service) or _listens(DEFAULT_PORTS[service]):
         return False
-    settings.out.say(f"no {place.service} listens here: answered by the one that is installed, without a server")
+    settings.out.say(f"no {service} server found: the installed {service} answers")
     return True
 
 
 def _listens(port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), KNOCK_SECONDS):
+        with socket.create_connection(("127.0.0.1", port), CONNECT_SECONDS):
             return True
     except OSError:
         return False

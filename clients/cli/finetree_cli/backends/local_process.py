@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service without a server: programs of its own that are asked through their standard input. No socket is opened.
+"""A service without a server: child processes that answer on their standard output. No socket is opened.
 
-Clients never import services, so each is started as `python -m finetree_… --once`. It runs the methods of the service
-itself: its answers are the served ones, byte by byte.
+Clients never import services, so each is started as `python -m finetree_… --once`. It runs the rpc's own method: its
+responses are byte by byte those of the server.
 """
 
 import contextlib
@@ -12,31 +12,34 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
 
 from finetree_cli.errors import BadInput, CliError, NotAvailable
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    Answer = TypeVar("Answer", bound=Message)
+    Response = TypeVar("Response", bound=Message)
 
 HEADER = struct.Struct(">BI")
-"""Before each message: 0 (or, before an answer, 1 for a google.rpc.Status) and its length."""
+"""Header of each message, as gRPC frames them: one byte (see `STATUS`) and the length in bytes."""
 STATUS = 1
+"""First byte of a frame that holds a google.rpc.Status; 0 before a request or a response."""
+PAGE_SIZE = 1000
+"""Largest page that the contract allows."""
 STOP_SECONDS = 5.0
-"""How long a process may take to end once its input has."""
+"""Longest wait for a process to end after its input has ended."""
 
 
-class LocalPrograms:
-    """Processes of one service, one for each rpc; they start with `prepare` or a question, and end with the block.
+class LocalService:
+    """Child processes of one service, one for each rpc; they end when the `with` block does.
 
     Args:
         service: "estimator" or "recommender".
         flags: settings of the service.
-        variables: of the programs' environment, beside one's own.
+        variables: environment variables in addition to this process's.
     """
 
     def __init__(self, service: str, flags: Sequence[str] = (), variables: Mapping[str, str] | None = None) -> None:
@@ -45,32 +48,37 @@ class LocalPrograms:
         self._variables = variables or {}
         self._processes: dict[str, _Process] = {}
 
-    def prepare(self, method: str) -> None:
-        """Start the process that answers an rpc, so that it gets ready while the caller prepares its question.
+    def start(self, rpc: str) -> None:
+        """Start the process of an rpc ahead of the call, so that it loads while the caller prepares the request.
 
         Raises:
             NotAvailable: The service is not installed.
         """
-        if not installed(self._service):
-            raise NotAvailable(
-                f"the {self._service} is not installed here, and no address of one is given",
-                remedy="pip install 'finetree-cli[local]', or give --address",
-                reason="LOCAL_ENGINE_NOT_INSTALLED",
-            )
-        if method not in self._processes:
-            self._processes[method] = _Process(self._service, method, self._flags, self._variables)
+        require_installed(self._service)
+        if rpc not in self._processes:
+            self._processes[rpc] = _Process(self._service, rpc, self._flags, self._variables)
 
-    def ask(self, method: str, request: "Message", answer: "Answer") -> "Answer":
-        """Fill `answer` with what the service says. Raises FinetreeError as a client does."""
+    def call(self, rpc: str, request: "Message", response: "Response") -> "Response":
+        """Call an rpc and parse its answer into `response`. Raises FinetreeError as the SDK's Client does."""
         from finetree import error_of_status
         from google.rpc import status_pb2
 
-        self.prepare(method)
-        kind, content = self._processes[method].ask(request.SerializeToString(deterministic=True))
+        self.start(rpc)
+        kind, content = self._processes[rpc].exchange(request.SerializeToString(deterministic=True))
         if kind == STATUS:
             raise error_of_status(status_pb2.Status.FromString(content))
-        answer.ParseFromString(content)
-        return answer
+        response.ParseFromString(content)
+        return response
+
+    def pages(self, rpc: str, request: Any, response: type[Any]) -> Iterator[Any]:
+        """Call a list rpc page by page and yield each response."""
+        request.page_size = PAGE_SIZE
+        while True:
+            page = self.call(rpc, request, response())
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     def __enter__(self) -> Self:
         return self
@@ -83,28 +91,38 @@ class LocalPrograms:
 
 
 def installed(service: str) -> bool:
-    """Whether a service can run here."""
+    """Tell whether a service is installed in this environment."""
     return importlib.util.find_spec(f"finetree_{service}") is not None
 
 
-class _Process:
-    """One process for one rpc."""
+def require_installed(service: str) -> None:
+    """Raise NotAvailable unless the service is installed in this environment."""
+    if not installed(service):
+        raise NotAvailable(
+            f"the {service} is not installed, and no address of one is given",
+            remedy="pip install 'finetree-cli[local]', or give --address",
+            reason="LOCAL_ENGINE_NOT_INSTALLED",
+        )
 
-    def __init__(self, service: str, method: str, flags: list[str], variables: Mapping[str, str]) -> None:
-        # -P: a file of the folder that a pipeline happens to run in must never be imported in place of a library.
-        command = [sys.executable, "-P", "-m", f"finetree_{service}", "--once", "--once-method", method]
+
+class _Process:
+    """The child process of one rpc."""
+
+    def __init__(self, service: str, rpc: str, flags: list[str], variables: Mapping[str, str]) -> None:
+        # -P: a module in the current folder must not be imported in place of a library.
+        command = [sys.executable, "-P", "-m", f"finetree_{service}", "--once", "--once-method", rpc]
         self._service = service
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [*command, "--once-format", "frames", *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             env=os.environ | variables,
         )
 
-    def ask(self, content: bytes) -> tuple[int, bytes]:
-        """Kind and content of the answer."""
+    def exchange(self, content: bytes) -> tuple[int, bytes]:
+        """Send a request and return the first byte and the content of the answer."""
         source, sink = self._process.stdout, self._process.stdin
         assert source is not None  # noqa: S101 - both are pipes
         assert sink is not None  # noqa: S101
@@ -115,31 +133,33 @@ class _Process:
             kind, size = HEADER.unpack(header)
             answer = source.read(size)
         except (BrokenPipeError, struct.error):
-            raise self._ended() from None
+            raise self._exit_error() from None
         if len(answer) < size:
-            raise self._ended()
+            raise self._exit_error()
         return kind, answer
 
     def close(self) -> None:
         """End the process."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                with contextlib.suppress(BrokenPipeError):  # it has ended before us, and what it said is known
+                with contextlib.suppress(BrokenPipeError):  # it has ended already, and `exchange` said why
                     stream.close()
+        # It has no state to save, and its interpreter's shutdown takes 60 ms: end it rather than wait.
+        self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._said.close()
+        self._stderr.close()
 
-    def _ended(self) -> CliError:
-        """The process ended without an answer: a setting that it refuses, or a fault of ours."""
+    def _exit_error(self) -> CliError:
+        """Explain an end without an answer: a setting that the service refuses, or a bug."""
         code = self._process.wait()
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
         reason, _, text = (lines[-1] if lines else "").partition(": ")
         if code == BadInput.exit_code and reason.isupper():
             return BadInput(text, reason=reason)
-        last = lines[-1] if lines else "it said nothing"
-        return CliError(f"the local {self._service} ended with exit code {code}: {last}")
+        last = lines[-1] if lines else "no message"
+        return CliError(f"the {self._service} process ended with exit code {code}: {last}")

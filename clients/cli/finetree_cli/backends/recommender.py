@@ -1,162 +1,149 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom recommendations are asked of: a server, or programs of one's own where none listens."""
+"""The recommender as commands see it: a server, or the installed recommender in a child process."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from finetree_cli.backends.discovery import Place, address_given, nobody_serves
-from finetree_cli.backends.local_process import LocalPrograms
-from finetree_cli.options.model_folder import refuse_server, root_of
+from finetree_cli.backends.discovery import runs_locally
+from finetree_cli.backends.local_process import LocalService
+from finetree_cli.options.model_folder import model_root
 
 if TYPE_CHECKING:
     from finetree import Client
-    from finetree_api.recommender.v1 import recommender_pb2
+    from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
 
     from finetree_cli.options.command import Settings
 
-RECOMMENDER = Place("recommender", ("FINETREE_RECOMMENDER_ADDRESS", "FINETREE_ADDRESS"), 50051)
 
+class Recommender(Protocol):
+    """The recommender's rpcs, as the SDK's Client has them. Every method raises FinetreeError."""
 
-class Advisor(Protocol):
-    """What answers. Every method raises FinetreeError."""
-
-    def recommend(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RecommendResponse":
-        """Recommend."""
+    def recommend(self, request: "recommendation_pb2.RecommendRequest", /) -> "recommendation_pb2.RecommendResponse":
+        """Call Recommend."""
         ...
 
-    def decision_tree(
-        self, request: "recommender_pb2.RenderDecisionTreeRequest"
-    ) -> "recommender_pb2.RenderDecisionTreeResponse":
-        """RenderDecisionTree."""
+    def render_decision_tree(
+        self, request: "recommendation_pb2.RecommendRequest", /, *, picture_format: int
+    ) -> "picture_pb2.RenderDecisionTreeResponse":
+        """Call RenderDecisionTree with a number of PictureFormat."""
         ...
 
-    def frontier(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RenderFrontierResponse":
-        """RenderFrontier."""
+    def render_frontier(
+        self, request: "recommendation_pb2.RecommendRequest", /
+    ) -> "picture_pb2.RenderFrontierResponse":
+        """Call RenderFrontier."""
         ...
 
-    def policy(self, name: str) -> "recommender_pb2.GetPolicyResponse":
-        """GetPolicy; an empty name is the default pack."""
+    def get_rule_pack(self, name: str, /) -> "rule_pack_pb2.GetRulePackResponse":
+        """Call GetRulePack; an empty name is the default rule pack."""
         ...
 
-    def policies(self) -> "list[recommender_pb2.Policy]":
-        """ListPolicies."""
+    def list_rule_packs(self) -> "Iterable[rule_pack_pb2.RulePack]":
+        """Call ListRulePacks for all pages."""
         ...
 
-    def method(self, method: "recommender_pb2.Method.ValueType", policy: str) -> "recommender_pb2.MethodCard":
-        """GetMethod."""
+    def get_method(self, method: int, /, *, rule_pack: str) -> "method_card_pb2.MethodCard":
+        """Call GetMethod with a number of Method."""
         ...
 
-    def methods(self, policy: str) -> "tuple[list[recommender_pb2.MethodCard], recommender_pb2.Guide]":
-        """ListMethods: the cards, and what the pack says beside them."""
+    def list_methods(self, *, rule_pack: str) -> "list[method_card_pb2.MethodCard]":
+        """Call ListMethods and return the cards."""
+        ...
+
+    def method_guide(self, *, rule_pack: str) -> "method_card_pb2.Guide":
+        """Call ListMethods and return the guide beside the cards."""
         ...
 
 
 @contextlib.contextmanager
-def advisor(
-    settings: "Settings", client: "Client", *, local: bool, method: str = "Recommend", model: Path | None = None
-) -> Iterator[Advisor]:
-    """The advisor for a command: a local one when told so, or when no address is given and nobody listens.
+def open_recommender(
+    settings: "Settings", client: "Client", rpc: str, *, local: bool = False, model: Path | None = None
+) -> Iterator[Recommender]:
+    """Open the recommender for a command; `discovery.runs_locally` says which.
 
-    `method` is the rpc that it will be asked first: a local process gets ready meanwhile. `model` is a folder of this
-    machine that is asked about.
+    Args:
+        settings: addresses, and where messages go.
+        client: what asks a server.
+        rpc: the first rpc to be called; a child process starts at once and loads while the request is prepared.
+        local: use no server.
+        model: folder on this machine with the model's config.json.
+
+    Raises:
+        BadInput: A server was given a model folder.
+        NotAvailable: The recommender is not installed.
     """
-    if not local:
-        refuse_server(model, address_given=address_given(RECOMMENDER, settings, settings.recommender))
-    if not (local or model is not None or nobody_serves(RECOMMENDER, settings, settings.recommender)):
-        yield ServedAdvisor(client)
+    if not runs_locally("recommender", settings, local=local, model=model):
+        yield client
         return
-    with LocalAdvisor(model) as own:
-        own.prepare(method)
-        yield own
+    with LocalRecommender(model) as recommender:
+        recommender.start(rpc)
+        yield recommender
 
 
-class ServedAdvisor:
-    """A recommender behind an address."""
+class LocalRecommender(LocalService):
+    """The installed recommender in child processes; it asks the installed estimator.
 
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-
-    def recommend(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RecommendResponse":
-        """Recommend."""
-        return self._client.recommend(request)
-
-    def decision_tree(
-        self, request: "recommender_pb2.RenderDecisionTreeRequest"
-    ) -> "recommender_pb2.RenderDecisionTreeResponse":
-        """RenderDecisionTree."""
-        marked = request.request if request.HasField("request") else None
-        return self._client.render_decision_tree(marked, policy=request.policy, picture_format=request.format)
-
-    def frontier(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RenderFrontierResponse":
-        """RenderFrontier."""
-        return self._client.render_frontier(request)
-
-    def policy(self, name: str) -> "recommender_pb2.GetPolicyResponse":
-        """GetPolicy."""
-        return self._client.get_policy(name)
-
-    def policies(self) -> "list[recommender_pb2.Policy]":
-        """ListPolicies."""
-        return self._client.list_policies()
-
-    def method(self, method: "recommender_pb2.Method.ValueType", policy: str) -> "recommender_pb2.MethodCard":
-        """GetMethod."""
-        return self._client.get_method(method, policy=policy)
-
-    def methods(self, policy: str) -> "tuple[list[recommender_pb2.MethodCard], recommender_pb2.Guide]":
-        """ListMethods."""
-        return self._client.list_methods(policy=policy), self._client.method_guide(policy=policy)
-
-
-class LocalAdvisor(LocalPrograms):
-    """A recommender of one's own, which asks an estimator of its own."""
+    Args:
+        model: folder that requests may name as `model.path`.
+    """
 
     def __init__(self, model: Path | None = None) -> None:
-        super().__init__("recommender", variables=root_of(model))
+        super().__init__("recommender", variables=model_root(model))
 
-    def recommend(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RecommendResponse":
-        """Recommend."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def recommend(self, request: "recommendation_pb2.RecommendRequest") -> "recommendation_pb2.RecommendResponse":
+        """Call Recommend."""
+        from finetree_api.recommender.v1 import recommendation_pb2 as pb
 
-        return self.ask("Recommend", request, pb.RecommendResponse())
+        return self.call("Recommend", request, pb.RecommendResponse())
 
-    def decision_tree(
-        self, request: "recommender_pb2.RenderDecisionTreeRequest"
-    ) -> "recommender_pb2.RenderDecisionTreeResponse":
-        """RenderDecisionTree."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def render_decision_tree(
+        self, request: "recommendation_pb2.RecommendRequest", *, picture_format: int
+    ) -> "picture_pb2.RenderDecisionTreeResponse":
+        """Call RenderDecisionTree."""
+        from finetree_api.recommender.v1 import picture_pb2 as pb
 
-        return self.ask("RenderDecisionTree", request, pb.RenderDecisionTreeResponse())
+        question = pb.RenderDecisionTreeRequest(request=request)
+        question.format = picture_format  # type: ignore[assignment]  # an open enum takes any number
+        return self.call("RenderDecisionTree", question, pb.RenderDecisionTreeResponse())
 
-    def frontier(self, request: "recommender_pb2.RecommendRequest") -> "recommender_pb2.RenderFrontierResponse":
-        """RenderFrontier."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def render_frontier(self, request: "recommendation_pb2.RecommendRequest") -> "picture_pb2.RenderFrontierResponse":
+        """Call RenderFrontier."""
+        from finetree_api.recommender.v1 import picture_pb2 as pb
 
-        return self.ask("RenderFrontier", pb.RenderFrontierRequest(request=request), pb.RenderFrontierResponse())
+        return self.call("RenderFrontier", pb.RenderFrontierRequest(request=request), pb.RenderFrontierResponse())
 
-    def policy(self, name: str) -> "recommender_pb2.GetPolicyResponse":
-        """GetPolicy."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def get_rule_pack(self, name: str) -> "rule_pack_pb2.GetRulePackResponse":
+        """Call GetRulePack."""
+        from finetree_api.recommender.v1 import rule_pack_pb2 as pb
 
-        return self.ask("GetPolicy", pb.GetPolicyRequest(policy=name), pb.GetPolicyResponse())
+        return self.call("GetRulePack", pb.GetRulePackRequest(rule_pack=name), pb.GetRulePackResponse())
 
-    def policies(self) -> "list[recommender_pb2.Policy]":
-        """ListPolicies."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def list_rule_packs(self) -> "Iterator[rule_pack_pb2.RulePack]":
+        """Call ListRulePacks for all pages."""
+        from finetree_api.recommender.v1 import rule_pack_pb2 as pb
 
-        return list(self.ask("ListPolicies", pb.ListPoliciesRequest(), pb.ListPoliciesResponse()).policies)
+        for page in self.pages("ListRulePacks", pb.ListRulePacksRequest(), pb.ListRulePacksResponse):
+            yield from page.rule_packs
 
-    def method(self, method: "recommender_pb2.Method.ValueType", policy: str) -> "recommender_pb2.MethodCard":
-        """GetMethod."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def get_method(self, method: int, *, rule_pack: str) -> "method_card_pb2.MethodCard":
+        """Call GetMethod."""
+        from finetree_api.recommender.v1 import method_card_pb2 as pb
 
-        return self.ask("GetMethod", pb.GetMethodRequest(method=method, policy=policy), pb.GetMethodResponse()).method
+        request = pb.GetMethodRequest(rule_pack=rule_pack)
+        request.method = method  # type: ignore[assignment]  # an open enum takes any number
+        return self.call("GetMethod", request, pb.GetMethodResponse()).method
 
-    def methods(self, policy: str) -> "tuple[list[recommender_pb2.MethodCard], recommender_pb2.Guide]":
-        """ListMethods."""
-        from finetree_api.recommender.v1 import recommender_pb2 as pb
+    def list_methods(self, *, rule_pack: str) -> "list[method_card_pb2.MethodCard]":
+        """Call ListMethods and return the cards."""
+        return list(self._methods(rule_pack).methods)
 
-        answer = self.ask("ListMethods", pb.ListMethodsRequest(policy=policy), pb.ListMethodsResponse())
-        return list(answer.methods), answer.guide
+    def method_guide(self, *, rule_pack: str) -> "method_card_pb2.Guide":
+        """Call ListMethods and return the guide beside the cards."""
+        return self._methods(rule_pack).guide
+
+    def _methods(self, rule_pack: str) -> "method_card_pb2.ListMethodsResponse":
+        from finetree_api.recommender.v1 import method_card_pb2 as pb
+
+        return self.call("ListMethods", pb.ListMethodsRequest(rule_pack=rule_pack), pb.ListMethodsResponse())

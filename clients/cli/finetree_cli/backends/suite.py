@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three services as child processes of this one, on loopback: for `finetree up`, the demo and integration tests."""
+"""The three services as child processes on loopback: for `finetree up`, the demo and integration tests."""
 
 import contextlib
 import importlib.util
@@ -21,28 +21,26 @@ from typing import IO, Self
 from finetree_cli.errors import NotAvailable
 
 SERVICES = ("estimator", "recommender", "trainer")
-"""In the order in which they start: the other two ask the estimator."""
-DEFAULT_PORTS: Mapping[str, int] = {"recommender": 50051, "estimator": 50052, "trainer": 50053}
-"""Ports on 127.0.0.1, as the SDK expects them."""
+"""Names in the order of starting: the other two call the estimator."""
 ANY_PORTS: Mapping[str, int] = dict.fromkeys(SERVICES, 0)
-"""Free ports, chosen by the system."""
+"""Ports chosen by the operating system."""
 START_SECONDS = 30.0
-"""Longest time until a service is ready; on an idle machine it takes less than one."""
+"""Longest wait until a service is ready; on an idle machine it takes less than one second."""
 STOP_SECONDS = 25.0
-"""Longest time from SIGTERM to SIGKILL: a service gives running calls 10 s and its last hooks 5 s."""
+"""Longest time from SIGTERM to SIGKILL: a service gives running calls 10 s and its shutdown hooks 5 s."""
 _POLL_SECONDS = 0.02
-_LAST_WORDS = re.compile(r"^[A-Z][A-Z_]+: .+")
+_ERROR_LINE = re.compile(r"^[A-Z][A-Z_]+: .+")
 
 
 def default_data_dir() -> Path:
-    """Where a suite keeps its data: $XDG_DATA_HOME/finetree, else ~/.local/share/finetree."""
+    """Return the default data folder: $XDG_DATA_HOME/finetree, else ~/.local/share/finetree."""
     base = os.environ.get("XDG_DATA_HOME", "")
     return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "finetree"
 
 
 @dataclass(slots=True)
 class Child:
-    """A service that was started."""
+    """A started service."""
 
     name: str
     process: "subprocess.Popen[bytes]"
@@ -51,11 +49,11 @@ class Child:
     address: str = ""
     """Empty until it is ready."""
 
-    def last_words(self) -> str:
-        """The line with which a service that cannot start says why; empty when it said nothing of the kind."""
+    def error_line(self) -> str:
+        """Return the log's last line of the form "REASON: message"; empty without one."""
         with contextlib.suppress(OSError):
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-            return next((line for line in reversed(lines[-20:]) if _LAST_WORDS.match(line)), "")
+            return next((line for line in reversed(lines[-20:]) if _ERROR_LINE.match(line)), "")
         return ""
 
 
@@ -70,17 +68,17 @@ class Suite:
     data_dir: Path
     ports: Mapping[str, int] = field(default_factory=lambda: ANY_PORTS)
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Further flags by service."""
+    """Additional flags by service."""
     children: dict[str, Child] = field(default_factory=dict)
     _run_dir: "tempfile.TemporaryDirectory[str] | None" = None
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Address by service."""
+        """Return the address by service."""
         return {name: child.address for name, child in self.children.items()}
 
     def start(self) -> None:
-        """Start all three and wait until each takes calls."""
+        """Start all three and wait until each accepts calls."""
         _refuse_missing_packages()
         _refuse_taken_ports(self.ports)
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -97,7 +95,7 @@ class Suite:
             raise
 
     def stop(self) -> None:
-        """End all three: SIGTERM, and SIGKILL for what is still there after `STOP_SECONDS`. May be called again."""
+        """Stop all three: SIGTERM, and SIGKILL after `STOP_SECONDS`. May be called again."""
         running = [child.process for child in self.children.values() if child.process.poll() is None]
         for process in running:
             process.send_signal(signal.SIGTERM)
@@ -117,7 +115,7 @@ class Suite:
             self._run_dir = None
 
     def ended(self) -> Child | None:
-        """A service that has ended by itself, if one has."""
+        """Return a service that has ended by itself, if there is one."""
         return next((child for child in self.children.values() if child.process.poll() is not None), None)
 
     def __enter__(self) -> Self:
@@ -150,7 +148,7 @@ class Suite:
         return [*flags, *self.extra.get(name, ())]
 
     def _environment(self) -> dict[str, str]:
-        """This process's environment without what is meant for clients: a service must not follow it."""
+        """Return this process's environment without the variables for clients: a service must not use them."""
         meant_for_clients = {"FINETREE_ADDRESS", *(f"FINETREE_{name.upper()}_ADDRESS" for name in SERVICES)}
         return {key: value for key, value in os.environ.items() if key not in meant_for_clients}
 
@@ -160,7 +158,7 @@ class Suite:
         deadline = time.monotonic() + START_SECONDS
         while not child.ready_file.exists():
             if child.process.poll() is not None:
-                raise _not_started(child, child.last_words() or f"ended with exit code {child.process.returncode}")
+                raise _not_started(child, child.error_line() or f"ended with exit code {child.process.returncode}")
             if time.monotonic() > deadline:
                 raise _not_started(child, f"not ready after {START_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS)
@@ -169,15 +167,15 @@ class Suite:
 
 @contextlib.contextmanager
 def running(data_dir: Path, ports: Mapping[str, int] = ANY_PORTS) -> Iterator[Suite]:
-    """A suite while the block runs."""
+    """Run a suite while the block runs."""
     with Suite(data_dir, ports) as suite:
         yield suite
 
 
 def _spawn(command: list[str], environment: dict[str, str], log: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """Start a service in a session of its own, so that Ctrl-C reaches us alone and we stop it in order.
+    """Start a service in a session of its own, so that Ctrl-C reaches only this process, which then stops it.
 
-    Its standard input is a pipe that only this process holds open: should we be killed, the service stops by itself.
+    Its standard input is a pipe that only this process holds open: if this process is killed, the service stops.
     """
     return subprocess.Popen(
         command,
@@ -206,7 +204,7 @@ def _refuse_missing_packages() -> None:
 
 
 def _refuse_taken_ports(ports: Mapping[str, int]) -> None:
-    """A clear refusal before anything starts; the services themselves refuse too, should a port be taken meanwhile."""
+    """Refuse a port in use before anything starts; a service refuses too if the port is taken meanwhile."""
     for name, port in ports.items():
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -214,7 +212,7 @@ def _refuse_taken_ports(ports: Mapping[str, int]) -> None:
                 probe.bind(("127.0.0.1", port))
             except (OSError, OverflowError) as error:
                 raise NotAvailable(
-                    f"port {port} of the {name} is taken: {getattr(error, 'strerror', None) or error}",
-                    remedy="stop the program that has it, or run `finetree up --ports auto`",
+                    f"port {port} of the {name} is in use: {getattr(error, 'strerror', None) or error}",
+                    remedy="stop the program that uses it, or run `finetree up --ports auto`",
                     reason="PORT_TAKEN",
                 ) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree calibration`: what the estimator has learned from observed runs."""
+"""`finetree calibration`: the estimator's corrections from observed runs."""
 
 import click
 
@@ -8,7 +8,7 @@ from finetree_cli.options.command import Group, Settings, pass_settings
 
 @click.group(cls=Group, examples=("finetree calibration show", "finetree calibration reset rtx-4090"))
 def calibration() -> None:
-    """What the estimator has learned from the runs that ended well: show it, or forget it."""
+    """Show or delete the estimator's calibration."""
 
 
 @calibration.command(
@@ -22,9 +22,9 @@ def calibration() -> None:
 @click.option("--points", type=click.IntRange(1, 1000), default=20, show_default=True, help="Newest runs to show.")
 @pass_settings
 def show(settings: Settings, device: str, points: int) -> None:
-    """Show the factors that estimates are multiplied by, and the runs that they come from, newest first.
+    """Show the factors that estimates are multiplied by, and the observed runs behind them, newest first.
 
-    DEVICE is an accelerator's name or a processor's, as this command shows it; without one, all devices.
+    DEVICE is the name of an accelerator or a processor as this command lists it; without it, all devices are shown.
     """
     from finetree_cli.render.estimator.calibration import show_calibration
 
@@ -40,18 +40,18 @@ def show(settings: Settings, device: str, points: int) -> None:
     examples=("finetree calibration reset rtx-4090", "finetree calibration reset --all --json | jq .removed")
 )
 @click.argument("device", default="")
-@click.option("--all", "everything", is_flag=True, help="Forget what was learned of every device.")
+@click.option("--all", "everything", is_flag=True, help="Delete the observed runs of all devices.")
 @pass_settings
 def reset(settings: Settings, device: str, everything: bool) -> None:
-    """Forget the observed runs of DEVICE; estimates of it are the formulas' own again.
+    """Delete the observed runs of DEVICE; its estimates are then uncorrected.
 
     Give either a device or --all.
     """
     if bool(device) == everything:
-        raise click.UsageError("give a device or --all, and not both")
+        raise click.UsageError("give either a device or --all")
     with settings.client() as client:
         removed = client.reset_calibration(device)
     if settings.out.json:
         settings.out.document({"removed": removed})
     else:
-        settings.out.text(f"{removed} observed {'run' if removed == 1 else 'runs'} forgotten")
+        settings.out.text(f"{removed} observed {'run' if removed == 1 else 'runs'} deleted")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree check`: hold a job against limits, for a pipeline to stop at."""
+"""`finetree check`: check a job against limits, as a gate in a pipeline."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,145 +10,174 @@ import click
 
 from finetree_cli.errors import BadInput, CliError, GateFailed
 from finetree_cli.jobfile.policy import LimitFlags
-from finetree_cli.options.command import Command, Settings, pass_settings
-from finetree_cli.options.program import program_options
-from finetree_cli.options.spec import ownership_options
-from finetree_cli.options.types import Amount, Whole
+from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
+from finetree_cli.options.plan_request import PlanFlags
+from finetree_cli.options.program import ProgramFlags, program_options
+from finetree_cli.options.spec import OwnershipFlags, ownership_options
+from finetree_cli.options.types import Amount, MoneyAmount, Whole
 
 if TYPE_CHECKING:
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import check_plan_pb2
 
     from finetree_cli.jobfile.job import JobFile
     from finetree_cli.jobfile.policy import Policy
 
 LEVELS = ("low", "medium", "high")
-OTHER_CURRENCY = "flags are in US dollars: state the limit in a file (--policy) with its currency_code"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFlags:
+    """Options of `finetree check`."""
+
+    limits: LimitFlags
+    plan: PlanFlags
+    ownership: OwnershipFlags
+    program: ProgramFlags
+    policy_file: str | None
+    fail_on: str
+    price_book: Path | None
+    local: bool
+    output: str
 
 
 @click.command(
     cls=Command,
     examples=(
-        "finetree check job.yaml --max-cost-usd 50 --max-hours 8 --accelerator rtx-4090",
+        "finetree check job.yaml --max-cost 50 --max-hours 8 --accelerator rtx-4090",
         "finetree check job.yaml --fits --examples 5000 --tokens 2000000 --fail-on undecided",
         "finetree check job.yaml --policy policy.yaml --output github",
         "finetree check job.yaml --max-memory-gib 24 --json | jq .verdict",
     ),
 )
 @click.argument("file")
-@click.option("--max-cost-usd", type=Amount(), metavar="USD", help="Most that the run may cost.")
-@click.option("--max-monthly-cost-usd", type=Amount(), metavar="USD", help="Most that a month's runs may cost.")
+@click.option("--max-cost", type=MoneyAmount(), metavar="AMOUNT", help="Highest cost of the run: 50 or '50 EUR'.")
+@click.option("--max-monthly-cost", type=MoneyAmount(), metavar="AMOUNT", help="Highest cost of a month's runs.")
 @click.option("--max-hours", type=Amount(), metavar="H", help="Longest time.")
-@click.option("--max-memory-gib", type=Amount(), metavar="GIB", help="Largest peak of a device.")
-@click.option("--fits", is_flag=True, help="It must fit into its hardware.")
-@click.option("--max-energy-kwh", type=Amount(), metavar="KWH", help="Most energy.")
-@click.option("--max-carbon-kg", type=Amount(), metavar="KG", help="Most carbon, as CO2 equivalent.")
+@click.option("--max-memory-gib", type=Amount(), metavar="GIB", help="Highest peak memory of a device.")
+@click.option("--fits", is_flag=True, help="The run must fit in its hardware's memory.")
+@click.option("--max-energy-kwh", type=Amount(), metavar="KWH", help="Highest energy.")
+@click.option("--max-carbon-kg", type=Amount(), metavar="KG", help="Highest carbon emission, as CO2 equivalent.")
 @click.option("--min-confidence", type=click.Choice(LEVELS), help="Lowest confidence of memory and time.")
-@click.option("--policy", "policy_file", metavar="FILE", help="Limits from a YAML file; flags win over it.")
+@click.option("--policy", "policy_file", metavar="FILE", help="Limits from a YAML file; flags override them.")
 @click.option(
     "--fail-on",
     type=click.Choice(("fail", "undecided")),
     default="fail",
     show_default=True,
-    help="Whether a limit inside the predicted range stops the pipeline too.",
+    help="With undecided, a limit inside the predicted range fails too.",
 )
 @click.option("--accelerator", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
 @click.option("--count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
-@click.option("--runs-per-month", type=Amount(), metavar="N", help="How often it runs, for the cost of a month.")
-@click.option("--examples", type=Whole(1), metavar="N", help="Rows of the data, where the job names none.")
-@click.option("--tokens", type=Whole(), default=0, metavar="N", help="Tokens of all rows.")
-@click.option("--target-fraction", type=Amount(), default=0.0, metavar="0..1", help="Share that is learned.")
+@click.option("--runs-per-month", type=Amount(), metavar="N", help="Runs in a month, for the monthly cost.")
+@click.option("--examples", type=Whole(1), metavar="N", help="Number of rows, where the job has no data.")
+@click.option("--tokens", type=Whole(1), metavar="N", help="With --examples: tokens of all rows.")
+@click.option(
+    "--target-fraction",
+    type=Amount(1),
+    metavar="0..1",
+    help="With --examples: share of the tokens that enter the loss.",
+)
 @ownership_options
 @program_options
-@click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Prices of your own (CSV).")
-@click.option("--local", is_flag=True, help="Use no server, even where an address is given.")
+@click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
+@click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
 @click.option(
     "--output",
     type=click.Choice(("text", "json", "github")),
     default="text",
     show_default=True,
-    help="github: annotations, and a table in the summary of the step.",
+    help="github: annotations, and a table in the step's summary.",
 )
 @pass_settings
-def check(settings: Settings, /, file: str, policy_file: str | None, output: str, **flags: Any) -> None:
-    """Hold what FILE (a job file, or - for stdin) will take against limits.
+def check(settings: Settings, /, file: str, **flags: Any) -> None:
+    """Check a job against limits, as a gate in a pipeline.
 
-    Exits with 0 when every limit passes and with 3 when one fails. A limit that lies inside the predicted range is
-    undecided: it fails with --fail-on undecided. Without an address the estimator runs in a process of its own and
-    nothing is sent anywhere; its answer is the served one. The same input, catalogue and prices give the same answer.
+    FILE is a job file, or - for stdin. Exits with 0 if every limit passes and with 3 if one fails. A limit inside the
+    predicted range is undecided: it fails only with --fail-on undecided. Without an address, the installed estimator
+    runs in a child process and nothing is sent anywhere; its answer is the server's. The same input, catalogue and
+    prices give the same answer.
     """
-    settings.out.json = settings.out.json or output == "json"
+    given = CheckFlags(
+        limits=take_flags(LimitFlags, flags),
+        plan=take_flags(PlanFlags, flags),
+        ownership=take_flags(OwnershipFlags, flags),
+        program=take_flags(ProgramFlags, flags),
+        **flags,
+    )
+    settings.out.json = settings.out.json or given.output == "json"
     try:
-        _check(settings, file, policy_file, output, flags)
+        _check(settings, file, given)
     except BadInput as error:
-        if output == "github":
-            from finetree_cli.render.estimator.github import problems
+        if given.output == "github":
+            from finetree_cli.render.estimator.github import annotate_problems
 
-            problems(settings.out, error, file)
+            annotate_problems(settings.out, error, file)
         raise
 
 
-def _check(settings: Settings, file: str, policy_file: str | None, output: str, flags: dict[str, Any]) -> None:
-    from finetree_cli.backends.discovery import address_given
-    from finetree_cli.backends.estimator import ESTIMATOR, engine
-    from finetree_cli.jobfile import job as job_file
-    from finetree_cli.jobfile.policy import policy
-    from finetree_cli.options.plan_request import run_of
+def _check(settings: Settings, file: str, flags: CheckFlags) -> None:
+    from finetree_cli.backends.discovery import has_address
+    from finetree_cli.backends.estimator import open_estimator
+    from finetree_cli.jobfile.job import read_job
+    from finetree_cli.jobfile.policy import read_policy
+    from finetree_cli.options.plan_request import plan_request
 
-    local = flags["local"] or not address_given(ESTIMATOR, settings, settings.estimator)
-    with engine(settings, "CheckPlan", local=local, price_book=flags["price_book"]) as asked:
-        limits = policy(policy_file, LimitFlags.take(flags))
-        job = job_file.read(file)
-        run = run_of(job, settings.out, flags)
-        answer = _placed(lambda: asked.check_plan(run, limits.message), job, limits)
-    failure = _failure(answer, flags["fail_on"])
-    _show(settings, answer, failure, job, output)
+    local = flags.local or not has_address("estimator", settings)
+    with open_estimator(settings, "CheckPlan", local=local, price_book=flags.price_book) as estimator:
+        policy = read_policy(flags.policy_file, flags.limits)
+        job = read_job(file)
+        run = plan_request(job, settings.out, plan=flags.plan, owner=flags.ownership, program=flags.program)
+        answer = _with_positions(lambda: estimator.check_plan(run, policy.message), job, policy)
+    failure = _failure(answer, flags.fail_on)
+    _show(settings, answer, failure, job=job, output=flags.output)
     if failure is not None:
         raise failure
 
 
-def _placed(ask: "Any", job: "JobFile", limits: "Policy") -> "estimator_pb2.CheckPlanResponse":
-    """The answer; a refusal names file and line of what it is about, in the job or in the policy."""
+def _with_positions(
+    call: "Callable[[], check_plan_pb2.CheckPlanResponse]", job: "JobFile", policy: "Policy"
+) -> "check_plan_pb2.CheckPlanResponse":
+    """Call the estimator; a refusal of values names file and line in the job or in the policy."""
     from finetree import FinetreeError
 
-    from finetree_cli.jobfile.error_positions import placed
+    from finetree_cli.jobfile.error_positions import with_positions
 
     try:
-        with placed(job):
-            answer: estimator_pb2.CheckPlanResponse = ask()
-            return answer
+        with with_positions(job):
+            return call()
     except BadInput as error:
         cause = error.__cause__
         violations = cause.violations if isinstance(cause, FinetreeError) else ()
         of_limits = [item for item in violations if item.field.startswith("policy")]
         if cause is None or not of_limits or len(of_limits) < len(violations):
             raise
-        found = [item for each in of_limits if (item := limits.problem(each.field, each.description))]
+        found = [item for each in of_limits if (item := policy.problem(each.field, each.description))]
         if found:
-            text = f"{limits.file} states a limit that cannot be held"
+            text = f"{policy.file} has a limit that cannot be checked"
             raise BadInput(text, remedy=error.remedy, reason=error.reason, problems=found) from cause
-        if error.reason == "CURRENCY_UNKNOWN":
-            text = of_limits[0].description.partition(";")[0]
-            flag = "--max-cost-usd" if limits.message.HasField("max_cost") else "--max-monthly-cost-usd"
-            raise BadInput(f"{flag}: {text}", remedy=OTHER_CURRENCY, reason=error.reason) from cause
-        raise cause from None  # limits from flags stand in no file
+        if flag := policy.flag(of_limits[0].field):
+            text = f"{flag}: {of_limits[0].description}"
+            raise BadInput(text, remedy=error.remedy, reason=error.reason) from cause
+        raise cause from None
 
 
-def _failure(answer: "estimator_pb2.CheckPlanResponse", fail_on: str) -> CliError | None:
-    """What to leave with; None when the gate is open."""
-    from finetree_api.types.v1 import evidence_pb2 as ev
+def _failure(answer: "check_plan_pb2.CheckPlanResponse", fail_on: str) -> CliError | None:
+    """Return the error to exit with; None if every limit passes."""
+    from finetree_api.types.v1 import check_pb2
 
-    bad = {ev.CHECK_VERDICT_FAIL} | ({ev.CHECK_VERDICT_UNDECIDED} if fail_on == "undecided" else set())
+    bad = {check_pb2.CHECK_VERDICT_FAIL} | ({check_pb2.CHECK_VERDICT_UNDECIDED} if fail_on == "undecided" else set())
     rules = ", ".join(check.rule_id for check in answer.checks if check.verdict in bad)
     if not rules:
         return None
     remedy = f"would pass: {answer.remedies[0].summary}" if answer.remedies else ""
-    return GateFailed(f"the plan breaks {rules}", remedy=remedy, reason="CHECK_FAILED", told=True)
+    return GateFailed(f"the plan does not meet {rules}", remedy=remedy, reason="CHECK_FAILED", reported=True)
 
 
 def _show(
     settings: Settings,
-    answer: "estimator_pb2.CheckPlanResponse",
+    answer: "check_plan_pb2.CheckPlanResponse",
     failure: CliError | None,
+    *,
     job: "JobFile",
     output: str,
 ) -> None:

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group, examples=("finetree datasets upload train.jsonl", "finetree datasets list"))
 def datasets() -> None:
-    """Upload training data and see what is there."""
+    """Upload, list, show and delete datasets."""
 
 
 @datasets.command("list", examples=("finetree datasets list", "finetree datasets list --json | jq '.datasets[].name'"))
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Largest number of datasets.")
 @pass_settings
 def list_datasets(settings: Settings, limit: int) -> None:
     """List datasets, newest first."""
     from itertools import islice
 
-    from finetree_cli.output import as_dict
+    from finetree_cli.output import as_dict, short_name
     from finetree_cli.render import units
 
     with settings.client() as client:
@@ -33,7 +33,13 @@ def list_datasets(settings: Settings, limit: int) -> None:
         settings.out.document({"datasets": [as_dict(item) for item in found]})
         return
     rows = [
-        (_short(item), item.display_name, _state(item), str(item.profile.examples), units.size(item.size_bytes))
+        (
+            short_name(item.name),
+            item.display_name,
+            _state(item),
+            str(item.profile.examples),
+            units.size(item.size_bytes),
+        )
         for item in found
     ]
     settings.out.table(["Dataset", "Name", "State", ">Rows", ">Size"], rows)
@@ -43,14 +49,14 @@ def list_datasets(settings: Settings, limit: int) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @pass_settings
 def upload(settings: Settings, file: Path) -> None:
-    """Upload a file of training rows; a cut upload goes on where it was, the same content is not sent twice.
+    """Upload a file of training rows; an interrupted upload is resumed, the same content is not sent twice.
 
-    It may be JSONL, JSON, CSV, TSV, Parquet or plain text, all but Parquet also packed with gzip or zstd.
+    Formats: JSONL, JSON, CSV, TSV, Parquet and plain text; all but Parquet also compressed with gzip or zstd.
     """
-    from finetree_cli.commands.train import upload as send
+    from finetree_cli.uploads import upload as upload_file
 
     with settings.client() as client:
-        found = client.get_dataset(send(settings, client, file))
+        found = client.get_dataset(upload_file(settings, client, file))
     if settings.out.json:
         settings.out.message(found)
     else:
@@ -61,7 +67,7 @@ def upload(settings: Settings, file: Path) -> None:
 @click.argument("dataset")
 @pass_settings
 def show(settings: Settings, dataset: str) -> None:
-    """Show a dataset and what is known of its rows."""
+    """Show a dataset: state, size, rows and tokens."""
     from finetree_cli.render import units
 
     with settings.client() as client:
@@ -74,24 +80,20 @@ def show(settings: Settings, dataset: str) -> None:
     settings.out.text(f"{found.name}  {found.display_name}".rstrip())
     settings.out.text(f"  state   {_state(found)}, {units.size(found.size_bytes)}, sha256 {found.sha256}")
     settings.out.text(f"  rows    {profile.examples}")
-    settings.out.text(f"  tokens  {profile.total_tokens} ({counted}), {profile.target_fraction:.0%} learned")
+    settings.out.text(f"  tokens  {profile.total_tokens} ({counted}), {profile.target_fraction:.0%} are targets")
 
 
 @datasets.command(examples=("finetree datasets delete DATASET",))
 @click.argument("dataset")
 @pass_settings
 def delete(settings: Settings, dataset: str) -> None:
-    """Delete a dataset that no job needs."""
+    """Delete a dataset that no job uses."""
     with settings.client() as client:
         client.delete_dataset(dataset)
     if settings.out.json:
         settings.out.document({"deleted": dataset})
     else:
         settings.out.say(f"deleted {dataset}")
-
-
-def _short(item: "dataset_pb2.Dataset") -> str:
-    return item.name.rpartition("/")[2]
 
 
 def _state(item: "dataset_pb2.Dataset") -> str:

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree estimate`: memory, time and cost of a run, of many, or of one by every method."""
+"""`finetree estimate`: memory, time and cost of a run, of many runs, or of one with every method."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from finetree_cli.errors import BadInput
-from finetree_cli.jobfile.job import JobFile
-from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.jobfile.job import JobFile, read_job
+from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.model_folder import model_folder
-from finetree_cli.options.program import program_options, say_program
+from finetree_cli.options.program import ProgramFlags, program_options, set_program
 from finetree_cli.options.spec import (
     DataFlags,
     HardwareFlags,
+    OwnershipFlags,
     data,
     data_options,
     hardware,
@@ -25,15 +28,40 @@ from finetree_cli.options.spec import (
 from finetree_cli.options.types import Names, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from finetree import Client
-    from finetree_api.estimator.v1 import estimator_pb2
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.types.v1 import model_pb2, run_spec_pb2
 
     from finetree_cli.render.chart.memory import Row
 
 METHODS = ("full", "lora", "qlora", "prefix", "adapter")
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateFlags:
+    """Options of `finetree estimate`; None is not given."""
+
+    hardware: HardwareFlags
+    data: DataFlags
+    ownership: OwnershipFlags
+    program: ProgramFlags
+    model: str | None
+    method: str | None
+    rank: int | None
+    epochs: float | None
+    steps: int | None
+    batch: int | None
+    micro_batch: int | None
+    sequence_length: int | None
+    full_view: bool
+    compare: bool
+    methods: tuple[str, ...]
+    accelerators: tuple[str, ...] | None
+    chart: Path | None
+    requests: str | None
+    price_book: Path | None
+    strict: bool
+    local: bool
 
 
 @click.command(
@@ -54,88 +82,118 @@ METHODS = ("full", "lora", "qlora", "prefix", "adapter")
     help="A name of `finetree models list --catalogue`, a hub id (org/name), or ./FOLDER with a config.json.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Fine-tuning method.")
-@click.option("--rank", type=Whole(), help="Rank of LoRA and QLoRA.")
-@click.option("--epochs", type=float, help="Passes over the data.")
-@click.option("--steps", type=Whole(), help="Optimizer steps, instead of --epochs.")
-@click.option("--batch", type=Whole(), help="Rows of an optimizer step.")
-@click.option("--micro-batch", type=Whole(), help="Rows of one forward pass.")
+@click.option("--rank", type=Whole(), help="Rank of LoRA or QLoRA.")
+@click.option("--epochs", type=float, help="Number of epochs.")
+@click.option("--steps", type=Whole(), help="Number of optimizer steps, in place of --epochs.")
+@click.option("--batch", type=Whole(), help="Rows in an optimizer step (effective batch size).")
+@click.option("--micro-batch", type=Whole(), help="Rows in a forward pass of one device (micro-batch size).")
 @click.option("--sequence-length", type=Whole(), help="Longest row in tokens.")
 @hardware_options
 @data_options
 @ownership_options
 @program_options
-@click.option("--full", "full_view", is_flag=True, help="Also what would fit, offers, and the nearest measured runs.")
-@click.option("--compare", is_flag=True, help="The run by every method on several GPUs, as a table.")
 @click.option(
-    "--methods", type=Names(METHODS), default=METHODS, metavar="A,B", help="Methods to compare. [default: all]"
+    "--full",
+    "full_view",
+    is_flag=True,
+    help="Also changes that would fit, offers of GPUs, and the nearest measured runs.",
+)
+@click.option("--compare", is_flag=True, help="Compare all methods on several GPUs, as a table.")
+@click.option(
+    "--methods", type=Names(METHODS), default=METHODS, metavar="A,B", help="With --compare: methods. [default: all]"
 )
 @click.option(
-    "--accelerators", type=Names(), metavar="A,B", help="GPUs to compare. [default: the job's and usual ones]"
+    "--accelerators",
+    type=Names(),
+    metavar="A,B",
+    help="With --compare: GPUs. [default: the job's own and four common ones]",
 )
-@click.option("--chart", type=click.Path(path_type=Path), metavar="FILE", help="Draw the comparison: .svg or .png.")
 @click.option(
-    "--requests", metavar="FILE", help="One EstimateRunRequest as JSON a line (- for stdin), answered in order."
+    "--chart", type=click.Path(path_type=Path), metavar="FILE", help="With --compare: write a chart (.svg or .png)."
 )
-@click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Prices of your own (CSV).")
-@click.option("--strict", is_flag=True, help="With --requests: exit with 3 when a line fails.")
-@click.option("--local", is_flag=True, help="Use no server: the estimator runs in a process of its own.")
+@click.option(
+    "--requests",
+    metavar="FILE",
+    help="File with one EstimateRunRequest as JSON on each line (- for stdin); each gets one line of answer.",
+)
+@click.option(
+    "--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV); needs --local."
+)
+@click.option("--strict", is_flag=True, help="With --requests: exit with 3 if a line fails.")
+@click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
 @pass_settings
 def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
-    """Estimate what a run will take; flags change what FILE (a job file, or - for stdin) says.
+    """Estimate memory, time and cost of a run.
 
-    Without an address, and where no estimator listens, the installed one answers without a server; its answer is the
-    served one.
+    Options override FILE (a job file, or - for stdin). Without an address, and if no estimator is running, the
+    installed estimator answers in a child process; its answer is the server's.
 
     With --requests, each line of the file is answered by one line, {"estimate": …} or {"error": {"code", "reason",
-    "message", "line"}}; a line that fails spoils no other, and the exit code is 0 unless --strict is given.
+    "message", "line"}}; a line that fails does not affect the others, and the exit code is 0 unless --strict is given.
     """
-    if flags["requests"] is not None:
-        _answer_lines(settings, file, flags)
-    elif flags["compare"]:
-        _compare(settings, file, flags)
-    elif flags["chart"] is not None or flags["accelerators"] is not None:
+    given = EstimateFlags(
+        hardware=take_flags(HardwareFlags, flags),
+        data=take_flags(DataFlags, flags),
+        ownership=take_flags(OwnershipFlags, flags),
+        program=take_flags(ProgramFlags, flags),
+        **flags,
+    )
+    if given.requests is not None:
+        _answer_lines(settings, file, given)
+    elif given.compare:
+        _compare(settings, file, given)
+    elif given.chart is not None or given.accelerators is not None:
         raise BadInput("--chart and --accelerators need --compare")
     else:
-        _estimate(settings, file, flags)
+        _estimate(settings, file, given)
 
 
-def _estimate(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
-    from finetree_api.estimator.v1 import estimator_pb2
+def _estimate(settings: Settings, file: str | None, flags: EstimateFlags) -> None:
 
-    from finetree_cli.backends.estimator import engine
-    from finetree_cli.jobfile.error_positions import placed
+    from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.types.v1 import estimate_summary_pb2
 
-    own = {"local": flags["local"], "price_book": flags["price_book"], "model": model_folder(flags["model"])}
-    with engine(settings, "EstimateRun", **own) as asked, settings.client() as client:
-        job = _job(file)
+    from finetree_cli.backends.estimator import open_estimator
+    from finetree_cli.jobfile.error_positions import with_positions
+    from finetree_cli.render.estimator.estimate import show
+
+    folder = model_folder(flags.model)
+    with (
+        open_estimator(
+            settings, "EstimateRun", local=flags.local, price_book=flags.price_book, model=folder
+        ) as estimator,
+        settings.client() as client,
+    ):
+        job = read_job(file) if file is not None else None
         request = _request(client, job, flags)
-        if flags["full_view"]:
-            request.view = estimator_pb2.ESTIMATE_VIEW_FULL
-        with placed(job):
-            answer = asked.estimate(request)
+        if flags.full_view:
+            request.view = estimate_pb2.ESTIMATE_VIEW_FULL
+        with with_positions(job):
+            answer = estimator.estimate(request)
     if settings.out.json:
         settings.out.message(answer)
         return
-    from finetree_cli.render.estimator.estimate import show
-
     show(settings.out, answer)
-    if answer.fit.verdict == estimator_pb2.FIT_VERDICT_DOES_NOT_FIT and not flags["full_view"]:
-        settings.out.say("--full says what would make it fit; `finetree recommend` gives a recipe that does")
+    if answer.fit.verdict == estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT and not flags.full_view:
+        settings.out.say("--full lists changes that would fit; `finetree recommend` gives a recipe that fits")
 
 
-def _compare(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
-    from finetree_cli.backends.estimator import engine
-    from finetree_cli.compare import compare, named_accelerators
+def _compare(settings: Settings, file: str | None, flags: EstimateFlags) -> None:
+    from finetree_cli.backends.estimator import open_estimator
+    from finetree_cli.compare import accelerators_of, compare
     from finetree_cli.render.estimator import compare as rendered
 
-    write = _chart_writer(flags["chart"])
-    own = {"local": flags["local"], "price_book": flags["price_book"], "model": model_folder(flags["model"])}
+    write = _chart_writer(flags.chart)
+    folder = model_folder(flags.model)
     with (
-        engine(settings, "BatchEstimateRuns", **own) as asked,
+        open_estimator(
+            settings, "BatchEstimateRuns", local=flags.local, price_book=flags.price_book, model=folder
+        ) as estimator,
         settings.client() as client,
     ):
-        request = _request(client, _job(file), flags)
-        cells = compare(request, asked, flags["methods"], named_accelerators(request, flags["accelerators"] or ()))
+        request = _request(client, read_job(file) if file is not None else None, flags)
+        accelerators = accelerators_of(request, flags.accelerators or ())
+        cells = compare(request, estimator, methods=flags.methods, accelerators=accelerators)
     failures = [cell.error for cell in cells if cell.error is not None]
     if len(failures) == len(cells):
         raise failures[0]
@@ -147,22 +205,22 @@ def _compare(settings: Settings, file: str | None, flags: dict[str, Any]) -> Non
         rendered.show(settings.out, cells)
 
 
-def _answer_lines(settings: Settings, file: str | None, flags: dict[str, Any]) -> None:
-    from finetree_cli import bulk
-    from finetree_cli.backends.estimator import engine
+def _answer_lines(settings: Settings, file: str | None, flags: EstimateFlags) -> None:
+    from finetree_cli.backends.estimator import open_estimator
+    from finetree_cli.bulk import answer_lines
 
-    if file is not None or flags["compare"] or flags["model"]:
-        raise BadInput("--requests holds whole requests", remedy="leave the job file, --model and --compare out")
-    with engine(settings, "BatchEstimateRuns", local=flags["local"], price_book=flags["price_book"]) as asked:
-        bulk.answer(flags["requests"], asked, settings.out, strict=flags["strict"])
+    if file is not None or flags.compare or flags.model:
+        raise BadInput("--requests excludes a job file, --model and --compare", remedy="each line is a whole request")
+    with open_estimator(settings, "BatchEstimateRuns", local=flags.local, price_book=flags.price_book) as estimator:
+        answer_lines(flags.requests or "", estimator, settings.out, strict=flags.strict)
 
 
 def _chart_writer(path: Path | None) -> "Callable[[str, Sequence[Row]], None] | None":
-    """Writes a chart into the file, by its ending. Whether it can is found out before anything is computed."""
+    """Return a function that writes a chart, by the file's ending; refuse another ending before any computation."""
     if path is None:
         return None
     if path.suffix.lower() not in (".svg", ".png"):
-        raise BadInput(f"--chart {path}: no kind of chart", remedy="name a file that ends in .svg or .png")
+        raise BadInput(f"--chart {path}: unknown kind of chart", remedy="name a file that ends in .svg or .png")
 
     def write(title: str, rows: "Sequence[Row]") -> None:
         from finetree_cli.render.chart.memory import memory_chart
@@ -179,66 +237,63 @@ def _chart_writer(path: Path | None) -> "Callable[[str, Sequence[Row]], None] | 
     return write
 
 
-def _model_name(model: "run_spec_pb2.ModelSource") -> str:
+def _model_name(model: "model_pb2.ModelSource") -> str:
     return model.name or model.hub.id or model.path or "model"
 
 
-def _job(file: str | None) -> JobFile | None:
-    from finetree_cli.jobfile import job as job_file
+def _request(client: "Client", job: JobFile | None, flags: EstimateFlags) -> "estimate_pb2.EstimateRunRequest":
 
-    return job_file.read(file) if file is not None else None
+    from finetree_api.estimator.v1 import estimate_pb2
 
-
-def _request(client: "Client", job: JobFile | None, flags: dict[str, Any]) -> "estimator_pb2.EstimateRunRequest":
-    from finetree_api.estimator.v1 import estimator_pb2
-
-    request = estimator_pb2.EstimateRunRequest()
+    request = estimate_pb2.EstimateRunRequest()
     if job is not None:
-        request.spec.CopyFrom(job.request.spec)
-    _change_spec(request.spec, flags, job is not None)
-    machine = hardware(HardwareFlags.take(flags), client)
+        request.spec.CopyFrom(job.spec)
+    _change_spec(request.spec, flags, from_file=job is not None)
+    machine = hardware(flags.hardware, client)
     if machine is not None:
-        request.spec.hardware.CopyFrom(machine)
-    owner = ownership(flags["price"], flags["tariff"], flags["watts"], flags["currency"])
+        request.spec.hardware.CopyFrom(machine.hardware)
+        if machine.matrix_rates is not None:
+            request.matrix_rates.CopyFrom(machine.matrix_rates)
+    owner = ownership(flags.ownership)
     if owner is not None:
         request.spec.ownership.CopyFrom(owner)
-    _add_data(client, request, DataFlags.take(flags))
-    say_program(request, flags)
+    _add_data(client, request, flags.data)
+    set_program(request.spec, flags.program)
     return request
 
 
-def _change_spec(spec: "run_spec_pb2.RunSpec", flags: dict[str, Any], from_file: bool) -> None:
-    if flags["model"]:
-        spec.model.CopyFrom(model_source(flags["model"]))
+def _change_spec(spec: "run_spec_pb2.RunSpec", flags: EstimateFlags, *, from_file: bool) -> None:
+    if flags.model:
+        spec.model.CopyFrom(model_source(flags.model))
     elif not from_file:
         raise BadInput("nothing to estimate", remedy="give a job file, or --model, --method and the hardware")
-    if flags["method"]:
-        getattr(spec, flags["method"]).SetInParent()
+    if flags.method:
+        getattr(spec, flags.method).SetInParent()
     method = spec.WhichOneof("method")
-    if flags["rank"] is not None:
+    if flags.rank is not None:
         if method not in ("lora", "qlora"):
             raise BadInput("--rank needs --method lora or qlora")
-        (spec.lora if method == "lora" else spec.qlora.lora).rank = flags["rank"]
-    if flags["epochs"] is not None and flags["steps"] is not None:
+        (spec.lora if method == "lora" else spec.qlora.lora).rank = flags.rank
+    if flags.epochs is not None and flags.steps is not None:
         raise BadInput("--epochs and --steps exclude each other", remedy="keep one of them")
-    names = {
-        "epochs": "epochs",
-        "steps": "max_steps",
-        "batch": "effective_batch_size",
-        "micro_batch": "micro_batch_size",
-        "sequence_length": "sequence_length",
+    settings = {
+        "epochs": flags.epochs,
+        "max_steps": flags.steps,
+        "effective_batch_size": flags.batch,
+        "micro_batch_size": flags.micro_batch,
+        "sequence_length": flags.sequence_length,
     }
-    for flag, field in names.items():
-        if flags[flag] is not None:
-            setattr(spec.training, field, flags[flag])
+    for name, value in settings.items():
+        if value is not None:
+            setattr(spec.training, name, value)
 
 
-def _add_data(client: "Client", request: "estimator_pb2.EstimateRunRequest", flags: DataFlags) -> None:
+def _add_data(client: "Client", request: "estimate_pb2.EstimateRunRequest", flags: DataFlags) -> None:
     known = data(flags, client)
     if known.dataset is not None:
         request.spec.dataset.CopyFrom(known.dataset)
     elif request.spec.dataset.WhichOneof("source") == "name" and known.profile is None:
-        # The estimator keeps no data: what a named dataset holds, the trainer knows.
+        # The estimator has no data: the trainer knows a named dataset's rows and tokens.
         request.dataset_profile.CopyFrom(client.get_dataset(request.spec.dataset.name).profile)
     if known.profile is not None:
         request.dataset_profile.CopyFrom(known.profile)

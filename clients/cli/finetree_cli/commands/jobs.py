@@ -21,24 +21,37 @@ STATES = (
     "cancelled",
 )
 
+TASKS = ("train", "prepare", "export")
+
 
 @click.group(cls=Group, examples=("finetree jobs list --state running", "finetree jobs watch JOB"))
 def jobs() -> None:
-    """List, follow and stop jobs, and fetch what they made."""
+    """List, follow, cancel and download jobs."""
 
 
 @jobs.command(
     "list",
     examples=(
         "finetree jobs list --state queued --state running",
-        "finetree jobs list --label team=search --json | jq '.jobs[].name'",
+        "finetree jobs list --task train --label team=search --json | jq '.jobs[].name'",
     ),
 )
-@click.option("--state", "states", type=click.Choice(STATES), multiple=True, help="Only these; may be repeated.")
+@click.option(
+    "--state", "states", type=click.Choice(STATES), multiple=True, help="Only in this state; may be repeated."
+)
+@click.option("--task", "tasks", type=click.Choice(TASKS), multiple=True, help="Only with this task; may be repeated.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Only with this label.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Largest number of jobs.")
 @pass_settings
-def list_jobs(settings: Settings, states: tuple[str, ...], labels: tuple[tuple[str, str], ...], limit: int) -> None:
+def list_jobs(
+    settings: Settings,
+    /,
+    *,
+    states: tuple[str, ...],
+    tasks: tuple[str, ...],
+    labels: tuple[tuple[str, str], ...],
+    limit: int,
+) -> None:
     """List jobs, newest first."""
     from itertools import islice
 
@@ -46,7 +59,7 @@ def list_jobs(settings: Settings, states: tuple[str, ...], labels: tuple[tuple[s
     from finetree_cli.render.trainer.jobs import show_list
 
     with settings.client() as client:
-        pages = client.list_jobs(states=states, labels=dict(labels), page_size=min(limit, 1000))
+        pages = client.list_jobs(states=states, tasks=tasks, labels=dict(labels), page_size=min(limit, 1000))
         found = list(islice(pages, limit))
     if settings.out.json:
         settings.out.document({"jobs": [as_dict(job) for job in found]})
@@ -58,7 +71,7 @@ def list_jobs(settings: Settings, states: tuple[str, ...], labels: tuple[tuple[s
 @click.argument("job")
 @pass_settings
 def show(settings: Settings, job: str) -> None:
-    """Show a job as it is now."""
+    """Show a job's present state."""
     from finetree_cli.render.trainer.jobs import show_job
 
     with settings.client() as client:
@@ -73,13 +86,11 @@ def show(settings: Settings, job: str) -> None:
     examples=("finetree jobs watch JOB", "finetree jobs watch JOB --after-seq 120 --timeout 10m --json | jq .seq")
 )
 @click.argument("job")
-@click.option(
-    "--after-seq", type=click.IntRange(0), default=0, help="Begin after this event. [default: from the start]"
-)
-@click.option("--timeout", type=Duration(), help="Stop watching after so long; the job goes on.")
+@click.option("--after-seq", type=click.IntRange(0), default=0, help="Begin after this event. [default: 0]")
+@click.option("--timeout", type=Duration(), help="Stop watching after this time; the job still runs.")
 @pass_settings
 def watch(settings: Settings, job: str, after_seq: int, timeout: float | None) -> None:
-    """Follow a job until its end: every event once, also over broken connections."""
+    """Follow a job until its end; every event is shown once, also after a broken connection."""
     from finetree_cli.follow import follow
     from finetree_cli.render.trainer.jobs import show_end
 
@@ -92,8 +103,8 @@ def watch(settings: Settings, job: str, after_seq: int, timeout: float | None) -
 
 @jobs.command(examples=("finetree jobs logs JOB", "finetree jobs logs JOB --last 20 --json"))
 @click.argument("job")
-@click.option("--last", type=click.IntRange(1, 1000), default=200, show_default=True, help="At most so many lines.")
-@click.option("--all", "everything", is_flag=True, help="Every event, not only log lines and alerts.")
+@click.option("--last", type=click.IntRange(1, 1000), default=200, show_default=True, help="Largest number of lines.")
+@click.option("--all", "everything", is_flag=True, help="Every event, not only log lines, alerts and states.")
 @pass_settings
 def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
     """Print the newest lines of a job's log, oldest first; with --json, one event a line."""
@@ -114,10 +125,10 @@ def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
 @jobs.command(examples=("finetree jobs cancel JOB", "finetree jobs cancel JOB --checkpoint --wait 60s"))
 @click.argument("job")
 @click.option("--checkpoint", is_flag=True, help="Save a checkpoint first.")
-@click.option("--wait", type=Duration(), help="Wait so long until it has stopped.")
+@click.option("--wait", type=Duration(), help="Wait up to this time until it has stopped.")
 @pass_settings
 def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -> None:
-    """Ask a job to stop. Cancelling an ended job changes nothing."""
+    """Cancel a job. Cancelling a job that has ended changes nothing."""
     from finetree import FinetreeTimeout
 
     from finetree_cli.errors import StillRunning
@@ -130,7 +141,7 @@ def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -
             try:
                 found = handle.wait(timeout=wait)
             except FinetreeTimeout as error:
-                raise StillRunning("it has not stopped yet", reason="TIMED_OUT") from error
+                raise StillRunning("the job has not stopped yet", reason="TIMED_OUT") from error
     if settings.out.json:
         settings.out.message(found)
     else:
@@ -144,11 +155,11 @@ def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(),
     show_default="the current folder",
-    help="Folder to put the artifacts in, each in a folder of its own.",
+    help="Folder for the artifacts; each gets a folder of its own.",
 )
 @pass_settings
 def download(settings: Settings, job: str, output: Path) -> None:
-    """Download a job's artifacts; a cut download goes on where it was."""
+    """Download a job's artifacts; an interrupted download is resumed."""
     from finetree_cli.errors import BadInput
     from finetree_cli.render.transfer import transfer
 
@@ -156,11 +167,11 @@ def download(settings: Settings, job: str, output: Path) -> None:
         with settings.client() as client, transfer(settings.out, "downloading") as on_progress:
             folders = client.job(job).download(output, on_progress=on_progress)
     except OSError as error:
-        raise BadInput(f"{output}: {error.strerror or error}", remedy="give --output a writable folder") from error
+        raise BadInput(f"{output}: {error.strerror or error}", remedy="give a writable folder with --output") from error
     if settings.out.json:
         settings.out.document({"artifacts": [{"name": name, "path": str(path)} for name, path in folders.items()]})
         return
     for path in folders.values():
         settings.out.text(str(path))
     if not folders:
-        settings.out.say("the job has made no artifacts")
+        settings.out.say("the job has no artifacts")

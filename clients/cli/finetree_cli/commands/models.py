@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     ),
 )
 def models() -> None:
-    """Fetch base models, and see what is on the trainer's machine."""
+    """Fetch, list, show and delete base models."""
 
 
 @models.command(
@@ -32,16 +32,15 @@ def models() -> None:
     ),
 )
 @click.argument("prefix", default="")
-@click.option("--catalogue", is_flag=True, help="The models that can be estimated by name, here or not.")
+@click.option("--catalogue", is_flag=True, help="List the models that estimates know by name instead.")
 @pass_settings
 def list_models(settings: Settings, prefix: str, catalogue: bool) -> None:
     """List the base models on the trainer's machine whose name or hub id begins with PREFIX."""
-    from finetree_cli.commands.catalogue import list_catalogue
     from finetree_cli.output import as_dict
     from finetree_cli.render.trainer.base_models import show_list
 
     if catalogue:
-        list_catalogue(settings, prefix)
+        _list_catalogue(settings, prefix)
         return
     with settings.client() as client:
         found = [model for model in client.list_base_models(page_size=1000) if _begins(model, prefix)]
@@ -49,6 +48,20 @@ def list_models(settings: Settings, prefix: str, catalogue: bool) -> None:
         settings.out.document({"base_models": [as_dict(model) for model in found]})
     else:
         show_list(settings.out, found)
+
+
+def _list_catalogue(settings: Settings, prefix: str) -> None:
+    """List the catalogue's models whose name, hub id or family begins with the prefix."""
+    from finetree_cli.backends.estimator import open_estimator
+    from finetree_cli.output import as_dict
+    from finetree_cli.render.estimator.catalogue import show_models
+
+    with open_estimator(settings, "ListModels") as estimator:
+        found = list(estimator.list_models(prefix))
+    if settings.out.json:
+        settings.out.document({"models": [as_dict(item) for item in found]})
+    else:
+        show_models(settings.out, found)
 
 
 @models.command(
@@ -63,17 +76,14 @@ def list_models(settings: Settings, prefix: str, catalogue: bool) -> None:
 def pull(settings: Settings, model: str) -> None:
     """Fetch a model by its catalogue name or hub id (org/name, with an optional @revision), and follow the download.
 
-    What is there already is not fetched again, and a cut download goes on where it was. The trainer's own settings hold
-    the token for gated models (hub_token). With --json, stdout has one event of the job a line.
+    Files that are there already are not fetched again, and an interrupted download is resumed. The token for gated
+    models is a setting of the trainer (hub_token). With --json, stdout has one event of the job on each line.
     """
-    from finetree_api.types.v1 import run_spec_pb2
-
     from finetree_cli.follow import follow
     from finetree_cli.options.spec import model_source
 
-    spec = run_spec_pb2.RunSpec(model=model_source(model))
     with settings.client() as client:
-        follow(settings, client.create_job(spec, kind="PREPARE", display_name=f"pull {model}"[:256]))
+        follow(settings, client.prepare(model=model_source(model), display_name=f"pull {model}"[:256]))
     if not settings.out.json:
         settings.out.say(f"{model} is ready")
 
@@ -97,7 +107,7 @@ def show(settings: Settings, model: str) -> None:
 @click.argument("model")
 @pass_settings
 def rm(settings: Settings, model: str) -> None:
-    """Delete a base model that no job needs from the trainer's machine."""
+    """Delete a base model that no job uses from the trainer's machine."""
     from finetree_cli.render import units
 
     with settings.client() as client:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree prices`: what an hour of a GPU costs, by the estimator's price book."""
+"""`finetree prices`: the quotes of the estimator's price book."""
 
 import click
 
@@ -10,7 +10,7 @@ TERMS = ("on-demand", "spot", "reserved")
 
 @click.group(cls=Group, examples=("finetree prices list", "finetree prices list --accelerator rtx-4090 --term spot"))
 def prices() -> None:
-    """See the quotes that costs are computed with."""
+    """List the GPU prices that cost estimates use."""
 
 
 @prices.command(
@@ -22,17 +22,17 @@ def prices() -> None:
 )
 @click.option("--accelerator", default="", metavar="NAME", help="Only of this GPU.")
 @click.option("--provider", default="", metavar="NAME", help="Only of this provider.")
-@click.option("--term", type=click.Choice(TERMS), help="Only with this commitment.")
+@click.option("--term", type=click.Choice(TERMS), help="Only of this term.")
 @pass_settings
 def list_prices(settings: Settings, accelerator: str, provider: str, term: str | None) -> None:
-    """List quotes by GPU, the cheapest first; each with its source and date."""
-    from finetree_cli.backends.estimator import engine
+    """List prices by GPU, cheapest first, each with its provider and date."""
+    from finetree_cli.backends.estimator import open_estimator
     from finetree_cli.output import as_dict
     from finetree_cli.render.estimator.catalogue import show_prices
 
     number = term.replace("-", "_") if term else 0
-    with engine(settings, "ListPrices", local=False) as asked:
-        found = list(asked.list_prices(accelerator, provider=provider, term=number))
+    with open_estimator(settings, "ListPrices") as estimator:
+        found = list(estimator.list_prices(accelerator, provider=provider, term=number))
     if settings.out.json:
         settings.out.document({"prices": [as_dict(item) for item in found]})
     else:

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree recommend`: which method, why, and the complete recipe."""
+"""`finetree recommend`: a fine-tuning method, the reasons, and a complete recipe."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from finetree_cli.errors import BadInput
-from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.model_folder import model_folder
 from finetree_cli.options.spec import (
     DataFlags,
     HardwareFlags,
+    OwnershipFlags,
     choice,
     data,
     data_options,
@@ -22,28 +24,63 @@ from finetree_cli.options.spec import (
     ownership,
     ownership_options,
 )
-from finetree_cli.options.types import Duration, Names, Whole
+from finetree_cli.options.types import Amount, Duration, MoneyAmount, Names, Whole
 
 if TYPE_CHECKING:
     from finetree import Client
-    from finetree_api.recommender.v1 import recommender_pb2
+    from finetree_api.recommender.v1 import recommendation_pb2
     from google.protobuf import duration_pb2
+    from google.type import money_pb2
 
-    from finetree_cli.backends.recommender import Advisor
+    from finetree_cli.backends.recommender import Recommender
 
-# The numbers are those of the contract's enums; a test holds them together.
+# The numbers are those of the contract's enums; a test compares them.
 QUALITY = {"maximum": 1, "critical": 2, "important": 3, "acceptable": 4, "experimental": 5}
 TIME = {"days": 1, "hours": 2, "minutes": 3}
 TASKS = {"single": 1, "similar": 2, "many": 3}
 USE_CASE = {"enterprise": 1, "startup": 2, "research": 3}
-TASK_KIND = {"style": 1, "classification": 2, "chat": 3, "code": 4, "math": 5, "knowledge": 6}
+TASK_DOMAIN = {"style": 1, "classification": 2, "chat": 3, "code": 4, "math": 5, "knowledge": 6}
 PROFILE = {"playbook": 1, "evidence": 2}
-TREES = ("text", "mermaid", "svg")
+TREES = {"text": 1, "mermaid": 2, "svg": 3}
 FILE = click.Path(dir_okay=False, path_type=Path)
 BEHAVIOR = {"minor": 1, "moderate": 2, "significant": 3}
 EXPERIENCE = {"beginner": 1, "intermediate": 2, "expert": 3}
-SERVING = {"vllm": 1, "ollama": 2, "llama.cpp": 3, "transformers": 4}
+SERVING = {"vllm": 1, "ollama": 2, "llama.cpp": 3, "transformers": 4, "finetree": 5}
 PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "modularity": 6}
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendFlags:
+    """Options of `finetree recommend`; None and empty are not given."""
+
+    hardware: HardwareFlags
+    data: DataFlags
+    ownership: OwnershipFlags
+    model: str | None
+    quality: str | None
+    time: str | None
+    tasks: str | None
+    use_case: str | None
+    task_domain: str | None
+    behavior: str | None
+    experience: str | None
+    budget_per_month: "money_pb2.Money | None"
+    budget_per_run: "money_pb2.Money | None"
+    runs_per_month: float | None
+    max_duration: float | None
+    task_count: int | None
+    serve: tuple[str, ...]
+    priority: tuple[str, ...]
+    can_rent: bool | None
+    recipe: str | None
+    rule_pack: str
+    explain: bool
+    interactive: bool
+    tree: str | None
+    tree_output: Path | None
+    frontier: Path | None
+    output: Path | None
+    local: bool
 
 
 @click.command(
@@ -51,8 +88,8 @@ PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "
     examples=(
         "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --quality important",
         "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
-        "finetree recommend --gpu-memory 16 --deadline 8h --serve vllm --priority quality",
-        "finetree recommend --model qwen2.5-7b --gpu-memory 16 --tasks many --budget 200 --json | jq .verdict",
+        "finetree recommend --gpu-memory 16 --max-duration 8h --serve vllm --priority quality",
+        "finetree recommend --model qwen2.5-7b --gpu-memory 16 --budget-per-month 200 --json | jq .verdict",
         "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --explain --frontier methods.svg",
         "finetree recommend --interactive",
         "finetree recommend --gpu-memory 8 --tree svg --tree-output tree.svg",
@@ -66,131 +103,156 @@ PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "
 @hardware_options
 @data_options
 @choice("--quality", QUALITY, "How good the result must be.")
-@choice("--time", TIME, "How long a run may take.")
+@choice("--time", TIME, "Time available for a run.")
 @choice("--tasks", TASKS, "How many tasks share the model.")
-@choice("--use-case", USE_CASE, "Who asks.")
-@choice("--task-kind", TASK_KIND, "What is taught.")
-@choice("--behavior", BEHAVIOR, "How much the behaviour is to change.")
-@choice("--experience", EXPERIENCE, "How much you have done of this.")
-@click.option("--budget", type=float, metavar="USD", help="Budget of a month.")
-@click.option("--budget-run", type=float, metavar="USD", help="Budget of one run.")
-@click.option("--runs-per-month", type=Whole(), default=0, metavar="N", help="Runs of a month.")
-@click.option("--deadline", type=Duration(), metavar="DURATION", help="Longest time for one run, such as 8h.")
-@click.option("--task-count", type=Whole(), default=0, metavar="N", help="Tasks, and so adapters, to be served.")
-@click.option("--serve", type=Names(tuple(SERVING)), default=(), help=f"Of {', '.join(SERVING)}: all that serve it.")
+@choice("--use-case", USE_CASE, "Kind of organisation.")
+@choice("--task-domain", TASK_DOMAIN, "What the model is to learn.")
+@choice("--behavior", BEHAVIOR, "How much the model's behaviour is to change.")
+@choice("--experience", EXPERIENCE, "Your experience with fine-tuning.")
+@click.option("--budget-per-month", type=MoneyAmount(), metavar="USD", help="Budget for the runs of a month.")
+@click.option("--budget-per-run", type=MoneyAmount(), metavar="USD", help="Budget for one run.")
+@click.option("--runs-per-month", type=Amount(), metavar="N", help="Runs in a month.")
+@click.option("--max-duration", type=Duration(), metavar="DURATION", help="Longest time for one run, such as 8h.")
+@click.option("--task-count", type=Whole(1), metavar="N", help="Number of tasks, and so adapters, to serve.")
 @click.option(
-    "--priority", type=Names(tuple(PRIORITY)), default=(), help=f"Of {', '.join(PRIORITY)}: first things first."
+    "--serve",
+    type=Names(tuple(SERVING)),
+    default=(),
+    metavar="A,B",
+    help=f"What serves the model: {', '.join(SERVING)}.",
+)
+@click.option(
+    "--priority",
+    type=Names(tuple(PRIORITY)),
+    default=(),
+    metavar="A,B",
+    help=f"Priorities, most important first: {', '.join(PRIORITY)}.",
 )
 @click.option("--can-rent/--cannot-rent", default=None, help="Whether hardware can be rented.")
 @ownership_options
-@choice("--recipe", PROFILE, "Which recipe numbers to use. [default: playbook]")
-@click.option("--policy", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
-@click.option("--explain", is_flag=True, help="Tell everything: rules, sources, the recipe, what would change it.")
+@choice("--recipe", PROFILE, "Source of the recipe's values. [default: playbook]")
+@click.option("--rule-pack", default="", metavar="NAME", help="Rule pack. [default: playbook-1]")
+@click.option("--explain", is_flag=True, help="Show everything: rules, sources, recipe, and what would change it.")
 @click.option("--interactive", is_flag=True, help="Ask the rule pack's questions; answers come from stdin, one a line.")
+@click.option("--tree", type=click.Choice(tuple(TREES)), help="Draw the decision tree with this request's path marked.")
+@click.option("--tree-output", type=FILE, metavar="FILE", help="With --tree: file to write. [default: stdout]")
 @click.option(
-    "--tree", type=click.Choice(TREES), help="Draw how the pack decides, with the way of this request marked."
-)
-@click.option("--tree-output", type=FILE, metavar="FILE", help="Where --tree goes. [default: stdout, as the answer]")
-@click.option(
-    "--frontier", type=FILE, metavar="FILE", help="Draw the methods by quality, memory, time and cost: an SVG."
+    "--frontier",
+    type=FILE,
+    metavar="FILE",
+    help="Write a chart (SVG) of the methods by quality, memory, time and cost.",
 )
 @click.option("--output", type=FILE, metavar="FILE", help="Write the recipe as a job file.")
-@click.option("--local", is_flag=True, help="Use no server: recommender and estimator run as programs of their own.")
+@click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
 @pass_settings
-def recommend(settings: Settings, /, output: Path | None, **flags: Any) -> None:
-    """Recommend a fine-tuning method and its recipe, with the reason for each step and value.
+def recommend(settings: Settings, /, **flags: Any) -> None:
+    """Recommend a fine-tuning method and a complete recipe.
 
-    Without an address, and where no recommender listens, the installed one answers without a server; its answer is the
-    served one. The same input, rule pack and estimator give the same answer.
+    Each step and each value has its reason. Without an address, and if no recommender is running, the installed
+    recommender answers in a child process; its answer is the server's. The same input, rule pack and estimator give the
+    same answer.
     """
-    if flags["tree_output"] is not None and flags["tree"] is None:
-        raise BadInput("--tree-output needs --tree", remedy="say how to draw: --tree text, mermaid or svg")
-    if flags["tree"] is not None and flags["tree_output"] is None and flags["explain"]:
-        raise BadInput("--tree and --explain both answer on stdout", remedy="give --tree-output FILE")
-    from finetree_cli.backends.recommender import advisor
+    given = RecommendFlags(
+        hardware=take_flags(HardwareFlags, flags),
+        data=take_flags(DataFlags, flags),
+        ownership=take_flags(OwnershipFlags, flags),
+        **flags,
+    )
+    if given.tree_output is not None and given.tree is None:
+        raise BadInput("--tree-output needs --tree", remedy="add --tree text, mermaid or svg")
+    if given.tree is not None and given.tree_output is None and given.explain:
+        raise BadInput("--tree and --explain both print on stdout", remedy="add --tree-output FILE")
+    response = _ask(settings, given)
+    if response is None:
+        return
+    if given.output is not None:
+        write_job(given.output, response)
+        settings.out.say(f"wrote {given.output}: `finetree train {given.output} --data FILE` trains it")
+    _show(settings, response, explain=given.explain)
 
-    folder = model_folder(flags["model"])
-    with settings.client() as client, advisor(settings, client, local=flags["local"], model=folder) as asked:
+
+def _ask(settings: Settings, flags: RecommendFlags) -> "recommendation_pb2.RecommendResponse | None":
+    """Ask the recommender and write the pictures; None if the decision tree itself is the answer."""
+    from finetree_cli.backends.recommender import open_recommender
+
+    folder = model_folder(flags.model)
+    with (
+        settings.client() as client,
+        open_recommender(settings, client, "Recommend", local=flags.local, model=folder) as recommender,
+    ):
         request = _request(client, flags)
-        if flags["interactive"]:
+        if flags.interactive:
             from finetree_cli.interview import interview
 
-            interview(asked.policy(request.policy), request, settings.out)
-        if flags["tree"] is not None and flags["tree_output"] is None:
-            _show_tree(settings, asked, request, flags["tree"])
-            return
-        response = asked.recommend(request)
-        if flags["tree"] is not None:
-            write(flags["tree_output"], _tree(asked, request, flags["tree"]).content, "--tree-output")
-        if flags["frontier"] is not None:
-            write(flags["frontier"], asked.frontier(request).content, "--frontier")
-    if output is not None:
-        write_job(output, response)
-        settings.out.say(f"wrote {output}: `finetree train {output} --data FILE` trains it")
-    _show(settings, response, explain=flags["explain"])
+            interview(recommender.get_rule_pack(request.rule_pack), request, settings.out)
+        if flags.tree is not None and flags.tree_output is None:
+            _show_tree(settings, recommender, request, flags.tree)
+            return None
+        response = recommender.recommend(request)
+        if flags.tree is not None and flags.tree_output is not None:
+            drawn = recommender.render_decision_tree(request, picture_format=TREES[flags.tree])
+            write(flags.tree_output, drawn.content, "--tree-output")
+        if flags.frontier is not None:
+            write(flags.frontier, recommender.render_frontier(request).content, "--frontier")
+    return response
 
 
-def _show(settings: Settings, response: "recommender_pb2.RecommendResponse", *, explain: bool) -> None:
+def _show(settings: Settings, response: "recommendation_pb2.RecommendResponse", *, explain: bool) -> None:
     if settings.out.json:
         settings.out.message(response)
     elif explain:
-        from finetree_cli.render.recommender.explanation import explain as tell
+        from finetree_cli.render.recommender.explanation import show_explanation
 
-        tell(settings.out, response)
+        show_explanation(settings.out, response)
     else:
         from finetree_cli.render.recommender.recommendation import show
 
         show(settings.out, response)
 
 
-def _tree(
-    asked: "Advisor", request: "recommender_pb2.RecommendRequest", word: str
-) -> "recommender_pb2.RenderDecisionTreeResponse":
-    from finetree_api.recommender.v1 import recommender_pb2
-
-    picture_format = recommender_pb2.PictureFormat.Value(f"PICTURE_FORMAT_{word.upper()}")
-    return asked.decision_tree(recommender_pb2.RenderDecisionTreeRequest(format=picture_format, request=request))
-
-
-def _show_tree(settings: Settings, asked: "Advisor", request: "recommender_pb2.RecommendRequest", word: str) -> None:
-    """The picture as the answer; with --json its nodes, edges and marks too."""
-    drawn = _tree(asked, request, word)
+def _show_tree(
+    settings: Settings, recommender: "Recommender", request: "recommendation_pb2.RecommendRequest", word: str
+) -> None:
+    """Print the decision tree; with --json also its nodes, edges and marks."""
+    drawn = recommender.render_decision_tree(request, picture_format=TREES[word])
     if settings.out.json:
         settings.out.message(drawn)
     else:
         settings.out.text(drawn.content.rstrip("\n"))
 
 
-def _request(client: "Client", flags: dict[str, Any]) -> "recommender_pb2.RecommendRequest":
-    from finetree_api.recommender.v1 import recommender_pb2
+def _request(client: "Client", flags: RecommendFlags) -> "recommendation_pb2.RecommendRequest":
 
-    machine = hardware(HardwareFlags.take(flags), client)
-    known = data(DataFlags.take(flags), client)
-    return recommender_pb2.RecommendRequest(
-        model=model_source(flags["model"]) if flags["model"] else None,
-        hardware=machine,
+    from finetree_api.recommender.v1 import recommendation_pb2
+
+    machine = hardware(flags.hardware, client)
+    known = data(flags.data, client)
+    return recommendation_pb2.RecommendRequest(
+        model=model_source(flags.model) if flags.model else None,
+        hardware=machine.hardware if machine is not None else None,
+        matrix_rates=machine.matrix_rates if machine is not None else None,
         dataset=known.dataset,
         dataset_profile=known.profile,
         evaluation=known.evaluation,
         evaluation_profile=known.evaluation_profile,
-        ownership=ownership(flags["price"], flags["tariff"], flags["watts"], flags["currency"]),
-        quality=enum_value(QUALITY, flags["quality"]),
-        time=enum_value(TIME, flags["time"]),
-        tasks=enum_value(TASKS, flags["tasks"]),
-        budget_usd_month=flags["budget"],
-        can_rent=flags["can_rent"],
-        use_case=enum_value(USE_CASE, flags["use_case"]),
-        task_kind=enum_value(TASK_KIND, flags["task_kind"]),
-        profile=enum_value(PROFILE, flags["recipe"]),
-        policy=flags["policy"],
-        deadline=_duration(flags["deadline"]),
-        budget_usd_run=flags["budget_run"],
-        runs_per_month=flags["runs_per_month"],
-        task_count=flags["task_count"],
-        behavior_change=enum_value(BEHAVIOR, flags["behavior"]),
-        experience=enum_value(EXPERIENCE, flags["experience"]),
-        serving=[enum_value(SERVING, word) for word in flags["serve"]],
-        priorities=[enum_value(PRIORITY, word) for word in flags["priority"]],
+        ownership=ownership(flags.ownership),
+        quality=enum_value(QUALITY, flags.quality),
+        time=enum_value(TIME, flags.time),
+        tasks=enum_value(TASKS, flags.tasks),
+        budget_per_month=flags.budget_per_month,
+        can_rent=flags.can_rent,
+        use_case=enum_value(USE_CASE, flags.use_case),
+        task_domain=enum_value(TASK_DOMAIN, flags.task_domain),
+        profile=enum_value(PROFILE, flags.recipe),
+        rule_pack=flags.rule_pack,
+        max_duration=_duration(flags.max_duration),
+        budget_per_run=flags.budget_per_run,
+        runs_per_month=flags.runs_per_month,
+        task_count=flags.task_count,
+        behavior_change=enum_value(BEHAVIOR, flags.behavior),
+        experience=enum_value(EXPERIENCE, flags.experience),
+        serving=[enum_value(SERVING, word) for word in flags.serve],
+        priorities=[enum_value(PRIORITY, word) for word in flags.priority],
     )
 
 
@@ -200,8 +262,8 @@ def _duration(seconds: float | None) -> "duration_pb2.Duration | None":
     return duration_pb2.Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9)) if seconds is not None else None
 
 
-def write_job(path: Path, response: "recommender_pb2.RecommendResponse") -> None:
-    """Write the recommended recipe as a job file, each value with its reason."""
+def write_job(path: Path, response: "recommendation_pb2.RecommendResponse") -> None:
+    """Write the recommended recipe as a job file, each value with its reason. Raises BadInput."""
     from finetree_cli.jobfile.yaml_writer import to_yaml
 
     header = [response.verdict.headline or response.summary, f"plan_digest: {response.plan_digest}"]
@@ -209,7 +271,7 @@ def write_job(path: Path, response: "recommender_pb2.RecommendResponse") -> None
 
 
 def write(path: Path, text: str, flag: str) -> None:
-    """Write a file that a flag names."""
+    """Write the file of a flag. Raises BadInput."""
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

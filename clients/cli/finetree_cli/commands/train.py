@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree train`: run a job file and watch it."""
+"""`finetree train`: run a job file and follow the job."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from finetree_cli.errors import BadInput
 from finetree_cli.options.command import Command, Settings, pass_settings
 from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
     from finetree import Client, Job
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.types.v1 import model_pb2
 
     from finetree_cli.jobfile.job import JobFile
 
@@ -28,12 +27,12 @@ if TYPE_CHECKING:
 )
 @click.argument("file")
 @click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and train on.")
-@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="File to evaluate on.")
+@click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and evaluate on.")
 @click.option("--watch/--detach", default=True, help="Follow the job to its end, or return once it is accepted.")
-@click.option("--timeout", type=Duration(), help="Stop watching after so long; the job goes on. E.g. 30m.")
-@click.option("--name", default="", help="Name for people.")
+@click.option("--timeout", type=Duration(), help="Stop watching after this time, such as 30m; the job still runs.")
+@click.option("--name", default="", help="Display name of the job.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Label; may be repeated.")
-@click.option("--request-id", default="", help="Idempotency key: the same key gives the same job, for ever.")
+@click.option("--request-id", default="", help="Idempotency key: the same key always gives the same job.")
 @click.option("--check", is_flag=True, help="Check the job and show its resolved plan; create nothing.")
 @pass_settings
 def train(
@@ -50,21 +49,22 @@ def train(
     request_id: str,
     check: bool,
 ) -> None:
-    """Train what FILE (a job file, or - for stdin) says.
+    """Train a job file, and follow the job.
 
-    A dataset that FILE gives by path and that lies beside it is uploaded first; so are --data and --eval-data. A model
-    that is not prepared yet is prepared first. Ctrl-C stops watching, not the job. With --json, stdout has one event
-    a line; with --detach, the job; with --check, the plan.
+    FILE is a job file, or - for stdin. A dataset that it gives by a path on this machine is uploaded first; so are
+    --data and --eval-data. A model that is not prepared yet is prepared first. Ctrl-C stops watching, not the job. With
+    --json, stdout has one event on each line; with --detach, the job; with --check, the plan.
     """
-    from finetree_cli.jobfile import job as job_file
+    from finetree_cli.jobfile.job import read_job
+    from finetree_cli.uploads import upload_job_data
 
-    job = job_file.read(file)
+    job = read_job(file)
     if name:
-        job.request.display_name = name
+        job.template.display_name = name
     for key, value in labels:
-        job.request.labels[key] = value
+        job.template.labels[key] = value
     with settings.client() as client:
-        upload_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
+        upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
         if check:
             _check(settings, client, job)
             return
@@ -76,72 +76,41 @@ def train(
             _show_created(settings, handle)
 
 
-def upload_data(settings: Settings, client: "Client", job: "JobFile", flags: dict[str, Path | None]) -> None:
-    """Upload local files and put the names of their datasets into the spec; flags win over the file."""
-    beside = {item.field_path: item.path for item in job.local_data()}
-    for field_path, flag in flags.items():
-        path = flag or beside.get(field_path)
-        if path is None:
-            continue
-        source = job.request.spec.evaluation.dataset if "." in field_path else job.request.spec.dataset
-        reading = source.reading if source.HasField("reading") else None
-        dataset = source.name = upload(settings, client, path, reading)
-        settings.out.say(f"{path} is dataset {dataset}")
-
-
-def upload(
-    settings: Settings, client: "Client", path: Path, reading: "run_spec_pb2.DatasetReading | None" = None
-) -> str:
-    """Upload a file; the resource name of its dataset. The same content gives the same dataset."""
-    from finetree_cli.render.transfer import transfer
-
-    if not path.is_file():
-        raise BadInput(f"{path}: no such file", remedy="give a file of training rows", reason="DATA_FILE_UNREADABLE")
-    try:
-        with transfer(settings.out, f"uploading {path.name}") as on_progress:
-            return client.upload_dataset(path, display_name=path.name, reading=reading, on_progress=on_progress).name
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
-
-
 def create(
     settings: Settings, client: "Client", job: "JobFile", *, request_id: str = "", timeout: float | None = None
 ) -> "Job":
-    """Create the job, preparing its model first where that is still to be done."""
+    """Create the job; if it trains and its model is not prepared, prepare the model first."""
     from finetree import FailedPrecondition
 
-    from finetree_cli.jobfile.error_positions import placed
+    from finetree_cli.jobfile.error_positions import with_positions
 
-    with placed(job):
+    with with_positions(job):
         try:
-            return client.create_job(job.request, request_id=request_id)
+            return client.create_job(job.template, request_id=request_id)
         except FailedPrecondition as error:
             if error.reason != "MODEL_NOT_PREPARED":
                 raise
-    prepare(settings, client, job.request.spec.model, timeout=timeout)
-    with placed(job):
-        return client.create_job(job.request, request_id=request_id)
+    prepare(settings, client, job.spec.model, timeout=timeout)
+    with with_positions(job):
+        return client.create_job(job.template, request_id=request_id)
 
 
 def prepare(
-    settings: Settings, client: "Client", model: "run_spec_pb2.ModelSource", *, timeout: float | None = None
+    settings: Settings, client: "Client", model: "model_pb2.ModelSource", *, timeout: float | None = None
 ) -> None:
-    """Prepare a model by a PREPARE job, and follow it."""
-    from finetree_api.types.v1 import run_spec_pb2
-
+    """Prepare a model, and follow the job that does."""
     from finetree_cli.follow import follow
 
-    settings.out.say("the model is not prepared yet: preparing it")
-    spec = run_spec_pb2.RunSpec(model=model)
-    follow(settings, client.create_job(spec, kind="PREPARE", display_name="prepare model"), timeout=timeout)
+    settings.out.say("preparing the model")
+    follow(settings, client.prepare(model=model, display_name="prepare model"), timeout=timeout)
 
 
 def _check(settings: Settings, client: "Client", job: "JobFile") -> None:
-    from finetree_cli.jobfile.error_positions import placed
+    from finetree_cli.jobfile.error_positions import with_positions
     from finetree_cli.render.trainer.jobs import refuse_failed_checks, show_plan
 
-    with placed(job):
-        plan = client.validate_job(job.request)
+    with with_positions(job):
+        plan = client.validate_job(job.template)
     if settings.out.json:
         settings.out.message(plan)
     else:
@@ -150,20 +119,21 @@ def _check(settings: Settings, client: "Client", job: "JobFile") -> None:
 
 
 def _watch(settings: Settings, handle: "Job", timeout: float | None) -> None:
-    from finetree_cli.follow import follow, short
+    from finetree_cli.follow import follow
+    from finetree_cli.output import short_name
     from finetree_cli.render.trainer.jobs import show_end
 
     terminal = follow(settings, handle, timeout=timeout)
     if not settings.out.json:
         show_end(settings.out, terminal.summary, handle.artifacts())
-        settings.out.say(f"`finetree jobs download {short(handle.name)}` fetches the artifacts")
+        settings.out.say(f"`finetree jobs download {short_name(handle.name)}` downloads the artifacts")
 
 
 def _show_created(settings: Settings, handle: "Job") -> None:
-    from finetree_cli.follow import short
+    from finetree_cli.output import short_name
 
     if settings.out.json:
         settings.out.message(handle.snapshot or handle.refresh())
     else:
         settings.out.text(handle.name)
-    settings.out.say(f"`finetree jobs watch {short(handle.name)}` follows it")
+    settings.out.say(f"`finetree jobs watch {short_name(handle.name)}` follows it")

@@ -1,27 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree up`: the whole suite on loopback, until a signal."""
+"""`finetree up`: the three services on loopback, until a signal."""
 
 import signal
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from finetree_cli.errors import NotAvailable
 from finetree_cli.options.command import Command, Settings, pass_settings
 
+if TYPE_CHECKING:
+    from finetree_cli.backends.suite import Suite
+
 POLL_SECONDS = 0.5
 
 
 class Ports(click.ParamType[Mapping[str, int]]):
-    """Either "auto", or the ports of recommender, estimator and trainer."""
+    """The word "auto", or the ports of recommender, estimator and trainer."""
 
     name = "ports"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Mapping[str, int]:
-        """Port by service."""
+        """Return the port by service."""
         from finetree_cli.backends.suite import ANY_PORTS
 
         if isinstance(value, Mapping):
@@ -38,7 +41,7 @@ class Ports(click.ParamType[Mapping[str, int]]):
     cls=Command,
     examples=("finetree up", "finetree up --ports auto --json", "finetree up --data-dir /srv/finetree"),
 )
-@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Where jobs and data are kept.")
+@click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for jobs and data.")
 @click.option(
     "--ports",
     type=Ports(),
@@ -49,10 +52,10 @@ class Ports(click.ParamType[Mapping[str, int]]):
 )
 @pass_settings
 def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int]) -> None:
-    """Start estimator, recommender and trainer on this machine; Ctrl-C stops them.
+    """Start the three services on this machine.
 
-    The data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json, stdout has one line once all
-    are ready: {"services": [{"name", "address", "pid", "log"}], "data_dir"}.
+    Ctrl-C stops them. The default data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json,
+    stdout has one line once all are ready: {"services": [{"name", "address", "pid", "log"}], "data_dir"}.
     """
     from finetree_cli.backends.suite import Suite, default_data_dir
 
@@ -65,14 +68,16 @@ def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int]) -> N
         while not stop.wait(POLL_SECONDS):
             child = suite.ended()
             if child is not None:
-                text = f"the {child.name} has ended with exit code {child.process.returncode}"
+                text = f"the {child.name} ended with exit code {child.process.returncode}"
                 raise NotAvailable(text, remedy=f"its log is {child.log}", reason="SERVICE_ENDED")
-        settings.out.say("stopping; jobs that run are taken up again by the next `finetree up`")
+        settings.out.say("stopping; running jobs continue with the next `finetree up`")
     settings.out.say("stopped")
 
 
-def _announce(settings: Settings, suite: Any) -> None:
-    """One line a service; with --json one object on stdout."""
+def _announce(settings: Settings, suite: "Suite") -> None:
+    """Print one line for each service; with --json, one object on stdout."""
+    from finetree_cli.backends.discovery import DEFAULT_PORTS
+
     out = settings.out
     for child in suite.children.values():
         out.say(f"{child.name:12} {child.address:22} pid {child.process.pid}, log {child.log}")
@@ -82,10 +87,7 @@ def _announce(settings: Settings, suite: Any) -> None:
             for child in suite.children.values()
         ]
         out.line({"services": services, "data_dir": str(suite.data_dir)})
-    defaults = {"recommender": 50051, "estimator": 50052, "trainer": 50053}
-    if {name: child.address for name, child in suite.children.items()} != {
-        name: f"127.0.0.1:{port}" for name, port in defaults.items()
-    }:
+    if suite.addresses != {name: f"127.0.0.1:{port}" for name, port in DEFAULT_PORTS.items()}:
         flags = " ".join(f"--{name} {address}" for name, address in suite.addresses.items())
-        out.say(f"clients find it with: {flags}")
-    out.say("ready; Ctrl-C stops the suite")
+        out.say(f"options for the other commands: {flags}")
+    out.say("ready; Ctrl-C stops all three")

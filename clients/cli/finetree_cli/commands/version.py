@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree version`: this program, and with --services the servers it talks to."""
+"""`finetree version`: the version of this program, and with --services those of the servers."""
 
 import click
 
@@ -7,7 +7,7 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 
 
 @click.command(cls=Command, examples=("finetree version", "finetree version --services --json"))
-@click.option("--services", is_flag=True, help="Also the services; those that do not answer are named.")
+@click.option("--services", is_flag=True, help="Also the versions of the three services.")
 @pass_settings
 def version(settings: Settings, services: bool) -> None:
     """Print versions."""
@@ -25,7 +25,7 @@ def version(settings: Settings, services: bool) -> None:
 
 
 def _services(settings: Settings) -> dict[str, str]:
-    """Version by service; empty for one that does not answer."""
+    """Return the version by service; empty for one that does not answer."""
     from finetree import FinetreeError
 
     versions: dict[str, str] = {}

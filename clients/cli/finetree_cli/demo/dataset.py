@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's dataset: ISO 3166 country facts from pycountry, asked in phrasings that training never shows."""
+"""The demo's dataset: ISO 3166 country codes from pycountry; evaluation uses phrasings that are not trained on."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from typing import TypedDict
 import pycountry
 
 MIN_COUNTRIES = 60
-"""The demo takes no fewer by itself: they would leave fewer than 120 held-out questions."""
+"""Smallest number of countries that the demo chooses: it gives 120 held-out questions."""
 
 
 class Message(TypedDict):
@@ -27,16 +27,16 @@ class ChatRow(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One kind of fact: the field of pycountry that answers it, and the ways to ask for it."""
+    """A kind of fact: the field of pycountry with the answer, and the phrasings of the question."""
 
     field: str
-    taught: tuple[str, ...]
+    trained: tuple[str, ...]
     held_out: str
 
 
 @dataclass(frozen=True, slots=True)
 class DemoData:
-    """Rows to train on and rows to ask; every question's answer is taught, its wording never is."""
+    """Training rows and evaluation rows; every answer is trained, the evaluation's phrasings are not."""
 
     train_rows: list[ChatRow]
     eval_rows: list[ChatRow]
@@ -44,10 +44,10 @@ class DemoData:
 
 
 SYSTEM = "Answer with the code alone."
-"""The system message of every row: it says what shape an answer has, so that the base model can know it too."""
+"""System message of every row: it fixes the form of an answer for the base model too."""
 
 ROWS_PER_FACT = 4
-"""In how many of its phrasings a fact is taught; the phrasings take turns from country to country.
+"""Number of phrasings in which a fact is trained; they alternate from country to country.
 
 Measured with SmolLM2-135M-Instruct, LoRA rank 8, 60 countries, three epochs, learning rate 5e-4, batch 4, as the share
 of the held-out questions that are answered: three rows a fact out of the same three phrasings 39 %, three out of eight
@@ -84,15 +84,17 @@ FACTS = (
         "A form asks for the numeric code of {name}; what do I enter?",
     ),
 )
-"""What is asked: codes of ISO 3166-1."""
+"""The kinds of facts: codes of ISO 3166-1."""
 
 
 def build(countries: int, seed: int) -> DemoData:
-    """Questions and answers about `countries` countries, chosen by `seed` among the 249 of ISO 3166-1.
+    """Build rows about `countries` countries, chosen by `seed` among the 249 of ISO 3166-1.
 
-    Each fact is taught in `ROWS_PER_FACT` phrasings and asked in one that is never taught. Raises ValueError below 1
-    and above what the standard lists. Below `MIN_COUNTRIES` the questions are too few to measure by; it is enough to
-    see that everything works.
+    Each fact is trained in `ROWS_PER_FACT` phrasings and evaluated in another one. Below `MIN_COUNTRIES` there are too
+    few questions for a meaningful accuracy.
+
+    Raises:
+        ValueError: `countries` is below 1 or above the number of countries in the standard.
     """
     names = available()
     if not 1 <= countries <= len(names):
@@ -103,20 +105,20 @@ def build(countries: int, seed: int) -> DemoData:
         _row(ask, name, answers[fact.field])
         for number, (name, answers) in enumerate(chosen)
         for fact in FACTS
-        for ask in _turn(fact.taught, number)
+        for ask in _alternate(fact.trained, number)
     ]
     asked = [_row(fact.held_out, name, answers[fact.field]) for name, answers in chosen for fact in FACTS]
     random.Random(seed + 1).shuffle(train)
     return DemoData(train, asked, countries)
 
 
-def _turn(phrasings: tuple[str, ...], number: int) -> Iterator[str]:
-    """The phrasings whose turn it is for the country of that number."""
+def _alternate(phrasings: tuple[str, ...], number: int) -> Iterator[str]:
+    """Yield the phrasings for the country of that number."""
     return (phrasings[(number * ROWS_PER_FACT + i) % len(phrasings)] for i in range(ROWS_PER_FACT))
 
 
 def available() -> Sequence[tuple[str, dict[str, str]]]:
-    """All countries, sorted by name: (name, {field: code}). The common name is used where ISO's is an inverted one."""
+    """List all countries by name: (name, {field: code}); the common name in place of ISO's inverted one."""
     listed = [
         (
             str(getattr(country, "common_name", country.name)),

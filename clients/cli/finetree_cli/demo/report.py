@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came of the demo, as text and as one JSON object."""
+"""Results of the demo, as text and as one JSON object."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.recommender.v1 import recommender_pb2
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 
 from finetree_cli.demo.dataset import MIN_COUNTRIES
@@ -17,30 +17,30 @@ from finetree_cli.output import Output, as_dict
 from finetree_cli.render import units
 
 PROMISED_ACCURACY = 0.8
-"""Share of held-out questions that the trained model must answer: what the demo promises."""
+"""Share of the held-out questions that the trained model must answer for the demo to succeed."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """Everything that the demo learned; `see` gathers it from the events of the training job."""
+    """Results of the demo; `see` collects them from the events of the training job."""
 
     job: str
-    recommendation: recommender_pb2.RecommendResponse
-    estimate: estimator_pb2.Estimate
-    machine: trainer_pb2.GetCapacityResponse
+    recommendation: recommendation_pb2.RecommendResponse
+    estimate: estimate_pb2.Estimate
+    machine: capacity_pb2.GetCapacityResponse
     countries: int
     spec: run_spec_pb2.RunSpec = field(default_factory=run_spec_pb2.RunSpec)
-    """Of the job, as the trainer has it."""
+    """Spec of the job as the trainer has it."""
     terminal: event_pb2.Terminal = field(default_factory=event_pb2.Terminal)
     samples: list[event_pb2.Sample] = field(default_factory=list)
     seqs: list[int] = field(default_factory=list)
     last_event: str = ""
-    artifacts: Sequence[job_pb2.Artifact] = ()
+    artifacts: Sequence[artifact_pb2.Artifact] = ()
     folders: dict[str, Path] = field(default_factory=dict)
     """Local folder of each artifact by its name."""
 
     def see(self, event: event_pb2.JobEvent) -> None:
-        """Take note of an event."""
+        """Collect an event."""
         self.seqs.append(event.seq)
         self.last_event = event.WhichOneof("payload") or ""
         if event.WhichOneof("payload") == "sample" and event.sample.after:
@@ -48,11 +48,11 @@ class Outcome:
 
     @property
     def summary(self) -> event_pb2.RunSummary:
-        """Numbers at the end of the job."""
+        """Return the summary at the end of the job."""
         return self.terminal.summary
 
     def document(self) -> dict[str, Any]:
-        """The facts as JSON."""
+        """Build the JSON object."""
         summary = self.summary
         return {
             "countries": self.countries,
@@ -61,7 +61,7 @@ class Outcome:
             "actual": {
                 "device_bytes": summary.peak_memory_bytes,
                 "total_seconds": summary.total_seconds,
-                "phase_seconds": dict(summary.phase_seconds),
+                "phases": [as_dict(phase) for phase in summary.phases],
                 "optimizer_steps": summary.steps,
                 "processed_tokens": summary.processed_tokens,
                 "median_step_seconds": summary.median_step_seconds,
@@ -84,27 +84,27 @@ class Outcome:
 
     def _estimate(self) -> dict[str, Any]:
         estimate = self.estimate
-        told: dict[str, Any] = {
+        found: dict[str, Any] = {
             "device_bytes": _interval(estimate.memory.device_bytes),
             "total_seconds": _interval(estimate.time.total_seconds),
             "optimizer_steps": estimate.optimizer_steps,
         }
-        if estimate.cost.HasField("amount"):
-            told["cost_amount"] = _interval(estimate.cost.amount)
-            told["currency_code"] = estimate.cost.currency_code
-        return told
+        if estimate.cost.HasField("total"):
+            found["cost"] = _interval(estimate.cost.total.amount)
+            found["currency_code"] = estimate.cost.total.currency_code
+        return found
 
-    def _artifact(self, artifact: job_pb2.Artifact) -> dict[str, Any]:
+    def _artifact(self, artifact: artifact_pb2.Artifact) -> dict[str, Any]:
         folder = self.folders.get(artifact.name)
-        kind = units.word(job_pb2.ArtifactKind, artifact.kind)
+        kind = units.word(artifact_pb2.ArtifactKind, artifact.kind)
         return {"name": artifact.name, "kind": kind, "path": str(folder or ""), "size_bytes": artifact.size_bytes}
 
 
 def show_outcome(out: Output, outcome: Outcome) -> None:
-    """Print the outcome: one object with --json, else a short summary.
+    """Print the results: one object with --json, else a summary.
 
     Raises:
-        JobFailed: The trained model answers fewer held-out questions than the demo promises.
+        JobFailed: The trained model answers too few of the held-out questions.
     """
     broken = broken_promise(outcome)
     if out.json:
@@ -124,7 +124,7 @@ def _show_text(out: Output, outcome: Outcome) -> None:
         out.text(f"  after     {_last_line(sample.after)}   (expected {sample.expected})")
     rows = [
         ("loss", f"{summary.first_loss:.3f}", f"{summary.final_loss:.3f}"),
-        ("held-out answers right", f"{summary.exact_match_before:.1%}", f"{summary.exact_match_after:.1%}"),
+        ("held-out answers correct", f"{summary.exact_match_before:.1%}", f"{summary.exact_match_after:.1%}"),
     ]
     out.table(["", ">Before", ">After"], rows)
     total, peak = estimate.time.total_seconds, estimate.memory.device_bytes
@@ -135,23 +135,23 @@ def _show_text(out: Output, outcome: Outcome) -> None:
     ]
     out.table(["", ">Estimated", ">Actual"], rows)
     for artifact in outcome.artifacts:
-        kind = units.word(job_pb2.ArtifactKind, artifact.kind)
+        kind = units.word(artifact_pb2.ArtifactKind, artifact.kind)
         out.text(f"{kind}: {outcome.folders.get(artifact.name, artifact.name)}")
 
 
 def broken_promise(outcome: Outcome) -> JobFailed | None:
-    """What to say when the trained model answers fewer held-out questions than promised; None when it does not."""
+    """Return the error if the trained model answers too few of the held-out questions."""
     reached = outcome.summary.exact_match_after
     if reached >= PROMISED_ACCURACY:
         return None
     few = outcome.countries < MIN_COUNTRIES
     why = (
-        f"on {outcome.countries} countries; take {MIN_COUNTRIES} or more"
+        f"with {outcome.countries} countries; use {MIN_COUNTRIES} or more"
         if few
-        else "this is our fault: please report it"
+        else "this is a bug in finetree: please report it"
     )
-    text = f"only {reached:.1%} of the held-out answers are right; the demo promises {PROMISED_ACCURACY:.0%}"
-    return JobFailed(text, remedy=why, reason="DEMO_BELOW_PROMISE", told=True)
+    text = f"only {reached:.1%} of the held-out answers are correct; expected are {PROMISED_ACCURACY:.0%}"
+    return JobFailed(text, remedy=why, reason="DEMO_BELOW_PROMISE", reported=True)
 
 
 def _interval(interval: evidence_pb2.Interval) -> dict[str, float]:

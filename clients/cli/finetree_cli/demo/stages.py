@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stages of the demo, told as they happen. The recipe is the recommender's: nothing here sets a value of it."""
+"""The stages of the demo. The recipe is the recommender's: no value of it is set here."""
 
 import signal
 import time
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.recommender.v1 import recommender_pb2
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree.spec import plan_of
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.trainer.v1 import capacity_pb2, event_pb2
+from finetree_api.types.v1 import model_pb2, training_data_pb2, training_pb2
 
 from finetree_cli.backends.suite import Suite, default_data_dir
 from finetree_cli.demo import dataset, sizing
@@ -20,40 +21,41 @@ from finetree_cli.demo.report import Outcome, show_outcome
 from finetree_cli.errors import StillRunning
 from finetree_cli.follow import follow
 from finetree_cli.options.command import Settings
-from finetree_cli.options.spec import RATE_WAIT_SECONDS, machine_hardware
+from finetree_cli.options.spec import RATE_WAIT_SECONDS, this_machine
 from finetree_cli.output import Output
 from finetree_cli.render import units
-from finetree_cli.render.estimator.catalogue import host
+from finetree_cli.render.trainer.capacity import host
+from finetree_cli.render.trainer.dataset import split
 
 if TYPE_CHECKING:
     from finetree import Client, Job
 
 MODEL = "smollm2-135m-instruct"
-"""The one model whose weights come from a package index, so that the demo needs no hub."""
+"""Model whose weights come from the package index, so that the demo needs no model hub."""
 SEED = 0
-"""Of the choice of countries."""
+"""Seed of the choice of countries."""
 SAMPLES = 2
-"""Answers to show."""
+"""Number of answers to show."""
 STAGES = 8
 CANCEL_SECONDS = 60.0
-"""How long an interrupted demo waits for its job to stop: the trainer's two grace times of 20 s, and some."""
+"""Longest wait for the job of an interrupted demo to stop: the trainer's two grace times of 20 s, and a margin."""
 
 
 @dataclass(slots=True)
 class Data:
-    """The demo's datasets, and what is known of them once the PREPARE job has counted their tokens."""
+    """The demo's datasets; their profiles are set once the PREPARE job has counted their tokens."""
 
     countries: int
     train: str
     evaluation: str
     longest_answer: int
-    """Characters."""
-    profile: rs.DatasetProfile = field(default_factory=rs.DatasetProfile)
-    evaluation_profile: rs.DatasetProfile = field(default_factory=rs.DatasetProfile)
+    """Length of the longest answer in characters."""
+    profile: training_data_pb2.DatasetProfile = field(default_factory=training_data_pb2.DatasetProfile)
+    evaluation_profile: training_data_pb2.DatasetProfile = field(default_factory=training_data_pb2.DatasetProfile)
 
 
 def run(settings: Settings, countries: int | None, data_dir: Path | None) -> None:
-    """Run the demo from start to end."""
+    """Run the demo."""
     # A terminated demo must stop its suite as an interrupted one does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = (data_dir or default_data_dir() / "demo").absolute()
@@ -63,13 +65,13 @@ def run(settings: Settings, countries: int | None, data_dir: Path | None) -> Non
         demo.note(", ".join(f"{name} {address}" for name, address in suite.addresses.items()))
         here = Settings(**suite.addresses, out=settings.out)
         with here.client() as client:
-            outcome = demo.tell(client, countries)
+            outcome = demo.run(client, countries)
     show_outcome(settings.out, outcome)
 
 
 @dataclass(slots=True)
 class Demo:
-    """Tells the stages on the way."""
+    """Runs the stages and prints each."""
 
     out: Output
     folder: Path
@@ -77,35 +79,36 @@ class Demo:
     started: float = field(default_factory=time.monotonic)
 
     def stage(self, text: str) -> None:
-        """Begin a stage."""
+        """Print the heading of a stage."""
         self.number += 1
         self._line(f"[{self.number}/{STAGES}] {text}  ({units.duration(time.monotonic() - self.started)})")
 
     def note(self, text: str) -> None:
-        """Say something about the stage."""
+        """Print a line about the stage."""
         self._line(f"      {text}")
 
-    def tell(self, client: "Client", countries: int | None) -> Outcome:
-        """Stages 2 to 8."""
+    def run(self, client: "Client", countries: int | None) -> Outcome:
+        """Run the stages 2 to 8."""
         capacity = self._measure(client)
         data = self._build(client, capacity, countries)
         self._prepare(client, data)
         answer = self._ask(client, capacity, data)
-        estimate = self._estimate(client, answer, data)
+        estimate = self._estimate(client, answer, capacity, data)
         return self._train(client, answer, estimate, capacity, data)
 
-    def _measure(self, client: "Client") -> trainer_pb2.GetCapacityResponse:
+    def _measure(self, client: "Client") -> capacity_pb2.GetCapacityResponse:
         self.stage("measuring this machine")
         capacity = client.capacity(wait_for_rate=RATE_WAIT_SECONDS)
-        self.note(host(capacity))
+        for node in capacity.nodes:
+            self.note(host(node))
         return capacity
 
-    def _build(self, client: "Client", capacity: trainer_pb2.GetCapacityResponse, countries: int | None) -> Data:
+    def _build(self, client: "Client", capacity: capacity_pb2.GetCapacityResponse, countries: int | None) -> Data:
         self.stage("building a dataset of country codes (ISO 3166) and uploading it")
         size = sizing.choose(capacity, countries)
         built = dataset.build(size.countries, SEED)
-        self.note(f"{size.countries} countries, {size.reason}")
-        self.note(f"{len(built.train_rows)} questions to learn, {len(built.eval_rows)} held out in words not shown")
+        self.note(f"{size.countries} countries: {size.reason}")
+        self.note(f"{len(built.train_rows)} training rows, {len(built.eval_rows)} held-out questions in other words")
         train = client.upload_dataset(built.train_rows, display_name="demo: country codes")
         held_out = client.upload_dataset(built.eval_rows, display_name="demo: country codes, held out")
         longest = max(len(row["messages"][-1]["content"]) for row in built.eval_rows)
@@ -113,30 +116,33 @@ class Demo:
 
     def _prepare(self, client: "Client", data: Data) -> None:
         self.stage(f"preparing {MODEL} and counting tokens")
-        spec = rs.RunSpec(model=rs.ModelSource(name=MODEL), dataset=rs.DatasetSource(name=data.train))
-        spec.evaluation.dataset.name = data.evaluation
 
         def seen(event: event_pb2.JobEvent) -> None:
             if event.WhichOneof("payload") == "dataset_report":
                 self.note(_counted(event.dataset_report))
 
-        self._follow(client.create_job(spec, kind="PREPARE", display_name="demo: prepare"), seen)
-        # As the trainer keeps them: the plan that is approved below must be the one that it sees.
+        job = client.prepare(
+            model=MODEL, dataset=data.train, evaluation_dataset=data.evaluation, display_name="demo: prepare"
+        )
+        self._follow(job, seen)
+        # The trainer's own profiles: the plan that is approved below must be the one that it resolves.
         data.profile = client.get_dataset(data.train).profile
         data.evaluation_profile = client.get_dataset(data.evaluation).profile
 
     def _ask(
-        self, client: "Client", capacity: trainer_pb2.GetCapacityResponse, data: Data
-    ) -> recommender_pb2.RecommendResponse:
-        self.stage("asking the recommender which method and which recipe")
-        request = recommender_pb2.RecommendRequest(
-            model=rs.ModelSource(name=MODEL),
-            hardware=machine_hardware(capacity),
-            dataset=rs.DatasetSource(name=data.train),
+        self, client: "Client", capacity: capacity_pb2.GetCapacityResponse, data: Data
+    ) -> recommendation_pb2.RecommendResponse:
+        self.stage("recommending a method and a recipe")
+        machine = this_machine(capacity)
+        request = recommendation_pb2.RecommendRequest(
+            model=model_pb2.ModelSource(name=MODEL),
+            hardware=machine.hardware,
+            matrix_rates=machine.matrix_rates,
+            dataset=training_data_pb2.DatasetSource(name=data.train),
             dataset_profile=data.profile,
             evaluation=_evaluation(data),
             evaluation_profile=data.evaluation_profile,
-            task_kind=recommender_pb2.TASK_KIND_KNOWLEDGE,
+            task_domain=recommendation_pb2.TASK_DOMAIN_KNOWLEDGE,
         )
         answer = client.recommend(request)
         self.note(answer.verdict.headline)
@@ -150,41 +156,47 @@ class Demo:
         return answer
 
     def _estimate(
-        self, client: "Client", answer: recommender_pb2.RecommendResponse, data: Data
-    ) -> estimator_pb2.Estimate:
-        self.stage("asking the estimator what that will take")
+        self,
+        client: "Client",
+        answer: recommendation_pb2.RecommendResponse,
+        capacity: capacity_pb2.GetCapacityResponse,
+        data: Data,
+    ) -> estimate_pb2.Estimate:
+        self.stage("estimating memory, time and cost")
         estimate = client.estimate(
             answer.spec,
             dataset_profile=data.profile,
             evaluation_profile=data.evaluation_profile,
+            matrix_rates=this_machine(capacity).matrix_rates,
         )
         self.note(f"memory {units.size_range(estimate.memory.device_bytes)}")
         self.note(f"time {units.duration_range(estimate.time.total_seconds)}, {estimate.optimizer_steps} steps")
-        if estimate.cost.HasField("amount"):
-            self.note(f"cost {units.money_range(estimate.cost.amount, estimate.cost.currency_code)}")
+        if estimate.cost.HasField("total"):
+            self.note(f"cost {units.money_range(estimate.cost.total)}")
         return estimate
 
     def _train(
         self,
         client: "Client",
-        answer: recommender_pb2.RecommendResponse,
-        estimate: estimator_pb2.Estimate,
-        capacity: trainer_pb2.GetCapacityResponse,
+        answer: recommendation_pb2.RecommendResponse,
+        estimate: estimate_pb2.Estimate,
+        capacity: capacity_pb2.GetCapacityResponse,
         data: Data,
     ) -> Outcome:
-        self.stage("training exactly that, evaluated before and after")
-        job = client.create_job(answer.spec, display_name="demo", plan_digest=answer.plan_digest, recommendation=answer)
+        self.stage("training the recommended recipe, with an evaluation before and after")
+        plan = plan_of(answer, dataset_profile=data.profile)
+        job = client.train(answer.spec, display_name="demo", approved_plan=plan, recommendation=answer)
         self.note(f"job {job.name}")
         outcome = Outcome(job.name, answer, estimate, capacity, data.countries)
         outcome.terminal = self._follow(job, outcome.see)
-        self.stage("fetching what was made")
-        outcome.spec = job.refresh().spec
+        self.stage("downloading the artifacts")
+        outcome.spec = job.refresh().train.spec
         outcome.folders = job.download(self.folder / "artifacts" / job.uid)
         outcome.artifacts = job.artifacts()
         return outcome
 
     def _follow(self, job: "Job", seen: Callable[[event_pb2.JobEvent], None]) -> event_pb2.Terminal:
-        """Follow a job on stderr; a user who leaves takes the job along, since its suite ends too."""
+        """Follow a job on stderr; Ctrl-C cancels the job too, since its suite stops."""
         try:
             return follow(Settings(out=Output()), job, seen=seen)
         except StillRunning:
@@ -200,14 +212,14 @@ class Demo:
             self.out.text(text)
 
 
-def _evaluation(data: Data) -> rs.Evaluation:
-    """What is measured, not how it is trained: exact match before and after, with room for the longest answer.
+def _evaluation(data: Data) -> training_pb2.Evaluation:
+    """Build the evaluation: loss and exact match, before and after, with room for the longest answer.
 
-    A token is at least one character, and the end of an answer takes one more.
+    A token has at least one character, and the end of an answer is one more token.
     """
-    return rs.Evaluation(
-        dataset=rs.DatasetSource(name=data.evaluation),
-        metrics=[rs.METRIC_LOSS, rs.METRIC_EXACT_MATCH],
+    return training_pb2.Evaluation(
+        dataset=training_data_pb2.DatasetSource(name=data.evaluation),
+        metrics=[training_pb2.METRIC_LOSS, training_pb2.METRIC_EXACT_MATCH],
         before_training=True,
         samples=SAMPLES,
         max_new_tokens=data.longest_answer + 1,
@@ -216,6 +228,6 @@ def _evaluation(data: Data) -> rs.Evaluation:
 
 def _counted(report: event_pb2.DatasetReport) -> str:
     profile = report.profile
-    learned = f"{report.target_tokens} learned" if report.target_tokens else f"{profile.target_fraction:.0%} learned"
-    longest = f", the longest row has {report.longest_row_tokens}" if report.longest_row_tokens else ""
-    return f"{report.split or 'train'}: {profile.examples} rows, {profile.total_tokens} tokens, {learned}{longest}"
+    targets = f"{report.target_tokens} targets" if report.target_tokens else f"{profile.target_fraction:.0%} targets"
+    longest = f", longest row {report.longest_row_tokens}" if report.longest_row_tokens else ""
+    return f"{split(report.split)}: {profile.examples} rows, {profile.total_tokens} tokens, {targets}{longest}"

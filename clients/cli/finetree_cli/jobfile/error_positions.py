@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service's field violations, with the lines of the job file that they are about."""
+"""Add positions in the job file to a service's field violations."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,8 +11,11 @@ from finetree_cli.jobfile.job import JobFile
 
 
 @contextlib.contextmanager
-def placed(job: JobFile | None) -> Iterator[None]:
-    """Turn a service's refusal of values into one that names file, line and column, where there is a file."""
+def with_positions(job: JobFile | None) -> Iterator[None]:
+    """Replace a service's refusal of values by a BadInput that names file, line and column.
+
+    Other errors, and all errors where there is no job file, pass unchanged.
+    """
     try:
         yield
     except FinetreeError as error:

@@ -1,30 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Job files: a RunSpec or a JobRequest as strict proto JSON, written as YAML or JSON."""
+"""Job files: a JobTemplate, or only its RunSpec, as strict proto JSON written in YAML or JSON."""
 
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetree_cli.errors import BadInput
+from finetree_cli.errors import BadInput, FileProblem, Position
 
 if TYPE_CHECKING:
-    from finetree_api.trainer.v1 import trainer_pb2
+    from finetree_api.trainer.v1 import job_pb2
+    from finetree_api.types.v1 import run_spec_pb2
     from yaml.nodes import Node
 
-    from finetree_cli.jobfile.yaml_reader import FileProblem, Place
-
 MAX_FILE_BYTES = 1 << 20
-"""Largest job file; the largest that means anything is a hundredth of it."""
+"""Largest job file in bytes; real ones have about 2 kB."""
 STDIN = "-"
 """Name of the standard input in place of a file."""
+SPEC = "train.spec."
+"""Path of the RunSpec's settings in a JobTemplate."""
+TEMPLATE_KEYS = frozenset(
+    ("display_name", "train", "prepare", "export", "limits", "deadline", "suspended", "labels", "annotations", "spec")
+)
+"""Top-level keys that make a file a JobTemplate; none is a RunSpec's. `spec` is refused there with its right place."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalData:
-    """A dataset that a job file names and that lies beside it on this machine."""
+    """A data file of this machine that a job file names by a relative or absolute path."""
 
     field_path: str
     """"dataset" or "evaluation.dataset", as a RunSpec path."""
@@ -33,75 +37,88 @@ class LocalData:
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """A job file that was read without a problem."""
+    """A job file without mistakes."""
 
-    request: "trainer_pb2.JobRequest"
+    template: "job_pb2.JobTemplate"
     file: str
-    """Name for people."""
-    places: "dict[str, Place]"
-    """Where each value stands, by its path in a JobRequest ("spec.training.epochs")."""
+    """Name of the file in messages."""
+    positions: dict[str, Position]
+    """Position of each value by its path in a JobTemplate ("train.spec.training.epochs")."""
+    short: bool = True
+    """Whether the file is the RunSpec alone: messages then leave "train.spec." out of paths."""
 
-    def place_of(self, field_path: str) -> "Place":
-        """Where a JobRequest path stands: its own place, or that of the nearest setting around it."""
-        from finetree_cli.jobfile.yaml_reader import Place
+    @property
+    def spec(self) -> "run_spec_pb2.RunSpec":
+        """Return the run; changes of it are changes of the job. Raises BadInput for a job that does not train."""
+        if self.template.WhichOneof("task") != "train":
+            raise BadInput(f"{self.file}: the job does not train", remedy="this command needs a job with `train`")
+        return self.template.train.spec
 
-        path = field_path
-        while path and path not in self.places:
-            path = re.sub(r"(\.|^)[^.\[]*$|\[[^\[]*$", "", path)
-        return self.places.get(path, Place(self.file, 1, 1))
+    def position_of(self, field_path: str) -> Position:
+        """Return the position of a JobTemplate path, or of the nearest setting around it."""
+        return nearest(self.positions, field_path) or Position(self.file, 1, 1)
 
-    def problems(self, violations: Sequence[tuple[str, str]]) -> "list[FileProblem]":
-        """A server's violations (request path, text) with their places in this file."""
-        from finetree_cli.jobfile.yaml_reader import FileProblem
-
+    def problems(self, violations: Sequence[tuple[str, str]]) -> list[FileProblem]:
+        """Add positions in this file to a server's violations (request path, text)."""
         found = []
         for field, text in violations:
             path = field.removeprefix("job.").removeprefix("run.")
-            shown = path if "spec" in self.places else path.removeprefix("spec.")
-            found.append(FileProblem(self.place_of(path), shown, text))
+            path = f"train.{path}" if path.startswith("spec.") else path
+            shown = path.removeprefix(SPEC) if self.short else path
+            found.append(FileProblem(self.position_of(path), shown, text))
         return found
 
     def local_data(self) -> list[LocalData]:
-        """Datasets given by path that exist on this machine, beside the file or absolute."""
-        spec = self.request.spec
+        """List the datasets that are given by path and exist on this machine; relative paths begin at the job file."""
+        if self.template.WhichOneof("task") != "train":
+            return []
         beside = Path.cwd() if self.file == "<stdin>" else Path(self.file).parent
-        named = [("dataset", spec.dataset), ("evaluation.dataset", spec.evaluation.dataset)]
+        named = [("dataset", self.spec.dataset), ("evaluation.dataset", self.spec.evaluation.dataset)]
         given = [(path, beside / source.path) for path, source in named if source.WhichOneof("source") == "path"]
         return [LocalData(path, file) for path, file in given if file.is_file()]
 
 
-def read(name: str) -> JobFile:
+def nearest(positions: Mapping[str, Position], field_path: str) -> Position | None:
+    """Return the position of a path, or of the nearest value around it; None if there is none."""
+    path = field_path
+    while path and path not in positions:
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    return positions.get(path)
+
+
+def read_job(name: str) -> JobFile:
     """Read a job file, or the standard input for "-".
 
     Raises:
-        BadInput: The file cannot be read, or is not a job; every problem carries file, line, column and proto path.
+        BadInput: The file cannot be read or is no job; each problem has file, line, column and proto path.
     """
-    file, text = text_of(name)
-    return parse(text, file)
+    file, text = read_text(name)
+    return parse_job(text, file)
 
 
-def parse(text: str, file: str) -> JobFile:
-    """Read the text of a job file; `file` is its name in messages."""
-    from finetree_api.trainer.v1 import trainer_pb2
+def parse_job(text: str, file: str) -> JobFile:
+    """Parse the text of a job file; `file` is its name in messages. Raises BadInput."""
+    from finetree_api.trainer.v1 import job_pb2
 
-    from finetree_cli.jobfile.yaml_reader import JobReader
+    from finetree_cli.jobfile.yaml_reader import YamlReader
 
-    request = trainer_pb2.JobRequest()
-    reader = JobReader(file)
+    template = job_pb2.JobTemplate()
+    reader = YamlReader(file)
     root = compose(text, file)
-    if _is_request(root):
-        reader.read(root, request)
+    short = not _is_template(root)
+    if short:
+        template.train.spec.SetInParent()
+        reader.read(root, template.train.spec)
+        reader.positions = {SPEC + path: position for path, position in reader.positions.items()}
     else:
-        request.spec.SetInParent()
-        reader.read(root, request.spec)
-        reader.places = {f"spec.{path}": place for path, place in reader.places.items()}
+        reader.read(root, template)
     if reader.problems:
-        raise _bad_file(file, reader.problems)
-    return JobFile(request, file, reader.places)
+        raise _invalid(file, reader.problems)
+    return JobFile(template, file, reader.positions, short)
 
 
-def text_of(name: str) -> tuple[str, str]:
-    """Name for people and text of a file, or of the standard input for "-". Raises BadInput."""
+def read_text(name: str) -> tuple[str, str]:
+    """Return the name in messages and the text of a file, or of the standard input for "-". Raises BadInput."""
     file = "<stdin>" if name == STDIN else name
     raw = b""
     try:
@@ -125,36 +142,35 @@ def _read(path: Path) -> bytes:
 
 
 def compose(text: str, file: str) -> "Node":
-    """The YAML tree of a text; `file` is its name in messages. Raises BadInput with the place."""
+    """Parse YAML to its tree of nodes; `file` is the name in messages. Raises BadInput with the position."""
     import yaml
-
-    from finetree_cli.jobfile.yaml_reader import FileProblem, Place
 
     # YAML forbids tabs between tokens and JSON allows them; inside JSON text a raw tab is no legal character anyway.
     plain = text.replace("\t", " ") if text.lstrip()[:1] == "{" else text
+    start = Position(file, 1, 1)
     try:
         root = yaml.compose(plain, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
+        position = Position(file, mark.line + 1, mark.column + 1) if mark else start
         problem = f"not YAML: {error.problem or error.context}"
-        raise _bad_file(file, [FileProblem(place, "", problem)]) from error
+        raise _invalid(file, [FileProblem(position, "", problem)]) from error
     except yaml.YAMLError as error:
-        raise _bad_file(file, [FileProblem(Place(file, 1, 1), "", f"not YAML: {error}")]) from error
+        raise _invalid(file, [FileProblem(start, "", f"not YAML: {error}")]) from error
     except RecursionError as error:
-        raise _bad_file(file, [FileProblem(Place(file, 1, 1), "", "nested too deeply")]) from error
+        raise _invalid(file, [FileProblem(start, "", "nested too deeply")]) from error
     if root is None:
-        raise _bad_file(file, [FileProblem(Place(file, 1, 1), "", "empty; a job names at least its model")])
+        raise _invalid(file, [FileProblem(start, "", "empty; a job names at least its model")])
     return root
 
 
-def _is_request(root: "Node") -> bool:
-    """Whether the top level is a JobRequest (it has a spec) and not a bare RunSpec."""
+def _is_template(root: "Node") -> bool:
+    """Tell whether the top level is a JobTemplate and not a RunSpec."""
     from yaml.nodes import MappingNode
 
-    return isinstance(root, MappingNode) and any(key.value == "spec" for key, _ in root.value)
+    return isinstance(root, MappingNode) and any(key.value in TEMPLATE_KEYS for key, _ in root.value)
 
 
-def _bad_file(file: str, problems: "Sequence[FileProblem]") -> BadInput:
+def _invalid(file: str, problems: Sequence[FileProblem]) -> BadInput:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return BadInput(f"{count} in {file}", reason="JOB_FILE_INVALID", problems=problems)

@@ -1,28 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of `finetree check`: a policy file (a PlanPolicy, strict proto JSON as YAML), and the flags over it."""
+"""Limits of `finetree check`: a policy file (a PlanPolicy as strict YAML), and options that override it."""
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from finetree_cli.errors import BadInput
+from finetree_cli.errors import BadInput, FileProblem, Position
+from finetree_cli.jobfile.job import compose, nearest, read_text
 
 if TYPE_CHECKING:
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import check_plan_pb2
+    from google.type import money_pb2
 
-    from finetree_cli.jobfile.yaml_reader import FileProblem, Place
-
-COSTS = ("max_cost", "max_monthly_cost")
-"""Limits in a currency."""
 SECONDS_PER_HOUR = 3600
 GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class LimitFlags:
-    """Limits as the command line states them; None is not said."""
+    """Limits on the command line; None is not given."""
 
-    max_cost_usd: float | None = None
-    max_monthly_cost_usd: float | None = None
+    max_cost: "money_pb2.Money | None" = None
+    max_monthly_cost: "money_pb2.Money | None" = None
     max_hours: float | None = None
     max_memory_gib: float | None = None
     fits: bool = False
@@ -30,102 +29,121 @@ class LimitFlags:
     max_carbon_kg: float | None = None
     min_confidence: str | None = None
 
-    @classmethod
-    def take(cls, flags: dict[str, Any]) -> "LimitFlags":
-        """Move these flags out of a command's keyword arguments."""
-        return cls(**{item.name: flags.pop(item.name) for item in fields(cls)})
+
+FLAGS = {
+    "COST": "--max-cost",
+    "MONTHLY_COST": "--max-monthly-cost",
+    "DURATION_SECONDS": "--max-hours",
+    "DEVICE_BYTES": "--max-memory-gib",
+    "FIT": "--fits",
+    "ENERGY_KWH": "--max-energy-kwh",
+    "CARBON_KG": "--max-carbon-kg",
+    "CONFIDENCE": "--min-confidence",
+}
+"""Option by the name of its PolicyMetric, without the prefix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The limits of a check, and where the file states them."""
+    """Limits of a check, and where each comes from."""
 
-    message: "estimator_pb2.PlanPolicy"
+    message: "check_plan_pb2.PlanPolicy"
     file: str = ""
-    places: "dict[str, Place]" = field(default_factory=dict)
+    positions: dict[str, Position] = field(default_factory=dict)
+    """Position in the file by path ("limits[0].max"); limits of options have none."""
 
-    def problem(self, path: str, text: str) -> "FileProblem | None":
-        """A service's word on a limit with its place in the file; None where the limit is a flag's."""
-        from finetree_cli.jobfile.yaml_reader import FileProblem
+    def problem(self, path: str, text: str) -> FileProblem | None:
+        """Add the position in the file to a service's violation of a limit; None for a limit of an option."""
+        name = path.removeprefix("policy.")
+        # `limits` itself has a position too, but a limit that an option has replaced or added is none of the file's.
+        own = {place: found for place, found in self.positions.items() if place.startswith("limits[")}
+        position = nearest(own, name)
+        return FileProblem(position, name, text) if position is not None else None
 
-        name = path.removeprefix("policy").removeprefix(".")
-        # A currency that is not stated is that of the costs.
-        stated = [name, *COSTS] if name == "currency_code" else [name]
-        place = next((self.places[each] for each in stated if each in self.places), None)
-        return FileProblem(place, name, text) if place is not None else None
+    def flag(self, path: str) -> str:
+        """Return the option that limits what a service's violation is about; "" without one."""
+        from finetree_api.estimator.v1 import check_plan_pb2
+
+        found = re.search(r"limits\[(\d+)\]", path)
+        if found is None or int(found[1]) >= len(self.message.limits):
+            return ""
+        metric = self.message.limits[int(found[1])].metric
+        return FLAGS.get(check_plan_pb2.PolicyMetric.Name(metric).removeprefix("POLICY_METRIC_"), "")
 
 
-def policy(file: str | None, flags: LimitFlags) -> Policy:
-    """The limits of a file with those of the flags in their place.
+def read_policy(file: str | None, flags: LimitFlags) -> Policy:
+    """Read the limits of a file; options replace those of the same metric.
 
     Raises:
-        BadInput: the file is no policy, nothing is limited, or limits are in two currencies.
+        BadInput: The file is no policy, or there is no limit.
     """
     found = _read(file) if file is not None else _empty()
-    for name in _add(found.message, flags):
-        found.places.pop(name, None)  # what a flag says is none of the file's any more
-    if not {item.name for item, _ in found.message.ListFields()} - {"currency_code"}:
-        remedy = "give --max-cost-usd, --max-hours, --max-memory-gib, --fits or another limit, or --policy FILE"
-        raise BadInput("no limit is named", remedy=remedy, reason="POLICY_EMPTY")
+    for limit in _limits(flags):
+        _set(found, limit)
+    if not found.message.limits:
+        remedy = "give --max-cost, --max-hours, --max-memory-gib, --fits or another limit, or --policy FILE"
+        raise BadInput("no limit is given", remedy=remedy, reason="POLICY_EMPTY")
     return found
 
 
 def _empty() -> Policy:
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import check_plan_pb2
 
-    return Policy(estimator_pb2.PlanPolicy())
+    return Policy(check_plan_pb2.PlanPolicy())
 
 
 def _read(name: str) -> Policy:
-    from finetree_cli.jobfile import job as job_file
-    from finetree_cli.jobfile.yaml_reader import JobReader
+    from finetree_cli.jobfile.yaml_reader import YamlReader
 
     found = _empty()
     try:
-        file, text = job_file.text_of(name)
-        root = job_file.compose(text, file)
+        file, text = read_text(name)
+        root = compose(text, file)
     except BadInput as error:
         reason = error.reason.replace("JOB_", "POLICY_")
         text = error.message.replace("no job file", "no policy file")
         raise BadInput(text, reason=reason, problems=error.problems) from error
-    reader = JobReader(file)
+    reader = YamlReader(file)
     reader.read(root, found.message)
     if reader.problems:
         raise BadInput(f"{file} is no policy", reason="POLICY_FILE_INVALID", problems=reader.problems)
-    return Policy(found.message, file, reader.places)
+    return Policy(found.message, file, reader.positions)
 
 
-def _add(message: "estimator_pb2.PlanPolicy", flags: LimitFlags) -> list[str]:
-    """Set what flags say; the names of it."""
-    in_dollars = {"max_cost": flags.max_cost_usd, "max_monthly_cost": flags.max_monthly_cost_usd}
-    if any(value is not None for value in in_dollars.values()):
-        if message.currency_code.upper() not in ("", "USD"):
-            text = f"the policy file states its costs in {message.currency_code}, the flags in USD"
-            raise BadInput(text, remedy="state all costs in the file", reason="CURRENCY_UNKNOWN")
-        message.currency_code = "USD"
-    limits = {
-        **in_dollars,
-        "max_seconds": _times(flags.max_hours, SECONDS_PER_HOUR),
-        "max_device_bytes": _times(flags.max_memory_gib, GIB),
-        "max_energy_kwh": flags.max_energy_kwh,
-        "max_carbon_kg": flags.max_carbon_kg,
-        "must_fit": flags.fits or None,
-        "min_confidence": _level(flags.min_confidence),
-    }
-    told = {name: value for name, value in limits.items() if value is not None}
-    for name, value in told.items():
-        setattr(message, name, value)
-    return list(told)
+def _set(policy: Policy, limit: "check_plan_pb2.PolicyLimit") -> None:
+    """Replace the file's limit of the same metric, or add one."""
+    for index, present in enumerate(policy.message.limits):
+        if present.metric == limit.metric:
+            present.CopyFrom(limit)
+            for path in [path for path in policy.positions if path.startswith(f"limits[{index}]")]:
+                del policy.positions[path]
+            return
+    policy.message.limits.append(limit)
 
 
-def _times(value: float | None, unit: int) -> float | int | None:
-    """In the contract's unit; bytes are whole."""
-    if value is None:
-        return None
-    return round(min(value * unit, 2**53 - 1)) if unit == GIB else value * unit
+def _limits(flags: LimitFlags) -> "list[check_plan_pb2.PolicyLimit]":
+    """Convert the options to limits in the contract's units."""
+    from finetree_api.estimator.v1 import check_plan_pb2 as pb
+    from finetree_api.types.v1 import evidence_pb2
 
-
-def _level(word: str | None) -> int | None:
-    from finetree_api.estimator.v1 import estimator_pb2
-
-    return None if word is None else estimator_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{word.upper()}")
+    found = []
+    for metric, money in (
+        (pb.POLICY_METRIC_COST, flags.max_cost),
+        (pb.POLICY_METRIC_MONTHLY_COST, flags.max_monthly_cost),
+    ):
+        if money is not None:
+            found.append(pb.PolicyLimit(metric=metric, max_money=money))
+    for metric, value, unit in (
+        (pb.POLICY_METRIC_DURATION_SECONDS, flags.max_hours, SECONDS_PER_HOUR),
+        (pb.POLICY_METRIC_DEVICE_BYTES, flags.max_memory_gib, GIB),
+        (pb.POLICY_METRIC_ENERGY_KWH, flags.max_energy_kwh, 1),
+        (pb.POLICY_METRIC_CARBON_KG, flags.max_carbon_kg, 1),
+    ):
+        if value is not None:
+            found.append(pb.PolicyLimit(metric=metric, max=value * unit))
+    if flags.fits:
+        found.append(pb.PolicyLimit(metric=pb.POLICY_METRIC_FIT))
+    if flags.min_confidence is not None:
+        level = evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{flags.min_confidence.upper()}")
+        found.append(pb.PolicyLimit(metric=pb.POLICY_METRIC_CONFIDENCE, min_confidence=level))
+    return found

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strict proto JSON, written as YAML: every value keeps its line, and every mistake is told with it.
+"""Read YAML into protobuf messages, strictly, and keep the position of every value.
 
-A YAML tree is walked beside a message's descriptor; `job_scalars` reads its leaves.
+The rules are those of proto JSON, with enum names in short form as well. A YAML tree is walked beside the message's
+descriptor; `yaml_scalars` converts its leaves.
 """
 
 import difflib
@@ -9,90 +10,78 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from finetree_cli.jobfile.yaml_scalars import convert, wanted, what
+from finetree_cli.errors import FileProblem, Position
+from finetree_cli.jobfile.yaml_scalars import convert, expected, found
 
 MAX_PROBLEMS = 32
-"""Problems kept of one file: enough to mend it, few enough to read."""
+"""Largest number of problems reported for one file."""
 
 _WRITTEN_AS_TEXT = {
     "google.protobuf.Timestamp": "a time such as 2026-07-01T12:00:00Z",
     "google.protobuf.Duration": "a duration such as 3600s",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A position in a file."""
-
-    file: str
-    line: int
-    """From 1."""
-    column: int
-    """From 1."""
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
-
-
-@dataclass(frozen=True, slots=True)
-class FileProblem:
-    """Something wrong at a place of a file."""
-
-    place: Place
-    field_path: str
-    """Proto path of the value, empty for the file itself."""
-    message: str
-
-    def __str__(self) -> str:
-        subject = f"{self.field_path}: " if self.field_path else ""
-        return f"{self.place}: {subject}{self.message}"
+_MONEY = "google.type.Money"
 
 
 @dataclass(slots=True)
-class JobReader:
-    """Reads a YAML tree into messages, gathering places and problems as it goes."""
+class YamlReader:
+    """Reads a YAML tree into messages and collects positions and problems."""
 
     file: str
-    places: dict[str, Place] = field(default_factory=dict)
-    """Proto path of each value that was given, and where its key stands."""
+    positions: dict[str, Position] = field(default_factory=dict)
+    """Position of each value's key, by the value's proto path."""
     problems: list[FileProblem] = field(default_factory=list)
+    _root: Any = None
+    """Descriptor of the file's top message, in which a misplaced key is looked up."""
 
     def read(self, node: Node, message: Message, path: str = "") -> None:
-        """Fill `message` from a mapping; `path` is the proto path that it has in the file."""
+        """Fill `message` from a mapping; `path` is the message's proto path in the file."""
         if not isinstance(node, MappingNode):
-            self.report(node, path, f"expected settings (key: value), got {what(node)}")
+            self.report(node, path, f"expected settings (key: value), got {found(node)}")
             return
         descriptor: Any = message.DESCRIPTOR  # protobuf has two classes of descriptors, alike in all but their types
+        self._root = self._root or descriptor
         fields: dict[str, Any] = {name: item for item in descriptor.fields for name in (item.name, item.json_name)}
-        seen: dict[str, Place] = {}
+        seen: dict[str, Position] = {}
         for key, value in node.value:
             known = fields.get(str(key.value)) if isinstance(key, ScalarNode) else None
             if known is None:
                 name = str(key.value)
-                self.report(key, _join(path, name), _unknown_key(name, descriptor))
+                self.report(key, _join(path, name), self._unknown_key(name, descriptor, path))
                 continue
-            place = self.place(key)
+            position = self.position(key)
             if not self._is_repeat(known, key, path, seen):
-                self.places[_join(path, known.name)] = place
+                self.positions[_join(path, known.name)] = position
                 self._set(message, known, value, _join(path, known.name))
-            _remember(seen, known, place)
+            _remember(seen, known, position)
 
-    def place(self, node: Node) -> Place:
-        """Where a node begins."""
-        return Place(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+    def position(self, node: Node) -> Position:
+        """Return the position at which a node begins."""
+        return Position(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
 
     def report(self, node: Node, path: str, message: str) -> None:
-        """Note a problem, up to `MAX_PROBLEMS`."""
+        """Add a problem, up to `MAX_PROBLEMS`."""
         if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(FileProblem(self.place(node), path, message))
+            self.problems.append(FileProblem(self.position(node), path, message))
 
-    def _is_repeat(self, known: FieldDescriptor, key: Node, path: str, seen: dict[str, Place]) -> bool:
-        """Report a key that is there twice, and a second choice where only one may be made."""
+    def _unknown_key(self, key: str, descriptor: Any, path: str) -> str:
+        """Explain an unknown key: a similar name, its place further in or elsewhere in the file, or the names here."""
+        names = [item.name for item in descriptor.fields]
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+        if close:
+            return f"unknown setting; did you mean {close[0]}?"
+        inside = _find(key, descriptor)
+        elsewhere = _join(path, inside) if inside else _find(key, self._root)
+        if elsewhere:
+            return f"unknown setting here; it belongs at {elsewhere}"
+        return f"unknown setting; the settings here are {', '.join(names)}"
+
+    def _is_repeat(self, known: FieldDescriptor, key: Node, path: str, seen: dict[str, Position]) -> bool:
+        """Report a key that is given twice, and a second member of a oneof."""
         if known.name in seen:
             first = seen[known.name]
             self.report(key, _join(path, known.name), f"is given twice, first in line {first.line}; keep one of them")
@@ -100,7 +89,7 @@ class JobReader:
         choice = _choice(known)
         if choice in seen:
             names = ", ".join(item.name for item in known.containing_oneof.fields) if known.containing_oneof else ""
-            text = f"line {seen[choice].line} has made this choice already; keep one of {names}"
+            text = f"excludes the choice in line {seen[choice].line}; keep one of {names}"
             self.report(key, _join(path, known.name), text)
             return True
         return False
@@ -124,21 +113,34 @@ class JobReader:
 
     def _set_message(self, target: Message, node: Node, path: str) -> None:
         form = _WRITTEN_AS_TEXT.get(target.DESCRIPTOR.full_name)
+        if target.DESCRIPTOR.full_name == _MONEY and isinstance(node, ScalarNode):
+            self._set_money(target, node, path)
+            return
         if form is None:
             self.read(node, target, path)
             return
+        from google.protobuf import json_format
+
         try:
             json_format.Parse(json.dumps(node.value if isinstance(node, ScalarNode) else None), target)
         except json_format.ParseError:
-            self.report(node, path, f"expected {form}, got {what(node)}")
+            self.report(node, path, f"expected {form}, got {found(node)}")
+
+    def _set_money(self, target: Any, node: ScalarNode, path: str) -> None:
+        from finetree.money import parse_money
+
+        try:
+            target.CopyFrom(parse_money(str(node.value)))
+        except ValueError:
+            self.report(node, path, f"expected an amount such as 50 USD or 0.30 EUR, got {found(node)}")
 
     def _set_list(self, message: Message, known: FieldDescriptor, node: Node, path: str) -> None:
         if not isinstance(node, SequenceNode):
-            self.report(node, path, f"expected a list, got {what(node)}; write [a, b]")
+            self.report(node, path, f"expected a list, got {found(node)}; write [a, b]")
             return
         for index, item in enumerate(node.value):
             at = f"{path}[{index}]"
-            self.places[at] = self.place(item)
+            self.positions[at] = self.position(item)
             if known.message_type is not None:
                 self._set_message(getattr(message, known.name).add(), item, at)
                 continue
@@ -148,16 +150,16 @@ class JobReader:
 
     def _set_map(self, message: Message, known: FieldDescriptor, node: Node, path: str) -> None:
         if not isinstance(node, MappingNode):
-            self.report(node, path, f"expected key: value lines, got {what(node)}")
+            self.report(node, path, f"expected key: value lines, got {found(node)}")
             return
         entry: Any = known.message_type
         inner = entry.fields_by_name["value"]
         for key, item in node.value:
             at = _join(path, str(key.value))
-            if at in self.places:
-                self.report(key, at, f"is given twice, first in line {self.places[at].line}; keep one of them")
+            if at in self.positions:
+                self.report(key, at, f"is given twice, first in line {self.positions[at].line}; keep one of them")
                 continue
-            self.places[at] = self.place(key)
+            self.positions[at] = self.position(key)
             value = self._scalar(inner, item, at)
             if value is not None:
                 getattr(message, known.name)[str(key.value)] = value
@@ -166,12 +168,12 @@ class JobReader:
         try:
             assignment()
         except (ValueError, TypeError):
-            self.report(node, path, f"{what(node)} is out of range for this setting")
+            self.report(node, path, f"{found(node)} is out of range for this setting")
 
     def _scalar(self, known: FieldDescriptor, node: Node, path: str) -> Any:
-        """The value of a scalar by its field's type; None after a problem."""
+        """Convert a scalar by its field's type; None after a problem."""
         if not isinstance(node, ScalarNode):
-            self.report(node, path, f"expected {wanted(known)}, got {what(node)}")
+            self.report(node, path, f"expected {expected(known)}, got {found(node)}")
             return None
         value, problem = convert(known, node)
         if problem:
@@ -179,27 +181,16 @@ class JobReader:
         return value
 
 
-def _unknown_key(key: str, descriptor: Descriptor) -> str:
-    names = [item.name for item in descriptor.fields]
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    if close:
-        return f"there is no such setting; did you mean {close[0]}?"
-    elsewhere = _find(key)
-    if elsewhere:
-        return f"there is no such setting here; it belongs at {elsewhere}"
-    return f"there is no such setting; known here are {', '.join(names)}"
-
-
-def _find(key: str) -> str:
-    """Path of the first setting of a RunSpec with this name, searched breadth first; empty when there is none."""
-    from finetree_api.types.v1 import run_spec_pb2
-
-    queue: list[tuple[str, Descriptor]] = [("", run_spec_pb2.RunSpec.DESCRIPTOR)]
-    for path, descriptor in queue:
-        for item in descriptor.fields:
+def _find(key: str, descriptor: Any) -> str:
+    """Find the path of a setting by its name, breadth first; "" without one."""
+    queue: list[tuple[str, Any]] = [("", descriptor)]
+    seen = {descriptor.full_name}
+    for path, kind in queue:
+        for item in kind.fields:
             if key in (item.name, item.json_name):
                 return _join(path, item.name)
-            if item.message_type is not None:
+            if item.message_type is not None and item.message_type.full_name not in seen:
+                seen.add(item.message_type.full_name)
                 queue.append((_join(path, item.name), item.message_type))
     return ""
 
@@ -213,15 +204,15 @@ def _is_map(known: FieldDescriptor) -> bool:
 
 
 def _choice(known: FieldDescriptor) -> str:
-    """Key under which a made choice is remembered; "" for a field that is no choice (optional fields are none)."""
+    """Return the key that marks a field's oneof as chosen; "" for a field outside of a oneof (or an optional one)."""
     group = known.containing_oneof
     return f"oneof {group.name}" if group is not None and len(group.fields) > 1 else ""
 
 
-def _remember(seen: dict[str, Place], known: FieldDescriptor, place: Place) -> None:
-    seen.setdefault(known.name, place)
+def _remember(seen: dict[str, Position], known: FieldDescriptor, position: Position) -> None:
+    seen.setdefault(known.name, position)
     if _choice(known):
-        seen.setdefault(_choice(known), place)
+        seen.setdefault(_choice(known), position)
 
 
 def _join(path: str, name: str) -> str:

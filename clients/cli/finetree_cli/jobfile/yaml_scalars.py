@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scalars of a YAML file by the type of the field that they are for, never by YAML's own guess.
+"""Convert scalars of a YAML file by the type of their protobuf field, not by YAML's own rules.
 
-So `5e-4` is a number (YAML 1.1 says text) and `no` is never silently `false`.
+`5e-4` is a number (text in YAML 1.1), and `no` is never silently `false`.
 """
 
 import difflib
@@ -21,7 +21,7 @@ _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 
 
 def convert(known: FieldDescriptor, node: ScalarNode) -> tuple[Any, str]:
-    """A scalar's value and "", or None and what is wrong with it."""
+    """Return a scalar's value and "", or None and the problem."""
     text = str(node.value)
     if known.enum_type is not None:
         return _enum(known.enum_type, text)
@@ -34,18 +34,18 @@ def convert(known: FieldDescriptor, node: ScalarNode) -> tuple[Any, str]:
         value = _integer(text)
     elif known.cpp_type in _FLOATS:
         value = _number(text)
-    return value, "" if value is not None else f"expected {wanted(known)}, got {what(node)}"
+    return value, "" if value is not None else f"expected {expected(known)}, got {found(node)}"
 
 
 def _string(node: ScalarNode) -> tuple[str | None, str]:
     if node.style is None and node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp"):
-        return None, f"expected text, got {what(node)}; put it in quotes if it is meant as text"
+        return None, f"expected text, got {found(node)}; put it in quotes if it is meant as text"
     # JSON writes a character beyond the basic plane as two escapes; YAML leaves them as two halves.
     return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16", "replace"), ""
 
 
 def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
-    """The number of a name, which may leave out what all names of its enum begin with: `full`, `SCHEDULE_COSINE`."""
+    """Convert an enum's name to its number, with or without the common prefix: `cosine`, `SCHEDULE_COSINE`."""
     numbers = {value.name: value.number for value in kind.values}
     if text in numbers:
         return numbers[text], ""
@@ -61,7 +61,7 @@ def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
 
 
 def _enum_prefix(names: list[str]) -> str:
-    """What all names of an enum begin with, up to an underscore: "SCHEDULE_"."""
+    """Return the common prefix of an enum's names, up to an underscore: "SCHEDULE_"."""
     first, last = min(names), max(names)
     same = next((i for i, letter in enumerate(first) if i >= len(last) or letter != last[i]), len(first))
     return first[: first.rfind("_", 0, same) + 1]
@@ -83,8 +83,8 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def wanted(known: FieldDescriptor) -> str:
-    """What a field takes, in words."""
+def expected(known: FieldDescriptor) -> str:
+    """Describe the values that a field takes."""
     if known.enum_type is not None:
         return "one of its names"
     if known.cpp_type in _INTEGERS:
@@ -94,8 +94,8 @@ def wanted(known: FieldDescriptor) -> str:
     return "true or false" if known.cpp_type == FieldDescriptor.CPPTYPE_BOOL else "text"
 
 
-def what(node: Node) -> str:
-    """What stands in the file, in words."""
+def found(node: Node) -> str:
+    """Describe a node of the file."""
     if isinstance(node, ScalarNode):
         text = str(node.value)
         return repr(text if len(text) <= 40 else text[:37] + "...")

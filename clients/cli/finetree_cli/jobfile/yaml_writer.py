@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a RunSpec as a job file in which every value says why it is what it is."""
+"""Write a RunSpec as a job file, with the reason of each value in a comment."""
 
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree.money import format_money, parse_money
+from finetree_api.types.v1 import check_pb2, run_spec_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 COMMENT_COLUMN = 44
-"""Column where reasons begin, so that they line up beside the longest common settings."""
+"""Column at which comments begin, so that they line up beside the longest common settings."""
 
 
 def to_yaml(
-    spec: run_spec_pb2.RunSpec, sources: Iterable[evidence_pb2.SettingSource] = (), header: Iterable[str] = ()
+    spec: run_spec_pb2.RunSpec, sources: Iterable[check_pb2.SettingSource] = (), header: Iterable[str] = ()
 ) -> str:
-    """The spec as YAML that `jobfile.job.parse` reads back to an equal spec; `header` lines come first, as comments."""
+    """Write a spec as YAML that `jobfile.job.parse_job` reads back to an equal spec; `header` lines are comments."""
     reasons = {source.field_path: _reason(source) for source in sources}
     lines = [f"# {_one_line(line)}" for line in header]
     lines += _mapping(spec, "", 0, reasons)
@@ -29,6 +30,8 @@ def _mapping(message: Message, path: str, indent: int, reasons: dict[str, str]) 
         head = f"{' ' * indent}{known.name}:"
         if known.is_repeated:
             yield from _list(known, value, head, reasons.get(at, ""))
+        elif text := _as_text(known, value):
+            yield _commented(f"{head} {text}", reasons.get(at, ""))
         elif known.message_type is not None:
             body = list(_mapping(value, at, indent + 2, reasons))
             yield _commented(head if body else f"{head} {{}}", reasons.get(at, ""))
@@ -38,7 +41,7 @@ def _mapping(message: Message, path: str, indent: int, reasons: dict[str, str]) 
 
 
 def _list(known: FieldDescriptor, values: Any, head: str, reason: str) -> Iterator[str]:
-    """A list of scalars on its key's line, one of messages below it."""
+    """Write a list of scalars on its key's line, a list of messages below it."""
     if known.message_type is None:
         items = ", ".join(_scalar(known, value) for value in values)
         yield _commented(f"{head} [{items}]", reason)
@@ -49,6 +52,17 @@ def _list(known: FieldDescriptor, values: Any, head: str, reason: str) -> Iterat
         body = list(_mapping(item, "", indent + 4, {})) or ["{}"]
         yield f"{' ' * (indent + 2)}- {body[0].lstrip()}"
         yield from body[1:]
+
+
+def _as_text(known: FieldDescriptor, value: Any) -> str:
+    """Write a message that has a form as text: an amount of money. "" for any other."""
+    if known.message_type is None or known.message_type.full_name != "google.type.Money":
+        return ""
+    text = format_money(value)
+    try:
+        return text if parse_money(text) == value else ""
+    except ValueError:  # no currency: such an amount is written as a message
+        return ""
 
 
 def _scalar(known: FieldDescriptor, value: Any) -> str:
@@ -63,15 +77,15 @@ def _scalar(known: FieldDescriptor, value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    """A name as it is, anything else in double quotes: JSON's string is YAML's too."""
+    """Write a name bare and any other text in double quotes: a JSON string is a YAML string."""
     plain = value.replace("-", "").replace("_", "").replace("/", "")
     words = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
     is_name = plain.isascii() and plain.isalnum() and value[0].isalpha() and value.lower() not in words
     return value if is_name else json.dumps(value, ensure_ascii=False)
 
 
-def _reason(source: evidence_pb2.SettingSource) -> str:
-    """Why, in which range, and from where: "usual [recipe.clip]; 0.3 to 1; torchtune, clip_grad_norm"."""
+def _reason(source: check_pb2.SettingSource) -> str:
+    """Return reason, range and source: "usual [recipe.clip]; 0.3 to 1; torchtune, clip_grad_norm"."""
     rule = f" [{source.rule_id}]" if source.rule_id else ""
     low, high = (
         f"{source.min:g}" if source.HasField("min") else "",
@@ -87,5 +101,5 @@ def _commented(line: str, reason: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Text that cannot end its comment."""
+    """Join lines: text that cannot end its comment."""
     return " ".join(text.split())

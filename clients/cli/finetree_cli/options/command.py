@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands with the options that all of them share, examples in their help, and the settings that those options fill.
+"""Base classes of the commands: shared options, examples in the help, and the settings that the options fill.
 
-Nothing heavier than click is imported here or by any command module: `finetree --help` must stay below 200 ms.
+Neither this module nor a command's module imports anything heavier than click: `finetree --help` takes at most 200 ms.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,10 +16,12 @@ from finetree_cli.output import Output
 if TYPE_CHECKING:
     from finetree import Client
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Settings:
-    """What the shared options say; None leaves the environment and the SDK's defaults in force."""
+    """Values of the shared options; with None, the environment and the SDK's defaults apply."""
 
     address: str | None = None
     recommender: str | None = None
@@ -29,7 +31,7 @@ class Settings:
     out: Output = field(default_factory=Output)
 
     def client(self) -> "Client":
-        """A client of the services; its connections are made on first use."""
+        """Create a client of the services; it connects on first use."""
         from finetree import Client
 
         return Client(
@@ -42,17 +44,23 @@ class Settings:
 
 
 def settings(context: click.Context) -> Settings:
-    """The settings of this invocation."""
+    """Return the settings of this invocation."""
     found: Settings = context.find_root().ensure_object(Settings)
     return found
 
 
 pass_settings = click.make_pass_decorator(Settings, ensure=True)
-"""Gives a command the settings as its first argument."""
+"""Decorator that passes the settings as a command's first argument."""
+
+
+def take_flags(kind: type[T], flags: dict[str, Any]) -> T:
+    """Move the fields of a dataclass out of a command's keyword arguments."""
+    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]  # only dataclasses are passed
+    return kind(**{name: flags.pop(name) for name in names})
 
 
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    """A callback that stores an option's value when one was given, so that the place nearest to the command wins."""
+    """Return a callback that stores an option's value if one is given; the occurrence nearest to the command wins."""
 
     def callback(context: click.Context, _: click.Parameter, value: Any) -> None:
         if value is not None:
@@ -67,7 +75,7 @@ def _keep_json(context: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 def shared_options() -> list[click.Parameter]:
-    """Options of every command."""
+    """Return the options of every command."""
     services = [
         click.Option(
             [f"--{name}"],
@@ -90,15 +98,15 @@ def shared_options() -> list[click.Parameter]:
         metavar="NAME",
         expose_value=False,
         callback=_keep("project"),
-        help="Project of datasets and jobs (FINETREE_PROJECT); 'default' where unset.",
+        help="Project of datasets and jobs (FINETREE_PROJECT). [default: default]",
     )
-    text = 'Print JSON on stdout: one object, or one a line for a stream; errors are {"error": {…}}.'
+    text = 'Print JSON on stdout: one object, or one on each line of a stream; errors are {"error": {…}}.'
     json = click.Option(["--json"], is_flag=True, expose_value=False, callback=_keep_json, help=text)
     return [json, one, *services, project]
 
 
 SHARED = frozenset(str(option.name) for option in shared_options())
-"""Names of the shared options: help lists them apart."""
+"""Names of the shared options; the help lists them separately."""
 
 
 class Command(click.Command):
@@ -110,12 +118,12 @@ class Command(click.Command):
         self.params.extend(shared_options())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The command's own options, then the shared ones."""
+        """Write the command's own options, then the shared ones."""
         own: list[tuple[str, str]] = []
         shared: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(parameter, click.Option):  # arguments are in the usage line
                 (shared if parameter.name in SHARED else own).append(record)
         for title, records in (("Options", own), ("Options of every command", shared)):
             if records:
@@ -123,12 +131,12 @@ class Command(click.Command):
                     formatter.write_dl(records)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """Examples and exit codes."""
+        """Write the examples and the exit codes."""
         _write_epilog(self.examples, formatter)
 
 
 class Group(click.Group):
-    """A group of such commands."""
+    """A group of commands with the shared options."""
 
     command_class = Command
 
@@ -138,7 +146,7 @@ class Group(click.Group):
         self.params.extend(shared_options())
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """Examples and exit codes."""
+        """Write the examples and the exit codes."""
         _write_epilog(self.examples, formatter)
 
 

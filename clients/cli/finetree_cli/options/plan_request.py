@@ -1,44 +1,61 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a job file and flags to a question of the estimator, without asking another service for anything."""
+"""Build the estimator's request from a job file and options, without another service."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetree_cli.errors import BadInput
-from finetree_cli.options.program import say_program
-from finetree_cli.options.spec import ownership
+from finetree_cli.options.program import ProgramFlags, set_program
+from finetree_cli.options.spec import OwnershipFlags, ownership
 
 if TYPE_CHECKING:
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
 
     from finetree_cli.jobfile.job import JobFile
     from finetree_cli.output import Output
 
 
-def run_of(job: "JobFile", out: "Output", flags: dict[str, Any]) -> "estimator_pb2.EstimateRunRequest":
-    """The run of a job file on the hardware, with the data and on the terms that the flags name."""
-    from finetree_api.estimator.v1 import estimator_pb2
+@dataclass(frozen=True, slots=True)
+class PlanFlags:
+    """Hardware, data and terms that replace the job file's; None is not given."""
 
-    request = estimator_pb2.EstimateRunRequest(spec=job.request.spec, runs_per_month=flags["runs_per_month"] or 0.0)
-    if flags["accelerator"]:
-        request.spec.hardware.accelerator = flags["accelerator"]
-    if flags["count"]:
-        request.spec.hardware.count = flags["count"]
-    owner = ownership(flags["price"], flags["tariff"], flags["watts"], flags["currency"])
-    if owner is not None:
-        request.spec.ownership.CopyFrom(owner)
-    if flags["examples"] is not None:
-        profile = request.dataset_profile
-        profile.examples, profile.total_tokens = flags["examples"], flags["tokens"]
-        profile.target_fraction = flags["target_fraction"]
+    accelerator: str | None = None
+    count: int | None = None
+    runs_per_month: float | None = None
+    examples: int | None = None
+    tokens: int | None = None
+    target_fraction: float | None = None
+
+
+def plan_request(
+    job: "JobFile", out: "Output", *, plan: PlanFlags, owner: OwnershipFlags, program: ProgramFlags
+) -> "estimate_pb2.EstimateRunRequest":
+    """Build the request for a job file's run with the flags' changes; `out` says how many rows were counted."""
+    from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.types.v1 import training_data_pb2
+
+    request = estimate_pb2.EstimateRunRequest(spec=job.spec, runs_per_month=plan.runs_per_month)
+    if plan.accelerator:
+        request.spec.hardware.accelerator = plan.accelerator
+    if plan.count:
+        request.spec.hardware.count = plan.count
+    owned = ownership(owner)
+    if owned is not None:
+        request.spec.ownership.CopyFrom(owned)
+    if plan.examples is not None:
+        profile = training_data_pb2.DatasetProfile(
+            examples=plan.examples, total_tokens=plan.tokens, target_fraction=plan.target_fraction
+        )
+        request.dataset_profile.CopyFrom(profile)
     else:
-        _count_local_data(job, out, request)
-    say_program(request, flags)
+        _count_local_rows(job, out, request)
+    set_program(request.spec, program)
     return request
 
 
-def _count_local_data(job: "JobFile", out: "Output", request: "estimator_pb2.EstimateRunRequest") -> None:
-    """Rows of the files that the job names and that lie beside it. What a row holds in tokens is not guessed."""
+def _count_local_rows(job: "JobFile", out: "Output", request: "estimate_pb2.EstimateRunRequest") -> None:
+    """Count the rows of the job file's local data files. Their tokens are left to the estimator's assumptions."""
     targets = {"dataset": request.dataset_profile, "evaluation.dataset": request.evaluation_profile}
     for item in job.local_data():
         rows = _rows(item.path)

@@ -1,37 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags that say which program trains, where it is not this suite's worker, and how it was started."""
+"""Options for the training program, where it is not this suite's worker, and how it is started."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from finetree_api.estimator.v1 import estimator_pb2
+    from finetree_api.types.v1 import run_spec_pb2
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PROGRAMS = ("finetree", "transformers", "axolotl", "unsloth", "torchtune", "litgpt", "llm-foundry", "pytorch")
-"""TrainingProgram of the contract; llama-factory is read as axolotl, trl and peft as transformers."""
+"""Names of the contract's TrainingProgram; axolotl covers LLaMA-Factory, transformers covers TRL and PEFT."""
 LIBRARIES = ("fsdp", "fsdp2", "deepspeed")
-"""ShardingLibrary of the contract."""
+"""Names of the contract's ShardingLibrary."""
 CACHES = ("kept", "emptied", "expandable")
-"""AllocatorCache of the contract."""
+"""Names of the contract's AllocatorCache."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFlags:
+    """The training program; None and False leave the spec's own value."""
+
+    program: str | None = None
+    compile: bool = False
+    sharding_library: str | None = None
+    allocator_cache: str | None = None
 
 
 def program_options(command: F) -> F:
-    """Add the flags that `say_program` takes."""
+    """Add the options of `ProgramFlags`."""
     options = (
         click.option(
             "--program",
             type=click.Choice(PROGRAMS),
-            help="What trains: transformers for its Trainer, TRL and PEFT; axolotl for LLaMA-Factory, too. [default: "
-            "finetree]",
+            help="Training program: transformers also for its Trainer, TRL and PEFT; axolotl also for LLaMA-Factory. "
+            "[default: finetree]",
         ),
-        click.option("--compiled", is_flag=True, help="That program compiles its layers (torch.compile)."),
-        click.option("--sharding-library", type=click.Choice(LIBRARIES), help="What spreads its weights over GPUs."),
+        click.option("--compile", is_flag=True, help="The program compiles its layers (torch.compile)."),
+        click.option("--sharding-library", type=click.Choice(LIBRARIES), help="What shards the weights over GPUs."),
         click.option(
-            "--allocator-cache", type=click.Choice(CACHES), help="What becomes of memory that its allocator holds."
+            "--allocator-cache",
+            type=click.Choice(CACHES),
+            help="PyTorch's cache of freed memory: kept, emptied after each step, or in expandable segments.",
         ),
     )
     for option in reversed(options):
@@ -39,20 +52,20 @@ def program_options(command: F) -> F:
     return command
 
 
-def say_program(request: "estimator_pb2.EstimateRunRequest", flags: Mapping[str, Any]) -> None:
-    """Put what the flags say of the program into a request; what they leave open stays as it is."""
-    from finetree_api.estimator.v1 import estimator_pb2 as pb
+def set_program(spec: "run_spec_pb2.RunSpec", flags: ProgramFlags) -> None:
+    """Set the given flags in a spec."""
+    from finetree_api.types.v1 import training_pb2 as tr
 
-    if flags["program"]:
-        request.program = pb.TrainingProgram.Value(_name("TRAINING_PROGRAM", flags["program"]))
-    if flags["compiled"]:
-        request.compiled = True
-    if flags["sharding_library"]:
-        request.sharding_library = pb.ShardingLibrary.Value(_name("SHARDING_LIBRARY", flags["sharding_library"]))
-    if flags["allocator_cache"]:
-        request.allocator_cache = pb.AllocatorCache.Value(_name("ALLOCATOR_CACHE", flags["allocator_cache"]))
+    if flags.program:
+        spec.program.program = tr.TrainingProgram.Value(_name("TRAINING_PROGRAM", flags.program))
+    if flags.compile:
+        spec.program.compile = True
+    if flags.sharding_library:
+        spec.program.sharding_library = tr.ShardingLibrary.Value(_name("SHARDING_LIBRARY", flags.sharding_library))
+    if flags.allocator_cache:
+        spec.program.allocator_cache = tr.AllocatorCache.Value(_name("ALLOCATOR_CACHE", flags.allocator_cache))
 
 
 def _name(prefix: str, word: str) -> str:
-    """The contract's name of a choice."""
+    """Return the contract's name of a flag's value."""
     return f"{prefix}_{word.upper().replace('-', '_')}"

@@ -1,26 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of flags."""
+"""Types of option values."""
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    from google.type import money_pb2
+
+
 MOST = (1 << 53) - 1
-"""Largest whole number that the contract has anywhere."""
+"""Largest whole number in the contract."""
 LONGEST = 100 * 365 * 86400.0
-"""Seconds that no wait and no deadline needs; narrower limits are the service's."""
+"""Longest duration in seconds; the services have narrower limits."""
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Duration(click.ParamType[float]):
-    """Seconds: "90", "90s", "15m", "2h"."""
+    """A duration in seconds: "90", "90s", "15m", "2h"."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds."""
+        """Return the seconds."""
         if isinstance(value, float):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value))
@@ -28,7 +32,7 @@ class Duration(click.ParamType[float]):
             self.fail(f"{value!r} is no duration; write 90, 90s, 15m or 2h", param, ctx)
         seconds = float(found[1]) * _UNITS[found[2]]
         if seconds > LONGEST:
-            self.fail(f"{value!r} is longer than a century", param, ctx)
+            self.fail(f"{value!r} is longer than 100 years", param, ctx)
         return seconds
 
 
@@ -38,7 +42,7 @@ class Label(click.ParamType[tuple[str, str]]):
     name = "label"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Key and value."""
+        """Return key and value."""
         if isinstance(value, tuple):
             return value
         key, separator, text = str(value).partition("=")
@@ -48,7 +52,7 @@ class Label(click.ParamType[tuple[str, str]]):
 
 
 class Whole(click.ParamType[int]):
-    """A whole number from `least` on, as far as the contract's numbers reach; narrower limits are the service's."""
+    """A whole number from `least` to the contract's largest; the services have narrower limits."""
 
     name = "integer"
 
@@ -56,7 +60,7 @@ class Whole(click.ParamType[int]):
         self._least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number."""
+        """Return the number."""
         number = int(value) if re.fullmatch(r"[+-]?\d{1,20}", str(value), re.ASCII) else self._least - 1
         if not self._least <= number <= MOST:
             self.fail(f"{value!r} is no whole number from {self._least} to {MOST:,}", param, ctx)
@@ -64,7 +68,7 @@ class Whole(click.ParamType[int]):
 
 
 class Amount(click.ParamType[float]):
-    """A finite number from 0 on: "50", "0.5", "1e3". With `most`, no larger one."""
+    """A finite number of at least 0 ("50", "0.5", "1e3") and at most `most`."""
 
     name = "number"
 
@@ -72,22 +76,38 @@ class Amount(click.ParamType[float]):
         self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number."""
+        """Return the number."""
         try:
-            number = float(value) + 0.0  # a negative zero is none
+            number = float(value) + 0.0  # turns -0.0 into 0.0
         except ValueError:
             number = math.nan
-        # Python alone reads "1_0" and digits of other scripts.
+        # float() also accepts "1_0" and digits of other scripts.
         if not re.fullmatch(r"[\d.eE+-]+", str(value), re.ASCII):
             number = math.nan
         if not 0 <= number <= self._most or number == math.inf:
-            reach = "on" if self._most == math.inf else f"to {self._most:,.0f}"
-            self.fail(f"{value!r} is no number from 0 {reach}", param, ctx)
+            limits = "of at least 0" if self._most == math.inf else f"from 0 to {self._most:,.0f}"
+            self.fail(f"{value!r} is no number {limits}", param, ctx)
         return number
 
 
+class MoneyAmount(click.ParamType["money_pb2.Money"]):
+    """An amount of money: "50" (in US dollars), "0.30 EUR"."""
+
+    name = "money"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> "money_pb2.Money":
+        """Return the amount."""
+        from finetree.money import parse_money
+
+        text = str(value).strip()
+        try:
+            return parse_money(text if text[-1:].isalpha() else f"{text} USD")
+        except ValueError:
+            self.fail(f"{value!r} is no amount; write 50 (US dollars) or '0.30 EUR'", param, ctx)
+
+
 class Names(click.ParamType[tuple[str, ...]]):
-    """Names with commas between them: "lora,qlora". With `known`, only those."""
+    """Names with commas between them: "lora,qlora"; only those in `known`, if there are any."""
 
     name = "names"
 
@@ -95,19 +115,19 @@ class Names(click.ParamType[tuple[str, ...]]):
         self.known = known
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """The names, each once, in order."""
+        """Return the names in their order, each once."""
         if isinstance(value, tuple):
             return value
         names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",") if part.strip()))
         unknown = [name for name in names if self.known and name not in self.known]
         if unknown or not names:
-            what = f"{unknown[0]!r} is not one of {', '.join(self.known)}" if unknown else "names nothing"
-            self.fail(what, param, ctx)
+            problem = f"{unknown[0]!r} is not one of {', '.join(self.known)}" if unknown else "no name is given"
+            self.fail(problem, param, ctx)
         return names
 
 
 class Threshold(click.ParamType[tuple[str, float]]):
-    """A finding and the share of the rows that is allowed: "leak" (none), "truncated=5%"."""
+    """A finding and the share of rows that may have it: "leak" (none), "truncated=5%"."""
 
     name = "threshold"
 
@@ -115,11 +135,11 @@ class Threshold(click.ParamType[tuple[str, float]]):
         self._known = known
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        """The name, and the share from 0 to 1."""
+        """Return the name and the share from 0 to 1."""
         if isinstance(value, tuple):
             return value
         found = re.fullmatch(r"([a-z-]+)(?:=(\d+(?:\.\d+)?)%)?", str(value))
         if found is None or found[1] not in self._known or float(found[2] or 0) > 100:
             known = ", ".join(self._known)
-            self.fail(f"{value!r} is no threshold; write NAME or NAME=5%, with one of: {known}", param, ctx)
+            self.fail(f"{value!r} is no threshold; write NAME or NAME=5%, where NAME is one of: {known}", param, ctx)
         return found[1], float(found[2] or 0) / 100

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uploads and downloads as a progress bar on a terminal, and in silence elsewhere."""
+"""Progress bars of uploads and downloads, on a terminal only."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from finetree_cli.output import Output
 
 @contextlib.contextmanager
 def transfer(out: Output, title: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A callback (bytes so far, bytes in all) while the block runs; None where there is no terminal."""
+    """Yield a callback (bytes done, bytes in total) that moves a bar; None where there is no terminal."""
     console = out.console(err=True)
     if out.json or not console.is_terminal:
         yield None

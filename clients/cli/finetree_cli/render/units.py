@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers with their units, for people."""
+"""Format numbers with their units."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from finetree.money import to_float
 from finetree_api.types.v1 import evidence_pb2
+
+if TYPE_CHECKING:
+    from google.type import money_pb2
 
 GIB = 1 << 30
 MIB = 1 << 20
 Words = Callable[[float], str]
-"""What writes a number with its unit."""
+"""A function that formats a number with its unit."""
 _SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
 
 
 def size(count: float) -> str:
-    """Bytes: "1.53 GiB", "270 MiB"."""
+    """Format bytes: "1.53 GiB", "270 MiB"."""
     if abs(count) >= GIB:
         return f"{count / GIB:.2f} GiB"
     if abs(count) >= MIB:
@@ -23,7 +27,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds: "0.8 s", "42 s", "2 min 5 s", "3 h 20 min", "2 d 4 h"."""
+    """Format seconds: "0.8 s", "42 s", "2 min 5 s", "3 h 20 min", "2 d 4 h"."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -36,45 +40,56 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def money(amount: float, currency: str) -> str:
-    """An amount: "$0.0021", "$12.40"."""
+def money(amount: "money_pb2.Money") -> str:
+    """Format a google.type.Money: "$12.40"."""
+    return amount_of(to_float(amount), amount.currency_code)
+
+
+def amount_of(amount: float, currency: str) -> str:
+    """Format an amount in a currency: "$0.0021", "$12.40"."""
     symbol = _SYMBOLS.get(currency, f"{currency} " if currency else "")
     return f"{symbol}{amount:.2f}" if amount >= 0.1 or amount == 0 else f"{symbol}{amount:.2g}"
 
 
 def count(number: float) -> str:
-    """A large number: "135 M", "4.9 M", "812"."""
+    """Format a large number: "135 M", "4.9 M", "812"."""
     if abs(number) < 1e4:
         return f"{number:.0f}"
-    # Rounded before the unit is chosen: 999.9 million are a billion.
+    # Round before choosing the unit: 999.9 million are a billion.
     shown = float(f"{number:.3g}")
     unit, name = next(pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if abs(shown) >= pair[0])
     return f"{shown / unit:.3g} {name}"
 
 
 def rate(flops: float) -> str:
-    """A matrix rate: "2.1 TFLOP/s", "780 GFLOP/s"."""
+    """Format a matrix rate: "2.1 TFLOP/s", "780 GFLOP/s"."""
     return f"{flops / 1e12:.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.0f} GFLOP/s"
 
 
 def size_range(interval: evidence_pb2.Interval) -> str:
-    """Bytes with their range: "1.5 GiB (1.2 GiB to 1.9 GiB)"."""
+    """Format bytes with their range: "1.5 GiB (1.2 GiB to 1.9 GiB)"."""
     return f"{size(interval.expected)} ({size(interval.low)} to {size(interval.high)})"
 
 
 def duration_range(interval: evidence_pb2.Interval) -> str:
-    """Seconds with their range."""
+    """Format seconds with their range."""
     return f"{duration(interval.expected)} ({duration(interval.low)} to {duration(interval.high)})"
 
 
-def money_range(interval: evidence_pb2.Interval, currency: str) -> str:
-    """An amount with its range."""
-    ends = f"{money(interval.low, currency)} to {money(interval.high, currency)}"
-    return f"{money(interval.expected, currency)} ({ends})"
+def expected_money(interval: evidence_pb2.MoneyInterval) -> str:
+    """Format the expected amount of money."""
+    return amount_of(interval.amount.expected, interval.currency_code)
+
+
+def money_range(interval: evidence_pb2.MoneyInterval) -> str:
+    """Format an amount of money with its range."""
+    amount, currency = interval.amount, interval.currency_code
+    ends = f"{amount_of(amount.low, currency)} to {amount_of(amount.high, currency)}"
+    return f"{amount_of(amount.expected, currency)} ({ends})"
 
 
 def word(enum: Any, number: int) -> str:
-    """An enum value in words: JOB_STATE_QUEUED is "queued"; a value of a newer service is its number."""
+    """Format an enum's value: JOB_STATE_QUEUED is "queued"; a newer service's value is its number."""
     value = enum.DESCRIPTOR.values_by_number.get(number)
     if value is None:
         return f"unknown ({number})"

@@ -12,13 +12,13 @@ from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
 from finetree_api.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from finetree_api.types.v1 import server_pb2
 
-from finetree._async.base_models import AsyncBaseModels
-from finetree._async.datasets import AsyncDatasets
-from finetree._async.jobs import AsyncJobs
-from finetree._async.plans import AsyncPlans
-from finetree._async.questions import AsyncQuestions
+from finetree._async.base_models import AsyncBaseModelCalls
+from finetree._async.datasets import AsyncDatasetCalls
+from finetree._async.estimator import AsyncEstimatorCalls
+from finetree._async.jobs import AsyncJobCalls
+from finetree._async.recommender import AsyncRecommenderCalls
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 from finetree._shared.requests import unknown_service
 
@@ -45,7 +45,7 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
 
 
-class AsyncClient(AsyncQuestions, AsyncPlans, AsyncDatasets, AsyncBaseModels, AsyncJobs):
+class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls, AsyncBaseModelCalls, AsyncJobCalls):
     """A client of the three services. Nothing connects before the first call; tasks and loops may share it.
 
     Args:
@@ -100,7 +100,7 @@ class AsyncClient(AsyncQuestions, AsyncPlans, AsyncDatasets, AsyncBaseModels, As
 
     @property
     def options(self) -> Options:
-        """What the client was made with."""
+        """Options that the client was made with."""
         return self._transport.options
 
     @property
@@ -109,7 +109,7 @@ class AsyncClient(AsyncQuestions, AsyncPlans, AsyncDatasets, AsyncBaseModels, As
         return Raw(self._transport)
 
     async def server_info(self, service: Service, *, timeout: float | None = None) -> server_pb2.ServerInfo:
-        """What a server is: version, API revisions, features, limits.
+        """Get what a server is: version, API revisions, features, limits.
 
         Args:
             service: "recommender", "estimator" or "trainer".
@@ -121,11 +121,11 @@ class AsyncClient(AsyncQuestions, AsyncPlans, AsyncDatasets, AsyncBaseModels, As
         call = self._transport.unary
         if service == "recommender":
             info = recommender_pb2.GetServerInfoRequest()
-            return (await call(methods.RECOMMENDER_INFO, info, timeout=timeout)).server
+            return (await call(rpcs.RECOMMENDER_INFO, info, timeout=timeout)).server
         if service == "estimator":
-            return (await call(methods.ESTIMATOR_INFO, estimator_pb2.GetServerInfoRequest(), timeout=timeout)).server
+            return (await call(rpcs.ESTIMATOR_INFO, estimator_pb2.GetServerInfoRequest(), timeout=timeout)).server
         if service == "trainer":
-            return (await call(methods.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout)).server
+            return (await call(rpcs.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout)).server
         raise unknown_service(service)
 
     async def close(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Downloading artifacts: file after file, resumed where it was cut. Files are touched in threads."""
+"""Downloading artifacts: file after file, resumed where it was cut. Files are read and written in threads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from finetree_api.trainer.v1 import artifact_pb2
 
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
-from finetree._shared.files import Download, Progress, Tally, artifact_folder
+from finetree._shared import rpcs
+from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
 from finetree.errors import FinetreeError
 
@@ -20,15 +20,17 @@ async def download(
     transport: AsyncTransport,
     artifacts: Sequence[artifact_pb2.Artifact],
     directory: Path,
+    *,
     on_progress: Progress | None,
     deadline: float | None,
 ) -> dict[str, Path]:
-    """Download artifacts into a folder each; gives the folders by artifact name."""
-    tally = Tally(sum(file.size_bytes for each in artifacts for file in each.files), on_progress)
+    """Download artifacts into a folder each, and return the folders by artifact name."""
+    progress = TransferProgress(sum(file.size_bytes for each in artifacts for file in each.files), on_progress)
     folders = {artifact.name: artifact_folder(directory, artifact) for artifact in artifacts}
     for artifact in artifacts:
         for file in artifact.files:
-            target = await asyncio.to_thread(Download, artifact.name, file, folders[artifact.name], tally)
+            folder = folders[artifact.name]
+            target = await asyncio.to_thread(Download, artifact.name, file, folder=folder, progress=progress)
             try:
                 await _fetch(transport, target, Backoff(transport.options.reconnect_timeout, deadline))
             finally:
@@ -37,7 +39,7 @@ async def download(
 
 
 async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
-    target.tell()
+    target.report()
     while not target.done:
         if target.complete:
             await asyncio.to_thread(target.finish)
@@ -49,13 +51,13 @@ async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) 
 
 
 async def _stream(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
-    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
+    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
     broken = True
     try:
         async with asyncio.timeout(STALLED) as limit:
             while (piece := await stream.read()) is not None:
                 await asyncio.to_thread(target.write, piece.offset, piece.chunk)
-                target.tell()
+                target.report()
                 backoff.progressed()
                 limit.reschedule(asyncio.get_running_loop().time() + STALLED)
         broken = False

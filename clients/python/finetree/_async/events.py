@@ -11,7 +11,7 @@ from typing import Self
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
 
 from finetree._async.transport import AsyncTransport, Stream
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.follow import Follow, ended_early, heartbeats_missed
 from finetree._shared.retry import Backoff
 from finetree.errors import FinetreeError
@@ -70,7 +70,7 @@ class AsyncEventStream:
     async def _receive(self) -> None:
         if self._stream is None:
             self._stream = self._transport.stream(
-                methods.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
+                rpcs.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
             )
         try:
             async with asyncio.timeout(self._follow.silence):
@@ -88,7 +88,7 @@ class AsyncEventStream:
     async def _ended(self) -> None:
         await self._detach(renew=False)
         request = trainer_pb2.GetJobRequest(name=self._follow.name)
-        job = (await self._transport.unary(methods.GET_JOB, request, timeout=self._backoff.within(methods.QUICK))).job
+        job = (await self._transport.unary(rpcs.GET_JOB, request, timeout=self._backoff.within(rpcs.QUICK))).job
         if not self._follow.ended_without_terminal(job):
             raise ended_early(self._follow)
 

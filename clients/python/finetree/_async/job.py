@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ASYNC109 - the parameters are the synchronous client's; a timeout becomes the call's deadline
-"""A handle on a job."""
+"""A handle on a job: its state, its events and its artifacts."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb
 
 from finetree._async.download import download
 from finetree._async.events import AsyncEventStream
+from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
-from finetree._shared import methods
-from finetree._shared.channels import new_request_id
-from finetree._shared.files import Progress
-from finetree._shared.follow import Follow
-from finetree._shared.requests import Mode, cancel_request, follow_of, job_failed, last_events_request
+from finetree._shared import rpcs, trainer_requests
+from finetree._shared.downloads import Progress
 from finetree._shared.retry import deadline_after
+from finetree._shared.trainer_requests import Mode
 
 
 class AsyncJob:
@@ -31,7 +30,7 @@ class AsyncJob:
     """
 
     def __init__(
-        self, transport: AsyncTransport, name: str, snapshot: job_pb2.Job | None = None, request_id: str = ""
+        self, transport: AsyncTransport, name: str, *, snapshot: job_pb2.Job | None = None, request_id: str = ""
     ) -> None:
         self.name = name
         self.snapshot = snapshot
@@ -53,7 +52,7 @@ class AsyncJob:
         return self._last_stream.cursor if self._last_stream is not None else ""
 
     async def refresh(self, *, timeout: float | None = None) -> job_pb2.Job:
-        """The job as it is now.
+        """Get the job, and keep it as `snapshot`.
 
         Args:
             timeout: seconds; None means the client's timeout, else 10.
@@ -62,11 +61,11 @@ class AsyncJob:
             NotFound: JOB_NOT_FOUND.
         """
         request = trainer_pb2.GetJobRequest(name=self.name)
-        self.snapshot = (await self._transport.unary(methods.GET_JOB, request, timeout=timeout)).job
+        self.snapshot = (await self._transport.unary(rpcs.GET_JOB, request, timeout=timeout)).job
         return self.snapshot
 
     async def cancel(self, mode: Mode = "NOW", *, timeout: float | None = None, request_id: str = "") -> job_pb2.Job:
-        """Ask it to stop; returns at once, `wait` tells when it has. Cancelling an ended job changes nothing.
+        """Ask the job to stop; returns at once, `wait` waits until it has. Cancelling an ended job changes nothing.
 
         Args:
             mode: "NOW", or "CHECKPOINT" to save a checkpoint first.
@@ -76,9 +75,9 @@ class AsyncJob:
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request = cancel_request(self.name, mode, request_id or new_request_id())
+        request = trainer_requests.cancel_job(self.name, mode, request_id)
         self.snapshot = (
-            await self._transport.unary(methods.CANCEL_JOB, request, timeout=timeout, request_id=request.request_id)
+            await self._transport.unary(rpcs.CANCEL_JOB, request, timeout=timeout, request_id=request.request_id)
         ).job
         return self.snapshot
 
@@ -92,7 +91,7 @@ class AsyncJob:
         heartbeat: float = 10.0,
         timeout: float | None = None,
     ) -> AsyncEventStream:
-        """Every event, once and in order, live, until the Terminal event; it re-attaches by itself.
+        """Follow the events: each once and in order, live, until the Terminal event; it re-attaches by itself.
 
         Args:
             after_seq: begin behind this number; 0 means the beginning.
@@ -108,14 +107,14 @@ class AsyncJob:
             FailedPrecondition: LOG_RESET: the log was restored from a backup, start from the beginning.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        follow = follow_of(
+        follow = trainer_requests.follow_job(
             self.name, after_seq=after_seq, cursor=cursor, kinds=kinds, min_level=min_level, heartbeat=heartbeat
         )
         self._last_stream = AsyncEventStream(self._transport, follow, deadline=deadline_after(timeout))
         return self._last_stream
 
     async def wait(self, *, timeout: float | None = None, check: bool = False, heartbeat: float = 10.0) -> job_pb2.Job:
-        """Wait until it has ended, also while it is queued, and give the job as it then is.
+        """Wait until the job has ended, and return it as it then is.
 
         Args:
             timeout: seconds; None means for ever. The job goes on when it passes.
@@ -127,8 +126,8 @@ class AsyncJob:
             JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
             NotFound: JOB_NOT_FOUND.
         """
-        follow = Follow(
-            self.name, after_seq=0, cursor="", kinds=(event_pb2.EVENT_KIND_TERMINAL,), min_level=0, heartbeat=heartbeat
+        follow = trainer_requests.follow_job(
+            self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
         )
         terminal: event_pb2.Terminal | None = None
         async with AsyncEventStream(self._transport, follow, deadline=deadline_after(timeout)) as stream:
@@ -136,13 +135,13 @@ class AsyncJob:
                 terminal = event.terminal
         job = await self.refresh()
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
-            raise job_failed(job, terminal)
+            raise trainer_requests.job_failed(job, terminal)
         return job
 
     async def list_events(
         self, *, last: int = 100, kinds: Sequence[str | int] = (), timeout: float | None = None
     ) -> list[event_pb2.JobEvent]:
-        """The newest events, oldest first, without waiting for more.
+        """Get the newest events, oldest first, without waiting for more.
 
         Args:
             last: how many, at most 1000.
@@ -152,11 +151,11 @@ class AsyncJob:
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request = last_events_request(self.name, last, kinds)
-        return list(reversed((await self._transport.unary(methods.LIST_EVENTS, request, timeout=timeout)).events))
+        request = trainer_requests.list_events(self.name, last, kinds)
+        return list(reversed((await self._transport.unary(rpcs.LIST_EVENTS, request, timeout=timeout)).events))
 
     async def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
-        """What it made: adapter or model folders and reports, each with its files and hashes.
+        """List what the job made: adapter or model folders and reports, each with its files and hashes.
 
         Args:
             timeout: seconds for each page; None means the client's timeout, else 10.
@@ -164,20 +163,15 @@ class AsyncJob:
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request, found = artifact_pb2.ListArtifactsRequest(parent=self.name), list[artifact_pb2.Artifact]()
-        while True:
-            page = await self._transport.unary(methods.LIST_ARTIFACTS, request, timeout=timeout)
-            found += page.artifacts
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        pages = AsyncPages(self._transport, trainer_requests.list_artifacts(self.name), timeout)
+        return [artifact async for artifact in pages]
 
     async def download(
         self, directory: str | Path, *, on_progress: Progress | None = None, timeout: float | None = None
     ) -> dict[str, Path]:
         """Download every file of every artifact into a folder per artifact.
 
-        A cut download goes on where it was, in the same call and in a later one. Files are checked against their
+        A cut download continues where it was, in the same call and in a later one. Files are checked against their
         SHA-256 before they get their name; one that is already there and right is kept.
 
         Args:
@@ -192,11 +186,16 @@ class AsyncJob:
             Internal: ARTIFACT_CORRUPT: a file does not have its hash; UNSAFE_PATH: a file would leave the folder.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        found = await self.artifacts()
-        return await download(self._transport, found, Path(directory), on_progress, deadline_after(timeout))
+        return await download(
+            self._transport,
+            await self.artifacts(),
+            Path(directory),
+            on_progress=on_progress,
+            deadline=deadline_after(timeout),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "request_id": self.request_id, "options": self._transport.options.without_secrets()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(AsyncTransport(state["options"]), state["name"], None, state["request_id"])  # type: ignore[misc]  # pickle makes the object without __init__
+        self.__init__(AsyncTransport(state["options"]), state["name"], request_id=state["request_id"])  # type: ignore[misc]  # pickle makes the object without __init__

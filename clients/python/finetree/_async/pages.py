@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, TypeVar
+from collections.abc import AsyncIterator
+from typing import Generic
 
-T = TypeVar("T")
-Fetch = Callable[[str], Awaitable[tuple[list[T], str]]]
+from finetree._async.transport import AsyncTransport
+from finetree._shared.listing import Listing, T
 
 
 class AsyncPages(Generic[T]):
-    """Items of a list call, page by page. Every page is fetched with the timeout that the list was asked with.
+    """Items of a list call, fetched page by page, each with the timeout that the list was called with.
 
-    It can be iterated again and then begins anew. `pages()` gives whole pages.
+    Iterating again begins anew. `pages()` gives whole pages.
     """
 
-    def __init__(self, fetch: Fetch[T]) -> None:
-        self._fetch = fetch
+    def __init__(self, transport: AsyncTransport, listing: Listing[T], timeout: float | None) -> None:
+        self._transport, self._listing, self._timeout = transport, listing, timeout
 
     async def __aiter__(self) -> AsyncIterator[T]:
         async for page in self.pages():
@@ -25,10 +25,13 @@ class AsyncPages(Generic[T]):
                 yield item
 
     async def pages(self) -> AsyncIterator[list[T]]:
-        """Whole pages; an empty one is left out."""
+        """Iterate over whole pages; empty ones are skipped."""
         token = ""
         while True:
-            items, token = await self._fetch(token)
+            page = self._listing.page(token)
+            items, token = self._listing.read(
+                await self._transport.unary(self._listing.rpc, page, timeout=self._timeout)
+            )
             if items:
                 yield items
             if not token:

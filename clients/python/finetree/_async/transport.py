@@ -18,8 +18,8 @@ import grpc.aio
 from finetree._shared import channels
 from finetree._shared.channels import Kind
 from finetree._shared.fork import GATE
-from finetree._shared.methods import Method, Q, R
 from finetree._shared.options import Options, Service
+from finetree._shared.rpcs import Q, R, Rpc
 from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
 from finetree.errors import ClientClosed, FinetreeError
 
@@ -91,7 +91,7 @@ class AsyncTransport:
         self._reached: set[Service] = set()
         GATE.register(self)
 
-    async def unary(self, method: Method[Q, R], request: Q, *, timeout: float | None = None, request_id: str = "") -> R:
+    async def unary(self, method: Rpc[Q, R], request: Q, *, timeout: float | None = None, request_id: str = "") -> R:
         """Make a call. `timeout` in seconds before the client's own before the method's.
 
         Raises:
@@ -116,7 +116,7 @@ class AsyncTransport:
         self.reached(method.service)
         return response
 
-    def stream(self, method: Method[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
+    def stream(self, method: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
         """Open a server stream. Without a `timeout` it has no deadline: who reads it watches for silence."""
         request_id = channels.new_request_id()
         line = self._line(method.service, "stream")
@@ -124,7 +124,7 @@ class AsyncTransport:
         call = stub(request, timeout=timeout, metadata=channels.metadata(self.options, request_id))
         return Stream(self, line, call, method.service, request_id)
 
-    async def upload(self, method: Method[Q, R], requests: AsyncIterator[Q], *, timeout: float | None = None) -> R:
+    async def upload(self, method: Rpc[Q, R], requests: AsyncIterator[Q], *, timeout: float | None = None) -> R:
         """Send a client stream and wait for its answer.
 
         Raises:
@@ -209,7 +209,7 @@ class AsyncTransport:
         GATE.opened(channel)
         return channel
 
-    def _timeout(self, method: Method[Q, R], timeout: float | None) -> float | None:
+    def _timeout(self, method: Rpc[Q, R], timeout: float | None) -> float | None:
         return timeout if timeout is not None else self.options.timeout or method.timeout
 
 

@@ -1,53 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An upload without any input or output: which bytes come next, and what an error means for them."""
+"""Uploads without any network: the bytes, which of them come next, and what an error means for them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import io
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Self
 
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
 
-from finetree._shared.files import PIECE, Content, Progress, Source
-from finetree.errors import FinetreeError
+from finetree._shared.downloads import Progress
+from finetree._shared.trainer_requests import project_name
+from finetree.errors import FinetreeError, InvalidArgument, Violation
 
-# One client stream carries this much, so that each has a deadline and progress is durable in between.
+Source = str | Path | bytes | Iterable[Mapping[str, Any]]
+"""A file's path, its bytes, or rows."""
+BinaryFile = io.BytesIO | io.BufferedReader | tempfile.SpooledTemporaryFile[bytes]
+CHUNK_BYTES = 64 * 1024
+"""Bytes of a message; more is not faster on loopback, and well below the server's limit."""
 SEGMENT_BYTES = 8 * 1024 * 1024
+"""Bytes of one client stream, so that each has a deadline and progress is durable in between."""
+IN_MEMORY_BYTES = 8 * 1024 * 1024
+"""Rows up to this size are kept in memory, larger ones in a temporary file."""
 READY = dataset_pb2.DATASET_STATE_READY
 
 
-def create_request(
+class Content:
+    """The bytes of an upload, with their size and SHA-256. A context, which releases the file."""
+
+    def __init__(self, source: Source) -> None:
+        self._file = _opened(source)
+        self.sha256 = hashlib.file_digest(self._file, "sha256").hexdigest()
+        self.size = self._file.seek(0, io.SEEK_END)
+        if not self.size:
+            self._file.close()
+            text = "it is empty; a dataset needs at least one row"
+            raise InvalidArgument(f"source: {text}", reason="EMPTY_DATASET", violations=(Violation("source", text),))
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Read at most `count` bytes from `offset`."""
+        self._file.seek(offset)
+        return self._file.read(count)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _opened(source: Source) -> BinaryFile:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if isinstance(source, str | Path):
+        try:
+            return Path(source).open("rb")
+        except OSError as error:
+            text = f"cannot read {str(source)!r}: {error.strerror}"
+            raise InvalidArgument(
+                f"source: {text}", reason="UNREADABLE_SOURCE", violations=(Violation("source", text),)
+            ) from error
+    return _spooled(source)
+
+
+def _spooled(rows: Iterable[Mapping[str, Any]]) -> BinaryFile:
+    file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - Content closes it
+    for number, row in enumerate(rows, 1):
+        try:
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+            file.write(line.encode("utf-8") + b"\n")
+        except (TypeError, ValueError) as error:
+            file.close()
+            text = f"row {number} is not JSON: {error}"
+            raise InvalidArgument(
+                f"source: {text}", reason="MALFORMED_ROW", violations=(Violation(f"source[{number - 1}]", text),)
+            ) from error
+    file.seek(0)
+    return file
+
+
+def create_dataset(
+    project: str,
     content: Content,
-    parent: str,
+    source: Source,
+    *,
     display_name: str,
     labels: Mapping[str, str] | None,
-    request_id: str,
-    *,
-    format_: training_data_pb2.FileFormat.ValueType,
     reading: training_data_pb2.DatasetReading | None,
+    request_id: str,
 ) -> dataset_pb2.CreateDatasetRequest:
-    """Request of CreateDataset."""
-    return dataset_pb2.CreateDatasetRequest(
-        parent=parent,
-        display_name=display_name,
+    """Build the request of CreateDataset; the source's name decides its format where the caller does not."""
+    request = dataset_pb2.CreateDatasetRequest(
+        parent=project_name(project),
+        display_name=display_name or (Path(source).name if isinstance(source, str | Path) else ""),
         size_bytes=content.size,
         sha256=content.sha256,
-        format=format_,
         request_id=request_id,
         labels=labels or {},
         reading=reading,
     )
+    file_format = _file_format(source)
+    if file_format and not request.reading.file_format:
+        request.reading.file_format = file_format
+    return request
 
 
-def file_format(source: Source) -> training_data_pb2.FileFormat.ValueType:
-    """What a file's name says of it, where its content may not; the service finds the rest in the content."""
+def _file_format(source: Source) -> training_data_pb2.FileFormat.ValueType:
+    """File format that a name implies where the content may not show it; the service finds the others itself."""
     if isinstance(source, str | Path):
         suffixes = [suffix.lower() for suffix in Path(source).suffixes]
         found = (_BY_SUFFIX[suffix] for suffix in reversed(suffixes) if suffix in _BY_SUFFIX)
         return next(found, training_data_pb2.FILE_FORMAT_UNSPECIFIED)
-    rows = not isinstance(source, bytes)
-    return training_data_pb2.FILE_FORMAT_JSONL if rows else training_data_pb2.FILE_FORMAT_UNSPECIFIED
+    if isinstance(source, bytes):
+        return training_data_pb2.FILE_FORMAT_UNSPECIFIED
+    return training_data_pb2.FILE_FORMAT_JSONL
 
 
 _BY_SUFFIX = {
@@ -58,13 +133,14 @@ _BY_SUFFIX = {
 }
 
 
-def default_name(source: Source, display_name: str) -> str:
-    """Name for people: the caller's, else the file's."""
-    return display_name or (Path(source).name if isinstance(source, str | Path) else "")
-
-
 class Upload:
-    """Progress of an upload. `dataset` is what the service last said; `stale` when it may have more by now."""
+    """Progress of an upload.
+
+    Attributes:
+        content: the bytes.
+        dataset: the dataset as the service last reported it.
+        stale: the service may have more by now, since a stream was cut.
+    """
 
     def __init__(self, content: Content, dataset: dataset_pb2.Dataset, on_progress: Progress | None) -> None:
         self.content, self.dataset = content, dataset
@@ -79,22 +155,22 @@ class Upload:
 
     @property
     def offset(self) -> int:
-        """Where to go on."""
+        """Position of the next byte to send."""
         return min(self.dataset.committed_bytes, self.content.size)
 
     def segment(self) -> Iterator[dataset_pb2.WriteDatasetRequest]:
-        """Messages of the next client stream; a single empty one when only the check at the end is missing."""
+        """Yield the messages of the next client stream: a single empty one when only the final check is missing."""
         offset, end = self.offset, min(self.offset + SEGMENT_BYTES, self.content.size)
         name = self.dataset.name
         while True:
-            data = self.content.read(offset, min(PIECE, end - offset))
+            data = self.content.read(offset, min(CHUNK_BYTES, end - offset))
             yield dataset_pb2.WriteDatasetRequest(name=name, offset=offset, data=data)
             offset, name = offset + len(data), ""
             if offset >= end or not data:
                 return
 
-    def now(self, dataset: dataset_pb2.Dataset) -> bool:
-        """Take in what the service says; True when it got further."""
+    def update(self, dataset: dataset_pb2.Dataset) -> bool:
+        """Take over what the service reports; True when it got further."""
         further = dataset.committed_bytes > self.dataset.committed_bytes or dataset.state != self.dataset.state
         self.dataset = dataset
         self._tell()
@@ -102,7 +178,7 @@ class Upload:
 
     @staticmethod
     def position_lost(error: FinetreeError) -> bool:
-        """Whether the service is elsewhere than we thought, so that asking it is what helps."""
+        """Whether the service is at another position than expected, so that asking it helps."""
         return error.reason in {"OFFSET_MISMATCH", "DATASET_READY"}
 
     def _tell(self) -> None:

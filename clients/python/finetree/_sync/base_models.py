@@ -5,33 +5,27 @@ from __future__ import annotations
 
 from finetree_api.trainer.v1 import base_model_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs, trainer_requests
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
 
 
-class BaseModels:
-    """Base models on the trainer's machine; they belong to no project. A job of kind "PREPARE" brings one there."""
+class BaseModelCalls:
+    """Base models on the trainer's machine; they belong to no project. `prepare` brings one there."""
 
     _transport: Transport
 
     def list_base_models(self, *, page_size: int = 0, timeout: float | None = None) -> Pages[base_model_pb2.BaseModel]:
-        """Base models in the order of their names, fetched page by page.
+        """List the base models in the order of their names.
 
         Args:
             page_size: largest page; 0 means the server's choice.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
-
-        def fetch(token: str) -> tuple[list[base_model_pb2.BaseModel], str]:
-            request = base_model_pb2.ListBaseModelsRequest(page_size=page_size, page_token=token)
-            page = self._transport.unary(methods.LIST_BASE_MODELS, request, timeout=timeout)
-            return list(page.base_models), page.next_page_token
-
-        return Pages(fetch)
+        return Pages(self._transport, trainer_requests.list_base_models(page_size), timeout)
 
     def get_base_model(self, name: str, *, timeout: float | None = None) -> base_model_pb2.BaseModel:
-        """A base model as it is now.
+        """Get a base model.
 
         Args:
             name: resource name, hub id, or hub id with "@" and a commit, the beginning of one, a branch or a tag.
@@ -42,22 +36,24 @@ class BaseModels:
             InvalidArgument: MODEL_AMBIGUOUS: several commits of it are there.
         """
         request = base_model_pb2.GetBaseModelRequest(name=name)
-        return (self._transport.unary(methods.GET_BASE_MODEL, request, timeout=timeout)).base_model
+        return self._transport.unary(rpcs.GET_BASE_MODEL, request, timeout=timeout).base_model
 
-    def delete_base_model(self, name: str, *, timeout: float | None = None) -> base_model_pb2.BaseModel:
-        """Delete a base model from the trainer's machine.
+    def delete_base_model(
+        self, name: str, *, timeout: float | None = None, request_id: str = ""
+    ) -> base_model_pb2.BaseModel:
+        """Delete a base model from the trainer's machine, and return what was deleted.
 
         Args:
             name: as in `get_base_model`.
             timeout: seconds; None means the client's timeout, else 60.
-
-        Returns:
-            What was deleted.
+            request_id: idempotency key; empty means a new one, made once per call.
 
         Raises:
             NotFound: MODEL_NOT_FOUND.
             InvalidArgument: MODEL_AMBIGUOUS.
             FailedPrecondition: MODEL_IN_USE: a job needs it; MODEL_NOT_OURS: it lies under a model root.
         """
-        request = base_model_pb2.DeleteBaseModelRequest(name=name)
-        return (self._transport.unary(methods.DELETE_BASE_MODEL, request, timeout=timeout)).base_model
+        request = trainer_requests.delete_base_model(name, request_id)
+        return self._transport.unary(
+            rpcs.DELETE_BASE_MODEL, request, timeout=timeout, request_id=request.request_id
+        ).base_model

@@ -11,14 +11,14 @@ from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
 from finetree_api.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from finetree_api.types.v1 import server_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 from finetree._shared.requests import unknown_service
-from finetree._sync.base_models import BaseModels
-from finetree._sync.datasets import Datasets
-from finetree._sync.jobs import Jobs
-from finetree._sync.plans import Plans
-from finetree._sync.questions import Questions
+from finetree._sync.base_models import BaseModelCalls
+from finetree._sync.datasets import DatasetCalls
+from finetree._sync.estimator import EstimatorCalls
+from finetree._sync.jobs import JobCalls
+from finetree._sync.recommender import RecommenderCalls
 from finetree._sync.transport import Transport
 
 
@@ -44,7 +44,7 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
 
 
-class Client(Questions, Plans, Datasets, BaseModels, Jobs):
+class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, JobCalls):
     """A client of the three services. Nothing connects before the first call; threads may share it.
 
     Args:
@@ -99,7 +99,7 @@ class Client(Questions, Plans, Datasets, BaseModels, Jobs):
 
     @property
     def options(self) -> Options:
-        """What the client was made with."""
+        """Options that the client was made with."""
         return self._transport.options
 
     @property
@@ -108,7 +108,7 @@ class Client(Questions, Plans, Datasets, BaseModels, Jobs):
         return Raw(self._transport)
 
     def server_info(self, service: Service, *, timeout: float | None = None) -> server_pb2.ServerInfo:
-        """What a server is: version, API revisions, features, limits.
+        """Get what a server is: version, API revisions, features, limits.
 
         Args:
             service: "recommender", "estimator" or "trainer".
@@ -120,11 +120,11 @@ class Client(Questions, Plans, Datasets, BaseModels, Jobs):
         call = self._transport.unary
         if service == "recommender":
             info = recommender_pb2.GetServerInfoRequest()
-            return call(methods.RECOMMENDER_INFO, info, timeout=timeout).server
+            return call(rpcs.RECOMMENDER_INFO, info, timeout=timeout).server
         if service == "estimator":
-            return call(methods.ESTIMATOR_INFO, estimator_pb2.GetServerInfoRequest(), timeout=timeout).server
+            return call(rpcs.ESTIMATOR_INFO, estimator_pb2.GetServerInfoRequest(), timeout=timeout).server
         if service == "trainer":
-            return call(methods.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout).server
+            return call(rpcs.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout).server
         raise unknown_service(service)
 
     def close(self) -> None:

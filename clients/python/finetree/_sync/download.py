@@ -10,8 +10,8 @@ from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2
 
-from finetree._shared import methods
-from finetree._shared.files import Download, Progress, Tally, artifact_folder
+from finetree._shared import rpcs
+from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
 from finetree._sync.transport import Transport
 from finetree._sync.watchdog import Watchdog
@@ -22,21 +22,23 @@ def download(
     transport: Transport,
     artifacts: Sequence[artifact_pb2.Artifact],
     directory: Path,
+    *,
     on_progress: Progress | None,
     deadline: float | None,
 ) -> dict[str, Path]:
-    """Download artifacts into a folder each; gives the folders by artifact name."""
-    tally = Tally(sum(file.size_bytes for each in artifacts for file in each.files), on_progress)
+    """Download artifacts into a folder each, and return the folders by artifact name."""
+    progress = TransferProgress(sum(file.size_bytes for each in artifacts for file in each.files), on_progress)
     folders = {artifact.name: artifact_folder(directory, artifact) for artifact in artifacts}
     for artifact in artifacts:
         for file in artifact.files:
-            with closing(Download(artifact.name, file, folders[artifact.name], tally)) as target:
+            folder = folders[artifact.name]
+            with closing(Download(artifact.name, file, folder=folder, progress=progress)) as target:
                 _fetch(transport, target, Backoff(transport.options.reconnect_timeout, deadline))
     return folders
 
 
 def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
-    target.tell()
+    target.report()
     while not target.done:
         if target.complete:
             target.finish()
@@ -48,13 +50,13 @@ def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
 
 
 def _stream(transport: Transport, target: Download, backoff: Backoff) -> None:
-    stream = transport.stream(methods.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
+    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
     watchdog = Watchdog(stream, STALLED)
     try:
         for piece in stream:
             watchdog.beat()
             target.write(piece.offset, piece.chunk)
-            target.tell()
+            target.report()
             backoff.progressed()
     except FinetreeError:
         stream.renew()

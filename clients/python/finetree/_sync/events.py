@@ -10,7 +10,7 @@ from typing import Self
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree._shared.follow import Follow, ended_early, heartbeats_missed
 from finetree._shared.fork import GATE
 from finetree._shared.retry import Backoff
@@ -90,7 +90,7 @@ class EventStream:
             self._forget()
         if self._stream is None or self._watchdog is None:
             self._stream = self._transport.stream(
-                methods.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
+                rpcs.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
             )
             self._watchdog = Watchdog(self._stream, self._follow.silence)
         return self._stream, self._watchdog
@@ -98,7 +98,7 @@ class EventStream:
     def _ended(self) -> None:
         self._detach(renew=False)
         request = trainer_pb2.GetJobRequest(name=self._follow.name)
-        job = self._transport.unary(methods.GET_JOB, request, timeout=self._backoff.within(methods.QUICK)).job
+        job = self._transport.unary(rpcs.GET_JOB, request, timeout=self._backoff.within(rpcs.QUICK)).job
         if not self._follow.ended_without_terminal(job):
             raise ended_early(self._follow)
 

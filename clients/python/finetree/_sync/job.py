@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A handle on a job."""
+"""A handle on a job: its state, its events and its artifacts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
-from finetree._shared import methods
-from finetree._shared.channels import new_request_id
-from finetree._shared.files import Progress
-from finetree._shared.follow import Follow
-from finetree._shared.requests import Mode, cancel_request, follow_of, job_failed, last_events_request
+from finetree._shared import rpcs, trainer_requests
+from finetree._shared.downloads import Progress
 from finetree._shared.retry import deadline_after
+from finetree._shared.trainer_requests import Mode
 from finetree._sync.download import download
 from finetree._sync.events import EventStream
+from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
 
 
@@ -30,7 +29,7 @@ class Job:
     """
 
     def __init__(
-        self, transport: Transport, name: str, snapshot: job_pb2.Job | None = None, request_id: str = ""
+        self, transport: Transport, name: str, *, snapshot: job_pb2.Job | None = None, request_id: str = ""
     ) -> None:
         self.name = name
         self.snapshot = snapshot
@@ -52,7 +51,7 @@ class Job:
         return self._last_stream.cursor if self._last_stream is not None else ""
 
     def refresh(self, *, timeout: float | None = None) -> job_pb2.Job:
-        """The job as it is now.
+        """Get the job, and keep it as `snapshot`.
 
         Args:
             timeout: seconds; None means the client's timeout, else 10.
@@ -61,11 +60,11 @@ class Job:
             NotFound: JOB_NOT_FOUND.
         """
         request = trainer_pb2.GetJobRequest(name=self.name)
-        self.snapshot = self._transport.unary(methods.GET_JOB, request, timeout=timeout).job
+        self.snapshot = self._transport.unary(rpcs.GET_JOB, request, timeout=timeout).job
         return self.snapshot
 
     def cancel(self, mode: Mode = "NOW", *, timeout: float | None = None, request_id: str = "") -> job_pb2.Job:
-        """Ask it to stop; returns at once, `wait` tells when it has. Cancelling an ended job changes nothing.
+        """Ask the job to stop; returns at once, `wait` waits until it has. Cancelling an ended job changes nothing.
 
         Args:
             mode: "NOW", or "CHECKPOINT" to save a checkpoint first.
@@ -75,9 +74,9 @@ class Job:
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request = cancel_request(self.name, mode, request_id or new_request_id())
+        request = trainer_requests.cancel_job(self.name, mode, request_id)
         self.snapshot = self._transport.unary(
-            methods.CANCEL_JOB, request, timeout=timeout, request_id=request.request_id
+            rpcs.CANCEL_JOB, request, timeout=timeout, request_id=request.request_id
         ).job
         return self.snapshot
 
@@ -91,7 +90,7 @@ class Job:
         heartbeat: float = 10.0,
         timeout: float | None = None,
     ) -> EventStream:
-        """Every event, once and in order, live, until the Terminal event; it re-attaches by itself.
+        """Follow the events: each once and in order, live, until the Terminal event; it re-attaches by itself.
 
         Args:
             after_seq: begin behind this number; 0 means the beginning.
@@ -107,14 +106,14 @@ class Job:
             FailedPrecondition: LOG_RESET: the log was restored from a backup, start from the beginning.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        follow = follow_of(
+        follow = trainer_requests.follow_job(
             self.name, after_seq=after_seq, cursor=cursor, kinds=kinds, min_level=min_level, heartbeat=heartbeat
         )
         self._last_stream = EventStream(self._transport, follow, deadline=deadline_after(timeout))
         return self._last_stream
 
     def wait(self, *, timeout: float | None = None, check: bool = False, heartbeat: float = 10.0) -> job_pb2.Job:
-        """Wait until it has ended, also while it is queued, and give the job as it then is.
+        """Wait until the job has ended, and return it as it then is.
 
         Args:
             timeout: seconds; None means for ever. The job goes on when it passes.
@@ -126,8 +125,8 @@ class Job:
             JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
             NotFound: JOB_NOT_FOUND.
         """
-        follow = Follow(
-            self.name, after_seq=0, cursor="", kinds=(event_pb2.EVENT_KIND_TERMINAL,), min_level=0, heartbeat=heartbeat
+        follow = trainer_requests.follow_job(
+            self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
         )
         terminal: event_pb2.Terminal | None = None
         with EventStream(self._transport, follow, deadline=deadline_after(timeout)) as stream:
@@ -135,13 +134,13 @@ class Job:
                 terminal = event.terminal
         job = self.refresh()
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
-            raise job_failed(job, terminal)
+            raise trainer_requests.job_failed(job, terminal)
         return job
 
     def list_events(
         self, *, last: int = 100, kinds: Sequence[str | int] = (), timeout: float | None = None
     ) -> list[event_pb2.JobEvent]:
-        """The newest events, oldest first, without waiting for more.
+        """Get the newest events, oldest first, without waiting for more.
 
         Args:
             last: how many, at most 1000.
@@ -151,11 +150,11 @@ class Job:
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request = last_events_request(self.name, last, kinds)
-        return list(reversed(self._transport.unary(methods.LIST_EVENTS, request, timeout=timeout).events))
+        request = trainer_requests.list_events(self.name, last, kinds)
+        return list(reversed(self._transport.unary(rpcs.LIST_EVENTS, request, timeout=timeout).events))
 
     def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
-        """What it made: adapter or model folders and reports, each with its files and hashes.
+        """List what the job made: adapter or model folders and reports, each with its files and hashes.
 
         Args:
             timeout: seconds for each page; None means the client's timeout, else 10.
@@ -163,20 +162,14 @@ class Job:
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request, found = artifact_pb2.ListArtifactsRequest(parent=self.name), list[artifact_pb2.Artifact]()
-        while True:
-            page = self._transport.unary(methods.LIST_ARTIFACTS, request, timeout=timeout)
-            found += page.artifacts
-            if not page.next_page_token:
-                return found
-            request.page_token = page.next_page_token
+        return list(Pages(self._transport, trainer_requests.list_artifacts(self.name), timeout))
 
     def download(
         self, directory: str | Path, *, on_progress: Progress | None = None, timeout: float | None = None
     ) -> dict[str, Path]:
         """Download every file of every artifact into a folder per artifact.
 
-        A cut download goes on where it was, in the same call and in a later one. Files are checked against their
+        A cut download continues where it was, in the same call and in a later one. Files are checked against their
         SHA-256 before they get their name; one that is already there and right is kept.
 
         Args:
@@ -191,10 +184,16 @@ class Job:
             Internal: ARTIFACT_CORRUPT: a file does not have its hash; UNSAFE_PATH: a file would leave the folder.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        return download(self._transport, self.artifacts(), Path(directory), on_progress, deadline_after(timeout))
+        return download(
+            self._transport,
+            self.artifacts(),
+            Path(directory),
+            on_progress=on_progress,
+            deadline=deadline_after(timeout),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "request_id": self.request_id, "options": self._transport.options.without_secrets()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(Transport(state["options"]), state["name"], None, state["request_id"])  # type: ignore[misc]  # pickle makes the object without __init__
+        self.__init__(Transport(state["options"]), state["name"], request_id=state["request_id"])  # type: ignore[misc]  # pickle makes the object without __init__

@@ -8,68 +8,143 @@ from typing import Unpack
 
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
 
-from finetree._shared import methods
-from finetree._shared.channels import new_request_id
-from finetree._shared.requests import (
+from finetree._shared import rpcs, trainer_requests
+from finetree._shared.requests import SpecLike
+from finetree._shared.trainer_requests import (
+    DatasetLike,
     JobFields,
-    SpecLike,
-    capacity_request,
-    enum_number,
+    JobLike,
+    ModelLike,
+    PlanLike,
+    RecommendationLike,
     full_name,
-    job_request,
-    parent,
 )
 from finetree._sync.job import Job
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
 
 
-class Jobs:
+class JobCalls:
     """Jobs of the client's project."""
 
     _transport: Transport
 
-    def validate_job(
+    def train(
         self,
-        spec: SpecLike | job_pb2.JobTemplate,
+        spec: SpecLike,
         *,
-        timeout: float | None = None,
-        **fields: Unpack[JobFields],
-    ) -> trainer_pb2.ValidateJobResponse:
-        """Check a job without creating it: every default filled in, the checks, the estimate and the digest.
-
-        Takes what `create_job` takes and raises what it raises.
-        """
-        job = job_request(spec, **fields)
-        request = trainer_pb2.ValidateJobRequest(parent=parent(self._transport.options.project), job=job)
-        return self._transport.unary(methods.VALIDATE_JOB, request, timeout=timeout)
-
-    def create_job(
-        self,
-        spec: SpecLike | job_pb2.JobTemplate,
-        *,
+        recommendation: RecommendationLike | None = None,
+        approved_plan: PlanLike | None = None,
         timeout: float | None = None,
         request_id: str = "",
         **fields: Unpack[JobFields],
     ) -> Job:
+        """Create a job that fine-tunes a model.
+
+        Args:
+            spec: a RunSpec, or its proto JSON as a dict.
+            recommendation: the answer that the spec comes from; the job keeps what it says.
+            approved_plan: plan that must hold, from `validate_job` or `plan_of`; None means any.
+            timeout: as in `create_job`.
+            request_id: as in `create_job`.
+            fields: as in `create_job`.
+
+        Raises:
+            PlanDrift: the plan is not the approved one; `violations` names each field that differs.
+            FinetreeError: what `create_job` raises.
+        """
+        task = trainer_requests.train_task(spec, recommendation=recommendation, approved_plan=approved_plan)
+        return self.create_job(task, timeout=timeout, request_id=request_id, **fields)
+
+    def prepare(
+        self,
+        *,
+        model: ModelLike | None = None,
+        dataset: DatasetLike | None = None,
+        evaluation_dataset: DatasetLike | None = None,
+        split_fraction: float | None = None,
+        sequence_length: int | None = None,
+        loss_tokens: str | int = 0,
+        seed: int | None = None,
+        timeout: float | None = None,
+        request_id: str = "",
+        **fields: Unpack[JobFields],
+    ) -> Job:
+        """Create a job that fetches a base model, reports on a dataset as training would see it, or both.
+
+        Args:
+            model: a name of the catalogue, a hub id ("organization/name", with "@" and a revision if need be), or a
+                ModelSource. Without one the rows are checked and counted in characters.
+            dataset: name or short id of a dataset, or a DatasetSource.
+            evaluation_dataset: held-out data to report on too.
+            split_fraction: share of the training rows to hold out, where there is no evaluation dataset.
+            sequence_length: tokens that rows would be truncated to.
+            loss_tokens: "completions", "all" or "last_completion"; 0 means the server's default.
+            seed: decides which rows are held out.
+            timeout: as in `create_job`.
+            request_id: as in `create_job`.
+            fields: as in `create_job`.
+
+        Raises:
+            InvalidArgument: neither a model nor a dataset is named, or a field is wrong.
+            FinetreeError: what `create_job` raises.
+        """
+        task = trainer_requests.prepare_task(
+            model=model,
+            dataset=dataset,
+            evaluation_dataset=evaluation_dataset,
+            split_fraction=split_fraction,
+            sequence_length=sequence_length,
+            loss_tokens=loss_tokens,
+            seed=seed,
+        )
+        return self.create_job(task, timeout=timeout, request_id=request_id, **fields)
+
+    def export(
+        self, artifact: str, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[JobFields]
+    ) -> Job:
+        """Create a job that merges or converts an artifact; `capacity` says whether the server does.
+
+        Args:
+            artifact: resource name of the artifact.
+            timeout: as in `create_job`.
+            request_id: as in `create_job`.
+            fields: as in `create_job`.
+
+        Raises:
+            InvalidArgument: TASK_NOT_SUPPORTED.
+            FinetreeError: what `create_job` raises.
+        """
+        task = job_pb2.ExportTask(artifact=artifact)
+        return self.create_job(task, timeout=timeout, request_id=request_id, **fields)
+
+    def validate_job(
+        self, job: JobLike, *, timeout: float | None = None, **fields: Unpack[JobFields]
+    ) -> trainer_pb2.ValidateJobResponse:
+        """Check a job without creating it: every default filled in, the checks, the estimate and the plan.
+
+        Takes what `create_job` takes and raises what it raises.
+        """
+        template = trainer_requests.job_template(job, **fields)
+        request = trainer_requests.validate_job(self._transport.options.project, template)
+        return self._transport.unary(rpcs.VALIDATE_JOB, request, timeout=timeout)
+
+    def create_job(
+        self, job: JobLike, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[JobFields]
+    ) -> Job:
         """Create a job. When it returns, the job is durable.
 
         Args:
-            spec: a RunSpec, its proto JSON as a dict, or a whole JobRequest (which leaves the rest unused).
-            display_name: name for people.
-            kind: "TRAIN", "PREPARE" or "EXPORT".
-            limits: limits that end it cleanly.
-            deadline: latest end.
-            suspended: created, but not to be queued yet.
-            labels: indexed labels.
-            annotations: free annotations.
-            plan_digest: digest that must hold, from `validate_job`, `recommend` or `estimate`; empty means none.
-            recommendation: the answer that the spec comes from, to be kept with the job.
+            job: a RunSpec to train, or its proto JSON as a dict; a TrainTask, PrepareTask or ExportTask; or a whole
+                JobTemplate (which leaves the fields unused).
             timeout: seconds; None means the client's timeout, else 30.
             request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
+            fields: display_name, limits that end it cleanly, deadline (its latest end), suspended (created, but not
+                queued yet), labels and annotations.
 
         Raises:
-            InvalidArgument: a field is wrong; `violations` names it.
+            InvalidArgument: a field is wrong; `violations` names it. METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED,
+                TASK_NOT_SUPPORTED: `capacity` says what the server trains. CURRENCY_MISMATCH.
             NotFound: MODEL_NOT_FOUND, DATASET_NOT_FOUND.
             AlreadyExists: REQUEST_ID_REUSED: the request_id made another job.
             PlanDrift: the plan is not the approved one.
@@ -77,16 +152,13 @@ class Jobs:
             PermissionDenied: PATH_OUTSIDE_ROOTS.
             ResourceExhausted: QUEUE_FULL, DISK_FULL.
         """
-        job = job_request(spec, **fields)
-        request_id = request_id or new_request_id()
-        request = trainer_pb2.CreateJobRequest(
-            parent=parent(self._transport.options.project), job=job, request_id=request_id
-        )
-        created = self._transport.unary(methods.CREATE_JOB, request, timeout=timeout, request_id=request_id)
-        return Job(self._transport, created.job.name, created.job, request_id)
+        template = trainer_requests.job_template(job, **fields)
+        request = trainer_requests.create_job(self._transport.options.project, template, request_id)
+        created = self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
+        return Job(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)
 
     def job(self, name: str) -> Job:
-        """A handle on a job, without a call.
+        """Make a handle on a job, without a call.
 
         Args:
             name: resource name, or the short id of a job of the client's project.
@@ -94,7 +166,7 @@ class Jobs:
         return Job(self._transport, full_name(self._transport.options.project, "jobs", name))
 
     def get_job(self, name: str, *, timeout: float | None = None) -> job_pb2.Job:
-        """A job as it is now.
+        """Get a job as a message; `job` makes a handle.
 
         Args:
             name: resource name or short id.
@@ -104,45 +176,37 @@ class Jobs:
             NotFound: JOB_NOT_FOUND.
         """
         request = trainer_pb2.GetJobRequest(name=full_name(self._transport.options.project, "jobs", name))
-        return self._transport.unary(methods.GET_JOB, request, timeout=timeout).job
+        return self._transport.unary(rpcs.GET_JOB, request, timeout=timeout).job
 
     def list_jobs(
         self,
         *,
         states: Sequence[str | int] = (),
+        tasks: Sequence[str | int] = (),
         labels: Mapping[str, str] | None = None,
         page_size: int = 0,
         timeout: float | None = None,
     ) -> Pages[job_pb2.Job]:
-        """Jobs of the project, newest first, fetched page by page.
+        """List the jobs of the project, newest first.
 
         Args:
             states: only jobs in one of these states, such as "running"; empty means all.
+            tasks: only jobs with one of these tasks: "train", "prepare", "export"; empty means all.
             labels: only jobs with all of these labels.
             page_size: largest page; 0 means the server's choice.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
-        request = trainer_pb2.ListJobsRequest(
-            parent=parent(self._transport.options.project),
-            states=[enum_number(job_pb2.JobState, "JOB_STATE_", state, "states") for state in states],
-            labels=labels or {},
-            page_size=page_size,
-        )
-
-        def fetch(token: str) -> tuple[list[job_pb2.Job], str]:
-            request.page_token = token
-            page = self._transport.unary(methods.LIST_JOBS, request, timeout=timeout)
-            return list(page.jobs), page.next_page_token
-
-        return Pages(fetch)
+        project = self._transport.options.project
+        listing = trainer_requests.list_jobs(project, states=states, tasks=tasks, labels=labels, page_size=page_size)
+        return Pages(self._transport, listing, timeout)
 
     def capacity(self, *, wait_for_rate: float = 0.0, timeout: float | None = None) -> capacity_pb2.GetCapacityResponse:
-        """What the trainer can run and what runs now.
+        """Get what the trainer runs on, what it can train and what runs now.
 
         Args:
-            wait_for_rate: seconds, at most 30, to wait for the measured matrix rate of a host that has none yet.
+            wait_for_rate: seconds, at most 30, to wait for the measured matrix rates of a node that has none yet.
             timeout: seconds beyond that; None means the client's timeout, else 10.
         """
-        own = timeout if timeout is not None else self._transport.options.timeout or methods.QUICK
-        request = capacity_request(wait_for_rate)
-        return self._transport.unary(methods.GET_CAPACITY, request, timeout=own + wait_for_rate)
+        own = timeout if timeout is not None else self._transport.options.timeout or rpcs.QUICK
+        request = trainer_requests.get_capacity(wait_for_rate)
+        return self._transport.unary(rpcs.GET_CAPACITY, request, timeout=own + wait_for_rate)

@@ -3,31 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from typing import Generic
 
-T = TypeVar("T")
-Fetch = Callable[[str], tuple[list[T], str]]
+from finetree._shared.listing import Listing, T
+from finetree._sync.transport import Transport
 
 
 class Pages(Generic[T]):
-    """Items of a list call, page by page. Every page is fetched with the timeout that the list was asked with.
+    """Items of a list call, fetched page by page, each with the timeout that the list was called with.
 
-    It can be iterated again and then begins anew. `pages()` gives whole pages.
+    Iterating again begins anew. `pages()` gives whole pages.
     """
 
-    def __init__(self, fetch: Fetch[T]) -> None:
-        self._fetch = fetch
+    def __init__(self, transport: Transport, listing: Listing[T], timeout: float | None) -> None:
+        self._transport, self._listing, self._timeout = transport, listing, timeout
 
     def __iter__(self) -> Iterator[T]:
         for page in self.pages():
             yield from page
 
     def pages(self) -> Iterator[list[T]]:
-        """Whole pages; an empty one is left out."""
+        """Iterate over whole pages; empty ones are skipped."""
         token = ""
         while True:
-            items, token = self._fetch(token)
+            page = self._listing.page(token)
+            items, token = self._listing.read(self._transport.unary(self._listing.rpc, page, timeout=self._timeout))
             if items:
                 yield items
             if not token:

@@ -12,8 +12,8 @@ import grpc
 from finetree._shared import channels
 from finetree._shared.channels import Kind
 from finetree._shared.fork import GATE
-from finetree._shared.methods import Method, Q, R
 from finetree._shared.options import Options, Service
+from finetree._shared.rpcs import Q, R, Rpc
 from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
 from finetree.errors import ClientClosed, FinetreeError
 
@@ -107,7 +107,7 @@ class Transport:
         self._reached: set[Service] = set()
         GATE.register(self)
 
-    def unary(self, method: Method[Q, R], request: Q, *, timeout: float | None = None, request_id: str = "") -> R:
+    def unary(self, method: Rpc[Q, R], request: Q, *, timeout: float | None = None, request_id: str = "") -> R:
         """Make a call. `timeout` in seconds before the client's own before the method's.
 
         Raises:
@@ -127,7 +127,7 @@ class Transport:
                 return response
         raise self.translated(failure, method.service, request_id) from None
 
-    def stream(self, method: Method[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
+    def stream(self, method: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
         """Open a server stream. Without a `timeout` it has no deadline: who reads it watches for silence."""
         request_id = channels.new_request_id()
         with GATE.call():
@@ -142,7 +142,7 @@ class Transport:
                 request_id,
             )
 
-    def upload(self, method: Method[Q, R], requests: Iterable[Q], *, timeout: float | None = None) -> R:
+    def upload(self, method: Rpc[Q, R], requests: Iterable[Q], *, timeout: float | None = None) -> R:
         """Send a client stream and wait for its answer.
 
         Raises:
@@ -228,5 +228,5 @@ class Transport:
             return grpc.insecure_channel(target.address, arguments)
         return grpc.secure_channel(target.address, channels.credentials(target.tls), arguments)
 
-    def _timeout(self, method: Method[Q, R], timeout: float | None) -> float | None:
+    def _timeout(self, method: Rpc[Q, R], timeout: float | None) -> float | None:
         return timeout if timeout is not None else self.options.timeout or method.timeout

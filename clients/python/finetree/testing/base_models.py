@@ -8,10 +8,10 @@ import threading
 from finetree_api.trainer.v1 import base_model_pb2
 from finetree_api.types.v1 import model_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree.errors import NotFound
-from finetree.testing.answers import next_token
-from finetree.testing.wire import Wire
+from finetree.testing.handlers import Handlers
+from finetree.testing.values import page
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -19,16 +19,16 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class FakeBaseModels:
     """Base models by name."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, handlers: Handlers) -> None:
         self._lock = threading.RLock()
         self._models: dict[str, base_model_pb2.BaseModel] = {}
         self.add("acme/small")
-        wire.unary(methods.LIST_BASE_MODELS, self.list)
-        wire.unary(
-            methods.GET_BASE_MODEL,
+        handlers.unary(rpcs.LIST_BASE_MODELS, self.list)
+        handlers.unary(
+            rpcs.GET_BASE_MODEL,
             lambda request: base_model_pb2.GetBaseModelResponse(base_model=self.find(request.name)),
         )
-        wire.unary(methods.DELETE_BASE_MODEL, self.delete)
+        handlers.unary(rpcs.DELETE_BASE_MODEL, self.delete)
 
     def add(self, hub_id: str, commit: str = COMMIT) -> base_model_pb2.BaseModel:
         """Put a model of a hub there."""
@@ -50,7 +50,7 @@ class FakeBaseModels:
         return model
 
     def find(self, name: str) -> base_model_pb2.BaseModel:
-        """A base model by its name or hub id.
+        """Find a base model by its name or hub id.
 
         Raises:
             NotFound: MODEL_NOT_FOUND.
@@ -62,14 +62,11 @@ class FakeBaseModels:
         raise NotFound(f"name: no base model {name!r} is here", reason="MODEL_NOT_FOUND")
 
     def list(self, request: base_model_pb2.ListBaseModelsRequest) -> base_model_pb2.ListBaseModelsResponse:
-        """A page of base models."""
+        """List base models, in pages."""
         with self._lock:
             found = [self._models[name] for name in sorted(self._models)]
-        start, size = int(request.page_token or 0), request.page_size or 50
-        end = start + size
-        return base_model_pb2.ListBaseModelsResponse(
-            base_models=found[start:end], next_page_token=next_token(end, len(found))
-        )
+        models, token = page(found, request)
+        return base_model_pb2.ListBaseModelsResponse(base_models=models, next_page_token=token)
 
     def delete(self, request: base_model_pb2.DeleteBaseModelRequest) -> base_model_pb2.DeleteBaseModelResponse:
         """Remove a base model."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -23,8 +23,8 @@ from finetree.errors import (
     Unavailable,
     Violation,
 )
-from finetree.testing.answers import next_token
-from finetree.testing.wire import Wire
+from finetree.testing.handlers import Handlers
+from finetree.testing.values import page
 
 
 class FakeDatasets:
@@ -34,19 +34,21 @@ class FakeDatasets:
         preview: rows that every dataset shows.
     """
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, handlers: Handlers) -> None:
         self.preview: list[dataset_pb2.PreviewRow] = []
         self._lock = threading.RLock()
         self._datasets: dict[str, dataset_pb2.Dataset] = {}
         self._bytes: dict[str, bytearray] = {}
         self._requests: dict[str, bytes] = {}
         self._cut_after: int | None = None
-        wire.unary(methods.CREATE_DATASET, self.create)
-        wire.upload(methods.WRITE_DATASET, self.write)
-        wire.unary(methods.GET_DATASET, lambda request: dataset_pb2.GetDatasetResponse(dataset=self.find(request.name)))
-        wire.unary(methods.LIST_DATASETS, self.list)
-        wire.unary(methods.DELETE_DATASET, self.delete)
-        wire.unary(methods.PREVIEW_DATASET, self.show)
+        handlers.unary(rpcs.CREATE_DATASET, self.create)
+        handlers.upload(rpcs.WRITE_DATASET, self.write)
+        handlers.unary(
+            rpcs.GET_DATASET, lambda request: dataset_pb2.GetDatasetResponse(dataset=self.find(request.name))
+        )
+        handlers.unary(rpcs.LIST_DATASETS, self.list)
+        handlers.unary(rpcs.DELETE_DATASET, self.delete)
+        handlers.unary(rpcs.PREVIEW_DATASET, self.show_preview)
 
     def cut_upload_after(self, count: int) -> None:
         """Break the next upload once so many of its bytes are committed."""
@@ -58,7 +60,7 @@ class FakeDatasets:
             return bytes(self._bytes[name])
 
     def find(self, name: str) -> dataset_pb2.Dataset:
-        """A dataset.
+        """Find a dataset.
 
         Raises:
             NotFound: DATASET_NOT_FOUND.
@@ -69,7 +71,7 @@ class FakeDatasets:
             return self._datasets[name]
 
     def create(self, request: dataset_pb2.CreateDatasetRequest) -> dataset_pb2.CreateDatasetResponse:
-        """The same content gives the existing dataset."""
+        """Create a dataset; the same content gives the existing one."""
         with self._lock:
             body = request.sha256.encode()
             if self._requests.setdefault(request.request_id, body) != body:
@@ -92,7 +94,7 @@ class FakeDatasets:
             return dataset_pb2.CreateDatasetResponse(dataset=self._datasets[name])
 
     def write(self, requests: Iterator[dataset_pb2.WriteDatasetRequest]) -> dataset_pb2.WriteDatasetResponse:
-        """Every message is committed as it comes."""
+        """Commit every message as it arrives."""
         name = ""
         for request in requests:
             name = name or request.name
@@ -105,34 +107,29 @@ class FakeDatasets:
             return dataset_pb2.WriteDatasetResponse(dataset=dataset)
 
     def list(self, request: dataset_pb2.ListDatasetsRequest) -> dataset_pb2.ListDatasetsResponse:
-        """Newest first, in pages."""
+        """List datasets, newest first, in pages."""
         with self._lock:
             mine = [each for each in self._datasets.values() if each.name.startswith(f"{request.parent}/")][::-1]
-        start, size = int(request.page_token or 0), request.page_size or 50
-        return dataset_pb2.ListDatasetsResponse(
-            datasets=mine[start : start + size], next_page_token=next_token(start + size, len(mine))
-        )
+        datasets, token = page(mine, request)
+        return dataset_pb2.ListDatasetsResponse(datasets=datasets, next_page_token=token)
 
     def delete(self, request: dataset_pb2.DeleteDatasetRequest) -> dataset_pb2.DeleteDatasetResponse:
-        """Gone at once."""
+        """Delete a dataset at once."""
         with self._lock:
             del self._datasets[self.find(request.name).name]
         return dataset_pb2.DeleteDatasetResponse()
 
-    def show(self, request: dataset_pb2.PreviewDatasetRequest) -> dataset_pb2.PreviewDatasetResponse:
-        """The rows of `preview` that the request wants, in pages."""
-        if request.name:
-            self.find(request.name)
+    def show_preview(self, request: dataset_pb2.PreviewDatasetRequest) -> dataset_pb2.PreviewDatasetResponse:
+        """List the rows of `preview` that the request selects, in pages."""
+        if request.dataset:
+            self.find(request.dataset)
         if not self.preview:
             raise FailedPrecondition("no PREPARE job has reported on this dataset", reason="NO_PREVIEW")
         finding = dataset_pb2.PreviewFilter.Name(request.filter).removeprefix("PREVIEW_FILTER_").lower()
-        rows = [row for row in self.preview if request.split in ("", row.split)]
+        rows = [row for row in self.preview if request.split in (training_data_pb2.SPLIT_UNSPECIFIED, row.split)]
         rows = [row for row in rows if not request.filter or getattr(row, finding)]
-        start, size = int(request.page_token or 0), request.page_size or 20
-        token = next_token(start + size, len(rows))
-        return dataset_pb2.PreviewDatasetResponse(
-            rows=rows[start : start + size], next_page_token=token, job=request.job
-        )
+        shown, token = page(rows, request, size=20)
+        return dataset_pb2.PreviewDatasetResponse(rows=shown, next_page_token=token, job=request.job)
 
     def _append(self, dataset: dataset_pb2.Dataset, request: dataset_pb2.WriteDatasetRequest) -> None:
         if dataset.state == dataset_pb2.DATASET_STATE_READY:
@@ -147,7 +144,7 @@ class FakeDatasets:
         dataset.committed_bytes = len(self._bytes[dataset.name])
         if self._cut_after is not None and dataset.committed_bytes >= self._cut_after:
             self._cut_after = None
-            raise Unavailable("the upload was cut", reason="SHUTTING_DOWN")
+            raise Unavailable("the upload was cut", reason="SERVER_STOPPING")
 
     def _check(self, dataset: dataset_pb2.Dataset) -> None:
         content = bytes(self._bytes[dataset.name])
@@ -159,7 +156,7 @@ class FakeDatasets:
             del self._datasets[dataset.name]
             raise
         dataset.profile.CopyFrom(training_data_pb2.DatasetProfile(examples=len(rows)))
-        dataset.row_schema = (
+        dataset.row_format = (
             training_data_pb2.ROW_FORMAT_CHAT if "messages" in rows[0] else training_data_pb2.ROW_FORMAT_TEXT
         )
         dataset.state = dataset_pb2.DATASET_STATE_READY

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
+from finetree_api.types.v1 import training_data_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 Outcome = Literal["SUCCEEDED", "FAILED", "CANCELLED"]
@@ -80,7 +81,10 @@ def _start() -> Iterator[event_pb2.JobEvent]:
         kind=event_pb2.EVENT_KIND_ATTEMPT_STARTED,
         level=event_pb2.EVENT_LEVEL_INFO,
         message="attempt 1 starts",
-        attempt_started=event_pb2.AttemptStarted(reason="first", devices=["cpu"]),
+        attempt_started=event_pb2.AttemptStarted(
+            reason=event_pb2.ATTEMPT_REASON_FIRST,
+            placements=[job_pb2.Placement(node="fake", device_ids=["cpu"])],
+        ),
     )
     for phase in (job_pb2.JOB_PHASE_LOAD_MODEL, job_pb2.JOB_PHASE_TOKENIZE):
         yield event_pb2.JobEvent(
@@ -95,7 +99,7 @@ def _report(report: event_pb2.DatasetReport) -> event_pb2.JobEvent:
     return event_pb2.JobEvent(
         kind=event_pb2.EVENT_KIND_DATASET_REPORT,
         level=event_pb2.EVENT_LEVEL_INFO,
-        message=f"{report.split}: {report.rows} rows",
+        message=f"{training_data_pb2.Split.Name(report.split).removeprefix('SPLIT_').lower()}: {report.rows} rows",
         dataset_report=report,
     )
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 
-from finetree.testing.answers import FakeAnswers
 from finetree.testing.base_models import FakeBaseModels
 from finetree.testing.datasets import FakeDatasets
+from finetree.testing.estimator import FakeEstimator
 from finetree.testing.faults import Faults
+from finetree.testing.handlers import Handlers
+from finetree.testing.recommender import FakeRecommender
 from finetree.testing.trainer import FakeTrainer
-from finetree.testing.wire import Wire
 
 if TYPE_CHECKING:
     from finetree import AsyncClient, Client
@@ -28,7 +29,9 @@ class Suite:
 
     Attributes:
         faults: calls to fail or to hold, and the calls that arrived.
-        trainer: its jobs, and what shall go wrong with their streams.
+        recommender: its recommender.
+        estimator: its estimator, with the observations that were reported.
+        trainer: its jobs, and failures of their streams on request.
         datasets: its datasets.
         base_models: its base models.
         address: "127.0.0.1:port".
@@ -36,11 +39,12 @@ class Suite:
 
     def __init__(self, *, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         self.faults = Faults()
-        self._wire = Wire(self.faults)
-        self.answers = FakeAnswers(self._wire)
-        self.datasets = FakeDatasets(self._wire)
-        self.base_models = FakeBaseModels(self._wire)
-        self.trainer = FakeTrainer(self._wire)
+        self._handlers = Handlers(self.faults)
+        self.recommender = FakeRecommender(self._handlers)
+        self.estimator = FakeEstimator(self._handlers)
+        self.datasets = FakeDatasets(self._handlers)
+        self.base_models = FakeBaseModels(self._handlers)
+        self.trainer = FakeTrainer(self._handlers)
         self._credentials = credentials
         self._port = port
         self._server: grpc.Server | None = None
@@ -53,13 +57,13 @@ class Suite:
         return f"127.0.0.1:{self._port}"
 
     def client(self, **options: Any) -> Client:
-        """A client of this suite."""
+        """Make a client of this suite."""
         from finetree import Client
 
         return Client(self.address, **options)
 
     def async_client(self, **options: Any) -> AsyncClient:
-        """An asynchronous client of this suite."""
+        """Make an asynchronous client of this suite."""
         from finetree import AsyncClient
 
         return AsyncClient(self.address, **options)
@@ -67,7 +71,7 @@ class Suite:
     def start(self) -> None:
         """Listen, on the same port as before."""
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="finetree-testing")
-        self._server = grpc.server(self._pool, [self._wire], options=(("grpc.so_reuseport", 0),))
+        self._server = grpc.server(self._pool, [self._handlers], options=(("grpc.so_reuseport", 0),))
         if self._credentials is None:
             self._port = self._server.add_insecure_port(self.address)
         else:
@@ -85,7 +89,7 @@ class Suite:
         self._server = self._pool = None
 
     def restart(self) -> None:
-        """Stop and start, as after an upgrade."""
+        """Stop and start again, as an upgrade does."""
         self.stop()
         self.start()
 

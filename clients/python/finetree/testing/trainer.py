@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 
 import grpc
-from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_log_pb2, event_pb2, trainer_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2
 
-from finetree._shared import methods
+from finetree._shared import rpcs
 from finetree.errors import (
     AlreadyExists,
     FailedPrecondition,
@@ -20,20 +20,26 @@ from finetree.errors import (
     NotFound,
     OutOfRange,
     Unavailable,
+    Violation,
 )
-from finetree.testing.answers import DIGEST, PARAMETERS, invalid, next_token, server
-from finetree.testing.log import FakeJob
+from finetree.testing.handlers import Handlers
+from finetree.testing.job import FakeJob
 from finetree.testing.script import Script
-from finetree.testing.wire import Wire
+from finetree.testing.values import USABLE_BYTES, make_plan, page, parameters, server
 
 BATCH = 10
 CHUNK = 16 * 1024
 
 
 class FakeTrainer:
-    """Jobs by name, and what shall go wrong with their streams."""
+    """Jobs by name, and failures of their streams on request.
 
-    def __init__(self, wire: Wire) -> None:
+    Attributes:
+        script: what the next jobs do.
+        attached: how many watchers have attached so far.
+    """
+
+    def __init__(self, handlers: Handlers) -> None:
         self.script = Script()
         self.attached = 0
         self._changed = threading.Condition(threading.RLock())
@@ -44,39 +50,39 @@ class FakeTrainer:
         self._disconnects: set[int] = set()
         self._holes: set[int] = set()
         self._cut_download: int | None = None
-        wire.unary(methods.VALIDATE_JOB, self._validate)
-        wire.unary(methods.CREATE_JOB, self._create)
-        wire.unary(methods.GET_JOB, lambda r: trainer_pb2.GetJobResponse(job=self._find(r.name).message))
-        wire.unary(methods.LIST_JOBS, self._list)
-        wire.unary(methods.CANCEL_JOB, self._cancel)
-        wire.stream(methods.WATCH_JOB, self._watch)
-        wire.unary(methods.LIST_EVENTS, self._events)
-        wire.unary(
-            methods.LIST_ARTIFACTS,
+        handlers.unary(rpcs.VALIDATE_JOB, self._validate)
+        handlers.unary(rpcs.CREATE_JOB, self._create)
+        handlers.unary(rpcs.GET_JOB, lambda r: trainer_pb2.GetJobResponse(job=self._find(r.name).message))
+        handlers.unary(rpcs.LIST_JOBS, self._list)
+        handlers.unary(rpcs.CANCEL_JOB, self._cancel)
+        handlers.stream(rpcs.WATCH_JOB, self._watch)
+        handlers.unary(rpcs.LIST_EVENTS, self._events)
+        handlers.unary(
+            rpcs.LIST_ARTIFACTS,
             lambda r: artifact_pb2.ListArtifactsResponse(artifacts=self._find(r.parent).artifacts()),
         )
-        wire.stream(methods.DOWNLOAD_ARTIFACT, self._download)
-        wire.unary(methods.GET_CAPACITY, self._capacity)
-        wire.unary(methods.TRAINER_INFO, lambda _: trainer_pb2.GetServerInfoResponse(server=server("trainer")))
+        handlers.stream(rpcs.DOWNLOAD_ARTIFACT, self._download)
+        handlers.unary(rpcs.GET_CAPACITY, self._capacity)
+        handlers.unary(rpcs.TRAINER_INFO, lambda _: trainer_pb2.GetServerInfoResponse(server=server("trainer")))
 
     def advance(self, name: str, count: int | None = None) -> None:
-        """Let a held job store so many events more, all of them for None."""
+        """Let a held job store `count` more events, all of them for None."""
         with self._changed:
             self._find(name).advance(count)
             self._changed.notify_all()
 
     def disconnect_after(self, *seqs: int) -> None:
-        """Break a stream once, right behind each of these events."""
+        """Break a stream once, right after each of these events."""
         with self._changed:
             self._disconnects.update(seqs)
 
     def skip_once(self, *seqs: int) -> None:
-        """Leave these events out of a stream, once each: a hole that is not in the log."""
+        """Leave these events out of a stream, once each, although the log has them."""
         with self._changed:
             self._holes.update(seqs)
 
     def attached_at_least(self, count: int, *, timeout: float = 10.0) -> None:
-        """Wait until watchers have attached so many times in all.
+        """Wait until watchers have attached `count` times in all.
 
         Raises:
             FinetreeTimeout: they have not, in `timeout` seconds.
@@ -86,7 +92,7 @@ class FakeTrainer:
                 raise FinetreeTimeout(f"{self.attached} watchers attached, not {count}", reason="TIMEOUT")
 
     def cut_download_after(self, count: int) -> None:
-        """Break the next download once so many bytes of a file are sent."""
+        """Break the next download once `count` bytes of a file are sent."""
         self._cut_download = count
 
     def silence(self, *, silent: bool = True) -> None:
@@ -100,7 +106,7 @@ class FakeTrainer:
         self._epoch += 1
 
     def stopping(self, *, now: bool) -> None:
-        """End streams (True), or serve them again (False)."""
+        """End all streams (`now`), or serve them again."""
         with self._changed:
             self._stopping = now
             self._changed.notify_all()
@@ -108,12 +114,16 @@ class FakeTrainer:
     def _find(self, name: str) -> FakeJob:
         with self._changed:
             if name not in self._jobs:
-                raise NotFound(f"no job {name!r}; list_jobs says what there is", reason="JOB_NOT_FOUND")
+                raise NotFound(f"no job {name!r}; list_jobs shows all", reason="JOB_NOT_FOUND")
             return self._jobs[name]
 
     def _validate(self, request: trainer_pb2.ValidateJobRequest) -> trainer_pb2.ValidateJobResponse:
-        _check(request.job.spec)
-        return trainer_pb2.ValidateJobResponse(resolved_spec=request.job.spec, plan_digest=DIGEST)
+        _check(request.job)
+        if not request.job.HasField("train"):
+            return trainer_pb2.ValidateJobResponse(
+                prepare=request.job.prepare if request.job.HasField("prepare") else None,
+            )
+        return trainer_pb2.ValidateJobResponse(train=request.job.train, plan=make_plan(request.job.train.spec))
 
     def _create(self, request: trainer_pb2.CreateJobRequest) -> trainer_pb2.CreateJobResponse:
         body = request.job.SerializeToString(deterministic=True)
@@ -123,9 +133,7 @@ class FakeTrainer:
                 if known != body:
                     raise AlreadyExists("the request_id made another job; take another one", reason="REQUEST_ID_REUSED")
                 return trainer_pb2.CreateJobResponse(job=job.message)
-            _check(request.job.spec)
-            if request.job.plan_digest not in {"", DIGEST}:
-                raise FailedPrecondition("the plan is not the approved one", reason="PLAN_DRIFT")
+            _check(request.job)
             job = FakeJob(request, self.script)
             self._jobs[job.message.name] = job
             self._requests[request.request_id] = body, job
@@ -138,12 +146,11 @@ class FakeTrainer:
                 for job in reversed(self._jobs.values())
                 if job.message.name.startswith(f"{request.parent or 'projects/default'}/")
                 and (not request.states or job.message.state in request.states)
+                and (not request.tasks or job.kind in request.tasks)
                 and all(job.message.labels.get(key) == value for key, value in request.labels.items())
             ]
-        start, size = int(request.page_token or 0), request.page_size or 50
-        return trainer_pb2.ListJobsResponse(
-            jobs=found[start : start + size], next_page_token=next_token(start + size, len(found))
-        )
+        jobs, token = page(found, request)
+        return trainer_pb2.ListJobsResponse(jobs=jobs, next_page_token=token)
 
     def _cancel(self, request: trainer_pb2.CancelJobRequest) -> trainer_pb2.CancelJobResponse:
         with self._changed:
@@ -171,7 +178,7 @@ class FakeTrainer:
                 )
             if seq in self._disconnects:
                 self._disconnects.discard(seq)
-                raise Unavailable("the server stops; attach again", reason="SHUTTING_DOWN")
+                raise Unavailable("the server stops; attach again", reason="SERVER_STOPPING")
             if job.ended and seq == len(job.log):
                 return
 
@@ -197,7 +204,7 @@ class FakeTrainer:
         with self._changed:
             while context.is_active():
                 if self._stopping:
-                    raise Unavailable("the server stops; attach again with the last cursor", reason="SHUTTING_DOWN")
+                    raise Unavailable("the server stops; attach again with the last cursor", reason="SERVER_STOPPING")
                 left = deadline - time.monotonic()
                 if not self._silent and (len(job.log) > seq or job.ended or left <= 0):
                     break
@@ -217,10 +224,8 @@ class FakeTrainer:
         chosen = [event for event in log if not request.kinds or event.kind in request.kinds]
         if request.order == event_log_pb2.EVENT_ORDER_DESCENDING:
             chosen.reverse()
-        start, size = int(request.page_token or 0), request.page_size or 100
-        return event_log_pb2.ListEventsResponse(
-            events=chosen[start : start + size], next_page_token=next_token(start + size, len(chosen))
-        )
+        events, token = page(chosen, request, size=100)
+        return event_log_pb2.ListEventsResponse(events=events, next_page_token=token)
 
     def _download(
         self, request: artifact_pb2.DownloadArtifactRequest, context: grpc.ServicerContext
@@ -233,23 +238,43 @@ class FakeTrainer:
         for offset in range(request.offset, len(data), CHUNK):
             if self._cut_download is not None and offset >= self._cut_download:
                 self._cut_download = None
-                raise Unavailable("the download was cut", reason="SHUTTING_DOWN")
+                raise Unavailable("the download was cut", reason="SERVER_STOPPING")
             if not context.is_active():
                 return
             yield artifact_pb2.DownloadArtifactResponse(chunk=data[offset : offset + CHUNK], offset=offset)
 
     def _capacity(self, request: capacity_pb2.GetCapacityRequest) -> capacity_pb2.GetCapacityResponse:
-        device = capacity_pb2.Device(id="cpu", display_name="fake", total_bytes=8 * 2**30, slots=1, free_slots=1)
-        rate = 1e12 if request.wait_for_rate.ToNanoseconds() else 0.0
-        return capacity_pb2.GetCapacityResponse(devices=[device], host_bf16_flops_per_second=rate)
+        device = capacity_pb2.Device(
+            id="cpu",
+            hardware=hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(), count=1),
+            display_name="fake",
+            total_bytes=USABLE_BYTES["cpu"],
+            slots=1,
+            free_slots=1,
+        )
+        node = capacity_pb2.Node(name="fake", devices=[device], cpu_name="fake")
+        if request.wait_for_rate.ToNanoseconds():
+            node.matrix_rates.bf16_flops_per_second = node.matrix_rates.fp32_flops_per_second = 1e12
+        capabilities = capacity_pb2.TrainingCapabilities(
+            tasks=[job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_PREPARE],
+            methods=[method_pb2.METHOD_LORA],
+            max_devices=1,
+            max_nodes=1,
+        )
+        return capacity_pb2.GetCapacityResponse(nodes=[node], capabilities=capabilities)
 
 
-def _check(spec: run_spec_pb2.RunSpec) -> None:
-    name = spec.model.WhichOneof("source")
-    if name is None:
-        raise invalid("job.spec.model", "name a model")
-    if name == "name" and spec.model.name not in PARAMETERS:
-        raise NotFound(f"no model {spec.model.name!r}; list_models says what there is", reason="MODEL_NOT_FOUND")
+def _check(job: job_pb2.JobTemplate) -> None:
+    """Refuse a job that names no known model, that is not offered, or whose plan is not the approved one."""
+    if job.HasField("export"):
+        raise InvalidArgument("job.export: this server exports nothing", reason="TASK_NOT_SUPPORTED")
+    if job.HasField("prepare"):
+        return
+    spec = job.train.spec
+    parameters(spec, "job.train.spec.model")
+    if job.train.HasField("approved_plan") and job.train.approved_plan.spec != spec:
+        violation = Violation("spec", "the run differs from the approved one")
+        raise FailedPrecondition("the plan is not the approved one", reason="PLAN_DRIFT", violations=(violation,))
 
 
 def _wanted(event: event_pb2.JobEvent, request: event_log_pb2.WatchJobRequest) -> bool:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a decoder-only transformer consists of: its dimensions, its layers, and their projections."""
 
-from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property
 
 from finetree_estimator.catalog.projections import ATTENTION_ROLES, EXPERTS, GATED_MLP, Layout, Modules, Role, layout
 
@@ -28,7 +28,7 @@ class Linear:
         return self.d_in * self.d_out * self.copies
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Shape:
     """Dimensions as in config.json. `kv_heads` and `head_dim` are never zero, unlike in the contract."""
 
@@ -64,15 +64,6 @@ class Shape:
     """config.json's model_type; empty when unknown."""
     guessed: bool = False
     """Whether a family was named that nobody here knows: what dimensions do not tell is then a Llama's."""
-    _hash: int = field(init=False, repr=False, compare=False, default=0)
-
-    def __post_init__(self) -> None:
-        # Shapes are keys of every cache: hashing two dozen fields each time would cost more than what is cached.
-        values = tuple(getattr(self, each.name) for each in fields(self) if each.compare)
-        object.__setattr__(self, "_hash", hash(values))
-
-    def __hash__(self) -> int:
-        return self._hash
 
     @property
     def q_width(self) -> int:
@@ -88,6 +79,13 @@ class Shape:
     def mlp_copies(self) -> int:
         """Experts of a layer; 1 in a dense model."""
         return max(1, self.experts)
+
+    @cached_property
+    def layer_kinds(self) -> "tuple[LayerKind, ...]":
+        """The decoder layers from the lowest up: one kind, or two where a mixture's lowest layers are dense."""
+        dense = min(self.dense_layers, self.layers) if self.experts else 0
+        spans = ((0, dense, False), (dense, self.layers, self.experts > 0))
+        return tuple(_kind(self, first, end, mixture=mixture) for first, end, mixture in spans if end > first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +120,6 @@ class LayerKind:
     def total(self) -> int:
         """Parameters of one layer."""
         return self.attention + self.mlp + self.router + self.norms + self.extra
-
-
-@lru_cache(maxsize=1024)
-def layer_kinds(shape: Shape) -> tuple[LayerKind, ...]:
-    """The decoder layers from the lowest up: one kind, or two where a mixture's lowest layers are dense."""
-    dense = min(shape.dense_layers, shape.layers) if shape.experts else 0
-    spans = ((0, dense, False), (dense, shape.layers, shape.experts > 0))
-    return tuple(_kind(shape, first, end, mixture=mixture) for first, end, mixture in spans if end > first)
-
-
-def linears(shape: Shape) -> tuple[Linear, ...]:
-    """Projections of a decoder layer (of the most common kind) in forward order, routers left out."""
-    return max(layer_kinds(shape), key=lambda kind: kind.layers).linears
 
 
 def width(shape: Shape, role: Role, intermediate: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from finetree_estimator import constants as c
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, supported
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.intervals import Kind, Source
+from finetree_estimator.remarks import Remark
 
 USABLE_SHARE = 0.98
 """Of the GiB that a label promises (24 GB cards show 23.6 GiB, 80 GB A100s 79.2; reference B4)."""
@@ -23,6 +24,8 @@ FP32_SHARE_64_LANES = 0.74
 LANES_64 = frozenset({("Pascal", "hbm"), ("Volta", "hbm"), ("Ampere", "hbm")})
 """Architecture and segment of such multiprocessors; all of Turing's are (CUDA C++ Programming Guide, throughput of
 arithmetic instructions)."""
+
+_ACCELERATOR = "spec.hardware.accelerator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Device:
     context_bytes: float = c.CUDA_CONTEXT
     """What a process takes of a GPU outside its allocator."""
     sources: tuple[Source, ...] = ()
-    notes: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 @lru_cache(maxsize=1024)
@@ -77,8 +80,8 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
         float32_flops=_fp32_flops(entry),
         cache_bytes=entry.cache_bytes,
         context_bytes=c.CUDA_CONTEXTS.get(entry.segment, c.CUDA_CONTEXT),
-        sources=(Source(kind, "accelerators", entry.name, entry.date),),
-        notes=tuple(_notes(entry, fp32=fp32)),
+        sources=(Source(kind, "accelerators", entry.name, date=entry.date),),
+        remarks=tuple(_remarks(entry, fp32=fp32)),
     )
 
 
@@ -95,17 +98,24 @@ def _rate_spread(entry: AcceleratorEntry) -> tuple[float, float]:
     return c.PRODUCTS_RATE if entry.products_measured else c.CLASS_RATE
 
 
-def _notes(entry: AcceleratorEntry, *, fp32: bool) -> Iterator[str]:
+def _remarks(entry: AcceleratorEntry, *, fp32: bool) -> Iterator[Remark]:
     if not fp32 and not entry.dense_flops:
-        yield f"{entry.display_name} has no tensor cores: it computes at its float32 rate whatever the precision"
+        text = f"{entry.display_name} has no tensor cores: it computes at its float32 rate whatever the precision"
+        yield Remark("NO_TENSOR_CORES", text, _ACCELERATOR)
     elif not fp32 and not entry.native_bf16:
-        yield f"{entry.display_name} has no native bfloat16: float16 or float32 is used, with less speed"
+        text = f"{entry.display_name} has no native bfloat16: float16 or float32 is used, with less speed"
+        yield Remark("NO_NATIVE_BF16", text, _ACCELERATOR)
     if entry.segment == "laptop":
-        yield f"{entry.display_name}: a laptop's power limit decides its speed, which differs by a factor of two"
+        text = f"{entry.display_name}: a laptop's power limit decides its speed, which differs by a factor of two"
+        yield Remark("LAPTOP_POWER_UNKNOWN", text, _ACCELERATOR)
     if entry.products_measured:
-        yield f"the speed of {entry.display_name} follows from the measured rate of its products, not of training"
+        text = (
+            f"the speed of {entry.display_name} follows from the measured rate of its matrix products, not of training"
+        )
+        yield Remark("RATE_FROM_PRODUCTS", text, _ACCELERATOR)
     elif not entry.measured:
-        yield f"no rate was measured on {entry.display_name}: its speed is its class's"
+        text = f"no rate was measured on {entry.display_name}: its speed is that of its class"
+        yield Remark("RATE_FROM_CLASS", text, _ACCELERATOR)
 
 
 @lru_cache(maxsize=1024)
@@ -124,8 +134,14 @@ def by_memory_class(marketed_gb: float) -> Device:
         watts=twin.watts,
         link_bandwidth=twin.link_bandwidth,
         cache_bytes=twin.cache_bytes,
-        sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", twin.date),),
-        notes=(f"the accelerator is not named: speed and power are those of {twin.display_name}",),
+        sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", date=twin.date),),
+        remarks=(
+            Remark(
+                "ACCELERATOR_UNKNOWN",
+                f"the accelerator is not named: speed and power are those of {twin.display_name}",
+                "spec.hardware.unknown_accelerator",
+            ),
+        ),
     )
 
 
@@ -135,16 +151,18 @@ def processor(*, name: str = "", cores: int = 0, memory_bytes: int = 0, measured
     Empty and 0 mean unknown.
     """
     known_cores, cores = cores, cores or 4
-    notes: list[str] = []
+    remarks: list[Remark] = []
     if measured_flops > 0:
         rate, (below, above) = measured_flops, c.CPU_RATE
         source = Source(Kind.MEASURED, "matrix-rate", "hardware.cpu")
     else:
         rate, (below, above) = cores * c.CPU_CORE_FP32_FLOPS, c.UNKNOWN_RATE
         source = Source(Kind.COMPUTED, "typical-core", f"{cores} cores")
-        notes.append("the CPU's matrix rate was not measured: its speed is a guess from the number of cores")
+        text = "the CPU's matrix rate was not measured: its speed is a guess from the number of cores"
+        remarks.append(Remark("CPU_RATE_UNKNOWN", text, "matrix_rates"))
     if not known_cores:
-        notes.append(f"the number of cores is unknown: {cores} are assumed")
+        text = f"the number of cores is unknown: {cores} are assumed"
+        remarks.append(Remark("CPU_CORES_UNKNOWN", text, "spec.hardware.cpu.cores"))
     return Device(
         name or "CPU",
         is_cpu=True,
@@ -156,7 +174,7 @@ def processor(*, name: str = "", cores: int = 0, memory_bytes: int = 0, measured
         watts=c.CPU_BASE_WATTS + cores * c.CPU_CORE_WATTS,
         cores=cores,
         sources=(source,),
-        notes=tuple(notes),
+        remarks=tuple(remarks),
     )
 
 

@@ -2,6 +2,7 @@
 """The shape of a model from its config.json, as transformers writes it, under a folder that the operator named."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.config_values import SPELLINGS, ConfigError, expansion, flag, number, switch
 from finetree_estimator.catalog.consistency import contradiction
 from finetree_estimator.catalog.families import ALIASES, FAMILIES, Family
+from finetree_estimator.remarks import Remark
 
 MAX_CONFIG_BYTES = 1 << 20
 """Larger files are not model configurations."""
@@ -41,7 +43,7 @@ class Described:
     """What a config.json says, and what had to be guessed."""
 
     shape: Shape
-    notes: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
 
 def find(root: Path, relative: str) -> Path | None:
@@ -93,17 +95,17 @@ def parse(config: dict[str, Any]) -> Described:
     shape = _shape(merged, name, FAMILIES.get(name, Family()))
     if (problem := contradiction(shape)) is not None:
         raise ConfigError(problem.in_words(_CONTRACT_NAMES))
-    return Described(shape, tuple(_notes(config, name)))
+    return Described(shape, tuple(_remarks(config, name)))
 
 
-def _notes(config: dict[str, Any], name: str) -> list[str]:
-    notes = []
+def _remarks(config: dict[str, Any], name: str) -> Iterator[Remark]:
     if name not in FAMILIES:
         called = f"model_type {name[:64]!r} is not known" if name else "config.json names no model_type"
-        notes.append(f"{called}: biases, norms and module names are guessed as a Llama's")
+        text = f"{called}: biases, norms and module names are guessed as a Llama's"
+        yield Remark("MODEL_FAMILY_UNKNOWN", text, "spec.model.path")
     if "text_config" in config:
-        notes.append("only the text model of this multimodal configuration is counted")
-    return notes
+        text = "only the text model of this multimodal configuration is counted"
+        yield Remark("TEXT_MODEL_ONLY", text, "spec.model.path")
 
 
 def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:

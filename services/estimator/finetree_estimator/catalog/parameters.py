@@ -2,9 +2,8 @@
 """Parameters of a decoder-only transformer, counted exactly from its dimensions."""
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 
-from finetree_estimator.catalog.architecture import Shape, layer_kinds, norm_parameters
+from finetree_estimator.catalog.architecture import Shape, norm_parameters
 from finetree_estimator.catalog.projections import layout
 
 
@@ -22,15 +21,24 @@ class Parameters:
     total: int = field(init=False)
     """All of them."""
 
+    @property
+    def outside_layers(self) -> int:
+        """Parameters of embeddings and output head."""
+        return self.embeddings + self.lm_head
+
+    @property
+    def in_layers(self) -> int:
+        """Parameters of everything else; the last norm counts with the layers."""
+        return self.total - self.outside_layers
+
     def __post_init__(self) -> None:
         layers = self.attention + self.mlp + self.router + self.norms + self.extra
         object.__setattr__(self, "total", self.embeddings + layers + self.lm_head)
 
 
-@lru_cache(maxsize=1024)
 def count(shape: Shape) -> Parameters:
     """Parameters by part, biases with the projection that they belong to."""
-    kinds = layer_kinds(shape)
+    kinds = shape.layer_kinds
     outer_norms = 2 if layout(shape.family).embedding_norm else 1
     return Parameters(
         embeddings=(shape.vocab + shape.learned_positions) * shape.hidden,
@@ -43,27 +51,24 @@ def count(shape: Shape) -> Parameters:
     )
 
 
-@lru_cache(maxsize=1024)
 def active_parameters(shape: Shape) -> int:
     """Parameters that one token uses: all of a dense model's, the chosen experts' of a mixture."""
     idle = shape.experts - max(1, shape.active_experts)
     if idle <= 0:
         return count(shape).total
     routed = 0
-    for kind in layer_kinds(shape):
+    for kind in shape.layer_kinds:
         experts = [part for part in kind.linears if part.routed]
         biases = kind.mlp_biases if experts else 0
         routed += kind.layers * (sum(part.weights for part in experts) + biases)
     return count(shape).total - idle * routed // shape.experts
 
 
-@lru_cache(maxsize=1024)
 def routed_weights(shape: Shape) -> int:
     """Weights of all routed experts, which transformers 5 stacks into parameters that are no linear layers."""
-    return sum(kind.layers * sum(part.weights for part in kind.linears if part.routed) for kind in layer_kinds(shape))
+    return sum(kind.layers * sum(part.weights for part in kind.linears if part.routed) for kind in shape.layer_kinds)
 
 
-@lru_cache(maxsize=1024)
 def linear_weights(shape: Shape) -> int:
     """Weights of all decoder projections: what a quantised base packs."""
-    return sum(kind.layers * sum(part.weights for part in kind.linears) for kind in layer_kinds(shape))
+    return sum(kind.layers * sum(part.weights for part in kind.linears) for kind in shape.layer_kinds)

@@ -129,12 +129,12 @@ class PriceBook:
         """The quotes of an accelerator by its catalogue name."""
         return self._groups.get(accelerator, ())
 
-    def typical(self, accelerator: str) -> float:
-        """Median of an accelerator's quotes on demand in USD per hour; 0 when there is none."""
+    def typical(self, accelerator: str) -> float | None:
+        """Median of an accelerator's quotes on demand in USD per hour; None where there is no such quote."""
         quotes = [
             quote.hourly for quote in self.of(accelerator) if quote.currency == "USD" and quote.term is Term.ON_DEMAND
         ]
-        return statistics.median(quotes) if quotes else 0.0
+        return statistics.median(quotes) if quotes else None
 
     def extended(self, other: "PriceBook") -> "PriceBook":
         """This book with the quotes of another; where both have an id, the other's counts."""

@@ -7,14 +7,10 @@ LoRA has: a projection that is fused with others gets one adapter, not one for e
 
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
 
 
 class Role(Enum):
     """What a projection computes."""
-
-    # Enum's own hashes the name, in Python; members are single, so their identity will do.
-    __hash__ = object.__hash__
 
     QUERY = "query"
     KEY = "key"
@@ -133,8 +129,10 @@ def ends_with(path: str, name: str) -> bool:
     return path == name or path.endswith(f".{name}")
 
 
-@lru_cache(maxsize=1024)
 def roles_of(name: str) -> frozenset[Role]:
     """What the modules of this name compute in any family: for models whose family is unknown."""
-    modules = [module for known in LAYOUTS.values() for module in known.attention + known.mlp]
-    return frozenset(role for path, role in modules if ends_with(path, name))
+    return frozenset(role for path, role in _MODULES if ends_with(path, name))
+
+
+_MODULES = frozenset(module for known in LAYOUTS.values() for module in known.attention + known.mlp)
+"""Paths of the projections of all families."""

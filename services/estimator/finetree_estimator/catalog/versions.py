@@ -15,56 +15,8 @@ ENGINE_ID = "engine-1"
 """Changes when the same request may get another answer for another reason than its data."""
 ENGINE_DATE = "2026-11-26"
 """Day of the last such change."""
-FORMULAS = (
-    "catalog/accelerators",
-    "catalog/architecture",
-    "catalog/devices",
-    "catalog/models",
-    "catalog/names",
-    "catalog/parameters",
-    "catalog/playbook",
-    "catalog/price_book",
-    "catalog/prices",
-    "catalog/projections",
-    "constants",
-    "cost",
-    "estimate",
-    "evidence/apply_corrections",
-    "evidence/calibration",
-    "evidence/confidence",
-    "evidence/corrections",
-    "evidence/measured_runs",
-    "evidence/similarity",
-    "intervals",
-    "memory/activations",
-    "memory/attention_scores",
-    "memory/cpu",
-    "memory/cpu_tensors",
-    "memory/fit",
-    "memory/fragmentation",
-    "memory/model_states",
-    "memory/peak",
-    "memory/sharding",
-    "memory/step_peak",
-    "memory/weights",
-    "methods/base",
-    "programs",
-    "recipe",
-    "rows",
-    "run",
-    "spec/parse",
-    "spec/resolve",
-    "spec/settings",
-    "timing/communication",
-    "timing/elementwise",
-    "timing/memory_traffic",
-    "timing/phases",
-    "timing/step_time",
-    "whatif/elsewhere",
-    "whatif/fallbacks",
-    "whatif/playbook_comparison",
-)
-"""Modules that decide the numbers; the engine's hash covers them."""
+FORMULAS = ("catalog", "evidence", "memory", "methods", "spec", "timing", "whatif")
+"""Rooms that decide the numbers; the engine's hash covers their modules and those beside the rooms."""
 CATALOGUE = ("models.csv", "accelerators.csv", "links.csv", "rate_classes.csv", "evidence.csv", "playbook.json")
 """Data files that decide what is answered beside the price book; the catalogue's hash covers them."""
 
@@ -83,7 +35,7 @@ def parts(book: PriceBook, calibration: Part) -> dict[str, Part]:
     return {
         "engine": _engine(),
         "catalogue": _catalogue(),
-        "price_book": Part(book.book_id, book.sha256, book.date),
+        "price_book": Part(book.book_id, book.sha256, _day(book.date)),
         "calibration": calibration,
     }
 
@@ -96,7 +48,9 @@ def formulas() -> tuple[Part, Part]:
 @cache
 def _engine() -> Part:
     package = resources.files("finetree_estimator")
-    sources = b"".join(package.joinpath(f"{name}.py").read_bytes() for name in FORMULAS)
+    folders = [package, *(package.joinpath(room) for room in FORMULAS)]
+    files = {f"{folder.name}/{file.name}": file for folder in folders for file in folder.iterdir() if file.is_file()}
+    sources = b"".join(files[name].read_bytes() for name in sorted(files) if name.endswith(".py"))
     return Part(ENGINE_ID, hashlib.sha256(sources).hexdigest(), ENGINE_DATE)
 
 
@@ -104,4 +58,9 @@ def _engine() -> Part:
 def _catalogue() -> Part:
     digest = hashlib.sha256(b"".join(map(raw, CATALOGUE))).hexdigest()
     date = max([entry.date for entry in models()] + [entry.date for entry in accelerators()])
-    return Part(f"catalogue-{date}", digest, date)
+    return Part(f"catalogue-{date}", digest, _day(date))
+
+
+def _day(date: str) -> str:
+    """The first day of a year, a month or a day in ISO 8601: the contract dates a revision by a day."""
+    return date + "-01" * ((10 - len(date)) // 3) if date else ""

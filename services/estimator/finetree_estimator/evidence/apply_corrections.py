@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Applies what was learned from observed runs to the peaks and times that the formulas give."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from finetree_estimator.evidence.corrections import Correction, Factor
 from finetree_estimator.intervals import Interval, Source, together, total
-from finetree_estimator.memory.peak import COUNTED, Memory, Parts
+from finetree_estimator.memory.peak import COUNTED, Memory
 from finetree_estimator.timing.phases import Phase, Times
 
 BY_RATE = frozenset({Phase.TRAIN, Phase.EVALUATE})
@@ -23,7 +22,7 @@ def correct_memory(peaks: Memory, correction: Correction) -> Memory:
     device = _beyond(peaks.device, counted, factor, source)
     return replace(
         peaks,
-        parts=Parts.of(
+        components=tuple(
             (kind, interval if kind in COUNTED else factor.apply(interval, source))
             for kind, interval in peaks.components
         ),
@@ -47,25 +46,28 @@ def correct_times(times: Times, correction: Correction, *, narrow: bool = True) 
         factor = replace(factor, weight=0.0)
     step = factor.apply(times.step, source)
     tokens = times.tokens_per_second.expected * times.step.expected
-    return times._replace(
+    others = total(interval for phase, interval in times.phases if phase not in BY_RATE)
+    return replace(
+        times,
         phases=tuple(
             (phase, factor.apply(interval, source) if phase in BY_RATE else interval)
             for phase, interval in times.phases
         ),
-        total=_beyond(times.total, _others(times.phases), factor, source),
+        total=_beyond(times.total, others, factor, source),
         step=step,
-        tokens_per_second=Interval(tokens / step.high, tokens / step.expected, tokens / step.low, step.sources),
+        tokens_per_second=Interval(tokens / step.high, tokens / step.expected, tokens / step.low, sources=step.sources),
     )
 
 
-def _others(phases: Iterable[tuple[Phase, Interval]]) -> Interval:
-    return total(interval for phase, interval in phases if phase not in BY_RATE)
-
-
 def _beyond(whole: Interval, fixed: Interval, factor: Factor, source: Source) -> Interval:
-    """`whole` with the factor on what it has beyond `fixed`."""
+    """An interval with the factor on what it has beyond `fixed`."""
     expected = max(0.0, whole.expected - fixed.expected)
     low = min(expected, max(0.0, whole.low - fixed.low))
     rest = factor.apply(Interval(low, expected, max(expected, whole.high - fixed.high)), source)
-    ends = (fixed.low + rest.low, fixed.expected + rest.expected, fixed.high + rest.high)
-    return Interval(*ends, together(whole.sources, rest.sources), whole.coverage)
+    return Interval(
+        fixed.low + rest.low,
+        fixed.expected + rest.expected,
+        fixed.high + rest.high,
+        sources=together(whole.sources, rest.sources),
+        coverage=whole.coverage,
+    )

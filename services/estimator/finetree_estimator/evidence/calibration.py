@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from statistics import median
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 
 from finetree_estimator.catalog.versions import Part
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction, Factor
@@ -158,12 +157,12 @@ def learn(points: Iterable[Point]) -> Calibration:
     return Calibration(ordered, entries, _part(ordered), seen)
 
 
-def correction_for(request: pb.EstimateRunRequest, spec: rs.RunSpec, calibration: Calibration) -> Correction:
-    """What observed runs correct in an estimate of `spec`, a request's own or a changed one.
+def correction_for(spec: run_spec_pb2.RunSpec, calibration: Calibration) -> Correction:
+    """What observed runs correct in an estimate of a spec.
 
     Only this suite's runs are observed, and so corrected. Raises UnknownNameError for an unknown accelerator.
     """
-    ours = request.program in (pb.TRAINING_PROGRAM_UNSPECIFIED, pb.TRAINING_PROGRAM_FINETREE)
+    ours = spec.program.program in (training_pb2.TRAINING_PROGRAM_UNSPECIFIED, training_pb2.TRAINING_PROGRAM_FINETREE)
     if not ours or not calibration.points:
         return UNCORRECTED
     return calibration.correction(device_key(spec.hardware), model_family(spec.model))

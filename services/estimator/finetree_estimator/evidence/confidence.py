@@ -7,11 +7,11 @@ by how much. The own observed runs of a device count as near: they were made wit
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from functools import cache, lru_cache
+from typing import NamedTuple
 
-from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
+from finetree_estimator.evidence.corrections import UNCORRECTED, Correction, Factor
 from finetree_estimator.evidence.measured_runs import Near, case_of, measured, nearest
 from finetree_estimator.evidence.similarity import (
     FAR,
@@ -20,16 +20,18 @@ from finetree_estimator.evidence.similarity import (
     Case,
     Setting,
     Weights,
+    setting_terms,
     size_terms,
-    terms,
     tokens_of,
 )
+from finetree_estimator.methods.registry import METHODS
+from finetree_estimator.remarks import Remark
 from finetree_estimator.run import Run
 
 NEAR = 0.15
 """Largest distance of high confidence: another program of the same formulas, or three times the size."""
 MIDDLE = 0.45
-"""Largest distance of medium confidence: another method or a quantised base, and little else."""
+"""Largest distance of medium confidence: another method or a quantized base, and little else."""
 OBSERVED_ENOUGH = 3
 """Observed runs of a device from which on it counts as measured: a median of fewer can be spoilt by one."""
 WORTH_SAYING = 0.05
@@ -44,52 +46,47 @@ and therefore time widens less."""
 class Level(Enum):
     """The names are those of the contract's ConfidenceLevel."""
 
-    # Enum's own hashes the name, in Python; members are single, so their identity will do.
-    __hash__ = object.__hash__
-
     LOW = 1
     MEDIUM = 2
     HIGH = 3
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Confidence:
-    """Levels and distances (0 the same case, 1 far) for memory and for time, with one line for each reason.
-
-    Not to be changed: it is kept.
-    """
+    """Levels and distances (0 the same case, 1 far) for memory and for time, with one line for each reason."""
 
     memory: Level
     time: Level
     memory_distance: float
     time_distance: float
-    reasons: tuple[str, ...]
-    written: list[bytes] = field(default_factory=list, init=False, compare=False, repr=False)
-    """What of it stands on the wire, for who writes it more than once."""
+    reasons: tuple[Remark, ...]
 
 
-def of(run: Run, correction: Correction = UNCORRECTED, case: Case | None = None, *, told: bool = True) -> Confidence:
+def confidence_in(run: Run, correction: Correction = UNCORRECTED, *, reasons: bool = True) -> Confidence:
     """Confidence in the estimate of a run, with what was learned from observed runs of its device.
 
-    `case` is its `evidence.case_of`, where that is known. Without `told` the reasons are left out.
+    Without `reasons` they are left out.
     """
-    learned = correction.memory.observations, correction.step_time.observations
-    of_memory = _weights(MEMORY, learned[0] >= OBSERVED_ENOUGH)
-    of_time = _weights(TIME, learned[1] >= OBSERVED_ENOUGH)
-    return _of(case or case_of(run), of_memory, of_time, told)
-
-
-@lru_cache(maxsize=4096)
-def _of(case: Case, of_memory: Weights, of_time: Weights, told: bool) -> Confidence:  # noqa: FBT001  # a key
+    case = case_of(run)
+    of_memory, of_time = _weights(MEMORY, correction.memory), _weights(TIME, correction.step_time)
     memory, time = nearest(case, of_memory), nearest(case, of_time)
-    reasons = _reasons(case, memory, time, of_memory, of_time) if told else ()
-    return Confidence(level(memory.distance), level(time.distance), memory.distance, time.distance, reasons)
+    return Confidence(
+        memory=level(memory.distance),
+        time=level(time.distance),
+        memory_distance=memory.distance,
+        time_distance=time.distance,
+        reasons=_reasons(case, memory, time, of_memory, of_time) if reasons else (),
+    )
 
 
 def memory_distance(run: Run, correction: Correction = UNCORRECTED) -> float:
-    """Distance of the nearest measured peak alone: what `of` says, for searches that ask about many runs."""
-    learned = correction.memory.observations >= OBSERVED_ENOUGH
-    return _nearest(case_of(run), _weights(MEMORY, learned)).distance
+    """Distance of the nearest measured peak alone, for searches that ask about many runs."""
+    return nearest(case_of(run), _weights(MEMORY, correction.memory)).distance
+
+
+def _weights(weights: Weights, factor: Factor) -> Weights:
+    """The weights of the distance, given what was observed of the device."""
+    return weights.where_observed() if factor.observations >= OBSERVED_ENOUGH else weights
 
 
 def memory_spread(distance: float) -> float:
@@ -109,102 +106,117 @@ def level(distance: float) -> Level:
     return Level.MEDIUM if distance <= MIDDLE else Level.LOW
 
 
-def _reasons(case: Case, memory: Near, time: Near, of_memory: Weights, of_time: Weights) -> tuple[str, ...]:
-    others = memory.row.case.setting, time.row.case.setting
-    memory_why, time_why = _setting_lines(case.setting, *others, of_memory, of_time)
-    memory_sizes, time_sizes = _size_reasons(case, memory, of_memory), _size_reasons(case, time, of_time)
-    return (*memory_why, *memory_sizes, *time_why, *(line for line in time_sizes if line not in memory_sizes))
+def _reasons(case: Case, memory: Near, time: Near, of_memory: Weights, of_time: Weights) -> tuple[Remark, ...]:
+    """What differs from the runs whose peak and whose speed are nearest; what both share is said once."""
+    peak = _setting_reasons(case.setting, memory.row.case.setting, of_memory)
+    speed = _setting_reasons(case.setting, time.row.case.setting, of_time)
+    peak_sizes, speed_sizes = _size_reasons(case, memory, of_memory), _size_reasons(case, time, of_time)
+    return (
+        *(_of(remark, "peak or speed" if remark in speed else "peak") for remark in peak),
+        *peak_sizes,
+        *(_of(remark, "speed") for remark in speed if remark not in peak),
+        *(remark for remark in speed_sizes if remark not in peak_sizes),
+    )
 
 
-_nearest = lru_cache(maxsize=4096)(nearest)
+def _of(remark: Remark, what: str) -> Remark:
+    """The remark with what was measured in its place."""
+    return remark._replace(message=remark.message.format(what=what))
 
 
-@cache
-def _weights(weights: Weights, learned: bool) -> Weights:  # noqa: FBT001  # a key of the cache
-    return weights.where_observed() if learned else weights
-
-
-@lru_cache(maxsize=4096)
-def _setting_lines(
-    mine: Setting, in_memory: Setting, in_time: Setting, of_memory: Weights, of_time: Weights
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Lines on the settings of the runs whose peak and whose speed are nearest; what both share is said once."""
-    peak, speed = _setting_reasons(mine, in_memory, of_memory), _setting_reasons(mine, in_time, of_time)
-    said = (line.format(what="peak or speed" if line in speed else "peak") for line in peak)
-    return tuple(said), tuple(line.format(what="speed") for line in speed if line not in peak)
-
-
-_METHODS = {
-    "full": "of full training",
-    "lora": "of low-rank adapters",
-    "prefix": "of prefix tuning",
-    "adapter": "of bottleneck adapters",
-}
+_METHODS = {method.trained_part: method.described for method in METHODS.values()}
 _CHECKPOINTING = {
     "off": "without checkpointing",
     "full": "with checkpointing",
     "offloaded": "with offloaded checkpointing",
 }
-_PHRASES: dict[str, Callable[[Setting], str]] = {
-    "method": lambda setting: _METHODS[setting.method],
-    "bits": lambda setting: f"of a {setting.bits}-bit base" if setting.bits else "of an unquantised base",
-    "checkpointing": lambda setting: _CHECKPOINTING[setting.checkpointing],
-    "accelerator": lambda setting: f"on {setting.accelerator or 'this accelerator'}",
-    "devices": lambda setting: f"on {setting.devices} devices" if setting.devices > 1 else "on one device",
-    "sharding": lambda setting: f"with sharding {setting.sharding}",
-    "nodes": lambda setting: "on several machines" if setting.nodes > 1 else "on one machine",
-    "program": lambda setting: f"of {setting.program}",
-    "mixture": lambda setting: "of a mixture of experts" if setting.mixture else "of a dense model",
-    "eager": lambda setting: "with eager attention" if setting.eager else "with fused attention",
-    "guessed": lambda setting: "of a guessed architecture" if setting.guessed else "of a known architecture",
+
+
+class Respect(NamedTuple):
+    """How a respect in which runs differ is named."""
+
+    code: str
+    """First part of a remark's code."""
+    field_path: str
+    phrase: Callable[[Setting], str]
+    """A setting in words that follow "a run"."""
+
+
+_RESPECTS = {
+    "method": Respect("METHOD", "spec", lambda setting: f"of {_METHODS[setting.method]}"),
+    "bits": Respect(
+        "BASE_BITS",
+        "spec.qlora.quantization",
+        lambda setting: f"of a {setting.bits}-bit base" if setting.bits else "of an unquantized base",
+    ),
+    "checkpointing": Respect(
+        "CHECKPOINTING", "spec.gradient_checkpointing", lambda setting: _CHECKPOINTING[setting.checkpointing]
+    ),
+    "accelerator": Respect(
+        "ACCELERATOR", "spec.hardware.accelerator", lambda setting: f"on {setting.accelerator or 'this accelerator'}"
+    ),
+    "devices": Respect(
+        "DEVICE_COUNT",
+        "spec.hardware.count",
+        lambda setting: f"on {setting.devices} devices" if setting.devices > 1 else "on one device",
+    ),
+    "sharding": Respect("SHARDING", "spec.hardware.sharding", lambda setting: f"with sharding {setting.sharding}"),
+    "nodes": Respect(
+        "NODE_COUNT",
+        "spec.hardware.nodes",
+        lambda setting: "on several machines" if setting.nodes > 1 else "on one machine",
+    ),
+    "program": Respect("PROGRAM", "spec.program.program", lambda setting: f"of {setting.program}"),
+    "mixture": Respect(
+        "EXPERTS", "spec.model", lambda setting: "of a mixture of experts" if setting.mixture else "of a dense model"
+    ),
+    "eager": Respect(
+        "ATTENTION",
+        "spec.attention",
+        lambda setting: "with eager attention" if setting.eager else "with fused attention",
+    ),
+    "guessed": Respect(
+        "ARCHITECTURE",
+        "spec.model",
+        lambda setting: "of a guessed architecture" if setting.guessed else "of a known architecture",
+    ),
 }
 
 
-def _setting_reasons(mine: Setting, other: Setting, weights: Weights) -> tuple[str, ...]:
-    """A line for each respect in which the nearest measured run differs; whether any such run was measured is said.
+def _setting_reasons(mine: Setting, other: Setting, weights: Weights) -> list[Remark]:
+    """One for each respect in which the nearest measured run differs, and whether any such run was measured.
 
-    {what} stands for what was measured.
+    {what} in a message stands for what was measured.
     """
-    lines = []
-    for name, term in terms(mine, other, weights).items():
+    found = []
+    for name, term in setting_terms(mine, other, weights).items():
         if term < WORTH_SAYING:
             continue
-        phrase = _PHRASES[name]
+        code, path, phrase = _RESPECTS[name]
         if getattr(mine, name) in _measured_values(name, peaks=weights.by_peak):
-            lines.append(f"the nearest measured {{what}} is {phrase(other)}, this run is {phrase(mine)}")
+            text = f"the nearest measured {{what}} is {phrase(other)}, this run is {phrase(mine)}"
+            found.append(Remark(f"{code}_DIFFERS", text, path))
         else:
-            lines.append(f"no measured {{what}} is {phrase(mine)}")
-    return tuple(lines)
+            found.append(Remark(f"{code}_NOT_MEASURED", f"no measured {{what}} is {phrase(mine)}", path))
+    return found
 
 
-@cache
 def _measured_values(name: str, *, peaks: bool) -> frozenset[object]:
-    """What the measured runs have in a respect."""
+    """Values that the measured runs have in a respect."""
     return frozenset(getattr(row.case.setting, name) for row in measured(peaks=peaks))
 
 
-def _size_reasons(case: Case, near: Near, weights: Weights) -> list[str]:
-    """A line for each size in which the nearest measured run differs much."""
-    other = near.row.case
-    by_parameters, by_tokens = size_terms(case, other, weights)
-    lines = []
-    if by_parameters >= WORTH_SAYING:
-        lines.append(_parameters_line(case.parameters, other.parameters))
-    if by_tokens >= WORTH_SAYING:
-        lines.append(_tokens_line(tokens_of(case, weights), tokens_of(other, weights), by_peak=weights.by_peak))
-    return lines
-
-
-@lru_cache(maxsize=4096)
-def _parameters_line(mine: float, other: float) -> str:
-    """Both are logarithms."""
-    ours, theirs = math.exp(mine) / 1e9, math.exp(other) / 1e9
-    return f"the model has {ours:.3g} billion parameters, the nearest measured one {theirs:.3g}"
-
-
-@lru_cache(maxsize=4096)
-def _tokens_line(mine: float, other: float, *, by_peak: bool) -> str:
-    """Both are logarithms; few differ, since they come in steps."""
-    ours, theirs = math.exp(mine), math.exp(other)
-    which = "largest" if by_peak else "average"
-    return f"the {which} micro-batch has {ours:,.0f} tokens, the nearest measured one {theirs:,.0f}"
+def _size_reasons(case: Case, near: Near, weights: Weights) -> list[Remark]:
+    """One for each size in which the nearest measured run differs much."""
+    other, found = near.row.case, []
+    terms = size_terms(case, other, weights)
+    if terms["parameters"] >= WORTH_SAYING:
+        ours, theirs = math.exp(case.parameters) / 1e9, math.exp(other.parameters) / 1e9
+        text = f"the model has {ours:.3g} billion parameters, the nearest measured one {theirs:.3g}"
+        found.append(Remark("MODEL_SIZE_DIFFERS", text, "spec.model"))
+    if terms["tokens"] >= WORTH_SAYING:
+        ours, theirs = math.exp(tokens_of(case, weights)), math.exp(tokens_of(other, weights))
+        which = "largest" if weights.by_peak else "average"
+        text = f"the {which} micro-batch has {ours:,.0f} tokens, the nearest measured one {theirs:,.0f}"
+        found.append(Remark("MICRO_BATCH_DIFFERS", text, "spec.training.micro_batch_size"))
+    return found

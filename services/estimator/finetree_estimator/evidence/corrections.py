@@ -2,9 +2,11 @@
 """What observed runs change in an estimate: factors on the step time and on the memory that is not counted exactly."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from finetree_estimator.intervals import Interval, Kind, Source, together
+from finetree_estimator.remarks import Remark
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class Factor:
         expected = interval.expected * self.value
         low = expected * math.exp(-self._width(interval.expected / interval.low)) if interval.low > 0 else 0.0
         high = expected * math.exp(self._width(interval.high / interval.expected))
-        return Interval(low, expected, high, together(interval.sources, sources), interval.coverage)
+        joined = together(interval.sources, sources)
+        return Interval(low, expected, high, sources=joined, coverage=interval.coverage)
 
     def _width(self, ratio: float) -> float:
         own = math.log(max(1.0, ratio))
@@ -47,16 +50,18 @@ class Correction:
     @property
     def source(self) -> Source:
         """What the corrected numbers rest on besides the formulas."""
-        return Source(Kind.MEASURED, "observed-runs", self.device, self.date)
+        return Source(Kind.MEASURED, "observed-runs", self.device, date=self.date)
 
-    def notes(self) -> list[str]:
-        """One line for people for each factor."""
-        told = (("step time", self.step_time), ("memory that is not counted exactly", self.memory))
-        return [
-            f"{what} is multiplied by {factor.value:.3g}, learned from {factor.observations} runs on {self.device}"
-            for what, factor in told
-            if factor.observations
-        ]
+    def remarks(self) -> Iterator[Remark]:
+        """One for each factor."""
+        factors = (
+            ("STEP_TIME_CORRECTED", "step time", self.step_time),
+            ("MEMORY_CORRECTED", "memory that is not counted exactly", self.memory),
+        )
+        for code, what, factor in factors:
+            if factor.observations:
+                learned = f"learned from {factor.observations} runs on {self.device}"
+                yield Remark(code, f"{what} is multiplied by {factor.value:.3g}, {learned}", "spec.hardware")
 
 
 UNCORRECTED = Correction()

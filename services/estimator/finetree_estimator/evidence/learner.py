@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import calibration_pb2
 from finetree_runtime.errors import DomainError
 
 from finetree_estimator.catalog import versions
@@ -42,23 +42,24 @@ class Learner:
         """Close the store."""
         self._store.close()
 
-    async def report(self, request: pb.ReportObservationRequest) -> bool:
+    async def report(self, request: calibration_pb2.ReportObservationRequest) -> bool:
         """Take an observation; true when it was new. Durable when it returns.
 
         Raises InvalidArgument, NotFound, AlreadyExists REQUEST_ID_REUSED, ResourceExhausted DISK_FULL and Unavailable;
         nothing has changed then.
         """
         body = hashlib.sha256(request.observation.SerializeToString(deterministic=True)).hexdigest()
-        observation = pb.Observation()
+        observation = calibration_pb2.Observation()
         observation.CopyFrom(request.observation)
-        observation.end_time = observation.end_time or observing.now()
+        if not observation.HasField("end_time"):
+            observation.end_time.GetCurrentTime()
         point = observing.to_point(observation, self._knowledge, self._predict)
         row = _row(point, observation.SerializeToString(deterministic=True))
         return await asyncio.to_thread(self._add, row, point, request.request_id, body)
 
-    async def reset(self, device: str) -> int:
+    async def reset(self, device: str, request_id: str = "") -> int:
         """Forget the observations of a device, or all for ""; how many there were. Raises like `report`."""
-        return await asyncio.to_thread(self._forget, device)
+        return await asyncio.to_thread(self._forget, device, request_id)
 
     def _add(self, row: Row, point: Point, request_id: str, body: str) -> bool:
         with self._writing:
@@ -70,12 +71,15 @@ class Learner:
                 self.calibration = learn(self._points.values())
             return new
 
-    def _forget(self, device: str) -> int:
+    def _forget(self, device: str, request_id: str) -> int:
+        body = hashlib.sha256(f"reset {device}".encode()).hexdigest()
         with self._writing:
-            removed = self._store.forget(device)
+            removal = self._store.forget(device, request_id, body)
+            if removal.repeated:
+                return removal.removed
             self._points = {key: point for key, point in self._points.items() if device and point.device != device}
             self.calibration = learn(self._points.values())
-            return removed
+            return removal.removed
 
 
 def load(folder: Path, knowledge: Knowledge, predict: Predict) -> Calibration:
@@ -101,7 +105,7 @@ def _renewed(row: Row, knowledge: Knowledge, predict: Predict) -> Row:
     """The row with a prediction of the present formulas; without a point where its run can no longer be read."""
     if row.basis == _basis():
         return row
-    observation = pb.Observation.FromString(row.record)
+    observation = calibration_pb2.Observation.FromString(row.record)
     try:
         return _row(observing.to_point(observation, knowledge, predict), row.record)
     except DomainError:

@@ -7,11 +7,9 @@ The rows are made by benchmarks/estimator/evidence.py from published tables.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import NamedTuple
+from functools import cache
 
 from finetree_estimator.catalog.accelerators import accelerator
-from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.names import UnknownNameError, table
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.evidence.similarity import (
@@ -22,29 +20,21 @@ from finetree_estimator.evidence.similarity import (
     Case,
     Setting,
     Weights,
-    apart,
-    case_made,
-    per_log,
-    setting_of,
-    sizes,
-    terms,
-    tokens_of,
+    setting_terms,
+    size_terms,
 )
 from finetree_estimator.intervals import Kind, Source
-from finetree_estimator.methods.base import QuantizedLora, name_of
 from finetree_estimator.run import Run
 from finetree_estimator.timing.step_time import step_of
 
 NEAREST = 5
 """Rows that a full answer holds."""
-ALONE = "replicated"
-"""Sharding of a single device."""
 DIGITS = 4
 """Decimal places of a distance; finer ones say nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRun:
     """A measured run; where it was repeated, the medians. Peaks in bytes, 0 where it was not measured."""
 
     case: Case
@@ -55,101 +45,73 @@ class Row:
     source: Source
 
 
-class Near(NamedTuple):
-    """A row and its distance, 0 to 1."""
+@dataclass(frozen=True, slots=True)
+class Near:
+    """A measured run and its distance, 0 to 1."""
 
-    row: Row
+    row: MeasuredRun
     distance: float
 
 
 @cache
-def rows() -> tuple[Row, ...]:
-    """All measured runs, in the order of the file."""
+def measured_runs() -> tuple[MeasuredRun, ...]:
+    """All measured runs, in the order of the file, which is read once."""
     return tuple(_row(row) for row in table("evidence.csv"))
+
+
+def measured(*, peaks: bool) -> tuple[MeasuredRun, ...]:
+    """Runs that measured a peak, or those that measured a speed."""
+    return tuple(row for row in measured_runs() if (row.peak_bytes if peaks else row.tokens_per_second) > 0)
 
 
 def case_of(run: Run) -> Case:
     """A run as the distance sees it."""
-    method, devices = name_of(run.method), run.devices
-    name, architecture = _known(run.device.name, run.device.is_cpu)
-    setting = setting_of(
-        "lora" if method == "qlora" else method,
-        run.method.bits if isinstance(run.method, QuantizedLora) else 0,
-        "offloaded" if run.offloaded else "full" if run.checkpointing else "off",
-        name,
-        architecture,
-        devices,
-        run.sharding if devices > 1 else ALONE,
-        run.nodes,
-        run.program.name,
-        run.shape.experts > 0,
-        run.eager_attention,
-        run.shape.guessed,
-    )
+    name, architecture = _known(run.device.name, is_cpu=run.on_cpu)
     peak = run.peak_tokens
-    mean = step_of(run, run.rows).tokens if run.rows is not None else peak
-    return case_made((setting, _log_parameters(run.shape), _size(peak), _size(mean)))
+    return Case(
+        setting=Setting(
+            method=run.method.trained_part,
+            bits=run.method.base_bits,
+            checkpointing="offloaded" if run.offloaded else "full" if run.checkpointing else "off",
+            accelerator=name,
+            architecture=architecture,
+            devices=run.devices,
+            sharding=run.sharding if run.devices > 1 else "replicated",
+            nodes=run.nodes,
+            program=run.program.name,
+            mixture=run.shape.experts > 0,
+            eager=run.eager_attention,
+            guessed=run.shape.guessed,
+        ),
+        parameters=math.log(count(run.shape).total),
+        peak_tokens=_size(peak),
+        mean_tokens=_size(step_of(run, run.rows).tokens if run.rows is not None else peak),
+    )
 
 
-def nearest_evidence(case: Case, most: int = NEAREST) -> tuple[Near, ...]:
+def nearest_runs(case: Case, most: int = NEAREST) -> tuple[Near, ...]:
     """The measured runs most like a case, nearest first: by the mean of the distances for memory and for time."""
-    found = []
-    for row in rows():
-        both = [sum(terms(case.setting, row.case.setting, w).values()) for w in (MEMORY, TIME)]
-        both += [sum(sizes(case, row.case, w).values()) for w in (MEMORY, TIME)]
-        found.append((round(sum(both) / 2, DIGITS), row))
+    both = [(_distances(case, measured_runs(), weights)) for weights in (MEMORY, TIME)]
+    found = [
+        (round((memory + time) / 2, DIGITS), row) for row, memory, time in zip(measured_runs(), *both, strict=True)
+    ]
     found.sort(key=lambda pair: pair[0])
     return tuple(Near(row, min(FAR, distance)) for distance, row in found[:most])
 
 
 def nearest(case: Case, weights: Weights) -> Near:
-    """The nearest row that measured what the weights are for: a peak (MEMORY) or a speed (TIME)."""
-    best, found = math.inf, 0
-    of_parameters, of_tokens = per_log(weights.parameters), per_log(weights.tokens)
-    parameters, tokens = case.parameters, tokens_of(case, weights)
-    for base, points in _by_setting(case.setting, weights):
-        if base >= best:
-            break
-        for row_parameters, of_model in points.items():
-            by_parameters = base + of_parameters * abs(parameters - row_parameters)
-            if by_parameters >= best:
-                continue  # the terms only add up: most rows are too far already by the size of their model
-            for row_tokens, number in of_model:
-                far = by_parameters + of_tokens * abs(tokens - row_tokens)
-                if far < best:
-                    best, found = far, number
-    return Near(measured(peaks=weights.by_peak)[found], min(FAR, round(best, DIGITS)))
+    """The nearest run that measured what the weights are for: a peak (MEMORY) or a speed (TIME)."""
+    rows = measured(peaks=weights.by_peak)
+    distance, row = min(zip(_distances(case, rows, weights), rows, strict=True), key=lambda pair: pair[0])
+    return Near(row, min(FAR, round(distance, DIGITS)))
 
 
-_Points = dict[float, list[tuple[float, int]]]
-"""Logarithms of tokens and numbers of rows, by the logarithm of their model's parameters."""
-
-
-@cache
-def measured(*, peaks: bool) -> tuple[Row, ...]:
-    """Rows that measured a peak, or those that measured a speed."""
-    return tuple(row for row in rows() if (row.peak_bytes if peaks else row.tokens_per_second) > 0)
-
-
-@cache
-def _groups(weights: Weights) -> dict[Setting, _Points]:
-    """Rows that measured it, by setting."""
-    groups: dict[Setting, _Points] = {}
-    for number, row in enumerate(measured(peaks=weights.by_peak)):
-        of_model = groups.setdefault(row.case.setting, {}).setdefault(row.case.parameters, [])
-        tokens = tokens_of(row.case, weights)
-        # Of rows of the same sizes the first is as near as any.
-        if all(tokens != other for other, _ in of_model):
-            of_model.append((tokens, number))
-    return groups
-
-
-@lru_cache(maxsize=1024)
-def _by_setting(setting: Setting, weights: Weights) -> list[tuple[float, _Points]]:
-    """The groups with the distance of their settings from this one, nearest first."""
-    groups = _groups(weights).items()
-    found = [(apart(setting, other, weights), points) for other, points in groups]
-    return sorted(found, key=lambda pair: pair[0])
+def _distances(case: Case, rows: tuple[MeasuredRun, ...], weights: Weights) -> list[float]:
+    """Distance of a case from each of the runs; few of their settings differ, so each is compared once."""
+    settings = {row.case.setting: 0.0 for row in rows}
+    for setting in settings:
+        settings[setting] = sum(setting_terms(case.setting, setting, weights).values())
+    return [settings[row.case.setting] + sum(size_terms(case, row.case, weights).values()) for row in rows]
 
 
 def _size(number: float) -> float:
@@ -157,13 +119,7 @@ def _size(number: float) -> float:
     return round(math.log(number) * 20) / 20
 
 
-@lru_cache(maxsize=1024)
-def _log_parameters(shape: Shape) -> float:
-    return math.log(count(shape).total)
-
-
-@lru_cache(maxsize=1024)
-def _known(name: str, is_cpu: bool) -> tuple[str, str]:  # noqa: FBT001  # a key
+def _known(name: str, *, is_cpu: bool) -> tuple[str, str]:
     """Catalogue name and architecture of a device; empty where no measured run has it: it differs from all alike."""
     if is_cpu:
         return CPU, CPU
@@ -187,29 +143,30 @@ def _named(name: str) -> tuple[str, str]:
     return entry.name, entry.architecture
 
 
-def _row(row: dict[str, str]) -> Row:
-    name, architecture = _known(row["accelerator"], row["accelerator"] == CPU)
-    setting = setting_of(
-        row["method"],
-        int(row["bits"]),
-        row["checkpointing"],
-        name,
-        architecture,
-        int(row["devices"]),
-        row["sharding"] or ALONE,
-        int(row["nodes"]),
-        row["program"],
-        False,  # noqa: FBT003  # no mixture
-        False,  # noqa: FBT003  # and no eager attention was measured
-        False,  # noqa: FBT003  # nor is any architecture guessed
-    )
-    peak, mean = (_size(float(row[column])) for column in ("peak_tokens", "mean_tokens"))
-    return Row(
-        Case(setting, math.log(float(row["parameters"])), peak, mean),
-        ", ".join(_parts(row)),
-        int(row["peak_bytes"]),
-        float(row["tokens_per_second"]),
-        Source(Kind.PUBLISHED, row["source"], row["locator"], row["date"]),
+def _row(row: dict[str, str]) -> MeasuredRun:
+    name, architecture = _known(row["accelerator"], is_cpu=row["accelerator"] == CPU)
+    return MeasuredRun(
+        # No mixture of experts, no eager attention and no guessed architecture was measured.
+        case=Case(
+            setting=Setting(
+                method=row["method"],
+                bits=int(row["bits"]),
+                checkpointing=row["checkpointing"],
+                accelerator=name,
+                architecture=architecture,
+                devices=int(row["devices"]),
+                sharding=row["sharding"] or "replicated",
+                nodes=int(row["nodes"]),
+                program=row["program"],
+            ),
+            parameters=math.log(float(row["parameters"])),
+            peak_tokens=_size(float(row["peak_tokens"])),
+            mean_tokens=_size(float(row["mean_tokens"])),
+        ),
+        description=", ".join(_parts(row)),
+        peak_bytes=int(row["peak_bytes"]),
+        tokens_per_second=float(row["tokens_per_second"]),
+        source=Source(Kind.PUBLISHED, row["source"], row["locator"], date=row["date"]),
     )
 
 

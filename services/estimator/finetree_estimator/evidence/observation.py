@@ -5,20 +5,19 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Protocol
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_runtime.errors import DomainError, InvalidArgument, invalid_field
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from finetree_estimator.evidence.calibration import Point
 from finetree_estimator.intervals import BeyondLimitError, Interval
 from finetree_estimator.memory.peak import COUNTED, Memory
-from finetree_estimator.methods.base import name_of
 from finetree_estimator.run import Run
-from finetree_estimator.spec.parse import read
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge, device_key, model_family
 from finetree_estimator.timing.phases import Times
 
@@ -51,7 +50,7 @@ Predict = Callable[[Run], Prediction]
 """Predict a run without any correction. Raises BeyondLimitError."""
 
 
-def to_point(observation: pb.Observation, knowledge: Knowledge, predict: Predict) -> Point:
+def to_point(observation: calibration_pb2.Observation, knowledge: Knowledge, predict: Predict) -> Point:
     """The point of an observation whose end time is set.
 
     Raises InvalidArgument (OBSERVATION_IMPLAUSIBLE among them) and NotFound.
@@ -80,35 +79,39 @@ def to_point(observation: pb.Observation, knowledge: Knowledge, predict: Predict
     return point
 
 
-def now() -> str:
-    """The end time of an observation that names none."""
-    return datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="microseconds")
-
-
-def _run(request: pb.EstimateRunRequest, knowledge: Knowledge) -> tuple[Run, rs.RunSpec]:
+def _run(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge) -> tuple[Run, run_spec_pb2.RunSpec]:
     """The run and its resolved spec."""
-    if request.program not in (pb.TRAINING_PROGRAM_UNSPECIFIED, pb.TRAINING_PROGRAM_FINETREE):
-        raise invalid_field(f"{_RUN}.program", "only runs of this suite are learned from")
-    asked = pb.EstimateRunRequest()
+    if request.spec.program.program not in (
+        training_pb2.TRAINING_PROGRAM_UNSPECIFIED,
+        training_pb2.TRAINING_PROGRAM_FINETREE,
+    ):
+        raise invalid_field(f"{_RUN}.spec.program", "only runs of this suite are learned from")
+    asked = estimate_pb2.EstimateRunRequest()
     asked.CopyFrom(request)
     # What a run costs has no part in this, and its price may be gone.
     asked.spec.ClearField("ownership")
     try:
-        reading = read(asked, knowledge)
+        parsed = parse_request(asked, knowledge)
     except DomainError as error:
         raise _inside(error) from error
-    return replace(reading.run, payment=None), reading.spec
+    return replace(parsed.run, payment=None), parsed.spec
 
 
 def _predicted(run: Run, predict: Predict) -> Prediction:
     try:
         return predict(run)
     except BeyondLimitError as error:
-        raise invalid_field(f"{_RUN}.spec", f"needs more than 9e15 in {error}; its settings are absurd") from error
+        raise invalid_field(f"{_RUN}.spec", f"estimated {error} exceeds 2^53; check the settings") from error
 
 
 def _point(
-    observation: pb.Observation, run: Run, prediction: Prediction, *, device: str, family: str, end_time: int
+    observation: calibration_pb2.Observation,
+    run: Run,
+    prediction: Prediction,
+    *,
+    device: str,
+    family: str,
+    end_time: int,
 ) -> Point:
     measured, predicted = _peak(observation, prediction.memory)
     counted = sum(interval.expected for kind, interval in prediction.memory.components if kind in COUNTED)
@@ -118,7 +121,7 @@ def _point(
         attempt=observation.attempt,
         device=device,
         family=family,
-        method=name_of(run.method),
+        method=run.method.name,
         predicted_step=prediction.times.step.expected if prediction.times is not None else 0.0,
         measured_step=observation.step_seconds if timed else 0.0,
         counted_bytes=counted,
@@ -129,7 +132,7 @@ def _point(
     )
 
 
-def _peak(observation: pb.Observation, memory: Memory) -> tuple[int, Interval]:
+def _peak(observation: calibration_pb2.Observation, memory: Memory) -> tuple[int, Interval]:
     """The measured peak that says most, and the predicted one of the same kind."""
     if observation.device_bytes:
         return observation.device_bytes, memory.device
@@ -146,26 +149,20 @@ def _check_ratio(path: str, measured: float, predicted: float) -> None:
         raise _implausible(path, text)
 
 
-def _check_size(observation: pb.Observation) -> None:
+def _check_size(observation: calibration_pb2.Observation) -> None:
     if (size := observation.ByteSize()) > LARGEST_BYTES:
         raise invalid_field("observation", f"has {size} bytes, at most {LARGEST_BYTES} are taken")
 
 
-def _microseconds(end_time: str) -> int:
-    try:
-        moment = datetime.fromisoformat(end_time)
-        if moment.tzinfo is None:
-            raise ValueError  # noqa: TRY301 - told below, like every other text that is no time
-        found = int(moment.timestamp() * 1e6)
-    except (ValueError, OverflowError):
-        path = "observation.end_time"
-        raise invalid_field(path, "is no RFC 3339 time with a zone, such as 2026-11-25T10:00:00Z") from None
+def _microseconds(end_time: Timestamp) -> int:
+    """Microseconds since 1970 of the end of a run. Raises InvalidArgument for one that cannot have ended."""
+    found = end_time.ToMicroseconds()
     if not 0 < found <= time.time_ns() // 1000 + CLOCK_TOLERANCE_MICROSECONDS:
         raise _implausible("observation.end_time", "lies in the future or before 1970")
     return found
 
 
-def _check_measured(observation: pb.Observation) -> None:
+def _check_measured(observation: calibration_pb2.Observation) -> None:
     """Refuse numbers that contradict each other."""
     allocated, reserved, device = observation.allocated_bytes, observation.reserved_bytes, observation.device_bytes
     order = [("allocated_bytes", allocated), ("reserved_bytes", reserved), ("device_bytes", device)]
@@ -184,7 +181,7 @@ def _check_measured(observation: pb.Observation) -> None:
         raise _implausible("observation.step_seconds", text)
 
 
-def _check_device(observation: pb.Observation, run: Run) -> None:
+def _check_device(observation: calibration_pb2.Observation, run: Run) -> None:
     peak = max(observation.allocated_bytes, observation.reserved_bytes, observation.device_bytes)
     if run.device.usable_bytes and peak > DEVICE_TOLERANCE * run.device.usable_bytes:
         text = f"a peak of {peak} bytes exceeds the {run.device.usable_bytes} bytes of {run.device.name}"

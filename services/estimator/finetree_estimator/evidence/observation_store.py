@@ -31,7 +31,8 @@ CREATE TABLE observations (
   job TEXT NOT NULL, attempt INTEGER NOT NULL, device TEXT NOT NULL, end_time INTEGER NOT NULL, record BLOB NOT NULL,
   basis TEXT NOT NULL, point TEXT NOT NULL, PRIMARY KEY (job, attempt));
 CREATE INDEX observations_by_device ON observations (device, end_time, job, attempt);
-CREATE TABLE request_ids (number INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE, body_hash TEXT NOT NULL);
+CREATE TABLE request_ids (number INTEGER PRIMARY KEY, request_id TEXT NOT NULL UNIQUE,
+  body_hash TEXT NOT NULL, removed INTEGER NOT NULL);
 """
 _INSERT = "INSERT OR IGNORE INTO observations VALUES (?, ?, ?, ?, ?, ?, ?)"
 _OLD = """
@@ -59,6 +60,16 @@ class Row:
     def key(self) -> tuple[str, int]:
         """What identifies it."""
         return self.job, self.attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What a call removed, or what the earlier call with its request id had removed."""
+
+    removed: int
+    """Observations."""
+    repeated: bool = False
+    """Whether nothing was removed now."""
 
 
 class Observations:
@@ -89,8 +100,10 @@ class Observations:
         kept then.
         """
         with self._transaction() as database:
-            if request_id and not _claim_request_id(database, request_id, body_hash):
+            if request_id and _earlier_answer(database, request_id, body_hash) is not None:
                 return False, []
+            if request_id:
+                _remember(database, request_id, body_hash)
             new = database.execute(_INSERT, _values(row)).rowcount == 1
             return new, _prune(database, row.device) if new else []
 
@@ -100,13 +113,18 @@ class Observations:
             text = "UPDATE observations SET basis = ?, point = ?, device = ? WHERE job = ? AND attempt = ?"
             database.executemany(text, [(row.basis, row.point, row.device, row.job, row.attempt) for row in rows])
 
-    def forget(self, device: str) -> int:
-        """Remove the observations of a device, or all for ""; how many there were.
+    def forget(self, device: str, request_id: str = "", body_hash: str = "") -> Removal:
+        """Remove the observations of a device, or all for "". Raises what `add` raises.
 
         Their request ids stay: a repetition that is still under way must not bring one back.
         """
         with self._transaction() as database:
-            return database.execute("DELETE FROM observations WHERE ? IN ('', device)", (device,)).rowcount
+            if request_id and (removed := _earlier_answer(database, request_id, body_hash)) is not None:
+                return Removal(removed, repeated=True)
+            removed = database.execute("DELETE FROM observations WHERE ? IN ('', device)", (device,)).rowcount
+            if request_id:
+                _remember(database, request_id, body_hash, removed=removed)
+            return Removal(removed)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -185,18 +203,23 @@ def _values(row: Row) -> tuple[object, ...]:
     return row.job, row.attempt, row.device, row.end_time, row.record, row.basis, row.point
 
 
-def _claim_request_id(database: sqlite3.Connection, request_id: str, body_hash: str) -> bool:
-    """Bind a request id to a body; false for a repetition."""
-    query = "SELECT body_hash FROM request_ids WHERE request_id = ?"
+def _earlier_answer(database: sqlite3.Connection, request_id: str, body_hash: str) -> int | None:
+    """Observations that the call with this request id removed; None where there was none. Raises AlreadyExists."""
+    query = "SELECT body_hash, removed FROM request_ids WHERE request_id = ?"
     found = database.execute(query, (request_id,)).fetchone()
     if found is None:
-        last = database.execute("INSERT INTO request_ids VALUES (NULL, ?, ?)", (request_id, body_hash)).lastrowid or 0
-        database.execute("DELETE FROM request_ids WHERE number <= ?", (last - REQUEST_IDS,))
-        return True
+        return None
     if found[0] != body_hash:
-        text = f"request_id {request_id!r} belongs to another observation; take a new one"
+        text = f"request_id {request_id!r} belongs to another request; take a new one"
         raise AlreadyExists("REQUEST_ID_REUSED", text, metadata={"request_id": request_id})
-    return False
+    return int(found[1])
+
+
+def _remember(database: sqlite3.Connection, request_id: str, body_hash: str, *, removed: int = 0) -> None:
+    """Bind a request id to a body and its answer."""
+    values = (request_id, body_hash, removed)
+    last = database.execute("INSERT INTO request_ids VALUES (NULL, ?, ?, ?)", values).lastrowid or 0
+    database.execute("DELETE FROM request_ids WHERE number <= ?", (last - REQUEST_IDS,))
 
 
 def _prune(database: sqlite3.Connection, device: str) -> list[tuple[str, int]]:

@@ -8,55 +8,45 @@ device only speed depends strongly. A run on a CPU and one on a GPU have little 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from typing import NamedTuple
 
 FAR = 1.0
 """Distance from which on a case counts as far, however much farther it is."""
-
-_LOG_10 = math.log(10.0)
-
 CPU = "cpu"
 """Accelerator and architecture of a processor."""
 
+_LOG_10 = math.log(10.0)
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What two runs have in common or not.
-
-    Equal ones come from `setting_of` as one and the same: the keys of caches go by its identity.
-    """
+    """What two runs have in common or not, sizes left out."""
 
     method: str
-    """full, lora, prefix or adapter; a quantised base shows in `bits`."""
-    bits: int
-    """Of a quantised base; 0 where it is not."""
-    checkpointing: str
+    """full, lora, prefix or adapter; a packed base shows in `bits`."""
+    bits: int = 0
+    """Of a packed base; 0 where it is not."""
+    checkpointing: str = "off"
     """off, full or offloaded."""
     accelerator: str
-    """Catalogue name; CPU for a processor, empty for a device that the catalogue does not have."""
+    """Catalogue name; CPU for a processor, empty for a device that no measured run has."""
     architecture: str
     """Of the accelerator."""
-    devices: int
-    sharding: str
+    devices: int = 1
+    sharding: str = "replicated"
     """What several devices share: replicated, optimizer, gradients or full; replicated for one."""
-    nodes: int
+    nodes: int = 1
     program: str
-    mixture: bool
+    mixture: bool = False
     """Whether the model is a mixture of experts."""
-    eager: bool
+    eager: bool = False
     """Whether attention keeps its scores."""
     guessed: bool = False
     """Whether the model's architecture is guessed: no measured run's is."""
 
 
-setting_of = lru_cache(maxsize=4096)(Setting)
-"""The setting with these fields, in their order."""
-
-
-class Case(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
     """A run as far as the distance sees it; sizes are natural logarithms."""
 
     setting: Setting
@@ -67,24 +57,16 @@ class Case(NamedTuple):
     """Tokens of an average micro-batch: speed depends on it."""
 
 
-# As `intervals.made`: the constructor is written in Python.
-case_made: Callable[[tuple[Setting, float, float, float]], Case] = partial(tuple.__new__, Case)
-"""The case with these fields."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """What each respect adds to the distance where two runs differ in it; sizes for each factor of ten.
-
-    There are few, made once: as keys of caches they are told apart by identity.
-    """
+    """What each respect adds to the distance where two runs differ in it; sizes for each factor of ten."""
 
     base_trained: float
     """One trains all weights, the other something beside them."""
     method: float
     """Both train something beside the weights, but not the same."""
     quantized: float
-    """One base is quantised, the other is not."""
+    """One base is packed, the other is not."""
     bits: float
     """Both are, in different ways."""
     checkpointing: float
@@ -157,8 +139,8 @@ TIME = Weights(
 """Speed depends on the accelerator above all; FLOPs by method are counted."""
 
 
-def terms(one: Setting, other: Setting, weights: Weights) -> dict[str, float]:
-    """What each respect in which the settings differ adds, by the name of its field."""
+def setting_terms(one: Setting, other: Setting, weights: Weights) -> dict[str, float]:
+    """Distance that each respect adds in which the settings differ, by the name of its field."""
     found = {
         "method": _method(one, other, weights),
         "bits": _bits(one, other, weights),
@@ -175,46 +157,18 @@ def terms(one: Setting, other: Setting, weights: Weights) -> dict[str, float]:
     return {name: term for name, term in found.items() if term > 0}
 
 
-def apart(one: Setting, other: Setting, weights: Weights) -> float:
-    """Sum of the terms, without their names: it is asked for with every group of measured runs."""
-    far = _method(one, other, weights) + _bits(one, other, weights) + _accelerator(one, other, weights)
-    if one.checkpointing != other.checkpointing:
-        far += weights.checkpointing
-    if one.devices != other.devices:
-        far += _devices(one.devices, other.devices, weights)
-    if one.sharding != other.sharding:
-        far += weights.sharding
-    if (one.nodes > 1) != (other.nodes > 1):
-        far += weights.nodes
-    if one.program != other.program:
-        far += weights.program
-    if one.mixture != other.mixture:
-        far += weights.mixture
-    if one.guessed != other.guessed:
-        far += weights.guessed
-    return far + (weights.eager if one.eager != other.eager else 0.0)
-
-
-def sizes(one: Case, other: Case, weights: Weights) -> dict[str, float]:
-    """What the sizes add."""
-    parameters, tokens = size_terms(one, other, weights)
-    return {"parameters": parameters, "tokens": tokens}
-
-
-def size_terms(one: Case, other: Case, weights: Weights) -> tuple[float, float]:
-    """What parameters and tokens add."""
+def size_terms(one: Case, other: Case, weights: Weights) -> dict[str, float]:
+    """Distance that the number of parameters and that of tokens add."""
     tokens = abs(tokens_of(one, weights) - tokens_of(other, weights))
-    return weights.parameters / _LOG_10 * abs(one.parameters - other.parameters), weights.tokens / _LOG_10 * tokens
+    return {
+        "parameters": weights.parameters / _LOG_10 * abs(one.parameters - other.parameters),
+        "tokens": weights.tokens / _LOG_10 * tokens,
+    }
 
 
 def tokens_of(case: Case, weights: Weights) -> float:
     """Logarithm of the tokens that matter."""
     return case.peak_tokens if weights.by_peak else case.mean_tokens
-
-
-def per_log(weight: float) -> float:
-    """A weight for each factor of ten as one for each unit of the natural logarithm."""
-    return weight / _LOG_10
 
 
 def _method(one: Setting, other: Setting, weights: Weights) -> float:
@@ -242,4 +196,4 @@ def _devices(one: int, other: int, weights: Weights) -> float:
     if one == other:
         return 0.0
     alone = weights.one_device if 1 in (one, other) else 0.0
-    return alone + per_log(weights.devices) * abs(math.log(one / other))
+    return alone + weights.devices / _LOG_10 * abs(math.log(one / other))

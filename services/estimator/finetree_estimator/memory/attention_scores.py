@@ -2,14 +2,13 @@
 """What attention keeps for the backward pass where no fused kernel computes it: its scores, and keys for each query."""
 
 from finetree_estimator import constants as c
-from finetree_estimator.methods.base import Prefix
 from finetree_estimator.run import Run
 
 
 def score_bytes(run: Run) -> float:
     """Bytes per token of what a layer keeps of its scores, repeated keys and values included; 0 in a fused kernel."""
     heads = run.shape.heads
-    if run.device.is_cpu:
+    if run.on_cpu:
         return heads * _cpu_score_bytes(run)
     length = score_length(run)
     repeated = _repeated_bytes(run) if length or _beyond_kernels(run) else 0.0
@@ -28,12 +27,12 @@ def _beyond_kernels(run: Run) -> bool:
 
     Of its kernels for GPUs only that of FlashAttention takes groups, and it takes no float32: without a mask torch
     computes scores one by one (its scaled_dot_product_attention says so of enable_gqa). With one, transformers repeats
-    keys and values first (its sdpa_attention, use_gqa_in_sdpa), for the kernel that takes them then. A quantised base
+    keys and values first (its sdpa_attention, use_gqa_in_sdpa), for the kernel that takes them then. A quantized base
     that was raised to float32 is left out: published runs of such have kept scores, and have not.
     """
     s = run.shape
     grouped = run.program.hands_over_groups and s.kv_width < s.q_width and run.compute_bytes == 4
-    return grouped and not isinstance(run.method, Prefix)
+    return grouped and not run.method.joins_keys_and_values
 
 
 def _unmasked(run: Run) -> bool:
@@ -46,12 +45,12 @@ def _unmasked(run: Run) -> bool:
 def _repeated_bytes(run: Run) -> float:
     """Bytes per token of keys and values that are there once for each query head, beyond those of the groups."""
     s, repeats = run.shape, run.program.hands_over_groups
-    return 2.0 * run.recipe.activation_bytes * (s.q_width - s.kv_width) if repeats else 0.0
+    return 2.0 * run.activation_bytes * (s.q_width - s.kv_width) if repeats else 0.0
 
 
 def _bytes_of_one(run: Run) -> int:
     """Bytes of a score that is kept: eager attention has its softmax in float32 and once more in the compute type."""
-    return 4 + run.recipe.activation_bytes if run.eager_attention else 4
+    return 4 + run.activation_bytes if run.eager_attention else 4
 
 
 def _cpu_score_bytes(run: Run) -> float:

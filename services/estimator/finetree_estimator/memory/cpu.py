@@ -8,6 +8,8 @@ memory events (benchmarks/estimator/cpu_memory.py). Measured are only the interp
 between what the C library has handed out.
 """
 
+from dataclasses import replace
+
 from finetree_estimator.memory.cpu_tensors import (
     FLOAT,
     cast_weights,
@@ -17,9 +19,7 @@ from finetree_estimator.memory.cpu_tensors import (
     outside_layers,
     stream_bytes,
 )
-from finetree_estimator.memory.model_states import Moment
-from finetree_estimator.methods.base import Full, Prefix, QuantizedLora
-from finetree_estimator.recipe import Recipe
+from finetree_estimator.memory.step_peak import Moment
 from finetree_estimator.run import Rows, Run
 
 RUNTIME = 0.49e9
@@ -61,27 +61,29 @@ LOGITS_EVALUATION = 2 * FLOAT
 """Bytes per logit of a loss without gradient: logits and log-probabilities."""
 
 
-def peak(run: Run, tokens: float, gradients: float) -> Moment:
-    """The fullest moment of a step, or of an evaluation. `tokens` are a micro-batch's, `gradients` all, in bytes."""
-    again = _micro_batches(run, tokens) > 1
+def fullest_moment(run: Run, gradients: float) -> Moment:
+    """Bytes at the fullest moment of a step, or of an evaluation, on a CPU; all gradients take `gradients` bytes."""
+    again = _micro_batches(run) > 1
     moments = (
-        _at_the_loss(run, tokens, gradients if again else 0.0),
-        _after_backward(run, tokens, gradients, again=again),
+        _at_the_loss(run, gradients if again else 0.0),
+        _after_backward(run, gradients, again=again),
         _in_evaluation(run),
     )
-    return max(moments, key=lambda moment: moment.total)
+    fullest = max(moments, key=lambda moment: moment.total)
+    expert_copies, expert_copy = run.method.expert_copies(run)
+    return replace(fullest, activations=fullest.activations + expert_copies, transient=fullest.transient + expert_copy)
 
 
-def runtime(run: Run, tokens: float) -> float:
+def runtime(run: Run) -> float:
     """Bytes of the process that hold no tensor: interpreter, libraries, and products compiled for ever new lengths."""
     _, padding = document_length(run.rows, run.sequence_length)
     if run.rows is not None and padding == 1.0:
         return RUNTIME
-    micro_batches = max(1.0, _micro_batches(run, tokens)) * run.steps if run.steps else float(KERNEL_CACHE)
+    micro_batches = max(1.0, _micro_batches(run)) * run.steps if run.steps else float(KERNEL_CACHE)
     return RUNTIME + KERNEL * min(KERNELS_PER_SHAPE * micro_batches, KERNEL_CACHE)
 
 
-def holes(run: Run, tokens: float, gradients: float) -> float:
+def holes(run: Run, gradients: float) -> float:
     """Bytes that the process keeps beyond what is allocated: what is freed in one moment stays with it in the next.
 
     With checkpointing each layer's stored input is put into the room that a wide tensor of the layer has left, and the
@@ -89,38 +91,35 @@ def holes(run: Run, tokens: float, gradients: float) -> float:
     """
     split = 0.0
     if run.checkpointing:
-        split = tokens * run.shape.layers * run.compute_bytes * run.shape.intermediate
-    return FREE_TOP + HOLES * (_at_the_loss(run, tokens, 0.0).activations + gradients) + split
+        split = run.peak_tokens * run.shape.layers * run.compute_bytes * run.shape.intermediate
+    return FREE_TOP + HOLES * (_at_the_loss(run, 0.0).activations + gradients) + split
 
 
-def tensors_spread(run: Run | Recipe) -> tuple[float, float]:
-    """Half-widths of what is counted tensor by tensor."""
-    eight_bit = isinstance(run.method, QuantizedLora) and run.method.bits != 4
-    half = UNMEASURED_SPREAD if run.shape.experts or eight_bit else TENSORS_SPREAD
+def tensors_spread(run: Run) -> tuple[float, float]:
+    """Half-widths (below, above), as shares, of what is counted tensor by tensor."""
+    half = TENSORS_SPREAD if run.method.measured_on_cpu and not run.shape.experts else UNMEASURED_SPREAD
     return half, half
 
 
-def _at_the_loss(run: Run, tokens: float, gradients: float) -> Moment:
+def _at_the_loss(run: Run, gradients: float) -> Moment:
     """All activations are there; gradients only if an earlier micro-batch of the step has left some."""
-    full = isinstance(run.method, Full)
-    frozen = run.method.frozen_layers if isinstance(run.method, Full) else 0
-    layers, kept = run.shape.layers - frozen, kept_per_token(run)
-    layer = layer_transient(run)
+    tokens, layers = run.peak_tokens, run.shape.layers - run.method.layers_without_gradient
+    kept, layer = kept_per_token(run), layer_transient(run)
     if run.checkpointing:
         kept, layer = float(stream_bytes(run) * run.shape.hidden), layer + kept
     activations = tokens * (layers * kept + outside_layers(run)) + cast_weights(run)
-    loss, chunks = _loss(run, tokens)
+    loss, chunks = _loss(run)
     # The head's gradient comes with the first chunk, before the other chunks and the layers.
-    head = run.compute_bytes * run.shape.vocab * run.shape.hidden if full else 0
+    head = run.compute_bytes * run.shape.vocab * run.shape.hidden if run.method.trains_base else 0
     return Moment(gradients, activations, max(loss + (head if chunks > 1 else 0), head + tokens * layer))
 
 
-def _after_backward(run: Run, tokens: float, gradients: float, *, again: bool) -> Moment:
+def _after_backward(run: Run, gradients: float, *, again: bool) -> Moment:
     """All gradients are there; a tied embedding's two are being added, before they join an earlier micro-batch's."""
-    method, embedding = run.method, 0
-    if isinstance(method, Full) and not method.frozen_layers and run.shape.tied:
+    embedding = 0
+    if run.method.trains_embeddings and run.shape.tied:
         embedding = (3 if again else 2) * run.master_bytes * run.shape.vocab * run.shape.hidden
-    return Moment(gradients, 0.0, max(float(embedding), tokens * layer_transient(run)))
+    return Moment(gradients, 0.0, max(float(embedding), run.peak_tokens * layer_transient(run)))
 
 
 def _in_evaluation(run: Run) -> Moment:
@@ -145,22 +144,21 @@ def _scoring(run: Run, rows: Rows) -> Moment:
 def _answering(run: Run, rows: Rows) -> Moment:
     """The caches of a batch of questions, with a layer's tensors for all of its tokens or the logits of the next."""
     shape, size = run.shape, stream_bytes(run)
-    before = run.method.virtual_tokens if isinstance(run.method, Prefix) else 0
-    length, batch = rows.longest + before, min(rows.count, GENERATION_BATCH)
+    length, batch = rows.longest + run.method.prefix_tokens, min(rows.count, GENERATION_BATCH)
     cached = 2 * size * shape.kv_width * shape.layers * (length + run.evaluation.max_new_tokens)
     logits = (size + FLOAT) * shape.vocab
     return Moment(0.0, float(batch * cached), batch * max(float(logits), length * layer_transient(run, size)))
 
 
-def _micro_batches(run: Run, tokens: float) -> float:
+def _micro_batches(run: Run) -> float:
     """Micro-batches of a step on one device."""
     share = -(-run.batch // run.devices)
-    return share * run.rows.mean / tokens if run.packing and run.rows is not None else share / run.micro_batch
+    return share * run.rows.mean / run.peak_tokens if run.packing and run.rows is not None else share / run.micro_batch
 
 
-def _loss(run: Run, tokens: float) -> tuple[float, float]:
-    """Bytes of logits and their derivatives at once, and the chunks that the targets come in."""
-    targets = tokens
+def _loss(run: Run) -> tuple[float, float]:
+    """Bytes of logits and their derivatives at once, and the number of chunks that the targets come in."""
+    targets = run.peak_tokens
     if run.loss == "completion-only" and run.rows is not None:
         targets *= run.rows.target_fraction
     whole = LOGITS_TRAINING * run.shape.vocab

@@ -1,21 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors of the worker on a CPU, token by token: what a layer keeps, and what exists inside one for a moment."""
+"""Tensors of the worker on a CPU, in bytes per token: what a layer keeps, and what exists inside one for a moment."""
 
-from functools import lru_cache
-
-from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.catalog.projections import Role
-from finetree_estimator.memory.weights import is_mixed
-from finetree_estimator.methods.base import (
-    Bottleneck,
-    Full,
-    LoraAdapters,
-    Method,
-    Prefix,
-    QuantizedLora,
-    target_linears,
-)
-from finetree_estimator.methods.base import trainable_parameters as count_trainable
+from finetree_estimator.methods.base import FirstLayer
 from finetree_estimator.run import Rows, Run
 
 FLOAT = 4
@@ -31,19 +17,39 @@ of its longest (the worker's attention), 0.8 in the mean."""
 
 def kept_per_token(run: Run) -> float:
     """Bytes per token that one decoder layer keeps for its backward pass, adapters included."""
+    shape, size = run.shape, run.compute_bytes
     length, padding = document_length(run.rows, run.sequence_length)
     short = length <= SHORT_TOKENS
-    kept, attended = _kept(run.shape, run.method, run.compute_bytes, stream_bytes(run), short)
-    # Probabilities in float32, or of the fused kernel one normaliser per row.
-    scores = (FLOAT + run.compute_bytes) * length if run.eager_attention else FLOAT * (length if short else 1.0)
+    # Keys and values are repeated to one per query head. Plain products work in float32 and have no use for their
+    # output; the fused kernel keeps it.
+    attended = float(shape.q_width * (3 * FLOAT if short else 4 * size))
+    # Probabilities in float32, or of the fused kernel one normalizer per row.
+    scores = (FLOAT + size) * length if run.eager_attention else FLOAT * (length if short else 1.0)
     # The output projection's input is the attention's output, unless documents are put together or cast in between.
-    apart = isinstance(run.method, Full) and (short or padding > 1)
-    output = run.compute_bytes * run.shape.q_width if apart else 0
-    return kept + output + padding * (attended + run.shape.heads * scores)
+    apart = run.method.trains_base and (short or padding > 1)
+    output = size * shape.q_width if apart else 0
+    return _kept_outside_attention(run) + output + padding * (attended + shape.heads * scores)
+
+
+def _kept_outside_attention(run: Run) -> float:
+    """Bytes per token of norms, MLP and inputs of what is trained; queries, keys, values and scores left out."""
+    shape, size, stream = run.shape, run.compute_bytes, stream_bytes(run)
+    # A norm keeps its float32 input, and for its weight's gradient the normalized one.
+    normed = shape.norms_per_layer * shape.hidden + _head_norms(run)
+    norms = normed * (FLOAT + (stream if run.method.trains_base else 0))
+    # Gated: gate, activated gate and up. Their product is the down-projection's input and counted there.
+    mlp = size * (3 if shape.gated else 1) * shape.intermediate * max(1, shape.active_experts)
+    inputs = run.method.saved_inputs_on_cpu(shape, compute_bytes=size, stream_bytes=stream)
+    return float(norms + mlp + inputs)
+
+
+def _head_norms(run: Run) -> int:
+    """Features of queries and keys that norms of their own go over."""
+    return run.shape.q_width + run.shape.kv_width if run.shape.head_norms else 0
 
 
 def document_length(rows: Rows | None, limit: int) -> tuple[float, float]:
-    """Length to which a token's document is padded for attention, and the tokens so padded per real one."""
+    """Tokens to which a token's document is padded for attention, and the tokens so padded per real one."""
     if rows is None:
         return float(limit), 1.0
     padding = min(GROUP_SPREAD, rows.longest / rows.mean)
@@ -53,8 +59,8 @@ def document_length(rows: Rows | None, limit: int) -> tuple[float, float]:
 
 
 def stream_bytes(run: Run) -> int:
-    """Bytes per number of the residual stream: float32 under autocast, which casts for products alone."""
-    return run.master_bytes if is_mixed(run) else run.compute_bytes
+    """Bytes per number of the worker's residual stream: float32 under autocast, which casts for products alone."""
+    return run.master_bytes if run.autocasts_trained_weights else run.compute_bytes
 
 
 def cast_weights(run: Run) -> float:
@@ -64,91 +70,37 @@ def cast_weights(run: Run) -> float:
     """
     if run.compute_bytes >= run.master_bytes:
         return 0.0
-    copies = float(run.compute_bytes * count_trainable(run.method, run.shape))
-    return copies / run.shape.layers if run.checkpointing and isinstance(run.method, Full) else copies
+    copies = float(run.compute_bytes * run.method.trainable_parameters(run.shape))
+    return copies / run.shape.layers if run.checkpointing and run.method.trains_base else copies
 
 
 def outside_layers(run: Run) -> float:
-    """Bytes per token of the last norm, and of what the dropout masks' source holds, less what the first layer spares.
+    """Bytes per token of the last norm and of what the source of dropout masks holds, less what layer 0 spares.
 
-    The source holds a hashed table (16 bits per feature of the widest input) and the newest input, with its dropped
-    copy where checkpointing does not let the last layer keep that anyway. The first norm of a frozen model keeps
-    nothing, since nothing below it is trained; nor does anything else below the first bottleneck.
+    The first norm of a frozen model keeps nothing, since nothing below it is trained; nor does anything else below the
+    first bottleneck. With checkpointing nothing is spared: a layer's input is all that it keeps.
     """
-    hidden, size = run.shape.hidden, run.compute_bytes
-    if isinstance(run.method, Full):
+    hidden = run.shape.hidden
+    if run.method.trains_base:
         return float(hidden * (FLOAT + 2 * stream_bytes(run)))
-    if isinstance(run.method, Bottleneck) and not run.checkpointing:
-        return hidden * FLOAT - _below_bottleneck(run, run.method)
-    norm = hidden * FLOAT if run.checkpointing else 0
-    lora = run.method.lora if isinstance(run.method, QuantizedLora) else run.method
-    if not isinstance(lora, LoraAdapters) or not lora.dropout:
-        return float(norm)
-    widths = [linear.d_in for linear in target_linears(run.shape, lora.targets)]
-    first_mask = 0 if run.checkpointing else size * hidden
-    newest = size * widths[-1] * (2 if run.checkpointing else 1)
-    return float(norm + 2 * max(widths) + newest - first_mask)
+    last_norm = hidden * FLOAT - (0.0 if run.checkpointing else _spared_in_first_layer(run))
+    return last_norm + run.method.dropout_source(
+        run.shape, compute_bytes=run.compute_bytes, checkpointing=run.checkpointing
+    )
 
 
-def _below_bottleneck(run: Run, method: Bottleneck) -> float:
-    """Bytes per token that the first layer spares: its attention, and its MLP too unless a bottleneck comes before."""
-    whole, shape = kept_per_token(run), run.shape
-    if method.places == 1:
-        return whole - _adapter_inputs(shape, method, run.compute_bytes)
-    rest, _ = _kept(shape, method, run.compute_bytes, stream_bytes(run), short=True)
-    head_norms = shape.q_width + shape.kv_width if shape.head_norms else 0
-    return whole - rest + FLOAT * (shape.hidden + head_norms)
+def _spared_in_first_layer(run: Run) -> float:
+    whole, rest = kept_per_token(run), _kept_outside_attention(run)
+    trained = run.method.saved_inputs_on_cpu(run.shape, compute_bytes=run.compute_bytes, stream_bytes=stream_bytes(run))
+    attention = whole - rest + FLOAT * _head_norms(run)
+    norm = float(FLOAT * run.shape.hidden)
+    return run.method.spared_in_first_layer(FirstLayer(norm=norm, attention=attention, frozen=whole - trained))
 
 
-def layer_transient(run: Run, size: int = 0) -> float:
+def layer_transient(run: Run, number_bytes: int = 0) -> float:
     """Bytes per token of the gradients inside one MLP, where a layer's backward pass begins; of its tensors forward.
 
-    `size` is bytes per number, the compute type's by itself.
+    `number_bytes` are bytes per number; 0 means those of the compute type.
     """
     wide = (3 if run.shape.gated else 2) * run.shape.intermediate * max(1, run.shape.active_experts)
-    return float((size or run.compute_bytes) * (wide + 2 * run.shape.hidden))
-
-
-@lru_cache(maxsize=4096)
-def _kept(shape: Shape, method: Method, size: int, stream: int, short: bool) -> tuple[float, float]:  # noqa: FBT001  # a key
-    """What a layer keeps: bytes per token, and bytes per padded token of queries, keys and values in attention."""
-    full = isinstance(method, Full)
-    # A norm keeps its float32 input, and for its weight's gradient the normalised one.
-    normed = shape.norms_per_layer * shape.hidden + (shape.q_width + shape.kv_width if shape.head_norms else 0)
-    norms = normed * (FLOAT + (stream if full else 0))
-    wide = shape.intermediate * max(1, shape.active_experts)
-    # Gated: gate, activated gate and up. Their product is the down-projection's input and counted there.
-    inside = size * (3 if shape.gated else 1) * wide
-    inputs = _full_inputs(shape, size, stream, wide) if full else _adapter_inputs(shape, method, size)
-    # Keys and values are repeated to one per query head. Plain products work in float32 and have no use for their
-    # output; the fused kernel keeps it.
-    attended = shape.q_width * (3 * FLOAT if short else 4 * size)
-    return float(norms + inside + inputs), float(attended)
-
-
-def _full_inputs(shape: Shape, size: int, stream: int, wide: int) -> float:
-    """Inputs of projections for their weights' gradients: one of attention and MLP, a cast each under autocast."""
-    copies = (3 + (2 if shape.gated else 1)) if stream > size else 2
-    return float(size * (copies * shape.hidden + wide))
-
-
-def _adapter_inputs(shape: Shape, method: Method, size: int) -> float:
-    """What adapters keep; the frozen projections themselves keep nothing."""
-    method = method.lora if isinstance(method, QuantizedLora) else method
-    if isinstance(method, LoraAdapters):
-        return _lora_inputs(shape, method, size)
-    if isinstance(method, Prefix):
-        return float(size * 2 * shape.kv_width)
-    # The narrow part's rectified output is the input of the product behind it, too.
-    return float(method.places * size * (shape.hidden + method.size)) if isinstance(method, Bottleneck) else 0.0
-
-
-def _lora_inputs(shape: Shape, method: LoraAdapters, size: int) -> float:
-    """Each adapter's input (projections that read the same tensor share it) with its dropout mask, and A's output."""
-    targets = target_linears(shape, method.targets)
-    read = {_READS.get(linear.role, linear.role): linear.d_in for linear in targets}
-    return float(size * (sum(read.values()) * (2 if method.dropout > 0 else 1) + method.rank * len(targets)))
-
-
-_READS = {Role.KEY: Role.QUERY, Role.VALUE: Role.QUERY, Role.GATE: Role.UP}
-"""Projections that read the same tensor as another one."""
+    return float((number_bytes or run.compute_bytes) * (wide + 2 * run.shape.hidden))

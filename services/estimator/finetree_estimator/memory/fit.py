@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a peak fits into a device, and by how much."""
 
+from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
 
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.intervals import Interval, probability_below
@@ -11,21 +11,15 @@ from finetree_estimator.intervals import Interval, probability_below
 class Verdict(Enum):
     """The names are those of the contract's FitVerdict."""
 
-    # Enum's own hashes the name, in Python; members are single, so their identity will do.
-    __hash__ = object.__hash__
-
     UNSPECIFIED = "unknown"
     FITS = "fits"
     TIGHT = "tight"
     DOES_NOT_FIT = "does not fit"
 
 
-_WORDS = {verdict: verdict.value for verdict in Verdict}
-"""An enum's own `value` is found in Python."""
-
-
-class Fit(NamedTuple):
-    """A verdict and what it was found from, in bytes. What only readers want is made when it is asked for."""
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A verdict and what it was found from, in bytes."""
 
     verdict: Verdict
     peak: Interval
@@ -33,24 +27,24 @@ class Fit(NamedTuple):
 
     @property
     def headroom_bytes(self) -> int:
-        """Usable less expected; negative when it does not fit, 0 when the device's memory is unknown."""
+        """Usable less expected bytes; negative when it does not fit, 0 when the device's memory is unknown."""
         return self.usable_bytes - round(self.peak.expected) if self.usable_bytes > 0 else 0
 
     @property
     def probability(self) -> float:
-        """That of fitting; 0 when the device's memory is unknown."""
+        """Probability of fitting, 0 to 1; 0 when the device's memory is unknown."""
         return probability_below(self.peak, self.usable_bytes)
 
     @property
     def summary(self) -> str:
         """One line for people."""
-        usable, (_, expected, high, _, _) = self.usable_bytes, self.peak
+        usable, expected, high = self.usable_bytes, self.peak.expected, self.peak.high
         if usable <= 0:
             return f"needs about {expected / GIB:.1f} GiB; the device's memory is unknown"
         headroom = self.headroom_bytes
         left, margin = abs(headroom), "to spare" if headroom >= 0 else "too much"
         needs = f"needs about {expected / GIB:.1f} GiB (up to {high / GIB:.1f} GiB) of {usable / GIB:.1f} GiB"
-        return f"{_WORDS[self.verdict]}: {needs}, {left / GIB:.1f} GiB ({left / usable:.0%}) {margin}"
+        return f"{self.verdict.value}: {needs}, {left / GIB:.1f} GiB ({left / usable:.0%}) {margin}"
 
 
 def judge(peak: Interval, usable_bytes: int) -> Fit:

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finetree_estimator import constants as c
-from finetree_estimator.intervals import Interval, around, made, together
-from finetree_estimator.memory.activations import layer_of
-from finetree_estimator.memory.model_states import Moment, held
-from finetree_estimator.memory.peak import Component, Memory, Parts
-from finetree_estimator.memory.step_peak import loss_moment, moment_of
-from finetree_estimator.run import Rows, Run, Stretch
+from finetree_estimator.intervals import Interval, around, together
+from finetree_estimator.memory.activations import layer_activations
+from finetree_estimator.memory.model_states import model_states
+from finetree_estimator.memory.peak import Component, Memory
+from finetree_estimator.memory.step_peak import Moment, fullest_moment, loss_moment
+from finetree_estimator.run import LengthRange, Rows, Run
 
 _EULER = 0.5615
 """exp(-0.5772): the n-th harmonic number is about log(n / _EULER)."""
@@ -30,13 +30,12 @@ def left_over(run: Run) -> Interval | None:
     None where there are none: one length, packed rows, a CPU, an allocator whose segments grow.
     """
     rows = run.rows
-    if rows is None or not rows.stretches or run.packing or run.device.is_cpu or run.program.cache == "expandable":
+    if rows is None or not rows.length_ranges or run.packing or run.on_cpu or run.program.cache == "expandable":
         return None
-    recipe, tokens = run.recipe, run.peak_tokens
-    holds, layer = held(recipe), layer_of(recipe)
-    at_loss = loss_moment(run, holds, layer, tokens)
-    spare = moment_of(run, holds, layer, tokens).total - at_loss.total
-    trained = holds.optimizer_states + holds.gradients
+    states, layer = model_states(run), layer_activations(run)
+    at_loss = loss_moment(run, states, layer)
+    spare = fullest_moment(run, states, layer).total - at_loss.total
+    trained = states.optimizer_states + states.gradients
     expected = c.DRAW * max(_of_logits(run, rows, at_loss, spare, trained), _of_activations(run, rows, at_loss))
     if expected < 1:
         return None
@@ -47,25 +46,25 @@ def left_over(run: Run) -> Interval | None:
 def with_left_over(peaks: Memory, more: Interval, usable_bytes: int) -> Memory:
     """Peaks that hold what is left over as well, as far as the device has room (0: unknown, without limit)."""
     room = max(0.0, usable_bytes - peaks.device.expected) if usable_bytes else more.expected
-    low, expected, high, sources, coverage = more
-    added = made((min(low, room), min(expected, room), high, sources, coverage))
-    parts = Parts.of(
+    added = Interval(min(more.low, room), min(more.expected, room), more.high, sources=more.sources)
+    components = tuple(
         (kind, _plus(size, added) if kind is Component.FRAGMENTATION else size) for kind, size in peaks.components
     )
     full = max(peaks.device.high, float(usable_bytes)) if usable_bytes else math.inf
     outside = peaks.device.expected - peaks.reserved.expected
     reserved = _peak_plus(peaks.reserved, added, full - outside)
-    return replace(peaks, parts=parts, reserved=reserved, device=_peak_plus(peaks.device, added, full))
+    return replace(peaks, components=components, reserved=reserved, device=_peak_plus(peaks.device, added, full))
 
 
 def _plus(one: Interval, other: Interval) -> Interval:
     sources = together(one.sources, other.sources)
-    return made((one.low + other.low, one.expected + other.expected, one.high + other.high, sources, one.coverage))
+    return Interval(one.low + other.low, one.expected + other.expected, one.high + other.high, sources=sources)
 
 
 def _peak_plus(peak: Interval, more: Interval, most: float) -> Interval:
-    low, expected, high, sources, coverage = _plus(peak, more)
-    return made((low, expected, max(expected, min(high, c.WIDEST * expected, most)), sources, coverage))
+    added = _plus(peak, more)
+    high = max(added.expected, min(added.high, c.WIDEST * added.expected, most))
+    return replace(added, high=high)
 
 
 def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: float) -> float:
@@ -77,7 +76,7 @@ def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: floa
     if run.loss != "full-logits":
         # Chunks are equally large whatever the rows.
         return 0.0
-    per_logit = c.RENEWED_LOGITS_BYTES[4 if run.recipe.activation_bytes == 4 else 2]
+    per_logit = c.RENEWED_LOGITS_BYTES[4 if run.activation_bytes == 4 else 2]
     renewed = c.RENEWED_LOGITS * min(moment.transient, per_logit * run.shape.vocab * run.peak_tokens)
     widest = 4.0 * run.shape.vocab
     first = renewed * (_renewed(run, rows, widest, _in_step(run)) - 1)
@@ -87,7 +86,7 @@ def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: floa
 
 def _of_activations(run: Run, rows: Rows, moment: Moment) -> float:
     """Of what layers keep: many blocks of few sizes, which serve one another for a while."""
-    widest = float(layer_of(run.recipe).stream * run.shape.intermediate)
+    widest = float(run.stream_bytes * run.shape.intermediate)
     if run.checkpointing or widest * run.peak_tokens < c.OWN_SEGMENT:
         return 0.0
     return c.RENEWED_ACTIVATIONS * math.log(_renewed(run, rows, widest, _micro_batches(run))) * moment.activations
@@ -95,7 +94,7 @@ def _of_activations(run: Run, rows: Rows, moment: Moment) -> float:
 
 def _renewed(run: Run, rows: Rows, widest: float, count: int) -> float:
     """The sum of record lengths where the largest blocks have so many bytes per token: only larger segments count."""
-    return record_sum(rows.stretches, run.micro_batch, count, c.SEGMENT_STEP / (widest * run.micro_batch))
+    return record_sum(rows.length_ranges, run.micro_batch, count, c.SEGMENT_STEP / (widest * run.micro_batch))
 
 
 def _in_step(run: Run) -> int:
@@ -108,7 +107,7 @@ def _micro_batches(run: Run) -> int:
     return _in_step(run) if run.program.cache == "emptied" else _in_step(run) * max(1, run.steps)
 
 
-def record_sum(stretches: Sequence[Stretch], micro_batch: int, count: int, step: float) -> float:
+def record_sum(ranges: Sequence[LengthRange], micro_batch: int, count: int, step: float) -> float:
     """Expected sum of all lengths that are longer than those before, in units of the longest; at least 1.
 
     Of `count` micro-batches in random order, each as long as the longest of its `micro_batch` rows; lengths within
@@ -116,7 +115,7 @@ def record_sum(stretches: Sequence[Stretch], micro_batch: int, count: int, step:
     micro-batches, or so many different lengths, have no further one.
     """
     total, below = 0.0, 0.0
-    for shortest, longest, share in stretches:
+    for shortest, longest, share in ranges:
         upto = min(1.0, below + share)
         start, end = 1 - below**micro_batch, 1 - upto**micro_batch
         below = upto
@@ -129,4 +128,4 @@ def record_sum(stretches: Sequence[Stretch], micro_batch: int, count: int, step:
         least = _EULER * ((start - end) * step / width + 1 / count)
         begin = shortest + width * (start + least) / (start - end)
         total += begin * math.log((start + least) / (end + least)) - width
-    return max(1.0, total / stretches[-1].longest)
+    return max(1.0, total / ranges[-1].longest)

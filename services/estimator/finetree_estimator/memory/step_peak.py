@@ -1,54 +1,66 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fullest moment of a step: what is alive then beside weights and optimizer states."""
+"""The fullest moment of a step on a GPU: what is alive then beside weights and optimizer states."""
+
+from dataclasses import dataclass, replace
 
 from finetree_estimator import constants as c
-from finetree_estimator.memory import cpu
-from finetree_estimator.memory.activations import Layer, layer_of, saved_by, saved_per_layer, stored_bytes
+from finetree_estimator.memory.activations import LayerActivations, layer_activations
 from finetree_estimator.memory.attention_scores import score_length
-from finetree_estimator.memory.model_states import Held, Moment, held
-from finetree_estimator.memory.weights import is_mixed
-from finetree_estimator.methods.base import Full
+from finetree_estimator.memory.model_states import ModelStates, model_states
 from finetree_estimator.run import Run
 
-
-def peak_moment(run: Run) -> Moment:
-    """The moment of a step at which most is alive: at the loss, while a layer is differentiated, or at the update."""
-    recipe = run.recipe
-    return moment_of(run, held(recipe), layer_of(recipe), run.peak_tokens)
+_CAPPED_LOGITS = frozenset({"gemma2"})
+"""Families whose logits pass a tanh, which keeps its output beside them (final_logit_softcapping)."""
 
 
-def moment_of(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
-    """The same where it is known what the run holds, what its layers keep, and its `Run.peak_tokens`."""
-    gradients = holds.gradients
-    if run.device.is_cpu:
-        peak = cpu.peak(run, tokens, gradients)
-        return Moment(peak.gradients, peak.activations + layer.experts, peak.transient + layer.one_layer)
-    saved = saved_by(layer, run)
-    at_loss = loss_moment(run, holds, layer, tokens)
-    before, kept, logits, _ = at_loss
-    whole = holds.whole
-    computed = (_differentiated(run, layer, saved) + _held_gradients(run, layer)) * tokens + layer.one_layer
-    differentiated = computed + whole.fetched
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Bytes that are alive beside weights and optimizer states at one moment of a step."""
+
+    gradients: float
+    activations: float
+    transient: float
+    """Logits and their derivatives, or what the differentiation of a layer needs."""
+    cached: float = 0.0
+    """What the step asks for beyond all that at other moments, and cannot take from what this one leaves: the
+    allocator's, and nobody's."""
+
+    @property
+    def total(self) -> float:
+        """Bytes that are alive."""
+        return self.gradients + self.activations + self.transient
+
+
+def step_peak(run: Run) -> Moment:
+    """Bytes at the fullest moment of a step: at the loss, while a layer is differentiated, or at the update."""
+    return fullest_moment(run, model_states(run), layer_activations(run))
+
+
+def fullest_moment(run: Run, states: ModelStates, layer: LayerActivations) -> Moment:
+    """Bytes at the fullest moment of a step of a run that holds `states` and whose layers keep `layer`."""
+    tokens, gradients, whole = run.peak_tokens, states.gradients, states.unsharded
+    at_loss = loss_moment(run, states, layer)
+    before, kept, logits = at_loss.gradients, at_loss.activations, at_loss.transient
+    computed = (_differentiated(run, layer) + _held_gradients(run)) * tokens + layer.expert_copy
+    differentiated = computed + whole.fetched_weights
     # The head's gradient waits for that of the embeddings. Only one that autocast made is added to in its place.
-    copies = (1 if is_mixed(run) else 2) + (1 if before else 0)
-    updated = holds.update_copies - whole.kept - whole.gradients
+    copies = (1 if run.autocasts_trained_weights else 2) + (1 if before else 0)
+    updated = states.update_copies - whole.kept_weights - whole.gradients
     late = 0.0 if before else whole.root_shards
-    after = max(differentiated - late, whole.root_gradients, updated, copies * holds.tied_gradient)
-    gone = _autocast_copies(run, holds)
-    # The totals first: of four moments three would be made for nothing.
-    while_kept = before + kept + max(logits, differentiated)
-    if while_kept >= gradients + after - gone:
+    after = max(differentiated - late, whole.root_gradients, updated, copies * states.tied_gradient)
+    gone = _autocast_copies(run, states)
+    if before + kept + max(logits, differentiated) >= gradients + after - gone:
         moment = at_loss if logits >= differentiated else Moment(before, kept, differentiated)
     else:
         # What comes last has the room of the copies; what that leaves of it, gradients have.
         moment = Moment(gradients - max(0.0, gone - after), 0.0, max(0.0, after - gone))
-    if run.recipe.sharded:
-        asked = _asked_for(run, holds, kept + max(logits, computed), max(computed, whole.root_gradients))
-        return moment._replace(cached=max(0.0, asked - moment.total))
+    if run.sharded:
+        asked = _asked_for(run, states, kept + max(logits, computed), max(computed, whole.root_gradients))
+        return replace(moment, cached=max(0.0, asked - moment.total))
     return moment
 
 
-def _asked_for(run: Run, holds: Held, kept: float, last: float) -> float:
+def _asked_for(run: Run, states: ModelStates, kept: float, last: float) -> float:
     """Bytes that a sharded step asks the allocator for, since a block serves the stream that first asked for it.
 
     `kept` is what activations need where most are kept, `last` where none but the last layer's are. FSDP gathers
@@ -56,65 +68,63 @@ def _asked_for(run: Run, holds: Held, kept: float, last: float) -> float:
     moment is fullest (torch's FullyShardedDataParallel and fully_shard; c10/cuda/CUDACachingAllocator.cpp). The
     optimizer's states and copies come between the blocks of the first step's activations.
     """
-    whole = holds.whole
+    whole = states.unsharded
     if run.program.casts_module:
-        return holds.gradients + holds.update_copies
-    shards = holds.gradients - whole.gradients
+        return states.gradients + states.update_copies
+    shards = states.gradients - whole.gradients
     computed = max(kept, whole.gradients + last)
-    more = _added_up(run, holds) - shards
+    more = _accumulated_gradients(run, states) - shards
     if more <= 0 and run.program.cache != "expandable":
-        return shards + whole.fetched + holds.update_copies + computed
+        return shards + whole.fetched_weights + states.update_copies + computed
     # Between whole gradients, and in segments that expand, there is room for what the update makes.
-    return shards + whole.fetched + max(max(0.0, more) + kept, computed, holds.update_copies)
+    return shards + whole.fetched_weights + max(max(0.0, more) + kept, computed, states.update_copies)
 
 
-def _autocast_copies(run: Run, holds: Held) -> float:
+def _autocast_copies(run: Run, states: ModelStates) -> float:
     """Bytes of base weights that the end of the backward pass has no more: autocast's 16-bit copies of float32 weights.
 
     A product's node keeps its copy and goes with it, and autocast's own references go as the forward pass leaves it
     (torch's autocast_mode, clear_cache); 16-bit weights that a library holds, or gathers from shards, stay.
     """
     library = run.program.casts_module or run.sharding != "replicated"
-    return holds.base_weights if is_mixed(run) and run.weight_bytes < run.master_bytes and not library else 0.0
+    copies = run.autocasts_trained_weights and run.weight_bytes < run.master_bytes and not library
+    return states.base_weights if copies else 0.0
 
 
-def loss_moment(run: Run, holds: Held, layer: Layer, tokens: float) -> Moment:
-    """What is alive at the loss of a run on GPUs."""
+def loss_moment(run: Run, states: ModelStates, layer: LayerActivations) -> Moment:
+    """Bytes at the loss of a step on a GPU."""
+    tokens = run.peak_tokens
     # From the second micro-batch on, the gradients of the first are there already.
-    before = _added_up(run, holds)
-    kept = _kept(run, layer, saved_by(layer, run)) * tokens + layer.experts
-    logits = loss_peak(run, tokens) + holds.whole.head
+    before = _accumulated_gradients(run, states)
+    kept = _kept(run, layer) * tokens + layer.expert_copies
+    logits = loss_peak(run, tokens) + states.unsharded.head_weights
     if run.loss != "full-logits":
         # The head's gradient grows chunk by chunk, while the logits, or the other chunks, are still there.
-        logits += holds.chunk_gradient + (0.0 if before else holds.head_gradient)
+        logits += states.chunk_gradient + (0.0 if before else states.head_gradient)
     return Moment(before, kept, logits)
 
 
-def _added_up(run: Run, holds: Held) -> float:
+def _accumulated_gradients(run: Run, states: ModelStates) -> float:
     """Bytes of the gradients of a batch's earlier micro-batches."""
-    if run.batch <= run.micro_batch * run.devices:
+    if run.one_micro_batch:
         return 0.0
-    return holds.whole.unreduced or holds.gradients - holds.whole.gradients
+    return states.unsharded.unreduced_gradients or states.gradients - states.unsharded.gradients
 
 
 def activation_bytes(run: Run) -> float:
     """Bytes per token that all layers keep until the backward pass."""
-    return _kept(run, layer_of(run.recipe), saved_per_layer(run))
+    return _kept(run, layer_activations(run))
 
 
 def layer_peak(run: Run) -> float:
     """Bytes per token that the differentiation of one layer needs for a moment, its recomputation included."""
-    return _differentiated(run, layer_of(run.recipe), saved_per_layer(run))
-
-
-_CAPPED_LOGITS = frozenset({"gemma2"})
-"""Families whose logits pass a tanh, which keeps its output beside them (final_logit_softcapping)."""
+    return _differentiated(run, layer_activations(run))
 
 
 def loss_peak(run: Run, tokens: float) -> float:
     """Bytes of logits and their derivatives at the loss, for a micro-batch of so many tokens."""
     targets = tokens
-    size = run.recipe.activation_bytes
+    size = run.activation_bytes
     capped = size if run.shape.family in _CAPPED_LOGITS else 0
     per_logit, kept = c.LOGITS_BYTES[min(4, max(2, size))] + capped, c.CHUNKED_LOGITS_BYTES + capped
     if run.program.compiled and run.program.compiles_loss:
@@ -122,7 +132,7 @@ def loss_peak(run: Run, tokens: float) -> float:
         per_logit, kept = c.COMPILED_CHUNK_BYTES if chunks else c.COMPILED_LOGITS_BYTES, c.COMPILED_CHUNK_BYTES
     if run.program.native_loss and (run.compute_bytes == run.master_bytes or run.program.casts_module):
         per_logit = min(per_logit, c.NATIVE_LOGITS_COPIES * size + capped)
-    elif run.program.native_loss and run.recipe.sharded:
+    elif run.program.native_loss and run.sharded:
         # Without autocast, loops raise 16-bit logits themselves (`output.float()` in torchtitan and prime-rl).
         per_logit = c.NATIVE_LOGITS_COPIES * 4.0 + capped
     if run.loss == "completion-only":
@@ -145,29 +155,29 @@ def _cast_chunk(run: Run, targets: float, per_logit: float) -> float:
     """
     size, head, logits = run.compute_bytes, run.shape.vocab * run.shape.hidden, run.shape.vocab * targets
     autocast = head * size if size < 4 else 0
-    raised = 4 * head if stored_bytes(run.recipe) < 4 else 0
+    raised = 4 * head if run.stored_bytes < 4 else 0
     return autocast + max(raised + size * logits, per_logit * logits)
 
 
-def _kept(run: Run, layer: Layer, saved: float) -> float:
+def _kept(run: Run, layer: LayerActivations) -> float:
+    """Bytes per token that all layers keep until the backward pass."""
     if run.checkpointing:
         # Only each layer's input is kept; offloading moves it to the host.
-        return 0.0 if run.offloaded else float(layer.stream * run.shape.hidden * run.shape.layers)
-    return run.shape.layers * saved
+        return 0.0 if run.offloaded else float(run.stream_bytes * run.shape.hidden * run.shape.layers)
+    return run.shape.layers * layer.saved
 
 
-def _held_gradients(run: Run, layer: Layer) -> float:
+def _held_gradients(run: Run) -> float:
     """Bytes per token of gradients of layer inputs that live on, with the inputs, to the end of the backward pass.
 
     That of the last layer to be differentiated is counted where it is made.
     """
-    recipe = run.recipe
-    if not (recipe.program.keeps_shard_inputs and recipe.sharded and run.checkpointing) or isinstance(run.method, Full):
-        return 0.0
-    return float(layer.stream * run.shape.hidden * (run.shape.layers - 1))
+    held = run.program.keeps_shard_inputs and run.sharded and run.checkpointing and not run.method.trains_base
+    return float(run.stream_bytes * run.shape.hidden * (run.shape.layers - 1)) if held else 0.0
 
 
-def _differentiated(run: Run, layer: Layer, saved: float) -> float:
+def _differentiated(run: Run, layer: LayerActivations) -> float:
+    """Bytes per token that one layer needs while it is differentiated, with what is computed again."""
     # Scores are differentiated when the MLP's part is done and freed.
     scores = float(c.SCORE_GRADIENT_BYTES * run.shape.heads * score_length(run))
-    return max(layer.gradients, scores - layer.mlp) + (saved if run.checkpointing else 0.0)
+    return max(layer.gradients, scores - layer.mlp) + (layer.saved if run.checkpointing else 0.0)

@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of what was learned from observed runs."""
+"""Calibration replies."""
 
-from datetime import UTC, datetime
-
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import calibration_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 from finetree_runtime.paging import PageTokens, page_size
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.names import UnknownNameError
-from finetree_estimator.catalog.versions import Part
 from finetree_estimator.evidence.calibration import Calibration, Entry, Point, interval_of
 from finetree_estimator.evidence.corrections import Correction, Factor
-from finetree_estimator.intervals import COVERAGE
-from finetree_estimator.messages.encoding import provenance_message
+from finetree_estimator.intervals import Interval
+from finetree_estimator.messages.provenance import component_message, interval_message
 
 
 def calibration_message(
-    request: pb.GetCalibrationRequest, calibration: Calibration, tokens: PageTokens
-) -> pb.GetCalibrationResponse:
+    request: calibration_pb2.GetCalibrationRequest, calibration: Calibration, tokens: PageTokens
+) -> calibration_pb2.GetCalibrationResponse:
     """What was learned, and a page of the points, newest first. Raises InvalidArgument PAGE_TOKEN_INVALID."""
     device = device_name(request.device, calibration)
     scope = f"calibration/{device}"
@@ -28,17 +26,12 @@ def calibration_message(
         found = [point for point in found if _position(point) < before]
     size = page_size(request.page_size)
     page = found[:size]
-    return pb.GetCalibrationResponse(
+    return calibration_pb2.GetCalibrationResponse(
         entries=[_entry(entry) for (name, _), entry in sorted(calibration.entries.items()) if device in ("", name)],
         points=[_point(point, odd=calibration.is_odd(point)) for point in page],
         next_page_token=tokens.issue(scope, _position(page[-1])) if len(found) > size else "",
-        calibration=part_message(calibration.part),
+        calibration=component_message(calibration.part),
     )
-
-
-def part_message(part: Part) -> ev.RevisionComponent:
-    """Name, hash and date of what was learned."""
-    return ev.RevisionComponent(id=part.part_id, sha256=part.sha256, date=part.date)
 
 
 def device_name(asked: str, calibration: Calibration) -> str:
@@ -55,8 +48,8 @@ def _position(point: Point) -> str:
     return f"{point.end_time:020}/{point.job}/{point.attempt:020}"
 
 
-def _entry(entry: Entry) -> pb.CalibrationEntry:
-    message = pb.CalibrationEntry(
+def _entry(entry: Entry) -> calibration_pb2.CalibrationEntry:
+    message = calibration_pb2.CalibrationEntry(
         device=entry.device, family=entry.family, observations=entry.observations, outliers=len(entry.odd)
     )
     correction = Correction(entry.device, entry.date, entry.step_time, entry.memory)
@@ -67,24 +60,24 @@ def _entry(entry: Entry) -> pb.CalibrationEntry:
     return message
 
 
-def _interval(factor: Factor, correction: Correction) -> ev.Interval:
+def _interval(factor: Factor, correction: Correction) -> evidence_pb2.Interval:
     low, expected, high = interval_of(factor)
-    source = provenance_message(correction.source)
-    return ev.Interval(low=low, expected=expected, high=high, coverage=COVERAGE, provenance=[source])
+    return interval_message(Interval(low, expected, high, sources=(correction.source,)))
 
 
-def _point(point: Point, *, odd: bool) -> pb.CalibrationPoint:
-    moment = datetime.fromtimestamp(point.end_time / 1e6, tz=UTC)
-    return pb.CalibrationPoint(
+def _point(point: Point, *, odd: bool) -> calibration_pb2.CalibrationPoint:
+    end_time = Timestamp()
+    end_time.FromMicroseconds(point.end_time)
+    return calibration_pb2.CalibrationPoint(
         job=point.job,
         attempt=point.attempt,
         device=point.device,
         family=point.family,
-        method=point.method,
+        method=method_pb2.Method.Value(f"METHOD_{point.method.upper()}"),
         predicted_step_seconds=point.predicted_step,
         measured_step_seconds=point.measured_step,
         predicted_device_bytes=point.predicted_bytes,
         measured_device_bytes=point.measured_bytes,
         outlier=odd,
-        end_time=moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        end_time=end_time,
     )

@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of what the catalogue and the price book hold."""
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import catalog_pb2
+from finetree_api.types.v1 import model_pb2
+from finetree_runtime.money import to_money
 
 from finetree_estimator.catalog.accelerators import AcceleratorEntry
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.models import ModelEntry
 from finetree_estimator.catalog.parameters import active_parameters, count
-from finetree_estimator.catalog.price_book import PriceBook, Quote
+from finetree_estimator.catalog.price_book import PriceBook, Quote, Term
 from finetree_estimator.intervals import Kind, Source
-from finetree_estimator.messages.encoding import provenance_message
-from finetree_estimator.messages.estimate import interval_message, term_value
+from finetree_estimator.messages.provenance import provenance_message
 from finetree_estimator.spec.resolve import read_accelerator
-from finetree_estimator.whatif.offers import Offer
 
 
-def model_message(entry: ModelEntry) -> pb.Model:
+def model_message(entry: ModelEntry) -> catalog_pb2.Model:
     """A model of the catalogue."""
-    return pb.Model(
+    return catalog_pb2.Model(
         name=entry.name,
         hub_id=entry.hub_id,
         family=entry.family,
@@ -31,9 +30,10 @@ def model_message(entry: ModelEntry) -> pb.Model:
     )
 
 
-def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelerator:
+def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> catalog_pb2.Accelerator:
     """An accelerator of the catalogue, with the median of its prices."""
-    return pb.Accelerator(
+    typical = book.typical(entry.name)
+    return catalog_pb2.Accelerator(
         name=entry.name,
         display_name=entry.display_name,
         architecture=entry.architecture,
@@ -43,7 +43,7 @@ def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelera
         bandwidth_bytes_per_second=entry.bandwidth,
         dense_flops_per_second=entry.dense_flops,
         native_bf16=entry.native_bf16,
-        typical_hourly_usd=book.typical(entry.name),
+        typical_hourly_price=to_money(typical, "USD") if typical is not None else None,
         provenance=provenance_message(Source(Kind.PUBLISHED, entry.source, date=entry.date)),
         native_int8=entry.native_int8,
         watts=entry.watts,
@@ -52,33 +52,26 @@ def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> pb.Accelera
     )
 
 
-def price_message(quote: Quote) -> pb.Price:
+def price_message(quote: Quote) -> catalog_pb2.Price:
     """A quote of the price book."""
-    return pb.Price(
+    return catalog_pb2.Price(
         price_id=quote.price_id,
         accelerator=quote.accelerator,
         provider=quote.provider,
         region=quote.region,
         term=term_value(quote.term),
-        hourly_price=quote.hourly,
-        currency_code=quote.currency,
+        hourly_price=to_money(quote.hourly, quote.currency),
         min_count=quote.min_count,
-        provenance=provenance_message(Source(Kind.PUBLISHED, quote.source, quote.price_id, quote.date)),
+        provenance=provenance_message(Source(Kind.PUBLISHED, quote.source, quote.price_id, date=quote.date)),
     )
 
 
-def offer_message(offer: Offer) -> pb.Offer:
-    """A quote with the run on it."""
-    return pb.Offer(
-        price=price_message(offer.quote),
-        count=offer.devices,
-        hours=interval_message(offer.hours),
-        amount=interval_message(offer.amount),
-        verdict=pb.FitVerdict.Value(f"FIT_VERDICT_{offer.verdict.name}"),
-    )
+def term_value(term: Term) -> catalog_pb2.PriceTerm.ValueType:
+    """How a price is committed to, as the contract has it."""
+    return catalog_pb2.PriceTerm.Value(f"PRICE_TERM_{term.name}")
 
 
-def select_prices(book: PriceBook, request: pb.ListPricesRequest) -> list[Quote]:
+def select_prices(book: PriceBook, request: catalog_pb2.ListPricesRequest) -> list[Quote]:
     """The quotes that a request asks for, by accelerator and then by price. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
     quotes = book.of(read_accelerator(request.accelerator).name) if request.accelerator else book.quotes
     provider = request.provider.lower()
@@ -92,9 +85,9 @@ def select_prices(book: PriceBook, request: pb.ListPricesRequest) -> list[Quote]
     )
 
 
-def _shape(shape: Shape) -> rs.ModelShape:
+def _shape(shape: Shape) -> model_pb2.ModelShape:
     """Everything that the shape counts, so that the message as `model.shape` gives the same estimate."""
-    return rs.ModelShape(
+    return model_pb2.ModelShape(
         hidden_size=shape.hidden,
         layers=shape.layers,
         intermediate_size=shape.intermediate,
@@ -104,7 +97,7 @@ def _shape(shape: Shape) -> rs.ModelShape:
         vocab_size=shape.vocab,
         tied_embeddings=shape.tied,
         gated_mlp=shape.gated,
-        max_position_embeddings=shape.max_positions,
+        max_position_embeddings=shape.max_positions or None,
         experts=shape.experts,
         active_experts=shape.active_experts,
         attention_bias=shape.qkv_bias,
@@ -117,7 +110,7 @@ def _shape(shape: Shape) -> rs.ModelShape:
         learned_positions=shape.learned_positions,
         shared_expert_size=shape.shared_expert,
         dense_layers=shape.dense_layers,
-        dense_intermediate_size=shape.dense_intermediate,
+        dense_intermediate_size=shape.dense_intermediate or None,
         extra_parameters=shape.extra,
         family=shape.family,
     )

@@ -1,262 +1,248 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From domain values to messages of the contract."""
+"""An estimate as a message, in each of its views."""
 
-from collections.abc import Generator
-from functools import cache, lru_cache
-from typing import NamedTuple
+from collections.abc import Iterable
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime.runspec.wire import delimited, key
-from google.rpc import status_pb2
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
+from finetree_runtime.money import to_money
+from finetree_runtime.runspec.digest import plan_digest
+from google.protobuf import json_format, struct_pb2
 
-from finetree_estimator.catalog.devices import Device
-from finetree_estimator.catalog.price_book import Term
-from finetree_estimator.catalog.versions import Part
 from finetree_estimator.cost import Cost
-from finetree_estimator.estimate import Estimate
-from finetree_estimator.intervals import Interval
+from finetree_estimator.evidence.confidence import Confidence
+from finetree_estimator.evidence.measured_runs import Near
 from finetree_estimator.memory.fit import Fit, Verdict
-from finetree_estimator.memory.peak import Component, Memory
-from finetree_estimator.messages.encoding import Place, Row, interval_bytes
-from finetree_estimator.timing.phases import Phase, Times
+from finetree_estimator.memory.peak import Memory
+from finetree_estimator.messages.catalog import price_message, term_value
+from finetree_estimator.messages.provenance import (
+    interval_message,
+    money_interval,
+    optional_interval,
+    provenance_message,
+)
+from finetree_estimator.remarks import Remark
+from finetree_estimator.timing.phases import Times
+from finetree_estimator.whatif.changes import Patch
+from finetree_estimator.whatif.fallbacks import Answer
+from finetree_estimator.whatif.hardware import Offer, Option
 from finetree_estimator.whatif.largest import Largest
+from finetree_estimator.whatif.playbook_comparison import Compared, compare
 from finetree_estimator.whatif.remedies import Remedy
-from finetree_estimator.whatif.smallest import Option
 
 
-def _component(kind: Component) -> Place:
-    value = pb.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}")
-    after = pb.MemoryComponent(kind=value, label=kind.value).SerializeToString()
-    return Place(key(pb.MemoryComponent, "bytes"), inside=key(pb.MemoryEstimate, "components"), after=after)
-
-
-def _phase(phase: Phase) -> Place:
-    after = pb.TimePhase(kind=pb.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}")).SerializeToString()
-    return Place(key(pb.TimePhase, "seconds"), inside=key(pb.TimeEstimate, "phases"), after=after)
-
-
-_COMPONENTS, _PHASES = {kind: _component(kind) for kind in Component}, {phase: _phase(phase) for phase in Phase}
-_ALLOCATED, _RESERVED, _DEVICE, _HOST = (
-    Place(key(pb.MemoryEstimate, f"{name}_bytes")) for name in ("allocated", "reserved", "device", "host")
-)
-_PEAKS = Row(_ALLOCATED, _RESERVED, _DEVICE)
-_TOTAL, _RATE, _STEP = (
-    Place(key(pb.TimeEstimate, name)) for name in ("total_seconds", "tokens_per_second", "step_seconds")
-)
-_SPEC, _MEMORY, _FIT, _TIME, _COST, _NOTES, _REVISION, _DIGEST = (
-    key(pb.Estimate, name)
-    for name in ("resolved_spec", "memory", "fit", "time", "cost", "notes", "revision", "plan_digest")
-)
-_AMOUNT, _ENERGY, _MONTHLY, _CARBON = (
-    Place(key(pb.CostEstimate, name)) for name in ("amount", "energy_kwh", "monthly_amount", "carbon_kg")
-)
-_RUN_ESTIMATE, _RESULT = key(pb.EstimateRunResponse, "estimate"), key(pb.BatchEstimateRunsResponse, "results")
-_RESULT_KEY, _RESULT_ESTIMATE, _RESULT_ERROR = (
-    key(pb.BatchEstimateResult, name) for name in ("key", "estimate", "error")
-)
-_VERDICTS = {verdict: pb.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}") for verdict in Verdict}
-
-
-class Belongings(NamedTuple):
-    """What an answer holds beside the estimate: parts of the request and of the program, as bytes where messages."""
-
-    spec: bytes
-    """The resolved spec."""
-    revision: bytes
-    plan_digest: str
-    fallbacks_taken: int
-
-
-def estimate_bytes(
-    estimate: Estimate, device: Device, beside: Belongings, compared: bytes
-) -> Generator[None, None, bytes]:
-    """An estimate as the bytes of its message, fields in the order of their numbers, as protobuf writes them, in steps.
-
-    `compared` are the fields from `comparison.fields`.
-    A message would be built, copied and read once more on its way to the wire, which takes longer than the formulas.
-    """
-    times, cost = estimate.times, estimate.cost
-    peaks = _memory(estimate.memory, device.usable_bytes)
-    yield
-    phases = _times(times) if times is not None else b""
-    yield
-    numbers = pb.Estimate(
+def summary_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_pb2.Estimate:
+    """The SUMMARY view: totals alone."""
+    estimate, run = answer.estimate, answer.parsed.run
+    message = estimate_pb2.Estimate(
+        memory=estimate_pb2.MemoryEstimate(
+            device_bytes=interval_message(estimate.memory.device), usable_device_bytes=run.device.usable_bytes
+        ),
+        fit=_fit(estimate.fit),
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
-        processed_tokens=times.processed_tokens if times is not None else 0,
+        revision=revision,
+        fallbacks_taken=answer.fallbacks_taken,
     )
-    parts = [
-        delimited(_SPEC, beside.spec),
-        delimited(_MEMORY, peaks),
-        delimited(_FIT, _fit(estimate.fit)),
-        delimited(_TIME, phases) if times is not None else b"",
-        delimited(_COST, _cost(cost)) if cost is not None else b"",
-        numbers.SerializeToString(),
-        *map(_note, estimate.notes),
-        delimited(_REVISION, beside.revision),
-        delimited(_DIGEST, beside.plan_digest.encode()),
-        compared,
-        pb.Estimate(fallbacks_taken=beside.fallbacks_taken).SerializeToString() if beside.fallbacks_taken else b"",
-    ]
-    return b"".join(parts)
-
-
-def summary_bytes(estimate: Estimate, device: Device, revision: bytes, fallbacks_taken: int) -> bytes:
-    """The totals of an estimate alone, as the bytes of its message."""
-    usable = _usable(device.usable_bytes)
-    numbers = pb.Estimate(
-        trainable_parameters=estimate.trainable_parameters,
-        total_parameters=estimate.total_parameters,
-        optimizer_steps=estimate.optimizer_steps,
-    )
-    parts = [
-        delimited(_MEMORY, _DEVICE.bytes_of(estimate.memory.device) + usable),
-        delimited(_FIT, _fit(estimate.fit)),
-    ]
     if estimate.times is not None:
-        parts.append(delimited(_TIME, _TOTAL.bytes_of(estimate.times.total)))
+        message.time.total_seconds.CopyFrom(interval_message(estimate.times.total))
     if estimate.cost is not None and estimate.cost.amount is not None:
-        currency = pb.CostEstimate(currency_code=estimate.cost.currency).SerializeToString()
-        parts.append(delimited(_COST, _AMOUNT.bytes_of(estimate.cost.amount) + currency))
-    parts += [numbers.SerializeToString(), delimited(_REVISION, revision)]
-    parts.append(pb.Estimate(fallbacks_taken=fallbacks_taken).SerializeToString())
-    return b"".join(parts)
+        message.cost.total.amount.CopyFrom(interval_message(estimate.cost.amount))
+        message.cost.total.currency_code = estimate.cost.currency
+    return message
 
 
-def run_response(estimate: bytes) -> bytes:
-    """An EstimateRunResponse with an estimate's bytes."""
-    return delimited(_RUN_ESTIMATE, estimate)
+def basic_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_pb2.Estimate:
+    """The BASIC view: everything that is computed without a search."""
+    estimate, parsed = answer.estimate, answer.parsed
+    examples = parsed.profile.examples if parsed.profile is not None else 0
+    figures = compare(parsed.run, estimate, examples=examples, runs_per_month=parsed.request.runs_per_month)
+    message = estimate_pb2.Estimate(
+        resolved_spec=parsed.spec,
+        memory=_memory(estimate.memory, parsed.run.device.usable_bytes),
+        fit=_fit(estimate.fit),
+        trainable_parameters=estimate.trainable_parameters,
+        total_parameters=estimate.total_parameters,
+        optimizer_steps=estimate.optimizer_steps,
+        remarks=map(_remark, estimate.remarks),
+        revision=revision,
+        plan_digest=plan_digest(parsed.spec, parsed.profile, revision),
+        confidence=_confidence(estimate.confidence),
+        playbook=map(_playbook_figure, figures),
+        fallbacks_taken=answer.fallbacks_taken,
+    )
+    if estimate.times is not None:
+        message.time.CopyFrom(_times(estimate.times))
+        message.processed_tokens = estimate.times.processed_tokens
+    if estimate.cost is not None:
+        message.cost.CopyFrom(_cost(estimate.cost))
+    return message
 
 
-def batch_result(row_key: str, estimate: bytes) -> bytes:
-    """A result of a BatchEstimateRunsResponse, with its place in it: results one after the other are a response."""
-    return delimited(_RESULT, delimited(_RESULT_KEY, row_key.encode()) + delimited(_RESULT_ESTIMATE, estimate))
+def full_message(
+    answer: Answer,
+    revision: evidence_pb2.Revision,
+    *,
+    nearest: Iterable[Near],
+    remedies: Iterable[Remedy],
+    largest: Largest | None,
+    smallest_hardware: Iterable[Option],
+    offers: Iterable[Offer],
+) -> estimate_pb2.Estimate:
+    """The FULL view: the BASIC one, and what searches found."""
+    message = basic_message(answer, revision)
+    found = estimate_pb2.Estimate(
+        nearest_runs=map(_measured_run, nearest),
+        remedies=map(_remedy, remedies),
+        smallest_hardware=map(_hardware_option, smallest_hardware),
+        offers=map(_offer, offers),
+    )
+    if largest is not None:
+        found.largest.CopyFrom(
+            estimate_pb2.LargestThatFits(micro_batch_size=largest.micro_batch, sequence_length=largest.sequence_length)
+        )
+    message.MergeFrom(found)
+    return message
 
 
-def batch_error(row_key: str, status: status_pb2.Status) -> bytes:
-    """The same for a row that failed."""
-    body = delimited(_RESULT_KEY, row_key.encode()) + delimited(_RESULT_ERROR, status.SerializeToString())
-    return delimited(_RESULT, body)
-
-
-def revision_message(parts: dict[str, Part]) -> ev.Revision:
-    """What an answer was computed with."""
-    return ev.Revision(
-        **{
-            name: ev.RevisionComponent(id=part.part_id, sha256=part.sha256, date=part.date)
-            for name, part in parts.items()
-        }
+def patch_message(patch: Patch) -> check_pb2.SpecPatch:
+    """A new value of one field of a RunSpec."""
+    return check_pb2.SpecPatch(
+        field_path=patch.path, value=json_format.ParseDict(patch.value, struct_pb2.Value()), summary=patch.summary
     )
 
 
-def remedy_message(remedy: Remedy) -> pb.Remedy:
-    """Changes that make a run fit, with the peak that they lead to."""
-    return pb.Remedy(
-        patches=[
-            ev.SpecPatch(field_path=path, json_value=json_value, summary=change.summary)
-            for change in remedy.changes
-            for path, json_value in change.patches
-        ],
+def _remedy(remedy: Remedy) -> estimate_pb2.Remedy:
+    """Changes that make a run fit, with the device peak after them."""
+    return estimate_pb2.Remedy(
+        patches=[patch_message(patch) for change in remedy.changes for patch in change.patches],
         device_bytes=interval_message(remedy.peak),
-        verdict=pb.FitVerdict.Value(f"FIT_VERDICT_{remedy.verdict.name}"),
+        verdict=verdict_value(remedy.verdict),
         summary=remedy.summary,
     )
 
 
-def largest_message(largest: Largest) -> pb.LargestThatFits:
-    """The largest sizes that fit."""
-    return pb.LargestThatFits(micro_batch_size=largest.micro_batch, sequence_length=largest.sequence_length)
-
-
-def hardware_message(option: Option) -> pb.HardwareOption:
+def _hardware_option(option: Option) -> estimate_pb2.HardwareOption:
     """Hardware on which a run fits."""
-    return pb.HardwareOption(
+    return estimate_pb2.HardwareOption(
         accelerator=option.accelerator,
         count=option.count,
         sharding=option.sharding,
         device_bytes=interval_message(option.peak),
         usable_device_bytes=option.usable_bytes,
-        verdict=pb.FitVerdict.Value(f"FIT_VERDICT_{option.verdict.name}"),
+        verdict=verdict_value(option.verdict),
     )
 
 
-def _memory(memory: Memory, usable_bytes: int) -> bytes:
-    if not memory.written:
-        parts = memory.parts
-        components = _components(parts.kinds).bytes_in_columns(parts.low, parts.expected, parts.high, parts.sources)
-        peaks = _PEAKS.bytes_of((memory.allocated, memory.reserved, memory.device))
-        memory.written.extend((components + peaks, _HOST.bytes_of(memory.host)))
-    before, host = memory.written
-    return before + _usable(usable_bytes) + host
-
-
-@lru_cache(maxsize=1024)
-def _note(text: str) -> bytes:
-    """The field of a note, most of which are in many answers."""
-    return delimited(_NOTES, text.encode())
-
-
-@cache
-def _components(kinds: tuple[Component, ...]) -> Row:
-    """The components that there are, of nine."""
-    return Row(*(_COMPONENTS[kind] for kind in kinds))
-
-
-@lru_cache(maxsize=1024)
-def _usable(usable_bytes: int) -> bytes:
-    return pb.MemoryEstimate(usable_device_bytes=usable_bytes).SerializeToString()
-
-
-def _fit(fit: Fit) -> bytes:
-    verdict, headroom = _VERDICTS[fit.verdict], fit.headroom_bytes
-    found = pb.Fit(verdict=verdict, headroom_bytes=headroom, summary=fit.summary, probability=fit.probability)
-    return found.SerializeToString()
-
-
-def _times(times: Times) -> bytes:
-    phases, seconds = zip(*times.phases, strict=True)
-    return _durations(phases).bytes_of((*seconds, times.total, times.tokens_per_second, times.step))
-
-
-@cache
-def _durations(phases: tuple[Phase, ...]) -> Row:
-    """The phases of a run, which are always the same, and what they amount to behind them."""
-    return Row(*(_PHASES[phase] for phase in phases), _TOTAL, _RATE, _STEP)
-
-
-def _cost(cost: Cost) -> bytes:
-    before, after = _price(
-        cost.price_id, (cost.currency, cost.provider, cost.price_date, cost.region), cost.hourly, cost.term
+def _measured_run(near: Near) -> estimate_pb2.MeasuredRun:
+    """A measured run and how far it is."""
+    return estimate_pb2.MeasuredRun(
+        description=near.row.description,
+        peak_bytes=near.row.peak_bytes,
+        tokens_per_second=near.row.tokens_per_second,
+        distance=near.distance,
+        provenance=provenance_message(near.row.source),
     )
-    parts = [_AMOUNT.bytes_of(cost.amount) if cost.amount is not None else b"", before]
-    for place, interval in ((_ENERGY, cost.energy_kwh), (_MONTHLY, cost.monthly), (_CARBON, cost.carbon_kg)):
-        if interval is not None:
-            parts.append(place.bytes_of(interval))
-    parts.append(after)
-    return b"".join(parts)
 
 
-@lru_cache(maxsize=4096)
-def _price(price_id: str, words: tuple[str, str, str, str], hourly: float, term: Term | None) -> tuple[bytes, bytes]:
-    """What a price says of itself: the fields before the intervals that follow the amount, and those after.
-
-    `words` are its currency, provider, date and region.
-    """
-    currency, provider, date, region = words
-    before = pb.CostEstimate(
-        currency_code=currency, price_id=price_id, provider=provider, price_date=date, hourly_price=hourly
+def _offer(offer: Offer) -> estimate_pb2.Offer:
+    """A quote with the run on it."""
+    return estimate_pb2.Offer(
+        price=price_message(offer.quote),
+        count=offer.devices,
+        hours=interval_message(offer.hours),
+        cost=money_interval(offer.amount, offer.quote.currency),
+        verdict=verdict_value(offer.verdict),
     )
-    value = term_value(term) if term is not None else pb.PRICE_TERM_UNSPECIFIED
-    return before.SerializeToString(), pb.CostEstimate(term=value, region=region).SerializeToString()
 
 
-def term_value(term: Term) -> pb.PriceTerm.ValueType:
-    """How a price is committed to, as the contract has it."""
-    return pb.PriceTerm.Value(f"PRICE_TERM_{term.name}")
+def verdict_value(verdict: Verdict) -> estimate_summary_pb2.FitVerdict.ValueType:
+    """Whether a run fits, as the contract has it."""
+    return estimate_summary_pb2.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}")
 
 
-def interval_message(interval: Interval) -> ev.Interval:
-    """A predicted number with its sources."""
-    return ev.Interval.FromString(interval_bytes(interval))
+def _memory(memory: Memory, usable_bytes: int) -> estimate_pb2.MemoryEstimate:
+    return estimate_pb2.MemoryEstimate(
+        components=[
+            estimate_pb2.MemoryComponent(
+                kind=estimate_pb2.MemoryComponentKind.Value(f"MEMORY_COMPONENT_KIND_{kind.name}"),
+                label=kind.value,
+                bytes=interval_message(interval),
+            )
+            for kind, interval in memory.components
+        ],
+        allocated_bytes=interval_message(memory.allocated),
+        reserved_bytes=interval_message(memory.reserved),
+        device_bytes=interval_message(memory.device),
+        usable_device_bytes=usable_bytes,
+        host_bytes=interval_message(memory.host),
+    )
+
+
+def _fit(fit: Fit) -> estimate_pb2.Fit:
+    return estimate_pb2.Fit(
+        verdict=verdict_value(fit.verdict),
+        headroom_bytes=fit.headroom_bytes,
+        summary=fit.summary,
+        probability=fit.probability,
+    )
+
+
+def _times(times: Times) -> estimate_pb2.TimeEstimate:
+    return estimate_pb2.TimeEstimate(
+        phases=[
+            estimate_pb2.TimePhase(
+                kind=estimate_pb2.TimePhaseKind.Value(f"TIME_PHASE_KIND_{phase.name}"),
+                seconds=interval_message(seconds),
+            )
+            for phase, seconds in times.phases
+        ],
+        total_seconds=interval_message(times.total),
+        tokens_per_second=interval_message(times.tokens_per_second),
+        step_seconds=interval_message(times.step),
+    )
+
+
+def _cost(cost: Cost) -> estimate_pb2.CostEstimate:
+    return estimate_pb2.CostEstimate(
+        total=money_interval(cost.amount, cost.currency),
+        monthly=money_interval(cost.monthly, cost.currency),
+        energy_kwh=optional_interval(cost.energy_kwh),
+        carbon_kg=optional_interval(cost.carbon_kg),
+        price_id=cost.price_id,
+        provider=cost.provider,
+        price_date=cost.price_date,
+        hourly_price=to_money(cost.hourly, cost.currency) if cost.currency else None,
+        region=cost.region,
+        term=term_value(cost.term) if cost.term is not None else catalog_pb2.PRICE_TERM_UNSPECIFIED,
+    )
+
+
+def _confidence(found: Confidence) -> estimate_pb2.EstimateConfidence:
+    return estimate_pb2.EstimateConfidence(
+        memory=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.memory.name}"),
+        time=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.time.name}"),
+        memory_distance=found.memory_distance,
+        time_distance=found.time_distance,
+        reasons=map(_remark, found.reasons),
+    )
+
+
+def _playbook_figure(compared: Compared) -> estimate_pb2.PlaybookFigure:
+    """A figure of the playbook beside the computed one."""
+    figure, stated = compared.figure, compared.figure.stated
+    return estimate_pb2.PlaybookFigure(
+        kind=estimate_pb2.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{stated.kind.name}"),
+        value=figure.value,
+        stated_for=stated.stated_for,
+        provenance=provenance_message(stated.source),
+        interpolated=figure.interpolated,
+        extrapolated=figure.extrapolated,
+        computed=optional_interval(compared.computed),
+        note=compared.note,
+    )
+
+
+def _remark(remark: Remark) -> check_pb2.Remark:
+    return check_pb2.Remark(code=remark.code, message=remark.message, field_path=remark.field_path)

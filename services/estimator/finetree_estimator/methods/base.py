@@ -1,214 +1,242 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five methods: what each trains, to the parameter, and what it leaves frozen.
+"""The questions that every fine-tuning method answers, and what a method sees of the run that it is part of.
 
-Counts are those of PEFT for the same settings (reference: Llama-3.2-3B rank 32 on q and v = 9,175,040).
+The defaults are those of a method that trains something small beside a frozen base. Where a method differs, its file
+says so; no other module asks which method a run has.
 """
 
-import re
-from dataclasses import dataclass, field
-from functools import lru_cache
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple, Protocol
 
-from finetree_estimator.catalog.architecture import LayerKind, Linear, Shape, layer_kinds, width
-from finetree_estimator.catalog.parameters import count
-from finetree_estimator.catalog.projections import ATTENTION_ROLES, LAYOUTS, LLAMA, Role, ends_with, layout, roles_of
+from finetree_estimator.catalog.architecture import Shape
+from finetree_estimator.catalog.parameters import Parameters, count
+from finetree_estimator.programs import Program
+from finetree_estimator.remarks import Remark
 
-PRESET_ROLES: dict[str, frozenset[Role]] = {
-    "all-linear": frozenset(Role),
-    "attention": ATTENTION_ROLES,
-    # A projection that holds queries and values together with keys cannot be adapted in part.
-    "query-value": frozenset({Role.QUERY, Role.VALUE, Role.QKV}),
-    "mlp": frozenset(Role) - ATTENTION_ROLES,
-}
-"""Projections of each target preset; routers and the output head are in none, experts only when asked for."""
-PRESETS: dict[str, tuple[str, ...]] = {
-    preset: tuple(path.rpartition(".")[2] for path, role in LLAMA.attention + LLAMA.mlp if role in roles)
-    for preset, roles in PRESET_ROLES.items()
-}
-"""The same as module names of a Llama."""
-_OF_ONE_LAYER = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(\d+)\.(.+)")
-"""A module of one layer; transformers calls the list of layers by these names."""
-"""transformers' names of the list of decoder layers."""
+FEW_MEASURED = Remark(
+    "METHOD_RARELY_MEASURED", "few measured runs of this method are public: intervals are wider", "spec"
+)
 
 
-class UnknownTargetError(ValueError):
-    """A target module that the shape has no projection for; `name` is the module's."""
+class Setup(Protocol):
+    """What a method sees of its run. Sizes are bytes per number."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    @property
+    def shape(self) -> Shape:
+        """The model as its files have it."""
 
+    @property
+    def parameters(self) -> Parameters:
+        """Parameters of the model as the program holds it."""
 
-@dataclass(frozen=True, slots=True)
-class Full:
-    """All weights, but for the lowest layers if asked (with them the embeddings below)."""
+    @property
+    def trainable_parameters(self) -> int:
+        """Parameters that get a gradient, of the model as the program holds it."""
 
-    frozen_layers: int = 0
+    @property
+    def program(self) -> Program:
+        """The program that trains."""
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the base weights as stored on the device."""
 
-@dataclass(frozen=True, slots=True)
-class LoraAdapters:
-    """Low-rank adapters of the named projections (Hu et al. 2021)."""
+    @property
+    def compute_bytes(self) -> int:
+        """Of activations."""
 
-    rank: int
-    targets: tuple[str, ...]
-    dropout: float = 0.0
-    weight_decomposed: bool = False
-    _hash: int = field(init=False, repr=False, compare=False, default=0)
+    @property
+    def master_bytes(self) -> int:
+        """Of trainable weights, gradients and optimizer moments."""
 
-    def __post_init__(self) -> None:
-        # Methods are keys of caches at every turn, as shapes are.
-        object.__setattr__(self, "_hash", hash((self.rank, self.targets, self.dropout, self.weight_decomposed)))
+    @property
+    def stream_bytes(self) -> int:
+        """Of the residual stream."""
 
-    def __hash__(self) -> int:
-        return self._hash
+    @property
+    def raises_base(self) -> bool:
+        """Whether what is not packed of a quantized base, and with it the residual stream, is float32."""
 
+    @property
+    def autocasts_trained_weights(self) -> bool:
+        """Whether a fully trained model has float32 weights that autocast copies to 16 bits for each product."""
 
-@dataclass(frozen=True, slots=True)
-class QuantizedLora:
-    """Low-rank adapters on a base of `bits` 4 or 8 (Dettmers et al. 2023)."""
+    @property
+    def checkpointing(self) -> bool:
+        """Whether activations are computed again."""
 
-    lora: LoraAdapters
-    bits: int = 4
-    double: bool = True
-    """Whether the constants of 4-bit blocks are quantised too."""
-    grouped: bool = False
-    """Whether the 4-bit weights are integers in groups of 128, as GPTQ stores them."""
-    _hash: int = field(init=False, repr=False, compare=False, default=0)
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights themselves are spread over devices."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash((self.lora, self.bits, self.double, self.grouped)))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """Trained keys and values of virtual tokens, without a projection (Li and Liang 2021, as PEFT stores them)."""
-
-    virtual_tokens: int
+    @property
+    def on_cpu(self) -> bool:
+        """Whether a processor trains."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bottleneck:
-    """Bottleneck layers: down, non-linearity, up, with both biases; `places` of them in a decoder layer."""
+class FirstLayer(NamedTuple):
+    """Bytes per token that parts of the lowest decoder layer keep where something below them is trained, on a CPU."""
 
-    size: int
-    places: int = 1
-
-
-Method = Full | LoraAdapters | QuantizedLora | Prefix | Bottleneck
-_NAMES: dict[type, str] = {
-    Full: "full",
-    LoraAdapters: "lora",
-    QuantizedLora: "qlora",
-    Prefix: "prefix",
-    Bottleneck: "adapter",
-}
+    norm: float
+    """The first norm."""
+    attention: float
+    """Attention, norms of the heads included."""
+    frozen: float
+    """Everything but the inputs of what the method trains."""
 
 
-def name_of(method: Method) -> str:
-    """full, lora, qlora, prefix or adapter."""
-    return _NAMES[type(method)]
+class Method(ABC):
+    """A fine-tuning method. Each answer is of one run, whose settings the argument `setup` has."""
 
+    name: ClassVar[str]
+    """The field of the contract's RunSpec.method: full, lora, qlora, prefix or adapter."""
+    trained_part: ClassVar[str]
+    """What is trained, whatever the base: full, lora, prefix or adapter. Measured runs are compared by it."""
+    described: ClassVar[str]
+    """What is trained, in words that follow "a run of"."""
+    trains_base: ClassVar[bool] = False
+    """Whether the base model's own weights are trained, rather than something beside them."""
+    packs_base: ClassVar[bool] = False
+    """Whether the base's linear layers are held in 8 bits or less."""
+    joins_keys_and_values: ClassVar[bool] = False
+    """Whether attention copies keys and values to put the method's own before them."""
 
-@lru_cache(maxsize=1024)
-def preset_targets(shape: Shape, preset: str, *, experts: bool = False) -> tuple[str, ...]:
-    """Module names of a preset in this model, in forward order; the stacked experts' only where asked for.
+    # ----------------------------------------------------------------------------------------- what is known of it
 
-    A name is as much of the path's end as tells roles apart ("attn.c_proj" and "mlp.c_proj"). Empty where the model has
-    no such module: the MLPs of most mixtures are experts and nothing else.
-    """
-    parts = [part for kind in layer_kinds(shape) for part in kind.linears]
-    wanted = [part for part in parts if part.role in PRESET_ROLES[preset] and (experts or not part.routed)]
-    return tuple(dict.fromkeys(_shortest_name(part, parts) for part in wanted))
+    @property
+    @abstractmethod
+    def counted_spread(self) -> float:
+        """Half-width, as a share, of the interval of what is counted on a GPU: weights, gradients, optimizer states."""
 
+    @property
+    def counted_spread_on_cpu(self) -> float:
+        """Half-width, as a share, of the interval of what is counted on a CPU."""
+        return self.counted_spread
 
-@lru_cache(maxsize=1024)
-def target_linears(shape: Shape, targets: tuple[str, ...]) -> tuple[Linear, ...]:
-    """Projections that carry an adapter in a layer of the most common kind. Raises UnknownTargetError."""
-    common = max(layer_kinds(shape), key=lambda kind: kind.layers)
-    return tuple(part for first, part, _ in adapted(shape, targets) if first == common.first)
-
-
-@lru_cache(maxsize=1024)
-def adapted(shape: Shape, targets: tuple[str, ...]) -> tuple[tuple[int, Linear, int], ...]:
-    """Projections that carry an adapter: the first layer of their kind, themselves, and in how many layers of it.
-
-    A target is a module's path or the end of one ("q_proj", "mlp.c_proj"), with a layer's number in front for that
-    layer alone ("model.layers.0.self_attn.q_proj"). Raises UnknownTargetError.
-    """
-    chosen: dict[tuple[int, Linear], set[int]] = {}
-    for target in targets:
-        name, only = _split(target)
-        found = False
-        for kind in layer_kinds(shape):
-            layers = {layer for layer in range(kind.first, kind.end) if only in (None, layer)}
-            for part in _named(shape, kind, name) if layers else ():
-                chosen.setdefault((kind.first, part), set()).update(layers)
-                found = True
-        if not found:
-            raise UnknownTargetError(target)
-    return tuple((first, part, len(layers)) for (first, part), layers in chosen.items())
-
-
-@lru_cache(maxsize=1024)
-def trainable_parameters(method: Method, shape: Shape) -> int:
-    """Parameters that get a gradient."""
-    if isinstance(method, Full):
-        return count(shape).total - _frozen(method, shape)
-    if isinstance(method, QuantizedLora):
-        return trainable_parameters(method.lora, shape)
-    if isinstance(method, LoraAdapters):
-        return sum(layers * _lora(method, part) for _, part, layers in adapted(shape, method.targets))
-    if isinstance(method, Prefix):
-        width = shape.q_width if layout(shape.family).expanded_keys else shape.kv_width
-        return method.virtual_tokens * 2 * shape.layers * width
-    return shape.layers * method.places * (2 * shape.hidden * method.size + method.size + shape.hidden)
-
-
-def _split(target: str) -> tuple[str, int | None]:
-    """A module's name and, where the target names one, its layer."""
-    match = _OF_ONE_LAYER.fullmatch(target)
-    return (match[2], int(match[1])) if match else (target, None)
-
-
-def _named(shape: Shape, kind: LayerKind, name: str) -> list[Linear]:
-    """Projections of a layer that a name means. Stacked experts are parameters, found only by more than a last name."""
-    own = [part for part in kind.linears if ends_with(part.name, name) and ("." in name or not part.routed)]
-    if own or shape.family in LAYOUTS:
-        return own
-    # The family is unknown: a name of any other family says what the module computes.
-    roles = [role for role in Role if role in roles_of(name) and _possible(role, shape)]
-    return [Linear(name, role, *width(shape, role, shape.intermediate)) for role in roles]
-
-
-def _possible(role: Role, shape: Shape) -> bool:
-    """A mixture's MLP is stacked experts; a plain MLP has no gate."""
-    if role in ATTENTION_ROLES:
+    @property
+    def measured_on_cpu(self) -> bool:
+        """Whether the count of the worker's tensors on a CPU was checked against this method."""
         return True
-    return shape.experts == 0 and (shape.gated or role not in (Role.GATE, Role.GATE_UP))
 
+    def remarks(self, setup: Setup) -> tuple[Remark, ...]:  # noqa: ARG002  # a method may need it
+        """Remarks on an estimate of this method, for people."""
+        return ()
 
-def _shortest_name(part: Linear, every: list[Linear]) -> str:
-    path = part.name.split(".")
-    for length in range(2 if part.routed else 1, len(path)):
-        name = ".".join(path[-length:])
-        alike = [other for other in every if ends_with(other.name, name) and other.routed == part.routed]
-        if all(other.role is part.role for other in alike):
-            return name
-    return part.name
+    # ---------------------------------------------------------------------------------------- weights and gradients
 
+    @abstractmethod
+    def trainable_parameters(self, shape: Shape) -> int:
+        """Parameters that get a gradient."""
 
-def _lora(method: LoraAdapters, linear: Linear) -> int:
-    magnitude = linear.d_out if method.weight_decomposed else 0
-    return (method.rank * (linear.d_in + linear.d_out) + magnitude) * linear.copies
-
-
-def _frozen(method: Full, shape: Shape) -> int:
-    """The lowest layers and, with them, the input embeddings; learned positions are trained all the same."""
-    if method.frozen_layers == 0:
+    @property
+    def base_bits(self) -> int:
+        """Bits of a packed base's weights; 0 where it is not packed."""
         return 0
-    kinds = layer_kinds(shape)
-    layers = sum(kind.total * max(0, min(kind.end, method.frozen_layers) - kind.first) for kind in kinds)
-    return layers + shape.vocab * shape.hidden
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether the input embeddings get a gradient."""
+        return False
+
+    @property
+    def layers_without_gradient(self) -> int:
+        """Lowest decoder layers that no gradient passes through, so that they keep nothing for the backward pass."""
+        return 0
+
+    @property
+    def prepared_for_kbit_training(self) -> bool:
+        """Whether PEFT's prepare_model_for_kbit_training raises what is not packed of the base to float32."""
+        return False
+
+    def base_weights(self, setup: Setup) -> float:
+        """Bytes of the weights that the method trains from, before they are spread over devices.
+
+        Autocast keeps 16-bit copies of a frozen float32 base: each product has its own until the backward pass.
+        """
+        total = setup.parameters.total
+        copies = 0.0
+        if setup.weight_bytes > setup.compute_bytes:
+            copies = total * setup.compute_bytes / (setup.shape.layers if setup.checkpointing else 1)
+        return float(total * setup.weight_bytes) + copies
+
+    def quantization_overhead(self, setup: Setup) -> float:  # noqa: ARG002
+        """Bytes of a packed base's constants and of the room in which one matrix at a time is unpacked."""
+        return 0.0
+
+    def gathered_layer(self, setup: Setup) -> float:
+        """Bytes of one decoder layer's weights as a device gathers them from the shards of all devices."""
+        return setup.compute_bytes * (setup.parameters.in_layers / setup.shape.layers)
+
+    def gathered_model(self, setup: Setup) -> float:
+        """Bytes of all weights as they travel to a device that gathers them once."""
+        return count(setup.shape).total * float(setup.compute_bytes)
+
+    # --------------------------------------------------------------------------------- kept for the backward pass
+
+    @abstractmethod
+    def saved_inputs(self, setup: Setup) -> float:
+        """Bytes per token that one decoder layer keeps for the gradients of what is trained, on a GPU."""
+
+    @abstractmethod
+    def saved_inputs_on_cpu(self, shape: Shape, *, compute_bytes: int, stream_bytes: int) -> float:
+        """Bytes per token that one decoder layer of the suite's worker keeps for those gradients, on a CPU.
+
+        `stream_bytes` are those per number of the residual stream there.
+        """
+
+    def expert_copies(self, setup: Setup) -> tuple[float, float]:  # noqa: ARG002
+        """Bytes of summed copies of adapted experts: of all layers until the backward pass, and of one within it."""
+        return 0.0, 0.0
+
+    def fuses_mlp(self, setup: Setup) -> bool:  # noqa: ARG002
+        """Whether the program makes one function of the MLP and what is trained of it."""
+        return False
+
+    def dropout_source(self, shape: Shape, *, compute_bytes: int, checkpointing: bool) -> float:  # noqa: ARG002
+        """Bytes per token that the worker's source of dropout masks holds, beyond what the first layer spares."""
+        return 0.0
+
+    def spared_in_first_layer(self, kept: FirstLayer) -> float:
+        """Bytes per token that the lowest layer does not keep on a CPU, since nothing below it is trained."""
+        return kept.norm
+
+    # ------------------------------------------------------------------------------------------- FLOPs and traffic
+
+    def backward_flops_factor(self, shape: Shape) -> float:  # noqa: ARG002
+        """FLOPs of the backward pass through the layers' weights in units of the forward pass.
+
+        1 for the gradients of inputs alone; weights that are trained take as much again for their own.
+        """
+        return 1.0
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Virtual tokens that every token looks at beside those of its row."""
+        return 0
+
+    def adapter_flops(self, setup: Setup) -> float:  # noqa: ARG002
+        """FLOPs per token and step of what is trained beside the base."""
+        return 0.0
+
+    def adapter_traffic(self, setup: Setup) -> float:  # noqa: ARG002
+        """Bytes per token and step that what is trained beside the base moves, operation by operation, on a GPU.
+
+        All layers together, what is computed again included.
+        """
+        return 0.0
+
+    def elementwise_traffic(self, setup: Setup) -> float:  # noqa: ARG002
+        """Bytes per token, step and layer that what is trained moves between a layer's products, on a GPU."""
+        return 0.0
+
+    def decomposition_traffic(self, setup: Setup) -> float:  # noqa: ARG002
+        """Bytes of a pass in which weights are decomposed into magnitude and direction, whatever the tokens."""
+        return 0.0
+
+    def dequantization_traffic(self, setup: Setup) -> float:  # noqa: ARG002
+        """Bytes that unpacking the base moves in one pass, whatever the tokens."""
+        return 0.0
+
+    def slowest_dequantization_traffic(self, setup: Setup) -> float:  # noqa: ARG002
+        """Bytes that the slowest kernels in use move beyond `dequantization_traffic`, in one pass."""
+        return 0.0

@@ -2,11 +2,11 @@
 """What a spec names: its model's shape, its device, its price."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, model_pb2, run_spec_pb2
 from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
+from finetree_runtime.money import to_float
 from finetree_runtime.runspec import device_names
 
 from finetree_estimator.catalog import devices, hf_config, unknown_models
@@ -19,8 +19,9 @@ from finetree_estimator.catalog.families import ALIASES
 from finetree_estimator.catalog.hf_config import Described
 from finetree_estimator.catalog.models import model as catalogue_model
 from finetree_estimator.catalog.names import UnknownNameError
-from finetree_estimator.catalog.price_book import PriceBook, Quote, Rented
+from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote, Rented
 from finetree_estimator.catalog.projections import LAYOUTS
+from finetree_estimator.remarks import Remark
 
 _NO_GPU = {"cpu", "none", "no", "no gpu"}
 
@@ -33,7 +34,7 @@ class Knowledge:
     model_root: Path | None = None
 
 
-def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
+def read_model(model: model_pb2.ModelSource, knowledge: Knowledge) -> Described:
     """Dimensions of the base model, and what was guessed. Raises NotFound (MODEL_NOT_FOUND) and InvalidArgument."""
     source = model.WhichOneof("source")
     if source == "shape":
@@ -42,23 +43,35 @@ def read_model(model: rs.ModelSource, knowledge: Knowledge) -> Described:
         return _shape_of_path(model.path, knowledge.model_root)
     name = model.name if source == "name" else model.hub.id
     try:
-        return _catalogued(name)
+        return Described(catalogue_model(name).shape)
     except UnknownNameError as error:
         text = f"no model {name!r} in the catalogue{_instead(error)}"
         raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
 
 
-@lru_cache(maxsize=1024)
-def _catalogued(name: str) -> Described:
-    return Described(catalogue_model(name).shape)
+def read_device(
+    hardware: hardware_pb2.Hardware, *, fp32: bool, matrix_rates: hardware_pb2.MatrixRates | None = None
+) -> Device:
+    """What a run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED).
 
-
-@lru_cache(maxsize=1024)
-def read_device(name: str, *, fp32: bool) -> Device:
-    """A named accelerator. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED).
-
-    A name that the catalogue does not have may still tell of a maker whose accelerators are not trained on.
+    `matrix_rates` are what was measured of the CPU that trains, if it was.
     """
+    kind = hardware.WhichOneof("device")
+    if kind == "cpu":
+        cpu, rates = hardware.cpu, matrix_rates or hardware_pb2.MatrixRates()
+        return devices.processor(
+            name=cpu.model_name,
+            cores=cpu.cores,
+            memory_bytes=cpu.memory_bytes,
+            measured_flops=rates.fp32_flops_per_second if fp32 else rates.bf16_flops_per_second,
+        )
+    if kind == "unknown_accelerator":
+        return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
+    return _named_device(hardware.accelerator, fp32=fp32)
+
+
+def _named_device(name: str, *, fp32: bool) -> Device:
+    """A named accelerator. A name that the catalogue lacks may still tell of a maker that is not supported."""
     try:
         entry = read_accelerator(name)
     except NotFound as error:
@@ -71,7 +84,8 @@ def read_device(name: str, *, fp32: bool) -> Device:
     if others := other_memories(name):
         sizes = " and ".join(f"{other.marketed_gb:g} GB ({other.name})" for other in others)
         text = f"{name[:64]!r} is taken for {entry.display_name}; it is sold with {sizes} as well"
-        device = replace(device, notes=(text, *device.notes))
+        remark = Remark("ACCELERATOR_MEMORY_ASSUMED", text, "spec.hardware.accelerator")
+        device = replace(device, remarks=(remark, *device.remarks))
     return device
 
 
@@ -99,7 +113,7 @@ def _not_supported(what: str) -> InvalidArgument:
     return InvalidArgument("ACCELERATOR_NOT_SUPPORTED", f"{path}: {text}", violations=[(path, text)])
 
 
-def device_key(hardware: rs.Hardware) -> str:
+def device_key(hardware: hardware_pb2.Hardware) -> str:
     """What runs on equal devices have in common: the catalogue's name, or a processor's name and its cores.
 
     "" where neither is known. Raises UnknownNameError for an accelerator that the catalogue does not have.
@@ -111,7 +125,7 @@ def device_key(hardware: rs.Hardware) -> str:
     return f"{name}, {hardware.cpu.cores} cores" if kind == "cpu" and name and hardware.cpu.cores else ""
 
 
-def model_family(model: rs.ModelSource) -> str:
+def model_family(model: model_pb2.ModelSource) -> str:
     """Family of a model of the catalogue; "" for any other."""
     name = model.name or model.hub.id
     try:
@@ -120,18 +134,25 @@ def model_family(model: rs.ModelSource) -> str:
         return ""
 
 
-@lru_cache(maxsize=4096)
-def read_rent(price_id: str, name: str, devices: int, book: PriceBook) -> Rented | None:
-    """How rented hardware is paid; None where no price is known. Raises NotFound (PRICE_NOT_FOUND).
+def read_payment(spec: run_spec_pb2.RunSpec, book: PriceBook) -> Owned | Rented | None:
+    """How a run is paid; None where no price is known. Raises InvalidArgument and NotFound (PRICE_NOT_FOUND).
 
     A named accelerator without terms is taken as rented at the lowest price of the book for so many devices.
     """
-    named = accelerator(name).name if name else ""
-    quote = _quote(price_id, named, book) if price_id else book.cheapest(named, devices)
+    if spec.ownership.WhichOneof("kind") == "owned":
+        return _owned(spec.ownership.owned)
+    hardware, price_id = spec.hardware, spec.ownership.rented.price_id
+    name = accelerator(hardware.accelerator).name if hardware.accelerator else ""
+    quote = _quote(price_id, name, book) if price_id else book.cheapest(name, max(1, hardware.count))
     return quote.terms() if quote is not None else None
 
 
-def _given_shape(given: rs.ModelShape) -> Described:
+def _owned(owned: hardware_pb2.OwnedHardware) -> Owned:
+    """Terms of owned hardware: its electricity, which costs nothing where no price is given."""
+    return Owned(to_float(owned.price_per_kwh), owned.price_per_kwh.currency_code or "USD", owned.watts)
+
+
+def _given_shape(given: model_pb2.ModelShape) -> Described:
     family = ALIASES.get(given.family, given.family)
     shape = Shape(
         hidden=given.hidden_size,
@@ -166,8 +187,10 @@ def _given_shape(given: rs.ModelShape) -> Described:
     if not given.head_dim and given.hidden_size % given.attention_heads:
         text = "is needed: hidden_size is no multiple of attention_heads"
         raise invalid_field("spec.model.shape.head_dim", text)
-    guessed = f"the family {family!r} is not known: module names are taken to be a Llama's"
-    return Described(shape, (guessed,) if shape.guessed else ())
+    if not shape.guessed:
+        return Described(shape)
+    text = f"the family {family!r} is not known: module names are taken to be a Llama's"
+    return Described(shape, (Remark("MODEL_FAMILY_UNKNOWN", text, "spec.model.shape.family"),))
 
 
 def _shape_of_path(path: str, root: Path | None) -> Described:

@@ -1,234 +1,201 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a resolved spec chooses, in plain values: read once for all requests that differ in nothing but names and data.
+"""Settings of a resolved RunSpec as the formulas' plain values."""
 
-Every field that is read from a message costs more than a product of the formulas, and requests that come in turn share
-most of their settings. So settings without the names in them are read once, and kept by their bytes.
-"""
+from typing import NamedTuple
 
-from dataclasses import dataclass
-from functools import lru_cache
-
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_runtime.errors import invalid_field
-from finetree_runtime.runspec.conflicts import Problem, combination_problem
-from finetree_runtime.runspec.resolve import LONGEST_KEPT, steps_of
 
-from finetree_estimator.catalog import devices
-from finetree_estimator.catalog.devices import Device
-from finetree_estimator.catalog.names import is_currency
-from finetree_estimator.catalog.price_book import Owned
-from finetree_estimator.programs import Program
+from finetree_estimator.programs import (
+    AXOLOTL,
+    FINETREE,
+    LITGPT,
+    LLM_FOUNDRY,
+    PYTORCH,
+    TORCHTUNE,
+    TRANSFORMERS,
+    UNSLOTH,
+    Program,
+    unraised,
+    variant,
+)
 from finetree_estimator.run import EvaluationPlan, Rows
+from finetree_estimator.spec.row_lengths import rows_of
 
-_OPTIMIZERS = {
-    rs.OPTIMIZER_ADAMW: "adamw",
-    rs.OPTIMIZER_ADAMW_8BIT: "adamw-8bit",
-    rs.OPTIMIZER_PAGED_ADAMW_8BIT: "paged-adamw-8bit",
-    rs.OPTIMIZER_ADAFACTOR: "adafactor",
-    rs.OPTIMIZER_SGD: "sgd",
+OPTIMIZERS = {
+    training_pb2.OPTIMIZER_ADAMW: "adamw",
+    training_pb2.OPTIMIZER_ADAMW_8BIT: "adamw-8bit",
+    training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT: "paged-adamw-8bit",
+    training_pb2.OPTIMIZER_ADAFACTOR: "adafactor",
+    training_pb2.OPTIMIZER_SGD: "sgd",
 }
-_LOSSES = {
-    rs.LOSS_KERNEL_FULL_LOGITS: "full-logits",
-    rs.LOSS_KERNEL_CHUNKED: "chunked",
-    rs.LOSS_KERNEL_FUSED: "fused",
-    rs.LOSS_KERNEL_COMPLETION_ONLY: "completion-only",
+LOSSES = {
+    training_pb2.LOSS_KERNEL_FULL_LOGITS: "full-logits",
+    training_pb2.LOSS_KERNEL_CHUNKED: "chunked",
+    training_pb2.LOSS_KERNEL_FUSED: "fused",
+    training_pb2.LOSS_KERNEL_COMPLETION_ONLY: "completion-only",
 }
-_SHARDINGS = {
-    rs.SHARDING_UNSPECIFIED: "replicated",
-    rs.SHARDING_REPLICATED: "replicated",
-    rs.SHARDING_OPTIMIZER: "optimizer",
-    rs.SHARDING_GRADIENTS: "gradients",
-    rs.SHARDING_FULL: "full",
+SHARDINGS = {
+    hardware_pb2.SHARDING_UNSPECIFIED: "replicated",
+    hardware_pb2.SHARDING_REPLICATED: "replicated",
+    hardware_pb2.SHARDING_OPTIMIZER: "optimizer",
+    hardware_pb2.SHARDING_GRADIENTS: "gradients",
+    hardware_pb2.SHARDING_FULL: "full",
 }
-_CHECKPOINTED = (rs.GRADIENT_CHECKPOINTING_FULL, rs.GRADIENT_CHECKPOINTING_OFFLOADED)
+_PROGRAMS = {
+    training_pb2.TRAINING_PROGRAM_UNSPECIFIED: FINETREE,
+    training_pb2.TRAINING_PROGRAM_FINETREE: FINETREE,
+    training_pb2.TRAINING_PROGRAM_TRANSFORMERS: TRANSFORMERS,
+    training_pb2.TRAINING_PROGRAM_LITGPT: LITGPT,
+    training_pb2.TRAINING_PROGRAM_TORCHTUNE: TORCHTUNE,
+    training_pb2.TRAINING_PROGRAM_UNSLOTH: UNSLOTH,
+    training_pb2.TRAINING_PROGRAM_LLM_FOUNDRY: LLM_FOUNDRY,
+    training_pb2.TRAINING_PROGRAM_PYTORCH: PYTORCH,
+    training_pb2.TRAINING_PROGRAM_AXOLOTL: AXOLOTL,
+}
+_CACHES = {
+    training_pb2.ALLOCATOR_CACHE_KEPT: "kept",
+    training_pb2.ALLOCATOR_CACHE_EMPTIED: "emptied",
+    training_pb2.ALLOCATOR_CACHE_EXPANDABLE: "expandable",
+}
+_WORKER_CACHES = (training_pb2.ALLOCATOR_CACHE_UNSPECIFIED, training_pb2.ALLOCATOR_CACHE_EXPANDABLE)
+_WORKER_LIBRARIES = (training_pb2.SHARDING_LIBRARY_UNSPECIFIED, training_pb2.SHARDING_LIBRARY_FSDP2)
 
 
-@dataclass(frozen=True, slots=True)
-class Looks:
-    """How a run is evaluated, before anything is known of its data."""
+class NumberSizes(NamedTuple):
+    """Bytes per number."""
 
-    split_fraction: float
-    """Share of the training data that is held out; 0 where the spec names a dataset for it."""
-    profile: rs.DatasetProfile | None
-    """What the spec says of the dataset that it names, if it does."""
-    plan: EvaluationPlan
-    """Everything but the rows and the number of looks during training."""
-    every_steps: int
+    weight: int
+    """Of base weights as stored on the device."""
+    compute: int
+    """Of activations."""
+    master: int
+    """Of trained weights, their gradients and optimizer moments."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """Settings of a resolved spec. What has a run's name is that of a run."""
-
-    spec: rs.RunSpec
-    """The spec without names, for what is read from it more rarely; not to be changed."""
-    problem: Problem | None
-    """What cannot go together."""
-    method: bytes
-    """A spec with the method and nothing else, as bytes of the wire: far fewer differ than settings do."""
-    full: bool
-    """Whether all weights are trained."""
-    fp32: bool
-    bf16: bool
-    """Whether everything is in 16 bits."""
-    device: Device | None
-    """None where an accelerator is named."""
-    devices: int
-    nodes: int
-    sharding: str
-    micro_batch: int
-    batch: int
-    sequence_length: int
-    packing: bool
-    learns_all: bool
-    """Whether questions are learned too."""
-    epochs: float
-    max_steps: int
-    """0 where the run's length is said in epochs."""
-    optimizer: str
-    checkpointing: bool
-    offloaded: bool
-    eager_attention: bool
-    loss: str
-    in_backward: bool
-    checkpoint_every: int
-    looks: Looks
-    owned: Owned | None
-    price_id: str
-
-    def steps(self, examples: int) -> int:
-        """Optimizer steps over so many rows."""
-        return self.max_steps or steps_of(examples, batch=self.batch, epochs=self.epochs)
-
-    def number_sizes(self, program: Program) -> tuple[int, int, int]:
-        """Bytes of base weights, activations, and trained weights with their gradients and moments."""
-        if self.fp32:
-            return 4, 4, 4
-        if self.full and self.bf16:
-            shared = program.casts_module or (program.sharded_master and self.devices > 1)
-            return self._shared_sizes(program) if shared else (2, 2, 2)
-        if self.full and self.devices > 1 and self.sharding == "full":
-            return self._shared_sizes(program)
-        # Adapters are float32 whatever the base is (PEFT's autocast_adapter_dtype, and the worker's rule).
-        frozen_mixed = not self.full and not self.bf16
-        return program.mixed_base_bytes if frozen_mixed else 2, 2, 4
-
-    def _shared_sizes(self, program: Program) -> tuple[int, int, int]:
-        """The same of a fully trained model whose shards are float32.
-
-        FSDP gathers 16-bit weights from them and keeps none. DeepSpeed keeps them beside, and its engine does so on one
-        device as well, whose shard is the whole (single_partition_of_fp32_groups).
-        """
-        if program.casts_module and (self.devices == 1 or self.sharding in ("gradients", "full")):
-            return 2, 2, 4
-        return (4, 2, 4) if self.sharding == "full" else (2, 2, 2)
-
-    def evaluation(self, rows: Rows | None, steps: int) -> EvaluationPlan:
-        """The looks at held-out rows of a run of so many steps."""
-        looks, plan = self.looks, self.looks.plan
-        during = (steps - 1) // looks.every_steps if looks.every_steps and steps else 0
-        if rows is None and not during:
-            return plan
-        return EvaluationPlan(
-            rows,
-            plan.generate,
-            plan.max_new_tokens,
-            plan.before,
-            during,
-            plan.after,
-            plan.generate_during,
-        )
+def is_fp32(spec: run_spec_pb2.RunSpec) -> bool:
+    """Whether everything is computed in float32."""
+    return spec.precision == training_pb2.PRECISION_FP32
 
 
-def choices(settings: bytes) -> Choices:
-    """What settings say that `plan.resolved_settings` has made."""
-    return _kept(settings) if len(settings) <= LONGEST_KEPT else _choices(settings)
+def device_count(spec: run_spec_pb2.RunSpec) -> int:
+    """Devices that a run has; one where the spec does not say."""
+    return max(1, spec.hardware.count)
 
 
-def _choices(settings: bytes) -> Choices:
-    spec = rs.RunSpec.FromString(settings)
-    training, hardware = spec.training, spec.hardware
-    return Choices(
-        spec=spec,
-        problem=combination_problem(spec),
-        method=_method(spec),
-        full=spec.WhichOneof("method") == "full",
-        fp32=spec.precision == rs.PRECISION_FP32,
-        bf16=spec.precision == rs.PRECISION_BF16,
-        device=_unnamed(hardware, fp32=spec.precision == rs.PRECISION_FP32),
-        devices=max(1, hardware.count),
-        nodes=max(1, hardware.nodes),
-        sharding=_SHARDINGS[hardware.sharding],
-        micro_batch=training.micro_batch_size,
-        batch=training.effective_batch_size,
-        sequence_length=training.sequence_length,
-        packing=training.packing == rs.PACKING_ON,
-        learns_all=training.loss_tokens == rs.LOSS_TOKENS_ALL,
-        epochs=training.epochs,
-        max_steps=training.max_steps,
-        optimizer=_OPTIMIZERS[spec.optimizer],
-        checkpointing=spec.gradient_checkpointing in _CHECKPOINTED,
-        offloaded=spec.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_OFFLOADED,
-        eager_attention=spec.attention == rs.ATTENTION_KERNEL_EAGER,
-        loss=_LOSSES[spec.loss_kernel],
-        in_backward=spec.optimizer_in_backward,
-        checkpoint_every=spec.checkpoints.every_steps,
-        looks=_looks(spec.evaluation),
-        owned=_owned(spec.ownership),
-        price_id=spec.ownership.rented.price_id,
+def number_sizes(spec: run_spec_pb2.RunSpec, program: Program) -> NumberSizes:
+    """Bytes per number of weights, activations and what is trained."""
+    if is_fp32(spec):
+        return NumberSizes(4, 4, 4)
+    full, devices = spec.WhichOneof("method") == "full", device_count(spec)
+    bf16 = spec.precision == training_pb2.PRECISION_BF16
+    sharding = SHARDINGS[spec.hardware.sharding]
+    if full and bf16:
+        float32_master = program.casts_module or (program.sharded_master and devices > 1)
+        return _master_sizes(program, sharding, devices) if float32_master else NumberSizes(2, 2, 2)
+    if full and devices > 1 and sharding == "full":
+        return _master_sizes(program, sharding, devices)
+    # Adapters are float32 whatever the base is (PEFT's autocast_adapter_dtype, and the worker's rule).
+    frozen_mixed = not full and not bf16
+    return NumberSizes(program.mixed_base_bytes if frozen_mixed else 2, 2, 4)
+
+
+def _master_sizes(program: Program, sharding: str, devices: int) -> NumberSizes:
+    """Bytes per number of a fully trained model whose shards are float32.
+
+    FSDP gathers 16-bit weights from them and keeps none. DeepSpeed keeps them beside, and its engine does so on one
+    device as well, whose shard is the whole (single_partition_of_fp32_groups).
+    """
+    if program.casts_module and (devices == 1 or sharding in ("gradients", "full")):
+        return NumberSizes(2, 2, 4)
+    return NumberSizes(4, 2, 4) if sharding == "full" else NumberSizes(2, 2, 2)
+
+
+def training_program(spec: run_spec_pb2.RunSpec) -> Program:
+    """The program that trains, as the spec uses it.
+
+    Raises InvalidArgument where the spec says of this suite's worker what it does not do.
+    """
+    wanted = spec.program
+    program = _PROGRAMS[wanted.program]
+    if program is FINETREE:
+        _require_worker(wanted)
+    kept = wanted.sharding_library in (
+        training_pb2.SHARDING_LIBRARY_UNSPECIFIED,
+        training_pb2.SHARDING_LIBRARY_FSDP,
     )
-
-
-_kept = lru_cache(maxsize=4096)(_choices)
-
-
-def _method(spec: rs.RunSpec) -> bytes:
-    """The spec without all that is not its method."""
-    alone = rs.RunSpec()
-    kind = spec.WhichOneof("method")
-    if kind is not None:
-        getattr(alone, kind).CopyFrom(getattr(spec, kind))
-    return alone.SerializeToString()
-
-
-def _unnamed(hardware: rs.Hardware, *, fp32: bool) -> Device | None:
-    kind = hardware.WhichOneof("device")
-    if kind == "cpu":
-        cpu = hardware.cpu
-        return devices.processor(
-            name=cpu.model_name,
-            cores=cpu.cores,
-            memory_bytes=cpu.memory_bytes,
-            measured_flops=cpu.fp32_flops_per_second if fp32 else cpu.bf16_flops_per_second,
-        )
-    if kind == "unknown_accelerator":
-        return devices.by_memory_class(hardware.unknown_accelerator.marketed_memory_gb)
-    return None
-
-
-def _looks(wanted: rs.Evaluation) -> Looks:
-    named = wanted.HasField("dataset")
-    return Looks(
-        split_fraction=0.0 if named else wanted.split_fraction,
-        profile=wanted.dataset.profile if wanted.dataset.WhichOneof("source") == "profile" else None,
-        plan=EvaluationPlan(
-            generate=rs.METRIC_EXACT_MATCH in wanted.metrics,
-            max_new_tokens=wanted.max_new_tokens,
-            before=1 if wanted.before_training else 0,
-            after=1 if wanted.metrics else 0,
-            generate_during=wanted.best_by == rs.METRIC_EXACT_MATCH,
-        ),
-        every_steps=wanted.every_steps,
+    used = variant(
+        program,
+        compiled=wanted.compile,
+        frozen_kept=kept,
+        cache=_CACHES.get(wanted.allocator_cache, ""),
+        casts_module=wanted.sharding_library == training_pb2.SHARDING_LIBRARY_DEEPSPEED,
     )
+    # A loss in chunks is TRL's, which takes a quantized base as it was loaded.
+    trl = program is TRANSFORMERS and spec.loss_kernel == training_pb2.LOSS_KERNEL_CHUNKED
+    return unraised(used) if trl else used
 
 
-def _owned(ownership: rs.Ownership) -> Owned | None:
-    """Terms of own hardware, where it is the run's. Raises InvalidArgument."""
-    if ownership.WhichOneof("kind") != "owned":
+def _require_worker(wanted: training_pb2.ProgramSettings) -> None:
+    """Refuse what this suite's worker does not do. Raises InvalidArgument."""
+    if wanted.compile:
+        text = "this suite's worker runs eagerly; leave it out, or name the program that compiles"
+        raise invalid_field("spec.program.compile", text)
+    if wanted.allocator_cache not in _WORKER_CACHES:
+        text = "this suite's worker uses expandable segments; leave it out, or name the program that trains"
+        raise invalid_field("spec.program.allocator_cache", text)
+    if wanted.sharding_library not in _WORKER_LIBRARIES:
+        text = "this suite's worker uses fully_shard; take SHARDING_LIBRARY_FSDP2, or name the program that trains"
+        raise invalid_field("spec.program.sharding_library", text)
+
+
+def training_rows(
+    spec: run_spec_pb2.RunSpec, profile: training_data_pb2.DatasetProfile | None, sequence_length: int
+) -> Rows | None:
+    """Rows that a run trains on, cut at a sequence length in tokens; None where their number is unknown."""
+    if profile is None or profile.examples == 0:
         return None
-    owned = ownership.owned
-    currency = owned.currency_code.upper() or "USD"
-    if not is_currency(currency):
-        text = f"{owned.currency_code!r} is no ISO 4217 code such as USD"
-        raise invalid_field("spec.ownership.owned.currency_code", text)
-    return Owned(owned.tariff_per_kwh, currency, owned.watts)
+    share = 1.0 - _split_fraction(spec.evaluation)
+    return _rows(spec, profile, sequence_length, share=share)
+
+
+def held_out_rows(
+    request: estimate_pb2.EstimateRunRequest,
+    spec: run_spec_pb2.RunSpec,
+    profile: training_data_pb2.DatasetProfile | None,
+) -> Rows | None:
+    """Rows that are evaluated without being trained on; None where there are none, or nothing is known of them."""
+    length = spec.training.sequence_length
+    if request.HasField("evaluation_profile"):
+        return _rows(spec, request.evaluation_profile, length)
+    dataset = spec.evaluation.dataset
+    if dataset.WhichOneof("source") == "profile":
+        return _rows(spec, dataset.profile, length)
+    fraction = _split_fraction(spec.evaluation)
+    return _rows(spec, profile, length, share=fraction) if fraction > 0 and profile is not None else None
+
+
+def evaluation_plan(wanted: training_pb2.Evaluation, rows: Rows | None, steps: int) -> EvaluationPlan:
+    """Evaluations on held-out rows of a run of so many steps."""
+    return EvaluationPlan(
+        rows=rows,
+        generate=training_pb2.METRIC_EXACT_MATCH in wanted.metrics,
+        max_new_tokens=wanted.max_new_tokens,
+        before=1 if wanted.before_training else 0,
+        during=(steps - 1) // wanted.every_steps if wanted.every_steps and steps else 0,
+        after=1 if wanted.metrics else 0,
+        generate_during=wanted.best_by == training_pb2.METRIC_EXACT_MATCH,
+    )
+
+
+def _split_fraction(wanted: training_pb2.Evaluation) -> float:
+    """Share of the training rows that is held out; none where the spec names a dataset to evaluate on."""
+    return 0.0 if wanted.HasField("dataset") else wanted.split_fraction
+
+
+def _rows(
+    spec: run_spec_pb2.RunSpec, profile: training_data_pb2.DatasetProfile, sequence_length: int, *, share: float = 1.0
+) -> Rows:
+    learns_all = spec.training.loss_tokens == training_pb2.LOSS_TOKENS_ALL
+    return rows_of(profile, sequence_length=sequence_length, learns_all=learns_all, share=share)

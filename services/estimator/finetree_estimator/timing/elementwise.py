@@ -8,13 +8,10 @@ Attention's kernel is not in it: it is bound by its products.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.projections import Role, layout
-from finetree_estimator.memory.activations import PLAIN_GELU, stream_bytes
-from finetree_estimator.methods.base import Full
-from finetree_estimator.recipe import Recipe
+from finetree_estimator.memory.activations import PLAIN_GELU
 from finetree_estimator.run import Rows, Run
 
 _NO_ROTARY = frozenset({"mpt", "bloom", "gpt2", "gpt_bigcode", "opt"})
@@ -37,12 +34,14 @@ class Traffic:
         return Traffic(self.forward * width, self.backward * width)
 
 
-@lru_cache(maxsize=4096)
-def layer_traffic(recipe: Recipe, *, fused: bool) -> Traffic:
-    """What the operations of one layer move between its products; `fused`: by hand-fused kernels, whoever trains."""
-    fused = fused or recipe.program.compiled or recipe.program.fused_kernels
-    kernels = _norms(recipe, fused=fused) + _rotary(recipe, fused=fused) + _mlp(recipe, fused=fused)
-    return kernels + _residual(recipe) + _casts(recipe)
+def layer_traffic(run: Run, *, fused: bool) -> Traffic:
+    """Bytes per token that the operations of one layer move between its products.
+
+    `fused`: by hand-fused kernels, whatever the program.
+    """
+    fused = fused or run.program.compiled or run.program.fused_kernels
+    kernels = _norms(run, fused=fused) + _rotary(run, fused=fused) + _mlp(run, fused=fused)
+    return kernels + _residual(run) + _casts(run)
 
 
 def memory_share(run: Run, rows: Rows) -> float:
@@ -55,81 +54,69 @@ def memory_share(run: Run, rows: Rows) -> float:
     return min(1.0, max(c.CACHED_TRAFFIC, tensor / room)) if room else 1.0
 
 
-def weight_cast_bytes(recipe: Recipe, trained: int) -> float:
-    """Bytes of a micro-batch in which autocast copies trained float32 weights to 16 bits, and gradients to float32.
-
-    0 where a library shards the work: it casts what it gathers (FSDP's mixed precision, DeepSpeed's engine).
-    """
-    shared = recipe.sharded or recipe.program.casts_module
-    if shared or not isinstance(recipe.method, Full) or recipe.master_bytes <= recipe.compute_bytes:
-        return 0.0
-    passes = 3 if recipe.checkpointing else 2
-    return float(passes * trained * (recipe.master_bytes + recipe.compute_bytes))
-
-
-def _norms(recipe: Recipe, *, fused: bool) -> Traffic:
+def _norms(run: Run, *, fused: bool) -> Traffic:
     """LayerNorm is one kernel, and so is a fused RMSNorm; LlamaRMSNorm takes eight steps on a float32 copy.
 
     Forward: to float32 (6), square (8), mean (4), times the root's inverse (8), back to the stream's type (6), times
     the scale. Backward: the casts', of the product its two factors' (8, 16), of the mean and the square (8, 8, 12), and
     the sum of both ways to the input (12).
     """
-    s, stream = recipe.shape, stream_bytes(recipe)
+    s, stream = run.shape, run.stream_bytes
     width = s.norms_per_layer * s.hidden + (s.q_width + s.kv_width if s.head_norms else 0)
-    scale = 2 * stream if isinstance(recipe.method, Full) else 0
-    if s.norm_bias or fused or recipe.program.rms_norm_bytes == 2:
+    scale = 2 * stream if run.method.trains_base else 0
+    if s.norm_bias or fused or run.program.rms_norm_bytes == 2:
         return Traffic(2 * stream, 3 * stream + scale).times(width)
     casts = 2 * (2 + 4) if stream == 2 else 0
     return Traffic(casts + 4 + 8 + 8 + 2 * stream, casts + 64 + 2 * stream + scale).times(width)
 
 
-def _rotary(recipe: Recipe, *, fused: bool) -> Traffic:
+def _rotary(run: Run, *, fused: bool) -> Traffic:
     """Queries and keys times cosines, their turned halves times sines, and the sum (apply_rotary_pos_emb)."""
-    s, size = recipe.shape, recipe.compute_bytes
+    s = run.shape
     if s.learned_positions or s.family in _NO_ROTARY:
         return Traffic()
     numbers = Traffic(2, 2) if fused else Traffic(10, 15)
-    return numbers.times(size * (s.q_width + s.kv_width))
+    return numbers.times(run.compute_bytes * (s.q_width + s.kv_width))
 
 
-def _residual(recipe: Recipe) -> Traffic:
+def _residual(run: Run) -> Traffic:
     """Additions to the stream; backward those of its gradients, and of what several projections give for one input."""
-    s, stream, size = recipe.shape, stream_bytes(recipe), recipe.compute_bytes
-    if recipe.program.compiled:
+    s, stream, size = run.shape, run.stream_bytes, run.compute_bytes
+    if run.program.compiled:
         # One kernel with the norm that follows: it reads the branch and writes the sum beside what it does anyway.
         return Traffic(2 * (size + stream), 2 * (size + stream)).times(s.hidden)
-    roles = _roles(recipe)
+    roles = _roles(run)
     shared = sum(role in roles for role in (Role.KEY, Role.VALUE)) + (s.gated and Role.GATE in roles)
-    added = 0 if recipe.program.fused_kernels else 3 * size * shared
+    added = 0 if run.program.fused_kernels else 3 * size * shared
     return Traffic(2 * (2 * stream + size), 2 * 3 * stream + added).times(s.hidden)
 
 
-def _mlp(recipe: Recipe, *, fused: bool) -> Traffic:
+def _mlp(run: Run, *, fused: bool) -> Traffic:
     """The activation, times the other half where there is a gate; copies of the tokens for each expert."""
-    s, size = recipe.shape, recipe.compute_bytes
+    s, size = run.shape, run.compute_bytes
     active = max(1, s.active_experts)
     routed = Traffic(8, 8).times(size * s.hidden * active) if s.experts else Traffic()
     if s.gated:
         numbers = Traffic(3, 6) if fused else Traffic(5, 9)
     else:
         # Written out as a cube, products and a tanh in some families (NewGELUActivation).
-        steps = s.family in PLAIN_GELU and not recipe.program.own_classes and not fused
+        steps = s.family in PLAIN_GELU and not run.program.own_classes and not fused
         numbers = Traffic(18, 25) if steps else Traffic(2, 3)
     return numbers.times(size * s.intermediate * active) + routed
 
 
-def _casts(recipe: Recipe) -> Traffic:
+def _casts(run: Run) -> Traffic:
     """What autocast takes down for each product that reads a float32 stream, and back up for its gradient."""
-    stream, size = stream_bytes(recipe), recipe.compute_bytes
-    # Behind a raised base the packed layers cast for themselves (traffic.cast_bytes); compilation fuses casts.
-    if stream <= size or recipe.raised or recipe.program.compiled:
+    stream, size = run.stream_bytes, run.compute_bytes
+    # Behind a raised base the packed layers cast for themselves (methods/qlora.py); compilation fuses casts.
+    if stream <= size or run.raises_base or run.program.compiled:
         return Traffic()
-    gated = recipe.shape.gated
-    readers = sum(r not in (Role.OUTPUT, Role.DOWN) and (gated or r is not Role.GATE) for r in _roles(recipe))
-    return Traffic(stream + size, stream + size).times(readers * recipe.shape.hidden)
+    gated = run.shape.gated
+    readers = sum(r not in (Role.OUTPUT, Role.DOWN) and (gated or r is not Role.GATE) for r in _roles(run))
+    return Traffic(stream + size, stream + size).times(readers * run.shape.hidden)
 
 
-def _roles(recipe: Recipe) -> list[Role]:
-    """Of a layer's projections."""
-    parts = layout(recipe.shape.family)
+def _roles(run: Run) -> list[Role]:
+    """What a layer's projections compute."""
+    parts = layout(run.shape.family)
     return [role for _, role in (*parts.attention, *parts.mlp)]

@@ -1,134 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes that a step moves outside of the products of frozen and trained weights, counted operation by operation.
+"""Bytes that a step moves outside of matrix products and layers: attention's scores, the loss, the optimizer's update.
 
-What is small in FLOPs need not be small in time: PEFT's adapters cast, drop, scale and add whole activations around two
-thin products, an optimizer goes over its numbers many times, a quantised base is unpacked before each product. Each of
-these is bound by the memory's bandwidth, whatever the rate of the matrix units.
+What is small in FLOPs need not be small in time: an optimizer goes over its numbers many times, a softmax that no
+kernel fuses goes over every score. Each of these is bound by the memory's bandwidth, whatever the rate of the matrix
+units. What adapters and packed weights move, each method says (methods/lora.py, methods/qlora.py).
 """
 
 from finetree_estimator import constants as c
-from finetree_estimator.catalog.architecture import Linear, layer_kinds
-from finetree_estimator.catalog.parameters import linear_weights
-from finetree_estimator.memory.activations import stream_bytes
-from finetree_estimator.methods.base import Full, LoraAdapters, QuantizedLora, target_linears
-from finetree_estimator.recipe import Recipe
-from finetree_estimator.run import Run
+from finetree_estimator.run import Rows, Run
 
 
-def adapter_bytes(recipe: Recipe) -> float:
-    """Bytes per token that low-rank adapters move in a step, with what is computed again; 0 for other methods.
-
-    Counted from PEFT's linear layer and its gradients. `own` are the bytes of the adapter's numbers, `stream` those of
-    what it reads and adds to. Forward, the input is cast, dropped out and read, the output written, scaled, added and
-    cast back; backward the same the other way round, and each factor's own gradient reads its input.
-    """
-    method = recipe.method.lora if isinstance(recipe.method, QuantizedLora) else recipe.method
-    if not isinstance(method, LoraAdapters):
-        return 0.0
-    stream, own = stream_bytes(recipe), _own_bytes(recipe)
-    cast = stream + own if stream != own else 0
-    dropped = 2 * own + c.DROPOUT_MASK_BYTES if method.dropout > 0 else 0
-    read = cast + dropped + own
-    # A magnitude scales what the adapted product gives: read, written, and its own gradient.
-    scaled = 4 * own if method.weight_decomposed else 0
-    written = 5 * own + stream + cast + scaled
-    read_back = 2 * own + dropped + cast + 3 * stream
-    written_back = cast + 4 * own + scaled
-    again = 2 if recipe.checkpointing else 1
-    linears = target_linears(recipe.shape, method.targets)
-    into = sum(_used(recipe, each) * each.d_in for each in linears) * (again * read + read_back)
-    out = sum(_used(recipe, each) * each.d_out for each in linears) * (again * written + written_back)
-    return float(recipe.shape.layers * (into + out))
-
-
-def _own_bytes(recipe: Recipe) -> int:
-    """Bytes of an adapter's numbers while it computes: float32 in PEFT, but for shards, which have one type."""
-    return 4 if recipe.program.copies_adapter_inputs and not recipe.sharded else recipe.compute_bytes
-
-
-def decomposing_bytes(recipe: Recipe) -> float:
-    """Bytes of a forward pass in which DoRA finds the lengths of the adapted weights' columns, whatever the tokens.
-
-    The product of an adapter's matrices is written, read and added to the weights, and the sum's norm is taken (PEFT).
-    """
-    method = recipe.method.lora if isinstance(recipe.method, QuantizedLora) else recipe.method
-    if not isinstance(method, LoraAdapters) or not method.weight_decomposed:
-        return 0.0
-    own = _own_bytes(recipe)
-    weights = sum(linear.weights for linear in target_linears(recipe.shape, method.targets))
-    return float(recipe.shape.layers * weights * (4 * own + recipe.compute_bytes))
-
-
-def cast_bytes(recipe: Recipe) -> float:
-    """Bytes per token that a quantised base's products move to leave float32 and to come back, in a step.
-
-    Behind a raised base every product casts its input to the compute type and its output back, in each pass for itself
-    (bitsandbytes' Linear4bit): six bytes a number in 16 bits. 0 where the stream has the compute type.
-    """
-    if not recipe.raised:
-        return 0.0
-    passes = 3 if recipe.checkpointing else 2
-    numbers = sum(
-        kind.layers * sum(_used(recipe, part) * (part.d_in + part.d_out) for part in kind.linears)
-        for kind in layer_kinds(recipe.shape)
-    )
-    return float(passes * (4 + recipe.compute_bytes) * numbers)
-
-
-def _used(recipe: Recipe, linear: Linear) -> int:
-    """Copies of a projection that a token goes through."""
-    return max(1, recipe.shape.active_experts) if linear.routed else 1
-
-
-def score_bytes(run: Run) -> float:
+def score_traffic(run: Run) -> float:
     """Bytes per token that attention's scores move in a step where each operation goes over them by itself.
 
     Scores of a whole padded row, whatever is masked.
     """
-    forward, backward = _score_traffic(run.recipe)
+    forward, backward = _bytes_per_score(run)
     moved = forward * (2 if run.checkpointing else 1) + backward
     return float(run.shape.layers * run.shape.heads * run.sequence_length * moved)
 
 
-def _score_traffic(recipe: Recipe) -> tuple[int, int]:
+def _bytes_per_score(run: Run) -> tuple[int, int]:
     """Bytes moved per attention score, forward and backward."""
-    if recipe.program.compiled:
+    if run.program.compiled:
         return c.COMPILED_SCORE_TRAFFIC
-    if recipe.compute_bytes > 2:
+    if run.compute_bytes > 2:
         return c.FLOAT32_SCORE_TRAFFIC
     # Shards, and what DeepSpeed holds, are of 16 bits without autocast.
-    shared = recipe.sharded or recipe.program.casts_module
-    autocast = isinstance(recipe.method, Full) and recipe.master_bytes > recipe.compute_bytes and not shared
-    return c.AUTOCAST_SCORE_TRAFFIC if autocast and recipe.program.own_classes else c.EAGER_SCORE_TRAFFIC
+    autocast = run.autocasts_trained_weights and not run.sharded and not run.program.casts_module
+    return c.AUTOCAST_SCORE_TRAFFIC if autocast and run.program.own_classes else c.EAGER_SCORE_TRAFFIC
 
 
-def update_bytes(recipe: Recipe, trained: int) -> float:
+def loss_traffic(run: Run, rows: Rows, *, whole: bool = False) -> float:
+    """Bytes per token that a loss of written logits moves, which no cache holds; `whole`: compiled with the model."""
+    if run.loss == "fused":
+        return 0.0
+    compiled = run.program.compiled and (whole or run.program.compiles_loss)
+    per_logit = c.COMPILED_LOSS_TRAFFIC if compiled else c.LOSS_TRAFFIC
+    return per_logit * run.shape.vocab * loss_share(run, rows)
+
+
+def loss_share(run: Run, rows: Rows) -> float:
+    """Share of tokens whose logits are computed, 0 to 1."""
+    return rows.target_fraction if run.loss == "completion-only" else 1.0
+
+
+def update_traffic(run: Run) -> float:
     """Bytes that an optimizer step moves: clipping of the gradients, and the update."""
-    numbers, states = _update_traffic(recipe)
+    numbers, states = _moved_per_weight(run)
     # A CPU's bandwidth was measured with both.
-    clipped = 0 if recipe.on_cpu else c.CLIPPING_TRAFFIC
-    return trained * (recipe.master_bytes * (numbers + clipped) + states)
+    clipped = 0 if run.on_cpu else c.CLIPPING_TRAFFIC
+    trained = run.method.trainable_parameters(run.shape)
+    return trained * (run.master_bytes * (numbers + clipped) + states)
 
 
-def _update_traffic(recipe: Recipe) -> tuple[int, int]:
+def _moved_per_weight(run: Run) -> tuple[int, int]:
     """Numbers of the weights' own size, and further bytes of moments, that an update moves for each weight."""
-    if recipe.optimizer in ("adamw-8bit", "paged-adamw-8bit"):
+    if run.optimizer in ("adamw-8bit", "paged-adamw-8bit"):
         # One kernel goes over everything once: weight in and out, gradient in, two bytes of moments in and out.
         return 3, 4
-    if recipe.optimizer == "sgd":
+    if run.optimizer == "sgd":
         return 3, 0
-    if recipe.optimizer == "adafactor":
+    if run.optimizer == "adafactor":
         return c.ADAFACTOR_TRAFFIC, 0
-    return (c.OPTIMIZER_TRAFFIC if recipe.program.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC), 0
+    return (c.OPTIMIZER_TRAFFIC if run.program.fused_optimizer else c.UNFUSED_OPTIMIZER_TRAFFIC), 0
 
 
-def unpacking_bytes(recipe: Recipe) -> float:
-    """Bytes that unpacking a quantised base moves in one pass, whatever the tokens; 0 where there is none."""
-    return linear_weights(recipe.shape) * c.DEQUANTIZE_BYTES if isinstance(recipe.method, QuantizedLora) else 0.0
+def weight_cast_traffic(run: Run) -> float:
+    """Bytes of a micro-batch in which autocast copies trained float32 weights to 16 bits, and gradients to float32.
 
-
-def slower_unpacking_bytes(recipe: Recipe) -> float:
-    """What the slowest kernels in use add to it: GPTQ's have changed by a factor of five, bitsandbytes' have not."""
-    if not isinstance(recipe.method, QuantizedLora) or not recipe.method.grouped:
+    0 where a library shards the work: it casts what it gathers (FSDP's mixed precision, DeepSpeed's engine).
+    """
+    if run.sharded or run.program.casts_module or not run.autocasts_trained_weights:
         return 0.0
-    return linear_weights(recipe.shape) * (c.UNFUSED_GPTQ_BYTES - c.DEQUANTIZE_BYTES)
+    passes = 3 if run.checkpointing else 2
+    trained = run.method.trainable_parameters(run.shape)
+    return float(passes * trained * (run.master_bytes + run.compute_bytes))

@@ -3,24 +3,29 @@
 
 A forward pass costs 2 FLOPs per weight and token. The backward pass costs as much again for the inputs' gradients and,
 where weights are trained, once more for theirs: LoRA 4N, full 6N, checkpointing 2N on top. Everything else is bound by
-the bytes that it moves (traffic.py), by the calls that it takes, or by what several devices wait for (sharing.py).
+the bytes that it moves (memory_traffic.py, elementwise.py, and each method's own), by the calls that it takes, or by
+what several devices wait for (communication.py).
 """
 
 import math
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.parameters import active_parameters, count, linear_weights
-from finetree_estimator.memory.activations import Layer, layer_of, saved_by
-from finetree_estimator.memory.model_states import state_bytes
-from finetree_estimator.methods.base import Bottleneck, Full, Prefix, trainable_parameters
-from finetree_estimator.recipe import Recipe
+from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.run import Rows, Run
-from finetree_estimator.timing import communication, elementwise, memory_traffic
+from finetree_estimator.timing import communication, elementwise
+from finetree_estimator.timing.memory_traffic import (
+    loss_share,
+    loss_traffic,
+    score_traffic,
+    update_traffic,
+    weight_cast_traffic,
+)
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Step:
     """An optimizer step of one device: so many micro-batches of so many tokens on average."""
 
     micro_batches: int
@@ -28,106 +33,15 @@ class Step(NamedTuple):
     """Tokens of a micro-batch."""
 
 
-class Work(NamedTuple):
-    """What a run's recipe alone says of its work: FLOPs per token where nothing else is said."""
+@dataclass(frozen=True, slots=True)
+class ForwardFlops:
+    """FLOPs per token of a forward pass."""
 
     dense: float
-    """Of the layers' weights, in a forward pass."""
-    trained_dense: float
-    """The same of a step: forward, backward and what is computed again."""
-    attention_width: int
-    """Features of queries in all layers: attention's FLOPs are this times the tokens that a token looks at."""
-    virtual: float
-    """Tokens of a prefix that every token looks at, as attention's FLOPs count them."""
-    attention_passes: float
-    """Attention of a step in units of a forward pass."""
+    """Of the layers' weights."""
+    attention: float
     head: float
-    """Of the output head where it is computed, in a forward pass."""
-    head_passes: float
-    adapters: float
-    """Of adapters in a step."""
-    adapter_bytes: float
-    """Bytes per token that low-rank adapters move in a step, and the casts around a quantised base's products."""
-    float32_head: bool
-    """Whether head and adapters compute in float32 although the layers do not."""
-    update_bytes: float
-    """Bytes that an optimizer step moves."""
-    saved_bytes: int
-    """Bytes of what is trained, as an artifact holds it."""
-    checkpoint_bytes: float
-    """Bytes of a checkpoint: what is trained, and the optimizer's states."""
-    load_seconds: float
-    """Until the model is on the device: start of the worker, and reading 16-bit weights."""
-    layer: Layer
-    layer_bytes: float
-    """Bytes per token that the layers' operations move between their products in a step, on a GPU."""
-    fused_bytes: float
-    """The same where they are hand-fused kernels."""
-    attention_efficiency: float
-    """Share of the dense products' rate that attention reaches."""
-    again: float
-    """How much more than the forward and the backward pass a step is, where what is not kept is computed again."""
-    call_seconds: float
-    """Of a micro-batch, in which the device waits for calls."""
-    unpacked_bytes: float
-    """Bytes that unpacking, decomposing and casting weights move in a micro-batch, whatever its tokens."""
-    slower_unpacked_bytes: float
-    """What the slowest kernels in use add to it."""
-
-
-@lru_cache(maxsize=4096)
-def work_of(recipe: Recipe) -> Work:
-    """The work of a run's recipe."""
-    shape, method, counted = recipe.shape, recipe.method, count(recipe.shape)
-    trained = trainable_parameters(method, shape)
-    again = 1.0 if recipe.checkpointing else 0.0
-    backward = 2.0 - method.frozen_layers / shape.layers if isinstance(method, Full) else 1.0
-    dense = 2.0 * (active_parameters(shape) - counted.embeddings - counted.lm_head)
-    # Forward and backward rearrange the weights once each; the products for weight gradients have none.
-    passes = 4 if recipe.checkpointing else 3
-    adapter_bytes = 0.0 if recipe.on_cpu else memory_traffic.adapter_bytes(recipe) + memory_traffic.cast_bytes(recipe)
-    return Work(
-        dense=dense,
-        trained_dense=dense * (1.0 + backward + again),
-        attention_width=shape.layers * shape.q_width,
-        virtual=4.0 * method.virtual_tokens if isinstance(method, Prefix) else 0.0,
-        # Attention's backward pass is the same whatever is trained.
-        attention_passes=1.0 + c.ATTENTION_BACKWARD + again,
-        head=2.0 * shape.vocab * shape.hidden * _alignment_factor(recipe),
-        head_passes=3.0 if isinstance(method, Full) else 2.0,
-        adapters=0.0 if isinstance(method, Full | Prefix) else (6.0 + 2.0 * again) * trained,
-        adapter_bytes=adapter_bytes,
-        float32_head=recipe.activation_bytes > recipe.compute_bytes,
-        update_bytes=memory_traffic.update_bytes(recipe, trained),
-        saved_bytes=trained * recipe.master_bytes,
-        checkpoint_bytes=trained * (recipe.master_bytes + state_bytes(recipe)),
-        load_seconds=c.IMPORT_SECONDS + 2.0 * counted.total / c.DISK_BYTES_PER_SECOND,
-        layer=layer_of(recipe),
-        layer_bytes=_layer_bytes(recipe, fused=False),
-        fused_bytes=_layer_bytes(recipe, fused=True),
-        attention_efficiency=recipe.program.attention_efficiency,
-        again=passes / 3,
-        call_seconds=shape.layers * passes * layer_overhead_seconds(recipe),
-        unpacked_bytes=(passes - 1) * memory_traffic.unpacking_bytes(recipe)
-        + (passes - 2) * memory_traffic.decomposing_bytes(recipe)
-        + elementwise.weight_cast_bytes(recipe, trained),
-        slower_unpacked_bytes=(passes - 1) * memory_traffic.slower_unpacking_bytes(recipe),
-    )
-
-
-def _layer_bytes(recipe: Recipe, *, fused: bool) -> float:
-    """Bytes per token that layers move between their products in a step, with what is computed again."""
-    moved = elementwise.layer_traffic(recipe, fused=fused)
-    # What full training keeps is the products' inputs; low-rank adapters are counted in traffic.py.
-    own = isinstance(recipe.method, Prefix | Bottleneck)
-    others = c.ELEMENTWISE_TRAFFIC * layer_of(recipe).trained if own else 0.0
-    return recipe.shape.layers * (moved.forward * (2 if recipe.checkpointing else 1) + moved.backward + others)
-
-
-def _alignment_factor(recipe: Recipe) -> float:
-    """How much longer the head's products take where tensor cores read rows of logits that begin anywhere."""
-    plain_cores = recipe.on_cpu or max(recipe.compute_bytes, recipe.activation_bytes) > 2
-    return 1.0 if plain_cores or recipe.shape.vocab % c.ALIGNED_NUMBERS == 0 else c.UNALIGNED_FACTOR
+    """Of the output head, on average over tokens: it is computed where something is learned."""
 
 
 def step_of(run: Run, rows: Rows) -> Step:
@@ -139,41 +53,64 @@ def step_of(run: Run, rows: Rows) -> Step:
     return Step(max(1, micro), tokens / max(1, micro))
 
 
-def step_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
+def step_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of an optimizer step, of all devices at once."""
-    micro = _computing_seconds(run, rows, step, work)
-    if run.devices == 1:
-        return step.micro_batches * micro + work.update_bytes / run.device.bandwidth
-    micro += communication.micro_batch_seconds(run)
     spread = run.devices if run.sharding != "replicated" else 1
-    return (
-        step.micro_batches * micro + work.update_bytes / run.device.bandwidth / spread + communication.step_seconds(run)
+    micro = _computing_seconds(run, rows, step) + communication.micro_batch_seconds(run)
+    update = update_traffic(run) / run.device.bandwidth / spread
+    return step.micro_batches * micro + update + communication.step_seconds(run)
+
+
+def _computing_seconds(run: Run, rows: Rows, step: Step) -> float:
+    """Seconds of a micro-batch on a device by itself."""
+    seconds = step.tokens * training_flops(run, rows, step) / run.device.training_flops
+    return seconds + overhead_seconds(run) + step.tokens * elementwise_seconds(run, rows)
+
+
+# ----------------------------------------------------------------------------------------------------- matrix products
+
+
+def forward_flops(run: Run, rows: Rows) -> ForwardFlops:
+    """FLOPs per token of a forward pass."""
+    shape, parameters = run.shape, count(run.shape)
+    # Causal attention meets half of the row: 2 products x 2 FLOPs x span / 2. A prefix is met as a whole.
+    span = 2.0 * rows.attention_span + 4.0 * run.method.prefix_tokens
+    head = 2.0 * shape.vocab * shape.hidden * _alignment_factor(run)
+    return ForwardFlops(
+        dense=2.0 * (active_parameters(shape) - parameters.embeddings - parameters.lm_head),
+        attention=shape.layers * shape.q_width * span,
+        head=head * loss_share(run, rows),
     )
 
 
-def _computing_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
-    """Seconds of a micro-batch on a device by itself."""
-    seconds = step.tokens * training_flops(run, rows, step, work) / run.device.training_flops
-    return seconds + overhead_seconds(run, work) + step.tokens * elementwise_seconds(run, rows, work)
-
-
-def training_flops(run: Run, rows: Rows, step: Step, work: Work) -> float:
+def training_flops(run: Run, rows: Rows, step: Step) -> float:
     """FLOPs per token of a micro-batch, forward and backward, recomputation counted.
 
     Those of attention count as what dense products do in the same time.
     """
-    _, attention, head = forward_flops(run, rows, work)
-    slower = _float32_factor(run) if work.float32_head else 1.0
-    head_passes = work.head_passes + (1.0 if _computes_head_again(run, rows, step) else 0.0)
-    spans = attention * work.attention_passes / _attention_share(run, work)
-    return work.trained_dense + spans + (head * head_passes + work.adapters) * slower
+    forward, again = forward_flops(run, rows), 1.0 if run.checkpointing else 0.0
+    dense = forward.dense * (1.0 + run.method.backward_flops_factor(run.shape) + again)
+    # Attention's backward pass is the same whatever is trained.
+    attention = forward.attention * (1.0 + c.ATTENTION_BACKWARD + again) / _attention_share(run)
+    head_passes = 3.0 if run.method.trains_base else 2.0
+    if _computes_head_again(run, rows, step):
+        head_passes += 1.0
+    # Head and adapters compute in float32 where a raised base leaves them that.
+    slower = _float32_factor(run) if run.activation_bytes > run.compute_bytes else 1.0
+    return dense + attention + (forward.head * head_passes + run.method.adapter_flops(run)) * slower
 
 
-def _attention_share(run: Run, work: Work) -> float:
+def _attention_share(run: Run) -> float:
     """Share of the dense products' rate that attention's kernel reaches, which no faster products raise for ever."""
-    if run.device.is_cpu:
+    if run.on_cpu:
         return 1.0
-    return min(work.attention_efficiency, run.program.attention_ceiling / run.device.training_flops)
+    return min(run.program.attention_efficiency, run.program.attention_ceiling / run.device.training_flops)
+
+
+def _alignment_factor(run: Run) -> float:
+    """How much longer the head's products take where tensor cores read rows of logits that begin anywhere."""
+    plain_cores = run.on_cpu or max(run.compute_bytes, run.activation_bytes) > 2
+    return 1.0 if plain_cores or run.shape.vocab % c.ALIGNED_NUMBERS == 0 else c.UNALIGNED_FACTOR
 
 
 def _computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
@@ -183,90 +120,107 @@ def _computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
     return step.tokens * loss_share(run, rows) > c.CHUNK_TOKENS
 
 
-def forward_flops(run: Run, rows: Rows, work: Work) -> tuple[float, float, float]:
-    """FLOPs per token of a forward pass: of the layers' weights, of attention, and of the head where it is computed."""
-    # Causal attention meets half of the row: 2 products x 2 FLOPs x span / 2.
-    attention = work.attention_width * (2.0 * rows.attention_span + work.virtual)
-    return work.dense, attention, work.head * loss_share(run, rows)
-
-
 def _float32_factor(run: Run) -> float:
-    """How much longer a product takes in float32: a raised base leaves head and adapters to the plain cores."""
+    """How much longer a product takes in float32, on the plain cores."""
     rate = run.device.float32_flops
     return max(1.0, run.device.training_flops / rate) if rate else 1.0
 
 
-def overhead_seconds(run: Run, work: Work) -> float:
-    """Seconds of a micro-batch that do not depend on its tokens: small kernels, and unpacking a quantised base."""
-    seconds = work.call_seconds
-    if run.device.is_cpu:
-        seconds += (3 if run.checkpointing else 2) * repack_seconds(run)
-    return seconds + work.unpacked_bytes / run.device.bandwidth
+# ------------------------------------------------------------------------------------------------- memory's bandwidth
 
 
-def held_up_seconds(run: Run, work: Work) -> float:
-    """What a micro-batch may take longer for reasons that no rate has: host, kernels, the way between devices."""
-    if run.device.is_cpu:
-        return 0.0
-    kernels = work.slower_unpacked_bytes / run.device.bandwidth
-    return work.call_seconds * c.SLOWEST_HOST + kernels + communication.held_up_seconds(run)
-
-
-def spared_seconds(run: Run, rows: Rows, step: Step, work: Work) -> float:
-    """What a micro-batch may take less: waiting may hide behind computing, and a loop's loss be compiled as well."""
-    waiting = communication.waiting_seconds(run)
-    hidden = min(waiting, _computing_seconds(run, rows, step, work)) if waiting else 0.0
-    logits = _loss_bytes(run, rows) - _loss_bytes(run, rows, whole=True)
-    return hidden + step.tokens * logits / run.device.bandwidth
-
-
-def elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
+def elementwise_seconds(run: Run, rows: Rows) -> float:
     """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss."""
-    if run.device.is_cpu:
-        saved = run.shape.layers * saved_by(work.layer, run)
-        return work.again * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
-    layers = work.fused_bytes if run.loss == "fused" else work.layer_bytes
+    if run.on_cpu:
+        saved = run.shape.layers * layer_activations(run).saved
+        return _pass_share(run) * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
     left = c.COMPILED_SHARE if run.program.compiled else 1.0
-    scores = memory_traffic.score_bytes(run) if run.eager_attention else 0.0
-    others = _loss_bytes(run, rows) + left * work.adapter_bytes + scores
-    return (elementwise.memory_share(run, rows) * layers + others) / run.device.bandwidth
+    scores = score_traffic(run) if run.eager_attention else 0.0
+    others = loss_traffic(run, rows) + left * run.method.adapter_traffic(run) + scores
+    return (elementwise.memory_share(run, rows) * _layer_traffic(run) + others) / run.device.bandwidth
 
 
-def _loss_bytes(run: Run, rows: Rows, *, whole: bool = False) -> float:
-    """Bytes per token that a loss of written logits moves, which no cache holds; `whole`: compiled with the model."""
-    if run.loss == "fused":
-        return 0.0
-    compiled = run.program.compiled and (whole or run.program.compiles_loss)
-    per_logit = c.COMPILED_LOSS_TRAFFIC if compiled else c.LOSS_TRAFFIC
-    return per_logit * run.shape.vocab * loss_share(run, rows)
+def forward_elementwise_seconds(run: Run, rows: Rows) -> float:
+    """Seconds per token of a forward pass alone outside of matrix products."""
+    return elementwise_seconds(run, rows) / (4.0 if run.checkpointing else 3.0)
 
 
-def forward_elementwise_seconds(run: Run, rows: Rows, work: Work) -> float:
-    """The same of a forward pass alone."""
-    return elementwise_seconds(run, rows, work) / (4.0 if run.checkpointing else 3.0)
+def _layer_traffic(run: Run) -> float:
+    """Bytes per token that layers move between their products in a step on a GPU, with what is computed again."""
+    moved = elementwise.layer_traffic(run, fused=run.loss == "fused")
+    forward = moved.forward * (2 if run.checkpointing else 1)
+    return run.shape.layers * (forward + moved.backward + run.method.elementwise_traffic(run))
+
+
+def _passes(run: Run) -> int:
+    """Passes through the layers' small kernels: forward, twice as many backward, and what is computed again.
+
+    Forward and backward rearrange the weights once each; the products for weight gradients have none.
+    """
+    return 4 if run.checkpointing else 3
+
+
+def _pass_share(run: Run) -> float:
+    """Passes in units of those of a step that computes nothing again."""
+    return _passes(run) / 3
+
+
+# --------------------------------------------------------------------------------------------- whatever the tokens are
+
+
+def overhead_seconds(run: Run) -> float:
+    """Seconds of a micro-batch that do not depend on its tokens: small kernels, and unpacking a packed base."""
+    seconds = _call_seconds(run)
+    if run.on_cpu:
+        seconds += (3 if run.checkpointing else 2) * repack_seconds(run)
+    return seconds + _weight_traffic(run) / run.device.bandwidth
+
+
+def _weight_traffic(run: Run) -> float:
+    """Bytes that unpacking, decomposing and casting weights move in a micro-batch, whatever its tokens."""
+    unpacked = (_passes(run) - 1) * run.method.dequantization_traffic(run)
+    return unpacked + (_passes(run) - 2) * run.method.decomposition_traffic(run) + weight_cast_traffic(run)
+
+
+def _call_seconds(run: Run) -> float:
+    """Seconds of a micro-batch in which the device waits for calls."""
+    return run.shape.layers * _passes(run) * _layer_call_seconds(run)
+
+
+def _layer_call_seconds(run: Run) -> float:
+    """Seconds of a layer's pass in which the device waits for calls."""
+    if run.on_cpu:
+        return c.CPU_LAYER_OVERHEAD
+    # Experts that come in turn take a layer's calls each, and wait for the list of their tokens.
+    turns = 1 + run.shape.experts if run.program.experts_in_turn else 1
+    return turns * run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
 
 
 def repack_seconds(run: Run) -> float:
-    """Seconds per pass in which a CPU rearranges the layers' weights for its products."""
-    if not run.device.is_cpu:
-        return 0.0
-    return linear_weights(run.shape) / (c.CPU_REPACK * run.device.cores)
+    """Seconds per pass in which a CPU rearranges the layers' weights for its products; 0 on a GPU."""
+    return linear_weights(run.shape) / (c.CPU_REPACK * run.device.cores) if run.on_cpu else 0.0
 
 
 def forward_overhead_seconds(run: Run) -> float:
     """Seconds of a forward pass that do not depend on its tokens."""
-    return run.shape.layers * layer_overhead_seconds(run.recipe) + repack_seconds(run)
+    return run.shape.layers * _layer_call_seconds(run) + repack_seconds(run)
 
 
-def layer_overhead_seconds(recipe: Recipe) -> float:
-    """Seconds of a layer's pass in which the device waits for calls."""
-    if recipe.on_cpu:
-        return c.CPU_LAYER_OVERHEAD
-    # Experts that come in turn take a layer's calls each, and wait for the list of their tokens.
-    turns = 1 + recipe.shape.experts if recipe.program.experts_in_turn else 1
-    return turns * recipe.program.layer_overhead * (c.COMPILED_SHARE if recipe.program.compiled else 1.0)
+# ------------------------------------------------------------------------------------------------- the interval's ends
 
 
-def loss_share(run: Run, rows: Rows) -> float:
-    """Share of tokens whose logits are computed."""
-    return rows.target_fraction if run.loss == "completion-only" else 1.0
+def held_up_seconds(run: Run) -> float:
+    """Seconds that a micro-batch may take longer for reasons that no rate has: host, kernels, links between devices."""
+    if run.on_cpu:
+        return 0.0
+    slower = (_passes(run) - 1) * run.method.slowest_dequantization_traffic(run)
+    host = _call_seconds(run) * c.SLOWEST_HOST
+    return host + slower / run.device.bandwidth + communication.held_up_seconds(run)
+
+
+def spared_seconds(run: Run, rows: Rows, step: Step) -> float:
+    """Seconds that a micro-batch may take less: waiting hides behind computing, and a loop's loss may be compiled."""
+    waiting = communication.waiting_seconds(run)
+    hidden = min(waiting, _computing_seconds(run, rows, step)) if waiting else 0.0
+    logits = loss_traffic(run, rows) - loss_traffic(run, rows, whole=True)
+    return hidden + step.tokens * logits / run.device.bandwidth

@@ -1,206 +1,312 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes to a run that might keep its limits, the least harmful first. Whether they do, the gate tries out."""
+"""Changes to a run that might keep its limits, each held against them; and why none does, where none does."""
 
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
+from finetree_runtime.errors import DomainError
 
 from finetree_estimator.catalog.accelerators import accelerators
-from finetree_estimator.evidence.calibration import EMPTY, Calibration, correction_for
-from finetree_estimator.messages.estimate import remedy_message
-from finetree_estimator.spec.parse import read
+from finetree_estimator.catalog.price_book import Term
+from finetree_estimator.evidence.calibration import EMPTY, Calibration
+from finetree_estimator.memory import fit
+from finetree_estimator.spec.parse import with_spec
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif import remedies
-from finetree_estimator.whatif.changes import apply_patch
+from finetree_estimator.spec.settings import device_count
+from finetree_estimator.timing.phases import Phase
+from finetree_estimator.whatif import hardware, policy, remedies
+from finetree_estimator.whatif.changes import Patch, apply_patches
+from finetree_estimator.whatif.fallbacks import Answer, answer_request
+from finetree_estimator.whatif.policy import Finding, Limit, Metric, Verdict
 
-Estimator = Callable[[pb.EstimateRunRequest], pb.Estimate]
-"""The answer to a valid request; raises DomainError."""
-
-MOST_DEVICES = 8
+MAX_DEVICES = 8
 """Devices up to which more of them are proposed: those of one machine."""
 FASTEST = 4
 """Accelerators that are tried for their speed alone."""
+MAX_REMEDIES = 4
+"""Remedies that an answer holds."""
+ALIKE = 2
+"""Of those, how many may begin with a change to the same setting: four accelerators would hide everything else."""
+GROWING = (Metric.COST, Metric.MONTHLY_COST, Metric.DURATION_SECONDS, Metric.ENERGY_KWH, Metric.CARBON_KG)
+"""Metrics that grow with the length of a run."""
 
 
-def of(
-    policy: pb.PlanPolicy,
-    run: pb.EstimateRunRequest,
-    answer: pb.Estimate,
-    estimate: Estimator,
-    knowledge: Knowledge,
-    *,
-    calibration: Calibration = EMPTY,
-) -> Iterator[pb.Remedy]:
-    """Changes to what the request says, as patches with one line for people."""
-    asked = pb.EstimateRunRequest()
-    asked.CopyFrom(run)
-    asked.view = pb.ESTIMATE_VIEW_FULL
-    found = estimate(asked)
-    free = movable(run.spec)
-    if _too_large(policy, answer):
-        yield from _lighter(policy, asked, found, knowledge, calibration)
-        yield from (_on(option, run.spec) for option in found.smallest_hardware if free)
-    if free:
-        yield from _offered(run.spec, found, knowledge)
-        yield from _faster(run.spec, found, knowledge)
-    yield from shorter(policy, answer)
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Changes to a spec, in one line for people."""
+
+    patches: tuple[Patch, ...]
+    summary: str
+
+    def and_then(self, other: "Alternative") -> "Alternative":
+        """Both changes."""
+        return Alternative((*self.patches, *other.patches), f"{self.summary}, {other.summary}")
 
 
-def applied(run: pb.EstimateRunRequest, remedy: pb.Remedy) -> pb.EstimateRunRequest:
-    """The request with a remedy's patches made to its spec, as a user would make them."""
-    changed = pb.EstimateRunRequest()
-    changed.CopyFrom(run)
-    for patch in remedy.patches:
-        apply_patch(changed.spec, patch.field_path, patch.json_value)
-    return changed
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """An alternative, the answer to the request with it, and what each limit of the policy says of that."""
+
+    alternative: Alternative
+    answer: Answer
+    findings: dict[str, Finding]
+    """By the rule's id."""
+
+    @property
+    def passes(self) -> bool:
+        """Whether every limit passes."""
+        return all(finding.verdict is Verdict.PASS for finding in self.findings.values())
+
+    def keeps(self, rule_id: str) -> bool:
+        """Whether this limit passes, whatever the others say."""
+        return self.findings[rule_id].verdict is Verdict.PASS
 
 
-def movable(spec: rs.RunSpec) -> bool:
-    """Whether other hardware is worth a word: not to whoever owns some, nor in place of a CPU."""
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Tries alternatives to a run that was answered."""
+
+    limits: tuple[Limit, ...]
+    answer: Answer
+    knowledge: Knowledge
+    calibration: Calibration = EMPTY
+
+    def trials(self) -> list[Trial]:
+        """Alternatives, the least harmful first; where none passes by itself, also each with a shorter run."""
+        alone = list(self._tried(self._alternatives()))
+        if any(trial.passes for trial in alone):
+            return alone
+        # What grows with a run's length is brought down last, from where another change has brought everything else.
+        both = [
+            trial.alternative.and_then(shorter)
+            for trial in alone
+            for shorter in shorter_runs(self.limits, trial.answer)
+        ]
+        return alone + list(self._tried(both))
+
+    def _tried(self, alternatives: Iterable[Alternative]) -> Iterator[Trial]:
+        for alternative in alternatives:
+            if alternative.patches and (trial := self._trial(alternative)) is not None:
+                yield trial
+
+    def _trial(self, alternative: Alternative) -> Trial | None:
+        """None where the alternative contradicts the rest of the run, or does not fit the hardware that it proposes."""
+        request = self.answer.parsed.request
+        changed = with_spec(request, apply_patches(request.spec, alternative.patches))
+        try:
+            other = answer_request(changed, self.knowledge, self.calibration)
+            found = {finding.rule_id: finding for finding in policy.findings(self.limits, other)}
+        except DomainError:
+            return None
+        if other.estimate.fit.verdict is not fit.Verdict.FITS and alternative.patches[0].path.startswith("hardware."):
+            return None
+        return Trial(alternative, other, found)
+
+    def _alternatives(self) -> Iterator[Alternative]:
+        """Changes to what the request says."""
+        free = movable(self.answer.parsed.request.spec)
+        if self._too_large():
+            yield from self._lighter()
+            if free:
+                yield from self._on_smallest()
+        if free:
+            yield from self._offered()
+            yield from self._faster()
+        yield from shorter_runs(self.limits, self.answer)
+
+    def _too_large(self) -> bool:
+        """Whether the peak may exceed a limit of the policy, or the device that it is to fit."""
+        peak, usable = self.answer.estimate.memory.device.high, self.answer.parsed.run.device.usable_bytes
+        must_fit = any(limit.metric is Metric.FIT for limit in self.limits)
+        return peak > (self._device_bytes() or math.inf) or (must_fit and 0 < usable < peak)
+
+    def _device_bytes(self) -> int:
+        """The policy's limit of a device's peak; 0 where it has none."""
+        return next((int(limit.bound) for limit in self.limits if limit.metric is Metric.DEVICE_BYTES), 0)
+
+    def _lighter(self) -> Iterator[Alternative]:
+        """Changes after which the run fits, or stays below the policy's limit."""
+        parsed, correction = self.answer.parsed, self.answer.correction
+        found = remedies.search(parsed, self.knowledge, correction, limit_bytes=self._device_bytes())
+        if not found and (least := remedies.furthest(parsed, self.knowledge, correction)) is not None:
+            found = [least]  # it will not do either, but says how far the limit is
+        for remedy in found:
+            patches = tuple(patch for change in remedy.changes for patch in change.patches)
+            yield Alternative(patches, _said(patch.summary for patch in patches))
+
+    def _on_smallest(self) -> Iterator[Alternative]:
+        """The smallest accelerators on which the run fits."""
+        spec = self.answer.parsed.request.spec
+        for option in hardware.smallest(self.answer.parsed, self.knowledge, self.calibration):
+            patches = _rented_on(spec, option.accelerator)
+            if option.count != device_count(spec):
+                text = "1 device" if option.count == 1 else f"{option.count} devices"
+                patches.append(Patch("hardware.count", option.count, text))
+            if spec.hardware.nodes > 1:
+                patches.append(Patch("hardware.nodes", 1, "in one machine"))
+            if option.count > 1:
+                name = hardware_pb2.Sharding.Name(option.sharding)
+                text = f"{name.removeprefix('SHARDING_').lower()} sharding"
+                patches.append(Patch("hardware.sharding", name, text))
+            yield Alternative(tuple(patches), _said(patch.summary for patch in patches))
+
+    def _offered(self) -> Iterator[Alternative]:
+        """The cheapest offer of each accelerator on which the run fits.
+
+        Spot offers, which may be taken away, come last.
+        """
+        spec, own = self.answer.parsed.request.spec, self.answer.estimate.cost
+        found = hardware.offers(self.answer, self.knowledge, self.calibration)
+        seen: set[str] = set()
+        for offer in sorted(found, key=lambda item: item.quote.term is Term.SPOT):
+            quote = offer.quote
+            if quote.accelerator in seen:
+                continue
+            seen.add(quote.accelerator)
+            usual = self.knowledge.prices.cheapest(quote.accelerator, offer.devices)
+            price_id = "" if usual is not None and usual.price_id == quote.price_id else quote.price_id
+            paid_now = own is not None and own.price_id == quote.price_id
+            patches = [] if paid_now else _rented_on(spec, quote.accelerator, price_id)
+            if patches:
+                term = quote.term.name.lower().replace("_", " ")
+                yield Alternative(tuple(patches), f"on {quote.accelerator} from {quote.provider}, {term}")
+
+    def _faster(self) -> Iterator[Alternative]:
+        """The fastest accelerators that have a price and the memory, the slowest of them first; then more devices."""
+        spec, needed = self.answer.parsed.request.spec, self.answer.estimate.memory.device.high
+        large = [
+            entry
+            for entry in accelerators()
+            if entry.usable_bytes >= needed and self.knowledge.prices.cheapest(entry.name)
+        ]
+        for entry in sorted(large, key=lambda entry: (entry.training_flops, entry.name))[-FASTEST:]:
+            if entry.name != spec.hardware.accelerator:
+                yield Alternative(tuple(_rented_on(spec, entry.name)), f"on {entry.name}")
+        count = device_count(spec) * 2
+        while count <= MAX_DEVICES:
+            yield Alternative((Patch("hardware.count", count, f"{count} devices"),), f"on {count} devices")
+            count *= 2
+
+
+def movable(spec: run_spec_pb2.RunSpec) -> bool:
+    """Whether other hardware is proposed: not to whoever owns some, nor in place of a CPU."""
     return bool(spec.hardware.accelerator) and not spec.ownership.HasField("owned")
 
 
-def together(one: pb.Remedy, other: pb.Remedy) -> pb.Remedy:
-    """Both changes."""
-    return pb.Remedy(patches=(*one.patches, *other.patches), summary=f"{one.summary}, {other.summary}")
-
-
-def _too_large(policy: pb.PlanPolicy, answer: pb.Estimate) -> bool:
-    peak, usable = answer.memory.device_bytes.high, answer.memory.usable_device_bytes
-    limited = policy.HasField("max_device_bytes") and peak > policy.max_device_bytes
-    return limited or (policy.must_fit and 0 < usable < peak)
-
-
-def _lighter(
-    policy: pb.PlanPolicy,
-    asked: pb.EstimateRunRequest,
-    found: pb.Estimate,
-    knowledge: Knowledge,
-    calibration: Calibration,
-) -> Iterator[pb.Remedy]:
-    """What the search for a run that fits, or stays below the policy's limit, finds."""
-    items: Sequence[pb.Remedy] = found.remedies
-    correction = correction_for(asked, asked.spec, calibration)
-    if policy.HasField("max_device_bytes"):
-        lighter = remedies.search(
-            asked, read(asked, knowledge), knowledge, correction, limit_bytes=policy.max_device_bytes
-        )
-        items = [remedy_message(item) for item in lighter]
-    if not items and (least := remedies.furthest(asked, read(asked, knowledge), knowledge, correction)) is not None:
-        items = [remedy_message(least)]  # it will not do either, but says how far the limit is
-    yield from (pb.Remedy(patches=item.patches, summary=_summary(item)) for item in items)
-
-
-def _said(parts: Iterable[str]) -> str:
-    """What patches say, each thing once: several patches make one change."""
-    return ", ".join(dict.fromkeys(parts))
-
-
-def _summary(remedy: pb.Remedy) -> str:
-    return _said(patch.summary or patch.field_path for patch in remedy.patches)
-
-
-def _on(option: pb.HardwareOption, spec: rs.RunSpec) -> pb.Remedy:
-    patches = _rented_on(spec, option.accelerator)
-    if option.count != max(1, spec.hardware.count):
-        patches.append(
-            _patch("hardware.count", option.count, "1 device" if option.count == 1 else f"{option.count} devices")
-        )
-    if spec.hardware.nodes > 1:
-        patches.append(_patch("hardware.nodes", 1, "in one machine"))
-    if option.count > 1 and option.sharding:
-        name = rs.Sharding.Name(option.sharding)
-        patches.append(_patch("hardware.sharding", name, f"{name.removeprefix('SHARDING_').lower()} sharding"))
-    return pb.Remedy(patches=patches, summary=_said(patch.summary for patch in patches if patch.summary))
-
-
-def _offered(spec: rs.RunSpec, found: pb.Estimate, knowledge: Knowledge) -> Iterator[pb.Remedy]:
-    """The cheapest offer of each accelerator on which the run fits; spot offers, which may be taken away, come last."""
-    seen: set[str] = set()
-    for offer in sorted(found.offers, key=lambda item: item.price.term == pb.PRICE_TERM_SPOT):
-        price = offer.price
-        if price.accelerator in seen:
-            continue
-        seen.add(price.accelerator)
-        usual = knowledge.prices.cheapest(price.accelerator, offer.count)
-        chosen = "" if usual is not None and usual.price_id == price.price_id else price.price_id
-        term = pb.PriceTerm.Name(price.term).removeprefix("PRICE_TERM_").lower().replace("_", " ")
-        patches = [] if price.price_id == found.cost.price_id else _rented_on(spec, price.accelerator, chosen)
-        if patches:
-            yield pb.Remedy(patches=patches, summary=f"on {price.accelerator} from {price.provider}, {term}")
-
-
-def _faster(spec: rs.RunSpec, found: pb.Estimate, knowledge: Knowledge) -> Iterator[pb.Remedy]:
-    """The fastest accelerators that have a price and the memory, the slowest of them first; then more devices."""
-    needed = found.memory.device_bytes.high
-    large = [
-        entry for entry in accelerators() if entry.usable_bytes >= needed and knowledge.prices.cheapest(entry.name)
-    ]
-    for entry in sorted(large, key=lambda entry: (entry.training_flops, entry.name))[-FASTEST:]:
-        if entry.name != spec.hardware.accelerator:
-            yield pb.Remedy(patches=_rented_on(spec, entry.name), summary=f"on {entry.name}")
-    count = max(1, spec.hardware.count) * 2
-    while count <= MOST_DEVICES:
-        yield pb.Remedy(patches=[_patch("hardware.count", count, f"{count} devices")], summary=f"on {count} devices")
-        count *= 2
-
-
-def _rented_on(spec: rs.RunSpec, accelerator: str, price_id: str = "") -> list[ev.SpecPatch]:
-    """Another accelerator or offer; empty means the usual one, and takes back the price that was chosen."""
-    patches: list[ev.SpecPatch] = []
-    if accelerator != spec.hardware.accelerator:
-        patches.append(_patch("hardware.accelerator", accelerator, f"on {accelerator}"))
-    if price_id != spec.ownership.rented.price_id:
-        patches.append(_patch("ownership.rented.price_id", price_id, f"at {price_id}" if price_id else ""))
-    return patches
-
-
-def shorter(policy: pb.PlanPolicy, answer: pb.Estimate) -> Iterator[pb.Remedy]:
-    """Fewer passes or steps, so that even the upper end of what grows with them is within its limit."""
-    share = min(_shares(policy, answer), default=1.0)
-    total = answer.time.total_seconds.high
-    train = sum(item.seconds.high for item in answer.time.phases if item.kind == pb.TIME_PHASE_KIND_TRAIN)
-    if share >= 1 or not train:
+def shorter_runs(limits: tuple[Limit, ...], answer: Answer) -> Iterator[Alternative]:
+    """Fewer epochs or steps, so that even the upper end of what grows with them is within its limit."""
+    times, training = answer.estimate.times, answer.parsed.spec.training
+    share = min(_shares(limits, answer), default=1.0)
+    if times is None or share >= 1:
         return
+    train = sum(seconds.high for phase, seconds in times.phases if phase is Phase.TRAIN)
+    if not train:
+        return
+    total = times.total.high
     kept = (share * total - (total - train)) / train
-    training = answer.resolved_spec.training
     if training.WhichOneof("length") == "max_steps":
         steps = math.floor(training.max_steps * kept)
         if steps >= 1:
-            patch = _patch("training.max_steps", steps, f"{steps} steps in place of {training.max_steps}")
-            yield pb.Remedy(patches=[patch], summary=patch.summary)
+            yield _single(Patch("training.max_steps", steps, f"{steps} steps in place of {training.max_steps}"))
         return
     epochs = _whole(training.epochs * kept)
     if epochs > 0:
         text = f"{epochs:g} {'epoch' if epochs == 1 else 'epochs'} in place of {training.epochs:g}"
-        yield pb.Remedy(patches=[_patch("training.epochs", epochs, text)], summary=text)
+        yield _single(Patch("training.epochs", epochs, text))
+
+
+def _shares(limits: Iterable[Limit], answer: Answer) -> Iterator[float]:
+    """Of each limit that grows with the length of a run: the share of the upper end that it allows."""
+    for limit in limits:
+        if limit.metric in GROWING:
+            number = policy.predicted(limit.metric, answer.estimate)
+            if number is not None and number.high > 0:
+                yield limit.bound / number.high
+
+
+def best(trials: Iterable[Trial]) -> list[Trial]:
+    """The first trials that pass, of different kinds."""
+    chosen: list[Trial] = []
+    for trial in trials:
+        patches = trial.alternative.patches
+        alike = sum(other.alternative.patches[0].path == patches[0].path for other in chosen)
+        if trial.passes and alike < ALIKE and all(other.alternative.patches != patches for other in chosen):
+            chosen.append(trial)
+    return chosen[:MAX_REMEDIES]
+
+
+def why_none(found: Iterable[Finding], trials: list[Trial], *, hardware_tried: bool) -> str:
+    """Why no change keeps the limits, in one line: how near the nearest change comes to each, or what is missing."""
+    parts = [_obstacle(finding, trials) for finding in found if finding.verdict is not Verdict.PASS]
+    if not hardware_tried:
+        parts.append("other hardware is not proposed where it is owned, has no GPU or has no name")
+    tried = f"none of {len(trials)} changes that were tried" if len(trials) > 1 else "not the one change that was tried"
+    return f"{tried if trials else 'nothing is left to change'}: {'; '.join(parts)}"
+
+
+def _obstacle(finding: Finding, trials: list[Trial]) -> str:
+    """What stands in the way of one limit."""
+    rule_id = finding.rule_id
+    if finding.measured is None:
+        return f"{rule_id} cannot be decided: {finding.message}"
+    for trial in trials:
+        if trial.keeps(rule_id):
+            return f"{rule_id} passes {_by(trial)}, but then {_others(trial)}"
+    if finding.limit.metric is Metric.CONFIDENCE:
+        return f"{rule_id} depends on how near measured runs are, and none is nearer then"
+    return f"{rule_id} {_nearest(finding, trials)}"
+
+
+def _by(trial: Trial) -> str:
+    summary = trial.alternative.summary
+    return summary if summary.startswith("on ") else f"with {summary}"
+
+
+def _others(trial: Trial) -> str:
+    """The limits that a change does not keep."""
+    broken = [rule_id for rule_id, finding in trial.findings.items() if finding.verdict is not Verdict.PASS]
+    return f"{' and '.join(broken)} {'does' if len(broken) == 1 else 'do'} not"
+
+
+def _nearest(finding: Finding, trials: list[Trial]) -> str:
+    """The lowest upper end that was reached, and what with."""
+    rule_id, write = finding.rule_id, finding.limit.write
+    reached = [(_excess(finding), "as it is", finding)]
+    reached += [(_excess(trial.findings[rule_id]), _by(trial), trial.findings[rule_id]) for trial in trials]
+    _, how, nearest = min(reached, key=lambda item: item[0])
+    if nearest.measured is None:
+        return f"cannot be decided: {nearest.message}"
+    return f"may still take {write(nearest.measured.high)} {how}, limit {write(nearest.bound or 0.0)}"
+
+
+def _excess(finding: Finding) -> float:
+    """The upper end as a share of the limit; without end where it is unknown or nothing is allowed."""
+    if finding.measured is None:
+        return math.inf
+    return finding.measured.high / finding.bound if finding.bound else finding.measured.high
+
+
+def _rented_on(spec: run_spec_pb2.RunSpec, accelerator: str, price_id: str = "") -> list[Patch]:
+    """Another accelerator or offer; empty means the usual one, and takes back the price that was chosen."""
+    patches: list[Patch] = []
+    if accelerator != spec.hardware.accelerator:
+        patches.append(Patch("hardware.accelerator", accelerator, f"on {accelerator}"))
+    if price_id != spec.ownership.rented.price_id:
+        patches.append(Patch("ownership.rented.price_id", price_id, f"at {price_id}" if price_id else ""))
+    return patches
+
+
+def _single(patch: Patch) -> Alternative:
+    return Alternative((patch,), patch.summary)
+
+
+def _said(parts: Iterable[str]) -> str:
+    """What patches say, each thing once: several patches make one change."""
+    return ", ".join(dict.fromkeys(part for part in parts if part))
 
 
 def _whole(epochs: float) -> float:
     """Rounded down: to whole passes where there is one, else to tenths of one."""
     return float(math.floor(epochs)) if epochs >= 1 else math.floor(epochs * 10) / 10
-
-
-def _shares(policy: pb.PlanPolicy, answer: pb.Estimate) -> Iterator[float]:
-    """Of each limit that grows with the length of a run: the share of the upper end that it allows."""
-    cost = answer.cost
-    monthly = cost.monthly_amount if cost.HasField("monthly_amount") else cost.amount
-    pairs = {
-        "max_cost": cost.amount,
-        "max_monthly_cost": monthly,
-        "max_seconds": answer.time.total_seconds,
-        "max_energy_kwh": cost.energy_kwh,
-        "max_carbon_kg": cost.carbon_kg,
-    }
-    limits = {field.name: float(value) for field, value in policy.ListFields() if field.name in pairs}
-    for name, limit in limits.items():
-        if pairs[name].high > 0:
-            yield limit / pairs[name].high
-
-
-def _patch(path: str, value: str | float, summary: str) -> ev.SpecPatch:
-    return ev.SpecPatch(field_path=path, json_value=json.dumps(value), summary=summary)

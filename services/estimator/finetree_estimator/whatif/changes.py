@@ -1,35 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changes of a spec that lower a run's memory, each with what it costs: the material that remedies are made of."""
 
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_runtime.runspec.resolve import canonical, resolved_spec
+from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
+from finetree_runtime.runspec.paths import canonical
+from finetree_runtime.runspec.resolve import resolve_spec
 from google.protobuf import json_format
 
-from finetree_estimator.methods.base import Full, trainable_parameters
-from finetree_estimator.spec.parse import Reading
+from finetree_estimator.spec.parse import ParsedRequest
 
 SHORTEST = 128
 """Tokens below which a sequence length is not halved."""
 STEPS = 3
 """Halvings of a sequence length that are offered; of a micro-batch, besides one row."""
-MOST_DEVICES = 8
+MAX_DEVICES = 8
 """Devices up to which more of them are offered: one machine's."""
 LARGE_STATES = 0.02
 """Share of the device from which on 8-bit optimizer states are worth their while."""
 
 _MICRO_BATCH, _SHARDING, _IN_BACKWARD = "training.micro_batch_size", "hardware.sharding", "optimizer_in_backward"
-_CHECKPOINTING = "gradient_checkpointing"
+_CHECKPOINTING, _LEARNING_RATE = "gradient_checkpointing", "training.learning_rate"
 MAJOR = ("method", "devices")
 """Groups whose changes are made only where all smaller ones do not do."""
 
 
 @dataclass(frozen=True, slots=True)
+class Patch:
+    """A new value of one field of a RunSpec."""
+
+    path: str
+    """RunSpec path, such as training.micro_batch_size."""
+    value: Any
+    """As json_format takes it: a number, a boolean, a text, an enum's name or a dictionary for a message."""
+    summary: str
+    """One line for people; "" where another patch of the change says it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
-    """One thing to change: new values, as proto JSON, by RunSpec path.
+    """One thing to change, by one or more patches.
 
     Of a `group` at most one change is made; `level` says how far it goes there. `excludes` are groups that say nothing,
     or the opposite, beside it. `harm` orders changes (own judgement): below 10 they cost speed alone, below 20 perhaps
@@ -40,7 +52,7 @@ class Change:
     level: int
     harm: int
     summary: str
-    patches: tuple[tuple[str, str], ...]
+    patches: tuple[Patch, ...] = field(hash=False)  # values may be dictionaries
     excludes: frozenset[str] = frozenset()
 
     def goes_with(self, others: Iterable["Change"]) -> bool:
@@ -51,167 +63,188 @@ class Change:
         )
 
 
-def applicable(reading: Reading) -> list[Change]:
+def applicable(parsed: ParsedRequest) -> list[Change]:
     """Changes of a run that may lower its memory, in no particular order."""
-    spec = reading.spec
+    spec = parsed.spec
     found = [*_kernels(spec), *_micro_batch(spec), *_checkpointing(spec), *_sequence(spec), *_base(spec)]
-    found += [*_optimizer(reading), *_in_backward(reading), *_precision(reading)]
-    found += [*_sharding(reading), *_devices(reading), *_method(reading)]
+    found += [*_optimizer(parsed), *_in_backward(parsed), *_precision(parsed)]
+    found += [*_sharding(parsed), *_devices(parsed), *_method(spec)]
     return found
 
 
-def apply_patch(spec: rs.RunSpec, path: str, json_value: str) -> None:
-    """Set the field at a RunSpec path to a value in proto JSON; a member of a oneof replaces the other."""
-    value = json.loads(json_value)
-    for name in reversed(path.split(".")):
-        value = {name: value}
-    json_format.ParseDict(value, spec)
+def apply_patches(spec: run_spec_pb2.RunSpec, patches: Iterable[Patch]) -> run_spec_pb2.RunSpec:
+    """A copy of a spec with patches made, one after the other; a member of a oneof replaces the other."""
+    changed = run_spec_pb2.RunSpec()
+    changed.CopyFrom(spec)
+    for patch in patches:
+        value = patch.value
+        for name in reversed(patch.path.split(".")):
+            value = {name: value}
+        json_format.ParseDict(value, changed)
+    return changed
 
 
-def _kernels(spec: rs.RunSpec) -> Iterator[Change]:
-    if spec.attention == rs.ATTENTION_KERNEL_EAGER:
-        yield _one("attention", '"ATTENTION_KERNEL_SDPA"', 1, 1, "attention that stores no scores")
-    if spec.loss_kernel == rs.LOSS_KERNEL_FULL_LOGITS:
-        kernel = '"LOSS_KERNEL_COMPLETION_ONLY"'
-        yield _one("loss_kernel", kernel, 1, 1, "logits only where something is learned")
-    if spec.loss_kernel != rs.LOSS_KERNEL_FUSED:
-        yield _one("loss_kernel", '"LOSS_KERNEL_FUSED"', 2, 5, "a fused loss kernel")
+def _kernels(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
+    if spec.attention == training_pb2.ATTENTION_KERNEL_EAGER:
+        yield _one("attention", "ATTENTION_KERNEL_SDPA", "attention that stores no scores", harm=1)
+    if spec.loss_kernel == training_pb2.LOSS_KERNEL_FULL_LOGITS:
+        text = "logits only where something is learned"
+        yield _one("loss_kernel", "LOSS_KERNEL_COMPLETION_ONLY", text, harm=1)
+    if spec.loss_kernel != training_pb2.LOSS_KERNEL_FUSED:
+        yield _one("loss_kernel", "LOSS_KERNEL_FUSED", "a fused loss kernel", level=2, harm=5)
 
 
-def _micro_batch(spec: rs.RunSpec) -> Iterator[Change]:
+def _micro_batch(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     """Half, a quarter and so on, and one row: more micro-steps, each less efficient."""
     size = spec.training.micro_batch_size
     smaller = sorted({size >> step for step in range(1, STEPS + 1)} - {0} | {1} - {size}, reverse=True)
     for level, rows in enumerate(smaller, start=1):
         text = "one row at a time" if rows == 1 else f"{rows} rows at a time"
-        yield _one(_MICRO_BATCH, str(rows), level, 1 + level, text)
+        yield _one(_MICRO_BATCH, rows, text, level=level, harm=1 + level)
 
 
-def _checkpointing(spec: rs.RunSpec) -> Iterator[Change]:
+def _checkpointing(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     path, now = _CHECKPOINTING, spec.gradient_checkpointing
-    if spec.WhichOneof("method") == "prefix" or now == rs.GRADIENT_CHECKPOINTING_OFFLOADED:
+    if spec.WhichOneof("method") == "prefix" or now == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED:
         return
-    if now == rs.GRADIENT_CHECKPOINTING_OFF:
-        yield _one(path, '"GRADIENT_CHECKPOINTING_FULL"', 1, 6, "recompute activations")
+    if now == training_pb2.GRADIENT_CHECKPOINTING_OFF:
+        yield _one(path, "GRADIENT_CHECKPOINTING_FULL", "recompute activations", harm=6)
     if not _on_cpu(spec):
         text = "recompute activations, layer inputs on the host"
-        yield _one(path, '"GRADIENT_CHECKPOINTING_OFFLOADED"', 2, 9, text)
+        yield _one(path, "GRADIENT_CHECKPOINTING_OFFLOADED", text, level=2, harm=9)
 
 
-def _sequence(spec: rs.RunSpec) -> Iterator[Change]:
+def _sequence(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     for level in range(1, STEPS + 1):
         length = spec.training.sequence_length >> level
         if length < SHORTEST:
             return
         text = f"rows cut at {length} tokens"
-        yield _one("training.sequence_length", str(length), level, 20 + 3 * (level - 1), text)
+        yield _one("training.sequence_length", length, text, level=level, harm=20 + 3 * (level - 1))
 
 
-def _base(spec: rs.RunSpec) -> Iterator[Change]:
-    """A quantised base can be quantised further."""
+def _base(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
+    """A quantized base can be quantized further."""
     if spec.WhichOneof("method") != "qlora":
         return
-    if spec.qlora.quantization == rs.QUANTIZATION_INT8:
-        patches = (("qlora.quantization", '"QUANTIZATION_NF4"'), ("qlora.double_quantization", "true"))
-        yield Change("qlora.quantization", 1, 10, "4 bits in place of 8", patches)
-    elif not spec.qlora.double_quantization and spec.qlora.quantization != rs.QUANTIZATION_GPTQ_INT4:
-        yield _one("qlora.double_quantization", "true", 1, 1, "double quantisation")
+    if spec.qlora.quantization == method_pb2.QUANTIZATION_INT8:
+        values = {"qlora.quantization": "QUANTIZATION_NF4", "qlora.double_quantization": True}
+        yield _change("qlora.quantization", values, "4 bits in place of 8", harm=10)
+    elif not spec.qlora.double_quantization and spec.qlora.quantization != method_pb2.QUANTIZATION_GPTQ_INT4:
+        yield _one("qlora.double_quantization", value=True, summary="double quantisation", harm=1)
 
 
-def _optimizer(reading: Reading) -> Iterator[Change]:
+def _optimizer(parsed: ParsedRequest) -> Iterator[Change]:
     """8-bit states, where the states are large; a CPU has no kernels for them."""
-    run, spec = reading.run, reading.spec
-    states = 2 * run.master_bytes * trainable_parameters(run.method, run.shape)
+    run, spec = parsed.run, parsed.spec
+    states = 2 * run.master_bytes * run.method.trainable_parameters(run.shape)
     if _on_cpu(spec) or states < LARGE_STATES * run.device.usable_bytes:
         return
-    if spec.optimizer == rs.OPTIMIZER_ADAMW:
-        yield _one("optimizer", '"OPTIMIZER_ADAMW_8BIT"', 1, 7, "8-bit optimizer states")
-    if spec.optimizer in (rs.OPTIMIZER_ADAMW, rs.OPTIMIZER_ADAMW_8BIT):
+    if spec.optimizer == training_pb2.OPTIMIZER_ADAMW:
+        yield _one("optimizer", "OPTIMIZER_ADAMW_8BIT", "8-bit optimizer states", harm=7)
+    if spec.optimizer in (training_pb2.OPTIMIZER_ADAMW, training_pb2.OPTIMIZER_ADAMW_8BIT):
         text = "8-bit optimizer states that spill to the host"
-        yield _one("optimizer", '"OPTIMIZER_PAGED_ADAMW_8BIT"', 2, 8, text)
+        yield _one("optimizer", "OPTIMIZER_PAGED_ADAMW_8BIT", text, level=2, harm=8)
 
 
-def _in_backward(reading: Reading) -> Iterator[Change]:
+def _in_backward(parsed: ParsedRequest) -> Iterator[Change]:
     """Updates in the backward pass: a batch is then one micro-batch, and its gradients are never clipped together."""
-    run, training = reading.run, reading.spec.training
-    if not isinstance(run.method, Full) or reading.spec.optimizer_in_backward:
+    run, spec = parsed.run, parsed.spec
+    if not run.method.trains_base or spec.optimizer_in_backward:
         return
     for level, rows in enumerate(sorted({run.micro_batch, 1}, reverse=True), start=1):
-        patches, batch = [(_IN_BACKWARD, "true")], rows * run.devices
+        values: dict[str, Any] = {_IN_BACKWARD: True}
+        batch = rows * run.devices
         # Another batch means another micro-batch too, where the request names none.
         if rows != run.micro_batch or batch != run.batch:
-            patches.append((_MICRO_BATCH, str(rows)))
+            values[_MICRO_BATCH] = rows
         if batch != run.batch:
-            patches.append(("training.effective_batch_size", str(batch)))
-        if training.max_grad_norm:
-            patches.append(("training.max_grad_norm", "0"))
+            values["training.effective_batch_size"] = batch
+        if spec.training.max_grad_norm:
+            values["training.max_grad_norm"] = 0
         text = f"each weight updated in the backward pass, batches of {batch}"
         excludes = frozenset({_MICRO_BATCH, "devices"})
-        yield Change(_IN_BACKWARD, level, 9 + 3 * level, text, tuple(patches), excludes)
+        yield _change(_IN_BACKWARD, values, text, level=level, harm=9 + 3 * level, excludes=excludes)
 
 
-def _precision(reading: Reading) -> Iterator[Change]:
-    spec, full = reading.spec, isinstance(reading.run.method, Full)
-    if spec.precision == rs.PRECISION_FP32:
-        yield _one("precision", '"PRECISION_BF16"', 1, 10, "16-bit weights and compute")
-    elif full and spec.precision == rs.PRECISION_BF16_MIXED:
-        yield _one("precision", '"PRECISION_BF16"', 1, 13, "no float32 master weights")
+def _precision(parsed: ParsedRequest) -> Iterator[Change]:
+    spec = parsed.spec
+    if spec.precision == training_pb2.PRECISION_FP32:
+        yield _one("precision", "PRECISION_BF16", "16-bit weights and compute", harm=10)
+    elif spec.precision == training_pb2.PRECISION_BF16_MIXED and parsed.run.method.trains_base:
+        yield _one("precision", "PRECISION_BF16", "no float32 master weights", harm=13)
 
 
-def _sharding(reading: Reading) -> Iterator[Change]:
-    if reading.run.devices == 1:
+def _sharding(parsed: ParsedRequest) -> Iterator[Change]:
+    if parsed.run.devices == 1:
         return
     kinds = (
-        (rs.SHARDING_OPTIMIZER, 2, "optimizer states spread over the devices (ZeRO-1)"),
-        (rs.SHARDING_GRADIENTS, 3, "gradients and optimizer states spread over the devices (ZeRO-2)"),
-        (rs.SHARDING_FULL, 6, "everything spread over the devices (FSDP, ZeRO-3)"),
+        (hardware_pb2.SHARDING_OPTIMIZER, 2, "optimizer states spread over the devices (ZeRO-1)"),
+        (hardware_pb2.SHARDING_GRADIENTS, 3, "gradients and optimizer states spread over the devices (ZeRO-2)"),
+        (hardware_pb2.SHARDING_FULL, 6, "everything spread over the devices (FSDP, ZeRO-3)"),
     )
     for kind, harm, text in kinds:
-        if kind > reading.spec.hardware.sharding:
-            yield _one(_SHARDING, f'"{rs.Sharding.Name(kind)}"', kind, harm, text)
+        if kind > parsed.spec.hardware.sharding:
+            yield _one(_SHARDING, hardware_pb2.Sharding.Name(kind), text, level=kind, harm=harm)
 
 
-def _devices(reading: Reading) -> Iterator[Change]:
-    if _on_cpu(reading.spec):
+def _devices(parsed: ParsedRequest) -> Iterator[Change]:
+    if _on_cpu(parsed.spec):
         return
-    count, level = 2 * reading.run.devices, 1
-    while count <= MOST_DEVICES:
-        patches = (("hardware.count", str(count)), (_SHARDING, '"SHARDING_FULL"'))
+    count, level = 2 * parsed.run.devices, 1
+    while count <= MAX_DEVICES:
+        values = {"hardware.count": count, _SHARDING: "SHARDING_FULL"}
         text = f"{count} devices that share everything (FSDP, ZeRO-3)"
-        yield Change("devices", level, 20 + 2 * level, text, patches, frozenset({_SHARDING}))
+        excludes = frozenset({_SHARDING})
+        yield _change("devices", values, text, level=level, harm=20 + 2 * level, excludes=excludes)
         count, level = 2 * count, level + 1
 
 
-def _method(reading: Reading) -> Iterator[Change]:
+def _method(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     """A smaller base first, then another method, which brings its own learning rate."""
-    spec, method = reading.spec, reading.spec.WhichOneof("method")
-    to_qlora = method in ("full", "lora", "prefix", "adapter") and not _on_cpu(spec)
-    if method == "lora" and to_qlora:
-        yield Change("method", 1, 10, "a 4-bit base (QLoRA)", (("qlora", json.dumps({"lora": canonical(spec.lora)})),))
+    method = spec.WhichOneof("method")
+    if method == "lora" and not _on_cpu(spec):
+        yield _one("qlora", {"lora": canonical(spec.lora)}, "a 4-bit base (QLoRA)", group="method", harm=10)
+    if method in ("lora", "qlora"):
         return
-    reset = ((_IN_BACKWARD, "false"),) if spec.optimizer_in_backward else ()
+    reset = {_IN_BACKWARD: False} if spec.optimizer_in_backward else {}
     silent = frozenset({_IN_BACKWARD, "precision"})
     if method == "full":
-        yield Change("method", 1, 30, "LoRA in place of all weights", (("lora", "{}"), *_rate("lora"), *reset), silent)
-    if to_qlora:
-        names = {"full": "all weights", "prefix": "prefixes", "adapter": "adapter layers"}
-        text = f"QLoRA in place of {names[str(method)]}"
+        values: dict[str, Any] = {"lora": {}, _LEARNING_RATE: _learning_rate("lora"), **reset}
+        yield _change("method", values, "LoRA in place of all weights", harm=30, excludes=silent)
+    if not _on_cpu(spec):
+        replaced = {"full": "all weights", "prefix": "prefixes", "adapter": "adapter layers"}[str(method)]
         # A prefix goes without checkpointing; what replaces it has the suite's default again.
-        recompute = ((_CHECKPOINTING, '"GRADIENT_CHECKPOINTING_FULL"'),) if method == "prefix" else ()
-        yield Change("method", 2, 34, text, (("qlora", "{}"), *_rate("qlora"), *recompute, *reset), silent)
+        recompute = {_CHECKPOINTING: "GRADIENT_CHECKPOINTING_FULL"} if method == "prefix" else {}
+        values = {"qlora": {}, _LEARNING_RATE: _learning_rate("qlora"), **recompute, **reset}
+        yield _change("method", values, f"QLoRA in place of {replaced}", level=2, harm=34, excludes=silent)
 
 
-def _rate(method: str) -> tuple[tuple[str, str], ...]:
+def _learning_rate(method: str) -> float:
     """The suite's learning rate of a method: that of all weights is ten times too low for adapters."""
-    spec = rs.RunSpec()
+    spec = run_spec_pb2.RunSpec()
     getattr(spec, method).SetInParent()
-    return (("training.learning_rate", str(resolved_spec(spec).training.learning_rate)),)
+    return resolve_spec(spec).spec.training.learning_rate
 
 
-def _one(path: str, json_value: str, level: int, harm: int, summary: str) -> Change:
-    """A change of one field, in the group of its name."""
-    return Change(path, level, harm, summary, ((path, json_value),))
+def _one(path: str, value: Any, summary: str, *, group: str = "", level: int = 1, harm: int) -> Change:
+    """A change of one field, in the group of its name unless another one is given."""
+    return _change(group or path, {path: value}, summary, level=level, harm=harm)
 
 
-def _on_cpu(spec: rs.RunSpec) -> bool:
+def _change(
+    group: str,
+    values: Mapping[str, Any],
+    summary: str,
+    *,
+    level: int = 1,
+    harm: int,
+    excludes: frozenset[str] = frozenset(),
+) -> Change:
+    """A change of several fields, given as values by RunSpec path."""
+    patches = tuple(Patch(path, value, summary) for path, value in values.items())
+    return Change(group, level=level, harm=harm, summary=summary, patches=patches, excludes=excludes)
+
+
+def _on_cpu(spec: run_spec_pb2.RunSpec) -> bool:
     return spec.hardware.WhichOneof("device") == "cpu"

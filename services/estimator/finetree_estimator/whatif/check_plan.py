@@ -1,95 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
 """CheckPlan: an estimate held against a policy's limits, and what would pass instead, or why nothing would."""
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_runtime.errors import DomainError, invalid_field
 
 from finetree_estimator.evidence.calibration import EMPTY, Calibration
-from finetree_estimator.messages.estimate import interval_message
+from finetree_estimator.spec.parse import with_spec
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif import alternatives, checks, impasse
-from finetree_estimator.whatif.alternatives import Estimator
-from finetree_estimator.whatif.checks import Finding
-from finetree_estimator.whatif.policy import findings, require_limit
-from finetree_estimator.whatif.trials import Trial, best, tried
+from finetree_estimator.whatif.alternatives import Search, Trial, best, movable, why_none
+from finetree_estimator.whatif.changes import Patch
+from finetree_estimator.whatif.fallbacks import Answer, answer_request
+from finetree_estimator.whatif.policy import Finding, Verdict, findings, overall, read_limits
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCheck:
+    """A run held against limits."""
+
+    verdict: Verdict
+    answer: Answer
+    findings: tuple[Finding, ...]
+    """One for each limit."""
+    fixes: dict[str, Patch]
+    """By rule id: the least harmful single change after which that limit passes, whatever the others say."""
+    remedies: tuple[Trial, ...]
+    """Changes after which every limit passes."""
+    no_remedy: str
+    """Why there is none, in one line; empty where there are some, or none is needed."""
 
 
 def check_plan(
-    request: pb.CheckPlanRequest, estimate: Estimator, knowledge: Knowledge, calibration: Calibration = EMPTY
-) -> pb.CheckPlanResponse:
+    request: check_plan_pb2.CheckPlanRequest, knowledge: Knowledge, calibration: Calibration = EMPTY
+) -> PlanCheck:
     """Hold a run against a policy.
 
     Raises:
-        DomainError: What the estimate of the run raises, its paths below `run`; POLICY_EMPTY, CURRENCY_UNKNOWN.
+        DomainError: What the estimate of the run raises, its paths below `run`; CURRENCY_MISMATCH.
     """
-    require_limit(request.policy)
     if request.run.fallbacks:
         raise invalid_field("run.fallbacks", "a plan is one run: take over what is meant into its spec")
-    run = pb.EstimateRunRequest()
-    run.CopyFrom(request.run)
-    run.view = pb.ESTIMATE_VIEW_BASIC
+    run = with_spec(request.run, request.run.spec)
+    run.view = estimate_pb2.ESTIMATE_VIEW_BASIC
     try:
-        answer = estimate(run)
+        answer = answer_request(run, knowledge, calibration)
     except DomainError as error:
         raise _below("run", error) from error
-    found = list(findings(request.policy, answer, run))
-    reply = pb.CheckPlanResponse(verdict=_verdict(checks.overall(found)), estimate=answer)
-    trials: list[Trial] = []
-    if checks.overall(found) is not checks.Verdict.PASS:
-        trials = tried(request.policy, run, answer, estimate, knowledge, calibration=calibration)
-        reply.remedies.extend(_remedy(trial) for trial in best(trials))
-        if not reply.remedies:
-            reply.no_remedy = impasse.why(found, trials, movable=alternatives.movable(run.spec))
-    reply.checks.extend(_message(finding, trials) for finding in found)
-    return reply
+    limits = read_limits(request.policy)
+    found = tuple(findings(limits, answer))
+    verdict = overall(found)
+    if all(finding.verdict is Verdict.PASS for finding in found):
+        return PlanCheck(verdict, answer, found, {}, (), "")
+    trials = Search(limits, answer, knowledge, calibration).trials()
+    remedies = tuple(best(trials))
+    no_remedy = "" if remedies else why_none(found, trials, hardware_tried=movable(run.spec))
+    return PlanCheck(verdict, answer, found, _fixes(found, trials), remedies, no_remedy)
 
 
-def _message(finding: Finding, trials: list[Trial]) -> ev.Check:
-    message = ev.Check(
-        rule_id=finding.rule.rule_id,
-        severity=ev.SEVERITY_ERROR,
-        verdict=_verdict(finding.verdict),
-        limit=finding.limit,
-        field_path=finding.rule.field_path,
-        help=finding.help,
-    )
-    if finding.measured is not None:
-        message.measured.CopyFrom(interval_message(finding.measured))
-    if finding.verdict is not checks.Verdict.PASS and (fix := _fix(finding.rule.rule_id, trials)) is not None:
-        message.fix.CopyFrom(fix)
-    return message
-
-
-def _fix(rule_id: str, trials: list[Trial]) -> ev.SpecPatch | None:
-    """The least harmful single change after which this rule passes, whatever the others say."""
-    for trial in trials:
-        if len(trial.remedy.patches) == 1 and trial.keeps(rule_id):
-            return trial.remedy.patches[0]
-    return None
-
-
-def _remedy(trial: Trial) -> pb.Remedy:
-    """The alternative with its own memory and fit."""
-    return pb.Remedy(
-        patches=trial.remedy.patches,
-        device_bytes=trial.estimate.memory.device_bytes,
-        verdict=trial.estimate.fit.verdict,
-        summary=f"{trial.remedy.summary}: {_outcome(trial.estimate)}",
-    )
-
-
-def _outcome(answer: pb.Estimate) -> str:
-    parts = [checks.size(answer.memory.device_bytes.expected)]
-    if answer.HasField("time"):
-        parts.append(checks.hours(answer.time.total_seconds.expected))
-    if answer.cost.HasField("amount"):
-        parts.append(checks.money(answer.cost.currency_code)(answer.cost.amount.expected))
-    return ", ".join(parts)
+def _fixes(found: Iterable[Finding], trials: list[Trial]) -> dict[str, Patch]:
+    """For each limit that does not pass the first single change after which it does."""
+    single = [trial for trial in trials if len(trial.alternative.patches) == 1]
+    fixes: dict[str, Patch] = {}
+    for finding in found:
+        rule_id = finding.rule_id
+        if finding.verdict is not Verdict.PASS:
+            patches = (trial.alternative.patches[0] for trial in single if trial.keeps(rule_id))
+            fixes.update((rule_id, patch) for patch in [next(patches, None)] if patch is not None)
+    return fixes
 
 
 def _below(root: str, error: DomainError) -> DomainError:
-    """The same error with the paths that it has in a request that holds the run as a field."""
+    """The same error with the paths that a CheckPlanRequest has."""
     paths = {item.field_path: f"{root}.{item.field_path}" for item in error.violations}
     first = next(iter(paths), "")
     message = f"{root}.{error.message}" if first and error.message.startswith(first) else error.message
@@ -97,7 +80,3 @@ def _below(root: str, error: DomainError) -> DomainError:
     return type(error)(
         error.reason, message, metadata=error.metadata, violations=violations, retry_delay=error.retry_delay
     )
-
-
-def _verdict(verdict: checks.Verdict) -> ev.CheckVerdict.ValueType:
-    return ev.CheckVerdict.Value(f"CHECK_VERDICT_{verdict.name}")

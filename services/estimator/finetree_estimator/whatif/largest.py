@@ -9,13 +9,12 @@ also falls once as rows grow, where attention changes its kernel; what is found 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
-
 from finetree_estimator.estimate import fit_of
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.run import Rows, Run
-from finetree_estimator.spec.parse import Reading, training_rows
+from finetree_estimator.spec.parse import ParsedRequest
+from finetree_estimator.spec.settings import training_rows
 
 MOST_ROWS = 65_536
 """Rows of a micro-batch at most, as the contract limits them."""
@@ -35,18 +34,18 @@ class Largest:
     sequence_length: int
 
 
-def search(given: rs.RunSpec, reading: Reading, correction: Correction = UNCORRECTED) -> Largest | None:
+def search(parsed: ParsedRequest, correction: Correction = UNCORRECTED) -> Largest | None:
     """The largest sizes with which a run fits; None where the device's memory is unknown.
 
-    `given` is the spec before defaults were filled in: a micro-batch is at most a device's share of the effective batch
-    that it names; where it names none, the effective batch rises with the micro-batch, up to the rows that there are.
+    A micro-batch is at most a device's share of the effective batch that the request names; where it names none, the
+    effective batch rises with the micro-batch, up to the rows that there are.
     """
-    if not reading.run.device.usable_bytes:
+    if not parsed.run.device.usable_bytes:
         return None
-    batch_is_open = not given.training.HasField("effective_batch_size")
-    longest = _steps(reading.run.shape.max_positions or MOST_TOKENS)
-    length = _largest(1, longest, lambda step: _fits(lengthened(reading, _length(step)), correction))
-    return Largest(_micro_batch(reading.run, correction, batch_is_open=batch_is_open), _length(length))
+    batch_is_open = not parsed.request.spec.training.HasField("effective_batch_size")
+    longest = _steps(parsed.run.shape.max_positions or MOST_TOKENS)
+    length = _largest(1, longest, lambda step: _fits(lengthened(parsed, _length(step)), correction))
+    return Largest(_micro_batch(parsed.run, correction, batch_is_open=batch_is_open), _length(length))
 
 
 def _micro_batch(run: Run, correction: Correction, *, batch_is_open: bool) -> int:
@@ -61,11 +60,11 @@ def _micro_batch(run: Run, correction: Correction, *, batch_is_open: bool) -> in
     return _largest(whole, most, fits) or _largest(1, whole - 1, fits)
 
 
-def lengthened(reading: Reading, length: int) -> Run:
+def lengthened(parsed: ParsedRequest, length: int) -> Run:
     """The run with another sequence length: other rows are cut, of those that are held out too."""
-    run, rows = reading.run, training_rows(reading.chosen, reading.profile, length)
+    run, rows = parsed.run, training_rows(parsed.spec, parsed.profile, length)
     held = run.evaluation.rows
-    plan = run.evaluation if held is None else run.evaluation._replace(rows=_cut(held, run.sequence_length, length))
+    plan = run.evaluation if held is None else replace(run.evaluation, rows=_cut(held, run.sequence_length, length))
     return replace(run, sequence_length=length, rows=rows, evaluation=plan)
 
 

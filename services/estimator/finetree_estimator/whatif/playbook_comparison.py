@@ -8,8 +8,7 @@ from typing import NamedTuple
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.catalog.playbook import BASE, Figure, FigureKind, Stated, figures
 from finetree_estimator.estimate import Estimate
-from finetree_estimator.intervals import Interval, Kind, Source, made
-from finetree_estimator.methods.base import QuantizedLora, name_of
+from finetree_estimator.intervals import Interval, Kind, Source
 from finetree_estimator.run import Run
 
 LIKE_BASE = (6e9, 8.5e9)
@@ -33,12 +32,11 @@ _compared: Callable[[tuple[Figure, Interval | None, str]], Compared] = partial(t
 
 def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: float = 0.0) -> tuple[Compared, ...]:
     """The playbook's figures for a run of so many examples (0: unknown), each beside the computed one."""
-    bits = run.method.bits if isinstance(run.method, QuantizedLora) else 0
     computed = _computed(estimate, runs_per_month)
     hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
     here = _Here(_other_size(estimate.total_parameters), run.device.name, run.devices, hourly)
     found = []
-    for figure in figures(name_of(run.method), bits, examples, run.device.usable_bytes):
+    for figure in figures(run.method.name, run.method.base_bits, examples, run.device.usable_bytes):
         interval = computed.get(figure.stated.kind)
         found.append(_compared((figure, interval, "" if interval is None else _note(figure, interval, here))))
     return tuple(found)
@@ -76,8 +74,8 @@ _AMOUNT = (Source(Kind.COMPUTED, "estimate", "cost"),)
 
 
 def _in_unit(interval: Interval, factor: float, sources: tuple[Source, ...]) -> Interval:
-    low, expected, high, _, coverage = interval
-    return made((low * factor, expected * factor, high * factor, sources, coverage))
+    low, expected, high = interval.low * factor, interval.expected * factor, interval.high * factor
+    return Interval(low, expected, high, sources=sources, coverage=interval.coverage)
 
 
 def _note(figure: Figure, computed: Interval, here: _Here) -> str:
@@ -86,7 +84,7 @@ def _note(figure: Figure, computed: Interval, here: _Here) -> str:
     Empty where it lies inside.
     """
     stated, value, _, extrapolated = figure
-    low, expected, high, _, _ = computed
+    low, expected, high = computed.low, computed.expected, computed.high
     above = value > high
     if not above and (stated.at_least or low <= value):
         return ""

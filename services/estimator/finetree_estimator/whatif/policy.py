@@ -1,102 +1,286 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy's limits, read and held against an estimate."""
+"""A policy's limits held against an estimate: what passes, what fails, and what cannot be decided.
 
-from collections.abc import Iterator
+A prediction is a range. PASS: the whole range is within the limit. FAIL: the whole range is beyond it. UNDECIDED: the
+limit lies inside the range, or there is no number to compare. Whether UNDECIDED stops a pipeline, the caller decides.
+"""
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from finetree_api.estimator.v1 import check_plan_pb2
+from finetree_api.types.v1 import check_pb2
 from finetree_runtime.errors import invalid_field
+from finetree_runtime.money import to_float
 
-from finetree_estimator.catalog.names import is_currency
-from finetree_estimator.intervals import Interval, Kind, Source
+from finetree_estimator.catalog.names import GIB
+from finetree_estimator.estimate import Estimate
+from finetree_estimator.intervals import Interval
 from finetree_estimator.memory import fit
-from finetree_estimator.whatif import checks
-from finetree_estimator.whatif.checks import Finding, Rule
+from finetree_estimator.whatif.fallbacks import Answer
 
-NO_ROWS = "the number of rows is: give dataset_profile.examples"
-NO_POWER = "the device's power is: give ownership.owned.watts"
-NO_PRICE = "no price is known for this hardware: give ownership.rented.price_id, or ownership.owned with a tariff"
-
-
-def findings(policy: pb.PlanPolicy, answer: pb.Estimate, run: pb.EstimateRunRequest) -> Iterator[Finding]:
-    """One for each limit that the policy names, in the order of its fields. Raises InvalidArgument."""
-    money = checks.money(answer.cost.currency_code)
-    payer = "ownership" if run.spec.HasField("ownership") else "hardware"
-    unpriced = f"the cost is unknown because {NO_PRICE if answer.HasField('time') else NO_ROWS}"
-    peak = _interval(answer.memory.device_bytes)
-    if policy.HasField("max_cost"):
-        _require_currency(policy, answer.cost)
-        rule = Rule("policy.max_cost", money, payer)
-        yield checks.within(rule, _optional(answer.cost, "amount"), policy.max_cost, unpriced)
-    if policy.HasField("max_monthly_cost"):
-        _require_currency(policy, answer.cost)
-        rule = Rule("policy.max_monthly_cost", money, payer)
-        # A run that is not said to be repeated is made once (the contract's reading of runs_per_month = 0).
-        monthly = _optional(answer.cost, "monthly_amount") or _optional(answer.cost, "amount")
-        yield checks.within(rule, monthly, policy.max_monthly_cost, unpriced)
-    if policy.HasField("max_seconds"):
-        rule = Rule("policy.max_seconds", checks.hours, "training")
-        seconds = _optional(answer.time, "total_seconds")
-        yield checks.within(rule, seconds, policy.max_seconds, f"the time is unknown because {NO_ROWS}")
-    if policy.HasField("max_device_bytes"):
-        yield checks.within(Rule("policy.max_device_bytes", checks.size, "hardware"), peak, policy.max_device_bytes, "")
-    if policy.must_fit:
-        rule = Rule("policy.must_fit", checks.size, "hardware")
-        yield checks.fits(rule, peak, answer.memory.usable_device_bytes, _fit(answer.fit.verdict))
-    yield from _footprint(policy, answer)
+NO_ROWS = "the number of rows is unknown; give dataset_profile.examples"
+NO_POWER = "the power of the devices is unknown; give ownership.owned.watts"
+NO_PRICE = (
+    "no price is known for this hardware; give ownership.rented.price_id, or ownership.owned with a price_per_kwh"
+)
+MANY = 1e9
+"""From here on a ratio says no more than that it is large."""
+LEVELS = ("unspecified", "low", "medium", "high")
+"""Levels of confidence; the index is the contract's number."""
 
 
-def require_limit(policy: pb.PlanPolicy) -> None:
-    """Refuse a policy that limits nothing. Raises InvalidArgument (POLICY_EMPTY)."""
-    names = {field.name for field, _ in policy.ListFields()} - {"currency_code"}
-    if not names:
-        known = ", ".join(field.name for field in pb.PlanPolicy.DESCRIPTOR.fields if field.name != "currency_code")
-        raise invalid_field("policy", f"names no limit; give at least one of {known}", "POLICY_EMPTY")
+class Metric(Enum):
+    """What a limit limits: the contract's PolicyMetric. The value is the rule_id of its check."""
+
+    COST = "cost"
+    MONTHLY_COST = "monthly_cost"
+    DURATION_SECONDS = "duration_seconds"
+    DEVICE_BYTES = "device_bytes"
+    ENERGY_KWH = "energy_kwh"
+    CARBON_KG = "carbon_kg"
+    FIT = "fit"
+    CONFIDENCE = "confidence"
 
 
-def _footprint(policy: pb.PlanPolicy, answer: pb.Estimate) -> Iterator[Finding]:
-    """Energy, carbon and confidence."""
-    why = NO_POWER if answer.HasField("time") else NO_ROWS
-    if policy.HasField("max_energy_kwh"):
-        rule = Rule("policy.max_energy_kwh", checks.amount("kWh"), "hardware")
-        energy = _optional(answer.cost, "energy_kwh")
-        yield checks.within(rule, energy, policy.max_energy_kwh, f"the energy is unknown because {why}")
-    if policy.HasField("max_carbon_kg"):
-        rule = Rule("policy.max_carbon_kg", checks.amount("kg CO2e"), "hardware")
-        carbon = _optional(answer.cost, "carbon_kg")
-        yield checks.within(rule, carbon, policy.max_carbon_kg, f"the carbon is unknown because {why}")
-    if policy.min_confidence:
-        rule = Rule("policy.min_confidence", checks.level, "model")
-        yield checks.confident(rule, answer.confidence.memory, answer.confidence.time, policy.min_confidence)
+COSTS = (Metric.COST, Metric.MONTHLY_COST)
 
 
-def _require_currency(policy: pb.PlanPolicy, cost: pb.CostEstimate) -> None:
-    wanted = policy.currency_code.upper() or "USD"
-    if not is_currency(wanted):
-        text = f"{policy.currency_code!r} is no ISO 4217 code such as USD"
-        raise invalid_field("policy.currency_code", text, "CURRENCY_UNKNOWN")
-    if cost.currency_code and wanted != cost.currency_code:
-        text = f"limits are in {wanted}, the price is in {cost.currency_code}; state the limits in {cost.currency_code}"
-        raise invalid_field("policy.currency_code", text, "CURRENCY_UNKNOWN")
+class Severity(Enum):
+    """What a failure means for the plan; the names are those of the contract's Severity."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
-def _interval(message: ev.Interval) -> Interval:
-    sources = (
-        Source(
-            Kind[ev.ProvenanceKind.Name(item.kind).removeprefix("PROVENANCE_KIND_")],
-            item.source,
-            item.locator,
-            item.date,
-        )
-        for item in message.provenance
+class Verdict(Enum):
+    """Outcome of a check; the names are those of the contract's CheckVerdict."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    WARN = "warn"
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One limit of a policy."""
+
+    metric: Metric
+    bound: float = 0.0
+    """In the metric's unit; of confidence the number of a level, of fit nothing."""
+    currency: str = ""
+    """Of a cost."""
+    severity: Severity = Severity.ERROR
+    path: str = "policy.limits[0]"
+    """Where the request has it."""
+
+    def write(self, number: float) -> str:
+        """A number of the metric with its unit, for people."""
+        match self.metric:
+            case Metric.COST | Metric.MONTHLY_COST:
+                return money(number, self.currency)
+            case Metric.DURATION_SECONDS:
+                return duration(number)
+            case Metric.DEVICE_BYTES | Metric.FIT:
+                return size(number)
+            case Metric.ENERGY_KWH:
+                return f"{brief(number)} kWh"
+            case Metric.CARBON_KG:
+                return f"{brief(number)} kg CO2e"
+            case Metric.CONFIDENCE:
+                return LEVELS[round(number)]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A limit held against an estimate."""
+
+    limit: Limit
+    verdict: Verdict
+    measured: Interval | None
+    """None where the estimate has no such number."""
+    bound: float | None
+    """What it was compared with; None where there is no number."""
+    setting: str
+    """RunSpec path of the setting that decides it."""
+    message: str
+    """What was found and by how much, one line for people."""
+
+    @property
+    def rule_id(self) -> str:
+        """Stable id of the rule that was applied."""
+        return self.limit.metric.value
+
+
+def read_limits(policy: check_plan_pb2.PlanPolicy) -> tuple[Limit, ...]:
+    """The limits of a validated policy, in its order."""
+    return tuple(_limit(limit, f"policy.limits[{number}]") for number, limit in enumerate(policy.limits))
+
+
+def _limit(limit: check_plan_pb2.PolicyLimit, path: str) -> Limit:
+    metric = Metric[check_plan_pb2.PolicyMetric.Name(limit.metric).removeprefix("POLICY_METRIC_")]
+    severity = Severity.ERROR
+    if limit.severity != check_pb2.SEVERITY_UNSPECIFIED:
+        severity = Severity[check_pb2.Severity.Name(limit.severity).removeprefix("SEVERITY_")]
+    bound, currency = limit.max + 0.0, ""  # a negative zero is written as zero
+    if metric in COSTS:
+        bound, currency = to_float(limit.max_money), limit.max_money.currency_code
+    elif metric is Metric.CONFIDENCE:
+        bound = float(limit.min_confidence)
+    return Limit(metric, bound, currency, severity, path)
+
+
+def findings(limits: Iterable[Limit], answer: Answer) -> Iterator[Finding]:
+    """One for each limit, in their order. Raises InvalidArgument (CURRENCY_MISMATCH)."""
+    estimate = answer.estimate
+    for limit in limits:
+        match limit.metric:
+            case Metric.FIT:
+                yield fits(limit, estimate.memory.device, answer.parsed.run.device.usable_bytes, estimate.fit.verdict)
+            case Metric.CONFIDENCE:
+                yield confident(limit, estimate.confidence.memory.value, estimate.confidence.time.value)
+            case Metric.COST | Metric.MONTHLY_COST:
+                _require_currency(limit, estimate)
+                payer = "ownership" if answer.parsed.request.spec.HasField("ownership") else "hardware"
+                yield within(limit, predicted(limit.metric, estimate), setting=payer, missing=_missing(limit, estimate))
+            case metric:
+                setting = "training" if metric is Metric.DURATION_SECONDS else "hardware"
+                yield within(limit, predicted(metric, estimate), setting=setting, missing=_missing(limit, estimate))
+
+
+def predicted(metric: Metric, estimate: Estimate) -> Interval | None:
+    """The number that a limit with an upper bound is about, in the metric's unit; None where it is unknown."""
+    cost, times = estimate.cost, estimate.times
+    if metric is Metric.DEVICE_BYTES:
+        return estimate.memory.device
+    if metric is Metric.DURATION_SECONDS:
+        return times.total if times is not None else None
+    if cost is None:
+        return None
+    if metric is Metric.MONTHLY_COST:
+        # Without a number of runs a month the run is made once.
+        return cost.monthly or cost.amount
+    return {Metric.COST: cost.amount, Metric.ENERGY_KWH: cost.energy_kwh, Metric.CARBON_KG: cost.carbon_kg}[metric]
+
+
+def _missing(limit: Limit, estimate: Estimate) -> str:
+    """Why there is no number to compare, and what to give."""
+    known_time = estimate.times is not None
+    if limit.metric in COSTS:
+        return f"the cost is unknown because {NO_PRICE if known_time else NO_ROWS}"
+    if limit.metric is Metric.DURATION_SECONDS:
+        return f"the duration is unknown because {NO_ROWS}"
+    what = "energy" if limit.metric is Metric.ENERGY_KWH else "carbon"
+    return f"the {what} is unknown because {NO_POWER if known_time else NO_ROWS}"
+
+
+def _require_currency(limit: Limit, estimate: Estimate) -> None:
+    """Refuse a limit in another currency than the cost's: amounts are never converted."""
+    currency = estimate.cost.currency if estimate.cost is not None else ""
+    if currency and currency != limit.currency:
+        text = f"the limit is in {limit.currency}, the price is in {currency}; state the limit in {currency}"
+        raise invalid_field(f"{limit.path}.max_money.currency_code", text, "CURRENCY_MISMATCH")
+
+
+def within(limit: Limit, measured: Interval | None, *, setting: str, missing: str = "") -> Finding:
+    """Hold a number against its upper limit; `missing` says what to give where there is no number."""
+    if measured is None:
+        return Finding(limit, Verdict.UNDECIDED, None, limit.bound, setting, missing)
+    verdict = judge(measured, limit.bound)
+    return Finding(limit, verdict, measured, limit.bound, setting, _distance(limit, measured, limit.bound, verdict))
+
+
+def judge(measured: Interval, bound: float) -> Verdict:
+    """PASS when the upper end is within the bound, FAIL when the lower end is beyond it, else UNDECIDED."""
+    if measured.high <= bound:
+        return Verdict.PASS
+    return Verdict.FAIL if measured.low > bound else Verdict.UNDECIDED
+
+
+def fits(limit: Limit, peak: Interval, usable_bytes: int, fit_verdict: fit.Verdict) -> Finding:
+    """Whether a run fits its device: FITS passes; what does not fit fails only where even the lower end does not."""
+    if fit_verdict is fit.Verdict.UNSPECIFIED or usable_bytes <= 0:
+        text = f"needs {_range(limit, peak)}; the device's memory is unknown: name an accelerator or give the memory"
+        return Finding(limit, Verdict.UNDECIDED, peak, None, "hardware", text)
+    verdict = Verdict.UNDECIDED
+    if fit_verdict is fit.Verdict.FITS:
+        verdict = Verdict.PASS
+    elif fit_verdict is fit.Verdict.DOES_NOT_FIT and peak.low > usable_bytes:
+        verdict = Verdict.FAIL
+    text = _distance(limit, peak, usable_bytes, verdict)
+    return Finding(limit, verdict, peak, float(usable_bytes), "hardware", text)
+
+
+def confident(limit: Limit, memory: int, time: int) -> Finding:
+    """Whether the lower of two levels of confidence is high enough."""
+    level = float(min(memory, time))
+    text = (
+        f"confidence is {LEVELS[memory]} for memory and {LEVELS[time]} for time, required is {limit.write(limit.bound)}"
     )
-    return Interval(message.low, message.expected, message.high, tuple(sources), message.coverage)
+    verdict = Verdict.PASS if level >= limit.bound else Verdict.FAIL
+    return Finding(limit, verdict, Interval(level, level, level, coverage=1.0), limit.bound, "model", text)
 
 
-def _optional(message: pb.CostEstimate | pb.TimeEstimate, name: str) -> Interval | None:
-    given: dict[str, ev.Interval] = {field.name: value for field, value in message.ListFields()}
-    return _interval(given[name]) if name in given else None
+def overall(found: Iterable[Finding]) -> Verdict:
+    """FAIL when an error fails, else UNDECIDED when one is, else WARN when something of less severity fails."""
+    found = tuple(found)
+    errors = {finding.verdict for finding in found if finding.limit.severity is Severity.ERROR}
+    for verdict in (Verdict.FAIL, Verdict.UNDECIDED):
+        if verdict in errors:
+            return verdict
+    return Verdict.WARN if any(finding.verdict is Verdict.FAIL for finding in found) else Verdict.PASS
 
 
-def _fit(verdict: int) -> fit.Verdict:
-    return fit.Verdict[pb.FitVerdict.Name(verdict).removeprefix("FIT_VERDICT_")]  # type: ignore[arg-type]
+def money(amount: float, currency: str) -> str:
+    """An amount with its currency: "12.50 USD"; small ones with two significant digits."""
+    return f"{amount:,.2f} {currency}" if amount >= 0.01 or amount == 0 else f"{amount:.2g} {currency}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: "40 s", "12 min", "8.4 h"."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{brief(seconds / 3600)} h"
+
+
+def size(count: float) -> str:
+    """Bytes in GiB, small ones in MiB."""
+    return f"{count / GIB:,.2f} GiB" if count >= GIB / 10 else f"{count / 1024**2:.3g} MiB"
+
+
+def brief(value: float) -> str:
+    """Three significant digits, whole from a thousand to a billion."""
+    return f"{value:,.0f}" if 1000 <= value < MANY else f"{value:.3g}"
+
+
+def _distance(limit: Limit, measured: Interval, bound: float, verdict: Verdict) -> str:
+    """The range, the limit, and by how much it is kept or exceeded, in one line."""
+    stated = f"{_range(limit, measured)}, limit {limit.write(bound)}"
+    if not bound:  # a share of nothing says nothing
+        return stated if verdict is Verdict.PASS else f"{stated}: exceeds it"
+    if verdict is Verdict.PASS:
+        return f"{stated}: {_share(bound - measured.high, bound)} to spare"
+    if verdict is Verdict.FAIL:
+        least, likely = (_share(value - bound, bound) for value in (measured.low, measured.expected))
+        return f"{stated}: exceeds it by at least {least}, probably {likely}"
+    return f"{stated}: may exceed it by up to {_share(measured.high - bound, bound)}"
+
+
+def _range(limit: Limit, measured: Interval) -> str:
+    expected, low, high = map(limit.write, (measured.expected, measured.low, measured.high))
+    return f"{expected} expected ({low} to {high})"
+
+
+def _share(part: float, whole: float) -> str:
+    """A share in percent, never "0 %" for what is not zero nor "100 %" for less; beyond tenfold as a factor."""
+    percent = 100 * part / whole
+    if 99 < percent < 100:
+        return "over 99 %"
+    if percent > 100 * MANY:
+        return "over a billion times the limit"
+    if percent > 1000:
+        return f"{brief(percent / 100)} times the limit"
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"

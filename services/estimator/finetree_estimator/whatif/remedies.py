@@ -2,7 +2,7 @@
 """The smallest sets of changes that make a run fit, the least harmful first.
 
 What a change does to the run is read once, as the fields that differ; sets of changes are then tried as runs with those
-fields replaced, which is some ten times cheaper than reading a changed request. What is found is read for good, so that
+fields replaced, which is some ten times cheaper than parsed a changed request. What is found is read for good, so that
 a remedy says exactly what an estimate of the changed spec says.
 """
 
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_runtime.errors import DomainError
 
 from finetree_estimator.estimate import fit_of
@@ -20,11 +19,11 @@ from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.intervals import Interval
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.run import Run
-from finetree_estimator.spec.parse import Reading, read
+from finetree_estimator.spec.parse import ParsedRequest, parse_request, with_spec
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif.changes import MAJOR, Change, applicable, apply_patch
+from finetree_estimator.whatif.changes import MAJOR, Change, applicable, apply_patches
 
-MOST = 4
+MAX_REMEDIES = 4
 """Remedies that an answer holds."""
 TRIES = 32
 """Sets of changes that are tried in the order of their harm; beyond that sets are made by leaving changes out."""
@@ -49,8 +48,7 @@ class Remedy:
 
 
 def search(
-    request: pb.EstimateRunRequest,
-    reading: Reading,
+    parsed: ParsedRequest,
     knowledge: Knowledge,
     correction: Correction = UNCORRECTED,
     *,
@@ -60,35 +58,33 @@ def search(
 
     With `limit_bytes` the whole interval of the device peak must also be below that.
     """
-    peaks, fit = fit_of(reading.run, correction)
-    if _inside(peaks.device, fit.verdict, limit_bytes) or not (reading.run.device.usable_bytes or limit_bytes):
+    peaks, fit = fit_of(parsed.run, correction)
+    if _inside(peaks.device, fit.verdict, limit_bytes) or not (parsed.run.device.usable_bytes or limit_bytes):
         return []
-    effects = _effects(request, reading, knowledge)
+    effects = _effects(parsed, knowledge)
 
     def fits(changes: Changes) -> bool:
         merged = {name: value for change in changes for name, value in effects[change].items()}
-        peaks, fit = fit_of(replace(reading.run, **merged), correction)
+        peaks, fit = fit_of(replace(parsed.run, **merged), correction)
         return _inside(peaks.device, fit.verdict, limit_bytes)
 
     found: list[Remedy] = []
     for changes in _candidates(list(effects), fits):
-        remedy = _remedy(request, reading, knowledge, correction, changes)
+        remedy = _remedy(parsed, knowledge, correction, changes)
         if remedy is not None and _inside(remedy.peak, remedy.verdict, limit_bytes):
             found.append(remedy)
     return found
 
 
-def furthest(
-    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, correction: Correction = UNCORRECTED
-) -> Remedy | None:
+def furthest(parsed: ParsedRequest, knowledge: Knowledge, correction: Correction = UNCORRECTED) -> Remedy | None:
     """Of all changes that lower memory those that go furthest together, the settings first; None where there are none.
 
     It says how much a run needs at the least where `search` finds nothing.
     """
-    changes = list(_effects(request, reading, knowledge))
+    changes = list(_effects(parsed, knowledge))
     minor = [change for change in changes if change.group not in MAJOR]
     sets = [(*_strongest(minor, major), *major) for major in _majors(changes)]
-    tried = [_remedy(request, reading, knowledge, correction, chosen) for chosen in sets if chosen]
+    tried = [_remedy(parsed, knowledge, correction, chosen) for chosen in sets if chosen]
     return min((remedy for remedy in tried if remedy is not None), key=lambda item: item.peak.high, default=None)
 
 
@@ -98,15 +94,15 @@ def _inside(peak: Interval, verdict: Verdict, limit_bytes: int) -> bool:
     return verdict in (Verdict.FITS, Verdict.UNSPECIFIED) and peak.high <= limit_bytes
 
 
-def _effects(request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge) -> dict[Change, dict[str, Any]]:
+def _effects(parsed: ParsedRequest, knowledge: Knowledge) -> dict[Change, dict[str, Any]]:
     """Fields of the run that each applicable change sets; a change that cannot be made is left out."""
     effects: dict[Change, dict[str, Any]] = {}
-    for change in applicable(reading):
+    for change in applicable(parsed):
         try:
-            run = read(_changed(request, reading, (change,)), knowledge).run
+            run = _changed(parsed, knowledge, (change,)).run
         except DomainError:
             continue
-        if differing := _difference(reading.run, run):
+        if differing := _difference(parsed.run, run):
             effects[change] = differing
     return effects
 
@@ -116,26 +112,20 @@ def _difference(before: Run, after: Run) -> dict[str, Any]:
     return {name: new for name, old, new in pairs if new != old}
 
 
-def _remedy(
-    request: pb.EstimateRunRequest, reading: Reading, knowledge: Knowledge, correction: Correction, changes: Changes
-) -> Remedy | None:
+def _remedy(parsed: ParsedRequest, knowledge: Knowledge, correction: Correction, changes: Changes) -> Remedy | None:
     """What an estimate of the changed spec says; None where the changes contradict each other."""
     try:
-        after = read(_changed(request, reading, changes), knowledge)
+        after = _changed(parsed, knowledge, changes)
     except DomainError:
         return None
     peaks, fit = fit_of(after.run, correction)
     return Remedy(changes, peaks.device, fit.verdict)
 
 
-def _changed(request: pb.EstimateRunRequest, reading: Reading, changes: Changes) -> pb.EstimateRunRequest:
-    changed = pb.EstimateRunRequest()
-    changed.CopyFrom(request)
-    changed.spec.CopyFrom(reading.spec)
-    for change in changes:
-        for path, json_value in change.patches:
-            apply_patch(changed.spec, path, json_value)
-    return changed
+def _changed(parsed: ParsedRequest, knowledge: Knowledge, changes: Changes) -> ParsedRequest:
+    """The resolved spec with changes made. Raises DomainError where they contradict each other, or the rest."""
+    patches = (patch for change in changes for patch in change.patches)
+    return parse_request(with_spec(parsed.request, apply_patches(parsed.spec, patches)), knowledge)
 
 
 def _candidates(changes: list[Change], fits: Test) -> list[Changes]:
@@ -146,10 +136,10 @@ def _candidates(changes: list[Change], fits: Test) -> list[Changes]:
     for chosen in itertools.islice(_by_harm(hopeful, minor, found), TRIES):
         if fits(chosen):
             found.append(chosen)
-        if len(found) == MOST:
+        if len(found) == MAX_REMEDIES:
             break
     for major in hopeful:
-        if len(found) == MOST:
+        if len(found) == MAX_REMEDIES:
             break
         # A choice of method and devices of which nothing was found yet, and that goes no further than one of which was.
         if not any(_goes_as_far(major, _major_of(other)) for other in found):

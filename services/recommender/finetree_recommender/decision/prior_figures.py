@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pack's own figures as intervals: quality, and the playbook's hours and prices where no estimate is to be had."""
+"""The pack's own figures as intervals: quality, and the playbook's hours and prices where there is no estimate."""
 
 import math
-from functools import lru_cache
 from itertools import pairwise
 
 from finetree_api.types.v1 import evidence_pb2 as ev
@@ -10,7 +9,7 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import UNKNOWN
 from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.wish_rules import QualityFloor, QualityPrior
+from finetree_recommender.policy.schema.limits import QualityFloor, QualityPrior
 
 SECONDS = 3600
 """Seconds of an hour."""
@@ -18,20 +17,17 @@ BYTES_OF_GB = 1e9
 """Bytes of a marketed GB."""
 
 
-@lru_cache(maxsize=1024)
 def quality(pack: Pack, method: Method, task_kind: str = UNKNOWN) -> ev.Interval:
     """Quality in percent of full fine-tuning, of this kind of task where the pack tells them apart.
 
-    Neither the playbook nor the published comparisons state a coverage, so it is 0. Whoever takes it copies it.
+    Neither the playbook nor the published comparisons state a coverage, so it is 0.
     """
     prior = prior_of(pack, method, task_kind)
     figure = prior if prior is not None else pack.card(method).quality_percent
-    interval = ev.Interval(low=figure.low, expected=figure.expected, high=figure.high)
-    interval.provenance.add().CopyFrom(pack.provenance(figure.source))
-    return interval
+    source = pack.provenance(figure.source)
+    return ev.Interval(low=figure.low, expected=figure.expected, high=figure.high, provenance=[source])
 
 
-@lru_cache(maxsize=1024)
 def prior_of(pack: Pack, method: Method, task_kind: str) -> QualityPrior | None:
     """The pack's prior of a method for a kind of task, else for a task of unknown kind; None where it has neither."""
     ours = [prior for prior in pack.rules.priors if prior.method is method]
@@ -39,7 +35,6 @@ def prior_of(pack: Pack, method: Method, task_kind: str) -> QualityPrior | None:
     return next(named, next((prior for prior in ours if not prior.task_kinds), None))
 
 
-@lru_cache(maxsize=4096)
 def falls_short(pack: Pack, method: Method, quality_need: str, task_kind: str) -> QualityFloor | None:
     """The floor of a quality need that a method is not expected to reach; None where it is, or no prior is known."""
     prior = prior_of(pack, method, task_kind)
@@ -74,14 +69,12 @@ def pack_cost_expected(pack: Pack, method: Method, examples: int | None) -> floa
     return None if hours is None else hours * pack.rules.times.usd_per_hour[method]
 
 
-@lru_cache(maxsize=256)
 def pack_bytes(pack: Pack, method: Method) -> ev.Interval:
     """The memory class that the playbook asks for, in bytes: what its own rules go by, not a peak."""
     minimum = pack.card(method).minimum_gpu_gb
     return _point(pack, minimum.value * BYTES_OF_GB, minimum.source)
 
 
-@lru_cache(maxsize=4096)
 def _hours(pack: Pack, method: Method, examples: int | None) -> float | None:
     """Straight lines between the table's points in log-log, as times grow by powers."""
     times = pack.rules.times
@@ -94,6 +87,4 @@ def _hours(pack: Pack, method: Method, examples: int | None) -> float | None:
 
 
 def _point(pack: Pack, value: float, source: str) -> ev.Interval:
-    interval = ev.Interval(low=value, expected=value, high=value)
-    interval.provenance.add().CopyFrom(pack.provenance(source))
-    return interval
+    return ev.Interval(low=value, expected=value, high=value, provenance=[pack.provenance(source)])

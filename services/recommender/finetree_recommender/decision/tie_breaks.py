@@ -1,33 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What comes first of tied methods for who said what matters, or that it is the first time."""
+"""Which of tied methods comes first, by what matters to who asks and by their experience."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import Answers
 from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.wish_rules import TieBreak
+from finetree_recommender.policy.schema.limits import TieBreak
 from finetree_recommender.trace import Step
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Narrowed:
     """What is left of tied methods, and by which rules."""
 
     methods: tuple[Method, ...]
     cuts: tuple[tuple[TieBreak, tuple[Method, ...]], ...]
     """The rules that were applied, each with what it left."""
-    pack: Pack = field(repr=False)
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The steps of the trace; made when they are read, for few of the many verdicts are told."""
+        """The steps of the trace."""
         return tuple(
             Step(
                 "priorities",
                 rule.id,
                 f"{rule.value.lower()} puts {', '.join(left)} first",
-                self.pack.cited(rule.source),
+                rule.source,
                 (f"{rule.input}={rule.value}",),
             )
             for rule, left in self.cuts
@@ -37,7 +36,7 @@ class Narrowed:
 def applying(pack: Pack, answers: Answers) -> tuple[TieBreak, ...]:
     """The rules that apply: priorities in the order they were given, then what the other answers say."""
     rules = pack.rules.tie_breaks
-    by_word = {rule.value: rule for rule in rules if rule.input == "priorities"} if answers.priorities else {}
+    by_word = {rule.value: rule for rule in rules if rule.input == "priorities"}
     first = [by_word[word] for word in answers.priorities if word in by_word]
     return (*first, *(r for r in rules if r.input != "priorities" and answers.get(r.input) == r.value))
 
@@ -51,4 +50,4 @@ def narrow(pack: Pack, answers: Answers, tied: tuple[Method, ...]) -> Narrowed:
         best = min(rule.rank(method) for method in tied)
         tied = tuple(method for method in tied if rule.rank(method) == best)
         cuts.append((rule, tied))
-    return Narrowed(tied, tuple(cuts), pack)
+    return Narrowed(tied, tuple(cuts))

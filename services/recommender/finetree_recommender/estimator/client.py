@@ -4,14 +4,12 @@
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Mapping
-from functools import cache
 from typing import Protocol, TypeVar
 
 import finetree
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_runtime.runspec import device_names, model_names
-from finetree_runtime.runspec.wire import delimited, key
 
 from finetree_recommender.estimator.values import (
     Accelerator,
@@ -29,9 +27,6 @@ PAGE_SIZE = 1000
 """Largest page that the contract allows; a catalogue is one or two."""
 
 T = TypeVar("T")
-Batch = est.BatchEstimateRunsRequest | Mapping[str, est.EstimateRunRequest]
-"""Questions by a key."""
-
 _FITS = {
     est.FIT_VERDICT_FITS: FitState.FITS,
     est.FIT_VERDICT_TIGHT: FitState.TIGHT,
@@ -43,7 +38,7 @@ class Asked(Protocol):
     """What answers: the SDK's client, or a program. Every method raises FinetreeError."""
 
     async def estimate_batch(
-        self, rows: Batch, /, *, timeout: float | None = None
+        self, rows: Mapping[str, est.EstimateRunRequest], /, *, timeout: float | None = None
     ) -> dict[str, est.Estimate | finetree.FinetreeError]:
         """BatchEstimateRuns; a row that fails holds its exception."""
         ...
@@ -74,29 +69,33 @@ class EstimatorClient:
     async def catalogue(self) -> Catalogue:
         """Accelerators and models; fetched again when the estimator's catalogue has changed."""
         if self._catalogue is None:
-            self._catalogue = await _told(self._fetch_catalogue())
+            self._catalogue = await _answered(self._fetch_catalogue())
             self._catalogue_revision = ""
         return self._catalogue
 
-    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
-        """Estimates of all methods' recipes, each adapted until it fits."""
-        batch = b"".join([delimited(_ROW, _key(method) + delimited(_REQUEST, row)) for method, row in rows.items()])
-        question = est.BatchEstimateRunsRequest.FromString(batch)
-        answers = await _told(self._client.estimate_batch(question, timeout=self._seconds))
+    async def price(self, rows: Mapping[Method, est.EstimateRunRequest]) -> Evidence:
+        """Estimate all methods' recipes, each adapted until it fits."""
+        answers = await self._batch(rows)
         if answers.keys() != rows.keys():
             raise EstimatorUnavailableError("the estimator left rows out")
-        found = {(method, taken(answers[method])): priced(answers[method]) for method in rows}
+        found = {(method, fallbacks_taken(answers[method])): priced(answers[method]) for method in rows}
         estimates = [answer for answer in answers.values() if isinstance(answer, est.Estimate)]
         revision = estimates[0].revision if estimates else ev.Revision()
         self._notice(revision)
         parameters = estimates[0].total_parameters if estimates else 0
         return Evidence(found, revision, parameters or None)
 
-    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
-        """Estimates as they come; a row that is refused is left out."""
+    async def estimates(self, rows: Mapping[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+        """Estimate; replies as they come, and a row that is refused is left out."""
+        answers = await self._batch(rows)
+        return {method: answer for method, answer in answers.items() if isinstance(answer, est.Estimate)}
+
+    async def _batch(
+        self, rows: Mapping[Method, est.EstimateRunRequest]
+    ) -> dict[Method, est.Estimate | finetree.FinetreeError]:
         requests = {str(method): row for method, row in rows.items()}
-        answers = await _told(self._client.estimate_batch(requests, timeout=self._seconds))
-        return {Method(key): answer for key, answer in answers.items() if isinstance(answer, est.Estimate)}
+        answers = await _answered(self._client.estimate_batch(requests, timeout=self._seconds))
+        return {method: answers[str(method)] for method in rows if str(method) in answers}
 
     def _notice(self, revision: ev.Revision) -> None:
         """Forget the catalogue when it is no longer the estimator's."""
@@ -118,25 +117,16 @@ class EstimatorClient:
         return Catalogue({**spelled, **names}, models)
 
 
-async def _told(answer: Awaitable[T]) -> T:
-    """An answer, or that there is none."""
+async def _answered(answer: Awaitable[T]) -> T:
+    """Wait for an answer. Raises EstimatorUnavailableError."""
     try:
         return await answer
     except (finetree.FinetreeError, TimeoutError) as error:
         raise EstimatorUnavailableError(type(error).__name__) from error
 
 
-@cache
-def _key(method: Method) -> bytes:
-    """A row of a batch with its key alone, as bytes of the wire."""
-    return est.BatchEstimateRow(key=method).SerializeToString()
-
-
-_ROW, _REQUEST = key(est.BatchEstimateRunsRequest, "rows"), key(est.BatchEstimateRow, "request")
-
-
-def taken(answer: est.Estimate | finetree.FinetreeError) -> int:
-    """How many adaptations the recipe has that was priced."""
+def fallbacks_taken(answer: est.Estimate | finetree.FinetreeError) -> int:
+    """Number of adaptations in the recipe that was priced."""
     return answer.fallbacks_taken if isinstance(answer, est.Estimate) else 0
 
 
@@ -145,9 +135,14 @@ def _names(card: est.Accelerator) -> device_names.Named:
 
 
 def _accelerator(card: est.Accelerator) -> Accelerator:
-    capability = float(card.compute_capability) if card.compute_capability else None
-    gb, bf16 = card.marketed_memory_gb, card.native_bf16
-    return Accelerator(gb, bf16, card.name, card.display_name, capability, card.unsupported)
+    return Accelerator(
+        marketed_gb=card.marketed_memory_gb,
+        native_bf16=card.native_bf16,
+        name=card.name,
+        display_name=card.display_name,
+        capability=float(card.compute_capability) if card.compute_capability else None,
+        unsupported=card.unsupported,
+    )
 
 
 def _model(item: est.Model) -> Model:
@@ -155,19 +150,18 @@ def _model(item: est.Model) -> Model:
 
 
 def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:
-    """An answer of the estimator in the words of a recommendation."""
+    """Read an answer of the estimator."""
     if isinstance(answer, finetree.FinetreeError):
         violations = tuple((item.field, item.description) for item in answer.violations)
         return Refused(answer.reason, answer.message, violations)
     memory, time, cost = answer.memory, answer.time, answer.cost
-    # In order, for by name it takes longer.
     return Priced(
-        _FITS.get(answer.fit.verdict, FitState.UNKNOWN),
-        memory.device_bytes,
-        memory.usable_device_bytes,
-        time.total_seconds if time.HasField("total_seconds") else None,
-        cost.amount if cost.HasField("amount") else None,
-        cost.currency_code,
-        answer.optimizer_steps,
-        answer.trainable_parameters,
+        fit=_FITS.get(answer.fit.verdict, FitState.UNKNOWN),
+        device_bytes=memory.device_bytes,
+        usable_bytes=memory.usable_device_bytes,
+        total_seconds=time.total_seconds if time.HasField("total_seconds") else None,
+        cost=cost.amount if cost.HasField("amount") else None,
+        currency=cost.currency_code,
+        optimizer_steps=answer.optimizer_steps,
+        trainable=answer.trainable_parameters,
     )

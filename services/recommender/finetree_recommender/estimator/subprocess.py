@@ -21,7 +21,6 @@ from finetree_runtime.server.oneshot import HEADER, STATUS
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
-Batch = est.BatchEstimateRunsRequest | Mapping[str, est.EstimateRunRequest]
 Answer = TypeVar("Answer", bound=Message)
 
 STOP_SECONDS = 5.0
@@ -37,19 +36,13 @@ class EstimatorProgram:
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
 
     async def estimate_batch(
-        self,
-        rows: est.BatchEstimateRunsRequest | Mapping[str, est.EstimateRunRequest],
-        /,
-        *,
-        timeout: float | None = None,
+        self, rows: Mapping[str, est.EstimateRunRequest], /, *, timeout: float | None = None
     ) -> dict[str, est.Estimate | finetree.FinetreeError]:
         """BatchEstimateRuns; a row that fails holds its exception."""
         del timeout  # a program has no deadline: it answers or ends
-        if not isinstance(rows, est.BatchEstimateRunsRequest):
-            rows = est.BatchEstimateRunsRequest(
-                rows=[est.BatchEstimateRow(key=key, request=each) for key, each in rows.items()]
-            )
-        answer = self._ask("BatchEstimateRuns", rows, est.BatchEstimateRunsResponse())
+        questions = [est.BatchEstimateRow(key=key, request=each) for key, each in rows.items()]
+        request = est.BatchEstimateRunsRequest(rows=questions)
+        answer = self._ask("BatchEstimateRuns", request, est.BatchEstimateRunsResponse())
         return {
             row.key: finetree.error_of_status(row.error) if row.WhichOneof("result") == "error" else row.estimate
             for row in answer.results

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the estimator knows, in the recommender's words."""
+"""What the estimator answers, as the recommender's values, and the interface by which it is asked."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from typing import Protocol
 
 from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_runtime.runspec.device_names import canonical
 
 from finetree_recommender.method import Method
 
@@ -24,8 +25,18 @@ class FitState(StrEnum):
     DOES_NOT_FIT = "DOES_NOT_FIT"
     UNKNOWN = "UNKNOWN"
 
+    @property
+    def trains(self) -> bool:
+        """Whether the estimate shows that the recipe trains."""
+        return self in (FitState.FITS, FitState.TIGHT)
 
-class Priced(NamedTuple):
+
+States = Mapping[Method, FitState]
+"""Whether each method's recipe fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
     """Estimate of a recipe."""
 
     fit: FitState
@@ -50,22 +61,51 @@ class Refused:
     """Field paths and what is wrong with them."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The least adapted recipe of a method that fits best."""
+
+    state: FitState
+    adapted: int = 0
+    """How many adaptations it has."""
+    priced: Priced | None = None
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """Answers of one batch of estimates. Not to be changed."""
+    """Answers of one batch of estimates."""
 
     rows: Mapping[Candidate, Priced | Refused]
     """Of each method the recipe that fits, as the estimator chose it among the plain and the adapted ones."""
     revision: ev.Revision
     parameters: int | None
     """Parameters of the base model."""
-    kept: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What was found out of the rows, so that it is found out once."""
 
-    def of(self, method: Method) -> tuple[tuple[int, Priced | Refused], ...]:
-        """Answers for a method with the number of adaptations that each has, the least adapted first."""
-        found = [(index, row) for (asked, index), row in self.rows.items() if asked is method]
-        return tuple(sorted(found, key=itemgetter(0)) if len(found) > 1 else found)
+    @cached_property
+    def best(self) -> Mapping[Method, Best]:
+        """Of each method the first recipe that fits with room, else the first that fits tightly, else the smallest."""
+        return {method: _best(list(self._priced(method))) for method in Method}
+
+    @cached_property
+    def states(self) -> States:
+        """Whether each method's best recipe fits."""
+        return {method: best.state for method, best in self.best.items()}
+
+    def _priced(self, method: Method) -> Iterator[tuple[int, Priced]]:
+        """Estimates of a method's recipes by the number of their adaptations, the least adapted first."""
+        for (asked, adapted), row in sorted(self.rows.items(), key=lambda item: item[0][1]):
+            if asked is method and isinstance(row, Priced):
+                yield adapted, row
+
+
+def _best(priced: list[tuple[int, Priced]]) -> Best:
+    for state in (FitState.FITS, FitState.TIGHT, FitState.UNKNOWN, FitState.DOES_NOT_FIT):
+        found = [pair for pair in priced if pair[1].fit is state]
+        if found:
+            # Of recipes that do not fit, the smallest tells best how far away the method is.
+            adapted, row = found[-1] if state is FitState.DOES_NOT_FIT else found[0]
+            return Best(state, adapted, row)
+    return Best(FitState.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,31 +124,31 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model of the catalogue; `longest` is its longest sequence in tokens, 0 when unknown."""
+    """A model of the catalogue."""
 
     parameters: int
     longest: int
+    """Its longest sequence in tokens; 0 when unknown."""
     experts: int = 0
     """Experts of a layer; 0 where it has none."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Catalogue:
-    """Accelerators and models by lower-case name (models also by hub id, accelerators by every alias).
-
-    Compared and hashed by identity, as a key of what is kept for it.
-    """
+    """Accelerators and models by lower-case name (models also by hub id, accelerators by every alias)."""
 
     accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
 
-    def entries(self) -> Iterator[Accelerator]:
+    @cached_property
+    def entries(self) -> tuple[Accelerator, ...]:
         """The accelerators, each once, whatever names it goes by."""
-        return iter({item.name: item for item in self.accelerators.values()}.values())
+        return tuple({item.name: item for item in self.accelerators.values()}.values())
 
-
-NO_CATALOGUE = Catalogue()
-"""That of an estimator that does not answer: one for all, for what is kept for a catalogue goes by its identity."""
+    @cached_property
+    def trainable(self) -> tuple[tuple[str, Accelerator], ...]:
+        """Canonical name of each accelerator that can be trained on."""
+        return tuple((canonical(item.name), item) for item in self.entries if not item.unsupported)
 
 
 class EstimatorUnavailableError(Exception):
@@ -126,18 +166,16 @@ class Estimator(Protocol):
         """
         ...
 
-    async def price(self, rows: Mapping[Method, bytes]) -> Evidence:
-        """Estimates of all methods' recipes, each adapted until it fits, in one call.
-
-        The recipes are EstimateRunRequests as bytes of the wire: put together of parts that are kept so.
+    async def price(self, rows: Mapping[Method, est.EstimateRunRequest]) -> Evidence:
+        """Estimate all methods' recipes, each adapted until it fits, in one call.
 
         Raises:
             EstimatorUnavailableError: It did not answer.
         """
         ...
 
-    async def estimates(self, rows: dict[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
-        """Estimates as they come, in one call; a row that is refused is left out.
+    async def estimates(self, rows: Mapping[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+        """Estimate in one call, replies as they come; a row that is refused is left out.
 
         Raises:
             EstimatorUnavailableError: It did not answer.

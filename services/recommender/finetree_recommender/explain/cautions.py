@@ -5,9 +5,8 @@ from collections.abc import Iterator
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_recommender.decision import fit
+from finetree_recommender.decision.fit import GIB
 from finetree_recommender.decision.hardware_gate import memory_words
-from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Evidence, FitState
 from finetree_recommender.explain import cautions_recipe, rental_offers, unmet_limits
@@ -42,7 +41,6 @@ MISSING_EVIDENCE = {
 
 def collect(
     situation: Situation,
-    decision: Decision,
     unmet: tuple[Caution, ...],
     *,
     missing: str,
@@ -50,25 +48,25 @@ def collect(
     built: Recipe | None,
     rented: tuple[rental_offers.Offer, ...] = (),
 ) -> tuple[Caution, ...]:
-    """All cautions, the gravest first.
+    """Collect all cautions, the gravest first.
 
-    `unmet` are the wishes that the verdict breaks, `missing` is the code of why there is no evidence, `rented` what
+    `unmet` are the limits that the verdict breaks, `missing` is the code of why there is no evidence, `rented` what
     could be rented.
     """
-    inputs = situation.inputs
+    inputs, decision = situation.inputs, situation.decision
     return (
-        *_evidence(situation, missing, decision),
-        *(_advised(situation, decision, rented) if rented else ()),
-        *_smaller(situation, decision, parameters),
-        *_sharding(situation, decision),
+        *_evidence(situation, missing),
+        *(_advised(situation, rented) if rented else ()),
+        *_smaller(situation, parameters),
+        *_sharding(situation),
         *cautions_recipe.cut_rows(situation, built),
         *cautions_recipe.experts(situation, decision.method),
         *cautions_recipe.idle_devices(built),
         *unmet,
         *inputs.cautions,
-        *unmet_limits.contradictions(situation, decision),
-        *unmet_limits.slower(situation, decision),
-        *unmet_limits.unchecked(situation, decision),
+        *unmet_limits.contradictions(situation),
+        *unmet_limits.slower(situation),
+        *unmet_limits.unchecked(situation),
         *_advice(situation, decision.method),
         *cautions_recipe.few_rows(situation),
         *cautions_recipe.long_run(situation, decision.method),
@@ -76,24 +74,23 @@ def collect(
         *cautions_recipe.rounding(situation, built),
         *cautions_recipe.doubtful_rate(situation, decision.method, parameters),
         *(unmet_limits.device_notes(situation) if decision.method is not None else ()),
-        *unmet_limits.serving_notes(situation, decision, _rank(built)),
+        *unmet_limits.serving_notes(situation, _rank(built)),
         *_capacity(situation, decision.method),
-        *(() if rented else _renting(situation, decision)),
+        *(() if rented else _renting(situation)),
         *_unknown(inputs, parameters),
         *cautions_recipe.unknown_lengths(situation, built),
     )
 
 
-def _advised(situation: Situation, decision: Decision, rented: tuple[rental_offers.Offer, ...]) -> Iterator[Caution]:
+def _advised(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> Iterator[Caution]:
     """What to rent."""
-    preferred = decision.method or decision.choice.method
-    return rental_offers.advice(situation.pack, preferred, _usable(situation, rented), situation.inputs.limits)
+    preferred = situation.decision.method or situation.decision.choice.method
+    return rental_offers.advice(situation.pack, preferred, _usable(situation, rented), situation.inputs.stated_limits)
 
 
 def _usable(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> tuple[rental_offers.Offer, ...]:
     """Offers for methods whose result can be served where it will be."""
-    broken = situation.broken
-    return tuple(offer for offer in rented if not any(breach.hard for breach in broken.get(offer.method, ())))
+    return tuple(offer for offer in rented if not any(item.hard for item in situation.violations[offer.method]))
 
 
 def _rank(built: Recipe | None) -> int | None:
@@ -104,36 +101,36 @@ def _rank(built: Recipe | None) -> int | None:
     return lora.rank or None
 
 
-def _evidence(situation: Situation, missing: str, decision: Decision) -> Iterator[Caution]:
-    inputs, evidence = situation.inputs, situation.evidence
+def _evidence(situation: Situation, missing: str) -> Iterator[Caution]:
+    inputs, evidence, decision = situation.inputs, situation.evidence, situation.decision
     if evidence is None:
         yield Caution(missing, MISSING_EVIDENCE[missing], "fit.no_estimate")
-    elif decision.method is None and decision.settled.state is FitState.UNKNOWN:
+    elif decision.method is None and decision.fit.state is FitState.UNKNOWN:
         text = "whether anything trains here is unknown: say how much memory there is (hardware.cpu.memory_bytes)"
         text += _smallest(evidence)
         yield Caution("FIT_UNKNOWN", text, "fit.nothing_fits")
     elif decision.method is None:
         text = f"no recipe was shown to fit this hardware{_nearest(evidence)}: "
-        text += "shard the model among the devices, " if _divisible(situation, decision) else ""
+        text += "shard the model among the devices, " if _divisible(situation) else ""
         text += "take more memory or a smaller model"
         if inputs.profile is None:
             text += ", or say how long the rows are (dataset_profile.token_lengths); short rows take less"
         yield Caution("NOTHING_FITS", text, "fit.nothing_fits")
-    elif decision.settled.state is FitState.UNKNOWN:
+    elif decision.fit.state is FitState.UNKNOWN:
         text = f"the estimator has no figure for {decision.method} here: whether it fits is not known"
         yield Caution("METHOD_NOT_ESTIMATED", text, "fit.not_estimated")
-    elif decision.settled.state is FitState.TIGHT:
+    elif decision.fit.state is FitState.TIGHT:
         yield Caution("MEMORY_TIGHT", "the upper end of the memory estimate does not fit", "fit.fits")
 
 
-def _sharding(situation: Situation, decision: Decision) -> Iterator[Caution]:
+def _sharding(situation: Situation) -> Iterator[Caution]:
     """Where several GPUs hold a copy each, and a method that is wished for fits none; and what is not trained yet."""
     hardware = situation.inputs.hardware
     sharded = hardware.sharding == rs.SHARDING_FULL
-    if decision.method is not None and (sharded or hardware.nodes > 1):
+    if situation.decision.method is not None and (sharded or hardware.nodes > 1):
         text = "a model sharded among devices, or trained on several nodes, is estimated, but not yet trained by this "
         yield Caution("NOT_TRAINED_HERE", f"{text}suite: the trainer refuses the recipe as it is", "fit.sharded")
-    elif found := _divisible(situation, decision):
+    elif found := _divisible(situation):
         *others, last = found
         words = f"{', '.join(others)} and {last}" if others else last
         text = f"each of the {hardware.count} devices holds the whole model here: {words} may fit where "
@@ -141,23 +138,23 @@ def _sharding(situation: Situation, decision: Decision) -> Iterator[Caution]:
         yield Caution("NOT_SHARDED", text, "fit.does_not_fit", found[0])
 
 
-def _divisible(situation: Situation, decision: Decision) -> tuple[Method, ...]:
+def _divisible(situation: Situation) -> tuple[Method, ...]:
     """What may fit where several devices share the model, which each of them holds whole here."""
     hardware = situation.inputs.hardware
     several = hardware.count > 1 and hardware.sharding != rs.SHARDING_FULL
-    return _shardable(situation, decision, hardware.count) if several else ()
+    return _shardable(situation, hardware.count) if several else ()
 
 
-def _shardable(situation: Situation, decision: Decision, count: int) -> tuple[Method, ...]:
+def _shardable(situation: Situation, count: int) -> tuple[Method, ...]:
     """What the rules prefer, or the quality asked for needs, and one device cannot hold, but all together might."""
-    evidence = situation.evidence
+    evidence, decision = situation.evidence, situation.decision
     if evidence is None:
         return ()
-    wished = list(decision.settled.rejected) if decision.method is not None else []
+    wished = list(decision.fit.rejected) if decision.method is not None else []
     wished += [Method.LORA] if decision.method is Method.QLORA else []
     wished += [Method.FULL] if situation.answers.quality in ("MAXIMUM", "CRITICAL") else []
     wished += [Method.LORA, Method.QLORA] if decision.method is None else []
-    best = {method: fit.best(evidence, method) for method in dict.fromkeys(wished)}
+    best = {method: evidence.best[method] for method in dict.fromkeys(wished)}
     return tuple(
         method
         for method, found in best.items()
@@ -168,35 +165,35 @@ def _shardable(situation: Situation, decision: Decision, count: int) -> tuple[Me
 
 def _nearest(evidence: Evidence) -> str:
     """Which method lacks least, and how much; nothing where none has an estimate."""
-    priced = [(found, method) for method in Method if (found := fit.best(evidence, method).priced) is not None]
+    priced = [(best.priced, method) for method, best in evidence.best.items() if best.priced is not None]
     wanting = ((item.device_bytes.expected - item.usable_bytes, method) for item, method in priced)
     lacks = sorted((lack, method) for lack, method in wanting if lack > 0)
     if not lacks:
         return ""
-    lack = lacks[0][0] / fit.GIB
+    lack = lacks[0][0] / GIB
     much = f"{lack:.1f} GiB" if lack >= _LEAST_GIB else f"less than {_LEAST_GIB} GiB"
     return f" ({lacks[0][1]} comes nearest and lacks {much})"
 
 
 def _smallest(evidence: Evidence) -> str:
     """What the usual methods take of memory, in words; nothing without estimates."""
-    usual = ((method, fit.best(evidence, method).priced) for method in (Method.LORA, Method.QLORA, Method.FULL))
-    takes = [f"{m} takes {p.device_bytes.expected / fit.GIB:.1f} GiB" for m, p in usual if p is not None]
+    usual = ((method, evidence.best[method].priced) for method in (Method.LORA, Method.QLORA, Method.FULL))
+    takes = [f"{m} takes {p.device_bytes.expected / GIB:.1f} GiB" for m, p in usual if p is not None]
     return f"; made small {', '.join(takes)}" if takes else ""
 
 
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:
     if method is not None:
-        for rule in warnings(situation.pack, situation.answers, method, situation.evidence):
+        for rule in warnings(situation.pack, situation.answers, method, evidence=situation.evidence):
             yield Caution(caution_code(rule), rule.message, rule.id, rule.redirect)
 
 
-def _renting(situation: Situation, decision: Decision) -> Iterator[Caution]:
+def _renting(situation: Situation) -> Iterator[Caution]:
     """The smallest GPU to rent on which the rules take the best method that any would give."""
     gb, pack = situation.inputs.marketed_gb, situation.pack
     if not situation.inputs.request.can_rent or (gb is None and not situation.inputs.on_cpu):
         return
-    best, found = _grade(pack, decision.method), None
+    best, found = _grade(pack, situation.decision.method), None
     for item in pack.rules.gate.classes:
         if item.low > (gb or 0):
             rented = situation.elsewhere(item.key)
@@ -213,10 +210,10 @@ def _grade(pack: Pack, method: Method | None) -> float:
     return pack.card(method).quality_percent.expected if method is not None else 0
 
 
-def _smaller(situation: Situation, decision: Decision, parameters: int | None) -> Iterator[Caution]:
+def _smaller(situation: Situation, parameters: int | None) -> Iterator[Caution]:
     """The largest model below the asked one that was published to train in this memory, where nothing fits."""
     hardware, gb = situation.inputs.hardware, situation.inputs.marketed_gb
-    if decision.method is not None or gb is None:
+    if situation.decision.method is not None or gb is None:
         return
     if hardware.sharding == rs.SHARDING_FULL:
         gb /= max(1, hardware.count)  # what was published was trained on one GPU
@@ -230,10 +227,10 @@ def _smaller(situation: Situation, decision: Decision, parameters: int | None) -
 
 def _capacity(situation: Situation, method: Method | None) -> Iterator[Caution]:
     """Where an adapter holds less than the data teach."""
-    rule, profile, evidence = situation.pack.rules.capacity, situation.inputs.profile, situation.evidence
-    if rule is None or profile is None or evidence is None or method not in (Method.LORA, Method.QLORA):
+    rule, profile = situation.pack.rules.capacity, situation.inputs.profile
+    if rule is None or profile is None or method not in (Method.LORA, Method.QLORA):
         return
-    priced = fit.best(evidence, method).priced
+    priced = situation.priced(method)
     # The share that is trained is often unknown; all tokens would warn of data that are mostly prompts.
     taught = int(profile.total_tokens * profile.target_fraction)
     if priced is not None and 0 < priced.trainable < taught:

@@ -2,16 +2,14 @@
 """What to beware of in the recipe itself: rows that are cut, too little data, doubtful rates, rounding, experts."""
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
 
-from finetree_recommender.decision.limits import duration, seconds_of
 from finetree_recommender.decision.situation import Situation
+from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.recipe_rules import Row
+from finetree_recommender.policy.schema.recipe import Row
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.recipe.draft import BATCH, SEQUENCE, sequence_length
 from finetree_recommender.recipe.tables import tables_of
@@ -30,8 +28,7 @@ def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     if built is None or profile is None:
         return
     length, suggested = built.spec.training.sequence_length, situation.inputs.suggested_length
-    model = situation.inputs.model
-    uncut, _ = sequence_length(situation.pack, suggested, model.longest if model is not None else 0)
+    uncut, _ = sequence_length(situation.pack, situation.inputs)
     cut_to_fit = length < uncut
     if not (cut_to_fit or length < suggested):
         return
@@ -42,8 +39,7 @@ def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
         text += f"up to {longer:,} of {profile.examples:,} are longer and lose their end; split them"
     else:
         text += f"longer ones lose their end{_average(profile)}; say how long they are (dataset_profile.token_lengths)"
-    rule_id = next(item.rule_id for item in built.sources if item.field_path == SEQUENCE)
-    yield Caution("ROWS_CUT", f"{text}, or take more memory" if cut_to_fit else text, rule_id)
+    yield Caution("ROWS_CUT", f"{text}, or take more memory" if cut_to_fit else text, built.rule_id(SEQUENCE))
 
 
 def _average(profile: rs.DatasetProfile) -> str:
@@ -78,10 +74,10 @@ def retrieval(situation: Situation, method: Method | None) -> Iterator[Caution]:
 
 def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
     """A run so long that one would rather ask for less."""
-    rule, evidence = situation.pack.rules.long_run, situation.evidence
-    if rule is None or method is None or evidence is None:
+    rule = situation.pack.rules.long_run
+    if rule is None or method is None or situation.evidence is None:
         return
-    seconds = seconds_of(situation.pack, evidence, method, situation.inputs.examples)
+    seconds = situation.seconds(method)
     if seconds is not None and seconds > rule.value:
         many = (situation.inputs.examples or 0) >= _MANY_ROWS
         less = "fewer rows (some thousand chosen ones may do as well)" if many else "a smaller model"
@@ -95,9 +91,8 @@ def idle_devices(built: Recipe | None) -> Iterator[Caution]:
         return
     rows, devices = built.spec.training.effective_batch_size, built.spec.hardware.count
     if devices > rows > 0:
-        rule_id = next(item.rule_id for item in built.sources if item.field_path == BATCH)
         text = f"a batch has {rows} rows, which {rows} of the {devices} devices work on: the others cost and do nothing"
-        yield Caution("IDLE_DEVICES", text, rule_id)
+        yield Caution("IDLE_DEVICES", text, built.rule_id(BATCH))
 
 
 def few_rows(situation: Situation) -> Iterator[Caution]:
@@ -112,24 +107,20 @@ def few_rows(situation: Situation) -> Iterator[Caution]:
 
 def doubtful_rate(situation: Situation, method: Method | None, parameters: int | None) -> Iterator[Caution]:
     """A learning rate of which published recipes disagree by much."""
-    if method in _SWEPT and parameters is not None:
-        profile = "EVIDENCE" if situation.inputs.evidence_profile else "PLAYBOOK"
-        yield from _doubts(situation.pack, method, profile, parameters)
-
-
-@lru_cache(maxsize=1024)
-def _doubts(pack: Pack, method: Method, profile: str, parameters: int) -> tuple[Caution, ...]:
-    rule, row = pack.rules.rate_doubt, _rate_row(pack, method, profile, parameters)
+    if method not in _SWEPT or parameters is None:
+        return
+    rule, row = situation.pack.rules.rate_doubt, _rate_row(situation, method, parameters)
     if rule is None or row is None or len(row.range) != 2 or row.range[1] < rule.value * row.range[0]:
-        return ()
+        return
     low, high = row.range
     text = f"published learning rates for this size go from {low:g} to {high:g}, {high / low:.0f} times apart: "
-    return (Caution("LEARNING_RATE_UNCERTAIN", f"{text}try three of them before you trust one", row.id),)
+    yield Caution("LEARNING_RATE_UNCERTAIN", f"{text}try three of them before you trust one", row.id)
 
 
-def _rate_row(pack: Pack, method: Method, profile: str, parameters: int) -> Row | None:
+def _rate_row(situation: Situation, method: Method, parameters: int) -> Row | None:
     """The row that sets the rate by the size of the model, before factors for few rows and the like."""
-    tables = (table for table in tables_of(pack, method, profile)[0] if table.knob == _RATE)
+    profile = "EVIDENCE" if situation.inputs.evidence_profile else "PLAYBOOK"
+    tables = (table for table in tables_of(situation.pack, method, profile) if table.knob == _RATE)
     table = next((table for table in tables if not table.factor and table.input == "parameters"), None)
     rows = table.rows if table is not None else ()
     return next((row for row in rows if row.below is not None and parameters < row.below), None)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How sure a verdict is: points for what is unknown, close, warned of, broken or overruled, by the pack's weights."""
 
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from typing import NamedTuple
 
 from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.situation import Situation
@@ -11,7 +10,7 @@ from finetree_recommender.estimator.values import FitState
 from finetree_recommender.explain.counterfactuals import Neighbourhood
 from finetree_recommender.explain.reasons import warnings
 from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.basic_rules import Number
+from finetree_recommender.policy.schema.basic import Number
 
 
 class Level(StrEnum):
@@ -22,7 +21,8 @@ class Level(StrEnum):
     HIGH = "HIGH"
 
 
-class Confidence(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Confidence:
     """The level and what raised or lowered it."""
 
     level: Level
@@ -35,14 +35,12 @@ class Confidence(NamedTuple):
     """Whether the verdict is only a default."""
 
 
-def judge(
-    situation: Situation, decision: Decision, neighbours: Neighbourhood, parameters: int | None, unmet: int
-) -> Confidence:
-    """Judge a decision; `unmet` counts the wishes that it breaks, `parameters` are those of the base model."""
-    pack = situation.pack
+def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | None, unmet: int) -> Confidence:
+    """Judge a decision; `unmet` counts the limits that it breaks, `parameters` are those of the base model."""
+    pack, decision = situation.pack, situation.decision
     weights = pack.rules.confidence
     outside = _outside(pack, parameters)
-    found = [*_points(situation, decision, unmet), (weights.out_of_domain, outside, "models outside of the domain")]
+    found = [*_points(situation, unmet), (weights.out_of_domain, outside, "models outside of the domain")]
     points = sum(number.value * count for number, count, _ in found)
     factors = [f"{count} {words}" for _, count, words in found if count]
     factors.append(f"{neighbours.kept} of {neighbours.tried} single changes of input keep the verdict")
@@ -56,21 +54,28 @@ def judge(
     elif points <= weights.high_up_to.value:
         level = Level.HIGH
     score = round(max(0.0, 1 - points / weights.score_zero_at.value), 4)
-    return Confidence(level, tuple(factors), score, _definition(pack), neighbours.robustness, abstained)
+    return Confidence(
+        level=level,
+        factors=tuple(factors),
+        score=score,
+        definition=_definition(pack),
+        robustness=neighbours.robustness,
+        abstained=abstained,
+    )
 
 
-def _points(situation: Situation, decision: Decision, unmet: int) -> list[tuple[Number, int, str]]:
-    weights = situation.pack.rules.confidence
-    method = decision.method
-    warned = warnings(situation.pack, situation.answers, method, situation.evidence) if method is not None else ()
-    unpriced = situation.evidence is None or decision.settled.state is FitState.UNKNOWN
+def _points(situation: Situation, unmet: int) -> list[tuple[Number, int, str]]:
+    pack, evidence, decision = situation.pack, situation.evidence, situation.decision
+    weights, method = pack.rules.confidence, decision.method
+    warned = warnings(pack, situation.answers, method, evidence=evidence) if method is not None else ()
+    unpriced = evidence is None or decision.fit.state is FitState.UNKNOWN
     return [
         (weights.unknown_question, decision.choice.ballot.unanswered, "questions without an answer"),
         (weights.tie, int(decision.choice.tied), "tied votes"),
         (weights.caution, len(warned), "cautions against the verdict"),
-        (weights.overruled, int(bool(decision.overruled_rule_id)), "rules overruled"),
+        (weights.overruled, int(bool(decision.verdict.overruled_rule_id)), "rules overruled"),
         (weights.no_estimate, int(unpriced), "missing estimates"),
-        (weights.tight, int(decision.settled.state is FitState.TIGHT), "tight memory"),
+        (weights.tight, int(decision.fit.state is FitState.TIGHT), "tight memory"),
         (weights.unmet, unmet, "wishes that are not met"),
     ]
 
@@ -89,10 +94,9 @@ def _nothing_known(decision: Decision) -> bool:
 
 def _fit_unknown(decision: Decision) -> bool:
     """Whether nobody knows if anything trains here."""
-    return decision.method is None and decision.settled.state is FitState.UNKNOWN
+    return decision.method is None and decision.fit.state is FitState.UNKNOWN
 
 
-@lru_cache(maxsize=64)
 def _definition(pack: Pack) -> str:
     weights = pack.rules.confidence
     counted = (

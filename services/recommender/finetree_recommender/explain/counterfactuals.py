@@ -2,21 +2,20 @@
 """Which single change of an input changes the verdict: found by trying every one through the same pipeline."""
 
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from finetree_recommender.decision.hardware_gate import memory_words
-from finetree_recommender.decision.pipeline import Decision
+from finetree_recommender.decision.pipeline import Verdict
 from finetree_recommender.decision.situation import Situation
-from finetree_recommender.decision.stages import Verdict
-from finetree_recommender.explain import searching, thresholds
-from finetree_recommender.fan import MEMORY, TURNED, turns
+from finetree_recommender.explain import thresholds
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN
+from finetree_recommender.policy.answers import UNKNOWN, vocabulary
 from finetree_recommender.policy.pack import Pack
 
+MEMORY = "memory"
+"""Input that is the hardware: another answer means another machine."""
 FIELDS = {
-    "memory": "hardware",
+    MEMORY: "hardware",
     "budget": "budget_usd_month",
     "quality": "quality",
     "time": "time",
@@ -25,23 +24,27 @@ FIELDS = {
     "experience": "experience",
 }
 """Fields of the request by the input that the rules read, in the order of the questions."""
-_PLACES = {path: place for place, path in enumerate(FIELDS.values())}
+SCALES = (MEMORY, "budget", "quality", "time", "tasks", "experience")
+"""Inputs whose answers have an order, so that only the next one is one step away."""
 _SUFFIX = f" {thresholds.NOT_PRICED}"
 
 
-class Counterfactual(NamedTuple):
-    """A change of one input and the method that it leads to; None when nothing would train."""
+@dataclass(frozen=True, slots=True)
+class Counterfactual:
+    """A change of one input and the method that it leads to."""
 
     field_path: str
     from_value: str
     to_value: str
     method: Method | None
+    """None when nothing would train."""
     rule_id: str
     threshold: float | None = None
     unit: str = ""
 
 
-class Gap(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Gap:
     """An unknown input whose answer could change the verdict."""
 
     field_path: str
@@ -50,8 +53,9 @@ class Gap(NamedTuple):
     methods: tuple[Method, ...]
 
 
-class Neighbourhood(NamedTuple):
-    """All single changes."""
+@dataclass(frozen=True, slots=True)
+class Neighbourhood:
+    """What all single changes lead to."""
 
     flips: tuple[Counterfactual, ...]
     """The nearest change of each input to each other method."""
@@ -64,56 +68,73 @@ class Neighbourhood(NamedTuple):
     """Share of the changes to a neighbouring answer that keep the verdict."""
 
 
-class _Trial(NamedTuple):
-    """A change of one answer that changes the verdict, and the verdict that it leads to."""
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A change of one answer, and the verdict that it leads to."""
 
     name: str
     value: str
+    near: bool
+    """Whether it is the next answer of a scale, or the input has no scale or no answer."""
     verdict: Verdict
 
 
-def explore(situation: Situation, decision: Decision) -> Neighbourhood:
+def explore(situation: Situation) -> Neighbourhood:
     """Try every single change of a discrete input, and find where along a number the verdict changes.
 
     Estimates hold for the hardware that was asked about; for other hardware the pack's own words count.
     """
-    method, flips, gaps = decision.method, list[_Trial](), list[Gap]()
-    tried = near = near_flips = 0
-    turned, known = situation.turns(), situation.gist.memory != UNKNOWN
-    away = situation.abroad()
-    for name in (MEMORY, *TURNED):
-        now, ours = situation.answers.get(name), list[_Trial]()
-        found = turns(situation.pack, name, now, memory_known=known)
-        for value, close, place in found:
-            there = away[value] if name == MEMORY else turned[place]
-            near += close
-            if there.method is not method:
-                near_flips += close
-                ours.append(_Trial(name, value, there))
-        tried += len(found)
-        flips += ours
-        if ours and now == UNKNOWN:
-            gaps.append(_gap(ours, len(found)))
+    method = situation.decision.method
+    trials = {name: list(_trials(situation, name)) for name in FIELDS}
+    every = [trial for found in trials.values() for trial in found]
+    flips = [trial for trial in every if trial.verdict.method is not method]
+    near = [trial for trial in every if trial.near]
+    steady = sum(trial.verdict.method is method for trial in near)
+    told = (*_answer_changes(situation, flips), *_number_changes(situation, method))
+    places = list(FIELDS.values())
+    gaps = [
+        gap
+        for name, found in trials.items()
+        if situation.answers.get(name) == UNKNOWN and (gap := _gap(name, found, method)) is not None
+    ]
     return Neighbourhood(
-        flips=tuple(sorted((*_flips(situation, flips), *_numeric(situation, method)), key=_place)),
-        kept=tried - len(flips),
-        tried=tried,
+        # Inputs in the order of the questions, the others after them.
+        flips=tuple(sorted(told, key=lambda f: places.index(f.field_path) if f.field_path in places else len(places))),
+        kept=len(every) - len(flips),
+        tried=len(every),
         gaps=tuple(sorted(gaps, key=lambda gap: -gap.share)),
-        robustness=round((near - near_flips) / near, 4) if near else 1.0,
+        robustness=round(steady / len(near), 4) if near else 1.0,
     )
 
 
-def _gap(ours: list[_Trial], tried: int) -> Gap:
-    """An unknown input of which so many answers were tried, and these change the verdict."""
+def _trials(situation: Situation, name: str) -> Iterator[_Trial]:
+    """Every other answer of an input, nearest first; from "unknown" in the scale's own order."""
+    scale, now = vocabulary(situation.pack.rules)[name], situation.answers.get(name)
+    start = scale.index(now) if now != UNKNOWN else 0
+    for value in sorted(scale, key=lambda word: abs(scale.index(word) - start)):
+        if value == now:
+            continue
+        near = now == UNKNOWN or name not in SCALES or abs(scale.index(value) - start) == 1
+        if name == MEMORY:
+            found = situation.elsewhere(value)
+        else:
+            found = situation.verdict(situation.answers.changed(name, value))
+        yield _Trial(name, value, near, found)
+
+
+def _gap(name: str, trials: list[_Trial], method: Method | None) -> Gap | None:
+    """How many answers of an unknown input change the verdict, and to which methods; None where none does."""
+    flips = [trial.verdict.method for trial in trials if trial.verdict.method is not method]
     # A machine on which nothing trains changes the verdict, and leads to no method.
-    methods = dict.fromkeys(trial.verdict.method for trial in ours)
-    return Gap(FIELDS[ours[0].name], len(ours) / tried, tuple(item for item in methods if item is not None))
+    methods = tuple(dict.fromkeys(found for found in flips if found is not None))
+    return Gap(FIELDS[name], len(flips) / len(trials), methods) if flips else None
 
 
-def _flips(situation: Situation, trials: list[_Trial]) -> Iterator[Counterfactual]:
+def _answer_changes(situation: Situation, flips: list[_Trial]) -> Iterator[Counterfactual]:
+    """Of each input the nearest answer that leads to each other method."""
     # Those that come from a number are told with its exact threshold instead.
     measured, seen = thresholds.measured(situation), set[tuple[str, Method]]()
-    for trial in trials:
+    for trial in flips:
         found = trial.verdict.method
         if found is None or trial.name in measured or (trial.name, found) in seen:
             continue
@@ -127,9 +148,9 @@ def _flips(situation: Situation, trials: list[_Trial]) -> Iterator[Counterfactua
         )
 
 
-def _numeric(situation: Situation, method: Method | None) -> Iterator[Counterfactual]:
+def _number_changes(situation: Situation, method: Method | None) -> Iterator[Counterfactual]:
     for number in thresholds.numbers(situation):
-        for found in searching.search(number, method):
+        for found in thresholds.search(number, method):
             yield Counterfactual(
                 field_path=number.field_path,
                 from_value=number.words(number.now),
@@ -141,16 +162,10 @@ def _numeric(situation: Situation, method: Method | None) -> Iterator[Counterfac
             )
 
 
-def _place(flip: Counterfactual) -> int:
-    """Place of an input in the order of the questions, the others after them."""
-    return _PLACES.get(flip.field_path, len(_PLACES))
-
-
-@lru_cache(maxsize=1024)
 def _words(pack: Pack, name: str, value: str) -> str:
     if value == UNKNOWN:
         return UNKNOWN
-    if name == "memory":
+    if name == MEMORY:
         return f"{memory_words(pack, value)} {thresholds.NOT_PRICED}"
     if name != "budget":
         return value.lower()

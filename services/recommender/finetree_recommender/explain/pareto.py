@@ -10,8 +10,8 @@ three methods from dominating each other in a circle, so that the frontier is ne
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from finetree_api.types.v1 import evidence_pb2 as ev
 
@@ -23,34 +23,30 @@ _ROUNDING = 1e-9
 """Balance of gains and losses below which two methods are the same."""
 
 
-class Figures(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Figures:
     """What a method is compared by; None where there is no figure."""
 
     quality_percent: ev.Interval
     device_bytes: ev.Interval | None = None
     total_seconds: ev.Interval | None = None
-    cost: ev.Interval | None = None
+    cost_usd: ev.Interval | None = None
 
 
-_Span = tuple[float, float, float]
-"""Lower end, expected value and upper end: they are compared dozens of times, and a message takes its time to tell."""
-_SIDES = ((1, True), (-1, False), (-1, False), (-1, False))
-"""Of each of the `Figures`: 1 where more is better and -1 where less is, and whether what leaves it open is the same
-for all methods."""
+@dataclass(frozen=True, slots=True)
+class _Dimension:
+    """A figure that all methods have."""
 
-
-class _Dimension(NamedTuple):
-    """A figure that all methods have; its sides are those of `_SIDES`."""
-
-    sign: int
+    more_is_better: bool
     together: bool
-    values: Mapping[Method, _Span]
+    """Whether what leaves it open is the same for all methods."""
+    values: Mapping[Method, ev.Interval]
     noise: float
 
     def gain(self, one: Method, other: Method) -> float:
         """How much better one method is than another, in units of the noise; negative where it is worse."""
-        ratio = self.values[one][1] / self.values[other][1]
-        return self.sign * math.log(ratio) / self.noise
+        ratio = self.values[one].expected / self.values[other].expected
+        return (1 if self.more_is_better else -1) * math.log(ratio) / self.noise
 
 
 def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> dict[Method, Method]:
@@ -65,47 +61,43 @@ def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> di
     return found
 
 
-def equal(one: _Span, other: _Span) -> bool:
+def equal(one: ev.Interval, other: ev.Interval) -> bool:
     """Whether each expected value lies inside the other's interval."""
-    return other[0] <= one[1] <= other[2] and one[0] <= other[1] <= one[2]
+    return other.low <= one.expected <= other.high and one.low <= other.expected <= one.high
 
 
-def _below(one: _Span, other: _Span) -> bool:
+def _below(one: ev.Interval, other: ev.Interval) -> bool:
     """Whether one figure is less in the middle than another, and more at no end."""
-    return one[0] <= other[0] and one[1] < other[1] and one[2] <= other[2]
+    return one.low <= other.low and one.expected < other.expected and one.high <= other.high
 
 
 def _dominates(dimensions: Sequence[_Dimension], one: Method, other: Method) -> bool:
-    apart = False
-    for sign, _, values, _ in dimensions:
-        ours, theirs = values[one], values[other]
-        if not equal(ours, theirs):
-            ratio = ours[1] / theirs[1]
-            # No gain: without its logarithm, for most pairs end here.
-            if ratio <= 1 if sign > 0 else ratio >= 1:
-                return False
-            apart = True
-    if not apart or any(each.together and _below(each.values[one], each.values[other]) for each in dimensions):
+    apart = [each for each in dimensions if not equal(each.values[one], each.values[other])]
+    if not apart or any(each.gain(one, other) <= 0 for each in apart):
+        return False
+    if any(each.together and _below(each.values[one], each.values[other]) for each in dimensions):
         return False
     return sum(each.gain(one, other) for each in dimensions) > _ROUNDING
 
 
 def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
     """Figures that every method has: comparing some by more than others would let them dominate in a circle."""
+    columns: tuple[tuple[bool, bool, Callable[[Figures], ev.Interval | None]], ...] = (
+        (True, True, lambda item: item.quality_percent),
+        (False, False, lambda item: item.device_bytes),
+        (False, False, lambda item: item.total_seconds),
+        (False, False, lambda item: item.cost_usd),
+    )
     found = []
-    for place, (sign, together) in enumerate(_SIDES):
-        values = {method: _span(item[place]) for method, item in figures.items()}
-        known = {method: span for method, span in values.items() if span is not None and span[1] > 0}
+    for more_is_better, together, read in columns:
+        values = {method: read(item) for method, item in figures.items()}
+        known = {method: each for method, each in values.items() if each is not None and each.expected > 0}
         if known and len(known) == len(figures):
-            found.append(_Dimension(sign, together, known, _noise(known.values())))
+            found.append(_Dimension(more_is_better, together, known, _noise(known.values())))
     return found
 
 
-def _span(interval: ev.Interval | None) -> _Span | None:
-    return (interval.low, interval.expected, interval.high) if interval is not None else None
-
-
-def _noise(values: Collection[_Span]) -> float:
+def _noise(values: Collection[ev.Interval]) -> float:
     """Average relative half-width of intervals."""
-    widths = [max(_LEAST_NOISE, (high - low) / (2 * expected)) for low, expected, high in values]
+    widths = [max(_LEAST_NOISE, (each.high - each.low) / (2 * each.expected)) for each in values]
     return sum(widths) / len(widths)

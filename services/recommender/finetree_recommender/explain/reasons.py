@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why each method stands where it stands, with the numbers."""
+"""Why each method has the standing that it has, with the numbers."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from operator import itemgetter
-from typing import NamedTuple
 
 from finetree_recommender.decision import fit
 from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.prior_figures import falls_short, prior_of
+from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import CPU, Answers, matches
+from finetree_recommender.policy.answers import Answers, matches
 from finetree_recommender.policy.pack import Pack
 from finetree_recommender.policy.schema.rules import CautionRule
-from finetree_recommender.request.inputs import Inputs
-from finetree_recommender.trace import Breach, Reason
+from finetree_recommender.trace import Reason, Violation
 
 LEAF_WORDS = "the tree leads to it"
 """Why a method is taken, where the tree says no more."""
@@ -31,17 +29,32 @@ class Standing(StrEnum):
     FITS_AGAINST_RULE = "FITS_AGAINST_RULE"
 
 
-class Case(NamedTuple):
-    """One method in one decision; `priced` is its best recipe's estimate, None where there is none."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One method in a situation's decision."""
 
-    pack: Pack
-    inputs: Inputs
-    decision: Decision
+    situation: Situation
     method: Method
-    priced: Priced | None
-    breaches: tuple[Breach, ...] = ()
-    """What it would break of what was demanded."""
-    evidence: Evidence | None = None
+
+    @property
+    def pack(self) -> Pack:
+        """The pack that decided."""
+        return self.situation.pack
+
+    @property
+    def decision(self) -> Decision:
+        """What it decided."""
+        return self.situation.decision
+
+    @property
+    def priced(self) -> Priced | None:
+        """Estimate of the method's best recipe; None where there is none."""
+        return self.situation.priced(self.method)
+
+    @property
+    def violations(self) -> tuple[Violation, ...]:
+        """The limits that it would break."""
+        return self.situation.violations[self.method]
 
     @property
     def feasible(self) -> bool:
@@ -54,55 +67,26 @@ class Case(NamedTuple):
         if self.method is self.decision.method:
             return Standing.RECOMMENDED
         state = self.priced.fit if self.priced is not None else FitState.UNKNOWN
-        if state is FitState.DOES_NOT_FIT or self.breaches:
+        if state is FitState.DOES_NOT_FIT or self.violations:
             return Standing.REJECTED
         if self.feasible:
             return Standing.POSSIBLE
         return Standing.REJECTED if state is FitState.UNKNOWN else Standing.FITS_AGAINST_RULE
 
 
-def warnings(pack: Pack, answers: Answers, method: Method, evidence: Evidence | None) -> tuple[CautionRule, ...]:
+def warnings(pack: Pack, answers: Answers, method: Method, *, evidence: Evidence | None) -> list[CautionRule]:
     """The pack's cautions that apply to a method; the hard ones are the hardware gate's.
 
     That a GPU has room for another method is not said where the estimate shows that it has not.
     """
-    return tuple([rule for rule, _ in _warned(pack, answers, method, evidence)])
-
-
-def _warned(
-    pack: Pack, answers: Answers, method: Method, evidence: Evidence | None
-) -> list[tuple[CautionRule, Reason]]:
-    """The `warnings`, each with its words."""
-    found = _matching(pack, method, _reads(pack)[method](answers))
-    return [each for each in found if "memory" not in each[0].when or not _refuted(each[0], evidence)]
-
-
-@lru_cache(maxsize=64)
-def _soft(pack: Pack) -> Mapping[Method, tuple[CautionRule, ...]]:
-    rules = pack.rules.cautions
-    return {method: tuple(rule for rule in rules if rule.method is method and not rule.hard) for method in Method}
-
-
-@lru_cache(maxsize=64)
-def _named(pack: Pack) -> Mapping[Method, tuple[str, ...]]:
-    """The inputs that a method's cautions read; the memory twice, so that there are at least two."""
-    return {
-        method: ("memory", "memory", *dict.fromkeys(name for rule in rules for name in rule.when))
-        for method, rules in _soft(pack).items()
-    }
-
-
-@lru_cache(maxsize=64)
-def _reads(pack: Pack) -> Mapping[Method, Callable[[Answers], tuple[str, ...]]]:
-    """Takes out of answers what a method's cautions read: there are few of it, and many answers."""
-    return {method: itemgetter(*map(Answers._fields.index, names)) for method, names in _named(pack).items()}
-
-
-@lru_cache(maxsize=16384)
-def _matching(pack: Pack, method: Method, read: tuple[str, ...]) -> tuple[tuple[CautionRule, Reason], ...]:
-    """The cautions that apply where this was read, each with its words."""
-    answers = Answers(**dict(zip(_named(pack)[method], read, strict=True)))  # type: ignore[arg-type]  # priorities are no answer
-    return tuple((rule, _advised(rule)) for rule in _soft(pack)[method] if matches(rule.when, answers))
+    return [
+        rule
+        for rule in pack.rules.cautions
+        if rule.method is method
+        and not rule.hard
+        and matches(rule.when, answers)
+        and not ("memory" in rule.when and _refuted(rule, evidence))
+    ]
 
 
 def _advised(rule: CautionRule) -> Reason:
@@ -113,7 +97,7 @@ def _advised(rule: CautionRule) -> Reason:
 def _refuted(rule: CautionRule, evidence: Evidence | None) -> bool:
     if evidence is None or rule.redirect is None:
         return False
-    return fit.best(evidence, rule.redirect).state is FitState.DOES_NOT_FIT
+    return evidence.best[rule.redirect].state is FitState.DOES_NOT_FIT
 
 
 def caution_code(rule: CautionRule) -> str:
@@ -121,46 +105,45 @@ def caution_code(rule: CautionRule) -> str:
     return f"CAUTION_{rule.id.removeprefix('dont.').replace('.', '_').upper()}"
 
 
-def shortfall(pack: Pack, answers: Answers, method: Method) -> tuple[Reason, ...]:
+def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
     """What a method lacks of the quality that is asked for, where the pack has priors; one reason, or none."""
-    return _shortfall(pack, method, answers.quality, answers.task_kind)
-
-
-@lru_cache(maxsize=4096)
-def _shortfall(pack: Pack, method: Method, need: str, task_kind: str) -> tuple[Reason, ...]:
+    need, task_kind = answers.quality, answers.task_kind
     floor = falls_short(pack, method, need, task_kind)
     prior = prior_of(pack, method, task_kind)
     if floor is None or prior is None:
-        return ()
+        return
     kind = "a task of unknown kind" if not prior.task_kinds else task_kind.lower()
     asked = "at the lower end" if floor.by == "low" else "expected"
     text = f"{prior.low:g} to {prior.high:g} percent of full fine-tuning for {kind} ({prior.expected:g} expected), "
     text += f"{need.lower()} quality asks for {floor.percent:g} {asked}"
-    return (Reason("BELOW_QUALITY_NEED", text, prior.id),)
+    yield Reason("BELOW_QUALITY_NEED", text, prior.id)
 
 
-def reasons(case: Case, standing: Standing) -> list[Reason]:
+def reasons(case: Case) -> tuple[Reason, ...]:
     """Reasons of a method's standing, most important first."""
-    answers, found = case.inputs.answers, list[Reason]()
-    if standing is Standing.RECOMMENDED:
-        found.append(_won(case))
-    else:
-        if case.priced is not None and case.priced.fit is FitState.DOES_NOT_FIT:
-            found.append(Reason("DOES_NOT_FIT", fit.shortage(case.method, case.priced), "fit.does_not_fit"))
-        found += [Reason(breach.code, breach.message, breach.rule_id) for breach in case.breaches]
-        found += _lost(case)
-        if standing is Standing.FITS_AGAINST_RULE:
-            found.append(Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", "fit.fits"))
-    found += shortfall(case.pack, answers, case.method)
-    found += [reason for _, reason in _warned(case.pack, answers, case.method, case.evidence)]
-    if case.method is Method.QLORA:
-        found += _bits(case)
-    return found
+    pack, situation, method = case.pack, case.situation, case.method
+    warned = warnings(pack, situation.answers, method, evidence=situation.evidence)
+    return (
+        *((_won(case),) if case.standing is Standing.RECOMMENDED else _not_won(case)),
+        *shortfall(pack, situation.answers, method),
+        *map(_advised, warned),
+        *(_bits(case) if method is Method.QLORA else ()),
+    )
+
+
+def _not_won(case: Case) -> Iterator[Reason]:
+    priced = case.priced
+    if priced is not None and priced.fit is FitState.DOES_NOT_FIT:
+        yield Reason("DOES_NOT_FIT", fit.shortage(case.method, priced), "fit.does_not_fit")
+    yield from (Reason(item.code, item.message, item.rule_id) for item in case.violations)
+    yield from _lost(case)
+    if case.standing is Standing.FITS_AGAINST_RULE:
+        yield Reason("FITS_HERE", f"the estimator shows that it {fit.room(priced)}", "fit.fits")
 
 
 def _bits(case: Case) -> Iterator[Reason]:
     """8-bit bases need a newer GPU than 4-bit ones."""
-    rule, entry = case.pack.rules.capabilities.int8, case.inputs.device.entry
+    rule, entry = case.pack.rules.capabilities.int8, case.situation.inputs.device.entry
     has = entry.capability if entry is not None else None
     if has is not None and has < rule.value:
         text = f"8-bit bases need compute capability {rule.value:.1f}, this GPU has {has:.1f}; 4-bit works"
@@ -169,40 +152,41 @@ def _bits(case: Case) -> Iterator[Reason]:
 
 def _won(case: Case) -> Reason:
     decision, choice = case.decision, case.decision.choice
-    if choice.method is not None and choice.method in decision.settled.passed:
-        broken = decision.settled.passed[choice.method][0].message
+    rule_id = decision.verdict.rule_id
+    if choice.method is not None and choice.method in decision.fit.passed:
+        broken = decision.fit.passed[choice.method][0].message
         text = f"{choice.method} comes first by the rules, but {broken}"
         nearest = case.pack.rules.demands.nearest
-        if case.breaches and nearest is not None:
+        if case.violations and nearest is not None:
             return Reason("NEAREST_TO_WISHES", f"{text}; {case.method} comes nearest", nearest.id)
-        return Reason("KEEPS_WISHES", text, decision.rule_id)
-    if decision.overruled_rule_id:
-        if decision.settled.state is FitState.UNKNOWN:
-            return Reason("OTHERS_DO_NOT_FIT", "what the rules prefer does not fit", decision.rule_id)
-        return Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", decision.rule_id)
+        return Reason("KEEPS_WISHES", text, rule_id)
+    if decision.verdict.overruled_rule_id:
+        if decision.fit.state is FitState.UNKNOWN:
+            return Reason("OTHERS_DO_NOT_FIT", "what the rules prefer does not fit", rule_id)
+        return Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", rule_id)
     if choice.overridden:
-        return Reason("MULTI_TASK", "many different tasks decide for it", decision.rule_id)
+        return Reason("MULTI_TASK", "many different tasks decide for it", rule_id)
     return _voted(case)
 
 
 def _voted(case: Case) -> Reason:
-    decision, choice = case.decision, case.decision.choice
+    choice, rule_id = case.decision.choice, case.decision.verdict.rule_id
     votes = choice.ballot.total(case.method)
     if choice.tied:
-        return Reason("TIE_BREAK", f"tied at {_votes(votes)} and first by rule {decision.rule_id}", decision.rule_id)
-    if decision.rule_id == choice.default_rule_id:
-        return Reason("DEFAULT", "nothing was said that decides, and it is the choice when in doubt", decision.rule_id)
+        return Reason("TIE_BREAK", f"tied at {_votes(votes)} and first by rule {rule_id}", rule_id)
+    if rule_id == choice.default_rule_id:
+        return Reason("DEFAULT", "nothing was said that decides, and it is the choice when in doubt", rule_id)
     if votes == 0:
-        return Reason("TREE_LEAF", _leaf_words(case), decision.rule_id)
-    return Reason("MOST_VOTES", f"most votes of the questions answered ({votes})", decision.rule_id)
+        return Reason("TREE_LEAF", _leaf_words(case), rule_id)
+    return Reason("MOST_VOTES", f"most votes of the questions answered ({votes})", rule_id)
 
 
 def _leaf_words(case: Case) -> str:
     """Why the tree leads to a method, as its last node says."""
-    rule = next((rule for rule in case.pack.rules.tie_breaks if rule.id == case.decision.rule_id), None)
+    rule = next((rule for rule in case.pack.rules.tie_breaks if rule.id == case.decision.verdict.rule_id), None)
     if rule is not None and rule.input == "priorities":
         return f"of what fits here it comes first where {rule.value.lower()} matters most"
-    node = next((node for node in case.pack.rules.tree.nodes if node.id == case.decision.rule_id), None)
+    node = next((node for node in case.pack.rules.tree.nodes if node.id == case.decision.verdict.rule_id), None)
     return (node.reason_for(case.method) if node is not None else "") or LEAF_WORDS
 
 
@@ -233,16 +217,12 @@ def _behind(case: Case, chosen: Method) -> Reason:
 
 
 def _gated(case: Case) -> Reason:
-    has = None if case.inputs.answers.memory == CPU else case.inputs.marketed_gb or 0
-    return _too_small(case.pack, case.method, has, case.decision.choice.passage.rule_id)
-
-
-@lru_cache(maxsize=4096)
-def _too_small(pack: Pack, method: Method, has: float | None, rule_id: str) -> Reason:
-    """What the gate asks for and this GPU has not, in GB; None is a CPU."""
-    needs, speaker = pack.card(method).minimum_gpu_gb.value, pack.rules.gate.speaker
-    if has is None:
+    """What the gate asks for and this machine does not have."""
+    needs, speaker = case.pack.card(case.method).minimum_gpu_gb.value, case.pack.rules.gate.speaker
+    inputs, rule_id = case.situation.inputs, case.decision.choice.passage.rule.id
+    if inputs.on_cpu:
         return Reason("NO_GPU", f"{speaker} asks for a GPU of {needs:g} GB, this machine has none", rule_id)
+    has = inputs.marketed_gb or 0
     return Reason("GPU_TOO_SMALL", f"{speaker} asks for {needs:g} GB, this GPU has {has:g} GB", rule_id)
 
 

@@ -9,13 +9,14 @@ from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
-from finetree_recommender.decision.limits import Demands, duration
 from finetree_recommender.decision.prior_figures import SECONDS
-from finetree_recommender.estimator.values import Catalogue, Evidence, FitState, Priced
+from finetree_recommender.estimator.values import Catalogue, Evidence
+from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
 from finetree_recommender.policy.pack import Pack
-from finetree_recommender.recipe import build
+from finetree_recommender.recipe.build import adaptations, build
 from finetree_recommender.request.inputs import Inputs, normalize
+from finetree_recommender.request.limits import Limits
 from finetree_recommender.trace import Caution
 
 RENT = "RENT"
@@ -25,9 +26,8 @@ ANY_GPU_GB = 80.0
 MOST_TOLD = 3
 CHEAPER = 0.9
 """Share of another offer's cost up to which an offer counts as cheaper."""
-NO_LIMITS = Demands()
+NO_LIMITS = Limits()
 _RULE = "rent.offer"
-_FITTING = (FitState.FITS, FitState.TIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,7 @@ def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
         return False
     if not inputs.hardware_known or inputs.on_cpu or inputs.device.unsupported:
         return True
-    rows = evidence.rows.values() if evidence is not None else ()
-    return evidence is not None and not any(isinstance(row, Priced) and row.fit in _FITTING for row in rows)
+    return evidence is not None and not any(state.trains for state in evidence.states.values())
 
 
 def questions(
@@ -62,15 +61,16 @@ def questions(
 ) -> dict[Method, est.EstimateRunRequest]:
     """Each method's recipe with all that makes it smaller but cut rows, on no GPU in particular."""
     inputs = _elsewhere(pack, request, catalogue)
-    rows: dict[Method, est.EstimateRunRequest] = {}
+    evaluation = request.evaluation_profile if request.HasField("evaluation_profile") else None
+    rows = {}
     for method in Method:
-        row = rows[method] = est.EstimateRunRequest(view=est.ESTIMATE_VIEW_FULL)
-        if inputs.profile is not None:
-            row.dataset_profile.CopyFrom(inputs.profile)
-        if request.HasField("evaluation_profile"):
-            row.evaluation_profile.CopyFrom(request.evaluation_profile)
         adapted = len(_savings(pack, inputs, method))
-        row.spec.CopyFrom(build.build(pack, inputs, method, parameters=parameters, adapted=adapted).spec)
+        rows[method] = est.EstimateRunRequest(
+            view=est.ESTIMATE_VIEW_FULL,
+            spec=build(pack, inputs, method, parameters=parameters, adapted=adapted).spec,
+            dataset_profile=inputs.profile,
+            evaluation_profile=evaluation,
+        )
     return rows
 
 
@@ -86,7 +86,7 @@ def offers(
 
 
 def advice(
-    pack: Pack, preferred: Method | None, found: tuple[Offer, ...], limits: Demands = NO_LIMITS
+    pack: Pack, preferred: Method | None, found: tuple[Offer, ...], limits: Limits = NO_LIMITS
 ) -> Iterator[Caution]:
     """The offer for the method that the rules prefer, then those that promise more quality, or cost less.
 
@@ -110,7 +110,7 @@ def advice(
         yield Caution(RENT, _words(offer, limits), _RULE, offer.method)
 
 
-def _over(offer: Offer, limits: Demands) -> str:
+def _over(offer: Offer, limits: Limits) -> str:
     """Which limits of a run an offer goes over, for people; empty where it keeps to them."""
     parts = []
     most, longest = limits.run_usd, limits.deadline_seconds
@@ -133,7 +133,7 @@ def _elsewhere(pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue) 
 
 def _savings(pack: Pack, inputs: Inputs, method: Method) -> tuple[str, ...]:
     """The method's adaptations, in the pack's order, up to those that cut rows."""
-    rules = build.adaptations(pack, inputs, method)
+    rules = adaptations(pack, inputs, method)
     kept = next((place for place, rule in enumerate(rules) if rule.cut_rows_at), len(rules))
     return tuple(rule.message for rule in rules[:kept])
 
@@ -169,7 +169,7 @@ def _cost(offer: Offer) -> float:
     return offer.amount.expected if offer.amount is not None else offer.hourly
 
 
-def _words(offer: Offer, limits: Demands) -> str:
+def _words(offer: Offer, limits: Limits) -> str:
     price = f"{offer.hourly:.2f} {offer.currency} an hour on demand"
     text = f"{offer.method} fits on a rented {offer.accelerator} ({offer.provider}, {price})"
     if offer.hours is not None and offer.amount is not None:

@@ -1,77 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a verdict does not give of what was wished, by how much, and what serving the result takes."""
+"""Which limits a verdict does not keep, by how much, which could not be checked, and what serving the result takes."""
 
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Iterator
 
-from finetree_recommender.decision import fit
-from finetree_recommender.decision.limits import OVER_BUDGET, OVER_DEADLINE, duration, seconds_of, usd_of
-from finetree_recommender.decision.pipeline import Decision
+from finetree_recommender.decision.fit import OVER_BUDGET, OVER_DEADLINE
 from finetree_recommender.decision.prior_figures import prior_of
 from finetree_recommender.decision.situation import Situation
-from finetree_recommender.estimator.values import FitState, Priced
 from finetree_recommender.explain.reasons import shortfall
+from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.rules import Option
 from finetree_recommender.trace import Caution
 
 
-def unmet(situation: Situation, decision: Decision) -> Iterator[Caution]:
-    """The wishes that the verdict breaks: of the methods that the rules would take here none keeps them all."""
-    method = decision.method
+def unmet(situation: Situation) -> Iterator[Caution]:
+    """The limits that the verdict breaks: of the methods that the rules would take here none keeps them all."""
+    method = situation.decision.method
     if method is None:
         return
-    for breach in situation.broken.get(method, ()):
-        text = f"{method} {breach.message}; {_kept_by(situation, decision)}{_nearest(situation, breach.code, method)}"
-        if breach.code == OVER_BUDGET and _rented_by_default(situation):
+    for item in situation.violations[method]:
+        text = f"{method} {item.message}; {_kept_by(situation)}{_nearest(situation, item.code, method)}"
+        if item.code == OVER_BUDGET and _rented_by_default(situation):
             text += "; that is at the price of renting: say so where the hardware is your own (ownership)"
-        yield Caution(breach.code, text, breach.rule_id)
+        yield Caution(item.code, text, item.rule_id)
     yield from _quality(situation, method)
 
 
-def _kept_by(situation: Situation, decision: Decision) -> str:
-    """Whether any method that trains here keeps every wish, for people."""
-    choice = decision.choice
-    asked = [m for m in choice.leaning.above if m in choice.passage.feasible and m in _running(situation)]
-    kept = [method for method in asked if not situation.broken.get(method, ())]
-    if not kept:
-        return "no method here keeps every wish"
-    return f"only {' and '.join(kept)} would keep every wish, which is more than the rules ask for"
-
-
-def _running(situation: Situation) -> list[Method]:
-    """The methods that train here; all of them where nothing was estimated."""
-    evidence = situation.evidence
-    return [m for m in Method if evidence is None or fit.best(evidence, m).state in (FitState.FITS, FitState.TIGHT)]
-
-
-def _rented_by_default(situation: Situation) -> bool:
-    """Whether a cost is that of rented hardware because nobody said whose it is."""
-    return situation.evidence is not None and not situation.inputs.request.HasField("ownership")
-
-
-def _nearest(situation: Situation, code: str, method: Method) -> str:
-    """Which method comes nearest to a limit, for people; nothing for wishes that are kept or not."""
-    kind = {OVER_DEADLINE: (seconds_of, "the quickest"), OVER_BUDGET: (usd_of, "the cheapest")}.get(code)
-    if kind is None:
-        return ""
-    figure, words = kind
-    pack, evidence, examples = situation.pack, situation.evidence, situation.demands.examples
-    found = [(value, m) for m in _running(situation) if (value := figure(pack, evidence, m, examples)) is not None]
-    if not found:
-        return ""
-    value, nearest = min(found)
-    if nearest is method:
-        return f", and it is {words}"
-    return f"; {words}, {nearest}, {f'takes {duration(value)}' if code == OVER_DEADLINE else f'costs {value:.2f} USD'}"
-
-
-def contradictions(situation: Situation, decision: Decision) -> Iterator[Caution]:
+def contradictions(situation: Situation) -> Iterator[Caution]:
     """Answers that no one method fits, and which of them gave way."""
-    answers = situation.answers
-    known = ((name, options.get(answers.get(name))) for name, options in _voting(situation.pack))
-    asked = [(name, option) for name, option in known if option is not None]
+    decision, answers = situation.decision, situation.answers
+    # Of the questions but that for the memory, the answers that vote.
+    asked = [
+        (question.input, option)
+        for question in situation.pack.rules.questions
+        for option in question.options
+        if question.input != "memory" and option.votes and option.value == answers.get(question.input)
+    ]
     if len(asked) < 2 or set(asked[0][1].votes).intersection(*[option.votes for _, option in asked[1:]]):
         return
     gave = [
@@ -81,51 +44,53 @@ def contradictions(situation: Situation, decision: Decision) -> Iterator[Caution
     ]
     if gave:
         text = f"no method has all of what was asked for; given up: {'; '.join(gave)}"
-        yield Caution("CONTRADICTORY_WISHES", text, decision.rule_id)
+        yield Caution("CONTRADICTORY_WISHES", text, decision.verdict.rule_id)
 
 
-@lru_cache(maxsize=64)
-def _voting(pack: Pack) -> tuple[tuple[str, Mapping[str, Option]], ...]:
-    """The options that have votes, by their answers, of each question but that for the memory, by its input."""
-    questions = (question for question in pack.rules.questions if question.input != "memory")
-    return tuple((each.input, {item.value: item for item in each.options if item.votes}) for each in questions)
+def unchecked(situation: Situation) -> Iterator[Caution]:
+    """Limits that could not be compared with a figure, and those that the figure's upper end exceeds."""
+    method = situation.decision.method
+    if method is not None:
+        yield from _unchecked_deadline(situation, method)
+        yield from _unchecked_budget(situation, method)
 
 
-def unchecked(situation: Situation, decision: Decision) -> Iterator[Caution]:
-    """Limits that could not be held against a figure, and those that the figure's upper end goes over."""
-    method, demands, rules = decision.method, situation.demands, situation.pack.rules.demands
-    if method is None:
+def _unchecked_deadline(situation: Situation, method: Method) -> Iterator[Caution]:
+    limit, expected, priced = situation.limits.deadline_seconds, situation.seconds(method), situation.priced(method)
+    rule = situation.pack.rules.demands.deadline
+    if limit is None:
         return
-    pack, evidence, examples = situation.pack, situation.evidence, demands.examples
-    priced = fit.best(evidence, method).priced if evidence is not None else None
-    limit = demands.deadline_seconds
-    if limit is not None:
-        expected = seconds_of(pack, evidence, method, examples)
-        if expected is None:
-            yield Caution(
-                "DEADLINE_UNCHECKED", f"how long a run takes is unknown: {_missing(situation)}", rules.deadline.id
-            )
-        elif expected <= limit < (high := _high_seconds(priced)):
-            text = f"it may take up to {duration(high)}, the deadline is {duration(limit)}"
-            yield Caution("DEADLINE_AT_RISK", text, rules.deadline.id)
-    limit = demands.run_usd
-    if limit is not None:
-        expected = usd_of(pack, evidence, method, examples)
-        if expected is None:
-            text = f"what a run costs in USD is unknown: {_missing(situation)}"
-            yield Caution("BUDGET_UNCHECKED", text, rules.budget.id)
-        elif expected <= limit < (high := _high_usd(priced)):
-            text = f"it may cost up to {high:.2f} USD, the budget of a run is {limit:.2f} USD"
-            yield Caution("BUDGET_AT_RISK", text, rules.budget.id)
-
-
-def slower(situation: Situation, decision: Decision) -> Iterator[Caution]:
-    """A run that takes longer than the time that was wished for, where no deadline says how long that is exactly."""
-    method, demands, pack = decision.method, situation.demands, situation.pack
-    if method is None or demands.deadline_seconds is not None:
+    if expected is None:
+        yield Caution("DEADLINE_UNCHECKED", f"how long a run takes is unknown: {_missing(situation)}", rule.id)
         return
-    wished = next((each for each in pack.rules.deadlines if each.implies == situation.answers.time), None)
-    seconds = seconds_of(pack, situation.evidence, method, demands.examples)
+    high = priced.total_seconds.high if priced is not None and priced.total_seconds is not None else 0.0
+    if expected <= limit < high:
+        text = f"it may take up to {duration(high)}, the deadline is {duration(limit)}"
+        yield Caution("DEADLINE_AT_RISK", text, rule.id)
+
+
+def _unchecked_budget(situation: Situation, method: Method) -> Iterator[Caution]:
+    limit, expected, priced = situation.limits.run_usd, situation.usd(method), situation.priced(method)
+    rule = situation.pack.rules.demands.budget
+    if limit is None:
+        return
+    if expected is None:
+        yield Caution("BUDGET_UNCHECKED", f"what a run costs in USD is unknown: {_missing(situation)}", rule.id)
+        return
+    high = priced.cost.high if priced is not None and priced.cost is not None else 0.0
+    if expected <= limit < high:
+        text = f"it may cost up to {high:.2f} USD, the budget of a run is {limit:.2f} USD"
+        yield Caution("BUDGET_AT_RISK", text, rule.id)
+
+
+def slower(situation: Situation) -> Iterator[Caution]:
+    """A run that takes longer than the time that was asked for, where no deadline says how long that is exactly."""
+    method = situation.decision.method
+    if method is None or situation.limits.deadline_seconds is not None:
+        return
+    deadlines = situation.pack.rules.deadlines
+    wished = next((each for each in deadlines if each.implies == situation.answers.time), None)
+    seconds = situation.seconds(method)
     if wished is None or seconds is None or seconds <= wished.high:
         return
     text = f"{wished.key} were wished for, and {method} is expected to take {duration(seconds)}"
@@ -145,18 +110,56 @@ def device_notes(situation: Situation) -> Iterator[Caution]:
     yield Caution("NO_BF16", text, rules.bf16.id)
 
 
-def serving_notes(situation: Situation, decision: Decision, rank: int | None) -> Iterator[Caution]:
+def serving_notes(situation: Situation, rank: int | None) -> Iterator[Caution]:
     """What it takes to serve the result where it will be served; `rank` is that of the recipe's adapter."""
     limit = situation.pack.rules.serving_rank
-    if "VLLM" in situation.demands.serving and rank is not None and rank > limit.value:
+    if "VLLM" in situation.limits.serving and rank is not None and rank > limit.value:
         text = f"vllm: the adapter has rank {rank}, and vLLM loads up to {limit.value:g} unless started otherwise"
         yield Caution("SERVING_NOTE", f"{text}: --max-lora-rank {rank}", limit.id)
-    for target in situation.demands.serving:
-        rules = (r for r in situation.pack.rules.serving if r.target == target and decision.method in r.methods)
+    for target in situation.limits.serving:
+        rules = (
+            r for r in situation.pack.rules.serving if r.target == target and situation.decision.method in r.methods
+        )
         for rule in rules:
             if rule.served:
                 name = target.lower().replace("_", ".")
                 yield Caution("SERVING_NOTE", f"{name}: {rule.note}", rule.id)
+
+
+def _kept_by(situation: Situation) -> str:
+    """Whether any method that trains here keeps every limit."""
+    choice = situation.decision.choice
+    asked = [m for m in choice.order.above if m in choice.passage.feasible and m in _running(situation)]
+    kept = [method for method in asked if not situation.violations[method]]
+    if not kept:
+        return "no method here keeps every wish"
+    return f"only {' and '.join(kept)} would keep every wish, which is more than the rules ask for"
+
+
+def _running(situation: Situation) -> list[Method]:
+    """The methods that train here; all of them where nothing was estimated."""
+    evidence = situation.evidence
+    return [method for method in Method if evidence is None or evidence.states[method].trains]
+
+
+def _rented_by_default(situation: Situation) -> bool:
+    """Whether a cost is that of rented hardware because nobody said whose it is."""
+    return situation.evidence is not None and not situation.inputs.request.HasField("ownership")
+
+
+def _nearest(situation: Situation, code: str, method: Method) -> str:
+    """Which method comes nearest to a deadline or budget; empty for other limits."""
+    kind = {OVER_DEADLINE: (situation.seconds, "the quickest"), OVER_BUDGET: (situation.usd, "the cheapest")}.get(code)
+    if kind is None:
+        return ""
+    figure, words = kind
+    found = [(value, running) for running in _running(situation) if (value := figure(running)) is not None]
+    if not found:
+        return ""
+    value, nearest = min(found)
+    if nearest is method:
+        return f", and it is {words}"
+    return f"; {words}, {nearest}, {f'takes {duration(value)}' if code == OVER_DEADLINE else f'costs {value:.2f} USD'}"
 
 
 def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
@@ -182,11 +185,3 @@ def _missing(situation: Situation) -> str:
     if currency not in ("", "USD"):
         return f"its cost is in {currency}; give the tariff in USD to have it checked"
     return "say who owns the hardware, in USD (ownership)"
-
-
-def _high_seconds(priced: Priced | None) -> float:
-    return priced.total_seconds.high if priced is not None and priced.total_seconds is not None else 0.0
-
-
-def _high_usd(priced: Priced | None) -> float:
-    return priced.cost.high if priced is not None and priced.cost is not None else 0.0

@@ -8,8 +8,8 @@ from finetree_api.types.v1 import evidence_pb2 as ev
 from google.protobuf import json_format
 
 from finetree_recommender.decision.prior_figures import SECONDS, quality
+from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.questionnaire import questionnaire
-from finetree_recommender.messages.recommendation import number
 from finetree_recommender.method import TRAINABLE_HERE, Method
 from finetree_recommender.policy.pack import Pack
 from finetree_recommender.policy.schema.cards import Card, Figure

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 
+from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.questionnaire import questionnaire
-from finetree_recommender.messages.recommendation import number
 from finetree_recommender.method import Method
 from finetree_recommender.policy.library import Entry
 from finetree_recommender.policy.pack import DEFAULT_PACK, Pack

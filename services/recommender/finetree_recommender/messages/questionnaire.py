@@ -4,7 +4,7 @@
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from google.protobuf import json_format
 
-from finetree_recommender.messages.recommendation import number
+from finetree_recommender.messages.methods import number
 from finetree_recommender.policy.pack import Pack
 from finetree_recommender.policy.schema.rules import Option, Question
 

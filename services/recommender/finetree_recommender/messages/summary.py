@@ -2,9 +2,7 @@
 """A recommendation in plain words: one line, and a paragraph for people who know nothing of the rules."""
 
 from collections.abc import Iterator
-from functools import lru_cache
 
-from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.decision.fit import GIB
 from finetree_recommender.estimator.values import Priced
 from finetree_recommender.explain.cautions import MISSING_EVIDENCE
@@ -14,6 +12,7 @@ from finetree_recommender.explain.rental_offers import RENT
 from finetree_recommender.formatting import money, ranged, scaled, time
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import CPU
+from finetree_recommender.recommend import Recommendation
 from finetree_recommender.request.hardware import NOT_SUPPORTED
 
 UPGRADE_WORDS = "upgrade GPU first"
@@ -164,7 +163,7 @@ def _device(answer: Recommendation) -> str:
 
 
 def _figures(answer: Recommendation) -> str:
-    quality = answer.methods[0].quality_percent
+    quality = answer.methods[0].figures.quality_percent
     if answer.decision.method is None:
         return ""
     takes = _unpriced(answer) if answer.priced is None else _priced(answer, answer.priced)
@@ -228,7 +227,6 @@ def _change(answer: Recommendation, flip: Counterfactual) -> str:
     return f"{title} {_turned(flip.field_path, flip.to_value)}"
 
 
-@lru_cache(maxsize=4096)
 def _turned(field_path: str, value: str) -> str:
     """Another value of an input, in words."""
     words = value.partition(" (")[0].replace("_", " ")

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from finetree_recommender.policy.answers import CPU, UNKNOWN
 from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.basic_rules import When
+from finetree_recommender.policy.schema.basic import When
 
 _NAMES = {"memory": "GPU memory", "use_case": "use case", "task_kind": "kind of task"}
 """Names of inputs for people, where the field's own name is none."""

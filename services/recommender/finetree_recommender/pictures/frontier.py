@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 
-from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.decision.fit import GIB
 from finetree_recommender.explain.assessment import Assessment
 from finetree_recommender.explain.reasons import Standing
@@ -18,6 +17,7 @@ from finetree_recommender.messages.summary import headline
 from finetree_recommender.pictures import svg
 from finetree_recommender.pictures.axis import Axis, axis
 from finetree_recommender.pictures.svg import Rectangle, number
+from finetree_recommender.recommend import Recommendation
 
 MARGIN, LABELS, PANEL, GUTTER = 24.0, 190.0, 206.0, 34.0
 TOP, ROW = 118.0, 58.0
@@ -68,19 +68,22 @@ def _rank(item: Assessment) -> tuple[bool, bool, bool]:
 def _columns(answer: Recommendation) -> list[_Column]:
     unit, scale = _time_unit(answer)
     rows_missing = "unknown: how many rows are there?"
-    timed = any(item.total_seconds is not None for item in answer.methods)
+    timed = any(item.figures.total_seconds is not None for item in answer.methods)
     price_missing = "unknown: there is no price for this hardware" if timed else rows_missing
     quality = "% of full fine-tuning"
     return [
-        _Column("Quality", quality, 1, lambda m: m.quality_percent, "unknown", "more is better", from_zero=False),
-        _Column("Device memory", "GiB", GIB, lambda m: m.device_bytes, "unknown without the estimator"),
-        _Column("Time", unit, scale, lambda m: m.total_seconds, rows_missing),
-        _Column("Cost", "USD", 1, lambda m: m.cost_usd, price_missing),
+        _Column(
+            "Quality", quality, 1, lambda m: m.figures.quality_percent, "unknown", "more is better", from_zero=False
+        ),
+        _Column("Device memory", "GiB", GIB, lambda m: m.figures.device_bytes, "unknown without the estimator"),
+        _Column("Time", unit, scale, lambda m: m.figures.total_seconds, rows_missing),
+        _Column("Cost", "USD", 1, lambda m: m.figures.cost_usd, price_missing),
     ]
 
 
 def _time_unit(answer: Recommendation) -> tuple[str, float]:
-    longest = max((item.total_seconds.high for item in answer.methods if item.total_seconds is not None), default=0)
+    times = (item.figures.total_seconds for item in answer.methods)
+    longest = max((time.high for time in times if time is not None), default=0)
     if longest < 120:
         return "seconds", 1
     if longest < 2 * 3600:

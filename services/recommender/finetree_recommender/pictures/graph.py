@@ -12,8 +12,8 @@ from enum import StrEnum
 from finetree_recommender.method import Method
 from finetree_recommender.pictures.conditions import condition, name, value
 from finetree_recommender.policy.pack import Pack
+from finetree_recommender.policy.schema.limits import TieBreak
 from finetree_recommender.policy.schema.rules import Leaf, Node, Question
-from finetree_recommender.policy.schema.wish_rules import TieBreak
 
 GATE, UPGRADE, VOTES, TIES, MEMORY_KNOWN, USE_CASES = (
     "gate",

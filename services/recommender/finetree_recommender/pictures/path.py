@@ -4,7 +4,6 @@
 from dataclasses import dataclass
 from itertools import pairwise
 
-from finetree_recommender.conclusion import Recommendation
 from finetree_recommender.decision.stages import Choice
 from finetree_recommender.pictures.graph import (
     DEMANDS,
@@ -19,6 +18,7 @@ from finetree_recommender.pictures.graph import (
 )
 from finetree_recommender.policy.answers import UNKNOWN, Answers, matches
 from finetree_recommender.policy.pack import Pack
+from finetree_recommender.recommend import Recommendation
 
 
 @dataclass(frozen=True, slots=True)

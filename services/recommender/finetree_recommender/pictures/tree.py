@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 
-from finetree_recommender.conclusion import Recommendation
-from finetree_recommender.messages.recommendation import number
+from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.summary import headline
 from finetree_recommender.pictures.graph import Box, Graph, build
 from finetree_recommender.pictures.mermaid import mermaid
@@ -15,6 +14,7 @@ from finetree_recommender.pictures.path import Way, mark
 from finetree_recommender.pictures.text import text
 from finetree_recommender.pictures.tree_svg import tree_svg
 from finetree_recommender.policy.pack import Pack
+from finetree_recommender.recommend import Recommendation
 
 SVG_TYPE = "image/svg+xml"
 _FORMATS: dict[int, tuple[str, Callable[[Graph, Way], str]]] = {

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The discrete answers that rules read. Whatever was not given is "unknown", and stays so."""
 
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 
-from finetree_recommender.policy.schema.basic_rules import When
+from finetree_recommender.policy.schema.basic import When
 from finetree_recommender.policy.schema.rules import Rules
 
 UNKNOWN = "unknown"
@@ -41,7 +40,7 @@ SERVING_WORDS = tuple(SERVING_OF.values())[1:]
 
 
 class Answers(NamedTuple):
-    """One answer for each input; a tuple, for it is the key of most of what is kept."""
+    """One answer for each input."""
 
     memory: str = UNKNOWN
     budget: str = UNKNOWN
@@ -54,7 +53,7 @@ class Answers(NamedTuple):
     experience: str = UNKNOWN
     task_count: str = UNKNOWN
     priorities: tuple[str, ...] = ()
-    """What matters, most important first. Rules read it in tie-breaks alone."""
+    """What matters, most important first. Only tie-breaks read it."""
 
     def get(self, name: str) -> str:
         """Answer of the named input."""
@@ -62,30 +61,16 @@ class Answers(NamedTuple):
         return value
 
     def changed(self, name: str, answer: str) -> "Answers":
-        """The same with another answer; in pieces, for dozens are made for each recommendation."""
-        place = _PLACES[name]
-        return tuple.__new__(Answers, (*self[:place], answer, *self[place + 1 :]))
-
-    def without(self, names: tuple[str, ...]) -> "Answers":
-        """The same, but for the answers under these names, which become unknown."""
-        values: list[Any] = list(self)
-        for name in names:
-            values[_PLACES[name]] = UNKNOWN
-        return tuple.__new__(Answers, values)
+        """Replace the answer of one input."""
+        return self._replace(**{name: answer})  # type: ignore[arg-type]  # priorities are changed by nobody
 
     def read(self, *names: str) -> tuple[str, ...]:
         """Inputs as "name=value", for the trace."""
         return tuple(f"{name}={self.get(name)}" for name in names)
 
 
-_PLACES = {name: place for place, name in enumerate(Answers._fields)}
 NAMES = tuple(name for name in Answers._fields if name != "priorities")
 """The inputs that have one answer."""
-
-
-def unread(read: Collection[str]) -> tuple[str, ...]:
-    """The inputs of one answer but those that are read: what `Answers.without` is to leave out."""
-    return tuple(name for name in NAMES if name not in read)
 
 
 def vocabulary(rules: Rules) -> dict[str, tuple[str, ...]]:
@@ -97,7 +82,4 @@ def vocabulary(rules: Rules) -> dict[str, tuple[str, ...]]:
 
 def matches(when: When, answers: Answers) -> bool:
     """Whether the answers satisfy a condition."""
-    for name, allowed in when.items():  # noqa: SIM110 - a generator takes twice the time, and this is asked most often
-        if getattr(answers, name) not in allowed:
-            return False
-    return True
+    return all(answers.get(name) in allowed for name, allowed in when.items())

@@ -7,7 +7,7 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from google.protobuf.descriptor import FieldDescriptor
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.schema.recipe_rules import Value
+from finetree_recommender.policy.schema.recipe import Value
 
 _INTEGERS = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_INT32)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from finetree_runtime.server.logging import get_logger
 
-from finetree_recommender.policy.pack import Pack, load_builtin, parse
+from finetree_recommender.policy.pack import Pack, builtin_packs, parse
 from finetree_recommender.policy.yaml import PackError
 
 SECONDS_BETWEEN_LOOKS = 2.0
@@ -45,7 +45,7 @@ class Library(Mapping[str, Pack]):
     """
 
     def __init__(self, folder: Path | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._builtin = load_builtin()
+        self._builtin = builtin_packs()
         self._folder = folder
         self._clock = clock
         self._looked = clock()
@@ -98,7 +98,7 @@ class Library(Mapping[str, Pack]):
     def _take(self, before: Mapping[str, Pack]) -> None:
         """Read the folder, where own packs were `before`."""
         self._own, self._problems = self._read(before)
-        self._packs = self._builtin | {pack.rules.id: pack for pack in self._own.values()}
+        self._packs = {**self._builtin, **{pack.rules.id: pack for pack in self._own.values()}}
 
     def _entry(self, name: str) -> Entry:
         pack = self._own.get(name)
@@ -120,7 +120,7 @@ class Library(Mapping[str, Pack]):
         return found | kept, problems
 
     def _try(self, name: str, found: dict[str, Pack], problems: dict[str, str]) -> bool:
-        bases = self._builtin | {pack.rules.id: pack for pack in found.values()}
+        bases = {**self._builtin, **{pack.rules.id: pack for pack in found.values()}}
         try:
             found[name] = _load(self._folder / name if self._folder else Path(name), bases)
         except (PackError, OSError) as error:

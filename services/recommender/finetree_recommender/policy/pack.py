@@ -5,15 +5,16 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache, cached_property
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 from finetree_api.types.v1 import evidence_pb2 as ev
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.checks.checks import check
+from finetree_recommender.policy.checks.structure import check
 from finetree_recommender.policy.inheritance import DIRECTIVES, merged
 from finetree_recommender.policy.schema.cards import Card
 from finetree_recommender.policy.schema.rules import Rules
@@ -30,76 +31,50 @@ _NAMED_RULE = re.compile(r"rules? (?P<id>[^\s:]+)(:| and )")
 _REFERENCE = re.compile(r"(?P<key>[a-z][a-z0-9-]*):? (?P<locator>.+)")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Pack:
-    """Checked rules and what identifies them; compared and hashed by identity, as a key of what is kept for it."""
+    """Checked rules and what identifies them; compared and hashed by identity."""
 
     rules: Rules
     sha256: str
     """Hash of the file's bytes, and of the pack's that it extends; lower-case hex."""
     text: str = field(default="", repr=False)
     """The file, as it was read."""
-    raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The rules as YAML has them, the base's included."""
-
     extends: str = ""
     """Id of the pack that it extends; empty when none."""
 
-    @property
+    @cached_property
     def revision(self) -> ev.RevisionComponent:
-        """What a reply names the pack by; whoever takes it copies it."""
-        return _revision(self)
+        """What a reply names the pack by."""
+        return ev.RevisionComponent(id=self.rules.id, sha256=self.sha256, date=self.rules.date)
 
     def provenance(self, reference: str) -> ev.Provenance:
-        """The source that a rule's `source` refers to; whoever takes it copies it.
+        """The source that a rule's `source` refers to.
 
         Raises:
             PackError: The reference names no source of the pack.
         """
-        return _provenance(self, reference)
-
-    def cited(self, reference: str) -> bytes:
-        """The `provenance` as bytes of the wire. Raises PackError."""
-        return _cited(self, reference)
+        match = _REFERENCE.fullmatch(reference)
+        source = self.rules.sources.get(match["key"]) if match else None
+        if match is None or source is None:
+            known = ", ".join(sorted(self.rules.sources))
+            raise PackError(f"source {reference!r}: give a key and a place, as in 'playbook L264'; keys are {known}")
+        kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind}")
+        return ev.Provenance(kind=kind, source=source.source, locator=match["locator"], date=source.date)
 
     def card(self, method: Method) -> Card:
         """The card of a method."""
-        return _cards(self)[method]
+        return self._cards[method]
 
     def stars_rank(self, method: Method) -> int:
         """Place of a method in the order of stars, 0 first."""
-        return _ranks(self)[method]
+        return self.rules.stars_order.methods.index(method)
 
-
-@lru_cache(maxsize=64)
-def _revision(pack: Pack) -> ev.RevisionComponent:
-    return ev.RevisionComponent(id=pack.rules.id, sha256=pack.sha256, date=pack.rules.date)
-
-
-@lru_cache(maxsize=64)
-def _cards(pack: Pack) -> Mapping[Method, Card]:
-    return {card.method: card for card in pack.rules.methods}
-
-
-@lru_cache(maxsize=64)
-def _ranks(pack: Pack) -> Mapping[Method, int]:
-    return {method: rank for rank, method in enumerate(pack.rules.stars_order.methods)}
-
-
-@lru_cache(maxsize=4096)
-def _provenance(pack: Pack, reference: str) -> ev.Provenance:
-    match = _REFERENCE.fullmatch(reference)
-    source = pack.rules.sources.get(match["key"]) if match else None
-    if match is None or source is None:
-        known = ", ".join(sorted(pack.rules.sources))
-        raise PackError(f"source {reference!r}: give a key and a place, as in 'playbook L264'; keys are {known}")
-    kind = ev.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind}")
-    return ev.Provenance(kind=kind, source=source.source, locator=match["locator"], date=source.date)
-
-
-@lru_cache(maxsize=4096)
-def _cited(pack: Pack, reference: str) -> bytes:
-    return _provenance(pack, reference).SerializeToString()
+    @cached_property
+    def _cards(self) -> Mapping[Method, Card]:
+        return {card.method: card for card in self.rules.methods}
 
 
 def parse(text: bytes, bases: Mapping[str, Pack] | None = None) -> Pack:
@@ -149,16 +124,11 @@ def _line(text: bytes, message: str) -> int | None:
     return text.count(b"\n", 0, place.start()) + 1 if place else None
 
 
-def load_builtin() -> dict[str, Pack]:
-    """The packs that come with the service, by id; each may extend one that is before it."""
-    return dict(_builtin())
-
-
 @cache
-def _builtin() -> Mapping[str, Pack]:
-    """They do not change while the program runs."""
+def builtin_packs() -> Mapping[str, Pack]:
+    """The packs that come with the service, by id, read once; each may extend one that is before it."""
     packs: dict[str, Pack] = {}
     for name in BUILTIN:
         pack = parse((resources.files("finetree_recommender.policy") / "packs" / f"{name}.yaml").read_bytes(), packs)
         packs[pack.rules.id] = pack
-    return packs
+    return MappingProxyType(packs)

@@ -8,10 +8,10 @@ from enum import Enum
 from functools import singledispatch
 from typing import Any
 
-from finetree_recommender.policy.schema.basic_rules import Cited, MethodOrder, Number, Resolution, When
-from finetree_recommender.policy.schema.recipe_rules import Adaptation, BatchStart, Computed, Row, Table
+from finetree_recommender.policy.schema.basic import Cited, MethodOrder, Number, Resolution, When
+from finetree_recommender.policy.schema.limits import Bracket
+from finetree_recommender.policy.schema.recipe import Adaptation, BatchStart, Computed, Row, Table
 from finetree_recommender.policy.schema.rules import CautionRule, Leaf, MemoryClass, Node, Option, UpgradeRule
-from finetree_recommender.policy.schema.wish_rules import Bracket
 
 
 def rule_words(section: object) -> Iterator[tuple[str, str, str]]:

@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of a recipe: the first that has a row for a case sets its field.
+"""Tables of a recipe: the first that has a row for a case sets its field."""
 
-Values are kept as bytes of the wire, which joined are a RunSpec.
-"""
-
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 
@@ -14,117 +9,101 @@ from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import UNKNOWN, Answers
 from finetree_recommender.policy.fields import assign, path_for, value_of
 from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.recipe_rules import BatchStart, Computed, Row, Table, Value
+from finetree_recommender.policy.schema.recipe import BatchStart, Computed, Row, Table, Value
+
+RANK = "lora.rank"
 
 Rule = Row | BatchStart | Computed
+"""What chose a value."""
 
 
-class Reading(NamedTuple):
-    """What tables read of a request. Numbers stand for all that the tables do not tell apart."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What tables read of a request."""
 
     method: Method
     answers: Answers
-    """Those that recipes read; the others are unknown."""
     profile: str
     """Whose numbers: PLAYBOOK or EVIDENCE."""
     device: str
     """Answer of the recipe input `device`."""
-    parameters: float | None
+    parameters: int | None
     """Of the base model; None takes the rows for an unknown size."""
-    examples: float | None
+    examples: int | None
+    """Rows of the data."""
 
 
-class Choice(NamedTuple):
-    """A value and why."""
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A RunSpec under construction, and the rule behind each path that rules have set."""
 
-    raw: bytes
-    """A RunSpec with this field alone, as bytes of the wire."""
-    value: Any
-    """As the field holds it."""
-    rule: Rule
+    spec: rs.RunSpec
+    rules: dict[str, Rule]
 
+    def set(self, path: str, value: Value, rule: Rule) -> None:
+        """Set a field for a reason. Raises ValueError and TypeError where the field takes no such value."""
+        assign(self.spec, path, value)
+        self.rules[path] = rule
 
-def choice(path: str, value: Value, rule: Rule) -> Choice:
-    """A value of a field."""
-    raw, held = setting(path, value)
-    return Choice(raw, held, rule)
-
-
-@lru_cache(maxsize=8192, typed=True)
-def setting(path: str, value: Value) -> tuple[bytes, Any]:
-    """A RunSpec with one field, as bytes, and the value as the field holds it. Raises ValueError and TypeError."""
-    spec = rs.RunSpec()
-    assign(spec, path, value)
-    return spec.SerializeToString(), value_of(spec, path)
+    def number(self, path: str) -> float | None:
+        """Value of a field that a rule has set; None where none has."""
+        return value_of(self.spec, path) if path in self.rules else None
 
 
-class Tables:
-    """Applies tables, one after the other; each reads what earlier ones chose."""
+def apply(draft: Draft, pack: Pack, reading: Reading, *, steps: int | None, late: bool) -> None:
+    """Apply a method's tables to its draft, one after the other; each reads what earlier ones chose.
 
-    def __init__(self, pack: Pack, reading: Reading, chosen: Mapping[str, Choice]) -> None:
-        self._pack = pack
-        self._reading = reading
-        self._choices = dict(chosen)
-        self._numbers: dict[str, float | None] = {"parameters": reading.parameters, "examples": reading.examples}
-
-    def apply(self, tables: tuple[Table, ...], steps: float | None = None) -> dict[str, Choice]:
-        """All choices after these tables; `steps` are the optimizer steps, None when unknown."""
-        rank = path_for("lora.rank", self._reading.method)
-        self._numbers |= {"steps": steps, "rank": self._choices[rank].value if rank in self._choices else None}
-        for table in tables:
-            self._apply(table)
-            if table.knob == "lora.rank" and rank in self._choices:
-                self._numbers["rank"] = self._choices[rank].value
-        return self._choices
-
-    def _apply(self, table: Table) -> None:
-        method, path = self._reading.method, path_for(table.knob, self._reading.method)
-        if path in self._choices and not table.factor:
-            return
-        row = self._row(table)
-        if row is None:
-            return
-        value = row.value
-        if table.factor or row.times:
-            base = self._choices.get(path_for(row.times, method) if row.times else path)
-            value = _product(base.value if base is not None else 0, value)
-        caps = _caps(self._pack, table.knob, method)
-        if caps and isinstance(value, float):
-            value = min(value, *caps)
-        self._choices[path] = choice(path, value, row)
-
-    def _row(self, table: Table) -> Row | None:
-        parameters = self._reading.parameters
-        if parameters is not None and parameters < table.parameters_from:
-            return None
-        if not table.input:
-            return table.rows[0]
-        if table.input in self._numbers:
-            number = self._numbers[table.input]
-            if number is not None:
-                return _bracket(table.rows, number)
-            word = UNKNOWN
-        else:
-            word = self._reading.device if table.input == "device" else self._reading.answers.get(table.input)
-        named = next((row for row in table.rows if word in row.equals), None)
-        return named or next((row for row in table.rows if row.id == table.unknown and word == UNKNOWN), None)
+    `late` tables are those that read the number of optimizer `steps` (None: unknown), which the other tables decide.
+    """
+    for table in tables_of(pack, reading.method, reading.profile):
+        if (table.input == "steps") is late:
+            _apply(draft, pack, reading, table, steps)
 
 
-@lru_cache(maxsize=256)
-def tables_of(pack: Pack, method: Method, profile: str) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
-    """A method's tables: those that do not read the number of steps, and those that do."""
-    found = [table for table in pack.rules.recipe if method in table.methods and profile in table.profiles]
-    late = [table.input == "steps" for table in found]
-    return (
-        tuple(table for table, waits in zip(found, late, strict=True) if not waits),
-        tuple(table for table, waits in zip(found, late, strict=True) if waits),
-    )
+def tables_of(pack: Pack, method: Method, profile: str) -> tuple[Table, ...]:
+    """The tables of a method's recipes in a profile."""
+    return tuple(table for table in pack.rules.recipe if method in table.methods and profile in table.profiles)
 
 
-@lru_cache(maxsize=1024)
-def _caps(pack: Pack, knob: str, method: Method) -> tuple[float, ...]:
-    """Largest values that any table of a field allows."""
-    return tuple(t.cap for t in pack.rules.recipe if t.knob == knob and method in t.methods and t.cap)
+def value_range(rule: Rule) -> tuple[float, ...]:
+    """The sensible range of a value, lowest and highest; empty where the rule states none."""
+    return rule.range if isinstance(rule, Row | BatchStart) else ()
+
+
+def _apply(draft: Draft, pack: Pack, reading: Reading, table: Table, steps: int | None) -> None:
+    method, path = reading.method, path_for(table.knob, reading.method)
+    if path in draft.rules and not table.factor:
+        return
+    row = _row(draft, reading, table, steps)
+    if row is None:
+        return
+    value = row.value
+    if table.factor or row.times:
+        value = _product(draft.number(path_for(row.times, method) if row.times else path) or 0, value)
+    caps = [each.cap for each in pack.rules.recipe if each.knob == table.knob and method in each.methods and each.cap]
+    if caps and isinstance(value, float):
+        value = min(value, *caps)
+    draft.set(path, value, row)
+
+
+def _row(draft: Draft, reading: Reading, table: Table, steps: int | None) -> Row | None:
+    if reading.parameters is not None and reading.parameters < table.parameters_from:
+        return None
+    if not table.input:
+        return table.rows[0]
+    numbers = {
+        "parameters": reading.parameters,
+        "examples": reading.examples,
+        "steps": steps,
+        "rank": draft.number(path_for(RANK, reading.method)),
+    }
+    if (number := numbers.get(table.input)) is not None:
+        return _bracket(table.rows, number)
+    word = UNKNOWN
+    if table.input not in numbers:
+        word = reading.device if table.input == "device" else reading.answers.get(table.input)
+    named = next((row for row in table.rows if word in row.equals), None)
+    return named or next((row for row in table.rows if row.id == table.unknown and word == UNKNOWN), None)
 
 
 def _bracket(rows: tuple[Row, ...], number: float) -> Row | None:
@@ -136,8 +115,3 @@ def _product(base: float, factor: Value) -> Value:
     product = base * float(factor)
     # Ranks stay whole numbers; rates stay fractions.
     return int(product) if isinstance(base, int) and product == int(product) else product
-
-
-def limits(rule: Rule) -> Iterator[float]:
-    """The sensible range of a value, lowest and highest; nothing where the rule states none."""
-    yield from rule.range if isinstance(rule, Row | BatchStart) else ()

@@ -3,10 +3,8 @@
 
 import difflib
 import re
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_runtime.runspec import device_names
@@ -24,12 +22,9 @@ NOT_SUPPORTED = "ACCELERATOR_NOT_SUPPORTED"
 """Code of the caution that another maker's accelerator is answered for by its memory."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Device:
-    """Hardware as it was understood. Memory in GB as marketed, of one device.
-
-    Compared and hashed by identity, as a key of what is kept for it.
-    """
+    """Hardware as it was understood. Memory in GB as marketed, of one device."""
 
     hardware: rs.Hardware
     """What the recipe runs on: the request's, with the accelerator that its name and memory mean."""
@@ -50,13 +45,6 @@ class Device:
 
 def read_device(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
     """Understand a request's hardware with the estimator's catalogue (empty when that cannot be asked)."""
-    return _read(hardware.SerializeToString(deterministic=True), pack, catalogue)
-
-
-@lru_cache(maxsize=4096)
-def _read(raw: bytes, pack: Pack, catalogue: Catalogue) -> Device:
-    """Kept by the message's bytes: few kinds of hardware are asked about, and each is looked for in the catalogue."""
-    hardware = rs.Hardware.FromString(raw)
     kind = hardware.WhichOneof("device")
     if kind == "accelerator":
         found = _named(hardware, pack, catalogue)
@@ -69,17 +57,11 @@ def _read(raw: bytes, pack: Pack, catalogue: Catalogue) -> Device:
     return replace(found, gate_gb=gate_gb)
 
 
-@lru_cache(maxsize=4096)
 def memory_class(pack: Pack, gb: float) -> MemoryClass:
-    """The playbook's class of a memory size in GB; up to five percent short of a class still counts."""
+    """The pack's class of a memory size in GB; up to five percent short of a class still counts."""
     tolerated = gb * (1 + pack.rules.gate.tolerance.value)
-    return pack.rules.gate.classes[max(0, bisect_right(class_lows(pack), tolerated) - 1)]
-
-
-@lru_cache(maxsize=64)
-def class_lows(pack: Pack) -> tuple[float, ...]:
-    """Where the classes begin; a loaded pack's follow each other without a gap."""
-    return tuple(item.low for item in pack.rules.gate.classes)
+    # A loaded pack's classes follow each other without a gap, the smallest first.
+    return [item for item in pack.rules.gate.classes if item.low <= tolerated or item.low == 0][-1]
 
 
 def _named(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
@@ -173,7 +155,7 @@ def _told(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
     if entry is not None:
         text = f"the name means {_words(entry)}, {gb:g} GB were told: the memory was trusted over the name"
         return Device(hardware, gb, entry=entry, cautions=(Caution("HARDWARE_NAME_MISLEADING", text, rule_id),))
-    near = difflib.get_close_matches(canonical(plain), [i.name for i in catalogue.entries()], _NEAREST)
+    near = difflib.get_close_matches(canonical(plain), [i.name for i in catalogue.entries], _NEAREST)
     pointer = f"; did you mean {', '.join(near)}?" if near else ""
     text = f"no accelerator {name!r} is known{pointer}: its {gb:g} GB count, and nothing else of it"
     return Device(hardware, gb, cautions=(Caution("HARDWARE_NAME_UNKNOWN", text, rule_id),))
@@ -197,16 +179,10 @@ def _siblings(name: str, catalogue: Catalogue) -> list[Accelerator]:
     start = canonical(name)
     found = [
         item
-        for spelling, item in _spelled(catalogue)
+        for spelling, item in catalogue.trainable
         if spelling.startswith(f"{start}-") and _SIBLING.fullmatch(spelling.removeprefix(start))
     ]
     return sorted(found, key=lambda item: (len(item.name), item.name))
-
-
-@lru_cache(maxsize=8)
-def _spelled(catalogue: Catalogue) -> tuple[tuple[str, Accelerator], ...]:
-    """The canonical name of each card that can be trained on: all are gone through for each kind of hardware."""
-    return tuple((canonical(item.name), item) for item in catalogue.entries() if not item.unsupported)
 
 
 def _same(ours: float, told: float, pack: Pack) -> bool:

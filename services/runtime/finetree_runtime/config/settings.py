@@ -87,7 +87,10 @@ class ServiceSettings:
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important log line to write.")
     drain_time: Duration = setting(10.0, "Longest time that running calls get after SIGTERM.")
     max_call_time: Duration = setting(60.0, "Longest time of a unary call.")
-    max_request_bytes: int = setting(256 * 1024, "Largest request message.")
+    max_request_bytes: int = setting(
+        256 * 1024, "Largest request message; those of a client's stream have their own limit."
+    )
+    max_stream_message_bytes: int = setting(0, "Largest message of a client's stream; 0: as other requests.")
     page_token_key: Secret = setting(
         Secret(), "Key that signs page tokens; the same for all replicas. Default: random."
     )

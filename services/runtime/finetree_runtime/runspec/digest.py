@@ -6,7 +6,6 @@ import json
 
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2, training_data_pb2
 
-from finetree_runtime.runspec.naming import Names
 from finetree_runtime.runspec.paths import FieldDifference, canonical, difference
 
 _COVERED = ("engine", "catalogue", "price_book")
@@ -56,25 +55,3 @@ def _covered(plan: run_spec_pb2.Plan) -> run_spec_pb2.Plan:
         if field.name in _COVERED:
             getattr(covered.revision, field.name).CopyFrom(component)
     return covered
-
-
-# For services that still keep specs in parts.
-
-
-def settings_digest(
-    settings: bytes, names: Names, profile: training_data_pb2.DatasetProfile | None, revision: str
-) -> str:
-    """Hash of the plan whose spec has these settings and names."""
-    spec = run_spec_pb2.RunSpec.FromString(settings)
-    if names.model is not None:
-        spec.model.MergeFromString(names.model)
-    if names.dataset is not None:
-        spec.dataset.MergeFromString(names.dataset)
-    if names.accelerator is not None:
-        spec.hardware.accelerator = names.accelerator
-    return plan_digest(spec, profile, evidence_pb2.Revision.FromString(bytes.fromhex(revision)))
-
-
-def revision_text(revision: evidence_pb2.Revision) -> str:
-    """Text of a revision for `settings_digest`."""
-    return revision.SerializeToString().hex()

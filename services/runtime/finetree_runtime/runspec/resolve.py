@@ -5,17 +5,13 @@ The recommender, the estimator and the trainer never import each other, yet must
 """
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any
 
 from finetree_api.types.v1 import check_pb2, hardware_pb2, run_spec_pb2, training_data_pb2
 
-from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, Default, defaults_for, suggested_sequence_length
-from finetree_runtime.runspec.paths import canonical, difference, set_paths
-
-__all__ = ["canonical", "difference", "set_paths"]
+from finetree_runtime.runspec.defaults import Default, defaults_for, suggested_sequence_length
+from finetree_runtime.runspec.paths import set_paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,127 +99,3 @@ def _fill(spec: run_spec_pb2.RunSpec, default: Default) -> bool:
     if not is_set:
         setattr(target, name, default.value)
     return not is_set
-
-
-# For services that still keep what they made of settings by their bytes.
-
-NAMES: tuple[Literal["model"], Literal["dataset"]] = ("model", "dataset")
-LONGEST_KEPT = 4096
-_Made = TypeVar("_Made")
-
-
-def resolved_spec(
-    spec: run_spec_pb2.RunSpec, *, profile: training_data_pb2.DatasetProfile | None = None, positions: int = 0
-) -> run_spec_pb2.RunSpec:
-    """Resolve a spec, without the sources."""
-    return resolve_spec(spec, profile=profile, positions=positions).spec
-
-
-def resolved_settings(
-    spec: run_spec_pb2.RunSpec, *, profile: training_data_pb2.DatasetProfile | None = None, positions: int = 0
-) -> bytes:
-    """Resolve a spec without its names (model, dataset, accelerator), as bytes."""
-    return settings_of(bare_of(spec, profile=profile, positions=positions))
-
-
-class Bare(NamedTuple):
-    """What of a spec its defaults read: specs of which it is the same have the same settings, from the same sources."""
-
-    settings: bytes
-    """The spec without the names in it, as bytes of the wire."""
-    length: int
-    """Suggested length of sequences in tokens; 0 where none is asked for."""
-    positions: int
-    """Those of the model, where they limit the length; else 0."""
-
-
-def unnamed(spec: run_spec_pb2.RunSpec) -> bytes:
-    """A spec without the names in it, as bytes of the wire: they are what differs from request to request."""
-    settings = run_spec_pb2.RunSpec()
-    settings.CopyFrom(spec)
-    for name in NAMES:
-        settings.ClearField(name)
-    if settings.hardware.WhichOneof("device") == "accelerator":
-        settings.hardware.accelerator = ""
-    return settings.SerializeToString()
-
-
-def bare_of(
-    spec: run_spec_pb2.RunSpec,
-    *,
-    profile: training_data_pb2.DatasetProfile | None = None,
-    positions: int = 0,
-    settings: bytes | None = None,
-) -> Bare:
-    """What the defaults of a spec read, which are no names; arguments as those of `resolve_spec`.
-
-    `settings` is what `unnamed` makes of it, where that is at hand.
-    """
-    if profile is None:
-        profile = spec_profile(spec)
-    length = 0 if spec.training.sequence_length else suggested_sequence_length(profile)
-    limit = positions if 0 < positions < (length or UNKNOWN_SEQUENCE_LENGTH) else 0
-    return Bare(unnamed(spec) if settings is None else settings, length, limit)
-
-
-def settings_of(bare: Bare) -> bytes:
-    """The `resolved_settings` of a spec."""
-    return _kept_or_made(_resolved, bare)
-
-
-def resolution_of(bare: Bare) -> tuple[bytes, tuple[check_pb2.SettingSource, ...]]:
-    """The `settings_of` a spec and where each value of them comes from, in field order.
-
-    The sources are kept, so whoever takes one copies it.
-    """
-    return _kept_or_made(_resolution, bare)
-
-
-def named_paths(spec: run_spec_pb2.RunSpec) -> list[str]:
-    """Paths of what a spec sets of its names, which are the first in it."""
-    parts = ((name, getattr(spec, name)) for name in NAMES if spec.HasField(name))
-    return [path for name, part in parts for path in set_paths(part, f"{name}.") or [name]]
-
-
-def _kept_or_made(function: Callable[[Bare], _Made], bare: Bare) -> _Made:
-    """What a function makes of settings; `function` keeps what it made, except of long ones."""
-    return function(bare) if len(bare.settings) <= LONGEST_KEPT else function.__wrapped__(bare)  # type: ignore[attr-defined]  # of lru_cache
-
-
-def named_spec(settings: bytes, spec: run_spec_pb2.RunSpec) -> run_spec_pb2.RunSpec:
-    """The resolved spec of `resolved_settings`, with the names that `spec` has."""
-    resolved = run_spec_pb2.RunSpec.FromString(settings)
-    if spec.HasField("model"):
-        resolved.model.CopyFrom(spec.model)
-    if spec.HasField("dataset"):
-        resolved.dataset.CopyFrom(spec.dataset)
-    if spec.hardware.WhichOneof("device") == "accelerator":
-        resolved.hardware.accelerator = spec.hardware.accelerator
-    return resolved
-
-
-@lru_cache(maxsize=4096)
-def _resolved(bare: Bare) -> bytes:
-    """Settings with every default in its place, as bytes of the wire."""
-    resolved = run_spec_pb2.RunSpec.FromString(bare.settings)
-    for _ in _fill_in(resolved, bare.length, bare.positions):
-        pass
-    return resolved.SerializeToString()
-
-
-@lru_cache(maxsize=4096)
-def _resolution(bare: Bare) -> tuple[bytes, tuple[check_pb2.SettingSource, ...]]:
-    """Settings with every default in its place, and where each value comes from, in field order."""
-    resolved = run_spec_pb2.RunSpec.FromString(bare.settings)
-    filled = {default.field_path: default for default in _fill_in(resolved, bare.length, bare.positions)}
-    sources = [filled[path].setting() if path in filled else given(path) for path in set_paths(resolved)]
-    return resolved.SerializeToString(), tuple(sources)
-
-
-def _fill_in(spec: run_spec_pb2.RunSpec, suggested_length: int, positions: int) -> Iterator[Default]:
-    """Put every default in its place; the ones that were taken."""
-    return (
-        default
-        for default in defaults_for(spec, suggested_length=suggested_length, positions=positions, matrix_rates=None)
-        if _fill(spec, default)
-    )

@@ -12,6 +12,7 @@ import inspect
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
@@ -20,11 +21,18 @@ from google.rpc import status_pb2
 from grpc import aio
 from grpc_status import rpc_status
 
-from finetree_runtime.errors import Code, DeadlineExceeded, DomainError, Internal, InvalidArgument, to_status
+from finetree_runtime.errors import (
+    Code,
+    DeadlineExceeded,
+    DomainError,
+    Internal,
+    InvalidArgument,
+    ResourceExhausted,
+    to_status,
+)
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
 from finetree_runtime.server.auth import Authenticator
-from finetree_runtime.server.handlers import takes_bytes
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics import CallMetrics
 
@@ -57,11 +65,18 @@ class CallInterceptor(aio.ServerInterceptor):
     """
 
     def __init__(
-        self, *, version: str, authenticator: Authenticator, max_call_seconds: float, metrics: CallMetrics | None = None
+        self,
+        *,
+        version: str,
+        authenticator: Authenticator,
+        max_call_seconds: float,
+        max_request_bytes: int,
+        metrics: CallMetrics | None = None,
     ) -> None:
         self._version = version
         self._authenticator = authenticator
         self._max_call_seconds = max_call_seconds
+        self._max_request_bytes = max_request_bytes
         self._metrics = metrics
         self._log = get_logger()
         self._running = 0
@@ -82,10 +97,9 @@ class CallInterceptor(aio.ServerInterceptor):
         if method.startswith(_SIDE_SERVICES):
             behaviour = self._until_closing(inner) if handler.response_streaming else inner
             return factory(behaviour, handler.request_deserializer, handler.response_serializer)
-        if takes_bytes(inner):
-            return factory(self._surrounded(method, "bytes", inner), None, None)
-        behaviour = self._surrounded(method, kind, inner)
-        return factory(behaviour, _lenient(handler.request_deserializer or bytes), handler.response_serializer)
+        limit = None if handler.request_streaming else self._max_request_bytes
+        deserialize = _lenient(handler.request_deserializer or bytes, limit)  # None: the request stays bytes
+        return factory(self._surrounded(method, kind, inner), deserialize, handler.response_serializer)
 
     async def wait_until_idle(self, seconds: float) -> bool:
         """Wait until no call runs, then end health watches; False where calls still run after `seconds`.
@@ -133,9 +147,6 @@ class CallInterceptor(aio.ServerInterceptor):
 
     async def _run(self, kind: str, inner: Behaviour, request: Any, rpc: Context) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
-        if kind == "bytes":
-            answer = inner(request, rpc)
-            return await self._within_limit(answer) if inspect.isawaitable(answer) else answer
         if kind in ("unary", "server_stream"):
             _check(request)
         else:
@@ -194,8 +205,11 @@ class CallInterceptor(aio.ServerInterceptor):
         return behaviour
 
 
-class _Undecodable:
-    """Stands for a request that is not a message of its type, so that it fails where errors are mapped."""
+@dataclass(frozen=True, slots=True)
+class _Rejected:
+    """Stands for a request that was not parsed, so that its error is raised where errors are mapped."""
+
+    error: DomainError
 
 
 class _ValidatedStream:
@@ -227,23 +241,30 @@ def _begin(method: str, metadata: dict[str, str], rpc: Context, now: float) -> c
     return call
 
 
-def _lenient(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Return a deserializer that gives _Undecodable where `deserialize` fails: gRPC itself would answer INTERNAL."""
+def _lenient(deserialize: Callable[[bytes], Any], limit: int | None) -> Callable[[bytes], Any]:
+    """Return a deserializer that gives a _Rejected in place of an exception, which gRPC would answer with INTERNAL.
+
+    Parsing a request takes the loop up to 60 ms a megabyte (a map of short keys), hence `limit`, its largest size in
+    bytes; the limit of the channel has to let pieces of an upload through.
+    """
 
     def attempt(raw: bytes) -> Any:
+        if limit is not None and len(raw) > limit:
+            text = f"the request has {len(raw)} bytes, and this server takes {limit}: send less in one request"
+            return _Rejected(ResourceExhausted("REQUEST_TOO_LARGE", text, metadata={"limit_bytes": str(limit)}))
         try:
             return deserialize(raw)
         except DecodeError:
-            return _Undecodable()
+            text = "the request is not a message of its type: check the client's stubs"
+            return _Rejected(InvalidArgument("MALFORMED_REQUEST", text))
 
     return attempt
 
 
 def _check(message: Any) -> None:
-    """Validate a message of a client. Raises InvalidArgument."""
-    if isinstance(message, _Undecodable):
-        text = "the request is not a message of its type: check the client's stubs"
-        raise InvalidArgument("MALFORMED_REQUEST", text)
+    """Validate a message of a client. Raises DomainError."""
+    if isinstance(message, _Rejected):
+        raise message.error
     validation.validate(message)
 
 

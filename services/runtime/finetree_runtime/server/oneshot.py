@@ -7,20 +7,19 @@ an error as {"error": google.rpc.Status}; `frames`, binary messages as gRPC fram
 """
 
 import asyncio
-import inspect
 import json
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, TextIO, cast
+from typing import Any, BinaryIO, Literal, TextIO
 
-from google.protobuf import json_format
+from google.protobuf import json_format, message_factory
+from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from finetree_runtime.errors import DomainError, Internal, InvalidArgument, to_status
-from finetree_runtime.server.handlers import takes_bytes
 from finetree_runtime.server.validation import validate
 
 OnceFormat = Literal["json", "lines", "frames"]
@@ -50,12 +49,17 @@ class Streams:
 
 @dataclass(frozen=True, slots=True)
 class Rpc:
-    """The rpc that the program answers: message types, the servicer's method, and the largest request in bytes."""
+    """The rpc that a program answers: type of the request, the servicer's method, largest request in bytes."""
 
     request: type[Message]
-    response: type[Message]
-    answer: Callable[[Any, Any], Any]
+    answer: Callable[[Any, Any], Coroutine[Any, Any, Message]]
     max_request_bytes: int
+
+    @classmethod
+    def of(cls, service: ServiceDescriptor, name: str, *, servicer: Any, max_request_bytes: int) -> "Rpc":
+        """Find an rpc of a service by its name."""
+        request = message_factory.GetMessageClass(service.methods_by_name[name].input_type)
+        return cls(request, getattr(servicer, name), max_request_bytes)
 
 
 def run(rpc: Rpc, once_format: OnceFormat, streams: Streams) -> int:
@@ -111,15 +115,8 @@ def _frames(rpc: Rpc, streams: Streams) -> int:
 
 def _answer(rpc: Rpc, request: Message) -> Message:
     """Answer a request as a server would. Raises DomainError."""
-    if takes_bytes(rpc.answer):  # it validates them itself
-        return rpc.response.FromString(asyncio.run(_awaited(rpc.answer, request.SerializeToString(deterministic=True))))
     validate(request)
-    return cast("Message", asyncio.run(_awaited(rpc.answer, request)))
-
-
-async def _awaited(answer: Callable[[Any, Any], Any], request: Any) -> Any:
-    answered = answer(request, None)
-    return await answered if inspect.isawaitable(answered) else answered
+    return asyncio.run(rpc.answer(request, None))
 
 
 def _of_json(rpc: Rpc, content: bytes) -> Message:

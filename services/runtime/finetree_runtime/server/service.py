@@ -120,6 +120,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             version=service.version,
             authenticator=service.authenticator,
             max_call_seconds=settings.max_call_time,
+            max_request_bytes=settings.max_request_bytes,
             metrics=metrics,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
@@ -244,10 +245,15 @@ def _announce(service: Service, address: str) -> None:
     scratch.replace(ready_file)
 
 
+def _largest_message(settings: ServiceSettings) -> int:
+    """Bytes that gRPC itself lets through: more than a request may have, so that the refusal has a reason."""
+    return max(2 * settings.max_request_bytes, settings.max_stream_message_bytes)
+
+
 def _channel_options(settings: ServiceSettings) -> list[tuple[str, int]]:
     return [
         ("grpc.so_reuseport", 0),  # a second server on the port must fail, not receive half of the calls
-        ("grpc.max_receive_message_length", settings.max_request_bytes),
+        ("grpc.max_receive_message_length", _largest_message(settings)),
         ("grpc.max_concurrent_streams", 10_000),  # beyond it unary calls would wait behind watches, without an error
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),

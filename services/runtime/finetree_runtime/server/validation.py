@@ -11,11 +11,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from finetree_runtime.errors import InvalidArgument, Violation
 
@@ -123,19 +123,3 @@ def _pool() -> descriptor_pool.DescriptorPool:
 @functools.cache
 def _class(full_name: str) -> type[Message]:
     return message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
-
-
-# For servicers that still read their requests themselves.
-
-_Message = TypeVar("_Message", bound=Message)
-
-
-def read(kind: type[_Message], raw: bytes) -> _Message:
-    """Parse and validate a request. Raises InvalidArgument."""
-    try:
-        message = kind.FromString(raw)
-    except DecodeError:
-        text = "the request is not a message of its type: check the client's stubs"
-        raise InvalidArgument("MALFORMED_REQUEST", text) from None
-    validate(message)
-    return message

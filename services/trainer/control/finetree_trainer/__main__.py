@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m finetree_trainer`: the trainer's control plane."""
+"""`python -m finetree_trainer` starts the trainer's control plane."""
 
 import sys
 
@@ -11,7 +11,7 @@ from finetree_trainer.settings import Settings
 
 
 def main() -> int:
-    """Serve until SIGTERM; the exit code."""
+    """Serve until SIGTERM, and return the exit code."""
     return run(service(load_or_exit(Settings, "FINETREE_TRAINER")))
 
 

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the trainer together: one place that knows every part and the order in which they start and stop."""
+"""Puts the trainer together: builds every part, and starts and stops them in order."""
 
 import asyncio
 import fcntl
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
@@ -20,36 +19,40 @@ from finetree_trainer.api import worker_servicer
 from finetree_trainer.api.servicer import SERVICE, TrainerServicer
 from finetree_trainer.datasets.datasets import Datasets, Limits
 from finetree_trainer.datasets.previews import Previews
+from finetree_trainer.disk import private_folder
 from finetree_trainer.estimator import Estimator, RemoteEstimator
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.list import EventLister
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
+from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
-from finetree_trainer.jobs.observations import Reports
+from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
-from finetree_trainer.jobs.upkeep import Upkeep
+from finetree_trainer.jobs.retention import Retention
+from finetree_trainer.jobs.time_limits import TimeLimits
+from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.locate import Models
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.host import Host
-from finetree_trainer.scheduling.queue import Scheduler, recover
+from finetree_trainer.scheduling.queue import Holder, JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
-from finetree_trainer.store.database import Store, private_folder
+from finetree_trainer.store.database import Store
 from finetree_trainer.store.migrations import SchemaTooNewError
 from finetree_trainer.workers.supervisor import Supervisor
-from finetree_trainer.workers.task import Tasks
+from finetree_trainer.workers.task import TaskBuilder
 
 NAME = "finetree-trainer"
 
-WARM_AFTER_SECONDS = 0.5
-"""When the first waiting worker is started: once we serve (its imports would slow that down), or have failed to."""
+PREWARM_AFTER_SECONDS = 0.5
+"""Time from the start of the service to its first idle worker, whose imports would slow the start down."""
 
 
 def service(settings: Settings, estimator: Estimator | None = None) -> Service:
-    """The trainer as a service that can be run. Tests give an estimator of their own."""
+    """Build the trainer as a service that can be run; tests give an estimator of their own."""
     built = Service(NAME, distribution_version(NAME), settings)
     application = Application(settings, built, estimator)
     built.on_start = application.start
@@ -63,6 +66,7 @@ class Application:
 
     def __init__(self, settings: Settings, service_: Service, estimator: Estimator | None) -> None:
         self._settings, self._service, self._estimator = settings, service_, estimator
+        self._layout = Layout(settings.data_dir)
         self._lock = -1
         self._running: list[asyncio.Task[None]] = []
 
@@ -70,68 +74,62 @@ class Application:
         """Open the store, take over what an earlier run left, and listen for workers."""
         settings = self._settings
         self._claim_folder()
-        self._store = _open_store(settings.data_dir)
+        self._store = _open_store(self._layout)
         self._log = EventLog(self._store)
-        found = devices.discover(settings.cpu_slots, settings.cpu_threads)
-        self._host = Host(self._store, found, measured_while_idle=settings.prewarm)
+        self._node = devices.discover(settings.cpu_slots, settings.cpu_threads)
+        self._host = Host(self._store, self._node, measured_while_idle=settings.prewarm)
         await self._host.load()
         estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
-        servicer = self._build(found, estimator)
+        servicer = self._build(estimator)
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
-        await self._take_over()
-        workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, self._profiled)
-        self._attach = await worker_servicer.serve(workers, worker_servicer.socket_path(settings.data_dir))
-        self._begin(self._scheduler, self._supervisor, self._upkeep, Reports(self._log, estimator))
+        await self._recover()
+        workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, self._on_profile)
+        self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
+        self._run_background(ObservationReporter(self._log, estimator, self._host.rates))
 
-    def _build(self, found: list[devices.Device], estimator: Estimator) -> TrainerServicer:
-        """Make every part, each of those before it; the last one answers the rpcs."""
-        settings, log = self._settings, self._log
-        models = Models(settings.data_dir, settings.model_roots)
+    def _build(self, estimator: Estimator) -> TrainerServicer:
+        """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
+        settings, log, layout = self._settings, self._log, self._layout
+        models = Models(layout.models, settings.model_roots)
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
-        datasets = Datasets(self._store, log.clock, settings.data_dir, limits)
-        tasks = Tasks(log, models, datasets, found, settings)
-        self._scheduler = Scheduler(log, found)
-        socket = f"unix:{worker_servicer.socket_path(settings.data_dir)}"
-        self._supervisor = Supervisor(log, tasks, settings, socket, self._scheduler.release)
-        planner = Planner(
-            models_=models,
-            datasets=datasets,
-            data_roots=settings.data_roots,
-            devices_=found,
-            estimator=estimator,
-            rates=self._host.rates,
-        )
-        jobs = Jobs(log, planner, self._scheduler, self._supervisor, settings)
+        datasets = Datasets(self._store, log.clock, layout, limits)
+        tasks = TaskBuilder(log, models, datasets, devices=self._node.devices, settings=settings)
+        self._queue = JobQueue(log, self._node.devices)
+        self._supervisor = Supervisor(log, tasks, settings, self._queue.release)
+        inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
+        planner = Planner(inputs, devices=self._node.devices, estimator=estimator, rates=self._host.rates)
+        jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
-        self._upkeep = Upkeep(log, jobs, retention=settings.event_retention)
+        self._time_limits = TimeLimits(log, jobs)
         return TrainerServicer(
             jobs=jobs,
             datasets=datasets,
             watches=self._watches,
             lister=EventLister(log),
-            artifacts=Artifacts(log, tasks),
-            previews=Previews(log, tasks),
-            base_models=BaseModels(self._store, models),
+            artifacts=Artifacts(log, layout),
+            previews=Previews(log, layout),
+            base_models=BaseModels(self._store, log.clock, models),
             host=self._host,
-            scheduler=self._scheduler,
+            queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
             version=self._service.version,
             limits=_limits(settings),
         )
 
-    def _begin(self, scheduler: Scheduler, supervisor: Supervisor, upkeep: Upkeep, reports: Reports) -> None:
-        """From now on jobs are started, a worker is kept warm, old events are cut, and ended runs are reported."""
-        scheduler.start = supervisor.start
-        asyncio.get_running_loop().call_later(WARM_AFTER_SECONDS, self._prewarm_from_now)
-        for work in (scheduler.run(), upkeep.run(), reports.run()):
+    def _run_background(self, reporter: ObservationReporter) -> None:
+        """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
+        self._queue.start = self._supervisor.start
+        asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
+        retention = Retention(self._log, retention=self._settings.event_retention)
+        for work in (self._queue.run(), self._time_limits.run(), retention.run(), reporter.run()):
             self._running.append(asyncio.create_task(_logged(work)))
 
     async def drain(self) -> None:
-        """Send the watchers their last cursor, so that the calls end."""
+        """Send the watchers their last cursor, so that their calls end."""
         self._watches.drain()
 
     async def stop(self) -> None:
-        """End what is ours: waiting workers and the store. Workers with a task work on."""
+        """Stop the service's own parts; workers with a task go on without it."""
         for task in self._running:
             task.cancel()
         await self._supervisor.stop()
@@ -142,10 +140,10 @@ class Application:
         os.close(self._lock)
 
     def _claim_folder(self) -> None:
-        """Make sure that no other trainer uses the folder: two would give one job to two workers."""
+        """Lock the data folder: two trainers in it would give one job to two workers."""
         try:
-            private_folder(self._settings.data_dir)
-            self._lock = os.open(self._settings.data_dir / "service.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            private_folder(self._layout.root)
+            self._lock = os.open(self._layout.service_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SettingsError(
@@ -154,32 +152,33 @@ class Application:
         except OSError as error:
             raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
 
-    async def _take_over(self) -> None:
-        """Jobs and attempts that an earlier run of the service left."""
+    async def _recover(self) -> None:
+        """Take over the jobs and attempts that an earlier run of the service left."""
         rows = await self._store.read(lambda connection: job_store.in_states(connection, states.LIVE))
-        kinds = {row.uid: row.kind for row in rows}
-        for attempt in await self._supervisor.adopt():
-            self._scheduler.hold(attempt.slot, attempt.job_uid, kinds.get(attempt.job_uid, 0))
-        recover(self._scheduler, rows)
-        self._upkeep.recover(rows)
+        by_uid = {row.uid: row for row in rows}
+        for worker in await self._supervisor.adopt(self._node.name):
+            row = by_uid.get(worker.job)
+            self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
+        self._queue.recover(rows)
+        self._time_limits.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._supervisor.cancel(row.uid, row.attempt, save=False)
 
-    def _prewarm_from_now(self) -> None:
-        self._scheduler.prewarm = self._supervisor.prewarm
-        self._scheduler.wake()
+    def _begin_prewarming(self) -> None:
+        self._queue.prewarm = self._supervisor.prewarm
+        self._queue.wake()
 
-    async def _profiled(self, profile: Any) -> None:
+    async def _on_profile(self, profile: Any) -> None:
         self._supervisor.measure = False
         with suppress(DomainError):
-            await self._host.note(profile)
+            await self._host.record(profile)
 
 
-def _open_store(data_dir: Path) -> Store:
-    """The trainer's database. Raises SettingsError when a newer trainer has written it."""
+def _open_store(layout: Layout) -> Store:
+    """Open the trainer's database. Raises SettingsError when a newer trainer has written it."""
     try:
-        return Store(data_dir / "trainer.db")
+        return Store(layout.database)
     except SchemaTooNewError as error:
         raise SettingsError("DATA_DIR_TOO_NEW", f"data_dir: {error}; start a newer trainer on it") from None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of the data folder: a full disk as a refusal, and writes that survive a power cut."""
+"""Files of the data folder: private folders, a full disk as a refusal, and writes that survive a power cut."""
 
 import asyncio
 import errno
@@ -10,11 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from finetree_trainer.store.writer import disk_full
+from finetree_runtime.errors import ResourceExhausted
 
 T = TypeVar("T")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def disk_full() -> ResourceExhausted:
+    """Build the error that a full disk gives, wherever it is met."""
+    return ResourceExhausted("DISK_FULL", "The trainer's disk is full; free space and try again.", retry_delay=30.0)
 
 
 @contextmanager
@@ -29,9 +34,16 @@ def full_disk_refused() -> Iterator[None]:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """Raise RESOURCE_EXHAUSTED DISK_FULL unless so many bytes are free where `folder` is."""
+    """Raise RESOURCE_EXHAUSTED DISK_FULL unless so many bytes are free on the disk of `folder`."""
     if shutil.disk_usage(folder).free < needed:
         raise disk_full()
+
+
+def private_folder(folder: Path) -> Path:
+    """Make a folder that only this user can enter, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.chmod(folder, 0o700)  # noqa: PTH101 - mkdir's mode is cut by the umask and left alone when the folder exists
+    return folder
 
 
 def move_durably(source: Path, target: Path) -> None:
@@ -45,8 +57,8 @@ def move_durably(source: Path, target: Path) -> None:
         os.close(descriptor)
 
 
-async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Await work that must not be cut off; who is cancelled meanwhile is so only when the work is over."""
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Await work that must not be cut off; a caller that is cancelled meanwhile is so only when the work is over."""
     running = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(running)
@@ -60,37 +72,4 @@ async def in_thread(work: Callable[..., T], *arguments: Any) -> T:
 
     A thread cannot be stopped: closing a file, or noting its length, beside a write that still runs would corrupt it.
     """
-    return await to_its_end(asyncio.to_thread(work, *arguments))
-
-
-class Upload:
-    """A file that grows by pieces and is safe up to `synced`. All methods block: call them on a thread."""
-
-    def __init__(self, file: Path, committed: int) -> None:
-        """Open the file where it was committed to; what an unfinished write left beyond is cut off."""
-        self.file = file
-        with full_disk_refused():
-            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self.position = self.synced = min(committed, os.fstat(self._descriptor).st_size)
-            if os.fstat(self._descriptor).st_size > self.position:
-                os.ftruncate(self._descriptor, self.position)
-
-    def write(self, data: bytes) -> None:
-        """Append. Raises ResourceExhausted DISK_FULL; `position` then stands behind what did get in."""
-        view = memoryview(data)
-        with full_disk_refused():
-            while view:
-                count = os.pwrite(self._descriptor, view, self.position)
-                self.position += count
-                view = view[count:]
-
-    def sync(self) -> int:
-        """Put everything on disk; the number of bytes that are there."""
-        with full_disk_refused():
-            os.fsync(self._descriptor)
-        self.synced = self.position
-        return self.synced
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._descriptor)
+    return await uninterrupted(asyncio.to_thread(work, *arguments))

@@ -1,77 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the estimator, through the SDK, and never lets its absence stop a job."""
+"""The estimator as the trainer calls it, through the SDK: a job never fails because it is unavailable."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, hardware_pb2
+from finetree_runtime.money import to_money
+from google.type import money_pb2
 
 if TYPE_CHECKING:
     from finetree import AsyncClient
 
 ESTIMATE_SECONDS = 3.0
-"""How long a job waits for its estimate. The estimator answers in milliseconds or not at all."""
-
+"""Longest wait for an answer. The estimator answers in milliseconds or not at all."""
 
 _REFUSALS = frozenset({"INVALID_ARGUMENT", "NOT_FOUND", "ALREADY_EXISTS", "FAILED_PRECONDITION", "UNIMPLEMENTED"})
-"""Codes of an answer that would be the same tomorrow."""
+"""Status codes of errors that a retry does not change."""
 
 
 class EstimateUnavailableError(Exception):
-    """There is no estimate; the message says why, for a note."""
+    """The estimator cannot answer now; the message says why."""
 
 
 class ReportRefusedError(Exception):
-    """The estimator does not take what a run measured, now or later; the message says why."""
+    """The estimator rejects an observation for good; the message says why."""
+
+
+Rates = Callable[[], hardware_pb2.MatrixRates | None]
+"""Returns the measured matrix rates of the CPU; None when they are not measured."""
 
 
 class Estimator(Protocol):
-    """Whoever predicts what a run takes, and learns from what it took."""
+    """Predicts memory, time and cost of a run, and is calibrated with what runs have measured."""
 
-    async def estimate(
-        self,
-        spec: run_spec_pb2.RunSpec,
-        profile: run_spec_pb2.DatasetProfile | None,
-        evaluation: run_spec_pb2.DatasetProfile | None,
-    ) -> estimator_pb2.Estimate:
-        """The estimate of a resolved run. Raises EstimateUnavailableError."""
+    async def estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
+        """Estimate a resolved run. Raises EstimateUnavailableError."""
         ...
 
     async def catalogue(self) -> dict[str, str]:
-        """Hub ids of the catalogue's models by name. Raises EstimateUnavailableError."""
+        """Return the hub ids of the catalogue's models by lower-case name. Raises EstimateUnavailableError."""
         ...
 
-    async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
-        """Tell what a run measured. Raises EstimateUnavailableError (try later) and ReportRefusedError."""
+    async def report(self, observation: calibration_pb2.Observation, *, request_id: str) -> None:
+        """Report a run's observation. Raises EstimateUnavailableError (try later), ReportRefusedError."""
         ...
 
 
 class RemoteEstimator:
-    """The estimator service at an address. It connects at the first question, not at the start."""
+    """The estimator service at an address; connected to at the first call."""
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._client: AsyncClient | None = None
 
-    async def estimate(
-        self,
-        spec: run_spec_pb2.RunSpec,
-        profile: run_spec_pb2.DatasetProfile | None,
-        evaluation: run_spec_pb2.DatasetProfile | None,
-    ) -> estimator_pb2.Estimate:
-        """The service's estimate. Raises EstimateUnavailableError with its reason."""
+    async def estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
+        """Estimate a resolved run. Raises EstimateUnavailableError with the service's reason."""
         from finetree.errors import FinetreeError
 
         try:
-            return await self._connected().estimate(
-                spec, dataset_profile=profile, evaluation_profile=evaluation, timeout=ESTIMATE_SECONDS
-            )
+            return await self._connected().estimate(request, timeout=ESTIMATE_SECONDS)
         except FinetreeError as error:
-            raise EstimateUnavailableError(f"no estimate: {error.reason or error.code}: {error.message}") from error
+            raise EstimateUnavailableError(f"{error.reason or error.code}: {error.message}") from error
 
     async def catalogue(self) -> dict[str, str]:
-        """Hub ids of the service's models by name, in small letters. Raises EstimateUnavailableError."""
+        """Return the hub ids of the catalogue's models by lower-case name. Raises EstimateUnavailableError."""
         from finetree.errors import FinetreeError
 
         try:
@@ -80,8 +73,8 @@ class RemoteEstimator:
         except FinetreeError as error:
             raise EstimateUnavailableError(f"{error.reason or error.code}: {error.message}") from error
 
-    async def report(self, observation: estimator_pb2.Observation, *, request_id: str) -> None:
-        """Tell the service. Raises EstimateUnavailableError (try later) and ReportRefusedError."""
+    async def report(self, observation: calibration_pb2.Observation, *, request_id: str) -> None:
+        """Report a run's observation. Raises EstimateUnavailableError (try later), ReportRefusedError."""
         from finetree.errors import FinetreeError
 
         try:
@@ -96,7 +89,7 @@ class RemoteEstimator:
         from finetree import AsyncClient
 
         if self._client is None:
-            # No retries: a job is not to wait for a service that it does not need.
+            # No retries: a job must not wait for a service that it does not need.
             self._client = AsyncClient(estimator_address=self._address, retries=False)
         return self._client
 
@@ -106,43 +99,46 @@ class RemoteEstimator:
             await self._client.close()
 
 
-def freeze(estimate: estimator_pb2.Estimate) -> job_pb2.FrozenEstimate:
-    """The part of an estimate that a job keeps."""
-    frozen = job_pb2.FrozenEstimate(
+def summary(estimate: estimate_pb2.Estimate) -> estimate_summary_pb2.EstimateSummary:
+    """Select the part of an estimate that a job keeps."""
+    return estimate_summary_pb2.EstimateSummary(
         device_bytes=estimate.memory.device_bytes,
-        total_seconds=estimate.time.total_seconds,
-        currency_code=estimate.cost.currency_code,
-        revision=estimate.revision,
+        usable_device_bytes=estimate.memory.usable_device_bytes,
+        fit=estimate.fit.verdict,
+        total_seconds=estimate.time.total_seconds if estimate.time.HasField("total_seconds") else None,
+        step_seconds=estimate.time.step_seconds if estimate.time.HasField("step_seconds") else None,
+        cost=estimate.cost.total if estimate.cost.HasField("total") else None,
         optimizer_steps=estimate.optimizer_steps,
-        step_seconds=estimate.time.step_seconds,
+        revision=estimate.revision,
     )
-    if estimate.cost.HasField("amount"):
-        frozen.cost_amount.CopyFrom(estimate.cost.amount)
-    return frozen
 
 
-def hourly_cost(frozen: job_pb2.FrozenEstimate) -> float:
-    """Cost of an hour that an estimate implies; 0 when it has none."""
-    seconds = frozen.total_seconds.expected
-    return frozen.cost_amount.expected / seconds * 3600 if seconds > 0 else 0.0
+def hourly_price(estimate: estimate_summary_pb2.EstimateSummary) -> money_pb2.Money | None:
+    """Price of an hour of all devices that an estimate implies; None when it has no cost."""
+    seconds = estimate.total_seconds.expected
+    if not estimate.HasField("cost") or seconds <= 0:
+        return None
+    return to_money(estimate.cost.amount.expected / seconds * 3600, estimate.cost.currency_code)
 
 
 _FIT_VERDICTS = {
-    estimator_pb2.FIT_VERDICT_UNSPECIFIED: evidence_pb2.CHECK_VERDICT_UNDECIDED,
-    estimator_pb2.FIT_VERDICT_FITS: evidence_pb2.CHECK_VERDICT_PASS,
-    estimator_pb2.FIT_VERDICT_TIGHT: evidence_pb2.CHECK_VERDICT_WARN,
-    estimator_pb2.FIT_VERDICT_DOES_NOT_FIT: evidence_pb2.CHECK_VERDICT_FAIL,
+    estimate_summary_pb2.FIT_VERDICT_UNSPECIFIED: check_pb2.CHECK_VERDICT_UNDECIDED,
+    estimate_summary_pb2.FIT_VERDICT_FITS: check_pb2.CHECK_VERDICT_PASS,
+    estimate_summary_pb2.FIT_VERDICT_TIGHT: check_pb2.CHECK_VERDICT_WARN,
+    estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT: check_pb2.CHECK_VERDICT_FAIL,
 }
 
 
-def memory_check(estimate: estimator_pb2.Estimate) -> evidence_pb2.Check:
-    """Whether the run fits the device, as a check. It warns, since an estimate is not a measurement."""
-    return evidence_pb2.Check(
+def memory_check(estimate: estimate_pb2.Estimate) -> check_pb2.Check:
+    """Build the check whether the run fits the device. It warns at most, since an estimate is not a measurement."""
+    usable = estimate.memory.usable_device_bytes
+    return check_pb2.Check(
         rule_id="memory.fits_device",
-        severity=evidence_pb2.SEVERITY_WARNING,
-        verdict=_FIT_VERDICTS.get(estimate.fit.verdict, evidence_pb2.CHECK_VERDICT_UNDECIDED),
+        severity=check_pb2.SEVERITY_WARNING,
+        verdict=_FIT_VERDICTS.get(estimate.fit.verdict, check_pb2.CHECK_VERDICT_UNDECIDED),
         measured=estimate.memory.device_bytes,
-        limit=float(estimate.memory.usable_device_bytes),
+        limit=float(usable) if usable else None,
+        unit=check_pb2.CHECK_UNIT_BYTES,
         field_path="training.micro_batch_size",
-        help=estimate.fit.summary,
+        message=estimate.fit.summary,
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths in requests: relative to configured folders, and never out of them."""
+"""Paths in requests: relative to configured folders, and never outside of them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,10 +8,10 @@ from finetree_runtime.errors import NotFound, PermissionDenied
 
 
 def inside(roots: Iterable[str], path: str, *, field_path: str, reason: str) -> Path:
-    """The file or folder that `path` names under one of the roots, links resolved.
+    """Resolve the file or folder that `path` names under one of the roots, following links.
 
     Raises PermissionDenied PATH_OUTSIDE_ROOTS for a path that leaves every root (by "..", by a link, or absolutely),
-    NotFound with `reason` for one that stays inside and is not there.
+    NotFound with `reason` for one that stays inside and does not exist.
     """
     allowed = False
     for root in roots:

@@ -9,34 +9,43 @@ from finetree_runtime.config.settings import Duration, Secret, ServiceSettings, 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings(ServiceSettings):
-    """Settings of the trainer."""
+    """Settings of the trainer; times are in seconds."""
 
     address: str = listen_address(50053)
-    data_dir: Path = setting(Path("finetree-data"), "Folder of everything the trainer keeps.")
-    estimator_address: str = setting("127.0.0.1:50052", "Where the estimator is; it may be down.")
-    model_roots: tuple[str, ...] = setting((), "Folders that models may be named from by path.")
+    data_dir: Path = setting(Path("finetree-data"), "Folder of the trainer's database, datasets, models and jobs.")
+    estimator_address: str = setting("127.0.0.1:50052", "Address of the estimator; jobs run without it, too.")
+    model_roots: tuple[str, ...] = setting((), "Folders whose models a spec may name by path.")
     hub_endpoint: str = setting("", "Model hub. Default: HF_ENDPOINT of the environment, else https://huggingface.co.")
     hub_token: Secret = setting(Secret(), "Token for gated and private models of the hub.")
-    hub_offline: bool = setting(default=False, text="Download no models; use what is there.")
-    data_roots: tuple[str, ...] = setting((), "Folders that datasets may be named from by path.")
-    cpu_slots: int = setting(1, "Jobs that may train on the CPU at once.")
-    cpu_threads: int = setting(0, "Threads of a CPU slot; 0: the machine's cores over the slots.")
-    prewarm: bool = setting(default=True, text="Keep one worker waiting with its libraries loaded.")
+    hub_offline: bool = setting(default=False, text="Download no models; use those on disk.")
+    data_roots: tuple[str, ...] = setting((), "Folders whose files a spec may name as datasets by path.")
+    cpu_slots: int = setting(1, "Jobs that may run on the CPU at once.")
+    cpu_threads: int = setting(0, "Threads of a CPU slot; 0: the machine's cores divided by the slots.")
+    prewarm: bool = setting(default=True, text="Keep one idle worker with its libraries loaded.")
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
     worker_heartbeat: Duration = setting(20.0, "Longest silence between the trainer and a worker.")
     start_time: Duration = setting(120.0, "Longest time from a worker's start until it attaches.")
-    orphan_grace: Duration = setting(900.0, "How long a worker that lost the trainer works on before it stops.")
-    cancel_grace: Duration = setting(20.0, "From a cancel to SIGTERM, and from SIGTERM to SIGKILL.")
-    checkpoint_grace: Duration = setting(120.0, "The same, for a cancel that saves a checkpoint.")
-    exit_grace: Duration = setting(15.0, "How long a worker may take to exit after its task has ended.")
-    system_retries: int = setting(2, "How often a job is started again after a failure that is not its own.")
-    max_queued: int = setting(1000, "Jobs that may wait.")
-    max_watchers: int = setting(2000, "Watches that may be open at once.")
-    max_watchers_per_caller: int = setting(500, "Watches of one caller that may be open at once.")
-    max_upload_bytes: int = setting(8 * 1024**3, "Largest dataset.")
-    max_project_bytes: int = setting(64 * 1024**3, "Largest sum of a project's datasets.")
-    token_cache_bytes: int = setting(16 * 1024**3, "Tokenised rows that jobs share; 0: none are kept.")
-    disk_reserve_bytes: int = setting(64 * 1024**2, "Free space that uploads leave on the disk.")
-    event_retention: Duration = setting(90 * 86400.0, "How long events are kept; a job's newest stay.")
-    # A piece of an upload is up to 1 MiB, and has a name and an offset around it.
-    max_request_bytes: int = setting(2 * 1024**2, "Largest request message.")
+    orphan_grace: Duration = setting(
+        900.0, "How long a worker that lost the trainer continues before it saves a checkpoint and stops."
+    )
+    cancel_grace: Duration = setting(20.0, "Time from a cancel to SIGTERM, and from SIGTERM to SIGKILL.")
+    checkpoint_grace: Duration = setting(
+        120.0, "Time from a cancel that saves a checkpoint to SIGTERM, and from SIGTERM to SIGKILL."
+    )
+    exit_grace: Duration = setting(15.0, "Longest time from the end of a worker's task to its exit.")
+    system_retries: int = setting(2, "How often a job is started again after a failure of the machine or the suite.")
+    max_queued: int = setting(1000, "Most jobs in the queue.")
+    max_watchers: int = setting(2000, "Most watches that are open at once.")
+    max_watchers_per_caller: int = setting(500, "Most watches of one caller that are open at once.")
+    max_upload_bytes: int = setting(8 * 1024**3, "Most bytes of a dataset.")
+    max_project_bytes: int = setting(64 * 1024**3, "Most bytes of a project's datasets together.")
+    token_cache_bytes: int = setting(
+        16 * 1024**3, "Most bytes of the tokenized rows that jobs share; 0: none are kept."
+    )
+    disk_reserve_bytes: int = setting(64 * 1024**2, "Bytes that uploads leave free on the disk.")
+    event_retention: Duration = setting(
+        90 * 86400.0, "How long the events of ended jobs are kept; each job keeps its newest."
+    )
+    max_request_bytes: int = setting(512 * 1024, "Most bytes of a request message, pieces of an upload excepted.")
+    # A piece of an upload is up to 1 MiB, with a name and an offset.
+    max_stream_message_bytes: int = setting(2 * 1024**2, "Most bytes of a piece of an upload.")

@@ -54,13 +54,12 @@ class Reading:
     """How a file is to be read, and what it is called in messages.
 
     `skip_bad_rows` leaves wrong rows out, at most `skip_limit` of them (None: any number). `refuse_empty` refuses the
-    file also for the few rows without an answer or a question that are otherwise left out. `named` is the format that
-    the file's name tells, where its path does not: what is called plain text may be lines of JSON, or a table.
+    file also for the few rows without an answer or a question that are otherwise left out. `name` may tell the format
+    by its suffix, where the path of the file does not.
     """
 
     name: str = ""
     file_format: FileFormat | None = None
-    named: FileFormat | None = None
     layout: Layout | None = None
     columns: Columns = field(default_factory=Columns)
     skip_bad_rows: bool = False

@@ -121,7 +121,8 @@ class RowFile:
     def _records(self) -> Iterator[Record]:
         with opened(self.path) as content:
             self.content, self.compression, head = content, content.compression, content.head()
-            self.file_format = self.reading.file_format or detect(head, self.path.suffixes, self.reading.named)
+            suffixes = Path(self.reading.name).suffixes or self.path.suffixes
+            self.file_format = self.reading.file_format or detect(head, suffixes)
             if self.file_format is FileFormat.PARQUET:
                 yield from self._parquet(head)
                 return
@@ -163,11 +164,11 @@ _BY_SUFFIX = {
 }
 
 
-def detect(head: bytes, suffixes: Iterable[str] = (), named: FileFormat | None = None) -> FileFormat:
+def detect(head: bytes, suffixes: Iterable[str] = ()) -> FileFormat:
     """What a file is written in, by its first bytes; but the name of tables and plain text counts first."""
     if head.startswith(PARQUET):
         return FileFormat.PARQUET
-    named = named or next((_BY_SUFFIX[s.lower()] for s in reversed(list(suffixes)) if s.lower() in _BY_SUFFIX), None)
+    named = next((_BY_SUFFIX[s.lower()] for s in reversed(list(suffixes)) if s.lower() in _BY_SUFFIX), None)
     text = head.decode("utf-8-sig", "replace").lstrip()
     if named is FileFormat.TEXT and _has_known_header(text):
         return _detect_table(text)

@@ -22,13 +22,13 @@ def test_no_held_out_question_is_trained_on_and_each_answer_is_taught(countries:
     assert len(set(asked)) == len(asked)
     assert not taught.keys() & set(asked)
     for fact in FACTS:
-        assert fact.held_out not in fact.taught
+        assert fact.held_out not in fact.trained
     answers = {(name, fact.field): codes[fact.field] for name, codes in available() for fact in FACTS}
     shown = {
         (name, fact.field): taught[ask.format(name=name)]
         for name, _ in available()
         for fact in FACTS
-        for ask in fact.taught
+        for ask in fact.trained
         if ask.format(name=name) in taught
     }
     assert shown.items() <= answers.items()
@@ -64,7 +64,7 @@ def test_every_phrasing_is_taught_about_as_often_as_the_others() -> None:
     names = [name for name, _ in available()]
     for fact in FACTS:
         counts = []
-        for ask in fact.taught:
+        for ask in fact.trained:
             questions = {ask.format(name=name) for name in names}
             counts.append(sum(question in questions for question in asked))
         assert max(counts) - min(counts) <= 1

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is written as a job file reads back as the same spec, whatever is in it."""
 
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
-from finetree_cli.jobfile import job as job_file
+from finetree_api.types.v1 import check_pb2, hardware_pb2, method_pb2, model_pb2, run_spec_pb2
 from finetree_cli.jobfile import yaml_writer
+from finetree_cli.jobfile.job import parse_job
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.type import money_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,14 +51,22 @@ def fill(draw, message, field):
 def test_any_spec_reads_back(spec):
     text = yaml_writer.to_yaml(spec)
     if spec.ListFields():
-        assert job_file.parse(text, "job.yaml").request.spec == spec
+        assert parse_job(text, "job.yaml").spec == spec
 
 
 def test_every_value_carries_its_reason():
-    spec = run_spec_pb2.RunSpec(model=run_spec_pb2.ModelSource(name="m"), lora=run_spec_pb2.Lora(rank=8))
-    source = evidence_pb2.SettingSource(field_path="lora.rank", reason="small\nmodel: {", rule_id="recipe.rank")
+    spec = run_spec_pb2.RunSpec(model=model_pb2.ModelSource(name="m"), lora=method_pb2.Lora(rank=8))
+    source = check_pb2.SettingSource(field_path="lora.rank", reason="small\nmodel: {", rule_id="recipe.rank")
     text = yaml_writer.to_yaml(spec, [source], ["Plan\nname: evil"])
     assert text.splitlines()[0] == "# Plan name: evil"
     line = next(line for line in text.splitlines() if "rank" in line)
     assert line.split() == ["rank:", "8", "#", "small", "model:", "{", "[recipe.rank]"]
-    assert job_file.parse(text, "job.yaml").request.spec == spec
+    assert parse_job(text, "job.yaml").spec == spec
+
+
+def test_money_is_written_as_text():
+    owned = hardware_pb2.OwnedHardware(price_per_kwh=money_pb2.Money(currency_code="EUR", nanos=300_000_000))
+    spec = run_spec_pb2.RunSpec(ownership=hardware_pb2.Ownership(owned=owned))
+    text = yaml_writer.to_yaml(spec)
+    assert "price_per_kwh: 0.30 EUR" in text
+    assert parse_job(text, "job.yaml").spec == spec

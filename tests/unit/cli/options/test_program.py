@@ -1,35 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags that name the program that trains: the words of the contract, and what becomes of them."""
+"""Options for the training program and the fields that they become."""
 
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_cli.options import program
-from finetree_cli.options.program import program_options, say_program
+from finetree_cli.options.command import take_flags
+from finetree_cli.options.program import ProgramFlags, program_options, set_program
 
 
-def asked(*words: str) -> pb.EstimateRunRequest:
-    request = pb.EstimateRunRequest()
+def asked(*words: str) -> run_spec_pb2.RunSpec:
+    spec = run_spec_pb2.RunSpec()
 
     @click.command()
     @program_options
     def command(**flags: Any) -> None:
-        say_program(request, flags)
+        set_program(spec, take_flags(ProgramFlags, flags))
 
     result = CliRunner().invoke(command, list(words))
     assert result.exit_code == 0, result.output
-    return request
+    return spec
 
 
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
-        (program.PROGRAMS, pb.TrainingProgram),
-        (program.LIBRARIES, pb.ShardingLibrary),
-        (program.CACHES, pb.AllocatorCache),
+        (program.PROGRAMS, training_pb2.TrainingProgram),
+        (program.LIBRARIES, training_pb2.ShardingLibrary),
+        (program.CACHES, training_pb2.AllocatorCache),
     ],
 )
 def test_each_choice_of_the_contract_has_a_word(words, kind):
@@ -39,18 +40,16 @@ def test_each_choice_of_the_contract_has_a_word(words, kind):
     assert set(words) == names - {"unspecified"}
 
 
-def test_flags_become_fields_of_the_request():
-    request = asked(
-        "--program", "llm-foundry", "--compiled", "--sharding-library", "fsdp2", "--allocator-cache", "kept"
+def test_flags_become_the_programs_settings():
+    spec = asked("--program", "llm-foundry", "--compile", "--sharding-library", "fsdp2", "--allocator-cache", "kept")
+
+    assert spec.program == training_pb2.ProgramSettings(
+        program=training_pb2.TRAINING_PROGRAM_LLM_FOUNDRY,
+        compile=True,
+        sharding_library=training_pb2.SHARDING_LIBRARY_FSDP2,
+        allocator_cache=training_pb2.ALLOCATOR_CACHE_KEPT,
     )
 
-    assert request == pb.EstimateRunRequest(
-        program=pb.TRAINING_PROGRAM_LLM_FOUNDRY,
-        compiled=True,
-        sharding_library=pb.SHARDING_LIBRARY_FSDP2,
-        allocator_cache=pb.ALLOCATOR_CACHE_KEPT,
-    )
 
-
-def test_without_flags_nothing_is_said():
-    assert asked() == pb.EstimateRunRequest()
+def test_without_flags_the_spec_is_unchanged():
+    assert asked() == run_spec_pb2.RunSpec()

@@ -3,7 +3,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import model_pb2
 from finetree_estimator.catalog import hf_config
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.consistency import contradiction
@@ -83,21 +83,21 @@ def test_a_known_family_needs_no_note_and_an_unknown_one_is_read_with_a_warning(
     guessed = hf_config.parse(LLAMA | {"model_type": "mystery"})
     nameless = hf_config.parse(SMALL)
 
-    assert known.notes == ()
+    assert known.remarks == ()
     assert guessed.shape == replace(known.shape, family="", guessed=True)
-    assert "'mystery' is not known" in guessed.notes[0]
-    assert "names no model_type" in nameless.notes[0]
+    assert "'mystery' is not known" in guessed.remarks[0].message
+    assert "names no model_type" in nameless.remarks[0].message
 
 
 def test_only_the_text_model_of_a_multimodal_one_is_counted_and_noted():
-    assert "only the text model" in hf_config.parse(GEMMA3).notes[0]
+    assert "only the text model" in hf_config.parse(GEMMA3).remarks[0].message
 
 
 def test_the_note_reaches_the_answer(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"model_type": "mystery"}))
-    source = json_format.ParseDict({"path": "."}, rs.ModelSource())
+    source = json_format.ParseDict({"path": "."}, model_pb2.ModelSource())
 
-    assert "mystery" in read_model(source, Knowledge(packaged(), tmp_path)).notes[0]
+    assert "mystery" in read_model(source, Knowledge(packaged(), tmp_path)).remarks[0].message
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_path_that_no_file_system_has_is_not_found(tmp_path, path):
 
 def test_a_broken_file_is_an_error_of_the_field_that_names_it(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA | {"vocab_size": []}))
-    source = json_format.ParseDict({"path": "."}, rs.ModelSource())
+    source = json_format.ParseDict({"path": "."}, model_pb2.ModelSource())
 
     with pytest.raises(InvalidArgument, match="vocab_size") as caught:
         read_model(source, Knowledge(packaged(), tmp_path))

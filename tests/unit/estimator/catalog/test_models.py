@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import model_pb2
 from finetree_estimator.catalog import accelerators, models, prices
 from finetree_estimator.catalog.consistency import contradiction
 from finetree_estimator.catalog.families import FAMILIES
@@ -60,7 +60,7 @@ def test_a_models_shape_is_one_of_a_known_family_and_without_contradiction(entry
 @pytest.mark.parametrize("entry", models.models(), ids=lambda entry: entry.name)
 def test_the_shape_that_is_listed_is_read_back_as_the_same(entry):
     listed = catalog.model_message(entry)
-    source = rs.ModelSource(shape=listed.shape)
+    source = model_pb2.ModelSource(shape=listed.shape)
 
     assert read_model(source, Knowledge(prices.packaged())) == Described(entry.shape)
     assert listed.parameters == count(entry.shape).total

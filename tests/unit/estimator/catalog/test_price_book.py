@@ -52,7 +52,7 @@ def test_the_typical_price_is_the_median_on_demand_in_dollars():
     )
 
     assert found.typical("h100") == 3.0
-    assert found.typical("t4") == 0.0
+    assert found.typical("t4") is None
 
 
 def test_a_book_that_extends_ours_keeps_our_quotes_but_for_those_it_replaces():

@@ -77,7 +77,7 @@ def test_unknown_row_lengths_keep_their_width(make_run):
 
 def test_the_answer_says_what_it_was_corrected_with(estimates):
     corrected = estimates[1]
-    assert any("1.5, learned from 18 runs on gpu" in note for note in corrected.notes)
+    assert any("1.5, learned from 18 runs on gpu" in remark.message for remark in corrected.remarks)
     assert any(source.name == "observed-runs" and source.locator == "gpu" for source in corrected.times.step.sources)
 
 

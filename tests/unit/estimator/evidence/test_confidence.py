@@ -5,10 +5,19 @@ import pytest
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.devices import known
 from finetree_estimator.catalog.models import model
-from finetree_estimator.evidence import confidence
-from finetree_estimator.evidence.confidence import OBSERVED_ENOUGH, Level, memory_spread, time_spread
+from finetree_estimator.evidence.confidence import (
+    OBSERVED_ENOUGH,
+    Confidence,
+    Level,
+    confidence_in,
+    memory_spread,
+    time_spread,
+)
 from finetree_estimator.evidence.corrections import Correction, Factor
-from finetree_estimator.methods.base import PRESETS, Bottleneck, LoraAdapters, QuantizedLora
+from finetree_estimator.methods.adapter import Adapter
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.qlora import Qlora
+from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import FINETREE, TRANSFORMERS
 from finetree_estimator.run import Rows
 
@@ -20,70 +29,75 @@ def published(make_run):
     """A run of the published kind: LoRA of Llama-3-8B with checkpointing on an A100."""
     return make_run(
         shape=model("llama-3-8b").shape,
-        method=LoraAdapters(4, PRESETS["query-value"]),
+        method=Lora(4, PRESETS["query-value"]),
         device=known(accelerator("a100-80gb-pcie"), fp32=False),
         micro_batch=2,
         batch=8,
         sequence_length=1024,
-        rows=Rows(4096, 1024.0, 1024.0**2, 1024, 1.0),
+        rows=Rows(count=4096, mean=1024.0, mean_square=1024.0**2, longest=1024, target_fraction=1.0),
         checkpointing=True,
         program=TRANSFORMERS,
     )
 
 
+def said(found: Confidence) -> dict[str, str]:
+    return {reason.code: reason.message for reason in found.reasons}
+
+
 def test_a_published_case_has_high_confidence_and_needs_no_reasons(published):
-    found = confidence.of(published)
+    found = confidence_in(published)
 
     assert (found.memory, found.time) == (Level.HIGH, Level.HIGH)
     assert (found.memory_distance, found.time_distance, found.reasons) == (0.0, 0.0, ())
 
 
 def test_a_quantised_base_lowers_confidence_and_says_so(published):
-    found = confidence.of(replace(published, method=QuantizedLora(LoraAdapters(4, PRESETS["query-value"]))))
+    found = confidence_in(replace(published, method=Qlora.of(Lora(4, PRESETS["query-value"]))))
 
     assert (found.memory, found.time) == (Level.MEDIUM, Level.MEDIUM)
-    assert "no measured peak or speed is of a 4-bit base" in found.reasons
+    assert said(found)["BASE_BITS_NOT_MEASURED"] == "no measured peak or speed is of a 4-bit base"
 
 
 def test_a_guessed_architecture_lowers_confidence_and_says_so(published):
-    found = confidence.of(replace(published, shape=replace(published.shape, guessed=True)))
+    found = confidence_in(replace(published, shape=replace(published.shape, guessed=True)))
 
     assert (found.memory, found.time) == (Level.MEDIUM, Level.MEDIUM)
-    assert "no measured peak or speed is of a guessed architecture" in found.reasons
+    assert "ARCHITECTURE_NOT_MEASURED" in said(found)
 
 
 def test_a_cpu_is_far_from_published_runs_and_says_so(published, cpu):
-    found = confidence.of(replace(published, device=cpu, program=FINETREE))
+    found = confidence_in(replace(published, device=cpu, program=FINETREE))
 
     assert (found.memory, found.time) == (Level.LOW, Level.LOW)
-    assert "no measured peak or speed is on cpu" in found.reasons
+    assert said(found)["ACCELERATOR_NOT_MEASURED"] == "no measured peak or speed is on cpu"
 
 
 def test_an_unseen_accelerator_lowers_confidence_in_time_more_than_in_memory(published):
-    found = confidence.of(replace(published, device=known(accelerator("v100-16gb"), fp32=False)))
+    found = confidence_in(replace(published, device=known(accelerator("v100-16gb"), fp32=False)))
 
     assert found.memory is Level.HIGH
     assert found.time is Level.MEDIUM
-    assert "no measured peak or speed is on this accelerator" in found.reasons
+    assert "ACCELERATOR_NOT_MEASURED" in said(found)
 
 
 def test_a_much_larger_model_is_a_reason(published):
-    found = confidence.of(replace(published, shape=model("qwen2.5-0.5b").shape))
+    found = confidence_in(replace(published, shape=model("qwen2.5-0.5b").shape))
 
-    assert any(reason.startswith("the model has 0.494 billion parameters, the nearest") for reason in found.reasons)
+    assert said(found)["MODEL_SIZE_DIFFERS"].startswith("the model has 0.494 billion parameters, the nearest")
 
 
 def test_a_setting_that_was_measured_elsewhere_is_told_with_the_nearest(published):
-    found = confidence.of(replace(published, checkpointing=False))
+    found = confidence_in(replace(published, checkpointing=False))
 
-    assert "the nearest measured speed is with checkpointing, this run is without checkpointing" in found.reasons
+    text = "the nearest measured speed is with checkpointing, this run is without checkpointing"
+    assert said(found)["CHECKPOINTING_DIFFERS"] == text
 
 
 def test_each_further_difference_only_adds_distance(published, cpu):
     changes = [
         {},
         {"program": FINETREE},
-        {"method": Bottleneck(64)},
+        {"method": Adapter(64)},
         {"eager_attention": True},
         {"devices": 64},
         {"device": cpu},
@@ -91,7 +105,7 @@ def test_each_further_difference_only_adds_distance(published, cpu):
     run, memory, time = published, [], []
     for change in changes:
         run = replace(run, **change)
-        found = confidence.of(run)
+        found = confidence_in(run)
         memory.append(found.memory_distance)
         time.append(found.time_distance)
 
@@ -108,26 +122,26 @@ def learned(*, memory=0, step_time=0):
 def test_enough_observed_runs_of_the_device_make_it_and_the_program_known(published, cpu):
     run = replace(published, device=cpu, program=FINETREE)
     points = OBSERVED_ENOUGH - 1
-    few = confidence.of(run, learned(memory=points, step_time=points))
-    enough = confidence.of(run, learned(memory=OBSERVED_ENOUGH, step_time=OBSERVED_ENOUGH))
+    few = confidence_in(run, learned(memory=points, step_time=points))
+    enough = confidence_in(run, learned(memory=OBSERVED_ENOUGH, step_time=OBSERVED_ENOUGH))
 
-    assert few == confidence.of(run)
+    assert few == confidence_in(run)
     assert (enough.memory_distance, enough.time_distance) == (0.0, 0.0)
     assert (enough.memory, enough.time) == (Level.HIGH, Level.HIGH)
 
 
 def test_observed_speeds_say_nothing_of_memory(published, cpu):
-    found = confidence.of(replace(published, device=cpu), learned(step_time=OBSERVED_ENOUGH))
+    found = confidence_in(replace(published, device=cpu), learned(step_time=OBSERVED_ENOUGH))
 
     assert (found.memory, found.time) == (Level.LOW, Level.HIGH)
 
 
 def test_observed_runs_do_not_make_another_method_known(published):
     correction = learned(memory=1000, step_time=1000)
-    found = confidence.of(replace(published, method=Bottleneck(64)), correction)
+    found = confidence_in(replace(published, method=Adapter(64)), correction)
 
     assert found.memory is Level.MEDIUM
-    assert "no measured peak or speed is of bottleneck adapters" in found.reasons
+    assert said(found)["METHOD_NOT_MEASURED"] == "no measured peak or speed is of bottleneck adapters"
 
 
 @SPREADS

@@ -3,7 +3,7 @@ import sqlite3
 
 import pytest
 from finetree_estimator.evidence import observation_store
-from finetree_estimator.evidence.observation_store import FILE_NAME, Observations, Row, read_only
+from finetree_estimator.evidence.observation_store import FILE_NAME, Observations, Removal, Row, read_only
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import AlreadyExists
 
@@ -51,15 +51,28 @@ def test_a_request_id_belongs_to_one_body(store):
 
 def test_a_repetition_does_not_bring_back_what_was_forgotten(store):
     add(store, 1, request_id="r", body="a")
-    assert store.forget("") == 1
+    assert store.forget("") == Removal(1)
     assert not add(store, 1, request_id="r", body="a")
     assert store.rows() == []
+
+
+def test_a_repeated_request_removes_nothing_again_and_answers_the_same(store):
+    add(store, 1)
+    first = store.forget("", "r", "all")
+    add(store, 2)
+
+    assert (first, store.forget("", "r", "all")) == (Removal(1), Removal(1, repeated=True))
+    assert len(store.rows()) == 1
+    with pytest.raises(AlreadyExists):
+        store.forget("t4", "r", "t4")
+    with pytest.raises(AlreadyExists):
+        add(store, 3, request_id="r", body="an observation")
 
 
 def test_one_device_can_be_forgotten(store):
     add(store, 1, "t4")
     add(store, 2, "l4")
-    assert store.forget("t4") == 1
+    assert store.forget("t4") == Removal(1)
     assert store.rows() == [row(2, "l4")]
 
 

@@ -1,26 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The count of the worker's tensors on a CPU: against the committed measurements, and its rules one by one."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
 from finetree_estimator.catalog.models import model
-from finetree_estimator.catalog.prices import packaged
-from finetree_estimator.memory import cpu, cpu_tensors, peak
+from finetree_estimator.memory import cpu, peak
 from finetree_estimator.memory.peak import Component
-from finetree_estimator.methods.base import PRESETS, Bottleneck, Full, LoraAdapters, trainable_parameters
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.run import EvaluationPlan, Rows
-from finetree_estimator.spec.parse import read
-from finetree_estimator.spec.resolve import Knowledge
-from google.protobuf import json_format
 
-RESULTS = Path(__file__).parents[4] / "benchmarks" / "results" / "estimator" / "cpu_memory.json"
-CASES = json.loads(RESULTS.read_text())["cases"]
-EQUAL = Rows(400, 256.0, 65_536.0, 256, 0.2)
-MIXED = Rows(400, 128.0, 20_000.0, 256, 0.2)
+EQUAL = Rows(count=400, mean=256.0, mean_square=65_536.0, longest=256, target_fraction=0.2)
+MIXED = Rows(count=400, mean=128.0, mean_square=20_000.0, longest=256, target_fraction=0.2)
 
 
 def parts(run):
@@ -40,17 +32,6 @@ def small(make_run, cpu):
         packing=True,
         rows=EQUAL,
     )
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"].replace(" ", "-"))
-def test_measured_peaks_come_out(case):
-    request = pb.EstimateRunRequest()
-    json_format.ParseDict({"spec": case["spec"], "dataset_profile": case["measured"]["rows"]}, request)
-    found = peak.estimate(read(request, Knowledge(packaged())).run)
-
-    assert found.allocated.expected == pytest.approx(case["measured"]["allocated"], rel=0.05)
-    assert found.device.expected == pytest.approx(case["measured"]["process"], rel=0.1)
-    assert found.device.low <= case["measured"]["process"] <= found.device.high
 
 
 def test_gradients_count_at_the_loss_only_once_a_micro_batch_has_left_them(small):
@@ -84,38 +65,6 @@ def test_rows_of_mixed_lengths_have_products_compiled_up_to_the_librarys_limit(s
     assert many == unknown == cpu.KERNEL * cpu.KERNEL_CACHE
 
 
-def test_long_rows_keep_no_scores(small):
-    """Up to 256 tokens attention is plain products in float32; beyond it the fused kernel works in 16 bits."""
-    long = replace(small, rows=replace(EQUAL, mean=512.0, mean_square=512.0**2, longest=512), sequence_length=512)
-    scores, narrow, output, normalizer = 4 * 9 * 256, 2 * 576, 2 * 576, 4 * 9
-    float32 = 3 * 4 * 576
-
-    difference = cpu_tensors.kept_per_token(small) - cpu_tensors.kept_per_token(long)
-    assert difference == scores + float32 + output - 3 * narrow - output - normalizer
-
-
-def test_projections_that_read_the_same_tensor_share_its_dropped_copy(small):
-    adapted = {
-        name: cpu_tensors.kept_per_token(replace(small, method=LoraAdapters(8, PRESETS[name], 0.1), master_bytes=4))
-        for name in ("query-value", "attention")
-    }
-
-    # The output projection's input with its mask, and the narrow outputs of two more adapters.
-    assert adapted["attention"] - adapted["query-value"] == 2 * 2 * 576 + 2 * 2 * 8
-
-
-@pytest.mark.parametrize(("places", "first"), [(1, False), (2, True)], ids=["after the MLP", "after attention too"])
-def test_below_the_first_bottleneck_nothing_is_kept(small, places, first):
-    """Of a single layer only what stands behind its first bottleneck is kept: that one's input, or the MLP as well."""
-    bottleneck = replace(small, method=Bottleneck(64, places), master_bytes=4)
-    tokens, copies = 4 * 256, 2 * trainable_parameters(bottleneck.method, replace(small.shape, layers=1))
-    alone = parts(replace(bottleneck, shape=replace(small.shape, layers=1)))[Component.ACTIVATIONS]
-
-    inputs, last_norm = places * 2 * (576 + 64), 4 * 576
-    mlp = 4 * 576 + 3 * 2 * 1536 if first else 0
-    assert alone == tokens * (inputs + last_norm + mlp) + copies
-
-
 def test_no_more_than_a_chunk_of_logits_exists(small):
     learned = replace(EQUAL, target_fraction=1.0)
     once, more = (
@@ -142,10 +91,22 @@ def test_copies_in_16_bits_of_float32_weights_live_until_their_layer_is_differen
 
 def test_held_out_rows_are_scored_first_and_answered_afterwards(small):
     """The larger of the two counts: logits of the targets, or caches with the tensors of one layer."""
-    lora = LoraAdapters(8, PRESETS["all-linear"], 0.1)
-    tiny = replace(small, method=lora, micro_batch=1, batch=1, sequence_length=32, rows=Rows(40, 32.0, 1024.0, 32, 0.2))
-    answered = EvaluationPlan(Rows(400, 256.0, 65_536.0, 256, 0.01), generate=True, max_new_tokens=8, after=1)
-    scored = answered._replace(rows=replace(answered.rows, target_fraction=1.0))
+    lora = Lora(8, PRESETS["all-linear"], 0.1)
+    tiny = replace(
+        small,
+        method=lora,
+        micro_batch=1,
+        batch=1,
+        sequence_length=32,
+        rows=Rows(count=40, mean=32.0, mean_square=1024.0, longest=32, target_fraction=0.2),
+    )
+    answered = EvaluationPlan(
+        rows=Rows(count=400, mean=256.0, mean_square=65_536.0, longest=256, target_fraction=0.01),
+        generate=True,
+        max_new_tokens=8,
+        after=1,
+    )
+    scored = replace(answered, rows=replace(answered.rows, target_fraction=1.0))
     cached, layer = 40 * 264 * 30 * 2 * 2 * 192, 40 * 256 * 2 * (3 * 1536 + 2 * 576)
 
     found = parts(replace(tiny, evaluation=answered))
@@ -155,9 +116,18 @@ def test_held_out_rows_are_scored_first_and_answered_afterwards(small):
 
 
 def test_an_evaluation_can_need_more_than_a_step(small):
-    lora = LoraAdapters(8, PRESETS["all-linear"], 0.1)
-    tiny = replace(small, method=lora, micro_batch=1, batch=1, sequence_length=32, rows=Rows(40, 32.0, 1024.0, 32, 0.2))
-    held_out = EvaluationPlan(Rows(400, 256.0, 65_536.0, 256, 1.0), after=1)
+    lora = Lora(8, PRESETS["all-linear"], 0.1)
+    tiny = replace(
+        small,
+        method=lora,
+        micro_batch=1,
+        batch=1,
+        sequence_length=32,
+        rows=Rows(count=40, mean=32.0, mean_square=1024.0, longest=32, target_fraction=0.2),
+    )
+    held_out = EvaluationPlan(
+        rows=Rows(count=400, mean=256.0, mean_square=65_536.0, longest=256, target_fraction=1.0), after=1
+    )
 
     assert parts(replace(tiny, evaluation=held_out))[Component.TRANSIENT_PEAK] == 8 * 49_152 * 1024
     assert peak.estimate(tiny).device.expected < peak.estimate(replace(tiny, evaluation=held_out)).device.expected

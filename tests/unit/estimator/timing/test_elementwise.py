@@ -3,19 +3,23 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.catalog.models import model
-from finetree_estimator.methods.base import PRESETS, Full, LoraAdapters, Prefix, QuantizedLora
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.prefix import Prefix
+from finetree_estimator.methods.qlora import Qlora
+from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import FINETREE, PYTORCH, TRANSFORMERS, UNSLOTH, variant
 from finetree_estimator.run import Rows
-from finetree_estimator.timing import step_time
-from finetree_estimator.timing.elementwise import Traffic, layer_traffic, memory_share, weight_cast_bytes
+from finetree_estimator.timing.elementwise import Traffic, layer_traffic, memory_share
+from finetree_estimator.timing.memory_traffic import weight_cast_traffic
 
 HIDDEN, QUERIES_AND_KEYS, MLP = 3072, 3072 + 1024, 8192
 """Of Llama-3.2-3B."""
-ROWS = Rows(1000, 200.0, 45_000.0, 512, 0.5)
+ROWS = Rows(count=1000, mean=200.0, mean_square=45_000.0, longest=512, target_fraction=0.5)
 
 
 def moved(run, *, fused=False):
-    return layer_traffic(run.recipe, fused=fused)
+    return layer_traffic(run, fused=fused)
 
 
 def test_each_step_of_a_plain_layer_reads_and_writes_what_autograd_says(make_run):
@@ -69,10 +73,10 @@ def test_autocast_takes_a_float32_stream_down_for_five_products(make_run):
     plain = replace(mixed, weight_bytes=2, master_bytes=2)
 
     assert moved(mixed).forward - moved(plain).forward == (5 * 6 + 2 * 4 + 2 * (28 - 36)) * HIDDEN
-    assert weight_cast_bytes(mixed.recipe, 1000) == 2 * 6 * 1000
-    assert weight_cast_bytes(replace(mixed, checkpointing=True).recipe, 1000) == 3 * 6 * 1000
+    assert weight_cast_traffic(mixed) == 2 * 6 * 3_212_749_824
+    assert weight_cast_traffic(replace(mixed, checkpointing=True)) == 3 * 6 * 3_212_749_824
     shared = replace(mixed, devices=2, sharding="full")
-    assert [weight_cast_bytes(run.recipe, 1000) for run in (plain, shared, make_run())] == [0, 0, 0]
+    assert [weight_cast_traffic(run) for run in (plain, shared, make_run())] == [0, 0, 0]
 
 
 def test_a_mixture_copies_tokens_for_each_expert(make_run):
@@ -95,23 +99,11 @@ def test_only_what_a_cache_cannot_hold_goes_to_memory_twice(make_run, gpu):
     assert memory_share(long, ROWS) == 1.0
 
 
-def test_recomputed_layers_go_forward_twice_and_a_prefix_adds_its_own(make_run):
-    plain, again = (make_run(method=LoraAdapters(8, PRESETS["query-value"]), checkpointing=on) for on in (False, True))
-    layer = moved(plain)
-
-    works = [step_time.work_of(run.recipe) for run in (plain, again)]
-    assert works[0].layer_bytes == 28 * (layer.forward + layer.backward)
-    assert works[1].layer_bytes == 28 * (2 * layer.forward + layer.backward)
-    assert works[0].fused_bytes < 0.5 * works[0].layer_bytes
-    prefix = step_time.work_of(make_run(method=Prefix(20)).recipe)
-    assert prefix.layer_bytes == pytest.approx(works[0].layer_bytes + 28 * 3.6 * prefix.layer.trained)
-
-
 def test_a_raised_base_casts_in_its_packed_layers_alone(make_run):
     """Its stream is float32, but no product of it is autocast's."""
-    run = make_run(program=TRANSFORMERS, method=QuantizedLora(LoraAdapters(8, PRESETS["query-value"])))
+    run = make_run(program=TRANSFORMERS, method=Qlora.of(Lora(8, PRESETS["query-value"])))
 
-    assert run.recipe.raised
+    assert run.raises_base
     assert moved(run).forward == 2 * 28 * HIDDEN + 20 * QUERIES_AND_KEYS + 20 * HIDDEN + 10 * MLP
 
 

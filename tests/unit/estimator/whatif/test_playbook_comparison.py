@@ -7,11 +7,16 @@ from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.catalog.playbook import FigureKind
 from finetree_estimator.catalog.price_book import Owned, Rented
-from finetree_estimator.methods.base import PRESETS, Bottleneck, Full, LoraAdapters, Prefix, QuantizedLora
+from finetree_estimator.methods.adapter import Adapter
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.prefix import Prefix
+from finetree_estimator.methods.qlora import Qlora
+from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.whatif import playbook_comparison
 
-LORA = LoraAdapters(8, PRESETS["all-linear"], 0.1)
-PRICE = Rented("x/y", "x", 0.39, "USD", "2026-07-15", "x")
+LORA = Lora(8, PRESETS["all-linear"], 0.1)
+PRICE = Rented(price_id="x/y", provider="x", hourly=0.39, currency="USD", date="2026-07-15", source="x")
 
 
 def compared(run, *, examples=1000, runs_per_month=0.0):
@@ -96,10 +101,10 @@ def test_no_computed_cost_at_all_is_far_from_the_playbooks(make_run):
     assert compared(make_run(payment=replace(PRICE, hourly=0.0)))[FigureKind.COST_USD].note.startswith("far above")
 
 
-@pytest.mark.parametrize("method", [Full(), LORA, QuantizedLora(LORA, 8), Prefix(20), Bottleneck(64)])
+@pytest.mark.parametrize("method", [Full(), LORA, Qlora.of(LORA, bits=8), Prefix(20), Adapter(64)])
 @pytest.mark.parametrize("device", ["gpu", "cpu"])
 def test_each_method_is_compared_on_gpu_and_cpu_without_a_number_of_rows_too(make_run, request, method, device):
     run = make_run(method=method, device=request.getfixturevalue(device))
 
-    assert len(compared(run)) == (3 if isinstance(method, Bottleneck) else 5)
+    assert len(compared(run)) == (3 if isinstance(method, Adapter) else 5)
     assert FigureKind.TIME_HOURS not in compared(replace(run, rows=None, steps=0), examples=0)

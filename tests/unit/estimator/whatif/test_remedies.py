@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
-from collections import OrderedDict
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, run_spec_pb2, training_data_pb2
 from finetree_estimator import estimate as engine
 from finetree_estimator.catalog import prices
 from finetree_estimator.memory import peak
 from finetree_estimator.run import Run
 from finetree_estimator.servicer import EstimatorServicer
-from finetree_estimator.spec.parse import read
+from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_estimator.whatif import largest, smallest
-from finetree_estimator.whatif.changes import applicable, apply_patch
+from finetree_estimator.whatif import hardware, largest
+from finetree_estimator.whatif.changes import Patch, applicable, apply_patches
 from finetree_estimator.whatif.remedies import search
 from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_runtime.runspec.resolve import resolve_spec
@@ -26,13 +25,13 @@ KEPT = {"gradient_checkpointing": "GRADIENT_CHECKPOINTING_OFF"}
 
 
 def request_of(spec, **parts: object):
-    return json_format.ParseDict({"spec": spec, "dataset_profile": ROWS} | parts, pb.EstimateRunRequest())
+    return json_format.ParseDict({"spec": spec, "dataset_profile": ROWS} | parts, estimate_pb2.EstimateRunRequest())
 
 
 def found_for(spec, **options: int):
     request = request_of(spec)
-    reading = read(request, KNOWLEDGE)
-    return reading, search(request, reading, KNOWLEDGE, **options)
+    parsed = parse_request(request, KNOWLEDGE)
+    return parsed, search(parsed, KNOWLEDGE, **options)
 
 
 def run_of(model: str, accelerator: str, method: str = "lora", count: int = 1, **more: object) -> dict[str, object]:
@@ -40,12 +39,11 @@ def run_of(model: str, accelerator: str, method: str = "lora", count: int = 1, *
     return {"model": {"name": model}, method: {}, "hardware": hardware} | KEPT | more
 
 
-def patched(spec: rs.RunSpec, patches) -> rs.RunSpec:
-    changed = rs.RunSpec()
-    changed.CopyFrom(spec)
-    for path, value in patches:
-        apply_patch(changed, path, value)
-    return changed
+def patched(spec: run_spec_pb2.RunSpec, message: estimate_pb2.Remedy) -> run_spec_pb2.RunSpec:
+    """The spec with a reply's patches made, as a client makes them."""
+    return apply_patches(
+        spec, [Patch(each.field_path, json_format.MessageToDict(each.value), "") for each in message.patches]
+    )
 
 
 WASTEFUL = {
@@ -80,11 +78,13 @@ def test_the_service_says_of_the_patched_spec_what_the_remedy_promised(spec):
 
     assert estimate.remedies
     for remedy in estimate.remedies:
-        changed = patched(estimate.resolved_spec, ((patch.field_path, patch.json_value) for patch in remedy.patches))
+        changed = patched(estimate.resolved_spec, remedy)
         assert combination_problem(resolve_spec(changed).spec) is None
-        after = SERVICER.estimate(pb.EstimateRunRequest(spec=changed, dataset_profile=rs.DatasetProfile(**ROWS)))
+        after = SERVICER.estimate(
+            estimate_pb2.EstimateRunRequest(spec=changed, dataset_profile=training_data_pb2.DatasetProfile(**ROWS))
+        )
         assert after.memory.device_bytes == remedy.device_bytes
-        assert after.fit.verdict == remedy.verdict == pb.FIT_VERDICT_FITS
+        assert after.fit.verdict == remedy.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,22 @@ def test_patches_to_a_spec_that_leaves_much_open_do_what_was_promised(spec):
     assert estimate.remedies
     for remedy in estimate.remedies:
         asked = request_of(spec)
-        asked.spec.CopyFrom(patched(asked.spec, ((patch.field_path, patch.json_value) for patch in remedy.patches)))
+        asked.spec.CopyFrom(patched(asked.spec, remedy))
         after = SERVICER.estimate(asked)
         assert after.memory.device_bytes == remedy.device_bytes
-        assert after.fit.verdict == remedy.verdict == pb.FIT_VERDICT_FITS
+        assert after.fit.verdict == remedy.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
 
 
 @pytest.mark.parametrize("spec", CASES, ids=IDS)
 def test_no_part_of_a_remedy_does_on_its_own(spec):
     request = request_of(spec)
-    reading = read(request, KNOWLEDGE)
-    for remedy in search(request, reading, KNOWLEDGE):
+    parsed = parse_request(request, KNOWLEDGE)
+    for remedy in search(parsed, KNOWLEDGE):
         for rest in itertools.combinations(remedy.changes, len(remedy.changes) - 1):
-            part = patched(reading.spec, (patch for change in rest for patch in change.patches))
-            run = read(pb.EstimateRunRequest(spec=part, dataset_profile=reading.profile), KNOWLEDGE).run
+            part = apply_patches(parsed.spec, (patch for change in rest for patch in change.patches))
+            run = parse_request(
+                estimate_pb2.EstimateRunRequest(spec=part, dataset_profile=parsed.profile), KNOWLEDGE
+            ).run
             assert engine.fit_of(run)[1].verdict is not remedy.verdict
 
 
@@ -133,24 +135,24 @@ def test_what_costs_least_comes_first_and_nothing_goes_further_than_another(spec
 
 @pytest.mark.parametrize("spec", CASES, ids=IDS)
 def test_each_change_alone_is_a_spec_that_can_be_estimated(spec):
-    reading = read(request_of(spec), KNOWLEDGE)
-    changes = applicable(reading)
+    parsed = parse_request(request_of(spec), KNOWLEDGE)
+    changes = applicable(parsed)
 
     assert changes
     for change in changes:
-        changed = patched(reading.spec, change.patches)
-        assert changed != reading.spec
+        changed = apply_patches(parsed.spec, change.patches)
+        assert changed != parsed.spec
         assert combination_problem(resolve_spec(changed).spec) is None
-        read(pb.EstimateRunRequest(spec=changed, dataset_profile=reading.profile), KNOWLEDGE)
+        parse_request(estimate_pb2.EstimateRunRequest(spec=changed, dataset_profile=parsed.profile), KNOWLEDGE)
 
 
 def test_the_first_remedy_is_the_least_harmful_that_there_is():
-    reading, found = found_for(run_of("llama-3.2-1b", "t4"))
-    changes = applicable(reading)
+    parsed, found = found_for(run_of("llama-3.2-1b", "t4"))
+    changes = applicable(parsed)
     singles = []
     for change in changes:
-        spec = patched(reading.spec, change.patches)
-        run = read(pb.EstimateRunRequest(spec=spec, dataset_profile=reading.profile), KNOWLEDGE).run
+        spec = apply_patches(parsed.spec, change.patches)
+        run = parse_request(estimate_pb2.EstimateRunRequest(spec=spec, dataset_profile=parsed.profile), KNOWLEDGE).run
         if engine.fit_of(run)[1].verdict is found[0].verdict:
             singles.append(change)
 
@@ -171,35 +173,35 @@ def test_of_a_device_of_unknown_memory_nothing_is_promised():
 
 def test_a_limit_below_the_device_is_kept():
     limit = 10 << 30
-    reading, found = found_for(run_of("llama-3.2-1b", "rtx-4090"), limit_bytes=limit)
+    parsed, found = found_for(run_of("llama-3.2-1b", "rtx-4090"), limit_bytes=limit)
 
-    assert reading.run.device.usable_bytes > limit
+    assert parsed.run.device.usable_bytes > limit
     assert found
     assert all(remedy.peak.high <= limit for remedy in found)
 
 
 def test_prefix_tuning_is_never_told_to_recompute():
     for accelerator in ("t4", "rtx-4090", "rtx-3090"):
-        reading, _ = found_for(run_of("llama-3.2-3b", accelerator, "prefix"))
-        groups = {change.group for change in applicable(reading)}
+        parsed, _ = found_for(run_of("llama-3.2-3b", accelerator, "prefix"))
+        groups = {change.group for change in applicable(parsed)}
         assert "gradient_checkpointing" not in groups
 
 
 def test_another_method_comes_last_and_brings_its_learning_rate():
     _, found = found_for(run_of("llama-3.1-8b", "t4", "full"))
-    patches = dict(patch for remedy in found for change in remedy.changes for patch in change.patches)
-    reading, smaller = found_for(run_of("llama-3.2-1b", "t4", "full"))
+    patches = {each.path: each.value for remedy in found for change in remedy.changes for each in change.patches}
+    parsed, smaller = found_for(run_of("llama-3.2-1b", "t4", "full"))
 
-    assert patches["training.learning_rate"] == "0.0002"
+    assert patches["training.learning_rate"] == 0.0002
     assert all(change.group != "method" for remedy in smaller for change in remedy.changes)
-    assert "method" in {change.group for change in applicable(reading)}
+    assert "method" in {change.group for change in applicable(parsed)}
 
 
 def test_updates_in_the_backward_pass_leave_no_gradients_to_accumulate_or_clip():
-    reading = read(request_of(run_of("llama-3.1-8b", "a100-80gb", "full", count=2)), KNOWLEDGE)
-    for change in applicable(reading):
+    parsed = parse_request(request_of(run_of("llama-3.1-8b", "a100-80gb", "full", count=2)), KNOWLEDGE)
+    for change in applicable(parsed):
         if change.group == "optimizer_in_backward":
-            training = patched(reading.spec, change.patches).training
+            training = apply_patches(parsed.spec, change.patches).training
             assert training.effective_batch_size == 2 * training.micro_batch_size
             assert training.max_grad_norm == 0
 
@@ -214,15 +216,14 @@ def test_the_searches_are_short(monkeypatch):
         return real(run, spread)
 
     monkeypatch.setattr(peak, "estimate", counted)
-    monkeypatch.setattr(engine, "_PEAKS", OrderedDict())  # what other tests have asked for is not to be known
     counts = []
     for spec in [*CASES, run_of("llama-3-70b", "a100-80gb", "full", **WASTEFUL)]:
         request = request_of(spec)
-        reading = read(request, KNOWLEDGE)
+        parsed = parse_request(request, KNOWLEDGE)
         calls = 0
-        search(request, reading, KNOWLEDGE)
-        largest.search(request.spec, reading)
-        smallest.search(request, reading, KNOWLEDGE)
+        search(parsed, KNOWLEDGE)
+        largest.search(parsed)
+        hardware.smallest(parsed, KNOWLEDGE)
         counts.append(calls)
 
     # A peak takes some 50 microseconds: what the FULL view searches stays within a few milliseconds.

@@ -23,22 +23,22 @@ CPU_VARIANTS = {Method.FULL: 3, Method.LORA: 3, Method.QLORA: 3, Method.PREFIX: 
     ],
 )
 def test_the_least_adapted_recipe_that_fits_is_best(evidence, states, state, adapted):
-    found = fit.best(evidence(lora=states), Method.LORA)
+    found = evidence(lora=states).best[Method.LORA]
     assert (found.state, found.adapted) == (state, adapted)
 
 
 def test_the_rules_verdict_stands_when_it_fits(pack, evidence):
     decision = decide(pack, Answers(memory="24"), evidence(lora="FITS", qlora="FITS", full="FITS"))
     assert decision.method is Method.LORA
-    assert not decision.overruled_rule_id
+    assert not decision.verdict.overruled_rule_id
     assert not decision.upgrade_advised
 
 
 def test_lora_that_does_not_fit_becomes_qlora(pack, evidence):
     decision = decide(pack, Answers(memory="24", tasks="SINGLE"), evidence(qlora="FITS", adapter="FITS", prefix="FITS"))
     assert decision.method is Method.QLORA
-    assert decision.settled.rejected == (Method.LORA,)
-    assert decision.overruled_rule_id == "votes.plurality"
+    assert decision.fit.rejected == (Method.LORA,)
+    assert decision.verdict.overruled_rule_id == "votes.plurality"
 
 
 def test_the_next_method_is_taken_in_the_order_of_votes(pack, evidence):
@@ -51,13 +51,13 @@ def test_a_method_beyond_the_gate_is_taken_only_when_nothing_within_fits(pack, e
     within = decide(pack, Answers(memory="8"), evidence(prefix="TIGHT", lora="FITS"))
     beyond = decide(pack, Answers(memory="8"), evidence(lora="FITS"))
     assert (within.method, beyond.method) == (Method.PREFIX, Method.LORA)
-    assert beyond.overruled_rule_id == "votes.plurality"
+    assert beyond.verdict.overruled_rule_id == "votes.plurality"
 
 
 def test_a_method_without_an_estimate_keeps_its_place(pack, evidence):
     decision = decide(pack, Answers(memory="8"), evidence(prefix=None, lora="FITS"))
     assert decision.method is Method.PREFIX
-    assert decision.settled.state is FitState.UNKNOWN
+    assert decision.fit.state is FitState.UNKNOWN
 
 
 @pytest.mark.parametrize("memory", ["cpu", "below_8"])
@@ -65,7 +65,7 @@ def test_where_the_playbook_says_upgrade_lora_is_taken_if_it_fits(pack, evidence
     decision = decide(pack, Answers(memory=memory), evidence(CPU_VARIANTS, lora="FITS", full="FITS"))
     assert decision.method is Method.LORA
     assert decision.upgrade_advised
-    assert decision.overruled_rule_id == f"gate.{memory}"
+    assert decision.verdict.overruled_rule_id == f"gate.{memory}"
 
 
 def test_full_is_taken_on_a_cpu_only_for_maximum_quality(pack, evidence):
@@ -87,7 +87,7 @@ def test_upgrade_stands_unless_the_estimator_shows_a_fit(pack, evidence, lora):
     decision = decide(pack, Answers(memory="cpu"), evidence(CPU_VARIANTS, lora=lora))
     assert decision.method is None
     assert decision.upgrade_advised
-    assert decision.rule_id == "fit.nothing_fits"
+    assert decision.verdict.rule_id == "fit.nothing_fits"
 
 
 def test_without_the_estimator_the_playbooks_words_stand(pack):
@@ -99,14 +99,15 @@ def test_nothing_fits(pack, evidence):
     decision = decide(pack, Answers(memory="24"), evidence())
     assert decision.method is None
     assert decision.upgrade_advised
-    assert set(decision.settled.rejected) == set(Method)
+    assert set(decision.fit.rejected) == set(Method)
 
 
 def test_the_trace_of_the_fit_stage_names_numbers_and_the_rule_that_gave_way(pack, evidence):
     found = evidence(CPU_VARIANTS, lora="DOES_NOT_FIT FITS FITS")
     decision = decide(pack, Answers(memory="cpu"), found)
     applied = pack.rules.adaptations[:1]
-    steps = list(fit.steps(pack, found, decision.settled, applied, decision.overruled_rule_id))
+    overruled = decision.verdict.overruled_rule_id
+    steps = list(fit.steps(decision.fit, found, applied=applied, overruled_rule_id=overruled))
     assert [step.rule_id for step in steps] == ["fit.gradient_checkpointing", "fit.fits"]
     assert steps[-1].overruled_rule_id == "gate.cpu"
     assert "9.0 of 8.0 GiB" in steps[-1].outcome
@@ -122,10 +123,10 @@ def test_no_verdict_was_shown_not_to_fit(pack, evidence, data):
     answers = Answers(**{name: data.draw(st.sampled_from((*words[name], UNKNOWN)), name) for name in words})
     found = evidence(**{method.field: data.draw(STATES, method) for method in Method})
     decision = decide(pack, answers, found)
-    states = {method: fit.best(found, method).state for method in Method}
+    states = found.states
     if decision.method is None:
         # Dead ends are physics: nothing that the rules may take fits.
-        assert not any(states[method] in (FitState.FITS, FitState.TIGHT) for method in decision.choice.order)
+        assert not any(states[method].trains for method in decision.choice.order.methods)
         return
     assert states[decision.method] is not FitState.DOES_NOT_FIT
     proof_needed = decision.choice.passage.upgrade

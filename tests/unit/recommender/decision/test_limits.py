@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deadlines, budgets of a run, servers, what a GPU cannot do, and what matters: what they change, and what gives."""
 
+from dataclasses import replace
+
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.conclusion import Recommendation, conclude
-from finetree_recommender.decision.limits import Demands, breaches
+from finetree_recommender.decision.limits import violations
 from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, FitState, Priced
 from finetree_recommender.explain.reasons import Standing
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import SERVING_WORDS, Answers
+from finetree_recommender.recommend import Recommendation, conclude
 from finetree_recommender.request.inputs import normalize
+from finetree_recommender.request.limits import Limits
 
 GIB = 2**30
 ALL_FIT = {"full": "FITS", "lora": "FITS", "qlora": "FITS", "prefix": "FITS", "adapter": "FITS"}
@@ -46,15 +49,17 @@ def reason_codes(answer, method):
 
 @pytest.fixture
 def ask(pack, read):
-    return lambda found=None, **fields: conclude(pack, read(**fields), found, "" if found else "HARDWARE_UNKNOWN")
+    return lambda found=None, **fields: conclude(
+        pack, read(**fields), found, missing="" if found else "HARDWARE_UNKNOWN"
+    )
 
 
 def test_a_method_over_the_deadline_gives_way_to_the_next_that_keeps_it(ask):
     kept = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", deadline="14400s")
     late = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", deadline="14399s")
-    assert (kept.decision.method, kept.decision.overruled_rule_id) == (Method.LORA, "")
-    assert (late.decision.method, late.decision.rule_id) == (Method.PREFIX, "demand.deadline")
-    assert late.decision.overruled_rule_id == "votes.plurality"
+    assert (kept.decision.method, kept.decision.verdict.overruled_rule_id) == (Method.LORA, "")
+    assert (late.decision.method, late.decision.verdict.rule_id) == (Method.PREFIX, "demand.deadline")
+    assert late.decision.verdict.overruled_rule_id == "votes.plurality"
     assert reason_codes(late, Method.LORA)[0] == "OVER_DEADLINE"
     assert reason_codes(late, Method.PREFIX)[0] == "KEEPS_WISHES"
     assert late.methods[0].reasons[0].message.startswith("LORA comes first by the rules, but takes 4.0 h")
@@ -65,7 +70,7 @@ def test_a_method_over_the_deadline_gives_way_to_the_next_that_keeps_it(ask):
 
 def test_a_method_over_the_budget_of_a_run_gives_way(ask):
     answer = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", budget_usd_run=5.5)
-    assert (answer.decision.method, answer.decision.rule_id) == (Method.QLORA, "demand.budget")
+    assert (answer.decision.method, answer.decision.verdict.rule_id) == (Method.QLORA, "demand.budget")
     lora = next(item for item in answer.methods if item.method is Method.LORA)
     assert lora.standing is Standing.REJECTED
     assert lora.reasons[0].message == "costs 8.00 USD a run, the budget is 5.50 USD"
@@ -112,7 +117,7 @@ def test_a_limit_without_a_figure_is_not_taken_for_kept(ask, evidence):
     unknown = ask(deadline="3600s", budget_usd_run=5)
     assert {"DEADLINE_UNCHECKED", "BUDGET_UNCHECKED"} <= set(codes(unknown))
     euros = figures()
-    rows = {key: row._replace(currency="EUR") for key, row in euros.rows.items()}
+    rows = {key: replace(row, currency="EUR") for key, row in euros.rows.items()}
     other = ask(Evidence(rows, euros.revision, None), hardware=gpu(24), budget_usd_run=5)
     assert "BUDGET_UNCHECKED" in codes(other)
 
@@ -147,7 +152,7 @@ def test_8_gb_and_vllm_take_qlora_where_the_playbook_says_prefix(ask):
     found = figures(full="DOES_NOT_FIT", lora="DOES_NOT_FIT", adapter="DOES_NOT_FIT")
     answer = ask(found, hardware=gpu(8), serving=["SERVING_TARGET_VLLM"])
     assert answer.decision.choice.method is Method.PREFIX
-    assert (answer.decision.method, answer.decision.rule_id) == (Method.QLORA, "serving.vllm.prefix")
+    assert (answer.decision.method, answer.decision.verdict.rule_id) == (Method.QLORA, "serving.vllm.prefix")
 
 
 def test_where_nothing_that_runs_can_be_served_the_answer_says_so(ask):
@@ -186,15 +191,15 @@ def test_renting_names_the_smallest_gpu_of_the_best_method(ask, gb, fields, meth
 
 def test_every_server_has_a_word_on_every_method(pack):
     for target in SERVING_WORDS:
-        served = {m for m in Method if not breaches(pack, Demands(serving=(target,)), None, m)}
+        served = {m for m in Method if not violations(pack, Limits(serving=(target,)), None)[m]}
         assert served >= {Method.FULL, Method.LORA, Method.QLORA}
 
 
 @pytest.mark.parametrize(("capability", "passes"), [(5.2, False), (6.0, True), (8.9, True), (None, True)])
 def test_a_4_bit_base_needs_compute_capability_6(pack, capability, passes):
-    found = breaches(pack, Demands(capability=capability), None, Method.QLORA)
-    assert [breach.code for breach in found] == ([] if passes else ["NO_NF4"])
-    assert not breaches(pack, Demands(capability=capability), None, Method.LORA)
+    found = violations(pack, Limits(capability=capability), None)
+    assert [item.code for item in found[Method.QLORA]] == ([] if passes else ["NO_NF4"])
+    assert not found[Method.LORA]
 
 
 def test_an_old_gpu_is_told_what_it_cannot_do(pack, ask):
@@ -205,7 +210,7 @@ def test_an_old_gpu_is_told_what_it_cannot_do(pack, ask):
     def told(name: str) -> Recommendation:
         request = ask(hardware=gpu(8)).inputs.request
         request.hardware.accelerator = name
-        return conclude(pack, normalize(request, pack, catalogue), figures(), "")
+        return conclude(pack, normalize(request, pack, catalogue), figures())
 
     assert "NO_BF16" in codes(told("GTX 1080"))
     assert "NO_INT8" in reason_codes(told("GTX 1080"), Method.QLORA)

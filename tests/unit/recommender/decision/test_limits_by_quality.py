@@ -2,23 +2,25 @@
 """What evidence-1 takes where a limit stands against what it prefers: docs/decisions/0016."""
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.conclusion import Recommendation, conclude
-from finetree_recommender.decision.fit import ground
-from finetree_recommender.decision.limits import Demands, burdens
-from finetree_recommender.decision.pipeline import outcome
+from finetree_recommender.decision.fit import Constraints
+from finetree_recommender.decision.limits import violations
+from finetree_recommender.decision.pipeline import verdict
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import NAMES, PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, Answers, vocabulary
-from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.recommend import Recommendation, conclude
 from finetree_recommender.request.inputs import bracket_key
+from finetree_recommender.request.limits import Limits
 
 GIB = 2**30
-PACK = load_builtin()["evidence-1"]
+PACK = builtin_packs()["evidence-1"]
 GRADES = {method: PACK.card(method).quality_percent.expected for method in Method}
 
 
@@ -50,7 +52,7 @@ def ask(read):
 
     def answer(runs: dict[Method, Run], **fields: Any) -> Recommendation:
         hardware = {"unknown_accelerator": {"marketed_memory_gb": 24}}
-        return conclude(PACK, read(hardware=hardware, **fields).reread(PACK), figures(runs), "")
+        return conclude(PACK, read(hardware=hardware, **fields).reread(PACK), figures(runs))
 
     return answer
 
@@ -69,12 +71,9 @@ def test_of_what_is_within_the_budget_the_best_is_taken_and_where_nothing_is_the
 
 def test_an_answer_over_the_budget_says_by_how_much_and_that_it_comes_nearest(ask):
     answer = ask(ALL, budget_usd_run=0)
-    assert answer.decision.rule_id == "demand.budget"
-    assert answer.methods[0].reasons[0] == (
-        "NEAREST_TO_WISHES",
-        "LORA comes first by the rules, but costs 5.00 USD a run, the budget is 0.00 USD; PREFIX comes nearest",
-        "demand.nearest",
-    )
+    assert answer.decision.verdict.rule_id == "demand.budget"
+    reason = answer.methods[0].reasons[0]
+    assert (reason.code, reason.rule_id) == ("NEAREST_TO_WISHES", "demand.nearest")
     over = next(caution for caution in answer.cautions if caution.code == "OVER_BUDGET")
     assert over.message.startswith(
         "PREFIX costs 2.00 USD a run, the budget is 0.00 USD; no method here keeps every wish, and it is the cheapest"
@@ -105,12 +104,12 @@ def test_what_cannot_be_served_is_taken_for_no_limit(ask):
     assert answer.decision.method is Method.QLORA
 
 
-def drawn(draw: random.Random) -> tuple[Answers, Demands, dict[Method, Run]]:
+def drawn(draw: random.Random) -> tuple[Answers, Limits, dict[Method, Run]]:
     """Answers, wishes and estimates; costs and times in no order, some of them the same or unknown."""
     words = vocabulary(PACK.rules)
     given = {name: draw.choice(words[name]) if draw.random() < 0.5 else UNKNOWN for name in NAMES}
     priorities = tuple(draw.sample(PRIORITY_WORDS, draw.choice((0, 0, 1, 2))))
-    demands = Demands(
+    limits = Limits(
         deadline_seconds=draw.choice((None, 3600.0, 7200.0)),
         serving=tuple(draw.sample(SERVING_WORDS, draw.choice((0, 0, 1)))),
         capability=draw.choice((None, 5.2)),
@@ -120,20 +119,20 @@ def drawn(draw: random.Random) -> tuple[Answers, Demands, dict[Method, Run]]:
         method: Run(draw.choice((None, 1, 2, 3, 4, 600)), draw.choice((1, 2, 3)), draw.choice(states))
         for method in Method
     }
-    return Answers(**given, priorities=priorities), demands, runs
+    return Answers(**given, priorities=priorities), limits, runs
 
 
 def test_no_larger_budget_takes_a_method_of_less_quality_whatever_the_methods_take_and_cost():
     draw, verdicts = random.Random("budgets"), set()
-    for _ in range(2500):
-        answers, demands, runs = drawn(draw)
+    for _ in range(600):
+        answers, limits, runs = drawn(draw)
         found, taken = figures(runs), []
         for usd in (0, 1, 2, 3, 4, 599, 600, 2000):
             asked = answers.changed("budget", bracket_key(PACK.rules.budget, usd))
-            on = ground(found, burdens(PACK, demands.within(usd), found))
-            taken.append(outcome(PACK, asked, on).method)
+            broken = violations(PACK, replace(limits, run_usd=usd), found)
+            taken.append(verdict(PACK, asked, Constraints(found.states, broken)).method)
         assert all(before is after or _grade(before) < _grade(after) for before, after in pairwise(taken)), (
-            taken, answers, demands, runs,
+            taken, answers, limits, runs,
         )  # fmt: skip
         verdicts.update(taken)
     assert verdicts == {*Method, None}

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.conclusion import conclude
 from finetree_recommender.decision.prior_figures import pack_cost, pack_seconds
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.explain import cautions
 from finetree_recommender.explain.confidence import Level
 from finetree_recommender.explain.reasons import Standing
-from finetree_recommender.messages.recommendation import recommendation, recommendation_bytes
+from finetree_recommender.messages.recommendation import recommendation
 from finetree_recommender.messages.summary import headline, paragraph
 from finetree_recommender.method import TRAINABLE_HERE, Method
-from finetree_recommender.policy.pack import Pack, load_builtin
-from finetree_trainer.jobs.capabilities import METHODS
+from finetree_recommender.policy.pack import Pack, builtin_packs
+from finetree_recommender.recommend import conclude
+from finetree_trainer.jobs import capabilities
 
 GPU8 = {"unknown_accelerator": {"marketed_memory_gb": 8}}
 GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
@@ -43,7 +43,7 @@ def codes(answer, method):
 @pytest.fixture(scope="module")
 def answer(pack, read, evidence):
     found = evidence(lora="FITS", qlora="FITS", adapter="FITS", prefix="FITS")
-    return conclude(pack, read(**ALL_ANSWERED), found, "")
+    return conclude(pack, read(**ALL_ANSWERED), found)
 
 
 def test_all_five_methods_are_listed_with_the_reason_of_each(answer):
@@ -57,25 +57,12 @@ def test_all_five_methods_are_listed_with_the_reason_of_each(answer):
     assert outvoted.message == "2 < 5 votes"
 
 
-def test_a_reply_is_written_as_protobuf_would_write_it_however_often_its_parts_are_asked_for(answer, pack, read):
-    nothing_known = conclude(pack, read(), None, cautions.HARDWARE_UNKNOWN)
-    for each in (answer, nothing_known, answer):
-        raw = recommendation_bytes(each)
-        reply = rec.RecommendResponse.FromString(raw)
-        assert raw == reply.SerializeToString(deterministic=True)
-        assert [step.rule_id for step in reply.trace] == [step.rule_id for step in each.trace]
-        assert [dict(item.votes) for item in reply.methods] == [dict(item.votes) for item in each.methods]
-        assert tuple(reply.setting_sources) == each.recipe.sources
-        assert reply.spec == each.recipe.spec
-        assert [flip.to_value for flip in reply.counterfactuals] == [flip.to_value for flip in each.counterfactuals]
-
-
 def test_room_for_a_16_bit_base_is_not_claimed_where_the_estimate_shows_that_it_does_not_fit(pack, read, evidence):
-    tight = conclude(pack, read(**ALL_ANSWERED), evidence(qlora="FITS"), "")
+    tight = conclude(pack, read(**ALL_ANSWERED), evidence(qlora="FITS"))
     assert tight.decision.method is Method.QLORA
     assert "CAUTION_QLORA_MEMORY" not in codes(tight, Method.QLORA)
     assert "CAUTION_QLORA_MEMORY" not in [caution.code for caution in tight.cautions]
-    without = conclude(pack, read(**ALL_ANSWERED), None, cautions.ESTIMATOR_UNAVAILABLE)
+    without = conclude(pack, read(**ALL_ANSWERED), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
     assert "CAUTION_QLORA_MEMORY" in codes(without, Method.QLORA)
 
 
@@ -86,8 +73,8 @@ def test_where_nothing_fits_the_method_that_lacks_least_is_named(pack, read):
         peak = ev.Interval(low=gib * 2**30, expected=gib * 2**30, high=gib * 2**30)
         usable = int(7.6 * 2**30)
         rows[method, 0] = Priced(FitState.DOES_NOT_FIT, peak, usable, None, None, "USD", 100)
-    evidence_1 = load_builtin()["evidence-1"]
-    answer = conclude(evidence_1, read(hardware=GPU8).reread(evidence_1), Evidence(rows, ev.Revision(), None), "")
+    evidence_1 = builtin_packs()["evidence-1"]
+    answer = conclude(evidence_1, read(hardware=GPU8).reread(evidence_1), Evidence(rows, ev.Revision(), None))
     (message,) = [caution.message for caution in answer.cautions if caution.code == "NOTHING_FITS"]
     assert "fit this hardware (QLORA comes nearest and lacks 0.7 GiB): take more memory or a smaller model" in message
 
@@ -96,17 +83,17 @@ def test_several_gpus_that_hold_a_copy_each_are_told_what_sharding_might_do(pack
     def sharding(
         found: Evidence, policy: Pack = pack, fields: dict[str, Any] | None = None, **hardware: Any
     ) -> list[Method | None]:
-        answer = conclude(policy, read(hardware=GPU24 | hardware, **(fields or {})).reread(policy), found, "")
+        answer = conclude(policy, read(hardware=GPU24 | hardware, **(fields or {})).reread(policy), found)
         return [c.redirect for c in answer.cautions if c.code in ("NOT_SHARDED", "NOT_TRAINED_HERE")]
 
     small = evidence(qlora="FITS")
     assert sharding(small, count=8) == [Method.LORA]
-    assert sharding(small, load_builtin()["evidence-1"], count=8) == [Method.LORA]
+    assert sharding(small, builtin_packs()["evidence-1"], count=8) == [Method.LORA]
     assert not sharding(small)
     assert sharding(small, count=8, sharding="SHARDING_FULL") == [None]
     best = {"quality": "QUALITY_NEED_MAXIMUM"}
-    assert sharding(small, load_builtin()["evidence-1"], best, count=8) == [Method.LORA]
-    assert sharding(evidence(lora="FITS"), load_builtin()["evidence-1"], best, count=8) == [Method.FULL]
+    assert sharding(small, builtin_packs()["evidence-1"], best, count=8) == [Method.LORA]
+    assert sharding(evidence(lora="FITS"), builtin_packs()["evidence-1"], best, count=8) == [Method.FULL]
     assert not sharding(evidence(), count=8, sharding="SHARDING_FULL")
     assert not sharding(evidence(lora="FITS"), count=8)
 
@@ -118,7 +105,7 @@ def test_votes_are_told_by_question(answer):
 
 
 def test_a_method_that_fits_against_a_rule_is_told_so(pack, read, evidence):
-    answer = conclude(pack, read(hardware=GPU16), evidence(lora="FITS", qlora="FITS", prefix="FITS"), "")
+    answer = conclude(pack, read(hardware=GPU16), evidence(lora="FITS", qlora="FITS", prefix="FITS"))
     standings = {item.method: item.standing for item in answer.methods}
     assert standings[Method.QLORA] is Standing.RECOMMENDED
     assert standings[Method.LORA] is Standing.FITS_AGAINST_RULE
@@ -137,18 +124,18 @@ def test_the_frontier_leaves_out_what_another_method_beats(answer):
 
 
 def test_the_trainer_runs_every_method_that_is_recommended():
-    assert {method.field for method in TRAINABLE_HERE} == set(METHODS)
+    assert {method.field for method in TRAINABLE_HERE} == set(capabilities.methods())
     assert set(TRAINABLE_HERE) == set(Method)
 
 
 def test_the_packs_own_figures_stand_in_for_a_missing_estimator(pack, read):
-    answer = conclude(pack, read(**ALL_ANSWERED), None, cautions.ESTIMATOR_UNAVAILABLE)
+    answer = conclude(pack, read(**ALL_ANSWERED), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
     assert [item.code for item in answer.cautions] == ["ESTIMATOR_UNAVAILABLE"]
     assert answer.priced is None
     assert answer.recipe is not None
     lora = next(item for item in answer.methods if item.method is Method.LORA)
-    assert 2 * 3600 < lora.total_seconds.expected < 8 * 3600
-    assert 3 < lora.cost_usd.expected < 12
+    assert 2 * 3600 < lora.figures.total_seconds.expected < 8 * 3600
+    assert 3 < lora.figures.cost_usd.expected < 12
     assert answer.confidence.level is Level.HIGH
 
 
@@ -164,16 +151,16 @@ def test_playbook_times_are_its_table_and_grow_with_the_data(pack):
 
 
 def test_what_is_unknown_is_cautioned(pack, read, evidence):
-    answer = conclude(pack, read(parameters=0), None, cautions.HARDWARE_UNKNOWN)
+    answer = conclude(pack, read(parameters=0), None, missing=cautions.HARDWARE_UNKNOWN)
     assert [item.code for item in answer.cautions] == ["HARDWARE_UNKNOWN", "DATASET_UNKNOWN", "MODEL_SIZE_UNKNOWN"]
-    tight = conclude(pack, read(**ALL_ANSWERED), evidence(lora="TIGHT"), "")
+    tight = conclude(pack, read(**ALL_ANSWERED), evidence(lora="TIGHT"))
     assert [item.code for item in tight.cautions] == ["MEMORY_TIGHT", "LENGTHS_UNKNOWN"]
-    nothing = conclude(pack, read(**ALL_ANSWERED), evidence(), "")
+    nothing = conclude(pack, read(**ALL_ANSWERED), evidence())
     assert nothing.cautions[0].code == "NOTHING_FITS"
     assert nothing.recipe is None
     assert nothing.plan_digest == ""
     found = evidence(lora="UNKNOWN", qlora=None, full=None)
-    silent = conclude(pack, read(hardware={"cpu": {}}), found, "")
+    silent = conclude(pack, read(hardware={"cpu": {}}), found)
     assert silent.cautions[0].code == "FIT_UNKNOWN"
     assert silent.cautions[0].message.endswith("(hardware.cpu.memory_bytes); made small LORA takes 10.0 GiB")
     assert headline(silent) == "Say how much memory there is: it decides what trains here"
@@ -182,40 +169,40 @@ def test_what_is_unknown_is_cautioned(pack, read, evidence):
 
 def test_renting_is_offered_where_it_would_change_the_method(pack, read, evidence):
     found = evidence(lora="FITS", qlora="FITS", prefix="FITS")
-    offered = conclude(pack, read(hardware=GPU8, can_rent=True), found, "")
-    silent = conclude(pack, read(hardware=GPU8), found, "")
+    offered = conclude(pack, read(hardware=GPU8, can_rent=True), found)
+    silent = conclude(pack, read(hardware=GPU8), found)
     assert any(item.code == "RENTING_CHANGES_METHOD" for item in offered.cautions)
     assert not any(item.code == "RENTING_CHANGES_METHOD" for item in silent.cautions)
 
 
 def test_a_tie_is_told_and_lowers_confidence(pack, read, evidence):
     fields = {"hardware": GPU16, "dataset_profile": {"examples": 500}, "quality": "QUALITY_NEED_EXPERIMENTAL"}
-    answer = conclude(pack, read(**fields), evidence(qlora="FITS", prefix="FITS"), "")
+    answer = conclude(pack, read(**fields), evidence(qlora="FITS", prefix="FITS"))
     assert codes(answer, Method.QLORA)[0] == "TIE_BREAK"
     assert codes(answer, Method.PREFIX)[0] == "LOST_TIE"
     assert "1 tied votes" in answer.confidence.factors
 
 
 def test_the_playbooks_hours_are_not_put_beside_estimates(pack, read, evidence):
-    answer = conclude(pack, read(**ALL_ANSWERED), evidence(lora="FITS", prefix=None), "")
+    answer = conclude(pack, read(**ALL_ANSWERED), evidence(lora="FITS", prefix=None))
     by_method = {item.method: item for item in answer.methods}
-    assert by_method[Method.PREFIX].total_seconds is None
-    assert by_method[Method.PREFIX].cost_usd is None
-    assert by_method[Method.LORA].total_seconds.expected == 100
+    assert by_method[Method.PREFIX].figures.total_seconds is None
+    assert by_method[Method.PREFIX].figures.cost_usd is None
+    assert by_method[Method.LORA].figures.total_seconds.expected == 100
 
 
 def test_confidence_falls_with_what_is_unknown_and_overruled(pack, read, evidence):
     found = evidence(lora="FITS", qlora="FITS")
-    sure = conclude(pack, read(**ALL_ANSWERED), found, "").confidence
-    unsure = conclude(pack, read(hardware=GPU24), found, "").confidence
-    overruled = conclude(pack, read(hardware=CPU), found, "").confidence
+    sure = conclude(pack, read(**ALL_ANSWERED), found).confidence
+    unsure = conclude(pack, read(hardware=GPU24), found).confidence
+    overruled = conclude(pack, read(hardware=CPU), found).confidence
     assert (sure.level, unsure.level, overruled.level) == (Level.HIGH, Level.MEDIUM, Level.LOW)
     assert any("rules overruled" in factor for factor in overruled.factors)
 
 
 def test_the_same_question_gives_the_same_bytes(pack, read, evidence):
     first, second = (
-        recommendation(conclude(pack, read(**ALL_ANSWERED), evidence(lora="FITS", qlora="TIGHT"), "")) for _ in range(2)
+        recommendation(conclude(pack, read(**ALL_ANSWERED), evidence(lora="FITS", qlora="TIGHT"))) for _ in range(2)
     )
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(deterministic=True)
 
@@ -223,19 +210,17 @@ def test_the_same_question_gives_the_same_bytes(pack, read, evidence):
 PROGRAM = """
 import hashlib
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.conclusion import conclude
+from finetree_recommender.recommend import conclude
 from finetree_recommender.explain.cautions import ESTIMATOR_UNAVAILABLE
 from finetree_recommender.estimator.values import Catalogue
 from finetree_recommender.request.inputs import normalize
-from finetree_recommender.policy.pack import load_builtin
-from finetree_recommender.messages.recommendation import recommendation, recommendation_bytes
-from finetree_recommender.messages.summary import headline, paragraph
-from finetree_trainer.jobs.capabilities import METHODS
+from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.messages.recommendation import recommendation
 request = rec.RecommendRequest(quality=rec.QUALITY_NEED_CRITICAL, budget_usd_month=300)
 request.model.name = "m"
 request.hardware.unknown_accelerator.marketed_memory_gb = 24
-pack = load_builtin()["playbook-1"]
-reply = recommendation(conclude(pack, normalize(request, pack, Catalogue()), None, ESTIMATOR_UNAVAILABLE))
+pack = builtin_packs()["playbook-1"]
+reply = recommendation(conclude(pack, normalize(request, pack, Catalogue()), None, missing=ESTIMATOR_UNAVAILABLE))
 print(hashlib.sha256(reply.SerializeToString(deterministic=True)).hexdigest())
 """
 

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is told of a recipe beside its values: cut rows, little data, long runs, idle devices, doubtful rates."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.conclusion import conclude
 from finetree_recommender.estimator.values import Catalogue, Evidence, Model
 from finetree_recommender.explain import cautions
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import normalize
 
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
@@ -99,12 +100,12 @@ BEST = ON_24 | rows(20_000) | {"quality": "QUALITY_NEED_MAXIMUM"}
 )
 def test_what_could_go_wrong_in_a_recipe_is_told(read, evidence, asked, code, words):
     policy, parameters, fields, fits = asked
-    pack, found = load_builtin()[policy], None
+    pack, found = builtin_packs()[policy], None
     if "hardware" in fields:
         variants = {method: len(fits.get(method.field, "").split()) or 1 for method in Method}
         found = Evidence(evidence(variants, **fits).rows, ev.Revision(), int(parameters))
     inputs = read(parameters=int(parameters), **fields).reread(pack)
-    told = conclude(pack, inputs, found, "" if found else cautions.HARDWARE_UNKNOWN)
+    told = conclude(pack, inputs, found, missing="" if found else cautions.HARDWARE_UNKNOWN)
     messages = [caution.message for caution in told.cautions if caution.code == code]
     assert len(messages) == (words is not None)
     assert all(words in message for message in messages)
@@ -113,9 +114,9 @@ def test_what_could_go_wrong_in_a_recipe_is_told(read, evidence, asked, code, wo
 @pytest.mark.parametrize(("counted", "words"), [(500, "a smaller model"), (20_000, "fewer rows (some thousand")])
 def test_a_run_of_weeks_is_told_with_what_would_make_it_shorter(pack, read, evidence, counted, words):
     inputs, found = read(**ON_24, **rows(counted)), evidence(lora="FITS")
-    assert not [item for item in conclude(pack, inputs, found, "").cautions if item.code == "LONG_RUN"]
-    slow = {key: row._replace(total_seconds=WEEKS) for key, row in found.rows.items()}
-    told = conclude(pack, inputs, Evidence(slow, found.revision, found.parameters), "")
+    assert not [item for item in conclude(pack, inputs, found).cautions if item.code == "LONG_RUN"]
+    slow = {key: replace(row, total_seconds=WEEKS) for key, row in found.rows.items()}
+    told = conclude(pack, inputs, Evidence(slow, found.revision, found.parameters))
     (message,) = (item.message for item in told.cautions if item.code == "LONG_RUN")
     assert message.startswith(f"a run takes 14 days: {words}")
 
@@ -137,8 +138,8 @@ def test_a_run_slower_than_was_wished_for_is_told_with_what_is_quickest(pack, re
     wished, seconds = asked
     found, inputs = evidence(lora="FITS", prefix="FITS"), read(**ON_24, **wished)
     long = ev.Interval(low=seconds, expected=seconds, high=seconds)
-    rows = {key: row._replace(total_seconds=long) for key, row in found.rows.items() if key[0] is Method.LORA}
-    told = conclude(pack, inputs, Evidence(found.rows | rows, found.revision, found.parameters), "")
+    rows = {key: replace(row, total_seconds=long) for key, row in found.rows.items() if key[0] is Method.LORA}
+    told = conclude(pack, inputs, Evidence(found.rows | rows, found.revision, found.parameters))
     assert told.decision.method is Method.LORA
     messages = [item.message for item in told.cautions if item.code == "SLOWER_THAN_WISHED"]
     assert len(messages) == (words is not None)
@@ -157,8 +158,8 @@ def test_a_run_slower_than_was_wished_for_is_told_with_what_is_quickest(pack, re
 def test_what_becomes_of_a_models_experts_is_told(pack, evidence, fits, told):
     request = rec.RecommendRequest(model={"name": "moe"}, hardware=GPU24)
     inputs = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768, 8)}))
-    answer = conclude(pack, inputs, evidence(**fits), "")
+    answer = conclude(pack, inputs, evidence(**fits))
     assert [caution.code for caution in answer.cautions if caution.code.startswith("EXPERTS_")] == told
     plain = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768)}))
-    codes = {caution.code for caution in conclude(pack, plain, evidence(**fits), "").cautions}
+    codes = {caution.code for caution in conclude(pack, plain, evidence(**fits)).cautions}
     assert not codes & {"EXPERTS_NOT_ADAPTED", "EXPERTS_NOT_QUANTISED"}

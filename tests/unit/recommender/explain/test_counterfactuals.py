@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.conclusion import Recommendation, conclude
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.explain.counterfactuals import Counterfactual
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import load_builtin, parse
+from finetree_recommender.policy.pack import builtin_packs, parse
+from finetree_recommender.recommend import Recommendation, conclude
 
 GIB = 2**30
 ALL_FIT = {"full": "FITS", "lora": "FITS", "qlora": "FITS", "prefix": "FITS", "adapter": "FITS"}
@@ -62,7 +62,7 @@ def present(request: dict[str, Any], path: str) -> float:
 @pytest.fixture
 def ask(pack, read):
     """The answer to a request, by the rules alone."""
-    return lambda request: conclude(pack, read(**request), None, "ESTIMATOR_UNAVAILABLE")
+    return lambda request: conclude(pack, read(**request), None, missing="ESTIMATOR_UNAVAILABLE")
 
 
 CROSSING = b"""
@@ -90,9 +90,9 @@ def by_evidence(read):
     """The answer to a request by the rules of evidence-1, or of a pack over it."""
 
     def answer(request: dict[str, Any], text: bytes = b"") -> Recommendation:
-        packs = load_builtin()
+        packs = builtin_packs()
         policy = parse(text, packs) if text else packs["evidence-1"]
-        return conclude(policy, read(**request).reread(policy), None, "ESTIMATOR_UNAVAILABLE")
+        return conclude(policy, read(**request).reread(policy), None, missing="ESTIMATOR_UNAVAILABLE")
 
     return answer
 
@@ -155,14 +155,14 @@ def test_memory_thresholds_allow_for_five_percent(ask):
 
 def test_other_hardware_is_judged_by_the_packs_words(pack, read, evidence):
     # What is known of the memory on 8 GB says nothing of 16 GB.
-    answer = conclude(pack, read(hardware=gpu(8)), evidence(prefix="FITS"), "")
+    answer = conclude(pack, read(hardware=gpu(8)), evidence(prefix="FITS"))
     assert ("hardware", Method.QLORA) in flips(answer)
 
 
 def test_a_deadline_is_told_to_the_second_from_the_estimate(pack, read, evidence):
     # Every method takes 100 s here: a shorter deadline is broken by all, and changes nothing.
     request = {"hardware": gpu(24), "deadline": "60s", "time": "TIME_NEED_HOURS"}
-    answer = conclude(pack, read(**request), evidence(**ALL_FIT), "")
+    answer = conclude(pack, read(**request), evidence(**ALL_FIT))
     assert answer.decision.method is Method.LORA
     assert answer.cautions[0].code == "OVER_DEADLINE"
     assert "deadline" not in {flip.field_path for flip in answer.counterfactuals}
@@ -199,13 +199,13 @@ def too_large(needs, has):
 def test_no_class_of_gpus_is_named_for_a_method_that_the_estimate_shows_to_need_more(pack, read):
     """70B: LoRA and full fine-tuning need more than 80 GiB at their smallest, QLoRA more than 24."""
     needs = {Method.QLORA: 42, Method.LORA: 140, Method.ADAPTER: 140, Method.PREFIX: 180, Method.FULL: 410}
-    answer = conclude(pack, read(parameters=70_000_000_000, hardware=gpu(24)), too_large(needs, 23.5), "")
+    answer = conclude(pack, read(parameters=70_000_000_000, hardware=gpu(24)), too_large(needs, 23.5))
     told = {(flip.to_value, flip.method) for flip in answer.counterfactuals if flip.field_path == "hardware"}
     assert told == {("a GPU of 80 GB or more (by the rules, not priced)", Method.QLORA)}
 
 
 def test_what_is_too_large_here_is_not_too_large_for_a_gpu_that_has_the_room(pack, read):
-    answer = conclude(pack, read(hardware=gpu(8)), too_large(dict.fromkeys(Method, 18), 7.6), "")
+    answer = conclude(pack, read(hardware=gpu(8)), too_large(dict.fromkeys(Method, 18), 7.6))
     told = {flip.method: flip.to_value for flip in answer.counterfactuals if flip.field_path == "hardware"}
     assert told[Method.LORA] == "a GPU of 24 GB (by the rules, not priced)"
     assert Method.QLORA not in told
@@ -213,7 +213,7 @@ def test_what_is_too_large_here_is_not_too_large_for_a_gpu_that_has_the_room(pac
 
 def test_what_fits_here_is_not_doubted_where_there_is_more_memory(read, evidence):
     """evidence-1's classes are those of 7B models: of a small one on 12 GB they would say QLoRA from 16 GB on."""
-    policy = load_builtin()["evidence-1"]
-    answer = conclude(policy, read(hardware=gpu(12)).reread(policy), evidence(**ALL_FIT), "")
+    policy = builtin_packs()["evidence-1"]
+    answer = conclude(policy, read(hardware=gpu(12)).reread(policy), evidence(**ALL_FIT))
     assert answer.decision.method is Method.LORA
     assert not [flip for flip in answer.counterfactuals if flip.field_path == "hardware" and flip.method]

@@ -71,8 +71,9 @@ def test_a_quality_that_is_lower_at_every_end_is_worse_on_any_task(qlora, beaten
     [((9, 10, 11), (10, 10.5, 12), True), ((9, 10, 11), (10.4, 10.5, 12), False), ((5, 5, 5), (5, 5, 5), True)],
 )
 def test_figures_are_equal_when_each_lies_in_the_others_interval(one, other, same):
-    assert equal(one, other) is same
-    assert equal(other, one) is same
+    left, right = (ev.Interval(low=low, expected=expected, high=high) for low, expected, high in (one, other))
+    assert equal(left, right) is same
+    assert equal(right, left) is same
 
 
 def test_methods_never_dominate_each_other_in_a_circle():

@@ -8,13 +8,13 @@ from finetree_api.estimator.v1 import estimator_pb2 as est
 from finetree_api.recommender.v1 import recommender_pb2 as rec
 from finetree_api.types.v1 import evidence_pb2 as ev
 from finetree_api.types.v1 import run_spec_pb2 as rs
-from finetree_recommender.conclusion import conclude
-from finetree_recommender.decision.limits import Demands
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
 from finetree_recommender.explain import cautions, rental_offers
 from finetree_recommender.messages.summary import paragraph
 from finetree_recommender.method import Method
+from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import normalize
+from finetree_recommender.request.limits import Limits
 from google.protobuf import json_format
 
 CATALOGUE = Catalogue(
@@ -109,7 +109,7 @@ def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
     asked = request(**limits)
     costs = {"lora": 20, "full": 40} | ({"qlora": 10} if Method.QLORA in told else {})
     rented = rental_offers.offers(pack, asked, CATALOGUE, found(**costs))
-    answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, cautions.HARDWARE_UNKNOWN, rented=rented)
+    answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, missing=cautions.HARDWARE_UNKNOWN, rented=rented)
     advice = [caution for caution in answer.cautions if caution.code == "RENT"]
     assert [caution.redirect for caution in advice][: len(told)] == told
     for caution, expected in zip(advice, words, strict=False):
@@ -118,9 +118,9 @@ def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
     # The playbook's hours of 7B models say nothing beside prices of this model.
     assert answer.decision.method is Method.LORA
     by_method = {item.method: item for item in answer.methods}
-    assert by_method[Method.LORA].cost_usd.expected == 20
-    assert by_method[Method.LORA].total_seconds.expected == 5 * 3600
-    assert (by_method[Method.PREFIX].cost_usd, by_method[Method.PREFIX].dominated_by) == (None, None)
+    assert by_method[Method.LORA].figures.cost_usd.expected == 20
+    assert by_method[Method.LORA].figures.total_seconds.expected == 5 * 3600
+    assert (by_method[Method.PREFIX].figures.cost_usd, by_method[Method.PREFIX].dominated_by) == (None, None)
     assert not by_method[Method.PREFIX].on_frontier
     assert not [flip for flip in answer.counterfactuals if flip.field_path in ("budget_usd_run", "deadline")]
     assert not {"OVER_BUDGET", "OVER_DEADLINE"} & {r.code for item in answer.methods for r in item.reasons}
@@ -128,7 +128,7 @@ def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
 
 def test_where_nothing_keeps_to_the_limits_the_cheapest_comes_first(pack):
     rented = rental_offers.offers(pack, request(), CATALOGUE, found(lora=20, qlora=10, full=40))
-    told = [caution.redirect for caution in rental_offers.advice(pack, None, rented, Demands(run_usd=1))]
+    told = [caution.redirect for caution in rental_offers.advice(pack, None, rented, Limits(run_usd=1))]
     assert told == [Method.QLORA, Method.LORA, Method.FULL]
 
 
@@ -136,7 +136,7 @@ def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
     asked = request(hardware=SMALL_GPU)
     rented = rental_offers.offers(pack, asked, CATALOGUE, found(lora=20, qlora=10))
     inputs = normalize(asked, pack, CATALOGUE)
-    answer = conclude(pack, inputs, evidence(), "", rented=rented)
+    answer = conclude(pack, inputs, evidence(), rented=rented)
     words = paragraph(answer)
     assert "To rent: LORA fits on a rented large (somewhere, 4.00 USD an hour on demand): about 5.0 h and " in words
     assert words.index("To rent: ") < words.index("Beware: no recipe was shown to fit")
@@ -148,6 +148,6 @@ def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
 def test_without_hardware_the_verdict_stays_and_the_offer_is_for_it(pack):
     asked = request()
     rented = rental_offers.offers(pack, asked, CATALOGUE, found(lora=20, prefix=5))
-    answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, cautions.HARDWARE_UNKNOWN, rented=rented)
+    answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, missing=cautions.HARDWARE_UNKNOWN, rented=rented)
     assert answer.decision.method is Method.LORA
     assert next(caution for caution in answer.cautions if caution.code == "RENT").redirect is Method.LORA

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_recommender.conclusion import conclude
 from finetree_recommender.explain import cautions
 from finetree_recommender.formatting import money, time
 from finetree_recommender.messages.summary import headline, paragraph
-from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.recommend import conclude
 
 GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
@@ -21,7 +21,7 @@ ROWS = {"dataset_profile": {"examples": 500}}
 
 def told(pack, read, found, **fields: Any):
     missing = "" if found is not None else cautions.ESTIMATOR_UNAVAILABLE
-    return conclude(pack, read(**fields), found, missing)
+    return conclude(pack, read(**fields), found, missing=missing)
 
 
 def test_it_names_method_reason_figures_hardware_and_what_would_change_it(pack, read, evidence):
@@ -60,11 +60,11 @@ def test_where_nothing_trains_the_words_hold(pack, read, evidence):
 def test_many_tasks_are_told_as_what_the_method_does_with_them(read, evidence, policy, words):
     found = evidence(lora="FITS", adapter="FITS")
     many = {"hardware": GPU24, "tasks": "TASK_VARIETY_MANY_DIFFERENT"}
-    assert paragraph(told(load_builtin()[policy], read, found, **many)).startswith(words)
+    assert paragraph(told(builtin_packs()[policy], read, found, **many)).startswith(words)
 
 
 def test_what_matters_most_is_named_where_it_decides(read, evidence):
-    answer = told(load_builtin()["evidence-1"], read, evidence(lora="FITS", qlora="FITS"), hardware=GPU24, **MEMORY)
+    answer = told(builtin_packs()["evidence-1"], read, evidence(lora="FITS", qlora="FITS"), hardware=GPU24, **MEMORY)
     assert paragraph(answer).startswith("Use QLoRA: of what fits here it comes first where memory matters most.")
 
 
@@ -104,17 +104,17 @@ def test_what_would_decide_is_asked_for_and_nothing_else(pack, read, evidence):
 
 
 def test_another_packs_disagreement_is_told(pack, read, evidence):
-    packs = load_builtin()
+    packs = builtin_packs()
     found = evidence(lora="FITS", qlora="FITS", prefix="FITS")
     inputs = read(hardware={"unknown_accelerator": {"marketed_memory_gb": 8}})
-    answer = conclude(pack, inputs, found, "", packs.values())
+    answer = conclude(pack, inputs, found, others=packs.values())
     assert "The rules of evidence-1 say LoRA instead." in paragraph(answer)
 
 
-@pytest.mark.parametrize("policy", load_builtin())
+@pytest.mark.parametrize("policy", builtin_packs())
 @pytest.mark.parametrize("hardware", [None, CPU, GPU16, GPU24])
 def test_no_rule_and_no_code_slips_into_plain_words(policy, hardware, read, evidence):
-    pack = load_builtin()[policy]
+    pack = builtin_packs()[policy]
     fields = {"hardware": hardware} if hardware else {}
     for found in (None, evidence(lora="FITS", qlora="TIGHT"), evidence(full="FITS"), evidence()):
         words = paragraph(told(pack, read, found, **fields))

@@ -10,7 +10,6 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.conclusion import conclude
 from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Catalogue, Evidence
 from finetree_recommender.explain import cautions
@@ -23,8 +22,9 @@ from finetree_recommender.pictures.path import Way, passed
 from finetree_recommender.pictures.svg import Rectangle
 from finetree_recommender.pictures.tree import render
 from finetree_recommender.pictures.tree_svg import lay_out
-from finetree_recommender.policy.pack import Pack, load_builtin
+from finetree_recommender.policy.pack import Pack, builtin_packs
 from finetree_recommender.policy.schema.rules import Node, Tree
+from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import Inputs, normalize
 from google.protobuf import json_format
 
@@ -35,7 +35,7 @@ HARDWARE = [
     *({"unknown_accelerator": {"marketed_memory_gb": gb}} for gb in (6, 8, 16, 24, 80)),
 ]
 FORMATS = [rec.PICTURE_FORMAT_TEXT, rec.PICTURE_FORMAT_MERMAID, rec.PICTURE_FORMAT_SVG]
-PACKS = load_builtin()
+PACKS = builtin_packs()
 
 
 def asked(pack: Pack, **fields: Any) -> Inputs:
@@ -57,10 +57,10 @@ def requests():
         yield {name: value for name, value in {**given, "priorities": [5]}.items() if value is not None}
 
 
-def way_of(pack, graph, fields, found=None) -> list[str]:
+def way_of(pack, graph, fields, states=None) -> list[str]:
     """Boxes that a request passes; every rule of its trace must be in the picture."""
     answers = asked(pack, **fields).answers
-    choice = choose(pack, answers, found)
+    choice = choose(pack, answers, states)
     shown = {*graph.boxes, *(line.rule_id for box in graph.boxes.values() for line in box.lines)}
     assert {step.rule_id for step in choice.steps} <= shown
     ids = passed(graph, pack, answers, choice)
@@ -83,12 +83,12 @@ def test_a_way_by_estimates_is_marked_too(pack, evidence):
     graph = build(pack)
     fits = ({"lora": "FITS", "qlora": "FITS"}, {"full": "FITS", "lora": "FITS"}, {"prefix": "TIGHT"}, {})
     for words, fields in itertools.product(fits, requests()):
-        assert way_of(pack, graph, fields, evidence(**words))[0] == "gate"
+        assert way_of(pack, graph, fields, evidence(**words).states)[0] == "gate"
 
 
 def test_a_wish_that_passed_a_method_over_is_marked(pack, evidence):
     small = {"unknown_accelerator": {"marketed_memory_gb": 8}}
-    answer = conclude(pack, asked(pack, hardware=small, serving=[1]), evidence(prefix="FITS", qlora="FITS"), "")
+    answer = conclude(pack, asked(pack, hardware=small, serving=[1]), evidence(prefix="FITS", qlora="FITS"))
     assert "demands" in {step.stage for step in answer.trace}
     drawn = render(pack, answer, rec.PICTURE_FORMAT_TEXT)
     marked = {line.rule_id for node in drawn.nodes if node.id == "demands" for line in node.lines if line.taken}
@@ -110,7 +110,7 @@ def test_nodes_and_edges_hang_together(pack):
 
 
 def test_a_marked_picture_says_where_the_way_ends(pack, read):
-    answer = conclude(pack, read(hardware=GPU24), None, cautions.ESTIMATOR_UNAVAILABLE)
+    answer = conclude(pack, read(hardware=GPU24), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
     drawn = {number: render(pack, answer, number).content for number in FORMATS}
     assert "=> |    . 24 to 80 GB: LoRA" in drawn[rec.PICTURE_FORMAT_TEXT]
     assert "=> verdict: LoRA" in drawn[rec.PICTURE_FORMAT_TEXT]
@@ -142,7 +142,7 @@ STATEMENTS = (
 
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())
 def test_mermaid_is_made_of_known_statements_only(pack):
-    answer = conclude(pack, asked(pack, hardware=GPU24, quality=1), None, cautions.ESTIMATOR_UNAVAILABLE)
+    answer = conclude(pack, asked(pack, hardware=GPU24, quality=1), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
     for line in render(pack, answer, rec.PICTURE_FORMAT_MERMAID).content.splitlines():
         assert any(re.fullmatch(statement, line) for statement in STATEMENTS), line
 
@@ -166,7 +166,7 @@ def assert_harmless(content):
 
 
 def test_words_of_a_pack_cannot_break_out_of_a_picture(hostile, read):
-    answer = conclude(hostile, read(hardware=GPU24), None, cautions.ESTIMATOR_UNAVAILABLE)
+    answer = conclude(hostile, read(hardware=GPU24), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
     assert_harmless(render(hostile, answer, rec.PICTURE_FORMAT_SVG).content)
     assert_harmless(frontier_svg(answer))
     for line in render(hostile, answer, rec.PICTURE_FORMAT_MERMAID).content.splitlines():
@@ -216,15 +216,15 @@ def test_no_box_lies_on_another_whatever_the_tree(pack, nodes):
 @pytest.mark.parametrize("picture_format", FORMATS)
 def test_the_same_question_draws_the_same_bytes(pack, read, picture_format):
     def drawn() -> bytes:
-        answer = conclude(pack, read(hardware=GPU24, time=3), None, cautions.ESTIMATOR_UNAVAILABLE)
-        return render(load_builtin()["playbook-1"], answer, picture_format).SerializeToString(deterministic=True)
+        answer = conclude(pack, read(hardware=GPU24, time=3), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
+        return render(builtin_packs()["playbook-1"], answer, picture_format).SerializeToString(deterministic=True)
 
     assert drawn() == drawn()
 
 
 def compared(pack, read, evidence: Evidence | None, **fields: Any):
     missing = "" if evidence is not None else cautions.ESTIMATOR_UNAVAILABLE
-    return conclude(pack, read(hardware=GPU24, **fields), evidence, missing)
+    return conclude(pack, read(hardware=GPU24, **fields), evidence, missing=missing)
 
 
 def test_the_frontier_tells_how_each_method_stands(pack, read, evidence):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack, load_builtin, parse
+from finetree_recommender.policy.pack import Pack, builtin_packs, parse
 from finetree_recommender.policy.yaml import PackError
 
 HEAD = 'id: house\ndate: "2026-01-02"\ntitle: House rules\nextends: playbook-1\n'
@@ -115,7 +115,7 @@ def test_a_base_must_be_there(extend):
 def test_the_documented_pack_loads():
     page = (Path(__file__).parents[4] / "docs" / "rule-packs.md").read_text(encoding="utf-8")
     example = page.split("```yaml\n")[1].split("```")[0]
-    house = parse(example.encode(), load_builtin())
+    house = parse(example.encode(), builtin_packs())
     assert (house.rules.id, house.extends) == ("house", "evidence-1")
     assert "house.full.budget" in {rule.id for rule in house.rules.cautions}
     ranks = [table for table in house.rules.recipe if table.knob == "lora.rank" and table.input == "examples"]

@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.decision.limits import Demands
 from finetree_recommender.estimator.values import Accelerator, Catalogue
 from finetree_recommender.policy.answers import ENUM_WORDS, Answers
 from finetree_recommender.request.inputs import normalize
+from finetree_recommender.request.limits import Limits
 from google.protobuf import json_format
 
 
@@ -17,9 +17,9 @@ def request(**fields: Any) -> rec.RecommendRequest:
 def test_what_is_not_given_stays_unknown(pack):
     inputs = normalize(request(), pack, Catalogue())
     assert inputs.answers == Answers()
-    known = {item.field_path for item in inputs.listing if item.known}
+    known = {item.field_path for item in inputs.echo if item.known}
     assert known == {"model", "profile"}
-    assert all(item.value == "unknown" for item in inputs.listing if not item.known)
+    assert all(item.value == "unknown" for item in inputs.echo if not item.known)
     assert inputs.examples is None
     assert not inputs.hardware_known
 
@@ -50,8 +50,8 @@ def test_every_answer_is_read(pack):
     )
     words = ("24", "usd_100_500", "CRITICAL", "HOURS", "SIMILAR", "STARTUP", "CODE", "MINOR", "EXPERT", "several")
     assert inputs.answers == Answers(*words, priorities=("COST", "SPEED"))
-    assert inputs.demands == Demands(7200, 9, ("VLLM",), None, 5000)
-    assert all(item.known for item in inputs.listing)
+    assert inputs.limits == Limits(7200, 9, ("VLLM",), None, 5000)
+    assert all(item.known for item in inputs.echo)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_cpu_is_neither_zero_gigabytes_nor_unknown(pack):
     assert inputs.answers.memory == "cpu"
     assert inputs.on_cpu
     assert inputs.marketed_gb is None
-    assert "CPU, 2 cores, 16.0 GiB" in [item.value for item in inputs.listing]
+    assert "CPU, 2 cores, 16.0 GiB" in [item.value for item in inputs.echo]
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_a_cpu_is_neither_zero_gigabytes_nor_unknown(pack):
     ],
 )
 def test_hardware_is_listed_as_it_was_understood(pack, hardware, words):
-    listed = normalize(request(hardware=hardware), pack, Catalogue()).listing
+    listed = normalize(request(hardware=hardware), pack, Catalogue()).echo
     assert next((item.value, item.known) for item in listed if item.field_path == "hardware") == (words, True)
 
 
 def test_every_field_of_a_request_is_listed_or_carried(pack):
-    listed = {item.field_path.split(".")[0] for item in normalize(request(), pack, Catalogue()).listing}
+    listed = {item.field_path.split(".")[0] for item in normalize(request(), pack, Catalogue()).echo}
     carried = {"dataset", "evaluation", "evaluation_profile", "ownership", "policy", "pinned"}
     assert listed | carried == {field.name for field in rec.RecommendRequest.DESCRIPTOR.fields}
 
@@ -130,7 +130,7 @@ def test_every_field_of_a_request_is_listed_or_carried(pack):
 )
 def test_a_budget_of_a_run_and_of_a_month_are_turned_into_each_other(pack, fields, budget, run_usd):
     inputs = normalize(request(**fields), pack, Catalogue())
-    assert (inputs.answers.budget, inputs.demands.run_usd) == (budget, run_usd)
+    assert (inputs.answers.budget, inputs.limits.run_usd) == (budget, run_usd)
 
 
 def test_budgets_that_disagree_are_told(pack):
@@ -148,7 +148,7 @@ def test_budgets_that_disagree_are_told(pack):
 def test_a_deadline_answers_the_question_of_time_where_that_is_open(pack, seconds, time):
     implied = normalize(request(deadline=f"{seconds}s"), pack, Catalogue())
     assert implied.answers.time == time
-    assert next(i for i in implied.listing if i.field_path == "time").value == f"{time.lower()}, from deadline"
+    assert next(i for i in implied.echo if i.field_path == "time").value == f"{time.lower()}, from deadline"
     asked = normalize(request(deadline=f"{seconds}s", time="TIME_NEED_DAYS"), pack, Catalogue())
     assert asked.answers.time == "DAYS"
 

@@ -2,40 +2,45 @@
 """The control plane refuses exactly what the worker cannot run: the two rooms never import each other, tests may."""
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer.jobs import capabilities
+from finetree_trainer.jobs.capabilities import CAPABILITIES
 from finetree_worker import choices, plan_from_task
 
-STOPPING = {"early_stopping_patience": 2, "every_steps": 5, "split_fraction": 0.1}
 WORKER = {
+    "qlora.quantization": choices.QUANTIZATIONS,
     "precision": choices.PRECISIONS,
     "optimizer": choices.OPTIMIZERS,
     "attention": choices.ATTENTION,
     "gradient_checkpointing": choices.CHECKPOINTING,
     "loss_kernel": choices.LOSS_KERNELS,
 }
+FIXED = {
+    "hardware.sharding": hardware_pb2.SHARDING_REPLICATED,
+    "program.program": training_pb2.TRAINING_PROGRAM_FINETREE,
+    "program.sharding_library": training_pb2.SHARDING_LIBRARY_FSDP2,
+    "program.allocator_cache": training_pb2.ALLOCATOR_CACHE_EXPANDABLE,
+}
+"""Settings of which the worker has one value, and never asks."""
 
 
-@pytest.mark.parametrize("name", sorted(capabilities.SETTINGS))
-def test_a_setting_has_the_values_that_the_worker_takes(name):
-    assert set(capabilities.SETTINGS[name]) == set(WORKER[name]) - {0}
+@pytest.mark.parametrize("path", sorted(capabilities.ENUM_SETTINGS))
+def test_a_setting_has_the_values_that_the_worker_takes(path):
+    values = set(getattr(CAPABILITIES, capabilities.ENUM_SETTINGS[path]))
+    assert values == (set(WORKER[path]) - {0} if path in WORKER else {FIXED[path]})
 
 
 def test_a_metric_of_the_contract_is_one_that_the_worker_measures():
-    assert set(choices.METRICS) == set(run_spec_pb2.Metric.values()) - {0}
-
-
-def test_a_base_may_be_quantised_as_the_worker_can():
-    assert set(capabilities.QUANTIZATIONS) == set(choices.QUANTIZATIONS)
+    assert set(choices.METRICS) == set(training_pb2.Metric.values()) - {0}
 
 
 def test_the_methods_are_those_of_the_worker():
-    assert set(capabilities.METHODS) == set(plan_from_task.ARTIFACT_FOLDERS)
+    assert set(capabilities.methods()) == set(plan_from_task.ARTIFACT_FOLDERS)
 
 
-@pytest.mark.parametrize("method", capabilities.METHODS)
+@pytest.mark.parametrize("method", capabilities.methods())
 def test_the_suite_s_defaults_can_be_run(method):
     spec = run_spec_pb2.RunSpec()
     getattr(spec, method).SetInParent()
@@ -45,15 +50,38 @@ def test_the_suite_s_defaults_can_be_run(method):
     capabilities.require_settings(resolved)
 
 
+def test_every_unsupported_setting_is_a_path_of_a_spec():
+    for path in (*CAPABILITIES.unsupported_settings, *capabilities.ENUM_SETTINGS):
+        message = run_spec_pb2.RunSpec.DESCRIPTOR
+        for name in path.split("."):
+            field = message.fields_by_name[name]
+            message = field.message_type
+
+
 @pytest.mark.parametrize(
     ("asked", "path"),
     [
-        (run_spec_pb2.RunSpec(optimizer_in_backward=True), "job.spec.optimizer_in_backward"),
+        (run_spec_pb2.RunSpec(optimizer_in_backward=True), "job.train.spec.optimizer_in_backward"),
         (
-            run_spec_pb2.RunSpec(hardware=run_spec_pb2.Hardware(sharding=run_spec_pb2.SHARDING_FULL)),
-            "job.spec.hardware.sharding",
+            run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(sharding=hardware_pb2.SHARDING_FULL)),
+            "job.train.spec.hardware.sharding",
         ),
-        (run_spec_pb2.RunSpec(hardware=run_spec_pb2.Hardware(nodes=2)), "job.spec.hardware.nodes"),
+        (run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(nodes=2)), "job.train.spec.hardware.nodes"),
+        (run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(count=2)), "job.train.spec.hardware.count"),
+        (
+            run_spec_pb2.RunSpec(program=training_pb2.ProgramSettings(program=training_pb2.TRAINING_PROGRAM_LITGPT)),
+            "job.train.spec.program.program",
+        ),
+        (
+            run_spec_pb2.RunSpec(program=training_pb2.ProgramSettings(compile=True)),
+            "job.train.spec.program.compile",
+        ),
+        (
+            run_spec_pb2.RunSpec(
+                program=training_pb2.ProgramSettings(allocator_cache=training_pb2.ALLOCATOR_CACHE_EMPTIED)
+            ),
+            "job.train.spec.program.allocator_cache",
+        ),
     ],
 )
 def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):
@@ -66,63 +94,3 @@ def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):
     assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
         (path, "SETTING_NOT_SUPPORTED")
     ]
-
-
-@pytest.mark.parametrize(
-    ("evaluation", "path"),
-    [
-        ({"early_stopping_patience": 2, "split_fraction": 0.1}, "early_stopping_patience"),
-        ({"early_stopping_patience": 2, "every_steps": 5}, "early_stopping_patience"),
-        ({"early_stopping_min_delta": 0.1, "split_fraction": 0.1}, "early_stopping_min_delta"),
-        ({"best_by": run_spec_pb2.METRIC_LOSS, "split_fraction": 0.1, "every_steps": 5}, "best_by"),
-        ({"best_by": run_spec_pb2.METRIC_LOSS, "split_fraction": 0.1, "early_stopping_patience": 2}, "best_by"),
-        (STOPPING | {"best_by": run_spec_pb2.METRIC_EXACT_MATCH}, "best_by"),
-    ],
-    ids=["no evaluations", "no held-out rows", "no patience", "nobody wants the best", "no step", "not measured"],
-)
-def test_early_stopping_that_could_never_act_is_refused(evaluation, path):
-    spec = run_spec_pb2.RunSpec(evaluation=run_spec_pb2.Evaluation(**evaluation))
-    spec.lora.SetInParent()
-    with pytest.raises(InvalidArgument) as refused:
-        capabilities.require_settings(resolve_spec(spec).spec)
-    assert f"job.spec.evaluation.{path}" in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {"best_by": run_spec_pb2.METRIC_TOKEN_ACCURACY},
-        {"best_by": run_spec_pb2.METRIC_EXACT_MATCH, "metrics": [run_spec_pb2.METRIC_EXACT_MATCH]},
-    ],
-    ids=["loss", "token accuracy", "exact match"],
-)
-def test_early_stopping_with_evaluations_on_held_out_rows_is_taken(more):
-    spec = run_spec_pb2.RunSpec(evaluation=run_spec_pb2.Evaluation(**STOPPING, **more))
-    spec.lora.SetInParent()
-    capabilities.require_settings(resolve_spec(spec).spec)
-
-
-@pytest.mark.parametrize(
-    "evaluation",
-    [{}, {"every_steps": 5}, {"split_fraction": 0.1}, {"metrics": [run_spec_pb2.METRIC_LOSS], "split_fraction": 0.1}],
-    ids=["nothing", "no held-out rows", "no step", "only at the end"],
-)
-def test_keeping_the_best_of_no_evaluations_is_refused(evaluation):
-    asked = run_spec_pb2.Checkpoints(keep_best=True)
-    spec = run_spec_pb2.RunSpec(checkpoints=asked, evaluation=run_spec_pb2.Evaluation(**evaluation))
-    spec.lora.SetInParent()
-    with pytest.raises(InvalidArgument) as refused:
-        capabilities.require_settings(resolve_spec(spec).spec)
-
-    assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
-        ("job.spec.checkpoints.keep_best", "KEEP_BEST_WITHOUT_EVALUATION")
-    ]
-
-
-@pytest.mark.parametrize("held_out", [{"split_fraction": 0.1}, {"dataset": {"name": "held-out"}}])
-def test_keeping_the_best_of_evaluations_on_held_out_rows_is_taken(held_out):
-    evaluation = run_spec_pb2.Evaluation(every_steps=5, **held_out)
-    spec = run_spec_pb2.RunSpec(checkpoints=run_spec_pb2.Checkpoints(keep_best=True), evaluation=evaluation)
-    spec.lora.SetInParent()
-    capabilities.require_settings(resolve_spec(spec).spec)

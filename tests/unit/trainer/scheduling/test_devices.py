@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import hardware_pb2
 from finetree_runtime.errors import FailedPrecondition
 from finetree_trainer.scheduling import devices
-from finetree_trainer.scheduling.devices import Device, accelerator_name, choose
+from finetree_trainer.scheduling.devices import Device, Slot, accelerator_name, matching, placements
 
 GIB = 1024**3
-Hardware = run_spec_pb2.Hardware
-GPU = Device("cuda:0", Hardware(accelerator="rtx-4090", count=1), "NVIDIA GeForce RTX 4090", 24 * GIB)
-CPU = Device("cpu", Hardware(cpu=run_spec_pb2.CpuDevice(cores=2), count=1), "CPU", 8 * GIB, 2, 1)
+Hardware = hardware_pb2.Hardware
+GPU = Device("n", "cuda:0", Hardware(accelerator="rtx-4090", count=1), "NVIDIA GeForce RTX 4090", 24 * GIB)
+TWIN = Device("n", "cuda:1", Hardware(accelerator="rtx-4090", count=1), "NVIDIA GeForce RTX 4090", 24 * GIB)
+CPU = Device("n", "cpu", Hardware(cpu=hardware_pb2.CpuDevice(cores=2), count=1), "CPU", 8 * GIB, 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -53,15 +54,15 @@ def test_cards_are_called_as_the_catalogue_calls_them(name, gib, known):
 @pytest.mark.parametrize(
     ("wanted", "chosen"),
     [
-        (Hardware(), GPU),
-        (Hardware(cpu=run_spec_pb2.CpuDevice()), CPU),
-        (Hardware(accelerator="RTX-4090"), GPU),
-        (Hardware(unknown_accelerator=run_spec_pb2.UnknownAccelerator(marketed_memory_gb=24)), GPU),
+        (Hardware(), [GPU, TWIN]),
+        (Hardware(cpu=hardware_pb2.CpuDevice()), [CPU]),
+        (Hardware(accelerator="RTX-4090", count=2), [GPU, TWIN]),
+        (Hardware(unknown_accelerator=hardware_pb2.UnknownAccelerator(marketed_memory_gb=24)), [GPU, TWIN]),
     ],
     ids=["nothing", "cpu", "a name in any case", "a memory class"],
 )
-def test_a_spec_gets_the_device_that_it_asks_for(wanted, chosen):
-    assert choose([GPU, CPU], wanted) is chosen
+def test_a_spec_can_run_on_every_device_of_its_kind(wanted, chosen):
+    assert matching([GPU, TWIN, CPU], wanted) == chosen
 
 
 @pytest.mark.parametrize(
@@ -69,23 +70,41 @@ def test_a_spec_gets_the_device_that_it_asks_for(wanted, chosen):
     [
         Hardware(accelerator="h100"),
         Hardware(accelerator="rtx-4090", count=2),
-        Hardware(unknown_accelerator=run_spec_pb2.UnknownAccelerator(marketed_memory_gb=80)),
+        Hardware(unknown_accelerator=hardware_pb2.UnknownAccelerator(marketed_memory_gb=80)),
     ],
     ids=["another card", "two of them", "another memory class"],
 )
 def test_what_is_not_there_is_refused_with_what_is(wanted):
     with pytest.raises(FailedPrecondition) as error:
-        choose([GPU, CPU], wanted)
+        matching([GPU, CPU], wanted)
     assert error.value.reason == "NO_SUCH_DEVICE"
     assert error.value.metadata["devices"] == "rtx-4090, cpu"
 
 
 def test_the_cpu_is_the_last_device_and_shares_its_cores_among_its_slots():
-    found = devices.discover(cpu_slots=2, cpu_threads=0)[-1]
-    assert found.slot_ids() == ["cpu/0", "cpu/1"]
-    assert devices.device_of(found.slot_ids()[1]) == "cpu"
-    assert found.threads == max(1, devices.usable_cores() // 2)
-    assert 0 < found.free_bytes() <= found.total_bytes == devices.usable_memory()
+    node = devices.discover(cpu_slots=2, cpu_threads=0)
+    cpu = node.devices[-1]
+    assert cpu is node.cpu
+    assert [(slot.node, slot.device, slot.index) for slot in cpu.slots()] == [
+        (node.name, "cpu", 0),
+        (node.name, "cpu", 1),
+    ]
+    assert cpu.threads == max(1, devices.usable_cores() // 2)
+    assert 0 < cpu.free_bytes() <= cpu.total_bytes == devices.usable_memory()
+
+
+def test_a_slot_is_read_as_it_was_written():
+    for slot in (*GPU.slots(), *CPU.slots()):
+        assert Slot.parse(str(slot)) == slot
+
+
+def test_devices_are_placed_node_by_node():
+    far = [Slot("m", "cuda:0", 0), Slot("m", "cuda:1", 0)]
+    found = placements([*GPU.slots(), *far, *TWIN.slots()])
+    assert [(each.node, list(each.device_ids)) for each in found] == [
+        ("n", ["cuda:0", "cuda:1"]),
+        ("m", ["cuda:0", "cuda:1"]),
+    ]
 
 
 def test_a_quota_of_the_control_group_counts(monkeypatch):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chart of memory ranges: which shapes stand where. What draws them (SVG, PNG) knows nothing of estimates."""
+"""Lay out a chart of memory ranges as shapes, which `svg` and `png` draw."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,19 +9,19 @@ from itertools import groupby
 GIB = 1 << 30
 WIDTH = 980.0
 LEFT, RIGHT = 160.0, 660.0
-"""Where the axis begins and ends; labels stand left of it, notes right."""
+"""Ends of the axis; labels are left of it, notes right."""
 TOP, ROW, GAP = 56.0, 26.0, 40.0
 INK, FAINT, GRID = "#1f2933", "#616e7c", "#d9dee4"
 LIMIT = "#3e4c59"
 COLOURS = {"fits": "#1a7f5a", "tight": "#b7791f", "does not fit": "#b42318"}
-"""By verdict; grey where there is none."""
+"""Colour by verdict; grey without one."""
 NOTE_LETTERS = 44
-"""Letters of a note that have room."""
+"""Longest note in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A range in bytes on a line of its own; all zero where there is none and the note says why."""
+    """A line of the chart with a range in bytes; all zero if there is none and the note says why."""
 
     group: str
     label: str
@@ -74,7 +74,7 @@ Shape = Box | Stroke | Words
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Shapes in the order in which they are drawn."""
+    """Shapes in the order of drawing."""
 
     title: str
     width: float
@@ -83,7 +83,7 @@ class Chart:
 
 
 def memory_chart(title: str, rows: Sequence[Row]) -> Chart:
-    """One panel for each group, one line for each row, on one logarithmic axis of GiB."""
+    """Lay out one panel for each group and one line for each row, on a common logarithmic axis in GiB."""
     groups = [(name, list(items)) for name, items in groupby(rows, key=lambda row: row.group)]
     axis = _Axis.over(rows)
     shapes: list[Shape] = [Words(16, 30, title, 17, INK, bold=True)]
@@ -92,14 +92,20 @@ def memory_chart(title: str, rows: Sequence[Row]) -> Chart:
         shapes += _panel(axis, name, items, y)
         y += GAP + ROW * len(items)
     shapes.append(
-        Words(LEFT, y + 8, "device peak: expected, low to high; the upright line is what the device offers", 12, FAINT)
+        Words(
+            LEFT,
+            y + 8,
+            "peak device memory: expected, and low to high; the vertical line is the usable memory",
+            12,
+            FAINT,
+        )
     )
     return Chart(title, WIDTH, y + 24, tuple(shapes))
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Bytes to x, by the logarithm: what differs tenfold is not squeezed into nothing."""
+    """Bytes to x on a logarithmic axis: sizes that differ tenfold stay readable."""
 
     low: float
     high: float
@@ -114,7 +120,7 @@ class _Axis:
         return LEFT + (RIGHT - LEFT) * share
 
     def ticks(self) -> Iterator[float]:
-        """Powers of two, at most eight of them."""
+        """Yield powers of two, at most nine."""
         count = round(math.log2(self.high / self.low))
         for power in range(0, count + 1, max(1, math.ceil(count / 8))):
             yield self.low * 2.0**power

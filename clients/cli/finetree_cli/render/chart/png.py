@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chart as PNG, drawn by Pillow with the font that it brings: no font and no browser need be installed."""
+"""Draw a chart as PNG with Pillow and its built-in font."""
 
 import io
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 SCALE = 2
-"""Pixels of a unit: sharp on dense screens."""
+"""Pixels per unit of the layout."""
 ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
-"""Pillow's names, at the baseline."""
+"""Pillow's anchor names, at the baseline."""
 
 
 def png(chart: Chart) -> bytes:
-    """The image.
+    """Draw the image.
 
     Raises:
         NotAvailable: Pillow is not installed.
@@ -48,7 +48,7 @@ def _write(draw: "ImageDraw", words: Words) -> None:
     from PIL import ImageFont
 
     font: Any = ImageFont.load_default(words.size * SCALE)
-    # The font has the letters of western Europe; what else a name may hold is drawn as a question mark.
+    # The font has Latin-1 only; other characters are drawn as question marks.
     text = words.text.encode("latin-1", "replace").decode("latin-1")
     heavy = 1 if words.bold else 0
     place = (words.x * SCALE, words.y * SCALE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A chart as SVG: well-formed, with a title, every text escaped, no script and no link."""
+"""Draw a chart as SVG: with a title, every text escaped, no scripts and no links."""
 
 from xml.sax.saxutils import escape, quoteattr
 
@@ -9,7 +9,7 @@ FONTS = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 
 
 def svg(chart: Chart) -> str:
-    """The document."""
+    """Draw the document."""
     size = f'width="{_n(chart.width)}" height="{_n(chart.height)}" viewBox="0 0 {_n(chart.width)} {_n(chart.height)}"'
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
@@ -39,7 +39,7 @@ def _words(words: Words) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped, without the control characters that XML 1.0 has no way to write."""
+    """Escape text and drop control characters, which XML 1.0 cannot represent."""
     return escape("".join(letter for letter in text if letter.isprintable()))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was learned from observed runs, as text."""
+"""Calibration replies as text: correction factors and the observed runs behind them."""
 
-from finetree_api.estimator.v1 import estimator_pb2
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.estimator.v1 import calibration_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
@@ -10,10 +10,10 @@ from finetree_cli.render import units
 NONE = "-"
 
 
-def show_calibration(out: Output, found: estimator_pb2.GetCalibrationResponse) -> None:
-    """Factors by device, then the runs that they come from."""
+def show_calibration(out: Output, found: calibration_pb2.GetCalibrationResponse) -> None:
+    """Print the factors by device, then the observed runs."""
     if not found.entries:
-        out.text("Nothing was learned yet: no observed run.")
+        out.text("No observed runs yet.")
         return
     out.text(f"Revision {found.calibration.id}, newest run {found.calibration.date}")
     rows = [
@@ -27,7 +27,7 @@ def show_calibration(out: Output, found: estimator_pb2.GetCalibrationResponse) -
         )
         for entry in found.entries
     ]
-    out.table(["Device", "Family", ">Step time", ">Memory", ">Runs", ">Left out"], rows)
+    out.table(["Device", "Family", ">Step time", ">Memory", ">Runs", ">Outliers"], rows)
     out.table(
         ["Job", "Device", "Method", ">Step", ">Predicted", ">Peak", ">Predicted", "Remark"],
         [_point(point) for point in found.points],
@@ -35,20 +35,20 @@ def show_calibration(out: Output, found: estimator_pb2.GetCalibrationResponse) -
 
 
 def factor(interval: evidence_pb2.Interval) -> str:
-    """A factor with its range: "x1.12 (0.98 to 1.27)"."""
+    """Format a factor with its range: "x1.12 (0.98 to 1.27)"."""
     return f"x{interval.expected:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
-def _point(point: estimator_pb2.CalibrationPoint) -> tuple[str, ...]:
+def _point(point: calibration_pb2.CalibrationPoint) -> tuple[str, ...]:
     return (
         point.job.rpartition("/")[2],
         point.device,
-        point.method,
+        units.word(method_pb2.Method, point.method),
         _seconds(point.measured_step_seconds),
         _seconds(point.predicted_step_seconds),
         _size(point.measured_device_bytes),
         _size(point.predicted_device_bytes),
-        "left out: odd" if point.outlier else "",
+        "outlier, not used" if point.outlier else "",
     )
 
 

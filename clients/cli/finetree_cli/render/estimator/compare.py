@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A comparison as a table, as JSON, and as rows of a chart."""
+"""Comparisons of methods and GPUs as a table, as JSON, and as rows of a chart."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import estimate_summary_pb2
 
 from finetree_cli.compare import Cell
 from finetree_cli.errors import of_service_error
@@ -16,19 +17,19 @@ NONE = "-"
 
 
 def show(out: Output, cells: Sequence[Cell]) -> None:
-    """One line for each method on each accelerator; below, once each, why some could not be answered."""
+    """Print one line for each method on each accelerator; below, each error once."""
     out.table(["GPU", "Method", ">Memory", ">Range", "Fit", ">Time", ">Cost"], [_line(cell) for cell in cells])
     for message in dict.fromkeys(cell.error.message for cell in cells if cell.error is not None):
         out.text(message)
 
 
 def document(cells: Sequence[Cell]) -> dict[str, Any]:
-    """All estimates, with the errors in their places."""
+    """Build the JSON object: all estimates, with errors in their places."""
     return {"rows": [_document(cell) for cell in cells]}
 
 
 def rows(cells: Sequence[Cell]) -> list[Row]:
-    """What a chart shows of them."""
+    """Build the rows of a chart."""
     return [_row(cell) for cell in cells]
 
 
@@ -69,8 +70,8 @@ def _time_and_cost(cell: Cell) -> tuple[str, str]:
     time = cost = NONE
     if found is not None and found.HasField("time"):
         time = units.duration(found.time.total_seconds.expected)
-    if found is not None and found.cost.HasField("amount"):
-        cost = units.money(found.cost.amount.expected, found.cost.currency_code)
+    if found is not None and found.cost.HasField("total"):
+        cost = units.expected_money(found.cost.total)
     return time, cost
 
 
@@ -78,6 +79,6 @@ def _why(cell: Cell) -> str:
     return cell.error.reason or cell.error.code if cell.error is not None else NONE
 
 
-def fit(estimate: pb.Estimate) -> str:
-    """The verdict in words."""
-    return units.word(pb.FitVerdict, estimate.fit.verdict)
+def fit(estimate: estimate_pb2.Estimate) -> str:
+    """Format the verdict."""
+    return units.word(estimate_summary_pb2.FitVerdict, estimate.fit.verdict)

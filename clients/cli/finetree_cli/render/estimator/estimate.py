@@ -1,45 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An estimate as text."""
+"""Estimates as text."""
 
-from finetree_api.estimator.v1 import estimator_pb2 as pb
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.types.v1 import estimate_summary_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
 
 MOST_OFFERS = 3
-"""Of the offers on which a run fits, the cheapest."""
+"""Largest number of offers shown; the cheapest come first."""
 
 
-def show(out: Output, estimate: pb.Estimate) -> None:
-    """Memory by component, fit, time by phase, cost and remarks."""
+def show(out: Output, estimate: estimate_pb2.Estimate) -> None:
+    """Print memory by component, fit, time by phase, cost and notes."""
     show_memory(out, estimate)
     show_time(out, estimate)
     show_cost(out, estimate)
     show_what_fits(out, estimate)
-    for row in estimate.nearest_evidence:
-        out.text(f"Near: {row.description}: {_measured(row)}")
-    for note in estimate.notes:
-        out.text(f"Note: {note}")
+    for row in estimate.nearest_runs:
+        out.text(f"Measured: {row.description}: {_measured(row)}")
+    for remark in estimate.remarks:
+        out.text(f"Note: {remark.message}")
     out.text(f"Plan: {estimate.plan_digest}")
 
 
-def _measured(row: pb.EvidenceRow) -> str:
-    """What a run measured: some published a peak, some a speed, some both."""
+def _measured(row: estimate_pb2.MeasuredRun) -> str:
+    """Format what a run measured: a peak, a speed, or both."""
     peak = units.size(row.peak_bytes) if row.peak_bytes else ""
     speed = f"{row.tokens_per_second:.0f} tokens/s" if row.tokens_per_second else ""
     return ", ".join(part for part in (peak, speed) if part)
 
 
-def show_what_fits(out: Output, estimate: pb.Estimate) -> None:
-    """Changes that make it fit, the largest sizes, the smallest hardware and offers, as far as they were searched."""
+def show_what_fits(out: Output, estimate: estimate_pb2.Estimate) -> None:
+    """Print changes that would fit, the largest sizes, the smallest hardware, and offers, as far as requested."""
     for remedy in estimate.remedies:
         out.text(f"Remedy: {remedy.summary}")
     if estimate.HasField("largest"):
         largest = estimate.largest
-        rows = f"{largest.micro_batch_size} {'row' if largest.micro_batch_size == 1 else 'rows'}"
-        rows = rows if largest.micro_batch_size else "not even one row"
-        length = f"{largest.sequence_length} tokens a row" if largest.sequence_length else "no number of tokens a row"
-        out.text(f"Largest that fits, all else as it is: {rows} at a time; {length}")
+        rows = f"micro-batch {largest.micro_batch_size}" if largest.micro_batch_size else "no micro-batch"
+        length = f"sequence length {largest.sequence_length}" if largest.sequence_length else "no sequence length"
+        out.text(f"Largest that fits, all else unchanged: {rows}; {length}")
     for option in estimate.smallest_hardware:
         peak = f"{units.size(option.device_bytes.expected)} of {units.size(option.usable_device_bytes)}"
         out.text(f"Smallest hardware that fits: {option.count} x {option.accelerator} ({peak} each)")
@@ -47,17 +47,17 @@ def show_what_fits(out: Output, estimate: pb.Estimate) -> None:
         out.text(f"Offer: {_offer(offer)}")
 
 
-def _offer(offer: pb.Offer) -> str:
-    """What a run takes at a price of the book."""
+def _offer(offer: estimate_pb2.Offer) -> str:
+    """Format an offer: GPUs, provider, time and cost."""
     price = offer.price
-    term = units.word(pb.PriceTerm, price.term)
+    term = units.word(catalog_pb2.PriceTerm, price.term)
     hours = units.duration(offer.hours.expected * 3600)
-    amount = units.money_range(offer.amount, price.currency_code)
+    amount = units.money_range(offer.cost)
     return f"{offer.count} x {price.accelerator} from {price.provider}, {term}: {hours}, {amount} ({price.price_id})"
 
 
-def show_memory(out: Output, estimate: pb.Estimate) -> None:
-    """The device peak by component."""
+def show_memory(out: Output, estimate: estimate_pb2.Estimate) -> None:
+    """Print the device peak by component."""
     rows = [
         (
             item.label or _kind(item.kind),
@@ -70,18 +70,18 @@ def show_memory(out: Output, estimate: pb.Estimate) -> None:
     peak = estimate.memory.device_bytes
     rows.append(("device peak", units.size(peak.low), units.size(peak.expected), units.size(peak.high)))
     out.table(["Memory", ">Low", ">Expected", ">High"], rows)
-    out.text(estimate.fit.summary or units.word(pb.FitVerdict, estimate.fit.verdict))
+    out.text(estimate.fit.summary or units.word(estimate_summary_pb2.FitVerdict, estimate.fit.verdict))
 
 
-def show_time(out: Output, estimate: pb.Estimate) -> None:
-    """Time by phase, where the number of rows is known, and what is trained."""
+def show_time(out: Output, estimate: estimate_pb2.Estimate) -> None:
+    """Print time by phase, if the number of rows is known, and the number of trained parameters."""
     trained = f"{units.count(estimate.trainable_parameters)} of {units.count(estimate.total_parameters)} parameters"
     if not estimate.HasField("time"):
         out.text(f"{trained} are trained")
         return
     rows = [
         (
-            units.word(pb.TimePhaseKind, item.kind),
+            units.word(estimate_pb2.TimePhaseKind, item.kind),
             units.duration(item.seconds.low),
             units.duration(item.seconds.expected),
             units.duration(item.seconds.high),
@@ -95,16 +95,16 @@ def show_time(out: Output, estimate: pb.Estimate) -> None:
     out.text(f"{estimate.optimizer_steps} optimizer steps at {speed} tokens/s; {trained} are trained")
 
 
-def show_cost(out: Output, estimate: pb.Estimate) -> None:
-    """Money, and what it rests on."""
+def show_cost(out: Output, estimate: estimate_pb2.Estimate) -> None:
+    """Print the cost with price, provider and date."""
     cost = estimate.cost
-    if not cost.HasField("amount"):
+    if not cost.HasField("total"):
         return
     beside = [part for part in (cost.provider, cost.price_date) if part and part not in cost.price_id]
     source = ", ".join([*([cost.price_id] if cost.price_id else []), *beside])
     energy = f"; {cost.energy_kwh.expected:.3g} kWh" if cost.HasField("energy_kwh") else ""
-    out.text(f"Cost: {units.money_range(cost.amount, cost.currency_code)}{f' ({source})' if source else ''}{energy}")
+    out.text(f"Cost: {units.money_range(cost.total)}{f' ({source})' if source else ''}{energy}")
 
 
 def _kind(kind: int) -> str:
-    return units.word(pb.MemoryComponentKind, kind)
+    return units.word(estimate_pb2.MemoryComponentKind, kind)

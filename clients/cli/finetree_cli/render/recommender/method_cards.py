@@ -3,8 +3,8 @@
 
 from collections.abc import Sequence
 
-from finetree_api.recommender.v1 import recommender_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import method_card_pb2
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
@@ -13,8 +13,8 @@ from finetree_cli.render.recommender.recommendation import method_name
 NONE = "-"
 
 
-def show_methods(out: Output, cards: Sequence[pb.MethodCard], guide: pb.Guide) -> None:
-    """The methods beside each other, the hardware chart, and what to take in typical situations."""
+def show_methods(out: Output, cards: Sequence[method_card_pb2.MethodCard], guide: method_card_pb2.Guide) -> None:
+    """Print the methods as a table, the hardware chart, and the method for typical situations."""
     rows = [
         (
             card.title,
@@ -29,36 +29,36 @@ def show_methods(out: Output, cards: Sequence[pb.MethodCard], guide: pb.Guide) -
         )
         for card in cards
     ]
-    out.table(["Method", "Stars", ">GPU", ">Quality", ">Memory", ">Speed", "Price", "Here", "Best for"], rows)
+    out.table(["Method", "Stars", ">GPU", ">Quality", ">Memory", ">Speed", "Cost", "Trainable here", "Best for"], rows)
     _show_hardware(out, guide.hardware)
     situations = [(item.title, method_name(item.method), "; ".join(item.reasons)) for item in guide.situations]
     if situations:
         out.table(["Situation", "Method", "Why"], situations)
 
 
-def show_card(out: Output, card: pb.MethodCard) -> None:
-    """One method in full."""
+def show_card(out: Output, card: method_card_pb2.MethodCard) -> None:
+    """Print one method in full."""
     words = [word for word in (_stars(card), card.efficiency_label, *card.badges) if word]
     out.text(f"{card.title}  {' · '.join(dict.fromkeys(words))}".rstrip())
     for line in (card.tooltip, card.description):
         if line:
             out.text(line)
     _show_list(out, "When to use", card.when_to_use)
-    _show_list(out, "When not to", [_advice(item) for item in card.advice] or card.when_not_to_use)
+    _show_list(out, "When not to use", [_advice(item) for item in card.advice] or card.when_not_to_use)
     _show_figures(out, card)
     _show_hardware(out, card.hardware)
     _show_costs(out, card.reference_cost)
     _show_parameters(out, card.parameters)
     rows = [(item.claim, item.text, _source(item.provenance)) for item in card.evidence]
     if rows:
-        out.table(["What others found", ">Result", "Source"], rows)
+        out.table(["Published result", ">Value", "Source"], rows)
 
 
-def _stars(card: pb.MethodCard) -> str:
+def _stars(card: method_card_pb2.MethodCard) -> str:
     return "!" if card.warning else "*" * card.stars
 
 
-def _figure(card: pb.MethodCard, name: str) -> str:
+def _figure(card: method_card_pb2.MethodCard, name: str) -> str:
     return next((figure.text for figure in card.figures if figure.name == name), NONE)
 
 
@@ -69,12 +69,12 @@ def _show_list(out: Output, title: str, items: Sequence[str]) -> None:
         out.text(f"  - {item}")
 
 
-def _advice(item: pb.Advice) -> str:
-    pointer = f"; rather {' or '.join(method_name(method) for method in item.redirects)}" if item.redirects else ""
+def _advice(item: method_card_pb2.Advice) -> str:
+    pointer = f"; consider {' or '.join(method_name(method) for method in item.redirects)}" if item.redirects else ""
     return f"{item.text}{pointer}"
 
 
-def _show_figures(out: Output, card: pb.MethodCard) -> None:
+def _show_figures(out: Output, card: method_card_pb2.MethodCard) -> None:
     rows = [(item.label, item.text, item.note, _source(item.provenance)) for item in card.figures]
     if card.HasField("quality_percent"):
         found = card.quality_percent
@@ -85,7 +85,7 @@ def _show_figures(out: Output, card: pb.MethodCard) -> None:
         out.table(["Figure", ">Value", "Note", "Source"], rows)
 
 
-def _show_hardware(out: Output, found: Sequence[pb.HardwareRow]) -> None:
+def _show_hardware(out: Output, found: Sequence[method_card_pb2.HardwareRow]) -> None:
     rows = [
         (
             item.accelerator,
@@ -101,35 +101,35 @@ def _show_hardware(out: Output, found: Sequence[pb.HardwareRow]) -> None:
         out.table(["GPU", ">Memory", "Method", ">A run", ">A month", "Note"], rows)
 
 
-def _month(item: pb.HardwareRow) -> str:
-    if not item.HasField("cost_usd_month"):
+def _month(item: method_card_pb2.HardwareRow) -> str:
+    if not item.HasField("cost_per_month"):
         return NONE
-    return f"{units.money(item.cost_usd_month.expected, 'USD')}{' and more' if item.cost_open_ended else ''}"
+    return f"{units.expected_money(item.cost_per_month)}{' or more' if item.cost_open_ended else ''}"
 
 
-def _show_costs(out: Output, found: pb.ReferenceCost) -> None:
+def _show_costs(out: Output, found: method_card_pb2.ReferenceCost) -> None:
     rows = [
         (
             units.count(item.examples),
             units.duration(item.total_seconds.expected),
-            units.money(item.cost_usd.expected, "USD"),
+            units.expected_money(item.cost),
         )
         for item in found.rows
     ]
     if rows:
-        price = units.money(found.usd_per_hour.expected, "USD")
+        price = units.expected_money(found.price_per_hour)
         out.text(f"On {found.accelerator} at {price} an hour; {found.basis}")
         out.table([">Examples", ">Time", ">Cost"], rows)
 
 
-def _show_parameters(out: Output, found: Sequence[pb.ParameterGuide]) -> None:
+def _show_parameters(out: Output, found: Sequence[method_card_pb2.ParameterGuide]) -> None:
     rows = [(item.field_path, item.default_value, item.help) for item in found]
     if rows:
-        out.table(["Parameter", "Default", "What it does"], rows)
+        out.table(["Parameter", "Default", "Effect"], rows)
     for item in found:
         choices = [
             (
-                f"{choice.value}{' (usual)' if choice.recommended else ''}",
+                f"{choice.value}{' (recommended)' if choice.recommended else ''}",
                 choice.label,
                 ", ".join(choice.use_for),
                 choice.note,
@@ -137,8 +137,8 @@ def _show_parameters(out: Output, found: Sequence[pb.ParameterGuide]) -> None:
             for choice in item.choices
         ]
         if choices:
-            out.table([item.field_path, "What it is", "Use it for", "Note"], choices)
+            out.table([item.field_path, "Meaning", "Use for", "Note"], choices)
 
 
-def _source(found: ev.Provenance) -> str:
+def _source(found: evidence_pb2.Provenance) -> str:
     return f"{found.source}, {found.locator}" if found.locator else found.source

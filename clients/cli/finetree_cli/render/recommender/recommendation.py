@@ -1,40 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recommendation as text, on one screen."""
+"""Recommendations as text: the short answer on one screen."""
 
-from finetree_api.recommender.v1 import recommender_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, method_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
 
 METHOD_NAMES: dict[int, str] = {
-    pb.METHOD_FULL: "full fine-tuning",
-    pb.METHOD_LORA: "LoRA",
-    pb.METHOD_QLORA: "QLoRA",
-    pb.METHOD_PREFIX: "prefix tuning",
-    pb.METHOD_ADAPTER: "adapter layers",
+    method_pb2.METHOD_FULL: "full fine-tuning",
+    method_pb2.METHOD_LORA: "LoRA",
+    method_pb2.METHOD_QLORA: "QLoRA",
+    method_pb2.METHOD_PREFIX: "prefix tuning",
+    method_pb2.METHOD_ADAPTER: "adapter layers",
 }
 NONE = "-"
 MOST_CAUTIONS = 3
-"""Cautions of the short answer: it stays on one screen."""
+"""Largest number of cautions in the short answer, so that it fits on one screen."""
 
 
 def method_name(method: int) -> str:
-    """Name of a method for people."""
-    return METHOD_NAMES.get(method, "none" if method == pb.METHOD_UNSPECIFIED else f"method {method}")
+    """Return the display name of a method."""
+    return METHOD_NAMES.get(method, "none" if method == method_pb2.METHOD_UNSPECIFIED else f"method {method}")
 
 
-def show(out: Output, response: pb.RecommendResponse) -> None:
-    """The answer on one screen: verdict, methods, what it will take, what to beware of."""
+def show(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
+    """Print the short answer: verdict, methods, estimate, confidence and cautions."""
     show_head(out, response)
     show_methods(out, response)
     show_estimate(out, response)
     _show_remarks(out, response)
-    out.text("--explain tells the rules, every value of the recipe, and what would change the verdict")
+    out.text("--explain shows the rules, every value of the recipe, and what would change the verdict")
 
 
-def show_head(out: Output, response: pb.RecommendResponse) -> None:
-    """The verdict and the answer in a paragraph."""
+def show_head(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
+    """Print the verdict and the summary."""
     method = response.verdict.method
     out.heading(f"Recommendation: {method_name(method) if method else 'upgrade the hardware'}")
     words = response.summary or response.verdict.headline
@@ -43,12 +43,12 @@ def show_head(out: Output, response: pb.RecommendResponse) -> None:
     out.text()
 
 
-def show_methods(out: Output, response: pb.RecommendResponse) -> None:
-    """All five methods and why each was taken or not."""
+def show_methods(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
+    """Print all five methods with the reasons for each verdict."""
     rows = [
         (
             method_name(item.method),
-            units.word(pb.MethodVerdict, item.verdict),
+            units.word(recommendation_pb2.MethodVerdict, item.verdict),
             _size(item, "device_bytes"),
             units.duration(item.total_seconds.expected) if item.HasField("total_seconds") else NONE,
             f"{item.quality_percent.expected:.0f} %" if item.HasField("quality_percent") else NONE,
@@ -59,8 +59,8 @@ def show_methods(out: Output, response: pb.RecommendResponse) -> None:
     out.table(["Method", "Verdict", ">Memory", ">Time", ">Quality", "Why"], rows)
 
 
-def show_recipe(out: Output, response: pb.RecommendResponse) -> None:
-    """Every value of the recipe with its reason."""
+def show_recipe(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
+    """Print every value of the recipe with its reason."""
     from finetree_cli.output import as_dict
 
     values = flat(as_dict(response.spec))
@@ -69,51 +69,59 @@ def show_recipe(out: Output, response: pb.RecommendResponse) -> None:
     out.table(["Setting", "Value", "Why"], rows)
 
 
-def show_estimate(out: Output, response: pb.RecommendResponse) -> None:
-    """What the recommended recipe takes."""
+def show_estimate(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
+    """Print memory, time and cost of the recommended recipe."""
     if not response.HasField("estimate"):
         return
     found = response.estimate
     usable = f" of {units.size(found.usable_device_bytes)}" if found.usable_device_bytes else ""
-    out.heading("What it will take")
-    out.text(f"  memory  {units.size_range(found.device_bytes)}{usable}{'' if found.fits else '; may not fit'}")
+    out.heading("Estimate")
+    out.text(f"  memory  {units.size_range(found.device_bytes)}{usable}{_fit_note(found.fit)}")
     if found.HasField("total_seconds"):
         out.text(f"  time    {units.duration_range(found.total_seconds)}, {found.optimizer_steps} optimizer steps")
     else:
-        out.text("  time    unknown without the data: give --examples N or --dataset NAME")
-    if found.HasField("cost_amount"):
-        out.text(f"  cost    {units.money_range(found.cost_amount, found.currency_code)}")
+        out.text("  time    needs the data: give --examples N or --dataset NAME")
+    if found.HasField("cost"):
+        out.text(f"  cost    {units.money_range(found.cost)}")
     out.text()
 
 
-def _show_remarks(out: Output, response: pb.RecommendResponse) -> None:
-    level = units.word(pb.ConfidenceLevel, response.confidence.level)
-    factors = f": {'; '.join(response.confidence.factors)}" if response.confidence.factors else ""
+def _fit_note(fit: int) -> str:
+    """Format a fit that is not certain; "" for one that is."""
+    return (
+        "" if fit == estimate_summary_pb2.FIT_VERDICT_FITS else f"; {units.word(estimate_summary_pb2.FitVerdict, fit)}"
+    )
+
+
+def _show_remarks(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
+    level = units.word(evidence_pb2.ConfidenceLevel, response.confidence.level)
+    words = "; ".join(factor.message for factor in response.confidence.factors)
+    factors = f": {words}" if words else ""
     out.paragraph(f"Confidence: {level}{factors}")
     for caution in response.cautions[:MOST_CAUTIONS]:
         out.paragraph(f"Caution: {caution.message} [{caution.code}]")
     if len(response.cautions) > MOST_CAUTIONS:
-        out.paragraph(f"Cautions: {len(response.cautions) - MOST_CAUTIONS} more")
+        out.paragraph(f"{len(response.cautions) - MOST_CAUTIONS} more cautions: see --explain")
     for pack in response.other_packs:
         if not pack.agrees:
-            out.paragraph(f"The pack {pack.policy} says {method_name(pack.method)}: {pack.reason}")
+            out.paragraph(f"Rule pack {pack.rule_pack} recommends {method_name(pack.method)}: {pack.reason}")
     if response.plan_digest:
         out.text(f"Plan: {response.plan_digest}")
 
 
-def _size(item: pb.MethodAssessment, field: str) -> str:
+def _size(item: recommendation_pb2.MethodAssessment, field: str) -> str:
     if not item.HasField("device_bytes"):
         return NONE
     interval: evidence_pb2.Interval = getattr(item, field)
     return units.size(interval.expected)
 
 
-def _reason(source: evidence_pb2.SettingSource | None) -> str:
+def _reason(source: check_pb2.SettingSource | None) -> str:
     return f"{source.reason} [{source.rule_id}]" if source is not None else ""
 
 
 def flat(value: object, prefix: str = "") -> dict[str, str]:
-    """Leaves of a document by their path."""
+    """Flatten a document to its leaves by path."""
     if not isinstance(value, dict):
         return {prefix: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
     if not value:

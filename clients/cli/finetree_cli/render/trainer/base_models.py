@@ -9,11 +9,11 @@ from finetree_cli.output import Output
 from finetree_cli.render import units
 
 COMMIT_CHARACTERS = 12
-"""Characters of a commit that tell it from others."""
+"""Characters of a commit in a table."""
 
 
 def show_list(out: Output, found: Iterable[base_model_pb2.BaseModel]) -> None:
-    """The models as a table."""
+    """Print models as a table."""
     rows = [
         (
             _title(model),
@@ -29,7 +29,7 @@ def show_list(out: Output, found: Iterable[base_model_pb2.BaseModel]) -> None:
 
 
 def show_model(out: Output, model: base_model_pb2.BaseModel) -> None:
-    """One model in full."""
+    """Print one model in full."""
     state = units.word(base_model_pb2.BaseModelState, model.state)
     out.text(f"{_title(model)}  {model.name}")
     out.text(f"  state         {state}, {units.size(model.size_bytes)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataset's report and its rows, as text: what is learned stands out, in colour or by a mark."""
+"""Dataset reports and rows as text: target tokens stand out, in colour or by a mark."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,19 +8,21 @@ from typing import Any
 
 import click
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2
+from finetree_api.types.v1 import training_data_pb2
 
 from finetree_cli.output import Output, as_dict, plain
+from finetree_cli.render import units
 
 BAR = 30
-"""Columns of the longest bar of a histogram."""
+"""Width in columns of the longest bar of a histogram."""
 SHOWN_NUMBERS = 10
-"""Row numbers in a line; --json has all that the report lists."""
-_MARKS = {"learned": "+ ", "cut": "x ", "read": "| "}
+"""Largest number of row numbers in a line; --json has all that the report lists."""
+_MARKS = {"target": "+ ", "truncated": "x ", "context": "| "}
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A finding: how many of how many rows, the numbers of the first, and whether that is more than is allowed."""
+    """A finding: how many of how many rows have it, the first row numbers, and whether that exceeds a threshold."""
 
     name: str
     split: str
@@ -31,7 +33,7 @@ class Found:
 
 
 def findings(reports: Iterable[event_pb2.DatasetReport], allowed: Mapping[str, float]) -> list[Found]:
-    """What is wrong with the rows, by split; `allowed` shares are 0 to 1, a name that is not there fails never."""
+    """List the findings by split. `allowed` has shares from 0 to 1 by name; others never fail."""
     found = []
     for report in reports:
         groups = [
@@ -40,22 +42,22 @@ def findings(reports: Iterable[event_pb2.DatasetReport], allowed: Mapping[str, f
             ("no-target", report.without_target),
             ("duplicates", report.duplicates),
         ]
-        if report.split == "evaluation":
-            # The same rows are in the training split's report too.
+        if report.split == training_data_pb2.SPLIT_EVALUATION:
+            # The training split's report has the same rows.
             groups += [("leak", report.leaked), ("prompt-leak", report.leaked_prompts)]
         for name, group in groups:
             limit = allowed.get(name)
-            # Rows that were skipped are none of the split's.
+            # The split's number of rows excludes the skipped ones.
             rows = report.rows + (group.count if name == "skipped" else 0)
             failed = limit is not None and group.count > limit * rows
-            found.append(Found(name, report.split, group.count, rows, tuple(group.rows), failed))
+            found.append(Found(name, split(report.split), group.count, rows, tuple(group.rows), failed))
     return found
 
 
 def document(
     dataset: str, job: str, reports: Sequence[event_pb2.DatasetReport], found: Sequence[Found]
 ) -> dict[str, Any]:
-    """The report as one JSON object."""
+    """Build the JSON object of a report."""
     return {
         "dataset": dataset,
         "job": job,
@@ -66,24 +68,24 @@ def document(
 
 
 def show(out: Output, reports: Sequence[event_pb2.DatasetReport], found: Sequence[Found]) -> None:
-    """The report for people."""
-    columns = ["Split", "Format", ">Rows", ">Kept", ">Tokens", ">Learned", ">p50", ">p90", ">p95", ">p99", ">Longest"]
+    """Print a report."""
+    columns = ["Split", "Format", ">Rows", ">Kept", ">Tokens", ">Targets", ">p50", ">p90", ">p95", ">p99", ">Longest"]
     out.table(columns, [_numbers(report) for report in reports])
     for one in found:
         if one.count:
             out.text(_line(one))
     for report in reports:
         for bad in report.bad_rows:
-            out.text(plain(f"{report.split} row {bad.row}{', ' * bool(bad.field)}{bad.field}: {bad.problem}"))
+            out.text(plain(f"{split(report.split)} row {bad.row}{', ' * bool(bad.field)}{bad.field}: {bad.problem}"))
     if not any(one.count for one in found):
-        out.text("Nothing is skipped, cut, left out or repeated.")
-    for note in reports[0].notes if reports else ():
-        out.text(plain(note))
+        out.text("No row is skipped, truncated, without a target, or duplicated.")
+    for remark in reports[0].remarks if reports else ():
+        out.text(plain(remark.message))
     for report in reports[:1]:
         _show_lengths(out, report)
         _show_reading(out, report)
         out.text()
-        out.text(f"Row {report.example_row} as the model reads it, {_legend()}:")
+        out.text(f"Row {report.example_row} as the model sees it; {_legend()}:")
         out.styled(marked(report.example_spans))
 
 
@@ -91,16 +93,21 @@ def _numbers(report: event_pb2.DatasetReport) -> tuple[str, ...]:
     ranks = report.percentiles
     counts = (report.rows, report.profile.examples, report.profile.total_tokens, report.target_tokens)
     lengths = (ranks.p50, ranks.p90, ranks.p95, ranks.p99, report.longest_row_tokens)
-    return report.split, report.row_schema, *map(str, counts), *map(str, lengths)
+    return (
+        split(report.split),
+        units.word(training_data_pb2.RowFormat, report.row_format),
+        *map(str, counts),
+        *map(str, lengths),
+    )
 
 
 _WORDS = {
-    "skipped": "are left out: wrong, empty, or marked as nothing to learn",
-    "truncated": "are cut to the sequence length",
-    "no-target": "are left out, since nothing that is left of them is learned",
-    "duplicates": "repeat an earlier row",
-    "leak": "are training rows too",
-    "prompt-leak": "ask what a training row asks",
+    "skipped": "skipped: malformed, empty, or marked to have no loss",
+    "truncated": "truncated to the sequence length",
+    "no-target": "skipped: no target tokens after truncation",
+    "duplicates": "duplicates of an earlier row",
+    "leak": "also in the training data",
+    "prompt-leak": "with a prompt that is in the training data",
 }
 
 
@@ -127,36 +134,45 @@ def _show_lengths(out: Output, report: event_pb2.DatasetReport) -> None:
 
 def _show_reading(out: Output, report: event_pb2.DatasetReport) -> None:
     special, rows = report.special_tokens, report.rows
-    template = "the tokenizer's" if report.template_source == "tokenizer" else "none; rows are joined as they are"
+    template = (
+        "the tokenizer's"
+        if report.template_source == event_pb2.TEMPLATE_SOURCE_TOKENIZER
+        else "none; the parts of a row are joined"
+    )
     out.text(f"Chat template: {template}")
-    bos = repr(special.bos_token) if special.bos_token else "none wanted"
-    odd = f", {special.rows_without_one_bos} rows do not begin with exactly one" if special.rows_without_one_bos else ""
-    out.text(f"Beginning: {bos}{odd}")
-    shared = ", which is the padding token too" if special.pad_is_eos else ""
-    out.text(f"End: {special.eos_token!r}{shared}; {special.rows_that_learn_to_end} of {rows} rows learn to end")
+    bos = repr(special.bos_token) if special.bos_token else "none"
+    odd = f"; {special.rows_without_one_bos} rows do not begin with exactly one" if special.rows_without_one_bos else ""
+    out.text(f"BOS token: {bos}{odd}")
+    shared = ", also the padding token" if special.pad_is_eos else ""
+    out.text(f"EOS token: {special.eos_token!r}{shared}; a target in {special.rows_that_learn_to_end} of {rows} rows")
+
+
+def split(number: int) -> str:
+    """Format a split."""
+    return units.word(training_data_pb2.Split, number)
 
 
 def show_row(out: Output, row: dataset_pb2.PreviewRow) -> None:
-    """A row of a preview."""
-    facts = [f"{row.tokens} tokens", f"{row.target_tokens} learned"]
-    facts += [word for word, holds in (("cut", row.truncated), ("left out", row.dropped)) if holds]
-    facts += ["has nothing to learn"] * row.no_target + ["shortened here"] * row.shortened
-    out.text(f"{row.split} row {row.row}: {', '.join(facts)}")
+    """Print a row of a preview."""
+    facts = [f"{row.tokens} tokens", f"{row.target_tokens} targets"]
+    facts += [word for word, holds in (("truncated", row.truncated), ("skipped", row.dropped)) if holds]
+    facts += ["no target tokens"] * row.no_target + ["abridged here"] * row.shortened
+    out.text(f"{split(row.split)} row {row.row}: {', '.join(facts)}")
     out.styled(marked(row.spans))
     out.text()
 
 
 def _legend() -> str:
-    return "what is learned in green" if sys.stdout.isatty() else "+ learned, | read, x cut off"
+    return "targets in green" if sys.stdout.isatty() else "+ target, | context, x truncated"
 
 
 def marked(spans: Iterable[dataset_pb2.TextSpan]) -> str:
-    """The text of spans: in colour on a terminal, else with a mark before each line."""
+    """Format the text of spans: in colour on a terminal, else with a mark before each line."""
     if sys.stdout.isatty():
         return "".join(click.style(plain(span.text), **_style(span)) for span in spans)
     lines = []
     for span in spans:
-        mark = _MARKS["cut" if span.cut else "learned" if span.trained else "read"]
+        mark = _MARKS["truncated" if span.cut else "target" if span.trained else "context"]
         lines += [mark + line for line in plain(span.text).removesuffix("\n").split("\n")]
     return "\n".join(lines)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job's events as they happen: a progress bar on a terminal, plain lines elsewhere, JSON lines with --json."""
+"""Events of a job: a progress bar on a terminal, lines elsewhere, JSON lines with --json."""
 
 import time
 from types import TracebackType
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 LINE_EVERY_SECONDS = 5.0
-"""Least time between two lines about steps where there is no terminal: a log stays readable."""
+"""Shortest time between two lines about steps where there is no terminal, so that a log stays readable."""
 
 PHASES: dict[int, str] = {
     job_pb2.JOB_PHASE_START: "starting a worker",
@@ -22,19 +22,18 @@ PHASES: dict[int, str] = {
     job_pb2.JOB_PHASE_CONVERT_MODEL: "preparing the model",
     job_pb2.JOB_PHASE_LOAD_MODEL: "loading the model",
     job_pb2.JOB_PHASE_TOKENIZE: "tokenising",
-    job_pb2.JOB_PHASE_EVALUATE_BEFORE: "evaluating before",
+    job_pb2.JOB_PHASE_EVALUATE_BEFORE: "evaluating before training",
     job_pb2.JOB_PHASE_TRAIN: "training",
-    job_pb2.JOB_PHASE_EVALUATE_AFTER: "evaluating after",
+    job_pb2.JOB_PHASE_EVALUATE_AFTER: "evaluating after training",
     job_pb2.JOB_PHASE_SAVE: "saving",
 }
-"""Phases in words."""
-
+"""Display names of the phases."""
 
 _ENDS = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 
 
 class View(Protocol):
-    """Shows events while it is entered."""
+    """Shows events while it is open."""
 
     def show(self, event: event_pb2.JobEvent) -> None:
         """Show one event."""
@@ -47,7 +46,7 @@ class View(Protocol):
 
 
 def view(out: Output) -> View:
-    """The view that fits the output."""
+    """Return the view for the output."""
     if out.json:
         return JsonView(out)
     console = out.console(err=True)
@@ -55,7 +54,7 @@ def view(out: Output) -> View:
 
 
 class JsonView:
-    """Each event as one JSON line on stdout."""
+    """Prints each event as one JSON line on stdout."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
@@ -74,7 +73,7 @@ class JsonView:
 
 
 class LineView(JsonView):
-    """Each event as a line on stderr; steps and phases now and then."""
+    """Prints each event as a line on stderr; steps and phases only every few seconds."""
 
     def __init__(self, out: Output, every: float = LINE_EVERY_SECONDS) -> None:
         super().__init__(out)
@@ -82,7 +81,7 @@ class LineView(JsonView):
         self._last = -every
 
     def show(self, event: event_pb2.JobEvent) -> None:
-        """Print the event, unless it is one of many alike."""
+        """Print the event, unless a line about steps was printed a moment ago."""
         payload = event.WhichOneof("payload")
         if payload in ("step_metrics", "phase_progress") and not self._is_due(event):
             return
@@ -100,7 +99,7 @@ class LineView(JsonView):
 
 
 class BarView:
-    """A progress bar for the phase at hand, with what happened above it."""
+    """Shows a progress bar for the current phase, and other events above it."""
 
     def __init__(self, out: Output) -> None:
         self._progress = _progress(out)
@@ -108,7 +107,7 @@ class BarView:
         self._phase = -1
 
     def show(self, event: event_pb2.JobEvent) -> None:
-        """Move the bar, or print the event above it."""
+        """Update the bar, or print the event above it."""
         payload = event.WhichOneof("payload")
         if payload == "step_metrics":
             step = event.step_metrics
@@ -116,7 +115,8 @@ class BarView:
         elif payload == "phase_progress":
             at = event.phase_progress
             done, total = (at.done, at.total) if at.total else (round(at.fraction * 100), 100)
-            self._move(at.phase, done, total, at.unit if at.total else "")
+            unit = units.word(event_pb2.ProgressUnit, at.unit) if at.total and at.unit else ""
+            self._move(at.phase, done, total, unit)
         else:
             line = text(event)
             if line:
@@ -155,14 +155,14 @@ def _progress(out: Output) -> "Progress":
 
 
 def step_note(step: event_pb2.StepMetrics) -> str:
-    """Loss, speed and what remains: "loss 1.234  812 tokens/s  1 min 5 s left"."""
+    """Format loss, speed and remaining time: "loss 1.234  812 tokens/s  1 min 5 s left"."""
     loss = f"loss {step.loss:.3f}" if step.HasField("loss") else "loss not finite"
     left = f"  {units.duration(step.eta_seconds.expected)} left" if step.HasField("eta_seconds") else ""
     return f"{loss}  {units.count(step.tokens_per_second)} tokens/s{left}"
 
 
 def text(event: event_pb2.JobEvent) -> str:
-    """An event in one line; empty when there is nothing to say (a payload of a newer service)."""
+    """Format an event as one line; empty for an event that is not shown (or of a newer service)."""
     payload = event.WhichOneof("payload")
     if payload == "step_metrics":
         step = event.step_metrics
@@ -173,7 +173,7 @@ def text(event: event_pb2.JobEvent) -> str:
     if payload == "eval_metrics":
         return _evaluation(event.eval_metrics)
     if payload in ("log_line", "forecast") or (payload == "state_changed" and event.state in _ENDS):
-        # Logs are for `finetree jobs logs`, what remains is told beside the steps, an end by its Terminal event.
+        # `finetree jobs logs` shows logs, the steps' lines the remaining time, the Terminal event the end.
         return ""
     return event.message
 

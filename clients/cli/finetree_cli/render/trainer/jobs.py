@@ -3,31 +3,26 @@
 
 from collections.abc import Iterable, Sequence
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2
 
 from finetree_cli.errors import GateFailed
-from finetree_cli.output import Output
+from finetree_cli.output import Output, short_name
 from finetree_cli.render import units
 
 
-def short(name: str) -> str:
-    """The last part of a resource name."""
-    return name.rpartition("/")[2]
-
-
 def state_name(state: int) -> str:
-    """A state in words."""
+    """Format a state."""
     return units.word(job_pb2.JobState, state)
 
 
 def show_list(out: Output, jobs: Iterable[job_pb2.Job]) -> None:
-    """Jobs as a table."""
+    """Print jobs as a table."""
     rows = [
         (
-            short(job.name),
+            short_name(job.name),
             job.display_name,
-            units.word(job_pb2.JobKind, job.kind),
+            job.WhichOneof("task") or "-",
             state_name(job.state),
             f"{job.progress.fraction:.0%}",
             f"{job.metrics.loss:.3f}" if job.metrics.HasField("loss") else "-",
@@ -35,11 +30,11 @@ def show_list(out: Output, jobs: Iterable[job_pb2.Job]) -> None:
         )
         for job in jobs
     ]
-    out.table(["Job", "Name", "Kind", "State", ">Done", ">Loss", "Created"], rows)
+    out.table(["Job", "Name", "Task", "State", ">Done", ">Loss", "Created"], rows)
 
 
 def show_job(out: Output, job: job_pb2.Job) -> None:
-    """One job."""
+    """Print one job."""
     out.text(f"{job.name}  {job.display_name}".rstrip())
     why = f": {job.state_reason.text}" if job.state_reason.text else ""
     out.text(f"  state     {state_name(job.state)}{why}")
@@ -47,11 +42,13 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
         out.text(f"            {job.state_reason.remedy}")
     at = job.progress
     out.text(f"  progress  {at.fraction:.0%}, step {at.step} of {at.total_steps}, attempt {job.attempt}")
+    for placement in job.placements:
+        out.text(f"  runs on   {placement.node}: {', '.join(placement.device_ids)}")
     if job.queue_position:
         out.text(f"  queue     {job.queue_position}. {job.blocked_by}".rstrip())
     _show_metrics(out, job.metrics)
     if job.HasField("estimate"):
-        _show_frozen(out, job.estimate)
+        _show_frozen_estimate(out, job.estimate)
     if job.error.message:
         out.text(f"  error     {job.error.message}")
     out.text(f"  events    {job.oldest_seq} to {job.last_seq}")
@@ -73,44 +70,42 @@ def _show_metrics(out: Output, metrics: job_pb2.LatestMetrics) -> None:
         out.text(f"  metrics   {', '.join(parts)}")
 
 
-def _show_frozen(out: Output, estimate: job_pb2.FrozenEstimate) -> None:
-    cost = (
-        f", {units.money_range(estimate.cost_amount, estimate.currency_code)}"
-        if estimate.HasField("cost_amount")
-        else ""
-    )
+def _show_frozen_estimate(out: Output, estimate: estimate_summary_pb2.EstimateSummary) -> None:
+    cost = f", {units.money_range(estimate.cost)}" if estimate.HasField("cost") else ""
     memory, time = units.size_range(estimate.device_bytes), units.duration_range(estimate.total_seconds)
     out.text(f"  estimate  {memory}, {time}{cost}")
 
 
 def show_plan(out: Output, plan: trainer_pb2.ValidateJobResponse) -> None:
-    """A plan: its values with their reasons, the checks, the estimate."""
+    """Print a plan: its values with their reasons, the checks, the estimate."""
     from finetree_cli.jobfile.yaml_writer import to_yaml
 
-    out.text(to_yaml(plan.resolved_spec, plan.setting_sources).rstrip())
+    if plan.WhichOneof("task") == "train":
+        out.text(to_yaml(plan.train.spec, plan.train.setting_sources).rstrip())
     for check in plan.checks:
-        out.text(f"{_verdict(check)}  {check.rule_id}  {check.help}")
+        out.text(f"{_verdict(check)}  {check.rule_id}  {check.message}")
     if plan.HasField("estimate"):
-        _show_frozen(out, plan.estimate)
-    for note in plan.notes:
-        out.text(f"Note: {note}")
-    out.text(f"Plan: {plan.plan_digest}")
+        _show_frozen_estimate(out, plan.estimate)
+    for remark in plan.remarks:
+        out.text(f"Note: {remark.message}")
+    if plan.HasField("plan"):
+        out.text(f"Plan: {plan.plan.digest}")
 
 
-def refuse_failed_checks(checks: Iterable[evidence_pb2.Check]) -> None:
-    """Raise GateFailed when a check has failed."""
-    failed = [check for check in checks if check.verdict == evidence_pb2.CHECK_VERDICT_FAIL]
+def refuse_failed_checks(checks: Iterable[check_pb2.Check]) -> None:
+    """Raise GateFailed if a check has failed."""
+    failed = [check for check in checks if check.verdict == check_pb2.CHECK_VERDICT_FAIL]
     if failed:
         rules = ", ".join(check.rule_id for check in failed)
-        raise GateFailed(f"failed: {rules}", remedy=failed[0].fix.summary, reason="CHECK_FAILED")
+        raise GateFailed(f"failed checks: {rules}", remedy=failed[0].fix.summary, reason="CHECK_FAILED")
 
 
-def _verdict(check: evidence_pb2.Check) -> str:
-    return units.word(evidence_pb2.CheckVerdict, check.verdict).upper().ljust(9)
+def _verdict(check: check_pb2.Check) -> str:
+    return units.word(check_pb2.CheckVerdict, check.verdict).upper().ljust(9)
 
 
-def show_end(out: Output, summary: event_pb2.RunSummary, artifacts: Sequence[job_pb2.Artifact]) -> None:
-    """Numbers at the end of a job, and what it made."""
+def show_end(out: Output, summary: event_pb2.RunSummary, artifacts: Sequence[artifact_pb2.Artifact]) -> None:
+    """Print the summary of a job that has ended, and its artifacts."""
     if summary.HasField("first_loss") and summary.HasField("final_loss"):
         out.text(f"loss         {summary.first_loss:.3f} -> {summary.final_loss:.3f} in {summary.steps} steps")
     if summary.HasField("exact_match_after"):
@@ -120,5 +115,5 @@ def show_end(out: Output, summary: event_pb2.RunSummary, artifacts: Sequence[job
     if summary.peak_memory_bytes:
         out.text(f"memory       {units.size(summary.peak_memory_bytes)}")
     for artifact in artifacts:
-        kind = units.word(job_pb2.ArtifactKind, artifact.kind)
+        kind = units.word(artifact_pb2.ArtifactKind, artifact.kind)
         out.text(f"artifact     {artifact.name} ({kind}, {units.size(artifact.size_bytes)})")

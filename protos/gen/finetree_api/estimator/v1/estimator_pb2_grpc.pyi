@@ -36,9 +36,9 @@ class EstimatorServiceStub:
 
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
-    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask for less
-    in one call) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata). Rpcs without side effects may be
-    retried freely.
+    the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send fewer
+    runs in one request), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask for less in one call) and INTERNAL (INTERNAL_ERROR:
+    report the error_id in the metadata). Rpcs without side effects may be retried freely.
     """
 
     @_typing.overload
@@ -121,9 +121,9 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
 
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
-    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask for less
-    in one call) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata). Rpcs without side effects may be
-    retried freely.
+    the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send fewer
+    runs in one request), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask for less in one call) and INTERNAL (INTERNAL_ERROR:
+    report the error_id in the metadata). Rpcs without side effects may be retried freely.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -202,9 +202,9 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
-    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask for less
-    in one call) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata). Rpcs without side effects may be
-    retried freely.
+    the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send fewer
+    runs in one request), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: ask for less in one call) and INTERNAL (INTERNAL_ERROR:
+    report the error_id in the metadata). Rpcs without side effects may be retried freely.
     """
 
     @_abc_1.abstractmethod

@@ -36,8 +36,9 @@ class RecommenderServiceStub:
 
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
-    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
-    later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send at
+    most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again later) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     """
 
     @_typing.overload
@@ -99,8 +100,9 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
 
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
-    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
-    later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send at
+    most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again later) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -158,8 +160,9 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every error is a google.rpc.Status with google.rpc.ErrorInfo (domain "finetree", a stable reason of
     finetree_api.types.v1.ErrorReason). Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that
-    the violations name; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again
-    later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    the violations name; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED (REQUEST_TOO_LARGE: send at
+    most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT: try again later) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     """
 
     @_abc_1.abstractmethod

@@ -140,6 +140,8 @@ class TrainingCapabilities(_message.Message):
     MAX_DEVICES_FIELD_NUMBER: _builtins.int
     MAX_NODES_FIELD_NUMBER: _builtins.int
     UNSUPPORTED_SETTINGS_FIELD_NUMBER: _builtins.int
+    SHARDING_LIBRARIES_FIELD_NUMBER: _builtins.int
+    ALLOCATOR_CACHES_FIELD_NUMBER: _builtins.int
     max_devices: _builtins.int
     """Most devices of one job, over all nodes."""
     max_nodes: _builtins.int
@@ -188,6 +190,14 @@ class TrainingCapabilities(_message.Message):
     def unsupported_settings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """RunSpec paths of settings that must be left unset or false, for example "optimizer_in_backward"."""
 
+    @_builtins.property
+    def sharding_libraries(self) -> _containers.RepeatedScalarFieldContainer[_training_pb2.ShardingLibrary.ValueType]:
+        """Values of ProgramSettings.sharding_library."""
+
+    @_builtins.property
+    def allocator_caches(self) -> _containers.RepeatedScalarFieldContainer[_training_pb2.AllocatorCache.ValueType]:
+        """Values of ProgramSettings.allocator_cache."""
+
     def __init__(
         self,
         *,
@@ -204,10 +214,12 @@ class TrainingCapabilities(_message.Message):
         max_devices: _builtins.int = ...,
         max_nodes: _builtins.int = ...,
         unsupported_settings: _abc.Iterable[_builtins.str] | None = ...,
+        sharding_libraries: _abc.Iterable[_training_pb2.ShardingLibrary.ValueType] | None = ...,
+        allocator_caches: _abc.Iterable[_training_pb2.AllocatorCache.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attention_kernels", b"attention_kernels", "gradient_checkpointing", b"gradient_checkpointing", "loss_kernels", b"loss_kernels", "max_devices", b"max_devices", "max_nodes", b"max_nodes", "methods", b"methods", "optimizers", b"optimizers", "precisions", b"precisions", "programs", b"programs", "quantizations", b"quantizations", "shardings", b"shardings", "tasks", b"tasks", "unsupported_settings", b"unsupported_settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocator_caches", b"allocator_caches", "attention_kernels", b"attention_kernels", "gradient_checkpointing", b"gradient_checkpointing", "loss_kernels", b"loss_kernels", "max_devices", b"max_devices", "max_nodes", b"max_nodes", "methods", b"methods", "optimizers", b"optimizers", "precisions", b"precisions", "programs", b"programs", "quantizations", b"quantizations", "sharding_libraries", b"sharding_libraries", "shardings", b"shardings", "tasks", b"tasks", "unsupported_settings", b"unsupported_settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -223,7 +223,9 @@ class CreateDatasetRequest(_message.Message):
     parent: _builtins.str
     """"projects/{project}". Empty: the caller's project, "default" unless the server authenticates."""
     display_name: _builtins.str
-    """Name for people, usually the file's; error messages call the file by it. Empty: none."""
+    """Name for people, usually the file's; error messages call the file by it. Where `reading` states no file format, its
+    suffix does for tables (.csv, .tsv) and plain text (.txt, .md). Empty: none.
+    """
     size_bytes: _builtins.int
     """Size of the file in bytes, compressed if it is. At most max_upload_bytes of GetCapacity."""
     sha256: _builtins.str

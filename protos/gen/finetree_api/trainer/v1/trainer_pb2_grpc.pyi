@@ -39,8 +39,9 @@ class TrainerServiceStub:
     finetree_api.types.v1.ErrorReason).
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
-    write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED
-    (CALL_TIME_LIMIT, unary calls: try again later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
+    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
+    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
@@ -203,8 +204,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     finetree_api.types.v1.ErrorReason).
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
-    write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED
-    (CALL_TIME_LIMIT, unary calls: try again later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
+    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
+    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
@@ -363,8 +365,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     finetree_api.types.v1.ErrorReason).
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
-    write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), DEADLINE_EXCEEDED
-    (CALL_TIME_LIMIT, unary calls: try again later) and INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
+    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
+    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.

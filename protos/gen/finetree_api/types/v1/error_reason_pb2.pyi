@@ -42,6 +42,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 5
     """The request_id belongs to another request (ALREADY_EXISTS, rpcs that take a request_id). Take a new request_id."""
+    ERROR_REASON_REQUEST_TOO_LARGE: _ErrorReason.ValueType  # 6
+    """The request has more bytes than the server takes (RESOURCE_EXHAUSTED, all services). Send less in one request, at
+    most limit_bytes in the metadata.
+    """
     ERROR_REASON_ACCELERATOR_NOT_FOUND: _ErrorReason.ValueType  # 20
     """Names, prices, limits and revisions.
 
@@ -517,6 +521,10 @@ that answer in pages). Start again without a token.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 5
 """The request_id belongs to another request (ALREADY_EXISTS, rpcs that take a request_id). Take a new request_id."""
+ERROR_REASON_REQUEST_TOO_LARGE: ErrorReason.ValueType  # 6
+"""The request has more bytes than the server takes (RESOURCE_EXHAUSTED, all services). Send less in one request, at
+most limit_bytes in the metadata.
+"""
 ERROR_REASON_ACCELERATOR_NOT_FOUND: ErrorReason.ValueType  # 20
 """Names, prices, limits and revisions.
 

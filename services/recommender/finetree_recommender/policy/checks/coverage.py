@@ -9,8 +9,8 @@ from itertools import product
 
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import CPU, UNKNOWN, vocabulary
-from finetree_recommender.policy.schema.basic_rules import When
-from finetree_recommender.policy.schema.recipe_rules import Table
+from finetree_recommender.policy.schema.basic import When
+from finetree_recommender.policy.schema.recipe import Table
 from finetree_recommender.policy.schema.rules import Leaf, Node, Rules, UpgradeRule
 from finetree_recommender.policy.yaml import PackError
 

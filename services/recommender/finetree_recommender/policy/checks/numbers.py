@@ -9,9 +9,9 @@ from typing import Any
 
 from finetree_recommender.method import Method
 from finetree_recommender.policy.schema.cards import CardInterval
-from finetree_recommender.policy.schema.recipe_rules import BatchStart, Row, Table
+from finetree_recommender.policy.schema.limits import QualityPrior
+from finetree_recommender.policy.schema.recipe import BatchStart, Row, Table
 from finetree_recommender.policy.schema.rules import Rules, Times
-from finetree_recommender.policy.schema.wish_rules import QualityPrior
 from finetree_recommender.policy.yaml import PackError
 
 OPEN_ENDS = ("high", "below")

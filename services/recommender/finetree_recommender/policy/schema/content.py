@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.schema.recipe_rules import Value
+from finetree_recommender.policy.schema.recipe import Value
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.schema.basic_rules import Cited, MethodOrder, Number, Resolution, Source, When
+from finetree_recommender.policy.schema.basic import Cited, MethodOrder, Number, Resolution, Source, When
 from finetree_recommender.policy.schema.cards import Card
 from finetree_recommender.policy.schema.content import Content
-from finetree_recommender.policy.schema.recipe_rules import Adaptation, BatchRules, SequenceRules, Table
-from finetree_recommender.policy.schema.wish_rules import (
+from finetree_recommender.policy.schema.limits import (
     Bracket,
     Capabilities,
     DemandRules,
@@ -23,6 +22,7 @@ from finetree_recommender.policy.schema.wish_rules import (
     ServingRule,
     TieBreak,
 )
+from finetree_recommender.policy.schema.recipe import Adaptation, BatchRules, SequenceRules, Table
 
 
 @dataclass(frozen=True, slots=True)

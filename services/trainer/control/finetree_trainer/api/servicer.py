@@ -1,39 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between the contract and the domain: names are read, pages are cut, nothing is decided."""
+"""TrainerService: each rpc reads its request, calls the domain, and builds its reply. Nothing is decided here."""
 
-import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.trainer.v1 import base_model_pb2, dataset_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import (
+    artifact_pb2,
+    base_model_pb2,
+    capacity_pb2,
+    dataset_pb2,
+    event_log_pb2,
+    job_pb2,
+    trainer_pb2,
+    trainer_pb2_grpc,
+)
 from finetree_runtime.errors import invalid_field
 from finetree_runtime.ids import ResourceName, parse_child, parse_name, parse_parent
 from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server import context
 from finetree_runtime.server.identity import server_info
 
+from finetree_trainer.clock import seconds_of
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.datasets.previews import DEFAULT_ROWS, MAX_ROWS, Previews
-from finetree_trainer.joblog.list import EventLister
+from finetree_trainer.joblog.list import EventLister, requested_kinds
 from finetree_trainer.joblog.watch import Filter, Watches
+from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.artifacts import Artifacts
-from finetree_trainer.jobs.jobs import Jobs
+from finetree_trainer.jobs.jobs import Jobs, cancel_key
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.scheduling.host import Host
-from finetree_trainer.scheduling.queue import Scheduler
-from finetree_trainer.store.events import kinds_mask
+from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.store.request_ids import RequestKey, body_hash
 
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
 
-FEATURES = ("train.full", "train.lora", "prepare", "models.hub", "watch.cursor", "datasets.resume", "datasets.preview")
-"""What a client may look for in GetServerInfo."""
+FEATURES = (*capabilities.features(), "models.hub", "watch.cursor", "datasets.resume", "datasets.preview")
+"""Features that GetServerInfo names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
-    """Every rpc of the trainer; its fields are what answers them."""
+    """Every rpc of the trainer; its fields answer them."""
 
     jobs: Jobs
     datasets: Datasets
@@ -43,11 +53,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     previews: Previews
     base_models: BaseModels
     host: Host
-    scheduler: Scheduler
+    queue: JobQueue
     tokens: PageTokens
     version: str
     limits: dict[str, int]
-    """Of this service, by name, as GetServerInfo tells them."""
+    """Limits of this service by name, as in GetServerInfo."""
 
     async def CreateDataset(self, request: dataset_pb2.CreateDatasetRequest, context_: Any) -> Any:
         """Start an upload."""
@@ -68,7 +78,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return dataset_pb2.WriteDatasetResponse(dataset=await self.datasets.write(uid, _pieces(first, pieces)))
 
     async def GetDataset(self, request: dataset_pb2.GetDatasetRequest, context_: Any) -> dataset_pb2.GetDatasetResponse:
-        """Give a dataset."""
+        """Return a dataset."""
         return dataset_pb2.GetDatasetResponse(dataset=await self.datasets.get(_uid(request.name, "datasets")))
 
     async def ListDatasets(
@@ -94,13 +104,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: dataset_pb2.PreviewDatasetRequest, context_: Any
     ) -> dataset_pb2.PreviewDatasetResponse:
         """Show rows as training sees them."""
-        if bool(request.name) == bool(request.job):
-            raise invalid_field("name", "name a dataset, or in its place a PREPARE job in `job`")
-        subject = _uid(request.job, "jobs", "job") if request.job else _uid(request.name, "datasets")
-        scope = _scope("PreviewDataset", subject, request, "page_token", "page_size", "name", "job")
-        # Later pages are of the job that the first was of, also when a newer one has succeeded meanwhile.
+        named = request.WhichOneof("source") == "dataset"
+        subject = _uid(request.dataset, "datasets", "dataset") if named else _uid(request.job, "jobs", "job")
+        scope = _scope("PreviewDataset", subject, request, "page_token", "page_size", "dataset", "job")
+        # Later pages are of the first page's job, also when a newer one has succeeded meanwhile.
         job, _, offset = (self.tokens.read(scope, request.page_token) or "").partition(":")
-        if not job and not request.job:
+        if named and not job:
             await self.datasets.get(subject)
             job = await self.previews.newest(subject)
         job = job or subject
@@ -113,7 +122,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def ListBaseModels(
         self, request: base_model_pb2.ListBaseModelsRequest, context_: Any
     ) -> base_model_pb2.ListBaseModelsResponse:
-        """List the base models that are here, by name."""
+        """List the base models on this machine, by name."""
         size = page_size(request.page_size)
         after = self.tokens.read("ListBaseModels", request.page_token) or ""
         found = [model for model in await self.base_models.all() if model.name > after]
@@ -123,43 +132,41 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def GetBaseModel(
         self, request: base_model_pb2.GetBaseModelRequest, context_: Any
     ) -> base_model_pb2.GetBaseModelResponse:
-        """Give a base model."""
+        """Return a base model."""
         return base_model_pb2.GetBaseModelResponse(base_model=await self.base_models.get(request.name))
 
     async def DeleteBaseModel(
         self, request: base_model_pb2.DeleteBaseModelRequest, context_: Any
     ) -> base_model_pb2.DeleteBaseModelResponse:
         """Delete a base model that no job needs."""
-        return base_model_pb2.DeleteBaseModelResponse(base_model=await self.base_models.delete(request.name))
+        body = body_hash(request, "request_id")
+        key = RequestKey(context.principal().project, request.request_id, "DeleteBaseModel", body)
+        return base_model_pb2.DeleteBaseModelResponse(base_model=await self.base_models.delete(request.name, key))
 
-    async def ValidateJob(self, request: trainer_pb2.ValidateJobRequest, context_: Any) -> Any:
-        """Resolve a job without creating it."""
-        plan = await self.jobs.validate(_parent(request.parent), request.job)
-        response = trainer_pb2.ValidateJobResponse(
-            resolved_spec=plan.spec,
-            setting_sources=plan.sources,
-            checks=plan.checks,
-            plan_digest=plan.digest,
-            notes=plan.notes,
+    async def ValidateJob(
+        self, request: trainer_pb2.ValidateJobRequest, context_: Any
+    ) -> trainer_pb2.ValidateJobResponse:
+        """Plan a job without creating it."""
+        planned = await self.jobs.validate(_parent(request.parent), request.job)
+        task = planned.task
+        return trainer_pb2.ValidateJobResponse(
+            train=task if isinstance(task, job_pb2.TrainTask) else None,
+            prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            checks=planned.checks,
+            estimate=planned.estimate,
+            plan=planned.plan,
+            remarks=planned.remarks,
         )
-        if plan.estimate is not None:
-            response.estimate.CopyFrom(plan.estimate)
-        return response
 
     async def CreateJob(self, request: trainer_pb2.CreateJobRequest, context_: Any) -> trainer_pb2.CreateJobResponse:
         """Create a job."""
-        job = await self.jobs.create(
-            _parent(request.parent),
-            context.principal().name,
-            request.job,
-            request_id=request.request_id,
-            validate_only=request.validate_only,
-        )
+        project, owner = _parent(request.parent), context.principal().name
+        job = await self.jobs.create(project, owner, request.job, request_id=request.request_id)
         context.bind(job=job.uid)
         return trainer_pb2.CreateJobResponse(job=job)
 
     async def GetJob(self, request: trainer_pb2.GetJobRequest, context_: Any) -> trainer_pb2.GetJobResponse:
-        """Give a job."""
+        """Return a job."""
         return trainer_pb2.GetJobResponse(job=await self.jobs.get(_uid(request.name, "jobs")))
 
     async def ListJobs(self, request: trainer_pb2.ListJobsRequest, context_: Any) -> trainer_pb2.ListJobsResponse:
@@ -168,7 +175,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         scope = _scope("ListJobs", project, request, "page_token", "page_size", "parent")
         before = self.tokens.read(scope, request.page_token) or ""
         found = await self.jobs.page(
-            project, before=before, limit=size + 1, states=list(request.states), labels=dict(request.labels)
+            project,
+            before=before,
+            limit=size + 1,
+            states_=list(request.states),
+            tasks=list(request.tasks),
+            labels=dict(request.labels),
         )
         token = self.tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
         return trainer_pb2.ListJobsResponse(jobs=found[:size], next_page_token=token)
@@ -176,26 +188,30 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def CancelJob(self, request: trainer_pb2.CancelJobRequest, context_: Any) -> trainer_pb2.CancelJobResponse:
         """Ask a job to stop."""
         save = request.mode == trainer_pb2.CANCEL_MODE_CHECKPOINT
-        return trainer_pb2.CancelJobResponse(job=await self.jobs.cancel(_uid(request.name, "jobs"), save=save))
+        name = parse_name(request.name, "jobs", project=context.principal().project)
+        job = await self.jobs.cancel(name.id, save=save, key=cancel_key(name.project, request))
+        return trainer_pb2.CancelJobResponse(job=job)
 
     async def WatchJob(
-        self, request: trainer_pb2.WatchJobRequest, context_: Any
-    ) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
+        self, request: event_log_pb2.WatchJobRequest, context_: Any
+    ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
         """Stream a job's events."""
         uid = _uid(request.name, "jobs")
         context.bind(job=uid)
         chosen = Filter(
-            mask=kinds_mask(request.kinds),
+            mask=requested_kinds(request.kinds),
             min_level=request.min_level,
-            min_interval=request.min_interval.ToNanoseconds() / 1e9,
+            min_interval=seconds_of(request.min_interval),
             steps_per_second=request.max_step_events_per_second,
-            heartbeat=request.heartbeat.ToNanoseconds() / 1e9 or Filter().heartbeat,
+            heartbeat=seconds_of(request.heartbeat) or Filter().heartbeat,
         )
         after = await self.watches.start(request, uid)
         async for batch in self.watches.watch(uid, after, chosen, context.principal().name):
             yield batch
 
-    async def ListEvents(self, request: trainer_pb2.ListEventsRequest, context_: Any) -> trainer_pb2.ListEventsResponse:
+    async def ListEvents(
+        self, request: event_log_pb2.ListEventsRequest, context_: Any
+    ) -> event_log_pb2.ListEventsResponse:
         """List events, in either order."""
         uid = _uid(request.name, "jobs")
         scope = _scope("ListEvents", uid, request, "page_token", "page_size", "name")
@@ -203,35 +219,42 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         size = page_size(request.page_size, default=100)
         found, reached = await self.lister.page(uid, request, position=int(position or 0), limit=size)
         token = self.tokens.issue(scope, str(reached)) if reached else ""
-        return trainer_pb2.ListEventsResponse(events=found, next_page_token=token)
+        return event_log_pb2.ListEventsResponse(events=found, next_page_token=token)
 
     async def ListArtifacts(
-        self, request: trainer_pb2.ListArtifactsRequest, context_: Any
-    ) -> trainer_pb2.ListArtifactsResponse:
-        """List what a job made."""
+        self, request: artifact_pb2.ListArtifactsRequest, context_: Any
+    ) -> artifact_pb2.ListArtifactsResponse:
+        """List the artifacts of a job."""
         uid, size = _uid(request.parent, "jobs", "parent"), page_size(request.page_size)
         scope = f"ListArtifacts/{uid}"
         after = self.tokens.read(scope, request.page_token) or ""
         found = await self.artifacts.page(uid, after=after, limit=size + 1)
         token = self.tokens.issue(scope, found[size - 1][0]) if len(found) > size else ""
         shown = [artifact for _, artifact in found[:size]]
-        return trainer_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
+        return artifact_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
 
     async def DownloadArtifact(
-        self, request: trainer_pb2.DownloadArtifactRequest, context_: Any
-    ) -> AsyncIterator[trainer_pb2.DownloadArtifactResponse]:
+        self, request: artifact_pb2.DownloadArtifactRequest, context_: Any
+    ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
         """Stream a file of an artifact."""
         job, artifact = parse_child(request.name, "jobs", "artifacts", project=context.principal().project)
         async for piece in self.artifacts.read(job.id, artifact, request.path, request.offset, request.limit):
             yield piece
 
-    async def GetCapacity(self, request: trainer_pb2.GetCapacityRequest, context_: Any) -> Any:
-        """Say what the server can run and what runs now."""
-        await self.host.wait(request.wait_for_rate.ToNanoseconds() / 1e9)
-        return await self.host.capacity(self.scheduler, self.limits)
+    async def GetCapacity(
+        self, request: capacity_pb2.GetCapacityRequest, context_: Any
+    ) -> capacity_pb2.GetCapacityResponse:
+        """Report machines, queue, limits and what the server trains."""
+        await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
+        return capacity_pb2.GetCapacityResponse(
+            nodes=[await self.host.describe(self.queue)],
+            queue_length=len(self.queue),
+            limits=self.limits,
+            capabilities=capabilities.CAPABILITIES,
+        )
 
     async def GetServerInfo(self, request: trainer_pb2.GetServerInfoRequest, context_: Any) -> Any:
-        """Say what this server is."""
+        """Report the server's version, features and limits."""
         info = server_info("finetree-trainer", self.version, features=FEATURES, limits=self.limits)
         return trainer_pb2.GetServerInfoResponse(server=info)
 
@@ -245,12 +268,8 @@ def _uid(text: str, collection: str, field_path: str = "name") -> str:
 
 
 def _scope(method: str, subject: str, request: Any, *without: str) -> str:
-    """What a page token is good for: this list with these filters, not another one."""
-    body = type(request)()
-    body.CopyFrom(request)
-    for name in without:
-        body.ClearField(name)
-    return f"{method}/{subject}/{hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()}"
+    """What a page token is bound to: one list with one set of filters."""
+    return f"{method}/{subject}/{body_hash(request, *without)}"
 
 
 async def _pieces(

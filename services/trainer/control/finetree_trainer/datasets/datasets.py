@@ -1,32 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets: uploaded in pieces, checked row by row, kept once for each content."""
+"""Datasets: uploaded in pieces, validated row by row, stored once for each content."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
 from finetree_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
 
+from finetree_trainer.clock import Clock, timestamp
 from finetree_trainer.datasets.uploads import Uploads
-from finetree_trainer.disk import require_space
-from finetree_trainer.idempotency import body_hash
+from finetree_trainer.disk import private_folder, require_space
 from finetree_trainer.joblog import states
-from finetree_trainer.joblog.log import Clock
-from finetree_trainer.joblog.transaction import timestamp
-from finetree_trainer.store import datasets, jobs
-from finetree_trainer.store.database import Store, private_folder
+from finetree_trainer.layout import Layout
+from finetree_trainer.store import datasets, jobs, request_ids
+from finetree_trainer.store.database import Store
 from finetree_trainer.store.datasets import DatasetRow
+from finetree_trainer.store.request_ids import RequestKey, body_hash
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes of one dataset, of a project's datasets, and what stays free on the disk."""
+    """Most bytes of one dataset and of a project's datasets, and the bytes that stay free on the disk."""
 
     dataset: int
     project: int
@@ -36,68 +34,61 @@ class Limits:
 class Datasets:
     """The datasets of all projects."""
 
-    def __init__(self, store: Store, clock: Clock, data_dir: Path, limits: Limits) -> None:
-        self._store, self._clock, self._limits = store, clock, limits
-        self._contents = private_folder(data_dir / "datasets")
-        self._uploads = Uploads(store, clock, private_folder(data_dir / "uploads"), self.content)
+    def __init__(self, store: Store, clock: Clock, layout: Layout, limits: Limits) -> None:
+        self._store, self._clock, self._layout, self._limits = store, clock, layout, limits
+        private_folder(layout.datasets)
+        private_folder(layout.uploads)
+        self._uploads = Uploads(store, clock, layout)
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
-    def content(self, sha256: str) -> Path:
-        """The file of a content."""
-        return self._contents / f"{sha256}.jsonl"
-
     async def create(self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest) -> dataset_pb2.Dataset:
-        """Start an upload, or give the dataset that the project has of the same content.
+        """Start an upload, or return the project's dataset of the same content.
 
         Raises ResourceExhausted DATASET_TOO_LARGE or DISK_FULL, AlreadyExists REQUEST_ID_REUSED.
         """
-        fresh = self._fresh(project, owner, request)
-        limits = self._limits
+        new = self._new_row(project, owner, request)
+        key = RequestKey(project, request.request_id, "CreateDataset", body_hash(request, "request_id", "parent"))
 
         def work(connection: Connection) -> DatasetRow:
-            same = datasets.by_content(connection, project, fresh.sha256)
-            known = jobs.claim_request_id(
-                connection,
-                project,
-                request.request_id,
-                method="CreateDataset",
-                body_hash=body_hash(request, "request_id", "parent"),
-                resource=(same or fresh).uid,
-                now=fresh.create_time,
-            )
+            same = datasets.by_content(connection, project, new.sha256)
+            known = request_ids.claim(connection, key, (same or new).uid, now=new.create_time)
             if known is not None:
-                return _still_there(datasets.load(connection, known))
+                return _require_row(datasets.load(connection, known.resource))
             if same is not None:
                 return same
-            if fresh.size_bytes > limits.dataset:
-                raise _too_large("size_bytes", fresh.size_bytes, limits.dataset, "a dataset")
-            used = datasets.bytes_of_project(connection, project) + fresh.size_bytes
-            if used > limits.project:
-                raise _too_large("size_bytes", used, limits.project, "the datasets of a project")
-            require_space(self._uploads.folder, fresh.size_bytes + limits.reserve)
-            datasets.create(connection, fresh)
-            return fresh
+            self._require_room(connection, new)
+            datasets.create(connection, new)
+            return new
 
         return to_message(await self._store.write(work))
+
+    def _require_room(self, connection: Connection, new: DatasetRow) -> None:
+        limits = self._limits
+        if new.size_bytes > limits.dataset:
+            raise _too_large(new.size_bytes, limits.dataset, "a dataset")
+        used = datasets.bytes_of_project(connection, new.project) + new.size_bytes
+        if used > limits.project:
+            raise _too_large(used, limits.project, "the datasets of a project")
+        require_space(self._layout.uploads, new.size_bytes + limits.reserve)
 
     async def write(self, uid: str, pieces: AsyncIterator[tuple[int, bytes]]) -> dataset_pb2.Dataset:
         """Append pieces (offset, bytes). What has arrived is committed even when the stream is cut.
 
-        With the last byte the hash and the rows are checked. Raises the errors that WriteDataset documents.
+        With the last byte the hash and the rows are validated. Raises the errors that WriteDataset documents.
         """
-        async with self._alone(uid):
-            row = await self._row(uid)
+        async with self._exclusive(uid):
+            row = await self._load(uid)
             if row.ready:
-                raise FailedPrecondition("DATASET_READY", "The dataset is complete; nothing is left to write.")
-            return to_message(await self._uploads.take(row, pieces))
+                raise FailedPrecondition("DATASET_READY", "The dataset is complete; no bytes are missing.")
+            return to_message(await self._uploads.receive(row, pieces))
 
     async def get(self, uid: str) -> dataset_pb2.Dataset:
-        """A dataset. Raises NotFound DATASET_NOT_FOUND."""
-        return to_message(await self._row(uid))
+        """Return a dataset. Raises NotFound DATASET_NOT_FOUND."""
+        return to_message(await self._load(uid))
 
     async def ready(self, uid: str) -> DatasetRow:
-        """A dataset that can be trained on. Raises NotFound, or FailedPrecondition DATASET_NOT_READY."""
-        row = await self._row(uid)
+        """Return a complete dataset. Raises NotFound, or FailedPrecondition DATASET_NOT_READY."""
+        row = await self._load(uid)
         if not row.ready:
             raise FailedPrecondition(
                 "DATASET_NOT_READY",
@@ -107,45 +98,43 @@ class Datasets:
         return row
 
     async def page(self, project: str, *, before: str, limit: int) -> list[dataset_pb2.Dataset]:
-        """Datasets of a project, newest first, older than the uid `before`."""
+        """List datasets of a project, newest first, older than the uid `before`."""
         found = await self._store.read(
             lambda connection: datasets.page(connection, project, before=before, limit=limit)
         )
         return [to_message(row) for row in found]
 
     async def delete(self, uid: str, project: str, *, request_id: str = "") -> None:
-        """Delete a dataset; again under the same request id changes nothing.
+        """Delete a dataset; repeated with the same request id it changes nothing.
 
         Raises NotFound, FailedPrecondition DATASET_IN_USE with the job that needs it.
         """
+        key = RequestKey(project, request_id, "DeleteDataset", uid)
 
-        def work(connection: Connection) -> tuple[str, bool]:
-            now = self._clock()
-            if jobs.claim_request_id(
-                connection, project, request_id, method="DeleteDataset", body_hash=uid, resource=uid, now=now
-            ):
-                return "", False
+        def work(connection: Connection) -> str:
+            """Remove the row; return the hash of its content if no other dataset has it."""
+            if request_ids.claim(connection, key, uid, now=self._clock()):
+                return ""
             row = datasets.load(connection, uid)
             if row is None:
                 raise _not_found(uid)
             user = jobs.user_of_dataset(connection, uid, states.LIVE)
             if user is not None:
                 text = f"{user.name} needs this dataset; wait for it or cancel it."
-                raise FailedPrecondition(
-                    "DATASET_IN_USE", text, metadata={"job": user.name}, violations=[(user.name, text)]
-                )
+                violations = [(user.name, text, "DATASET_IN_USE")]
+                raise FailedPrecondition("DATASET_IN_USE", text, metadata={"job": user.name}, violations=violations)
             datasets.remove(connection, uid)
-            return row.sha256, datasets.count_of_content(connection, row.sha256) == 0
+            return "" if datasets.count_of_content(connection, row.sha256) else row.sha256
 
-        async with self._alone(uid):
-            sha256, unused = await self._store.write(work)
-            await asyncio.to_thread(self._uploads.part(uid).unlink, missing_ok=True)
+        async with self._exclusive(uid):
+            unused = await self._store.write(work)
+            await asyncio.to_thread(self._layout.upload_file(uid).unlink, missing_ok=True)
             if unused:
-                await asyncio.to_thread(self.content(sha256).unlink, missing_ok=True)
+                await asyncio.to_thread(self._layout.dataset_file(unused).unlink, missing_ok=True)
 
     @asynccontextmanager
-    async def _alone(self, uid: str) -> AsyncIterator[None]:
-        """One change of a dataset's files at a time: a cut upload may still be closing when the next one comes."""
+    async def _exclusive(self, uid: str) -> AsyncIterator[None]:
+        """Allow one change of a dataset's files at a time: a cut upload may still be closing when the next comes."""
         lock, waiting = self._locks.get(uid, (asyncio.Lock(), 0))
         self._locks[uid] = lock, waiting + 1
         try:
@@ -157,20 +146,19 @@ class Datasets:
             if waiting == 1:
                 del self._locks[uid]
 
-    async def _row(self, uid: str) -> DatasetRow:
+    async def _load(self, uid: str) -> DatasetRow:
         row = await self._store.read(lambda connection: datasets.load(connection, uid))
         if row is None:
             raise _not_found(uid)
         return row
 
-    def _fresh(self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest) -> DatasetRow:
+    def _new_row(self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest) -> DatasetRow:
         uid, now = str(uuid7()), self._clock()
         record = dataset_pb2.Dataset(
             name=str(ResourceName(project, "datasets", uid)),
             uid=uid,
             display_name=request.display_name,
-            format=request.format,
-            reading=_stated(request),
+            reading=request.reading if request.reading.ByteSize() else None,
             size_bytes=request.size_bytes,
             sha256=request.sha256,
             created_by=owner,
@@ -192,30 +180,15 @@ class Datasets:
 
 
 def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
-    """A row as the contract shows it."""
+    """Build the contract's message from a row."""
     message = dataset_pb2.Dataset.FromString(row.record)
     message.state = dataset_pb2.DATASET_STATE_READY if row.ready else dataset_pb2.DATASET_STATE_UPLOADING
     message.committed_bytes = row.size_bytes if row.ready else row.committed_bytes
     message.update_time.CopyFrom(timestamp(row.update_time))
-    message.etag = f"{row.update_time:x}"
     return message
 
 
-def _stated(request: dataset_pb2.CreateDatasetRequest) -> run_spec_pb2.DatasetReading | None:
-    """How the file is read as far as the request says it. Of formats, only those that the content may not tell."""
-    reading = run_spec_pb2.DatasetReading()
-    reading.CopyFrom(request.reading)
-    reading.file_format = reading.file_format or _UNTOLD.get(request.format, run_spec_pb2.FILE_FORMAT_UNSPECIFIED)
-    return reading if reading.ByteSize() else None
-
-
-_UNTOLD = {
-    dataset_pb2.DATASET_FORMAT_CSV: run_spec_pb2.FILE_FORMAT_CSV,
-    dataset_pb2.DATASET_FORMAT_TSV: run_spec_pb2.FILE_FORMAT_TSV,
-}
-
-
-def _still_there(row: DatasetRow | None) -> DatasetRow:
+def _require_row(row: DatasetRow | None) -> DatasetRow:
     if row is None:
         raise FailedPrecondition(
             "DATASET_DELETED", "This request made a dataset that was deleted; use a new request_id."
@@ -223,10 +196,11 @@ def _still_there(row: DatasetRow | None) -> DatasetRow:
     return row
 
 
-def _too_large(field: str, size: int, limit: int, what: str) -> ResourceExhausted:
-    text = f"{field}: {size} bytes; {what} may have {limit}."
-    return ResourceExhausted("DATASET_TOO_LARGE", text, metadata={"limit": str(limit)}, violations=[(field, text)])
+def _too_large(size: int, limit: int, what: str) -> ResourceExhausted:
+    text = f"size_bytes: {size} bytes; {what} may have {limit}."
+    violations = [("size_bytes", text, "DATASET_TOO_LARGE")]
+    return ResourceExhausted("DATASET_TOO_LARGE", text, metadata={"limit": str(limit)}, violations=violations)
 
 
 def _not_found(uid: str) -> NotFound:
-    return NotFound("DATASET_NOT_FOUND", f"There is no dataset {uid!r}; ListDatasets shows the ones there are.")
+    return NotFound("DATASET_NOT_FOUND", f"There is no dataset {uid!r}; ListDatasets shows the ones that exist.")

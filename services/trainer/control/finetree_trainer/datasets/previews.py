@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a dataset as training sees them, out of what a PREPARE job kept: the tokenizer is the worker's alone."""
+"""Previews: rows of a dataset as training sees them, read from a PREPARE job's artifact.
+
+Only workers have tokenizers, so the service cannot make a preview itself.
+"""
 
 import asyncio
 from pathlib import Path
 
-from finetree_api.trainer.v1 import dataset_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, job_pb2
 from finetree_runtime.errors import FailedPrecondition
 from google.protobuf import json_format
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.store import datasets, jobs
-from finetree_trainer.workers.task import Tasks
+from finetree_trainer.layout import Layout
+from finetree_trainer.store import artifacts, datasets
 
 ARTIFACT, FILE = "preview", "rows.jsonl"
 """The artifact of a PREPARE job that holds the rows, and its file: a PreviewRow as proto JSON on each line."""
 PAGE_BYTES = 1024 * 1024
-"""A page ends when its rows are so large, however few they are."""
+"""Bytes of a page's rows; a page ends before the row that would exceed them."""
 DEFAULT_ROWS = 20
 MAX_ROWS = 100
 
@@ -30,42 +33,44 @@ _FILTERS = {
 class Previews:
     """Finds and reads previews."""
 
-    def __init__(self, log: EventLog, tasks: Tasks) -> None:
-        self._log, self._tasks = log, tasks
+    def __init__(self, log: EventLog, layout: Layout) -> None:
+        self._log, self._layout = log, layout
 
     async def newest(self, dataset: str) -> str:
-        """The newest job that kept a preview of a dataset (a uid). Raises FailedPrecondition NO_PREVIEW."""
+        """Find the newest job that has a preview of a dataset (a uid). Raises FailedPrecondition NO_PREVIEW."""
         found = await self._log.store.read(
-            lambda connection: jobs.newest_with_artifact(connection, dataset, ARTIFACT, kind=job_pb2.JOB_KIND_PREPARE)
+            lambda connection: artifacts.newest_job_with(
+                connection, ARTIFACT, dataset=dataset, task=job_pb2.TASK_KIND_PREPARE
+            )
         )
         if found is None:
-            raise _no_preview("no PREPARE job has reported on this dataset; run one with the model that is to learn it")
+            raise _no_preview("no PREPARE job has read this dataset; run one with the model to train")
         return found
 
     async def page(
         self, job: str, request: dataset_pb2.PreviewDatasetRequest, *, offset: int, limit: int
     ) -> tuple[list[dataset_pb2.PreviewRow], int]:
-        """At most `limit` rows from a place in the job's file, and the place where the next page begins (0: none).
+        """Read at most `limit` rows from an offset in the job's file; also return the next page's offset (0: none).
 
         Raises NotFound JOB_NOT_FOUND, FailedPrecondition NO_PREVIEW.
         """
         dataset = (await self._log.row(job)).dataset_uid
 
         def load(connection: Connection) -> bytes | None:
-            # Rows of a dataset that was deleted are not shown, whoever knows the job.
+            # Rows of a deleted dataset are not shown, even to a caller that knows the job.
             gone = dataset and datasets.load(connection, dataset) is None
-            return None if gone else datasets.artifact(connection, job, ARTIFACT)
+            return None if gone else artifacts.load(connection, job, ARTIFACT)
 
         record = await self._log.store.read(load)
         if record is None:
             raise _no_preview(
-                "this job kept no rows, or its dataset was deleted; name a PREPARE job that has reported on one"
+                "this job has no preview, or its dataset was deleted; name a PREPARE job that has read a dataset"
             )
-        file = self._tasks.artifact_dir(job, job_pb2.Artifact.FromString(record).attempt) / ARTIFACT / FILE
+        file = self._layout.artifacts(job, artifact_pb2.Artifact.FromString(record).attempt) / ARTIFACT / FILE
         try:
             return await asyncio.to_thread(_read, file, request, offset, limit)
         except FileNotFoundError:
-            raise _no_preview("the rows that this job kept are gone; run another PREPARE job") from None
+            raise _no_preview("this job's preview was removed from the disk; run another PREPARE job") from None
 
 
 def _read(
@@ -77,7 +82,7 @@ def _read(
         stream.seek(offset)
         while line := stream.readline():
             row = json_format.Parse(line, dataset_pb2.PreviewRow(), ignore_unknown_fields=True)
-            if not _wanted(row, request):
+            if not _matches(row, request):
                 continue
             if len(found) == limit or (found and room < row.ByteSize()):
                 return found, stream.tell() - len(line)
@@ -86,10 +91,10 @@ def _read(
     return found, 0
 
 
-def _wanted(row: dataset_pb2.PreviewRow, request: dataset_pb2.PreviewDatasetRequest) -> bool:
+def _matches(row: dataset_pb2.PreviewRow, request: dataset_pb2.PreviewDatasetRequest) -> bool:
     finding = _FILTERS.get(request.filter)
     return (not request.split or row.split == request.split) and (finding is None or bool(getattr(row, finding)))
 
 
 def _no_preview(text: str) -> FailedPrecondition:
-    return FailedPrecondition("NO_PREVIEW", f"There is nothing to show: {text}.")
+    return FailedPrecondition("NO_PREVIEW", f"There is no preview: {text}.")

@@ -1,145 +1,176 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The upload of a dataset's file: taken in pieces, committed as it comes, checked when it is whole."""
+"""Uploads of dataset files: received in pieces, committed as they come, validated when they are complete."""
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+import os
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_data.contract import to_reading
-from finetree_data.options import FileFormat, Reading
+from finetree_data.options import Reading
 from finetree_runtime.errors import DomainError, InvalidArgument, OutOfRange
-from sqlalchemy import Connection, delete
+from sqlalchemy import Connection
 
+from finetree_trainer.clock import Clock
 from finetree_trainer.datasets import validate
-from finetree_trainer.disk import Upload, in_thread, move_durably, to_its_end
-from finetree_trainer.joblog.log import Clock
-from finetree_trainer.store import datasets, schema
+from finetree_trainer.disk import full_disk_refused, in_thread, move_durably, uninterrupted
+from finetree_trainer.layout import Layout
+from finetree_trainer.store import datasets, request_ids
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.datasets import DatasetRow
 
 SYNC_BYTES = 8 * 1024 * 1024
-"""Bytes between two commits of an upload: what a cut sends again at most."""
+"""Bytes between two commits of an upload: the most that is sent again after a cut."""
+
+
+class UploadFile:
+    """A file that grows by pieces and is durable up to `synced` bytes. All methods block: call them on a thread."""
+
+    def __init__(self, file: Path, committed: int) -> None:
+        """Open the file at the committed size; bytes of an unfinished write beyond it are cut off."""
+        with full_disk_refused():
+            self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.position = self.synced = min(committed, os.fstat(self._descriptor).st_size)
+            if os.fstat(self._descriptor).st_size > self.position:
+                os.ftruncate(self._descriptor, self.position)
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises ResourceExhausted DISK_FULL; `position` then is behind the bytes that were written."""
+        view = memoryview(data)
+        with full_disk_refused():
+            while view:
+                count = os.pwrite(self._descriptor, view, self.position)
+                self.position += count
+                view = view[count:]
+
+    def sync(self) -> int:
+        """Flush everything to disk, and return the number of bytes that are there."""
+        with full_disk_refused():
+            os.fsync(self._descriptor)
+        self.synced = self.position
+        return self.synced
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
 
 
 class Uploads:
-    """Files on their way into the store. One call at a time for each dataset: whoever calls sees to that.
+    """Receives the files of datasets. The caller makes sure that there is one call at a time for each dataset."""
 
-    `folder` holds what is not whole yet; `content(sha256)` is where a whole file goes.
-    """
+    def __init__(self, store: Store, clock: Clock, layout: Layout) -> None:
+        self._store, self._clock, self._layout = store, clock, layout
 
-    def __init__(self, store: Store, clock: Clock, folder: Path, content: Callable[[str], Path]) -> None:
-        self.folder = folder
-        self._store, self._clock, self._content = store, clock, content
-
-    def part(self, uid: str) -> Path:
-        """The file of an upload that is not whole."""
-        return self.folder / f"{uid}.part"
-
-    async def take(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]]) -> DatasetRow:
-        """Append pieces (offset, bytes); with the last byte the file is checked and the dataset ready.
+    async def receive(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]]) -> DatasetRow:
+        """Append pieces (offset, bytes); with the last byte the file is validated and the dataset is ready.
 
         What has arrived is committed even when the stream is cut. Raises the errors that WriteDataset documents.
         """
-        row.committed_bytes = await self._receive(row, pieces)
+        row.committed_bytes = await self._append(row, pieces)
         return await self._finish(row) if row.committed_bytes == row.size_bytes else row
 
-    async def _receive(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]]) -> int:
+    async def _append(self, row: DatasetRow, pieces: AsyncIterator[tuple[int, bytes]]) -> int:
         upload = self._open(row)
         if upload is None:
             return row.size_bytes
         try:
             async for offset, data in pieces:
-                _check_place(row, upload.position, offset, len(data))
+                _require_offset(row, upload.position, offset, len(data))
                 await in_thread(upload.write, data)
                 if upload.position - upload.synced >= SYNC_BYTES:
                     await self._commit(row.uid, upload)
         except BaseException:
-            # What came is kept, as far as the disk takes it. The first error is the one to tell.
+            # What came is kept, as far as the disk takes it. The first error is the one to report.
             with suppress(OSError, DomainError):
-                await to_its_end(self._close(row.uid, upload))
+                await uninterrupted(self._close(row.uid, upload))
             raise
-        # Also the way of a client that is gone: its pieces end, and the cancellation follows.
-        await to_its_end(self._close(row.uid, upload))
+        # Also reached for a client that is gone: its pieces end, and the cancellation follows.
+        await uninterrupted(self._close(row.uid, upload))
         return upload.synced
 
-    def _open(self, row: DatasetRow) -> Upload | None:
-        """The upload's file; None where a crash came between its last rename and the note of it."""
-        part = self.part(row.uid)
-        if row.committed_bytes == row.size_bytes and not part.exists() and self._content(row.sha256).exists():
+    def _open(self, row: DatasetRow) -> UploadFile | None:
+        """Open the upload's file; None when it was moved to its place and a crash came before that was recorded."""
+        part, content = self._layout.upload_file(row.uid), self._layout.dataset_file(row.sha256)
+        if row.committed_bytes == row.size_bytes and not part.exists() and content.exists():
             return None
-        return Upload(part, row.committed_bytes)
+        return UploadFile(part, row.committed_bytes)
 
-    async def _close(self, uid: str, upload: Upload) -> None:
+    async def _close(self, uid: str, upload: UploadFile) -> None:
         try:
             await self._commit(uid, upload)
         finally:
             await asyncio.to_thread(upload.close)
 
-    async def _commit(self, uid: str, upload: Upload) -> None:
+    async def _commit(self, uid: str, upload: UploadFile) -> None:
         committed = await in_thread(upload.sync)
         now = self._clock()
         await self._store.write(lambda connection: datasets.commit_bytes(connection, uid, committed, now=now))
 
     async def _finish(self, row: DatasetRow) -> DatasetRow:
-        part, content = self.part(row.uid), self._content(row.sha256)
+        part, content = self._layout.upload_file(row.uid), self._layout.dataset_file(row.sha256)
         file = part if part.exists() else content
         record = dataset_pb2.Dataset.FromString(row.record)
+        reading = to_reading(record.reading, name=record.display_name[:100])
         try:
-            checked = await asyncio.to_thread(_verify, file, row.sha256, _reading_of(record))
+            valid = await asyncio.to_thread(_verify, file, row.sha256, reading)
         except InvalidArgument as error:
-            await self._reject(row, forget=error.reason != "HASH_MISMATCH")
+            await self._reject(row, remove=error.reason != "HASH_MISMATCH")
             raise
         if file is part:
             await asyncio.to_thread(move_durably, part, content)
-        record.row_schema, record.format, record.packing = checked.schema, checked.format, checked.packing
-        record.profile.CopyFrom(checked.profile)
-        if checked.format == dataset_pb2.DATASET_FORMAT_TEXT:
-            record.reading.file_format = run_spec_pb2.FILE_FORMAT_TEXT  # which the content alone does not tell
+        record.file_format, record.row_format = valid.file_format, valid.row_format
+        record.compression = valid.compression
+        record.profile.CopyFrom(valid.profile)
+        if valid.file_format not in _SHOWN_BY_CONTENT:
+            # Found by the name: whoever reads the file later has its content alone.
+            record.reading.file_format = valid.file_format
         row.record, row.ready, row.update_time = record.SerializeToString(), True, self._clock()
         await self._store.write(
             lambda connection: datasets.make_ready(connection, row.uid, row.record, now=row.update_time)
         )
         return row
 
-    async def _reject(self, row: DatasetRow, *, forget: bool) -> None:
-        """Take back what cannot be used: a file with a wrong hash is sent again, one with wrong rows never was."""
+    async def _reject(self, row: DatasetRow, *, remove: bool) -> None:
+        """Discard a file that cannot be used, and with `remove` the dataset: a file with a wrong hash is sent again."""
         now = self._clock()
 
         def work(connection: Connection) -> None:
-            if forget:
+            if remove:
                 datasets.remove(connection, row.uid)
-                ids = schema.request_ids.c
-                connection.execute(delete(schema.request_ids).where(ids.resource == row.uid))
+                request_ids.forget(connection, row.uid)
             else:
                 datasets.commit_bytes(connection, row.uid, 0, now=now)
 
         await self._store.write(work)
-        await asyncio.to_thread(self.part(row.uid).unlink, missing_ok=True)
+        await asyncio.to_thread(self._layout.upload_file(row.uid).unlink, missing_ok=True)
 
 
-def _reading_of(record: dataset_pb2.Dataset) -> Reading:
-    """How the file is read; that it is called plain text counts less than lines of JSON or a table in it."""
-    named = FileFormat.TEXT if record.format == dataset_pb2.DATASET_FORMAT_TEXT else None
-    return replace(to_reading(record.reading, name=record.display_name[:100]), named=named)
+_SHOWN_BY_CONTENT = (
+    training_data_pb2.FILE_FORMAT_JSONL,
+    training_data_pb2.FILE_FORMAT_JSON,
+    training_data_pb2.FILE_FORMAT_PARQUET,
+)
 
 
-def _verify(file: Path, sha256: str, reading: Reading) -> validate.Checked:
+def _verify(file: Path, sha256: str, reading: Reading) -> validate.ValidatedFile:
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != sha256:
         text = "does not match the uploaded bytes; upload them again from offset 0"
         raise InvalidArgument(
-            "HASH_MISMATCH", f"sha256 {text}.", metadata={"sha256": found}, violations=[("sha256", text)]
+            "HASH_MISMATCH",
+            f"sha256 {text}.",
+            metadata={"sha256": found},
+            violations=[("sha256", text, "HASH_MISMATCH")],
         )
-    return validate.check(file, reading)
+    return validate.validate_file(file, reading)
 
 
-def _check_place(row: DatasetRow, position: int, offset: int, length: int) -> None:
+def _require_offset(row: DatasetRow, position: int, offset: int, length: int) -> None:
     if offset != position:
         raise OutOfRange(
             "OFFSET_MISMATCH",

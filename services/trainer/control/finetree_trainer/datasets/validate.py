@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the rows of a file before anything is trained on it, and sizes them without a tokenizer."""
+"""Validates the rows of a file, and estimates their numbers of tokens without a tokenizer."""
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import training_data_pb2
+from finetree_data import contract
 from finetree_data.bad_rows import Fault, describe, empty
 from finetree_data.columns.resolve import mapping_for
-from finetree_data.contract import dataset_format, row_schema
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
@@ -19,30 +18,30 @@ from finetree_data.rows.row import Row
 from finetree_runtime.errors import MAX_VIOLATIONS, InvalidArgument, Violation
 
 CHARACTERS_PER_TOKEN = 4.0
-"""Characters of a token. A rule of thumb for English text (OpenAI, "What are tokens and how to count them?")."""
+"""Characters per token: a rule of thumb for English text (OpenAI, "What are tokens and how to count them?")."""
 
 TOKENS_PER_MESSAGE = 5
-"""Tokens that a chat template puts around a message (ChatML: two marks, role, two line breaks)."""
+"""Tokens that a chat template adds to a message (ChatML: two markers, role, two line breaks)."""
 
-CHECKED_BYTES = 256 * 1024 * 1024
-"""Unpacked bytes that are read here, some seconds' work; the worker reads what is behind them before it trains."""
+VALIDATED_BYTES = 256 * 1024 * 1024
+"""Decompressed bytes that are validated here, in some seconds; the worker validates the rest before it trains."""
 
 TARGET_FRACTION = 0.5
-"""Share of learned tokens where the rows were not read. Half, for want of anything better: said to be inexact."""
+"""Assumed share of target tokens in files whose rows are not read here: half, for lack of anything better."""
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """A file whose rows are all sound, or may be left out."""
+class ValidatedFile:
+    """A file of which every row that was read is valid or may be skipped."""
 
-    schema: dataset_pb2.RowSchema.ValueType
-    profile: run_spec_pb2.DatasetProfile
-    format: dataset_pb2.DatasetFormat.ValueType = dataset_pb2.DATASET_FORMAT_JSONL
-    packing: str = ""
+    file_format: training_data_pb2.FileFormat.ValueType
+    compression: training_data_pb2.Compression.ValueType
+    row_format: training_data_pb2.RowFormat.ValueType
+    profile: training_data_pb2.DatasetProfile
 
 
-def check(file: Path, reading: Reading | None = None) -> Checked:
-    """Read the rows, of a Parquet file only the footer.
+def validate_file(file: Path, reading: Reading | None = None) -> ValidatedFile:
+    """Read and validate the rows; of a Parquet file only the footer is read.
 
     Raises InvalidArgument: MALFORMED_ROW or MIXED_FORMATS with the first wrong rows, or the reason of a DatasetError
     for the file as a whole. A violation's field is like `rows[17].messages[2].content`, rows counted from 1 (as lines,
@@ -51,36 +50,40 @@ def check(file: Path, reading: Reading | None = None) -> Checked:
     reading = reading or Reading()
     try:
         if _is_parquet(file, reading):
-            return _check_footer(read_footer(file), reading)
-        return _check_rows(RowFile(file, reading))
+            return _validate_footer(read_footer(file), reading)
+        return _validate_rows(RowFile(file, reading))
     except DatasetError as error:
         raise _refusal(error, reading) from None
 
 
-def _check_rows(file: RowFile) -> Checked:
-    sizes, faults = _Sizes(), list[Fault]()
+def _validate_rows(file: RowFile) -> ValidatedFile:
+    lengths, faults = _TokenLengths(), list[Fault]()
     share = 1.0
     for entry in file.entries():
         if isinstance(entry, Row):
-            sizes.add(*measure(entry))
+            lengths.add(*estimate_tokens(entry))
         elif file.left_out.takes(entry):
             file.left_out.skip(entry)
         elif faults and file.layout is None and entry.problem == faults[0].problem and not entry.field:
-            break  # the columns tell nothing: one row says it for all
+            break  # no column is known: one row stands for all
         else:
             faults.append(entry)
         if len(faults) >= MAX_VIOLATIONS:
             break
-        if file.content is not None and file.content.count > CHECKED_BYTES:
+        if file.content is not None and file.content.count > VALIDATED_BYTES:
             share = max(file.content.fraction, 1e-6)
             break
     if faults:
         raise _wrong_rows(faults, file.reading)
-    file.left_out.finish(sizes.rows)
+    file.left_out.finish(lengths.rows)
     if file.layout is None or file.file_format is None:
         raise empty(file.skipped)
-    schema, found = row_schema(file.layout), dataset_format(file.file_format)
-    return Checked(schema, sizes.profile(share), found, file.compression)
+    return ValidatedFile(
+        file_format=contract.file_format(file.file_format),
+        compression=contract.compression(file.compression),
+        row_format=contract.row_format(file.layout),
+        profile=lengths.profile(share),
+    )
 
 
 def _is_parquet(file: Path, reading: Reading) -> bool:
@@ -88,8 +91,8 @@ def _is_parquet(file: Path, reading: Reading) -> bool:
         return stream.read(len(PARQUET)) == PARQUET and reading.file_format in (None, FileFormat.PARQUET)
 
 
-def _check_footer(footer: Footer, reading: Reading) -> Checked:
-    """What the columns' names and the sizes tell; the values, the worker reads."""
+def _validate_footer(footer: Footer, reading: Reading) -> ValidatedFile:
+    """Validate the columns' names and estimate sizes from the footer; the worker reads the values."""
     turns = [{"from": None}] if any(leaf.endswith(".from") for leaf in footer.leaves) else None
     try:
         layout = mapping_for(dict.fromkeys(footer.columns, turns), reading.layout, reading.columns).layout
@@ -99,13 +102,18 @@ def _check_footer(footer: Footer, reading: Reading) -> Checked:
     if not footer.rows:
         raise empty()
     tokens = max(footer.rows, round(footer.content_bytes / CHARACTERS_PER_TOKEN))
-    profile = run_spec_pb2.DatasetProfile(
+    profile = training_data_pb2.DatasetProfile(
         examples=footer.rows,
         total_tokens=tokens,
         target_fraction=1.0 if layout is Layout.TEXT else TARGET_FRACTION,
         exact=False,
     )
-    return Checked(row_schema(layout), profile, dataset_pb2.DATASET_FORMAT_PARQUET)
+    return ValidatedFile(
+        file_format=training_data_pb2.FILE_FORMAT_PARQUET,
+        compression=training_data_pb2.COMPRESSION_NONE,
+        row_format=contract.row_format(layout),
+        profile=profile,
+    )
 
 
 def _wrong_rows(faults: list[Fault], reading: Reading) -> InvalidArgument:
@@ -114,8 +122,8 @@ def _wrong_rows(faults: list[Fault], reading: Reading) -> InvalidArgument:
     ]
     name = f"{reading.name}, " if reading.name else ""
     text = f"{name}{describe(faults[0])}"
-    # Another mapping is no matter of mending.
-    text += "" if "columns {" in faults[0].problem else " Mend the data, or let bad rows be skipped."
+    # A mapping that would read the rows is the better advice.
+    text += "" if "columns {" in faults[0].problem else " Correct the data, or set bad_rows to skip."
     return InvalidArgument(faults[0].reason, text, metadata={"row": str(faults[0].number)}, violations=violations)
 
 
@@ -130,8 +138,8 @@ def _refusal(error: DatasetError, reading: Reading) -> InvalidArgument:
     return InvalidArgument(error.reason, name + text, metadata=metadata, violations=[(place, text, error.reason)])
 
 
-class _Sizes:
-    """Token lengths as a histogram whose bounds are at most an eighth apart: at most 256 of them up to 2^30."""
+class _TokenLengths:
+    """Histogram of token lengths. Bounds are at most an eighth apart, so there are at most 256 of them up to 2^30."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -146,13 +154,13 @@ class _Sizes:
         shift = max(0, tokens.bit_length() - 4)
         self._buckets[-(-tokens >> shift) << shift] += 1
 
-    def profile(self, share: float) -> run_spec_pb2.DatasetProfile:
-        """The profile of a file of which this share was read."""
+    def profile(self, share: float) -> training_data_pb2.DatasetProfile:
+        """The profile of a file of which the given share was read."""
         lengths = [
-            run_spec_pb2.TokenLengthBucket(upper_bound=bound, count=round(count / share))
+            training_data_pb2.TokenLengthBucket(upper_bound=bound, count=round(count / share))
             for bound, count in sorted(self._buckets.items())
         ]
-        return run_spec_pb2.DatasetProfile(
+        return training_data_pb2.DatasetProfile(
             examples=round(self.rows / share),
             token_lengths=lengths,
             total_tokens=round(self._total / share),
@@ -161,19 +169,19 @@ class _Sizes:
         )
 
 
-def measure(row: Row) -> tuple[int, int]:
-    """Estimated tokens of a row, and those of them that are learned."""
+def estimate_tokens(row: Row) -> tuple[int, int]:
+    """Estimated number of tokens of a row, and of its target tokens."""
     if not row.messages:
-        return tokens_of(row.text), tokens_of(row.text)
+        return _tokens_of(row.text), _tokens_of(row.text)
     total = target = 0
     for message in row.messages:
         calls = sum(len(str(call["function"])) for call in message.tool_calls)
-        tokens = tokens_of(message.content, more=calls)
+        tokens = _tokens_of(message.content, more=calls)
         total += tokens + TOKENS_PER_MESSAGE
         target += tokens if message.role == "assistant" and message.learned else 0
     return total + sum(len(str(tool)) for tool in row.tools) // int(CHARACTERS_PER_TOKEN), target
 
 
-def tokens_of(text: str, *, more: int = 0) -> int:
-    """Estimated tokens of a text and `more` characters, at least 1."""
+def _tokens_of(text: str, *, more: int = 0) -> int:
+    """Estimated number of tokens of a text and `more` characters, at least 1."""
     return max(1, round((len(text) + more) / CHARACTERS_PER_TOKEN))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A watcher's place in a job's log as an opaque string: log epoch, number, and a check against typing errors."""
+"""A watcher's place in a job's log as an opaque string: log epoch, event number and a checksum."""
 
 import zlib
 
@@ -14,7 +14,7 @@ def encode(epoch: str, uid: str, seq: int) -> str:
 
 
 def decode(text: str, epoch: str, uid: str) -> int:
-    """The number that a cursor stands after.
+    """Read the number that a cursor stands after.
 
     Raises InvalidArgument CURSOR_INVALID for a string that is not a cursor of this job, FailedPrecondition LOG_RESET
     for one from before the log was restored: its numbers may name other events now.
@@ -27,7 +27,9 @@ def decode(text: str, epoch: str, uid: str) -> int:
     if check != _check(theirs, uid, int(number)):
         raise _invalid()
     if theirs != epoch:
-        raise FailedPrecondition("LOG_RESET", "The event log was restored from a backup; watch from the beginning.")
+        raise FailedPrecondition(
+            "LOG_RESET", "The event log was restored from a backup; watch the job from the beginning."
+        )
     return int(number)
 
 
@@ -36,5 +38,5 @@ def _check(epoch: str, uid: str, seq: int) -> str:
 
 
 def _invalid() -> InvalidArgument:
-    text = "not a cursor of this job; use one from a WatchJob response, or none"
+    text = "is not a cursor of this job; use one from a WatchJob response, or none"
     return InvalidArgument("CURSOR_INVALID", f"cursor: {text}", violations=[("cursor", text, "CURSOR_INVALID")])

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The event log of all jobs: changes go through here, and whoever watches is woken from here.
+"""The event log of all jobs: every change of a job is made here, and its watchers are woken from here.
 
 A change is made on the writer thread in one transaction; once it is durable its events join the job's tail in memory
-and the job's watchers wake. Nothing is shown that is not stored, and training never waits for who looks.
+and the job's watchers wake. Nothing is shown that is not stored, and training never waits for a watcher.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -17,8 +16,9 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_runtime.errors import NotFound, OutOfRange
 from sqlalchemy import Connection
 
+from finetree_trainer.clock import Clock
 from finetree_trainer.joblog import states
-from finetree_trainer.joblog.transaction import Draft
+from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.store import events, jobs
 from finetree_trainer.store.database import Store
 
@@ -28,10 +28,10 @@ TAIL_EVENTS = 512
 """Newest events of a job that are kept in memory; a watcher further behind reads the database."""
 
 TAIL_BYTES = 2 * 1024 * 1024
-"""The same in bytes: events with long texts (samples) are few in memory."""
+"""Bytes of a job's newest events that are kept in memory: of events with long texts (samples), few are."""
 
 READ_BLOCKS = 16
-"""Blocks of one read from the database: bounds what one watcher can hold."""
+"""Blocks of one read from the database; bounds the memory that one watcher can hold."""
 
 
 class FencedError(Exception):
@@ -52,33 +52,51 @@ class Change(Generic[T]):
 
 
 @dataclass(slots=True)
-class _Live:
-    """What is kept in memory of a job that somebody writes or watches."""
+class _Tail:
+    """The newest events of a job that somebody writes or watches; `changed` is done when there are more."""
 
-    pulse: asyncio.Future[None]
+    changed: asyncio.Future[None]
     last_seq: int = 0
-    tail: list[event_pb2.JobEvent] = field(default_factory=list)
+    newest: list[event_pb2.JobEvent] = field(default_factory=list)
     bytes: int = 0
     watchers: int = 0
     finished: bool = False
 
+    def extend(self, added: list[event_pb2.JobEvent]) -> None:
+        """Append events that follow the newest one; after a gap, keep these alone."""
+        if self.newest and self.newest[-1].seq + 1 != added[0].seq:
+            self.newest.clear()
+            self.bytes = 0
+        self.newest.extend(added)
+        self.bytes += sum(event.ByteSize() for event in added)
+        if len(self.newest) > 2 * TAIL_EVENTS or self.bytes > TAIL_BYTES:
+            self._shorten()
 
-class Clock:
-    """The service's clock in microseconds since 1970; never goes back, so the log's times are in the log's order."""
+    def _shorten(self) -> None:
+        """Keep the newest events, half of what is allowed, so that this is not done for every event."""
+        kept, size = 0, 0
+        for event in reversed(self.newest):
+            size += event.ByteSize()
+            if kept >= TAIL_EVENTS or size > TAIL_BYTES // 2:
+                break
+            kept += 1
+        del self.newest[: len(self.newest) - kept]
+        self.bytes = sum(event.ByteSize() for event in self.newest)
 
-    def __init__(self) -> None:
-        self._last = 0
-
-    def __call__(self) -> int:
-        """Now."""
-        self._last = max(self._last, time.time_ns() // 1000)
-        return self._last
+    def slice(self, after: int, mask: int, limit: int) -> events.Slice:
+        """Events after a number that the tail reaches back to."""
+        start = after + 1 - self.newest[0].seq
+        chosen = self.newest[start : start + limit]
+        covered = chosen[-1].seq if chosen else after
+        kept = [event for event in chosen if mask >> event.kind & 1]
+        return events.Slice(kept, covered, self.last_seq, self.finished)
 
 
 class EventLog:
-    """Changes jobs and tells it. Every write to a job goes through `change` or `create`.
+    """Changes jobs and publishes the changes. Every write to a job goes through `change` or `create`.
 
-    Each of `listeners` is called with the row after every durable change; its record is there for a new job only.
+    Each of `listeners` is called with the row after every durable change; its record is set for a new job only.
+    `min_seq` has, for each job whose events retention is about to remove, the oldest number that it will keep.
     """
 
     def __init__(self, store: Store, clock: Clock | None = None) -> None:
@@ -86,26 +104,26 @@ class EventLog:
         self.clock = clock or Clock()
         self.min_seq: dict[str, int] = {}
         self.listeners: list[Callable[[jobs.JobRow], None]] = []
-        self._live: dict[str, _Live] = {}
+        self._tails: dict[str, _Tail] = {}
         self._loop = asyncio.get_running_loop()
 
-    async def create(self, make: Callable[[Connection, int], Draft | jobs.JobRow]) -> jobs.JobRow:
-        """Run `make(connection, now)`: a Draft that it returns is a new job, a row an existing one."""
+    async def create(self, make: Callable[[Connection, int], Transaction | jobs.JobRow]) -> jobs.JobRow:
+        """Run `make(connection, now)`, which returns a Transaction for a new job or the row of an existing one."""
 
         def work(connection: Connection) -> Change[None]:
             made = make(connection, self.clock())
             if isinstance(made, jobs.JobRow):
                 return Change(None, made, [])
-            made.seal()
+            made.flush()
             events.append(connection, made.row, made.events, attempt=0, last_seq=0)
             return Change(None, made.row, made.events)
 
         return (await self._commit(work)).row
 
     async def change(
-        self, uid: str, decide: Callable[[Draft, Connection], T], *, attempt: int | None = None
+        self, uid: str, decide: Callable[[Transaction, Connection], T], *, attempt: int | None = None
     ) -> Change[T]:
-        """Load a job, let `decide` add events and move its state, store all of it in one transaction.
+        """Load a job, let `decide` add events and move its state, and store all of it in one transaction.
 
         `decide` runs on the writer thread and must not block. With `attempt`, raises FencedError when the job has
         moved on to another. Raises NotFound JOB_NOT_FOUND.
@@ -118,11 +136,11 @@ class EventLog:
             if attempt is not None and row.attempt != attempt:
                 raise FencedError(row.attempt)
             expected = row.attempt, row.last_seq
-            draft = Draft(row, self.clock())
-            result = decide(draft, connection)
-            if draft.seal():
-                events.append(connection, row, draft.events, attempt=expected[0], last_seq=expected[1])
-            return Change(result, row, draft.events)
+            transaction = Transaction(row, self.clock())
+            result = decide(transaction, connection)
+            if transaction.flush():
+                events.append(connection, row, transaction.events, attempt=expected[0], last_seq=expected[1])
+            return Change(result, row, transaction.events)
 
         return await self._commit(work)
 
@@ -136,21 +154,21 @@ class EventLog:
     @contextmanager
     def watching(self, uid: str) -> Iterator[None]:
         """Keep a job's tail in memory while somebody watches it."""
-        live = self._open(uid)
-        live.watchers += 1
+        tail = self._open(uid)
+        tail.watchers += 1
         try:
             yield
         finally:
-            live.watchers -= 1
-            self._forget(uid, live)
+            tail.watchers -= 1
+            self._forget(uid, tail)
 
     async def read(
         self, uid: str, after: int, *, mask: int = events.ALL_KINDS, limit: int = TAIL_EVENTS
     ) -> events.Slice:
         """Events after a number: from memory where the tail reaches back so far, else from the database."""
-        live = self._live.get(uid)
-        if live is not None and live.tail and live.tail[0].seq <= after + 1:
-            return _from_tail(live, after, mask, limit)
+        tail = self._tails.get(uid)
+        if tail is not None and tail.newest and tail.newest[0].seq <= after + 1:
+            return tail.slice(after, mask, limit)
 
         def load(connection: Connection) -> events.Slice:
             row = jobs.load_hot(connection, uid)
@@ -167,9 +185,9 @@ class EventLog:
 
     async def wait(self, uid: str, after: int, seconds: float, stop: "asyncio.Future[None]") -> None:
         """Wait until the log of a watched job moves beyond `after`, `stop` is done, or the seconds are over."""
-        live = self._open(uid)
-        if live.last_seq <= after:
-            await asyncio.wait([live.pulse, stop], timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        tail = self._open(uid)
+        if tail.last_seq <= after:
+            await asyncio.wait([tail.changed, stop], timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
 
     async def _commit(self, work: Callable[[Connection], Change[T]]) -> Change[T]:
         future = self.store.submit(work)
@@ -182,60 +200,40 @@ class EventLog:
             return
         change = done.result()
         if change.events:
-            live = self._open(change.row.uid)
-            if live.tail and live.tail[-1].seq + 1 != change.events[0].seq:
-                live.tail.clear()
-                live.bytes = 0
-            live.tail.extend(change.events)
-            live.bytes += sum(event.ByteSize() for event in change.events)
-            if len(live.tail) > 2 * TAIL_EVENTS or live.bytes > TAIL_BYTES:
-                _shorten(live)
-            live.last_seq = max(live.last_seq, change.row.last_seq)
-            live.finished = change.row.state in states.TERMINAL
-            pulse, live.pulse = live.pulse, self._loop.create_future()
-            pulse.set_result(None)
-            self._forget(change.row.uid, live)
+            tail = self._open(change.row.uid)
+            tail.extend(change.events)
+            tail.last_seq = max(tail.last_seq, change.row.last_seq)
+            tail.finished = change.row.state in states.TERMINAL
+            changed, tail.changed = tail.changed, self._loop.create_future()
+            changed.set_result(None)
+            self._forget(change.row.uid, tail)
         for listener in self.listeners:
             listener(change.row)
 
-    def _open(self, uid: str) -> _Live:
-        live = self._live.get(uid)
-        if live is None:
-            live = self._live[uid] = _Live(self._loop.create_future())
-        return live
+    def _open(self, uid: str) -> _Tail:
+        tail = self._tails.get(uid)
+        if tail is None:
+            tail = self._tails[uid] = _Tail(self._loop.create_future())
+        return tail
 
-    def _forget(self, uid: str, live: _Live) -> None:
-        if not live.watchers and (live.finished or not live.tail) and self._live.get(uid) is live:
-            del self._live[uid]
-
-
-def _shorten(live: _Live) -> None:
-    """Keep the newest events, half of what is allowed, so that this is not done for every event."""
-    kept, size = 0, 0
-    for event in reversed(live.tail):
-        size += event.ByteSize()
-        if kept >= TAIL_EVENTS or size > TAIL_BYTES // 2:
-            break
-        kept += 1
-    del live.tail[: len(live.tail) - kept]
-    live.bytes = sum(event.ByteSize() for event in live.tail)
-
-
-def _from_tail(live: _Live, after: int, mask: int, limit: int) -> events.Slice:
-    start = after + 1 - live.tail[0].seq
-    chosen = live.tail[start : start + limit]
-    covered = chosen[-1].seq if chosen else after
-    kept = [event for event in chosen if mask >> event.kind & 1]
-    return events.Slice(kept, covered, live.last_seq, live.finished)
+    def _forget(self, uid: str, tail: _Tail) -> None:
+        if not tail.watchers and (tail.finished or not tail.newest) and self._tails.get(uid) is tail:
+            del self._tails[uid]
 
 
 def job_not_found(uid: str) -> NotFound:
-    """The refusal for a job that is not there."""
-    return NotFound("JOB_NOT_FOUND", f"There is no job {uid!r}; `jobs list` shows the ones there are.")
+    """Build the error for a job that does not exist."""
+    return NotFound("JOB_NOT_FOUND", f"There is no job {uid!r}; ListJobs shows the ones that exist.")
+
+
+def future_seq(after: int, last_seq: int) -> OutOfRange:
+    """Build the error for a number that no event has yet."""
+    text = f"The newest event has seq {last_seq}; {after} does not exist yet."
+    return OutOfRange("FUTURE_SEQ", text, metadata={"last_seq": str(last_seq)})
 
 
 def events_expired(oldest_seq: int) -> OutOfRange:
-    """The refusal for events that retention has removed."""
+    """Build the error for events that retention has removed."""
     return OutOfRange(
         "EVENTS_EXPIRED",
         f"Events before {oldest_seq} are no longer kept; watch from after_seq {oldest_seq - 1}.",

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the latest events say about a job: progress, newest numbers, cost so far."""
+"""What a job's latest events say about it: progress, newest metrics, cost so far."""
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
-PHASE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
+TRAIN_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.01),
     (job_pb2.JOB_PHASE_CONVERT_MODEL, 0.01),
     (job_pb2.JOB_PHASE_LOAD_MODEL, 0.03),
@@ -13,7 +13,8 @@ PHASE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_EVALUATE_AFTER, 0.06),
     (job_pb2.JOB_PHASE_SAVE, 0.02),
 )
-"""Shares of a whole job for a progress bar; a convention, not a prediction: the ETA comes from measured steps."""
+"""Share of a TRAIN job that each phase stands for in a progress bar. A convention, not a prediction: the ETA comes from
+measured steps."""
 
 PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.05),
@@ -23,50 +24,50 @@ PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_TOKENIZE, 0.15),
     (job_pb2.JOB_PHASE_SAVE, 0.05),
 )
-"""The same for a PREPARE job."""
+"""Share of a PREPARE job that each phase stands for in a progress bar."""
 
 
-def fraction(kind: int, phase: int, within: float) -> float:
-    """Share of the whole job that is done, when `phase` is done to `within` (0 to 1)."""
+def fraction(task: int, phase: int, within: float) -> float:
+    """Share of the whole job that is done when `phase` is done to `within` (0 to 1)."""
     done = 0.0
-    for known, share in PREPARE_SHARES if kind == job_pb2.JOB_KIND_PREPARE else PHASE_SHARES:
+    for known, share in PREPARE_SHARES if task == job_pb2.TASK_KIND_PREPARE else TRAIN_SHARES:
         if known == phase:
             return min(1.0, done + share * min(1.0, max(0.0, within)))
         done += share
     return 0.0
 
 
-def note(live: job_pb2.Job, event: event_pb2.JobEvent) -> None:
-    """Bring the changing part of a job up to date with an event. `live.kind` must be set."""
+def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent, task: int) -> None:
+    """Bring the changing part of a job with a task (a TaskKind) up to date with an event."""
     match event.WhichOneof("payload"):
         case "phase_progress":
-            live.progress.phase = event.phase_progress.phase
-            _advance(live, event.phase_progress.phase, event.phase_progress.fraction)
+            snapshot.progress.phase = event.phase_progress.phase
+            _advance(snapshot, fraction(task, event.phase_progress.phase, event.phase_progress.fraction))
         case "step_metrics":
-            _step(live, event.step_metrics)
+            _step(snapshot, event.step_metrics)
         case "eval_metrics":
-            _evaluation(live, event.eval_metrics)
+            _evaluation(snapshot, event.eval_metrics)
         case "checkpoint_saved" if event.checkpoint_saved.best:
-            live.best_checkpoint_step = event.checkpoint_saved.step
+            snapshot.best_checkpoint_step = event.checkpoint_saved.step
         case "forecast":
-            live.progress.eta_seconds.CopyFrom(event.forecast.eta_seconds)
+            snapshot.progress.eta_seconds.CopyFrom(event.forecast.eta_seconds)
         case "attempt_started":
-            live.devices[:] = list(event.attempt_started.devices)
-            live.progress.step = event.attempt_started.restored_step
+            snapshot.progress.step = event.attempt_started.restored_step
         case "terminal" if event.terminal.state == job_pb2.JOB_STATE_SUCCEEDED:
-            live.progress.fraction = 1.0
-            live.progress.ClearField("eta_seconds")
+            snapshot.progress.fraction = 1.0
+            snapshot.progress.ClearField("eta_seconds")
 
 
-def _advance(live: job_pb2.Job, phase: int, within: float) -> None:
-    live.progress.fraction = max(live.progress.fraction, fraction(live.kind, phase, within))
+def _advance(snapshot: job_pb2.Job, done: float) -> None:
+    snapshot.progress.fraction = max(snapshot.progress.fraction, done)
 
 
-def _step(live: job_pb2.Job, step: event_pb2.StepMetrics) -> None:
-    progress, metrics = live.progress, live.metrics
+def _step(snapshot: job_pb2.Job, step: event_pb2.StepMetrics) -> None:
+    progress, metrics = snapshot.progress, snapshot.metrics
     progress.phase = job_pb2.JOB_PHASE_TRAIN
     progress.step, progress.total_steps = step.step, step.total_steps
-    _advance(live, job_pb2.JOB_PHASE_TRAIN, step.step / max(1, step.total_steps))
+    within = step.step / max(1, step.total_steps)
+    _advance(snapshot, fraction(job_pb2.TASK_KIND_TRAIN, job_pb2.JOB_PHASE_TRAIN, within))
     if step.HasField("eta_seconds"):
         progress.eta_seconds.CopyFrom(step.eta_seconds)
     if step.HasField("loss"):
@@ -74,12 +75,12 @@ def _step(live: job_pb2.Job, step: event_pb2.StepMetrics) -> None:
     metrics.learning_rate = step.learning_rate
     metrics.tokens_per_second = step.tokens_per_second
     metrics.peak_memory_bytes = max(metrics.peak_memory_bytes, step.peak_memory_bytes)
-    if step.cost_so_far:
-        live.cost.amount = step.cost_so_far
+    if step.HasField("cost_so_far"):
+        snapshot.cost.amount.CopyFrom(step.cost_so_far)
 
 
-def _evaluation(live: job_pb2.Job, evaluation: event_pb2.EvalMetrics) -> None:
+def _evaluation(snapshot: job_pb2.Job, evaluation: event_pb2.EvalMetrics) -> None:
     if evaluation.HasField("loss"):
-        live.metrics.eval_loss = evaluation.loss
+        snapshot.metrics.eval_loss = evaluation.loss
     if evaluation.HasField("exact_match"):
-        live.metrics.exact_match = evaluation.exact_match
+        snapshot.metrics.exact_match = evaluation.exact_match

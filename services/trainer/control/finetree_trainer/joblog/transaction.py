@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job as it changes inside one transaction: events are added, states move, numbers are kept up."""
+"""One change of a job: the events that are added, the state it goes to, and the numbers that follow from them."""
+
+from collections.abc import Iterable
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import status_pb2
 
+from finetree_trainer.clock import timestamp
 from finetree_trainer.joblog import progress, states
 from finetree_trainer.store.jobs import JobRow
 
-_PAYLOADS = {
+_KINDS = {
     field.name: event_pb2.EventKind.Value(f"EVENT_KIND_{field.name.upper()}")
     for field in event_pb2.JobEvent.DESCRIPTOR.oneofs_by_name["payload"].fields
 }
@@ -23,16 +25,16 @@ class FinishedError(Exception):
     """The job has its Terminal event; nothing comes after it."""
 
 
-class Draft:
-    """The job's row, the changing part of its Job message, and the events of this transaction.
+class Transaction:
+    """The job's row, the part of its Job message that changes (`snapshot`), and the events of this transaction.
 
-    It lives on the writer thread for the length of one transaction. `now` is the service's clock in microseconds.
+    It lives on the writer thread for the length of one database transaction; `now` is the service's clock.
     """
 
     def __init__(self, row: JobRow, now: int) -> None:
         self.row = row
         self.now = now
-        self.live = job_pb2.Job.FromString(row.snapshot)
+        self.snapshot = job_pb2.Job.FromString(row.snapshot)
         self.events: list[event_pb2.JobEvent] = []
         self.changed = False
         self._closed = row.state in states.TERMINAL
@@ -43,7 +45,7 @@ class Draft:
         return self._closed
 
     def add(self, event: event_pb2.JobEvent) -> None:
-        """Number an event, complete it and take it into the log. Raises FinishedError after the Terminal event."""
+        """Number an event, complete and append it. Raises FinishedError after the Terminal event."""
         if self._closed:
             raise FinishedError(self.row.uid)
         row = self.row
@@ -54,19 +56,18 @@ class Draft:
         event.event_time.FromMicroseconds(self.now)
         if row.attempt_started:
             event.elapsed.FromMicroseconds(max(0, self.now - row.attempt_started))
-        event.kind = event_pb2.EventKind.ValueType(_PAYLOADS.get(payload, 0))
-        event.type = event.type or f"finetree.job.{payload}"
+        event.kind = event_pb2.EventKind.ValueType(_KINDS.get(payload, 0))
         event.level = event.level or _LEVELS.get(payload, event_pb2.EVENT_LEVEL_INFO)
-        progress.note(self.live, event)
+        progress.update(self.snapshot, event, self.row.task)
         self.events.append(event)
 
     def move(self, state: job_pb2.JobState.ValueType, code: str, text: str, remedy: str = "") -> None:
-        """Go to another state, and log it. Raises TransitionError where it may not follow."""
+        """Go to another state and log it. Raises TransitionError where it may not follow the present one."""
         previous = job_pb2.JobState.ValueType(self.row.state)
-        states.check(previous, state)
+        states.require_transition(previous, state)
         reason = job_pb2.StateReason(code=code, text=text, remedy=remedy)
         self.row.state = state
-        self.live.state_reason.CopyFrom(reason)
+        self.snapshot.state_reason.CopyFrom(reason)
         changed = event_pb2.StateChanged(previous=previous, current=state, reason=reason)
         self.add(event_pb2.JobEvent(state_changed=changed, message=text))
 
@@ -82,12 +83,13 @@ class Draft:
         retryable: bool = False,
         summary: event_pb2.RunSummary | None = None,
     ) -> None:
-        """Go to a terminal state and log the one Terminal event, which nothing follows."""
+        """Go to a terminal state and log the job's one Terminal event; nothing can be added after it."""
         self.move(state, code, text, remedy)
         self.row.end_time = self.now
-        self.live.failure_category = category
+        self.snapshot.ClearField("placements")
+        self.snapshot.failure_category = category
         if error is not None:
-            self.live.error.CopyFrom(error)
+            self.snapshot.error.CopyFrom(error)
         terminal = event_pb2.Terminal(
             state=state, error=error, failure_category=category, retryable=retryable, summary=summary
         )
@@ -95,25 +97,24 @@ class Draft:
         self.add(event_pb2.JobEvent(terminal=terminal, message=text, level=level))
         self._closed = True
 
-    def begin_attempt(self) -> int:
-        """Count a new attempt and start its clock; its number."""
+    def begin_attempt(self, placements: Iterable[job_pb2.Placement]) -> int:
+        """Count a new attempt, place it on devices and start its clock; return its number."""
         self.row.attempt += 1
         self.row.attempt_started = self.now
-        if not self.live.HasField("start_time"):
-            self.live.start_time.CopyFrom(timestamp(self.now))
+        self.snapshot.placements.extend(placements)
+        if not self.snapshot.HasField("start_time"):
+            self.snapshot.start_time.CopyFrom(timestamp(self.now))
         return self.row.attempt
 
-    def seal(self) -> bool:
-        """Write the message back into the row; whether there is anything to store."""
+    def recover(self, code: str, text: str) -> None:
+        """Have the job wait for another attempt after one whose process is dead."""
+        self.snapshot.ClearField("placements")
+        self.move(job_pb2.JOB_STATE_RECOVERING, code, text)
+
+    def flush(self) -> bool:
+        """Write the snapshot back into the row; return whether there is anything to store."""
         if not self.events and not self.changed:
             return False
-        self.row.snapshot = self.live.SerializeToString()
+        self.row.snapshot = self.snapshot.SerializeToString()
         self.row.update_time = self.now
         return True
-
-
-def timestamp(micros: int) -> Timestamp:
-    """Microseconds since 1970 as a protobuf Timestamp."""
-    moment = Timestamp()
-    moment.FromMicroseconds(micros)
-    return moment

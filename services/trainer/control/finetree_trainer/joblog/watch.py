@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watching a job: a cursor over its log, never a queue. A slow watcher lags; it costs the job nothing."""
+"""Watching a job: a cursor over its log, never a queue. A slow watcher falls behind and costs the job nothing."""
 
 import asyncio
 import math
@@ -8,22 +8,22 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
-from finetree_runtime.errors import OutOfRange, ResourceExhausted, Unavailable
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2
+from finetree_runtime.errors import ResourceExhausted, Unavailable
 
 from finetree_trainer.joblog import cursor
-from finetree_trainer.joblog.log import EventLog, events_expired
+from finetree_trainer.joblog.log import EventLog, events_expired, future_seq
 from finetree_trainer.store import events
 
 BATCH_BYTES = 64 * 1024
-"""Size of a batch: about 200 events, beyond which larger ones save nothing, and all that a stalled watcher holds."""
+"""Bytes of a batch: about 200 events. Larger ones save nothing, and a stalled watcher holds no more than one."""
 
 _TERMINAL_BIT = 1 << event_pb2.EVENT_KIND_TERMINAL
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a watcher wants to see, and how often. Times are seconds; a rate of 0 means all step metrics."""
+    """Which events a watcher asks for, and how often. Times are in seconds; a rate of 0 means all step metrics."""
 
     mask: int = events.ALL_KINDS
     min_level: int = 0
@@ -32,17 +32,17 @@ class Filter:
     heartbeat: float = 10.0
 
 
-class _Thinner:
-    """Leaves out step metrics beyond a rate, by the log's own times: every watcher and every replay keeps the same."""
+class _StepSampler:
+    """Leaves out step metrics beyond a rate, by the log's own times, so that every watcher and replay sees the same."""
 
     def __init__(self, per_second: int) -> None:
         self._gap = 1_000_000 / per_second if per_second else 0.0
         self._last = -math.inf
         self._losses: list[float] = []
-        self._range: trainer_pb2.SkippedRange | None = None
+        self._range: event_log_pb2.SkippedRange | None = None
 
     def keeps(self, event: event_pb2.JobEvent) -> bool:
-        """Whether an event goes out; the losses of one that does not are kept for the summary."""
+        """Return whether an event is sent; the loss of one that is not is kept for the summary."""
         if not self._gap or event.kind != event_pb2.EVENT_KIND_STEP_METRICS:
             return True
         now = event.event_time.ToMicroseconds()
@@ -50,15 +50,15 @@ class _Thinner:
             self._last = now
             return True
         if self._range is None:
-            self._range = trainer_pb2.SkippedRange(first_seq=event.seq)
+            self._range = event_log_pb2.SkippedRange(first_seq=event.seq)
         self._range.last_seq = event.seq
         self._range.count += 1
         if event.step_metrics.HasField("loss"):
             self._losses.append(event.step_metrics.loss)
         return False
 
-    def take(self) -> list[trainer_pb2.SkippedRange]:
-        """What was left out since the last call."""
+    def take(self) -> list[event_log_pb2.SkippedRange]:
+        """Return what was left out since the last call."""
         skipped, self._range = self._range, None
         if skipped is None:
             return []
@@ -76,16 +76,16 @@ class Watches:
         self._log = log
         self._limit = limit
         self._per_principal = per_principal
-        self._of: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
         self._stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def drain(self) -> None:
-        """Send every watcher its cursor and end its stream, to be attached again elsewhere or later."""
+        """Send every watcher its cursor and end its stream; it can go on from there with another call."""
         if not self._stop.done():
             self._stop.set_result(None)
 
-    async def start(self, request: trainer_pb2.WatchJobRequest, uid: str) -> int:
-        """The number after which a request begins. Raises the errors that WatchJob documents."""
+    async def start(self, request: event_log_pb2.WatchJobRequest, uid: str) -> int:
+        """Find the number after which a request begins. Raises the errors that WatchJob documents."""
         row = await self._log.row(uid)
         match request.WhichOneof("start"):
             case "cursor":
@@ -102,15 +102,14 @@ class Watches:
             case _:
                 after = 0
         if after > row.last_seq:
-            text = f"The newest event is {row.last_seq}; {after} is not there yet."
-            raise OutOfRange("FUTURE_SEQ", text, metadata={"last_seq": str(row.last_seq)})
+            raise future_seq(after, row.last_seq)
         if after + 1 < row.oldest_seq:
             raise events_expired(row.oldest_seq)
         return after
 
     async def watch(
         self, uid: str, after: int, chosen: Filter, principal: str
-    ) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
+    ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
         """Batches after number `after` until the Terminal event; an empty batch is a heartbeat that moves the cursor.
 
         Raises ResourceExhausted TOO_MANY_WATCHERS, and Unavailable SERVER_STOPPING after the last cursor on `drain`.
@@ -121,37 +120,41 @@ class Watches:
                 async for batch in self._batches(uid, after, chosen):
                     yield batch
         finally:
-            self._of[principal] -= 1
-            if not self._of[principal]:
-                del self._of[principal]
+            self._open[principal] -= 1
+            if not self._open[principal]:
+                del self._open[principal]
 
-    async def _batches(self, uid: str, after: int, chosen: Filter) -> AsyncIterator[trainer_pb2.WatchJobResponse]:
-        thinner = _Thinner(chosen.steps_per_second)
+    async def _batches(self, uid: str, after: int, chosen: Filter) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
+        sampler = _StepSampler(chosen.steps_per_second)
         sent = -math.inf
         while True:
             found = await self._log.read(uid, after, mask=chosen.mask | _TERMINAL_BIT)
-            shown, after = _shown(found, chosen, thinner)
+            shown, after = _shown(found, chosen, sampler)
             ended = found.finished and after >= found.last_seq
             late = time.monotonic() - sent >= chosen.heartbeat
             if shown or ended or late or self._stop.done():
-                yield self._response(uid, after, max(found.last_seq, after), shown, thinner)
+                yield self._response(uid, after, max(found.last_seq, after), shown, sampler)
                 sent = time.monotonic()
             if ended:
                 return
             if self._stop.done():
-                raise Unavailable("SERVER_STOPPING", "The server stops; watch again from the cursor.", retry_delay=1.0)
+                raise Unavailable(
+                    "SERVER_STOPPING",
+                    "The server is stopping; call WatchJob again with the last cursor.",
+                    retry_delay=1.0,
+                )
             if shown and chosen.min_interval:
                 await asyncio.wait([self._stop], timeout=chosen.min_interval)
             elif after >= found.last_seq:
                 await self._log.wait(uid, after, sent + chosen.heartbeat - time.monotonic(), self._stop)
 
     def _response(
-        self, uid: str, after: int, last_seq: int, shown: list[event_pb2.JobEvent], thinner: _Thinner
-    ) -> trainer_pb2.WatchJobResponse:
-        response = trainer_pb2.WatchJobResponse(
+        self, uid: str, after: int, last_seq: int, shown: list[event_pb2.JobEvent], sampler: _StepSampler
+    ) -> event_log_pb2.WatchJobResponse:
+        response = event_log_pb2.WatchJobResponse(
             events=shown,
             cursor=cursor.encode(self._log.store.log_epoch, uid, after),
-            skipped=thinner.take(),
+            skipped=sampler.take(),
             min_seq=self._log.min_seq.get(uid, 1),
             last_seq=last_seq,
         )
@@ -159,24 +162,24 @@ class Watches:
         return response
 
     def _admit(self, principal: str) -> None:
-        if self._of.total() >= self._limit or self._of[principal] >= self._per_principal:
+        if self._open.total() >= self._limit or self._open[principal] >= self._per_principal:
             raise ResourceExhausted(
                 "TOO_MANY_WATCHERS",
-                f"At most {self._per_principal} watches of one caller and {self._limit} in all are open at once; "
+                f"At most {self._per_principal} watches of one caller and {self._limit} in all may be open at once; "
                 "end some, or use ListEvents.",
                 retry_delay=5.0,
             )
-        self._of[principal] += 1
+        self._open[principal] += 1
 
 
-def _shown(found: events.Slice, chosen: Filter, thinner: _Thinner) -> tuple[list[event_pb2.JobEvent], int]:
-    """The events of a slice that pass the filter, up to a batch's size, and the number that they end at."""
+def _shown(found: events.Slice, chosen: Filter, sampler: _StepSampler) -> tuple[list[event_pb2.JobEvent], int]:
+    """The events of a slice that pass the filter, up to a batch's size, and the number that was reached."""
     shown: list[event_pb2.JobEvent] = []
     size = 0
     for event in found.events:
         if size and size + event.ByteSize() > BATCH_BYTES:
             return shown, event.seq - 1
-        if event.level < chosen.min_level or not chosen.mask >> event.kind & 1 or not thinner.keeps(event):
+        if event.level < chosen.min_level or not chosen.mask >> event.kind & 1 or not sampler.keeps(event):
             continue
         shown.append(event)
         size += event.ByteSize()

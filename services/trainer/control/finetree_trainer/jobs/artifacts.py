@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What jobs made: listed from the store, read from the folder of the attempt that made it."""
+"""Artifacts of jobs: listed from the store, read from the folder of the attempt that made them."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2
 from finetree_runtime.errors import NotFound, OutOfRange
 
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.store import datasets
-from finetree_trainer.workers.task import Tasks
+from finetree_trainer.layout import Layout
+from finetree_trainer.store import artifacts
 
 CHUNK_BYTES = 256 * 1024
 """Bytes of a message: large enough that messages cost little, small enough that a cut loses little."""
@@ -19,48 +19,46 @@ CHUNK_BYTES = 256 * 1024
 class Artifacts:
     """Lists and reads artifacts."""
 
-    def __init__(self, log: EventLog, tasks: Tasks) -> None:
-        self._log, self._tasks = log, tasks
+    def __init__(self, log: EventLog, layout: Layout) -> None:
+        self._log, self._layout = log, layout
 
-    async def page(self, uid: str, *, after: str, limit: int) -> list[tuple[str, job_pb2.Artifact]]:
-        """Artifacts of a job by their short names, after `after`. Raises NotFound JOB_NOT_FOUND."""
+    async def page(self, uid: str, *, after: str, limit: int) -> list[tuple[str, artifact_pb2.Artifact]]:
+        """List artifacts of a job by their short names, after `after`. Raises NotFound JOB_NOT_FOUND."""
         await self._log.row(uid)
-        found = await self._log.store.read(
-            lambda connection: datasets.artifacts_page(connection, uid, after=after, limit=limit)
-        )
-        return [(name, job_pb2.Artifact.FromString(record)) for name, record in found]
+        found = await self._log.store.read(lambda connection: artifacts.page(connection, uid, after=after, limit=limit))
+        return [(name, artifact_pb2.Artifact.FromString(record)) for name, record in found]
 
     async def read(
         self, uid: str, artifact: str, path: str, offset: int, limit: int
-    ) -> AsyncIterator[trainer_pb2.DownloadArtifactResponse]:
-        """A file of an artifact from `offset`, `limit` bytes of it (0: to the end).
+    ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
+        """Read a file of an artifact from `offset`, `limit` bytes of it (0: to the end).
 
         Only files that the artifact's manifest lists can be read. Raises NotFound ARTIFACT_NOT_FOUND or FILE_NOT_FOUND,
         OutOfRange OFFSET_BEYOND_END.
         """
-        record = await self._log.store.read(lambda connection: datasets.artifact(connection, uid, artifact))
+        record = await self._log.store.read(lambda connection: artifacts.load(connection, uid, artifact))
         if record is None:
             raise NotFound(
-                "ARTIFACT_NOT_FOUND", f"There is no artifact {artifact!r}; ListArtifacts shows what there is."
+                "ARTIFACT_NOT_FOUND", f"There is no artifact {artifact!r}; ListArtifacts shows the ones that exist."
             )
-        described = job_pb2.Artifact.FromString(record)
+        described = artifact_pb2.Artifact.FromString(record)
         entry = next((file for file in described.files if file.path == path), None)
-        folder = self._tasks.artifact_dir(uid, described.attempt) / artifact
+        folder = self._layout.artifacts(uid, described.attempt) / artifact
         file = folder / path
         if entry is None or not await asyncio.to_thread(_is_inside, folder, file):
             raise NotFound(
-                "FILE_NOT_FOUND", f"The artifact has no file {path[:80]!r}; its `files` names the ones it has."
+                "FILE_NOT_FOUND", f"The artifact has no file {path[:80]!r}; its `files` names those that it has."
             )
         if offset > entry.size_bytes:
             text = f"offset {offset} is beyond the file's {entry.size_bytes} bytes."
             raise OutOfRange("OFFSET_BEYOND_END", text, metadata={"size_bytes": str(entry.size_bytes)})
         left = min(limit or entry.size_bytes, entry.size_bytes - offset)
-        yield trainer_pb2.DownloadArtifactResponse(offset=offset, file=entry)
+        yield artifact_pb2.DownloadArtifactResponse(offset=offset, file=entry)
         while left > 0:
             chunk = await asyncio.to_thread(_read, file, offset, min(CHUNK_BYTES, left))
             if not chunk:
                 raise NotFound("FILE_NOT_FOUND", f"The file {path[:80]!r} was cut short on the server.")
-            yield trainer_pb2.DownloadArtifactResponse(chunk=chunk, offset=offset)
+            yield artifact_pb2.DownloadArtifactResponse(chunk=chunk, offset=offset)
             offset, left = offset + len(chunk), left - len(chunk)
 
 

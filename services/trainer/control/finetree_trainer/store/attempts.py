@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attempts: each start of a worker on a job, how far its events are in the log, and how it ended."""
+"""Attempts: each start of a worker on a job, how far its events are in the log, and why it ended."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +10,18 @@ from finetree_trainer.store import schema
 
 _attempts = schema.attempts.c
 
+INTERRUPTED = "INTERRUPTED"
+SYSTEM = "SYSTEM"
+ENDED = "ENDED"
+"""Causes of an attempt's end: stopped by no fault of its own, a failure of the suite or the machine, an outcome."""
+
 
 @dataclass(slots=True)
 class AttemptRow:
-    """A row of `attempts`. `worker` names the process's folder, whose lock tells whether it lives."""
+    """A row of `attempts`. `worker` names the process's folder, whose lock shows whether it is alive.
+
+    `slots` are the ids of the slots that the attempt holds, separated by commas.
+    """
 
     job_uid: str
     attempt: int
@@ -21,7 +29,7 @@ class AttemptRow:
     worker: str
     worker_token_hash: str
     pid: int
-    slot: str
+    slots: str
     acknowledged: int = 0
     last_heartbeat: int = 0
     started: int = 0
@@ -72,8 +80,8 @@ def acknowledge(connection: Connection, row: AttemptRow, acknowledged: int, *, n
     return connection.execute(_ACKNOWLEDGE, values | {"acknowledged": acknowledged, "now": now}).rowcount == 1
 
 
-def beat(connection: Connection, uid: str, attempt: int, *, now: int) -> None:
-    """Note a sign of life."""
+def record_heartbeat(connection: Connection, uid: str, attempt: int, *, now: int) -> None:
+    """Note that the worker was heard of."""
     chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt)
     connection.execute(update(schema.attempts).where(chosen).values(last_heartbeat=now))
 
@@ -97,6 +105,6 @@ def note_cause(connection: Connection, uid: str, attempt: int, cause: str) -> No
 
 
 def renew_token(connection: Connection, uid: str, attempt: int, token_hash: str) -> None:
-    """Give an open attempt another secret: the old one was lost with the service that had made it."""
+    """Give an open attempt another secret: the old one was lost with the service that made it."""
     chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt) & (_attempts.ended == 0)
     connection.execute(update(schema.attempts).where(chosen).values(token_hash=token_hash))

@@ -2,7 +2,6 @@
 """Opens the store: an engine that writes, one that reads, the threads between them and asyncio."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -85,10 +84,3 @@ def _engine(url: str, *, begin: str, size: int) -> Engine:
         connection.exec_driver_sql(begin)
 
     return engine
-
-
-def private_folder(folder: Path) -> Path:
-    """Make a folder that only this user can enter, and return it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    os.chmod(folder, 0o700)  # noqa: PTH101 - mkdir's mode is cut by the umask and left alone when the folder exists
-    return folder

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets and artifacts: cold queries in SQLAlchemy Core."""
+"""Datasets: cold queries in SQLAlchemy Core."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,6 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from finetree_trainer.store import schema
 
 _datasets = schema.datasets.c
-_artifacts = schema.artifacts.c
 
 
 @dataclass(slots=True)
@@ -92,25 +91,3 @@ def bytes_of_project(connection: Connection, project: str) -> int:
     """Bytes of all datasets of a project, complete or not."""
     query = select(func.coalesce(func.sum(_datasets.size_bytes), 0)).where(_datasets.project == project)
     return int(connection.execute(query).scalar_one())
-
-
-def put_artifact(connection: Connection, uid: str, artifact: str, attempt: int, record: bytes, *, now: int) -> None:
-    """Register an artifact, in the transaction that logs it."""
-    values = {"job_uid": uid, "artifact": artifact, "shard": schema.shard_of(uid), "attempt": attempt}
-    chosen = (_artifacts.job_uid == uid) & (_artifacts.artifact == artifact)
-    connection.execute(delete(schema.artifacts).where(chosen))
-    connection.execute(insert(schema.artifacts), values | {"create_time": now, "record": record})
-
-
-def artifact(connection: Connection, uid: str, name: str) -> bytes | None:
-    """The record of an artifact."""
-    query = select(_artifacts.record).where(_artifacts.job_uid == uid, _artifacts.artifact == name)
-    found = connection.execute(query).scalar()
-    return bytes(found) if found is not None else None
-
-
-def artifacts_page(connection: Connection, uid: str, *, after: str, limit: int) -> list[tuple[str, bytes]]:
-    """Names and records of a job's artifacts, in the order of their names, after `after`."""
-    query = select(_artifacts.artifact, _artifacts.record).where(_artifacts.job_uid == uid, _artifacts.artifact > after)
-    found = connection.execute(query.order_by(_artifacts.artifact).limit(limit))
-    return [(row.artifact, bytes(row.record)) for row in found]

@@ -8,15 +8,18 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from finetree_api.trainer.v1 import event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.errors import FailedPrecondition
 from sqlalchemy import Connection, text
 
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.schema import shard_of
 
-ALL_KINDS = (1 << 62) - 1
-"""Mask of every kind of event, also of those to come."""
+KIND_BITS = 62
+"""Kinds of event that a mask can hold: a signed 64-bit column has as many bits to spare."""
+
+ALL_KINDS = (1 << KIND_BITS) - 1
+"""Mask of every kind of event, also of those that later versions add."""
 
 # The row lock that this UPDATE takes is what makes seq gapless; attempt and last_seq in its WHERE are the fence.
 _FENCE = text("""
@@ -54,7 +57,7 @@ _OLDEST = text("UPDATE jobs SET oldest_seq = :seq WHERE uid = :uid AND oldest_se
 
 
 class StaleWriterError(Exception):
-    """The job has moved on: another attempt, or another event, got there first. Nothing was written."""
+    """The job has changed since it was read: another attempt or event came first. Nothing was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def append(
         raise StaleWriterError(row.uid)
     if not events:
         return
-    payload = trainer_pb2.ListEventsResponse(events=events).SerializeToString()
+    payload = event_log_pb2.ListEventsResponse(events=events).SerializeToString()
     times = events[0].event_time.ToMicroseconds(), events[-1].event_time.ToMicroseconds()
     block = {"uid": row.uid, "first_seq": events[0].seq, "last_seq": events[-1].seq, "shard": shard_of(row.uid)}
     block |= {"attempt": row.attempt, "kinds": kinds_mask(event.kind for event in events)}
@@ -97,11 +100,13 @@ _FENCED = (
 
 
 def kinds_mask(kinds: Iterable[int]) -> int:
-    """Bits 1 << kind of the given kinds; of all kinds when none is given."""
+    """Bits 1 << kind of the given kinds of event; 0 for none. Raises ValueError for a number that is no kind's."""
     mask = 0
     for kind in kinds:
+        if not 0 <= kind < KIND_BITS:
+            raise ValueError(f"{kind} is not the number of a kind of event")
         mask |= 1 << kind
-    return mask or ALL_KINDS
+    return mask
 
 
 def read_after(
@@ -148,8 +153,8 @@ def expired_seq(connection: Connection, uid: str, before: int) -> int:
     return int(connection.execute(_EXPIRED, {"uid": uid, "before": before}).scalar() or 0)
 
 
-def cut(connection: Connection, uid: str, oldest_seq: int) -> None:
-    """Forget every block below `oldest_seq`."""
+def remove_before(connection: Connection, uid: str, oldest_seq: int) -> None:
+    """Delete every block below `oldest_seq`."""
     connection.execute(_CUT, {"uid": uid, "seq": oldest_seq})
     connection.execute(_OLDEST, {"uid": uid, "seq": oldest_seq})
 
@@ -159,4 +164,4 @@ def _decode(crc: int, payload: bytes) -> Sequence[event_pb2.JobEvent]:
         raise FailedPrecondition(
             "EVENTS_DAMAGED", "A block of the event log is damaged on disk; restore the trainer's data from a backup."
         )
-    return trainer_pb2.ListEventsResponse.FromString(payload).events
+    return event_log_pb2.ListEventsResponse.FromString(payload).events

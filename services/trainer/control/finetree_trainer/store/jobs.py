@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs, their labels and the request ids that made them: cold queries in SQLAlchemy Core."""
+"""Jobs and their labels: cold queries in SQLAlchemy Core."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_runtime.errors import AlreadyExists
 from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from finetree_trainer.store import schema
@@ -15,12 +14,12 @@ _jobs = schema.jobs.c
 
 @dataclass(slots=True)
 class JobRow:
-    """A row of `jobs`. Times are microseconds since 1970, 0 for never."""
+    """A row of `jobs`. `task` is a TaskKind; times are microseconds since 1970, 0 for never."""
 
     uid: str
     project: str
     owner: str
-    kind: int
+    task: int
     state: int
     suspended: bool
     attempt: int
@@ -72,7 +71,7 @@ def load(connection: Connection, uid: str) -> JobRow | None:
 
 
 def load_hot(connection: Connection, uid: str) -> JobRow | None:
-    """The job of a uid without its record: what a change of it needs."""
+    """The job of a uid without its record: enough to change it."""
     found = connection.execute(select(*_HOT).where(_jobs.uid == uid)).first()
     return _row(found) if found is not None else None
 
@@ -84,6 +83,7 @@ def page(
     before: str,
     limit: int,
     states: Sequence[int] = (),
+    tasks: Sequence[int] = (),
     labels: Mapping[str, str] | None = None,
 ) -> list[JobRow]:
     """Jobs of a project, newest first, with uids below `before` ("" means all): uids grow with time."""
@@ -92,6 +92,8 @@ def page(
         query = query.where(_jobs.uid < before)
     if states:
         query = query.where(_jobs.state.in_(states))
+    if tasks:
+        query = query.where(_jobs.task.in_(tasks))
     for key, value in (labels or {}).items():
         label = schema.job_labels.c
         matching = select(label.job_uid).where(and_(label.key == key, label.value == value))
@@ -123,37 +125,3 @@ def user_of_dataset(connection: Connection, dataset_uid: str, live: Iterable[int
     reads = or_(_jobs.dataset_uid == dataset_uid, _jobs.evaluation_uid == dataset_uid)
     found = connection.execute(select(*_HOT).where(reads, _jobs.state.in_(list(live))).limit(1)).first()
     return _row(found) if found is not None else None
-
-
-def newest_with_artifact(connection: Connection, dataset_uid: str, artifact: str, *, kind: int) -> str | None:
-    """The uid of the newest job of a kind on a dataset that made an artifact of this name."""
-    made = schema.artifacts.c
-    query = select(_jobs.uid).join(schema.artifacts, made.job_uid == _jobs.uid)
-    query = query.where(_jobs.dataset_uid == dataset_uid, _jobs.kind == kind, made.artifact == artifact)
-    found = connection.execute(query.order_by(_jobs.uid.desc()).limit(1)).scalar()
-    return str(found) if found is not None else None
-
-
-def claim_request_id(
-    connection: Connection, project: str, request_id: str, *, method: str, body_hash: str, resource: str, now: int
-) -> str | None:
-    """Bind a request id to a resource, for ever; the resource it is already bound to by the same request, if any.
-
-    Raises AlreadyExists REQUEST_ID_REUSED when the id belongs to another request. "" as id binds nothing.
-    """
-    if not request_id:
-        return None
-    ids = schema.request_ids.c
-    query = select(ids.method, ids.body_hash, ids.resource).where(ids.project == project, ids.request_id == request_id)
-    found = connection.execute(query).first()
-    if found is None:
-        values = {"project": project, "request_id": request_id, "method": method, "body_hash": body_hash}
-        connection.execute(insert(schema.request_ids), values | {"resource": resource, "create_time": now})
-        return None
-    if (found.method, found.body_hash) != (method, body_hash):
-        raise AlreadyExists(
-            "REQUEST_ID_REUSED",
-            f"request_id {request_id!r} belongs to another request; take a new one.",
-            metadata={"request_id": request_id, "resource": found.resource},
-        )
-    return str(found.resource)

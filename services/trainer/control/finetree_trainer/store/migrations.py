@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 _FIRST = """
 CREATE TABLE jobs (
-  uid TEXT PRIMARY KEY, shard INTEGER NOT NULL, project TEXT NOT NULL, owner TEXT NOT NULL, kind INTEGER NOT NULL,
+  uid TEXT PRIMARY KEY, shard INTEGER NOT NULL, project TEXT NOT NULL, owner TEXT NOT NULL, task INTEGER NOT NULL,
   state INTEGER NOT NULL, suspended INTEGER NOT NULL, attempt BIGINT NOT NULL, last_seq BIGINT NOT NULL,
   oldest_seq BIGINT NOT NULL, attempt_started BIGINT NOT NULL, cancel_requested BIGINT NOT NULL,
   create_time BIGINT NOT NULL, update_time BIGINT NOT NULL, end_time BIGINT NOT NULL, dataset_uid TEXT NOT NULL,
@@ -28,7 +28,7 @@ CREATE TABLE event_blocks (
   crc BIGINT NOT NULL, payload {bytes} NOT NULL, PRIMARY KEY (job_uid, first_seq));
 CREATE TABLE attempts (
   job_uid TEXT NOT NULL, attempt BIGINT NOT NULL, shard INTEGER NOT NULL, token_hash TEXT NOT NULL,
-  worker TEXT NOT NULL, worker_token_hash TEXT NOT NULL, pid BIGINT NOT NULL, slot TEXT NOT NULL,
+  worker TEXT NOT NULL, worker_token_hash TEXT NOT NULL, pid BIGINT NOT NULL, slots TEXT NOT NULL,
   acknowledged BIGINT NOT NULL, last_heartbeat BIGINT NOT NULL, started BIGINT NOT NULL, ended BIGINT NOT NULL,
   cause TEXT NOT NULL, PRIMARY KEY (job_uid, attempt));
 CREATE INDEX attempts_open ON attempts (ended, job_uid);
@@ -43,17 +43,14 @@ CREATE INDEX datasets_by_project ON datasets (project, uid);
 CREATE INDEX datasets_by_hash ON datasets (sha256);
 CREATE TABLE request_ids (
   project TEXT NOT NULL, request_id TEXT NOT NULL, method TEXT NOT NULL, body_hash TEXT NOT NULL,
-  resource TEXT NOT NULL, create_time BIGINT NOT NULL, PRIMARY KEY (project, request_id))
-"""
-
-_REPORTS = """
-CREATE TABLE reports (
+  resource TEXT NOT NULL, reply {bytes} NOT NULL, create_time BIGINT NOT NULL, PRIMARY KEY (project, request_id));
+CREATE TABLE observation_reports (
   job_uid TEXT PRIMARY KEY, shard INTEGER NOT NULL, attempt BIGINT NOT NULL, created BIGINT NOT NULL,
   tries BIGINT NOT NULL, due BIGINT NOT NULL);
-CREATE INDEX reports_by_due ON reports (due, job_uid)
+CREATE INDEX observation_reports_by_due ON observation_reports (due, job_uid)
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _REPORTS)
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
 """Step N takes a database from version N - 1 to N. Statements are separated by semicolons."""
 
 

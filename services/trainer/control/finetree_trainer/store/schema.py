@@ -15,7 +15,7 @@ SHARDS = 1024
 metadata = MetaData()
 
 meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", String, nullable=False))
-"""`schema_version`, `log_epoch`, and what was measured about this host."""
+"""`schema_version`, `log_epoch`, and the measured rates of this host."""
 
 jobs = Table(
     "jobs",
@@ -24,7 +24,7 @@ jobs = Table(
     Column("shard", Integer, nullable=False),
     Column("project", String, nullable=False),
     Column("owner", String, nullable=False),
-    Column("kind", Integer, nullable=False),
+    Column("task", Integer, nullable=False),
     Column("state", Integer, nullable=False),
     Column("suspended", Integer, nullable=False),
     Column("attempt", BigInteger, nullable=False),
@@ -41,7 +41,7 @@ jobs = Table(
     Index("jobs_by_project", "project", "uid"),
     Index("jobs_by_state", "state", "uid"),
 )
-"""What changes with every batch of events, hence small; `snapshot` is the changing part of the Job message."""
+"""The part of a job that changes with every batch of events, hence small; `snapshot` is this part of the message."""
 
 job_records = Table(
     "job_records",
@@ -49,7 +49,7 @@ job_records = Table(
     Column("uid", String, primary_key=True),
     Column("record", LargeBinary, nullable=False),
 )
-"""The Job as created (spec, sources, estimate, recommendation): up to 100 KB that are never written again."""
+"""The Job as created (task, sources, estimate, recommendation): up to 100 KB that are never written again."""
 
 job_labels = Table(
     "job_labels",
@@ -86,7 +86,7 @@ attempts = Table(
     Column("worker", String, nullable=False),
     Column("worker_token_hash", String, nullable=False),
     Column("pid", BigInteger, nullable=False),
-    Column("slot", String, nullable=False),
+    Column("slots", String, nullable=False),
     Column("acknowledged", BigInteger, nullable=False),
     Column("last_heartbeat", BigInteger, nullable=False),
     Column("started", BigInteger, nullable=False),
@@ -94,7 +94,8 @@ attempts = Table(
     Column("cause", String, nullable=False),
     Index("attempts_open", "ended", "job_uid"),
 )
-"""One row for each start of a worker on a job. `ended` stays 0 until the process is proven dead."""
+"""One row for each start of a worker on a job. `slots` are the ids of the slots that it holds, separated by commas;
+`ended` stays 0 until the process is proven dead."""
 
 artifacts = Table(
     "artifacts",
@@ -134,13 +135,13 @@ request_ids = Table(
     Column("method", String, nullable=False),
     Column("body_hash", String, nullable=False),
     Column("resource", String, nullable=False),
+    Column("reply", LargeBinary, nullable=False),
     Column("create_time", BigInteger, nullable=False),
 )
-"""Kept for ever: the promise that one request id makes one thing has no end."""
+"""Kept for ever: one request id makes one thing. `reply` is empty where it can be built from the resource."""
 
-
-reports = Table(
-    "reports",
+observation_reports = Table(
+    "observation_reports",
     metadata,
     Column("job_uid", String, primary_key=True),
     Column("shard", Integer, nullable=False),
@@ -148,9 +149,9 @@ reports = Table(
     Column("created", BigInteger, nullable=False),
     Column("tries", BigInteger, nullable=False),
     Column("due", BigInteger, nullable=False),
-    Index("reports_by_due", "due", "job_uid"),
+    Index("observation_reports_by_due", "due", "job_uid"),
 )
-"""Runs that the estimator is still to be told of; a row goes when it was told."""
+"""Finished runs whose measurements are not reported to the estimator yet; a row is removed when they are."""
 
 
 def shard_of(uid: str) -> int:

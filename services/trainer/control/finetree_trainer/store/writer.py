@@ -8,9 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from finetree_runtime.errors import DomainError, ResourceExhausted, Unavailable
+from finetree_runtime.errors import DomainError, Unavailable
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
+
+from finetree_trainer.disk import disk_full
 
 T = TypeVar("T")
 
@@ -117,8 +119,3 @@ def as_domain(error: Exception) -> Exception:
     refusal = Unavailable("STORE_UNAVAILABLE", "The trainer's database cannot be written; try again.", retry_delay=1.0)
     refusal.__cause__ = error
     return refusal
-
-
-def disk_full() -> ResourceExhausted:
-    """The refusal that a full disk gives, wherever it is met."""
-    return ResourceExhausted("DISK_FULL", "The trainer's disk is full; free space and try again.", retry_delay=30.0)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker processes: started in a session of their own, known again after our restart, ended as a group.
+"""Worker processes: started in a session of their own, recognized after a restart of the service, ended as a group.
 
 Proof of death is a file lock: a worker inherits the open `alive.lock` of its folder, so the kernel holds the lock for
-as long as the worker or anything that it started lives, and whoever can take the lock knows that none does. Neither a
-restart of ours, nor a reused process id, nor another process namespace can make that wrong.
+as long as the worker or anything that it started lives, and whoever can take the lock knows that none does. A restart
+of the service, a reused process id and another process namespace cannot make that wrong.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from finetree_trainer.store.database import private_folder
+from finetree_trainer.disk import private_folder
 
 LOCK, NOTE, OUTPUT = "alive.lock", "process.json", "output.log"
 
@@ -30,11 +30,11 @@ _PASSED_ON = (
     *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"),
     *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
 )
-"""What a worker sees of our environment: nothing that could be a secret of the service."""
+"""Variables of the service's environment that a worker gets: none that could be a secret of the service."""
 
 
 class Liveness(enum.Enum):
-    """What is known of a process. UNKNOWN never acts: it is waited out."""
+    """What is known of a process. On UNKNOWN nothing is done but wait."""
 
     ALIVE = "alive"
     DEAD = "dead"
@@ -42,7 +42,7 @@ class Liveness(enum.Enum):
 
 
 def worker_environment(source: Mapping[str, str], **extra: str) -> dict[str, str]:
-    """The environment of a worker: an allow-list of ours, no network for libraries, and what is added."""
+    """Build a worker's environment: the allowed variables, no network for libraries, and `extra`."""
     kept = {name: source[name] for name in _PASSED_ON if name in source}
     kept |= {"PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     # OpenMP's threads wait for each other by spinning, by default for so long that beside other processes they burn the
@@ -53,7 +53,7 @@ def worker_environment(source: Mapping[str, str], **extra: str) -> dict[str, str
 
 
 def liveness(folder: Path) -> Liveness:
-    """Whether the worker of a folder, or anything that it started, lives."""
+    """Find out whether the worker of a folder, or anything that it started, is alive."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -70,9 +70,9 @@ def liveness(folder: Path) -> Liveness:
 
 
 class Process:
-    """A worker process, ours or one that an earlier run of the service started.
+    """A worker process, started by this run of the service or by an earlier one.
 
-    `exit` tells how it ended, `reason` why we ended it, where we did; `dead` is set by proof of death alone.
+    `exit` says how it ended, `reason` why the service ended it, if it did; `dead` is set by proof of death alone.
     """
 
     def __init__(self, folder: Path, pid: int, child: "subprocess.Popen[bytes] | None") -> None:
@@ -83,12 +83,12 @@ class Process:
         self.dead = asyncio.Event()
         self._child = child
         self._loop = asyncio.get_running_loop()
-        # Daemons: a service that stops leaves its workers, and these threads with them, to themselves.
+        # Daemons: a service that stops leaves its workers running, and these threads must not keep it from stopping.
         threading.Thread(target=self._watch, name=f"worker-{pid}", daemon=True).start()
 
     @classmethod
     def start(cls, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> "Process":
-        """Start a worker whose output goes to a file of its folder."""
+        """Start a worker; its output goes to a file in its folder."""
         private_folder(folder)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -134,7 +134,7 @@ class Process:
                 os.kill(self.pid, number)
 
     def _is_ours(self) -> bool:
-        """Whether the process id is still the worker's: a signal must not reach whoever got the number next."""
+        """Return whether the process id is still the worker's: a signal must not reach a later owner of the id."""
         if self._child is not None and self._child.returncode is None:
             return True
         try:
@@ -149,7 +149,7 @@ class Process:
             lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
         except OSError:
             if not exited:
-                return  # nothing is known, and nothing is done about it
+                return  # nothing is known, so nothing is concluded
         else:
             fcntl.flock(lock, fcntl.LOCK_EX)
             os.close(lock)
@@ -157,9 +157,9 @@ class Process:
             self._loop.call_soon_threadsafe(self.dead.set)
 
     def _await_leader(self) -> bool:
-        """Wait until the worker itself has exited, then end what it left in its group; whether its exit was seen."""
+        """Wait until the worker itself has exited, then kill its process group; return whether its exit was seen."""
         if self._child is not None:
-            # Not reaped yet, so that the group's number cannot be anybody else's when it is killed.
+            # Not reaped yet, so that the group's id cannot belong to another one when it is killed.
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)

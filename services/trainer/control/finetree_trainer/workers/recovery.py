@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closes the attempt of a worker that is dead: what it left goes into the log, then its job goes on or ends."""
+"""Closes the attempt of a worker that is dead: its last events are logged, then its job goes on or ends."""
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data import journal
+from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
-from finetree_trainer.joblog import ingest
+from finetree_trainer.joblog import ingest, states
 from finetree_trainer.joblog.log import EventLog, FencedError
-from finetree_trainer.joblog.transaction import Draft
+from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.store import attempts
 
 INTERRUPTIONS = 16
@@ -20,28 +23,74 @@ REPLAY_EVENTS = 500
 """Events of a dead worker's journal that are logged in one transaction."""
 
 
-async def close_attempt(log: EventLog, uid: str, attempt: int, folder: Path, *, how: str, retries: int) -> None:
-    """Log what the attempt's `folder` holds, and decide what becomes of its job; closed ones stay as they are.
+@dataclass(frozen=True, slots=True)
+class DeadAttempt:
+    """An attempt whose process is proven dead: its folder, and how the process ended, for the job's history."""
 
-    `how` the worker ended stands in the job's history; a failure of the machine is tried again `retries` times.
+    job: str
+    attempt: int
+    folder: Path
+    ending: str
+
+
+async def close_attempt(log: EventLog, dead: DeadAttempt, *, retries: int) -> None:
+    """Log the events that the attempt left in its journal, and decide what becomes of its job.
+
+    A failure of the machine is tried again `retries` times. An attempt that is closed already stays as it is.
     """
-    await _replay(log, uid, attempt, folder)
-
-    def decide(draft: Draft, connection: Connection) -> bool:
-        return ingest.after_death(draft, connection, attempt, how=how, retries=retries, interruptions=INTERRUPTIONS)
-
-    await log.change(uid, decide)
+    await _replay(log, dead)
+    await log.change(dead.job, lambda transaction, connection: _close(transaction, connection, dead, retries))
 
 
-async def _replay(log: EventLog, uid: str, attempt: int, folder: Path) -> None:
-    """Log the events that never reached us, up to the first that is not ours to log."""
-    row = await log.store.read(lambda connection: attempts.load(connection, uid, attempt))
-    left = await asyncio.to_thread(journal.events_after, folder, row.acknowledged if row else 0)
+async def _replay(log: EventLog, dead: DeadAttempt) -> None:
+    """Log the events that never reached the service, up to the first that must not be logged."""
+    row = await log.store.read(lambda connection: attempts.load(connection, dead.job, dead.attempt))
+    left = await asyncio.to_thread(journal.events_after, dead.folder, row.acknowledged if row else 0)
     for start in range(0, len(left), REPLAY_EVENTS):
         part = left[start : start + REPLAY_EVENTS]
 
-        def decide(draft: Draft, connection: Connection, part: list[worker_pb2.WorkerEvent] = part) -> int:
-            return ingest.take(draft, connection, attempt, part)
+        def add(transaction: Transaction, connection: Connection, part: list[worker_pb2.WorkerEvent] = part) -> int:
+            return ingest.ingest_batch(transaction, connection, dead.attempt, part)
 
         with suppress(FencedError, ingest.EventGapError):
-            await log.change(uid, decide, attempt=attempt)
+            await log.change(dead.job, add, attempt=dead.attempt)
+
+
+def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, retries: int) -> None:
+    """Note the attempt's end, and have its job wait for another attempt, fail, or end as it was asked to."""
+    row = attempts.load(connection, dead.job, dead.attempt)
+    if row is None or row.ended:
+        return
+    cause = attempts.ENDED if transaction.finished else row.cause or attempts.SYSTEM
+    attempts.end(connection, dead.job, dead.attempt, cause, now=transaction.now)
+    transaction.changed = True
+    job = transaction.row
+    if transaction.finished or job.attempt != dead.attempt or job.state not in states.WITH_WORKER:
+        return
+    if job.cancel_requested or job.state == job_pb2.JOB_STATE_CANCELLING:
+        transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", "Cancelled on request.")
+        return
+    budget = INTERRUPTIONS if cause == attempts.INTERRUPTED else retries
+    if attempts.count_by_cause(connection, dead.job, cause) <= budget:
+        ended = f"The worker of attempt {dead.attempt} ended: {dead.ending}."
+        code = "WORKER_INTERRUPTED" if cause == attempts.INTERRUPTED else "WORKER_LOST"
+        text = f"{ended} The next one goes on from the newest checkpoint."
+        transaction.recover(code, text)
+    else:
+        _fail(transaction, dead)
+
+
+def _fail(transaction: Transaction, dead: DeadAttempt) -> None:
+    text = f"The worker ended in each of {dead.attempt} attempts, the last time so: {dead.ending}."
+    error = status_pb2.Status(code=14, message=text)
+    metadata = {"attempts": str(dead.attempt)}
+    error.details.add().Pack(error_details_pb2.ErrorInfo(reason="WORKER_LOST", domain="finetree", metadata=metadata))
+    transaction.finish(
+        job_pb2.JOB_STATE_FAILED,
+        "WORKER_LOST",
+        text,
+        remedy="Read the job's log lines; if memory ran out, lower the micro-batch or the sequence length.",
+        error=error,
+        category=job_pb2.FAILURE_CATEGORY_SYSTEM,
+        retryable=True,
+    )

@@ -1,57 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers as the supervisor knows them: a process, what it was given, and the stream that it is attached by."""
+"""Workers as the supervisor knows them: a process, its task, and the stream by which it is attached."""
 
 import asyncio
 import hashlib
 import secrets
 from dataclasses import dataclass, field
 
-from finetree_api.trainer.v1 import worker_pb2
+from finetree_api.worker.v1 import worker_pb2
 
+from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.workers.process import Process
 
 
 def new_token() -> str:
-    """A secret for a worker or an attempt."""
+    """Make a secret for a worker or an attempt."""
     return secrets.token_urlsafe(32)
 
 
 def token_hash(token: str) -> str:
-    """What is stored of a secret."""
+    """The SHA-256 of a secret: all that is stored of it."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 class Session:
-    """One attached stream, from our side: what has to be said to the worker, newest acknowledgement only."""
+    """One attached stream, from the service's side: the messages to send, and the newest acknowledgement."""
 
     def __init__(self) -> None:
         self._messages: list[worker_pb2.AttachResponse] = []
         self._acknowledged = -1
-        self._news = asyncio.Event()
+        self._ready = asyncio.Event()
         self.closed = False
 
     def send(self, message: worker_pb2.AttachResponse) -> None:
-        """Say something to the worker."""
+        """Queue a message for the worker."""
         self._messages.append(message)
-        self._news.set()
+        self._ready.set()
 
     def acknowledge(self, worker_seq: int) -> None:
-        """Tell the worker up to where its events are in the log."""
+        """Tell the worker up to which number its events are in the log."""
         self._acknowledged = max(self._acknowledged, worker_seq)
-        self._news.set()
+        self._ready.set()
 
     def close(self) -> None:
         """End the stream."""
         self.closed = True
-        self._news.set()
+        self._ready.set()
 
-    async def next(self, seconds: float) -> list[worker_pb2.AttachResponse]:
-        """What is to be said now; a sign of life after so many seconds in which there was nothing."""
+    async def next_messages(self, seconds: float) -> list[worker_pb2.AttachResponse]:
+        """Wait for messages to send; a heartbeat after so many seconds without any."""
         try:
-            await asyncio.wait_for(self._news.wait(), seconds)
+            await asyncio.wait_for(self._ready.wait(), seconds)
         except TimeoutError:
             return [worker_pb2.AttachResponse(heartbeat=worker_pb2.ServiceHeartbeat())]
-        self._news.clear()
+        self._ready.clear()
         messages, self._messages = self._messages, []
         if self._acknowledged >= 0:
             acknowledge = worker_pb2.Acknowledge(acknowledged=self._acknowledged)
@@ -62,35 +63,40 @@ class Session:
 
 @dataclass(slots=True)
 class Worker:
-    """A worker. `job` and `attempt` are empty while it waits; `task` is what it was given."""
+    """A worker process. `job` and `attempt` are empty and `task` is None while it waits for work.
+
+    `process` is None for a worker of an earlier run of the service of which nothing is known.
+    """
 
     id: str
     token_hash: str
     process: Process | None
     job: str = ""
     attempt: int = 0
-    slot: str = ""
+    slots: tuple[Slot, ...] = ()
     task: worker_pb2.Task | None = None
     session: Session | None = None
     attached: asyncio.Event = field(default_factory=asyncio.Event)
-    ending: "asyncio.Task[None] | None" = None
+    termination: "asyncio.Task[None] | None" = None
+    """What ends the process by force, where it was told to end or is done."""
+    cancelled: bool = False
     save_on_cancel: bool = False
     done: bool = False
     """Whether its outcome is in the log: nothing of it is needed any more."""
 
-    def join(self, session: Session) -> None:
-        """Attach a stream; an older one is closed, since a worker has one voice."""
+    def attach(self, session: Session) -> None:
+        """Take a stream as the worker's; an older one is closed, since a worker has one at a time."""
         if self.session is not None:
             self.session.close()
         self.session = session
         self.attached.set()
 
-    def leave(self, session: Session) -> None:
-        """Detach a stream, unless a newer one has taken its place."""
+    def detach(self, session: Session) -> None:
+        """Drop a stream that has ended, unless a newer one has taken its place."""
         if self.session is session:
             self.session = None
 
     def send(self, message: worker_pb2.AttachResponse) -> None:
-        """Say something, if the worker is attached now."""
+        """Send a message, if the worker is attached now."""
         if self.session is not None:
             self.session.send(message)

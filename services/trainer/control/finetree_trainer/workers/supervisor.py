@@ -1,78 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives attempts to workers, and sees each of them to its end: by outcome, by command, by signal, by proof of death."""
+"""Gives attempts to worker processes and follows each to its end: outcome, command, signal, proof of death."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.errors import DomainError
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
 
+from finetree_trainer.disk import private_folder
 from finetree_trainer.joblog import ingest, states
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.joblog.transaction import Draft
+from finetree_trainer.joblog.transaction import Transaction
+from finetree_trainer.layout import Layout
+from finetree_trainer.scheduling.devices import Slot, placements
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts
-from finetree_trainer.store.database import private_folder
 from finetree_trainer.workers.process import Liveness, Process, liveness, worker_environment
-from finetree_trainer.workers.recovery import close_attempt
+from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
 from finetree_trainer.workers.session import Session, Worker, new_token, token_hash
-from finetree_trainer.workers.task import Tasks
-from finetree_trainer.workers.termination import cancel_command, dismiss, expect_exit, remove_folder, sweep_folders
+from finetree_trainer.workers.task import TaskBuilder
+from finetree_trainer.workers.termination import (
+    cancel_command,
+    remove_folder,
+    remove_stale_folders,
+    shut_down,
+    terminate_after,
+)
 
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
 
 
 class Supervisor:
-    """All workers of this service. `released(slot)` is called when a slot's process is proven dead."""
+    """All workers of this service. `on_released(slots)` is called when the process that held them is proven dead."""
 
     def __init__(
-        self, log: EventLog, tasks: Tasks, settings: Settings, socket: str, released: Callable[[str], None]
+        self, log: EventLog, tasks: TaskBuilder, settings: Settings, on_released: Callable[[Sequence[Slot]], None]
     ) -> None:
-        self._log, self._tasks, self._settings, self._socket = log, tasks, settings, socket
-        self._released = released
-        self._folder = private_folder(settings.data_dir / "workers")
+        self._log, self._tasks, self._settings = log, tasks, settings
+        self._on_released = on_released
+        self._layout = Layout(settings.data_dir)
         self._workers: dict[str, Worker] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._stopping = False
-        self.measure = True  # once in each run of the service, see Host.note
+        self.measure = True
+        """Whether the next idle worker measures the host's matrix rates: once in each run of the service."""
+        private_folder(self._layout.workers)
 
     # ------------------------------------------------------------------------------------------------- start
 
-    async def adopt(self) -> list[attempts.AttemptRow]:
-        """Take over the attempts that an earlier run of the service left open; they keep their slots."""
+    async def adopt(self, node: str) -> list[Worker]:
+        """Take over the attempts that an earlier run of the service left open on this node; they keep their slots."""
         rows = await self._log.store.read(attempts.open_attempts)
         for row in rows:
-            folder = self._folder / row.worker
-            state = liveness(folder)
-            worker = Worker(row.worker, row.worker_token_hash, None, row.job_uid, row.attempt, row.slot)
+            folder = self._layout.workers / row.worker
+            worker = Worker(
+                id=row.worker,
+                token_hash=row.worker_token_hash,
+                process=None,
+                job=row.job_uid,
+                attempt=row.attempt,
+                # The machine may have another name than it had then; its devices are the same.
+                slots=tuple(replace(Slot.parse(text), node=node) for text in row.slots.split(",")),
+            )
             self._workers[worker.id] = worker
-            if state is Liveness.ALIVE:
-                worker.process = Process.adopt(folder, row.pid)
-                self._spawn(self._see_out(worker))
-            elif state is Liveness.DEAD:
-                self._spawn(self._bury(worker, "it ended while the trainer was down"))
-            else:
-                self._spawn(self._wait_out(worker, row.last_heartbeat or row.started))
-        self._spawn(asyncio.to_thread(sweep_folders, self._folder, {row.worker for row in rows}))
-        return rows
+            match liveness(folder):
+                case Liveness.ALIVE:
+                    worker.process = Process.adopt(folder, row.pid)
+                    self._spawn(self._watch_exit(worker, worker.process))
+                case Liveness.DEAD:
+                    self._spawn(self._finalize(worker, "it ended while the trainer was down"))
+                case Liveness.UNKNOWN:
+                    self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
+        self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
+        return list(self._workers.values())
 
-    async def start(self, uid: str, slot: str, device: str, threads: int) -> bool:
-        """Begin the next attempt of a waiting job on a slot; false when the job no longer waits."""
-        worker = self._take_idle() or self._launch(measure=False)
+    async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
+        """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
+
+        Raises NotFound for inputs of the job that no longer exist.
+        """
+        worker = self._idle_worker() or self._launch(measure=False)
         token = new_token()
-        task = await self._tasks.build(uid, device, threads)
+        task = await self._tasks.build(uid, slots)
+        devices = ", ".join(slot.device for slot in slots)
 
-        def begin(draft: Draft, connection: Connection) -> int:
-            if draft.row.state not in states.WAITING or draft.row.cancel_requested:
+        def begin(transaction: Transaction, connection: Connection) -> int:
+            if transaction.row.state not in states.WAITING or transaction.row.cancel_requested:
                 return 0
-            attempt = draft.begin_attempt()
-            draft.move(job_pb2.JOB_STATE_PREPARING, "STARTING", f"Attempt {attempt} starts on {device}.")
+            attempt = transaction.begin_attempt(placements(slots))
+            transaction.move(job_pb2.JOB_STATE_PREPARING, "STARTING", f"Attempt {attempt} starts on {devices}.")
             row = attempts.AttemptRow(
                 job_uid=uid,
                 attempt=attempt,
@@ -80,8 +104,8 @@ class Supervisor:
                 worker=worker.id,
                 worker_token_hash=worker.token_hash,
                 pid=worker.process.pid if worker.process else 0,
-                slot=slot,
-                started=draft.now,
+                slots=",".join(map(str, slots)),
+                started=transaction.now,
             )
             attempts.create(connection, row)
             return attempt
@@ -89,34 +113,29 @@ class Supervisor:
         attempt = (await self._log.change(uid, begin)).result
         if not attempt:
             return False
-        worker.job, worker.attempt, worker.slot = uid, attempt, slot
-        self._hand_over(worker, task, attempt, token)
+        worker.job, worker.attempt, worker.slots = uid, attempt, slots
+        self._assign(worker, task, token)
         return True
 
-    def _hand_over(self, worker: Worker, task: worker_pb2.Task, attempt: int, token: str) -> None:
+    def _assign(self, worker: Worker, task: worker_pb2.Task, token: str) -> None:
         try:
-            worker.task = self._tasks.place(task, attempt, token)
+            worker.task = self._tasks.assign(task, worker.attempt, token)
         except (DomainError, OSError) as error:
-            get_logger().error("task_not_placed", job=worker.job, attempt=attempt, exc_info=error)
-            self._end_for(worker, "its folder could not be made")
+            get_logger().error("task_not_assigned", job=worker.job, attempt=worker.attempt, exc_info=error)
+            self._kill(worker, "its folder could not be made")
             return
         worker.send(worker_pb2.AttachResponse(task=worker.task))
         if worker.id not in self._workers:
-            # It died between the choice and the transaction, when nobody knew yet that it had a job.
-            self._spawn(self._bury(worker, "it ended before it had its task"))
+            # It died between the choice and the transaction, when nothing knew yet that it had a job.
+            self._spawn(self._finalize(worker, "it ended before it had its task"))
         self._spawn(self._require_attach(worker))
 
-    def _end_for(self, worker: Worker, why: str) -> None:
-        if worker.process is not None:
-            worker.process.reason = why
-            worker.process.kill()
-
     def prewarm(self) -> None:
-        """Have one worker wait with its libraries loaded."""
+        """Start an idle worker that loads its libraries, unless there is one."""
         if not self._stopping and self._settings.prewarm and not any(not w.job for w in self._workers.values()):
             self._launch(measure=self.measure)
 
-    def _take_idle(self) -> Worker | None:
+    def _idle_worker(self) -> Worker | None:
         for worker in self._workers.values():
             if not worker.job and worker.process is not None and not worker.process.dead.is_set():
                 return worker
@@ -125,19 +144,20 @@ class Supervisor:
     def _launch(self, *, measure: bool) -> Worker:
         token = new_token()
         command = self._settings.worker_command or (sys.executable, "-m", "finetree_worker")
-        arguments = ["--socket", self._socket, "--idle", *(["--measure"] if measure else [])]
-        folder = self._folder / str(uuid7())
+        socket = f"unix:{self._layout.worker_socket}"
+        arguments = ["--socket", socket, "--idle", *(["--measure"] if measure else [])]
+        folder = self._layout.workers / str(uuid7())
         environment = worker_environment(os.environ, **{TOKEN_VARIABLE: token})
         process = Process.start([*command, *arguments], environment, folder)
         worker = Worker(folder.name, token_hash(token), process)
         self._workers[worker.id] = worker
-        self._spawn(self._see_out(worker))
+        self._spawn(self._watch_exit(worker, process))
         return worker
 
     # ------------------------------------------------------------------------------------------------ attach
 
-    def idle_worker(self, token: str) -> Worker | None:
-        """The worker that a waiting worker's secret belongs to."""
+    def worker_with_token(self, token: str) -> Worker | None:
+        """The worker process that was started with a secret."""
         hashed = token_hash(token)
         return next((worker for worker in self._workers.values() if worker.token_hash == hashed), None)
 
@@ -146,65 +166,77 @@ class Supervisor:
         return next((w for w in self._workers.values() if w.job == uid and w.attempt == attempt), None)
 
     async def task_for(self, worker: Worker) -> worker_pb2.Task | None:
-        """The task that a waiting worker was given, also when the service that gave it is gone; None for none."""
+        """The task of a worker, built again when an earlier run of the service gave it; None for an idle worker."""
         if worker.job and worker.task is None:
             token = new_token()
-            device, _, _ = worker.slot.rpartition("/")
-            task = await self._tasks.build(worker.job, device, self._tasks.threads(device))
-            worker.task = self._tasks.place(task, worker.attempt, token)
+            task = await self._tasks.build(worker.job, worker.slots)
+            worker.task = self._tasks.assign(task, worker.attempt, token)
             uid, attempt, hashed = worker.job, worker.attempt, token_hash(token)
             await self._log.store.write(lambda connection: attempts.renew_token(connection, uid, attempt, hashed))
         return worker.task
 
-    def joined(self, worker: Worker, session: Session) -> None:
-        """A worker's stream is there: it gets what has been waiting for it."""
-        worker.join(session)
+    def on_attach(self, worker: Worker, session: Session) -> None:
+        """Take a worker's stream, and send what has been waiting for it."""
+        worker.attach(session)
         if worker.task is not None:
-            # It may have been given between the Welcome and now; a worker that has it takes it once.
+            # It may have been assigned between the Welcome and now; a worker that has it ignores the second one.
             session.send(worker_pb2.AttachResponse(task=worker.task))
-        if worker.ending is not None and worker.job:
+        if worker.cancelled:
             session.send(cancel_command(save=worker.save_on_cancel, seconds=self._settings.cancel_grace))
 
-    async def take(self, uid: str, attempt: int, batch: worker_pb2.WorkerEventBatch) -> int:
-        """Log a worker's events; the number of the newest one that is in the log. Raises FencedError, EventGapError."""
+    async def ingest(self, uid: str, attempt: int, batch: worker_pb2.WorkerEventBatch) -> int:
+        """Log a worker's events and return the number of its newest one in the log.
 
-        def decide(draft: Draft, connection: Connection) -> int:
-            return ingest.take(draft, connection, attempt, batch.events)
+        Raises FencedError, EventGapError.
+        """
 
-        change = await self._log.change(uid, decide, attempt=attempt)
+        def add(transaction: Transaction, connection: Connection) -> int:
+            return ingest.ingest_batch(transaction, connection, attempt, batch.events)
+
+        change = await self._log.change(uid, add, attempt=attempt)
         if change.row.state in states.TERMINAL:
             worker = self.worker_of(uid, attempt)
             if worker is not None:
                 worker.done = True
-                if worker.ending is None:
-                    worker.ending = self._spawn(expect_exit(worker, self._settings.exit_grace))
+                if worker.termination is None:
+                    self._terminate(worker, self._settings.exit_grace)
         return change.result
 
     # --------------------------------------------------------------------------------------------------- end
 
     def cancel(self, uid: str, attempt: int, *, save: bool) -> None:
-        """Command the worker of an attempt to end, and end it by force where it does not."""
+        """Command the worker of an attempt to stop, and end it by force where it does not."""
         worker = self.worker_of(uid, attempt)
         if worker is None:
             return
         grace = self._settings.checkpoint_grace if save else self._settings.cancel_grace
-        if worker.ending is not None:
+        if worker.cancelled or worker.termination is not None:
             if save or not worker.save_on_cancel:
                 return
-            # From "save, then stop" to "stop now".
-            worker.ending.cancel()
-        worker.save_on_cancel = save
+            # From "save a checkpoint, then stop" to "stop now".
+            if worker.termination is not None:
+                worker.termination.cancel()
+        worker.cancelled, worker.save_on_cancel = True, save
         worker.send(cancel_command(save=save, seconds=grace))
-        worker.ending = self._spawn(expect_exit(worker, grace))
+        self._terminate(worker, grace)
+
+    def _terminate(self, worker: Worker, grace: float) -> None:
+        if worker.process is not None:
+            worker.termination = self._spawn(terminate_after(worker.process, grace))
+
+    def _kill(self, worker: Worker, why: str) -> None:
+        if worker.process is not None:
+            worker.process.reason = why
+            worker.process.kill()
 
     async def stop(self) -> None:
-        """The service ends: workers that wait or are done are dismissed, working ones work on."""
+        """Stop with the service: idle and finished workers are shut down, the others go on without it."""
         self._stopping = True
         needless = [worker for worker in list(self._workers.values()) if await self._is_needless(worker)]
         shutdown = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN)
         for worker in needless:
             worker.send(worker_pb2.AttachResponse(command=shutdown))
-        await asyncio.gather(*(dismiss(worker) for worker in needless))
+        await asyncio.gather(*(shut_down(worker.process) for worker in needless if worker.process is not None))
         for worker in self._workers.values():
             if worker.session is not None:
                 worker.session.close()
@@ -212,52 +244,51 @@ class Supervisor:
             task.cancel()
 
     async def _is_needless(self, worker: Worker) -> bool:
-        """Whether nothing of a worker is needed any more.
+        """Return whether nothing of a worker is needed any more.
 
-        The log is asked: an outcome is in it, and shown to watchers, before `take` gets round to noting it here.
+        The log is asked: an outcome is in it, and sent to watchers, before `ingest` sets `done`.
         """
         if not worker.job or worker.done:
             return True
         try:
             return (await self._log.row(worker.job)).state in states.TERMINAL
         except DomainError as error:
-            get_logger().error("worker_left_to_itself", job=worker.job, exc_info=error)
+            get_logger().error("worker_left_running", job=worker.job, exc_info=error)
             return False
 
-    async def _see_out(self, worker: Worker) -> None:
-        """Wait for a worker's death, whatever brings it, and draw the conclusions."""
-        assert worker.process is not None  # noqa: S101 - only workers with a process are seen out
-        await worker.process.dead.wait()
-        await self._bury(worker, worker.process.reason or worker.process.exit or "it ended")
+    async def _watch_exit(self, worker: Worker, process: Process) -> None:
+        """Wait for a worker's death, whatever its cause, and finalize its attempt."""
+        await process.dead.wait()
+        await self._finalize(worker, process.reason or process.exit or "it ended")
 
-    async def _wait_out(self, worker: Worker, heard: int) -> None:
-        """Whether it lives cannot be known: wait until its lease has run out for certain."""
+    async def _wait_for_lease(self, worker: Worker, heard: int) -> None:
+        """Finalize an attempt whose process cannot be looked at, once its lease has run out."""
         lease = heard / 1e6 + self._settings.orphan_grace + self._settings.checkpoint_grace
         await asyncio.sleep(max(0.0, lease - self._log.clock() / 1e6))
-        await self._bury(worker, "nothing was heard of it until its lease had run out")
+        await self._finalize(worker, "nothing was heard of it until its lease had run out")
 
-    async def _bury(self, worker: Worker, how: str) -> None:
-        """The process is dead: log what it left, decide what becomes of its job, free its slot."""
+    async def _finalize(self, worker: Worker, ending: str) -> None:
+        """Close the attempt of a dead worker: log its last events, decide what its job does next, free its slot."""
         self._workers.pop(worker.id, None)
-        if worker.ending is not None:
-            worker.ending.cancel()
+        if worker.termination is not None:
+            worker.termination.cancel()
         if worker.session is not None:
             worker.session.close()
-        if worker.job:
-            folder, retries = self._tasks.work_dir(worker.job, worker.attempt), self._settings.system_retries
-            await close_attempt(self._log, worker.job, worker.attempt, folder, how=how, retries=retries)
-            self._released(worker.slot)
+        keep_in = self._layout.attempt(worker.job, worker.attempt) if worker.job else None
+        if keep_in is not None:
+            dead = DeadAttempt(worker.job, worker.attempt, keep_in, ending)
+            await close_attempt(self._log, dead, retries=self._settings.system_retries)
+            self._on_released(worker.slots)
         elif not self._stopping:
-            get_logger().warning("idle_worker_ended", worker=worker.id, how=how)
-        keep_in = self._tasks.work_dir(worker.job, worker.attempt) if worker.job else None
-        await asyncio.to_thread(remove_folder, self._folder / worker.id, keep_in)
+            get_logger().warning("idle_worker_ended", worker=worker.id, ending=ending)
+        await asyncio.to_thread(remove_folder, self._layout.workers / worker.id, keep_in)
 
     async def _require_attach(self, worker: Worker) -> None:
-        """A worker that never attaches is of no use: end it, so that another attempt can follow."""
+        """End a worker that does not attach in time, so that another attempt can follow."""
         with suppress(TimeoutError):
             await asyncio.wait_for(worker.attached.wait(), self._settings.start_time)
             return
-        self._end_for(worker, f"it did not attach within {self._settings.start_time:g} s")
+        self._kill(worker, f"it did not attach within {self._settings.start_time:g} s")
 
     def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = asyncio.get_running_loop().create_task(work)

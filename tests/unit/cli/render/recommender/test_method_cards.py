@@ -2,60 +2,64 @@
 """Method cards as people read them."""
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as pb
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import method_card_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 from finetree_cli.output import Output
 from finetree_cli.render.recommender.method_cards import show_card, show_methods
 
-SOURCE = ev.Provenance(source="A study", locator="table 2")
+SOURCE = evidence_pb2.Provenance(source="A study", locator="table 2")
 
 
-def point(value: float) -> ev.Interval:
-    return ev.Interval(low=value, expected=value, high=value, provenance=[SOURCE])
+def point(value: float) -> evidence_pb2.Interval:
+    return evidence_pb2.Interval(low=value, expected=value, high=value, provenance=[SOURCE])
+
+
+def dollars(value: float) -> evidence_pb2.MoneyInterval:
+    return evidence_pb2.MoneyInterval(amount=point(value), currency_code="USD")
 
 
 CHART = [
-    pb.HardwareRow(
+    method_card_pb2.HardwareRow(
         accelerator="Big",
         marketed_memory_gb=80,
-        method=pb.METHOD_FULL,
+        method=method_pb2.METHOD_FULL,
         total_seconds=point(7200),
-        cost_usd_month=point(2000),
+        cost_per_month=dollars(2000),
         cost_open_ended=True,
     ),
-    pb.HardwareRow(accelerator="Tiny", marketed_memory_gb=4, note="too small"),
+    method_card_pb2.HardwareRow(accelerator="Tiny", marketed_memory_gb=4, note="too small"),
 ]
-CARD = pb.MethodCard(
-    method=pb.METHOD_FULL,
+CARD = method_card_pb2.MethodCard(
+    method=method_pb2.METHOD_FULL,
     title="Full fine-tuning",
     description="Trains all weights.",
     badges=["expensive"],
     efficiency_label="slow",
     warning=True,
     best_for="quality",
-    quality_percent=ev.Interval(low=98, expected=100, high=100, provenance=[SOURCE]),
+    quality_percent=evidence_pb2.Interval(low=98, expected=100, high=100, provenance=[SOURCE]),
     advice=[
-        pb.Advice(text="quality is critical", redirects=[pb.METHOD_LORA, pb.METHOD_QLORA]),
-        pb.Advice(text="it is an experiment"),
+        method_card_pb2.Advice(text="quality is critical", redirects=[method_pb2.METHOD_LORA, method_pb2.METHOD_QLORA]),
+        method_card_pb2.Advice(text="it is an experiment"),
     ],
-    figures=[pb.CardFigure(name="speed_factor", label="Speed", text="3 times", provenance=SOURCE)],
+    figures=[method_card_pb2.CardFigure(name="speed_factor", label="Speed", text="3 times", provenance=SOURCE)],
     hardware=CHART[:1],
-    reference_cost=pb.ReferenceCost(
+    reference_cost=method_card_pb2.ReferenceCost(
         accelerator="Big",
-        usd_per_hour=point(2.5),
+        price_per_hour=dollars(2.5),
         basis="7B",
-        rows=[pb.DatasetCost(examples=1000, total_seconds=point(86400), cost_usd=point(60))],
+        rows=[method_card_pb2.DatasetCost(examples=1000, total_seconds=point(86400), cost=dollars(60))],
     ),
     parameters=[
-        pb.ParameterGuide(
+        method_card_pb2.ParameterGuide(
             field_path="lora.rank",
             choices=[
-                pb.ParameterChoice(value="16", use_for=["general use", "chat"]),
-                pb.ParameterChoice(value="8", recommended=True),
+                method_card_pb2.ParameterChoice(value="16", use_for=["general use", "chat"]),
+                method_card_pb2.ParameterChoice(value="8", recommended=True),
             ],
         )
     ],
-    evidence=[pb.EvidenceRow(claim="peak", text="18.9 GiB", provenance=SOURCE)],
+    evidence=[method_card_pb2.EvidenceRow(claim="peak", text="18.9 GiB", provenance=SOURCE)],
 )
 
 
@@ -69,16 +73,16 @@ def shown(capsys):
     "words",
     [
         "Full fine-tuning  ! · slow · expensive",
-        "- quality is critical; rather LoRA or QLoRA",
-        "- it is an experiment",
+        "LoRA or QLoRA",
+        "it is an experiment",
         "98 to 100 %",
         "3 times",
         "A study, table 2",
-        "$2000.00 and more",
-        "On Big at $2.50 an hour; 7B",
+        "$2000.00 or more",
+        "$2.50",
         "$60.00",
         "general use, chat",
-        "8 (usual)",
+        "8 (recommended)",
         "18.9 GiB",
     ],
 )
@@ -87,12 +91,14 @@ def test_a_card_shows_what_it_holds(shown, words):
 
 
 def test_an_empty_card_shows_its_name_and_nothing_that_is_not_known(capsys):
-    show_card(Output(), pb.MethodCard(title="LoRA"))
+    show_card(Output(), method_card_pb2.MethodCard(title="LoRA"))
     assert capsys.readouterr().out.strip() == "LoRA"
 
 
 def test_the_list_marks_a_warning_and_the_gpu_that_nothing_suits(capsys):
-    guide = pb.Guide(hardware=CHART, situations=[pb.Situation(title="In a hurry", method=pb.METHOD_PREFIX)])
+    guide = method_card_pb2.Guide(
+        hardware=CHART, situations=[method_card_pb2.Situation(title="In a hurry", method=method_pb2.METHOD_PREFIX)]
+    )
     show_methods(Output(), [CARD], guide)
     lines = capsys.readouterr().out.splitlines()
     assert "3 times" in next(line for line in lines if line.strip().startswith("Full fine-tuning"))

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
-from finetree_recommender.policy.pack import load_builtin, parse
+from finetree_recommender.policy.pack import builtin_packs, parse
 from finetree_recommender.policy.yaml import PackError
 
 HEAD = 'id: house\ndate: "2026-01-02"\ntitle: House rules\n'
@@ -9,7 +9,7 @@ SOURCE = "source: 'playbook L1'"
 
 @pytest.fixture(scope="module")
 def packs():
-    return load_builtin()
+    return builtin_packs()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Catalogue
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import UNKNOWN, Answers, vocabulary
-from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.request.inputs import normalize
 
 MEMORY = ("80", "24", "16", "8", "below_8")
@@ -26,7 +26,7 @@ KINDS = ("STYLE", "CLASSIFICATION", "CHAT", "CODE", "MATH", "KNOWLEDGE")
 
 @pytest.fixture(scope="module")
 def known():
-    return load_builtin()["evidence-1"]
+    return builtin_packs()["evidence-1"]
 
 
 def test_every_answer_set_has_a_verdict_that_fits_or_an_upgrade(known):
@@ -73,18 +73,18 @@ def test_memory_classes_hold_where_nothing_was_estimated(known, memory, expected
 def test_the_estimate_goes_before_the_memory_classes(known, evidence, fits, answers, expected):
     found = decide(known, Answers(**answers), evidence(**fits))
     assert found.method is expected
-    assert found.choice.passage.step.rule_id == "gate.physics"
+    assert found.choice.passage.rule.id == "gate.physics"
     assert found.upgrade_advised == (expected is None)
 
 
 def test_a_method_without_an_estimate_passes_by_its_class(known, evidence):
-    rows = evidence(full="DOES_NOT_FIT", lora=None, qlora="FITS")
-    assert Method.LORA in choose(known, Answers(memory="24"), rows).passage.feasible
-    assert Method.LORA not in choose(known, Answers(memory="16"), rows).passage.feasible
+    states = evidence(full="DOES_NOT_FIT", lora=None, qlora="FITS").states
+    assert Method.LORA in choose(known, Answers(memory="24"), states).passage.feasible
+    assert Method.LORA not in choose(known, Answers(memory="16"), states).passage.feasible
 
 
 def test_many_tasks_get_an_adapter_each(known):
-    verdict = decide(known, Answers(memory="80", quality="CRITICAL", tasks="MANY_DIFFERENT"), None)
+    verdict = decide(known, Answers(memory="80", quality="CRITICAL", tasks="MANY_DIFFERENT"), None).verdict
     assert (verdict.method, verdict.rule_id) == (Method.LORA, "override.adapter_per_task")
     assert decide(known, Answers(memory="8", tasks="MANY_DIFFERENT"), None).method is Method.QLORA
 

@@ -10,13 +10,13 @@ from finetree_api.types.v1 import run_spec_pb2 as rs
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
 from finetree_recommender.method import Method
 from finetree_recommender.policy.fields import value_of
-from finetree_recommender.policy.pack import load_builtin
+from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.recipe.build import adaptations, build
 from finetree_recommender.request.inputs import normalize
 from google.protobuf import json_format
 
 GPU = {"unknown_accelerator": {"marketed_memory_gb": 24}}
-EVIDENCE = load_builtin()["evidence-1"]
+EVIDENCE = builtin_packs()["evidence-1"]
 MANY = 50_000
 """Rows enough for no rule on short runs to apply."""
 

@@ -75,8 +75,8 @@ def test_every_verdict_of_the_table_is_feasible_and_explained(pack):
         assert choice.rule_id
         assert choice.steps[0].stage == "hardware_gate"
         if choice.method is not None:
-            assert choice.order[0] is choice.method
-            assert set(choice.order) == set(Method)
+            assert choice.order.methods[0] is choice.method
+            assert set(choice.order.methods) == set(Method)
 
 
 def test_the_winner_of_a_vote_has_the_most_votes(pack):

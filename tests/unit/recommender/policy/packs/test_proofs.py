@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_recommender.conclusion import conclude
-from finetree_recommender.decision.fit import ground
-from finetree_recommender.decision.pipeline import decide, outcome
+from finetree_recommender.decision.fit import Constraints
+from finetree_recommender.decision.pipeline import decide, verdict
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
 from finetree_recommender.messages.recommendation import recommendation
 from finetree_recommender.method import Method
 from finetree_recommender.policy.answers import PRIORITY_WORDS, Answers
-from finetree_recommender.policy.pack import BUILTIN, load_builtin
+from finetree_recommender.policy.pack import BUILTIN, builtin_packs
+from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import normalize
 from google.protobuf import json_format
 from hypothesis import given, settings
@@ -54,9 +54,9 @@ FORCED_BY_THE_VOTE = [
     ("quality", "80 usd_50_100 EXPERIMENTAL HOURS SINGLE", "ACCEPTABLE", "LORA", "QLORA"),
     ("quality", "80 unlimited ACCEPTABLE DAYS SIMILAR", "IMPORTANT", "FULL", "LORA"),
 ]
-PACKS = load_builtin()
-NOTHING = ground(None)
-"""Nothing is estimated, and nothing broken."""
+PACKS = builtin_packs()
+NOTHING = Constraints(states=None)
+"""Nothing is estimated, and no limit broken."""
 
 
 def descents(name: str, priorities: tuple[str, ...] = ()) -> list[tuple[str, str, str, str, str]]:
@@ -71,7 +71,7 @@ def descents(name: str, priorities: tuple[str, ...] = ()) -> list[tuple[str, str
             if place == len(scale):
                 continue
             asked = answers._replace(priorities=priorities)
-            before, after = (outcome(pack, each, NOTHING).method for each in (asked, asked.changed(axis, scale[place])))
+            before, after = (verdict(pack, each, NOTHING).method for each in (asked, asked.changed(axis, scale[place])))
             if grades[after] < grades[before]:
                 words = " ".join(answers.get(question) for question in AXES)
                 found.append((axis, words, scale[place], str(before), str(after)))
@@ -93,7 +93,7 @@ def test_no_answer_is_a_dead_end_and_every_verdict_can_run(name):
             continue
         assert decision.method in decision.choice.passage.feasible, answers
         assert pack.card(decision.method).minimum_gpu_gb.value <= float(answers.memory), answers
-        assert decision.rule_id
+        assert decision.verdict.rule_id
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,9 @@ def test_any_request_has_an_answer_with_all_five_methods(evidence, fields, state
     inputs = normalize(request, PACKS[name], CATALOGUE)
     priced = "model" in fields and "hardware" in fields
     found = evidence(**dict(zip((m.field for m in Method), states, strict=True))) if priced else None
-    reply = recommendation(conclude(PACKS[name], inputs, found, "" if priced else "MODEL_UNKNOWN", PACKS.values()))
+    reply = recommendation(
+        conclude(PACKS[name], inputs, found, missing="" if priced else "MODEL_UNKNOWN", others=PACKS.values())
+    )
     assert {item.method for item in reply.methods} == set(range(1, 6))
     assert all(item.reasons for item in reply.methods)
     assert reply.trace

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer's capacity as text."""
+
+from finetree_api.trainer.v1 import capacity_pb2
+
+from finetree_cli.output import Output, short_name
+from finetree_cli.render import units
+
+
+def show_capacity(out: Output, found: capacity_pb2.GetCapacityResponse) -> None:
+    """Print nodes with their devices, and the length of the queue."""
+    rows = [
+        (
+            node.name,
+            item.id,
+            item.display_name,
+            f"{units.size(item.free_bytes)} of {units.size(item.total_bytes)}",
+            f"{item.free_slots} of {item.slots}",
+            ", ".join(short_name(name) for name in item.running_jobs),
+        )
+        for node in found.nodes
+        for item in node.devices
+    ]
+    out.table(["Node", "Device", "Name", ">Free memory", ">Free slots", "Running"], rows)
+    out.text(f"Queue: {found.queue_length}")
+    for node in found.nodes:
+        out.text(f"{node.name}: {host(node)}")
+
+
+def host(node: capacity_pb2.Node) -> str:
+    """Format a node's processor and its measured matrix rates."""
+    rates = node.matrix_rates
+    parts = [
+        f"{name} {units.rate(rate)}"
+        for name, rate, measured in (
+            ("bf16", rates.bf16_flops_per_second, rates.HasField("bf16_flops_per_second")),
+            ("fp32", rates.fp32_flops_per_second, rates.HasField("fp32_flops_per_second")),
+        )
+        if measured
+    ]
+    return f"{node.cpu_name or 'CPU'}, {', '.join(parts) or 'matrix rate not measured yet'}"

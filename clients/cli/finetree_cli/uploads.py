@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Upload local data files, those of flags and those that a job file names."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetree_cli.errors import BadInput
+from finetree_cli.render.transfer import transfer
+
+if TYPE_CHECKING:
+    from finetree import Client
+    from finetree_api.types.v1 import training_data_pb2
+
+    from finetree_cli.jobfile.job import JobFile
+    from finetree_cli.options.command import Settings
+
+
+def upload(
+    settings: "Settings", client: "Client", path: Path, reading: "training_data_pb2.DatasetReading | None" = None
+) -> str:
+    """Upload a file and return the resource name of its dataset; the same content gives the same dataset.
+
+    Raises:
+        BadInput: The file cannot be read.
+    """
+    if not path.is_file():
+        raise BadInput(f"{path}: no such file", remedy="give a file of training rows", reason="DATA_FILE_UNREADABLE")
+    try:
+        with transfer(settings.out, f"uploading {path.name}") as on_progress:
+            return client.upload_dataset(path, display_name=path.name, reading=reading, on_progress=on_progress).name
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
+
+
+def upload_job_data(settings: "Settings", client: "Client", job: "JobFile", flags: dict[str, Path | None]) -> None:
+    """Upload a job's local files and put their datasets' names into its spec.
+
+    `flags` has a file by field path ("dataset", "evaluation.dataset") that replaces the job file's.
+    """
+    named = {item.field_path: item.path for item in job.local_data()}
+    for field_path, flag in flags.items():
+        path = flag or named.get(field_path)
+        if path is None:
+            continue
+        source = job.spec.evaluation.dataset if "." in field_path else job.spec.dataset
+        reading = source.reading if source.HasField("reading") else None
+        dataset = source.name = upload(settings, client, path, reading)
+        settings.out.say(f"{path} is dataset {dataset}")

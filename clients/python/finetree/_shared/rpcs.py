@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rpcs of the three services: path, message types and default deadline of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2, estimator_pb2
+from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
+from finetree_api.trainer.v1 import artifact_pb2, base_model_pb2, capacity_pb2, dataset_pb2, event_log_pb2, trainer_pb2
+from google.protobuf.message import Message
+
+from finetree._shared.options import Service
+
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
+
+QUICK = 10.0
+"""Seconds of a call that one service answers by itself."""
+ASKS_ANOTHER = 30.0
+"""Seconds of a call whose service waits for another one, as a recommendation and a new job wait for the estimator."""
+SEGMENT = 60.0
+"""Seconds of a call that moves or deletes files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc(Generic[Q, R]):
+    """An rpc. `timeout` is its default deadline in seconds; None for streams, which end by silence."""
+
+    service: Service
+    path: str
+    request: type[Q]
+    response: type[R]
+    timeout: float | None
+
+
+def _of(service: Service, name: str, request: type[Q], response: type[R], timeout: float | None = QUICK) -> Rpc[Q, R]:
+    path = f"/finetree_api.{service}.v1.{service.capitalize()}Service/{name}"
+    return Rpc(service, path, request, response, timeout)
+
+
+RECOMMEND = _of(
+    "recommender", "Recommend", recommendation_pb2.RecommendRequest, recommendation_pb2.RecommendResponse, ASKS_ANOTHER
+)
+RENDER_DECISION_TREE = _of(
+    "recommender",
+    "RenderDecisionTree",
+    picture_pb2.RenderDecisionTreeRequest,
+    picture_pb2.RenderDecisionTreeResponse,
+    ASKS_ANOTHER,
+)
+RENDER_FRONTIER = _of(
+    "recommender", "RenderFrontier", picture_pb2.RenderFrontierRequest, picture_pb2.RenderFrontierResponse, ASKS_ANOTHER
+)
+LIST_METHODS = _of(
+    "recommender", "ListMethods", method_card_pb2.ListMethodsRequest, method_card_pb2.ListMethodsResponse
+)
+GET_METHOD = _of("recommender", "GetMethod", method_card_pb2.GetMethodRequest, method_card_pb2.GetMethodResponse)
+LIST_RULE_PACKS = _of(
+    "recommender", "ListRulePacks", rule_pack_pb2.ListRulePacksRequest, rule_pack_pb2.ListRulePacksResponse
+)
+GET_RULE_PACK = _of("recommender", "GetRulePack", rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse)
+RECOMMENDER_INFO = _of(
+    "recommender", "GetServerInfo", recommender_pb2.GetServerInfoRequest, recommender_pb2.GetServerInfoResponse
+)
+
+ESTIMATE_RUN = _of("estimator", "EstimateRun", estimate_pb2.EstimateRunRequest, estimator_pb2.EstimateRunResponse)
+BATCH_ESTIMATE_RUNS = _of(
+    "estimator",
+    "BatchEstimateRuns",
+    estimator_pb2.BatchEstimateRunsRequest,
+    estimator_pb2.BatchEstimateRunsResponse,
+    ASKS_ANOTHER,
+)
+LIST_MODELS = _of("estimator", "ListModels", catalog_pb2.ListModelsRequest, catalog_pb2.ListModelsResponse)
+LIST_ACCELERATORS = _of(
+    "estimator", "ListAccelerators", catalog_pb2.ListAcceleratorsRequest, catalog_pb2.ListAcceleratorsResponse
+)
+LIST_PRICES = _of("estimator", "ListPrices", catalog_pb2.ListPricesRequest, catalog_pb2.ListPricesResponse)
+CHECK_PLAN = _of("estimator", "CheckPlan", check_plan_pb2.CheckPlanRequest, check_plan_pb2.CheckPlanResponse)
+REPORT_OBSERVATION = _of(
+    "estimator",
+    "ReportObservation",
+    calibration_pb2.ReportObservationRequest,
+    calibration_pb2.ReportObservationResponse,
+)
+GET_CALIBRATION = _of(
+    "estimator", "GetCalibration", calibration_pb2.GetCalibrationRequest, calibration_pb2.GetCalibrationResponse
+)
+RESET_CALIBRATION = _of(
+    "estimator", "ResetCalibration", calibration_pb2.ResetCalibrationRequest, calibration_pb2.ResetCalibrationResponse
+)
+ESTIMATOR_INFO = _of(
+    "estimator", "GetServerInfo", estimator_pb2.GetServerInfoRequest, estimator_pb2.GetServerInfoResponse
+)
+
+CREATE_DATASET = _of("trainer", "CreateDataset", dataset_pb2.CreateDatasetRequest, dataset_pb2.CreateDatasetResponse)
+WRITE_DATASET = _of(
+    "trainer", "WriteDataset", dataset_pb2.WriteDatasetRequest, dataset_pb2.WriteDatasetResponse, SEGMENT
+)
+GET_DATASET = _of("trainer", "GetDataset", dataset_pb2.GetDatasetRequest, dataset_pb2.GetDatasetResponse)
+LIST_DATASETS = _of("trainer", "ListDatasets", dataset_pb2.ListDatasetsRequest, dataset_pb2.ListDatasetsResponse)
+DELETE_DATASET = _of("trainer", "DeleteDataset", dataset_pb2.DeleteDatasetRequest, dataset_pb2.DeleteDatasetResponse)
+PREVIEW_DATASET = _of(
+    "trainer", "PreviewDataset", dataset_pb2.PreviewDatasetRequest, dataset_pb2.PreviewDatasetResponse
+)
+LIST_BASE_MODELS = _of(
+    "trainer", "ListBaseModels", base_model_pb2.ListBaseModelsRequest, base_model_pb2.ListBaseModelsResponse
+)
+GET_BASE_MODEL = _of("trainer", "GetBaseModel", base_model_pb2.GetBaseModelRequest, base_model_pb2.GetBaseModelResponse)
+DELETE_BASE_MODEL = _of(
+    "trainer", "DeleteBaseModel", base_model_pb2.DeleteBaseModelRequest, base_model_pb2.DeleteBaseModelResponse, SEGMENT
+)
+VALIDATE_JOB = _of(
+    "trainer", "ValidateJob", trainer_pb2.ValidateJobRequest, trainer_pb2.ValidateJobResponse, ASKS_ANOTHER
+)
+CREATE_JOB = _of("trainer", "CreateJob", trainer_pb2.CreateJobRequest, trainer_pb2.CreateJobResponse, ASKS_ANOTHER)
+GET_JOB = _of("trainer", "GetJob", trainer_pb2.GetJobRequest, trainer_pb2.GetJobResponse)
+LIST_JOBS = _of("trainer", "ListJobs", trainer_pb2.ListJobsRequest, trainer_pb2.ListJobsResponse)
+CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_pb2.CancelJobResponse)
+WATCH_JOB = _of("trainer", "WatchJob", event_log_pb2.WatchJobRequest, event_log_pb2.WatchJobResponse, None)
+LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, event_log_pb2.ListEventsResponse)
+LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsRequest, artifact_pb2.ListArtifactsResponse)
+DOWNLOAD_ARTIFACT = _of(
+    "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None
+)
+GET_CAPACITY = _of("trainer", "GetCapacity", capacity_pb2.GetCapacityRequest, capacity_pb2.GetCapacityResponse)
+TRAINER_INFO = _of("trainer", "GetServerInfo", trainer_pb2.GetServerInfoRequest, trainer_pb2.GetServerInfoResponse)

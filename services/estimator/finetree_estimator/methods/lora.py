@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LoRA: low-rank adapters of linear layers (Hu et al. 2021), and DoRA, which trains their magnitude too.
+
+Counts are those of PEFT for the same settings (Llama-3.2-3B with rank 32 on q and v has 9,175,040 parameters).
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from finetree_estimator import constants as c
+from finetree_estimator.catalog.architecture import Linear, Shape
+from finetree_estimator.catalog.projections import Role
+from finetree_estimator.methods.base import Method, Setup
+from finetree_estimator.methods.targets import SAME_INPUT, adapted, target_linears, used_copies
+
+
+@dataclass(frozen=True)
+class Lora(Method):
+    """Low-rank adapters of the projections that `targets` name."""
+
+    rank: int
+    targets: tuple[str, ...]
+    dropout: float = 0.0
+    weight_decomposed: bool = field(default=False, kw_only=True)
+    """Whether each adapted weight has a trained magnitude (DoRA, Liu et al. 2024)."""
+
+    name: ClassVar[str] = "lora"
+    trained_part: ClassVar[str] = "lora"
+    described: ClassVar[str] = "low-rank adapters"
+
+    @property
+    def counted_spread(self) -> float:
+        """Half-width, as a share, of the interval of what is counted.
+
+        It was moved outward from 0.03 once 3.6 % of the peaks of other sources lay above the ends (Qwen's by up to 3 %,
+        where weights are nearly all).
+        """
+        return 0.07
+
+    # ----------------------------------------------------------------------------------------------------- weights
+
+    def trainable_parameters(self, shape: Shape) -> int:
+        """Parameters of both factors of all adapters, and of DoRA's magnitudes."""
+        return sum(layers * self._parameters(linear) for _, linear, layers in adapted(shape, self.targets))
+
+    def _parameters(self, linear: Linear) -> int:
+        magnitude = linear.d_out if self.weight_decomposed else 0
+        return (self.rank * (linear.d_in + linear.d_out) + magnitude) * linear.copies
+
+    def expert_copies(self, setup: Setup) -> tuple[float, float]:
+        """Bytes of summed copies of adapted experts: of all layers until the backward pass, and of one within it.
+
+        PEFT adds the product of an adapter's matrices to the stacked weights of all experts and computes with the sum,
+        which the backward pass needs: a second copy of the experts (peft 0.21, a traced step), of one layer where it is
+        computed again. Its gradient is as large, one layer at a time.
+        """
+        routed = [linear.weights for linear in target_linears(setup.shape, self.targets) if linear.routed]
+        layer = float(setup.compute_bytes * sum(routed))
+        return (0.0, 2 * layer) if setup.checkpointing else (setup.shape.layers * layer, layer)
+
+    # --------------------------------------------------------------------------------- kept for the backward pass
+
+    def fuses_mlp(self, setup: Setup) -> bool:
+        """Whether the MLP and its adapters are one function: where all three are adapted and nothing is dropped."""
+        shape = setup.shape
+        if not setup.program.fuses_adapted_mlp or self.dropout > 0:
+            return False
+        if not shape.gated or shape.experts or shape.mlp_bias:
+            return False
+        roles = {linear.role for linear in target_linears(shape, self.targets)}
+        return roles >= {Role.GATE, Role.UP, Role.DOWN}
+
+    def saved_inputs(self, setup: Setup) -> float:
+        """Bytes per token of the adapters' inputs in a layer, with dropout masks and DoRA's scaled outputs.
+
+        A copy each, or one for all that read the same tensor; dropout makes them differ.
+        """
+        total, read = 0.0, set[Role]()
+        copied = self._copied_input_bytes(setup)
+        fused = self.fuses_mlp(setup)
+        for linear in target_linears(setup.shape, self.targets):
+            if fused and linear.role is Role.DOWN:
+                continue  # what it reads is computed again
+            used = used_copies(setup.shape, linear)
+            source = SAME_INPUT.get(linear.role, linear.role)
+            if self.dropout > 0 or copied or source not in read:
+                total += used * linear.d_in * (copied or setup.stream_bytes)
+            if self.dropout > 0:
+                total += used * linear.d_in * c.DROPOUT_MASK_BYTES
+            if self.weight_decomposed:
+                # The magnitude scales the adapted output, whose parts are kept.
+                total += used * 2 * linear.d_out * setup.compute_bytes
+            read.add(source)
+        return total
+
+    @staticmethod
+    def _copied_input_bytes(setup: Setup) -> int:
+        """Bytes per number of the copy of its input that each adapter keeps; 0 where it keeps the input itself.
+
+        Gathered from shards, adapters are of the compute type, as their inputs are (param_dtype of torch's
+        FullyShardedDataParallel; DeepSpeed's engine). Autocast takes each adapter's input down by itself.
+        """
+        if not setup.program.copies_adapter_inputs or setup.sharded or setup.compute_bytes == 4:
+            return 0
+        if setup.weight_bytes > setup.compute_bytes:
+            return setup.compute_bytes
+        return 4 if setup.stream_bytes < 4 else 0
+
+    def saved_inputs_on_cpu(self, shape: Shape, *, compute_bytes: int, stream_bytes: int) -> float:  # noqa: ARG002
+        """Bytes per token of each adapter's input with its dropped copy, and of its first factor's output.
+
+        Projections that read the same tensor share its copy.
+        """
+        linears = target_linears(shape, self.targets)
+        read = {
+            linear.role if linear.routed else SAME_INPUT.get(linear.role, linear.role): linear for linear in linears
+        }
+        inputs = sum(linear.d_in for linear in read.values()) * (2 if self.dropout > 0 else 1)
+        return float(compute_bytes * (inputs + self.rank * len(linears)))
+
+    def dropout_source(self, shape: Shape, *, compute_bytes: int, checkpointing: bool) -> float:
+        """Bytes per token that the worker's source of dropout masks holds, beyond what the first layer spares.
+
+        A hashed table (16 bits per feature of the widest input) and the newest input, with its dropped copy where
+        checkpointing does not let the last layer keep that anyway.
+        """
+        if not self.dropout:
+            return 0.0
+        widths = [linear.d_in for linear in target_linears(shape, self.targets)]
+        first_mask = 0 if checkpointing else compute_bytes * shape.hidden
+        newest = compute_bytes * widths[-1] * (2 if checkpointing else 1)
+        return float(2 * max(widths) + newest - first_mask)
+
+    # ------------------------------------------------------------------------------------------- FLOPs and traffic
+
+    def adapter_flops(self, setup: Setup) -> float:
+        """FLOPs per token and step: two per parameter forward, four backward, two where it is computed again."""
+        return (6.0 + (2.0 if setup.checkpointing else 0.0)) * self.trainable_parameters(setup.shape)
+
+    def adapter_traffic(self, setup: Setup) -> float:
+        """Bytes per token and step that the adapters move in all layers, counted from PEFT's linear layer.
+
+        `own` are the bytes of the adapter's numbers, `stream` those of what it reads and adds to. Forward, the input is
+        cast, dropped out and read, the output written, scaled, added and cast back; backward the same the other way
+        round, and each factor's own gradient reads its input.
+        """
+        stream, own = setup.stream_bytes, self._own_bytes(setup)
+        cast = stream + own if stream != own else 0
+        dropped = 2 * own + c.DROPOUT_MASK_BYTES if self.dropout > 0 else 0
+        read = cast + dropped + own
+        # A magnitude scales what the adapted product gives: read, written, and its own gradient.
+        scaled = 4 * own if self.weight_decomposed else 0
+        written = 5 * own + stream + cast + scaled
+        read_back = 2 * own + dropped + cast + 3 * stream
+        written_back = cast + 4 * own + scaled
+        again = 2 if setup.checkpointing else 1
+        linears = target_linears(setup.shape, self.targets)
+        into = sum(used_copies(setup.shape, each) * each.d_in for each in linears) * (again * read + read_back)
+        out = sum(used_copies(setup.shape, each) * each.d_out for each in linears) * (again * written + written_back)
+        return float(setup.shape.layers * (into + out))
+
+    def decomposition_traffic(self, setup: Setup) -> float:
+        """Bytes of a pass in which DoRA finds the norms of the adapted weights, whatever the tokens.
+
+        The product of an adapter's matrices is written, read and added to the weights, and the sum's norm is taken
+        (PEFT).
+        """
+        if not self.weight_decomposed:
+            return 0.0
+        own = self._own_bytes(setup)
+        weights = sum(linear.weights for linear in target_linears(setup.shape, self.targets))
+        return float(setup.shape.layers * weights * (4 * own + setup.compute_bytes))
+
+    @staticmethod
+    def _own_bytes(setup: Setup) -> int:
+        """Bytes of an adapter's numbers while it computes: float32 in PEFT, but for shards, which have one type."""
+        return 4 if setup.program.copies_adapter_inputs and not setup.sharded else setup.compute_bytes

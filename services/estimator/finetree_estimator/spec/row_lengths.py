@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Row lengths after truncation, from what a dataset profile says."""
+
+from collections.abc import Iterable, Iterator
+
+from finetree_api.types.v1 import training_data_pb2
+
+from finetree_estimator.run import LengthRange, Rows
+
+
+def rows_of(
+    profile: training_data_pb2.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0
+) -> Rows:
+    """Lengths in tokens of the share of a dataset's rows that a run sees.
+
+    A bucket's rows are taken to lie in its middle; the total of tokens, where given, corrects that. Without buckets
+    all rows have the mean length, without a total the sequence length.
+    """
+    examples, total_tokens = profile.examples, profile.total_tokens
+    count = max(1, round(examples * share))
+    # Where the share of learned tokens is unknown, all of them are taken as learned.
+    target = profile.target_fraction if profile.HasField("target_fraction") and not learns_all else 1.0
+    buckets = list(_buckets(profile))
+    rows = sum(number for _, _, number in buckets)
+    if rows == 0:
+        mean = total_tokens / examples if total_tokens else float(sequence_length)
+        mean = min(max(mean, 1.0), float(sequence_length))
+        # The longest row is unknown: memory is that of rows at the limit.
+        return Rows(
+            count=count,
+            mean=mean,
+            mean_square=mean * mean,
+            longest=sequence_length,
+            target_fraction=target,
+            longest_known=False,
+            mean_known=total_tokens > 0,
+        )
+    middle = sum(length * number for length, _, number in buckets) / rows
+    scale = total_tokens / examples / middle if total_tokens else 1.0
+    lengths = [(min(length * scale, float(upper), float(sequence_length)), number) for length, upper, number in buckets]
+    longest = min(max(upper for _, upper, number in buckets if number), sequence_length)
+    mean = sum(length * number for length, number in lengths) / rows
+    square = sum(length * length * number for length, number in lengths) / rows
+    return Rows(
+        count=count,
+        mean=max(mean, 1.0),
+        mean_square=max(square, 1.0),
+        longest=longest,
+        target_fraction=target,
+        length_ranges=tuple(_length_ranges(buckets, scale, sequence_length, rows)),
+    )
+
+
+def _length_ranges(
+    buckets: Iterable[tuple[float, int, int]], scale: float, limit: int, rows: int
+) -> Iterator[LengthRange]:
+    """The buckets, each spread as far below its mean length as it reaches above it; what is beyond the limit is cut."""
+    lower, cut = 0, 0.0
+    for middle, upper, number in buckets:
+        shortest = min(float(upper), max(lower + 1.0, 2 * middle * scale - upper))
+        lower = upper
+        if not number:
+            continue
+        inside = 1.0 if upper <= limit else max(0.0, limit - shortest) / max(1.0, upper - shortest)
+        if inside:
+            yield LengthRange(shortest, float(min(upper, limit)), inside * number / rows)
+        cut += (1 - inside) * number / rows
+    if cut:
+        yield LengthRange(float(limit), float(limit), cut)
+
+
+def _buckets(profile: training_data_pb2.DatasetProfile) -> Iterator[tuple[float, int, int]]:
+    """Middle, upper bound and number of rows of each bucket."""
+    lower = 0
+    for bucket in sorted(profile.token_lengths, key=lambda item: item.upper_bound):
+        yield (lower + 1 + bucket.upper_bound) / 2, bucket.upper_bound, bucket.count
+        lower = bucket.upper_bound

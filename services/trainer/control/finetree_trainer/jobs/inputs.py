@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inputs of a job: its base model and its datasets, located, read as the job says, and profiled."""
+
+import asyncio
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetree_api.trainer.v1 import dataset_pb2
+from finetree_api.types.v1 import model_pb2, training_data_pb2
+from finetree_data.contract import reading_of, to_reading
+from finetree_data.options import Reading
+from finetree_runtime.errors import InvalidArgument, NotFound, Violation, invalid_field
+from finetree_runtime.ids import parse_name
+
+from finetree_trainer import paths
+from finetree_trainer.datasets import validate
+from finetree_trainer.datasets.datasets import Datasets
+from finetree_trainer.estimator import EstimateUnavailableError, Estimator
+from finetree_trainer.layout import Layout
+from finetree_trainer.models import locate
+from finetree_trainer.models.locate import BaseModel
+from finetree_trainer.store.datasets import DatasetRow
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDataset:
+    """A dataset of a job: its file and the profile of its rows. `uid` is "" for a path."""
+
+    file: Path
+    profile: training_data_pb2.DatasetProfile
+    uid: str = ""
+
+
+class Inputs:
+    """Locates the inputs of jobs. `field_path` is where a request names the input, for errors."""
+
+    def __init__(
+        self,
+        models: locate.Models,
+        datasets: Datasets,
+        *,
+        layout: Layout,
+        data_roots: tuple[str, ...],
+        estimator: Estimator,
+    ) -> None:
+        self._models, self._datasets, self._layout = models, datasets, layout
+        self._data_roots, self._estimator = data_roots, estimator
+        self._profiles: dict[tuple[Path, int, int, Reading], training_data_pb2.DatasetProfile] = {}
+
+    async def model(self, source: model_pb2.ModelSource, field_path: str) -> BaseModel:
+        """Locate a base model; a name that is not known here is looked up in the estimator's catalogue.
+
+        Raises InvalidArgument, NotFound MODEL_NOT_FOUND, PermissionDenied PATH_OUTSIDE_ROOTS.
+        """
+        if source.WhichOneof("source") != "name" or locate.is_known(source.name):
+            return await asyncio.to_thread(self._models.locate, source, field_path)
+        try:
+            catalogue = await self._estimator.catalogue()
+        except EstimateUnavailableError as error:
+            text = f"{field_path}.name: the catalogue is not available now ({error}); name the model by hub.id"
+            raise NotFound("MODEL_NOT_FOUND", text) from error
+        hub_id = catalogue.get(source.name.lower(), "")
+        if not hub_id:
+            raise locate.no_such_name(source.name, catalogue, field_path)
+        found = model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id))
+        return await asyncio.to_thread(self._models.locate, found, field_path)
+
+    async def dataset(
+        self, project: str, source: training_data_pb2.DatasetSource, field_path: str
+    ) -> PlannedDataset | None:
+        """Locate a dataset and set in `source` how it is read; None when no dataset is named.
+
+        Raises the errors of a dataset that CreateJob documents.
+        """
+        match source.WhichOneof("source"):
+            case "name":
+                name = parse_name(source.name, "datasets", field_path=f"{field_path}.name", project=project)
+                return await self._uploaded(await self._datasets.ready(name.id), source, field_path)
+            case "path":
+                place = f"{field_path}.path"
+                file = paths.inside(self._data_roots, source.path, field_path=place, reason="DATASET_NOT_FOUND")
+                return PlannedDataset(file, await self._profile_of(file, reading_of(source), field_path))
+            case "profile":
+                text = "a profile has no rows; name a dataset or a path"
+                raise invalid_field(f"{field_path}.profile", text)
+            case _:
+                return None
+
+    async def _uploaded(
+        self, row: DatasetRow, source: training_data_pb2.DatasetSource, field_path: str
+    ) -> PlannedDataset:
+        """Plan an uploaded dataset, read as the job says, else as its creator said, which `source` then gets."""
+        record = dataset_pb2.Dataset.FromString(row.record)
+        file, own = self._layout.dataset_file(row.sha256), record.reading
+        if not source.HasField("reading"):
+            if own.ByteSize():
+                source.reading.CopyFrom(own)
+            return PlannedDataset(file, record.profile, row.uid)
+        if source.reading.file_format == training_data_pb2.FILE_FORMAT_UNSPECIFIED:
+            source.reading.file_format = own.file_format
+        if source.reading == own:
+            return PlannedDataset(file, record.profile, row.uid)
+        reading = to_reading(source.reading, name=record.display_name[:100])
+        return PlannedDataset(file, await self._profile_of(file, reading, field_path), row.uid)
+
+    async def _profile_of(self, file: Path, reading: Reading, field_path: str) -> training_data_pb2.DatasetProfile:
+        status = await asyncio.to_thread(file.stat)
+        key = file, status.st_mtime_ns, status.st_size, reading
+        if key not in self._profiles:
+            if not stat.S_ISREG(status.st_mode):
+                raise invalid_field(f"{field_path}.path", "is a folder; name a file of rows")
+            self._profiles.clear()
+            try:
+                self._profiles[key] = (await asyncio.to_thread(validate.validate_file, file, reading)).profile
+            except InvalidArgument as error:
+                raise _below(error, field_path) from None
+        return self._profiles[key]
+
+
+def _below(error: InvalidArgument, field_path: str) -> InvalidArgument:
+    """Put the field paths of a file's error below the setting that names the file."""
+    violations = [Violation(f"{field_path}.{v.field_path}", v.description, v.reason) for v in error.violations]
+    return InvalidArgument(error.reason, str(error), metadata=error.metadata, violations=violations)

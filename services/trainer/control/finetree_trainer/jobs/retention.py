@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Removes the old events of ended jobs: announced to watchers first, removed at the next sweep."""
+
+import asyncio
+from functools import partial
+
+from finetree_runtime.errors import DomainError
+from finetree_runtime.server.logging import get_logger
+from sqlalchemy import Connection
+
+from finetree_trainer.joblog.log import EventLog
+from finetree_trainer.store import events, jobs
+
+SWEEP_SECONDS = 3600.0
+"""Time between two sweeps: in it watchers learn of the coming removal from `min_seq` in their heartbeats."""
+
+
+class Retention:
+    """Removes events of ended jobs that are older than `retention` seconds; each job keeps its newest block."""
+
+    def __init__(self, log: EventLog, *, retention: float) -> None:
+        self._log, self._retention = log, retention
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            try:
+                await self.sweep()
+            except DomainError as refusal:
+                get_logger().error("retention_failed", reason=refusal.reason)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def sweep(self) -> None:
+        """Remove the events that the last sweep announced, and announce the next ones."""
+        store, announced = self._log.store, self._log.min_seq
+        self._log.min_seq = {}
+        for uid, oldest in announced.items():
+            await store.write(partial(_remove, uid, oldest))
+        before = self._log.clock() - int(self._retention * 1e6)
+        for uid, oldest in await store.read(lambda connection: jobs.ended_before(connection, before)):
+            last = await store.read(partial(_expired, uid, before))
+            if last >= oldest:
+                self._log.min_seq[uid] = last + 1
+
+
+def _remove(uid: str, oldest: int, connection: Connection) -> None:
+    events.remove_before(connection, uid, oldest)
+
+
+def _expired(uid: str, before: int, connection: Connection) -> int:
+    return events.expired_seq(connection, uid, before)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each thing lies in the trainer's data folder."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_SOCKET_PATH_BYTES = 100
+"""Longest path of a Unix socket that is used; `sun_path` holds 107 bytes, which a deep data folder exceeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths in the data folder; whoever writes into a folder makes it.
+
+    trainer.db                              the database
+    service.lock                            held by the service that uses the folder
+    run/worker.sock                         where workers attach
+    datasets/{sha256}.jsonl                 files of complete datasets, once for each content
+    uploads/{dataset}.part                  uploads that are not complete
+    models/                                 base models
+    tokens/                                 tokenized rows that jobs share
+    workers/{worker}                        a worker process: its lock, process id and output
+    jobs/{job}/checkpoints                  shared by the attempts: each goes on from the newest complete one
+    jobs/{job}/attempts/{attempt}           an attempt's journal and log
+    jobs/{job}/attempts/{attempt}/artifacts/{artifact}
+    """
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        """The database file."""
+        return self.root / "trainer.db"
+
+    @property
+    def service_lock(self) -> Path:
+        """The file that the service which uses the folder holds locked."""
+        return self.root / "service.lock"
+
+    @property
+    def datasets(self) -> Path:
+        """The folder of complete datasets."""
+        return self.root / "datasets"
+
+    @property
+    def uploads(self) -> Path:
+        """The folder of uploads that are not complete."""
+        return self.root / "uploads"
+
+    @property
+    def models(self) -> Path:
+        """The folder of base models."""
+        return self.root / "models"
+
+    @property
+    def tokens(self) -> Path:
+        """The folder of tokenized rows that jobs share."""
+        return self.root / "tokens"
+
+    @property
+    def workers(self) -> Path:
+        """The folder of the workers' own folders."""
+        return self.root / "workers"
+
+    @property
+    def worker_socket(self) -> Path:
+        """The socket where workers attach: the same path after a restart, alone in its folder."""
+        path = self.root.resolve() / "run" / "worker.sock"
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH_BYTES:
+            return path
+        digest = hashlib.sha256(os.fsencode(self.root.resolve())).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"finetree-{os.getuid()}-{digest}" / "worker.sock"
+
+    def dataset_file(self, sha256: str) -> Path:
+        """The file of a complete dataset's content."""
+        return self.datasets / f"{sha256}.jsonl"
+
+    def upload_file(self, uid: str) -> Path:
+        """The file of a dataset's upload that is not complete."""
+        return self.uploads / f"{uid}.part"
+
+    def checkpoints(self, job: str) -> Path:
+        """The folder of a job's checkpoints."""
+        return self.root / "jobs" / job / "checkpoints"
+
+    def attempt(self, job: str, attempt: int) -> Path:
+        """The folder of one attempt of a job."""
+        return self.root / "jobs" / job / "attempts" / str(attempt)
+
+    def artifacts(self, job: str, attempt: int) -> Path:
+        """The folder of what an attempt makes: its own, so that an attempt which lives on changes no other's."""
+        return self.attempt(job, attempt) / "artifacts"

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of the recommender over the wire."""
+
+import finetree
+import pytest
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import method_pb2
+
+
+def test_messages_and_dicts_are_the_same_request(do):
+    client = do.client()
+    message = recommendation_pb2.RecommendRequest(model={"name": "small"})
+    assert do(client.recommend(message)) == do(client.recommend({"model": {"name": "small"}}))
+
+
+def test_methods_by_name_and_number(do):
+    client = do.client()
+    cards = do(client.list_methods())
+    assert len(cards) == 5
+    assert do(client.get_method("qlora")).method == method_pb2.METHOD_QLORA
+    assert do(client.get_method(method_pb2.METHOD_FULL)).method == method_pb2.METHOD_FULL
+    with pytest.raises(finetree.InvalidArgument, match="known are full, lora, qlora, prefix, adapter"):
+        do(client.get_method("magic"))
+
+
+def test_what_a_pack_says_beside_its_cards(do):
+    guide = do(do.client().method_guide())
+    (question,) = guide.questions
+    assert [option.value for option in question.options] == ["DAYS", "HOURS"]
+    merged = recommendation_pb2.RecommendRequest(model={"name": "small"})
+    merged.MergeFrom(question.options[1].request)
+    assert merged.time == recommendation_pb2.TIME_NEED_HOURS
+    assert guide.hardware[0].method == method_pb2.METHOD_LORA
+
+
+def test_a_tree_is_drawn_with_and_without_a_request(do):
+    client = do.client()
+    plain = do(client.render_decision_tree())
+    assert (plain.content, list(plain.taken_ids)) == ("-> LoRA\n", [])
+    marked = do(client.render_decision_tree({"model": {"name": "small"}}, picture_format="svg"))
+    assert marked.media_type == "image/svg+xml"
+    assert marked.taken_ids == ["fake"]
+    assert do(client.render_frontier({"model": {"name": "small"}})).content == marked.content
+    with pytest.raises(finetree.InvalidArgument, match="known are text, mermaid, svg"):
+        do(client.render_decision_tree(picture_format="png"))
+
+
+def test_rule_packs_are_listed_and_shown_in_full(do):
+    client = do.client()
+    (pack,) = do.all(client.list_rule_packs(page_size=1))
+    assert do(client.get_rule_pack()).rule_pack == pack
+    assert [question.field_path for question in do(client.get_rule_pack(pack.id)).questions] == ["quality"]
+    with pytest.raises(finetree.NotFound) as refused:
+        do(client.get_rule_pack("no-such-pack"))
+    assert refused.value.reason == "RULE_PACK_NOT_FOUND"

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Record `finetree demo` as docs/images/demo.svg: `python tests/integration/cli/demo_recording.py`.
+
+It runs the real demo (a few minutes) and draws what it prints on stdout, without the recipe's table. With a file as its
+argument it draws that file's text, the saved output of a run, instead.
+"""
+
+import io
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+COLUMNS = 120
+"""Width of the picture; tables in a pipe have the same."""
+SVG = Path(__file__).parents[3] / "docs" / "images" / "demo.svg"
+RECIPE = re.compile(r"\n *Setting +Value +Why\n.*?\n\n(?=\[)", re.DOTALL)
+FONT_FACES = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
+"""Fonts that rich's SVG loads from the web; without them the reader's own monospaced font is used."""
+
+
+def run_demo() -> str:
+    """Run the demo in a data folder of its own and return its stdout."""
+    with tempfile.TemporaryDirectory(prefix="finetree-demo-") as folder:
+        command = [sys.executable, "-m", "finetree_cli", "demo", "--data-dir", folder]
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.replace(folder, "~/demo")
+
+
+def draw(text: str) -> str:
+    """Draw text as an SVG of a terminal."""
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False, color_system=None)
+    for line in text.splitlines():
+        console.print(Text(line, style="bold" if line.startswith("[") else ""), no_wrap=True, crop=False)
+    svg = console.export_svg(title="make run", unique_id="demo")
+    return FONT_FACES.sub("", svg).replace("Fira Code", "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace")
+
+
+if __name__ == "__main__":
+    printed = Path(sys.argv[1]).read_text(encoding="utf-8") if len(sys.argv) > 1 else run_demo()
+    SVG.write_text(
+        draw(RECIPE.sub("\n      … a table of every value of the recipe, with its reason\n\n", printed)),
+        encoding="utf-8",
+    )

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words of `finetree recommend` and the contract's enums."""
+
+import pytest
+from finetree_api.recommender.v1 import picture_pb2, recommendation_pb2
+from finetree_api.types.v1 import serving_pb2
+from finetree_cli.commands import recommend
+
+
+@pytest.mark.parametrize(
+    ("words", "enum", "prefix"),
+    [
+        (recommend.QUALITY, recommendation_pb2.QualityNeed, "QUALITY_NEED_"),
+        (recommend.TIME, recommendation_pb2.TimeNeed, "TIME_NEED_"),
+        (recommend.TASKS, recommendation_pb2.TaskVariety, "TASK_VARIETY_"),
+        (recommend.USE_CASE, recommendation_pb2.UseCase, "USE_CASE_"),
+        (recommend.TASK_DOMAIN, recommendation_pb2.TaskDomain, "TASK_DOMAIN_"),
+        (recommend.PROFILE, recommendation_pb2.RecipeProfile, "RECIPE_PROFILE_"),
+        (recommend.BEHAVIOR, recommendation_pb2.BehaviorChange, "BEHAVIOR_CHANGE_"),
+        (recommend.EXPERIENCE, recommendation_pb2.Experience, "EXPERIENCE_"),
+        (recommend.SERVING, serving_pb2.ServingTarget, "SERVING_TARGET_"),
+        (recommend.TREES, picture_pb2.PictureFormat, "PICTURE_FORMAT_"),
+        (recommend.PRIORITY, recommendation_pb2.Priority, "PRIORITY_"),
+    ],
+)
+def test_the_words_of_flags_are_those_of_the_contract(words, enum, prefix):
+    names = {name.removeprefix(prefix).lower(): number for name, number in enum.items() if number}
+    ours = {"many_different": "many", "llama_cpp": "llama.cpp"}
+    names = {ours.get(name, name): number for name, number in names.items()}
+    assert words == names

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+from dataclasses import replace
+
+import pytest
+from finetree_estimator.catalog.models import model
+from finetree_estimator.memory.activations import layer_activations
+from finetree_estimator.methods.full import Full
+from finetree_estimator.methods.lora import Lora
+from finetree_estimator.methods.prefix import Prefix
+from finetree_estimator.methods.targets import preset_targets
+from finetree_estimator.programs import FINETREE, TRANSFORMERS, UNSLOTH
+
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LLAMA = model("llama-3.1-8b").shape
+WIDE = 2 * LLAMA.intermediate
+
+
+def test_activations_of_a_layer_are_what_a_traced_step_keeps(make_run):
+    """transformers 5.24, peft 0.21, Llama-3.2-3B's layers, traced: norms 8h, two adapter inputs 8h, attention, MLP 6i.
+
+    About 114 kB per token and layer are backed out of PEFT's published peak (reference, 3.4).
+    """
+    run = make_run(method=Lora(4, ("q_proj", "v_proj")), program=TRANSFORMERS)
+
+    assert layer_activations(run).saved == 8 * 3072 + 8 * 3072 + 2 * 2 * (3072 + 1024) + 4 * 24 + 6 * 8192
+
+
+def test_full_fine_tuning_keeps_the_inputs_of_every_linear_layer(make_run):
+    frozen = layer_activations(make_run(method=Prefix(1), program=TRANSFORMERS)).saved - 2 * 2 * 1024
+    trained = layer_activations(make_run(method=Full(), master_bytes=2, program=TRANSFORMERS)).saved
+
+    # The inputs of attention and MLP, the MLP's wide tensor, and two normalised inputs for the norms' own scales.
+    assert trained - frozen == 2 * (2 * 3072 + 8192 + 2 * 3072)
+
+
+def test_experts_in_turn_are_differentiated_with_the_tokens_that_chose_them(make_run):
+    run = make_run(shape=model("mixtral-8x7b").shape, method=Lora(8, ("q_proj",)))
+    layers = [layer_activations(replace(run, program=program)) for program in (FINETREE, TRANSFORMERS)]
+    together, in_turn = (layer.gradients / 2 - 4 * 4096 for layer in layers)
+
+    assert (together, in_turn) == (3 * 14336 * 2, 3 * 14336 * 2 / 8)
+
+
+@pytest.mark.parametrize(("name", "norms"), [("phi-3.5-mini", 2), ("pythia-1b", 1)])
+def test_joined_projections_leave_queries_and_keys_beside_the_turned_ones(make_run, name, norms):
+    """As traced steps of both families show (trace_memory.json). GPT-NeoX's two norms read one tensor."""
+    shape = model(name).shape
+    width = shape.q_width
+    whole = make_run(shape=shape, program=TRANSFORMERS, method=Full(), master_bytes=2, rows=None)
+    lora = Lora(8, preset_targets(shape, "all-linear"))
+    adapted = make_run(shape=shape, program=TRANSFORMERS, method=lora, rows=None)
+
+    normalizer = 4 * shape.heads
+    assert layer_activations(adapted).attention - normalizer == 2 * (4 + 2) * width
+    assert layer_activations(whole).attention - normalizer == 2 * (4 + 2 + 1) * width
+    kept = layer_activations(adapted).norms / shape.hidden
+    assert kept == (4 if norms == 2 else 2) * norms
+
+
+@pytest.mark.parametrize(
+    ("targets", "dropout", "fused"),
+    [(ALL, 0.0, True), (ALL, 0.05, False), (ALL[:-1], 0.0, False)],
+    ids=["fused", "dropout", "down_proj is not adapted"],
+)
+def test_a_fused_mlp_keeps_the_halves_before_its_gate_and_overwrites_them(make_run, targets, dropout, fused):
+    """LoRA_MLP saves its input, e and g (Unsloth's kernels/fast_lora.py) and computes the rest again, in place."""
+    layer = layer_activations(make_run(shape=LLAMA, method=Lora(16, targets, dropout), program=UNSLOTH))
+
+    assert layer.mlp == (2 if fused else 3) * WIDE
+    assert layer.gradients == (1 if fused else 3) * WIDE + 4 * 2 * LLAMA.hidden
+
+
+def test_a_fused_mlp_keeps_no_input_of_its_last_adapter(make_run):
+    with_it, without = (
+        layer_activations(make_run(shape=LLAMA, method=Lora(16, targets), program=UNSLOTH))
+        for targets in (ALL, ALL[:-1])
+    )
+
+    assert with_it.trained_inputs == without.trained_inputs

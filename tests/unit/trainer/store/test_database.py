@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN202 - inner functions are pieces of work for the store
+
+
+def test_only_the_owner_can_read_the_database(store, tmp_path):
+    assert (tmp_path / "trainer.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_every_commit_is_on_disk_before_it_is_told(store):
+    def pragmas(connection):
+        return [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("synchronous", "journal_mode")]
+
+    assert store.submit(pragmas).result() == [2, "wal"]

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ANN202, PT012 - inner functions are pieces of work for the store; a full disk may show at any of them
+import threading
+
+import pytest
+from finetree_runtime.errors import ResourceExhausted
+from finetree_trainer.store import jobs
+
+
+def test_work_that_fails_is_undone_alone_while_its_group_commits(store, new_row):
+    started = threading.Event()
+    go_on = threading.Event()
+
+    def hold(_connection):
+        started.set()
+        go_on.wait(5)
+
+    def fail(connection):
+        jobs.create(connection, new_row("lost"), {})
+        raise LookupError("on purpose")
+
+    first = store.submit(hold)
+    assert started.wait(5)
+    # These three wait together, hence become one transaction.
+    kept = store.submit(lambda connection: jobs.create(connection, new_row("a"), {}))
+    broken = store.submit(fail)
+    also = store.submit(lambda connection: jobs.create(connection, new_row("b"), {}))
+    go_on.set()
+    first.result(5)
+    kept.result(5)
+    also.result(5)
+    with pytest.raises(LookupError):
+        broken.result(5)
+    there = store.read_now(lambda connection: [row.uid for row in jobs.page(connection, "p", before="", limit=9)])
+    assert there == ["b", "a"]
+
+
+def test_a_full_database_is_a_refusal_and_the_writer_goes_on(store, new_row, create_job):
+    create_job(new_row())
+    store.submit(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 1").scalar()).result()
+    with pytest.raises(ResourceExhausted) as error:
+        for number in range(200):
+            create_job(new_row(f"x{number:03}", record=b"x" * 3000))
+    assert error.value.reason == "DISK_FULL"
+    store.submit(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 100000").scalar()).result()
+    create_job(new_row("after"))
