@@ -71,13 +71,12 @@ def test_a_room_says_what_it_holds(package):
 
 @pytest.mark.parametrize(("tests", "package"), PACKAGES.items())
 def test_unit_tests_stand_where_their_code_does(tests, package):
-    """tests/unit/<package>/<room>/test_<module>.py, or test_<module>_<aspect>.py; the folder's name will do for all of it."""
+    """test_<module>.py or test_<module>_<aspect>.py, in the folder of that name; a room's name stands for all of it."""
     lost = []
     for path in sorted((ROOT / "tests/unit" / tests).rglob("test_*.py")):
-        place = path.parent.relative_to(ROOT / "tests/unit" / tests)
-        folder = ROOT / package / place
-        names = {module.stem.lstrip("_") for module in modules(folder)} | {folder.name.lstrip("_")} if folder.is_dir() else set()
-        names |= {child.name.lstrip("_") for child in folder.iterdir() if child.is_dir()} if folder.is_dir() else set()
+        folder = ROOT / package / path.parent.relative_to(ROOT / "tests/unit" / tests)
+        found = [*modules(folder), folder, *folder.iterdir()] if folder.is_dir() else []
+        names = {place.stem.lstrip("_") for place in found}
         subject = path.stem.removeprefix("test_")
         if not any(subject == name or subject.startswith(f"{name}_") for name in names):
             lost.append(str(path.relative_to(ROOT)))
