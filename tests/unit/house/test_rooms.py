@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house: few modules in a folder, few rooms in a package, files of a sensible length, and tests that mirror them."""
+"""The house: few modules in a folder, few rooms in a package, files of a sensible length, tests that mirror them."""
 
 from pathlib import Path
 
