@@ -16,15 +16,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.estimator.client import EstimatorClient
 from finetree_recommender.estimator.subprocess import EstimatorProgram
 from finetree_recommender.estimator.values import Catalogue, EstimatorUnavailableError, Evidence
 from finetree_recommender.method import Method
-from finetree_recommender.policy.library import Library
-from finetree_recommender.policy.pack import DEFAULT_PACK, Pack
 from finetree_recommender.recommend import Recommendation, Recommender
+from finetree_recommender.rule_pack.library import Library
+from finetree_recommender.rule_pack.pack import DEFAULT_PACK, Pack
 from google.protobuf import json_format
 
 OTHER = "evidence-1"
@@ -42,12 +42,12 @@ class Nobody:
         """Nothing."""
         raise EstimatorUnavailableError("nobody was asked")
 
-    async def price(self, rows: Mapping[Method, est.EstimateRunRequest]) -> Evidence:
+    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         """Nothing."""
         raise EstimatorUnavailableError(f"nobody was asked about {len(rows)} rows")
 
 
-def answer_sets(pack: Pack) -> Iterator[tuple[dict[str, str], rec.RecommendRequest]]:
+def answer_sets(pack: Pack) -> Iterator[tuple[dict[str, str], recommendation_pb2.RecommendRequest]]:
     """The 720 answer sets, each with the request that its answers make."""
     choices = [
         [
@@ -58,9 +58,11 @@ def answer_sets(pack: Pack) -> Iterator[tuple[dict[str, str], rec.RecommendReque
         for question in pack.rules.questions
     ]
     for chosen in itertools.product(*choices):
-        request = json_format.ParseDict({"model": {"name": MODEL}, "dataset_profile": DATA}, rec.RecommendRequest())
+        request = json_format.ParseDict(
+            {"model": {"name": MODEL}, "dataset_profile": DATA}, recommendation_pb2.RecommendRequest()
+        )
         for _, option in chosen:
-            request.MergeFrom(json_format.Parse(option.request, rec.RecommendRequest()))
+            request.MergeFrom(json_format.Parse(option.request, recommendation_pb2.RecommendRequest()))
         yield {name: option.value for name, option in chosen}, request
 
 

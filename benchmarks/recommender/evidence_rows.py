@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetree_recommender.policy.pack import builtin_packs, parse
+from finetree_recommender.rule_pack.pack import builtin_packs, parse
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks/results/worker/methods.json"
-PACK = ROOT / "services/recommender/finetree_recommender/policy/packs/evidence-1.yaml"
+PACK = ROOT / "services/recommender/finetree_recommender/rule_pack/packs/evidence-1.yaml"
 BASES = ("playbook-1",)
 BEGIN, END = "    # measured rows: begin\n", "    # measured rows: end\n"
 SOURCE = "methods-benchmark"

@@ -78,7 +78,11 @@ def request_of(case: dict[str, Any]) -> dict[str, Any]:
         "dataset_profile": {"examples": case["examples"], "total_tokens": 250 * case["examples"]},
         "ownership": {"rented": {}},
     }
-    request |= {name: case[name] for name in ("budget_usd_month", "budget_usd_run") if name in case}
+    request |= {
+        f"budget_per_{period}": {"currency_code": "USD", "units": case[f"budget_usd_{period}"]}
+        for period in ("month", "run")
+        if f"budget_usd_{period}" in case
+    }
     return request | {name: f"{prefix}_{case[name]}" for name, prefix in PREFIXES.items() if name in case}
 
 

@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.estimator.values import Catalogue, Model
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack, builtin_packs, parse
 from finetree_recommender.recipe.build import build
 from finetree_recommender.request.inputs import normalize
+from finetree_recommender.rule_pack.pack import Pack, builtin_packs, parse
 from google.protobuf import json_format
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def packs() -> dict[str, Pack]:
 def spec(method: str, variant: str) -> dict[str, Any]:
     """The RunSpec of a case, in proto JSON."""
     pack = packs()["before" if variant == "before" else "after"]
-    request = rec.RecommendRequest()
+    request = recommendation_pb2.RecommendRequest()
     request.model.name = MODEL
     request.hardware.cpu.cores = 2
     request.dataset_profile.examples = len(rows().train)

@@ -27,8 +27,7 @@ from typing import Any
 
 import grpc.aio
 import psutil
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.recommender.v1 import recommender_pb2_grpc
+from finetree_api.recommender.v1 import recommendation_pb2, recommender_pb2_grpc
 from finetree_estimator.catalog import accelerators, models
 from google.protobuf import json_format
 
@@ -39,7 +38,7 @@ NOBODY = "127.0.0.1:1"
 """An address where no estimator listens."""
 
 
-def requests(count: int, seed: int) -> Iterator[rec.RecommendRequest]:
+def requests(count: int, seed: int) -> Iterator[recommendation_pb2.RecommendRequest]:
     """Make distinct requests."""
     draw = random.Random(seed)
     names = [entry.name for entry in models.models()]
@@ -53,11 +52,11 @@ def requests(count: int, seed: int) -> Iterator[rec.RecommendRequest]:
             "quality": draw.randint(0, 5),
             "time": draw.randint(0, 3),
             "tasks": draw.randint(0, 3),
-            "task_kind": draw.randint(0, 6),
+            "task_domain": draw.randint(0, 6),
             "ownership": {"rented": {}} if draw.random() < 0.5 else None,
-            "budget_usd_month": draw.choice((20, 70, 200, 1000, 5000, None)),
+            "budget_per_month": {"currency_code": "USD", "units": draw.choice((20, 70, 200, 1000, 5000))},
         }
-        yield json_format.ParseDict(document, rec.RecommendRequest())
+        yield json_format.ParseDict(document, recommendation_pb2.RecommendRequest())
 
 
 @contextmanager
@@ -80,7 +79,7 @@ def server(*command: str) -> Iterator[tuple[str, psutil.Process]]:
 
 
 async def one_by_one(
-    call: Any, asked: list[rec.RecommendRequest], processes: dict[str, psutil.Process]
+    call: Any, asked: list[recommendation_pb2.RecommendRequest], processes: dict[str, psutil.Process]
 ) -> dict[str, float]:
     """Ask one after the other: percentiles of the latency, and CPU of each process per call."""
     before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_estimator.catalog import accelerators, models, prices
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
@@ -62,6 +62,5 @@ class Known:
                 found[method] = self.servicer.estimate(request)
         return found
 
-    async def estimate(self, spec: run_spec_pb2.RunSpec, profile: Any, evaluation: Any) -> estimate_pb2.Estimate:
-        request = estimate_pb2.EstimateRunRequest(spec=spec, dataset_profile=profile, evaluation_profile=evaluation)
+    async def estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
         return self.servicer.estimate(request)

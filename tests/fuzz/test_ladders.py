@@ -12,14 +12,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import hardware_pb2
 from finetree_recommender.estimator.values import Evidence
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.recommend import Recommendation, Recommender
+from finetree_recommender.rule_pack.pack import builtin_packs
+from finetree_runtime.money import to_money
 from fuzz_estimator import CARDS, MODELS, Known
+from google.protobuf.message import Message
 
 pytestmark = [pytest.mark.timeout(120)]
 
@@ -30,7 +32,7 @@ BELOW = 1 - 1e-9
 MONTHS = (0, 0.01, 49.99, 50, 99.99, 100, 500, 500.01, 1999.99, 2000, 10**6)
 """Budgets of a month: nothing, next to nothing, and the ends of the pack's brackets."""
 GIGABYTES = (2, 4, 6, 8, 11, 12, 16, 24, 32, 48, 80, 141)
-QUALITIES = sorted((word for word in rec.QualityNeed.values() if word), reverse=True)
+QUALITIES = sorted((word for word in recommendation_pb2.QualityNeed.values() if word), reverse=True)
 """The contract has the best first."""
 
 
@@ -41,7 +43,7 @@ class Remembering(Known):
         super().__init__()
         self._found: dict[tuple[tuple[Method, bytes], ...], Evidence] = {}
 
-    async def price(self, rows: Mapping[Method, est.EstimateRunRequest]) -> Evidence:
+    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         asked = tuple((method, row.SerializeToString(deterministic=True)) for method, row in rows.items())
         if asked not in self._found:
             self._found[asked] = await super().price(rows)
@@ -51,18 +53,18 @@ class Remembering(Known):
 RECOMMENDER = Recommender({"evidence-1": PACK}, Remembering())
 
 
-async def ask(request: rec.RecommendRequest) -> Recommendation:
+async def ask(request: recommendation_pb2.RecommendRequest) -> Recommendation:
     return await RECOMMENDER.recommend(request)
 
 
-def drawn(draw: random.Random) -> rec.RecommendRequest:
+def drawn(draw: random.Random) -> recommendation_pb2.RecommendRequest:
     """A model on hardware with its data, and half of the words that the contract has for what is wanted."""
-    request = rec.RecommendRequest(policy="evidence-1")
+    request = recommendation_pb2.RecommendRequest(rule_pack="evidence-1")
     request.model.hub.id = draw.choice(MODELS).hub_id
     request.hardware.accelerator = draw.choice(CARDS).name
     if draw.random() < 0.4:
         request.hardware.unknown_accelerator.marketed_memory_gb = draw.choice(GIGABYTES)
-        request.ownership.owned.CopyFrom(rs.OwnedHardware(tariff_per_kwh=0.3, currency_code="USD"))
+        request.ownership.owned.CopyFrom(hardware_pb2.OwnedHardware(price_per_kwh=to_money(0.3, "USD")))
     rows = int(10 ** draw.uniform(0, 6.5))
     request.dataset_profile.examples = rows
     request.dataset_profile.token_lengths.add(upper_bound=int(2 ** draw.uniform(4, 13)), count=rows)
@@ -74,51 +76,54 @@ def drawn(draw: random.Random) -> rec.RecommendRequest:
             getattr(request, field.name).extend(draw.sample(words, 1))
         else:
             setattr(request, field.name, draw.choice(words))
-    request.runs_per_month = draw.choice((0, 1, 3))
+    if runs := draw.choice((0, 1, 3)):
+        request.runs_per_month = runs
     return request
 
 
-async def limited(draw: random.Random, request: rec.RecommendRequest) -> rec.RecommendRequest:
+async def limited(
+    draw: random.Random, request: recommendation_pb2.RecommendRequest
+) -> recommendation_pb2.RecommendRequest:
     """The request with a deadline, or a budget of a run, near what one of the methods takes."""
     method = draw.choice((await ask(request)).methods)
     if method.figures.total_seconds is not None and draw.random() < 0.5:
         seconds = int(method.figures.total_seconds.expected * draw.choice((0.5, 1, 1.1)))
-        request.deadline.FromSeconds(max(1, min(seconds, 31_536_000)))
-    if method.figures.cost_usd is not None and draw.random() < 0.3:
-        request.budget_usd_run = method.figures.cost_usd.expected
+        request.max_duration.FromSeconds(max(1, min(seconds, 31_536_000)))
+    if method.figures.cost is not None and draw.random() < 0.3:
+        request.budget_per_run.CopyFrom(to_money(method.figures.cost.amount.expected, "USD"))
     return request
 
 
-async def prices(request: rec.RecommendRequest) -> list[float]:
+async def prices(request: recommendation_pb2.RecommendRequest) -> list[float]:
     """What a run of each method costs, and just too little for it."""
     found = [
-        method.figures.cost_usd.expected
+        method.figures.cost.amount.expected
         for method in (await ask(request)).methods
-        if method.figures.cost_usd is not None
+        if method.figures.cost is not None
     ]
     return [cost * times for cost in found for times in (BELOW, 1)]
 
 
-async def months(draw: random.Random) -> AsyncIterator[rec.RecommendRequest]:
+async def months(draw: random.Random) -> AsyncIterator[recommendation_pb2.RecommendRequest]:
     request = await limited(draw, drawn(draw))
-    runs = max(1, request.runs_per_month)
+    runs = request.runs_per_month or 1
     for usd in sorted((*MONTHS, *(cost * runs for cost in await prices(request)))):
-        yield changed(request, budget_usd_month=usd)
+        yield changed(request, budget_per_month=to_money(usd, "USD"))
 
 
-async def runs(draw: random.Random) -> AsyncIterator[rec.RecommendRequest]:
+async def runs(draw: random.Random) -> AsyncIterator[recommendation_pb2.RecommendRequest]:
     request = await limited(draw, drawn(draw))
-    for usd in sorted((*(month / max(1, request.runs_per_month) for month in MONTHS), *await prices(request))):
-        yield changed(request, budget_usd_run=usd)
+    for usd in sorted((*(month / (request.runs_per_month or 1) for month in MONTHS), *await prices(request))):
+        yield changed(request, budget_per_run=to_money(usd, "USD"))
 
 
-async def qualities(draw: random.Random) -> AsyncIterator[rec.RecommendRequest]:
+async def qualities(draw: random.Random) -> AsyncIterator[recommendation_pb2.RecommendRequest]:
     request = await limited(draw, drawn(draw))
     for word in QUALITIES:
         yield changed(request, quality=word)
 
 
-async def memories(draw: random.Random) -> AsyncIterator[rec.RecommendRequest]:
+async def memories(draw: random.Random) -> AsyncIterator[recommendation_pb2.RecommendRequest]:
     """Without limits on what a run takes: another GPU takes another time, and has another price."""
     request = drawn(draw)
     request.ClearField("ownership")
@@ -128,17 +133,20 @@ async def memories(draw: random.Random) -> AsyncIterator[rec.RecommendRequest]:
         yield more
 
 
-def changed(request: rec.RecommendRequest, **fields: Any) -> rec.RecommendRequest:
-    other = rec.RecommendRequest()
+def changed(request: recommendation_pb2.RecommendRequest, **fields: Any) -> recommendation_pb2.RecommendRequest:
+    other = recommendation_pb2.RecommendRequest()
     other.CopyFrom(request)
     for name, value in fields.items():
-        setattr(other, name, value)
+        if isinstance(value, Message):
+            getattr(other, name).CopyFrom(value)
+        else:
+            setattr(other, name, value)
     return other
 
 
 @pytest.mark.parametrize(("raised", "ladders"), [(months, 100), (runs, 80), (qualities, 80), (memories, 40)])
 async def test_more_never_takes_a_method_of_less_quality(
-    raised: Callable[[random.Random], AsyncIterator[rec.RecommendRequest]], ladders: int
+    raised: Callable[[random.Random], AsyncIterator[recommendation_pb2.RecommendRequest]], ladders: int
 ):
     draw, steps = random.Random(raised.__name__), Counter[Method | None]()
     for _ in range(ladders):

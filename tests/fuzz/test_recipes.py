@@ -20,8 +20,8 @@ from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import estimate_summary_pb2, hardware_pb2, method_pb2, model_pb2
 from finetree_recommender.messages.recommendation import recommendation
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.recommend import Recommender
+from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
 from finetree_trainer.jobs.inputs import Inputs
@@ -31,6 +31,7 @@ from finetree_trainer.models import hub
 from finetree_trainer.models.locate import KNOWN, Models
 from finetree_trainer.scheduling.devices import Device
 from fuzz_estimator import CARDS, MODELS, Known
+from google.type import money_pb2
 
 pytestmark = [pytest.mark.timeout(120)]
 
@@ -83,7 +84,7 @@ def requests(policy: str, folder: Path) -> Iterator[recommendation_pb2.Recommend
     turns = (itertools.cycle(draw.sample(every, len(every))) for every in (MODELS, CARDS))
     for _, model, card in zip(range(INPUTS), *turns, strict=False):
         request = recommendation_pb2.RecommendRequest(
-            policy=policy, model=model_pb2.ModelSource(hub=model_pb2.HubModel(id=model.hub_id))
+            rule_pack=policy, model=model_pb2.ModelSource(hub=model_pb2.HubModel(id=model.hub_id))
         )
         request.dataset.path = str(folder / "rows.jsonl")
         if draw.random() < 0.15:
@@ -112,12 +113,13 @@ def answer(draw: random.Random, request: recommendation_pb2.RecommendRequest) ->
                 getattr(request, field.name).extend(draw.sample(words, draw.randint(1, len(words))))
             else:
                 setattr(request, field.name, draw.choice(words))
-        elif field.name.startswith("budget_usd"):
-            setattr(request, field.name, float(draw.choice((0, 5, 49, 50, 100, 500, 2000, 10**6))))
+        elif field.name.startswith("budget_per"):
+            usd = draw.choice((0, 5, 49, 50, 100, 500, 2000, 10**6))
+            getattr(request, field.name).CopyFrom(money_pb2.Money(currency_code="USD", units=usd))
         elif field.name == "can_rent":
             request.can_rent = draw.random() < 0.5
-        elif field.name == "deadline":
-            request.deadline.FromSeconds(draw.choice((60, 3600, 86_400)))
+        elif field.name == "max_duration":
+            request.max_duration.FromSeconds(draw.choice((60, 3600, 86_400)))
         elif field.name in ("runs_per_month", "task_count"):
             setattr(request, field.name, draw.choice((1, 3, 40)))
 

@@ -14,14 +14,15 @@ from google.protobuf import json_format
 
 from finetree_recommender.estimator.client import EstimatorClient
 from finetree_recommender.estimator.subprocess import EstimatorProgram
-from finetree_recommender.messages.policies import policy
-from finetree_recommender.policy.library import Entry, Library
-from finetree_recommender.policy.pack import parse
-from finetree_recommender.policy.yaml import PackError
+from finetree_recommender.messages.rule_packs import rule_pack
 from finetree_recommender.recommend import Recommender
+from finetree_recommender.rule_pack.library import Entry, Library
+from finetree_recommender.rule_pack.pack import parse
+from finetree_recommender.rule_pack.yaml import PackError
 from finetree_recommender.servicer import SERVICE, RecommenderServicer
 from finetree_recommender.settings import ENV_PREFIX, Settings
 
+SERVICE_DESCRIPTOR = recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"]
 ONCE_SECONDS = 60.0
 """Longest wait for the estimator's programs, which have to start first."""
 
@@ -34,7 +35,8 @@ def build(settings: Settings) -> Service:
     """
     client = finetree.AsyncClient(estimator_address=settings.estimator_address, retries=False)
     library = _library(settings)
-    servicer = RecommenderServicer(Recommender(library, EstimatorClient(client, settings.estimator_time)), library)
+    recommender = Recommender(library, EstimatorClient(client, settings.estimator_time))
+    servicer = RecommenderServicer(recommender, library, page_token_key=settings.page_token_key.reveal())
     service = Service("finetree-recommender", distribution_version("finetree-recommender"), settings)
     service.add(recommender_pb2_grpc.add_RecommenderServiceServicer_to_server, servicer, SERVICE)
     service.on_stop = client.close
@@ -51,7 +53,7 @@ def answer_once(settings: Settings) -> int:
     with EstimatorProgram() as program:
         servicer = RecommenderServicer(Recommender(library, EstimatorClient(program, ONCE_SECONDS)), library)
         rpc = oneshot.Rpc.of(
-            recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"],
+            SERVICE_DESCRIPTOR,
             settings.once_method,
             servicer=servicer,
             max_request_bytes=settings.max_request_bytes,
@@ -59,7 +61,7 @@ def answer_once(settings: Settings) -> int:
         return oneshot.run(rpc, settings.once_format, oneshot.Streams.standard())
 
 
-def check_policy(settings: Settings, file: Path) -> int:
+def check_rule_pack(settings: Settings, file: Path) -> int:
     """Say what a pack file is, as JSON; the exit code.
 
     Raises:
@@ -69,18 +71,18 @@ def check_policy(settings: Settings, file: Path) -> int:
         pack = parse(file.read_bytes(), _library(settings))
     except (PackError, OSError) as error:
         problem = error.strerror if isinstance(error, OSError) else error
-        raise SettingsError("POLICY_INVALID", f"{file.name}: {problem}") from None
-    message = policy(Entry(pack.rules.id, pack, built_in=False))
+        raise SettingsError("RULE_PACK_INVALID", f"{file.name}: {problem}") from None
+    message = rule_pack(Entry(pack.rules.id, pack, built_in=False))
     print(json_format.MessageToJson(message, preserving_proto_field_name=True))  # noqa: T201  # the answer
     return 0
 
 
 def _library(settings: Settings) -> Library:
-    flag = f"--policy-dir ({ENV_PREFIX}_POLICY_DIR)"
+    flag = f"--rule-pack-dir ({ENV_PREFIX}_RULE_PACK_DIR)"
     try:
-        return Library(settings.policy_dir)
+        return Library(settings.rule_pack_dir)
     except PackError as error:
-        raise SettingsError("POLICY_INVALID", f"{flag}: {error}") from None
+        raise SettingsError("RULE_PACK_INVALID", f"{flag}: {error}") from None
     except OSError as error:
         raise SettingsError("SETTING_INVALID", f"{flag}: {error.strerror}; name a folder that can be read") from None
 
@@ -89,8 +91,8 @@ def main() -> int:
     """Serve until a signal, answer what stdin asks, or check a rule pack; the exit code."""
     settings = load_or_exit(Settings, ENV_PREFIX)
     try:
-        if settings.policy_check is not None:
-            return check_policy(settings, settings.policy_check)
+        if settings.rule_pack_check is not None:
+            return check_rule_pack(settings, settings.rule_pack_check)
         if settings.once:
             return answer_once(settings)
         service = build(settings)

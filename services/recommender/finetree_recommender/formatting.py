@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbers, times, money and intervals in words."""
 
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 
 _UNITS = (("seconds", 1, 90.0), ("minutes", 60, 5400.0), ("hours", 3600, 2 * 86400.0), ("days", 86400, 1000 * 86400.0))
 """Units of time, the seconds of each, and the seconds up to which a time is told in it."""
@@ -9,23 +9,23 @@ _YEAR = 365 * 86400
 _CENT = 0.01
 
 
-def time(interval: ev.Interval) -> str:
+def time(interval: evidence_pb2.Interval) -> str:
     """Seconds in the unit that suits them: 49.4 (37.3 to 77.1) minutes."""
     found = next(((unit, size) for unit, size, most in _UNITS if interval.expected < most), ("years", _YEAR))
     return f"{scaled(interval, found[1])} {found[0]}"
 
 
-def money(interval: ev.Interval) -> str:
+def money(interval: evidence_pb2.Interval) -> str:
     """Such as 0.29 (0.22 to 0.45); less than a cent where it is."""
     return ranged(interval, ",.2f") if interval.expected >= _CENT else f"less than {max(_CENT, interval.high):.2f}"
 
 
-def scaled(interval: ev.Interval, unit: float) -> str:
+def scaled(interval: evidence_pb2.Interval, unit: float) -> str:
     """In multiples of a unit, to the tenth."""
     return ranged(interval, ",.1f", unit)
 
 
-def ranged(interval: ev.Interval, form: str, unit: float = 1) -> str:
+def ranged(interval: evidence_pb2.Interval, form: str, unit: float = 1) -> str:
     """Such as 19.3 (17.9 to 20.8), in multiples of a unit; without the interval where that is a point."""
     expected = format(interval.expected / unit, form)
     low, high = format(interval.low / unit, form), format(interval.high / unit, form)

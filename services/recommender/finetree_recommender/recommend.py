@@ -4,10 +4,9 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2, hardware_pb2, method_pb2, model_pb2, run_spec_pb2
 from finetree_runtime.errors import NotFound
 from finetree_runtime.runspec.digest import plan_digest
 
@@ -23,26 +22,27 @@ from finetree_recommender.estimator.values import (
     Priced,
     Refused,
 )
-from finetree_recommender.explain import cautions, confidence, counterfactuals, other_policies, rental_offers
+from finetree_recommender.explain import cautions, confidence, counterfactuals, other_packs, rental_offers
 from finetree_recommender.explain.assessment import Assessment, assess
 from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
-from finetree_recommender.explain.other_policies import OtherVerdict
+from finetree_recommender.explain.other_packs import OtherVerdict
 from finetree_recommender.explain.unmet_limits import unmet
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import BUILTIN, DEFAULT_PACK, Pack
 from finetree_recommender.recipe import build as recipes
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.request.refusals import (
     as_error,
+    check_currencies,
     check_estimator_pins,
     check_lengths,
     check_pin,
     refusal_of,
 )
+from finetree_recommender.rule_pack.pack import BUILTIN, DEFAULT_PACK, Pack
 from finetree_recommender.trace import Caution, Step
 
-ANY_SHAPE = rs.ModelShape(hidden_size=64, layers=1, intermediate_size=64, attention_heads=1, vocab_size=64)
+ANY_SHAPE = model_pb2.ModelShape(hidden_size=64, layers=1, intermediate_size=64, attention_heads=1, vocab_size=64)
 """A model to ask about hardware with."""
 CATALOGUE_TRIES = 3
 """Questions that are asked again because the catalogue changed under them."""
@@ -64,7 +64,7 @@ class Recommendation:
     counterfactuals: tuple[Counterfactual, ...]
     gaps: tuple[Gap, ...]
     confidence: confidence.Confidence
-    revision: ev.Revision
+    revision: evidence_pb2.Revision
     plan_digest: str
     others: tuple[OtherVerdict, ...]
 
@@ -96,28 +96,29 @@ class Recommender:
         self._packs = packs
         self._estimator = estimator
 
-    def pack(self, policy: str) -> Pack:
+    def pack(self, pack_id: str) -> Pack:
         """The named pack, or the default one.
 
         Raises:
-            NotFound: POLICY_NOT_FOUND.
+            NotFound: RULE_PACK_NOT_FOUND.
         """
-        found = self._packs.get(policy or DEFAULT_PACK)
+        found = self._packs.get(pack_id or DEFAULT_PACK)
         if found is None:
             known = ", ".join(sorted(self._packs))
-            raise NotFound("POLICY_NOT_FOUND", f"policy: there is no rule pack {policy!r}; there is {known}")
+            raise NotFound("RULE_PACK_NOT_FOUND", f"rule_pack: there is no rule pack {pack_id!r}; there is {known}")
         return found
 
-    async def recommend(self, request: rec.RecommendRequest) -> Recommendation:
+    async def recommend(self, request: recommendation_pb2.RecommendRequest) -> Recommendation:
         """Answer a request.
 
         Raises:
-            InvalidArgument: A field is wrong.
-            NotFound: POLICY_NOT_FOUND, MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND.
+            InvalidArgument: INVALID_REQUEST, CURRENCY_MISMATCH.
+            NotFound: RULE_PACK_NOT_FOUND, MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND.
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
-        pack = self.pack(request.policy)
+        pack = self.pack(request.rule_pack)
         check_lengths(request)
+        check_currencies(request)
         check_pin(request.pinned.pack, pack, "pinned.pack")
         inputs, evidence, missing = await self._ask(request, pack)
         if evidence is None:
@@ -141,7 +142,9 @@ class Recommender:
         """The packs that a reply is compared with: those that come with the service."""
         return tuple(found for name in BUILTIN if (found := self._packs.get(name)) is not None)
 
-    async def _ask(self, request: rec.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None, str]:
+    async def _ask(
+        self, request: recommendation_pb2.RecommendRequest, pack: Pack
+    ) -> tuple[Inputs, Evidence | None, str]:
         """Inputs, evidence, and the code of why there is none."""
         try:
             inputs, evidence = await self._price(request, pack)
@@ -156,7 +159,7 @@ class Recommender:
             raise as_error(refusal)
         return inputs, evidence, ""
 
-    async def _price(self, request: rec.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None]:
+    async def _price(self, request: recommendation_pb2.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None]:
         """Inputs and evidence of one catalogue; no evidence where there is no model, or no hardware, to price."""
         for _ in range(CATALOGUE_TRIES):
             catalogue = await self._estimator.catalogue()
@@ -176,25 +179,29 @@ class Recommender:
                 return inputs, evidence
         raise EstimatorUnavailableError("the catalogue changes from call to call")
 
-    async def _answer(self, spec: rs.RunSpec) -> Priced | Refused:
+    async def _answer(self, spec: run_spec_pb2.RunSpec) -> Priced | Refused:
         """What the estimator says of a run by LoRA."""
-        found = await self._estimator.price({Method.LORA: est.EstimateRunRequest(spec=spec)})
+        found = await self._estimator.price({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
         return found.rows[Method.LORA, 0]
 
-    async def _check_hardware(self, hardware: rs.Hardware) -> None:
+    async def _check_hardware(self, hardware: hardware_pb2.Hardware) -> None:
         """Refuse an accelerator that the estimator does not know, also where there is no model to price on it."""
         if hardware.WhichOneof("device") != "accelerator":
             return
-        spec = rs.RunSpec(model=rs.ModelSource(shape=ANY_SHAPE), lora=rs.Lora(), hardware=hardware)
+        spec = run_spec_pb2.RunSpec(
+            model=model_pb2.ModelSource(shape=ANY_SHAPE), lora=method_pb2.Lora(), hardware=hardware
+        )
         answer = await self._answer(spec)
         if isinstance(answer, Refused) and answer.reason == "ACCELERATOR_NOT_FOUND":
             raise as_error(answer)
 
-    async def _check_model(self, request: rec.RecommendRequest, inputs: Inputs) -> None:
+    async def _check_model(self, request: recommendation_pb2.RecommendRequest, inputs: Inputs) -> None:
         """Refuse a model that the estimator does not know, also where there is no hardware to price it on."""
         if inputs.model is not None or request.model.WhichOneof("source") not in ("name", "hub"):
             return
-        spec = rs.RunSpec(model=request.model, lora=rs.Lora(), hardware=rs.Hardware(cpu=rs.CpuDevice()))
+        spec = run_spec_pb2.RunSpec(
+            model=request.model, lora=method_pb2.Lora(), hardware=hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice())
+        )
         answer = await self._answer(spec)
         if isinstance(answer, Refused) and answer.reason == "MODEL_NOT_FOUND":
             raise as_error(answer)
@@ -238,7 +245,7 @@ def conclude(
         confidence=confidence.judge(situation, neighbours, parameters=parameters, unmet=len(broken)),
         revision=revision,
         plan_digest=plan_digest(recipe.spec, inputs.profile, revision) if recipe is not None else "",
-        others=other_policies.verdicts(others, situation),
+        others=other_packs.verdicts(others, situation),
     )
 
 
@@ -265,8 +272,8 @@ def _priced(evidence: Evidence | None, decision: Decision) -> Priced | None:
     return row if isinstance(row, Priced) else None
 
 
-def _revision(pack: Pack, evidence: Evidence | None) -> ev.Revision:
-    revision = ev.Revision()
+def _revision(pack: Pack, evidence: Evidence | None) -> evidence_pb2.Revision:
+    revision = evidence_pb2.Revision()
     if evidence is not None:
         revision.CopyFrom(evidence.revision)
     revision.pack.CopyFrom(pack.revision)
@@ -288,12 +295,12 @@ def _counted(inputs: Inputs, evidence: Evidence) -> Inputs | None:
     return replace(inputs, model=replace(model, parameters=evidence.parameters))
 
 
-def _questions(pack: Pack, inputs: Inputs) -> dict[Method, est.EstimateRunRequest]:
+def _questions(pack: Pack, inputs: Inputs) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Every method's recipe, with its adaptations to be tried where it does not fit."""
     request = inputs.request
     rows = recipes.questions(pack, inputs, parameters_of(inputs, None))
     for row in rows.values():
-        row.view = est.ESTIMATE_VIEW_SUMMARY
+        row.view = estimate_pb2.ESTIMATE_VIEW_SUMMARY
         if request.HasField("evaluation_profile"):
             row.evaluation_profile.CopyFrom(request.evaluation_profile)
         if request.HasField("pinned"):

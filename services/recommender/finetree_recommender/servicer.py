@@ -1,113 +1,128 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rpcs: messages to domain values and back."""
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.recommender.v1 import recommender_pb2_grpc
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import (
+    method_card_pb2,
+    picture_pb2,
+    recommendation_pb2,
+    recommender_pb2,
+    recommender_pb2_grpc,
+    rule_pack_pb2,
+)
+from finetree_api.types.v1 import evidence_pb2, server_pb2
+from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server.identity import distribution_version
 from grpc import aio
 
-from finetree_recommender.messages import method_cards, policies
+from finetree_recommender.messages import method_cards, rule_packs
 from finetree_recommender.messages.methods import method_of
 from finetree_recommender.messages.recommendation import recommendation
 from finetree_recommender.pictures import frontier, tree
-from finetree_recommender.policy.library import Library
-from finetree_recommender.policy.pack import DEFAULT_PACK
 from finetree_recommender.recommend import Recommender
 from finetree_recommender.request.refusals import check_pin
+from finetree_recommender.rule_pack.library import Library
+from finetree_recommender.rule_pack.pack import DEFAULT_PACK
 
 SERVICE = "finetree_api.recommender.v1.RecommenderService"
 """Full name of the gRPC service."""
+_PACKS = "rule_packs"
+"""Scope of the page tokens of ListRulePacks."""
 
 
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     """Answers the rpcs with a recommender and the packs that it has."""
 
-    def __init__(self, recommender: Recommender, library: Library) -> None:
+    def __init__(self, recommender: Recommender, library: Library, *, page_token_key: str = "") -> None:
         self._recommender = recommender
         self._library = library
+        self._tokens = PageTokens(page_token_key)
 
     async def Recommend(
         self,
-        request: rec.RecommendRequest,
-        context: aio.ServicerContext[rec.RecommendRequest, rec.RecommendResponse],
-    ) -> rec.RecommendResponse:
+        request: recommendation_pb2.RecommendRequest,
+        context: aio.ServicerContext[recommendation_pb2.RecommendRequest, recommendation_pb2.RecommendResponse],
+    ) -> recommendation_pb2.RecommendResponse:
         """Recommend a method and a recipe."""
         return recommendation(await self._recommender.recommend(request))
 
     async def RenderDecisionTree(
         self,
-        request: rec.RenderDecisionTreeRequest,
-        context: aio.ServicerContext[rec.RenderDecisionTreeRequest, rec.RenderDecisionTreeResponse],
-    ) -> rec.RenderDecisionTreeResponse:
+        request: picture_pb2.RenderDecisionTreeRequest,
+        context: aio.ServicerContext[picture_pb2.RenderDecisionTreeRequest, picture_pb2.RenderDecisionTreeResponse],
+    ) -> picture_pb2.RenderDecisionTreeResponse:
         """Draw a pack's way of deciding."""
         if not request.HasField("request"):
-            return tree.render(self._recommender.pack(request.policy), None, request.format)
-        question = rec.RecommendRequest()
+            return tree.render(self._recommender.pack(request.rule_pack), None, request.format)
+        question = recommendation_pb2.RecommendRequest()
         question.CopyFrom(request.request)
-        question.policy = request.policy or question.policy
+        question.rule_pack = request.rule_pack or question.rule_pack
         answer = await self._recommender.recommend(question)
         return tree.render(answer.pack, answer, request.format)
 
     async def RenderFrontier(
         self,
-        request: rec.RenderFrontierRequest,
-        context: aio.ServicerContext[rec.RenderFrontierRequest, rec.RenderFrontierResponse],
-    ) -> rec.RenderFrontierResponse:
+        request: picture_pb2.RenderFrontierRequest,
+        context: aio.ServicerContext[picture_pb2.RenderFrontierRequest, picture_pb2.RenderFrontierResponse],
+    ) -> picture_pb2.RenderFrontierResponse:
         """Draw the five methods beside each other."""
         return frontier.render(await self._recommender.recommend(request.request))
 
     async def ListMethods(
         self,
-        request: rec.ListMethodsRequest,
-        context: aio.ServicerContext[rec.ListMethodsRequest, rec.ListMethodsResponse],
-    ) -> rec.ListMethodsResponse:
+        request: method_card_pb2.ListMethodsRequest,
+        context: aio.ServicerContext[method_card_pb2.ListMethodsRequest, method_card_pb2.ListMethodsResponse],
+    ) -> method_card_pb2.ListMethodsResponse:
         """Cards of the five methods, in the pack's order."""
-        pack = self._recommender.pack(request.policy)
+        pack = self._recommender.pack(request.rule_pack)
         cards = method_cards.cards(pack, (card.method for card in pack.rules.methods))
-        revision = ev.Revision(pack=pack.revision)
-        return rec.ListMethodsResponse(methods=cards, revision=revision, guide=method_cards.guide(pack))
+        revision = evidence_pb2.Revision(pack=pack.revision)
+        return method_card_pb2.ListMethodsResponse(methods=cards, revision=revision, guide=method_cards.guide(pack))
 
     async def GetMethod(
         self,
-        request: rec.GetMethodRequest,
-        context: aio.ServicerContext[rec.GetMethodRequest, rec.GetMethodResponse],
-    ) -> rec.GetMethodResponse:
+        request: method_card_pb2.GetMethodRequest,
+        context: aio.ServicerContext[method_card_pb2.GetMethodRequest, method_card_pb2.GetMethodResponse],
+    ) -> method_card_pb2.GetMethodResponse:
         """Card of one method."""
-        pack = self._recommender.pack(request.policy)
+        pack = self._recommender.pack(request.rule_pack)
         card = method_cards.cards(pack, [method_of(request.method)])[0]
-        return rec.GetMethodResponse(method=card, revision=ev.Revision(pack=pack.revision))
+        return method_card_pb2.GetMethodResponse(method=card, revision=evidence_pb2.Revision(pack=pack.revision))
 
-    async def ListPolicies(
+    async def ListRulePacks(
         self,
-        request: rec.ListPoliciesRequest,
-        context: aio.ServicerContext[rec.ListPoliciesRequest, rec.ListPoliciesResponse],
-    ) -> rec.ListPoliciesResponse:
-        """All rule packs."""
-        return rec.ListPoliciesResponse(policies=[policies.policy(entry) for entry in self._library.entries()])
+        request: rule_pack_pb2.ListRulePacksRequest,
+        context: aio.ServicerContext[rule_pack_pb2.ListRulePacksRequest, rule_pack_pb2.ListRulePacksResponse],
+    ) -> rule_pack_pb2.ListRulePacksResponse:
+        """List the rule packs, a page at a time."""
+        entries, start = self._library.entries(), int(self._tokens.read(_PACKS, request.page_token) or 0)
+        end = start + page_size(request.page_size)
+        return rule_pack_pb2.ListRulePacksResponse(
+            rule_packs=[rule_packs.rule_pack(entry) for entry in entries[start:end]],
+            next_page_token=self._tokens.issue(_PACKS, str(end)) if end < len(entries) else "",
+        )
 
-    async def GetPolicy(
+    async def GetRulePack(
         self,
-        request: rec.GetPolicyRequest,
-        context: aio.ServicerContext[rec.GetPolicyRequest, rec.GetPolicyResponse],
-    ) -> rec.GetPolicyResponse:
+        request: rule_pack_pb2.GetRulePackRequest,
+        context: aio.ServicerContext[rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse],
+    ) -> rule_pack_pb2.GetRulePackResponse:
         """One rule pack."""
-        pack = self._recommender.pack(request.policy)
+        pack = self._recommender.pack(request.rule_pack)
         check_pin(request.pinned, pack, "pinned")
         entry = next(item for item in self._library.entries() if item.pack is pack)
-        return policies.details(entry, pack)
+        return rule_packs.details(entry, pack)
 
     async def GetServerInfo(
         self,
-        request: rec.GetServerInfoRequest,
-        context: aio.ServicerContext[rec.GetServerInfoRequest, rec.GetServerInfoResponse],
-    ) -> rec.GetServerInfoResponse:
+        request: recommender_pb2.GetServerInfoRequest,
+        context: aio.ServicerContext[recommender_pb2.GetServerInfoRequest, recommender_pb2.GetServerInfoResponse],
+    ) -> recommender_pb2.GetServerInfoResponse:
         """What this server is."""
-        server = ev.ServerInfo(
+        server = server_pb2.ServerInfo(
             service="finetree-recommender",
             version=distribution_version("finetree-recommender"),
             api_revisions=["v1"],
-            features=["recommend", "method_cards", "policies", "pictures"],
+            features=["recommend", "method_cards", "rule_packs", "pictures"],
         )
         pack = self._recommender.pack(DEFAULT_PACK)
-        return rec.GetServerInfoResponse(server=server, revision=ev.Revision(pack=pack.revision))
+        return recommender_pb2.GetServerInfoResponse(server=server, revision=evidence_pb2.Revision(pack=pack.revision))

@@ -12,7 +12,7 @@ ENV_PREFIX = "FINETREE_RECOMMENDER"
 """Prefix of the environment's variables."""
 
 OnceMethod = Literal[
-    "Recommend", "RenderDecisionTree", "RenderFrontier", "ListMethods", "GetMethod", "ListPolicies", "GetPolicy"
+    "Recommend", "RenderDecisionTree", "RenderFrontier", "ListMethods", "GetMethod", "ListRulePacks", "GetRulePack"
 ]
 """Rpcs that are answered without a server."""
 
@@ -24,8 +24,8 @@ class Settings(ServiceSettings):
     address: str = listen_address(50051)
     estimator_address: str = setting("127.0.0.1:50052", "Where the estimator listens: HOST:PORT or unix:PATH.")
     estimator_time: Duration = setting(2.0, "Longest wait for the estimator; then the rules alone answer.")
-    policy_dir: Path | None = setting(None, "Folder of own rule packs (*.yaml); read again when a file changes.")
-    policy_check: Path | None = setting(None, "Load and check this rule pack, say what it is, and end; no server.")
+    rule_pack_dir: Path | None = setting(None, "Folder of own rule packs (*.yaml); read again when a file changes.")
+    rule_pack_check: Path | None = setting(None, "Load and check this rule pack, say what it is, and end; no server.")
     once: bool = setting(
         default=False,
         text="Answer what stdin holds on stdout, without a server or a socket; the estimator is a program.",

@@ -50,14 +50,14 @@ def estimator_address(tmp_path_factory):
 
 @contextlib.asynccontextmanager
 async def connected(
-    estimator: str, estimator_time: float = 2.0, policy_dir: Path | None = None
+    estimator: str, estimator_time: float = 2.0, rule_pack_dir: Path | None = None
 ) -> AsyncIterator[finetree.AsyncClient]:
     """A client of a recommender that asks the estimator at an address."""
     settings = Settings(
         address="127.0.0.1:0",
         estimator_address=estimator,
         estimator_time=estimator_time,
-        policy_dir=policy_dir,
+        rule_pack_dir=rule_pack_dir,
         log_level="error",
     )
     async with serving(build(settings)) as address:

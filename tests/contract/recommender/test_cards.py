@@ -3,14 +3,14 @@ import signal
 
 import finetree
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 
 METHODS = {"FULL", "LORA", "QLORA", "PREFIX", "ADAPTER"}
 
 
 def name(card):
-    return rec.Method.Name(card.method).removeprefix("METHOD_")
+    return method_pb2.Method.Name(card.method).removeprefix("METHOD_")
 
 
 async def test_the_five_cards_are_complete(client):
@@ -40,12 +40,12 @@ async def test_a_card_holds_what_a_dashboard_shows(client):
         assert names == ["memory_percent", "speed_factor", "trainable_percent", "cost_level", *names[4:]]
         assert all(figure.label and figure.text and figure.provenance.locator for figure in card.figures)
         assert [row.examples for row in card.reference_cost.rows] == [100, 1000, 10000, 100000]
-        assert all(row.cost_usd.provenance for row in card.reference_cost.rows)
+        assert all(row.cost.amount.provenance for row in card.reference_cost.rows)
         assert card.reference_cost.accelerator
         assert card.advice
         assert all(item.text and item.rule_id and item.provenance.locator for item in card.advice)
         assert card.evidence
-        assert all(row.provenance.kind == ev.PROVENANCE_KIND_PUBLISHED for row in card.evidence)
+        assert all(row.provenance.kind == evidence_pb2.PROVENANCE_KIND_PUBLISHED for row in card.evidence)
 
 
 async def test_the_guides_of_rank_and_quantisation_name_one_usual_choice(client):
@@ -60,7 +60,7 @@ async def test_the_hardware_chart_says_where_nothing_is_recommended(client):
     rows = (await client.method_guide()).hardware
     assert [row.marketed_memory_gb for row in rows] == [80, 40, 24, 16, 8, 4]
     assert rows[0].cost_open_ended
-    assert rows[-1].method == rec.METHOD_UNSPECIFIED
+    assert rows[-1].method == method_pb2.METHOD_UNSPECIFIED
     assert not rows[-1].HasField("total_seconds")
     assert rows[-1].note
 
@@ -70,7 +70,7 @@ async def test_every_answer_of_the_questionnaire_is_understood_as_itself(client)
     assert [len(question.options) for question in guide.questions] == [6, 5, 5, 3, 3]
     for question in guide.questions:
         for option in question.options:
-            request = rec.RecommendRequest(model={"name": "llama-3.1-8b"})
+            request = recommendation_pb2.RecommendRequest(model={"name": "llama-3.1-8b"})
             request.MergeFrom(option.request)
             trace = (await client.recommend(request)).trace
             assert option.id in [step.rule_id for step in trace], option.id
@@ -85,16 +85,16 @@ async def test_one_card_is_the_same_as_in_the_list(client, method):
 
 async def test_cards_need_no_estimator(recommender, free_address):
     async with recommender(free_address) as client:
-        assert len(await client.list_methods(policy="playbook-1")) == 5
+        assert len(await client.list_methods(rule_pack="playbook-1")) == 5
 
 
 async def test_errors_of_the_cards(client):
     with pytest.raises(finetree.NotFound) as missing:
-        await client.list_methods(policy="no-such-pack")
-    assert missing.value.reason == "POLICY_NOT_FOUND"
+        await client.list_methods(rule_pack="no-such-pack")
+    assert missing.value.reason == "RULE_PACK_NOT_FOUND"
     assert "playbook-1" in str(missing.value)
     with pytest.raises(finetree.NotFound):
-        await client.get_method("lora", policy="no-such-pack")
+        await client.get_method("lora", rule_pack="no-such-pack")
     with pytest.raises(finetree.InvalidArgument):
         await client.get_method(0)
 

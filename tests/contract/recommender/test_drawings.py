@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pictures over the wire: formats, marks, and each documented error."""
 
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import finetree
 import pytest
+from finetree_runtime.money import to_money
+from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 REQUEST = {
     "model": {"name": "llama-3.1-8b"},
@@ -38,8 +47,8 @@ async def test_the_way_is_that_of_the_answers_trace(client):
     assert drawn.taken_ids[0] == "gate"
 
 
-async def test_a_policy_beside_a_request_is_the_one_that_is_drawn(client):
-    drawn = await client.render_decision_tree(REQUEST, policy="evidence-1")
+async def test_a_rule_pack_beside_a_request_is_the_one_that_is_drawn(client):
+    drawn = await client.render_decision_tree(REQUEST, rule_pack="evidence-1")
     assert drawn.revision.pack.id == "evidence-1"
     assert "How evidence-1 decides" in drawn.content
     assert "gate.physics" in {line.rule_id for node in drawn.nodes for line in node.lines if line.taken}
@@ -57,10 +66,10 @@ async def test_a_frontier_is_drawn_of_estimates(client):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"policy": "no-such-pack"}, "POLICY_NOT_FOUND"),
+        ({"rule_pack": "no-such-pack"}, "RULE_PACK_NOT_FOUND"),
         ({"model": {"name": "no-such-model"}}, "MODEL_NOT_FOUND"),
         ({"hardware": {"accelerator": "no-such-gpu"}}, "ACCELERATOR_NOT_FOUND"),
-        ({"budget_usd_month": -1}, "INVALID_REQUEST"),
+        ({"budget_per_month": usd(-1)}, "INVALID_REQUEST"),
         ({"pinned": {"pack": {"id": "older"}}}, "REVISION_UNAVAILABLE"),
     ],
 )
@@ -74,8 +83,8 @@ async def test_what_a_recommendation_refuses_is_not_drawn(client, change, reason
 
 async def test_an_unknown_pack_is_not_drawn_without_a_request_either(client):
     with pytest.raises(finetree.NotFound) as refused:
-        await client.render_decision_tree(policy="no-such-pack")
-    assert refused.value.reason == "POLICY_NOT_FOUND"
+        await client.render_decision_tree(rule_pack="no-such-pack")
+    assert refused.value.reason == "RULE_PACK_NOT_FOUND"
 
 
 async def test_an_unknown_format_is_refused(client):

@@ -7,7 +7,8 @@ A 7B model of the playbook's days stands for its examples; where physics overrul
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import method_pb2
 from google.protobuf import json_format
 
 GIB = 2**30
@@ -33,29 +34,29 @@ def cpu(gib: int) -> dict[str, Any]:
     return {"hardware": {"cpu": {"cores": 4, "memory_bytes": gib * GIB}}}
 
 
-async def ask(client, model: str, *parts: dict[str, Any]) -> rec.RecommendResponse:
+async def ask(client, model: str, *parts: dict[str, Any]) -> recommendation_pb2.RecommendResponse:
     fields = {key: value for part in parts for key, value in part.items()}
     return await client.recommend({"model": {"name": model}, "dataset_profile": SHORT_ROWS, **fields})
 
 
 def method(reply) -> str:
-    return rec.Method.Name(reply.verdict.method).removeprefix("METHOD_")
+    return method_pb2.Method.Name(reply.verdict.method).removeprefix("METHOD_")
 
 
 def overruled(reply) -> list[str]:
     return [step.overruled_rule_id for step in reply.trace if step.overruled_rule_id]
 
 
-def assessment(reply, name: str) -> rec.MethodAssessment:
-    return next(item for item in reply.methods if item.method == rec.Method.Value(f"METHOD_{name}"))
+def assessment(reply, name: str) -> recommendation_pb2.MethodAssessment:
+    return next(item for item in reply.methods if item.method == method_pb2.Method.Value(f"METHOD_{name}"))
 
 
-@pytest.mark.parametrize(("policy", "counts"), [("playbook-1", (5, 6, 5)), ("evidence-1", (6, 6, 4))])
-async def test_every_situation_and_scenario_of_a_pack_gets_its_method(client, policy, counts):
-    guide = await client.method_guide(policy=policy)
+@pytest.mark.parametrize(("rule_pack", "counts"), [("playbook-1", (5, 6, 5)), ("evidence-1", (6, 6, 4))])
+async def test_every_situation_and_scenario_of_a_pack_gets_its_method(client, rule_pack, counts):
+    guide = await client.method_guide(rule_pack=rule_pack)
     assert (len(guide.situations), len(guide.quick_reference), len(guide.scenarios)) == counts
     for case in (*guide.situations, *guide.quick_reference, *guide.scenarios):
-        request = rec.RecommendRequest(model={"name": MODEL_7B}, policy=policy)
+        request = recommendation_pb2.RecommendRequest(model={"name": MODEL_7B}, rule_pack=rule_pack)
         request.MergeFrom(case.request)
         reply = await client.recommend(request)
         assert reply.verdict.method == case.method, case.id
@@ -106,17 +107,17 @@ async def test_the_hardware_chart_and_the_tree_at_7b(client, hardware, needs, ve
         assert any("PREFIX" in step.outcome and step.stage == "votes" for step in reply.trace)
 
 
-@pytest.mark.parametrize("policy", ["playbook-1", "evidence-1"])
-async def test_the_hardware_chart_of_a_pack_is_what_it_recommends(client, policy):
-    for row in (await client.method_guide(policy=policy)).hardware:
+@pytest.mark.parametrize("rule_pack", ["playbook-1", "evidence-1"])
+async def test_the_hardware_chart_of_a_pack_is_what_it_recommends(client, rule_pack):
+    for row in (await client.method_guide(rule_pack=rule_pack)).hardware:
         model = MODEL_7B if row.marketed_memory_gb > 4 else "llama-3.2-1b"
-        needs = MAXIMUM if row.method == rec.METHOD_FULL else {}
-        reply = await ask(client, model, gpu(row.marketed_memory_gb), needs, {"policy": policy})
-        if policy == "playbook-1" and row.marketed_memory_gb <= 8:
+        needs = MAXIMUM if row.method == method_pb2.METHOD_FULL else {}
+        reply = await ask(client, model, gpu(row.marketed_memory_gb), needs, {"rule_pack": rule_pack})
+        if rule_pack == "playbook-1" and row.marketed_memory_gb <= 8:
             # Its words on small GPUs are kept as words; what fits is tested above.
             continue
         # Short rows may leave room for a 16-bit base where published runs, with longer ones, had none.
-        allowed = {row.method, rec.METHOD_LORA} if policy == "evidence-1" else {row.method}
+        allowed = {row.method, method_pb2.METHOD_LORA} if rule_pack == "evidence-1" else {row.method}
         assert reply.verdict.method in allowed, row.accelerator
 
 
@@ -166,8 +167,8 @@ async def test_scenario_1_keeps_quality_and_budget(client):
     lora = assessment(reply, "LORA")
     assert lora.quality_percent.low >= 95
     # Without hardware the playbook's own figures are quoted: the promised 50 USD pay for several runs.
-    assert 50 / lora.cost_usd.expected > 6
-    assert lora.cost_usd.expected < request.budget_usd_month
+    assert 50 / lora.cost.amount.expected > 6
+    assert lora.cost.amount.expected < request.budget_per_month.units
 
 
 async def test_scenario_2_goes_by_the_memory_of_the_card_and_not_by_its_number(client):
@@ -188,13 +189,13 @@ async def test_scenario_3_leaves_time_for_ten_ideas_a_day(client):
 async def test_scenario_4_on_40_gb_is_lora_and_points_to_more(client):
     reply = await client.recommend(await scenario(client, "scenario.4_40gb"))
     caution = next(item for item in reply.cautions if item.code == "CAUTION_LORA_MAXIMUM")
-    assert caution.redirect == rec.METHOD_FULL
-    more = [flip for flip in reply.counterfactuals if flip.resulting_method == rec.METHOD_FULL]
+    assert caution.redirect == method_pb2.METHOD_FULL
+    more = [flip for flip in reply.counterfactuals if flip.resulting_method == method_pb2.METHOD_FULL]
     assert [flip.field_path for flip in more] == ["hardware"]
 
 
-async def scenario(client, name: str) -> rec.RecommendRequest:
+async def scenario(client, name: str) -> recommendation_pb2.RecommendRequest:
     found = next(item for item in (await client.method_guide()).scenarios if item.id == name)
-    request = rec.RecommendRequest(model={"name": MODEL_7B})
+    request = recommendation_pb2.RecommendRequest(model={"name": MODEL_7B})
     request.MergeFrom(found.request)
     return request

@@ -2,7 +2,7 @@
 """Models by the names of their instructed checkpoints or by their shape, and other makers' accelerators."""
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 
 SHORT_ROWS = {"examples": 600, "token_lengths": [{"upper_bound": 90, "count": 600}]}
 LONG_ROWS = {"examples": 2000, "token_lengths": [{"upper_bound": 40000, "count": 2000}]}
@@ -28,7 +28,7 @@ SMALL_SHAPE = {
     ],
 )
 async def test_an_instructed_model_and_a_shape_get_the_recipe_of_their_size_and_it_is_priced(client, model, same_as):
-    asked = {"hardware": {"accelerator": "h200"}, "quality": "QUALITY_NEED_MAXIMUM", "policy": "evidence-1"}
+    asked = {"hardware": {"accelerator": "h200"}, "quality": "QUALITY_NEED_MAXIMUM", "rule_pack": "evidence-1"}
     asked |= {"dataset_profile": LONG_ROWS}
     reply, other = [await client.recommend({"model": named, **asked}) for named in (model, same_as)]
     reply.spec.model.CopyFrom(other.spec.model)
@@ -41,13 +41,13 @@ async def test_an_accelerator_that_is_not_supported_is_answered_by_its_memory_an
     asked = {"model": {"name": "llama-3.1-8b"}, "dataset_profile": SHORT_ROWS}
     reply = await client.recommend(asked | {"hardware": {"accelerator": "RX 7900 XTX"}})
     same = await client.recommend(asked | {"hardware": {"unknown_accelerator": {"marketed_memory_gb": 24}}})
-    assert reply.verdict.method == same.verdict.method == rec.METHOD_LORA
+    assert reply.verdict.method == same.verdict.method == method_pb2.METHOD_LORA
     assert reply.estimate == same.estimate
     assert reply.verdict.headline.startswith(
         "AMD Radeon RX 7900 XTX is not supported yet; on a supported GPU of 24 GB:"
     )
     assert reply.summary.startswith("AMD Radeon RX 7900 XTX is not supported yet:")
-    assert (reply.confidence.abstained, reply.confidence.level) == (True, rec.CONFIDENCE_LEVEL_LOW)
+    assert (reply.confidence.abstained, reply.confidence.level) == (True, evidence_pb2.CONFIDENCE_LEVEL_LOW)
     unknown = await client.recommend(asked | {"hardware": {"accelerator": "M3 Max"}})
     assert [item.code for item in unknown.cautions][:2] == ["MEMORY_UNKNOWN", "ACCELERATOR_NOT_SUPPORTED"]
     assert not unknown.HasField("estimate")

@@ -9,14 +9,14 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import picture_pb2, recommendation_pb2
 from finetree_recommender.__main__ import main
 from finetree_recommender.estimator.subprocess import EstimatorProgram
 from finetree_runtime.server.oneshot import HEADER
 from google.protobuf import json_format
 
 PROGRAM = [sys.executable, "-m", "finetree_recommender", "--once"]
-REQUEST = rec.RecommendRequest(quality=rec.QUALITY_NEED_IMPORTANT)
+REQUEST = recommendation_pb2.RecommendRequest(quality=recommendation_pb2.QUALITY_NEED_IMPORTANT)
 REQUEST.model.name = "smollm2-135m"
 REQUEST.hardware.accelerator = "rtx-4090"
 REQUEST.dataset_profile.examples = 500
@@ -55,14 +55,14 @@ async def test_the_program_gives_the_served_answer_to_the_byte(client):
 
 async def test_a_picture_too(client, here):
     served = await client.render_decision_tree(REQUEST, picture_format="svg")
-    question = rec.RenderDecisionTreeRequest(format=rec.PICTURE_FORMAT_SVG, request=REQUEST)
+    question = picture_pb2.RenderDecisionTreeRequest(format=picture_pb2.PICTURE_FORMAT_SVG, request=REQUEST)
     flags = ("--once-format", "frames", "--once-method", "RenderDecisionTree")
     done = await asyncio.to_thread(here, framed(question), *flags)
     assert done.stdout == framed(served)
 
 
 def test_a_refusal_is_a_status_and_exit_code_2(here):
-    unheard_of = rec.RecommendRequest(hardware=REQUEST.hardware)
+    unheard_of = recommendation_pb2.RecommendRequest(hardware=REQUEST.hardware)
     unheard_of.model.name = "unheard-of-9000"
     done = here(json_format.MessageToJson(unheard_of).encode())
     assert (done.returncode, done.stdout) == (2, b"")

@@ -303,6 +303,6 @@ def test_the_estimator_takes_the_committed_observations() -> None:
 
 
 def test_the_playbooks_claims_are_those_of_its_pack() -> None:
-    text = (ROOT / "services/recommender/finetree_recommender/policy/packs/playbook-1.yaml").read_text()
+    text = (ROOT / "services/recommender/finetree_recommender/rule_pack/packs/playbook-1.yaml").read_text()
     for percent in method_report.PLAYBOOK.values():
         assert f"expected: {percent}," in text

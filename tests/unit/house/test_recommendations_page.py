@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 from finetree_cli.commands.recommend import recommend
-from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.rule_pack.pack import builtin_packs
 
 ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs" / "recommendations.md").read_text(encoding="utf-8")

@@ -2,12 +2,12 @@
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.estimator.values import Catalogue, Evidence, FitState, Model, Priced, Refused
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.request.inputs import Inputs, normalize
+from finetree_recommender.rule_pack.pack import builtin_packs
 from google.protobuf import json_format
 
 GIB = 2**30
@@ -25,7 +25,7 @@ def read(pack):
     """Reads a request given as proto JSON without its model."""
 
     def read_request(parameters: int = 135_000_000, longest: int = 8192, **fields: Any) -> Inputs:
-        request = json_format.ParseDict({"model": {"name": "m"}, **fields}, rec.RecommendRequest())
+        request = json_format.ParseDict({"model": {"name": "m"}, **fields}, recommendation_pb2.RecommendRequest())
         return normalize(request, pack, Catalogue(models={"m": Model(parameters, longest)}))
 
     return read_request
@@ -33,10 +33,11 @@ def read(pack):
 
 def priced(fit, needs=1.0, has=8.0, seconds=100.0, cost=1.0):
     """An estimate; memory in GiB, cost in USD."""
-    point = ev.Interval(low=needs * GIB, expected=needs * GIB, high=needs * GIB)
-    time = ev.Interval(low=seconds, expected=seconds, high=seconds)
-    money = ev.Interval(low=cost, expected=cost, high=cost)
-    return Priced(FitState(fit), point, int(has * GIB), time, money, "USD", 100)
+    point = evidence_pb2.Interval(low=needs * GIB, expected=needs * GIB, high=needs * GIB)
+    time = evidence_pb2.Interval(low=seconds, expected=seconds, high=seconds)
+    amount = evidence_pb2.Interval(low=cost, expected=cost, high=cost)
+    money = evidence_pb2.MoneyInterval(amount=amount, currency_code="USD")
+    return Priced(FitState(fit), point, int(has * GIB), time, money, 100)
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +56,6 @@ def evidence():
             states = words.split() if " " in words else [words] * count
             for index, state in enumerate(states):
                 rows[method, index] = priced(state, needs=10.0 - index)
-        return Evidence(rows, ev.Revision(engine=ev.RevisionComponent(id="engine-1")), 135_000_000)
+        return Evidence(rows, evidence_pb2.Revision(engine=evidence_pb2.RevisionComponent(id="engine-1")), 135_000_000)
 
     return build

@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.estimator.values import (
     Accelerator,
     Catalogue,
@@ -44,9 +44,9 @@ class Recording:
         return self._found
 
 
-def request(**fields: Any) -> rec.RecommendRequest:
+def request(**fields: Any) -> recommendation_pb2.RecommendRequest:
     base = {"model": {"name": "m"}, "hardware": {"accelerator": "gpu"}, "dataset_profile": {"examples": 500}}
-    return json_format.ParseDict(base | fields, rec.RecommendRequest())
+    return json_format.ParseDict(base | fields, recommendation_pb2.RecommendRequest())
 
 
 def recommender(pack, estimator):

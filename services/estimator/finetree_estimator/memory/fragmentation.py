@@ -68,7 +68,7 @@ def _peak_plus(peak: Interval, more: Interval, most: float) -> Interval:
 
 
 def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: float) -> float:
-    """Of the loss, whose float32 tensors are the largest blocks.
+    """Bytes of blocks that the loss leaves over: its float32 tensors are the largest.
 
     `spare` is what other moments reserve beyond it. Optimizer states and gradients, `trained` bytes of them, come into
     what the first step's rows leave over.
@@ -85,7 +85,7 @@ def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: floa
 
 
 def _of_activations(run: Run, rows: Rows, moment: Moment) -> float:
-    """Of what layers keep: many blocks of few sizes, which serve one another for a while."""
+    """Bytes of blocks that activations leave over: many of few sizes, which serve one another for a while."""
     widest = float(run.stream_bytes * run.shape.intermediate)
     if run.checkpointing or widest * run.peak_tokens < c.OWN_SEGMENT:
         return 0.0

@@ -4,10 +4,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finetree_estimator import constants as c
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.projections import layout
-from finetree_estimator.methods.base import FEW_MEASURED, Method, Setup
+from finetree_estimator.methods.base import ELEMENTWISE_TRAFFIC, FEW_MEASURED, Method, Setup
 from finetree_estimator.remarks import Remark
 
 
@@ -51,4 +50,4 @@ class Prefix(Method):
 
     def elementwise_traffic(self, setup: Setup) -> float:
         """Bytes per token, step and layer that joining the prefix moves."""
-        return c.ELEMENTWISE_TRAFFIC * self.saved_inputs(setup)
+        return ELEMENTWISE_TRAFFIC * self.saved_inputs(setup)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from finetree_recommender.decision.stages import Choice
 from finetree_recommender.estimator.values import Evidence, FitState, Priced, States
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.recipe import Adaptation
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.recipe import Adaptation
 from finetree_recommender.trace import Step, Violation
 
 GIB = 2**30
 """Bytes of a GiB."""
 OVER_BUDGET = "OVER_BUDGET"
-OVER_DEADLINE = "OVER_DEADLINE"
+OVER_MAX_DURATION = "OVER_MAX_DURATION"
 SOURCE = "finetree: fit stage"
 """Source of what this stage does by convention."""
 
@@ -99,7 +99,7 @@ def steps(
     """The trace of the fit stage; `applied` are the adaptations in the recipe."""
     for method, violations in found.passed.items():
         for item in violations:
-            yield Step("demands", item.rule_id, f"{method} is passed over: {item.message}", SOURCE)
+            yield Step("limits", item.rule_id, f"{method} is passed over: {item.message}", SOURCE)
     if evidence is None:
         yield Step("fit", "fit.no_estimate", "not checked: the pack's own words stand", SOURCE)
         return
@@ -137,17 +137,17 @@ def _least(pack: Pack, constraints: Constraints, order: tuple[Method, ...], abov
     """The method that breaks least, the first of several; None of none.
 
     By most packs that is the one that breaks the fewest limits. A pack with `demands.nearest` sees to it that no larger
-    budget takes a method that is later in the order (docs/decisions/0016): of the methods that keep the deadline, or of
-    all where none does, the first that is within the budget, and where none is, the cheapest. What is `above` the
+    budget takes a method that is later in the order (docs/decisions/0016): of the methods that keep the time limit, or
+    of all where none does, the first that is within the budget, and where none is, the cheapest. What is `above` the
     method that the rules prefer is taken only where nothing else trains.
     """
     found = constraints.violations
     hard = {method: sum(item.hard for item in found[method]) for method in order}
-    if pack.rules.demands.nearest is None or not order:
+    if pack.rules.limits.nearest is None or not order:
         return min(order, key=lambda method: (hard[method], len(found[method]) - hard[method]), default=None)
     works = [method for method in order if hard[method] == min(hard.values())]
     asked = [method for method in works if method not in above] or works
-    timely = [method for method in asked if not _excess(found[method], OVER_DEADLINE)] or asked
+    timely = [method for method in asked if not _excess(found[method], OVER_MAX_DURATION)] or asked
     return min(timely, key=lambda method: _excess(found[method], OVER_BUDGET))
 
 
@@ -158,7 +158,7 @@ def _excess(violations: tuple[Violation, ...], code: str) -> float:
 
 def _with_fallbacks(pack: Pack, order: tuple[Method, ...]) -> tuple[Method, ...]:
     """The order, with what a method becomes under a 4-bit base right behind it, unless quality orders them."""
-    if pack.rules.demands.nearest is not None:
+    if pack.rules.limits.nearest is not None:
         return order
     found: dict[Method, None] = {}
     for method in order:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from finetree_recommender.estimator.values import FitState, States
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import CPU, UNKNOWN, Answers
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.basic import Cited
-from finetree_recommender.policy.schema.rules import MemoryClass
+from finetree_recommender.rule_pack.answers import CPU, UNKNOWN, Answers
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.basic import Cited
+from finetree_recommender.rule_pack.schema.rules import MemoryClass
 from finetree_recommender.trace import Step
 
 

@@ -3,15 +3,17 @@
 
 from collections.abc import Iterator
 
-from finetree_recommender.decision.fit import OVER_BUDGET, OVER_DEADLINE, Violations
+from finetree_recommender.decision.fit import OVER_BUDGET, OVER_MAX_DURATION, Violations
 from finetree_recommender.decision.prior_figures import pack_cost_expected, pack_seconds_expected
 from finetree_recommender.estimator.values import Evidence
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.request.limits import Limits
+from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Violation
 
+USD = "USD"
+"""Currency of budgets, and of the pack's own prices."""
 NO_NF4 = "NO_NF4"
 NOT_SERVABLE = "NOT_SERVABLE"
 
@@ -22,7 +24,7 @@ def violations(pack: Pack, limits: Limits, evidence: Evidence | None) -> Violati
         method: (
             *_capability(pack, limits, method),
             *_serving(pack, limits, method),
-            *_deadline(pack, limits, evidence, method),
+            *_duration(pack, limits, evidence, method),
             *_budget(pack, limits, evidence, method),
         )
         for method in Method
@@ -42,9 +44,9 @@ def usd_of(pack: Pack, evidence: Evidence | None, method: Method, *, examples: i
     if evidence is None:
         return pack_cost_expected(pack, method, examples)
     priced = evidence.best[method].priced
-    if priced is None or priced.cost is None or priced.currency != "USD":
+    if priced is None or priced.cost is None or priced.cost.currency_code != USD:
         return None
-    return priced.cost.expected
+    return priced.cost.amount.expected
 
 
 def _capability(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:
@@ -61,14 +63,14 @@ def _serving(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:
             yield Violation(NOT_SERVABLE, rule.note, rule.id, hard=True)
 
 
-def _deadline(pack: Pack, limits: Limits, evidence: Evidence | None, method: Method) -> Iterator[Violation]:
-    limit = limits.deadline_seconds
+def _duration(pack: Pack, limits: Limits, evidence: Evidence | None, method: Method) -> Iterator[Violation]:
+    limit = limits.max_seconds
     if limit is None:
         return
     needs = seconds_of(pack, evidence, method, examples=limits.examples)
     if needs is not None and needs > limit:
-        text = f"takes {duration(needs)}{_whose(evidence)}, the deadline is {duration(limit)}"
-        yield Violation(OVER_DEADLINE, text, pack.rules.demands.deadline.id, value=needs)
+        text = f"takes {duration(needs)}{_whose(evidence)}, the time limit is {duration(limit)}"
+        yield Violation(OVER_MAX_DURATION, text, pack.rules.limits.max_duration.id, value=needs)
 
 
 def _budget(pack: Pack, limits: Limits, evidence: Evidence | None, method: Method) -> Iterator[Violation]:
@@ -78,7 +80,7 @@ def _budget(pack: Pack, limits: Limits, evidence: Evidence | None, method: Metho
     needs = usd_of(pack, evidence, method, examples=limits.examples)
     if needs is not None and needs > limit:
         text = f"costs {needs:.2f} USD a run{_whose(evidence)}, the budget is {limit:.2f} USD"
-        yield Violation(OVER_BUDGET, text, pack.rules.demands.budget.id, value=needs)
+        yield Violation(OVER_BUDGET, text, pack.rules.limits.budget.id, value=needs)
 
 
 def _whose(evidence: Evidence | None) -> str:

@@ -12,8 +12,8 @@ from finetree_recommender.decision.fit import Constraints, FitResult
 from finetree_recommender.decision.stages import Choice, choose
 from finetree_recommender.estimator.values import Evidence
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import Answers
-from finetree_recommender.policy.pack import Pack
+from finetree_recommender.rule_pack.answers import Answers
+from finetree_recommender.rule_pack.pack import Pack
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,12 +4,12 @@
 import math
 from itertools import pairwise
 
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.limits import QualityFloor, QualityPrior
+from finetree_recommender.rule_pack.answers import UNKNOWN
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.limits import QualityFloor, QualityPrior
 
 SECONDS = 3600
 """Seconds of an hour."""
@@ -17,27 +17,27 @@ BYTES_OF_GB = 1e9
 """Bytes of a marketed GB."""
 
 
-def quality(pack: Pack, method: Method, task_kind: str = UNKNOWN) -> ev.Interval:
+def quality(pack: Pack, method: Method, task_domain: str = UNKNOWN) -> evidence_pb2.Interval:
     """Quality in percent of full fine-tuning, of this kind of task where the pack tells them apart.
 
     Neither the playbook nor the published comparisons state a coverage, so it is 0.
     """
-    prior = prior_of(pack, method, task_kind)
+    prior = prior_of(pack, method, task_domain)
     figure = prior if prior is not None else pack.card(method).quality_percent
     source = pack.provenance(figure.source)
-    return ev.Interval(low=figure.low, expected=figure.expected, high=figure.high, provenance=[source])
+    return evidence_pb2.Interval(low=figure.low, expected=figure.expected, high=figure.high, provenance=[source])
 
 
-def prior_of(pack: Pack, method: Method, task_kind: str) -> QualityPrior | None:
+def prior_of(pack: Pack, method: Method, task_domain: str) -> QualityPrior | None:
     """The pack's prior of a method for a kind of task, else for a task of unknown kind; None where it has neither."""
     ours = [prior for prior in pack.rules.priors if prior.method is method]
-    named = (prior for prior in ours if task_kind in prior.task_kinds)
-    return next(named, next((prior for prior in ours if not prior.task_kinds), None))
+    named = (prior for prior in ours if task_domain in prior.task_domains)
+    return next(named, next((prior for prior in ours if not prior.task_domains), None))
 
 
-def falls_short(pack: Pack, method: Method, quality_need: str, task_kind: str) -> QualityFloor | None:
+def falls_short(pack: Pack, method: Method, quality_need: str, task_domain: str) -> QualityFloor | None:
     """The floor of a quality need that a method is not expected to reach; None where it is, or no prior is known."""
-    prior = prior_of(pack, method, task_kind)
+    prior = prior_of(pack, method, task_domain)
     floor = next((item for item in pack.rules.quality_floors if item.need == quality_need), None)
     if prior is None or floor is None:
         return None
@@ -45,16 +45,18 @@ def falls_short(pack: Pack, method: Method, quality_need: str, task_kind: str) -
     return floor if reached < floor.percent else None
 
 
-def pack_seconds(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
+def pack_seconds(pack: Pack, method: Method, examples: int | None) -> evidence_pb2.Interval | None:
     """The playbook's training time of a 7B model; None outside its table."""
     seconds = pack_seconds_expected(pack, method, examples)
     return None if seconds is None else _point(pack, seconds, pack.rules.times.source)
 
 
-def pack_cost(pack: Pack, method: Method, examples: int | None) -> ev.Interval | None:
-    """The playbook's cost in USD of a 7B model on its reference GPU; None outside its table."""
+def pack_cost(pack: Pack, method: Method, examples: int | None) -> evidence_pb2.MoneyInterval | None:
+    """The playbook's cost of a 7B model on its reference GPU; None outside its table."""
     usd = pack_cost_expected(pack, method, examples)
-    return None if usd is None else _point(pack, usd, pack.rules.times.price_source)
+    if usd is None:
+        return None
+    return evidence_pb2.MoneyInterval(amount=_point(pack, usd, pack.rules.times.price_source), currency_code="USD")
 
 
 def pack_seconds_expected(pack: Pack, method: Method, examples: int | None) -> float | None:
@@ -69,7 +71,7 @@ def pack_cost_expected(pack: Pack, method: Method, examples: int | None) -> floa
     return None if hours is None else hours * pack.rules.times.usd_per_hour[method]
 
 
-def pack_bytes(pack: Pack, method: Method) -> ev.Interval:
+def pack_bytes(pack: Pack, method: Method) -> evidence_pb2.Interval:
     """The memory class that the playbook asks for, in bytes: what its own rules go by, not a peak."""
     minimum = pack.card(method).minimum_gpu_gb
     return _point(pack, minimum.value * BYTES_OF_GB, minimum.source)
@@ -86,5 +88,5 @@ def _hours(pack: Pack, method: Method, examples: int | None) -> float | None:
     return None
 
 
-def _point(pack: Pack, value: float, source: str) -> ev.Interval:
-    return ev.Interval(low=value, expected=value, high=value, provenance=[pack.provenance(source)])
+def _point(pack: Pack, value: float, source: str) -> evidence_pb2.Interval:
+    return evidence_pb2.Interval(low=value, expected=value, high=value, provenance=[pack.provenance(source)])

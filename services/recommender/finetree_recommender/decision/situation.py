@@ -10,10 +10,10 @@ from finetree_recommender.decision.limits import seconds_of, usd_of, violations
 from finetree_recommender.decision.pipeline import Decision, Verdict, decide, verdict
 from finetree_recommender.estimator.values import Best, Evidence, FitState, Priced, States
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import Answers
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.request.limits import Limits
+from finetree_recommender.rule_pack.answers import Answers
+from finetree_recommender.rule_pack.pack import Pack
 
 USABLE = 0.9
 """Share of a GPU's marketed GB that GPUs offer in GiB at least: a T4 of 16 GB offers 14.56 GiB."""

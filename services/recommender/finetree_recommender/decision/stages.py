@@ -13,8 +13,8 @@ from finetree_recommender.decision.hardware_gate import Passage
 from finetree_recommender.decision.votes import Ballot
 from finetree_recommender.estimator.values import States
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import Answers, matches
-from finetree_recommender.policy.pack import Pack
+from finetree_recommender.rule_pack.answers import Answers, matches
+from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Step
 
 PLURALITY = "votes.plurality"
@@ -87,7 +87,7 @@ def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice
     preferred = tie_breaks.narrow(pack, answers, leaders)
 
     def order(winner: Method) -> Order:
-        if pack.rules.demands.nearest is not None:
+        if pack.rules.limits.nearest is not None:
             return _by_quality(pack, passage.feasible, winner)
         return _by_votes(pack, answers, ballot, leaf=leaf.method, winner=winner)
 

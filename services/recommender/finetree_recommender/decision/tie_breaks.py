@@ -4,9 +4,9 @@
 from dataclasses import dataclass
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import Answers
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.limits import TieBreak
+from finetree_recommender.rule_pack.answers import Answers
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.limits import TieBreak
 from finetree_recommender.trace import Step
 
 

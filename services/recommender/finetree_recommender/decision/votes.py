@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN, Answers
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.rules import Option, Question
+from finetree_recommender.rule_pack.answers import UNKNOWN, Answers
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.rules import Option, Question
 from finetree_recommender.trace import Step
 
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterable, Awaitable, Mapping
 from typing import Protocol, TypeVar
 
 import finetree
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
 from finetree_runtime.runspec import device_names, model_names
 
 from finetree_recommender.estimator.values import (
@@ -28,9 +28,9 @@ PAGE_SIZE = 1000
 
 T = TypeVar("T")
 _FITS = {
-    est.FIT_VERDICT_FITS: FitState.FITS,
-    est.FIT_VERDICT_TIGHT: FitState.TIGHT,
-    est.FIT_VERDICT_DOES_NOT_FIT: FitState.DOES_NOT_FIT,
+    estimate_summary_pb2.FIT_VERDICT_FITS: FitState.FITS,
+    estimate_summary_pb2.FIT_VERDICT_TIGHT: FitState.TIGHT,
+    estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT: FitState.DOES_NOT_FIT,
 }
 
 
@@ -38,16 +38,18 @@ class Asked(Protocol):
     """What answers: the SDK's client, or a program. Every method raises FinetreeError."""
 
     async def estimate_batch(
-        self, rows: Mapping[str, est.EstimateRunRequest], /, *, timeout: float | None = None
-    ) -> dict[str, est.Estimate | finetree.FinetreeError]:
+        self, rows: Mapping[str, estimate_pb2.EstimateRunRequest], /, *, timeout: float | None = None
+    ) -> dict[str, estimate_pb2.Estimate | finetree.FinetreeError]:
         """BatchEstimateRuns; a row that fails holds its exception."""
         ...
 
-    def list_accelerators(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterable[est.Accelerator]:
+    def list_accelerators(
+        self, *, page_size: int = 0, timeout: float | None = None
+    ) -> AsyncIterable[catalog_pb2.Accelerator]:
         """ListAccelerators."""
         ...
 
-    def list_models(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterable[est.Model]:
+    def list_models(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterable[catalog_pb2.Model]:
         """ListModels."""
         ...
 
@@ -73,31 +75,33 @@ class EstimatorClient:
             self._catalogue_revision = ""
         return self._catalogue
 
-    async def price(self, rows: Mapping[Method, est.EstimateRunRequest]) -> Evidence:
+    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         """Estimate all methods' recipes, each adapted until it fits."""
         answers = await self._batch(rows)
         if answers.keys() != rows.keys():
             raise EstimatorUnavailableError("the estimator left rows out")
         found = {(method, fallbacks_taken(answers[method])): priced(answers[method]) for method in rows}
-        estimates = [answer for answer in answers.values() if isinstance(answer, est.Estimate)]
-        revision = estimates[0].revision if estimates else ev.Revision()
+        estimates = [answer for answer in answers.values() if isinstance(answer, estimate_pb2.Estimate)]
+        revision = estimates[0].revision if estimates else evidence_pb2.Revision()
         self._notice(revision)
         parameters = estimates[0].total_parameters if estimates else 0
         return Evidence(found, revision, parameters or None)
 
-    async def estimates(self, rows: Mapping[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+    async def estimates(
+        self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
+    ) -> dict[Method, estimate_pb2.Estimate]:
         """Estimate; replies as they come, and a row that is refused is left out."""
         answers = await self._batch(rows)
-        return {method: answer for method, answer in answers.items() if isinstance(answer, est.Estimate)}
+        return {method: answer for method, answer in answers.items() if isinstance(answer, estimate_pb2.Estimate)}
 
     async def _batch(
-        self, rows: Mapping[Method, est.EstimateRunRequest]
-    ) -> dict[Method, est.Estimate | finetree.FinetreeError]:
+        self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
+    ) -> dict[Method, estimate_pb2.Estimate | finetree.FinetreeError]:
         requests = {str(method): row for method, row in rows.items()}
         answers = await _answered(self._client.estimate_batch(requests, timeout=self._seconds))
         return {method: answers[str(method)] for method in rows if str(method) in answers}
 
-    def _notice(self, revision: ev.Revision) -> None:
+    def _notice(self, revision: evidence_pb2.Revision) -> None:
         """Forget the catalogue when it is no longer the estimator's."""
         current = revision.catalogue.sha256
         if self._catalogue_revision and current != self._catalogue_revision:
@@ -125,16 +129,16 @@ async def _answered(answer: Awaitable[T]) -> T:
         raise EstimatorUnavailableError(type(error).__name__) from error
 
 
-def fallbacks_taken(answer: est.Estimate | finetree.FinetreeError) -> int:
+def fallbacks_taken(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> int:
     """Number of adaptations in the recipe that was priced."""
-    return answer.fallbacks_taken if isinstance(answer, est.Estimate) else 0
+    return answer.fallbacks_taken if isinstance(answer, estimate_pb2.Estimate) else 0
 
 
-def _names(card: est.Accelerator) -> device_names.Named:
+def _names(card: catalog_pb2.Accelerator) -> device_names.Named:
     return device_names.Named((card.name, card.display_name, *card.aliases), card.marketed_memory_gb)
 
 
-def _accelerator(card: est.Accelerator) -> Accelerator:
+def _accelerator(card: catalog_pb2.Accelerator) -> Accelerator:
     return Accelerator(
         marketed_gb=card.marketed_memory_gb,
         native_bf16=card.native_bf16,
@@ -145,11 +149,11 @@ def _accelerator(card: est.Accelerator) -> Accelerator:
     )
 
 
-def _model(item: est.Model) -> Model:
+def _model(item: catalog_pb2.Model) -> Model:
     return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
 
 
-def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:
+def priced(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Priced | Refused:
     """Read an answer of the estimator."""
     if isinstance(answer, finetree.FinetreeError):
         violations = tuple((item.field, item.description) for item in answer.violations)
@@ -160,8 +164,7 @@ def priced(answer: est.Estimate | finetree.FinetreeError) -> Priced | Refused:
         device_bytes=memory.device_bytes,
         usable_bytes=memory.usable_device_bytes,
         total_seconds=time.total_seconds if time.HasField("total_seconds") else None,
-        cost=cost.amount if cost.HasField("amount") else None,
-        currency=cost.currency_code,
+        cost=cost.total if cost.HasField("total") else None,
         optimizer_steps=answer.optimizer_steps,
         trainable=answer.trainable_parameters,
     )

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Self, TypeVar
 
 import finetree
-from finetree_api.estimator.v1 import estimator_pb2 as est
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2, estimator_pb2
 from finetree_runtime.server.oneshot import HEADER, STATUS
 from google.protobuf.message import Message
 from google.rpc import status_pb2
@@ -36,13 +36,13 @@ class EstimatorProgram:
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
 
     async def estimate_batch(
-        self, rows: Mapping[str, est.EstimateRunRequest], /, *, timeout: float | None = None
-    ) -> dict[str, est.Estimate | finetree.FinetreeError]:
+        self, rows: Mapping[str, estimate_pb2.EstimateRunRequest], /, *, timeout: float | None = None
+    ) -> dict[str, estimate_pb2.Estimate | finetree.FinetreeError]:
         """BatchEstimateRuns; a row that fails holds its exception."""
         del timeout  # a program has no deadline: it answers or ends
-        questions = [est.BatchEstimateRow(key=key, request=each) for key, each in rows.items()]
-        request = est.BatchEstimateRunsRequest(rows=questions)
-        answer = self._ask("BatchEstimateRuns", request, est.BatchEstimateRunsResponse())
+        questions = [estimator_pb2.BatchEstimateRow(key=key, request=each) for key, each in rows.items()]
+        request = estimator_pb2.BatchEstimateRunsRequest(rows=questions)
+        answer = self._ask("BatchEstimateRuns", request, estimator_pb2.BatchEstimateRunsResponse())
         return {
             row.key: finetree.error_of_status(row.error) if row.WhichOneof("result") == "error" else row.estimate
             for row in answer.results
@@ -50,24 +50,26 @@ class EstimatorProgram:
 
     async def list_accelerators(
         self, *, page_size: int = 0, timeout: float | None = None
-    ) -> AsyncIterator[est.Accelerator]:
+    ) -> AsyncIterator[catalog_pb2.Accelerator]:
         """ListAccelerators, all pages."""
         del timeout
-        request = est.ListAcceleratorsRequest(page_size=page_size)
+        request = catalog_pb2.ListAcceleratorsRequest(page_size=page_size)
         while True:
-            answer = self._ask("ListAccelerators", request, est.ListAcceleratorsResponse())
+            answer = self._ask("ListAccelerators", request, catalog_pb2.ListAcceleratorsResponse())
             for item in answer.accelerators:
                 yield item
             if not answer.next_page_token:
                 return
             request.page_token = answer.next_page_token
 
-    async def list_models(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncIterator[est.Model]:
+    async def list_models(
+        self, *, page_size: int = 0, timeout: float | None = None
+    ) -> AsyncIterator[catalog_pb2.Model]:
         """ListModels, all pages."""
         del timeout
-        request = est.ListModelsRequest(page_size=page_size)
+        request = catalog_pb2.ListModelsRequest(page_size=page_size)
         while True:
-            answer = self._ask("ListModels", request, est.ListModelsResponse())
+            answer = self._ask("ListModels", request, catalog_pb2.ListModelsResponse())
             for item in answer.models:
                 yield item
             if not answer.next_page_token:

@@ -7,8 +7,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Protocol
 
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_runtime.runspec.device_names import canonical
 
 from finetree_recommender.method import Method
@@ -40,12 +40,11 @@ class Priced:
     """Estimate of a recipe."""
 
     fit: FitState
-    device_bytes: ev.Interval
+    device_bytes: evidence_pb2.Interval
     usable_bytes: int
-    total_seconds: ev.Interval | None
+    total_seconds: evidence_pb2.Interval | None
     """None where the number of rows is unknown, as is then the cost."""
-    cost: ev.Interval | None
-    currency: str
+    cost: evidence_pb2.MoneyInterval | None
     optimizer_steps: int
     trainable: int = 0
     """Parameters that are trained; 0 when unknown."""
@@ -77,7 +76,7 @@ class Evidence:
 
     rows: Mapping[Candidate, Priced | Refused]
     """Of each method the recipe that fits, as the estimator chose it among the plain and the adapted ones."""
-    revision: ev.Revision
+    revision: evidence_pb2.Revision
     parameters: int | None
     """Parameters of the base model."""
 
@@ -166,7 +165,7 @@ class Estimator(Protocol):
         """
         ...
 
-    async def price(self, rows: Mapping[Method, est.EstimateRunRequest]) -> Evidence:
+    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         """Estimate all methods' recipes, each adapted until it fits, in one call.
 
         Raises:
@@ -174,7 +173,9 @@ class Estimator(Protocol):
         """
         ...
 
-    async def estimates(self, rows: Mapping[Method, est.EstimateRunRequest]) -> dict[Method, est.Estimate]:
+    async def estimates(
+        self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
+    ) -> dict[Method, estimate_pb2.Estimate]:
         """Estimate in one call, replies as they come; a row that is refused is left out.
 
         Raises:

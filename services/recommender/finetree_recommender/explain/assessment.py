@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_recommender.decision.prior_figures import SECONDS, pack_bytes, pack_cost, pack_seconds, quality
 from finetree_recommender.decision.situation import Situation
@@ -78,24 +78,24 @@ def _runs(case: Case) -> bool:
 
 def _figures(case: Case, *, quote_pack: bool) -> Figures:
     pack, method, priced, inputs = case.pack, case.method, case.priced, case.situation.inputs
-    grade = quality(pack, method, inputs.answers.task_kind)
+    grade = quality(pack, method, inputs.answers.task_domain)
     if priced is not None:
-        cost = priced.cost if priced.currency == "USD" else None
-        return Figures(grade, device_bytes=priced.device_bytes, total_seconds=priced.total_seconds, cost_usd=cost)
+        return Figures(grade, device_bytes=priced.device_bytes, total_seconds=priced.total_seconds, cost=priced.cost)
     if not quote_pack:
         return Figures(grade)
     return Figures(
         grade,
         device_bytes=pack_bytes(pack, method),
         total_seconds=pack_seconds(pack, method, inputs.examples),
-        cost_usd=pack_cost(pack, method, inputs.examples),
+        cost=pack_cost(pack, method, inputs.examples),
     )
 
 
 def _offered(figures: Figures, offer: Offer) -> Figures:
-    """Time and cost of a run on what could be rented, in USD."""
+    """Time and cost of a run on what could be rented."""
     hours, time = offer.hours, None
     if hours is not None:
-        time = ev.Interval(low=SECONDS * hours.low, expected=SECONDS * hours.expected, high=SECONDS * hours.high)
-    cost = offer.amount if offer.currency == "USD" else None
-    return replace(figures, device_bytes=None, total_seconds=time, cost_usd=cost)
+        time = evidence_pb2.Interval(
+            low=SECONDS * hours.low, expected=SECONDS * hours.expected, high=SECONDS * hours.high
+        )
+    return replace(figures, device_bytes=None, total_seconds=time, cost=offer.cost)

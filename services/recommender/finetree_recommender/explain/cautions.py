@@ -3,7 +3,7 @@
 
 from collections.abc import Iterator
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2
 
 from finetree_recommender.decision.fit import GIB
 from finetree_recommender.decision.hardware_gate import memory_words
@@ -13,9 +13,9 @@ from finetree_recommender.explain import cautions_recipe, rental_offers, unmet_l
 from finetree_recommender.explain.reasons import caution_code, warnings
 from finetree_recommender.explain.thresholds import NOT_PRICED
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.request.inputs import Inputs
+from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Caution
 
 ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"
@@ -126,7 +126,7 @@ def _evidence(situation: Situation, missing: str) -> Iterator[Caution]:
 def _sharding(situation: Situation) -> Iterator[Caution]:
     """Where several GPUs hold a copy each, and a method that is wished for fits none; and what is not trained yet."""
     hardware = situation.inputs.hardware
-    sharded = hardware.sharding == rs.SHARDING_FULL
+    sharded = hardware.sharding == hardware_pb2.SHARDING_FULL
     if situation.decision.method is not None and (sharded or hardware.nodes > 1):
         text = "a model sharded among devices, or trained on several nodes, is estimated, but not yet trained by this "
         yield Caution("NOT_TRAINED_HERE", f"{text}suite: the trainer refuses the recipe as it is", "fit.sharded")
@@ -141,7 +141,7 @@ def _sharding(situation: Situation) -> Iterator[Caution]:
 def _divisible(situation: Situation) -> tuple[Method, ...]:
     """What may fit where several devices share the model, which each of them holds whole here."""
     hardware = situation.inputs.hardware
-    several = hardware.count > 1 and hardware.sharding != rs.SHARDING_FULL
+    several = hardware.count > 1 and hardware.sharding != hardware_pb2.SHARDING_FULL
     return _shardable(situation, hardware.count) if several else ()
 
 
@@ -215,7 +215,7 @@ def _smaller(situation: Situation, parameters: int | None) -> Iterator[Caution]:
     hardware, gb = situation.inputs.hardware, situation.inputs.marketed_gb
     if situation.decision.method is not None or gb is None:
         return
-    if hardware.sharding == rs.SHARDING_FULL:
+    if hardware.sharding == hardware_pb2.SHARDING_FULL:
         gb /= max(1, hardware.count)  # what was published was trained on one GPU
     most = SMALLER * (parameters or 7e9)
     fitting = [item for item in situation.pack.rules.footprints if item.gb <= gb and item.parameters <= most]

@@ -3,16 +3,16 @@
 
 from collections.abc import Iterator
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2, training_data_pb2, training_pb2
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
 
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
-from finetree_recommender.policy.schema.recipe import Row
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.recipe.draft import BATCH, SEQUENCE, sequence_length
 from finetree_recommender.recipe.tables import tables_of
+from finetree_recommender.rule_pack.schema.recipe import Row
 from finetree_recommender.trace import Caution
 
 _RATE = "training.learning_rate"
@@ -42,7 +42,7 @@ def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     yield Caution("ROWS_CUT", f"{text}, or take more memory" if cut_to_fit else text, built.rule_id(SEQUENCE))
 
 
-def _average(profile: rs.DatasetProfile) -> str:
+def _average(profile: training_data_pb2.DatasetProfile) -> str:
     """How long rows are on average, for people; nothing where that is not known."""
     mean = profile.total_tokens // profile.examples
     return f", and they have {mean:,} on average" if mean else ""
@@ -67,7 +67,7 @@ def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caut
 def retrieval(situation: Situation, method: Method | None) -> Iterator[Caution]:
     """That what is to be known may be looked up instead."""
     rule = situation.pack.rules.retrieval
-    if rule is not None and method is not None and situation.answers.task_kind == "KNOWLEDGE":
+    if rule is not None and method is not None and situation.answers.task_domain == "KNOWLEDGE":
         text = "for questions of fact, retrieval did better than fine-tuning where both were compared: try it first, "
         yield Caution("RETRIEVAL_FIRST", f"{text}or with this; what is to be learned needs several wordings", rule.id)
 
@@ -133,7 +133,7 @@ def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
         return
     spec = built.spec
     # Sharded training keeps float32 copies whatever is asked for.
-    if spec.precision != rs.PRECISION_BF16 or spec.hardware.sharding == rs.SHARDING_FULL:
+    if spec.precision != training_pb2.PRECISION_BF16 or spec.hardware.sharding == hardware_pb2.SHARDING_FULL:
         return
     rate = spec.training.learning_rate
     if rate < rule.value:

@@ -9,8 +9,8 @@ from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import FitState
 from finetree_recommender.explain.counterfactuals import Neighbourhood
 from finetree_recommender.explain.reasons import warnings
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.basic import Number
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.basic import Number
 
 
 class Level(StrEnum):
@@ -22,11 +22,19 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Factor:
+    """What raised or lowered the confidence, with a stable code."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Confidence:
     """The level and what raised or lowered it."""
 
     level: Level
-    factors: tuple[str, ...]
+    factors: tuple[Factor, ...]
     score: float
     """1 without any doubt, 0 from as many points on as the pack says."""
     definition: str
@@ -40,43 +48,59 @@ def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | 
     pack, decision = situation.pack, situation.decision
     weights = pack.rules.confidence
     outside = _outside(pack, parameters)
-    found = [*_points(situation, unmet), (weights.out_of_domain, outside, "models outside of the domain")]
-    points = sum(number.value * count for number, count, _ in found)
-    factors = [f"{count} {words}" for _, count, words in found if count]
-    factors.append(f"{neighbours.kept} of {neighbours.tried} single changes of input keep the verdict")
+    doubts = [*_doubts(situation, unmet), _Doubt("MODEL_OUT_OF_DOMAIN", weights.out_of_domain, outside, _OUTSIDE)]
+    points = sum(doubt.weight.value * doubt.count for doubt in doubts)
+    factors = [Factor(doubt.code, f"{doubt.count} {doubt.words}") for doubt in doubts if doubt.count]
+    kept = f"{neighbours.kept} of {neighbours.tried} single changes of input keep the verdict"
+    factors.append(Factor("CHANGES_KEEP_VERDICT", kept))
     foreign = situation.inputs.device.unsupported
     if foreign:
-        factors.append(f"{foreign} is not supported yet: the answer is that for another GPU of its memory")
+        text = f"{foreign} is not supported yet: the answer is that for another GPU of its memory"
+        factors.append(Factor("ACCELERATOR_NOT_SUPPORTED", text))
     abstained = bool(outside or foreign) or _nothing_known(decision) or _fit_unknown(decision)
     level = Level.MEDIUM
     if decision.method is None or abstained or points > weights.medium_up_to.value:
         level = Level.LOW
     elif points <= weights.high_up_to.value:
         level = Level.HIGH
-    score = round(max(0.0, 1 - points / weights.score_zero_at.value), 4)
     return Confidence(
         level=level,
         factors=tuple(factors),
-        score=score,
+        score=round(max(0.0, 1 - points / weights.score_zero_at.value), 4),
         definition=_definition(pack),
         robustness=neighbours.robustness,
         abstained=abstained,
     )
 
 
-def _points(situation: Situation, unmet: int) -> list[tuple[Number, int, str]]:
+_OUTSIDE = "models outside of the domain"
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """Something that lowers confidence, how often it applies, and the points of each time."""
+
+    code: str
+    weight: Number
+    count: int
+    words: str
+
+
+def _doubts(situation: Situation, unmet: int) -> list[_Doubt]:
     pack, evidence, decision = situation.pack, situation.evidence, situation.decision
     weights, method = pack.rules.confidence, decision.method
     warned = warnings(pack, situation.answers, method, evidence=evidence) if method is not None else ()
     unpriced = evidence is None or decision.fit.state is FitState.UNKNOWN
+    unanswered, overruled = decision.choice.ballot.unanswered, bool(decision.verdict.overruled_rule_id)
+    tight = decision.fit.state is FitState.TIGHT
     return [
-        (weights.unknown_question, decision.choice.ballot.unanswered, "questions without an answer"),
-        (weights.tie, int(decision.choice.tied), "tied votes"),
-        (weights.caution, len(warned), "cautions against the verdict"),
-        (weights.overruled, int(bool(decision.verdict.overruled_rule_id)), "rules overruled"),
-        (weights.no_estimate, int(unpriced), "missing estimates"),
-        (weights.tight, int(decision.fit.state is FitState.TIGHT), "tight memory"),
-        (weights.unmet, unmet, "wishes that are not met"),
+        _Doubt("QUESTIONS_UNANSWERED", weights.unknown_question, unanswered, "questions without an answer"),
+        _Doubt("VOTES_TIED", weights.tie, int(decision.choice.tied), "tied votes"),
+        _Doubt("CAUTIONS_APPLY", weights.caution, len(warned), "cautions against the verdict"),
+        _Doubt("RULE_OVERRULED", weights.overruled, int(overruled), "rules overruled"),
+        _Doubt("NOT_ESTIMATED", weights.no_estimate, int(unpriced), "missing estimates"),
+        _Doubt("MEMORY_TIGHT", weights.tight, int(tight), "tight memory"),
+        _Doubt("LIMITS_UNMET", weights.unmet, unmet, "wishes that are not met"),
     ]
 
 

@@ -9,14 +9,14 @@ from finetree_recommender.decision.pipeline import Verdict
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.explain import thresholds
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN, vocabulary
-from finetree_recommender.policy.pack import Pack
+from finetree_recommender.rule_pack.answers import UNKNOWN, vocabulary
+from finetree_recommender.rule_pack.pack import Pack
 
 MEMORY = "memory"
 """Input that is the hardware: another answer means another machine."""
 FIELDS = {
     MEMORY: "hardware",
-    "budget": "budget_usd_month",
+    "budget": "budget_per_month",
     "quality": "quality",
     "time": "time",
     "tasks": "tasks",

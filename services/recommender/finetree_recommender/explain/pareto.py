@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_recommender.method import Method
 
@@ -27,10 +27,10 @@ _ROUNDING = 1e-9
 class Figures:
     """What a method is compared by; None where there is no figure."""
 
-    quality_percent: ev.Interval
-    device_bytes: ev.Interval | None = None
-    total_seconds: ev.Interval | None = None
-    cost_usd: ev.Interval | None = None
+    quality_percent: evidence_pb2.Interval
+    device_bytes: evidence_pb2.Interval | None = None
+    total_seconds: evidence_pb2.Interval | None = None
+    cost: evidence_pb2.MoneyInterval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class _Dimension:
     more_is_better: bool
     together: bool
     """Whether what leaves it open is the same for all methods."""
-    values: Mapping[Method, ev.Interval]
+    values: Mapping[Method, evidence_pb2.Interval]
     noise: float
 
     def gain(self, one: Method, other: Method) -> float:
@@ -61,12 +61,12 @@ def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> di
     return found
 
 
-def equal(one: ev.Interval, other: ev.Interval) -> bool:
+def equal(one: evidence_pb2.Interval, other: evidence_pb2.Interval) -> bool:
     """Whether each expected value lies inside the other's interval."""
     return other.low <= one.expected <= other.high and one.low <= other.expected <= one.high
 
 
-def _below(one: ev.Interval, other: ev.Interval) -> bool:
+def _below(one: evidence_pb2.Interval, other: evidence_pb2.Interval) -> bool:
     """Whether one figure is less in the middle than another, and more at no end."""
     return one.low <= other.low and one.expected < other.expected and one.high <= other.high
 
@@ -82,11 +82,17 @@ def _dominates(dimensions: Sequence[_Dimension], one: Method, other: Method) -> 
 
 def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
     """Figures that every method has: comparing some by more than others would let them dominate in a circle."""
-    columns: tuple[tuple[bool, bool, Callable[[Figures], ev.Interval | None]], ...] = (
+    currencies = {item.cost.currency_code for item in figures.values() if item.cost is not None}
+
+    def cost(item: Figures) -> evidence_pb2.Interval | None:
+        # Amounts in several currencies cannot be compared.
+        return item.cost.amount if item.cost is not None and len(currencies) == 1 else None
+
+    columns: tuple[tuple[bool, bool, Callable[[Figures], evidence_pb2.Interval | None]], ...] = (
         (True, True, lambda item: item.quality_percent),
         (False, False, lambda item: item.device_bytes),
         (False, False, lambda item: item.total_seconds),
-        (False, False, lambda item: item.cost_usd),
+        (False, False, cost),
     )
     found = []
     for more_is_better, together, read in columns:
@@ -97,7 +103,7 @@ def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
     return found
 
 
-def _noise(values: Collection[ev.Interval]) -> float:
+def _noise(values: Collection[evidence_pb2.Interval]) -> float:
     """Average relative half-width of intervals."""
     widths = [max(_LEAST_NOISE, (each.high - each.low) / (2 * each.expected)) for each in values]
     return sum(widths) / len(widths)

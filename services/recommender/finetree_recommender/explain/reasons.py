@@ -11,9 +11,9 @@ from finetree_recommender.decision.prior_figures import falls_short, prior_of
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import Answers, matches
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.rules import CautionRule
+from finetree_recommender.rule_pack.answers import Answers, matches
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.rules import CautionRule
 from finetree_recommender.trace import Reason, Violation
 
 LEAF_WORDS = "the tree leads to it"
@@ -107,12 +107,12 @@ def caution_code(rule: CautionRule) -> str:
 
 def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
     """What a method lacks of the quality that is asked for, where the pack has priors; one reason, or none."""
-    need, task_kind = answers.quality, answers.task_kind
-    floor = falls_short(pack, method, need, task_kind)
-    prior = prior_of(pack, method, task_kind)
+    need, task_domain = answers.quality, answers.task_domain
+    floor = falls_short(pack, method, need, task_domain)
+    prior = prior_of(pack, method, task_domain)
     if floor is None or prior is None:
         return
-    kind = "a task of unknown kind" if not prior.task_kinds else task_kind.lower()
+    kind = "a task of unknown kind" if not prior.task_domains else task_domain.lower()
     asked = "at the lower end" if floor.by == "low" else "expected"
     text = f"{prior.low:g} to {prior.high:g} percent of full fine-tuning for {kind} ({prior.expected:g} expected), "
     text += f"{need.lower()} quality asks for {floor.percent:g} {asked}"
@@ -156,7 +156,7 @@ def _won(case: Case) -> Reason:
     if choice.method is not None and choice.method in decision.fit.passed:
         broken = decision.fit.passed[choice.method][0].message
         text = f"{choice.method} comes first by the rules, but {broken}"
-        nearest = case.pack.rules.demands.nearest
+        nearest = case.pack.rules.limits.nearest
         if case.violations and nearest is not None:
             return Reason("NEAREST_TO_WISHES", f"{text}; {case.method} comes nearest", nearest.id)
         return Reason("KEEPS_WISHES", text, rule_id)
@@ -193,8 +193,8 @@ def _leaf_words(case: Case) -> str:
 def _lost(case: Case) -> Iterator[Reason]:
     choice = case.decision.choice
     if not case.feasible:
-        # Where physics was the gate, the estimate has said it already.
-        if case.pack.rules.gate.physics is None or case.priced is None:
+        # Where physics was the gate, an estimate that does not fit has said it already.
+        if case.pack.rules.gate.physics is None or case.priced is None or case.priced.fit is FitState.UNKNOWN:
             yield _gated(case)
         if choice.passage.upgrade and case.decision.method is not None:
             yield Reason("LESS_PREFERRED", f"{case.decision.method} comes first here", choice.rule_id)

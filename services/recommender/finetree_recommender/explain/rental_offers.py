@@ -4,19 +4,21 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2, hardware_pb2
+from finetree_runtime.money import to_float
+from google.type import money_pb2
 
+from finetree_recommender.decision.limits import USD
 from finetree_recommender.decision.prior_figures import SECONDS
 from finetree_recommender.estimator.values import Catalogue, Evidence
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.recipe.build import adaptations, build
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.request.limits import Limits
+from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Caution
 
 RENT = "RENT"
@@ -37,12 +39,11 @@ class Offer:
     method: Method
     accelerator: str
     provider: str
-    hourly: float
-    """Of one device, in `currency`."""
-    currency: str
-    hours: ev.Interval | None
+    hourly_price: money_pb2.Money
+    """Of one device."""
+    hours: evidence_pb2.Interval | None
     """None where the number of rows is unknown, as is then the cost."""
-    amount: ev.Interval | None
+    cost: evidence_pb2.MoneyInterval | None
     savings: tuple[str, ...]
     """What makes the recipe small, for people."""
 
@@ -57,25 +58,29 @@ def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
 
 
 def questions(
-    pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue, parameters: int | None
-) -> dict[Method, est.EstimateRunRequest]:
+    pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue, parameters: int | None
+) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Each method's recipe with all that makes it smaller but cut rows, on no GPU in particular."""
     inputs = _elsewhere(pack, request, catalogue)
     evaluation = request.evaluation_profile if request.HasField("evaluation_profile") else None
     rows = {}
     for method in Method:
         adapted = len(_savings(pack, inputs, method))
-        rows[method] = est.EstimateRunRequest(
-            view=est.ESTIMATE_VIEW_FULL,
+        rows[method] = estimate_pb2.EstimateRunRequest(
+            view=estimate_pb2.ESTIMATE_VIEW_FULL,
             spec=build(pack, inputs, method, parameters=parameters, adapted=adapted).spec,
             dataset_profile=inputs.profile,
             evaluation_profile=evaluation,
+            matrix_rates=inputs.matrix_rates,
         )
     return rows
 
 
 def offers(
-    pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue, found: Mapping[Method, est.Estimate]
+    pack: Pack,
+    request: recommendation_pb2.RecommendRequest,
+    catalogue: Catalogue,
+    found: Mapping[Method, estimate_pb2.Estimate],
 ) -> tuple[Offer, ...]:
     """For each method the cheapest offer on demand; a method without one is left out."""
     inputs = _elsewhere(pack, request, catalogue)
@@ -113,21 +118,22 @@ def advice(
 def _over(offer: Offer, limits: Limits) -> str:
     """Which limits of a run an offer goes over, for people; empty where it keeps to them."""
     parts = []
-    most, longest = limits.run_usd, limits.deadline_seconds
-    if most is not None and offer.amount is not None and offer.currency == "USD" and offer.amount.expected > most:
+    most, longest = limits.run_usd, limits.max_seconds
+    cost = offer.cost if offer.cost is not None and offer.cost.currency_code == USD else None
+    if most is not None and cost is not None and cost.amount.expected > most:
         parts.append(f"over the budget of {most:.2f} USD")
     if longest is not None and offer.hours is not None and offer.hours.expected * SECONDS > longest:
-        parts.append(f"past the deadline of {duration(longest)}")
+        parts.append(f"over the time limit of {duration(longest)}")
     return " and ".join(parts)
 
 
-def _elsewhere(pack: Pack, request: rec.RecommendRequest, catalogue: Catalogue) -> Inputs:
+def _elsewhere(pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue) -> Inputs:
     """The request on a rented GPU of no particular kind."""
-    moved = rec.RecommendRequest()
+    moved = recommendation_pb2.RecommendRequest()
     moved.CopyFrom(request)
     moved.ClearField("ownership")
-    unknown = rs.UnknownAccelerator(marketed_memory_gb=ANY_GPU_GB)
-    moved.hardware.CopyFrom(rs.Hardware(unknown_accelerator=unknown))
+    unknown = hardware_pb2.UnknownAccelerator(marketed_memory_gb=ANY_GPU_GB)
+    moved.hardware.CopyFrom(hardware_pb2.Hardware(unknown_accelerator=unknown))
     return normalize(moved, pack, catalogue)
 
 
@@ -138,24 +144,23 @@ def _savings(pack: Pack, inputs: Inputs, method: Method) -> tuple[str, ...]:
     return tuple(rule.message for rule in rules[:kept])
 
 
-def _steady(answer: est.Estimate, catalogue: Catalogue) -> Iterator[est.Offer]:
+def _steady(answer: estimate_pb2.Estimate, catalogue: Catalogue) -> Iterator[estimate_pb2.Offer]:
     """Offers on demand, the cheapest run first, of GPUs that compute in the recipe's bfloat16."""
     for offer in answer.offers:
         entry = catalogue.accelerators.get(offer.price.accelerator.casefold())
-        if offer.price.term == est.PRICE_TERM_ON_DEMAND and entry is not None and entry.native_bf16:
+        if offer.price.term == catalog_pb2.PRICE_TERM_ON_DEMAND and entry is not None and entry.native_bf16:
             yield offer
 
 
-def _offer(method: Method, offer: est.Offer, savings: tuple[str, ...]) -> Offer:
+def _offer(method: Method, offer: estimate_pb2.Offer, savings: tuple[str, ...]) -> Offer:
     price = offer.price
     return Offer(
         method=method,
         accelerator=price.accelerator,
         provider=price.provider,
-        hourly=price.hourly_price,
-        currency=price.currency_code,
+        hourly_price=price.hourly_price,
         hours=offer.hours if offer.hours.expected > 0 else None,
-        amount=offer.amount if offer.amount.expected > 0 else None,
+        cost=offer.cost if offer.cost.amount.expected > 0 else None,
         savings=savings,
     )
 
@@ -166,16 +171,15 @@ def _grade(pack: Pack, method: Method) -> float:
 
 def _cost(offer: Offer) -> float:
     """What orders offers: the run's cost; where it is unknown the hour's."""
-    return offer.amount.expected if offer.amount is not None else offer.hourly
+    return offer.cost.amount.expected if offer.cost is not None else to_float(offer.hourly_price)
 
 
 def _words(offer: Offer, limits: Limits) -> str:
-    price = f"{offer.hourly:.2f} {offer.currency} an hour on demand"
+    price = f"{to_float(offer.hourly_price):.2f} {offer.hourly_price.currency_code} an hour on demand"
     text = f"{offer.method} fits on a rented {offer.accelerator} ({offer.provider}, {price})"
-    if offer.hours is not None and offer.amount is not None:
-        text += (
-            f": about {duration(offer.hours.expected * SECONDS)} and {offer.amount.expected:.2f} {offer.currency} a run"
-        )
+    if offer.hours is not None and offer.cost is not None:
+        cost = f"{offer.cost.amount.expected:.2f} {offer.cost.currency_code}"
+        text += f": about {duration(offer.hours.expected * SECONDS)} and {cost} a run"
     if over := _over(offer, limits):
         text += f", {over}"
     if offer.savings:

@@ -16,16 +16,17 @@ from finetree_recommender.decision.pipeline import Verdict
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.limits import Bracket
 from finetree_recommender.request.hardware import memory_class
 from finetree_recommender.request.inputs import bracket_key
+from finetree_recommender.request.limits import runs_per_month, stated_budget
+from finetree_recommender.rule_pack.answers import UNKNOWN
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.limits import Bracket
 
 NOT_PRICED = "(by the rules, not priced)"
 """What is said of hardware for which no estimate was made."""
-LONGEST_DEADLINE = 31536000
-"""Seconds of the longest deadline that a request can name: the contract's limit."""
+LONGEST_DURATION = 31536000
+"""Seconds of the longest max_duration that a request can name: the contract's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def measured(situation: Situation) -> frozenset[str]:
     found = set()
     if situation.inputs.marketed_gb is not None:
         found.add("memory")
-    if request.HasField("budget_usd_month"):
+    if request.HasField("budget_per_month"):
         found.add("budget")
     if situation.answers.time != UNKNOWN and not request.time:
         found.add("time")
@@ -80,7 +81,7 @@ def numbers(situation: Situation) -> Iterator[Number]:
     yield from _memory(situation)
     yield from _month_budget(situation)
     yield from _run_budget(situation)
-    yield from _deadline(situation)
+    yield from _max_duration(situation)
     yield from _task_count(situation)
     yield from _examples(situation)
 
@@ -123,51 +124,53 @@ def _memory(situation: Situation) -> Iterator[Number]:
 
 def _month_budget(situation: Situation) -> Iterator[Number]:
     request, brackets = situation.inputs.request, situation.pack.rules.budget
-    if not request.HasField("budget_usd_month"):
+    now, run = stated_budget(request, "month"), stated_budget(request, "run")
+    if now is None:
         return
-    runs, offered = max(1, request.runs_per_month), situation.inputs.offered
-    given = [request.budget_usd_run] if request.HasField("budget_usd_run") else []
+    runs, offered = runs_per_month(request), situation.inputs.offered
 
     def verdict(usd: float) -> Verdict:
-        limits = situation.limits if offered else replace(situation.limits, run_usd=min([*given, usd / runs]))
+        shared = usd / runs if run is None else min(run, usd / runs)
+        limits = situation.limits if offered else replace(situation.limits, run_usd=shared)
         return situation.verdict(situation.answers.changed("budget", bracket_key(brackets, usd)), limits)
 
     costs = () if offered else _costs(situation)
     points = (*_ends(brackets), *(cost * runs for cost in costs))
-    yield Number("budget_usd_month", "USD a month", request.budget_usd_month, 0.01, points, _usd, verdict)
+    yield Number("budget_per_month", "USD a month", now, 0.01, points, _usd, verdict)
 
 
 def _run_budget(situation: Situation) -> Iterator[Number]:
     request = situation.inputs.request
-    if not request.HasField("budget_usd_run") or situation.inputs.offered:
+    now, month = stated_budget(request, "run"), stated_budget(request, "month")
+    if now is None or situation.inputs.offered:
         return
-    runs, month = request.runs_per_month, request.HasField("budget_usd_month")
-    brackets = situation.pack.rules.budget if runs and not month else ()
+    runs = runs_per_month(request)
+    brackets = situation.pack.rules.budget if request.HasField("runs_per_month") and month is None else ()
 
     def verdict(usd: float) -> Verdict:
         answers = situation.answers
         if brackets:
             answers = answers.changed("budget", bracket_key(brackets, usd * runs))
-        limits = [usd, *([request.budget_usd_month / max(1, runs)] if month else [])]
-        return situation.verdict(answers, replace(situation.limits, run_usd=min(limits)))
+        most = usd if month is None else min(usd, month / runs)
+        return situation.verdict(answers, replace(situation.limits, run_usd=most))
 
     points = (*_costs(situation), *(end / runs for end in _ends(brackets)))
-    yield Number("budget_usd_run", "USD a run", request.budget_usd_run, 0.01, points, _usd, verdict)
+    yield Number("budget_per_run", "USD a run", now, 0.01, points, _usd, verdict)
 
 
-def _deadline(situation: Situation) -> Iterator[Number]:
-    limits, now = situation.limits, situation.limits.deadline_seconds
+def _max_duration(situation: Situation) -> Iterator[Number]:
+    limits, now = situation.limits, situation.limits.max_seconds
     if now is None:
         return
     implied = not situation.inputs.request.time
-    brackets = situation.pack.rules.deadlines if implied else ()
+    brackets = situation.pack.rules.durations if implied else ()
 
     def verdict(seconds: float) -> Verdict:
         answers = situation.answers
         if implied:
             word = next(item.implies for item in brackets if item.holds(seconds))
             answers = answers.changed("time", word or UNKNOWN)
-        return situation.verdict(answers, replace(limits, deadline_seconds=seconds))
+        return situation.verdict(answers, replace(limits, max_seconds=seconds))
 
     def words(seconds: float) -> str:
         told = duration(seconds)
@@ -175,8 +178,8 @@ def _deadline(situation: Situation) -> Iterator[Number]:
 
     times = map(situation.seconds, Method)
     ends = (*_ends(brackets), *(seconds for seconds in times if seconds is not None))
-    points = tuple(point for point in ends if point < LONGEST_DEADLINE)
-    yield Number("deadline", "seconds", now, 1, points, words, verdict)
+    points = tuple(point for point in ends if point < LONGEST_DURATION)
+    yield Number("max_duration", "seconds", now, 1, points, words, verdict)
 
 
 def _task_count(situation: Situation) -> Iterator[Number]:
@@ -196,7 +199,7 @@ def _task_count(situation: Situation) -> Iterator[Number]:
 def _examples(situation: Situation) -> Iterator[Number]:
     """Rows of the data, where the pack's own hours are checked; an estimate holds for the rows it was made for."""
     limits = situation.limits
-    now, limited = limits.examples, limits.deadline_seconds is not None or limits.run_usd is not None
+    now, limited = limits.examples, limits.max_seconds is not None or limits.run_usd is not None
     if now is None or situation.evidence is not None or not limited:
         return
 
@@ -215,10 +218,10 @@ def _crossings(situation: Situation) -> Iterator[float]:
     pack, limits = situation.pack, situation.limits
     low, high = pack.rules.times.examples[0], pack.rules.times.examples[-1]
     yield from (low, high)
-    if pack.rules.demands.nearest is not None and limits.run_usd is not None:
+    if pack.rules.limits.nearest is not None and limits.run_usd is not None:
         yield from _swaps(pack)
     for method in Method:
-        for figure, limit in ((seconds_of, limits.deadline_seconds), (usd_of, limits.run_usd)):
+        for figure, limit in ((seconds_of, limits.max_seconds), (usd_of, limits.run_usd)):
             if limit is not None:
                 yield _bisect(lambda rows, f=figure, m=method: f(pack, None, m, examples=rows) or 0.0, limit, low, high)  # type: ignore[misc]  # bound now
 

@@ -3,7 +3,8 @@
 
 from collections.abc import Iterator
 
-from finetree_recommender.decision.fit import OVER_BUDGET, OVER_DEADLINE
+from finetree_recommender.decision.fit import OVER_BUDGET, OVER_MAX_DURATION
+from finetree_recommender.decision.limits import USD
 from finetree_recommender.decision.prior_figures import prior_of
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.explain.reasons import shortfall
@@ -51,50 +52,52 @@ def unchecked(situation: Situation) -> Iterator[Caution]:
     """Limits that could not be compared with a figure, and those that the figure's upper end exceeds."""
     method = situation.decision.method
     if method is not None:
-        yield from _unchecked_deadline(situation, method)
+        yield from _unchecked_duration(situation, method)
         yield from _unchecked_budget(situation, method)
 
 
-def _unchecked_deadline(situation: Situation, method: Method) -> Iterator[Caution]:
-    limit, expected, priced = situation.limits.deadline_seconds, situation.seconds(method), situation.priced(method)
-    rule = situation.pack.rules.demands.deadline
+def _unchecked_duration(situation: Situation, method: Method) -> Iterator[Caution]:
+    limit, expected, priced = situation.limits.max_seconds, situation.seconds(method), situation.priced(method)
+    rule = situation.pack.rules.limits.max_duration
     if limit is None:
         return
     if expected is None:
-        yield Caution("DEADLINE_UNCHECKED", f"how long a run takes is unknown: {_missing(situation)}", rule.id)
+        yield Caution("MAX_DURATION_UNCHECKED", f"how long a run takes is unknown: {_missing(situation)}", rule.id)
         return
     high = priced.total_seconds.high if priced is not None and priced.total_seconds is not None else 0.0
     if expected <= limit < high:
-        text = f"it may take up to {duration(high)}, the deadline is {duration(limit)}"
-        yield Caution("DEADLINE_AT_RISK", text, rule.id)
+        text = f"it may take up to {duration(high)}, the time limit is {duration(limit)}"
+        yield Caution("MAX_DURATION_AT_RISK", text, rule.id)
 
 
 def _unchecked_budget(situation: Situation, method: Method) -> Iterator[Caution]:
     limit, expected, priced = situation.limits.run_usd, situation.usd(method), situation.priced(method)
-    rule = situation.pack.rules.demands.budget
+    rule = situation.pack.rules.limits.budget
     if limit is None:
         return
     if expected is None:
         yield Caution("BUDGET_UNCHECKED", f"what a run costs in USD is unknown: {_missing(situation)}", rule.id)
         return
-    high = priced.cost.high if priced is not None and priced.cost is not None else 0.0
+    high = priced.cost.amount.high if priced is not None and priced.cost is not None else 0.0
     if expected <= limit < high:
         text = f"it may cost up to {high:.2f} USD, the budget of a run is {limit:.2f} USD"
         yield Caution("BUDGET_AT_RISK", text, rule.id)
 
 
 def slower(situation: Situation) -> Iterator[Caution]:
-    """A run that takes longer than the time that was asked for, where no deadline says how long that is exactly."""
+    """A run that takes longer than the time that was asked for, where no max_duration says how long that is exactly."""
     method = situation.decision.method
-    if method is None or situation.limits.deadline_seconds is not None:
+    if method is None or situation.limits.max_seconds is not None:
         return
-    deadlines = situation.pack.rules.deadlines
-    wished = next((each for each in deadlines if each.implies == situation.answers.time), None)
+    durations = situation.pack.rules.durations
+    wished = next((each for each in durations if each.implies == situation.answers.time), None)
     seconds = situation.seconds(method)
     if wished is None or seconds is None or seconds <= wished.high:
         return
     text = f"{wished.key} were wished for, and {method} is expected to take {duration(seconds)}"
-    text += f"{_nearest(situation, OVER_DEADLINE, method)}: fewer rows, fewer epochs or faster hardware make it shorter"
+    text += (
+        f"{_nearest(situation, OVER_MAX_DURATION, method)}: fewer rows, fewer epochs or faster hardware make it shorter"
+    )
     yield Caution("SLOWER_THAN_WISHED", text, wished.id)
 
 
@@ -148,8 +151,10 @@ def _rented_by_default(situation: Situation) -> bool:
 
 
 def _nearest(situation: Situation, code: str, method: Method) -> str:
-    """Which method comes nearest to a deadline or budget; empty for other limits."""
-    kind = {OVER_DEADLINE: (situation.seconds, "the quickest"), OVER_BUDGET: (situation.usd, "the cheapest")}.get(code)
+    """Which method comes nearest to a time limit or budget; empty for other limits."""
+    kind = {OVER_MAX_DURATION: (situation.seconds, "the quickest"), OVER_BUDGET: (situation.usd, "the cheapest")}.get(
+        code
+    )
     if kind is None:
         return ""
     figure, words = kind
@@ -159,7 +164,9 @@ def _nearest(situation: Situation, code: str, method: Method) -> str:
     value, nearest = min(found)
     if nearest is method:
         return f", and it is {words}"
-    return f"; {words}, {nearest}, {f'takes {duration(value)}' if code == OVER_DEADLINE else f'costs {value:.2f} USD'}"
+    return (
+        f"; {words}, {nearest}, {f'takes {duration(value)}' if code == OVER_MAX_DURATION else f'costs {value:.2f} USD'}"
+    )
 
 
 def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
@@ -168,7 +175,7 @@ def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
         yield Caution(reason.code, f"{method} may fall short: {reason.message}", reason.rule_id)
     floor = next((item for item in pack.rules.quality_floors if item.need == answers.quality), None)
     figure = pack.card(method).quality_percent
-    if prior_of(pack, method, answers.task_kind) is None and floor is not None and figure.expected < floor.percent:
+    if prior_of(pack, method, answers.task_domain) is None and floor is not None and figure.expected < floor.percent:
         text = f"{method} reaches {figure.expected:g} percent of full fine-tuning, {floor.percent:g} were asked for"
         yield Caution("BELOW_QUALITY_NEED", text, floor.id)
 
@@ -181,7 +188,7 @@ def _missing(situation: Situation) -> str:
     lacking += [] if inputs.profile is not None else ["the number of examples"]
     if lacking:
         return f"say {', '.join(lacking)}"
-    currency = situation.inputs.request.ownership.owned.currency_code
-    if currency not in ("", "USD"):
-        return f"its cost is in {currency}; give the tariff in USD to have it checked"
+    currency = situation.inputs.request.ownership.owned.price_per_kwh.currency_code
+    if currency not in ("", USD):
+        return f"its cost is in {currency}; give the price of a kilowatt-hour in USD to have it checked"
     return "say who owns the hardware, in USD (ownership)"

@@ -3,30 +3,31 @@
 
 from collections.abc import Iterable
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import method_card_pb2
+from finetree_api.types.v1 import evidence_pb2
 from google.protobuf import json_format
 
+from finetree_recommender.decision.limits import USD
 from finetree_recommender.decision.prior_figures import SECONDS, quality
 from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.questionnaire import questionnaire
 from finetree_recommender.method import TRAINABLE_HERE, Method
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.cards import Card, Figure
-from finetree_recommender.policy.schema.cards import Guide as Parameter
-from finetree_recommender.policy.schema.content import Choice, Finding, HardwareEntry, Situation
-from finetree_recommender.policy.schema.rules import CautionRule
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.cards import Card, Figure
+from finetree_recommender.rule_pack.schema.cards import Guide as Parameter
+from finetree_recommender.rule_pack.schema.content import Choice, Finding, HardwareEntry, Situation
+from finetree_recommender.rule_pack.schema.rules import CautionRule
 
 
-def cards(pack: Pack, methods: Iterable[Method]) -> list[rec.MethodCard]:
+def cards(pack: Pack, methods: Iterable[Method]) -> list[method_card_pb2.MethodCard]:
     """Cards of methods."""
     return [_card(pack, pack.card(method)) for method in methods]
 
 
-def guide(pack: Pack) -> rec.Guide:
+def guide(pack: Pack) -> method_card_pb2.Guide:
     """What a pack says beside its cards."""
     content = pack.rules.content
-    return rec.Guide(
+    return method_card_pb2.Guide(
         questions=questionnaire(pack),
         situations=[_situation(pack, item) for item in content.situations],
         quick_reference=[_situation(pack, item) for item in content.quick_reference],
@@ -35,9 +36,9 @@ def guide(pack: Pack) -> rec.Guide:
     )
 
 
-def _card(pack: Pack, card: Card) -> rec.MethodCard:
+def _card(pack: Pack, card: Card) -> method_card_pb2.MethodCard:
     content = pack.rules.content
-    return rec.MethodCard(
+    return method_card_pb2.MethodCard(
         method=number(card.method),
         title=card.title,
         description=card.description,
@@ -46,10 +47,10 @@ def _card(pack: Pack, card: Card) -> rec.MethodCard:
         when_to_use=card.when_to_use,
         when_not_to_use=card.when_not_to_use,
         badges=card.badge_labels,
-        badge_details=[rec.Badge(label=badge.label, tooltip=badge.tooltip) for badge in card.badges],
+        badge_details=[method_card_pb2.Badge(label=badge.label, tooltip=badge.tooltip) for badge in card.badges],
         stars=int(card.stars.value),
         warning=card.stars.warning,
-        efficiency=rec.EfficiencyLevel.Value(f"EFFICIENCY_LEVEL_{card.efficiency.level}"),
+        efficiency=method_card_pb2.EfficiencyLevel.Value(f"EFFICIENCY_LEVEL_{card.efficiency.level}"),
         efficiency_label=card.efficiency.label,
         minimum_gpu_gb=card.minimum_gpu_gb.value,
         quality_percent=quality(pack, card.method),
@@ -64,24 +65,26 @@ def _card(pack: Pack, card: Card) -> rec.MethodCard:
     )
 
 
-def _figure(pack: Pack, figure: Figure) -> rec.CardFigure:
+def _figure(pack: Pack, figure: Figure) -> method_card_pb2.CardFigure:
     label = next(kind.label for kind in pack.rules.content.figure_kinds if kind.name == figure.name)
-    message = rec.CardFigure(name=figure.name, label=label, text=figure.text, note=figure.note)
+    message = method_card_pb2.CardFigure(name=figure.name, label=label, text=figure.text, note=figure.note)
     message.provenance.CopyFrom(pack.provenance(figure.source))
     if figure.expected is not None:
         message.interval.CopyFrom(_interval(pack, figure.source, figure.low, figure.expected, figure.high))
     return message
 
 
-def _finding(pack: Pack, item: Finding) -> rec.EvidenceRow:
-    message = rec.EvidenceRow(id=item.id, claim=item.claim, text=item.text, provenance=pack.provenance(item.source))
+def _finding(pack: Pack, item: Finding) -> method_card_pb2.EvidenceRow:
+    message = method_card_pb2.EvidenceRow(
+        id=item.id, claim=item.claim, text=item.text, provenance=pack.provenance(item.source)
+    )
     if item.expected is not None:
         message.interval.CopyFrom(_interval(pack, item.source, item.low, item.expected, item.high))
     return message
 
 
-def _hardware(pack: Pack, entry: HardwareEntry) -> rec.HardwareRow:
-    row = rec.HardwareRow(
+def _hardware(pack: Pack, entry: HardwareEntry) -> method_card_pb2.HardwareRow:
+    row = method_card_pb2.HardwareRow(
         accelerator=entry.accelerator,
         marketed_memory_gb=entry.gb,
         method=number(entry.method),
@@ -91,32 +94,32 @@ def _hardware(pack: Pack, entry: HardwareEntry) -> rec.HardwareRow:
     if entry.hours is not None:
         row.total_seconds.CopyFrom(_point(pack, entry.source, entry.hours * SECONDS))
     if entry.usd_month is not None:
-        row.cost_usd_month.CopyFrom(_point(pack, entry.source, entry.usd_month))
+        row.cost_per_month.CopyFrom(_usd(pack, entry.source, entry.usd_month))
     return row
 
 
-def _reference_cost(pack: Pack, method: Method) -> rec.ReferenceCost:
+def _reference_cost(pack: Pack, method: Method) -> method_card_pb2.ReferenceCost:
     times, content = pack.rules.times, pack.rules.content
     price = times.usd_per_hour[method]
     rows = [
-        rec.DatasetCost(
+        method_card_pb2.DatasetCost(
             examples=examples,
             total_seconds=_point(pack, times.source, hours * SECONDS),
-            cost_usd=_point(pack, times.price_source, hours * price),
+            cost=_usd(pack, times.price_source, hours * price),
         )
         for examples, hours in zip(times.examples, times.hours[method], strict=True)
     ]
-    return rec.ReferenceCost(
+    return method_card_pb2.ReferenceCost(
         accelerator=next(item.accelerator for item in content.reference_gpus if item.method is method),
-        usd_per_hour=_point(pack, times.price_source, price),
+        price_per_hour=_usd(pack, times.price_source, price),
         rows=rows,
         basis=content.basis,
     )
 
 
-def _advice(pack: Pack, rule: CautionRule) -> rec.Advice:
+def _advice(pack: Pack, rule: CautionRule) -> method_card_pb2.Advice:
     redirects = (*((rule.redirect,) if rule.redirect is not None else ()), *rule.also)
-    return rec.Advice(
+    return method_card_pb2.Advice(
         rule_id=rule.id,
         text=rule.advice or rule.message,
         redirects=[number(method) for method in redirects],
@@ -125,9 +128,9 @@ def _advice(pack: Pack, rule: CautionRule) -> rec.Advice:
     )
 
 
-def _parameter(pack: Pack, item: Parameter) -> rec.ParameterGuide:
+def _parameter(pack: Pack, item: Parameter) -> method_card_pb2.ParameterGuide:
     found = (each.choices for each in pack.rules.content.guides if each.name == item.choices)
-    return rec.ParameterGuide(
+    return method_card_pb2.ParameterGuide(
         field_path=item.field_path,
         default_value=item.default_value,
         help=item.help,
@@ -135,8 +138,8 @@ def _parameter(pack: Pack, item: Parameter) -> rec.ParameterGuide:
     )
 
 
-def _choice(pack: Pack, choice: Choice) -> rec.ParameterChoice:
-    message = rec.ParameterChoice(
+def _choice(pack: Pack, choice: Choice) -> method_card_pb2.ParameterChoice:
+    message = method_card_pb2.ParameterChoice(
         value=choice.value,
         label=choice.label,
         use_for=choice.use_for,
@@ -151,8 +154,8 @@ def _choice(pack: Pack, choice: Choice) -> rec.ParameterChoice:
     return message
 
 
-def _situation(pack: Pack, item: Situation) -> rec.Situation:
-    message = rec.Situation(
+def _situation(pack: Pack, item: Situation) -> method_card_pb2.Situation:
+    message = method_card_pb2.Situation(
         id=item.id,
         title=item.title,
         requirements=item.requirements,
@@ -168,11 +171,15 @@ def _situation(pack: Pack, item: Situation) -> rec.Situation:
     return message
 
 
-def _point(pack: Pack, source: str, value: float) -> ev.Interval:
+def _point(pack: Pack, source: str, value: float) -> evidence_pb2.Interval:
     return _interval(pack, source, value, value, value)
 
 
-def _interval(pack: Pack, source: str, low: float | None, expected: float, high: float | None) -> ev.Interval:
+def _usd(pack: Pack, source: str, value: float) -> evidence_pb2.MoneyInterval:
+    return evidence_pb2.MoneyInterval(amount=_point(pack, source, value), currency_code=USD)
+
+
+def _interval(pack: Pack, source: str, low: float | None, expected: float, high: float | None) -> evidence_pb2.Interval:
     """An interval of the pack; it states no coverage, so that is 0."""
     ends = (expected if low is None else low, expected if high is None else high)
-    return ev.Interval(low=ends[0], expected=expected, high=ends[1], provenance=[pack.provenance(source)])
+    return evidence_pb2.Interval(low=ends[0], expected=expected, high=ends[1], provenance=[pack.provenance(source)])

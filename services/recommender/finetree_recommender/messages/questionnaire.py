@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The questionnaire of a pack as messages, for a wizard: what is asked, and what each answer adds to a request."""
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import rule_pack_pb2
 from google.protobuf import json_format
 
 from finetree_recommender.messages.methods import number
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.rules import Option, Question
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.rules import Option, Question
 
-REQUEST_FIELDS = {"memory": "hardware", "budget": "budget_usd_month"}
+REQUEST_FIELDS = {"memory": "hardware", "budget": "budget_per_month"}
 """Fields of a request that answers are read from, where they have another name."""
 
 
-def questionnaire(pack: Pack) -> list[rec.PolicyQuestion]:
+def questionnaire(pack: Pack) -> list[rule_pack_pb2.Question]:
     """The questions, in order."""
     return [_question(pack, question) for question in pack.rules.questions]
 
 
-def _question(pack: Pack, question: Question) -> rec.PolicyQuestion:
-    return rec.PolicyQuestion(
+def _question(pack: Pack, question: Question) -> rule_pack_pb2.Question:
+    return rule_pack_pb2.Question(
         id=question.id,
         field_path=REQUEST_FIELDS.get(question.input, question.input),
         text=question.text,
@@ -27,8 +27,8 @@ def _question(pack: Pack, question: Question) -> rec.PolicyQuestion:
     )
 
 
-def _option(pack: Pack, option: Option) -> rec.PolicyOption:
-    message = rec.PolicyOption(
+def _option(pack: Pack, option: Option) -> rule_pack_pb2.QuestionOption:
+    message = rule_pack_pb2.QuestionOption(
         id=option.id,
         value=option.value,
         label=option.label or option.value,

@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The reply of Recommend; nothing is decided here."""
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
 
 from finetree_recommender.estimator.values import FitState, Priced
 from finetree_recommender.explain.assessment import Assessment
 from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
-from finetree_recommender.explain.other_policies import OtherVerdict
+from finetree_recommender.explain.other_packs import OtherVerdict
 from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.summary import headline, paragraph
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.recommend import Recommendation
+from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Caution, Step
 
 
-def recommendation(answer: Recommendation) -> rec.RecommendResponse:
+def recommendation(answer: Recommendation) -> recommendation_pb2.RecommendResponse:
     """Write the reply of Recommend."""
     recipe, verdict = answer.recipe, answer.decision.verdict
-    return rec.RecommendResponse(
-        verdict=rec.Verdict(
+    return recommendation_pb2.RecommendResponse(
+        verdict=recommendation_pb2.Verdict(
             method=number(verdict.method),
             upgrade_advised=answer.decision.upgrade_advised,
             headline=headline(answer),
@@ -27,7 +28,7 @@ def recommendation(answer: Recommendation) -> rec.RecommendResponse:
         spec=recipe.spec if recipe is not None else None,
         setting_sources=recipe.sources if recipe is not None else (),
         inputs=[
-            rec.NormalizedInput(field_path=item.field_path, value=item.value, known=item.known)
+            recommendation_pb2.NormalizedInput(field_path=item.field_path, value=item.value, known=item.known)
             for item in answer.inputs.echo
         ],
         trace=[_step(answer.pack, step) for step in answer.trace],
@@ -38,14 +39,14 @@ def recommendation(answer: Recommendation) -> rec.RecommendResponse:
         other_packs=[_other(other, verdict.rule_id) for other in answer.others],
         revision=answer.revision,
         plan_digest=answer.plan_digest,
-        estimate=_estimate(answer.priced) if answer.priced is not None else None,
+        estimate=_estimate(answer, answer.priced) if answer.priced is not None else None,
         summary=paragraph(answer),
         sharpen=map(_unknown_input, answer.gaps),
     )
 
 
-def _step(pack: Pack, step: Step) -> rec.TraceStep:
-    return rec.TraceStep(
+def _step(pack: Pack, step: Step) -> recommendation_pb2.TraceStep:
+    return recommendation_pb2.TraceStep(
         stage=step.stage,
         rule_id=step.rule_id,
         inputs_read=step.inputs_read,
@@ -55,29 +56,34 @@ def _step(pack: Pack, step: Step) -> rec.TraceStep:
     )
 
 
-def _assessment(item: Assessment) -> rec.MethodAssessment:
+def _assessment(item: Assessment) -> recommendation_pb2.MethodAssessment:
     figures = item.figures
-    return rec.MethodAssessment(
+    return recommendation_pb2.MethodAssessment(
         method=number(item.method),
-        verdict=rec.MethodVerdict.Value(f"METHOD_VERDICT_{item.standing}"),
-        reasons=[rec.MethodReason(code=each.code, message=each.message, rule_id=each.rule_id) for each in item.reasons],
+        verdict=recommendation_pb2.MethodVerdict.Value(f"METHOD_VERDICT_{item.standing}"),
+        reasons=[
+            recommendation_pb2.MethodReason(code=each.code, message=each.message, rule_id=each.rule_id)
+            for each in item.reasons
+        ],
         votes=item.votes,
         badges=item.badges,
         quality_percent=figures.quality_percent,
         device_bytes=figures.device_bytes,
         total_seconds=figures.total_seconds,
-        cost_usd=figures.cost_usd,
+        cost=figures.cost,
         on_pareto_frontier=item.on_frontier,
         dominated_by=number(item.dominated_by),
     )
 
 
-def _caution(item: Caution) -> rec.Caution:
-    return rec.Caution(code=item.code, message=item.message, rule_id=item.rule_id, redirect=number(item.redirect))
+def _caution(item: Caution) -> recommendation_pb2.Caution:
+    return recommendation_pb2.Caution(
+        code=item.code, message=item.message, rule_id=item.rule_id, redirect=number(item.redirect)
+    )
 
 
-def _counterfactual(flip: Counterfactual) -> rec.Counterfactual:
-    return rec.Counterfactual(
+def _counterfactual(flip: Counterfactual) -> recommendation_pb2.Counterfactual:
+    return recommendation_pb2.Counterfactual(
         field_path=flip.field_path,
         from_value=flip.from_value,
         to_value=flip.to_value,
@@ -88,11 +94,11 @@ def _counterfactual(flip: Counterfactual) -> rec.Counterfactual:
     )
 
 
-def _confidence(answer: Recommendation) -> rec.Confidence:
+def _confidence(answer: Recommendation) -> recommendation_pb2.VerdictConfidence:
     found = answer.confidence
-    return rec.Confidence(
-        level=rec.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.level}"),
-        factors=found.factors,
+    return recommendation_pb2.VerdictConfidence(
+        level=evidence_pb2.ConfidenceLevel.Value(f"CONFIDENCE_LEVEL_{found.level}"),
+        factors=[check_pb2.Remark(code=item.code, message=item.message) for item in found.factors],
         score=found.score,
         definition=found.definition,
         robustness=found.robustness,
@@ -100,9 +106,9 @@ def _confidence(answer: Recommendation) -> rec.Confidence:
     )
 
 
-def _other(other: OtherVerdict, rule_id: str) -> rec.OtherPackVerdict:
-    return rec.OtherPackVerdict(
-        policy=other.pack.rules.id,
+def _other(other: OtherVerdict, rule_id: str) -> recommendation_pb2.OtherPackVerdict:
+    return recommendation_pb2.OtherPackVerdict(
+        rule_pack=other.pack.rules.id,
         method=number(other.method),
         reason=other.reason,
         agrees=other.agrees,
@@ -112,21 +118,30 @@ def _other(other: OtherVerdict, rule_id: str) -> rec.OtherPackVerdict:
     )
 
 
-def _estimate(priced: Priced) -> rec.RecipeEstimate:
-    return rec.RecipeEstimate(
+def _estimate(answer: Recommendation, priced: Priced) -> estimate_summary_pb2.EstimateSummary:
+    evidence = answer.situation.evidence
+    return estimate_summary_pb2.EstimateSummary(
         device_bytes=priced.device_bytes,
         usable_device_bytes=priced.usable_bytes,
+        fit=_FITS[priced.fit],
         total_seconds=priced.total_seconds,
-        cost_amount=priced.cost,
-        currency_code=priced.currency,
-        fits=priced.fit is FitState.FITS,
+        cost=priced.cost,
         optimizer_steps=priced.optimizer_steps,
+        revision=evidence.revision if evidence is not None else None,
     )
 
 
-def _unknown_input(gap: Gap) -> rec.UnknownInput:
+_FITS = {
+    FitState.FITS: estimate_summary_pb2.FIT_VERDICT_FITS,
+    FitState.TIGHT: estimate_summary_pb2.FIT_VERDICT_TIGHT,
+    FitState.DOES_NOT_FIT: estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT,
+    FitState.UNKNOWN: estimate_summary_pb2.FIT_VERDICT_UNSPECIFIED,
+}
+
+
+def _unknown_input(gap: Gap) -> recommendation_pb2.UnknownInput:
     names = " or ".join(gap.methods) or "no method at all"
-    return rec.UnknownInput(
+    return recommendation_pb2.UnknownInput(
         field_path=gap.field_path,
         changing_share=gap.share,
         methods=map(number, gap.methods),

@@ -11,9 +11,9 @@ from finetree_recommender.explain.reasons import LEAF_WORDS
 from finetree_recommender.explain.rental_offers import RENT
 from finetree_recommender.formatting import money, ranged, scaled, time
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import CPU
 from finetree_recommender.recommend import Recommendation
 from finetree_recommender.request.hardware import NOT_SUPPORTED
+from finetree_recommender.rule_pack.answers import CPU
 
 UPGRADE_WORDS = "upgrade GPU first"
 """What the playbook says below 8 GB (L268)."""
@@ -25,21 +25,21 @@ _ELSEWHERE = (RENT, NOT_SUPPORTED, "SERVING_NOTE")
 _UNKNOWN = (*MISSING_EVIDENCE, *_REMARKS)
 _INPUTS = {
     "hardware": "on {}",
-    "budget_usd_month": "with a budget of {}",
+    "budget_per_month": "with a budget of {}",
     "quality": "if {} quality were asked for",
     "time": "with {} of time",
     "tasks": "for {} tasks",
-    "deadline": "with a deadline of {}",
-    "budget_usd_run": "with {} for a run",
+    "max_duration": "with a time limit of {}",
+    "budget_per_run": "with {} for a run",
     "task_count": "for {}",
     "dataset_profile.examples": "with {}",
-    "task_kind": "for a task of {}",
+    "task_domain": "for a task of {}",
     "use_case": "for {} use",
 }
 """How a change of an input is told, by its field."""
 _QUESTIONS = {
     "hardware": "what there is to train on",
-    "budget_usd_month": "what it may cost",
+    "budget_per_month": "what it may cost",
     "quality": "how good it must be",
     "time": "how long a run may take",
     "tasks": "how many tasks there are",
@@ -191,8 +191,9 @@ def _priced(answer: Recommendation, priced: Priced) -> str:
     if priced.total_seconds is None:
         return f"{text}; for time and cost, say how many rows there are."
     text += f", and {time(priced.total_seconds)}"
-    if priced.cost is not None and priced.cost.high > 0:  # what is owned and has no tariff costs nothing
-        text += f", for {money(priced.cost)} {priced.currency}"
+    cost = priced.cost
+    if cost is not None and cost.amount.high > 0:  # owned hardware without a price of electricity costs nothing
+        text += f", for {money(cost.amount)} {cost.currency_code}"
     return f"{text}."
 
 

@@ -4,11 +4,11 @@
 import math
 from collections.abc import Iterable
 
-from finetree_recommender.policy.answers import CPU, UNKNOWN
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.basic import When
+from finetree_recommender.rule_pack.answers import CPU, UNKNOWN
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.basic import When
 
-_NAMES = {"memory": "GPU memory", "use_case": "use case", "task_kind": "kind of task"}
+_NAMES = {"memory": "GPU memory", "use_case": "use case", "task_domain": "kind of task"}
 """Names of inputs for people, where the field's own name is none."""
 
 

@@ -7,8 +7,8 @@ Four dimensions do not fit into one plane of points whose labels stay apart; row
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import picture_pb2
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_recommender.decision.fit import GIB
 from finetree_recommender.explain.assessment import Assessment
@@ -32,15 +32,15 @@ class _Column:
     title: str
     unit: str
     scale: float
-    read: Callable[[Assessment], ev.Interval | None]
+    read: Callable[[Assessment], evidence_pb2.Interval | None]
     missing: str
     better: str = "less is better"
     from_zero: bool = True
 
 
-def render(answer: Recommendation) -> rec.RenderFrontierResponse:
+def render(answer: Recommendation) -> picture_pb2.RenderFrontierResponse:
     """Draw the methods of an answer."""
-    return rec.RenderFrontierResponse(
+    return picture_pb2.RenderFrontierResponse(
         media_type="image/svg+xml", content=frontier_svg(answer), revision=answer.revision
     )
 
@@ -71,14 +71,19 @@ def _columns(answer: Recommendation) -> list[_Column]:
     timed = any(item.figures.total_seconds is not None for item in answer.methods)
     price_missing = "unknown: there is no price for this hardware" if timed else rows_missing
     quality = "% of full fine-tuning"
+    currency = next((cost.currency_code for item in answer.methods if (cost := item.figures.cost) is not None), "USD")
     return [
         _Column(
             "Quality", quality, 1, lambda m: m.figures.quality_percent, "unknown", "more is better", from_zero=False
         ),
         _Column("Device memory", "GiB", GIB, lambda m: m.figures.device_bytes, "unknown without the estimator"),
         _Column("Time", unit, scale, lambda m: m.figures.total_seconds, rows_missing),
-        _Column("Cost", "USD", 1, lambda m: m.figures.cost_usd, price_missing),
+        _Column("Cost", currency, 1, _cost, price_missing),
     ]
+
+
+def _cost(item: Assessment) -> evidence_pb2.Interval | None:
+    return item.figures.cost.amount if item.figures.cost is not None else None
 
 
 def _time_unit(answer: Recommendation) -> tuple[str, float]:
@@ -132,7 +137,7 @@ def _grid(scale: Axis, bottom: float) -> Iterator[str]:
             edge = x + half + 4
 
 
-def _range(scale: Axis, item: Assessment, interval: ev.Interval, unit: float, top: float) -> Iterator[str]:
+def _range(scale: Axis, item: Assessment, interval: evidence_pb2.Interval, unit: float, top: float) -> Iterator[str]:
     """The interval as a bar, the expected value as a mark with its number above."""
     y = top + 36
     left, x, right = (scale.at(value / unit) for value in (interval.low, interval.expected, interval.high))

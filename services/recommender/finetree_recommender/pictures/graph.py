@@ -11,9 +11,9 @@ from enum import StrEnum
 
 from finetree_recommender.method import Method
 from finetree_recommender.pictures.conditions import condition, name, value
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.limits import TieBreak
-from finetree_recommender.policy.schema.rules import Leaf, Node, Question
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.limits import TieBreak
+from finetree_recommender.rule_pack.schema.rules import Leaf, Node, Question
 
 GATE, UPGRADE, VOTES, TIES, MEMORY_KNOWN, USE_CASES = (
     "gate",
@@ -23,7 +23,7 @@ GATE, UPGRADE, VOTES, TIES, MEMORY_KNOWN, USE_CASES = (
     "memory",
     "use_cases",
 )
-DEMANDS, FIT = "demands", "fit"
+LIMITS, FIT = "limits", "fit"
 """Ids of nodes that stand for a whole stage."""
 
 
@@ -218,21 +218,21 @@ class _Builder:
         text = "Votes tied, and the outcome is none of the tied methods? Then the first of them by stars"
         self._add(Box(order.id, Kind.FIT, text, order.source, (Line(order.id, names),)))
         text = (
-            "Does it keep the deadline and the budget of a run, and can it be served? If not, the next method is tried"
+            "Does it keep the time limit and the budget of a run, and can it be served? If not, the next one is tried"
         )
-        self._add(Box(DEMANDS, Kind.FIT, text, self._pack.rules.demands.deadline.source, tuple(self._demands())))
+        self._add(Box(LIMITS, Kind.FIT, text, self._pack.rules.limits.max_duration.source, tuple(self._demands())))
         ways = [Line(rule.id, rule.message) for rule in self._pack.rules.adaptations]
         text = "Does its recipe fit, by the estimator? If not, it is adapted, and then the next method is tried"
         self._add(Box(FIT, Kind.FIT, text, "", tuple(ways)))
         for box_id in outcomes:
-            self._join(box_id, DEMANDS if box_id in decided else order.id, "then", onward=True)
-        self._join(order.id, DEMANDS, "then", onward=True)
-        self._join(DEMANDS, FIT, "then", onward=True)
+            self._join(box_id, LIMITS if box_id in decided else order.id, "then", onward=True)
+        self._join(order.id, LIMITS, "then", onward=True)
+        self._join(LIMITS, FIT, "then", onward=True)
 
     def _demands(self) -> Iterator[Line]:
         rules = self._pack.rules
-        yield Line(rules.demands.deadline.id, "the deadline, against the expected time")
-        yield Line(rules.demands.budget.id, "the budget of a run, against the expected cost")
+        yield Line(rules.limits.max_duration.id, "the time limit, against the expected time")
+        yield Line(rules.limits.budget.id, "the budget of a run, against the expected cost")
         needed = rules.capabilities.nf4
         yield Line(needed.id, f"a 4-bit base needs compute capability {needed.value:g}")
         for rule in rules.serving:

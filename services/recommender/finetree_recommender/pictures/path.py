@@ -6,9 +6,9 @@ from itertools import pairwise
 
 from finetree_recommender.decision.stages import Choice
 from finetree_recommender.pictures.graph import (
-    DEMANDS,
     FIT,
     GATE,
+    LIMITS,
     MEMORY_KNOWN,
     TIES,
     UPGRADE,
@@ -16,9 +16,9 @@ from finetree_recommender.pictures.graph import (
     VOTES,
     Graph,
 )
-from finetree_recommender.policy.answers import UNKNOWN, Answers, matches
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.recommend import Recommendation
+from finetree_recommender.rule_pack.answers import UNKNOWN, Answers, matches
+from finetree_recommender.rule_pack.pack import Pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def passed(graph: Graph, pack: Pack, answers: Answers, choice: Choice) -> tuple[
 
 def _boxes(pack: Pack, answers: Answers, choice: Choice) -> list[str]:
     override = pack.rules.override.id
-    start, end = [GATE, override], [DEMANDS, FIT]
+    start, end = [GATE, override], [LIMITS, FIT]
     if choice.passage.upgrade:
         return [GATE, UPGRADE, choice.rule_id, *end]
     if choice.overridden:

@@ -3,8 +3,8 @@
 
 from collections.abc import Callable, Iterator
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import picture_pb2
+from finetree_api.types.v1 import evidence_pb2
 
 from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.summary import headline
@@ -13,46 +13,46 @@ from finetree_recommender.pictures.mermaid import mermaid
 from finetree_recommender.pictures.path import Way, mark
 from finetree_recommender.pictures.text import text
 from finetree_recommender.pictures.tree_svg import tree_svg
-from finetree_recommender.policy.pack import Pack
 from finetree_recommender.recommend import Recommendation
+from finetree_recommender.rule_pack.pack import Pack
 
 SVG_TYPE = "image/svg+xml"
 _FORMATS: dict[int, tuple[str, Callable[[Graph, Way], str]]] = {
-    rec.PICTURE_FORMAT_UNSPECIFIED: ("text/plain; charset=utf-8", text),
-    rec.PICTURE_FORMAT_TEXT: ("text/plain; charset=utf-8", text),
-    rec.PICTURE_FORMAT_MERMAID: ("text/vnd.mermaid; charset=utf-8", mermaid),
-    rec.PICTURE_FORMAT_SVG: (SVG_TYPE, tree_svg),
+    picture_pb2.PICTURE_FORMAT_UNSPECIFIED: ("text/plain; charset=utf-8", text),
+    picture_pb2.PICTURE_FORMAT_TEXT: ("text/plain; charset=utf-8", text),
+    picture_pb2.PICTURE_FORMAT_MERMAID: ("text/vnd.mermaid; charset=utf-8", mermaid),
+    picture_pb2.PICTURE_FORMAT_SVG: (SVG_TYPE, tree_svg),
 }
 
 
 def render(
-    pack: Pack, answer: Recommendation | None, picture_format: rec.PictureFormat.ValueType
-) -> rec.RenderDecisionTreeResponse:
+    pack: Pack, answer: Recommendation | None, picture_format: picture_pb2.PictureFormat.ValueType
+) -> picture_pb2.RenderDecisionTreeResponse:
     """Draw a pack's way of deciding, with the way of an answer marked where there is one."""
     graph = build(pack)
     way = mark(graph, answer, headline(answer)) if answer is not None else Way()
     media_type, draw = _FORMATS[picture_format]
-    return rec.RenderDecisionTreeResponse(
+    return picture_pb2.RenderDecisionTreeResponse(
         media_type=media_type,
         content=draw(graph, way),
         nodes=_nodes(pack, graph, way),
         edges=[
-            rec.TreeEdge(id=a.id, from_node=a.start, to_node=a.end, label=a.label, taken=way.passes(a.id))
+            picture_pb2.TreeEdge(id=a.id, from_node=a.start, to_node=a.end, label=a.label, taken=way.passes(a.id))
             for a in graph.arrows
         ],
         taken_ids=way.ids,
-        revision=answer.revision if answer is not None else ev.Revision(pack=pack.revision),
+        revision=answer.revision if answer is not None else evidence_pb2.Revision(pack=pack.revision),
     )
 
 
-def _nodes(pack: Pack, graph: Graph, way: Way) -> Iterator[rec.TreeNode]:
+def _nodes(pack: Pack, graph: Graph, way: Way) -> Iterator[picture_pb2.TreeNode]:
     for box in graph.boxes.values():
-        yield rec.TreeNode(
+        yield picture_pb2.TreeNode(
             id=box.id,
-            kind=rec.TreeNodeKind.Value(f"TREE_NODE_KIND_{box.kind}"),
+            kind=picture_pb2.TreeNodeKind.Value(f"TREE_NODE_KIND_{box.kind}"),
             label=box.label,
             lines=[
-                rec.TreeLine(rule_id=line.rule_id, text=line.text, taken=way.applied(line.rule_id))
+                picture_pb2.TreeLine(rule_id=line.rule_id, text=line.text, taken=way.applied(line.rule_id))
                 for line in box.lines
             ],
             method=number(box.method),
@@ -61,5 +61,5 @@ def _nodes(pack: Pack, graph: Graph, way: Way) -> Iterator[rec.TreeNode]:
         )
 
 
-def _provenance(pack: Pack, box: Box) -> ev.Provenance | None:
+def _provenance(pack: Pack, box: Box) -> evidence_pb2.Provenance | None:
     return pack.provenance(box.source) if box.source else None

@@ -4,27 +4,26 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import check_pb2, run_spec_pb2
 from finetree_runtime.runspec.resolve import resolve_spec
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN
-from finetree_recommender.policy.fields import assign
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.recipe import Adaptation, Computed, Value
 from finetree_recommender.recipe.draft import SEQUENCE, device_of, draft, drafts, sequence_length
 from finetree_recommender.recipe.tables import Rule, value_range
 from finetree_recommender.request.inputs import Inputs
+from finetree_recommender.rule_pack.answers import UNKNOWN
+from finetree_recommender.rule_pack.fields import assign
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.recipe import Adaptation, Computed, Value
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A complete RunSpec and where each value comes from."""
 
-    spec: rs.RunSpec
-    sources: tuple[ev.SettingSource, ...]
+    spec: run_spec_pb2.RunSpec
+    sources: tuple[check_pb2.SettingSource, ...]
     """In field order."""
 
     def rule_id(self, path: str) -> str:
@@ -47,7 +46,7 @@ def settings_of(rule: Adaptation) -> Mapping[str, Value]:
     return {**rule.set, SEQUENCE: rule.cut_rows_at} if rule.cut_rows_at else rule.set
 
 
-def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method, est.EstimateRunRequest]:
+def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """What to ask the estimator for each method: its recipe without adaptations, and these as fallbacks.
 
     What no rule sets is left open. `parameters` of the base model choose the learning rate; None takes the rows for an
@@ -60,8 +59,10 @@ def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method
         rules = adaptations(pack, inputs, method)
         for rule in rules if unlimited else ():
             _adapt(drawn.spec, rule)
-        fallbacks = [_adapt(rs.RunSpec(), rule) for rule in (() if unlimited else rules)]
-        found[method] = est.EstimateRunRequest(spec=drawn.spec, fallbacks=fallbacks, dataset_profile=inputs.profile)
+        fallbacks = [_adapt(run_spec_pb2.RunSpec(), rule) for rule in (() if unlimited else rules)]
+        found[method] = estimate_pb2.EstimateRunRequest(
+            spec=drawn.spec, fallbacks=fallbacks, dataset_profile=inputs.profile, matrix_rates=inputs.matrix_rates
+        )
     return found
 
 
@@ -74,22 +75,22 @@ def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None,
         because = Computed(adaptation.id, f"to make it fit: {adaptation.message}", adaptation.source)
         sources |= {path: _source(pack, path, because) for path in settings_of(adaptation)}
     # The source of an empty method message, as `full: {}` is.
-    chosen = ev.SettingSource(field_path=method.field, rule_id="verdict", reason="the recommended method")
+    chosen = check_pb2.SettingSource(field_path=method.field, rule_id="verdict", reason="the recommended method")
     sources[method.field] = chosen
-    resolved = resolve_spec(drawn.spec, profile=inputs.profile)
+    resolved = resolve_spec(drawn.spec, profile=inputs.profile, matrix_rates=inputs.matrix_rates)
     return Recipe(resolved.spec, tuple(sources.get(item.field_path, item) for item in resolved.sources))
 
 
-def _adapt(spec: rs.RunSpec, rule: Adaptation) -> rs.RunSpec:
+def _adapt(spec: run_spec_pb2.RunSpec, rule: Adaptation) -> run_spec_pb2.RunSpec:
     """Set in a spec what an adaptation sets; the spec."""
     for path, value in settings_of(rule).items():
         assign(spec, path, value)
     return spec
 
 
-def _source(pack: Pack, path: str, rule: Rule) -> ev.SettingSource:
+def _source(pack: Pack, path: str, rule: Rule) -> check_pb2.SettingSource:
     ends = value_range(rule)
-    return ev.SettingSource(
+    return check_pb2.SettingSource(
         field_path=path,
         rule_id=rule.id,
         reason=rule.reason,

@@ -4,16 +4,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import run_spec_pb2, training_pb2
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision
 from finetree_runtime.runspec.resolve import steps_of
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.recipe import BatchRules, BatchStart, Computed
 from finetree_recommender.recipe.tables import Draft, Reading, apply
 from finetree_recommender.request.inputs import Inputs
+from finetree_recommender.rule_pack.answers import UNKNOWN
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.recipe import BatchRules, BatchStart, Computed
 
 EPOCHS, SEQUENCE = "training.epochs", "training.sequence_length"
 BATCH, MICRO_BATCH = "training.effective_batch_size", "training.micro_batch_size"
@@ -56,16 +56,16 @@ def sequence_length(pack: Pack, inputs: Inputs) -> tuple[int, Computed]:
 def device_of(inputs: Inputs) -> str:
     """What computes, and in which precision: the recipe input `device`."""
     if inputs.on_cpu:
-        precision: object = cpu_precision(inputs.hardware.cpu)
-        return "cpu_fp32" if precision == rs.PRECISION_FP32 else "cpu_bf16"
+        precision: object = cpu_precision(inputs.matrix_rates)
+        return "cpu_fp32" if precision == training_pb2.PRECISION_FP32 else "cpu_bf16"
     native = inputs.native_bf16
     return UNKNOWN if native is None else ("gpu_bf16" if native else "gpu_no_bf16")
 
 
-def _named_spec(inputs: Inputs) -> rs.RunSpec:
+def _named_spec(inputs: Inputs) -> run_spec_pb2.RunSpec:
     """What the request itself says of the run."""
     request = inputs.request
-    spec = rs.RunSpec()
+    spec = run_spec_pb2.RunSpec()
     for name in ("model", "dataset", "ownership", "evaluation"):
         if request.HasField(name):
             getattr(spec, name).CopyFrom(getattr(request, name))
@@ -78,7 +78,7 @@ def _named_spec(inputs: Inputs) -> rs.RunSpec:
 
 def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, reading: Reading) -> int | None:
     """Set lengths and batches; the optimizer steps that come of them, None where the number of rows is unknown."""
-    rules, kind = pack.rules.batch, reading.answers.task_kind
+    rules, kind = pack.rules.batch, reading.answers.task_domain
     start = next(rule for rule in rules.start if rule.applies(reading.method, kind, reading.examples))
     batch, steps = start.value, None
     if reading.examples is not None:

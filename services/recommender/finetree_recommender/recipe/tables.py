@@ -3,13 +3,13 @@
 
 from dataclasses import dataclass
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import run_spec_pb2
 
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN, Answers
-from finetree_recommender.policy.fields import assign, path_for, value_of
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.recipe import BatchStart, Computed, Row, Table, Value
+from finetree_recommender.rule_pack.answers import UNKNOWN, Answers
+from finetree_recommender.rule_pack.fields import assign, path_for, value_of
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.recipe import BatchStart, Computed, Row, Table, Value
 
 RANK = "lora.rank"
 
@@ -37,7 +37,7 @@ class Reading:
 class Draft:
     """A RunSpec under construction, and the rule behind each path that rules have set."""
 
-    spec: rs.RunSpec
+    spec: run_spec_pb2.RunSpec
     rules: dict[str, Rule]
 
     def set(self, path: str, value: Value, rule: Rule) -> None:

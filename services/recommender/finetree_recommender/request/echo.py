@@ -4,16 +4,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import model_pb2, training_data_pb2
 
 from finetree_recommender.estimator.values import Model
 from finetree_recommender.formatting import decimal
-from finetree_recommender.policy.answers import ENUM_WORDS, PRIORITY_OF, SERVING_OF, UNKNOWN, Answers
 from finetree_recommender.request.hardware import Device
-from finetree_recommender.request.limits import deadline_seconds
+from finetree_recommender.request.limits import max_seconds, stated_budget
+from finetree_recommender.rule_pack.answers import ENUM_WORDS, PRIORITY_OF, SERVING_OF, UNKNOWN, Answers
 
-_NUMBERED = {"time": "deadline", "tasks": "task_count"}
+_NUMBERED = {"time": "max_duration", "tasks": "task_count"}
 """Questions that a number answers where they have no answer of their own."""
 
 
@@ -27,22 +27,23 @@ class Echoed:
 
 
 def echo(
-    request: rec.RecommendRequest,
+    request: recommendation_pb2.RecommendRequest,
     answers: Answers,
     *,
     device: Device,
     model: Model | None,
-    profile: rs.DatasetProfile | None,
+    profile: training_data_pb2.DatasetProfile | None,
     evidence_profile: bool,
 ) -> Iterator[Echoed]:
     """Say every input, each once; `evidence_profile` is whether the recipe takes published numbers first."""
     yield _echoed("model", _model_words(request.model, model) if request.HasField("model") else None)
     yield _echoed("hardware", _hardware_words(device))
-    for name in ("budget_usd_month", "budget_usd_run"):
-        yield _echoed(name, f"{decimal(getattr(request, name))} USD" if request.HasField(name) else None)
-    yield _echoed("runs_per_month", str(request.runs_per_month) if request.runs_per_month else None)
-    seconds = deadline_seconds(request)
-    yield _echoed("deadline", f"{decimal(seconds)} s" if seconds is not None else None)
+    for period in ("month", "run"):
+        usd = stated_budget(request, period)
+        yield _echoed(f"budget_per_{period}", f"{decimal(usd)} USD" if usd is not None else None)
+    yield _echoed("runs_per_month", f"{request.runs_per_month:g}" if request.HasField("runs_per_month") else None)
+    seconds = max_seconds(request)
+    yield _echoed("max_duration", f"{decimal(seconds)} s" if seconds is not None else None)
     for name in ENUM_WORDS:
         yield _echoed(name, _answer_words(name, answers.get(name), given=bool(getattr(request, name))))
     yield _echoed("task_count", str(request.task_count) if request.task_count else None)
@@ -58,7 +59,7 @@ def _echoed(path: str, value: str | None) -> Echoed:
     return Echoed(path, value or UNKNOWN, value is not None)
 
 
-def _data_words(profile: rs.DatasetProfile) -> str:
+def _data_words(profile: training_data_pb2.DatasetProfile) -> str:
     tokens = f", {profile.total_tokens} tokens" if profile.total_tokens else ""
     return f"{profile.examples} examples{tokens}"
 
@@ -69,7 +70,7 @@ def _answer_words(name: str, answer: str, *, given: bool) -> str | None:
     return answer.lower() if given else f"{answer.lower()}, from {_NUMBERED[name]}"
 
 
-def _model_words(source: rs.ModelSource, model: Model | None) -> str:
+def _model_words(source: model_pb2.ModelSource, model: Model | None) -> str:
     kind = source.WhichOneof("source")
     words = source.name if kind == "name" else source.hub.id if kind == "hub" else _UNNAMED[kind == "path"]
     return f"{words}, {model.parameters} parameters" if model is not None and model.parameters else words

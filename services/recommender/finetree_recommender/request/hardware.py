@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2
 from finetree_runtime.runspec import device_names
 from finetree_runtime.runspec.device_names import canonical
 
 from finetree_recommender.estimator.values import Accelerator, Catalogue
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.rules import MemoryClass
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.rules import MemoryClass
 from finetree_recommender.trace import Caution
 
 # What follows a name where one card, or one series, is sold with several memories: "-ti", "-16gb", "-pcie", "-ada".
@@ -26,7 +26,7 @@ NOT_SUPPORTED = "ACCELERATOR_NOT_SUPPORTED"
 class Device:
     """Hardware as it was understood. Memory in GB as marketed, of one device."""
 
-    hardware: rs.Hardware
+    hardware: hardware_pb2.Hardware
     """What the recipe runs on: the request's, with the accelerator that its name and memory mean."""
     gb: float | None = None
     gate_gb: float | None = None
@@ -43,7 +43,7 @@ class Device:
         return self.entry.capability if self.entry is not None else None
 
 
-def read_device(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
+def read_device(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
     """Understand a request's hardware with the estimator's catalogue (empty when that cannot be asked)."""
     kind = hardware.WhichOneof("device")
     if kind == "accelerator":
@@ -52,7 +52,7 @@ def read_device(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Devi
         found = _told(hardware, pack, catalogue)
     else:
         return Device(hardware)
-    devices = max(1, hardware.count) if hardware.sharding == rs.SHARDING_FULL else 1
+    devices = max(1, hardware.count) if hardware.sharding == hardware_pb2.SHARDING_FULL else 1
     gate_gb = found.gb * devices if found.gb is not None else None
     return replace(found, gate_gb=gate_gb)
 
@@ -64,7 +64,7 @@ def memory_class(pack: Pack, gb: float) -> MemoryClass:
     return [item for item in pack.rules.gate.classes if item.low <= tolerated or item.low == 0][-1]
 
 
-def _named(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
+def _named(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
     name = hardware.accelerator
     entry, count, plain = _looked_up(name, catalogue)
     if unsupported := _unsupported(name, entry):
@@ -95,10 +95,13 @@ def _unsupported(name: str, entry: Accelerator | None) -> str:
     return f"{name}: {reason}" if reason else ""
 
 
-def _foreign(hardware: rs.Hardware, gb: float, unsupported: str, pack: Pack) -> Device:
+def _foreign(hardware: hardware_pb2.Hardware, gb: float, unsupported: str, pack: Pack) -> Device:
     """Another maker's accelerator, of which the memory counts: what is said holds for a GPU of this size."""
     name, _, _ = unsupported.partition(":")
-    found = rs.Hardware(count=hardware.count, sharding=hardware.sharding, nodes=hardware.nodes)
+    found = hardware_pb2.Hardware()
+    found.CopyFrom(hardware)
+    found.ClearField("accelerator")
+    found.ClearField("unknown_accelerator")
     text = f"{unsupported}; this suite trains on NVIDIA's GPUs and on CPUs"
     if not gb:
         text += (
@@ -106,11 +109,11 @@ def _foreign(hardware: rs.Hardware, gb: float, unsupported: str, pack: Pack) -> 
         )
         return Device(found, cautions=(Caution(NOT_SUPPORTED, text, pack.rules.gate.unknown.id),), unsupported=name)
     text += f". The answer is that for one of their GPUs with {gb:g} GB, and so are its hours"
-    found.unknown_accelerator.CopyFrom(rs.UnknownAccelerator(marketed_memory_gb=gb, name=name))
+    found.unknown_accelerator.CopyFrom(hardware_pb2.UnknownAccelerator(marketed_memory_gb=gb, name=name))
     return Device(found, gb, cautions=(Caution(NOT_SUPPORTED, text, memory_class(pack, gb).id),), unsupported=name)
 
 
-def _counts(hardware: rs.Hardware, count: int, pack: Pack) -> Iterator[Caution]:
+def _counts(hardware: hardware_pb2.Hardware, count: int, pack: Pack) -> Iterator[Caution]:
     """A name that tells of another number of devices than was given."""
     if count and hardware.count and count != hardware.count:
         text = (
@@ -136,7 +139,7 @@ def _other_readings(name: str, entry: Accelerator, pack: Pack, catalogue: Catalo
         yield Caution("HARDWARE_NAME_AMBIGUOUS", text, ours.id)
 
 
-def _told(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
+def _told(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
     """A memory, and perhaps a name: the memory is trusted."""
     gb, name = hardware.unknown_accelerator.marketed_memory_gb, hardware.unknown_accelerator.name.strip()
     entry, count, plain = _looked_up(name, catalogue)
@@ -161,12 +164,13 @@ def _told(hardware: rs.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
     return Device(hardware, gb, cautions=(Caution("HARDWARE_NAME_UNKNOWN", text, rule_id),))
 
 
-def _as(hardware: rs.Hardware, entry: Accelerator, count: int, *cautions: Caution) -> Device:
+def _as(hardware: hardware_pb2.Hardware, entry: Accelerator, count: int, *cautions: Caution) -> Device:
     """The catalogue's accelerator, by the name that the estimator and the trainer know it by."""
-    found = rs.Hardware()
+    found = hardware_pb2.Hardware()
     found.CopyFrom(hardware)
     found.accelerator = entry.name or hardware.accelerator
-    found.count = hardware.count or count
+    if count and not hardware.HasField("count"):
+        found.count = count
     return Device(found, entry.marketed_gb, entry=entry, cautions=cautions)
 
 

@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import hardware_pb2, model_pb2, training_data_pb2
 from finetree_runtime.runspec import model_names
 from finetree_runtime.runspec.defaults import suggested_sequence_length
 
 from finetree_recommender.estimator.values import Catalogue, Model
 from finetree_recommender.formatting import decimal
-from finetree_recommender.policy.answers import CPU, PRIORITY_OF, UNKNOWN, WORD_OF, Answers
-from finetree_recommender.policy.pack import Pack
-from finetree_recommender.policy.schema.limits import Bracket
 from finetree_recommender.request.echo import Echoed, echo
 from finetree_recommender.request.hardware import Device, memory_class, read_device
-from finetree_recommender.request.limits import Limits, deadline_seconds, month_budget, stated_limits
+from finetree_recommender.request.limits import Limits, max_seconds, month_budget, stated_budget, stated_limits
+from finetree_recommender.rule_pack.answers import CPU, PRIORITY_OF, UNKNOWN, WORD_OF, Answers
+from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.limits import Bracket
 from finetree_recommender.trace import Caution
 
 
@@ -25,14 +25,14 @@ from finetree_recommender.trace import Caution
 class Inputs:
     """A request, read with a pack and the estimator's catalogue."""
 
-    request: rec.RecommendRequest
+    request: recommendation_pb2.RecommendRequest
     pack: Pack
     answers: Answers
     limits: Limits
     """What a run must keep to."""
     device: Device
     model: Model | None
-    profile: rs.DatasetProfile | None
+    profile: training_data_pb2.DatasetProfile | None
     evidence_profile: bool = False
     """Whether the recipe takes published numbers before the playbook's."""
     catalogue: Catalogue = field(default_factory=Catalogue, repr=False)
@@ -47,7 +47,7 @@ class Inputs:
 
     def on_offer(self) -> "Inputs":
         """Leave the limits to offers to rent: they say what this model takes, the pack's hours what 7B models do."""
-        return replace(self, limits=replace(self.limits, deadline_seconds=None, run_usd=None), offered=True)
+        return replace(self, limits=replace(self.limits, max_seconds=None, run_usd=None), offered=True)
 
     @property
     def stated_limits(self) -> Limits:
@@ -74,7 +74,7 @@ class Inputs:
         return (*self.device.cautions, *_contradictions(self.request, self.pack), *_lengths(self.profile, self.pack))
 
     @property
-    def hardware(self) -> rs.Hardware:
+    def hardware(self) -> hardware_pb2.Hardware:
         """What the recipe runs on."""
         return self.device.hardware
 
@@ -109,12 +109,17 @@ class Inputs:
         return suggested_sequence_length(self.profile)
 
     @property
+    def matrix_rates(self) -> hardware_pb2.MatrixRates | None:
+        """Measured rates of the CPU that would train; None where they are unknown."""
+        return self.request.matrix_rates if self.request.HasField("matrix_rates") else None
+
+    @property
     def examples(self) -> int | None:
         """Rows of the dataset."""
         return self.profile.examples if self.profile is not None else None
 
 
-def normalize(request: rec.RecommendRequest, pack: Pack, catalogue: Catalogue) -> Inputs:
+def normalize(request: recommendation_pb2.RecommendRequest, pack: Pack, catalogue: Catalogue) -> Inputs:
     """Read a request with a pack's classes and the estimator's catalogue (empty when that cannot be asked)."""
     profile = request.dataset_profile if request.HasField("dataset_profile") else None
     if profile is None and request.dataset.WhichOneof("source") == "profile":
@@ -134,20 +139,20 @@ def normalize(request: rec.RecommendRequest, pack: Pack, catalogue: Catalogue) -
     )
 
 
-def _wants_evidence(request: rec.RecommendRequest, pack: Pack) -> bool:
+def _wants_evidence(request: recommendation_pb2.RecommendRequest, pack: Pack) -> bool:
     """Whether the recipe is that of the evidence; the pack says so where the request does not."""
-    if request.profile == rec.RECIPE_PROFILE_UNSPECIFIED:
+    if request.profile == recommendation_pb2.RECIPE_PROFILE_UNSPECIFIED:
         return pack.rules.profile == "EVIDENCE"
-    return bool(request.profile == rec.RECIPE_PROFILE_EVIDENCE)
+    return bool(request.profile == recommendation_pb2.RECIPE_PROFILE_EVIDENCE)
 
 
-def _answers(request: rec.RecommendRequest, pack: Pack, memory: str) -> Answers:
+def _answers(request: recommendation_pb2.RecommendRequest, pack: Pack, memory: str) -> Answers:
     """The answers in a pack's words."""
     rules, count = pack.rules, request.task_count or None
     words = {name: of[getattr(request, name)] for name, of in WORD_OF.items()}
     # A number answers the question that it is about, where nobody else did.
     for name, brackets, number in (
-        ("time", rules.deadlines, deadline_seconds(request)),
+        ("time", rules.durations, max_seconds(request)),
         ("tasks", rules.task_counts, count),
     ):
         if number is not None and words[name] == UNKNOWN:
@@ -178,7 +183,7 @@ def _memory(device: Device, pack: Pack) -> str:
     return UNKNOWN if device.gate_gb is None else memory_class(pack, device.gate_gb).key
 
 
-def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:
+def _model(source: model_pb2.ModelSource, catalogue: Catalogue) -> Model | None:
     kind = source.WhichOneof("source")
     if kind == "shape":
         # Parameters of a shape are the estimator's to count.
@@ -187,7 +192,7 @@ def _model(source: rs.ModelSource, catalogue: Catalogue) -> Model | None:
     return model_names.find(catalogue.models, name)
 
 
-def _lengths(profile: rs.DatasetProfile | None, pack: Pack) -> Iterator[Caution]:
+def _lengths(profile: training_data_pb2.DatasetProfile | None, pack: Pack) -> Iterator[Caution]:
     """Numbers of the data that do not go together."""
     if profile is None:
         return
@@ -201,18 +206,18 @@ def _lengths(profile: rs.DatasetProfile | None, pack: Pack) -> Iterator[Caution]
         yield Caution("INPUTS_DISAGREE", text, rule_id)
 
 
-def _contradictions(request: rec.RecommendRequest, pack: Pack) -> Iterator[Caution]:
+def _contradictions(request: recommendation_pb2.RecommendRequest, pack: Pack) -> Iterator[Caution]:
     """Inputs that say different things of the same; which of them counts."""
-    runs, month = request.runs_per_month, request.budget_usd_month
-    if request.HasField("budget_usd_month") and request.HasField("budget_usd_run") and runs:
-        needs = request.budget_usd_run * runs
+    run, month, runs = stated_budget(request, "run"), stated_budget(request, "month"), request.runs_per_month
+    if run is not None and month is not None and runs:
+        needs = run * runs
         if needs > month:
-            each, count = decimal(request.budget_usd_run), f"{runs} run{'s' if runs > 1 else ''}"
+            each, count = decimal(run), f"{runs:g} run{'s' if runs > 1 else ''}"
             text = f"{count} of {each} USD: {decimal(needs)} USD a month, whose budget is {decimal(month)}"
-            yield Caution("INPUTS_DISAGREE", f"{text}: a run may cost {month / runs:.2f} USD", "demand.budget")
+            yield Caution("INPUTS_DISAGREE", f"{text}: a run may cost {month / runs:.2f} USD", "limit.budget")
     counted = next((i for i in pack.rules.task_counts if request.task_count and i.holds(request.task_count)), None)
-    single = request.tasks == rec.TASK_VARIETY_SINGLE
+    single = request.tasks == recommendation_pb2.TASK_VARIETY_SINGLE
     if counted is not None and request.tasks and single != (counted.implies == "SINGLE"):
-        word = rec.TaskVariety.Name(request.tasks).removeprefix("TASK_VARIETY_").lower()
+        word = recommendation_pb2.TaskVariety.Name(request.tasks).removeprefix("TASK_VARIETY_").lower()
         text = f"tasks says {word}, task_count says {request.task_count}: the word decided, the number only cautions"
         yield Caution("INPUTS_DISAGREE", text, counted.id)

@@ -2,17 +2,19 @@
 """The limits of a run that a request states."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1.recommendation_pb2 import RecommendRequest
+from finetree_runtime.money import to_float
 
-from finetree_recommender.policy.answers import SERVING_OF
+from finetree_recommender.rule_pack.answers import SERVING_OF
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a run must keep to; None and empty where nothing was said."""
 
-    deadline_seconds: float | None = None
+    max_seconds: float | None = None
     run_usd: float | None = None
     """Largest cost of one run."""
     serving: tuple[str, ...] = ()
@@ -33,34 +35,42 @@ class Limits:
         return replace(self, capability=None)
 
 
-def stated_limits(request: rec.RecommendRequest) -> Limits:
+def stated_limits(request: RecommendRequest) -> Limits:
     """Longest time and largest cost of a run that a request states, and where its result is served."""
     return Limits(
-        deadline_seconds=deadline_seconds(request),
+        max_seconds=max_seconds(request),
         run_usd=run_budget(request),
         serving=tuple(SERVING_OF[item] for item in request.serving),
     )
 
 
-def deadline_seconds(request: rec.RecommendRequest) -> float | None:
+def max_seconds(request: RecommendRequest) -> float | None:
     """Longest time of a run."""
-    return request.deadline.ToNanoseconds() / 1e9 if request.HasField("deadline") else None
+    return request.max_duration.ToNanoseconds() / 1e9 if request.HasField("max_duration") else None
 
 
-def run_budget(request: rec.RecommendRequest) -> float | None:
+def runs_per_month(request: RecommendRequest) -> float:
+    """Runs of a month; 1 where they are unknown."""
+    return request.runs_per_month if request.HasField("runs_per_month") else 1.0
+
+
+def stated_budget(request: RecommendRequest, period: Literal["run", "month"]) -> float | None:
+    """Budget of a run or of a month in USD, as it was given."""
+    if period == "run":
+        return to_float(request.budget_per_run) if request.HasField("budget_per_run") else None
+    return to_float(request.budget_per_month) if request.HasField("budget_per_month") else None
+
+
+def run_budget(request: RecommendRequest) -> float | None:
     """Budget of a run in USD: the lower one of that of a run, and that of a month shared among its runs."""
-    found = []
-    if request.HasField("budget_usd_run"):
-        found.append(request.budget_usd_run)
-    if request.HasField("budget_usd_month"):
-        found.append(request.budget_usd_month / max(1, request.runs_per_month))
-    return min(found, default=None)
+    run, month = stated_budget(request, "run"), stated_budget(request, "month")
+    shared = month / runs_per_month(request) if month is not None else None
+    return min((usd for usd in (run, shared) if usd is not None), default=None)
 
 
-def month_budget(request: rec.RecommendRequest) -> float | None:
+def month_budget(request: RecommendRequest) -> float | None:
     """Budget of a month in USD: the one given, else that of a run times the runs of a month."""
-    if request.HasField("budget_usd_month"):
-        return request.budget_usd_month
-    if request.HasField("budget_usd_run") and request.runs_per_month:
-        return request.budget_usd_run * request.runs_per_month
-    return None
+    run, month = stated_budget(request, "run"), stated_budget(request, "month")
+    if month is None and run is not None and request.HasField("runs_per_month"):
+        return run * request.runs_per_month
+    return month

@@ -3,16 +3,20 @@
 
 from itertools import pairwise
 
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound, invalid_field
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2
+from finetree_runtime.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound, Violation, invalid_field
 
 from finetree_recommender.estimator.values import Evidence, Refused
-from finetree_recommender.policy.pack import Pack
+from finetree_recommender.rule_pack.pack import Pack
 
 
-def check_lengths(request: rec.RecommendRequest) -> None:
-    """A histogram that does not ascend, or whose counts do not add up, would size the recipe wrongly."""
+def check_lengths(request: recommendation_pb2.RecommendRequest) -> None:
+    """Refuse histograms of lengths that do not ascend: they would size the recipe wrongly.
+
+    Raises:
+        InvalidArgument: INVALID_REQUEST.
+    """
     for path, profile in (
         ("dataset_profile", request.dataset_profile),
         ("dataset.profile", request.dataset.profile),
@@ -25,7 +29,19 @@ def check_lengths(request: rec.RecommendRequest) -> None:
             raise invalid_field(f"{path}.token_lengths", "upper_bound must ascend from bucket to bucket; sort them")
 
 
-def check_pin(pinned: ev.RevisionComponent, pack: Pack, path: str) -> None:
+def check_currencies(request: recommendation_pb2.RecommendRequest) -> None:
+    """Refuse budgets in another currency than the rules' own figures: amounts are never converted.
+
+    Raises:
+        InvalidArgument: CURRENCY_MISMATCH.
+    """
+    for name, budget in (("budget_per_month", request.budget_per_month), ("budget_per_run", request.budget_per_run)):
+        if budget.currency_code not in ("", "USD"):
+            text = f"{budget.currency_code} is not converted; state the budget in USD"
+            raise invalid_field(name, text, "CURRENCY_MISMATCH")
+
+
+def check_pin(pinned: evidence_pb2.RevisionComponent, pack: Pack, path: str) -> None:
     """Refuse a pinned pack that is not the loaded one; `path` is the pin's field.
 
     Raises:
@@ -37,17 +53,26 @@ def check_pin(pinned: ev.RevisionComponent, pack: Pack, path: str) -> None:
     for name in ("id", "sha256"):
         wanted, has = getattr(pinned, name), getattr(ours, name)
         if wanted and wanted != has:
-            text = f"{path}.{name}: {wanted} is not to be had, this server has {has}; pin that or none"
-            raise FailedPrecondition("REVISION_UNAVAILABLE", text, violations=[(f"{path}.{name}", text)])
+            raise _unavailable(f"{path}.{name}", f"{wanted} is not available; this server has {has}; pin that or none")
 
 
-def check_estimator_pins(pinned: ev.Revision) -> None:
-    """A pinned revision that nobody confirmed must not pass for one that was used."""
+def check_estimator_pins(pinned: evidence_pb2.Revision) -> None:
+    """Refuse pinned revisions of the estimator where nothing was estimated: nobody confirmed that they were used.
+
+    Raises:
+        FailedPrecondition: REVISION_UNAVAILABLE.
+    """
     for name in ("engine", "catalogue", "price_book", "calibration"):
         if pinned.HasField(name):
-            why = "nothing was estimated, so that nobody confirms it"
-            text = f"pinned.{name}: {why}; name model and hardware, try again where no estimator answered, or pin none"
-            raise FailedPrecondition("REVISION_UNAVAILABLE", text, violations=[(f"pinned.{name}", text)])
+            text = (
+                "nothing was estimated, so that it cannot be confirmed; name model and hardware, try again where the "
+            )
+            raise _unavailable(f"pinned.{name}", f"{text}estimator did not answer, or pin none")
+
+
+def _unavailable(path: str, text: str) -> FailedPrecondition:
+    violation = Violation(path, text, "REVISION_UNAVAILABLE")
+    return FailedPrecondition("REVISION_UNAVAILABLE", f"{path}: {text}", violations=[violation])
 
 
 def refusal_of(evidence: Evidence) -> Refused:
@@ -62,8 +87,9 @@ def as_error(refusal: Refused) -> DomainError:
         return NotFound(refusal.reason, refusal.message)
     if refusal.reason == "REVISION_UNAVAILABLE":
         return FailedPrecondition(refusal.reason, refusal.message)
-    violations = [(path.removeprefix("spec."), text) for path, text in refusal.violations]
+    reason = "INVALID_REQUEST"
+    violations = [Violation(path.removeprefix("spec."), text, reason) for path, text in refusal.violations]
     if refusal.reason == "PRICE_NOT_FOUND":
-        violations = [("ownership.rented.price_id", refusal.message)]
+        violations = [Violation("ownership.rented.price_id", refusal.message, reason)]
     # The estimator was asked about a spec; our caller's fields are those of the spec, one level up.
-    return InvalidArgument("INVALID_REQUEST", refusal.message.removeprefix("spec."), violations=violations)
+    return InvalidArgument(reason, refusal.message.removeprefix("spec."), violations=violations)

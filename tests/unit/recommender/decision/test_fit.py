@@ -4,7 +4,7 @@ from finetree_recommender.decision import fit
 from finetree_recommender.decision.pipeline import decide
 from finetree_recommender.estimator.values import Evidence, FitState, Refused
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import UNKNOWN, Answers, vocabulary
+from finetree_recommender.rule_pack.answers import UNKNOWN, Answers, vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

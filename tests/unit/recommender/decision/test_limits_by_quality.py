@@ -7,17 +7,25 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.decision.fit import Constraints
 from finetree_recommender.decision.limits import violations
 from finetree_recommender.decision.pipeline import verdict
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.method import Method
-from finetree_recommender.policy.answers import NAMES, PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, Answers, vocabulary
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.recommend import Recommendation, conclude
 from finetree_recommender.request.inputs import bracket_key
 from finetree_recommender.request.limits import Limits
+from finetree_recommender.rule_pack.answers import NAMES, PRIORITY_WORDS, SERVING_WORDS, UNKNOWN, Answers, vocabulary
+from finetree_recommender.rule_pack.pack import builtin_packs
+from finetree_runtime.money import to_money
+from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 GIB = 2**30
 PACK = builtin_packs()["evidence-1"]
@@ -35,15 +43,16 @@ class Run(NamedTuple):
 def figures(runs: dict[Method, Run]) -> Evidence:
     """Estimates of these methods; the others do not fit."""
 
-    def point(value: float) -> ev.Interval:
-        return ev.Interval(low=value, expected=value, high=value)
+    def point(value: float) -> evidence_pb2.Interval:
+        return evidence_pb2.Interval(low=value, expected=value, high=value)
 
     def row(run: Run) -> Priced:
-        cost = point(run.usd) if run.usd is not None else None
-        return Priced(run.fit, point(8.0 * GIB), 24 * GIB, point(run.hours * 3600), cost, "USD", 100)
+        cost = evidence_pb2.MoneyInterval(amount=point(run.usd or 0), currency_code="USD")
+        known = cost if run.usd is not None else None
+        return Priced(run.fit, point(8.0 * GIB), 24 * GIB, point(run.hours * 3600), known, 100)
 
     left_out = Run(None, fit=FitState.DOES_NOT_FIT)
-    return Evidence({(m, 0): row(runs.get(m, left_out)) for m in Method}, ev.Revision(), 7_000_000_000)
+    return Evidence({(m, 0): row(runs.get(m, left_out)) for m in Method}, evidence_pb2.Revision(), 7_000_000_000)
 
 
 @pytest.fixture
@@ -61,19 +70,19 @@ ALL = {Method.PREFIX: Run(2), Method.ADAPTER: Run(3), Method.LORA: Run(5), Metho
 
 
 @pytest.mark.parametrize(
-    ("usd", "method"), [(0, "PREFIX"), (2, "PREFIX"), (3, "ADAPTER"), (4, "ADAPTER"), (5, "LORA"), (100, "LORA")]
+    ("amount", "method"), [(0, "PREFIX"), (2, "PREFIX"), (3, "ADAPTER"), (4, "ADAPTER"), (5, "LORA"), (100, "LORA")]
 )
-def test_of_what_is_within_the_budget_the_best_is_taken_and_where_nothing_is_the_cheapest(ask, usd, method):
-    answer = ask(ALL, budget_usd_run=usd)
+def test_of_what_is_within_the_budget_the_best_is_taken_and_where_nothing_is_the_cheapest(ask, amount, method):
+    answer = ask(ALL, budget_per_run=usd(amount))
     assert answer.decision.method == method
-    assert ("OVER_BUDGET" in [caution.code for caution in answer.cautions]) is (usd < 2)
+    assert ("OVER_BUDGET" in [caution.code for caution in answer.cautions]) is (amount < 2)
 
 
 def test_an_answer_over_the_budget_says_by_how_much_and_that_it_comes_nearest(ask):
-    answer = ask(ALL, budget_usd_run=0)
-    assert answer.decision.verdict.rule_id == "demand.budget"
+    answer = ask(ALL, budget_per_run=usd(0))
+    assert answer.decision.verdict.rule_id == "limit.budget"
     reason = answer.methods[0].reasons[0]
-    assert (reason.code, reason.rule_id) == ("NEAREST_TO_WISHES", "demand.nearest")
+    assert (reason.code, reason.rule_id) == ("NEAREST_TO_WISHES", "limit.nearest")
     over = next(caution for caution in answer.cautions if caution.code == "OVER_BUDGET")
     assert over.message.startswith(
         "PREFIX costs 2.00 USD a run, the budget is 0.00 USD; no method here keeps every wish, and it is the cheapest"
@@ -83,24 +92,24 @@ def test_an_answer_over_the_budget_says_by_how_much_and_that_it_comes_nearest(as
 def test_a_limit_is_no_reason_to_take_more_than_the_rules_prefer(ask):
     """Of a small model full fine-tuning can cost less than LoRA: LoRA would take its place again with more budget."""
     runs = {Method.FULL: Run(2), Method.LORA: Run(3), Method.QLORA: Run(4)}
-    between = ask(runs, budget_usd_run=2.5)
+    between = ask(runs, budget_per_run=usd(2.5))
     assert between.decision.method is Method.LORA
     over = next(caution for caution in between.cautions if caution.code == "OVER_BUDGET")
     assert "only FULL would keep every wish, which is more than the rules ask for" in over.message
-    assert ask(runs, budget_usd_run=3).decision.method is Method.LORA
-    assert ask({Method.FULL: Run(2)}, budget_usd_run=1).decision.method is Method.FULL
+    assert ask(runs, budget_per_run=usd(3)).decision.method is Method.LORA
+    assert ask({Method.FULL: Run(2)}, budget_per_run=usd(1)).decision.method is Method.FULL
 
 
 def test_a_deadline_that_no_method_keeps_binds_none(ask):
     late = {method: run._replace(hours=2) for method, run in ALL.items()}
-    assert ask(late, deadline="3600s").decision.method is Method.LORA
-    assert ask(late, deadline="3600s", budget_usd_run=4).decision.method is Method.ADAPTER
+    assert ask(late, max_duration="3600s").decision.method is Method.LORA
+    assert ask(late, max_duration="3600s", budget_per_run=usd(4)).decision.method is Method.ADAPTER
     quick = late | {Method.PREFIX: Run(2, hours=1)}
-    assert ask(quick, deadline="3600s", budget_usd_run=4).decision.method is Method.PREFIX
+    assert ask(quick, max_duration="3600s", budget_per_run=usd(4)).decision.method is Method.PREFIX
 
 
 def test_what_cannot_be_served_is_taken_for_no_limit(ask):
-    answer = ask(ALL, budget_usd_run=0, serving=["SERVING_TARGET_VLLM"])
+    answer = ask(ALL, budget_per_run=usd(0), serving=["SERVING_TARGET_VLLM"])
     assert answer.decision.method is Method.QLORA
 
 
@@ -110,7 +119,7 @@ def drawn(draw: random.Random) -> tuple[Answers, Limits, dict[Method, Run]]:
     given = {name: draw.choice(words[name]) if draw.random() < 0.5 else UNKNOWN for name in NAMES}
     priorities = tuple(draw.sample(PRIORITY_WORDS, draw.choice((0, 0, 1, 2))))
     limits = Limits(
-        deadline_seconds=draw.choice((None, 3600.0, 7200.0)),
+        max_seconds=draw.choice((None, 3600.0, 7200.0)),
         serving=tuple(draw.sample(SERVING_WORDS, draw.choice((0, 0, 1)))),
         capability=draw.choice((None, 5.2)),
     )

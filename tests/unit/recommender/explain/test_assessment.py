@@ -8,8 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2, method_pb2
 from finetree_recommender.decision.prior_figures import pack_cost, pack_seconds
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.explain import cautions
@@ -18,9 +18,17 @@ from finetree_recommender.explain.reasons import Standing
 from finetree_recommender.messages.recommendation import recommendation
 from finetree_recommender.messages.summary import headline, paragraph
 from finetree_recommender.method import TRAINABLE_HERE, Method
-from finetree_recommender.policy.pack import Pack, builtin_packs
 from finetree_recommender.recommend import conclude
+from finetree_recommender.rule_pack.pack import Pack, builtin_packs
+from finetree_runtime.money import to_money
 from finetree_trainer.jobs import capabilities
+from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 GPU8 = {"unknown_accelerator": {"marketed_memory_gb": 8}}
 GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
@@ -29,7 +37,7 @@ CPU = {"cpu": {"cores": 2, "memory_bytes": 2**34}}
 ALL_ANSWERED = {
     "hardware": GPU24,
     "dataset_profile": {"examples": 5000},
-    "budget_usd_month": 300,
+    "budget_per_month": usd(300),
     "quality": "QUALITY_NEED_IMPORTANT",
     "time": "TIME_NEED_HOURS",
     "tasks": "TASK_VARIETY_SIMILAR",
@@ -70,11 +78,11 @@ def test_where_nothing_fits_the_method_that_lacks_least_is_named(pack, read):
     rows = {}
     needs = {Method.LORA: 18.7, Method.QLORA: 8.3, Method.FULL: 47.7, Method.PREFIX: 27.4, Method.ADAPTER: 18.5}
     for method, gib in needs.items():
-        peak = ev.Interval(low=gib * 2**30, expected=gib * 2**30, high=gib * 2**30)
+        peak = evidence_pb2.Interval(low=gib * 2**30, expected=gib * 2**30, high=gib * 2**30)
         usable = int(7.6 * 2**30)
         rows[method, 0] = Priced(FitState.DOES_NOT_FIT, peak, usable, None, None, "USD", 100)
     evidence_1 = builtin_packs()["evidence-1"]
-    answer = conclude(evidence_1, read(hardware=GPU8).reread(evidence_1), Evidence(rows, ev.Revision(), None))
+    answer = conclude(evidence_1, read(hardware=GPU8).reread(evidence_1), Evidence(rows, evidence_pb2.Revision(), None))
     (message,) = [caution.message for caution in answer.cautions if caution.code == "NOTHING_FITS"]
     assert "fit this hardware (QLORA comes nearest and lacks 0.7 GiB): take more memory or a smaller model" in message
 
@@ -135,14 +143,14 @@ def test_the_packs_own_figures_stand_in_for_a_missing_estimator(pack, read):
     assert answer.recipe is not None
     lora = next(item for item in answer.methods if item.method is Method.LORA)
     assert 2 * 3600 < lora.figures.total_seconds.expected < 8 * 3600
-    assert 3 < lora.figures.cost_usd.expected < 12
+    assert 3 < lora.figures.cost.amount.expected < 12
     assert answer.confidence.level is Level.HIGH
 
 
 def test_playbook_times_are_its_table_and_grow_with_the_data(pack):
     assert pack_seconds(pack, Method.LORA, 1000).expected == pytest.approx(2 * 3600)
     assert pack_seconds(pack, Method.FULL, 100000).expected == pytest.approx(720 * 3600)
-    assert pack_cost(pack, Method.QLORA, 10000).expected == pytest.approx(9.6)
+    assert pack_cost(pack, Method.QLORA, 10000).amount.expected == pytest.approx(9.6)
     assert pack_seconds(pack, Method.LORA, 99) is None
     assert pack_seconds(pack, Method.LORA, None) is None
     for method in Method:
@@ -180,14 +188,14 @@ def test_a_tie_is_told_and_lowers_confidence(pack, read, evidence):
     answer = conclude(pack, read(**fields), evidence(qlora="FITS", prefix="FITS"))
     assert codes(answer, Method.QLORA)[0] == "TIE_BREAK"
     assert codes(answer, Method.PREFIX)[0] == "LOST_TIE"
-    assert "1 tied votes" in answer.confidence.factors
+    assert "VOTES_TIED" in {factor.code for factor in answer.confidence.factors}
 
 
 def test_the_playbooks_hours_are_not_put_beside_estimates(pack, read, evidence):
     answer = conclude(pack, read(**ALL_ANSWERED), evidence(lora="FITS", prefix=None))
     by_method = {item.method: item for item in answer.methods}
     assert by_method[Method.PREFIX].figures.total_seconds is None
-    assert by_method[Method.PREFIX].figures.cost_usd is None
+    assert by_method[Method.PREFIX].figures.cost is None
     assert by_method[Method.LORA].figures.total_seconds.expected == 100
 
 
@@ -197,7 +205,7 @@ def test_confidence_falls_with_what_is_unknown_and_overruled(pack, read, evidenc
     unsure = conclude(pack, read(hardware=GPU24), found).confidence
     overruled = conclude(pack, read(hardware=CPU), found).confidence
     assert (sure.level, unsure.level, overruled.level) == (Level.HIGH, Level.MEDIUM, Level.LOW)
-    assert any("rules overruled" in factor for factor in overruled.factors)
+    assert "RULE_OVERRULED" in {factor.code for factor in overruled.factors}
 
 
 def test_the_same_question_gives_the_same_bytes(pack, read, evidence):
@@ -209,14 +217,15 @@ def test_the_same_question_gives_the_same_bytes(pack, read, evidence):
 
 PROGRAM = """
 import hashlib
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.recommend import conclude
 from finetree_recommender.explain.cautions import ESTIMATOR_UNAVAILABLE
 from finetree_recommender.estimator.values import Catalogue
 from finetree_recommender.request.inputs import normalize
-from finetree_recommender.policy.pack import builtin_packs
+from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_recommender.messages.recommendation import recommendation
-request = rec.RecommendRequest(quality=rec.QUALITY_NEED_CRITICAL, budget_usd_month=300)
+request = recommendation_pb2.RecommendRequest(quality=recommendation_pb2.QUALITY_NEED_CRITICAL)
+request.budget_per_month.currency_code, request.budget_per_month.units = "USD", 300
 request.model.name = "m"
 request.hardware.unknown_accelerator.marketed_memory_gb = 24
 pack = builtin_packs()["playbook-1"]
@@ -242,9 +251,9 @@ def test_another_process_gives_the_same_bytes():
 
 def test_a_reply_fits_the_contract(answer):
     reply = recommendation(answer)
-    assert reply.verdict.method == rec.METHOD_LORA
-    assert rec.RecommendResponse.FromString(reply.SerializeToString()) == reply
-    assert reply.estimate.fits
+    assert reply.verdict.method == method_pb2.METHOD_LORA
+    assert recommendation_pb2.RecommendResponse.FromString(reply.SerializeToString()) == reply
+    assert reply.estimate.fit == estimate_summary_pb2.FIT_VERDICT_FITS
     assert reply.plan_digest.startswith("sha256:")
     assert reply.revision.pack.id == "playbook-1"
     assert reply.revision.engine.id == "engine-1"

@@ -5,17 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.estimator.values import Catalogue, Evidence, Model
 from finetree_recommender.explain import cautions
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import normalize
+from finetree_recommender.rule_pack.pack import builtin_packs
 
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
-WEEKS = ev.Interval(low=6e5, expected=12e5, high=2e6)
+WEEKS = evidence_pb2.Interval(low=6e5, expected=12e5, high=2e6)
 
 
 def rows(*counts: int, bounds: tuple[int, ...] = ()) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def sampled(count: int, of: int) -> dict[str, Any]:
 
 
 ON_24, FULL, LORA = {"hardware": GPU24}, {"full": "FITS"}, {"lora": "FITS"}
-FACTS = {"task_kind": "TASK_KIND_KNOWLEDGE"}
+FACTS = {"task_domain": "TASK_DOMAIN_KNOWLEDGE"}
 EIGHT = {"hardware": {**GPU24, "count": 8}}
 LONG, LONGER = rows(400, 100, bounds=(3000, 8192)), rows(9, bounds=(9000,))
 CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT FITS"}
@@ -103,7 +103,7 @@ def test_what_could_go_wrong_in_a_recipe_is_told(read, evidence, asked, code, wo
     pack, found = builtin_packs()[policy], None
     if "hardware" in fields:
         variants = {method: len(fits.get(method.field, "").split()) or 1 for method in Method}
-        found = Evidence(evidence(variants, **fits).rows, ev.Revision(), int(parameters))
+        found = Evidence(evidence(variants, **fits).rows, evidence_pb2.Revision(), int(parameters))
     inputs = read(parameters=int(parameters), **fields).reread(pack)
     told = conclude(pack, inputs, found, missing="" if found else cautions.HARDWARE_UNKNOWN)
     messages = [caution.message for caution in told.cautions if caution.code == code]
@@ -131,13 +131,13 @@ def test_a_run_of_weeks_is_told_with_what_would_make_it_shorter(pack, read, evid
         (({"time": "TIME_NEED_DAYS"}, 1e6), None),
         (({}, 1e6), None),
         # A deadline is a limit, held against the figures by itself.
-        (({"time": "TIME_NEED_MINUTES", "deadline": "9001s"}, 9000), None),
+        (({"time": "TIME_NEED_MINUTES", "max_duration": "9001s"}, 9000), None),
     ],
 )
 def test_a_run_slower_than_was_wished_for_is_told_with_what_is_quickest(pack, read, evidence, asked, words):
     wished, seconds = asked
     found, inputs = evidence(lora="FITS", prefix="FITS"), read(**ON_24, **wished)
-    long = ev.Interval(low=seconds, expected=seconds, high=seconds)
+    long = evidence_pb2.Interval(low=seconds, expected=seconds, high=seconds)
     rows = {key: replace(row, total_seconds=long) for key, row in found.rows.items() if key[0] is Method.LORA}
     told = conclude(pack, inputs, Evidence(found.rows | rows, found.revision, found.parameters))
     assert told.decision.method is Method.LORA
@@ -156,7 +156,7 @@ def test_a_run_slower_than_was_wished_for_is_told_with_what_is_quickest(pack, re
     ],
 )
 def test_what_becomes_of_a_models_experts_is_told(pack, evidence, fits, told):
-    request = rec.RecommendRequest(model={"name": "moe"}, hardware=GPU24)
+    request = recommendation_pb2.RecommendRequest(model={"name": "moe"}, hardware=GPU24)
     inputs = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768, 8)}))
     answer = conclude(pack, inputs, evidence(**fits))
     assert [caution.code for caution in answer.cautions if caution.code.startswith("EXPERTS_")] == told

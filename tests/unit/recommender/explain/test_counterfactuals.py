@@ -4,12 +4,21 @@
 from typing import Any
 
 import pytest
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.estimator.values import Evidence, FitState, Priced
 from finetree_recommender.explain.counterfactuals import Counterfactual
 from finetree_recommender.method import Method
-from finetree_recommender.policy.pack import builtin_packs, parse
 from finetree_recommender.recommend import Recommendation, conclude
+from finetree_recommender.rule_pack.pack import builtin_packs, parse
+from finetree_runtime.money import to_float, to_money
+from google.protobuf import json_format
+from google.type import money_pb2
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 GIB = 2**30
 ALL_FIT = {"full": "FITS", "lora": "FITS", "qlora": "FITS", "prefix": "FITS", "adapter": "FITS"}
@@ -30,11 +39,11 @@ def gpu(gb):
 REQUESTS = [
     {},
     {"hardware": gpu(24)},
-    {"hardware": gpu(80), "budget_usd_month": 3000, "quality": "QUALITY_NEED_MAXIMUM"},
-    {"hardware": gpu(16), "time": "TIME_NEED_MINUTES", "budget_usd_month": 75},
-    {"hardware": gpu(8), "budget_usd_run": 3, "runs_per_month": 20, "task_count": 1},
-    {"deadline": "5400s", "dataset_profile": {"examples": 3000}, "quality": "QUALITY_NEED_CRITICAL"},
-    {"budget_usd_run": 5, "dataset_profile": {"examples": 3000}, "hardware": gpu(24), "time": "TIME_NEED_HOURS"},
+    {"hardware": gpu(80), "budget_per_month": usd(3000), "quality": "QUALITY_NEED_MAXIMUM"},
+    {"hardware": gpu(16), "time": "TIME_NEED_MINUTES", "budget_per_month": usd(75)},
+    {"hardware": gpu(8), "budget_per_run": usd(3), "runs_per_month": 20, "task_count": 1},
+    {"max_duration": "5400s", "dataset_profile": {"examples": 3000}, "quality": "QUALITY_NEED_CRITICAL"},
+    {"budget_per_run": usd(5), "dataset_profile": {"examples": 3000}, "hardware": gpu(24), "time": "TIME_NEED_HOURS"},
     {"task_count": 2, "tasks": "TASK_VARIETY_MANY_DIFFERENT", "hardware": gpu(48)},
 ]
 
@@ -45,9 +54,9 @@ def changed(request: dict[str, Any], path: str, value: float) -> dict[str, Any]:
         return request | {"hardware": gpu(value)}
     if path == "dataset_profile.examples":
         return request | {"dataset_profile": {"examples": int(value)}}
-    if path == "deadline":
-        return request | {"deadline": f"{value:g}s"}
-    return request | {path: int(value) if path == "task_count" else value}
+    if path == "max_duration":
+        return request | {"max_duration": f"{value:g}s"}
+    return request | {path: int(value) if path == "task_count" else usd(value)}
 
 
 def present(request: dict[str, Any], path: str) -> float:
@@ -56,6 +65,8 @@ def present(request: dict[str, Any], path: str) -> float:
     if path == "dataset_profile.examples":
         return float(request["dataset_profile"]["examples"])
     value = request[path]
+    if isinstance(value, dict):
+        return to_float(json_format.ParseDict(value, money_pb2.Money()))
     return float(value.rstrip("s")) if isinstance(value, str) else float(value)
 
 
@@ -116,7 +127,7 @@ def test_a_threshold_is_where_the_verdict_changes(asked, request_, request):
 def test_a_change_of_an_answer_is_told_exactly_where_it_changes_the_verdict(ask, request_):
     answer = ask(request_)
     for name, values in QUESTIONS.items():
-        if name == "time" and "deadline" in request_:
+        if name == "time" and "max_duration" in request_:
             continue
         reached = {ask(request_ | {name: value}).decision.method for value in values}
         told = {flip.method for flip in answer.counterfactuals if flip.field_path == name}
@@ -125,7 +136,7 @@ def test_a_change_of_an_answer_is_told_exactly_where_it_changes_the_verdict(ask,
 
 @pytest.mark.parametrize("rows", [100, 1000, 4000, 90_000])
 def test_where_no_method_is_within_the_budget_rows_are_told_at_which_another_is_the_cheapest(by_evidence, rows):
-    fields = {"hardware": gpu(24), "budget_usd_run": 0, "serving": ["SERVING_TARGET_VLLM"]}
+    fields = {"hardware": gpu(24), "budget_per_run": usd(0), "serving": ["SERVING_TARGET_VLLM"]}
     answer = by_evidence(fields | {"dataset_profile": {"examples": rows}}, CROSSING)
     found = [flip for flip in answer.counterfactuals if flip.field_path == "dataset_profile.examples"]
     # Outside of the table nobody knows what a run costs.
@@ -161,11 +172,11 @@ def test_other_hardware_is_judged_by_the_packs_words(pack, read, evidence):
 
 def test_a_deadline_is_told_to_the_second_from_the_estimate(pack, read, evidence):
     # Every method takes 100 s here: a shorter deadline is broken by all, and changes nothing.
-    request = {"hardware": gpu(24), "deadline": "60s", "time": "TIME_NEED_HOURS"}
+    request = {"hardware": gpu(24), "max_duration": "60s", "time": "TIME_NEED_HOURS"}
     answer = conclude(pack, read(**request), evidence(**ALL_FIT))
     assert answer.decision.method is Method.LORA
-    assert answer.cautions[0].code == "OVER_DEADLINE"
-    assert "deadline" not in {flip.field_path for flip in answer.counterfactuals}
+    assert answer.cautions[0].code == "OVER_MAX_DURATION"
+    assert "max_duration" not in {flip.field_path for flip in answer.counterfactuals}
 
 
 def test_unknown_inputs_that_matter_come_first(ask):
@@ -178,7 +189,7 @@ def test_unknown_inputs_that_matter_come_first(ask):
 
 
 def test_robustness_is_the_share_of_neighbours_that_keep_the_verdict(ask):
-    firm = ask({"hardware": gpu(24), "budget_usd_month": 300, "quality": "QUALITY_NEED_CRITICAL"}).confidence
+    firm = ask({"hardware": gpu(24), "budget_per_month": usd(300), "quality": "QUALITY_NEED_CRITICAL"}).confidence
     loose = ask({}).confidence
     assert 0 <= loose.robustness < firm.robustness <= 1
     assert loose.abstained
@@ -191,9 +202,9 @@ def too_large(needs, has):
     """Evidence that nothing fits into `has` GiB; `needs` are GiB by method."""
     rows = {}
     for method, gib in needs.items():
-        peak = ev.Interval(low=gib * GIB, expected=gib * GIB, high=gib * GIB)
+        peak = evidence_pb2.Interval(low=gib * GIB, expected=gib * GIB, high=gib * GIB)
         rows[method, 0] = Priced(FitState.DOES_NOT_FIT, peak, int(has * GIB), None, None, "USD", 100)
-    return Evidence(rows, ev.Revision(), None)
+    return Evidence(rows, evidence_pb2.Revision(), None)
 
 
 def test_no_class_of_gpus_is_named_for_a_method_that_the_estimate_shows_to_need_more(pack, read):

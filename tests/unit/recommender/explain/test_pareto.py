@@ -4,7 +4,7 @@
 import random
 
 import pytest
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.explain.pareto import Figures, dominators, equal
 from finetree_recommender.method import Method
 
@@ -13,11 +13,11 @@ LORA, QLORA, FULL = Method.LORA, Method.QLORA, Method.FULL
 
 
 def around(expected, share=0.1):
-    return ev.Interval(low=expected * (1 - share), expected=expected, high=expected * (1 + share))
+    return evidence_pb2.Interval(low=expected * (1 - share), expected=expected, high=expected * (1 + share))
 
 
 def figures(quality, memory, time, cost=None, share=0.1):
-    money = around(cost, share) if cost is not None else None
+    money = evidence_pb2.MoneyInterval(amount=around(cost, share), currency_code="USD") if cost is not None else None
     return Figures(around(quality, 0.01), around(memory, share), around(time, share), money)
 
 
@@ -61,8 +61,10 @@ def test_of_two_dominators_the_first_in_the_order_is_named():
 )
 def test_a_quality_that_is_lower_at_every_end_is_worse_on_any_task(qlora, beaten):
     low, expected, high = qlora
-    lora = Figures(ev.Interval(low=96, expected=99, high=105 if expected == 93 else 102), around(20), around(100))
-    lean = Figures(ev.Interval(low=low, expected=expected, high=high), around(10), around(104))
+    lora = Figures(
+        evidence_pb2.Interval(low=96, expected=99, high=105 if expected == 93 else 102), around(20), around(100)
+    )
+    lean = Figures(evidence_pb2.Interval(low=low, expected=expected, high=high), around(10), around(104))
     assert dominators({LORA: lora, QLORA: lean}, ORDER) == ({LORA: QLORA} if beaten else {})
 
 
@@ -71,7 +73,7 @@ def test_a_quality_that_is_lower_at_every_end_is_worse_on_any_task(qlora, beaten
     [((9, 10, 11), (10, 10.5, 12), True), ((9, 10, 11), (10.4, 10.5, 12), False), ((5, 5, 5), (5, 5, 5), True)],
 )
 def test_figures_are_equal_when_each_lies_in_the_others_interval(one, other, same):
-    left, right = (ev.Interval(low=low, expected=expected, high=high) for low, expected, high in (one, other))
+    left, right = (evidence_pb2.Interval(low=low, expected=expected, high=high) for low, expected, high in (one, other))
     assert equal(left, right) is same
     assert equal(right, left) is same
 

@@ -4,10 +4,9 @@
 from typing import Any
 
 import pytest
-from finetree_api.estimator.v1 import estimator_pb2 as est
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import evidence_pb2 as ev
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2, training_pb2
 from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
 from finetree_recommender.explain import cautions, rental_offers
 from finetree_recommender.messages.summary import paragraph
@@ -15,7 +14,14 @@ from finetree_recommender.method import Method
 from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.request.limits import Limits
+from finetree_runtime.money import to_money
 from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 CATALOGUE = Catalogue(
     {"large": Accelerator(192, native_bf16=True), "old": Accelerator(192, native_bf16=False)},
@@ -26,21 +32,26 @@ SMALL_GPU = {"unknown_accelerator": {"marketed_memory_gb": 24}}
 
 def request(**fields: Any):
     known = {"model": {"name": "m"}, "can_rent": True, "dataset_profile": {"examples": 5000}}
-    return json_format.ParseDict(known | fields, rec.RecommendRequest())
+    return json_format.ParseDict(known | fields, recommendation_pb2.RecommendRequest())
 
 
-def offered(accelerator, amount, term=est.PRICE_TERM_ON_DEMAND):
-    price = est.Price(
-        accelerator=accelerator, provider="somewhere", term=term, hourly_price=4.0, currency_code="USD", price_id="p"
+def offered(accelerator, amount, term=catalog_pb2.PRICE_TERM_ON_DEMAND):
+    price = catalog_pb2.Price(
+        accelerator=accelerator, provider="somewhere", term=term, hourly_price=to_money(4.0, "USD"), price_id="p"
     )
-    hours = ev.Interval(low=1, expected=amount / 4, high=9)
-    cost = ev.Interval(low=1, expected=amount, high=99)
-    return est.Offer(price=price, count=1, hours=hours, amount=cost, verdict=est.FIT_VERDICT_FITS)
+    hours = evidence_pb2.Interval(low=1, expected=amount / 4, high=9)
+    ends = evidence_pb2.Interval(low=1, expected=amount, high=99)
+    cost = evidence_pb2.MoneyInterval(amount=ends, currency_code="USD")
+    return estimate_pb2.Offer(
+        price=price, count=1, hours=hours, cost=cost, verdict=estimate_summary_pb2.FIT_VERDICT_FITS
+    )
 
 
 def found(**costs: float):
     """An estimate with one offer for each method that is named."""
-    return {Method(name.upper()): est.Estimate(offers=[offered("large", cost)]) for name, cost in costs.items()}
+    return {
+        Method(name.upper()): estimate_pb2.Estimate(offers=[offered("large", cost)]) for name, cost in costs.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -66,20 +77,27 @@ def test_each_methods_recipe_is_asked_for_as_small_as_it_gets_without_cutting_ro
     rows = rental_offers.questions(pack, request(hardware=SMALL_GPU), CATALOGUE, 70_000_000_000)
     assert set(rows) == set(Method)
     for method, row in rows.items():
-        assert row.view == est.ESTIMATE_VIEW_FULL
+        assert row.view == estimate_pb2.ESTIMATE_VIEW_FULL
         assert row.spec.hardware.unknown_accelerator.marketed_memory_gb == rental_offers.ANY_GPU_GB
         assert row.spec.training.micro_batch_size == 1
         assert row.spec.training.sequence_length == 2048
-        recomputed = row.spec.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_FULL
+        recomputed = row.spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_FULL
         assert recomputed is (method is not Method.PREFIX)
 
 
 def test_offers_that_may_be_taken_away_and_gpus_without_bfloat16_are_passed_over(pack):
-    answer = est.Estimate(
-        offers=[offered("large", 1, est.PRICE_TERM_SPOT), offered("old", 2), offered("large", 3), offered("large", 4)]
+    answer = estimate_pb2.Estimate(
+        offers=[
+            offered("large", 1, catalog_pb2.PRICE_TERM_SPOT),
+            offered("old", 2),
+            offered("large", 3),
+            offered("large", 4),
+        ]
     )
-    (offer,) = rental_offers.offers(pack, request(), CATALOGUE, {Method.LORA: answer, Method.FULL: est.Estimate()})
-    assert (offer.method, offer.accelerator, offer.amount.expected) == (Method.LORA, "large", 3)
+    (offer,) = rental_offers.offers(
+        pack, request(), CATALOGUE, {Method.LORA: answer, Method.FULL: estimate_pb2.Estimate()}
+    )
+    assert (offer.method, offer.accelerator, offer.cost.amount.expected) == (Method.LORA, "large", 3)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +117,14 @@ def test_the_rules_method_comes_first_then_what_is_better_or_clearly_cheaper(pac
 @pytest.mark.parametrize(
     ("limits", "told", "words"),
     [
-        ({"budget_usd_run": 30}, [Method.LORA, Method.FULL], ["", "over the budget of 30.00 USD"]),
-        ({"budget_usd_run": 15}, [Method.QLORA, Method.LORA, Method.FULL], ["", "over the budget of 15.00 USD"]),
-        ({"deadline": "10800s"}, [Method.QLORA, Method.LORA, Method.FULL], ["", "past the deadline of 3.0 h"]),
-        ({"budget_usd_run": 15, "deadline": "3600s"}, [Method.LORA], ["15.00 USD and past the deadline of 60 min"]),
+        ({"budget_per_run": usd(30)}, [Method.LORA, Method.FULL], ["", "over the budget of 30.00 USD"]),
+        ({"budget_per_run": usd(15)}, [Method.QLORA, Method.LORA, Method.FULL], ["", "over the budget of 15.00 USD"]),
+        ({"max_duration": "10800s"}, [Method.QLORA, Method.LORA, Method.FULL], ["", "over the time limit of 3.0 h"]),
+        (
+            {"budget_per_run": usd(15), "max_duration": "3600s"},
+            [Method.LORA],
+            ["15.00 USD and over the time limit of 60 min"],
+        ),
     ],
 )
 def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
@@ -118,12 +140,12 @@ def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
     # The playbook's hours of 7B models say nothing beside prices of this model.
     assert answer.decision.method is Method.LORA
     by_method = {item.method: item for item in answer.methods}
-    assert by_method[Method.LORA].figures.cost_usd.expected == 20
+    assert by_method[Method.LORA].figures.cost.amount.expected == 20
     assert by_method[Method.LORA].figures.total_seconds.expected == 5 * 3600
-    assert (by_method[Method.PREFIX].figures.cost_usd, by_method[Method.PREFIX].dominated_by) == (None, None)
+    assert (by_method[Method.PREFIX].figures.cost, by_method[Method.PREFIX].dominated_by) == (None, None)
     assert not by_method[Method.PREFIX].on_frontier
-    assert not [flip for flip in answer.counterfactuals if flip.field_path in ("budget_usd_run", "deadline")]
-    assert not {"OVER_BUDGET", "OVER_DEADLINE"} & {r.code for item in answer.methods for r in item.reasons}
+    assert not [flip for flip in answer.counterfactuals if flip.field_path in ("budget_per_run", "max_duration")]
+    assert not {"OVER_BUDGET", "OVER_MAX_DURATION"} & {r.code for item in answer.methods for r in item.reasons}
 
 
 def test_where_nothing_keeps_to_the_limits_the_cheapest_comes_first(pack):

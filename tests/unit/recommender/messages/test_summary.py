@@ -5,12 +5,20 @@ import re
 from typing import Any
 
 import pytest
-from finetree_api.types.v1 import evidence_pb2 as ev
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.explain import cautions
 from finetree_recommender.formatting import money, time
 from finetree_recommender.messages.summary import headline, paragraph
-from finetree_recommender.policy.pack import builtin_packs
 from finetree_recommender.recommend import conclude
+from finetree_recommender.rule_pack.pack import builtin_packs
+from finetree_runtime.money import to_money
+from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
@@ -98,7 +106,7 @@ def test_without_estimates_it_says_so(pack, read):
 def test_what_would_decide_is_asked_for_and_nothing_else(pack, read, evidence):
     words = paragraph(told(pack, read, None))
     assert "To be surer, say what there is to train on, how long a run may take and what it may cost." in words
-    answered = {"budget_usd_month": 300, "quality": "QUALITY_NEED_IMPORTANT", "time": "TIME_NEED_HOURS"}
+    answered = {"budget_per_month": usd(300), "quality": "QUALITY_NEED_IMPORTANT", "time": "TIME_NEED_HOURS"}
     known = told(pack, read, evidence(lora="FITS"), hardware=GPU24, tasks="TASK_VARIETY_SIMILAR", **answered)
     assert "To be surer" not in paragraph(known)
 
@@ -138,4 +146,4 @@ def test_no_rule_and_no_code_slips_into_plain_words(policy, hardware, read, evid
     ],
 )
 def test_times_and_costs_are_told_in_what_suits_them(say, ends, words):
-    assert say(ev.Interval(low=ends[0], expected=ends[1], high=ends[2])) == words
+    assert say(evidence_pb2.Interval(low=ends[0], expected=ends[1], high=ends[2])) == words

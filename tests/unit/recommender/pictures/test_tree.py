@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import picture_pb2, recommendation_pb2
 from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Catalogue, Evidence
 from finetree_recommender.explain import cautions
@@ -22,11 +22,18 @@ from finetree_recommender.pictures.path import Way, passed
 from finetree_recommender.pictures.svg import Rectangle
 from finetree_recommender.pictures.tree import render
 from finetree_recommender.pictures.tree_svg import lay_out
-from finetree_recommender.policy.pack import Pack, builtin_packs
-from finetree_recommender.policy.schema.rules import Node, Tree
 from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import Inputs, normalize
+from finetree_recommender.rule_pack.pack import Pack, builtin_packs
+from finetree_recommender.rule_pack.schema.rules import Node, Tree
+from finetree_runtime.money import to_money
 from google.protobuf import json_format
+
+
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
 
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
 HARDWARE = [
@@ -34,13 +41,13 @@ HARDWARE = [
     {"cpu": {"cores": 2}},
     *({"unknown_accelerator": {"marketed_memory_gb": gb}} for gb in (6, 8, 16, 24, 80)),
 ]
-FORMATS = [rec.PICTURE_FORMAT_TEXT, rec.PICTURE_FORMAT_MERMAID, rec.PICTURE_FORMAT_SVG]
+FORMATS = [picture_pb2.PICTURE_FORMAT_TEXT, picture_pb2.PICTURE_FORMAT_MERMAID, picture_pb2.PICTURE_FORMAT_SVG]
 PACKS = builtin_packs()
 
 
 def asked(pack: Pack, **fields: Any) -> Inputs:
     """A request as a pack reads it."""
-    request = json_format.ParseDict({"model": {"name": "m"}, **fields}, rec.RecommendRequest())
+    request = json_format.ParseDict({"model": {"name": "m"}, **fields}, recommendation_pb2.RecommendRequest())
     return normalize(request, pack, Catalogue())
 
 
@@ -50,7 +57,7 @@ def requests():
         given = {"hardware": hardware, "quality": quality, "time": time, "tasks": tasks}
         yield {name: value for name, value in given.items() if value is not None}
     for use_case, budget, time in itertools.product((1, 2, 3), (None, 10, 5000), (None, 2, 3)):
-        given = {"use_case": use_case, "budget_usd_month": budget, "time": time}
+        given = {"use_case": use_case, "budget_per_month": usd(budget) if budget else None, "time": time}
         yield {name: value for name, value in given.items() if value is not None}
     for hardware, experience, serving in itertools.product(HARDWARE, (None, 1), (None, 1)):
         given = {"hardware": hardware, "experience": experience, "serving": [serving] if serving else None, "time": 2}
@@ -89,20 +96,20 @@ def test_a_way_by_estimates_is_marked_too(pack, evidence):
 def test_a_wish_that_passed_a_method_over_is_marked(pack, evidence):
     small = {"unknown_accelerator": {"marketed_memory_gb": 8}}
     answer = conclude(pack, asked(pack, hardware=small, serving=[1]), evidence(prefix="FITS", qlora="FITS"))
-    assert "demands" in {step.stage for step in answer.trace}
-    drawn = render(pack, answer, rec.PICTURE_FORMAT_TEXT)
-    marked = {line.rule_id for node in drawn.nodes if node.id == "demands" for line in node.lines if line.taken}
+    assert "limits" in {step.stage for step in answer.trace}
+    drawn = render(pack, answer, picture_pb2.PICTURE_FORMAT_TEXT)
+    marked = {line.rule_id for node in drawn.nodes if node.id == "limits" for line in node.lines if line.taken}
     assert marked == {"serving.vllm.prefix"}
 
 
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())
 def test_nodes_and_edges_hang_together(pack):
-    reply = render(pack, None, rec.PICTURE_FORMAT_TEXT)
+    reply = render(pack, None, picture_pb2.PICTURE_FORMAT_TEXT)
     ids = [node.id for node in reply.nodes]
     assert len(set(ids)) == len(ids)
     assert all({edge.from_node, edge.to_node} <= set(ids) for edge in reply.edges)
     reached = {edge.to_node for edge in reply.edges}
-    votes = {node.id for node in reply.nodes if node.kind == rec.TREE_NODE_KIND_VOTE}
+    votes = {node.id for node in reply.nodes if node.kind == picture_pb2.TREE_NODE_KIND_VOTE}
     assert set(ids) - reached - votes == {"gate"}
     assert not reply.taken_ids
     assert not any(node.taken for node in reply.nodes)
@@ -112,16 +119,16 @@ def test_nodes_and_edges_hang_together(pack):
 def test_a_marked_picture_says_where_the_way_ends(pack, read):
     answer = conclude(pack, read(hardware=GPU24), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
     drawn = {number: render(pack, answer, number).content for number in FORMATS}
-    assert "=> |    . 24 to 80 GB: LoRA" in drawn[rec.PICTURE_FORMAT_TEXT]
-    assert "=> verdict: LoRA" in drawn[rec.PICTURE_FORMAT_TEXT]
-    assert "classDef taken" in drawn[rec.PICTURE_FORMAT_MERMAID]
-    assert 'class="decision taken"' in drawn[rec.PICTURE_FORMAT_SVG]
-    assert "taken" not in render(pack, None, rec.PICTURE_FORMAT_SVG).content
+    assert "=> |    . 24 to 80 GB: LoRA" in drawn[picture_pb2.PICTURE_FORMAT_TEXT]
+    assert "=> verdict: LoRA" in drawn[picture_pb2.PICTURE_FORMAT_TEXT]
+    assert "classDef taken" in drawn[picture_pb2.PICTURE_FORMAT_MERMAID]
+    assert 'class="decision taken"' in drawn[picture_pb2.PICTURE_FORMAT_SVG]
+    assert "taken" not in render(pack, None, picture_pb2.PICTURE_FORMAT_SVG).content
 
 
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())
 def test_text_keeps_to_its_columns(pack):
-    lines = render(pack, None, rec.PICTURE_FORMAT_UNSPECIFIED).content.splitlines()
+    lines = render(pack, None, picture_pb2.PICTURE_FORMAT_UNSPECIFIED).content.splitlines()
     assert max(map(len, lines)) <= 100
     for node in pack.rules.tree.nodes:
         assert sum(f"[{node.id}]" in line for line in lines) == 1
@@ -143,7 +150,7 @@ STATEMENTS = (
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())
 def test_mermaid_is_made_of_known_statements_only(pack):
     answer = conclude(pack, asked(pack, hardware=GPU24, quality=1), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
-    for line in render(pack, answer, rec.PICTURE_FORMAT_MERMAID).content.splitlines():
+    for line in render(pack, answer, picture_pb2.PICTURE_FORMAT_MERMAID).content.splitlines():
         assert any(re.fullmatch(statement, line) for statement in STATEMENTS), line
 
 
@@ -167,9 +174,9 @@ def assert_harmless(content):
 
 def test_words_of_a_pack_cannot_break_out_of_a_picture(hostile, read):
     answer = conclude(hostile, read(hardware=GPU24), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
-    assert_harmless(render(hostile, answer, rec.PICTURE_FORMAT_SVG).content)
+    assert_harmless(render(hostile, answer, picture_pb2.PICTURE_FORMAT_SVG).content)
     assert_harmless(frontier_svg(answer))
-    for line in render(hostile, answer, rec.PICTURE_FORMAT_MERMAID).content.splitlines():
+    for line in render(hostile, answer, picture_pb2.PICTURE_FORMAT_MERMAID).content.splitlines():
         assert any(re.fullmatch(statement, line) for statement in STATEMENTS), line
 
 

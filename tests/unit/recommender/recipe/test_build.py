@@ -2,8 +2,8 @@
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import method_pb2, training_pb2
 from finetree_recommender.method import Method
 from finetree_recommender.recipe import build
 from finetree_runtime.runspec.conflicts import combination_problem
@@ -11,6 +11,12 @@ from finetree_runtime.runspec.paths import set_paths
 from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec
 
 CPU = {"cpu": {"cores": 2, "memory_bytes": 16 * 2**30}}
+
+
+def rates(bf16: float) -> dict[str, float]:
+    return {"bf16_flops_per_second": bf16, "fp32_flops_per_second": 1e12}
+
+
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
 
 
@@ -26,7 +32,7 @@ def spec_of(pack, inputs, method=Method.LORA, parameters=135_000_000, adapted=0)
 def test_the_playbooks_lora_default(pack, read):
     lora = spec_of(pack, read(hardware=GPU24)).lora
     assert (lora.rank, lora.alpha, round(lora.dropout, 6)) == (8, 16, 0.1)
-    assert lora.targets == rs.TARGET_PRESET_ALL_LINEAR
+    assert lora.targets == method_pb2.TARGET_PRESET_ALL_LINEAR
 
 
 @pytest.mark.parametrize(
@@ -75,12 +81,12 @@ def test_the_batch_shrinks_until_there_are_100_steps(pack, read, examples, batch
 
 @pytest.mark.parametrize(("examples", "batch"), [(100000, 16), (9999, 4), (1992, 4), (480, 4), (100, 2), (10, 1)])
 def test_new_knowledge_from_little_data_gets_a_small_batch(pack, read, examples, batch):
-    spec = spec_of(pack, read(dataset_profile=profile(examples), task_kind=rec.TASK_KIND_KNOWLEDGE))
+    spec = spec_of(pack, read(dataset_profile=profile(examples), task_domain=recommendation_pb2.TASK_DOMAIN_KNOWLEDGE))
     assert spec.training.effective_batch_size == batch
 
 
 def test_new_knowledge_from_unknown_data_gets_the_usual_batch(pack, read):
-    assert spec_of(pack, read(task_kind=rec.TASK_KIND_KNOWLEDGE)).training.effective_batch_size == 16
+    assert spec_of(pack, read(task_domain=recommendation_pb2.TASK_DOMAIN_KNOWLEDGE)).training.effective_batch_size == 16
 
 
 def test_full_fine_tuning_starts_from_a_larger_batch(pack, read):
@@ -110,24 +116,23 @@ def test_sequences_keep_99_percent_of_the_rows_whole(pack, read, lengths, length
 
 
 @pytest.mark.parametrize(
-    ("hardware", "native", "precision"),
+    ("fields", "native", "precision"),
     [
-        (GPU24, None, rs.PRECISION_BF16),
-        ({"accelerator": "l4"}, True, rs.PRECISION_BF16),
-        ({"accelerator": "t4"}, False, rs.PRECISION_FP16_MIXED),
-        (CPU, None, rs.PRECISION_BF16),
-        ({"cpu": {"bf16_flops_per_second": 1.2e12, "fp32_flops_per_second": 1e12}}, None, rs.PRECISION_BF16),
-        ({"cpu": {"bf16_flops_per_second": 1.1e12, "fp32_flops_per_second": 1e12}}, None, rs.PRECISION_FP32),
+        ({"hardware": GPU24}, None, training_pb2.PRECISION_BF16),
+        ({"hardware": {"accelerator": "l4"}}, True, training_pb2.PRECISION_BF16),
+        ({"hardware": {"accelerator": "t4"}}, False, training_pb2.PRECISION_FP16_MIXED),
+        ({"hardware": CPU}, None, training_pb2.PRECISION_BF16),
+        ({"hardware": CPU, "matrix_rates": rates(1.2e12)}, None, training_pb2.PRECISION_BF16),
+        ({"hardware": CPU, "matrix_rates": rates(1.1e12)}, None, training_pb2.PRECISION_FP32),
     ],
 )
-def test_precision_follows_the_hardware(pack, hardware, native, precision):
-    from finetree_api.recommender.v1 import recommender_pb2 as rec
+def test_precision_follows_the_hardware(pack, fields, native, precision):
     from finetree_recommender.estimator.values import Accelerator, Catalogue
     from finetree_recommender.request.inputs import normalize
     from google.protobuf import json_format
 
-    request = json_format.ParseDict({"model": {"name": "m"}, "hardware": hardware}, rec.RecommendRequest())
-    known = {} if native is None else {hardware["accelerator"]: Accelerator(16, native)}
+    request = json_format.ParseDict({"model": {"name": "m"}, **fields}, recommendation_pb2.RecommendRequest())
+    known = {} if native is None else {fields["hardware"]["accelerator"]: Accelerator(16, native)}
     inputs = normalize(request, pack, Catalogue(accelerators=known))
     assert spec_of(pack, inputs).precision == precision
 
@@ -161,13 +166,13 @@ def test_adaptations_come_in_the_packs_order(pack, read):
 def test_adaptations_add_up(pack, read):
     inputs = read(hardware=GPU24)
     plain, recomputed, single, small = (spec_of(pack, inputs, Method.FULL, adapted=count) for count in range(4))
-    assert plain.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_OFF
-    assert recomputed.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_FULL
+    assert plain.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFF
+    assert recomputed.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_FULL
     assert recomputed.training.micro_batch_size == plain.training.micro_batch_size > 1
-    assert single.gradient_checkpointing == rs.GRADIENT_CHECKPOINTING_FULL
+    assert single.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_FULL
     assert single.training.micro_batch_size == 1
-    assert single.optimizer == rs.OPTIMIZER_ADAMW
-    assert small.optimizer == rs.OPTIMIZER_ADAMW_8BIT
+    assert single.optimizer == training_pb2.OPTIMIZER_ADAMW
+    assert small.optimizer == training_pb2.OPTIMIZER_ADAMW_8BIT
 
 
 @pytest.mark.parametrize(
@@ -191,7 +196,7 @@ def test_every_recipe_is_complete_consistent_and_sourced(pack, read, method, pro
         profile=profile_name,
         dataset_profile=profile(700, (64, 600), (200, 100)),
         evaluation={"split_fraction": 0.1, "metrics": ["METRIC_EXACT_MATCH"], "before_training": True},
-        ownership={"owned": {"tariff_per_kwh": 0.3}},
+        ownership={"owned": {"price_per_kwh": {"currency_code": "USD", "nanos": 300_000_000}}},
     )
     for adapted in range(len(build.adaptations(pack, inputs, method)) + 1):
         built = build.build(pack, inputs, method, parameters=135_000_000, adapted=adapted)
@@ -207,7 +212,7 @@ def test_every_recipe_is_complete_consistent_and_sourced(pack, read, method, pro
 
 
 def test_numbers_lie_inside_their_stated_range(pack, read):
-    from finetree_recommender.policy.fields import value_of
+    from finetree_recommender.rule_pack.fields import value_of
 
     for method in Method:
         for examples in (10, 100, 5000, 50000, 500000):
@@ -227,13 +232,15 @@ def test_numbers_lie_inside_their_stated_range(pack, read):
     ],
 )  # fmt: skip
 def test_the_evidence_profile_sizes_the_rank(pack, read, task, examples, rank):
-    inputs = read(profile="RECIPE_PROFILE_EVIDENCE", task_kind=f"TASK_KIND_{task}", dataset_profile=profile(examples))
+    inputs = read(
+        profile="RECIPE_PROFILE_EVIDENCE", task_domain=f"TASK_DOMAIN_{task}", dataset_profile=profile(examples)
+    )
     lora = spec_of(pack, inputs).lora
     assert (lora.rank, lora.alpha) == (rank, 2 * rank)
     assert not lora.rank_stabilized
     qlora = spec_of(pack, inputs, Method.QLORA).qlora
     assert qlora.lora.rank == rank
-    assert qlora.quantization == rs.QUANTIZATION_NF4
+    assert qlora.quantization == method_pb2.QUANTIZATION_NF4
     assert qlora.double_quantization
 
 

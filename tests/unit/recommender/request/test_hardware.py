@@ -4,7 +4,7 @@
 from typing import Any
 
 import pytest
-from finetree_api.types.v1 import run_spec_pb2 as rs
+from finetree_api.types.v1 import hardware_pb2
 from finetree_recommender.estimator.values import Accelerator, Catalogue
 from finetree_recommender.request.hardware import read_device
 from finetree_runtime.runspec.device_names import canonical
@@ -30,7 +30,7 @@ CATALOGUE = Catalogue(accelerators={name: card for card in CARDS for name in (ca
 
 
 def device(pack, catalogue=CATALOGUE, **hardware: Any):
-    return read_device(json_format.ParseDict(hardware, rs.Hardware()), pack, catalogue)
+    return read_device(json_format.ParseDict(hardware, hardware_pb2.Hardware()), pack, catalogue)
 
 
 def told(pack, name, gb):
@@ -53,11 +53,11 @@ def test_names_are_found_in_any_spelling(pack, name, found):
 
 @pytest.mark.parametrize(
     ("name", "given", "count", "codes"),
-    [("4x4090", 0, 4, []), ("RTX 4090 x2", 2, 2, []), ("2x RTX 4090", 8, 8, ["INPUTS_DISAGREE"])],
+    [("4x4090", None, 4, []), ("RTX 4090 x2", 2, 2, []), ("2x RTX 4090", 8, 8, ["INPUTS_DISAGREE"])],
 )
 def test_a_number_in_a_name_is_the_count_where_none_was_given(pack, name, given, count, codes):
     catalogue = Catalogue(accelerators={**CATALOGUE.accelerators, "4090": CATALOGUE.accelerators["rtx-4090"]})
-    read = device(pack, catalogue, accelerator=name, count=given)
+    read = device(pack, catalogue, accelerator=name, **({"count": given} if given else {}))
     assert (read.hardware.accelerator, read.hardware.count) == ("rtx-4090", count)
     assert [caution.code for caution in read.cautions] == codes
 

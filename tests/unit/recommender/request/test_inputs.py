@@ -2,16 +2,22 @@
 from typing import Any
 
 import pytest
-from finetree_api.recommender.v1 import recommender_pb2 as rec
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.estimator.values import Accelerator, Catalogue
-from finetree_recommender.policy.answers import ENUM_WORDS, Answers
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.request.limits import Limits
+from finetree_recommender.rule_pack.answers import ENUM_WORDS, Answers
+from finetree_runtime.money import to_money
 from google.protobuf import json_format
 
 
-def request(**fields: Any) -> rec.RecommendRequest:
-    return json_format.ParseDict({"model": {"name": "m"}, **fields}, rec.RecommendRequest())
+def usd(amount: float) -> dict[str, Any]:
+    """A Money in proto JSON."""
+    return json_format.MessageToDict(to_money(amount, "USD"))
+
+
+def request(**fields: Any) -> recommendation_pb2.RecommendRequest:
+    return json_format.ParseDict({"model": {"name": "m"}, **fields}, recommendation_pb2.RecommendRequest())
 
 
 def test_what_is_not_given_stays_unknown(pack):
@@ -28,16 +34,16 @@ def test_every_answer_is_read(pack):
     inputs = normalize(
         request(
             hardware={"unknown_accelerator": {"marketed_memory_gb": 23.6}},
-            budget_usd_month=500,
+            budget_per_month=usd(500),
             quality="QUALITY_NEED_CRITICAL",
             time="TIME_NEED_HOURS",
             tasks="TASK_VARIETY_SIMILAR",
             use_case="USE_CASE_STARTUP",
-            task_kind="TASK_KIND_CODE",
+            task_domain="TASK_DOMAIN_CODE",
             can_rent=False,
             dataset_profile={"examples": 5000},
-            deadline="7200s",
-            budget_usd_run=9,
+            max_duration="7200s",
+            budget_per_run=usd(9),
             runs_per_month=10,
             task_count=3,
             behavior_change="BEHAVIOR_CHANGE_MINOR",
@@ -61,7 +67,7 @@ def test_every_answer_is_read(pack):
         ("time", "TIME_NEED_"),
         ("tasks", "TASK_VARIETY_"),
         ("use_case", "USE_CASE_"),
-        ("task_kind", "TASK_KIND_"),
+        ("task_domain", "TASK_DOMAIN_"),
         ("behavior_change", "BEHAVIOR_CHANGE_"),
         ("experience", "EXPERIENCE_"),
     ],
@@ -73,7 +79,7 @@ def test_every_value_of_the_contract_has_its_word(pack, name, prefix):
 
 
 def test_a_budget_of_zero_is_known(pack):
-    assert normalize(request(budget_usd_month=0), pack, Catalogue()).answers.budget == "below_50"
+    assert normalize(request(budget_per_month=usd(0)), pack, Catalogue()).answers.budget == "below_50"
 
 
 def test_an_accelerators_memory_comes_from_the_catalogue(pack):
@@ -112,20 +118,20 @@ def test_hardware_is_listed_as_it_was_understood(pack, hardware, words):
 
 def test_every_field_of_a_request_is_listed_or_carried(pack):
     listed = {item.field_path.split(".")[0] for item in normalize(request(), pack, Catalogue()).echo}
-    carried = {"dataset", "evaluation", "evaluation_profile", "ownership", "policy", "pinned"}
-    assert listed | carried == {field.name for field in rec.RecommendRequest.DESCRIPTOR.fields}
+    carried = {"dataset", "evaluation", "evaluation_profile", "matrix_rates", "ownership", "pinned", "rule_pack"}
+    assert listed | carried == {field.name for field in recommendation_pb2.RecommendRequest.DESCRIPTOR.fields}
 
 
 @pytest.mark.parametrize(
     ("fields", "budget", "run_usd"),
     [
-        ({"budget_usd_month": 300}, "usd_100_500", 300),
-        ({"budget_usd_month": 300, "runs_per_month": 10}, "usd_100_500", 30),
-        ({"budget_usd_run": 30, "runs_per_month": 10}, "usd_100_500", 30),
-        ({"budget_usd_run": 30}, "unknown", 30),
-        ({"budget_usd_run": 50, "budget_usd_month": 300, "runs_per_month": 10}, "usd_100_500", 30),
+        ({"budget_per_month": usd(300)}, "usd_100_500", 300),
+        ({"budget_per_month": usd(300), "runs_per_month": 10}, "usd_100_500", 30),
+        ({"budget_per_run": usd(30), "runs_per_month": 10}, "usd_100_500", 30),
+        ({"budget_per_run": usd(30)}, "unknown", 30),
+        ({"budget_per_run": usd(50), "budget_per_month": usd(300), "runs_per_month": 10}, "usd_100_500", 30),
         ({"runs_per_month": 10}, "unknown", None),
-        ({"budget_usd_run": 0}, "unknown", 0),
+        ({"budget_per_run": usd(0)}, "unknown", 0),
     ],
 )
 def test_a_budget_of_a_run_and_of_a_month_are_turned_into_each_other(pack, fields, budget, run_usd):
@@ -134,11 +140,11 @@ def test_a_budget_of_a_run_and_of_a_month_are_turned_into_each_other(pack, field
 
 
 def test_budgets_that_disagree_are_told(pack):
-    fields = {"budget_usd_run": 50, "budget_usd_month": 300, "runs_per_month": 10}
+    fields = {"budget_per_run": usd(50), "budget_per_month": usd(300), "runs_per_month": 10}
     caution = normalize(request(**fields), pack, Catalogue()).cautions[0]
     assert caution.code == "INPUTS_DISAGREE"
     assert "30.00 USD" in caution.message
-    rich = normalize(request(budget_usd_run=1e6, budget_usd_month=5, runs_per_month=1), pack, Catalogue())
+    rich = normalize(request(budget_per_run=usd(1e6), budget_per_month=usd(5), runs_per_month=1), pack, Catalogue())
     assert rich.cautions[0].message.startswith("1 run of 1000000 USD: 1000000 USD a month, whose budget is 5:")
 
 
@@ -146,10 +152,10 @@ def test_budgets_that_disagree_are_told(pack):
     ("seconds", "time"), [(1, "MINUTES"), (3599, "MINUTES"), (3600, "HOURS"), (86400, "HOURS"), (86401, "DAYS")]
 )
 def test_a_deadline_answers_the_question_of_time_where_that_is_open(pack, seconds, time):
-    implied = normalize(request(deadline=f"{seconds}s"), pack, Catalogue())
+    implied = normalize(request(max_duration=f"{seconds}s"), pack, Catalogue())
     assert implied.answers.time == time
-    assert next(i for i in implied.echo if i.field_path == "time").value == f"{time.lower()}, from deadline"
-    asked = normalize(request(deadline=f"{seconds}s", time="TIME_NEED_DAYS"), pack, Catalogue())
+    assert next(i for i in implied.echo if i.field_path == "time").value == f"{time.lower()}, from max_duration"
+    asked = normalize(request(max_duration=f"{seconds}s", time="TIME_NEED_DAYS"), pack, Catalogue())
     assert asked.answers.time == "DAYS"
 
 

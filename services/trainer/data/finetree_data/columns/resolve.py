@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which column holds what: found under its usual names in the first sound row, or named by the user."""
+"""Finds the mapping of a file: by the usual names in its first valid row, or as the user names its columns."""
 
 import difflib
 from typing import Any
 
-from finetree_data.columns.detection import beside, guess, layout_of, usual
-from finetree_data.columns.mapping import Mapping, listed
-from finetree_data.columns.suggestions import unknown
+from finetree_data.columns.detection import detect_mapping, detect_row_format, extra_columns, usual_columns
+from finetree_data.columns.mapping import Mapping, list_columns
+from finetree_data.columns.suggestions import unknown_columns
 from finetree_data.errors import DatasetError
 from finetree_data.options import Columns, Layout
 
 _MAIN = ("turns", "prompt", "completion", "text")
 
 
-def mapping_for(value: dict[str, Any], layout: Layout | None, columns: Columns) -> Mapping:
-    """How rows like this one are read.
+def find_mapping(value: dict[str, Any], layout: Layout | None, columns: Columns) -> Mapping:
+    """Find the mapping for rows like this one.
 
-    Raises DatasetError COLUMN_NOT_FOUND or COLUMNS_INCOMPLETE where what was named does not fit, RowError where
-    nothing was named and nothing has a usual name.
+    Raises DatasetError COLUMN_NOT_FOUND or COLUMNS_INCOMPLETE where the named columns do not fit, RowError where none
+    is named and none has a usual name.
     """
     named = columns.given()
     if not named and layout is None:
-        found = guess(value)
+        found = detect_mapping(value)
         if found is None:
-            raise unknown(value)
+            raise unknown_columns(value)
         return found
     for part, path in named.items():
         _require_column(value, part, path)
@@ -31,9 +31,9 @@ def mapping_for(value: dict[str, Any], layout: Layout | None, columns: Columns) 
 
 
 def _guessed_layout(value: dict[str, Any]) -> Layout:
-    found = layout_of(value)
+    found = detect_row_format(value)
     if found is None:
-        raise unknown(value)
+        raise unknown_columns(value)
     return found
 
 
@@ -50,7 +50,7 @@ def _layout_of(named: dict[str, str]) -> Layout | None:
 
 
 def _parts(value: dict[str, Any], layout: Layout, named: dict[str, str]) -> Mapping:
-    parts = usual(value, layout) | beside(value)
+    parts = usual_columns(value, layout) | extra_columns(value)
     given = {
         "turns": named.get("messages") or named.get("conversations"),
         "prompt": named.get("instruction") or named.get("prompt"),
@@ -70,7 +70,7 @@ def _parts(value: dict[str, Any], layout: Layout, named: dict[str, str]) -> Mapp
     if missing and named:
         raise DatasetError(
             "COLUMNS_INCOMPLETE",
-            f"The columns that were named do not say where the {missing} is; the file has: {listed(value)}.",
+            f"The named columns do not include the {missing}; the file has: {list_columns(value)}.",
             remedy=f"Name it in columns.{'messages' if missing == 'turns' else missing}.",
             field="columns",
         )
@@ -84,12 +84,12 @@ def _require_column(value: dict[str, Any], part: str, path: str) -> None:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise DatasetError(
         "COLUMN_NOT_FOUND",
-        f"There is no column {path[:60]!r} in the file; it has: {listed(value)}.{hint}",
-        remedy="Column names are told apart by upper and lower case.",
+        f"There is no column {path[:60]!r} in the file; it has: {list_columns(value)}.{hint}",
+        remedy="Column names are case-sensitive.",
         field=f"columns.{part}",
     )
 
 
 def present(value: dict[str, Any], path: str) -> bool:
-    """Whether the column is there; what is nested in it may be missing in a row."""
+    """Return whether the column of a path exists; what is nested in it may be missing in a row."""
     return path in value or path.partition(".")[0] in value
