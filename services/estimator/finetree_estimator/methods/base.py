@@ -102,6 +102,8 @@ class Method(ABC):
     """Whether the base model's own weights are trained, rather than something beside them."""
     packs_base: ClassVar[bool] = False
     """Whether the base's linear layers are held in 8 bits or less."""
+    allows_checkpointing: ClassVar[bool] = True
+    """Whether activations may be computed again in the backward pass."""
     joins_keys_and_values: ClassVar[bool] = False
     """Whether attention copies keys and values to put the method's own before them."""
 

@@ -19,6 +19,8 @@ class Prefix(Method):
     name: ClassVar[str] = "prefix"
     trained_part: ClassVar[str] = "prefix"
     described: ClassVar[str] = "prefix tuning"
+    allows_checkpointing: ClassVar[bool] = False
+    """Its keys and values are in the cache, which checkpointing drops."""
     joins_keys_and_values: ClassVar[bool] = True
 
     @property

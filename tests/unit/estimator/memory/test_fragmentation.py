@@ -9,7 +9,7 @@ import pytest
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import training_pb2
 from finetree_estimator import constants as c
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.estimate import fit_of
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.memory.fragmentation import left_over, record_sum
@@ -172,7 +172,7 @@ def test_a_device_of_any_size_is_never_overfilled_by_cache(mixed, gpu):
 
 
 def test_searches_find_the_same_whatever_the_cache_holds():
-    servicer = EstimatorServicer(Knowledge(prices.packaged()))
+    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
     request = json_format.ParseDict(
         {
             "spec": {
