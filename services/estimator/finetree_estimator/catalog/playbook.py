@@ -58,8 +58,11 @@ def figures(method: str, bits: int, examples: int, usable_bytes: int) -> tuple[F
     """The playbook's figures for a method (full, lora, qlora, prefix or adapter), the size of the data and the GPU.
 
     Without a number of examples there is none of the tables by dataset size, and none of the chart for bottleneck
-    adapters. `bits` are those of a quantized base, 0 of any other.
+    adapters. `bits` are those of a quantized base, 0 of any other. There are none of a method that
+    the playbook does not know.
     """
+    if method not in _tables()["hours"]:
+        return ()
     by_size = (_hours(method, examples), _cost(method, examples)) if examples > 0 else ()
     return (*by_size, *_chart(method, usable_bytes), _memory(method, bits))
 
