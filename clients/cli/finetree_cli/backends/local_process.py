@@ -2,7 +2,7 @@
 """A service without a server: child processes that answer on their standard output. No socket is opened.
 
 Clients never import services, so each is started as `python -m finetree_… --once`. It runs the rpc's own method: its
-responses are byte by byte those of the server.
+responses are those of the server.
 """
 
 import contextlib

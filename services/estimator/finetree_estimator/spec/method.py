@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The method of a resolved RunSpec: each message of its oneof as the method that the formulas see."""
+"""Conversion of RunSpec.method to a method of `methods/`: one reader for each message of the oneof."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ _PRESETS = {
 
 
 def read_method(spec: run_spec_pb2.RunSpec, shape: Shape) -> Method:
-    """The method of a resolved spec, checked against the shape. Raises InvalidArgument."""
+    """Read the method of a resolved spec and check it against the model's shape. Raises InvalidArgument."""
     return READERS[str(spec.WhichOneof("method"))](spec, shape)
 
 
@@ -49,11 +49,11 @@ def _qlora(spec: run_spec_pb2.RunSpec, shape: Shape) -> Qlora:
     )
 
 
-def _prefix(spec: run_spec_pb2.RunSpec, shape: Shape) -> Prefix:  # noqa: ARG001  # as all readers
+def _prefix(spec: run_spec_pb2.RunSpec, shape: Shape) -> Prefix:  # noqa: ARG001
     return Prefix(spec.prefix.virtual_tokens)
 
 
-def _adapter(spec: run_spec_pb2.RunSpec, shape: Shape) -> Adapter:  # noqa: ARG001  # as all readers
+def _adapter(spec: run_spec_pb2.RunSpec, shape: Shape) -> Adapter:  # noqa: ARG001
     places = 2 if spec.adapter.placement == method_pb2.ADAPTER_PLACEMENT_HOULSBY else 1
     return Adapter(spec.adapter.bottleneck_size, places)
 

@@ -3,7 +3,7 @@
 """The estimator as a program: `python -m finetree_estimator --once`, asked through its standard input.
 
 Services never import each other, and a recommendation without a server must open no socket either. The program runs
-the estimator's own methods, so that its answers are the served ones, byte by byte.
+the estimator's own methods, so that its answers are the served ones.
 """
 
 import contextlib
