@@ -236,7 +236,7 @@ class Method(ABC):
         return 0.0
 
     def decomposition_traffic(self, setup: Setup) -> float:  # noqa: ARG002
-        """Bytes of a pass in which weights are decomposed into magnitude and direction, independent of the number of tokens."""
+        """Bytes, not per token, of a pass in which weights are decomposed into magnitude and direction."""
         return 0.0
 
     def dequantization_traffic(self, setup: Setup) -> float:  # noqa: ARG002

@@ -11,10 +11,10 @@ from finetree_estimator.intervals import Interval, together, total
 from finetree_estimator.memory.model_states import state_bytes
 from finetree_estimator.run import EvaluationPlan, Rows, Run
 from finetree_estimator.timing.step_time import (
+    delay_seconds,
     forward_elementwise_seconds,
     forward_flops,
     forward_overhead_seconds,
-    delay_seconds,
     saving_seconds,
     step_of,
     step_seconds,
