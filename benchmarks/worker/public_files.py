@@ -27,7 +27,7 @@ from finetree_runtime.errors import InvalidArgument
 from finetree_trainer.datasets.validate import validate_file
 from finetree_worker.errors import TaskError
 from finetree_worker.plan import LossOn
-from finetree_worker.tokenize.rows import RowSource, found_layout, rows_of
+from finetree_worker.tokenize.rows import RowSource, found_row_format, rows_of
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -45,7 +45,7 @@ def outcome(path: Path, tokenizer: PreTrainedTokenizerBase, columns: Columns | N
         rows = rows_of(file)
         first = list(islice(rows, TOKENIZED_ROWS))
         maker = RowTokenizer(tokenizer, LossOn.COMPLETIONS)
-        targets = [n for some in blocks(first) for n in _targets(maker.block(some, found_layout(file)))]
+        targets = [n for some in blocks(first) for n in _targets(maker.block(some, found_row_format(file)))]
         count = len(first) + sum(1 for _ in rows)
     except InvalidArgument as error:
         return {"outcome": "refused", "by": "service", "reason": error.reason, "message": _told(error.message)}
@@ -56,7 +56,7 @@ def outcome(path: Path, tokenizer: PreTrainedTokenizerBase, columns: Columns | N
     return {
         "outcome": "read",
         "file_format": written,
-        "layout": found_layout(file).value,
+        "row_format": found_row_format(file).value,
         "rows": count,
         "left_out": file.skipped,
         "learned_share": round(learned / tokens, 4),

@@ -55,7 +55,7 @@ def test_one_empty_row_of_a_hundred_is_left_out_and_named(tmp_path, name):
     row, field = EMPTY[name]
     rows, found = read(tmp_path, *answered(60), row, *answered(39))
     assert (len(rows), found.skipped) == (99, 1)
-    assert (found.faults[0].number, found.faults[0].field) == (61, field)
+    assert (found.skipped_rows[0].number, found.skipped_rows[0].field) == (61, field)
 
 
 def test_more_empty_rows_than_that_refuse_the_file_with_their_number(tmp_path):

@@ -184,15 +184,17 @@ def dataset_of(plan: DataPlan, tokenizer: Any) -> Any:
 
 
 def read_rows(path: Path, reading: Any = None, *, place: str = "dataset") -> tuple[Any, list[Any]]:
-    """The layout of a file's rows, and the rows."""
-    from finetree_worker.tokenize.rows import Reading, RowSource, found_layout, rows_of
+    """The format of a file's rows, and the rows."""
+    from finetree_worker.tokenize.rows import Reading, RowSource, found_row_format, rows_of
 
     file = RowSource(path, reading or Reading()).open()
     rows = list(rows_of(file, place))
-    return found_layout(file), rows
+    return found_row_format(file), rows
 
 
-def examples_of(rows: Sequence[Any], layout: Any, tokenizer: Any, loss_on: LossOn = LossOn.COMPLETIONS) -> list[Any]:
+def examples_of(
+    rows: Sequence[Any], row_format: Any, tokenizer: Any, loss_on: LossOn = LossOn.COMPLETIONS
+) -> list[Any]:
     """Rows as they are learned, without truncation."""
     from itertools import pairwise
 
@@ -202,7 +204,7 @@ def examples_of(rows: Sequence[Any], layout: Any, tokenizer: Any, loss_on: LossO
 
     maker, examples = RowTokenizer(tokenizer, loss_on), []
     for some in blocks(rows):
-        block = maker.block(some, layout)
+        block = maker.block(some, row_format)
         tokens, learned = torch.from_numpy(block.tokens), torch.from_numpy(block.learned)
         for row, (start, end) in zip(some, pairwise([0, *block.lengths.cumsum().tolist()]), strict=True):
             examples.append(Example(row.number, tokens[start:end], learned[start:end]))

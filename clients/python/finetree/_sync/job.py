@@ -116,7 +116,7 @@ class Job:
         """Wait until the job has ended, and return it as it then is.
 
         Args:
-            timeout: seconds; None means for ever. The job goes on when it passes.
+            timeout: seconds; None means for ever. The job continues when it passes.
             check: raise JobFailed when it did not succeed.
             heartbeat: as for `events`.
 

@@ -10,6 +10,7 @@ between what the C library has handed out.
 
 from dataclasses import replace
 
+from finetree_estimator import constants as c
 from finetree_estimator.memory.cpu_tensors import (
     FLOAT,
     cast_weights,
@@ -47,14 +48,6 @@ TENSORS_SPREAD = 0.1
 """Half-width of what is counted tensor by tensor. For Llamas the count is right to 4 % with each of the methods."""
 UNMEASURED_SPREAD = 0.25
 """Half-width of what is counted of runs that were not measured: 8-bit bases, and mixtures of experts."""
-CHUNK_TARGETS = 1024
-"""Targets whose logits exist at once (the worker's loss.CHUNK_TARGETS)."""
-EVALUATION_TOKENS = 4096
-"""Tokens of one forward pass of an evaluation (the worker's train.EVALUATION_TOKENS)."""
-GENERATION_BATCH = 40
-"""Questions that are answered at once (the worker's evaluate.BATCH_QUESTIONS)."""
-FUSED_SHARE = 0.02
-"""Share of the logits that a fused loss holds (Liger kernel: one block of rows)."""
 LOGITS_TRAINING = 3 * FLOAT
 """Bytes per logit when the loss is differentiated: log-probabilities, their gradient, and the logits' gradient."""
 LOGITS_EVALUATION = 2 * FLOAT
@@ -133,8 +126,8 @@ def _in_evaluation(run: Run) -> Moment:
 
 def _scoring(run: Run, rows: Rows) -> Moment:
     """Bytes of the last states with the logits of one chunk, or of what a layer needs by itself."""
-    tokens = min(rows.tokens, float(EVALUATION_TOKENS))
-    targets = min(tokens * rows.target_fraction, float(CHUNK_TARGETS))
+    tokens = min(rows.tokens, float(c.EVALUATION_TOKENS))
+    targets = min(tokens * rows.target_fraction, float(c.CHUNK_TOKENS))
     logits = LOGITS_EVALUATION * run.shape.vocab * targets
     # Without autocast: float32 weights compute in float32.
     size = stream_bytes(run)
@@ -144,7 +137,7 @@ def _scoring(run: Run, rows: Rows) -> Moment:
 def _answering(run: Run, rows: Rows) -> Moment:
     """Bytes of a batch of questions' caches, with a layer's tensors for all its tokens or the next one's logits."""
     shape, size = run.shape, stream_bytes(run)
-    length, batch = rows.longest + run.method.prefix_tokens, min(rows.count, GENERATION_BATCH)
+    length, batch = rows.longest + run.method.prefix_tokens, min(rows.count, c.GENERATION_BATCH)
     cached = 2 * size * shape.kv_width * shape.layers * (length + run.evaluation.max_new_tokens)
     logits = (size + FLOAT) * shape.vocab
     return Moment(0.0, float(batch * cached), batch * max(float(logits), length * layer_transient(run, size)))
@@ -163,5 +156,5 @@ def _loss(run: Run) -> tuple[float, float]:
         targets *= run.rows.target_fraction
     whole = LOGITS_TRAINING * run.shape.vocab
     if run.loss in ("completion-only", "chunked"):
-        return whole * min(targets, CHUNK_TARGETS), targets / CHUNK_TARGETS
-    return whole * targets * (FUSED_SHARE if run.loss == "fused" else 1.0), 1.0
+        return whole * min(targets, c.CHUNK_TOKENS), targets / c.CHUNK_TOKENS
+    return whole * targets * (c.FUSED_LOGITS_SHARE if run.loss == "fused" else 1.0), 1.0

@@ -91,7 +91,7 @@ def empty_dataset(skipped: int = 0, listed: list[BadRow] | None = None) -> Datas
 def refused(row: BadRow, *, also: int = 0) -> DatasetError:
     """Build the error for a file with a bad row, and `also` more with the same problem."""
     more = f" {also} more row{'s' * (also > 1)} {'have' if also > 1 else 'has'} the same problem." if also else ""
-    remedy = "Use one layout in a file." if row.reason == "MIXED_FORMATS" else "Correct the row, or skip bad rows."
+    remedy = "Use one row format in a file." if row.reason == "MIXED_FORMATS" else "Correct the row, or skip bad rows."
     return DatasetError(row.reason, describe(row) + more, remedy=remedy, row=row.number, field=row.field)
 
 

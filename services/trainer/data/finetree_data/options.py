@@ -16,7 +16,7 @@ class FileFormat(StrEnum):
     TEXT = "text"
 
 
-class Layout(StrEnum):
+class RowFormat(StrEnum):
     """What a row holds."""
 
     CHAT = "chat"
@@ -60,7 +60,7 @@ class Reading:
 
     name: str = ""
     file_format: FileFormat | None = None
-    layout: Layout | None = None
+    row_format: RowFormat | None = None
     columns: Columns = field(default_factory=Columns)
     skip_bad_rows: bool = False
     skip_limit: int | None = None

@@ -15,7 +15,7 @@ from finetree_data.errors import DatasetError, RowError
 from finetree_data.files import csv, json_document, json_lines
 from finetree_data.files.content import HEAD_BYTES, PARQUET, Content, open_content, require_text_file
 from finetree_data.files.json_lines import Record
-from finetree_data.options import FileFormat, Layout, Reading
+from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.remarks import Remark
 from finetree_data.rows.convert import to_row
 from finetree_data.rows.nested import Nesting, detect_nesting
@@ -44,9 +44,9 @@ class RowFile:
         self.bad_rows = BadRowPolicy(self.reading)
 
     @property
-    def layout(self) -> Layout | None:
+    def row_format(self) -> RowFormat | None:
         """The format of its rows."""
-        return self._mapping.layout if self._mapping is not None else None
+        return self._mapping.row_format if self._mapping is not None else None
 
     @property
     def skipped(self) -> int:
@@ -54,7 +54,7 @@ class RowFile:
         return self.bad_rows.count
 
     @property
-    def faults(self) -> list[BadRow]:
+    def skipped_rows(self) -> list[BadRow]:
         """The first rows that were skipped."""
         return self.bad_rows.listed
 
@@ -100,7 +100,11 @@ class RowFile:
         if isinstance(record, RowError):
             raise record
         named = self.reading.columns.given().values()
-        if self._mapping is None and self.reading.layout is None and not any(present(record, path) for path in named):
+        if (
+            self._mapping is None
+            and self.reading.row_format is None
+            and not any(present(record, path) for path in named)
+        ):
             self._nesting = detect_nesting(record)
         return (record,) if self._nesting is None else self._nesting.rows(record)
 
@@ -108,7 +112,7 @@ class RowFile:
         try:
             if isinstance(value, RowError):
                 raise value
-            mapping = self._mapping or find_mapping(value, self.reading.layout, self.reading.columns)
+            mapping = self._mapping or find_mapping(value, self.reading.row_format, self.reading.columns)
             row = to_row(number, value, mapping)
         except RowError as error:
             return bad_row(number, error)
@@ -198,7 +202,7 @@ def _has_known_header(text: str) -> bool:
     """
     delimiter = csv.find_delimiter(text)
     names = [name.strip() for name in text.partition("\n")[0].split(delimiter)] if delimiter else []
-    return len(names) > 1 and detect_row_format(dict.fromkeys(names)) not in (None, Layout.TEXT)
+    return len(names) > 1 and detect_row_format(dict.fromkeys(names)) not in (None, RowFormat.TEXT)
 
 
 def _detect_json(text: str, *, whole: bool) -> FileFormat:

@@ -4,7 +4,7 @@
 import json
 
 import pytest
-from finetree_data.options import Layout
+from finetree_data.options import RowFormat
 
 
 def turns(row):
@@ -14,42 +14,42 @@ def turns(row):
 PUBLIC = {
     "tatsu-lab/alpaca": (
         {"instruction": "Add.", "input": "1 and 2", "output": "3", "text": "Below is an instruction … 3"},
-        Layout.INSTRUCTION,
+        RowFormat.INSTRUCTION,
         [("user", "Add.\n\n1 and 2"), ("assistant", "3")],
     ),
     "alpaca without input": (
         {"instruction": "Name a planet.", "input": "", "output": "Mars"},
-        Layout.INSTRUCTION,
+        RowFormat.INSTRUCTION,
         [("user", "Name a planet."), ("assistant", "Mars")],
     ),
     "databricks-dolly-15k": (
         {"instruction": "When?", "context": "In 1903.", "response": "1903", "category": "closed_qa"},
-        Layout.INSTRUCTION,
+        RowFormat.INSTRUCTION,
         [("user", "When?\n\nIn 1903."), ("assistant", "1903")],
     ),
     "Open-Orca": (
         {"id": "flan.1", "system_prompt": "Be brief.", "question": "2+2?", "response": "4"},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("system", "Be brief."), ("user", "2+2?"), ("assistant", "4")],
     ),
     "gsm8k": (
         {"question": "How many?", "answer": "Two. #### 2"},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("user", "How many?"), ("assistant", "Two. #### 2")],
     ),
     "hendrycks math": (
         {"problem": "x=?", "level": "Level 1", "type": "Algebra", "solution": "1"},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("user", "x=?"), ("assistant", "1")],
     ),
     "ShareGPT": (
         {"id": "a_0", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]},
-        Layout.SHAREGPT,
+        RowFormat.SHAREGPT,
         [("user", "hi"), ("assistant", "hello")],
     ),
     "OpenAI chat": (
         {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
-        Layout.CHAT,
+        RowFormat.CHAT,
         [("user", "hi"), ("assistant", "hello")],
     ),
     "OpenAI content parts": (
@@ -59,28 +59,28 @@ PUBLIC = {
                 {"role": "assistant", "content": "c"},
             ]
         },
-        Layout.CHAT,
+        RowFormat.CHAT,
         [("user", "ab"), ("assistant", "c")],
     ),
-    "stingning/ultrachat": ({"id": "0", "data": ["q", "a"]}, Layout.CHAT, [("user", "q"), ("assistant", "a")]),
+    "stingning/ultrachat": ({"id": "0", "data": ["q", "a"]}, RowFormat.CHAT, [("user", "q"), ("assistant", "a")]),
     "HuggingFaceH4/ultrachat_200k": (
         {
             "prompt": "q",
             "prompt_id": "x",
             "messages": [{"content": "q", "role": "user"}, {"content": "a", "role": "assistant"}],
         },
-        Layout.CHAT,
+        RowFormat.CHAT,
         [("user", "q"), ("assistant", "a")],
     ),
     "LDJnr/Capybara": (
         {"source": "x", "conversation": [{"input": "q", "output": "a"}, {"input": "r", "output": "b"}]},
-        Layout.CHAT,
+        RowFormat.CHAT,
         [("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")],
     ),
-    "timdettmers/openassistant-guanaco": ({"text": "### Human: hi ### Assistant: ho"}, Layout.TEXT, []),
+    "timdettmers/openassistant-guanaco": ({"text": "### Human: hi ### Assistant: ho"}, RowFormat.TEXT, []),
     "TRL's conversational prompt and completion": (
         {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("user", "q"), ("assistant", "a")],
     ),
     "DialogStudio, where the assistant begins and the user ends": (
@@ -93,12 +93,12 @@ PUBLIC = {
             ],
             "prompt": ["Be brief."],
         },
-        Layout.CHAT,
+        RowFormat.CHAT,
         [("assistant", "Hello?"), ("user", "q"), ("assistant", "a"), ("user", "Bye.")],
     ),
     "a history of queries and responses": (
         {"query": "r", "response": "b", "history": [{"query": "q", "response": "a"}]},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")],
     ),
     "Fireworks' preference pairs": (
@@ -106,32 +106,32 @@ PUBLIC = {
             "chosen": {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
             "rejected": {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"}]},
         },
-        Layout.CHAT,
+        RowFormat.CHAT,
         [("user", "q"), ("assistant", "a")],
     ),
     "OpenDialKG, as JSON text": (
         {"Messages": json.dumps([{"sender": "user", "message": "q"}, {"sender": "assistant", "message": "a"}])},
-        Layout.CHAT,
+        RowFormat.CHAT,
         [("user", "q"), ("assistant", "a")],
     ),
     "AMC, whose answers are numbers": (
         {"problem": "p", "answer": 27.0},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("user", "p"), ("assistant", "27.0")],
     ),
     "Spider": (
         {"db_id": "d", "question": "How many?", "query": "SELECT count(*)", "sql": {"from": {}}},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("user", "How many?"), ("assistant", "SELECT count(*)")],
     ),
     "CONCODE": (
         {"code": "int f ( ) {}", "nl": "does f"},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("user", "does f"), ("assistant", "int f ( ) {}")],
     ),
     "a question about a passage": (
         {"question": "q", "passage": "p", "answer": "a"},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("user", "q\n\np"), ("assistant", "a")],
     ),
     "glaiveai/glaive-function-calling-v2": (
@@ -140,7 +140,7 @@ PUBLIC = {
             "chat": "USER: q\n\n\nASSISTANT: <functioncall> {} <|endoftext|>\n\n\n"
             "FUNCTION RESPONSE: {}\n\n\nASSISTANT: a <|endoftext|>\n\n\n",
         },
-        Layout.CHAT,
+        RowFormat.CHAT,
         [
             ("system", "You have functions."),
             *(("user", "q"), ("assistant", "<functioncall> {}"), ("tool", "{}"), ("assistant", "a")),
@@ -148,12 +148,12 @@ PUBLIC = {
     ),
     "PaLM": (
         {"messages": [{"author": "user", "content": "q"}, {"author": "bot", "content": "a"}]},
-        Layout.CHAT,
+        RowFormat.CHAT,
         [("user", "q"), ("assistant", "a")],
     ),
     "names in capitals": (
         {"Question": "q", "Answer": "a"},
-        Layout.PROMPT_COMPLETION,
+        RowFormat.PROMPT_COMPLETION,
         [("user", "q"), ("assistant", "a")],
     ),
 }
@@ -161,11 +161,11 @@ PUBLIC = {
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_layout_is_found_by_its_columns(read_objects, name):
-    row, layout, conversation = PUBLIC[name]
+    row, row_format, conversation = PUBLIC[name]
     rows, found = read_objects(row)
-    assert found.layout is layout
+    assert found.row_format is row_format
     assert turns(rows[0]) == conversation
-    assert bool(rows[0].text) == (layout is Layout.TEXT)
+    assert bool(rows[0].text) == (row_format is RowFormat.TEXT)
 
 
 def test_how_rows_were_read_is_said(read_objects):

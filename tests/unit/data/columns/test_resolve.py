@@ -3,7 +3,7 @@
 
 import pytest
 from finetree_data.errors import DatasetError
-from finetree_data.options import Columns, Layout
+from finetree_data.options import Columns, RowFormat
 
 
 def turns(row):
@@ -29,13 +29,13 @@ def test_named_columns_come_before_the_usual_ones(read_objects):
     row = {"question": "q", "answer": "a", "title": "t", "summary": "s"}
     rows, found = read_objects(row, columns=Columns(prompt="title", completion="summary"))
     assert turns(rows[0]) == [("user", "t"), ("assistant", "s")]
-    assert found.layout is Layout.PROMPT_COMPLETION
+    assert found.row_format is RowFormat.PROMPT_COMPLETION
 
 
 def test_a_named_layout_comes_before_the_one_that_is_found(read_objects):
     row = {"instruction": "Add.", "input": "1 and 2", "output": "3", "text": "Below is an instruction … 3"}
-    rows, found = read_objects(row, layout=Layout.TEXT)
-    assert (found.layout, rows[0].text) == (Layout.TEXT, "Below is an instruction … 3")
+    rows, found = read_objects(row, row_format=RowFormat.TEXT)
+    assert (found.row_format, rows[0].text) == (RowFormat.TEXT, "Below is an instruction … 3")
 
 
 def test_a_row_that_is_a_list_of_texts_has_numbered_columns(read_objects):

@@ -37,7 +37,7 @@ BAD = {
         {"messages": [{"role": "assistant", "content": "a"}], "tools": [{"name": "\udc00"}]},
         "tools",
     ),
-    "another layout": ({"text": "t"}, ""),
+    "another row format": ({"text": "t"}, ""),
 }
 
 
@@ -46,7 +46,7 @@ def test_a_bad_row_behind_good_ones_is_named_with_its_field(read_objects, name):
     row, field = BAD[name]
     good = (
         {"conversations": [USER, ANSWER]}
-        if "conversations" in row or name == "another layout"
+        if "conversations" in row or name == "another row format"
         else (
             {"instruction": "i", "output": "o"}
             if "instruction" in row
@@ -58,10 +58,10 @@ def test_a_bad_row_behind_good_ones_is_named_with_its_field(read_objects, name):
     with pytest.raises(DatasetError) as error:
         read_objects(good, good, row)
     assert (error.value.row, error.value.field) == (3, field)
-    assert error.value.reason == ("MIXED_FORMATS" if name == "another layout" else "MALFORMED_ROW")
+    assert error.value.reason == ("MIXED_FORMATS" if name == "another row format" else "MALFORMED_ROW")
     rows, found = read_objects(good, row, good, skip_bad_rows=True)
     assert [r.number for r in rows] == [1, 3]
-    assert (found.skipped, found.faults[0].number, found.faults[0].field) == (1, 2, field)
+    assert (found.skipped, found.skipped_rows[0].number, found.skipped_rows[0].field) == (1, 2, field)
 
 
 def test_parts_that_are_nested_without_end_are_a_bad_row(tmp_path):
@@ -70,5 +70,5 @@ def test_parts_that_are_nested_without_end_are_a_bad_row(tmp_path):
     answer = '{"role": "assistant", "content": "a"}'
     file.write_text(f'{{"messages": [{{"role": "user", "content": [{part}]}}, {answer}]}}\n', encoding="utf-8")
     found = RowFile(file, Reading(skip_bad_rows=True))
-    faults = [entry for entry in found.entries() if not isinstance(entry, Row)]
-    assert [fault.problem for fault in faults] == ["is nested too deeply"]
+    bad_rows = [entry for entry in found.entries() if not isinstance(entry, Row)]
+    assert [row.problem for row in bad_rows] == ["is nested too deeply"]

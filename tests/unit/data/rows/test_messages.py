@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 from finetree_data.errors import DatasetError
-from finetree_data.options import Layout
+from finetree_data.options import RowFormat
 
 
 def turns(row):
@@ -13,7 +13,7 @@ def turns(row):
 def test_a_row_that_is_a_list_of_instructions_is_a_talk(read_objects):
     talk = [{"instruction": "i", "input": "about", "output": "a"}, {"instruction": "r", "input": "", "output": "b"}]
     rows, found = read_objects([talk, talk[1:]])  # Lawyer LLaMA's
-    assert found.layout is Layout.CHAT
+    assert found.row_format is RowFormat.CHAT
     assert turns(rows[0]) == [("user", "i\n\nabout"), ("assistant", "a"), ("user", "r"), ("assistant", "b")]
     with pytest.raises(DatasetError) as error:
         read_objects(talk, talk)  # a list a line may as well be a batch of rows

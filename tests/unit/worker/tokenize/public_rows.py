@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of our own in the shapes that public projects write, with what the model reads and learns of them.
 
-They are shown as test_public_formats.py renders them: each turn as [role]text, what is learned between « and ».
+They are shown as test_rows_public_formats.py renders them: each turn as [role]text, what is learned between « and ».
 """
 
 import json
 from typing import Any
 
-from finetree_worker.tokenize.rows import Layout
+from finetree_worker.tokenize.rows import RowFormat
 
 PAIR = "[user]Name a gas.[assistant]«Argon.»"
 TWO_PAIRS = "[user]Name a gas.[assistant]«Argon.»[user]Another?[assistant]«Neon.»"
@@ -17,10 +17,10 @@ HUMAN, GPT = {"from": "human", "value": "Name a gas."}, {"from": "gpt", "value":
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 TIDE = {"name": "tide", "description": "Height of the tide", "parameters": SCHEMA}
 TIDES = '(tide)[user]Tide at Brest?[assistant]«<tide {"city": "Brest"}>»[tool]2.1[assistant]«It is 2.1 m.»'
-CHAT, SHAREGPT, TEXT = Layout.CHAT, Layout.SHAREGPT, Layout.TEXT
-PAIRS, INSTRUCTION = Layout.PROMPT_COMPLETION, Layout.INSTRUCTION
+CHAT, SHAREGPT, TEXT = RowFormat.CHAT, RowFormat.SHAREGPT, RowFormat.TEXT
+PAIRS, INSTRUCTION = RowFormat.PROMPT_COMPLETION, RowFormat.INSTRUCTION
 
-ONE_ROW: dict[str, tuple[Any, Layout, str]] = {
+ONE_ROW: dict[str, tuple[Any, RowFormat, str]] = {
     # Questions and answers, under the names that projects give them.
     "Alpaca": ({"instruction": "Name a gas.", "input": "", "output": "Argon."}, INSTRUCTION, PAIR),
     "Alpaca with an input": (

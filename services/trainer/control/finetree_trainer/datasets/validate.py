@@ -12,7 +12,7 @@ from finetree_data.columns.resolve import find_mapping
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
-from finetree_data.options import FileFormat, Layout, Reading
+from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.reader import RowFile
 from finetree_data.rows.row import Row
 from finetree_runtime.errors import MAX_VIOLATIONS, InvalidArgument, Violation
@@ -64,7 +64,7 @@ def _validate_rows(file: RowFile) -> ValidatedFile:
             lengths.add(*estimate_tokens(entry))
         elif file.bad_rows.allows(entry):
             file.bad_rows.skip(entry)
-        elif bad_rows and file.layout is None and entry.problem == bad_rows[0].problem and not entry.field:
+        elif bad_rows and file.row_format is None and entry.problem == bad_rows[0].problem and not entry.field:
             break  # no column is known: one row stands for all
         else:
             bad_rows.append(entry)
@@ -76,12 +76,12 @@ def _validate_rows(file: RowFile) -> ValidatedFile:
     if bad_rows:
         raise _wrong_rows(bad_rows, file.reading)
     file.bad_rows.finish(lengths.rows)
-    if file.layout is None or file.file_format is None:
+    if file.row_format is None or file.file_format is None:
         raise empty_dataset(file.skipped)
     return ValidatedFile(
         file_format=contract.file_format(file.file_format),
         compression=contract.compression(file.compression),
-        row_format=contract.row_format(file.layout),
+        row_format=contract.row_format(file.row_format),
         profile=lengths.profile(share),
     )
 
@@ -95,7 +95,7 @@ def _validate_footer(footer: Footer, reading: Reading) -> ValidatedFile:
     """Validate the columns' names and estimate sizes from the footer; the worker reads the values."""
     turns = [{"from": None}] if any(leaf.endswith(".from") for leaf in footer.leaves) else None
     try:
-        layout = find_mapping(dict.fromkeys(footer.columns, turns), reading.layout, reading.columns).layout
+        row_format = find_mapping(dict.fromkeys(footer.columns, turns), reading.row_format, reading.columns).row_format
     except RowError as error:
         remedy = "" if "columns {" in error.problem else "Name its columns."
         raise DatasetError("MALFORMED_ROW", f"The file {error.problem}.", remedy=remedy) from None
@@ -105,13 +105,13 @@ def _validate_footer(footer: Footer, reading: Reading) -> ValidatedFile:
     profile = training_data_pb2.DatasetProfile(
         examples=footer.rows,
         total_tokens=tokens,
-        target_fraction=1.0 if layout is Layout.TEXT else TARGET_FRACTION,
+        target_fraction=1.0 if row_format is RowFormat.TEXT else TARGET_FRACTION,
         exact=False,
     )
     return ValidatedFile(
         file_format=training_data_pb2.FILE_FORMAT_PARQUET,
         compression=training_data_pb2.COMPRESSION_NONE,
-        row_format=contract.row_format(layout),
+        row_format=contract.row_format(row_format),
         profile=profile,
     )
 

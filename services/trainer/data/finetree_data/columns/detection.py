@@ -19,7 +19,7 @@ from finetree_data.columns.names import (
     VERDICTS,
 )
 from finetree_data.columns.suggestions import advice_for, has_choices, is_transposed_table
-from finetree_data.options import Layout
+from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 
 CHOSEN_LEARNED = Remark(
@@ -33,33 +33,33 @@ FIRST_ANSWER_LEARNED = Remark("FIRST_ANSWER_LEARNED", "Of several answers to a q
 
 def detect_mapping(value: dict[str, Any]) -> Mapping | None:
     """Detect the mapping by usual names; None where there are none, or two that exclude each other."""
-    layout = detect_row_format(value)
-    if layout is None:
+    row_format = detect_row_format(value)
+    if row_format is None:
         return None
-    parts = usual_columns(value, layout) | extra_columns(value)
+    parts = usual_columns(value, row_format) | extra_columns(value)
     learned = parts.get("completion", parts.get("turns", "")).lower().partition(".")[0]
     remarks = [CHOSEN_LEARNED] * ("chosen" in parts or learned in CHOSEN)
     verdict = first_of(by_lower(value), VERDICTS)
-    if layout is not Layout.TEXT and isinstance(value.get(verdict), bool):
+    if row_format is not RowFormat.TEXT and isinstance(value.get(verdict), bool):
         parts, remarks = parts | {"verdict": verdict}, [*remarks, BAD_ANSWERS_SKIPPED]
     if parts.get("completion") == "answers.text.0":
         remarks.append(FIRST_ANSWER_LEARNED)
-    return Mapping(layout, parts, remarks=tuple(remarks))
+    return Mapping(row_format, parts, remarks=tuple(remarks))
 
 
-def detect_row_format(value: dict[str, Any]) -> Layout | None:
+def detect_row_format(value: dict[str, Any]) -> RowFormat | None:
     """Detect the row format by usual names; None where they show none."""
     if is_transposed_table(value):
         return None
     names = by_lower(value)
     turns = _turns(value)
     if turns:
-        return Layout.SHAREGPT if _speaks_sharegpt(value.get(turns)) else Layout.CHAT
+        return RowFormat.SHAREGPT if _speaks_sharegpt(value.get(turns)) else RowFormat.CHAT
     asked, answered = _pair(value)
     if answered:
-        return Layout.INSTRUCTION if asked.lower() == "instruction" else Layout.PROMPT_COMPLETION
+        return RowFormat.INSTRUCTION if asked.lower() == "instruction" else RowFormat.PROMPT_COMPLETION
     if "text" in names and not {*LABELS, *QUESTIONS} & set(names) and not advice_for(value):
-        return Layout.TEXT
+        return RowFormat.TEXT
     return None
 
 
@@ -132,20 +132,20 @@ def _speaks_sharegpt(turns: Any) -> bool:
     return isinstance(turns, str) and '"from"' in turns[:200]
 
 
-def usual_columns(value: dict[str, Any], layout: Layout) -> dict[str, str]:
+def usual_columns(value: dict[str, Any], row_format: RowFormat) -> dict[str, str]:
     """Usual names of the columns that a row format needs, whether the row has them or not."""
     names = by_lower(value)
-    if layout in (Layout.CHAT, Layout.SHAREGPT):
+    if row_format in (RowFormat.CHAT, RowFormat.SHAREGPT):
         turns = _turns(value) or "messages"
         chosen = first_of(names, CHOSEN)
         return {"turns": turns} | ({"chosen": chosen} if chosen and chosen != turns.partition(".")[0] else {})
-    if layout is Layout.TEXT:
+    if row_format is RowFormat.TEXT:
         return {"text": names.get("text", "text")}
     asked, answered = _pair(value)
-    asked = asked or first_of(names, QUESTIONS) or ("instruction" if layout is Layout.INSTRUCTION else "prompt")
+    asked = asked or first_of(names, QUESTIONS) or ("instruction" if row_format is RowFormat.INSTRUCTION else "prompt")
     parts = {"prompt": asked, "completion": answered or first_of(names, ANSWERS) or "completion"}
     # "context" beside a question is what the question is about; "input" is, beside an instruction.
-    contexts = CONTEXTS if layout is Layout.INSTRUCTION else CONTEXTS[1:]
+    contexts = CONTEXTS if row_format is RowFormat.INSTRUCTION else CONTEXTS[1:]
     context = first_of(names, contexts) or contexts[0]
     return parts | ({"context": context} if context not in parts.values() else {})
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetree_data.errors import RowError
-from finetree_data.options import Layout
+from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 
 PARTS = ("turns", "prompt", "completion", "text", "chosen", "context", "history", "system", "tools", "verdict")
@@ -20,7 +20,7 @@ class Mapping:
     `named` says that the user named them, `remarks` what was decided about a file that could be taken otherwise.
     """
 
-    layout: Layout
+    row_format: RowFormat
     parts: dict[str, str] = field(default_factory=dict)
     named: bool = False
     remarks: tuple[Remark, ...] = ()
@@ -38,7 +38,7 @@ def columns_remark(mapping: Mapping, value: dict[str, Any]) -> Remark:
     rest = [name[:60] for name in value if name not in used]
     more = ", …" if len(rest) > 12 else ""
     left = f" Not read: {', '.join(rest[:12])}{more}." if rest else ""
-    return Remark("COLUMNS_READ", f"Read as {mapping.layout.value}: {read}.{left}")
+    return Remark("COLUMNS_READ", f"Read as {mapping.row_format.value}: {read}.{left}")
 
 
 def optional(value: dict[str, Any], path: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from finetree_data.columns.detection import detect_mapping
 from finetree_data.columns.mapping import Mapping, has, list_columns, lookup, optional
 from finetree_data.errors import EmptyTextError, MarkedRowError, MixedFormatError, RowError
-from finetree_data.options import Layout
+from finetree_data.options import RowFormat
 from finetree_data.rows.content_parts import parse_parts
 from finetree_data.rows.messages import SPEAKERS, conversation, parse_turns, transcript
 from finetree_data.rows.row import Message, Row
@@ -32,7 +32,7 @@ def to_row(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     verdict = mapping.parts.get("verdict", "")
     if verdict and value.get(verdict) is False:
         raise MarkedRowError(verdict, "is false: the file marks this as a bad answer")
-    if mapping.layout is Layout.TEXT:
+    if mapping.row_format is RowFormat.TEXT:
         path = mapping.parts["text"]
         return Row(number, text=require_text(lookup(value, path), path))
     if "turns" in mapping.parts:
@@ -42,8 +42,8 @@ def to_row(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
 
 def _refuse_other(value: dict[str, Any], mapping: Mapping) -> None:
     other = detect_mapping(value)
-    if other is not None and other.layout is not mapping.layout:
-        text = f"has the format {other.layout.value}, the rows before it have {mapping.layout.value}"
+    if other is not None and other.row_format is not mapping.row_format:
+        text = f"has the format {other.row_format.value}, the rows before it have {mapping.row_format.value}"
         raise MixedFormatError("", text)
     wanted = " and ".join(f'"{path}"' for path in mapping.main)
     raise RowError("", f"needs {wanted}; its columns are: {list_columns(value)}")
@@ -119,7 +119,7 @@ def _question(value: dict[str, Any], prompt: Any, mapping: Mapping) -> tuple[Mes
     if isinstance(prompt, list):  # TRL's conversational prompt
         return parse_turns(prompt, path)
     about, earlier = _words(value, mapping, "context"), mapping.parts.get("history", "")
-    text = require_text(prompt, path, may_be_empty=mapping.layout is Layout.PROMPT_COMPLETION or bool(about))
+    text = require_text(prompt, path, may_be_empty=mapping.row_format is RowFormat.PROMPT_COMPLETION or bool(about))
     question = Message("user", f"{text}\n\n{about}" if about else text)
     history = optional(value, earlier)
     return (*parse_turns(history, earlier), question) if history else (question,)

@@ -18,7 +18,7 @@ from finetree_worker.plan import DataPlan
 from finetree_worker.randomness import key, splitmix64
 from finetree_worker.tokenize.cache import TableInput, TokenCache, Tokenized, tokenized
 from finetree_worker.tokenize.example import Example
-from finetree_worker.tokenize.rows import Layout, Row, RowSource, rows_of
+from finetree_worker.tokenize.rows import Row, RowFormat, RowSource, rows_of
 from finetree_worker.tokenize.token_table import Split
 
 
@@ -30,7 +30,7 @@ class Dataset:
     any.
     """
 
-    layout: Layout
+    row_format: RowFormat
     train: Sequence[Example]
     held_out: Sequence[Example]
     questions: list[Row]
@@ -62,7 +62,7 @@ def load_dataset(plan: DataPlan, tokenizer: PreTrainedTokenizerBase, on_fraction
     if not len(train.kept):
         raise _no_target(train)
     return Dataset(
-        layout=main.table.layout,
+        row_format=main.table.row_format,
         train=train.kept,
         held_out=splits[SPLIT_EVALUATION].kept if SPLIT_EVALUATION in splits else [],
         questions=_questions(plan, splits.get(SPLIT_EVALUATION)),

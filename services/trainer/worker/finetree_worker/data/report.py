@@ -64,7 +64,7 @@ def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, from_cache
 
 def add_reading(report: event_pb2.DatasetReport, found: ReadResult) -> None:
     """Add to a report the formats of the file, its bad rows and its remarks."""
-    report.row_format = contract.row_format(found.layout)
+    report.row_format = contract.row_format(found.row_format)
     report.file_format = contract.file_format(found.file_format)
     report.compression = contract.compression(found.compression)
     report.remarks.extend(remark_message(remark) for remark in found.remarks)

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest, size, storage_errors
 from finetree_worker.errors import StorageError
 from finetree_worker.plan import LossOn
-from finetree_worker.tokenize.rows import RowSource, found_layout, rows_of
+from finetree_worker.tokenize.rows import RowSource, found_row_format, rows_of
 from finetree_worker.tokenize.token_table import ReadResult, TokenTable, open_table, write_table
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
 from finetree_worker.tokenize.tool_calls import WRITTEN_AS_TEXT, uses_tools
@@ -69,7 +69,7 @@ class TableInput:
             for rows in blocks(rows_of(file, self.source.place)):
                 if not remarks and any(map(uses_tools, rows)) and not maker.template.knows_tools:
                     remarks.append(WRITTEN_AS_TEXT)
-                yield maker.block(rows, found_layout(file))
+                yield maker.block(rows, found_row_format(file))
                 on_fraction(file.fraction)
 
         write_table(folder, made(), maker, read=lambda: ReadResult.of(file, *remarks))

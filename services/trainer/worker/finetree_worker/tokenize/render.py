@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from finetree_worker.errors import DataError
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.chat_template import ChatTemplate, Conversation
-from finetree_worker.tokenize.rows import CONVERSATIONS, Layout, Row
+from finetree_worker.tokenize.rows import CONVERSATIONS, Row, RowFormat
 from finetree_worker.tokenize.tool_calls import uses_tools, written_out
 
 
@@ -19,11 +19,11 @@ class Rendered:
     spans: tuple[tuple[int, int], ...]
 
 
-def render(row: Row, layout: Layout, *, template: ChatTemplate, loss_on: LossOn) -> Rendered:
+def render(row: Row, row_format: RowFormat, *, template: ChatTemplate, loss_on: LossOn) -> Rendered:
     """Render a row. Raises DataError."""
-    if layout is Layout.TEXT:
+    if row_format is RowFormat.TEXT:
         return Rendered(row.number, row.text, ((0, len(row.text)),))
-    rendered = _chat(for_template(row, template), template, loss_on) if template.exists else _joined(row, layout)
+    rendered = _chat(for_template(row, template), template, loss_on) if template.exists else _joined(row, row_format)
     if loss_on is not LossOn.ALL:
         return rendered
     return Rendered(rendered.row, rendered.text, ((0, len(rendered.text.rstrip())),))
@@ -34,8 +34,8 @@ def for_template(row: Row, template: ChatTemplate) -> Row:
     return row if not uses_tools(row) or template.knows_tools else written_out(row)
 
 
-def _joined(row: Row, layout: Layout) -> Rendered:
-    if layout in CONVERSATIONS or row.tools:
+def _joined(row: Row, row_format: RowFormat) -> Rendered:
+    if row_format in CONVERSATIONS or row.tools:
         raise DataError(
             "NO_CHAT_TEMPLATE",
             "The dataset is a chat, but the model has no chat template.",

@@ -8,16 +8,26 @@ from pathlib import Path
 from finetree_data.errors import DatasetError
 from finetree_data.files.json_lines import Record
 from finetree_data.files.parquet_footer import read_footer
-from finetree_data.options import Layout, Reading
+from finetree_data.options import Reading, RowFormat
 from finetree_data.reader import RowFile
 from finetree_data.rows.row import Message, Row
 
 from finetree_worker.errors import DataError
 
-__all__ = ["CONVERSATIONS", "Layout", "Message", "Reading", "Row", "RowFile", "RowSource", "found_layout", "rows_of"]
+__all__ = [
+    "CONVERSATIONS",
+    "Message",
+    "Reading",
+    "Row",
+    "RowFile",
+    "RowFormat",
+    "RowSource",
+    "found_row_format",
+    "rows_of",
+]
 
-CONVERSATIONS = (Layout.CHAT, Layout.SHAREGPT)
-"""Layouts of many turns, which only a chat template can join."""
+CONVERSATIONS = (RowFormat.CHAT, RowFormat.SHAREGPT)
+"""Row formats of many turns, which only a chat template can join."""
 PARQUET_ROWS = 256
 """Number of rows of a Parquet file that are turned into Python objects at once."""
 
@@ -48,11 +58,11 @@ def rows_of(file: RowFile, place: str = "dataset") -> Iterator[Row]:
         raise _data_error(error, file.reading.name, place) from error
 
 
-def found_layout(file: RowFile) -> Layout:
-    """Return the layout of a file's rows, of which one was read."""
-    if file.layout is None:
+def found_row_format(file: RowFile) -> RowFormat:
+    """Return the format of a file's rows, of which one was read."""
+    if file.row_format is None:
         raise ValueError("no row was read yet")
-    return file.layout
+    return file.row_format
 
 
 def parquet_rows(path: Path) -> Iterator[Record]:

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from finetree_worker.tokenize.example import Example
-from finetree_worker.tokenize.rows import Layout, Message, Row, RowFile, found_layout
+from finetree_worker.tokenize.rows import Message, Row, RowFile, RowFormat, found_row_format
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock
 
 FILE = "tokens.safetensors"
@@ -36,12 +36,12 @@ _TYPES |= {"tokens": ("I32", np.dtype("<i4")), "learned": ("BOOL", np.dtype(bool
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """Result of reading a file: the layout of its rows, its format, and the number of rows that were skipped.
+    """Result of reading a file: the formats of its rows and of the file, and the number of rows that were skipped.
 
     `bad_rows` are the first of those, `remarks` say how the rows were read.
     """
 
-    layout: Layout
+    row_format: RowFormat
     file_format: FileFormat = FileFormat.JSONL
     compression: str = ""
     skipped: int = 0
@@ -52,11 +52,11 @@ class ReadResult:
     def of(cls, file: RowFile, *more: Remark) -> Self:
         """Return the result of a file whose rows were read, with further remarks."""
         return cls(
-            layout=found_layout(file),
+            row_format=found_row_format(file),
             file_format=file.file_format or FileFormat.JSONL,
             compression=file.compression,
             skipped=file.skipped,
-            bad_rows=tuple(file.faults),
+            bad_rows=tuple(file.skipped_rows),
             remarks=(*file.remarks, *more),
         )
 
@@ -65,7 +65,7 @@ class ReadResult:
         """Read a result from the JSON of its fields."""
         kept = json.loads(text)
         return cls(
-            layout=Layout(kept["layout"]),
+            row_format=RowFormat(kept["row_format"]),
             file_format=FileFormat(kept["file_format"]),
             compression=kept["compression"],
             skipped=kept["skipped"],
@@ -96,9 +96,9 @@ class TokenTable:
     marks: Tensor
 
     @property
-    def layout(self) -> Layout:
-        """Layout of the rows."""
-        return self.read.layout
+    def row_format(self) -> RowFormat:
+        """Format of the rows."""
+        return self.read.row_format
 
     @property
     def lengths(self) -> Tensor:

@@ -12,7 +12,7 @@ from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.chat_template import ChatTemplate
 from finetree_worker.tokenize.encode import Encoded, Encoder
 from finetree_worker.tokenize.render import Rendered, render
-from finetree_worker.tokenize.rows import Layout, Row
+from finetree_worker.tokenize.rows import Row, RowFormat
 
 BLOCK_ROWS, BLOCK_CHARACTERS = 512, 1 << 20
 """Most rows, or characters of them, that are tokenized at once: the tokenizer needs some hundred bytes for each token.
@@ -49,9 +49,9 @@ class RowTokenizer:
         self._encoder = Encoder(tokenizer)
         self._loss_on, self._eos = loss_on, tokenizer.eos_token_id
 
-    def block(self, rows: Sequence[Row], layout: Layout) -> TokenBlock:
+    def block(self, rows: Sequence[Row], row_format: RowFormat) -> TokenBlock:
         """Tokenize rows, at least one, without truncation. Raises DataError."""
-        rendered = [render(row, layout, template=self.template, loss_on=self._loss_on) for row in rows]
+        rendered = [render(row, row_format, template=self.template, loss_on=self._loss_on) for row in rows]
         texts = [each.text for each in rendered]
         encoded = self._encoder.encode(texts)
         learned = learned_tokens(rendered, encoded)
