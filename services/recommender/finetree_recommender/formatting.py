@@ -32,6 +32,13 @@ def ranged(interval: evidence_pb2.Interval, form: str, unit: float = 1) -> str:
     return expected if low == high else f"{expected} ({low} to {high})"
 
 
+def gpu(gb: float) -> str:
+    """A GPU by its memory: "a 24 GB GPU", "an 8 GB GPU"."""
+    size = f"{gb:g}"
+    article = "an" if size.startswith("8") or size in ("11", "18") else "a"
+    return f"{article} {size} GB GPU"
+
+
 def decimal(number: float) -> str:
     """A number to the hundredth, without an exponent or trailing zeros: "50", "0.25", "1000000"."""
     return f"{number:.2f}".rstrip("0").rstrip(".")

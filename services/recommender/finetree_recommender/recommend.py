@@ -15,11 +15,11 @@ from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import (
     Catalogue,
+    Estimate,
     Estimator,
     EstimatorUnavailableError,
     Evidence,
     Model,
-    Priced,
     Refused,
 )
 from finetree_recommender.explain import cautions, confidence, counterfactuals, other_packs, rental_offers
@@ -55,7 +55,7 @@ class Recommendation:
     situation: Situation
     recipe: Recipe | None
     """None where nothing was shown to train."""
-    priced: Priced | None
+    estimate: Estimate | None
     """Estimate of the recipe; None where there is none."""
     fit_steps: tuple[Step, ...]
     """The last of the trace; those before are the choice's."""
@@ -151,11 +151,11 @@ class Recommender:
         except EstimatorUnavailableError:
             return normalize(request, pack, Catalogue()), None, cautions.ESTIMATOR_UNAVAILABLE
         if evidence is None:
-            return inputs, None, _unpriced(inputs)
-        if not any(isinstance(row, Priced) for row in evidence.rows.values()):
+            return inputs, None, _not_estimated(inputs)
+        if not any(isinstance(row, Estimate) for row in evidence.rows.values()):
             refusal = refusal_of(evidence)
             if refusal.reason == "MODEL_NOT_FOUND" and request.model.WhichOneof("source") == "path":
-                return inputs, None, cautions.MODEL_NOT_PRICED
+                return inputs, None, cautions.MODEL_NOT_ESTIMATED
             raise as_error(refusal)
         return inputs, evidence, ""
 
@@ -179,7 +179,7 @@ class Recommender:
                 return inputs, evidence
         raise EstimatorUnavailableError("the catalogue changes from call to call")
 
-    async def _answer(self, spec: run_spec_pb2.RunSpec) -> Priced | Refused:
+    async def _answer(self, spec: run_spec_pb2.RunSpec) -> Estimate | Refused:
         """What the estimator says of a run by LoRA."""
         found = await self._estimator.price({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
         return found.rows[Method.LORA, 0]
@@ -234,7 +234,7 @@ def conclude(
     return Recommendation(
         situation=situation,
         recipe=recipe,
-        priced=_priced(evidence, decision),
+        estimate=_estimated(evidence, decision),
         fit_steps=tuple(steps),
         methods=assess(situation, rented),
         cautions=cautions.collect(
@@ -264,12 +264,12 @@ def _recipe(situation: Situation, parameters: int | None) -> Recipe | None:
     return recipes.build(situation.pack, situation.inputs, found.method, parameters=parameters, adapted=found.adapted)
 
 
-def _priced(evidence: Evidence | None, decision: Decision) -> Priced | None:
+def _estimated(evidence: Evidence | None, decision: Decision) -> Estimate | None:
     """What the verdict's recipe takes, where the estimator said so."""
     if evidence is None or decision.method is None:
         return None
     row = evidence.rows.get((decision.method, decision.fit.adapted))
-    return row if isinstance(row, Priced) else None
+    return row if isinstance(row, Estimate) else None
 
 
 def _revision(pack: Pack, evidence: Evidence | None) -> evidence_pb2.Revision:
@@ -280,7 +280,7 @@ def _revision(pack: Pack, evidence: Evidence | None) -> evidence_pb2.Revision:
     return revision
 
 
-def _unpriced(inputs: Inputs) -> str:
+def _not_estimated(inputs: Inputs) -> str:
     """Code of why nothing was asked of the estimator."""
     if not inputs.model_known:
         return cautions.MODEL_UNKNOWN

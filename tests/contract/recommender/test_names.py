@@ -43,9 +43,7 @@ async def test_an_accelerator_that_is_not_supported_is_answered_by_its_memory_an
     same = await client.recommend(asked | {"hardware": {"unknown_accelerator": {"marketed_memory_gb": 24}}})
     assert reply.verdict.method == same.verdict.method == method_pb2.METHOD_LORA
     assert reply.estimate == same.estimate
-    assert reply.verdict.headline.startswith(
-        "AMD Radeon RX 7900 XTX is not supported yet; on a supported GPU of 24 GB:"
-    )
+    assert reply.verdict.headline.startswith("AMD Radeon RX 7900 XTX is not supported yet;")
     assert reply.summary.startswith("AMD Radeon RX 7900 XTX is not supported yet:")
     assert (reply.confidence.abstained, reply.confidence.level) == (True, evidence_pb2.CONFIDENCE_LEVEL_LOW)
     unknown = await client.recommend(asked | {"hardware": {"accelerator": "M3 Max"}})

@@ -119,9 +119,9 @@ async def test_what_the_estimator_refuses_for_every_method_is_the_callers_error(
     assert all(not item.field_path.startswith("spec.") for item in caught.value.violations)
 
 
-async def test_a_local_model_that_cannot_be_priced_is_still_advised_on(pack, evidence):
+async def test_a_local_model_that_cannot_be_estimated_is_still_advised_on(pack, evidence):
     rows = dict.fromkeys(evidence().rows, Refused("MODEL_NOT_FOUND", "no such folder"))
     estimator = Recording(Evidence(rows, evidence().revision, None))
     answer = await recommender(pack, estimator).recommend(request(model={"path": "mine"}))
-    assert answer.cautions[0].code == "MODEL_NOT_PRICED"
+    assert answer.cautions[0].code == "MODEL_NOT_ESTIMATED"
     assert answer.recipe.spec.model.path == "mine"

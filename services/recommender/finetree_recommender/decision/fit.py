@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from finetree_recommender.decision.stages import Choice
-from finetree_recommender.estimator.values import Evidence, FitState, Priced, States
+from finetree_recommender.estimator.values import Estimate, Evidence, FitState, States
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.recipe import Adaptation
@@ -53,7 +53,7 @@ def take(pack: Pack, choice: Choice, constraints: Constraints) -> Method | None:
     fit is unknown keeps its place.
     """
     states, proof_needed = constraints.states, choice.passage.upgrade
-    order = choice.tried(priced=states is not None)
+    order = choice.tried(estimate=states is not None)
     if states is None:
         return None if proof_needed else _least(pack, constraints, order, choice.order.above)
     if order and not constraints.violations[order[0]]:
@@ -72,7 +72,7 @@ def result(
     pack: Pack, choice: Choice, constraints: Constraints, *, evidence: Evidence | None, method: Method | None
 ) -> FitResult:
     """The fit stage's result, where `method` is what it takes."""
-    order, violations = choice.tried(priced=evidence is not None), constraints.violations
+    order, violations = choice.tried(estimate=evidence is not None), constraints.violations
     if evidence is None:
         before = order[: order.index(method)] if method is not None else ()
         return FitResult(method, 0, FitState.UNKNOWN, passed={each: violations[each] for each in before})
@@ -99,12 +99,12 @@ def steps(
     """The trace of the fit stage; `applied` are the adaptations in the recipe."""
     for method, violations in found.passed.items():
         for item in violations:
-            yield Step("limits", item.rule_id, f"{method} is passed over: {item.message}", SOURCE)
+            yield Step("limits", item.rule_id, f"{method} is skipped: {item.message}", SOURCE)
     if evidence is None:
-        yield Step("fit", "fit.no_estimate", "not checked: the pack's own words stand", SOURCE)
+        yield Step("fit", "fit.no_estimate", "not checked: there is no estimate, and the rules stand", SOURCE)
         return
     for method in found.rejected:
-        yield Step("fit", "fit.does_not_fit", shortage(method, evidence.best[method].priced), SOURCE)
+        yield Step("fit", "fit.does_not_fit", shortage(method, evidence.best[method].estimate), SOURCE)
     if found.method is None:
         yield Step("fit", "fit.nothing_fits", "no recipe of any method was shown to fit", SOURCE)
         return
@@ -113,23 +113,23 @@ def steps(
         return
     for rule in applied:
         yield Step("fit", rule.id, rule.message, rule.source)
-    outcome = f"{found.method} {room(evidence.best[found.method].priced)}"
+    outcome = f"{found.method} {room(evidence.best[found.method].estimate)}"
     yield Step("fit", "fit.fits", outcome, SOURCE, overruled_rule_id=overruled_rule_id)
 
 
-def shortage(method: Method, priced: Priced | None) -> str:
+def shortage(method: Method, estimate: Estimate | None) -> str:
     """How much memory a method lacks, in words."""
-    if priced is None:
+    if estimate is None:
         return f"{method} does not fit"
-    needs, has = priced.device_bytes.expected / GIB, priced.usable_bytes / GIB
+    needs, has = estimate.device_bytes.expected / GIB, estimate.usable_bytes / GIB
     return f"{method} needs {needs:.1f} GiB at its smallest, the device offers {has:.1f} GiB"
 
 
-def room(priced: Priced | None) -> str:
+def room(estimate: Estimate | None) -> str:
     """How a method fits, in words."""
-    if priced is None:
+    if estimate is None:
         return "fits"
-    needs, has = priced.device_bytes.expected / GIB, priced.usable_bytes / GIB
+    needs, has = estimate.device_bytes.expected / GIB, estimate.usable_bytes / GIB
     return f"fits: {needs:.1f} of {has:.1f} GiB"
 
 

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 from finetree_recommender.estimator.values import FitState, States
+from finetree_recommender.formatting import gpu
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.answers import CPU, UNKNOWN, Answers
 from finetree_recommender.rule_pack.pack import Pack
@@ -53,13 +54,13 @@ def pass_gate(pack: Pack, answers: Answers, states: States | None = None) -> Pas
 def memory_words(pack: Pack, key: str) -> str:
     """A memory class in words."""
     if key == CPU:
-        return "a CPU alone"
+        return "only a CPU"
     found = next((item for item in pack.rules.gate.classes if item.key == key), None)
     if found is None:
         return UNKNOWN
     if found.low == 0:
         return f"a GPU below {found.high:g} GB"
-    return f"a GPU of {found.low:g} GB" + (" or more" if math.isinf(found.high) else "")
+    return f"{gpu(found.low)} or larger" if math.isinf(found.high) else gpu(found.low)
 
 
 def _of_class(pack: Pack, found: MemoryClass) -> tuple[Method, ...]:
@@ -73,7 +74,7 @@ def _by_estimate(pack: Pack, memory: str, states: States, rule: Cited) -> Passag
     by_class = _of_class(pack, found) if found is not None else ()
     order = pack.rules.stars_order.methods
     allowed = tuple(m for m in order if states[m].trains or (states[m] is FitState.UNKNOWN and m in by_class))
-    outcome = f"fits by the estimate: {', '.join(allowed)}" if allowed else "nothing fits by the estimate: upgrade"
+    outcome = f"fits by the estimate: {', '.join(allowed)}" if allowed else "no method fits by the estimate: upgrade"
     return Passage(allowed, rule, memory, outcome)
 
 

@@ -35,18 +35,18 @@ def seconds_of(pack: Pack, evidence: Evidence | None, method: Method, *, example
     """Expected seconds of a run: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
         return pack_seconds_expected(pack, method, examples)
-    priced = evidence.best[method].priced
-    return priced.total_seconds.expected if priced is not None and priced.total_seconds is not None else None
+    estimate = evidence.best[method].estimate
+    return estimate.total_seconds.expected if estimate is not None and estimate.total_seconds is not None else None
 
 
 def usd_of(pack: Pack, evidence: Evidence | None, method: Method, *, examples: int | None) -> float | None:
     """Expected cost of a run in USD: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
         return pack_cost_expected(pack, method, examples)
-    priced = evidence.best[method].priced
-    if priced is None or priced.cost is None or priced.cost.currency_code != USD:
+    estimate = evidence.best[method].estimate
+    if estimate is None or estimate.cost is None or estimate.cost.currency_code != USD:
         return None
-    return priced.cost.amount.expected
+    return estimate.cost.amount.expected
 
 
 def _capability(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:
@@ -69,7 +69,7 @@ def _duration(pack: Pack, limits: Limits, evidence: Evidence | None, method: Met
         return
     needs = seconds_of(pack, evidence, method, examples=limits.examples)
     if needs is not None and needs > limit:
-        text = f"takes {duration(needs)}{_whose(evidence)}, the time limit is {duration(limit)}"
+        text = f"takes {duration(needs)}{_whose(evidence)}, and the time limit is {duration(limit)}"
         yield Violation(OVER_MAX_DURATION, text, pack.rules.limits.max_duration.id, value=needs)
 
 
@@ -79,7 +79,7 @@ def _budget(pack: Pack, limits: Limits, evidence: Evidence | None, method: Metho
         return
     needs = usd_of(pack, evidence, method, examples=limits.examples)
     if needs is not None and needs > limit:
-        text = f"costs {needs:.2f} USD a run{_whose(evidence)}, the budget is {limit:.2f} USD"
+        text = f"costs {needs:.2f} USD a run{_whose(evidence)}, and the budget is {limit:.2f} USD"
         yield Violation(OVER_BUDGET, text, pack.rules.limits.budget.id, value=needs)
 
 

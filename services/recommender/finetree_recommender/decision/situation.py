@@ -8,7 +8,7 @@ from functools import cached_property
 from finetree_recommender.decision.fit import GIB, Constraints, Violations
 from finetree_recommender.decision.limits import seconds_of, usd_of, violations
 from finetree_recommender.decision.pipeline import Decision, Verdict, decide, verdict
-from finetree_recommender.estimator.values import Best, Evidence, FitState, Priced, States
+from finetree_recommender.estimator.values import Best, Estimate, Evidence, FitState, States
 from finetree_recommender.method import Method
 from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.request.limits import Limits
@@ -37,9 +37,9 @@ class Situation:
         """What the run must keep to."""
         return self.inputs.limits
 
-    def priced(self, method: Method) -> Priced | None:
+    def estimate(self, method: Method) -> Estimate | None:
         """Estimate of a method's best recipe; None where there is none."""
-        return self.evidence.best[method].priced if self.evidence is not None else None
+        return self.evidence.best[method].estimate if self.evidence is not None else None
 
     def seconds(self, method: Method) -> float | None:
         """Expected seconds of a run; None where nobody has a figure."""
@@ -75,7 +75,7 @@ class Situation:
 
     @cached_property
     def _violations_elsewhere(self) -> Violations:
-        return violations(self.pack, self.limits.elsewhere(priced=self.evidence is not None), None)
+        return violations(self.pack, self.limits.elsewhere(estimate=self.evidence is not None), None)
 
     def _states_elsewhere(self, memory: str) -> States | None:
         """What estimates on this GPU say of fits on a GPU of another class; None where they say nothing."""
@@ -95,9 +95,9 @@ def _fit_elsewhere(best: Best, here: float, there: float) -> FitState:
     What fits here fits where there is more memory, or as much as its recipe takes; what needs more at its smallest than
     a GPU has does not fit there. A method that fits here may be made smaller still, and is left to the rules below.
     """
-    if best.priced is None or best.state is FitState.UNKNOWN:
+    if best.estimate is None or best.state is FitState.UNKNOWN:
         return FitState.UNKNOWN
-    peak = best.priced.device_bytes
+    peak = best.estimate.device_bytes
     if best.state is FitState.DOES_NOT_FIT:
         return FitState.DOES_NOT_FIT if there < peak.expected / GIB else FitState.UNKNOWN
     return FitState.FITS if there >= min(here, peak.high / GIB / USABLE) else FitState.UNKNOWN

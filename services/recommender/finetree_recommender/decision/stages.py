@@ -67,10 +67,10 @@ class Choice:
         last = (self.last_step,) if self.last_step is not None else ()
         return (*(step for stage in self.stages for step in stage.steps), *last)
 
-    def tried(self, *, priced: bool) -> tuple[Method, ...]:
+    def tried(self, *, estimate: bool) -> tuple[Method, ...]:
         """What the fit stage tries; without figures nothing speaks for what is beyond the gate."""
         order = self.order.methods
-        return order if priced else tuple(method for method in order if method in self.passage.feasible)
+        return order if estimate else tuple(method for method in order if method in self.passage.feasible)
 
 
 def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice:

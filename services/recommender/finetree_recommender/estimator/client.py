@@ -14,11 +14,11 @@ from finetree_runtime.runspec import device_names, model_names
 from finetree_recommender.estimator.values import (
     Accelerator,
     Catalogue,
+    Estimate,
     EstimatorUnavailableError,
     Evidence,
     FitState,
     Model,
-    Priced,
     Refused,
 )
 from finetree_recommender.method import Method
@@ -80,7 +80,7 @@ class EstimatorClient:
         answers = await self._batch(rows)
         if answers.keys() != rows.keys():
             raise EstimatorUnavailableError("the estimator left rows out")
-        found = {(method, fallbacks_taken(answers[method])): priced(answers[method]) for method in rows}
+        found = {(method, fallbacks_taken(answers[method])): estimate(answers[method]) for method in rows}
         estimates = [answer for answer in answers.values() if isinstance(answer, estimate_pb2.Estimate)]
         revision = estimates[0].revision if estimates else evidence_pb2.Revision()
         self._notice(revision)
@@ -130,7 +130,7 @@ async def _answered(answer: Awaitable[T]) -> T:
 
 
 def fallbacks_taken(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> int:
-    """Number of adaptations in the recipe that was priced."""
+    """Number of adaptations in the recipe that was estimated."""
     return answer.fallbacks_taken if isinstance(answer, estimate_pb2.Estimate) else 0
 
 
@@ -153,13 +153,13 @@ def _model(item: catalog_pb2.Model) -> Model:
     return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
 
 
-def priced(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Priced | Refused:
+def estimate(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Estimate | Refused:
     """Read an answer of the estimator."""
     if isinstance(answer, finetree.FinetreeError):
         violations = tuple((item.field, item.description) for item in answer.violations)
         return Refused(answer.reason, answer.message, violations)
     memory, time, cost = answer.memory, answer.time, answer.cost
-    return Priced(
+    return Estimate(
         fit=_FITS.get(answer.fit.verdict, FitState.UNKNOWN),
         device_bytes=memory.device_bytes,
         usable_bytes=memory.usable_device_bytes,

@@ -36,7 +36,7 @@ States = Mapping[Method, FitState]
 
 
 @dataclass(frozen=True, slots=True)
-class Priced:
+class Estimate:
     """Estimate of a recipe."""
 
     fit: FitState
@@ -67,14 +67,14 @@ class Best:
     state: FitState
     adapted: int = 0
     """How many adaptations it has."""
-    priced: Priced | None = None
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Answers of one batch of estimates."""
 
-    rows: Mapping[Candidate, Priced | Refused]
+    rows: Mapping[Candidate, Estimate | Refused]
     """Of each method the recipe that fits, as the estimator chose it among the plain and the adapted ones."""
     revision: evidence_pb2.Revision
     parameters: int | None
@@ -83,23 +83,23 @@ class Evidence:
     @cached_property
     def best(self) -> Mapping[Method, Best]:
         """Of each method the first recipe that fits with room, else the first that fits tightly, else the smallest."""
-        return {method: _best(list(self._priced(method))) for method in Method}
+        return {method: _best(list(self._estimated(method))) for method in Method}
 
     @cached_property
     def states(self) -> States:
         """Whether each method's best recipe fits."""
         return {method: best.state for method, best in self.best.items()}
 
-    def _priced(self, method: Method) -> Iterator[tuple[int, Priced]]:
+    def _estimated(self, method: Method) -> Iterator[tuple[int, Estimate]]:
         """Estimates of a method's recipes by the number of their adaptations, the least adapted first."""
         for (asked, adapted), row in sorted(self.rows.items(), key=lambda item: item[0][1]):
-            if asked is method and isinstance(row, Priced):
+            if asked is method and isinstance(row, Estimate):
                 yield adapted, row
 
 
-def _best(priced: list[tuple[int, Priced]]) -> Best:
+def _best(estimate: list[tuple[int, Estimate]]) -> Best:
     for state in (FitState.FITS, FitState.TIGHT, FitState.UNKNOWN, FitState.DOES_NOT_FIT):
-        found = [pair for pair in priced if pair[1].fit is state]
+        found = [pair for pair in estimate if pair[1].fit is state]
         if found:
             # Of recipes that do not fit, the smallest tells best how far away the method is.
             adapted, row = found[-1] if state is FitState.DOES_NOT_FIT else found[0]

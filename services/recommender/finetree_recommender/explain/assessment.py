@@ -37,12 +37,12 @@ def assess(situation: Situation, rented: tuple[Offer, ...] = ()) -> tuple[Assess
 
     Where there are offers to rent and no estimates, they give time and cost: they are of this model.
     """
-    pack, priced = situation.pack, situation.evidence is not None
+    pack, estimate = situation.pack, situation.evidence is not None
     cases = [Case(situation, method) for method in _order(situation)]
     # The playbook's figures are those of 7B models: beside estimates of this model they would mislead.
-    figures = {case.method: _figures(case, quote_pack=not priced and not rented) for case in cases}
+    figures = {case.method: _figures(case, quote_pack=not estimate and not rented) for case in cases}
     running = {case.method for case in cases if _runs(case)}
-    if rented and not priced:
+    if rented and not estimate:
         figures |= {offer.method: _offered(figures[offer.method], offer) for offer in rented}
         running &= {offer.method for offer in rented}
     compared = {case.method: figures[case.method] for case in cases if case.method in running}
@@ -57,7 +57,7 @@ def assess(situation: Situation, rented: tuple[Offer, ...] = ()) -> tuple[Assess
             figures=figures[case.method],
             on_frontier=case.method in running and case.method not in rivals,
             dominated_by=rivals.get(case.method),
-            usable_bytes=case.priced.usable_bytes if case.priced is not None else None,
+            usable_bytes=case.estimate.usable_bytes if case.estimate is not None else None,
         )
         for case in cases
     )
@@ -73,14 +73,16 @@ def _runs(case: Case) -> bool:
     """Whether a method is one to choose from: it fits or, unpriced, the gate lets it through."""
     if case.situation.evidence is None:
         return case.feasible
-    return case.priced is not None and case.priced.fit.trains
+    return case.estimate is not None and case.estimate.fit.trains
 
 
 def _figures(case: Case, *, quote_pack: bool) -> Figures:
-    pack, method, priced, inputs = case.pack, case.method, case.priced, case.situation.inputs
+    pack, method, estimate, inputs = case.pack, case.method, case.estimate, case.situation.inputs
     grade = quality(pack, method, inputs.answers.task_domain)
-    if priced is not None:
-        return Figures(grade, device_bytes=priced.device_bytes, total_seconds=priced.total_seconds, cost=priced.cost)
+    if estimate is not None:
+        return Figures(
+            grade, device_bytes=estimate.device_bytes, total_seconds=estimate.total_seconds, cost=estimate.cost
+        )
     if not quote_pack:
         return Figures(grade)
     return Figures(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to beware of in the recipe itself: rows that are cut, too little data, doubtful rates, rounding, experts."""
+"""What can go wrong with the recipe itself: truncated rows, too little data, uncertain rates, rounding, experts."""
 
 from collections.abc import Iterator
 
@@ -33,19 +33,19 @@ def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     if not (cut_to_fit or length < suggested):
         return
     longer = sum(bucket.count for bucket in profile.token_lengths if bucket.upper_bound > length)
-    why = "to make it fit" if cut_to_fit else "which is the model's longest sequence"
-    text = f"rows are cut at {length:,} tokens, {why}: "
+    why = "to make it fit" if cut_to_fit else "the model's longest sequence"
+    text = f"rows are truncated at {length:,} tokens, {why}: "
     if longer:
         text += f"up to {longer:,} of {profile.examples:,} are longer and lose their end; split them"
     else:
-        text += f"longer ones lose their end{_average(profile)}; say how long they are (dataset_profile.token_lengths)"
-    yield Caution("ROWS_CUT", f"{text}, or take more memory" if cut_to_fit else text, built.rule_id(SEQUENCE))
+        text += f"longer ones lose their end{_average(profile)}; state their lengths (dataset_profile.token_lengths)"
+    yield Caution("ROWS_CUT", f"{text}, or use more memory" if cut_to_fit else text, built.rule_id(SEQUENCE))
 
 
 def _average(profile: training_data_pb2.DatasetProfile) -> str:
     """How long rows are on average, for people; nothing where that is not known."""
     mean = profile.total_tokens // profile.examples
-    return f", and they have {mean:,} on average" if mean else ""
+    return f" (the average is {mean:,})" if mean else ""
 
 
 def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
@@ -55,21 +55,19 @@ def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caut
         return
     length, rule = built.spec.training.sequence_length, situation.pack.rules.sequence
     if not profile.total_tokens:
-        text = f"how long the rows are is unknown: hours and cost are those of rows of {length:,} tokens, shorter ones "
-        yield Caution(
-            "LENGTHS_UNKNOWN", f"{text}take less; say how many tokens there are (total_tokens)", rule.unknown.id
-        )
+        text = f"the lengths of the rows are unknown: time and cost assume {length:,} tokens a row, and shorter rows "
+        yield Caution("LENGTHS_UNKNOWN", f"{text}take less; state the number of tokens (total_tokens)", rule.unknown.id)
     elif length > UNKNOWN_SEQUENCE_LENGTH and length == situation.inputs.suggested_length:
-        text = f"only the average of the rows' lengths is known: those above {length:,} tokens lose their end; "
-        yield Caution("LENGTHS_UNKNOWN", f"{text}say how long they are (dataset_profile.token_lengths)", rule.p99.id)
+        text = f"only the average length of the rows is known: those above {length:,} tokens lose their end; "
+        yield Caution("LENGTHS_UNKNOWN", f"{text}state their lengths (dataset_profile.token_lengths)", rule.p99.id)
 
 
 def retrieval(situation: Situation, method: Method | None) -> Iterator[Caution]:
     """That what is to be known may be looked up instead."""
     rule = situation.pack.rules.retrieval
     if rule is not None and method is not None and situation.answers.task_domain == "KNOWLEDGE":
-        text = "for questions of fact, retrieval did better than fine-tuning where both were compared: try it first, "
-        yield Caution("RETRIEVAL_FIRST", f"{text}or with this; what is to be learned needs several wordings", rule.id)
+        text = "for facts, retrieval did better than fine-tuning where both were compared: try it first, "
+        yield Caution("RETRIEVAL_FIRST", f"{text}or together; each fact needs several wordings in the data", rule.id)
 
 
 def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
@@ -80,7 +78,7 @@ def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
     seconds = situation.seconds(method)
     if seconds is not None and seconds > rule.value:
         many = (situation.inputs.examples or 0) >= _MANY_ROWS
-        less = "fewer rows (some thousand chosen ones may do as well)" if many else "a smaller model"
+        less = "fewer rows (a few thousand selected ones may do as well)" if many else "a smaller model"
         text = f"a run takes {duration(seconds)}: {less}, fewer epochs or faster hardware make it shorter"
         yield Caution("LONG_RUN", text, rule.id)
 
@@ -91,7 +89,7 @@ def idle_devices(built: Recipe | None) -> Iterator[Caution]:
         return
     rows, devices = built.spec.training.effective_batch_size, built.spec.hardware.count
     if devices > rows > 0:
-        text = f"a batch has {rows} rows, which {rows} of the {devices} devices work on: the others cost and do nothing"
+        text = f"a batch of {rows} rows keeps {rows} of the {devices} devices busy: the others are paid for and idle"
         yield Caution("IDLE_DEVICES", text, built.rule_id(BATCH))
 
 
@@ -99,9 +97,9 @@ def few_rows(situation: Situation) -> Iterator[Caution]:
     """Less data than guides ask for."""
     rule, examples = situation.pack.rules.few_examples, situation.inputs.examples
     if rule is not None and examples is not None and examples < rule.value:
-        rows = "1 row of data is" if examples == 1 else f"{examples} rows of data are"
-        text = f"{rows} few: guides ask for {rule.value:g} at least and recommend 500 to 1,000; "
-        text += "try a few of them in the prompt first, and keep some back to evaluate on"
+        rows = "1 row" if examples == 1 else f"{examples} rows"
+        text = f"only {rows} of data: guides ask for at least {rule.value:g} and recommend 500 to 1,000; "
+        text += "try a few of them as examples in the prompt first, and hold some out for evaluation"
         yield Caution("FEW_EXAMPLES", text, rule.id)
 
 
@@ -113,8 +111,8 @@ def doubtful_rate(situation: Situation, method: Method | None, parameters: int |
     if rule is None or row is None or len(row.range) != 2 or row.range[1] < rule.value * row.range[0]:
         return
     low, high = row.range
-    text = f"published learning rates for this size go from {low:g} to {high:g}, {high / low:.0f} times apart: "
-    yield Caution("LEARNING_RATE_UNCERTAIN", f"{text}try three of them before you trust one", row.id)
+    text = f"published learning rates for this size range from {low:g} to {high:g}, a factor of {high / low:.0f}: "
+    yield Caution("LEARNING_RATE_UNCERTAIN", f"{text}compare about three of them", row.id)
 
 
 def _rate_row(situation: Situation, method: Method, parameters: int) -> Row | None:
@@ -137,9 +135,11 @@ def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
         return
     rate = spec.training.learning_rate
     if rate < rule.value:
-        text = f"at a rate of {rate:g} many updates are lost in rounding to bfloat16 weights: where memory allows take "
-        text += "float32 ones (mixed precision, 8 to 10 bytes a parameter more), else a higher rate"
-        text += ", or shard the model among the devices" if spec.hardware.count > 1 else ""
+        text = f"at a learning rate of {rate:g} many updates are lost to rounding of bfloat16 weights: use "
+        text += (
+            "float32 weights where memory allows (mixed precision, 8 to 10 bytes more a parameter), else a higher rate"
+        )
+        text += ", or shard the model across the devices" if spec.hardware.count > 1 else ""
         yield Caution("BF16_ROUNDING", text, rule.id)
 
 
@@ -149,11 +149,9 @@ def experts(situation: Situation, method: Method | None) -> Iterator[Caution]:
     if rule is None or model is None or model.experts < 2:
         return
     if method in (None, Method.QLORA):
-        text = (
-            f"the {model.experts} experts of each layer stay in 16 bits here also under a 4-bit base, since they are "
-        )
-        text += "stacked and no linear layers; tools that quantise them train in a fraction (127 to 23 GiB in one run)"
-        yield Caution("EXPERTS_NOT_QUANTISED", text, rule.id)
+        text = f"the {model.experts} experts of each layer stay in 16 bits even with a 4-bit base, since they are "
+        text += "stacked and no linear layers; tools that quantize them need a fraction (127 to 23 GiB in one run)"
+        yield Caution("EXPERTS_NOT_QUANTIZED", text, rule.id)
     if method in (Method.LORA, Method.QLORA):
         text = f"the {model.experts} experts of each layer are most of this model and are not adapted by the recipe"
         more = "; lora.include_experts adapts them, with lora.dropout 0 and more memory"

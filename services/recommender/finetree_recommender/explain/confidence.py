@@ -55,7 +55,7 @@ def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | 
     factors.append(Factor("CHANGES_KEEP_VERDICT", kept))
     foreign = situation.inputs.device.unsupported
     if foreign:
-        text = f"{foreign} is not supported yet: the answer is that for another GPU of its memory"
+        text = f"{foreign} is not supported yet: the answer is for another GPU with its memory"
         factors.append(Factor("ACCELERATOR_NOT_SUPPORTED", text))
     abstained = bool(outside or foreign) or _nothing_known(decision) or _fit_unknown(decision)
     level = Level.MEDIUM
@@ -73,7 +73,7 @@ def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | 
     )
 
 
-_OUTSIDE = "models outside of the domain"
+_OUTSIDE = "models outside the range of sizes that the rules cover"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,13 @@ def _doubts(situation: Situation, unmet: int) -> list[_Doubt]:
     unanswered, overruled = decision.choice.ballot.unanswered, bool(decision.verdict.overruled_rule_id)
     tight = decision.fit.state is FitState.TIGHT
     return [
-        _Doubt("QUESTIONS_UNANSWERED", weights.unknown_question, unanswered, "questions without an answer"),
+        _Doubt("QUESTIONS_UNANSWERED", weights.unknown_question, unanswered, "unanswered questions"),
         _Doubt("VOTES_TIED", weights.tie, int(decision.choice.tied), "tied votes"),
         _Doubt("CAUTIONS_APPLY", weights.caution, len(warned), "cautions against the verdict"),
         _Doubt("RULE_OVERRULED", weights.overruled, int(overruled), "rules overruled"),
         _Doubt("NOT_ESTIMATED", weights.no_estimate, int(unpriced), "missing estimates"),
         _Doubt("MEMORY_TIGHT", weights.tight, int(tight), "tight memory"),
-        _Doubt("LIMITS_UNMET", weights.unmet, unmet, "wishes that are not met"),
+        _Doubt("LIMITS_UNMET", weights.unmet, unmet, "limits not kept"),
     ]
 
 
@@ -124,14 +124,14 @@ def _fit_unknown(decision: Decision) -> bool:
 def _definition(pack: Pack) -> str:
     weights = pack.rules.confidence
     counted = (
-        (weights.unknown_question, "a question without an answer"),
+        (weights.unknown_question, "an unanswered question"),
         (weights.tie, "tied votes"),
         (weights.caution, "a caution against the verdict"),
         (weights.overruled, "a rule overruled"),
         (weights.no_estimate, "a missing estimate"),
         (weights.tight, "tight memory"),
-        (weights.unmet, "a wish not met"),
-        (weights.out_of_domain, "a model outside of the domain"),
+        (weights.unmet, "a limit not kept"),
+        (weights.out_of_domain, "a model size that the rules do not cover"),
     )
     words = ", ".join(f"{number.value:g} for {text}" for number, text in counted)
     return (

@@ -26,7 +26,7 @@ FIELDS = {
 """Fields of the request by the input that the rules read, in the order of the questions."""
 SCALES = (MEMORY, "budget", "quality", "time", "tasks", "experience")
 """Inputs whose answers have an order, so that only the next one is one step away."""
-_SUFFIX = f" {thresholds.NOT_PRICED}"
+_SUFFIX = f" {thresholds.NOT_ESTIMATED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def _words(pack: Pack, name: str, value: str) -> str:
     if value == UNKNOWN:
         return UNKNOWN
     if name == MEMORY:
-        return f"{memory_words(pack, value)} {thresholds.NOT_PRICED}"
+        return f"{memory_words(pack, value)} {thresholds.NOT_ESTIMATED}"
     if name != "budget":
         return value.lower()
     bracket = next(item for item in pack.rules.budget if item.key == value)

@@ -54,7 +54,7 @@ def _overruled(situation: Situation) -> str:
         return ""
     chosen = decision.choice.method
     if chosen is None:
-        return f"{name} says to upgrade ({rule_id}); by the estimate {decision.method} trains here"
+        return f"{name} says to upgrade ({rule_id}); by the estimate {decision.method} fits"
     return f"{name} leads to {chosen} ({rule_id}); {_why(situation, chosen)}"
 
 
@@ -62,7 +62,7 @@ def _told(situation: Situation, rival: Method | None) -> str:
     """Why a pack takes its method, and not that of the rival pack."""
     verdict, name = situation.decision.verdict, situation.pack.rules.id
     if verdict.method is None:
-        text = f"{name}: upgrade, or take a smaller model ({verdict.rule_id})"
+        text = f"{name}: upgrade, or use a smaller model ({verdict.rule_id})"
     else:
         text = f"{name}: {verdict.method}, {_why(situation, verdict.method)} ({verdict.rule_id})"
     return text if rival is None else f"{text}, not {rival}: {_why(situation, rival)}"

@@ -183,5 +183,5 @@ def _words(offer: Offer, limits: Limits) -> str:
     if over := _over(offer, limits):
         text += f", {over}"
     if offer.savings:
-        text += f", made small ({', '.join(offer.savings)})"
+        text += f", with {', '.join(offer.savings)}"
     return f"{text}; ask again with that accelerator"

@@ -23,7 +23,7 @@ from finetree_recommender.rule_pack.answers import UNKNOWN
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.limits import Bracket
 
-NOT_PRICED = "(by the rules, not priced)"
+NOT_ESTIMATED = "(by the rules, not estimated)"
 """What is said of hardware for which no estimate was made."""
 LONGEST_DURATION = 31536000
 """Seconds of the longest max_duration that a request can name: the contract's limit."""
@@ -115,7 +115,7 @@ def _memory(situation: Situation) -> Iterator[Number]:
         return situation.verdict() if key == situation.answers.memory else situation.elsewhere(key)
 
     def words(gb: float) -> str:
-        return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_PRICED}"
+        return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_ESTIMATED}"
 
     tolerance = pack.rules.gate.tolerance.value
     points = tuple(item.low / (1 + tolerance) for item in pack.rules.gate.classes)

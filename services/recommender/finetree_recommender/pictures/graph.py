@@ -144,7 +144,7 @@ class _Builder:
         self._join(GATE, rules.override.id, "anything else, or unknown", onward=True)
 
     def _upgrade(self) -> None:
-        text = "Upgrade the GPU. Meanwhile: does something train here?"
+        text = "Upgrade the GPU. Does a method fit in the meantime?"
         self._add(Box(UPGRADE, Kind.DECISION, text, self._pack.rules.gate.cpu.source))
         for rule in self._pack.rules.upgrade:
             text = f"the first that fits: {', '.join(self._title(method) for method in rule.order)}"
@@ -159,7 +159,7 @@ class _Builder:
         self._join(rule.id, VOTES, "no", onward=True)
 
     def _votes(self) -> None:
-        text = "Of the methods that the gate lets through, is one alone, or ahead in votes?"
+        text = "Is one feasible method alone, or ahead in votes?"
         self._add(Box(VOTES, Kind.DECISION, text, "resolution: B6"))
         self._outcome(VOTES, f"{VOTES}.yes", "yes", ("the method with the most votes", None, ""))
         self._join(VOTES, TIES, "no: a tie, or nothing answered", onward=True)
@@ -167,9 +167,9 @@ class _Builder:
     def _ties(self) -> None:
         """What matters most to who asks, and experience."""
         lines = [Line(rule.id, self._preference(rule)) for rule in self._pack.rules.tie_breaks]
-        text = "Does what matters most leave one of the tied methods?"
+        text = "Do the priorities leave one of the tied methods?"
         self._add(Box(TIES, Kind.DECISION, text, self._pack.rules.tie_breaks[0].source if lines else "", tuple(lines)))
-        self._outcome(TIES, f"{TIES}.yes", "yes", ("the method that it puts first", None, ""))
+        self._outcome(TIES, f"{TIES}.yes", "yes", ("the method that they put first", None, ""))
         self._join(TIES, MEMORY_KNOWN, "no", onward=True)
 
     def _preference(self, rule: TieBreak) -> str:
@@ -220,7 +220,7 @@ class _Builder:
         text = (
             "Does it keep the time limit and the budget of a run, and can it be served? If not, the next one is tried"
         )
-        self._add(Box(LIMITS, Kind.FIT, text, self._pack.rules.limits.max_duration.source, tuple(self._demands())))
+        self._add(Box(LIMITS, Kind.FIT, text, self._pack.rules.limits.max_duration.source, tuple(self._limits())))
         ways = [Line(rule.id, rule.message) for rule in self._pack.rules.adaptations]
         text = "Does its recipe fit, by the estimator? If not, it is adapted, and then the next method is tried"
         self._add(Box(FIT, Kind.FIT, text, "", tuple(ways)))
@@ -229,7 +229,7 @@ class _Builder:
         self._join(order.id, LIMITS, "then", onward=True)
         self._join(LIMITS, FIT, "then", onward=True)
 
-    def _demands(self) -> Iterator[Line]:
+    def _limits(self) -> Iterator[Line]:
         rules = self._pack.rules
         yield Line(rules.limits.max_duration.id, "the time limit, against the expected time")
         yield Line(rules.limits.budget.id, "the budget of a run, against the expected cost")

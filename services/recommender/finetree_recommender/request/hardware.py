@@ -102,13 +102,11 @@ def _foreign(hardware: hardware_pb2.Hardware, gb: float, unsupported: str, pack:
     found.CopyFrom(hardware)
     found.ClearField("accelerator")
     found.ClearField("unknown_accelerator")
-    text = f"{unsupported}; this suite trains on NVIDIA's GPUs and on CPUs"
+    text = f"{unsupported}; this suite trains on NVIDIA GPUs and on CPUs"
     if not gb:
-        text += (
-            ". Say how much memory there is (hardware.unknown_accelerator) to learn what would fit a GPU of that size"
-        )
+        text += ". State the memory (hardware.unknown_accelerator) for an answer for a GPU of that size"
         return Device(found, cautions=(Caution(NOT_SUPPORTED, text, pack.rules.gate.unknown.id),), unsupported=name)
-    text += f". The answer is that for one of their GPUs with {gb:g} GB, and so are its hours"
+    text += f". The answer and its hours are for an NVIDIA GPU with {gb:g} GB"
     found.unknown_accelerator.CopyFrom(hardware_pb2.UnknownAccelerator(marketed_memory_gb=gb, name=name))
     return Device(found, gb, cautions=(Caution(NOT_SUPPORTED, text, memory_class(pack, gb).id),), unsupported=name)
 
@@ -116,9 +114,7 @@ def _foreign(hardware: hardware_pb2.Hardware, gb: float, unsupported: str, pack:
 def _counts(hardware: hardware_pb2.Hardware, count: int, pack: Pack) -> Iterator[Caution]:
     """A name that tells of another number of devices than was given."""
     if count and hardware.count and count != hardware.count:
-        text = (
-            f"the name {hardware.accelerator!r} says {count} devices, hardware.count {hardware.count}: the count counts"
-        )
+        text = f"the name {hardware.accelerator!r} says {count} devices; hardware.count, {hardware.count}, is used"
         yield Caution("INPUTS_DISAGREE", text, pack.rules.gate.sharded.id)
 
 
@@ -135,7 +131,7 @@ def _other_readings(name: str, entry: Accelerator, pack: Pack, catalogue: Catalo
     ]
     if others:
         words = " and ".join(_words(item) for item in others[:_NEAREST])
-        text = f"{_words(entry)} is what the name means; near it is {words}: say how much memory there is if in doubt"
+        text = f"the name means {_words(entry)}; similar names are {words}: state the memory if in doubt"
         yield Caution("HARDWARE_NAME_AMBIGUOUS", text, ours.id)
 
 
@@ -153,14 +149,14 @@ def _told(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> 
     siblings = [item for item in _siblings(plain, catalogue) if _same(item.marketed_gb, gb, pack)]
     if siblings:
         has = f"{_words(entry)} is the card of that name" if entry is not None else f"no card is named {name!r} alone"
-        text = f"{has}; with {gb:g} GB it is the {siblings[0].display_name}, and was taken as that"
+        text = f"{has}; with {gb:g} GB it is the {siblings[0].display_name}, which is used"
         return _as(hardware, siblings[0], count, Caution("HARDWARE_NAME_MISLEADING", text, rule_id))
     if entry is not None:
-        text = f"the name means {_words(entry)}, {gb:g} GB were told: the memory was trusted over the name"
+        text = f"the name means {_words(entry)}, but {gb:g} GB were given: the memory is used, not the name"
         return Device(hardware, gb, entry=entry, cautions=(Caution("HARDWARE_NAME_MISLEADING", text, rule_id),))
     near = difflib.get_close_matches(canonical(plain), [i.name for i in catalogue.entries], _NEAREST)
     pointer = f"; did you mean {', '.join(near)}?" if near else ""
-    text = f"no accelerator {name!r} is known{pointer}: its {gb:g} GB count, and nothing else of it"
+    text = f"no accelerator {name!r} is known{pointer}: only its {gb:g} GB are used"
     return Device(hardware, gb, cautions=(Caution("HARDWARE_NAME_UNKNOWN", text, rule_id),))
 
 

@@ -198,11 +198,11 @@ def _lengths(profile: training_data_pb2.DatasetProfile | None, pack: Pack) -> It
         return
     rule_id = pack.rules.sequence.p99.id
     if 0 < profile.total_tokens < profile.examples:
-        text = f"{profile.examples:,} rows with {profile.total_tokens:,} tokens in all have less than one each: "
-        yield Caution("INPUTS_DISAGREE", f"{text}say the tokens of all rows (total_tokens)", rule_id)
+        text = f"{profile.examples:,} rows with {profile.total_tokens:,} tokens in total have less than one each: "
+        yield Caution("INPUTS_DISAGREE", f"{text}state the tokens of all rows (total_tokens)", rule_id)
     counted = sum(bucket.count for bucket in profile.token_lengths)
     if counted and counted != profile.examples:
-        text = f"the lengths of {counted:,} rows were given for {profile.examples:,}: they count as those of all"
+        text = f"lengths of {counted:,} rows were given for {profile.examples:,} rows: they are taken as shares of all"
         yield Caution("INPUTS_DISAGREE", text, rule_id)
 
 
@@ -219,5 +219,5 @@ def _contradictions(request: recommendation_pb2.RecommendRequest, pack: Pack) ->
     single = request.tasks == recommendation_pb2.TASK_VARIETY_SINGLE
     if counted is not None and request.tasks and single != (counted.implies == "SINGLE"):
         word = recommendation_pb2.TaskVariety.Name(request.tasks).removeprefix("TASK_VARIETY_").lower()
-        text = f"tasks says {word}, task_count says {request.task_count}: the word decided, the number only cautions"
+        text = f"tasks says {word}, task_count says {request.task_count}: tasks is used"
         yield Caution("INPUTS_DISAGREE", text, counted.id)

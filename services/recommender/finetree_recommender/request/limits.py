@@ -24,13 +24,13 @@ class Limits:
     examples: int | None = None
     """Rows of the data, for the pack's own hours."""
 
-    def elsewhere(self, *, priced: bool) -> "Limits":
+    def elsewhere(self, *, estimate: bool) -> "Limits":
         """The limits on hardware without estimates.
 
-        Where this hardware is `priced`, hours and prices of the pack say nothing of another, so these limits are left
+        Where this hardware is `estimate`, hours and prices of the pack say nothing of another, so these limits are left
         out; where it is not, they are compared with the pack's own figures there as here.
         """
-        if priced:
+        if estimate:
             return Limits(serving=self.serving, examples=self.examples)
         return replace(self, capability=None)
 

@@ -35,8 +35,8 @@ def test_what_nobody_can_tell_apart_does_not_dominate():
 
 
 def test_a_figure_that_one_method_lacks_compares_none():
-    priced, unpriced = figures(95, 10, 100, cost=9.0), figures(85, 10, 100)
-    assert dominators({LORA: priced, QLORA: unpriced}, ORDER) == {QLORA: LORA}
+    estimate, unpriced = figures(95, 10, 100, cost=9.0), figures(85, 10, 100)
+    assert dominators({LORA: estimate, QLORA: unpriced}, ORDER) == {QLORA: LORA}
 
 
 def test_without_figures_or_rivals_nothing_is_dominated():
