@@ -41,15 +41,13 @@ class MeasuredCore:
         """Not asked for."""
         raise NotImplementedError
 
-    def compatibility(self, _folder: Path, _base: Path) -> list[Any]:
-        """No artifact is made."""
-        return []
-
     def prepare(self, _task: Any, _reporter: Any, _control: Any) -> None:
         """Not asked for."""
 
-    def train(self, _plan: Any, reporter: Any, _control: Any) -> None:
+    def train(self, _task: Any, reporter: Any, _control: Any) -> Any:
         """Emit, and write what each event cost. Waits until the watchers are there."""
+        from finetree_api.trainer.v1 import event_pb2
+
         while not (self._folder / "go").exists():
             time.sleep(0.01)
         costs = []
@@ -60,16 +58,17 @@ class MeasuredCore:
             time.sleep(PAUSE_SECONDS)
         clock = statistics.median(empty_costs(1000))
         (self._folder / "costs.json").write_text(json.dumps({"costs_ns": costs, "clock_ns": clock}))
+        return event_pb2.RunSummary()
 
 
 def step(number: int, total: int) -> Any:
     """An event as the training loop makes it; making it is part of the cost."""
-    from finetree_worker.events.types import StepMetrics
+    from finetree_api.trainer.v1 import event_pb2
 
-    return StepMetrics(
+    return event_pb2.StepMetrics(
         step=number, total_steps=total, epoch=number / total, loss=2.0, learning_rate=1e-3, grad_norm=0.7,
-        tokens=number * 512, target_tokens=number * 128, tokens_per_second=900.0, step_seconds=PAUSE_SECONDS,
-        elapsed_seconds=number * PAUSE_SECONDS, remaining_seconds=(total - number) * PAUSE_SECONDS, memory_bytes=10**9,
+        processed_tokens=number * 512, target_tokens=number * 128, tokens_per_second=900.0,
+        step_seconds=PAUSE_SECONDS, memory_bytes=10**9,
     )  # fmt: skip
 
 
@@ -149,17 +148,19 @@ async def start_trainer(folder: Path, events: int) -> tuple[asyncio.subprocess.P
 async def run_job(folder: Path, address: str, watchers: int) -> None:
     """Create the job, open the watches, let the worker go, wait for the end."""
     import grpc.aio
-    from finetree_api.trainer.v1 import event_pb2, trainer_pb2, trainer_pb2_grpc
-    from finetree_api.types.v1 import run_spec_pb2
+    from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2, trainer_pb2, trainer_pb2_grpc
+    from finetree_api.types.v1 import method_pb2, run_spec_pb2
 
-    spec = run_spec_pb2.RunSpec(lora=run_spec_pb2.Lora())
+    spec = run_spec_pb2.RunSpec(lora=method_pb2.Lora())
     spec.model.path, spec.dataset.path = "tiny", "rows.jsonl"
     async with grpc.aio.insecure_channel(address, options=tuple(CHANNEL.items())) as channel:
         stub = trainer_pb2_grpc.TrainerServiceStub(channel)
-        request = trainer_pb2.CreateJobRequest(job=trainer_pb2.JobRequest(spec=spec), request_id=os.urandom(8).hex())
+        request = trainer_pb2.CreateJobRequest(
+            job=job_pb2.JobTemplate(train=job_pb2.TrainTask(spec=spec)), request_id=os.urandom(8).hex()
+        )
         request.parent = "projects/default"
         job = (await stub.CreateJob(request)).job
-        watch = trainer_pb2.WatchJobRequest(name=job.name)
+        watch = event_log_pb2.WatchJobRequest(name=job.name)
         stalled = [stub.WatchJob(watch) for _ in range(watchers if watchers > 1 else 0)]
         for call in stalled:
             await call.read()

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -152,7 +152,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.fit is None and options.validation is None:
         parser.error("give --fit, --validation or both")
-    servicer = EstimatorServicer(Knowledge(prices.packaged()))
+    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
     results = {}
     for title, path in (("fit", options.fit), ("validation", options.validation)):
         if path is None:

@@ -29,7 +29,8 @@ from cpu_memory_cases import CASES, SIZES, SMOLLM2, Case, write_case
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "worker"))
 
-from method_process import profiles, task_plan
+from finetree_api.trainer.v1.job_pb2 import JobPhase
+from method_process import profiles, task, task_plan
 
 TARGET = 0.10
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
@@ -51,19 +52,18 @@ def train(folder: Path, *, profiled: bool) -> None:
     found: dict[str, Any] = {"imports": process_bytes("VmHWM")}
     count_weights(found)
     recorder = Recorder(found)
-    plan = task_plan(folder)
     if not profiled:
-        core.train(plan, recorder, recorder)
+        core.train(task(folder), recorder, recorder)
         found["process"] = process_bytes("VmHWM")
         found.pop("training_ns")
     else:
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            core.train(plan, recorder, recorder)
+            core.train(task(folder), recorder, recorder)
             found["process"] = process_bytes("VmHWM")
         found["allocated"] = found["weights"] + events_peak(profiler, found.pop("training_ns"))
-    told = profiles(plan)
+    told = profiles(task_plan(folder))
     found |= {name: told[split] for name, split in (("rows", "train"), ("held_out", "evaluation")) if split in told}
     print("\n" + json.dumps(found))
 
@@ -74,13 +74,14 @@ class Recorder:
     def __init__(self, found: dict[str, Any]) -> None:
         self.found = found
 
-    def emit(self, event: Any) -> None:
-        """Take an event of the worker's core."""
+    def emit(self, event: Any, **_: Any) -> None:
+        """Take a payload of the worker's."""
         kind = type(event).__name__
         if kind == "PhaseProgress":
             now = process_bytes("VmRSS") if event.fraction == 0.0 else process_bytes("VmHWM")
-            self.found.setdefault("highest" if event.fraction else "resident", {})[event.phase.value] = now
-            if event.phase.value == "load_model":
+            phase = JobPhase.Name(event.phase).removeprefix("JOB_PHASE_").lower()
+            self.found.setdefault("highest" if event.fraction else "resident", {})[phase] = now
+            if phase == "load_model":
                 # Its last act is to map the model's files for their headers, which counts as if they were read.
                 self.found["training_ns"] = time.time_ns()
         elif kind == "StepMetrics":
@@ -88,7 +89,7 @@ class Recorder:
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events.types import Signal
+        from finetree_worker.control import Signal
 
         return Signal.NONE
 
@@ -164,7 +165,7 @@ def predicted(case: Case, seen: dict[str, Any]) -> dict[str, float]:
     """What the estimator says of the same spec and rows: components in bytes by name, and the two peaks."""
     from finetree_api.estimator.v1 import estimate_pb2
     from finetree_estimator import estimate as engine
-    from finetree_estimator.catalog.prices import packaged
+    from finetree_estimator.catalog.price_book import packaged
     from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
     from google.protobuf import json_format

@@ -5,14 +5,15 @@
 
 SmolLM2-135M is trained by the worker's own loop: LoRA and full, each on short rows and on a mix with long ones, with an
 evaluation and a checkpoint on the way and an evaluation at the end. Twice in each run, after 20 and 30 steps, what the
-worker said then is held against what it really took: `steps` is the rest of the optimizer steps (StepMetrics
-.remaining_seconds against the sum of the steps to come), `run` the rest of the attempt (Forecast.eta_seconds against
-the clock). Beside them `plain`: the median step so far times the steps that remain, which does not know how many tokens
-the remaining rows have. Target: the median error of `steps` after 20 steps is at most 5 %. Takes about five minutes on
-two cores; a machine that does other things meanwhile makes the numbers worthless.
+worker said then is held against what it really took: `steps` is the rest of the optimizer steps (events.eta.Pace
+against the sum of the steps to come), `run` the rest of the attempt (StepMetrics.eta_seconds against the clock). Beside
+them `plain`: the median step so far times the steps that remain, which does not know how many tokens the remaining rows
+have. Target: the median error of `steps` after 20 steps is at most 5 %. Takes about five minutes on two cores; a
+machine that does other things meanwhile makes the numbers worthless.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -37,32 +38,21 @@ MIXES = {"short": (12.0, 0.5, 128), "long": (40.0, 1.0, 512)}
 
 
 class Watch:
-    """Takes the worker's events with the clock, and translates them as a worker does."""
+    """Takes what the worker reports with the clock."""
 
-    def __init__(self, task: Any) -> None:
-        from finetree_worker.events.convert import Place, Translator
-
+    def __init__(self) -> None:
         self.steps: list[tuple[float, Any]] = []
-        self.foretold: dict[int, float] = {}
-        self._translator = Translator(task, Place("here", {}))
-        self._began = time.monotonic()
 
-    def emit(self, event: Any) -> None:
-        """One event, from the training thread."""
-        from finetree_worker.events.convert import Stamp
-        from finetree_worker.events.types import ArtifactReady, StepMetrics
+    def emit(self, payload: Any, **_: Any) -> None:
+        """Take one payload, from the training thread."""
+        from finetree_api.trainer.v1 import event_pb2
 
-        if isinstance(event, ArtifactReady):
-            return
-        now = time.monotonic()
-        made = list(self._translator.translate(event, Stamp(time.time_ns(), now - self._began)))
-        if isinstance(event, StepMetrics):
-            self.steps.append((now, event))
-            self.foretold[event.step] = made[0].step_metrics.eta_seconds.expected
+        if isinstance(payload, event_pb2.StepMetrics):
+            self.steps.append((time.monotonic(), payload))
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events.types import Signal
+        from finetree_worker.control import Signal
 
         return Signal.NONE
 
@@ -84,41 +74,35 @@ def write_rows(folder: Path, mix: str, seed: int) -> tuple[Path, Path]:
 
 def measure(model: Path, method: str, mix: str, *, steps: int, seed: int, threads: int) -> dict[str, Any]:
     """One run, and what was said of it on the way."""
-    from finetree_api.types.v1 import training_pb2
-    from finetree_api.worker.v1 import worker_pb2
+    from finetree_worker.methods.full import Full
+    from finetree_worker.methods.lora import Lora
     from finetree_worker.plan import (
         BaseModel,
         CheckpointPlan,
+        DataPlan,
         EvaluationPlan,
-        FullMethod,
-        LoraMethod,
         Metric,
         Optimization,
+        Plan,
         Precision,
-        TrainPlan,
     )
     from finetree_worker.training.run import train
 
     with tempfile.TemporaryDirectory(prefix="ft") as name:
         folder = Path(name)
         data, held_out = write_rows(folder, mix, seed)
-        length = MIXES[mix][2]
-        plan = TrainPlan(
+        plan = Plan(
             base=BaseModel(model),
-            dataset=data,
-            method=LoraMethod() if method == "lora" else FullMethod(),
-            optimization=Optimization(1e-4, BATCH, BATCH, length, max_steps=steps, seed=seed, precision=Precision.BF16),
+            data=DataPlan(data, folder / "work", held_out=held_out, sequence_length=MIXES[mix][2]),
+            method=Lora() if method == "lora" else Full(),
+            optimization=Optimization(1e-4, BATCH, BATCH, max_steps=steps, seed=seed, precision=Precision.BF16),
             work=folder / "work",
             artifact=folder / "artifact",
-            evaluation=EvaluationPlan(held_out, metrics=(Metric.LOSS,), every_steps=EVALUATE_EVERY),
+            evaluation=EvaluationPlan(metrics=(Metric.LOSS,), every_steps=EVALUATE_EVERY),
             checkpoints=CheckpointPlan(every_steps=CHECKPOINT_EVERY),
             threads=threads,
         )
-        task = worker_pb2.Task(job="projects/default/jobs/forecast", attempt=1)
-        spec = task.train.spec
-        spec.evaluation.every_steps, spec.checkpoints.every_steps = EVALUATE_EVERY, CHECKPOINT_EVERY
-        spec.evaluation.metrics.append(training_pb2.METRIC_LOSS)
-        watch = Watch(task)
+        watch = Watch()
         train(plan, watch, watch)
         ended = time.monotonic()
     return {"method": method, "mix": mix, "steps": steps, "looks": [look(watch, at, ended) for at in LOOKS]}
@@ -129,15 +113,26 @@ def look(watch: Watch, at: int, ended: float) -> dict[str, Any]:
     moment, event = watch.steps[at - 1]
     seconds = [each.step_seconds for _, each in watch.steps]
     rest, whole = sum(seconds[at:]), ended - moment
+    said = remaining_steps([each for _, each in watch.steps], at)
     plain = statistics.median(seconds[:at]) * (len(seconds) - at)
     return {
         "after_steps": at,
         "steps_seconds": round(rest, 2),
-        "steps_error": round(event.remaining_seconds / rest - 1, 4),
+        "steps_error": round(said / rest - 1, 4),
         "plain_error": round(plain / rest - 1, 4),
         "run_seconds": round(whole, 2),
-        "run_error": round(watch.foretold[at] / whole - 1, 4),
+        "run_error": round(event.eta_seconds.expected / whole - 1, 4),
     }
+
+
+def remaining_steps(steps: list[Any], at: int) -> float:
+    """Seconds of the steps to come as the worker knows them after step `at`: what its forecast says of steps."""
+    from finetree_worker.events.eta import Pace
+
+    pace, tokens = Pace(), [each.processed_tokens for each in steps]
+    for step, held in zip(steps[:at], [tokens[0], *(b - a for a, b in itertools.pairwise(tokens))], strict=False):
+        pace.add(step.step_seconds, held)
+    return pace.remaining(len(steps) - at, tokens[-1] - tokens[at - 1])
 
 
 def summary(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -173,12 +168,12 @@ def prepared(cache: Path) -> Path:
     from finetree_worker.models.gguf import prepare_model
 
     class Quiet:
-        def emit(self, _event: Any) -> None:
+        def emit(self, _payload: Any, **_: Any) -> None:
             """Nothing is told."""
 
         def poll(self) -> Any:
             """Nothing is asked."""
-            from finetree_worker.events.types import Signal
+            from finetree_worker.control import Signal
 
             return Signal.NONE
 

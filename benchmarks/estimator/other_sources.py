@@ -35,7 +35,7 @@ from pathlib import Path
 
 from accuracy import FULL_CARD, Scored, print_table, shown, summary
 from finetree_api.types.v1 import evidence_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", action="store_true", help="print every row, worst last")
     options = parser.parse_args()
-    servicer = EstimatorServicer(Knowledge(prices.packaged()))
+    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
     found: list[Scored] = []
     body: dict[str, object] = {"constants": "none was fitted on these rows"}
     for path in TABLES:

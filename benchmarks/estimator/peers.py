@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.spec.resolve import Knowledge
 from peer_cases import Answer, Asked, Cases
 from peer_scores import Table, show, tables
@@ -104,7 +104,7 @@ def install(peer: Peer, cache: Path) -> Path:
 
 def run(files: Sequence[Path], cache: Path) -> dict[str, Any]:
     """Ask everybody about everything; the result as it is written."""
-    cases = Cases(Knowledge(prices.packaged()))
+    cases = Cases(Knowledge(price_book.packaged()))
     rows = [row for file in files for row in measured_rows(file)]
     fitted, nearly_full = cases.fitted_peaks(rows)
     elsewhere, others_nearly_full = cases.other_peaks()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.types.v1 import estimate_summary_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from other_rows import request_of
@@ -42,7 +42,7 @@ class Answered:
 
 def answers(path: Path = TABLE) -> list[Answered]:
     """What is said of each row of the table. Raises KeyError (an unknown word), and DomainError for a refused row."""
-    servicer = EstimatorServicer(Knowledge(prices.packaged()))
+    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
     with path.open(encoding="utf-8", newline="") as file:
         return [_answer(row, servicer) for row in csv.DictReader(file)]
 

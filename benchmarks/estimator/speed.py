@@ -202,11 +202,11 @@ def _cpu(process: psutil.Process) -> float:
 
 async def echo(address_file: Path) -> None:
     """The bare server: one handler that answers every call with the same reply."""
-    from finetree_estimator.catalog import prices
+    from finetree_estimator.catalog import price_book
     from finetree_estimator.servicer import EstimatorServicer
     from finetree_estimator.spec.resolve import Knowledge
 
-    known = EstimatorServicer(Knowledge(prices.packaged())).estimate(requests(1, 0)[0])
+    known = EstimatorServicer(Knowledge(price_book.packaged())).estimate(requests(1, 0)[0])
     reply = estimator_pb2.EstimateRunResponse(estimate=known)
 
     class Echo(estimator_pb2_grpc.EstimatorServiceServicer):

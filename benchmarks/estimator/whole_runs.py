@@ -23,7 +23,7 @@ from typing import Any
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import training_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from other_rows import request_of
@@ -121,7 +121,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    servicer = EstimatorServicer(Knowledge(prices.packaged()))
+    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
     found = [foretold(row, servicer) for row in whole_runs()]
     for one in found:
         low, expected, high = one["foretold_hours"]

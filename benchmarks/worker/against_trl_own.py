@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from method_process import cpu_task
 from pacing import Pacer, peak_bytes, settings
 
 IGNORED = -100  # the peer's label of a token that is not learned
@@ -24,45 +25,40 @@ class Recorder:
         self.pacer = pacer
         self.tokens = 0
 
-    def emit(self, event: Any) -> None:
-        """Take an event of the worker's core."""
+    def emit(self, event: Any, **_: Any) -> None:
+        """Take a payload of the worker's."""
         kind = type(event).__name__
         if kind == "PreflightReport":
             self.pacer.ready()
         elif kind == "StepMetrics":
-            self.pacer.step(tokens=event.tokens - self.tokens, loss=event.loss, grad_norm=event.grad_norm)
-            self.tokens = event.tokens
+            tokens = event.processed_tokens - self.tokens
+            self.pacer.step(tokens=tokens, loss=event.loss, grad_norm=event.grad_norm)
+            self.tokens = event.processed_tokens
         elif kind == "EvalMetrics":
             self.pacer.tell("held_out", step=event.step, loss=event.loss)
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events.types import Signal
+        from finetree_worker.control import Signal
 
         return Signal.NONE
 
 
-def plan(asked: dict[str, Any]) -> Any:
-    """The worker's plan of the spec in the settings."""
-    from finetree_api.worker.v1 import worker_pb2
-    from finetree_worker.plan_from_task import train_plan
-    from google.protobuf import json_format
-
-    work = Path(asked["work"])
-    task = worker_pb2.Task(attempt=1, threads=asked["threads"], device="cpu", dataset_file=asked["rows"])
-    task.work_dir, task.artifact_dir = str(work / "work"), str(work / "artifacts")
-    task.model_dir, task.evaluation_file = asked["model"], asked["held_out"]
-    json_format.ParseDict(asked["spec"], task.spec)
-    return train_plan(task)
+def task(asked: dict[str, Any]) -> Any:
+    """The worker's task of the spec in the settings."""
+    made = cpu_task(Path(asked["work"]), asked["model"], asked["spec"], asked["threads"])
+    made.dataset_file, made.evaluation_file = asked["rows"], asked["held_out"]
+    return made
 
 
 def write_tokens(asked: dict[str, Any]) -> None:
     """Write the tokens and labels of both files, as the worker makes them, for the peer."""
     from finetree_worker.data.dataset import load_dataset
     from finetree_worker.models.load import load_tokenizer
+    from finetree_worker.plan_from_task import train_plan
 
-    here = plan(asked)
-    made = load_dataset(here, load_tokenizer(here.base.folder), lambda _: None)
+    here = train_plan(task(asked))
+    made = load_dataset(here.data, load_tokenizer(here.base.folder), lambda _: None)
     for path, examples in ((asked["tokens"], made.train), (asked["held_out_tokens"], made.held_out)):
         with Path(path).open("w", encoding="ascii") as stream:
             for example in examples:
@@ -88,7 +84,7 @@ def main() -> None:
     core, pacer = TrainingCore(), Pacer()
     core.warm_up()
     recorder = Recorder(pacer)
-    core.train(plan(asked), recorder, recorder)
+    core.train(task(asked), recorder, recorder)
     pacer.tell("done", peak_bytes=peak_bytes())
 
 

@@ -23,6 +23,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import json_format
+from method_process import cpu_task
+
 AGREES = 2e-3
 """Largest difference of losses (nats) of a step in float32 between GPU and CPU; TF32 is off."""
 LENGTH, MICRO = 256, 4
@@ -98,25 +101,20 @@ class Recorder:
     def __init__(self, found: dict[str, Any]) -> None:
         self.found = found
 
-    def emit(self, event: Any) -> None:
-        """Take an event of the worker's core."""
+    def emit(self, event: Any, **_: Any) -> None:
+        """Take a payload of the worker's."""
         kind = type(event).__name__
         if kind == "DatasetReport":
-            self.found["rows"] = {
-                "examples": event.train_rows,
-                "total_tokens": event.total_tokens,
-                "target_fraction": event.target_tokens / event.total_tokens,
-                "token_lengths": [{"upper_bound": bound, "count": rows} for bound, rows in event.histogram],
-            }
+            self.found["rows"] = json_format.MessageToDict(event.profile, preserving_proto_field_name=True)
         elif kind == "StepMetrics":
-            self.found["losses"].append(event.loss)
+            self.found["losses"].append(event.loss if event.HasField("loss") else None)
             self.found["tokens_per_second"] = event.tokens_per_second
         elif kind in ("Alert", "BatchSizeChanged"):
-            self.found["alerts"].append(getattr(event, "reason", kind))
+            self.found["alerts"].append(getattr(event, "code", kind))
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events.types import Signal
+        from finetree_worker.control import Signal
 
         return Signal.NONE
 
@@ -131,9 +129,9 @@ def train(folder: Path, device: str) -> None:
 
     torch.backends.cuda.matmul.allow_tf32 = False
     found: dict[str, Any] = {"losses": [], "alerts": []}
-    recorder, plan = Recorder(found), task_plan(folder, device)
-    TrainingCore().train(plan, recorder, recorder)
-    found["artifact_bytes"] = sum(file.stat().st_size for file in plan.artifact.rglob("*"))
+    recorder = Recorder(found)
+    TrainingCore().train(task(folder, device), recorder, recorder)
+    found["artifact_bytes"] = sum(file.stat().st_size for file in (folder / "artifacts").rglob("*"))
     if device == "cuda":
         found["allocated"] = torch.cuda.max_memory_allocated()
         found["reserved"] = torch.cuda.max_memory_reserved()
@@ -142,20 +140,15 @@ def train(folder: Path, device: str) -> None:
     print("\n" + json.dumps(found))
 
 
-def task_plan(folder: Path, device: str) -> Any:
-    """The worker's plan of the case in `folder`, from the same spec that the estimator gets."""
-    from finetree_api.worker.v1 import worker_pb2
+def task(folder: Path, device: str) -> Any:
+    """The worker's task of the case in `folder`, from the same spec that the estimator gets."""
     from finetree_runtime.runspec.resolve import resolve_spec
-    from finetree_worker.plan_from_task import train_plan
-    from google.protobuf import json_format
 
-    task = worker_pb2.Task(attempt=1, threads=2, device=device, dataset_file=str(folder / "rows.jsonl"))
-    task.work_dir, task.artifact_dir = str(folder / "work"), str(folder / "artifacts")
     case = json.loads((folder / "case.json").read_text())
-    task.model_dir = case["model_dir"]
-    json_format.ParseDict(case["spec"], task.spec)
-    task.spec.CopyFrom(resolve_spec(task.spec).spec)
-    return train_plan(task)
+    made = cpu_task(folder, case["model_dir"], case["spec"], 2, device)
+    made.dataset_file = str(folder / "rows.jsonl")
+    made.train.spec.CopyFrom(resolve_spec(made.train.spec).spec)
+    return made
 
 
 # ------------------------------------------------------------------------------------------------------- the driver
@@ -206,11 +199,11 @@ def measured(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, d
 
 def predicted(case: Case, rows: dict[str, Any], hardware: dict[str, Any], steps: int) -> dict[str, float]:
     """The estimator's peaks of the same spec in bytes."""
+    from finetree_api.estimator.v1 import estimate_pb2
     from finetree_estimator import estimate as engine
-    from finetree_estimator.catalog.prices import packaged
+    from finetree_estimator.catalog.price_book import packaged
     from finetree_estimator.spec.parse import parse_request
     from finetree_estimator.spec.resolve import Knowledge
-    from google.protobuf import json_format
 
     request = estimate_pb2.EstimateRunRequest()
     json_format.ParseDict({"spec": case.spec(hardware, steps), "dataset_profile": rows}, request)

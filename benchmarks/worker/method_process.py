@@ -4,10 +4,13 @@
 import json
 import resource
 import sys
+import time
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from finetree_api.trainer.v1.job_pb2 import JobPhase
 
 VERSIONS = ("torch", "transformers", "peft", "bitsandbytes", "safetensors", "tokenizers")
 
@@ -17,41 +20,48 @@ class Recorder:
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {"losses": [], "step_seconds": [], "evaluations": [], "phase_seconds": {}}
+        self.began: dict[str, float] = {}
 
-    def emit(self, event: Any) -> None:
-        """Take an event of the worker's core."""
-        keep = getattr(self, f"_{type(event).__name__}", None)
+    def emit(self, payload: Any, **_: Any) -> None:
+        """Take a payload of the worker's."""
+        keep = getattr(self, f"_{type(payload).__name__}", None)
         if keep is not None:
-            keep(event)
+            keep(payload)
 
     def poll(self) -> Any:
         """Nothing is asked of the run."""
-        from finetree_worker.events.types import Signal
+        from finetree_worker.control import Signal
 
         return Signal.NONE
 
     def _AttemptStarted(self, event: Any) -> None:  # noqa: N802 - named after the event
-        self.found["trainable_parameters"] = event.trainable_parameters
-        self.found["total_parameters"] = event.total_parameters
+        self.found["trainable_parameters"] = int(event.environment["trainable_parameters"])
+        self.found["total_parameters"] = int(event.environment["parameters"])
 
     def _StepMetrics(self, event: Any) -> None:  # noqa: N802
-        self.found["losses"].append(event.loss)
+        self.found["losses"].append(event.loss if event.HasField("loss") else None)
         self.found["step_seconds"].append(event.step_seconds)
-        self.found |= {"steps": event.step, "tokens": event.tokens, "target_tokens": event.target_tokens}
+        self.found |= {"steps": event.step, "tokens": event.processed_tokens, "target_tokens": event.target_tokens}
 
     def _EvalMetrics(self, event: Any) -> None:  # noqa: N802
-        fields = "step loss perplexity exact_match questions correct rows token_accuracy seconds"
-        self.found["evaluations"].append({name: getattr(event, name) for name in fields.split()})
+        fields = "loss perplexity exact_match token_accuracy"
+        made = {name: getattr(event, name) if event.HasField(name) else None for name in fields.split()}
+        questions = event.examples if event.HasField("exact_match") else 0
+        made |= {"questions": questions, "correct": round(event.exact_match * questions)}
+        self.found["evaluations"].append(made | {"step": event.step, "seconds": event.seconds})
 
     def _PhaseProgress(self, event: Any) -> None:  # noqa: N802
+        name, now = JobPhase.Name(event.phase).removeprefix("JOB_PHASE_").lower(), time.perf_counter()
+        began = self.began.setdefault(name, now)
         if event.fraction == 1.0:
-            self.found["phase_seconds"][event.phase.value] = event.seconds
+            self.found["phase_seconds"][name] = now - began
 
     def _Alert(self, event: Any) -> None:  # noqa: N802
-        self.found.setdefault("alerts", []).append(event.reason)
+        self.found.setdefault("alerts", []).append(event.code)
 
     def _ArtifactReady(self, event: Any) -> None:  # noqa: N802
-        self.found["artifact_bytes"] = event.bytes
+        """Its files are on the disk; who seals it is not here."""
+        self.found["artifact"] = event.artifact.name.rpartition("/")[2]
 
 
 def train(folder: Path) -> None:
@@ -65,8 +75,10 @@ def train(folder: Path) -> None:
     recorder = Recorder()
     core = TrainingCore()
     core.warm_up()
+    core.train(task(folder), recorder, recorder)
     plan = task_plan(folder)
-    core.train(plan, recorder, recorder)
+    artifact = folder / "artifacts" / recorder.found.pop("artifact")
+    recorder.found["artifact_bytes"] = sum(file.stat().st_size for file in artifact.rglob("*") if file.is_file())
     recorder.found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     recorder.found["profiles"] = profiles(plan)
     recorder.found |= {"versions": {name: metadata.version(name) for name in VERSIONS}, "cpu": cpu_name()}
@@ -75,30 +87,48 @@ def train(folder: Path) -> None:
 
 
 def profiles(plan: Any) -> dict[str, Any]:
-    """The profile of each split of a plan's rows in proto JSON, for the estimator: they are tokenised once more."""
+    """The profile of each split of a plan's rows in proto JSON, for the estimator: they are tokenized once more."""
+    from finetree_api.types.v1.training_data_pb2 import Split
     from finetree_worker.data.dataset import load_dataset
-    from finetree_worker.events.convert_report import SplitReport, to_message
     from finetree_worker.models.load import load_tokenizer
     from google.protobuf import json_format
 
-    dataset = load_dataset(plan, load_tokenizer(plan.base.folder), lambda _: None)
-    told = {split: to_message(SplitReport(report, split)).profile for split, report in dataset.reports.items()}
-    return {split: json_format.MessageToDict(it, preserving_proto_field_name=True) for split, it in told.items()}
+    reports = load_dataset(plan.data, load_tokenizer(plan.base.folder), lambda _: None).reports
+    return {
+        Split.Name(kind).removeprefix("SPLIT_").lower(): json_format.MessageToDict(
+            report.profile, preserving_proto_field_name=True
+        )
+        for kind, report in reports.items()
+    }
 
 
 def task_plan(folder: Path) -> Any:
-    """The worker's plan of the run in `folder`: case.json (spec, model_dir, threads), train.jsonl, held_out.jsonl."""
-    from finetree_api.worker.v1 import worker_pb2
+    """The worker's plan of the run in `folder`."""
     from finetree_worker.plan_from_task import train_plan
+
+    return train_plan(task(folder))
+
+
+def task(folder: Path) -> Any:
+    """The worker's task of the run in `folder`: case.json (spec, model_dir, threads), train.jsonl, held_out.jsonl."""
+    case, held_out = json.loads((folder / "case.json").read_text()), folder / "held_out.jsonl"
+    made = cpu_task(folder, case["model_dir"], case["spec"], case["threads"])
+    made.dataset_file = str(folder / "train.jsonl")
+    made.evaluation_file = str(held_out) if held_out.exists() else ""
+    return made
+
+
+def cpu_task(folder: Path, model: str, spec: dict[str, Any], threads: int, device: str = "cpu") -> Any:
+    """A task that trains by a spec in proto JSON on this machine, below `folder`."""
+    from finetree_api.trainer.v1 import job_pb2
+    from finetree_api.worker.v1 import worker_pb2
     from google.protobuf import json_format
 
-    case = json.loads((folder / "case.json").read_text())
-    task = worker_pb2.Task(attempt=1, threads=case["threads"], device="cpu", model_dir=case["model_dir"])
-    task.dataset_file, held_out = str(folder / "train.jsonl"), folder / "held_out.jsonl"
-    task.evaluation_file = str(held_out) if held_out.exists() else ""
-    task.work_dir, task.artifact_dir = str(folder / "work"), str(folder / "artifacts")
-    json_format.ParseDict(case["spec"], task.spec)
-    return train_plan(task)
+    made = worker_pb2.Task(attempt=1, threads=threads, placements=[job_pb2.Placement(device_ids=[device])])
+    made.folders.work_dir, made.folders.artifact_dir = str(folder / "work"), str(folder / "artifacts")
+    made.base.model_dir = model
+    json_format.ParseDict(spec, made.train.spec)
+    return made
 
 
 def prepare(models: Path, name: str) -> None:

@@ -51,16 +51,16 @@ def outcome(path: Path, tokenizer: PreTrainedTokenizerBase, columns: Columns | N
     except (TaskError, DatasetError) as error:
         return {"outcome": "refused", "by": "worker", "reason": error.reason, "message": _told(str(error))}
     tokens, learned = sum(len(e) for e in examples), sum(e.targets for e in examples)
-    written = f"{file.file_format}" + (f"+{file.packing}" if file.packing else "")
+    written = f"{file.file_format}" + (f"+{file.compression}" if file.compression else "")
     return {
         "outcome": "read",
         "file_format": written,
-        "layout": found_format(file).value,
+        "row_format": found_format(file).value,
         "rows": count,
         "left_out": file.skipped,
         "learned_share": round(learned / tokens, 4),
         "rows_without_target": sum(not e.targets for e in examples),
-        "notes": list(file.notes),
+        "notes": [remark.message for remark in file.remarks],
     }
 
 

@@ -1,14 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes helpers importable as `fuzz_messages` and `fuzz_estimator`: test folders are no packages."""
+"""Makes helpers importable: test folders are no packages."""
 
 import importlib.util
 import sys
 from pathlib import Path
 
-for _name in ("messages", "estimator"):
-    _spec = importlib.util.spec_from_file_location(f"fuzz_{_name}", Path(__file__).with_name(f"{_name}.py"))
+HERE = Path(__file__).parent
+FILES = {
+    "fuzz_messages": HERE / "messages.py",
+    "fuzz_estimator": HERE / "estimator.py",
+    "full_requests": HERE.parent / "contract" / "runtime" / "full_requests.py",
+}
+
+for _name, _file in FILES.items():
+    if _name in sys.modules:
+        continue
+    _spec = importlib.util.spec_from_file_location(_name, _file)
     assert _spec is not None
     assert _spec.loader is not None
-    _module = importlib.util.module_from_spec(_spec)
-    sys.modules.setdefault(f"fuzz_{_name}", _module)
+    _module = sys.modules[_name] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(_module)

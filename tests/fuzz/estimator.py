@@ -7,7 +7,7 @@ from typing import Any
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import evidence_pb2
-from finetree_estimator.catalog import accelerators, models, prices
+from finetree_estimator.catalog import accelerators, models, price_book
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -25,7 +25,7 @@ class Known:
     """The estimator's servicer, as the recommender and the trainer ask it."""
 
     def __init__(self) -> None:
-        self.servicer = EstimatorServicer(Knowledge(prices.packaged()))
+        self.servicer = EstimatorServicer(Knowledge(price_book.packaged()))
         self.known = Catalogue(
             {card.name.casefold(): Accelerator(card.marketed_gb, card.native_bf16) for card in CARDS},
             {

@@ -9,7 +9,7 @@ import pytest
 import zstandard
 from finetree_data.errors import DatasetError
 from finetree_data.files.parquet_footer import read_footer
-from finetree_data.options import Columns, FileFormat, Layout, Reading
+from finetree_data.options import Columns, FileFormat, Reading, RowFormat
 from finetree_data.reader import RowFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -84,7 +84,7 @@ PATHS = st.sampled_from(("", "", "x", "prompt", "messages.0.content", "text.0", 
 READINGS = st.builds(
     Reading,
     file_format=st.none() | st.sampled_from(FileFormat),
-    layout=st.none() | st.sampled_from(Layout),
+    row_format=st.none() | st.sampled_from(RowFormat),
     columns=st.builds(Columns, messages=PATHS, prompt=PATHS, completion=PATHS, input=PATHS, text=PATHS),
     skip_bad_rows=st.booleans(),
     skip_limit=st.integers(0, 2),

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2
 from finetree_api.recommender.v1 import recommender_pb2
 from finetree_api.trainer.v1 import trainer_pb2
 from finetree_cli.backends.suite import Suite
+from finetree_estimator import settings as estimator_settings
+from finetree_recommender import settings as recommender_settings
+from finetree_trainer import settings as trainer_settings
+from full_requests import lists_of, request_of, width
 from fuzz_messages import Maker
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.json_format import ParseDict
@@ -29,6 +34,14 @@ SERVICES = {
     "recommender": recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"],
     "trainer": trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"],
 }
+LARGEST = {
+    "estimator": estimator_settings.Settings().max_request_bytes,
+    "recommender": recommender_settings.Settings().max_request_bytes,
+    "trainer": trainer_settings.Settings().max_request_bytes,
+}
+"""Bytes of a request that each service takes."""
+MOST_CPU_SECONDS = 0.4
+"""Of a whole process for the worst request; the loop itself is measured in tests/contract/runtime."""
 WAITS = {"GetCapacity"}
 """Methods that a request may ask to wait, longer than this test does."""
 GOOD = {
@@ -46,17 +59,24 @@ LARGE = {"model": {"shape": SHAPE | {"maxPositionEmbeddings": 4096}}, "full": {}
 ON_CPU = {"prefix": {"virtualTokens": 20}, "hardware": {"cpu": {"cores": 2, "memoryBytes": 1 << 30}}}
 RUNS = [{"spec": spec, "view": "ESTIMATE_VIEW_FULL"} for spec in (GOOD, BESIDE_LORA | LARGE, BESIDE_LORA | ON_CPU)]
 """Runs that fit, that need remedies, and that have no accelerator."""
-LIMITS = {"maxCost": 5, "maxSeconds": 3600, "mustFit": True}
+LIMITS = {
+    "limits": [
+        {"metric": "POLICY_METRIC_COST", "maxMoney": {"currencyCode": "USD", "units": 5}},
+        {"metric": "POLICY_METRIC_DURATION_SECONDS", "max": 3600, "severity": "SEVERITY_WARNING"},
+        {"metric": "POLICY_METRIC_FIT"},
+        {"metric": "POLICY_METRIC_CONFIDENCE", "minConfidence": "CONFIDENCE_LEVEL_LOW"},
+    ]
+}
 TOLD = {"marketedMemoryGb": 16, "name": "RTX 4060"}
 WISHES: dict[str, Any] = {
     "hardware": {"unknownAccelerator": TOLD, "count": 4, "sharding": "SHARDING_FULL"},
     "quality": "QUALITY_NEED_MAXIMUM",
     "tasks": "TASK_VARIETY_SINGLE",
-    "budgetUsdMonth": 50,
-    "budgetUsdRun": 5,
+    "budgetPerMonth": {"currencyCode": "USD", "units": 50},
+    "budgetPerRun": {"currencyCode": "USD", "units": 5},
     "runsPerMonth": 20,
     "taskCount": 3,
-    "deadline": "600s",
+    "maxDuration": "600s",
     "canRent": True,
     "serving": ["SERVING_TARGET_VLLM", "SERVING_TARGET_OLLAMA"],
     "priorities": ["PRIORITY_QUALITY", "PRIORITY_COST"],
@@ -65,6 +85,12 @@ WISHES: dict[str, Any] = {
 }
 """Wishes that contradict one another."""
 MEASURED = {"job": "projects/p/jobs/j", "run": RUNS[0], "stepSeconds": 1, "totalSeconds": 100, "steps": 50}
+JOBS = [
+    {"job": {"train": {"spec": GOOD}, "limits": {"maxDuration": "60s"}}},
+    {"job": {"train": {"spec": GOOD, "approvedPlan": {"spec": GOOD, "digest": f"sha256:{0:064}"}}}},
+    {"job": {"prepare": {"model": {"name": "smollm2-135m-instruct"}, "dataset": {"name": "d"}, "splitFraction": 0.1}}},
+    {"job": {"export": {"artifact": "projects/default/jobs/j/artifacts/a"}}},
+]
 SEEDS: dict[str, list[dict[str, Any]]] = {
     "EstimateRun": RUNS,
     "BatchEstimateRuns": [{"rows": [{"key": str(key), "request": run} for key, run in enumerate(RUNS)]}],
@@ -75,8 +101,8 @@ SEEDS: dict[str, list[dict[str, Any]]] = {
         WISHES,
         WISHES | {key: GOOD[key] for key in ("model", "dataset", "ownership")},
     ],
-    "ValidateJob": [{"job": {"spec": GOOD}}],
-    "CreateJob": [{"job": {"spec": GOOD}}],
+    "ValidateJob": JOBS,
+    "CreateJob": JOBS,
 }
 """Good requests as proto JSON, to be changed here and there."""
 METHODS = [
@@ -148,6 +174,20 @@ def test_random_bytes_are_refused(suite, name, method):
         for length in (1, 3, 17, 400):
             error = call(channel, method, maker.random.randbytes(length))
             assert error is None or error.code() not in UNFORESEEN, f"{error.code().name} {error.details()}"
+
+
+@pytest.mark.parametrize(("name", "method"), METHODS)
+def test_a_request_full_of_elements_takes_little_of_the_processor(suite, name, method):
+    process = psutil.Process(suite.children[name].process.pid)
+    with grpc.insecure_channel(suite.addresses[name], [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        for path in lists_of(method.input_type):
+            request = request_of(path, LARGEST[name] // width(path[-1]) - 100)
+            before = process.cpu_times()
+            error = call(channel, method, request)
+            after = process.cpu_times()
+            assert error is None or error.code() is grpc.StatusCode.INVALID_ARGUMENT, f"{path[-1].name}: {error}"
+            seconds = after.user + after.system - before.user - before.system
+            assert seconds < MOST_CPU_SECONDS, f"{path[-1].full_name}: {seconds} s"
 
 
 @pytest.mark.parametrize("name", SERVICES)

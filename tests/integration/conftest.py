@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree_worker.events.types import Signal
+from finetree_worker.control import Signal
 
 
 class Quiet:
-    """Takes events and keeps them; never asks for anything."""
+    """Keeps what is reported; never asks for anything."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
 
-    def emit(self, event: Any) -> None:
-        self.events.append(event)
+    def emit(self, payload: Any, **_: Any) -> None:
+        self.events.append(payload)
 
     def poll(self) -> Signal:
         return Signal.NONE

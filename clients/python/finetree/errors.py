@@ -9,7 +9,7 @@
     ├── AlreadyExists             ALREADY_EXISTS        take another request_id
     ├── FailedPrecondition        FAILED_PRECONDITION   do what the message says first
     │   └── PlanDrift             FAILED_PRECONDITION   approve the new plan, or pin the old revisions
-    ├── OutOfRange                OUT_OF_RANGE          go on from the position in `metadata`
+    ├── OutOfRange                OUT_OF_RANGE          continue from the position in `metadata`
     ├── PermissionDenied          PERMISSION_DENIED     use a resource that this principal may use
     ├── Unauthenticated           UNAUTHENTICATED       give a valid token
     ├── ResourceExhausted         RESOURCE_EXHAUSTED    try again after `retry_after`, or free space

@@ -13,7 +13,7 @@ from finetree_runtime.server import oneshot
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.service import Service, run
 
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.price_book import PriceBook
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.calibration import EMPTY, Calibration
@@ -79,14 +79,14 @@ def _price_book(settings: Settings) -> PriceBook:
         text = f"--price-book-extends ({PREFIX}_PRICE_BOOK_EXTENDS): needs --price-book, the file that extends"
         raise SettingsError("SETTING_INVALID", text)
     if settings.price_book is None:
-        return prices.packaged()
+        return price_book.packaged()
     try:
-        book = prices.from_file(settings.price_book)
+        book = price_book.from_file(settings.price_book)
     except (OSError, ValueError) as error:
         text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         raise SettingsError("SETTING_INVALID", f"--price-book ({PREFIX}_PRICE_BOOK): {text}") from error
     if settings.price_book_extends:
-        book = prices.packaged().extended(book)
+        book = price_book.packaged().extended(book)
     return book
 
 

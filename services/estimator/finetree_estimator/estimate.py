@@ -67,7 +67,7 @@ def estimate(run: Run, correction: Correction = UNCORRECTED, *, told: bool = Tru
         total_parameters=count(run.shape).total,
         optimizer_steps=run.steps,
         confidence=confidence,
-        remarks=tuple(_remarks(run, correction, memory, fit, times)) if told else (),
+        remarks=tuple(_remarks(run, correction, memory=memory, fit=fit, times=times)) if told else (),
     )
 
 
@@ -116,7 +116,7 @@ def _guard(what: str, *values: float) -> None:
             raise BeyondLimitError(what)
 
 
-def _remarks(run: Run, correction: Correction, memory: Memory, fit: Fit, times: Times | None) -> Iterator[Remark]:
+def _remarks(run: Run, correction: Correction, *, memory: Memory, fit: Fit, times: Times | None) -> Iterator[Remark]:
     """What was guessed or unknown, why intervals are wide, and what is worth changing."""
     yield from run.remarks
     yield from run.device.remarks

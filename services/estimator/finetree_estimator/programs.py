@@ -13,15 +13,15 @@ class Program:
     """How a training program holds what the formulas count."""
 
     name: str
-    """By the contract's TrainingProgram, in lower case."""
+    """Name in the contract's TrainingProgram, in lower case."""
     rms_norm_bytes: int
     """Bytes per feature that an RMS norm keeps for its backward pass: 4 where it computes on a float32 copy."""
     adapter_bytes: int = 0
-    """Of an adapter's weights, gradients and moments, per number; 0 means as the precision says."""
+    """Bytes per number of an adapter's weights, gradients and moments; 0 means as the precision says."""
     copies_adapter_inputs: bool = False
     """Whether each adapter keeps a float32 copy of its input; otherwise those of one input share it."""
     raises_quantized_base: bool = False
-    """Whether everything beside the packed weights of a quantised base, and with it the residual stream, is float32."""
+    """Whether everything beside the packed weights of a quantized base, and with it the residual stream, is float32."""
     quantizes_head: bool = False
     """Whether the output head is packed too."""
     unties_head: bool = False
@@ -52,7 +52,7 @@ class Program:
     keeps_last_loss: bool = False
     """Whether a micro-batch's loss, and with it its graph, lives until the next one's is computed."""
     mixed_base_bytes: int = 2
-    """Of a frozen base's weights in mixed precision: 4 where the program casts them for each product."""
+    """Bytes per number of a frozen base in mixed precision: 4 where the program casts weights for each product."""
     sharded_master: bool = False
     """Whether sharded full training keeps float32 master weights although 16 bits were asked for."""
     keeps_shard_inputs: bool = False
@@ -77,7 +77,7 @@ class Program:
     keeps_frozen_whole: bool = False
     """Whether sharded layers without gradients stay whole from the forward pass to the end of the backward pass."""
     packs_experts: bool = True
-    """Whether the experts of a mixture are packed with the linear layers of a quantised base."""
+    """Whether the experts of a mixture are packed with the linear layers of a quantized base."""
     experts_in_turn: bool = False
     """Whether the experts of a mixture are computed one after another, each with the tokens that chose it."""
     compiled: bool = False
@@ -123,11 +123,11 @@ TRANSFORMERS = Program(
     experts_in_turn=True,
     hands_over_groups=True,
 )
-"""transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantised base is
+"""transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantized base is
 prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide).
 Experts are packed, and come in turn, as in the runs that were published, made before version 5 stacked them. A loss in
 chunks is TRL's, its default since 2026-06 (chunked_nll, huggingface/trl@f2cd5771 sft_trainer.py); by then TRL took a
-quantised base as it was loaded."""
+quantized base as it was loaded."""
 LITGPT = Program(
     "litgpt",
     rms_norm_bytes=4,
@@ -198,7 +198,7 @@ PYTORCH = Program(
 """A plain loop: torch's AdamW as it comes, and torch's cross-entropy of logits that a variable of the loop holds."""
 _ALL = (FINETREE, TRANSFORMERS, LITGPT, TORCHTUNE, UNSLOTH, AXOLOTL, LLM_FOUNDRY, PYTORCH)
 PROGRAMS = {each.name: each for each in _ALL}
-"""By name."""
+"""Each program by its name."""
 
 
 def variant(
@@ -220,5 +220,5 @@ def variant(
 
 
 def unraised(program: Program) -> Program:
-    """The program where nobody raises what is not packed of a quantised base."""
+    """The program where nobody raises what is not packed of a quantized base."""
     return replace(program, raises_quantized_base=False)

@@ -76,7 +76,7 @@ NOT_EVALUATED = EvaluationPlan()
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run on `devices` equal devices. Batch sizes count rows; sizes are bytes per number."""
+    """One run on `devices` equal devices. Batch sizes count rows."""
 
     shape: Shape
     method: Method
@@ -99,11 +99,11 @@ class Run:
     """Optimizer steps; 0 when the number of rows is unknown."""
 
     weight_bytes: int
-    """Of the base weights as stored on the device."""
+    """Bytes per number of the base weights as stored on the device."""
     compute_bytes: int
-    """Of activations."""
+    """Bytes per number of activations."""
     master_bytes: int
-    """Of trainable weights, gradients and optimizer moments."""
+    """Bytes per number of trainable weights, gradients and optimizer moments."""
     optimizer: str
     """adamw, adamw-8bit, paged-adamw-8bit, adafactor or sgd."""
     optimizer_in_backward: bool = False

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2, estimator_pb2_grpc
 from finetree_estimator.__main__ import FULL_NAME
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.servicer import NAME, EstimatorServicer
 from finetree_estimator.settings import Settings
 from finetree_estimator.spec.resolve import Knowledge
@@ -22,7 +22,7 @@ METHODS = {"full", "lora", "qlora", "prefix", "adapter"}
 @pytest.fixture
 async def channel():
     """A channel to an estimator that serves on loopback."""
-    servicer = EstimatorServicer(Knowledge(prices.packaged()), max_request_bytes=4 << 20)
+    servicer = EstimatorServicer(Knowledge(price_book.packaged()), max_request_bytes=4 << 20)
     service = Service(NAME, "0", Settings(address="127.0.0.1:0", log_level="error"))
     service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, FULL_NAME)
     async with serving(service) as address, grpc.aio.insecure_channel(address, LARGE_REPLIES) as channel:

@@ -11,7 +11,7 @@ import pytest
 from finetree_api.estimator.v1 import calibration_pb2, estimator_pb2, estimator_pb2_grpc
 from finetree_api.types.v1 import method_pb2
 from finetree_estimator.__main__ import FULL_NAME
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load
 from finetree_estimator.servicer import NAME, EstimatorServicer
@@ -20,7 +20,7 @@ from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.service import Service, serving
 from google.protobuf import json_format
 
-KNOWN = Knowledge(prices.packaged())
+KNOWN = Knowledge(price_book.packaged())
 
 
 @pytest.fixture

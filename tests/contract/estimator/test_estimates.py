@@ -5,7 +5,7 @@ import grpc
 import pytest
 from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
 from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.money import to_money
@@ -71,7 +71,7 @@ async def test_calls_at_once_are_answered_as_one_after_the_other(stub, request_o
     at_once = await asyncio.gather(*map(stub.EstimateRun, asked), return_exceptions=True)
     assert explain(at_once.pop(100)).reason == "MODEL_NOT_FOUND"
 
-    other = EstimatorServicer(Knowledge(prices.packaged()))
+    other = EstimatorServicer(Knowledge(price_book.packaged()))
     assert [answer.estimate for answer in at_once] == [other.estimate(each) for each in asked[:100] + asked[101:]]
 
 

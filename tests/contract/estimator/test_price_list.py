@@ -2,7 +2,7 @@
 import grpc
 import pytest
 from finetree_api.estimator.v1 import catalog_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_runtime.money import to_float, to_money
 
 
@@ -15,7 +15,7 @@ async def test_all_prices_are_listed_page_by_page_by_accelerator_and_price(stub)
         if not (token := reply.next_page_token):
             break
 
-    assert len(found) == len(prices.packaged().quotes)
+    assert len(found) == len(price_book.packaged().quotes)
     order = [(price.accelerator, price.hourly_price.currency_code, to_float(price.hourly_price)) for price in found]
     assert order == sorted(order)
 
@@ -30,7 +30,7 @@ async def test_a_price_says_all_that_the_book_knows(stub):
     assert price.hourly_price == to_money(1.25, "USD")
     assert "nebius@0082b0435" in price.provenance.source
     assert price.provenance.date == "2025"
-    assert reply.price_book.sha256 == prices.packaged().sha256
+    assert reply.price_book.sha256 == price_book.packaged().sha256
 
 
 @pytest.mark.parametrize("asked", ["a100", "NVIDIA A100-SXM4-80GB", "a100-80gb"])

@@ -10,10 +10,9 @@ import io
 import json
 import resource
 import signal
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import grpc
@@ -21,8 +20,9 @@ import pytest
 from finetree_api.estimator.v1 import catalog_pb2, check_plan_pb2, estimator_pb2, estimator_pb2_grpc
 from finetree_estimator.__main__ import main
 from finetree_runtime.money import to_money
-from google.protobuf import json_format
+from google.protobuf import json_format, proto
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
 PROGRAM = [sys.executable, "-m", "finetree_estimator"]
@@ -178,23 +178,30 @@ def test_the_server_takes_less_than_a_second_to_start_and_stops_on_sigterm(tmp_p
     assert ready["service"] == "finetree-estimator"
 
 
-def framed(*requests: Message) -> bytes:
-    return b"".join(struct.pack(">BI", 0, item.ByteSize()) + item.SerializeToString() for item in requests)
+def delimited(*messages: Message) -> bytes:
+    out = io.BytesIO()
+    for message in messages:
+        proto.serialize_length_prefixed(message, out)
+    return out.getvalue()
 
 
-def frames(method: str, *requests: Message) -> tuple[int, list[tuple[int, bytes]]]:
-    """Exit code and answers (kind, content) that a process gives to requests in binary frames."""
-    command = [*PROGRAM, "--once", "--once-method", method, "--once-format", "frames"]
-    done = subprocess.run(command, input=framed(*requests), capture_output=True, timeout=30, check=False)
+def replies(method: str, content: bytes) -> list[Message]:
+    """The responses in a program's output, and a google.rpc.Status in place of each one that was refused."""
+    kind = GetMessageClass(
+        estimator_pb2.DESCRIPTOR.services_by_name["EstimatorService"].methods_by_name[method].output_type
+    )
+    source, found = io.BytesIO(content), []
+    while (status := proto.parse_length_prefixed(status_pb2.Status, source)) is not None:
+        found.append(status if status.code else proto.parse_length_prefixed(kind, source))
+    return found
+
+
+def ask(method: str, *requests: Message) -> tuple[int, list[Message]]:
+    """Exit code and replies of a process."""
+    command = [*PROGRAM, "--once", "--once-method", method, "--once-format", "delimited"]
+    done = subprocess.run(command, input=delimited(*requests), capture_output=True, timeout=30, check=False)
     assert done.stderr == b""
-    return done.returncode, list(unframed(done.stdout))
-
-
-def unframed(content: bytes) -> Iterator[tuple[int, bytes]]:
-    while content:
-        kind, size = struct.unpack(">BI", content[:5])
-        yield kind, content[5 : 5 + size]
-        content = content[5 + size :]
+    return done.returncode, replies(method, done.stdout)
 
 
 HARDWARE = ({"accelerator": "rtx-4090"}, {"accelerator": "t4"}, {"cpu": {"cores": 2, "memory_bytes": 16 << 30}})
@@ -206,7 +213,7 @@ SPECS = [
 """Every pair of a model, a method and a hardware: a Latin square has each of them once."""
 
 
-async def test_many_requests_of_each_kind_are_answered_as_served_byte_by_byte(stub, request_of, here):
+async def test_many_requests_of_each_kind_are_answered_as_served(stub, request_of, here):
     runs = [request_of(spec) for spec in SPECS] + [request_of(spec, view="ESTIMATE_VIEW_FULL") for spec in SPECS[::2]]
     policy = check_plan_pb2.PlanPolicy(
         limits=[
@@ -225,33 +232,41 @@ async def test_many_requests_of_each_kind_are_answered_as_served_byte_by_byte(st
     }
     for method, requests in asked.items():
         served = [await getattr(stub, method)(request) for request in requests]
-        expected = [(0, answer.SerializeToString(deterministic=True)) for answer in served]
-        flags = ("--once-method", method, "--once-format", "frames")
-        done = await asyncio.to_thread(here, framed(*requests), *flags)
+        flags = ("--once-method", method, "--once-format", "delimited")
+        done = await asyncio.to_thread(here, delimited(*requests), *flags)
         assert (done.returncode, done.stderr) == (0, "")
-        assert list(unframed(done.binary)) == expected, method
+        assert replies(method, done.binary) == served, method
         if method == "EstimateRun":
-            assert frames(method, *requests) == (0, expected)
+            assert ask(method, *requests) == (0, served)
 
 
-async def test_a_refused_frame_is_a_status_as_served_and_the_next_is_answered(stub, request_of, explain):
+async def test_a_refused_request_is_a_status_as_served_and_the_next_is_answered(stub, request_of, explain):
     unknown, good = request_of({"model": {"name": "nope"}}), request_of()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await stub.EstimateRun(unknown)
-    code, (first, second) = frames("EstimateRun", unknown, good)
+    code, (first, second) = ask("EstimateRun", unknown, good)
 
-    refusal = status_pb2.Status.FromString(first[1])
-    assert (code, first[0], second[0]) == (0, 1, 0)
-    assert explain(refusal) == explain(caught.value)
+    assert explain(first) == explain(caught.value)
+    assert (code, second) == (0, await stub.EstimateRun(good))
 
 
-@pytest.mark.parametrize("content", [b"{}", b"\1\0\0\0\0", struct.pack(">BI", 0, 9) + b"short", b"\0\xff\xff\xff\xff"])
-def test_what_is_not_framed_is_refused_in_a_frame(here, content):
-    done = here(content, "--once-format", "frames")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{}", "MALFORMED_REQUEST"),
+        (b"\x09short", "MALFORMED_REQUEST"),
+        (b"\xff", "MALFORMED_REQUEST"),
+        (b"\xff" * 12, "MALFORMED_REQUEST"),
+        (b"\x80\x80\x80\x01" + b"\xa2\x06\xfb\xff\x7f" + bytes(0x1FFFFB), "REQUEST_TOO_LARGE"),
+    ],
+    ids=["json", "cut", "half a length", "no length", "too large"],
+)
+def test_what_holds_no_request_is_refused_with_a_status(here, content, reason, explain):
+    done = here(content, "--once-format", "delimited")
 
-    ((kind, status),) = unframed(done.binary)
-    assert (done.returncode, kind, done.stderr) == (2, 1, "")
-    assert status_pb2.Status.FromString(status).message.startswith("stdin")
+    (status,) = replies("EstimateRun", done.binary)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert explain(status).reason == reason
 
 
 def test_lines_are_answered_line_by_line_with_errors_in_place(here, request_of):

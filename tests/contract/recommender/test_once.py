@@ -12,8 +12,9 @@ import pytest
 from finetree_api.recommender.v1 import picture_pb2, recommendation_pb2
 from finetree_recommender.__main__ import main
 from finetree_recommender.estimator.subprocess import EstimatorProgram
-from finetree_runtime.server.oneshot import HEADER
-from google.protobuf import json_format
+from google.protobuf import json_format, proto
+from google.protobuf.message import Message
+from google.rpc import status_pb2
 
 PROGRAM = [sys.executable, "-m", "finetree_recommender", "--once"]
 REQUEST = recommendation_pb2.RecommendRequest(quality=recommendation_pb2.QUALITY_NEED_IMPORTANT)
@@ -40,25 +41,36 @@ def here(monkeypatch, capsysbinary):
     return run
 
 
-def framed(message) -> bytes:
-    content = message.SerializeToString(deterministic=True)
-    return HEADER.pack(0, len(content)) + content
+def delimited(*messages: Message) -> bytes:
+    out = io.BytesIO()
+    for message in messages:
+        proto.serialize_length_prefixed(message, out)
+    return out.getvalue()
 
 
-async def test_the_program_gives_the_served_answer_to_the_byte(client):
+def replies(kind: type[Message], content: bytes) -> list[Message]:
+    """The responses in a program's output, each of which follows an OK status."""
+    source, found = io.BytesIO(content), []
+    while (status := proto.parse_length_prefixed(status_pb2.Status, source)) is not None:
+        assert not status.code
+        found.append(proto.parse_length_prefixed(kind, source))
+    return found
+
+
+async def test_the_program_gives_the_served_answer(client):
     served = await client.recommend(REQUEST)
-    done = ask(framed(REQUEST) * 2, "--once-format", "frames")
+    done = ask(delimited(REQUEST, REQUEST), "--once-format", "delimited")
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout == framed(served) * 2
+    assert replies(recommendation_pb2.RecommendResponse, done.stdout) == [served, served]
     assert served.HasField("estimate")
 
 
 async def test_a_picture_too(client, here):
     served = await client.render_decision_tree(REQUEST, picture_format="svg")
     question = picture_pb2.RenderDecisionTreeRequest(format=picture_pb2.PICTURE_FORMAT_SVG, request=REQUEST)
-    flags = ("--once-format", "frames", "--once-method", "RenderDecisionTree")
-    done = await asyncio.to_thread(here, framed(question), *flags)
-    assert done.stdout == framed(served)
+    flags = ("--once-format", "delimited", "--once-method", "RenderDecisionTree")
+    done = await asyncio.to_thread(here, delimited(question), *flags)
+    assert replies(picture_pb2.RenderDecisionTreeResponse, done.stdout) == [served]
 
 
 def test_a_refusal_is_a_status_and_exit_code_2(here):

@@ -3,22 +3,29 @@ import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import grpc
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2_grpc
 from finetree_api.trainer.v1 import trainer_pb2_grpc
 
-PROGRAM = Path(__file__).with_name("program.py")
+
+def load(name: str, file: str) -> ModuleType:
+    """Import a file of this folder under a name: test folders are no packages."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+load("full_requests", "full_requests.py")
 
 
 @pytest.fixture(scope="session")
 def program():
     """The test service as a module."""
-    spec = importlib.util.spec_from_file_location("finetree_probe_program", PROGRAM)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("finetree_probe_program", "program.py")
 
 
 @dataclasses.dataclass

@@ -133,7 +133,7 @@ def test_wait_gives_the_ended_job(do, spec):
 def test_wait_is_bounded_and_the_job_goes_on(do, suite, spec):
     suite.trainer.script = Script(hold_at=3)
     job = do(do.client().create_job(spec))
-    with pytest.raises(finetree.FinetreeTimeout, match="goes on"):
+    with pytest.raises(finetree.FinetreeTimeout, match="continues"):
         do(job.wait(timeout=0.3))
     suite.trainer.advance(job.name)
     assert do(job.wait(timeout=10)).state == job_pb2.JOB_STATE_SUCCEEDED

@@ -181,6 +181,17 @@ async def test_a_dataset_that_a_job_needs_is_not_deleted(tmp_path):
         assert not list((tmp_path / "data" / "datasets").iterdir())
 
 
+async def test_a_request_whose_dataset_was_deleted_is_refused(tmp_path):
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(CONTENT, request_id="once")
+        delete = dataset_pb2.DeleteDatasetRequest(name=created.name, request_id="gone")
+        for _ in range(2):  # a repeated deletion changes nothing
+            await talk.stub.DeleteDataset(delete)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.create_dataset(CONTENT, request_id="once")
+        assert refusal(error.value)[:2] == ("FAILED_PRECONDITION", "DATASET_DELETED")
+
+
 async def test_a_content_that_two_projects_share_outlives_the_first_deletion(tmp_path):
     async with trainer(tmp_path) as talk:
         mine = await talk.upload(CONTENT)

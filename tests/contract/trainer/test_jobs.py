@@ -209,6 +209,10 @@ async def test_an_artifact_is_listed_and_downloaded_in_ranges(tmp_path):
             with pytest.raises(grpc.aio.AioRpcError) as error:
                 await download(path, offset)
             assert refusal(error.value)[:2] == wanted
+        nothing = artifact_pb2.DownloadArtifactRequest(name=f"{job.name}/artifacts/nothing", path="weights.bin")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.DownloadArtifact(nothing).read()
+        assert refusal(error.value)[:2] == ("NOT_FOUND", "ARTIFACT_NOT_FOUND")
 
 
 async def test_capacity_shows_devices_slots_and_the_measured_rate(tmp_path):

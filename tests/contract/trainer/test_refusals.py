@@ -95,6 +95,11 @@ CASES = {
         "INVALID_ARGUMENT",
         "EXPERTS_WITH_DROPOUT",
     ),
+    "experts with DoRA": (
+        spec(lora=method_pb2.Lora(include_experts=True, weight_decomposed=True)),
+        "INVALID_ARGUMENT",
+        "EXPERTS_WITH_DORA",
+    ),
     "the best of no evaluations": (
         spec(checkpoints=training_pb2.Checkpoints(keep_best=True)),
         "INVALID_ARGUMENT",
@@ -161,6 +166,35 @@ async def test_what_is_not_there_is_said_so(tmp_path, method, request_, reason):
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await getattr(talk.stub, method)(request_)
         assert refusal(error.value)[1] == reason
+
+
+async def test_devices_that_do_not_spread_over_the_machines_are_refused(tmp_path, monkeypatch):
+    from finetree_trainer.scheduling import devices
+
+    hardware = hardware_pb2.Hardware(accelerator="h100", count=1)
+    cards = tuple(devices.Device("n", f"cuda:{index}", hardware, "H100", 80 << 30) for index in range(3))
+    monkeypatch.setattr(devices, "discover", lambda *_: devices.Node("n", cards))
+    async with trainer(tmp_path) as talk:
+        request = job_request((await talk.upload(jsonl(ROWS))).name)
+        for nodes, reason in ((2, "NODES_UNEVEN"), (1, "SETTING_NOT_SUPPORTED")):
+            request.train.spec.hardware.CopyFrom(hardware_pb2.Hardware(accelerator="h100", count=3, nodes=nodes))
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
+            assert refusal(error.value)[1] == reason
+
+
+async def test_a_request_whose_job_was_deleted_is_refused(tmp_path):
+    from finetree_trainer.store import schema
+    from sqlalchemy import delete
+
+    async with trainer(tmp_path) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        job = await talk.train(dataset=dataset, request_id="once", suspended=True)
+        chosen = schema.jobs.c.uid == job.uid
+        await talk.application._store.write(lambda connection: connection.execute(delete(schema.jobs).where(chosen)))
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.train(dataset=dataset, request_id="once", suspended=True)
+        assert refusal(error.value)[:2] == ("FAILED_PRECONDITION", "JOB_DELETED")
 
 
 async def test_a_full_queue_is_refused(tmp_path):

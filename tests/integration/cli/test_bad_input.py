@@ -64,7 +64,7 @@ def test_a_wrong_value_names_its_line(run, tmp_path, line, text, place):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason", "told"),
+    ("content", "reason", "fact"),
     [
         ("", None, ""),
         (GOOD + '{"prompt": "a"}\n', "MALFORMED_ROW", "2"),
@@ -73,13 +73,13 @@ def test_a_wrong_value_names_its_line(run, tmp_path, line, text, place):
     ],
     ids=["empty", "no completion", "not JSON", "messages are text"],
 )
-def test_a_malformed_dataset_names_its_row(run, tmp_path, content, reason, told):
+def test_a_malformed_dataset_names_its_row(run, tmp_path, content, reason, fact):
     path = tmp_path / "malformed.jsonl"
     path.write_text(content, encoding="utf-8")
     code, document, said = run("datasets", "upload", path)
     assert code == 2, said
     assert reason is None or document["error"]["reason"] == reason
-    assert told in document["error"]["message"]
+    assert fact in document["error"]["message"]
     code, listed, _ = run("datasets", "list")
     named = [item for item in listed["datasets"] if item["display_name"] == path.name]
     assert [item for item in named if item["state"] == "DATASET_STATE_READY"] == []
@@ -116,10 +116,10 @@ def test_nothing_of_a_recommended_recipe_is_refused(run, tmp_path, hardware):
     assert all("[" in line for line in comments)
 
 
-@pytest.mark.parametrize(("words", "told"), [([], "--full"), (["--full"], "Remedy: ")])
-def test_what_does_not_fit_is_not_the_last_word(suite, monkeypatch, capsys, words, told):
+@pytest.mark.parametrize(("words", "fact"), [([], "--full"), (["--full"], "Remedy: ")])
+def test_what_does_not_fit_is_not_the_last_word(suite, monkeypatch, capsys, words, fact):
     monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", suite.addresses["estimator"])
     code = entry.run(["estimate", "--model", "llama-3.1-8b", "--method", "qlora", "--gpu", "rtx-3060", *words])
     printed = capsys.readouterr()
     assert code == 0
-    assert told in printed.out + printed.err
+    assert fact in printed.out + printed.err

@@ -83,7 +83,7 @@ def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
 
 
 @pytest.mark.parametrize(
-    ("words", "reason", "told"),
+    ("words", "reason", "fact"),
     [
         (["job.yaml"], "POLICY_EMPTY", "--max-cost"),
         (["job.yaml", "--max-hours", "soon"], "USAGE", "soon"),
@@ -100,14 +100,14 @@ def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
-def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, told):
+def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, fact):
     (folder / "broken.yaml").write_text("model: {name: a}\ncolour: red\n", encoding="utf-8")
     (folder / "absurd.yaml").write_text(SMALL.replace("lora: {}", "lora: {rank: 100000}"), encoding="utf-8")
     (folder / "euro.yaml").write_text("limits:\n- {metric: cost, max_money: 1 EUR}\n", encoding="utf-8")
     done = here("check", *words, "--output", "json")
     assert done.returncode == 2, done.stderr
     assert json.loads(done.stdout)["error"]["reason"] == reason
-    assert told in done.stderr
+    assert fact in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -148,8 +148,8 @@ def test_prices_of_ones_own(folder, here):
     done = here(*words, "--price-book", "mine.csv")
     assert done.returncode == 3
     assert json.loads(done.stdout)["estimate"]["cost"]["price_id"] == "mine"
-    told = here("estimate", "small.yaml", "--examples", "50", "--price-book", "mine.csv", "--local", "--json")
-    assert json.loads(told.stdout)["cost"]["price_id"] == "mine"
+    priced = here("estimate", "small.yaml", "--examples", "50", "--price-book", "mine.csv", "--local", "--json")
+    assert json.loads(priced.stdout)["cost"]["price_id"] == "mine"
 
 
 def test_without_the_local_engine_the_refusal_says_what_to_install(folder, monkeypatch, capsys):

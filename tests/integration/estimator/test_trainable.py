@@ -18,9 +18,8 @@ from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.prefix import Prefix
 from finetree_estimator.methods.targets import PRESET_ROLES, adapted, preset_targets
 from finetree_worker.errors import PlanError
-from finetree_worker.methods import full
-from finetree_worker.models.load import linear_names
-from finetree_worker.plan import FullMethod, LoraMethod, Targets
+from finetree_worker.methods import full as worker_full
+from finetree_worker.methods.targets import Targets, linear_names
 from transformers import PreTrainedModel
 
 # peft asks the model through a name that transformers 5.24 calls deprecated.
@@ -128,7 +127,7 @@ def test_a_prefix_has_as_many_parameters_as_pefts(family, build):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_fine_tuning_trains_what_the_worker_leaves_unfrozen(family, frozen, build):
     shape = small(family)
-    model = full.apply(build(shape), FullMethod(frozen_layers=frozen))
+    model, _ = worker_full.Full(frozen_layers=frozen).apply(build(shape), None)
 
     expected = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert Full(frozen).trainable_parameters(shape) == expected
@@ -138,13 +137,12 @@ def test_full_fine_tuning_trains_what_the_worker_leaves_unfrozen(family, frozen,
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gpt2"])
 def test_presets_name_the_modules_that_the_worker_adapts(family, preset, untouched):
     shape = small(family)
-    method = LoraMethod(rank=8, targets=Targets(preset))
     targets = preset_targets(shape, preset)
     if not targets:
         with pytest.raises(PlanError, match="no layer for the targets"):
-            linear_names(untouched(family), method)
+            linear_names(untouched(family), Targets(preset))
         return
 
-    names = linear_names(untouched(family), method)
+    names = linear_names(untouched(family), Targets(preset))
     ours = sorted(part.name for _, part, layers in adapted(shape, targets) for _ in range(layers))
     assert sorted(re.sub(r"^.*?\.\d+\.", "", name) for name in names) == ours

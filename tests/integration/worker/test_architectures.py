@@ -8,28 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import methods
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.control import Steering
 from finetree_worker.data.dataset import load_dataset
-from finetree_worker.data.packing import Example, collate
-from finetree_worker.events import types
+from finetree_worker.data.packing import collate
+from finetree_worker.events.eta import Eta
 from finetree_worker.methods import adapter
+from finetree_worker.methods.adapter import Adapter, AdapterPlacement
+from finetree_worker.methods.full import Full
+from finetree_worker.methods.lora import Lora
+from finetree_worker.methods.prefix import Prefix
+from finetree_worker.methods.qlora import Qlora
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_model, load_tokenizer
-from finetree_worker.plan import (
-    AdapterMethod,
-    BaseModel,
-    FullMethod,
-    LoraMethod,
-    Method,
-    Optimization,
-    Placement,
-    Precision,
-    PrefixMethod,
-    QloraMethod,
-    Schedule,
-    TrainPlan,
-)
+from finetree_worker.plan import BaseModel, DataPlan, Method, Optimization, Plan, Precision, Schedule
+from finetree_worker.tokenize.example import Example
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.loop import Loop
 from finetree_worker.training.loss import hidden_states
@@ -73,13 +66,13 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         _GROUPED | _MIXTURE | {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
     ),
 }
-LORA = LoraMethod(rank=4, alpha=8.0, dropout=0.1)
+LORA = Lora(rank=4, alpha=8.0, dropout=0.1)
 METHODS: dict[str, Method] = {
-    "full": FullMethod(),
+    "full": Full(),
     "lora": LORA,
-    "qlora": QloraMethod(LORA),
-    "prefix": PrefixMethod(5),
-    "adapter": AdapterMethod(8, Placement.HOULSBY),
+    "qlora": Qlora(LORA),
+    "prefix": Prefix(5),
+    "adapter": Adapter(8, AdapterPlacement.HOULSBY),
 }
 
 
@@ -109,7 +102,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def plan(base: Path, tmp_path: Path) -> TrainPlan:
+def plan(base: Path, tmp_path: Path) -> Plan:
     rows = [{"prompt": f"say {c} {'x' * n}", "completion": c * 3} for n, c in enumerate("abcdef")]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -117,39 +110,40 @@ def plan(base: Path, tmp_path: Path) -> TrainPlan:
         learning_rate=5e-3,
         batch_size=len(rows),
         micro_batch_size=4,
-        sequence_length=64,
         max_steps=2,
         warmup_ratio=0.0,
         schedule=Schedule.CONSTANT,
         precision=Precision.FP32,
     )
     named = base_facts(BaseModel(base, "example/tiny", "main"))
-    return TrainPlan(named, file, LORA, optimization, tmp_path / "work", tmp_path / "artifact")
+    data = DataPlan(file, tmp_path / "work", sequence_length=64)
+    return Plan(named, data, LORA, optimization, tmp_path / "work", tmp_path / "artifact")
 
 
-def reloaded(plan: TrainPlan) -> Any:
+def reloaded(plan: Plan) -> Any:
     """The artifact on a fresh base, as whoever gets it loads it."""
     from transformers import AutoModelForCausalLM
 
-    if isinstance(plan.method, FullMethod):
+    if isinstance(plan.method, Full):
         return AutoModelForCausalLM.from_pretrained(plan.artifact)
     fresh = load(plan, CPU)
-    if isinstance(plan.method, AdapterMethod):
+    if isinstance(plan.method, Adapter):
         return adapter.load(fresh, plan.artifact)
     return PeftModel.from_pretrained(fresh, plan.artifact)
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: TrainPlan, kind: str, quiet: Any) -> None:
+def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: Plan, kind: str, quiet: Any) -> None:
     chosen = replace(plan, method=METHODS[kind])
     adapted, subject = adapt(chosen, load(chosen, CPU), CPU)
     tokenizer = load_tokenizer(plan.base.folder)
-    rows = load_dataset(chosen, tokenizer, lambda _: None).train
-    Loop(chosen, subject, rows, quiet, Steering(quiet)).run(lambda _: None)
-    losses = [step.loss for step in quiet.of(types.StepMetrics)]
+    rows = load_dataset(chosen.data, tokenizer, lambda _: None).train
+    eta = Eta(chosen.evaluation, chosen.checkpoints)
+    Loop(chosen, subject, rows, reporter=quiet, steering=Steering(quiet), eta=eta).run(lambda _: None)
+    losses = [step.loss for step in quiet.of(event_pb2.StepMetrics)]
     assert losses[-1] < losses[0]
     chosen.artifact.mkdir()
-    methods.save(adapted, tokenizer, chosen.artifact, method=chosen.method, base=chosen.base, dtype=torch.float32)
+    chosen.method.save(adapted, chosen.artifact, base=chosen.base, tokenizer=tokenizer, dtype=torch.float32)
     ids = torch.arange(50)[None]
     with torch.no_grad():
         subject.model.train(mode=False)
@@ -160,7 +154,7 @@ def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: TrainPlan, 
     assert (ours - untrained).abs().max() > 1e-3
 
 
-def test_packed_documents_have_the_states_that_they_have_alone(plan: TrainPlan) -> None:
+def test_packed_documents_have_the_states_that_they_have_alone(plan: Plan) -> None:
     model = load(plan, CPU).eval()
     documents = [
         Example(row, (torch.arange(length, dtype=torch.int32) * 7 + row) % 256, torch.ones(length, dtype=torch.bool))

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import InvalidArgument
@@ -28,7 +28,7 @@ from finetree_trainer.jobs import capabilities
 from finetree_worker.control import Steering
 from finetree_worker.data.dataset import load_dataset
 from finetree_worker.errors import PlanError
-from finetree_worker.events import types
+from finetree_worker.events.eta import Eta
 from finetree_worker.models.load import load_tokenizer
 from finetree_worker.plan_from_task import train_plan
 from finetree_worker.training.loop import Loop
@@ -124,18 +124,20 @@ class Trainer:
         if key not in self.bases:
             self.bases[key] = load(plan, cpu)
         if self.rows is None:
-            self.rows = load_dataset(plan, load_tokenizer(plan.base.folder), lambda _: None).train
+            self.rows = load_dataset(plan.data, load_tokenizer(plan.base.folder), lambda _: None).train
         _, subject = adapt(plan, copy.deepcopy(self.bases[key]), cpu)
         self.quiet.events.clear()
-        Loop(plan, subject, self.rows, self.quiet, Steering(self.quiet)).run(lambda _: None)
-        return [step.loss for step in self.quiet.of(types.StepMetrics)]
+        eta = Eta(plan.evaluation, plan.checkpoints)
+        loop = Loop(plan, subject, self.rows, reporter=self.quiet, steering=Steering(self.quiet), eta=eta)
+        loop.run(lambda _: None)
+        return [step.loss for step in self.quiet.of(event_pb2.StepMetrics)]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_cell_trains_or_is_refused_by_all_with_one_reason(
     method: str, base: Path, rows: Path, tmp_path: Path, quiet: Any
 ) -> None:
-    estimator = EstimatorServicer(Knowledge(prices.packaged()))
+    estimator = EstimatorServicer(Knowledge(price_book.packaged()))
     trainer, refused = Trainer(quiet), 0
     for cell in CELLS:
         spec = spec_of(method, cell)
@@ -143,14 +145,11 @@ def test_every_cell_trains_or_is_refused_by_all_with_one_reason(
         capabilities.require_method(resolved)
         capabilities.require_settings(resolved)
         task = worker_pb2.Task(
-            kind=job_pb2.TASK_KIND_TRAIN,
             attempt=1,
-            spec=resolved,
-            work_dir=str(tmp_path / "work"),
-            artifact_dir=str(tmp_path / "artifacts"),
-            model_dir=str(base),
+            train=job_pb2.TrainTask(spec=resolved),
+            folders=worker_pb2.TaskFolders(work_dir=str(tmp_path / "work"), artifact_dir=str(tmp_path / "artifacts")),
+            base=worker_pb2.TaskBaseModel(model_dir=str(base)),
             dataset_file=str(rows),
-            device="cpu",
             threads=1,
         )
         request = estimate_pb2.EstimateRunRequest(spec=spec)

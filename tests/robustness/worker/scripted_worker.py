@@ -16,18 +16,12 @@ from finetree_worker.process.log_capture import set_environment
 
 set_environment()
 
-from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
+from finetree_api.types.v1 import evidence_pb2, hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_worker.atomic_files import atomic_folder
+from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled, DataError
-from finetree_worker.events.types import (
-    ArtifactReady,
-    CheckpointSaved,
-    DatasetReport,
-    Phase,
-    PhaseProgress,
-    Signal,
-    StepMetrics,
-)
 from finetree_worker.process.process import Process, parse
 
 
@@ -36,17 +30,15 @@ class ScriptedCore:
         pass
 
     def profile(self):
-        return worker_pb2.HostProfile(bf16_flops_per_second=1e12, threads=2)
-
-    def compatibility(self, folder, base):
-        return [artifact_pb2.Compatibility(server="peft", loads=True)]
+        return worker_pb2.HostProfile(matrix_rates=hardware_pb2.MatrixRates(bf16_flops_per_second=1e12), threads=2)
 
     def prepare(self, task, reporter, control):
-        reporter.emit(PhaseProgress(Phase.TOKENIZE, 1.0, seconds=0.1))
-        reporter.emit(DatasetReport("chat", 3, 3, 0, 0, 0, 0, (), 30, 10, 12, 64, ((32, 3),)))
+        reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=1.0))
+        profile = training_data_pb2.DatasetProfile(examples=3, exact=True)
+        reporter.emit(event_pb2.DatasetReport(split=training_data_pb2.SPLIT_TRAIN, profile=profile))
 
-    def train(self, plan, reporter, control):
-        script = json.loads(plan.dataset.read_text())
+    def train(self, task, reporter, control):
+        script, began = json.loads(Path(task.dataset_file).read_text()), time.monotonic()
         if "child" in script:
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
             Path(script["child"]).write_text(str(child.pid))
@@ -55,13 +47,14 @@ class ScriptedCore:
             if signal is Signal.CANCEL:
                 raise Cancelled
             if signal is not Signal.NONE:
-                reporter.emit(CheckpointSaved(step - 1, f"step-{step - 1}", 10, False, 0.0))
+                reporter.emit(event_pb2.CheckpointSaved(step=step - 1, size_bytes=10))
             if signal in (Signal.PAUSE, Signal.CANCEL_SAVING):
                 raise Cancelled
             self.fail(script, step)
-            reporter.emit(metrics(step, script["steps"]))
+            reporter.emit(metrics(step, script["steps"], time.monotonic() - began))
             time.sleep(script.get("seconds", 0))
-        self.save(plan, reporter)
+        self.save(task, reporter)
+        return event_pb2.RunSummary(best_step=script.get("best_step", 0))
 
     def fail(self, script, step):
         if step != script.get("fail_at"):
@@ -76,16 +69,24 @@ class ScriptedCore:
             case "bug":
                 raise RuntimeError("secret at /srv/secret/path")
 
-    def save(self, plan, reporter):
-        plan.artifact.mkdir(parents=True)
-        (plan.artifact / "adapter_config.json").write_text("{}")
-        files = {"adapter_config.json": "0" * 64}
-        reporter.emit(ArtifactReady("adapter", str(plan.artifact), 2, files, "hub/base", "main", "f" * 64, "LORA", 100))
+    def save(self, task, reporter):
+        with atomic_folder(Path(task.folders.artifact_dir) / "adapter", {}) as draft:
+            (draft / "adapter_config.json").write_text("{}")
+        base = artifact_pb2.ArtifactBase(hub_id="hub/base", revision="main", fingerprint="f" * 64)
+        artifact = artifact_pb2.Artifact(name=f"{task.job}/artifacts/adapter", peft_type="LORA", base=base)
+        reporter.emit(event_pb2.ArtifactReady(artifact=artifact))
 
 
-def metrics(step, total):
-    return StepMetrics(
-        step, total, step / total, 2.0 / step, 1e-3, 0.5, 64 * step, 16 * step, 640.0, 0.1, 0.1 * step, 0.1, 1000
+def metrics(step, total, elapsed):
+    remain = elapsed / step * (total - step)
+    return event_pb2.StepMetrics(
+        step=step,
+        total_steps=total,
+        loss=2.0 / step,
+        memory_bytes=1000,
+        processed_tokens=64 * step,
+        step_seconds=0.1,
+        eta_seconds=evidence_pb2.Interval(low=remain, expected=remain, high=remain),
     )
 
 

@@ -10,23 +10,21 @@ import pytest
 _START = """
 import sys, threading
 from pathlib import Path
-from finetree_api.trainer.v1 import worker_pb2
-from finetree_worker.events import types
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.process import outcome
 from finetree_worker.errors import StorageError
-from finetree_worker.events.reporter import Reporter
+from finetree_worker.events.reporter import JournalReporter
 from finetree_data.journal import FILE_NAME, read
 from finetree_worker.events.journal import Journal
-from finetree_worker.events.convert import LogLine, Place, Translator
 
 folder = Path(sys.argv[1])
 journal = Journal(folder)
-translator = Translator(worker_pb2.Task(job="j", attempt=1), Place("here", {}))
 go_on = threading.Event()
-reporter = Reporter(journal, translator, on_written=go_on.wait, on_phase=lambda phase: None)
+reporter = JournalReporter(journal, attempt=1, on_written=go_on.wait, on_phase=lambda phase: None)
 
 def emit():
-    reporter.emit(LogLine(types.Level.INFO, "test", "x" * 1000))
+    reporter.emit(event_pb2.LogLine(logger="test", text="x" * 1000))
 
 def fill(size):
     with (folder / "other").open("ab") as stream:  # somebody else fills the disk too

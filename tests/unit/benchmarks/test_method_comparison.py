@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from finetree_api.estimator.v1 import estimator_pb2 as pb
-from finetree_estimator.catalog.prices import packaged
+from finetree_api.trainer.v1 import event_pb2
+from finetree_estimator.catalog.price_book import packaged
 from finetree_estimator.estimate import estimate
 from finetree_estimator.evidence import observation
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.validation import validate
-from finetree_worker.events import types
+from finetree_worker.control import Signal
 from finetree_worker.plan import Metric
 from google.protobuf import json_format
 
@@ -187,7 +188,7 @@ def test_the_worker_takes_the_spec_of_every_run(method: str, purpose: str, tmp_p
     case = {"spec": run.spec(), "threads": 2, "model_dir": str(tmp_path)}
     (tmp_path / "case.json").write_text(json.dumps(case))
     plan = method_process.task_plan(tmp_path)
-    assert plan.method.kind == method
+    assert plan.method.name == method
     assert (plan.optimization.epochs, plan.optimization.batch_size) == (2.0, 4)
     assert plan.evaluation.before_training is (purpose == "scored")
     assert (Metric.EXACT_MATCH in plan.evaluation.metrics) is (purpose == "scored")
@@ -195,21 +196,20 @@ def test_the_worker_takes_the_spec_of_every_run(method: str, purpose: str, tmp_p
 
 def test_what_the_worker_tells_is_kept_as_it_was_told() -> None:
     recorder = method_process.Recorder()
-    recorder.emit(types.AttemptStarted(0, 2, 10, 100, 1, "cpu", "bf16"))
+    counted = {"trainable_parameters": "10", "parameters": "100"}
+    recorder.emit(event_pb2.AttemptStarted(environment=counted), message="attempt 1 starts")
     for step in (1, 2):
-        numbers = {"step": step, "loss": 1.0 / step, "tokens": 50 * step, "target_tokens": 5 * step}
-        zeros = dict.fromkeys(("epoch", "grad_norm", "tokens_per_second", "elapsed_seconds", "remaining_seconds"), 0.0)
-        recorder.emit(
-            types.StepMetrics(total_steps=2, learning_rate=1e-3, step_seconds=0.5, memory_bytes=1, **numbers, **zeros)
-        )
-    recorder.emit(types.EvalMetrics(2, 0.7, 2.0, 0.75, 4, 3, 4, 1.5, token_accuracy=0.8))
-    recorder.emit(types.Alert(types.Level.WARNING, "NON_FINITE_LOSS", "", 1))
+        numbers = {"step": step, "loss": 1.0 / step, "processed_tokens": 50 * step, "target_tokens": 5 * step}
+        recorder.emit(event_pb2.StepMetrics(total_steps=2, step_seconds=0.5, **numbers))
+    recorder.emit(event_pb2.EvalMetrics(step=2, loss=0.7, perplexity=2.0, exact_match=0.75, examples=4, seconds=1.5))
+    recorder.emit(event_pb2.Alert(code="NON_FINITE_LOSS", message=""))
     found = recorder.found
     assert found["losses"] == [1.0, 0.5]
     assert (found["steps"], found["tokens"], found["trainable_parameters"]) == (2, 100, 10)
-    assert found["evaluations"][0]["exact_match"] == 0.75
+    evaluation = found["evaluations"][0]
+    assert [evaluation[name] for name in ("exact_match", "questions", "correct")] == [0.75, 4, 3]
     assert found["alerts"] == ["NON_FINITE_LOSS"]
-    assert recorder.poll() is types.Signal.NONE
+    assert recorder.poll() is Signal.NONE
 
 
 # ------------------------------------------------------------------------------------------------------- statistics

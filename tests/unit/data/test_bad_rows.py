@@ -55,14 +55,14 @@ def test_one_empty_row_of_a_hundred_is_left_out_and_named(tmp_path, name):
     row, field = EMPTY[name]
     rows, found = read(tmp_path, *answered(60), row, *answered(39))
     assert (len(rows), found.skipped) == (99, 1)
-    assert (found.faults[0].number, found.faults[0].field) == (61, field)
+    assert (found.skipped_rows[0].number, found.skipped_rows[0].field) == (61, field)
 
 
 def test_more_empty_rows_than_that_refuse_the_file_with_their_number(tmp_path):
     with pytest.raises(DatasetError) as error:
         read(tmp_path, *answered(50), {"question": "q", "answer": ""}, *answered(47), {"question": "q", "answer": ""})
     assert (error.value.reason, error.value.row, error.value.field) == ("MALFORMED_ROW", 51, "answer")
-    assert error.value.problem.endswith("So it is in 1 more row.")
+    assert error.value.problem.endswith("1 more row has the same problem.")
 
 
 def test_an_empty_row_is_refused_where_the_user_wants_that(tmp_path):

@@ -15,7 +15,7 @@ from finetree_api.types.v1 import (
     training_data_pb2,
     training_pb2,
 )
-from finetree_estimator.catalog import accelerators, models, prices
+from finetree_estimator.catalog import accelerators, models, price_book
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif.changes import Patch, apply_patches
@@ -26,7 +26,7 @@ from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-KNOWLEDGE = Knowledge(prices.packaged())
+KNOWLEDGE = Knowledge(price_book.packaged())
 SERVICER = EstimatorServicer(KNOWLEDGE)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import finetree_estimator
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.evidence.confidence import _RESPECTS
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
@@ -72,6 +72,6 @@ def test_every_code_is_listed_here():
 def test_a_remark_names_the_field_that_it_is_about(spec, code, field_path):
     whole = {"model": {"name": "smollm2-135m"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}} | spec
     request = json_format.ParseDict({"spec": whole}, estimate_pb2.EstimateRunRequest())
-    remarks = EstimatorServicer(Knowledge(prices.packaged())).estimate(request).remarks
+    remarks = EstimatorServicer(Knowledge(price_book.packaged())).estimate(request).remarks
 
     assert {(remark.code, remark.field_path) for remark in remarks} >= {(code, field_path)}

@@ -6,14 +6,14 @@ import threading
 
 import pytest
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2, estimator_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError, to_status
 from finetree_runtime.server import validation
 from google.protobuf import json_format
 
-KNOWLEDGE = Knowledge(prices.packaged())
+KNOWLEDGE = Knowledge(price_book.packaged())
 RTX = {"accelerator": "rtx-4090"}
 LORA = {"spec": {"model": {"name": "smollm2-135m"}, "lora": {}, "hardware": RTX}}
 ROWS = [

@@ -3,16 +3,18 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks" / "estimator"))
+
+import accuracy_page
+
 ROOT = Path(__file__).parents[3]
-RESULTS_PAGE, ACCURACY, ESTIMATES = (
-    re.sub(r"\s+", " ", (ROOT / name).read_text(encoding="utf-8"))
-    for name in ("docs/results.md", "docs/accuracy.md", "docs/estimates.md")
-)
+RESULTS_PAGE = re.sub(r"\s+", " ", (ROOT / "docs/results.md").read_text(encoding="utf-8"))
 RESULTS = ROOT / "benchmarks/results"
 
 
@@ -43,27 +45,6 @@ def estimated():
     yield f"it is {percent(every['mean_absolute_error'])} off, {percent(every['median_absolute_error'])} in the median"
     yield f"{percent(speed['median_absolute_error'])} off in the median on {speed['rows']} fitted runs"
     yield f"{percent(fast['median_absolute_error'])} on {fast['rows']} of other sources"
-
-
-def tabled():
-    """The rows of the page on accuracy that say how far the estimator is off now."""
-    other = result("estimator/other_sources.json")
-    for name, found in other.items():
-        if "tables" not in found:
-            continue
-        for kind, last in (("memory", "above_high"), ("speed", "inside")):
-            one = found["tables"].get(f"{kind} · all")
-            if one is not None:
-                errors = ", ".join(f"{100 * one[f'{key}_absolute_error']:.1f}" for key in ("mean", "median"))
-                yield f"{errors}, {100 * one[last]:.{1 if kind == 'memory' else 0}f} % |"
-        assert f"| `{name}.csv`" in ACCURACY
-    every = other["all"]["memory"]
-    errors = ", ".join(f"{100 * every[f'{key}_absolute_error']:.1f}" for key in ("mean", "median"))
-    yield f"| all: {every['rows']} peaks |"
-    yield f"of {other['all']['sources']} | | {errors}, {100 * every['above_high']:.1f} % |"
-    limits = result("estimator/published_limits.json")
-    yield f"asks about {limits['rows']} published limits"
-    yield f"{limits['right']} verdicts are right"
 
 
 def compared():
@@ -98,36 +79,11 @@ def trained():
     yield f"adapter layers {ratio['adapter']} times"
 
 
-COMPARED = (
-    ("memory", "one card", "fitcheck-llm"),
-    ("memory", "one card", "alloc"),
-    ("memory", "several cards", "ftuneai"),
-    ("throughput", "all", "ftuneai"),
-)
-"""Whom the page on accuracy compares, and on what."""
+def test_the_tables_of_the_page_on_accuracy_are_those_of_the_results():
+    """`python benchmarks/estimator/accuracy_page.py` writes them."""
+    text = accuracy_page.PAGE.read_text(encoding="utf-8")
 
-
-def compared_in_full():
-    """What it says of them, and of the project on the same rows."""
-    for what, rows, name in COMPARED:
-        found = result("estimator/peers.json", "elsewhere", what, rows, name)
-        theirs, ours = errors(found["peer"], found["finetree_on_the_same"])
-        yield f"answers {found['peer']['n']}"
-        yield f"{theirs[0]} off on average, {theirs[1]} in the median, where this one is {ours[0]} and {ours[1]}"
-
-
-@pytest.mark.parametrize("words", [*compared_in_full(), *tabled()])
-def test_a_figure_of_the_page_on_accuracy_is_the_measured_one(words):
-    assert words in ACCURACY
-
-
-def test_the_page_on_estimates_says_the_same():
-    every = result("estimator/other_sources.json", "all")
-    memory, words = every["memory"], "on which no value was fitted, memory is"
-    off, median = percent(memory["mean_absolute_error"]), percent(memory["median_absolute_error"])
-
-    assert f"On {memory['rows']} published peaks of {every['sources']} sources {words} {off} off" in ESTIMATES
-    assert f"off on average and {median} in the median" in ESTIMATES
+    assert accuracy_page.page(text) == text
 
 
 @pytest.mark.parametrize("words", [*estimated(), *compared(), *recommended(), *trained()])

@@ -32,7 +32,7 @@ def test_every_command_of_the_page_parses(words):
 
 def test_every_flag_that_the_page_names_exists():
     known = {name for parameter in recommend.params if isinstance(parameter, click.Option) for name in parameter.opts}
-    named = set(re.findall(r"`(--[a-z-]+)", TEXT)) - {"--policy-dir", "--once"}
+    named = set(re.findall(r"`(--[a-z-]+)", TEXT)) - {"--rule-pack-dir", "--once"}
     assert named <= known
 
 

@@ -5,26 +5,33 @@ The harness beside this file is importable as `worker_harness`, the rows and fil
 and `public_files`: test folders are no packages.
 """
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-for _name, _file in (
-    ("worker_harness", "harness.py"),
-    ("public_rows", "tokenize/public_rows.py"),
-    ("public_files", "tokenize/public_files.py"),
-):
-    if _name not in sys.modules:
-        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).parent / _file)
-        assert _spec is not None
-        assert _spec.loader is not None
-        sys.modules[_name] = importlib.util.module_from_spec(_spec)
-        _spec.loader.exec_module(sys.modules[_name])
+_FILES = {
+    "worker_harness": "harness.py",
+    "public_rows": "tokenize/public_rows.py",
+    "public_files": "tokenize/public_files.py",
+}
+
+
+class _Finder:
+    """Finds them where a test imports them, not before: the harness imports the training libraries."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> ModuleSpec | None:
+        file = _FILES.get(name)
+        return None if file is None else spec_from_file_location(name, Path(__file__).parent / file)
+
+
+sys.meta_path.append(_Finder)
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -141,21 +148,22 @@ def chat_rows() -> list[dict[str, Any]]:
 @pytest.fixture
 def plan(base_folder: Path, tmp_path: Path, write_rows: Callable[..., Path], chat_rows: list[Any]) -> Any:
     """Two epochs of LoRA with dropout in float32: six steps, the third and the sixth of three rows."""
-    from finetree_worker.plan import BaseModel, LoraMethod, Optimization, Precision, Schedule, TrainPlan
+    from finetree_worker.methods.lora import Lora
+    from finetree_worker.plan import BaseModel, DataPlan, Optimization, Plan, Precision, Schedule
 
-    return TrainPlan(
+    return Plan(
         base=BaseModel(base_folder, "example/tiny", "main"),
-        dataset=write_rows(chat_rows),
-        method=LoraMethod(rank=4, alpha=8.0, dropout=0.2),
+        data=DataPlan(write_rows(chat_rows), scratch=tmp_path / "work", sequence_length=128),
+        method=Lora(rank=4, alpha=8.0, dropout=0.2),
         optimization=Optimization(
             learning_rate=5e-3,
             batch_size=4,
             micro_batch_size=4,
-            sequence_length=128,
             epochs=2.0,
             precision=Precision.FP32,
             schedule=Schedule.LINEAR,
             warmup_ratio=0.2,
+            weight_decay=0.0,
         ),
         work=tmp_path / "work",
         artifact=tmp_path / "artifact",

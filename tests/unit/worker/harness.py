@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests of the training core share: runs of a plan, what they told, and the weights that they left.
+"""What tests of the training share: runs of a plan, what they reported, and the weights that they left.
 
 The training libraries are imported where they are used: not every test of the folder needs them.
 """
@@ -9,58 +9,56 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetree_worker.events import types
-from finetree_worker.events.types import Signal
-from finetree_worker.plan import (
-    AdapterMethod,
-    BaseModel,
-    EvaluationPlan,
-    FullMethod,
-    LoraMethod,
-    Method,
-    Optimization,
-    Placement,
-    PrefixInit,
-    PrefixMethod,
-    QloraMethod,
-    Quantization,
-    TrainPlan,
-)
+from finetree_api.trainer.v1 import event_pb2
+from finetree_worker.control import Signal, Steering
+from finetree_worker.events.envelope import Stamp, envelope
+from finetree_worker.events.eta import Eta
+from finetree_worker.methods.adapter import Adapter, AdapterPlacement
+from finetree_worker.methods.full import Full
+from finetree_worker.methods.lora import Lora
+from finetree_worker.methods.prefix import Prefix, PrefixInit
+from finetree_worker.methods.qlora import Qlora, Quantization
+from finetree_worker.plan import DataPlan, EvaluationPlan, Method, Metric, Optimization, Plan
 
-LORA = LoraMethod(rank=4, alpha=8.0, dropout=0.2)
+LORA = Lora(rank=4, alpha=8.0, dropout=0.2)
 METHODS: dict[str, Method] = {
-    "full": FullMethod(),
-    "full-frozen": FullMethod(frozen_layers=1),
+    "full": Full(),
+    "full-frozen": Full(frozen_layers=1),
     "lora": LORA,
     "rslora": replace(LORA, rank_stabilized=True),
     "dora": replace(LORA, weight_decomposed=True),
-    "nf4": QloraMethod(LORA),
-    "nf4-single": QloraMethod(LORA, double_quantization=False),
-    "fp4": QloraMethod(LORA, Quantization.FP4),
-    "int8": QloraMethod(LORA, Quantization.INT8),
-    "prefix": PrefixMethod(6),
-    "prefix-zero": PrefixMethod(6, PrefixInit.ZERO),
-    "pfeiffer": AdapterMethod(8),
-    "houlsby": AdapterMethod(8, Placement.HOULSBY),
-    "parallel": AdapterMethod(8, Placement.PARALLEL),
-    "qdora": QloraMethod(replace(LORA, weight_decomposed=True)),
+    "nf4": Qlora(LORA),
+    "nf4-single": Qlora(LORA, double_quantization=False),
+    "fp4": Qlora(LORA, Quantization.FP4),
+    "int8": Qlora(LORA, Quantization.INT8),
+    "prefix": Prefix(6),
+    "prefix-zero": Prefix(6, PrefixInit.ZERO),
+    "pfeiffer": Adapter(8),
+    "houlsby": Adapter(8, AdapterPlacement.HOULSBY),
+    "parallel": Adapter(8, AdapterPlacement.PARALLEL),
+    "qdora": Qlora(replace(LORA, weight_decomposed=True)),
 }
 """Every method and the settings of its own that change what is computed."""
 
 
 @dataclass
 class Recorder:
-    """Keeps all events; `at_step` says what the control asks for once a step is told."""
+    """Keeps all payloads; `at_step` says what the control asks for once a step is reported."""
 
     at_step: dict[int, Signal] = field(default_factory=dict)
     events: list[Any] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     asked: Signal = Signal.NONE
     outcome: Any = None
 
-    def emit(self, event: Any) -> None:
-        self.events.append(event)
-        if isinstance(event, types.StepMetrics):
-            self.asked = self.at_step.get(event.step, self.asked)
+    def emit(self, payload: Any, *, message: str = "", level: int = 0) -> None:
+        # Whatever is reported can be written to the journal.
+        event = envelope(payload, Stamp(0, 0.0), attempt=1, message=message, level=level)
+        assert event.message
+        self.events.append(payload)
+        self.messages.append(event.message)
+        if isinstance(payload, event_pb2.StepMetrics):
+            self.asked = self.at_step.get(payload.step, self.asked)
 
     def poll(self) -> Signal:
         asked = self.asked
@@ -71,13 +69,17 @@ class Recorder:
     def of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]
 
+    def alerts(self) -> list[str]:
+        """Codes of the alerts in order."""
+        return [alert.code for alert in self.of(event_pb2.Alert)]
+
 
 def pausing(step: int) -> Recorder:
     """A recorder that asks for a pause after a step."""
     return Recorder({step: Signal.PAUSE})
 
 
-def run(plan: TrainPlan, recorder: Recorder | None = None) -> Recorder:
+def run(plan: Plan, recorder: Recorder | None = None) -> Recorder:
     """Train; the outcome is the recorder's."""
     from finetree_worker.training.run import train
 
@@ -86,29 +88,44 @@ def run(plan: TrainPlan, recorder: Recorder | None = None) -> Recorder:
     return recorder
 
 
-def tuned(plan: TrainPlan, **changes: Any) -> TrainPlan:
-    """The plan with another optimization."""
-    return replace(plan, optimization=replace(plan.optimization, **changes))
+def tuned(plan: Plan, **changes: Any) -> Plan:
+    """The plan with other settings of its training."""
+    data = {name: changes.pop(name) for name in ("sequence_length", "loss_on") if name in changes}
+    return replace(plan, optimization=replace(plan.optimization, **changes), data=replace(plan.data, **data))
 
 
-def elsewhere(plan: TrainPlan, folder: Path) -> TrainPlan:
+def held_out(plan: Plan, file: Path | None = None, fraction: float = 0.0, **evaluation: Any) -> Plan:
+    """The plan with rows that are not trained on, and what is measured on them."""
+    wanted = EvaluationPlan(**evaluation)
+    questions = Metric.EXACT_MATCH in wanted.metrics
+    data = replace(plan.data, held_out=file, split_fraction=fraction, questions=questions)
+    return replace(plan, data=data, evaluation=wanted)
+
+
+def elsewhere(plan: Plan, folder: Path) -> Plan:
     """The plan as another run of it."""
     return replace(plan, work=folder / "work", artifact=folder / "artifact")
 
 
-def loop_of(plan: TrainPlan, recorder: Recorder | None = None) -> Any:
+def loop_of(plan: Plan, recorder: Recorder | None = None) -> Any:
     """The loop of a plan, before its first step; `adapted` is its model as peft has it."""
     import torch
-    from finetree_worker.control import Steering
     from finetree_worker.data.dataset import load_dataset
     from finetree_worker.models.load import load_tokenizer
-    from finetree_worker.training.loop import Loop
     from finetree_worker.training.run import adapt, load
 
     recorder, cpu = recorder or Recorder(), torch.device("cpu")
     adapted, subject = adapt(plan, load(plan, cpu), cpu)
-    rows = load_dataset(plan, load_tokenizer(plan.base.folder), lambda _: None).train
-    loop: Any = Loop(plan, subject, rows, recorder, Steering(recorder))
+    rows = load_dataset(plan.data, load_tokenizer(plan.base.folder), lambda _: None).train
+    return bare_loop(plan, subject, rows, recorder, adapted=adapted)
+
+
+def bare_loop(plan: Plan, subject: Any, rows: Sequence[Any], recorder: Recorder, adapted: Any = None) -> Any:
+    """A loop over a subject and rows of a test's own."""
+    from finetree_worker.training.loop import Loop
+
+    eta = Eta(plan.evaluation, plan.checkpoints)
+    loop: Any = Loop(plan, subject, rows, reporter=recorder, steering=Steering(recorder), eta=eta)
     loop.adapted = adapted
     return loop
 
@@ -120,7 +137,7 @@ def weights(folder: Path) -> dict[str, Any]:
     return load_file(next(folder.glob("*.safetensors")))
 
 
-def weights_at(plan: TrainPlan, step: int) -> dict[str, Any]:
+def weights_at(plan: Plan, step: int) -> dict[str, Any]:
     """The trained tensors of a checkpoint."""
     from safetensors.torch import load_file
 
@@ -136,7 +153,7 @@ def difference(left: dict[str, Any], right: dict[str, Any]) -> float:
 def rows_of(lengths: Sequence[int]) -> list[Any]:
     """Rows of so many tokens, all of them learned."""
     import torch
-    from finetree_worker.data.packing import Example
+    from finetree_worker.tokenize.example import Example
 
     return [
         Example(i, torch.zeros(n, dtype=torch.int32), torch.ones(n, dtype=torch.bool)) for i, n in enumerate(lengths)
@@ -145,7 +162,7 @@ def rows_of(lengths: Sequence[int]) -> list[Any]:
 
 def optimization(**changes: Any) -> Optimization:
     """An epoch in batches of four rows."""
-    return replace(Optimization(1e-3, 4, 4, 128, epochs=1.0), **changes)
+    return replace(Optimization(1e-3, 4, 4, epochs=1.0), **changes)
 
 
 def scripted(values: Sequence[Any]) -> Callable[[int], Any]:
@@ -154,20 +171,12 @@ def scripted(values: Sequence[Any]) -> Callable[[int], Any]:
     return lambda _: next(given)
 
 
-def data_plan(file: Path, length: int = 256, packing: bool = True, **evaluation: Any) -> TrainPlan:
+def data_plan(file: Path, length: int = 256, **changes: Any) -> DataPlan:
     """What reading a file of rows needs of a plan."""
-    return TrainPlan(
-        BaseModel(file.parent),
-        file,
-        LoraMethod(),
-        Optimization(1e-3, 4, 4, length, epochs=1.0, packing=packing),
-        file.parent,
-        file.parent / "artifact",
-        EvaluationPlan(**evaluation),
-    )
+    return DataPlan(file, file.parent, sequence_length=length, **changes)
 
 
-def tokenised(plan: TrainPlan, tokenizer: Any) -> Any:
+def tokenised(plan: DataPlan, tokenizer: Any) -> Any:
     """The rows of a plan as tokens, with their report."""
     from finetree_worker.data.dataset import load_dataset
 

@@ -2,31 +2,28 @@
 """A service without a server: child processes that answer on their standard output. No socket is opened.
 
 Clients never import services, so each is started as `python -m finetree_… --once`. It runs the rpc's own method: its
-responses are byte by byte those of the server.
+responses are those of the server.
 """
 
 import contextlib
 import importlib.util
+import io
 import os
-import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from finetree_cli.errors import BadInput, CliError, NotAvailable
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+    from google.rpc import status_pb2
 
     Response = TypeVar("Response", bound=Message)
 
-HEADER = struct.Struct(">BI")
-"""Header of each message, as gRPC frames them: one byte (see `STATUS`) and the length in bytes."""
-STATUS = 1
-"""First byte of a frame that holds a google.rpc.Status; 0 before a request or a response."""
 PAGE_SIZE = 1000
 """Largest page that the contract allows."""
 STOP_SECONDS = 5.0
@@ -61,13 +58,11 @@ class LocalService:
     def call(self, rpc: str, request: "Message", response: "Response") -> "Response":
         """Call an rpc and parse its answer into `response`. Raises FinetreeError as the SDK's Client does."""
         from finetree import error_of_status
-        from google.rpc import status_pb2
 
         self.start(rpc)
-        kind, content = self._processes[rpc].exchange(request.SerializeToString(deterministic=True))
-        if kind == STATUS:
-            raise error_of_status(status_pb2.Status.FromString(content))
-        response.ParseFromString(content)
+        status = self._processes[rpc].exchange(request, response)
+        if status.code:
+            raise error_of_status(status)
         return response
 
     def pages(self, rpc: str, request: Any, response: type[Any]) -> Iterator[Any]:
@@ -114,29 +109,32 @@ class _Process:
         self._service = service
         self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
-            [*command, "--once-format", "frames", *flags],
+            [*command, "--once-format", "delimited", *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=os.environ | variables,
         )
 
-    def exchange(self, content: bytes) -> tuple[int, bytes]:
-        """Send a request and return the first byte and the content of the answer."""
-        source, sink = self._process.stdout, self._process.stdin
-        assert source is not None  # noqa: S101 - both are pipes
-        assert sink is not None  # noqa: S101
+    def exchange(self, request: "Message", response: "Message") -> "status_pb2.Status":
+        """Send a request and return the status of its answer; if it is OK, the answer is in `response`."""
+        from google.protobuf import proto
+        from google.rpc import status_pb2
+
+        assert self._process.stdin is not None  # noqa: S101 - both are pipes
+        assert self._process.stdout is not None  # noqa: S101
+        source, sink = (cast("io.BytesIO", pipe) for pipe in (self._process.stdout, self._process.stdin))
         try:
-            sink.write(HEADER.pack(0, len(content)) + content)
+            proto.serialize_length_prefixed(request, sink)
             sink.flush()
-            header = source.read(HEADER.size)
-            kind, size = HEADER.unpack(header)
-            answer = source.read(size)
-        except (BrokenPipeError, struct.error):
+            status = cast("status_pb2.Status | None", proto.parse_length_prefixed(status_pb2.Status, source))
+            if status is not None and not status.code:
+                response.CopyFrom(proto.parse_length_prefixed(type(response), source))
+        except (BrokenPipeError, EOFError, TypeError, ValueError):  # TypeError: no response came
             raise self._exit_error() from None
-        if len(answer) < size:
+        if status is None:
             raise self._exit_error()
-        return kind, answer
+        return status
 
     def close(self) -> None:
         """End the process."""

@@ -20,9 +20,9 @@ from finetree.errors import FinetreeError
 class AsyncEventStream:
     """Every event of a job, once and in order, until its Terminal event.
 
-    It attaches on the first `next` and re-attaches by itself, from where it is: after a broken connection, a restarted
-    server, a missing number, and when nothing (not even a heartbeat) arrives for three heartbeats. It gives up, with
-    the last error, after `reconnect_timeout` seconds in which nothing arrived. `close()` ends it; it is a context.
+    It attaches on the first `next`, and re-attaches from its position after a broken connection, a restarted server, a
+    missing number, and when nothing (not even a heartbeat) arrives for three heartbeats. After `reconnect_timeout`
+    seconds without a message it raises the last error. `close()` ends it; it is a context.
     """
 
     def __init__(self, transport: AsyncTransport, follow: Follow, *, deadline: float | None = None) -> None:
@@ -33,7 +33,7 @@ class AsyncEventStream:
 
     @property
     def cursor(self) -> str:
-        """Where to go on after the event that was handed out last: store it, and give it to `events(cursor=…)`."""
+        """Cursor after the event that was delivered last, to store and to give to `events(cursor=…)`."""
         return self._follow.cursor
 
     def __aiter__(self) -> AsyncIterator[event_pb2.JobEvent]:

@@ -24,8 +24,8 @@ from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext
 from finetree.errors import ClientClosed, FinetreeError
 
 
-class Line:
-    """A channel and what is open on it. A retired one is closed when its last stream has ended."""
+class Connection:
+    """A channel and the number of streams on it. A retired one is closed when its last stream has ended."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.channel = channel
@@ -33,7 +33,7 @@ class Line:
         self.retired = False
 
     async def settle(self) -> None:
-        """Close the channel if nothing is open on it and nothing new will be."""
+        """Close the channel if it is retired and has no stream."""
         if self.retired and not self.streams:
             await self.close()
 
@@ -46,38 +46,40 @@ class Line:
 class Stream(Generic[R]):
     """An open server stream. `read` raises FinetreeError; `close` is idempotent."""
 
-    def __init__(self, transport: AsyncTransport, line: Line, call: Any, service: Service, request_id: str) -> None:
-        self._transport, self._line, self._call = transport, line, call
+    def __init__(
+        self, transport: AsyncTransport, connection: Connection, call: Any, service: Service, request_id: str
+    ) -> None:
+        self._transport, self._connection, self._call = transport, connection, call
         self._service, self._request_id = service, request_id
         self._open = True
-        line.streams += 1
+        connection.streams += 1
 
     async def read(self) -> R | None:
-        """The next message, None at the end."""
+        """Read the next message; None at the end."""
         try:
             message = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise await self._transport.translated(error, self._service, self._request_id) from None
+            raise await self._transport.error_of_call(error, self._service, self._request_id) from None
         except asyncio.CancelledError:
             if _cancelling():
                 raise
             raise _closed_meanwhile(self._request_id) from None
         if message is grpc.aio.EOF:
             return None
-        self._transport.reached(self._service)
+        self._transport.note_reached(self._service)
         answer: R = message
         return answer
 
     async def close(self, *, renew: bool = False) -> None:
-        """End it. With `renew` the next stream uses a new connection: this one is broken or silent."""
+        """Cancel the stream. With `renew` the next one uses a new connection: this one is broken or silent."""
         if not self._open:
             return
         self._open = False
         self._call.cancel()
-        self._line.streams -= 1
+        self._connection.streams -= 1
         if renew:
-            self._transport.retire(self._service, self._line)
-        await self._line.settle()
+            self._transport.retire(self._service, self._connection)
+        await self._connection.settle()
 
 
 class AsyncTransport:
@@ -85,103 +87,103 @@ class AsyncTransport:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self._lines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[Service, Kind], Line]]
-        self._lines = weakref.WeakKeyDictionary()
+        self._connections: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[Service, Kind], Connection]]
+        self._connections = weakref.WeakKeyDictionary()
         self._closed = False
         self._reached: set[Service] = set()
         GATE.register(self)
 
-    async def unary(self, method: Rpc[Q, R], request: Q, *, timeout: float | None = None, request_id: str = "") -> R:
-        """Make a call. `timeout` in seconds before the client's own before the method's.
+    async def unary(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None, request_id: str = "") -> R:
+        """Make a unary call. `timeout` in seconds; None means the client's, else the rpc's own.
 
         Raises:
-            FinetreeError: whatever the service or the way to it said.
+            FinetreeError: what the service answered, or why it could not be reached.
         """
         request_id = request_id or channels.new_request_id()
-        stub = self._line(method.service, "unary").channel.unary_unary(
-            method.path, method.request.SerializeToString, method.response.FromString
+        stub = self._connection_to(rpc.service, "unary").channel.unary_unary(
+            rpc.path, rpc.request.SerializeToString, rpc.response.FromString
         )
         try:
             response: R = await stub(
                 request,
-                timeout=self._timeout(method, timeout),
+                timeout=self._timeout(rpc, timeout),
                 metadata=channels.metadata(self.options, request_id),
             )
         except grpc.aio.AioRpcError as error:
-            raise await self.translated(error, method.service, request_id) from None
+            raise await self.error_of_call(error, rpc.service, request_id) from None
         except asyncio.CancelledError:
             if _cancelling():
                 raise
             raise _closed_meanwhile(request_id) from None
-        self.reached(method.service)
+        self.note_reached(rpc.service)
         return response
 
-    def stream(self, method: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
-        """Open a server stream. Without a `timeout` it has no deadline: who reads it watches for silence."""
+    def stream(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
+        """Open a server stream. Without a `timeout` it has no deadline: its reader watches for silence."""
         request_id = channels.new_request_id()
-        line = self._line(method.service, "stream")
-        stub = line.channel.unary_stream(method.path, method.request.SerializeToString, method.response.FromString)
+        connection = self._connection_to(rpc.service, "stream")
+        stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
         call = stub(request, timeout=timeout, metadata=channels.metadata(self.options, request_id))
-        return Stream(self, line, call, method.service, request_id)
+        return Stream(self, connection, call, rpc.service, request_id)
 
-    async def upload(self, method: Rpc[Q, R], requests: AsyncIterator[Q], *, timeout: float | None = None) -> R:
+    async def upload(self, rpc: Rpc[Q, R], requests: AsyncIterator[Q], *, timeout: float | None = None) -> R:
         """Send a client stream and wait for its answer.
 
         Raises:
-            FinetreeError: whatever the service or the way to it said.
+            FinetreeError: what the service answered, or why it could not be reached.
         """
         request_id = channels.new_request_id()
-        line = self._line(method.service, "stream")
-        stub = line.channel.stream_unary(method.path, method.request.SerializeToString, method.response.FromString)
+        connection = self._connection_to(rpc.service, "stream")
+        stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
         call: Any = stub(
             requests,
-            timeout=timeout if timeout is not None else method.timeout,
+            timeout=timeout if timeout is not None else rpc.timeout,
             metadata=channels.metadata(self.options, request_id),
         )
-        line.streams += 1
+        connection.streams += 1
         try:
             response: R = await call
         except grpc.aio.AioRpcError as error:
-            self.retire(method.service, line)
-            raise await self.translated(error, method.service, request_id) from None
+            self.retire(rpc.service, connection)
+            raise await self.error_of_call(error, rpc.service, request_id) from None
         except asyncio.CancelledError:
             if _cancelling():
                 raise
             raise _closed_meanwhile(request_id) from None
         finally:
             call.cancel()
-            line.streams -= 1
-            await line.settle()
+            connection.streams -= 1
+            await connection.settle()
         return response
 
     def channel(self, service: Service) -> grpc.aio.Channel:
-        """The channel of unary calls, for the raw stubs."""
-        return self._line(service, "unary").channel
+        """Channel of unary calls, for the raw stubs."""
+        return self._connection_to(service, "unary").channel
 
-    def retire(self, service: Service, line: Line) -> None:
-        """Replace the channel of streams, if it is still that one."""
-        lines = self._lines.get(asyncio.get_running_loop(), {})
-        if lines.get((service, "stream")) is line:
-            del lines[service, "stream"]
-            line.retired = True
+    def retire(self, service: Service, connection: Connection) -> None:
+        """Replace the channel of streams, unless that has happened already."""
+        connections = self._connections.get(asyncio.get_running_loop(), {})
+        if connections.get((service, "stream")) is connection:
+            del connections[service, "stream"]
+            connection.retired = True
 
     async def close(self) -> None:
         """Close the channels of the running loop; streams that are open on them end."""
         self._closed = True
-        for line in self._lines.pop(asyncio.get_running_loop(), {}).values():
-            await line.close()
+        for connection in self._connections.pop(asyncio.get_running_loop(), {}).values():
+            await connection.close()
 
-    def forget(self) -> None:
-        """In a forked child: start without channels."""
-        GATE.keep(self._lines)
-        self._lines = weakref.WeakKeyDictionary()
+    def drop_channels(self) -> None:
+        """Start without channels, in a forked child."""
+        GATE.keep(self._connections)
+        self._connections = weakref.WeakKeyDictionary()
 
-    def reached(self, service: Service) -> None:
-        """Note that a service answered: a later failure is no matter of encryption."""
+    def note_reached(self, service: Service) -> None:
+        """Record that a service answered: a later failure is not one of encryption."""
         self._reached.add(service)
 
-    async def translated(self, error: grpc.aio.AioRpcError, service: Service, request_id: str) -> FinetreeError:
-        """The exception for an RpcError."""
+    async def error_of_call(self, error: grpc.aio.AioRpcError, service: Service, request_id: str) -> FinetreeError:
+        """Make the exception for an RpcError."""
         target = self.options.targets[service]
         trailers: Any = error.trailing_metadata()
         found = error_of(error.code().name, error.details() or "", trailers, request_id=request_id, target=target)
@@ -190,14 +192,14 @@ class AsyncTransport:
         mismatch = await asyncio.to_thread(speaks_tls, target.address)
         return plaintext_to_tls(found, target) if mismatch else found
 
-    def _line(self, service: Service, kind: Kind) -> Line:
+    def _connection_to(self, service: Service, kind: Kind) -> Connection:
         GATE.check(aio=True)
         if self._closed:
             raise ClientClosed("the client is closed; make another one", reason="CLIENT_CLOSED")
-        lines = self._lines.setdefault(asyncio.get_running_loop(), {})
-        if (service, kind) not in lines:
-            lines[service, kind] = Line(self._connect(service, kind))
-        return lines[service, kind]
+        connections = self._connections.setdefault(asyncio.get_running_loop(), {})
+        if (service, kind) not in connections:
+            connections[service, kind] = Connection(self._connect(service, kind))
+        return connections[service, kind]
 
     def _connect(self, service: Service, kind: Kind) -> grpc.aio.Channel:
         target = self.options.targets[service]
@@ -209,8 +211,8 @@ class AsyncTransport:
         GATE.opened(channel)
         return channel
 
-    def _timeout(self, method: Rpc[Q, R], timeout: float | None) -> float | None:
-        return timeout if timeout is not None else self.options.timeout or method.timeout
+    def _timeout(self, rpc: Rpc[Q, R], timeout: float | None) -> float | None:
+        return timeout if timeout is not None else self.options.timeout or rpc.timeout
 
 
 def _cancelling() -> bool:
@@ -219,5 +221,5 @@ def _cancelling() -> bool:
 
 
 def _closed_meanwhile(request_id: str) -> ClientClosed:
-    # grpc.aio raises CancelledError when a channel closes under a call; asyncio would take it for this task's own end.
+    # grpc.aio raises CancelledError when a channel closes under a call; asyncio would take it for a cancelled task.
     return ClientClosed("the client was closed during the call", reason="CLIENT_CLOSED", request_id=request_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both transports tell gRPC: arguments, credentials, metadata, user agent."""
+"""Arguments, credentials and metadata that both transports give to gRPC."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from finetree._shared.options import TLS, Options, Target
 from finetree._version import __version__
 
 Kind = Literal["unary", "stream"]
-# Figures: gRFC A6 and AIP-194; 4 attempts spread over at most 50 + 100 + 200 ms, so a deadline is never spent on them.
 RETRY = {
     "maxAttempts": 4,
     "initialBackoff": "0.05s",
@@ -23,6 +22,7 @@ RETRY = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
+"""Retries by gRPC itself (gRFC A6, AIP-194): 4 attempts over at most 350 ms, so that they use no deadline up."""
 SERVICE_CONFIG = json.dumps(
     {
         "methodConfig": [{"name": [{}], "retryPolicy": RETRY}],
@@ -30,14 +30,14 @@ SERVICE_CONFIG = json.dumps(
     }
 )
 MAX_RECEIVED_BYTES = 16 * 1024 * 1024
-python = ".".join(map(str, sys.version_info[:3]))
-USER_AGENT = f"finetree-python/{__version__} grpc/{grpc.__version__} python/{python}"
+_PYTHON = ".".join(map(str, sys.version_info[:3]))
+USER_AGENT = f"finetree-python/{__version__} grpc/{grpc.__version__} python/{_PYTHON}"
 
 
 def channel_arguments(options: Options, target: Target, kind: Kind) -> list[tuple[str, int | str]]:
-    """Arguments of a channel. Streams are not retried by gRPC: they know themselves where to go on."""
+    """Build the arguments of a channel. gRPC retries no streams: they continue from their position by themselves."""
     arguments: list[tuple[str, int | str]] = [
-        # The global pool would hand a forked child its parent's sockets.
+        # The global pool would give a forked child its parent's sockets.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
@@ -60,17 +60,17 @@ def channel_arguments(options: Options, target: Target, kind: Kind) -> list[tupl
 
 
 def credentials(tls: TLS) -> grpc.ChannelCredentials:
-    """Credentials from PEM bytes or files, read now: a rotated file takes effect with the next channel."""
+    """Read credentials from PEM bytes or files; a rotated file takes effect with the next channel."""
     return grpc.ssl_channel_credentials(_pem(tls.ca), _pem(tls.key), _pem(tls.certificate))
 
 
 def new_request_id() -> str:
-    """An id for a call; made once per call and kept over its attempts."""
+    """Make the id of a call, the same for all of its attempts."""
     return str(uuid.uuid4())
 
 
 def metadata(options: Options, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
-    """Metadata of a call."""
+    """Build the metadata of a call."""
     pairs: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
     if options.token:
         pairs.append(("authorization", f"Bearer {options.token}"))
@@ -80,7 +80,7 @@ def metadata(options: Options, request_id: str) -> tuple[tuple[str, str | bytes]
 
 
 def trace_context() -> str:
-    """W3C trace context of the caller's span; "" where the program has not loaded OpenTelemetry."""
+    """W3C trace context of the caller's span; empty where the program has not loaded OpenTelemetry."""
     if "opentelemetry.trace" not in sys.modules:
         return ""
     context = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()

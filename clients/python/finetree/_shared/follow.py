@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Following a job's event log without any input or output: what to ask for, what to hand on, when it is over.
+"""Following a job's event log, without any network: what to request, what to deliver, when it is over.
 
-The service numbers the events of a job 1, 2, 3 … without a gap. A follower hands on each number once: it drops what it
-has seen, and when a number is missing it asks again from the last one it has.
+The service numbers the events of a job 1, 2, 3 … without a gap. A follower delivers each number once: it drops events
+that it has seen, and when a number is missing it requests again from the last one it has.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
 from finetree.errors import Internal, InvalidArgument, Unavailable, Violation
 
 MISSED_HEARTBEATS = 3
-PATIENCE_WITH_HOLES = 3
+"""Heartbeats without a message after which a stream counts as broken."""
+MAX_GAPS = 3
+"""Times that events may be missing before the log itself counts as damaged."""
 UNKNOWN = -1
-# The cursor of a batch, and the last number handed on from the batch behind it.
+"""Sequence number of a follower that began at a cursor and has seen no event."""
 TOKEN = re.compile(r"(?P<cursor>.*)~(?P<seq>\d+)", re.DOTALL)
+"""A cursor of ours: that of a batch, and the last number delivered from the batch after it."""
 TERMINAL = event_pb2.EVENT_KIND_TERMINAL
 ENDED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED}
 
@@ -28,7 +31,7 @@ class Follow:
     """State of one follower.
 
     Attributes:
-        finished: the Terminal event has been handed on, or lies before the place where the follower began.
+        finished: the Terminal event was delivered, or lies before the position where the follower began.
     """
 
     def __init__(
@@ -54,34 +57,34 @@ class Follow:
         self._min_level = min_level
         self._ready: deque[event_pb2.JobEvent] = deque()
         self._base, self._seen = _start(cursor, after_seq)
-        self._handed = self._seen
+        self._delivered = self._seen
         self._pending = self._base
-        self._holes = 0
+        self._gaps = 0
 
     @property
     def cursor(self) -> str:
-        """Where to go on after the event handed on last; a text to store, and to give to `events(cursor=…)`."""
-        return self._base if self._handed == UNKNOWN else f"{self._base}~{self._handed}"
+        """Cursor after the event that was delivered last, to store and to give to `events(cursor=…)`."""
+        return self._base if self._delivered == UNKNOWN else f"{self._base}~{self._delivered}"
 
     def request(self) -> event_log_pb2.WatchJobRequest:
-        """What to ask for now."""
+        """Build the request for what comes next."""
         request = event_log_pb2.WatchJobRequest(name=self.name, min_level=self._min_level)  # type: ignore[arg-type]  # a level newer than this client passes as a number
         request.heartbeat.FromNanoseconds(round(self._heartbeat * 1e9))
         if self._wanted:
             request.kinds.extend(sorted(self._wanted | {TERMINAL}))  # type: ignore[arg-type]  # likewise
-        # After a hole the cursor points behind it: the number points before it.
-        if self._pending and not self._holes:
+        # After a gap the cursor points behind it, the number points before it.
+        if self._pending and not self._gaps:
             request.cursor = self._pending
         elif self._seen > 0:
             request.after_seq = self._seen
         return request
 
     def accept(self, batch: event_log_pb2.WatchJobResponse) -> None:
-        """Take in a batch.
+        """Accept a batch.
 
         Raises:
-            Unavailable: numbers are missing (EVENTS_MISSING): attach again.
-            Internal: they are missing from the log itself.
+            Unavailable: EVENTS_MISSING: numbers are missing; attach again.
+            Internal: EVENT_LOG_GAP: they are missing from the log itself.
         """
         for event in batch.events:
             if event.seq <= self._seen:
@@ -89,17 +92,17 @@ class Follow:
             if not self._filtered and self._seen != UNKNOWN:
                 self._check(range(self._seen + 1, event.seq), batch)
             self._seen = event.seq
-            self._holes = 0
+            self._gaps = 0
             self._ready.append(event)
         self._pending = batch.cursor or self._pending
         if not self._ready:
             self._caught_up()
 
     def take(self) -> event_pb2.JobEvent | None:
-        """The next event to hand on, None when more must be received."""
+        """Return the next event to deliver; None when more must be received."""
         while self._ready:
             event = self._ready.popleft()
-            self._handed = event.seq
+            self._delivered = event.seq
             terminal = event.kind == TERMINAL or event.HasField("terminal")
             self.finished = self.finished or terminal
             if not self._ready:
@@ -109,15 +112,15 @@ class Follow:
         return None
 
     def ended_without_terminal(self, job: job_pb2.Job) -> bool:
-        """Whether a stream that ended cleanly, without a Terminal event, has nothing left to tell.
+        """Whether a stream that ended cleanly, without a Terminal event, has nothing left to deliver.
 
-        That is so after a Terminal that the follower began behind, or that its level leaves out.
+        That is so when the follower began after the Terminal event, or its level leaves that out.
         """
-        told_all = self._filtered or self._seen == UNKNOWN or job.last_seq <= self._seen
-        self.finished = job.state in ENDED and told_all
-        if not told_all:
-            # Events at the end were left out: the cursor is behind them, the last number is not.
-            self._holes += 1
+        complete = self._filtered or self._seen == UNKNOWN or job.last_seq <= self._seen
+        self.finished = job.state in ENDED and complete
+        if not complete:
+            # Events at the end are missing: the cursor is behind them, the last number is not.
+            self._gaps += 1
         return self.finished
 
     @property
@@ -125,15 +128,15 @@ class Follow:
         return bool(self._wanted) or self._min_level > event_pb2.EVENT_LEVEL_DEBUG
 
     def _caught_up(self) -> None:
-        if not self._holes:
+        if not self._gaps:
             self._base = self._pending
 
     def _check(self, missing: range, batch: event_log_pb2.WatchJobResponse) -> None:
         if all(any(skip.first_seq <= seq <= skip.last_seq for skip in batch.skipped) for seq in missing):
             return
-        self._holes += 1
+        self._gaps += 1
         text = f"events {missing.start} to {missing.stop - 1} of {self.name} are missing from the stream"
-        if self._holes > PATIENCE_WITH_HOLES:
+        if self._gaps > MAX_GAPS:
             raise Internal(f"{text}, again and again; report it", reason="EVENT_LOG_GAP")
         raise Unavailable(text, reason="EVENTS_MISSING")
 
@@ -153,12 +156,12 @@ def _start(cursor: str, after_seq: int) -> tuple[str, int]:
 
 
 def heartbeats_missed(follow: Follow) -> Unavailable:
-    """The error for a silent stream."""
+    """Make the error for a silent stream."""
     return Unavailable(
         f"no message about {follow.name} for {follow.silence:g} s, not even a heartbeat", reason="HEARTBEAT_MISSED"
     )
 
 
 def ended_early(follow: Follow) -> Unavailable:
-    """The error for a stream that ended cleanly before its Terminal event."""
+    """Make the error for a stream that ended cleanly before its Terminal event."""
     return Unavailable(f"the stream of {follow.name} ended before its Terminal event", reason="STREAM_ENDED")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fork safety.
+"""Fork safety of the clients.
 
-A fork while a thread is inside a unary call crashes up to a quarter of the children; so unary calls pass a gate which
-closes before a fork, and channels are dropped in the child, where new ones are made on the first call.
+A fork while a thread is inside a unary call crashes up to a quarter of the children. So unary calls pass a gate that is
+closed for a fork, and a child drops the channels that it inherited; its first call makes new ones.
 """
 
 from __future__ import annotations
@@ -20,24 +20,26 @@ import grpc
 from finetree.errors import ForkedClientError
 
 LONGEST_WAIT = 2.0
-# gRPC's own threads still tidy up when a call has returned. A fork in that moment hung 4 of 3,900 children inside
-# gRPC's fork handler; after this pause 0 of 5,550 (measured with grpcio 1.85.3, four threads calling all the time).
+"""Seconds that a fork waits for calls in flight."""
 SETTLE = 0.01
+"""Seconds between the end of a call and a fork. gRPC's threads still clean up when a call has returned: a fork in
+that moment hung 4 of 3,900 children inside gRPC's fork handler, after this pause 0 of 5,550 (grpcio 1.85.3, four
+threads that call all the time)."""
 WAYS_OUT = (
     "close the AsyncClient before the fork, or use the synchronous finetree.Client in the child, "
     "or start children with 'spawn' or 'forkserver'"
 )
 
 
-class Forgetful(Protocol):
+class ChannelHolder(Protocol):
     """Something that holds channels and can drop them."""
 
-    def forget(self) -> None:
+    def drop_channels(self) -> None:
         """Drop every channel without touching it: its sockets and threads are the parent's."""
 
 
-class Gate:
-    """Counts unary calls in flight, and holds new ones back while a fork is due."""
+class ForkGate:
+    """Counts unary calls in flight, and holds new ones back while a fork is about to happen."""
 
     def __init__(self) -> None:
         self.generation = 0
@@ -45,17 +47,16 @@ class Gate:
         self._in_flight = 0
         self._last_end = 0.0
         self._closed = False
-        self._holders: weakref.WeakSet[Forgetful] = weakref.WeakSet()
+        self._holders: weakref.WeakSet[ChannelHolder] = weakref.WeakSet()
         self._used = False
         self._open_aio: weakref.WeakSet[Any] = weakref.WeakSet()
         self._aio_hangs = False
         self._everything_hangs = False
-        # What a child inherited stays referenced: its destructor would wait for threads that only the parent has.
         self._inherited: list[object] = []
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Around a unary call."""
+        """Surround a unary call."""
         with self._condition:
             while self._closed:
                 self._condition.wait()
@@ -68,8 +69,8 @@ class Gate:
                 self._last_end = time.monotonic()
                 self._condition.notify_all()
 
-    def register(self, holder: Forgetful) -> None:
-        """Let a transport be told of forks."""
+    def register(self, holder: ChannelHolder) -> None:
+        """Register a transport whose channels a forked child must drop."""
         self._holders.add(holder)
 
     def check(self, *, aio: bool) -> None:
@@ -92,19 +93,19 @@ class Gate:
         self._used = True
 
     def opened(self, channel: Any) -> None:
-        """Note an open aio channel."""
+        """Record that an aio channel is open."""
         self._open_aio.add(channel)
 
     def closed(self, channel: Any) -> None:
-        """Note that it was closed."""
+        """Record that an aio channel was closed."""
         self._open_aio.discard(channel)
 
     def keep(self, inherited: object) -> None:
-        """Keep what a forked child inherited from being destroyed."""
+        """Keep an object that a forked child inherited alive: its destructor would wait for the parent's threads."""
         self._inherited.append(inherited)
 
     def before_fork(self) -> None:
-        """Hold new unary calls back and wait, at most two seconds, for those in flight. Keeps the lock till after."""
+        """Hold new unary calls back and wait for those in flight; the lock is held until after the fork."""
         self._condition.acquire()
         self._closed = True
         deadline = time.monotonic() + LONGEST_WAIT
@@ -114,13 +115,13 @@ class Gate:
             time.sleep(busy)
 
     def after_in_parent(self) -> None:
-        """Let calls go on."""
+        """Let calls continue."""
         self._closed = False
         self._condition.notify_all()
         self._condition.release()
 
     def after_in_child(self) -> None:
-        """Start afresh: no call is in flight here, and no channel is ours."""
+        """Reset: in the child no call is in flight, and no channel can be used."""
         self._condition = threading.Condition()
         self._in_flight, self._closed = 0, False
         self.generation += 1
@@ -129,10 +130,10 @@ class Gate:
         self.keep(list(self._open_aio))
         self._open_aio = weakref.WeakSet()
         for holder in list(self._holders):
-            holder.forget()
+            holder.drop_channels()
 
 
-GATE = Gate()
+GATE = ForkGate()
 if hasattr(os, "register_at_fork"):
     # After `import grpc`: hooks before a fork run in reverse order, so ours waits before gRPC's own sees the fork.
     assert grpc.__version__  # noqa: S101 - keeps the import that this order is about

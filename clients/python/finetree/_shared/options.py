@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a client reaches the services: addresses, encryption, deadlines. Nothing here touches gRPC."""
+"""Options of a client: addresses, encryption, deadlines. Nothing here imports gRPC."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ DEFAULT_ADDRESS: Mapping[Service, str] = {
     "trainer": "127.0.0.1:50053",
 }
 RECONNECT_TIMEOUT = 300.0
+"""Seconds of continuous failure after which streams, uploads and downloads give up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class TLS:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a service is, in gRPC's words ("host:port" or "unix:…"), and whether to encrypt."""
+    """Address of a service as gRPC takes it ("host:port" or "unix:…"), and its encryption; None for plain text."""
 
     address: str
     tls: TLS | None
@@ -45,7 +46,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a client was made with. `timeout` is the caller's own for unary calls; None means each one's default."""
+    """Options of a client. `timeout` is that of unary calls in seconds; None means the default of each."""
 
     targets: Mapping[Service, Target]
     project: str
@@ -55,7 +56,7 @@ class Options:
     reconnect_timeout: float = RECONNECT_TIMEOUT
 
     def without_secrets(self) -> Options:
-        """A copy that may be pickled: no token, no private key."""
+        """Make a copy that may be pickled: no token, no private key."""
         bare = {name: replace(t, tls=t.tls and replace(t.tls, key=None)) for name, t in self.targets.items()}
         return replace(self, targets=bare, token=None)
 
@@ -71,7 +72,7 @@ def make_options(
     retries: bool,
     reconnect_timeout: float,
 ) -> Options:
-    """Arguments before environment (FINETREE_ADDRESS, FINETREE_TRAINER_ADDRESS …) before defaults."""
+    """Build options from arguments, then environment variables (FINETREE_ADDRESS, …), then defaults."""
     if timeout is not None and timeout <= 0:
         raise _invalid("timeout", f"must be more than 0 seconds, got {timeout}")
     token = token or os.environ.get("FINETREE_TOKEN") or None
@@ -103,7 +104,7 @@ def _target(address: str, *, tls: bool | TLS | None, token: str | None) -> Targe
         raise _invalid("address", f"{address!r} has no port; write it as host:port, such as 127.0.0.1:50053")
     if isinstance(tls, TLS):
         return Target(bare, tls)
-    # A token in clear text would be anybody's: it switches encryption on, unless the caller spelled out http://.
+    # A token must not travel in clear text: it switches encryption on, unless the caller wrote http://.
     encrypt = (
         tls if tls is not None else scheme == "https" or (token is not None and not (separator and scheme == "http"))
     )

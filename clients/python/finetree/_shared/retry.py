@@ -11,12 +11,12 @@ from finetree.errors import DeadlineExceeded, FinetreeError, FinetreeTimeout, Un
 
 FIRST_DELAY = 0.05
 LONGEST_DELAY = 5.0
-# Silence that ends a transfer: longer than a keepalive round (30 s + 10 s) finds a dead connection.
 STALLED = 45.0
+"""Seconds of silence that end a transfer: longer than a keepalive round (30 s + 10 s), which detects a dead peer."""
 
 
 class Backoff:
-    """Delays between attempts. Any progress starts it anew; there is no limit on attempts, only on time without any.
+    """Delays between attempts. Progress resets it; there is no limit on attempts, only on time without progress.
 
     Args:
         patience: seconds of continuous failure after which the last error is raised.
@@ -30,11 +30,11 @@ class Backoff:
         self._failing_since: float | None = None
 
     def progressed(self) -> None:
-        """Something arrived."""
+        """Reset: something arrived."""
         self._attempts, self._failing_since = 0, None
 
     def delay(self, error: FinetreeError) -> float:
-        """Seconds to wait before the next attempt.
+        """Seconds to wait before the next attempt, with jitter.
 
         Raises:
             FinetreeError: `error` itself, when another attempt cannot help or patience has run out.
@@ -81,11 +81,11 @@ def deadline_after(timeout: float | None) -> float | None:
 
 
 def out_of_time(cause: FinetreeError | None) -> FinetreeTimeout:
-    """The exception for a caller's deadline that has passed."""
-    why = f"; last trouble: {cause.message}" if cause is not None else ""
-    return FinetreeTimeout(f"the timeout passed; what was waited for goes on{why}", reason="TIMEOUT")
+    """Make the exception for a caller's deadline that has passed."""
+    why = f"; last error: {cause.message}" if cause is not None else ""
+    return FinetreeTimeout(f"the timeout passed; the job or transfer continues{why}", reason="TIMEOUT")
 
 
 def stalled() -> Unavailable:
-    """The error for a transfer on which nothing moves."""
+    """Make the error for a transfer without progress."""
     return Unavailable(f"no bytes arrived for {STALLED:g} s", reason="TRANSFER_STALLED")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a gRPC status to an exception that says what to do. grpcio-status would be one more package for these lines."""
+"""Exceptions from gRPC statuses. grpcio-status would be one more dependency for these lines."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ Metadata = Iterable[tuple[str, str | bytes]]
 DETAILS = "grpc-status-details-bin"
 SERVER_VERSION = "finetree-server-version"
 PROBE_SECONDS = 1.0
-# What a cut HTTP/2 stream surfaces as, beside UNAVAILABLE.
 BROKEN = {"INTERNAL", "UNKNOWN", "CANCELLED", "ABORTED", "DATA_LOSS"}
+"""Codes that gRPC gives to a cut HTTP/2 stream, beside UNAVAILABLE."""
 
 
 def error_of(
     code: str, text: str, trailers: Metadata | None, *, request_id: str, target: Target | None = None
 ) -> FinetreeError:
-    """The exception for a call that ended with a status.
+    """Make the exception for a call that ended with a status.
 
     Args:
         code: name of the status code.
         text: the status's message.
         trailers: trailing metadata; google.rpc.Status is read from it.
-        request_id: what the caller is told to quote.
+        request_id: id of the call, to find it in the server's log.
         target: the address, to explain a failure to connect.
     """
     found = dict(trailers or ())
     status = _details(found.get(DETAILS))
     version = _text(found.get(SERVER_VERSION))
-    # Without a status of ours it is no service of ours that spoke, but gRPC itself, a proxy, or another program there.
+    # Without a status of ours it was not our service that answered, but gRPC itself, a proxy, or another program.
     foreign = status is None and not version and target is not None
     reason = _transport_reason(code) if foreign else ""
-    # Whatever gRPC calls a cut connection, to a caller it is a service that cannot be reached now.
+    # Whatever gRPC calls a cut connection, for a caller the service cannot be reached now.
     shown = "UNAVAILABLE" if reason == "CONNECTION_BROKEN" else code
     error = error_of_status(status or status_pb2.Status(message=text), code=shown, request_id=request_id)
     error.server_version = version
@@ -53,7 +53,7 @@ def error_of(
 
 
 def error_of_status(status: status_pb2.Status, *, code: str = "", request_id: str = "") -> FinetreeError:
-    """The exception for a google.rpc.Status: of a call, of a row of a batch, of a job."""
+    """Make the exception for a google.rpc.Status: of a call, of a row of a batch, of a job."""
     code = code or _code_name(status.code)
     info, retry, violations = error_details_pb2.ErrorInfo(), None, list[Violation]()
     for detail in status.details:
@@ -76,18 +76,18 @@ def error_of_status(status: status_pb2.Status, *, code: str = "", request_id: st
 
 
 def may_be_plaintext_to_tls(error: FinetreeError, target: Target) -> bool:
-    """Whether it is worth asking `speaks_tls`: something listens, and hangs up on a client without encryption."""
+    """Whether `speaks_tls` may explain an error: something listens, and hangs up on a client without encryption."""
     return error.reason == "SERVICE_UNREACHABLE" and target.tls is None and "is not reachable" in error.message
 
 
 def plaintext_to_tls(error: FinetreeError, target: Target) -> FinetreeError:
-    """The same error with the sentence that says so."""
+    """Explain in an error that the server speaks TLS and the client does not."""
     error.message = f"{target.address} speaks TLS and this client does not; use https://{target.address} or tls=True"
     return error
 
 
 def is_broken_connection(error: FinetreeError) -> bool:
-    """Whether the call failed on its way (or the server is going down), so that the same call may succeed soon."""
+    """Whether a call failed on its way (or the server is going down), so that the same call may succeed soon."""
     if error.code == "UNAVAILABLE":
         return True
     # A service of ours always gives a reason of its own.
@@ -166,7 +166,7 @@ def _handshake(where: str, text: str) -> str:
 
 
 def speaks_tls(address: str) -> bool:
-    """Whether a TLS server listens there: tried, since gRPC's own message does not tell. Takes at most a second."""
+    """Whether a TLS server listens at an address; gRPC's message does not say so. Takes at most a second."""
     host, _, port = address.rpartition(":")
     if not port.isdecimal() or address.startswith(("unix:", "dns:")):
         return False

@@ -20,7 +20,7 @@ from finetree._sync.transport import Transport
 
 
 class Job:
-    """A handle on a job: its name, and what can be done with it.
+    """A handle on a job.
 
     Attributes:
         name: resource name.
@@ -42,12 +42,12 @@ class Job:
 
     @property
     def uid(self) -> str:
-        """UUID of the job, "" before it was seen (`refresh` sees it)."""
+        """UUID of the job; empty before the first `refresh`."""
         return self.snapshot.uid if self.snapshot is not None else ""
 
     @property
     def cursor(self) -> str:
-        """Cursor behind the event that the newest `events()` handed out last; "" before the first."""
+        """Cursor after the event that the newest `events()` delivered last; empty before the first."""
         return self._last_stream.cursor if self._last_stream is not None else ""
 
     def refresh(self, *, timeout: float | None = None) -> job_pb2.Job:
@@ -116,7 +116,7 @@ class Job:
         """Wait until the job has ended, and return it as it then is.
 
         Args:
-            timeout: seconds; None means for ever. The job goes on when it passes.
+            timeout: seconds; None means for ever. The job continues when it passes.
             check: raise JobFailed when it did not succeed.
             heartbeat: as for `events`.
 

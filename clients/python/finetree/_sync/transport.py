@@ -18,8 +18,8 @@ from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext
 from finetree.errors import ClientClosed, FinetreeError
 
 
-class Line:
-    """A channel and what is open on it. A retired one closes itself when its last stream has ended."""
+class Connection:
+    """A channel and the number of streams on it. A retired one closes itself when its last stream has ended."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
@@ -28,12 +28,12 @@ class Line:
         self._retired = False
 
     def enter(self) -> None:
-        """A stream begins."""
+        """Count a stream that begins."""
         with self._lock:
             self._streams += 1
 
     def leave(self) -> None:
-        """A stream has ended."""
+        """Count a stream that has ended."""
         with self._lock:
             self._streams -= 1
             close = self._retired and not self._streams
@@ -41,7 +41,7 @@ class Line:
             self.channel.close()
 
     def retire(self) -> None:
-        """No new stream will come."""
+        """Let no new stream begin, and close the channel after the last one."""
         with self._lock:
             self._retired = True
             close = not self._streams
@@ -52,9 +52,11 @@ class Line:
 class Stream(Generic[R]):
     """An open server stream. Iteration raises FinetreeError; `close` is idempotent and safe from any thread."""
 
-    def __init__(self, transport: Transport, line: Line, call: Any, service: Service, request_id: str) -> None:
+    def __init__(
+        self, transport: Transport, connection: Connection, call: Any, service: Service, request_id: str
+    ) -> None:
         self.generation = GATE.generation
-        self._transport, self._line, self._call = transport, line, call
+        self._transport, self._connection, self._call = transport, connection, call
         self._service, self._request_id = service, request_id
         self._open = True
         self._lock = threading.Lock()
@@ -70,30 +72,30 @@ class Stream(Generic[R]):
             raise
         except grpc.RpcError as error:
             self.close()
-            raise self._transport.translated(error, self._service, self._request_id) from None
-        self._transport.reached(self._service)
+            raise self._transport.error_of_call(error, self._service, self._request_id) from None
+        self._transport.note_reached(self._service)
         return message
 
     def cancel(self) -> None:
-        """End it from another thread; the reader gets Cancelled."""
+        """Cancel the stream from another thread; its reader gets Cancelled."""
         self._call.cancel()
 
     def close(self) -> None:
-        """End it."""
+        """Cancel the stream if it is open."""
         if self.generation != GATE.generation:
-            # Inherited by a forked child: neither the call nor the lock (which a thread may have held) is ours.
-            GATE.keep((self._call, self._line, self._lock))
+            # Inherited by a forked child: neither the call nor the lock, which a thread may have held, can be used.
+            GATE.keep((self._call, self._connection, self._lock))
             return
         with self._lock:
             was_open, self._open = self._open, False
         if not was_open:
             return
         self._call.cancel()
-        self._line.leave()
+        self._connection.leave()
 
     def renew(self) -> None:
-        """Let the next stream use a new connection: this one is broken or silent."""
-        self._transport.renew(self._service, self._line)
+        """Make the next stream use a new connection: this one is broken or silent."""
+        self._transport.renew(self._service, self._connection)
 
 
 class Transport:
@@ -102,106 +104,106 @@ class Transport:
     def __init__(self, options: Options) -> None:
         self.options = options
         self._lock = threading.RLock()
-        self._lines: dict[tuple[Service, Kind], Line] = {}
+        self._connections: dict[tuple[Service, Kind], Connection] = {}
         self._closed = False
         self._reached: set[Service] = set()
         GATE.register(self)
 
-    def unary(self, method: Rpc[Q, R], request: Q, *, timeout: float | None = None, request_id: str = "") -> R:
-        """Make a call. `timeout` in seconds before the client's own before the method's.
+    def unary(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None, request_id: str = "") -> R:
+        """Make a unary call. `timeout` in seconds; None means the client's, else the rpc's own.
 
         Raises:
-            FinetreeError: whatever the service or the way to it said.
+            FinetreeError: what the service answered, or why it could not be reached.
         """
         request_id = request_id or channels.new_request_id()
         with GATE.call():
-            stub = self._line(method.service, "unary").channel.unary_unary(
-                method.path, method.request.SerializeToString, method.response.FromString
+            stub = self._connection_to(rpc.service, "unary").channel.unary_unary(
+                rpc.path, rpc.request.SerializeToString, rpc.response.FromString
             )
             try:
-                response: R = stub(request, self._timeout(method, timeout), channels.metadata(self.options, request_id))
+                response: R = stub(request, self._timeout(rpc, timeout), channels.metadata(self.options, request_id))
             except grpc.RpcError as error:
                 failure = error
             else:
-                self.reached(method.service)
+                self.note_reached(rpc.service)
                 return response
-        raise self.translated(failure, method.service, request_id) from None
+        raise self.error_of_call(failure, rpc.service, request_id) from None
 
-    def stream(self, method: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
-        """Open a server stream. Without a `timeout` it has no deadline: who reads it watches for silence."""
+    def stream(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
+        """Open a server stream. Without a `timeout` it has no deadline: its reader watches for silence."""
         request_id = channels.new_request_id()
         with GATE.call():
-            line = self._line(method.service, "stream")
-            call = line.channel.unary_stream(method.path, method.request.SerializeToString, method.response.FromString)
-            line.enter()
+            connection = self._connection_to(rpc.service, "stream")
+            call = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+            connection.enter()
             return Stream(
                 self,
-                line,
+                connection,
                 call(request, timeout, channels.metadata(self.options, request_id)),
-                method.service,
+                rpc.service,
                 request_id,
             )
 
-    def upload(self, method: Rpc[Q, R], requests: Iterable[Q], *, timeout: float | None = None) -> R:
+    def upload(self, rpc: Rpc[Q, R], requests: Iterable[Q], *, timeout: float | None = None) -> R:
         """Send a client stream and wait for its answer.
 
         Raises:
-            FinetreeError: whatever the service or the way to it said.
+            FinetreeError: what the service answered, or why it could not be reached.
         """
         request_id = channels.new_request_id()
         with GATE.call():
-            line = self._line(method.service, "stream")
-            stub = line.channel.stream_unary(method.path, method.request.SerializeToString, method.response.FromString)
-            line.enter()
+            connection = self._connection_to(rpc.service, "stream")
+            stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+            connection.enter()
             # A future runs on the channel's own thread: a fork in its middle is as harmless as one beside a stream.
             call: Any = stub.future(
                 iter(requests),
-                timeout if timeout is not None else method.timeout,
+                timeout if timeout is not None else rpc.timeout,
                 channels.metadata(self.options, request_id),
             )
         try:
             response: R = call.result()
         except grpc.RpcError as error:
-            self.renew(method.service, line)
-            raise self.translated(error, method.service, request_id) from None
+            self.renew(rpc.service, connection)
+            raise self.error_of_call(error, rpc.service, request_id) from None
         except grpc.FutureCancelledError:
             raise error_of("CANCELLED", "", None, request_id=request_id) from None
         finally:
             call.cancel()
-            line.leave()
+            connection.leave()
         return response
 
     def channel(self, service: Service) -> grpc.Channel:
-        """The channel of unary calls, for the raw stubs."""
-        return self._line(service, "unary").channel
+        """Channel of unary calls, for the raw stubs."""
+        return self._connection_to(service, "unary").channel
 
-    def renew(self, service: Service, line: Line) -> None:
-        """Replace the channel of streams, if it is still that one."""
+    def renew(self, service: Service, connection: Connection) -> None:
+        """Replace the channel of streams, unless that has happened already."""
         with self._lock:
-            if self._lines.get((service, "stream")) is line:
-                del self._lines[service, "stream"]
-                line.retire()
+            if self._connections.get((service, "stream")) is connection:
+                del self._connections[service, "stream"]
+                connection.retire()
 
     def close(self) -> None:
         """Close every channel; streams that are open on them end."""
         with self._lock:
             self._closed = True
-            lines, self._lines = list(self._lines.values()), {}
-        for line in lines:
-            line.channel.close()
+            connections, self._connections = list(self._connections.values()), {}
+        for connection in connections:
+            connection.channel.close()
 
-    def forget(self) -> None:
-        """In a forked child: start without channels."""
+    def drop_channels(self) -> None:
+        """Start without channels, in a forked child."""
         self._lock = threading.RLock()
-        GATE.keep(self._lines)
-        self._lines = {}
+        GATE.keep(self._connections)
+        self._connections = {}
 
-    def reached(self, service: Service) -> None:
-        """Note that a service answered: a later failure is no matter of encryption."""
+    def note_reached(self, service: Service) -> None:
+        """Record that a service answered: a later failure is not one of encryption."""
         self._reached.add(service)
 
-    def translated(self, error: grpc.RpcError, service: Service, request_id: str) -> FinetreeError:
-        """The exception for an RpcError."""
+    def error_of_call(self, error: grpc.RpcError, service: Service, request_id: str) -> FinetreeError:
+        """Make the exception for an RpcError."""
         call: Any = error
         target = self.options.targets[service]
         found = error_of(
@@ -211,15 +213,15 @@ class Transport:
             return plaintext_to_tls(found, target)
         return found
 
-    def _line(self, service: Service, kind: Kind) -> Line:
+    def _connection_to(self, service: Service, kind: Kind) -> Connection:
         GATE.check(aio=False)
         with self._lock:
             if self._closed:
                 raise ClientClosed("the client is closed; make another one", reason="CLIENT_CLOSED")
-            line = self._lines.get((service, kind))
-            if line is None:
-                line = self._lines[service, kind] = Line(self._connect(service, kind))
-            return line
+            connection = self._connections.get((service, kind))
+            if connection is None:
+                connection = self._connections[service, kind] = Connection(self._connect(service, kind))
+            return connection
 
     def _connect(self, service: Service, kind: Kind) -> grpc.Channel:
         target = self.options.targets[service]
@@ -228,5 +230,5 @@ class Transport:
             return grpc.insecure_channel(target.address, arguments)
         return grpc.secure_channel(target.address, channels.credentials(target.tls), arguments)
 
-    def _timeout(self, method: Rpc[Q, R], timeout: float | None) -> float | None:
-        return timeout if timeout is not None else self.options.timeout or method.timeout
+    def _timeout(self, rpc: Rpc[Q, R], timeout: float | None) -> float | None:
+        return timeout if timeout is not None else self.options.timeout or rpc.timeout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a stream that has gone silent: reading from a synchronous gRPC stream has no timeout of its own."""
+"""Cancels silent streams: reading from a synchronous gRPC stream has no timeout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetree._sync.transport import Stream
 
 
 class Watchdog:
-    """Cancels a stream when `limit` seconds pass without a `beat`. One daemon thread, woken once per limit."""
+    """Cancels a stream after `limit` seconds without a `beat`, in a daemon thread that wakes once per limit."""
 
     def __init__(self, stream: Stream[Any], limit: float) -> None:
         self.fired = False
@@ -21,11 +21,11 @@ class Watchdog:
         threading.Thread(target=self._watch, name="finetree-watchdog", daemon=True).start()
 
     def beat(self) -> None:
-        """A message arrived."""
+        """Record that a message arrived."""
         self._last = time.monotonic()
 
     def stop(self) -> None:
-        """The stream has ended."""
+        """End the thread; the stream has ended."""
         self._stopped.set()
 
     def _watch(self) -> None:

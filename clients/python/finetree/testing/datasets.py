@@ -51,7 +51,7 @@ class FakeDatasets:
         handlers.unary(rpcs.PREVIEW_DATASET, self.show_preview)
 
     def cut_upload_after(self, count: int) -> None:
-        """Break the next upload once so many of its bytes are committed."""
+        """Break the next upload once `count` of its bytes are committed."""
         self._cut_after = count
 
     def content(self, name: str) -> bytes:
@@ -136,7 +136,7 @@ class FakeDatasets:
             raise FailedPrecondition("nothing is left to write", reason="DATASET_READY")
         if request.offset != dataset.committed_bytes:
             raise OutOfRange(
-                f"go on from byte {dataset.committed_bytes}",
+                f"continue from byte {dataset.committed_bytes}",
                 reason="OFFSET_MISMATCH",
                 metadata={"committed_bytes": str(dataset.committed_bytes)},
             )

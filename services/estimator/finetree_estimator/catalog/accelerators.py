@@ -3,7 +3,7 @@
 
 import re
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 from finetree_runtime.runspec.device_names import UNSUPPORTED, Named, by_name, canonical
 
@@ -82,7 +82,6 @@ def supported() -> tuple[AcceleratorEntry, ...]:
     return tuple(entry for entry in accelerators() if not entry.unsupported)
 
 
-@lru_cache(maxsize=4096)
 def accelerator(name: str) -> AcceleratorEntry:
     """The accelerator with this name, as people, nvidia-smi or torch write it. Raises UnknownNameError.
 
@@ -94,7 +93,6 @@ def accelerator(name: str) -> AcceleratorEntry:
     return entry
 
 
-@lru_cache(maxsize=4096)
 def other_memories(name: str) -> tuple[AcceleratorEntry, ...]:
     """Accelerators with more or less memory that a name without any means as well ("A100"), in the order of theirs.
 

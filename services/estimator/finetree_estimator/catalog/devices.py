@@ -4,7 +4,6 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, supported
@@ -59,7 +58,6 @@ class Device:
     remarks: tuple[Remark, ...] = ()
 
 
-@lru_cache(maxsize=1024)
 def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
     """An accelerator of the catalogue that is supported."""
     below, above = _rate_spread(entry)
@@ -118,7 +116,6 @@ def _remarks(entry: AcceleratorEntry, *, fp32: bool) -> Iterator[Remark]:
         yield Remark("RATE_FROM_CLASS", text, _ACCELERATOR)
 
 
-@lru_cache(maxsize=1024)
 def by_memory_class(marketed_gb: float) -> Device:
     """An accelerator of which only the memory class is known: speed of the median one of the nearest class."""
     twin = _nearest_class(marketed_gb)

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prices of one device for an hour, and the book that they stand in."""
+"""Prices of one device for an hour, the book that they stand in, and price books as CSV files."""
 
+import csv
 import hashlib
+import io
 import math
+import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from enum import Enum
+from functools import cache
+from pathlib import Path
 
-from finetree_estimator.catalog.names import UnknownNameError, nearest_names
+from finetree_estimator.catalog.accelerators import accelerator
+from finetree_estimator.catalog.names import UnknownNameError, is_currency, nearest_names, raw
 
 
 class Term(Enum):
     """How a price is committed to; the names are those of the contract's PriceTerm."""
-
-    # Enum's own hashes the name, in Python; members are single, so their identity will do.
-    __hash__ = object.__hash__
 
     ON_DEMAND = "on-demand"
     SPOT = "spot"
@@ -152,3 +156,163 @@ def billed(devices: int, min_count: int) -> int:
 def _preference(quote: Quote, devices: int) -> tuple[bool, bool, str, float, str]:
     rank = quote.hourly_of(devices)
     return quote.term is not Term.ON_DEMAND, quote.currency != "USD", quote.currency, rank, quote.price_id
+
+
+COLUMNS = ("price_id", "accelerator", "provider", "hourly_price", "currency", "date", "source")
+"""Columns that a price book file must have (CSV with a header)."""
+OPTIONAL_COLUMNS = ("region", "term", "min_count")
+"""Columns that it may have; without them a price is on demand, of any region, for any number of devices."""
+MOST_DEVICES = 4096
+"""Largest `min_count`, as many devices as a run may have."""
+MOST_BYTES = 16 << 20
+"""Largest file; the packaged book is a thousandth of it."""
+
+_DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
+_LONGEST = {"price_id": 128, "provider": 128, "region": 128, "source": 512}
+
+
+class PriceBookError(ValueError):
+    """A price book that cannot be used; the text names the line and the column, and what is wrong there."""
+
+
+@cache
+def packaged() -> PriceBook:
+    """The price book that comes with the program."""
+    return read(raw("prices.csv"), "prices-2026-07")
+
+
+def from_file(path: Path) -> PriceBook:
+    """A user's price book. Raises PriceBookError with the line, OSError when the file cannot be read."""
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise PriceBookError(f"is larger than {MOST_BYTES >> 20} MiB; this is no price book")
+    return read(content, path.stem)
+
+
+def read(content: bytes, book_id: str) -> PriceBook:
+    """A price book from CSV with the columns above. Raises PriceBookError."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise PriceBookError(f"line {line}: is not UTF-8 text") from error
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        _check_columns(rows.fieldnames or ())
+        quotes = tuple(_quotes(rows))
+    except csv.Error as error:
+        raise PriceBookError(f"line {rows.line_num + 1}: is not CSV: {error}") from error
+    return PriceBook(quotes, book_id, hashlib.sha256(content).hexdigest())
+
+
+def _check_columns(names: Iterable[str]) -> None:
+    found = list(names)
+    for column in COLUMNS:
+        if column not in found:
+            raise PriceBookError(f"line 1: the column {column!r} is missing; needed are {', '.join(COLUMNS)}")
+    for column in found:
+        if column not in COLUMNS + OPTIONAL_COLUMNS:
+            raise PriceBookError(
+                f"line 1: {column!r} is no column of a price book; optional are region, term, min_count"
+            )
+        if found.count(column) > 1:
+            raise PriceBookError(f"line 1: the column {column!r} is there twice")
+
+
+def _quotes(rows: "csv.DictReader[str]") -> Iterator[Quote]:
+    lines: dict[str, int] = {}
+    for row in rows:
+        line = rows.line_num
+        try:
+            quote = _quote(row)
+        except _ColumnError as error:
+            raise PriceBookError(f"line {line}: {error}") from error
+        first = lines.setdefault(quote.price_id, line)
+        if first != line:
+            raise PriceBookError(f"line {line}: price_id: {quote.price_id!r} is the id of line {first} too")
+        yield quote
+
+
+class _ColumnError(ValueError):
+    """What is wrong in a column of a row."""
+
+    def __init__(self, column: str, text: str) -> None:
+        super().__init__(f"{column}: {text}")
+
+
+def _quote(row: Mapping[str | None, str | None]) -> Quote:
+    if None in row:
+        raise _ColumnError("row", "has more cells than the header")
+    cells = {name: (text or "").strip() for name, text in row.items() if name is not None}
+    for column in ("price_id", "provider", "source"):
+        if not cells[column]:
+            raise _ColumnError(column, "is empty")
+    for column, most in _LONGEST.items():
+        if len(cells.get(column, "")) > most:
+            raise _ColumnError(column, f"is longer than {most} characters")
+        if not cells.get(column, "").isprintable():
+            raise _ColumnError(column, "has a character that cannot be printed")
+    if not _is_date(cells["date"]):
+        raise _ColumnError("date", f"{cells['date']!r} is no ISO 8601 date such as 2026-07-15, 2026-07 or 2026")
+    return Quote(
+        price_id=cells["price_id"],
+        accelerator=_accelerator(cells["accelerator"]),
+        provider=cells["provider"],
+        hourly=_hourly(cells["hourly_price"]),
+        currency=_currency(cells["currency"]),
+        date=cells["date"],
+        source=cells["source"],
+        region=cells.get("region", ""),
+        term=_term(cells.get("term", "")),
+        min_count=_min_count(cells.get("min_count", "")),
+    )
+
+
+def _is_date(text: str) -> bool:
+    """Whether it is a year, a month or a day that there is."""
+    if not _DATE.fullmatch(text):
+        return False
+    try:
+        date.fromisoformat(text + "0000-01-01"[len(text) :])
+    except ValueError:
+        return False
+    return True
+
+
+def _accelerator(text: str) -> str:
+    try:
+        return accelerator(text).name
+    except UnknownNameError as error:
+        nearest = f"; did you mean {', '.join(error.nearest)}?" if error.nearest else ""
+        raise _ColumnError("accelerator", f"no {text[:80]!r} in the catalogue{nearest}") from error
+
+
+def _hourly(text: str) -> float:
+    try:
+        # Python alone reads "1_0" and digits of other scripts.
+        hourly = float(text) if re.fullmatch(r"[\d.eE+-]+", text, re.ASCII) else math.nan
+    except ValueError:
+        hourly = math.nan
+    if not 0 <= hourly < 1e6:
+        raise _ColumnError("hourly_price", f"{text[:40]!r} is no number from 0 to 1,000,000")
+    return hourly
+
+
+def _currency(text: str) -> str:
+    if not is_currency(text):
+        raise _ColumnError("currency", f"{text[:40]!r} is no three-letter code such as USD")
+    return text.upper()
+
+
+def _term(text: str) -> Term:
+    try:
+        return Term(text.lower() or Term.ON_DEMAND.value)
+    except ValueError as error:
+        raise _ColumnError("term", f"{text[:40]!r} is none of {', '.join(term.value for term in Term)}") from error
+
+
+def _min_count(text: str) -> int:
+    if not re.fullmatch(r"\d{0,5}", text, re.ASCII) or not 1 <= int(text or 1) <= MOST_DEVICES:
+        raise _ColumnError("min_count", f"{text[:40]!r} is no whole number from 1 to {MOST_DEVICES}")
+    return int(text or 1)

@@ -19,15 +19,15 @@ def correct_memory(peaks: Memory, correction: Correction) -> Memory:
         return peaks
     source = correction.source
     counted = total(interval for kind, interval in peaks.components if kind in COUNTED)
-    device = _beyond(peaks.device, counted, factor, source)
+    device = _beyond(peaks.device, counted, factor, source=source)
     return replace(
         peaks,
         components=tuple(
             (kind, interval if kind in COUNTED else factor.apply(interval, source))
             for kind, interval in peaks.components
         ),
-        allocated=_beyond(peaks.allocated, counted, factor, source),
-        reserved=_beyond(peaks.reserved, counted, factor, source),
+        allocated=_beyond(peaks.allocated, counted, factor, source=source),
+        reserved=_beyond(peaks.reserved, counted, factor, source=source),
         device=device,
         # On a CPU the device's peak is the host's; beside a GPU the host was not observed.
         host=device if peaks.host == peaks.device else peaks.host,
@@ -53,13 +53,13 @@ def correct_times(times: Times, correction: Correction, *, narrow: bool = True) 
             (phase, factor.apply(interval, source) if phase in BY_RATE else interval)
             for phase, interval in times.phases
         ),
-        total=_beyond(times.total, others, factor, source),
+        total=_beyond(times.total, others, factor, source=source),
         step=step,
         tokens_per_second=Interval(tokens / step.high, tokens / step.expected, tokens / step.low, sources=step.sources),
     )
 
 
-def _beyond(whole: Interval, fixed: Interval, factor: Factor, source: Source) -> Interval:
+def _beyond(whole: Interval, fixed: Interval, factor: Factor, *, source: Source) -> Interval:
     """An interval with the factor on what it has beyond `fixed`."""
     expected = max(0.0, whole.expected - fixed.expected)
     low = min(expected, max(0.0, whole.low - fixed.low))

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from statistics import median
 
@@ -54,7 +54,7 @@ NOTHING = Part("calibration-empty", hashlib.sha256(b"").hexdigest(), "")
 """The revision where nothing was learned."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
     """An observed run with what was predicted for it without calibration. Bytes and seconds; 0 where there is none."""
 
@@ -96,7 +96,7 @@ class Point:
         return _log_ratio(measured, predicted) if self.measured_bytes > 0 else None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """What is known of a device, or of a model family on it."""
 
@@ -111,7 +111,7 @@ class Entry:
     """Day of the newest observation."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """Everything learned. The default is that nothing was."""
 
@@ -130,7 +130,7 @@ class Calibration:
         step, memory = entry.step_time, entry.memory
         if (device, family) not in self._seen:
             step, memory = _less_sure(step), _less_sure(memory)
-        return Correction(device, entry.date, step, memory)
+        return Correction(device=device, date=entry.date, step_time=step, memory=memory)
 
     def is_odd(self, point: Point) -> bool:
         """Whether a point was left out of the factors that it belongs to."""
@@ -154,7 +154,7 @@ def learn(points: Iterable[Point]) -> Calibration:
     for device, group in sorted(by_device.items()):
         entries |= _device_entries(device, group)
     seen = frozenset((point.device, point.family) for point in ordered if point.family)
-    return Calibration(ordered, entries, _part(ordered), seen)
+    return Calibration(points=ordered, entries=entries, part=_part(ordered), _seen=seen)
 
 
 def correction_for(spec: run_spec_pb2.RunSpec, calibration: Calibration) -> Correction:
@@ -175,18 +175,18 @@ def interval_of(factor: Factor) -> tuple[float, float, float]:
 
 
 def _device_entries(device: str, group: Sequence[Point]) -> dict[tuple[str, str], Entry]:
-    entries = {(device, ""): _entry(device, "", group, UNCORRECTED)}
+    entries = {(device, ""): _entry(device, "", group, prior=UNCORRECTED)}
     for family in sorted({point.family for point in group if point.family}):
         own = [point for point in group if point.family == family]
         if len(own) >= FAMILY_POINTS:
             # What the other families say is the prior: with its own points in it, these would count twice.
             others = [point for point in group if point.family != family]
-            prior = _entry(device, "", others, UNCORRECTED) if others else UNCORRECTED
-            entries[(device, family)] = _entry(device, family, own, prior)
+            prior = _entry(device, "", others, prior=UNCORRECTED) if others else UNCORRECTED
+            entries[(device, family)] = _entry(device, family, own, prior=prior)
     return entries
 
 
-def _entry(device: str, family: str, group: Sequence[Point], prior: Entry | Correction) -> Entry:
+def _entry(device: str, family: str, group: Sequence[Point], *, prior: Entry | Correction) -> Entry:
     group = group[-RECENT:]
     steps = {(point.job, point.attempt): ratio for point in group if (ratio := point.step_ratio) is not None}
     peaks = {(point.job, point.attempt): ratio for point in group if (ratio := point.memory_ratio) is not None}
@@ -194,13 +194,13 @@ def _entry(device: str, family: str, group: Sequence[Point], prior: Entry | Corr
     kept_steps = [ratio for key, ratio in steps.items() if key not in odd_steps]
     kept_peaks = [ratio for key, ratio in peaks.items() if key not in odd_peaks]
     return Entry(
-        device,
-        family,
-        _factor(kept_steps, prior.step_time, STEP_TIME_LIMITS),
-        _factor(kept_peaks, prior.memory, MEMORY_LIMITS),
-        len(group),
-        odd_steps | odd_peaks,
-        _day(group[-1]),
+        device=device,
+        family=family,
+        step_time=_factor(kept_steps, prior.step_time, STEP_TIME_LIMITS),
+        memory=_factor(kept_peaks, prior.memory, MEMORY_LIMITS),
+        observations=len(group),
+        odd=odd_steps | odd_peaks,
+        date=_day(group[-1]),
     )
 
 
@@ -225,7 +225,12 @@ def _factor(ratios: Sequence[float], prior: Factor, limits: tuple[float, float])
     value = math.exp(towards + weight * (middle - towards))
     # The deviation of a few points is too small on average; twice the standard error of the median is added.
     sigma = max(SPREAD_FLOOR, MAD_TO_SIGMA * _deviation(ratios, middle) * (1 + 2 / count))
-    return Factor(min(max(value, limits[0]), limits[1]), weight, HALF_WIDTH_90 * sigma, count)
+    return Factor(
+        value=min(max(value, limits[0]), limits[1]),
+        weight=weight,
+        spread=HALF_WIDTH_90 * sigma,
+        observations=count,
+    )
 
 
 def _deviation(values: Sequence[float], middle: float) -> float:
@@ -234,7 +239,7 @@ def _deviation(values: Sequence[float], middle: float) -> float:
 
 
 def _less_sure(factor: Factor) -> Factor:
-    return Factor(factor.value, factor.weight * UNSEEN_FAMILY, factor.spread, factor.observations)
+    return replace(factor, weight=factor.weight * UNSEEN_FAMILY)
 
 
 def _log_ratio(measured: float, predicted: float) -> float | None:

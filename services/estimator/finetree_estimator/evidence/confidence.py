@@ -75,7 +75,7 @@ def confidence_in(run: Run, correction: Correction = UNCORRECTED, *, reasons: bo
         time=level(time.distance),
         memory_distance=memory.distance,
         time_distance=time.distance,
-        reasons=_reasons(case, memory, time, of_memory, of_time) if reasons else (),
+        reasons=_reasons(case, memory, time, weights=(of_memory, of_time)) if reasons else (),
     )
 
 
@@ -106,8 +106,9 @@ def level(distance: float) -> Level:
     return Level.MEDIUM if distance <= MIDDLE else Level.LOW
 
 
-def _reasons(case: Case, memory: Near, time: Near, of_memory: Weights, of_time: Weights) -> tuple[Remark, ...]:
+def _reasons(case: Case, memory: Near, time: Near, *, weights: tuple[Weights, Weights]) -> tuple[Remark, ...]:
     """What differs from the runs whose peak and whose speed are nearest; what both share is said once."""
+    of_memory, of_time = weights
     peak = _setting_reasons(case.setting, memory.row.case.setting, of_memory)
     speed = _setting_reasons(case.setting, time.row.case.setting, of_time)
     peak_sizes, speed_sizes = _size_reasons(case, memory, of_memory), _size_reasons(case, time, of_time)

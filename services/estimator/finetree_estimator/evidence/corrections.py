@@ -9,7 +9,7 @@ from finetree_estimator.intervals import Interval, Kind, Source, together
 from finetree_estimator.remarks import Remark
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Factor:
     """Measured over predicted, as learned from so many observations; 0 of them change nothing.
 
@@ -37,7 +37,7 @@ class Factor:
         return math.sqrt((1.0 - self.weight) * own * own + self.weight * self.spread * self.spread)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Correction:
     """What is known of a device; the default changes nothing."""
 

@@ -17,7 +17,7 @@ from finetree_estimator.evidence import observation as observing
 from finetree_estimator.evidence import observation_store
 from finetree_estimator.evidence.calibration import Calibration, Point, learn
 from finetree_estimator.evidence.observation import Predict
-from finetree_estimator.evidence.observation_store import Observations, Row
+from finetree_estimator.evidence.observation_store import Observations, StoredObservation
 from finetree_estimator.spec.resolve import Knowledge
 
 
@@ -55,13 +55,13 @@ class Learner:
             observation.end_time.GetCurrentTime()
         point = observing.to_point(observation, self._knowledge, self._predict)
         row = _row(point, observation.SerializeToString(deterministic=True))
-        return await asyncio.to_thread(self._add, row, point, request.request_id, body)
+        return await asyncio.to_thread(self._add, row, point, request_id=request.request_id, body=body)
 
     async def reset(self, device: str, request_id: str = "") -> int:
         """Forget the observations of a device, or all for ""; how many there were. Raises like `report`."""
         return await asyncio.to_thread(self._forget, device, request_id)
 
-    def _add(self, row: Row, point: Point, request_id: str, body: str) -> bool:
+    def _add(self, row: StoredObservation, point: Point, *, request_id: str, body: str) -> bool:
         with self._writing:
             new, old = self._store.add(row, request_id, body)
             if new:
@@ -87,13 +87,21 @@ def load(folder: Path, knowledge: Knowledge, predict: Predict) -> Calibration:
     return learn(_points(_renewed(row, knowledge, predict) for row in observation_store.read_only(folder)).values())
 
 
-def _points(rows: Iterable[Row]) -> dict[tuple[str, int], Point]:
+def _points(rows: Iterable[StoredObservation]) -> dict[tuple[str, int], Point]:
     return {row.key: Point(**json.loads(row.point)) for row in rows if row.point}
 
 
-def _row(point: Point, record: bytes) -> Row:
+def _row(point: Point, record: bytes) -> StoredObservation:
     text = json.dumps(asdict(point), sort_keys=True)
-    return Row(point.job, point.attempt, point.device, point.end_time, record, _basis(), text)
+    return StoredObservation(
+        job=point.job,
+        attempt=point.attempt,
+        device=point.device,
+        end_time=point.end_time,
+        record=record,
+        basis=_basis(),
+        point=text,
+    )
 
 
 def _basis() -> str:
@@ -101,7 +109,7 @@ def _basis() -> str:
     return " ".join(part.sha256 for part in versions.formulas())
 
 
-def _renewed(row: Row, knowledge: Knowledge, predict: Predict) -> Row:
+def _renewed(row: StoredObservation, knowledge: Knowledge, predict: Predict) -> StoredObservation:
     """The row with a prediction of the present formulas; without a point where its run can no longer be read."""
     if row.basis == _basis():
         return row

@@ -40,8 +40,8 @@ SELECT job, attempt FROM observations WHERE ? IN ('', device)
 ORDER BY end_time DESC, job DESC, attempt DESC LIMIT -1 OFFSET ?"""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObservation:
     """An observation as it came, and the point that was made of it."""
 
     job: str
@@ -89,11 +89,11 @@ class Observations:
         self._database.close()
         os.close(self._lock)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[StoredObservation]:
         """Everything that is kept, oldest first."""
         return _rows(self._database)
 
-    def add(self, row: Row, request_id: str, body_hash: str) -> tuple[bool, list[tuple[str, int]]]:
+    def add(self, row: StoredObservation, request_id: str, body_hash: str) -> tuple[bool, list[tuple[str, int]]]:
         """Keep an observation; whether it was new, and the keys of old ones that had to go.
 
         Raises AlreadyExists REQUEST_ID_REUSED, ResourceExhausted DISK_FULL, Unavailable STORE_UNAVAILABLE; nothing is
@@ -107,7 +107,7 @@ class Observations:
             new = database.execute(_INSERT, _values(row)).rowcount == 1
             return new, _prune(database, row.device) if new else []
 
-    def replace_points(self, rows: list[Row]) -> None:
+    def replace_points(self, rows: list[StoredObservation]) -> None:
         """Keep other points of observations that are there."""
         with self._transaction() as database:
             text = "UPDATE observations SET basis = ?, point = ?, device = ? WHERE job = ? AND attempt = ?"
@@ -140,7 +140,7 @@ class Observations:
             raise
 
 
-def read_only(folder: Path) -> list[Row]:
+def read_only(folder: Path) -> list[StoredObservation]:
     """What the store of a folder holds, for a program that does not serve; nothing where there is none.
 
     Raises SettingsError for a file that cannot be read.
@@ -190,16 +190,16 @@ def _unusable(why: str) -> SettingsError:
     return SettingsError("STATE_DIR_UNUSABLE", f"state_dir: it cannot be used: {why}")
 
 
-def _rows(database: sqlite3.Connection) -> list[Row]:
-    names = ", ".join(Row.__dataclass_fields__)
+def _rows(database: sqlite3.Connection) -> list[StoredObservation]:
+    names = tuple(StoredObservation.__dataclass_fields__)
+    query = f"SELECT {', '.join(names)} FROM observations ORDER BY end_time, job, attempt"  # noqa: S608
     try:
-        found = database.execute(f"SELECT {names} FROM observations ORDER BY end_time, job, attempt")  # noqa: S608
-        return [Row(*values) for values in found]
+        return [StoredObservation(**dict(zip(names, values, strict=True))) for values in database.execute(query)]
     except sqlite3.Error as error:
         raise _unusable(str(error)) from error
 
 
-def _values(row: Row) -> tuple[object, ...]:
+def _values(row: StoredObservation) -> tuple[object, ...]:
     return row.job, row.attempt, row.device, row.end_time, row.record, row.basis, row.point
 
 

@@ -2,7 +2,7 @@
 """How far two runs are from each other: 0 is the same case, 1 is far.
 
 The distance is a sum of one term for each respect in which memory or speed may come out otherwise. The weights are own
-choices, not fitted: a respect that changes which formulas apply (method, a quantised base) weighs 0.25-0.4, one that
+choices, not fitted: a respect that changes which formulas apply (method, a quantized base) weighs 0.25-0.4, one that
 changes a constant (program, kernel) 0.1-0.2, a size that the formulas scale by 0.15-0.2 for each factor of ten. Of the
 device only speed depends strongly. A run on a CPU and one on a GPU have little in common: 1.
 """

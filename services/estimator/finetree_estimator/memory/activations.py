@@ -65,6 +65,7 @@ def layer_activations(run: Run) -> LayerActivations:
 
 
 def _norms(run: Run) -> float:
+    """Bytes per token that norms keep: their inputs, and the normalized ones where a scale is trained."""
     s, stream = run.shape, run.stream_bytes
     kept = stream if s.norm_bias else max(stream, run.program.rms_norm_bytes)
     # A trained scale needs the normalized input as well.
@@ -76,6 +77,7 @@ def _norms(run: Run) -> float:
 
 
 def _attention(run: Run) -> int:
+    """Bytes per token of queries, keys, values, the output and the softmax's normalizer."""
     s, size = run.shape, run.activation_bytes
     kv = 2 * (s.q_width if run.program.expands_kv else s.kv_width)
     fused = size * (2 * s.q_width + kv) + c.NORMALIZER_BYTES * s.heads
@@ -90,7 +92,7 @@ def _attention(run: Run) -> int:
 
 
 def _mlp(run: Run) -> float:
-    """The activation's input and, behind a gate, its output and the other half; copies of the tokens for experts."""
+    """Bytes per token of the activation's input and, behind a gate, its output and other half; copies for experts."""
     s = run.shape
     written_out = s.family in PLAIN_GELU and not run.program.own_classes
     tensors = 3 if s.gated else 4 if written_out else 1

@@ -10,6 +10,7 @@ between what the C library has handed out.
 
 from dataclasses import replace
 
+from finetree_estimator import constants as c
 from finetree_estimator.memory.cpu_tensors import (
     FLOAT,
     cast_weights,
@@ -34,27 +35,19 @@ KERNELS_PER_SHAPE = 30
 KERNEL_CACHE = 1024
 """Compiled products that oneDNN keeps at most (its default ONEDNN_PRIMITIVE_CACHE_CAPACITY)."""
 HOLES = 0.20
-"""Of what comes and goes in a step, what the C library cannot hand out again because the next tensor does not fit.
+"""Share of what comes and goes in a step that the C library cannot hand out again: the next tensor does not fit.
 Measured with glibc 2.41: 0.1-0.2 where each micro-batch has the same size, 0.3 where sizes differ or are float32."""
 FREE_TOP = 64e6
-"""What glibc keeps at the end of its heap rather than give it back: twice its largest threshold for memory maps, which
-is 32 MiB (mallopt's manual page, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD)."""
+"""Bytes that glibc keeps at the end of its heap rather than give them back: twice its largest threshold for memory
+maps, which is 32 MiB (mallopt's manual page, M_TRIM_THRESHOLD and M_MMAP_THRESHOLD)."""
 RUNTIME_SPREAD = (0.1, 0.3)
-"""Half-widths (below, above) of RUNTIME: other tokenizers and versions."""
+"""Half-widths (below, above) of RUNTIME, for other tokenizers and versions."""
 HOLES_SPREAD = (0.7, 1.0)
 """Half-widths of the holes: measured were between half of what is expected (54 MB) and one and a half times as much."""
 TENSORS_SPREAD = 0.1
 """Half-width of what is counted tensor by tensor. For Llamas the count is right to 4 % with each of the methods."""
 UNMEASURED_SPREAD = 0.25
-"""The same for what was not measured: 8-bit bases, and mixtures of experts."""
-CHUNK_TARGETS = 1024
-"""Targets whose logits exist at once (the worker's loss.CHUNK_TARGETS)."""
-EVALUATION_TOKENS = 4096
-"""Tokens of one forward pass of an evaluation (the worker's train.EVALUATION_TOKENS)."""
-GENERATION_BATCH = 40
-"""Questions that are answered at once (the worker's evaluate.BATCH_QUESTIONS)."""
-FUSED_SHARE = 0.02
-"""Share of the logits that a fused loss holds (Liger kernel: one block of rows)."""
+"""Half-width of what is counted of runs that were not measured: 8-bit bases, and mixtures of experts."""
 LOGITS_TRAINING = 3 * FLOAT
 """Bytes per logit when the loss is differentiated: log-probabilities, their gradient, and the logits' gradient."""
 LOGITS_EVALUATION = 2 * FLOAT
@@ -102,7 +95,7 @@ def tensors_spread(run: Run) -> tuple[float, float]:
 
 
 def _at_the_loss(run: Run, gradients: float) -> Moment:
-    """All activations are there; gradients only if an earlier micro-batch of the step has left some."""
+    """Bytes at the loss: all activations; gradients only if an earlier micro-batch of the step has left some."""
     tokens, layers = run.peak_tokens, run.shape.layers - run.method.layers_without_gradient
     kept, layer = kept_per_token(run), layer_transient(run)
     if run.checkpointing:
@@ -115,7 +108,7 @@ def _at_the_loss(run: Run, gradients: float) -> Moment:
 
 
 def _after_backward(run: Run, gradients: float, *, again: bool) -> Moment:
-    """All gradients are there; a tied embedding's two are being added, before they join an earlier micro-batch's."""
+    """Bytes after the backward pass: all gradients, and copies of a tied embedding's that are being added."""
     embedding = 0
     if run.method.trains_embeddings and run.shape.tied:
         embedding = (3 if again else 2) * run.master_bytes * run.shape.vocab * run.shape.hidden
@@ -123,7 +116,7 @@ def _after_backward(run: Run, gradients: float, *, again: bool) -> Moment:
 
 
 def _in_evaluation(run: Run) -> Moment:
-    """Held-out rows without gradients: their loss, and afterwards their answers."""
+    """Bytes while held-out rows are scored without gradients, and afterwards answered."""
     plan = run.evaluation
     if plan.rows is None or not plan.before + plan.during + plan.after:
         return Moment(0.0, 0.0, 0.0)
@@ -132,9 +125,9 @@ def _in_evaluation(run: Run) -> Moment:
 
 
 def _scoring(run: Run, rows: Rows) -> Moment:
-    """The last states with the logits of one chunk, or what a layer needs by itself."""
-    tokens = min(rows.tokens, float(EVALUATION_TOKENS))
-    targets = min(tokens * rows.target_fraction, float(CHUNK_TARGETS))
+    """Bytes of the last states with the logits of one chunk, or of what a layer needs by itself."""
+    tokens = min(rows.tokens, float(c.EVALUATION_TOKENS))
+    targets = min(tokens * rows.target_fraction, float(c.CHUNK_TOKENS))
     logits = LOGITS_EVALUATION * run.shape.vocab * targets
     # Without autocast: float32 weights compute in float32.
     size = stream_bytes(run)
@@ -142,9 +135,9 @@ def _scoring(run: Run, rows: Rows) -> Moment:
 
 
 def _answering(run: Run, rows: Rows) -> Moment:
-    """The caches of a batch of questions, with a layer's tensors for all of its tokens or the logits of the next."""
+    """Bytes of a batch of questions' caches, with a layer's tensors for all its tokens or the next one's logits."""
     shape, size = run.shape, stream_bytes(run)
-    length, batch = rows.longest + run.method.prefix_tokens, min(rows.count, GENERATION_BATCH)
+    length, batch = rows.longest + run.method.prefix_tokens, min(rows.count, c.GENERATION_BATCH)
     cached = 2 * size * shape.kv_width * shape.layers * (length + run.evaluation.max_new_tokens)
     logits = (size + FLOAT) * shape.vocab
     return Moment(0.0, float(batch * cached), batch * max(float(logits), length * layer_transient(run, size)))
@@ -163,5 +156,5 @@ def _loss(run: Run) -> tuple[float, float]:
         targets *= run.rows.target_fraction
     whole = LOGITS_TRAINING * run.shape.vocab
     if run.loss in ("completion-only", "chunked"):
-        return whole * min(targets, CHUNK_TARGETS), targets / CHUNK_TARGETS
-    return whole * targets * (FUSED_SHARE if run.loss == "fused" else 1.0), 1.0
+        return whole * min(targets, c.CHUNK_TOKENS), targets / c.CHUNK_TOKENS
+    return whole * targets * (c.FUSED_LOGITS_SHARE if run.loss == "fused" else 1.0), 1.0

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tensors of the worker on a CPU, in bytes per token: what a layer keeps, and what exists inside one for a moment."""
 
+from finetree_estimator import constants as c
 from finetree_estimator.methods.base import FirstLayer
 from finetree_estimator.run import Rows, Run
 
 FLOAT = 4
 """Bytes of a float32 number."""
-SHORT_TOKENS = 256
-"""Documents up to this length attend by plain matrix products in float32 (the worker's attention.SHORT_TOKENS)."""
 SAME_LENGTH = 1.02
 """Longest row over the mean one below which rows count as equally long: micro-batches are filled up to 32 tokens."""
 GROUP_SPREAD = 1.25
@@ -19,7 +18,7 @@ def kept_per_token(run: Run) -> float:
     """Bytes per token that one decoder layer keeps for its backward pass, adapters included."""
     shape, size = run.shape, run.compute_bytes
     length, padding = document_length(run.rows, run.sequence_length)
-    short = length <= SHORT_TOKENS
+    short = length <= c.SHORT_ROW_TOKENS
     # Keys and values are repeated to one per query head. Plain products work in float32 and have no use for their
     # output; the fused kernel keeps it.
     attended = float(shape.q_width * (3 * FLOAT if short else 4 * size))

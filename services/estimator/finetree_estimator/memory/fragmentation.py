@@ -36,7 +36,8 @@ def left_over(run: Run) -> Interval | None:
     at_loss = loss_moment(run, states, layer)
     spare = fullest_moment(run, states, layer).total - at_loss.total
     trained = states.optimizer_states + states.gradients
-    expected = c.DRAW * max(_of_logits(run, rows, at_loss, spare, trained), _of_activations(run, rows, at_loss))
+    logits = _of_logits(run, rows, at_loss, spare=spare, trained=trained)
+    expected = c.DRAW * max(logits, _of_activations(run, rows, at_loss))
     if expected < 1:
         return None
     below, above = c.DRAW_SPREAD
@@ -67,8 +68,8 @@ def _peak_plus(peak: Interval, more: Interval, most: float) -> Interval:
     return replace(added, high=high)
 
 
-def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: float) -> float:
-    """Of the loss, whose float32 tensors are the largest blocks.
+def _of_logits(run: Run, rows: Rows, moment: Moment, *, spare: float, trained: float) -> float:
+    """Bytes of blocks that the loss leaves over: its float32 tensors are the largest.
 
     `spare` is what other moments reserve beyond it. Optimizer states and gradients, `trained` bytes of them, come into
     what the first step's rows leave over.
@@ -79,22 +80,27 @@ def _of_logits(run: Run, rows: Rows, moment: Moment, spare: float, trained: floa
     per_logit = c.RENEWED_LOGITS_BYTES[4 if run.activation_bytes == 4 else 2]
     renewed = c.RENEWED_LOGITS * min(moment.transient, per_logit * run.shape.vocab * run.peak_tokens)
     widest = 4.0 * run.shape.vocab
-    first = renewed * (_renewed(run, rows, widest, _in_step(run)) - 1)
-    again = _renewed(run, rows, widest, _micro_batches(run)) - 1
+    first = renewed * (_renewed(run, rows, widest, count=_in_step(run)) - 1)
+    again = _renewed(run, rows, widest, count=_micro_batches(run)) - 1
     return max(0.0, renewed * again - spare - min(trained, first))
 
 
 def _of_activations(run: Run, rows: Rows, moment: Moment) -> float:
-    """Of what layers keep: many blocks of few sizes, which serve one another for a while."""
+    """Bytes of blocks that activations leave over: many of few sizes, which serve one another for a while."""
     widest = float(run.stream_bytes * run.shape.intermediate)
     if run.checkpointing or widest * run.peak_tokens < c.OWN_SEGMENT:
         return 0.0
-    return c.RENEWED_ACTIVATIONS * math.log(_renewed(run, rows, widest, _micro_batches(run))) * moment.activations
+    return c.RENEWED_ACTIVATIONS * math.log(_renewed(run, rows, widest, count=_micro_batches(run))) * moment.activations
 
 
-def _renewed(run: Run, rows: Rows, widest: float, count: int) -> float:
+def _renewed(run: Run, rows: Rows, widest: float, *, count: int) -> float:
     """The sum of record lengths where the largest blocks have so many bytes per token: only larger segments count."""
-    return record_sum(rows.length_ranges, run.micro_batch, count, c.SEGMENT_STEP / (widest * run.micro_batch))
+    return record_sum(
+        rows.length_ranges,
+        micro_batch=run.micro_batch,
+        count=count,
+        step=c.SEGMENT_STEP / (widest * run.micro_batch),
+    )
 
 
 def _in_step(run: Run) -> int:
@@ -107,7 +113,7 @@ def _micro_batches(run: Run) -> int:
     return _in_step(run) if run.program.cache == "emptied" else _in_step(run) * max(1, run.steps)
 
 
-def record_sum(ranges: Sequence[LengthRange], micro_batch: int, count: int, step: float) -> float:
+def record_sum(ranges: Sequence[LengthRange], *, micro_batch: int, count: int, step: float) -> float:
     """Expected sum of all lengths that are longer than those before, in units of the longest; at least 1.
 
     Of `count` micro-batches in random order, each as long as the longest of its `micro_batch` rows; lengths within

@@ -29,7 +29,7 @@ class ModelStates:
     chunk_gradient: float
     """That of a trained output head for one chunk of a loss."""
     tied_gradient: float
-    """Of a trained matrix that is the embeddings and the head: each makes one, and the sum may be a third."""
+    """Gradient of a matrix that is embeddings and head: each of the two makes one, and the sum may be a third."""
     unsharded: Unsharded
     update_copies: float
     """What an optimizer step adds for a moment."""
@@ -86,13 +86,14 @@ def state_bytes(run: Run) -> float:
 
 
 def _separate_weights(run: Run) -> int:
-    """Adapters are weights of their own; a fully trained model needs a master copy only in another type."""
+    """Bytes of weights beside the base: adapters, or a fully trained model's master copy where it has another type."""
     if run.method.trains_base and run.weight_bytes == run.master_bytes:
         return 0
     return run.trainable_parameters * run.trained_bytes
 
 
 def _gradients(run: Run) -> float:
+    """Bytes of the gradients that one device holds at the end of the backward pass."""
     trained = run.trainable_parameters
     if run.optimizer_in_backward and run.one_micro_batch:
         trained = min(trained, trained // run.shape.layers + run.parameters.embeddings)
@@ -103,6 +104,7 @@ def _gradients(run: Run) -> float:
 
 
 def _tied_gradient(run: Run) -> float:
+    """Bytes of one gradient of a trained matrix that is embeddings and head."""
     shape = run.stored_shape
     if not (shape.tied and run.method.trains_base) or run.sharded:
         return 0.0
@@ -110,6 +112,7 @@ def _tied_gradient(run: Run) -> float:
 
 
 def _update_copies(run: Run, spread: int) -> float:
+    """Bytes that an optimizer step adds for a moment."""
     if run.optimizer == "adafactor" and run.method.trains_base:
         shape = run.stored_shape
         largest = max(shape.vocab * shape.hidden, shape.hidden * shape.intermediate)

@@ -91,7 +91,7 @@ def _sizes(run: Run, states: ModelStates) -> tuple[dict[Component, float], float
         moment = step_peak.fullest_moment(run, states, layer_activations(run))
         outside = run.device.context_bytes + states.collectives
         runtime, fragmentation = run.device.context_bytes + c.CUDA_WORKSPACE + states.collectives, _holes(run, moment)
-    more = _more_for_setup(states, moment, runtime, fragmentation)
+    more = _more_for_setup(states, moment, runtime=runtime, fragmentation=fragmentation)
     sizes = {
         Component.BASE_WEIGHTS: states.base_weights,
         Component.TRAINABLE_WEIGHTS: states.trainable_weights,
@@ -106,7 +106,7 @@ def _sizes(run: Run, states: ModelStates) -> tuple[dict[Component, float], float
     return sizes, outside
 
 
-def _more_for_setup(states: ModelStates, moment: Moment, runtime: float, fragmentation: float) -> float:
+def _more_for_setup(states: ModelStates, moment: Moment, *, runtime: float, fragmentation: float) -> float:
     """Bytes that the setting up of a sharded model needs beyond a step."""
     if not states.unsharded.setup:
         return 0.0

@@ -61,6 +61,7 @@ def _keeps_all_weights(run: Run) -> bool:
 
 
 def _kept_weights(run: Run) -> float:
+    """Bytes of weights that stay gathered between the passes: the root's, or all of them."""
     if _keeps_all_weights(run):
         return float(run.compute_bytes * run.parameters.total)
     if _has_embedding_units(run):
@@ -98,6 +99,7 @@ def _unreduced_gradients(run: Run) -> float:
 
 
 def _root_gradients(run: Run) -> float:
+    """Bytes that the reduction of the root's gradients needs beyond those of a layer."""
     root, apart = _root_weights(run), _has_embedding_units(run)
     # The root's 16-bit ones take the place of its weights.
     fresh = (_reduced_bytes(run) + (run.compute_bytes if apart else 0)) * root
@@ -113,6 +115,7 @@ def _root_weights(run: Run) -> int:
 
 
 def _setup(run: Run) -> float:
+    """Bytes while a model is cut into shards."""
     # A packed base is loaded packed and never raised when it is sharded.
     if not (run.program.sharded_master and run.program.copies_to_shard) or run.method.packs_base:
         return 0.0

@@ -55,12 +55,12 @@ def fullest_moment(run: Run, states: ModelStates, layer: LayerActivations) -> Mo
         # What comes last has the room of the copies; what that leaves of it, gradients have.
         moment = Moment(gradients - max(0.0, gone - after), 0.0, max(0.0, after - gone))
     if run.sharded:
-        asked = _asked_for(run, states, kept + max(logits, computed), max(computed, whole.root_gradients))
+        asked = _asked_for(run, states, kept=kept + max(logits, computed), last=max(computed, whole.root_gradients))
         return replace(moment, cached=max(0.0, asked - moment.total))
     return moment
 
 
-def _asked_for(run: Run, states: ModelStates, kept: float, last: float) -> float:
+def _asked_for(run: Run, states: ModelStates, *, kept: float, last: float) -> float:
     """Bytes that a sharded step asks the allocator for, since a block serves the stream that first asked for it.
 
     `kept` is what activations need where most are kept, `last` where none but the last layer's are. FSDP gathers

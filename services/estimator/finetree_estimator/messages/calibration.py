@@ -52,7 +52,7 @@ def _entry(entry: Entry) -> calibration_pb2.CalibrationEntry:
     message = calibration_pb2.CalibrationEntry(
         device=entry.device, family=entry.family, observations=entry.observations, outliers=len(entry.odd)
     )
-    correction = Correction(entry.device, entry.date, entry.step_time, entry.memory)
+    correction = Correction(device=entry.device, date=entry.date, step_time=entry.step_time, memory=entry.memory)
     if entry.step_time.observations:
         message.step_time_factor.CopyFrom(_interval(entry.step_time, correction))
     if entry.memory.observations:

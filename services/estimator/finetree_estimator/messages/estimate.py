@@ -231,12 +231,12 @@ def _confidence(found: Confidence) -> estimate_pb2.EstimateConfidence:
 
 def _playbook_figure(compared: Compared) -> estimate_pb2.PlaybookFigure:
     """A figure of the playbook beside the computed one."""
-    figure, stated = compared.figure, compared.figure.stated
+    figure = compared.figure
     return estimate_pb2.PlaybookFigure(
-        kind=estimate_pb2.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{stated.kind.name}"),
+        kind=estimate_pb2.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{figure.kind.name}"),
         value=figure.value,
-        stated_for=stated.stated_for,
-        provenance=provenance_message(stated.source),
+        stated_for=figure.stated_for,
+        provenance=provenance_message(figure.source),
         interpolated=figure.interpolated,
         extrapolated=figure.extrapolated,
         computed=optional_interval(compared.computed),

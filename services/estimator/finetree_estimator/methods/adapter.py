@@ -4,9 +4,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finetree_estimator import constants as c
 from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.methods.base import FEW_MEASURED, FirstLayer, Method, Setup
+from finetree_estimator.methods.base import ELEMENTWISE_TRAFFIC, FEW_MEASURED, FirstLayer, Method, Setup
 from finetree_estimator.remarks import Remark
 
 
@@ -61,4 +60,4 @@ class Adapter(Method):
 
     def elementwise_traffic(self, setup: Setup) -> float:
         """Bytes per token, step and layer that the adapters move."""
-        return c.ELEMENTWISE_TRAFFIC * self.saved_inputs(setup)
+        return ELEMENTWISE_TRAFFIC * self.saved_inputs(setup)

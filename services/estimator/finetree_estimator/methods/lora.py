@@ -7,11 +7,13 @@ Counts are those of PEFT for the same settings (Llama-3.2-3B with rank 32 on q a
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from finetree_estimator import constants as c
 from finetree_estimator.catalog.architecture import Linear, Shape
 from finetree_estimator.catalog.projections import Role
 from finetree_estimator.methods.base import Method, Setup
 from finetree_estimator.methods.targets import SAME_INPUT, adapted, target_linears, used_copies
+
+DROPOUT_MASK_BYTES = 1
+"""Bytes of the mask per number of an adapter's input: a boolean (torch's native dropout)."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Lora(Method):
             if self.dropout > 0 or copied or source not in read:
                 total += used * linear.d_in * (copied or setup.stream_bytes)
             if self.dropout > 0:
-                total += used * linear.d_in * c.DROPOUT_MASK_BYTES
+                total += used * linear.d_in * DROPOUT_MASK_BYTES
             if self.weight_decomposed:
                 # The magnitude scales the adapted output, whose parts are kept.
                 total += used * 2 * linear.d_out * setup.compute_bytes
@@ -146,7 +148,7 @@ class Lora(Method):
         """
         stream, own = setup.stream_bytes, self._own_bytes(setup)
         cast = stream + own if stream != own else 0
-        dropped = 2 * own + c.DROPOUT_MASK_BYTES if self.dropout > 0 else 0
+        dropped = 2 * own + DROPOUT_MASK_BYTES if self.dropout > 0 else 0
         read = cast + dropped + own
         # A magnitude scales what the adapted product gives: read, written, and its own gradient.
         scaled = 4 * own if self.weight_decomposed else 0

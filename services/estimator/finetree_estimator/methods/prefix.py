@@ -4,10 +4,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from finetree_estimator import constants as c
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.projections import layout
-from finetree_estimator.methods.base import FEW_MEASURED, Method, Setup
+from finetree_estimator.methods.base import ELEMENTWISE_TRAFFIC, FEW_MEASURED, Method, Setup
 from finetree_estimator.remarks import Remark
 
 
@@ -20,6 +19,8 @@ class Prefix(Method):
     name: ClassVar[str] = "prefix"
     trained_part: ClassVar[str] = "prefix"
     described: ClassVar[str] = "prefix tuning"
+    allows_checkpointing: ClassVar[bool] = False
+    """Its keys and values are in the cache, which checkpointing drops."""
     joins_keys_and_values: ClassVar[bool] = True
 
     @property
@@ -51,4 +52,4 @@ class Prefix(Method):
 
     def elementwise_traffic(self, setup: Setup) -> float:
         """Bytes per token, step and layer that joining the prefix moves."""
-        return c.ELEMENTWISE_TRAFFIC * self.saved_inputs(setup)
+        return ELEMENTWISE_TRAFFIC * self.saved_inputs(setup)

@@ -4,12 +4,32 @@
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from finetree_estimator import constants as c
 from finetree_estimator.catalog.parameters import linear_weights, routed_weights
 from finetree_estimator.methods.base import FEW_MEASURED, Setup
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.targets import used_copies
 from finetree_estimator.remarks import Remark
+
+NF4_BYTES = 0.5
+"""Bytes of a 4-bit weight (QLoRA paper)."""
+NF4_CONSTANTS = 4 / 64
+"""Bytes per weight of the float32 absmax of each block of 64 weights (QLoRA paper)."""
+NF4_DOUBLE_CONSTANTS = 1 / 64 + 4 / (64 * 256)
+"""Bytes of constants per weight after double quantization: 0.127 bit (QLoRA paper, section 3)."""
+INT8_BYTES = 1.0
+"""Bytes of an 8-bit weight (LLM.int8 paper)."""
+INT8_CONSTANTS = 0.15
+"""Bytes per weight of row scales and outlier columns (canifinetune's measurement)."""
+GPTQ_BYTES = 0.5 + 2.5 / 128
+"""Bytes of a 4-bit weight with a 16-bit scale and a 4-bit zero point for each group of 128 (GPTQ paper)."""
+RAISED_BYTES = 4
+"""Bytes per number of embeddings, head and norms that prepare_model_for_kbit_training raises to float32 (PEFT)."""
+DEQUANTIZE_BYTES = 4.5
+"""Bytes moved per quantized weight and pass to unpack it: read half a byte, write two, and read two in the product."""
+UNFUSED_GPTQ_BYTES = 26.5
+"""Bytes moved per weight by GPTQ without a fused kernel, as in AutoGPTQ of 2023: bits are shifted out as 32-bit numbers
+(0.5 + 4), narrowed (4 + 2), masked (2 + 2), less their zero points (2 + 2), scaled (2 + 2), and read (2) in the
+product; on top zeros that are looked up (2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,24 +103,24 @@ class Qlora(Lora):
     def base_weights(self, setup: Setup) -> float:
         """Bytes of packed weights without their constants (GPTQ's include them), and of what is not packed."""
         packed = _packed_weights(setup)
-        outside = c.RAISED_BYTES if setup.raises_base else setup.weight_bytes
+        outside = RAISED_BYTES if setup.raises_base else setup.weight_bytes
         return packed * self._packed_bytes + (setup.parameters.total - packed) * outside
 
     @property
     def _packed_bytes(self) -> float:
         """Bytes of a packed weight without its constants; GPTQ's include them."""
         if self.gptq:
-            return c.GPTQ_BYTES
-        return c.NF4_BYTES if self.bits == 4 else c.INT8_BYTES
+            return GPTQ_BYTES
+        return NF4_BYTES if self.bits == 4 else INT8_BYTES
 
     def quantization_overhead(self, setup: Setup) -> float:
         """Bytes of the constants of blocks, and of the largest matrix unpacked to the compute type.
 
         One weight matrix at a time is unpacked: the largest is an MLP's, or the head.
         """
-        constants = 0.0 if self.gptq else c.INT8_CONSTANTS
+        constants = 0.0 if self.gptq else INT8_CONSTANTS
         if self.bits == 4 and not self.gptq:
-            constants = c.NF4_DOUBLE_CONSTANTS if self.double_quantized else c.NF4_CONSTANTS
+            constants = NF4_DOUBLE_CONSTANTS if self.double_quantized else NF4_CONSTANTS
         shape = setup.shape
         widest = max(shape.intermediate, shape.vocab if setup.program.quantizes_head else 0)
         return _packed_weights(setup) * constants + setup.compute_bytes * shape.hidden * widest
@@ -156,11 +176,11 @@ class Qlora(Lora):
 
     def dequantization_traffic(self, setup: Setup) -> float:
         """Bytes that unpacking the base before its products moves in one pass, whatever the tokens."""
-        return linear_weights(setup.shape) * c.DEQUANTIZE_BYTES
+        return linear_weights(setup.shape) * DEQUANTIZE_BYTES
 
     def slowest_dequantization_traffic(self, setup: Setup) -> float:
         """Bytes that the slowest kernels in use move beyond that: GPTQ's have changed by a factor of five."""
-        return linear_weights(setup.shape) * (c.UNFUSED_GPTQ_BYTES - c.DEQUANTIZE_BYTES) if self.gptq else 0.0
+        return linear_weights(setup.shape) * (UNFUSED_GPTQ_BYTES - DEQUANTIZE_BYTES) if self.gptq else 0.0
 
 
 def _packed_weights(setup: Setup) -> int:

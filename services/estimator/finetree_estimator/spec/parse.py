@@ -11,7 +11,7 @@ from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec, spec
 
 from finetree_estimator.run import Run
 from finetree_estimator.spec import settings
-from finetree_estimator.spec.method import read_method
+from finetree_estimator.spec.method import READERS, read_method
 from finetree_estimator.spec.resolve import Knowledge, read_device, read_model, read_payment
 
 
@@ -43,10 +43,11 @@ def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge
     program = settings.training_program(spec)
     rows = settings.training_rows(spec, profile, spec.training.sequence_length)
     steps = optimizer_steps(spec, rows.count) if rows is not None else 0
-    sizes = settings.number_sizes(spec, program)
+    method = read_method(spec, model.shape)
+    sizes = settings.number_sizes(spec, program, trains_base=method.trains_base)
     run = Run(
         shape=model.shape,
-        method=read_method(spec, model.shape),
+        method=method,
         program=program,
         device=read_device(spec.hardware, fp32=settings.is_fp32(spec), matrix_rates=rates),
         devices=settings.device_count(spec),
@@ -90,6 +91,6 @@ def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSp
 def _require(spec: run_spec_pb2.RunSpec) -> None:
     """Refuse a spec without what has no default."""
     if spec.WhichOneof("method") is None:
-        raise invalid_field("spec.method", "choose one of full, lora, qlora, prefix and adapter")
+        raise invalid_field("spec.method", f"choose one of {', '.join(READERS)}")
     if spec.hardware.WhichOneof("device") is None:
         raise invalid_field("spec.hardware", "name an accelerator, describe a CPU, or give a memory class")

@@ -9,15 +9,14 @@ from finetree_runtime.errors import InvalidArgument, NotFound, invalid_field
 from finetree_runtime.money import to_float
 from finetree_runtime.runspec import device_names
 
-from finetree_estimator.catalog import devices, hf_config, unknown_models
+from finetree_estimator.catalog import devices, hf_config
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerator, other_memories
-from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.catalog.config_values import ConfigError
-from finetree_estimator.catalog.consistency import contradiction
+from finetree_estimator.catalog.architecture import Shape, contradiction
 from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.families import ALIASES
-from finetree_estimator.catalog.hf_config import Described
+from finetree_estimator.catalog.hf_config import ConfigError, Described
 from finetree_estimator.catalog.models import model as catalogue_model
+from finetree_estimator.catalog.models import unknown_reason
 from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote, Rented
 from finetree_estimator.catalog.projections import LAYOUTS
@@ -223,7 +222,7 @@ def _quote(price_id: str, accelerator: str, book: PriceBook) -> Quote:
 
 def _instead(error: UnknownNameError) -> str:
     """What to do about a model that is not known: what its name tells, or the nearest ones."""
-    if reason := unknown_models.hint(error.name):
+    if reason := unknown_reason(error.name):
         return f"; {reason}. ListModels lists those that are known"
     return f"{_or_nearest(error)}; ListModels lists all, model.shape takes any"
 

@@ -84,20 +84,20 @@ def device_count(spec: run_spec_pb2.RunSpec) -> int:
     return max(1, spec.hardware.count)
 
 
-def number_sizes(spec: run_spec_pb2.RunSpec, program: Program) -> NumberSizes:
+def number_sizes(spec: run_spec_pb2.RunSpec, program: Program, *, trains_base: bool) -> NumberSizes:
     """Bytes per number of weights, activations and what is trained."""
     if is_fp32(spec):
         return NumberSizes(4, 4, 4)
-    full, devices = spec.WhichOneof("method") == "full", device_count(spec)
+    devices = device_count(spec)
     bf16 = spec.precision == training_pb2.PRECISION_BF16
     sharding = SHARDINGS[spec.hardware.sharding]
-    if full and bf16:
+    if trains_base and bf16:
         float32_master = program.casts_module or (program.sharded_master and devices > 1)
         return _master_sizes(program, sharding, devices) if float32_master else NumberSizes(2, 2, 2)
-    if full and devices > 1 and sharding == "full":
+    if trains_base and devices > 1 and sharding == "full":
         return _master_sizes(program, sharding, devices)
     # Adapters are float32 whatever the base is (PEFT's autocast_adapter_dtype, and the worker's rule).
-    frozen_mixed = not full and not bf16
+    frozen_mixed = not trains_base and not bf16
     return NumberSizes(program.mixed_base_bytes if frozen_mixed else 2, 2, 4)
 
 

@@ -30,7 +30,7 @@ class Traffic:
         return Traffic(self.forward + other.forward, self.backward + other.backward)
 
     def times(self, width: float) -> "Traffic":
-        """Of so many features."""
+        """Traffic of so many features."""
         return Traffic(self.forward * width, self.backward * width)
 
 
@@ -55,7 +55,7 @@ def memory_share(run: Run, rows: Rows) -> float:
 
 
 def _norms(run: Run, *, fused: bool) -> Traffic:
-    """LayerNorm is one kernel, and so is a fused RMSNorm; LlamaRMSNorm takes eight steps on a float32 copy.
+    """Bytes per token of the norms: LayerNorm and a fused RMSNorm are one kernel, LlamaRMSNorm eight steps in float32.
 
     Forward: to float32 (6), square (8), mean (4), times the root's inverse (8), back to the stream's type (6), times
     the scale. Backward: the casts', of the product its two factors' (8, 16), of the mean and the square (8, 8, 12), and
@@ -71,7 +71,10 @@ def _norms(run: Run, *, fused: bool) -> Traffic:
 
 
 def _rotary(run: Run, *, fused: bool) -> Traffic:
-    """Queries and keys times cosines, their turned halves times sines, and the sum (apply_rotary_pos_emb)."""
+    """Bytes per token of the rotary embedding.
+
+    Queries and keys times cosines, their turned halves times sines, and the sum (apply_rotary_pos_emb).
+    """
     s = run.shape
     if s.learned_positions or s.family in _NO_ROTARY:
         return Traffic()
@@ -80,7 +83,7 @@ def _rotary(run: Run, *, fused: bool) -> Traffic:
 
 
 def _residual(run: Run) -> Traffic:
-    """Additions to the stream; backward those of its gradients, and of what several projections give for one input."""
+    """Bytes per token of additions to the stream, and of its gradients from several projections of one input."""
     s, stream, size = run.shape, run.stream_bytes, run.compute_bytes
     if run.program.compiled:
         # One kernel with the norm that follows: it reads the branch and writes the sum beside what it does anyway.
@@ -92,7 +95,7 @@ def _residual(run: Run) -> Traffic:
 
 
 def _mlp(run: Run, *, fused: bool) -> Traffic:
-    """The activation, times the other half where there is a gate; copies of the tokens for each expert."""
+    """Bytes per token of the activation, times the other half where there is a gate; copies for each expert."""
     s, size = run.shape, run.compute_bytes
     active = max(1, s.active_experts)
     routed = Traffic(8, 8).times(size * s.hidden * active) if s.experts else Traffic()
@@ -106,7 +109,7 @@ def _mlp(run: Run, *, fused: bool) -> Traffic:
 
 
 def _casts(run: Run) -> Traffic:
-    """What autocast takes down for each product that reads a float32 stream, and back up for its gradient."""
+    """Bytes per token that autocast moves around each product that reads a float32 stream, and for its gradient."""
     stream, size = run.stream_bytes, run.compute_bytes
     # Behind a raised base the packed layers cast for themselves (methods/qlora.py); compilation fuses casts.
     if stream <= size or run.raises_base or run.program.compiled:

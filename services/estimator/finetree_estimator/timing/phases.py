@@ -87,7 +87,7 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
 
 
 def _rate_ends(run: Run, rows: Rows) -> tuple[float, float]:
-    """Half-widths (below, above) of what goes with the inverse of the device's rate; unknown rows only shorten it."""
+    """Half-widths (below, above) of times that go with the device's rate; unknown rows can only be shorter."""
     below = 1 - 1 / (1 + run.device.rate_above)
     above = 1 / (1 - run.device.rate_below) - 1
     return below if rows.mean_known else 1 - (1 - below) * c.SHORTEST_ROWS, above

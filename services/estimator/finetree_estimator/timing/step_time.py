@@ -38,7 +38,7 @@ class ForwardFlops:
     """FLOPs per token of a forward pass."""
 
     dense: float
-    """Of the layers' weights."""
+    """Of products with the layers' weights."""
     attention: float
     head: float
     """Of the output head, on average over tokens: it is computed where something is learned."""

@@ -66,9 +66,9 @@ class Change:
 def applicable(parsed: ParsedRequest) -> list[Change]:
     """Changes of a run that may lower its memory, in no particular order."""
     spec = parsed.spec
-    found = [*_kernels(spec), *_micro_batch(spec), *_checkpointing(spec), *_sequence(spec), *_base(spec)]
+    found = [*_kernels(spec), *_micro_batch(spec), *_checkpointing(parsed), *_sequence(spec), *_base(spec)]
     found += [*_optimizer(parsed), *_in_backward(parsed), *_precision(parsed)]
-    found += [*_sharding(parsed), *_devices(parsed), *_method(spec)]
+    found += [*_sharding(parsed), *_devices(parsed), *_method(parsed)]
     return found
 
 
@@ -103,9 +103,10 @@ def _micro_batch(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
         yield _one(_MICRO_BATCH, rows, text, level=level, harm=1 + level)
 
 
-def _checkpointing(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
-    path, now = _CHECKPOINTING, spec.gradient_checkpointing
-    if spec.WhichOneof("method") == "prefix" or now == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED:
+def _checkpointing(parsed: ParsedRequest) -> Iterator[Change]:
+    spec, path = parsed.spec, _CHECKPOINTING
+    now = spec.gradient_checkpointing
+    if not parsed.run.method.allows_checkpointing or now == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED:
         return
     if now == training_pb2.GRADIENT_CHECKPOINTING_OFF:
         yield _one(path, "GRADIENT_CHECKPOINTING_FULL", "recompute activations", harm=6)
@@ -125,7 +126,7 @@ def _sequence(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
 
 def _base(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     """A quantized base can be quantized further."""
-    if spec.WhichOneof("method") != "qlora":
+    if not spec.HasField("qlora"):
         return
     if spec.qlora.quantization == method_pb2.QUANTIZATION_INT8:
         values = {"qlora.quantization": "QUANTIZATION_NF4", "qlora.double_quantization": True}
@@ -200,24 +201,23 @@ def _devices(parsed: ParsedRequest) -> Iterator[Change]:
         count, level = 2 * count, level + 1
 
 
-def _method(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
+def _method(parsed: ParsedRequest) -> Iterator[Change]:
     """A smaller base first, then another method, which brings its own learning rate."""
-    method = spec.WhichOneof("method")
-    if method == "lora" and not _on_cpu(spec):
+    spec, method = parsed.spec, parsed.run.method
+    if spec.HasField("lora") and not _on_cpu(spec):
         yield _one("qlora", {"lora": canonical(spec.lora)}, "a 4-bit base (QLoRA)", group="method", harm=10)
-    if method in ("lora", "qlora"):
+    if spec.HasField("lora") or spec.HasField("qlora"):
         return
     reset = {_IN_BACKWARD: False} if spec.optimizer_in_backward else {}
     silent = frozenset({_IN_BACKWARD, "precision"})
-    if method == "full":
+    if method.trains_base:
         values: dict[str, Any] = {"lora": {}, _LEARNING_RATE: _learning_rate("lora"), **reset}
-        yield _change("method", values, "LoRA in place of all weights", harm=30, excludes=silent)
+        yield _change("method", values, f"LoRA in place of {method.described}", harm=30, excludes=silent)
     if not _on_cpu(spec):
-        replaced = {"full": "all weights", "prefix": "prefixes", "adapter": "adapter layers"}[str(method)]
-        # A prefix goes without checkpointing; what replaces it has the suite's default again.
-        recompute = {_CHECKPOINTING: "GRADIENT_CHECKPOINTING_FULL"} if method == "prefix" else {}
+        # What replaces a method that goes without checkpointing has the suite's default again.
+        recompute = {} if method.allows_checkpointing else {_CHECKPOINTING: "GRADIENT_CHECKPOINTING_FULL"}
         values = {"qlora": {}, _LEARNING_RATE: _learning_rate("qlora"), **recompute, **reset}
-        yield _change("method", values, f"QLoRA in place of {replaced}", level=2, harm=34, excludes=silent)
+        yield _change("method", values, f"QLoRA in place of {method.described}", level=2, harm=34, excludes=silent)
 
 
 def _learning_rate(method: str) -> float:

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The playbook's figures for a run, each beside the computed one, and why the two disagree where they do."""
 
-from collections.abc import Callable
-from functools import lru_cache, partial
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from finetree_estimator.catalog.names import GIB
-from finetree_estimator.catalog.playbook import BASE, Figure, FigureKind, Stated, figures
+from finetree_estimator.catalog.playbook import BASE, Figure, FigureKind, figures
 from finetree_estimator.estimate import Estimate
 from finetree_estimator.intervals import Interval, Kind, Source
 from finetree_estimator.run import Run
@@ -14,123 +13,84 @@ from finetree_estimator.run import Run
 LIKE_BASE = (6e9, 8.5e9)
 """Parameters of models that are sold as 7B or 8B."""
 SAME_PRICE = (0.8, 1.25)
-"""Within these an hourly price explains nothing."""
+"""Ratios of two hourly prices between which the price explains nothing."""
 DOLLARS = "USD"
 """The one currency of the playbook."""
 
 
-class Compared(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Compared:
     """A figure, the computed one of the same unit where there is one, and where the two disagree."""
 
     figure: Figure
     computed: Interval | None
     note: str
-
-
-_compared: Callable[[tuple[Figure, Interval | None, str]], Compared] = partial(tuple.__new__, Compared)
+    """One line for people; empty where they agree, or nothing was computed."""
 
 
 def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: float = 0.0) -> tuple[Compared, ...]:
     """The playbook's figures for a run of so many examples (0: unknown), each beside the computed one."""
     computed = _computed(estimate, runs_per_month)
-    hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
-    here = _Here(_other_size(estimate.total_parameters), run.device.name, run.devices, hourly)
     found = []
     for figure in figures(run.method.name, run.method.base_bits, examples, run.device.usable_bytes):
-        interval = computed.get(figure.stated.kind)
-        found.append(_compared((figure, interval, "" if interval is None else _note(figure, interval, here))))
+        interval = computed.get(figure.kind)
+        note = "" if interval is None else _note(figure, interval, run, estimate)
+        found.append(Compared(figure, interval, note))
     return tuple(found)
-
-
-class _Here(NamedTuple):
-    """What a run is where the playbook speaks of another."""
-
-    other_size: str
-    """Its model's, where that is not the base's; else empty."""
-    device: str
-    devices: int
-    hourly: float
-    """Price of an hour of one device; 0 where it has none."""
 
 
 def _computed(estimate: Estimate, runs_per_month: float) -> dict[FigureKind, Interval]:
     """Computed figures in the playbook's units; money only in its currency. A card's GB are 2^30 bytes."""
-    found = {FigureKind.GPU_MEMORY_GB: _in_unit(estimate.memory.device, 1 / GIB, _DEVICE_PEAK)}
+    found = {FigureKind.GPU_MEMORY_GB: _in_unit(estimate.memory.device, 1 / GIB, "memory")}
     if estimate.times is not None:
-        hours = _in_unit(estimate.times.total, 1 / 3600, _TOTAL_TIME)
+        hours = _in_unit(estimate.times.total, 1 / 3600, "time")
         found[FigureKind.TIME_HOURS] = found[FigureKind.CHART_TIME_HOURS] = hours
     cost = estimate.cost
     if cost is not None and cost.amount is not None and cost.currency == DOLLARS:
-        found[FigureKind.COST_USD] = _in_unit(cost.amount, 1.0, _AMOUNT)
+        found[FigureKind.COST_USD] = _in_unit(cost.amount, 1.0, "cost")
         if runs_per_month > 0:
-            found[FigureKind.CHART_MONTHLY_USD] = _in_unit(cost.amount, runs_per_month, _AMOUNT)
+            found[FigureKind.CHART_MONTHLY_USD] = _in_unit(cost.amount, runs_per_month, "cost")
     return found
 
 
-_PROBABLY = f"probably {BASE}"
-_DEVICE_PEAK = (Source(Kind.COMPUTED, "estimate", "memory"),)
-_TOTAL_TIME = (Source(Kind.COMPUTED, "estimate", "time"),)
-_AMOUNT = (Source(Kind.COMPUTED, "estimate", "cost"),)
-
-
-def _in_unit(interval: Interval, factor: float, sources: tuple[Source, ...]) -> Interval:
+def _in_unit(interval: Interval, factor: float, part: str) -> Interval:
+    """A part of the estimate in another unit."""
     low, expected, high = interval.low * factor, interval.expected * factor, interval.high * factor
+    sources = (Source(Kind.COMPUTED, "estimate", part),)
     return Interval(low, expected, high, sources=sources, coverage=interval.coverage)
 
 
-def _note(figure: Figure, computed: Interval, here: _Here) -> str:
-    """How far the figure lies outside the computed interval, and what is different there (playbook) and here.
+def _note(figure: Figure, computed: Interval, run: Run, estimate: Estimate) -> str:
+    """How far the figure lies outside the computed interval, and what differs there (playbook) and here.
 
     Empty where it lies inside.
     """
-    stated, value, _, extrapolated = figure
-    low, expected, high = computed.low, computed.expected, computed.high
-    above = value > high
-    if not above and (stated.at_least or low <= value):
+    value, expected = figure.value, computed.expected
+    above = value > computed.high
+    if not above and (figure.at_least or computed.low <= value):
         return ""
     factor = value / expected if above and expected else expected / value
     by = "far" if expected == 0 else f"{factor:,.0f} times" if factor >= 10 else f"{factor:.1f} times"
-    differences = _unlike(stated, here)
-    if extrapolated:
-        differences.append("beyond the table there")
-    differences.append(_UNSAID[stated.kind][above])
-    return f"{by} {'above' if above else 'below'} the computed: {'; '.join(differences)}"
+    differences = "; ".join(_differences(figure, run, estimate, above=above))
+    return f"{by} {'above' if above else 'below'} the computed: {differences}"
 
 
-def _unlike(stated: Stated, here: _Here) -> list[str]:
-    """Where the run is not what the playbook speaks of. What names and prices say of each other is said again."""
-    other_size, device, devices, hourly = here
-    found = []
-    if other_size:
-        found.append(f"{BASE if stated.stated_for.startswith(BASE) else _PROBABLY} there, {other_size} here")
-    if stated.gpu and (other := _other_gpu(stated.gpu, device)):
-        found.append(other)
-    if devices > 1:
-        found.append(f"one GPU there, {devices} here")
-    if stated.hourly and hourly and (other := _other_price(stated.hourly, hourly)):
-        found.append(other)
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _other_size(parameters: int) -> str:
-    """A size that is not that of the base; empty where it is."""
-    return "" if LIKE_BASE[0] <= parameters <= LIKE_BASE[1] else f"{parameters / 1e9:.3g}B"
-
-
-@lru_cache(maxsize=1024)
-def _other_gpu(gpu: str, device: str) -> str:
-    """Empty where the device is the GPU."""
-    return "" if all(word in device for word in gpu.split()) else f"{gpu} there, {device} here"
-
-
-@lru_cache(maxsize=1024)
-def _other_price(there: float, here: float) -> str:
-    """Empty where they are near."""
-    return "" if SAME_PRICE[0] <= there / here <= SAME_PRICE[1] else f"${there:.2f} an hour there, ${here:.2f} here"
-
-
-_UNSAID = dict.fromkeys(FigureKind, ("row lengths and epochs are not stated there",) * 2) | {
-    FigureKind.GPU_MEMORY_GB: ("rows and batch are not stated there", "the size of a card there, a peak here")
-}
-"""What the playbook leaves open where a figure of it is below the computed one, and where it is above."""
+def _differences(figure: Figure, run: Run, estimate: Estimate, *, above: bool) -> Iterator[str]:
+    """Where the run is not what the playbook speaks of, and what the playbook leaves open."""
+    parameters = estimate.total_parameters
+    if not LIKE_BASE[0] <= parameters <= LIKE_BASE[1]:
+        there = BASE if figure.stated_for.startswith(BASE) else f"probably {BASE}"
+        yield f"{there} there, {parameters / 1e9:.3g}B here"
+    if not all(word in run.device.name for word in figure.gpu.split()):
+        yield f"{figure.gpu} there, {run.device.name} here"
+    if run.devices > 1:
+        yield f"one GPU there, {run.devices} here"
+    hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
+    if figure.hourly and hourly and not SAME_PRICE[0] <= figure.hourly / hourly <= SAME_PRICE[1]:
+        yield f"${figure.hourly:.2f} an hour there, ${hourly:.2f} here"
+    if figure.extrapolated:
+        yield "beyond the table there"
+    if figure.kind is not FigureKind.GPU_MEMORY_GB:
+        yield "row lengths and epochs are not stated there"
+    else:
+        yield "the size of a card there, a peak here" if above else "rows and batch are not stated there"

@@ -3,21 +3,21 @@
 """The estimator as a program: `python -m finetree_estimator --once`, asked through its standard input.
 
 Services never import each other, and a recommendation without a server must open no socket either. The program runs
-the estimator's own methods, so that its answers are the served ones, byte by byte.
+the estimator's own methods, so that its answers are the served ones.
 """
 
 import contextlib
 import importlib.util
-import struct
+import io
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import IO, Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import finetree
 from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2, estimator_pb2
-from finetree_runtime.server.oneshot import HEADER, STATUS
+from google.protobuf import proto
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
@@ -84,12 +84,11 @@ class EstimatorProgram:
         """
         self._start()
         try:
-            kind, content = _exchange(self._programs[method], request.SerializeToString(deterministic=True))
-        except (OSError, struct.error) as error:
+            status = _exchange(self._programs[method], request, answer)
+        except (OSError, EOFError, TypeError, ValueError) as error:  # TypeError: no answer followed its status
             raise finetree.Unavailable("the estimator's program ended", reason="ESTIMATOR_ENDED") from error
-        if kind == STATUS:
-            raise finetree.error_of_status(status_pb2.Status.FromString(content))
-        answer.ParseFromString(content)
+        if status.code:
+            raise finetree.error_of_status(status)
         return answer
 
     def _start(self) -> None:
@@ -98,7 +97,16 @@ class EstimatorProgram:
         if importlib.util.find_spec("finetree_estimator") is None:
             raise finetree.Unavailable("the estimator is not installed", reason="ESTIMATOR_NOT_INSTALLED")
         # -P: a file of the working folder must never be imported in place of a library.
-        start = [sys.executable, "-P", "-m", "finetree_estimator", "--once", "--once-format", "frames", "--once-method"]
+        start = [
+            sys.executable,
+            "-P",
+            "-m",
+            "finetree_estimator",
+            "--once",
+            "--once-format",
+            "delimited",
+            "--once-method",
+        ]
         for method in _METHODS:
             self._programs[method] = subprocess.Popen([*start, method], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -121,16 +129,16 @@ class EstimatorProgram:
                 program.wait()
 
 
-def _exchange(program: subprocess.Popen[bytes], content: bytes) -> tuple[int, bytes]:
-    """Kind and content of the answer to a message."""
-    source: IO[bytes] | None = program.stdout
-    sink: IO[bytes] | None = program.stdin
-    assert source is not None  # noqa: S101 - both are pipes
-    assert sink is not None  # noqa: S101
-    sink.write(HEADER.pack(0, len(content)) + content)
+def _exchange(program: subprocess.Popen[bytes], request: Message, answer: Message) -> status_pb2.Status:
+    """Send a request, and read the status of its answer and, if that is OK, the answer itself."""
+    assert program.stdin is not None  # noqa: S101 - both are pipes
+    assert program.stdout is not None  # noqa: S101
+    source, sink = (cast("io.BytesIO", pipe) for pipe in (program.stdout, program.stdin))
+    proto.serialize_length_prefixed(request, sink)
     sink.flush()
-    kind, size = HEADER.unpack(source.read(HEADER.size))
-    answer = source.read(size)
-    if len(answer) < size:
-        raise BrokenPipeError
-    return kind, answer
+    status = cast("status_pb2.Status | None", proto.parse_length_prefixed(status_pb2.Status, source))
+    if status is None:
+        raise EOFError
+    if not status.code:
+        answer.CopyFrom(proto.parse_length_prefixed(type(answer), source))
+    return status

@@ -85,7 +85,7 @@ def defaults_for(
     yield from _compute_defaults(spec, matrix_rates)
     yield from _hardware_defaults(spec.hardware)
     yield from _evaluation_defaults(spec.evaluation)
-    yield Default("checkpoints.every_steps", CHECKPOINT_EVERY_STEPS, "a crash costs at most so many steps")
+    yield Default("checkpoints.every_steps", CHECKPOINT_EVERY_STEPS, "a crash loses at most these steps")
     yield Default("checkpoints.keep", 2, "the newest, and one before it")
     yield Default("checkpoints.keep_best", value=False, reason="needs evaluations while training")
     yield Default("optimizer_in_backward", value=False, reason="it excludes clipping and accumulation of gradients")
@@ -109,7 +109,7 @@ def _method_defaults(spec: run_spec_pb2.RunSpec, method: str | None) -> Iterator
     if method == "prefix":
         yield Default("prefix.virtual_tokens", 20, "20 to 50 train best", *_paper("PEFT method comparison"))
         yield Default(
-            "prefix.init", method_pb2.PREFIX_INIT_TEXT, "random starts forget", *_paper("PEFT method comparison")
+            "prefix.init", method_pb2.PREFIX_INIT_TEXT, "random starts train worse", *_paper("PEFT method comparison")
         )
     if method == "adapter":
         yield Default("adapter.bottleneck_size", 64, "the size of Houlsby et al.", *_paper("Houlsby et al. 2019"))
@@ -127,7 +127,7 @@ def _lora_defaults(lora: method_pb2.Lora, prefix: str) -> Iterator[Default]:
         yield Default(
             f"{prefix}.targets",
             method_pb2.TARGET_PRESET_ALL_LINEAR,
-            "attention alone loses",
+            "attention layers alone score lower",
             *_paper("QLoRA paper, figure 2"),
         )
     yield Default(f"{prefix}.rank_stabilized", value=False, reason="scaled by alpha / rank")
@@ -151,7 +151,7 @@ def _training_defaults(spec: run_spec_pb2.RunSpec, method: str | None, sequence_
     yield Default("training.warmup_ratio", 0.1, "usual below 1,000 steps", *_paper("alignment-handbook"))
     yield Default("training.weight_decay", 0.01, "usual", *_paper("torchtune recipes"))
     yield Default("training.max_grad_norm", 1.0, "usual", *_paper("torchtune recipes"))
-    yield Default("training.non_finite_limit", 5, "so many lost updates in a row are no accident")
+    yield Default("training.non_finite_limit", 5, "a run rarely recovers from more")
     yield Default("training.effective_batch_size", 16, "at most 32 for LoRA", *_paper("QLoRA paper, torchtune"))
     rows = min(spec.training.effective_batch_size, 4)
     yield Default("training.micro_batch_size", rows, "small enough for most devices")
@@ -159,8 +159,8 @@ def _training_defaults(spec: run_spec_pb2.RunSpec, method: str | None, sequence_
     yield Default(
         "training.packing", training_pb2.PACKING_ON, "no token is spent on padding", *_paper("torchtune README ladder")
     )
-    yield Default("training.loss_tokens", training_pb2.LOSS_TOKENS_COMPLETIONS, "answers are learned, not questions")
-    yield Default("training.seed", 0, "any number will do")
+    yield Default("training.loss_tokens", training_pb2.LOSS_TOKENS_COMPLETIONS, "only answers are learned")
+    yield Default("training.seed", 0, "fixed, so that a run can be repeated")
 
 
 def _compute_defaults(spec: run_spec_pb2.RunSpec, matrix_rates: hardware_pb2.MatrixRates | None) -> Iterator[Default]:
@@ -170,7 +170,7 @@ def _compute_defaults(spec: run_spec_pb2.RunSpec, matrix_rates: hardware_pb2.Mat
     yield Default("optimizer", training_pb2.OPTIMIZER_ADAMW, "usual")
     yield Default("attention", training_pb2.ATTENTION_KERNEL_SDPA, "works everywhere")
     yield _checkpointing(spec, on_cpu=on_cpu)
-    yield Default("loss_kernel", training_pb2.LOSS_KERNEL_COMPLETION_ONLY, "no logits where nothing is learned")
+    yield Default("loss_kernel", training_pb2.LOSS_KERNEL_COMPLETION_ONLY, "computes no logits of other tokens")
 
 
 def _hardware_defaults(hardware: hardware_pb2.Hardware) -> Iterator[Default]:
@@ -199,7 +199,7 @@ def _evaluation_defaults(evaluation: training_pb2.Evaluation) -> Iterator[Defaul
     held_out = evaluation.HasField("dataset") or evaluation.split_fraction > 0
     if not held_out:
         return
-    yield Default("evaluation.metrics", [training_pb2.METRIC_LOSS], "cheap, and tells when to stop")
+    yield Default("evaluation.metrics", [training_pb2.METRIC_LOSS], "cheap, and shows when to stop")
     if training_pb2.METRIC_EXACT_MATCH in evaluation.metrics:
         yield Default("evaluation.max_new_tokens", 64, "long enough for short answers")
     yield Default("evaluation.samples", 0, "samples take time")

@@ -2,35 +2,31 @@
 """One-shot programs: requests on stdin, replies on stdout, by the methods that the server would call.
 
 Three formats: `json`, one request in proto JSON; `lines`, one request a line, each with its reply on a line of its own,
-an error as {"error": google.rpc.Status}; `frames`, binary messages as gRPC frames them: a byte, four bytes of length
-(big-endian), the message. The byte is 0 before a request or a reply and 1 before a google.rpc.Status.
+an error as {"error": google.rpc.Status}; `delimited`, binary messages that each follow their length (protobuf's
+length-prefixed messages): for each request a google.rpc.Status and, if its code is 0, the response.
 """
 
 import asyncio
+import io
 import json
-import struct
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO, cast
 
-from google.protobuf import json_format, message_factory
+from google.protobuf import json_format, message_factory, proto
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
-from finetree_runtime.errors import DomainError, Internal, InvalidArgument, to_status
+from finetree_runtime.errors import DomainError, Internal, InvalidArgument, ResourceExhausted, to_status
 from finetree_runtime.server.validation import validate
 
-OnceFormat = Literal["json", "lines", "frames"]
+OnceFormat = Literal["json", "lines", "delimited"]
 """Format of requests and replies."""
 
 BAD_INPUT = 2
 """Exit code of a request that was refused, the same for all of the suite's programs."""
-HEADER = struct.Struct(">BI")
-"""Header of a message in the `frames` format."""
-ANSWER, STATUS = 0, 1
-"""First byte of a header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ def run(rpc: Rpc, once_format: OnceFormat, streams: Streams) -> int:
     programs: dict[OnceFormat, Callable[[Rpc, Streams], int]] = {
         "json": _document,
         "lines": _lines,
-        "frames": _frames,
+        "delimited": _delimited,
     }
     return programs[once_format](rpc, streams)
 
@@ -98,17 +94,17 @@ def _lines(rpc: Rpc, streams: Streams) -> int:
     return 0
 
 
-def _frames(rpc: Rpc, streams: Streams) -> int:
-    """Answer frames in order."""
+def _delimited(rpc: Rpc, streams: Streams) -> int:
+    """Answer length-prefixed messages in order."""
     try:
-        for content in _read_frames(streams.source, rpc.max_request_bytes):
+        while (request := _read_delimited(rpc, streams.source)) is not None:
             try:
-                kind, message = ANSWER, _answer(rpc, _of_bytes(rpc, content))
-            except Exception as error:  # noqa: BLE001 - as above
-                kind, message = STATUS, _status(error)
-            _write_frame(streams.out, kind, message)
+                reply = [status_pb2.Status(), _answer(rpc, request)]
+            except Exception as error:  # noqa: BLE001 - one request must not end the rest
+                reply = [_status(error)]
+            _write_delimited(streams.out, reply)
     except DomainError as error:
-        _write_frame(streams.out, STATUS, to_status(error))
+        _write_delimited(streams.out, [to_status(error)])
         return BAD_INPUT
     return 0
 
@@ -135,29 +131,23 @@ def _problem_of_json(content: bytes, error: Exception) -> str:
     return str(error) if content.lstrip().startswith(b"{") else "expected an object in braces"
 
 
-def _of_bytes(rpc: Rpc, content: bytes) -> Message:
-    request = rpc.request()
+def _read_delimited(rpc: Rpc, source: BinaryIO) -> Message | None:
+    """Read the next request; None at the end of the input."""
     try:
-        request.ParseFromString(content)
-    except DecodeError as error:
-        raise InvalidArgument("MALFORMED_REQUEST", f"a frame is not a {request.DESCRIPTOR.name}") from error
+        parsed = proto.parse_length_prefixed(rpc.request, cast("io.BytesIO", source))
+        request = cast("Message | None", parsed)  # None at the end, whatever its annotation says
+    except (DecodeError, EOFError, ValueError) as error:
+        text = f"stdin does not hold delimited messages of the type {rpc.request.DESCRIPTOR.name}, or ends within one"
+        raise InvalidArgument("MALFORMED_REQUEST", text) from error
+    if request is not None and request.ByteSize() > rpc.max_request_bytes:
+        text = f"a request has {request.ByteSize()} bytes, and the service takes {rpc.max_request_bytes}"
+        raise ResourceExhausted("REQUEST_TOO_LARGE", text, metadata={"limit_bytes": str(rpc.max_request_bytes)})
     return request
 
 
-def _read_frames(source: BinaryIO, most: int) -> Iterator[bytes]:
-    while header := source.read(HEADER.size):
-        kind, size = HEADER.unpack(header) if len(header) == HEADER.size else (STATUS, 0)
-        if kind != ANSWER or size > most:
-            raise InvalidArgument("MALFORMED_REQUEST", f"stdin is not framed, or a frame exceeds {most} bytes")
-        content = source.read(size)
-        if len(content) < size:
-            raise InvalidArgument("MALFORMED_REQUEST", f"stdin ends within a frame of {size} bytes")
-        yield content
-
-
-def _write_frame(out: BinaryIO, kind: int, message: Message) -> None:
-    content = message.SerializeToString(deterministic=True)
-    out.write(HEADER.pack(kind, len(content)) + content)
+def _write_delimited(out: BinaryIO, messages: Iterable[Message]) -> None:
+    for message in messages:
+        proto.serialize_length_prefixed(message, cast("io.BytesIO", out))
     out.flush()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trainer can be told; each by flag, environment variable or file (see finetree_runtime.config.settings)."""
+"""The trainer's settings, each set by flag, environment variable or file (see finetree_runtime.config.settings)."""
 
 import dataclasses
 from pathlib import Path

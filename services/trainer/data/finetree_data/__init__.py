@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading training files: what they are written in, what their rows hold, and what is wrong with them."""
+"""Reads training files: detects their format and columns, converts their rows, and reports wrong rows."""

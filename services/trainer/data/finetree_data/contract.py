@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from finetree_api.types.v1 import training_data_pb2
 
-from finetree_data.options import Columns, FileFormat, Layout, Reading
+from finetree_data.options import Columns, FileFormat, Reading, RowFormat
 
 E = TypeVar("E", bound=Enum)
 
@@ -22,7 +22,7 @@ def to_reading(given: training_data_pb2.DatasetReading, *, name: str = "") -> Re
     return Reading(
         name=name,
         file_format=_named(FileFormat, "FILE_FORMAT_", training_data_pb2.FileFormat, given.file_format),
-        layout=_named(Layout, "ROW_FORMAT_", training_data_pb2.RowFormat, given.row_format),
+        row_format=_named(RowFormat, "ROW_FORMAT_", training_data_pb2.RowFormat, given.row_format),
         columns=Columns(**columns),
         skip_bad_rows=given.bad_rows == training_data_pb2.BAD_ROWS_SKIP,
         skip_limit=given.skip_limit if given.HasField("skip_limit") else None,
@@ -34,9 +34,9 @@ def _named(kind: type[E], prefix: str, enum: Any, value: int) -> E | None:
     return kind[enum.Name(value).removeprefix(prefix)] if value else None
 
 
-def row_format(layout: Layout) -> training_data_pb2.RowFormat.ValueType:
-    """Return the contract's value of a layout."""
-    return training_data_pb2.RowFormat.Value(f"ROW_FORMAT_{layout.name}")
+def row_format(found: RowFormat) -> training_data_pb2.RowFormat.ValueType:
+    """Return the contract's value of a row format."""
+    return training_data_pb2.RowFormat.Value(f"ROW_FORMAT_{found.name}")
 
 
 def file_format(found: FileFormat) -> training_data_pb2.FileFormat.ValueType:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a file is to be read, as far as somebody said it; what is left open is found in the content."""
+"""How a file is to be read, as far as it is stated; the rest is detected in the content."""
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
 
 class FileFormat(StrEnum):
-    """What a file is written in."""
+    """Container or text format of a file."""
 
     JSONL = "jsonl"
     JSON = "json"
@@ -16,7 +16,7 @@ class FileFormat(StrEnum):
     TEXT = "text"
 
 
-class Layout(StrEnum):
+class RowFormat(StrEnum):
     """What a row holds."""
 
     CHAT = "chat"
@@ -28,7 +28,7 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The file's names for what a row holds; empty ones are looked for under the usual names.
+    """Names of a file's columns by what they hold; empty ones are looked for under the usual names.
 
     A name may lead into nested objects and lists: "answers.text.0".
     """
@@ -45,22 +45,22 @@ class Columns:
     tools: str = ""
 
     def given(self) -> dict[str, str]:
-        """The columns that were named, by what they hold."""
+        """Return the columns that are named, by what they hold."""
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a file is to be read, and what it is called in messages.
+    """How a file is to be read, and what it is called in errors.
 
-    `skip_bad_rows` leaves wrong rows out, at most `skip_limit` of them (None: any number). `refuse_empty` refuses the
-    file also for the few rows without an answer or a question that are otherwise left out. `name` may tell the format
+    `skip_bad_rows` skips wrong rows, at most `skip_limit` of them (None: any number). `refuse_empty` refuses the
+    file also for the few rows without an answer or a question that are otherwise skipped. `name` may tell the format
     by its suffix, where the path of the file does not.
     """
 
     name: str = ""
     file_format: FileFormat | None = None
-    layout: Layout | None = None
+    row_format: RowFormat | None = None
     columns: Columns = field(default_factory=Columns)
     skip_bad_rows: bool = False
     skip_limit: int | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a file, one after another: what it is written in and what its rows hold is found on the way."""
+"""Reads the rows of a file one by one; its format and columns are detected on the way."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -7,27 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetree_data.bad_rows import Fault, Skipping, fault_of
-from finetree_data.columns.detection import layout_of
+from finetree_data.bad_rows import BadRow, BadRowPolicy, bad_row
+from finetree_data.columns.detection import detect_row_format
 from finetree_data.columns.mapping import Mapping, columns_remark
-from finetree_data.columns.resolve import mapping_for, present
+from finetree_data.columns.resolve import find_mapping, present
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files import csv, json_document, json_lines
-from finetree_data.files.content import HEAD_BYTES, PARQUET, Content, opened, require_text
+from finetree_data.files.content import HEAD_BYTES, PARQUET, Content, open_content, require_text_file
 from finetree_data.files.json_lines import Record
-from finetree_data.options import FileFormat, Layout, Reading
+from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.remarks import Remark
 from finetree_data.rows.convert import to_row
-from finetree_data.rows.nested import Nesting, nesting_of
+from finetree_data.rows.nested import Nesting, detect_nesting
 from finetree_data.rows.row import Row
 
 ParquetReader = Callable[[Path], Iterable[Record]]
-"""Reads a Parquet file, which takes a library that not everybody who reads rows has."""
+"""Reads the rows of a Parquet file; given by the worker, which alone has a library for it."""
 
 
 @dataclass(slots=True)
 class RowFile:
-    """A file being read; what was found of it is known once the first row came."""
+    """A file that is being read; what was detected is known from the first row on."""
 
     path: Path
     reading: Reading = field(default_factory=Reading)
@@ -35,32 +35,32 @@ class RowFile:
     file_format: FileFormat | None = None
     compression: str = ""
     content: Content | None = None
-    left_out: Skipping = field(init=False)
+    bad_rows: BadRowPolicy = field(init=False)
     _mapping: Mapping | None = None
     _nesting: Nesting | None = None
     _columns: Remark | None = None
 
     def __post_init__(self) -> None:
-        self.left_out = Skipping(self.reading)
+        self.bad_rows = BadRowPolicy(self.reading)
 
     @property
-    def layout(self) -> Layout | None:
-        """What its rows hold."""
-        return self._mapping.layout if self._mapping is not None else None
+    def row_format(self) -> RowFormat | None:
+        """The format of its rows."""
+        return self._mapping.row_format if self._mapping is not None else None
 
     @property
     def skipped(self) -> int:
-        """Rows that were left out."""
-        return self.left_out.count
+        """Number of rows that were skipped."""
+        return self.bad_rows.count
 
     @property
-    def faults(self) -> list[Fault]:
-        """The first of them."""
-        return self.left_out.faults
+    def skipped_rows(self) -> list[BadRow]:
+        """The first rows that were skipped."""
+        return self.bad_rows.listed
 
     @property
     def remarks(self) -> tuple[Remark, ...]:
-        """How its rows are read: the columns that were taken, and what was decided where a file leaves a choice."""
+        """How its rows are read: the columns that are used, and what was decided where a file leaves a choice."""
         if self._mapping is None or self._columns is None:
             return ()
         nesting = (Remark("NESTED_ROWS", self._nesting.note),) if self._nesting is not None else ()
@@ -68,11 +68,11 @@ class RowFile:
 
     @property
     def fraction(self) -> float:
-        """How much of the file was read, 0 to 1."""
+        """Share of the file's bytes that were read, 0 to 1."""
         return self.content.fraction if self.content is not None else 0.0
 
     def rows(self) -> Iterator[Row]:
-        """The sound rows.
+        """Yield the valid rows.
 
         Raises DatasetError: at the first bad row, or at one more than may be skipped; for a file that cannot be read;
         EMPTY_DATASET where no row is left.
@@ -83,50 +83,54 @@ class RowFile:
                 count += 1
                 yield entry
             else:
-                self.left_out.skip(entry)
-        self.left_out.finish(count)
+                self.bad_rows.skip(entry)
+        self.bad_rows.finish(count)
 
-    def entries(self) -> Iterator[Row | Fault]:
-        """Every row, sound or not. Raises DatasetError for a file that cannot be read."""
+    def entries(self) -> Iterator[Row | BadRow]:
+        """Yield every row, valid or not. Raises DatasetError for a file that cannot be read."""
         for number, record in self._records():
             try:
                 for value in self._plain(record):
                     yield self._entry(number, value)
             except RowError as error:
-                yield fault_of(number, error)
+                yield bad_row(number, error)
 
     def _plain(self, record: dict[str, Any] | RowError) -> Iterable[dict[str, Any] | RowError]:
-        """The plain rows of a record. Raises RowError."""
+        """The rows of a record: more than one if they are nested in it. Raises RowError."""
         if isinstance(record, RowError):
             raise record
         named = self.reading.columns.given().values()
-        if self._mapping is None and self.reading.layout is None and not any(present(record, path) for path in named):
-            self._nesting = nesting_of(record)
+        if (
+            self._mapping is None
+            and self.reading.row_format is None
+            and not any(present(record, path) for path in named)
+        ):
+            self._nesting = detect_nesting(record)
         return (record,) if self._nesting is None else self._nesting.rows(record)
 
-    def _entry(self, number: int, value: dict[str, Any] | RowError) -> Row | Fault:
+    def _entry(self, number: int, value: dict[str, Any] | RowError) -> Row | BadRow:
         try:
             if isinstance(value, RowError):
                 raise value
-            mapping = self._mapping or mapping_for(value, self.reading.layout, self.reading.columns)
+            mapping = self._mapping or find_mapping(value, self.reading.row_format, self.reading.columns)
             row = to_row(number, value, mapping)
         except RowError as error:
-            return fault_of(number, error)
+            return bad_row(number, error)
         except RecursionError:
-            return fault_of(number, RowError("", "is nested too deeply"))
+            return bad_row(number, RowError("", "is nested too deeply"))
         if self._mapping is None:
             self._mapping, self._columns = mapping, columns_remark(mapping, value)
         return row
 
     def _records(self) -> Iterator[Record]:
-        with opened(self.path) as content:
+        with open_content(self.path) as content:
             self.content, self.compression, head = content, content.compression, content.head()
             suffixes = Path(self.reading.name).suffixes or self.path.suffixes
-            self.file_format = self.reading.file_format or detect(head, suffixes)
+            self.file_format = self.reading.file_format or detect_format(head, suffixes)
             if self.file_format is FileFormat.PARQUET:
                 yield from self._parquet(head)
                 return
-            require_text(head)
+            require_text_file(head)
             yield from _READERS[self.file_format](content, head)
 
     def _parquet(self, head: bytes) -> Iterator[Record]:
@@ -144,7 +148,7 @@ class RowFile:
 
 def _delimited(content: Content, head: bytes) -> Iterator[Record]:
     text = head.decode("utf-8-sig", "replace")
-    return csv.table(content, csv.delimiter_of(text) or ",")
+    return csv.table(content, csv.find_delimiter(text) or ",")
 
 
 _READERS: dict[FileFormat, Callable[[Content, bytes], Iterator[Record]]] = {
@@ -164,8 +168,8 @@ _BY_SUFFIX = {
 }
 
 
-def detect(head: bytes, suffixes: Iterable[str] = ()) -> FileFormat:
-    """What a file is written in, by its first bytes; but the name of tables and plain text counts first."""
+def detect_format(head: bytes, suffixes: Iterable[str] = ()) -> FileFormat:
+    """Detect the format of a file by its first bytes; a suffix of a table or of plain text comes before them."""
     if head.startswith(PARQUET):
         return FileFormat.PARQUET
     named = next((_BY_SUFFIX[s.lower()] for s in reversed(list(suffixes)) if s.lower() in _BY_SUFFIX), None)
@@ -180,11 +184,11 @@ def detect(head: bytes, suffixes: Iterable[str] = ()) -> FileFormat:
 
 
 _LIST_IN_OBJECT = re.compile(r'\{[^{}\[\]]*"(?:' + "|".join(json_lines.LISTS) + r')"\s*:\s*\[\s*\{')
-"""The beginning of an object with a list of rows in it, behind single values."""
+"""The beginning of an object that holds a list of rows after single values."""
 
 
 def _begins_with_object(text: str) -> bool:
-    """Whether the first line is a JSON object: lines of JSON are no plain text, whatever the file is called."""
+    """Return whether the first line is a JSON object: JSON lines are not plain text, whatever the suffix says."""
     try:
         return isinstance(json_lines.parse(text.partition("\n")[0].encode("utf-8", "replace")), dict)
     except RowError:
@@ -192,13 +196,13 @@ def _begins_with_object(text: str) -> bool:
 
 
 def _has_known_header(text: str) -> bool:
-    """Whether the first line is the names of known columns: such a table is no plain text, whatever it is called.
+    """Return whether the first line has the names of known columns: such a table is not plain text.
 
     Excel calls a table so that it saves as "Unicode Text".
     """
-    delimiter = csv.delimiter_of(text)
+    delimiter = csv.find_delimiter(text)
     names = [name.strip() for name in text.partition("\n")[0].split(delimiter)] if delimiter else []
-    return len(names) > 1 and layout_of(dict.fromkeys(names)) not in (None, Layout.TEXT)
+    return len(names) > 1 and detect_row_format(dict.fromkeys(names)) not in (None, RowFormat.TEXT)
 
 
 def _detect_json(text: str, *, whole: bool) -> FileFormat:
@@ -220,12 +224,12 @@ def _detect_json(text: str, *, whole: bool) -> FileFormat:
 
 
 def _detect_table(text: str) -> FileFormat:
-    """A table is a header of short names, cut by a delimiter, and lines below it.
+    """Detect a table by a header of short names with a delimiter between them.
 
     Plain text has to be called so: a broken JSON file must not pass for it.
     """
     header = text.partition("\n")[0].strip()
-    delimiter = csv.delimiter_of(text)
+    delimiter = csv.find_delimiter(text)
     names = [name.strip().strip('"') for name in header.split(delimiter)] if delimiter else [header]
     is_header = all(name.isidentifier() or _may_be_name(name) for name in names)
     if not delimiter or not is_header or header.endswith((".", "!", "?")):

@@ -23,7 +23,7 @@ def atomic_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
 
     All files are flushed to the disk; a manifest with `facts` and the sha256 of every file is written last. Raises
-    StorageError: DISK_FULL, STORAGE_FAILED, or TARGET_EXISTS when another writer was first.
+    StorageError: DISK_FULL, STORAGE_FAILED, or OUTPUT_EXISTS when another writer was first.
     """
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with storage_errors():
@@ -34,7 +34,7 @@ def atomic_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
             yield draft
             seal(draft, facts)
             if target.exists():
-                raise StorageError("TARGET_EXISTS", f"{target.name!r} has been written by someone else meanwhile.")
+                raise StorageError("OUTPUT_EXISTS", f"{target.name!r} has been written by someone else meanwhile.")
             draft.rename(target)
             sync_folder(target.parent)
     finally:
@@ -83,6 +83,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return manifest if isinstance(recorded, dict) and recorded == hashes(folder) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def recorded_hashes(folder: Path) -> dict[str, str]:
+    """Return the sha256 (hex) of each file as the manifest of a whole folder has it; the files are not read again."""
+    recorded: dict[str, str] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return recorded
 
 
 def manifest_hash(folder: Path) -> str:

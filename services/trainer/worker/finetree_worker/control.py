@@ -1,22 +1,46 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a running task, remembered until it can be done."""
+"""What is asked of a running task from outside, remembered until the task can do it."""
+
+from enum import StrEnum
+from typing import Protocol
 
 from finetree_worker.errors import Cancelled
-from finetree_worker.events.types import Control, Signal
+
+
+class Signal(StrEnum):
+    """What the outside asks of a running task."""
+
+    NONE = "none"
+    CHECKPOINT = "checkpoint"
+    """Save a checkpoint at the next step boundary and go on."""
+    PAUSE = "pause"
+    """Save a checkpoint at the next step boundary and end, to be resumed."""
+    CANCEL = "cancel"
+    """End now; write nothing."""
+    CANCEL_SAVING = "cancel_saving"
+    """Save a checkpoint at the next step boundary and end as cancelled."""
+
 
 STOPS = (Signal.PAUSE, Signal.CANCEL_SAVING)
 """Signals that end a task with a checkpoint."""
 
 
+class Control(Protocol):
+    """Asked between micro-batches; a CHECKPOINT is handed out once, the others for as long as they hold."""
+
+    def poll(self) -> Signal:
+        """Return what is asked of the task now."""
+
+
 class Steering:
-    """Polls the control. A wish for a checkpoint that comes in the middle of a step waits for its end."""
+    """Polls the control. A request for a checkpoint that comes in the middle of a step waits for the step's end."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
         self._checkpoint = False
 
     def signal(self) -> Signal:
-        """What is asked now; raises Cancelled where the task is to end at once."""
+        """Return what is asked now. Raises Cancelled where the task is to end at once."""
         asked = self._control.poll()
         if asked is Signal.CANCEL:
             raise Cancelled
@@ -29,6 +53,6 @@ class Steering:
             raise Cancelled
 
     def take_checkpoint(self) -> bool:
-        """Whether a checkpoint was asked for since this was last called."""
+        """Return whether a checkpoint was asked for since the last call, and forget it."""
         asked, self._checkpoint = self._checkpoint, False
         return asked

@@ -9,8 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import torch
-
-from finetree_worker.events.types import DeviceSample
+from finetree_api.trainer.v1 import event_pb2
 
 PERIOD_SECONDS = 1.0
 """Time between two looks at the GPU."""
@@ -100,10 +99,12 @@ def emulates_bfloat16(device: torch.device) -> bool:
 
 
 class DeviceWatch:
-    """Samples utilisation, memory and power through NVML; `latest` is None where there is no NVIDIA GPU."""
+    """Samples utilization, memory and power through NVML; `latest` is None where there is no NVIDIA GPU."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.latest: DeviceSample | None = None
+    def __init__(self, device: torch.device, *, node: str = "", device_id: str = "") -> None:
+        """`node` and `device_id` are what the service calls the device."""
+        self._node, self._device_id = node, device_id
+        self.latest: event_pb2.DeviceMetrics | None = None
         self._device = device
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -130,8 +131,10 @@ class DeviceWatch:
             uuid = str(torch.cuda.get_device_properties(self._device).uuid)
             handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
             while not self._stop.wait(PERIOD_SECONDS):
-                self.latest = DeviceSample(
-                    utilization=float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
-                    memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
+                self.latest = event_pb2.DeviceMetrics(
+                    node=self._node,
+                    device_id=self._device_id,
+                    utilization_percent=float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+                    used_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).used),
                     power_watts=pynvml.nvmlDeviceGetPowerUsage(handle) / 1000.0,
                 )

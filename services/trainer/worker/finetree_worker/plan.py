@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A resolved training run as frozen values: everything that the loop needs, nothing left to be guessed."""
+"""A task as frozen values: everything that the work needs, nothing left to be guessed."""
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
+from finetree_api.trainer.v1 import artifact_pb2, job_pb2
+from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from finetree_data.options import Reading
+from google.type import money_pb2
 
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-class Targets(StrEnum):
-    """Which linear layers get an adapter."""
-
-    ALL_LINEAR = "all-linear"
-    ATTENTION = "attention"
-    QUERY_VALUE = "query-value"
-    MLP = "mlp"
+UNLIMITED = 1 << 24
+"""Sequence length that cuts nothing: the longest that a spec may have."""
 
 
 class Schedule(StrEnum):
@@ -70,85 +74,90 @@ class Metric(StrEnum):
     TOKEN_ACCURACY = "token_accuracy"  # noqa: S105 - no password
 
 
-class Quantization(StrEnum):
-    """How a frozen base is stored: 4-bit NormalFloat, 4-bit float, 8-bit integers."""
-
-    NF4 = "nf4"
-    FP4 = "fp4"
-    INT8 = "int8"
-
-
-class PrefixInit(StrEnum):
-    """How prefixes start: as the keys and values of a text, or as zeros."""
-
-    TEXT = "text"
-    ZERO = "zero"
-
-
-class Placement(StrEnum):
-    """Where bottleneck adapters sit: after the MLP, after attention and the MLP, or beside the MLP."""
-
-    PFEIFFER = "pfeiffer"
-    HOULSBY = "houlsby"
-    PARALLEL = "parallel"
-
-
 @dataclass(frozen=True, slots=True)
-class LoraMethod:
-    """Low-rank adapters. `modules` names linears explicitly and, where it is not empty, overrides `targets`.
+class BaseModel:
+    """The base model: where it is here, and what it is called elsewhere. Never one in the place of the other."""
 
-    `experts` adapts the experts of a mixture too, where `targets` holds the MLP.
+    folder: Path
+    hub_id: str = ""
+    revision: str = ""
+    fingerprint: str = ""
+
+    def message(self) -> artifact_pb2.ArtifactBase:
+        """Return what an artifact says of its base."""
+        return artifact_pb2.ArtifactBase(hub_id=self.hub_id, revision=self.revision, fingerprint=self.fingerprint)
+
+
+class Method(ABC):
+    """A fine-tuning method with its settings: what the rest of the worker asks of it.
+
+    Each is a frozen dataclass in a file of methods/ that is called as the method is in RunSpec.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.1
-    targets: Targets = Targets.ALL_LINEAR
-    modules: tuple[str, ...] = ()
-    rank_stabilized: bool = False
-    weight_decomposed: bool = False
-    experts: bool = False
-    kind: Literal["lora"] = "lora"
+    name: ClassVar[str]
+    """The method's field in RunSpec."""
+    artifact: ClassVar[artifact_pb2.ArtifactKind.ValueType] = artifact_pb2.ARTIFACT_KIND_ADAPTER
+    """What the method leaves behind."""
+    peft_type: ClassVar[str] = ""
+    """What peft calls the artifact; empty where it is none of peft's."""
+    trains_base: ClassVar[bool] = False
+    """Whether weights of the base are trained, which mixed precision then keeps in float32."""
+
+    @classmethod
+    @abstractmethod
+    def from_spec(cls, spec: run_spec_pb2.RunSpec) -> Self:
+        """Read the settings of a resolved run. Raises PlanError for what this worker cannot do."""
+
+    @abstractmethod
+    def apply(self, model: "PreTrainedModel", plan: "Plan") -> "tuple[PeftModel | PreTrainedModel, PreTrainedModel]":
+        """Make the model trainable; return the object that `save` takes, and the model whose forward pass is run.
+
+        Raises PlanError where the method cannot be applied to this model.
+        """
+
+    @abstractmethod
+    def save(
+        self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: "PreTrainedTokenizerBase", dtype: "torch.dtype"
+    ) -> None:
+        """Write what was trained into `folder`; a whole model in `dtype` with its tokenizer."""
+
+    @abstractmethod
+    def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
+        """Return whether the program that the artifact in `folder` is made for loads it on the base in `base`."""
+
+    def quantization(self, dtype: "torch.dtype") -> "BitsAndBytesConfig | None":
+        """Return how the base is quantized as it is loaded, its products in `dtype`; None where it is not."""
+        del dtype
+        return None
+
+    def memory_savings(self, *, checkpointing: bool) -> Sequence[str]:
+        """Return what a run of this method can still do to take less memory, as parts of a sentence."""
+        return [*([] if checkpointing else ["turn gradient checkpointing on"]), "use qlora"]
 
 
 @dataclass(frozen=True, slots=True)
-class FullMethod:
-    """All weights, but for the lowest `frozen_layers` decoder layers (which freeze the embeddings below them too)."""
+class DataPlan:
+    """The rows of a task and how they become tokens.
 
-    frozen_layers: int = 0
-    kind: Literal["full"] = "full"
+    Rows that are not trained on come from a file of their own, `held_out`, or are a share of the training rows, by
+    `split_seed`. `token_cache` is a folder of tokenized rows that tasks share, of at most `token_cache_bytes`; without
+    one, `scratch` holds the tokens for the time that they are mapped.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class QloraMethod:
-    """Low-rank adapters on a quantised base; `double_quantization` quantises the 4-bit blocks' scales as well."""
-
-    lora: LoraMethod = field(default_factory=LoraMethod)
-    quantization: Quantization = Quantization.NF4
-    double_quantization: bool = True
-    kind: Literal["qlora"] = "qlora"
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixMethod:
-    """Trained keys and values that every token sees before its document. An empty `init_text` takes the suite's own."""
-
-    virtual_tokens: int = 20
-    init: PrefixInit = PrefixInit.TEXT
-    init_text: str = ""
-    kind: Literal["prefix"] = "prefix"
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterMethod:
-    """Bottleneck layers between the frozen ones."""
-
-    bottleneck_size: int = 64
-    placement: Placement = Placement.PFEIFFER
-    kind: Literal["adapter"] = "adapter"
-
-
-Method = FullMethod | LoraMethod | QloraMethod | PrefixMethod | AdapterMethod
+    train: Path
+    scratch: Path
+    reading: Reading = field(default_factory=Reading)
+    held_out: Path | None = None
+    held_out_reading: Reading = field(default_factory=Reading)
+    split_fraction: float = 0.0
+    split_seed: int = 0
+    sequence_length: int = UNLIMITED
+    """Tokens that longer rows are cut to."""
+    loss_on: LossOn = LossOn.COMPLETIONS
+    questions: bool = False
+    """Whether held-out rows are kept as questions, to be answered."""
+    token_cache: Path | None = None
+    token_cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +167,13 @@ class Optimization:
     learning_rate: float
     batch_size: int
     micro_batch_size: int
-    sequence_length: int
     epochs: float | None = None
     max_steps: int | None = None
     schedule: Schedule = Schedule.COSINE
-    warmup_ratio: float = 0.03
-    weight_decay: float = 0.0
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     packing: bool = True
-    loss_on: LossOn = LossOn.COMPLETIONS
     seed: int = 0
     precision: Precision = Precision.BF16
     optimizer: OptimizerName = OptimizerName.ADAMW
@@ -178,16 +185,14 @@ class Optimization:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What is measured on rows that are not trained on: a file of their own, or a share of the training rows."""
+    """What is measured on the held-out rows."""
 
-    dataset: Path | None = None
-    reading: Reading = field(default_factory=Reading)
-    split_fraction: float = 0.0
     metrics: tuple[Metric, ...] = ()
-    max_new_tokens: int = 32
+    max_new_tokens: int = 64
     samples: int = 0
     before_training: bool = False
     every_steps: int = 0
+    """Steps between two evaluations; 0: none before training ends."""
     early_stopping_patience: int = 0
     """Evaluations in a row that are no better and end the run, whose best weights are published; 0: never."""
     early_stopping_min_delta: float = 0.0
@@ -198,36 +203,53 @@ class EvaluationPlan:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPlan:
-    """`every_steps` 0: only when asked for; `keep` newest ones stay, and the best evaluation's if asked."""
+    """When checkpoints are saved, besides those that are asked for, and which are kept."""
 
-    every_steps: int = 0
+    every_steps: int = 100
+    """Steps between two checkpoints; 0: none."""
     keep: int = 2
+    """How many of the newest are kept."""
     keep_best: bool = False
+    """Whether the best evaluation's is kept too."""
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModel:
-    """The base: where it lies here, and what it is called elsewhere. Never one in the place of the other."""
+class Price:
+    """What an hour of the run costs."""
 
-    folder: Path
-    hub_id: str = ""
-    revision: str = ""
-    fingerprint: str = ""
+    per_hour: float
+    currency_code: str
+
+    @classmethod
+    def from_money(cls, money: money_pb2.Money) -> Self:
+        """Return the price of an hour that a message states."""
+        return cls(money.units + money.nanos / 1e9, money.currency_code)
+
+    def of(self, seconds: float) -> money_pb2.Money:
+        """Return what so many seconds cost."""
+        nanos = round(self.per_hour * seconds / 3600 * 1e9)
+        return money_pb2.Money(currency_code=self.currency_code, units=nanos // 10**9, nanos=nanos % 10**9)
+
+    def of_interval(self, seconds: evidence_pb2.Interval) -> evidence_pb2.MoneyInterval:
+        """Return what an interval of seconds costs."""
+        cost = evidence_pb2.MoneyInterval(amount=seconds, currency_code=self.currency_code)
+        for bound in ("low", "expected", "high"):
+            setattr(cost.amount, bound, getattr(seconds, bound) * self.per_hour / 3600)
+        return cost
 
 
 @dataclass(frozen=True, slots=True)
-class TrainPlan:
-    """One resolved run.
+class Plan:
+    """A training task, resolved.
 
     `work` is the attempt's own folder, `artifact` the folder that the result is renamed to, `checkpoint_folder` where
-    the run's attempts keep their checkpoints (unset: below `work`).
-    `threads` is the number of CPU threads of this run; with the library versions and the machine type it decides the
-    order of floating-point sums, hence whether a resumed run is bit-equal.
-    `token_cache` is a folder of tokenised rows that runs share, of at most `token_cache_bytes`; unset: none is kept.
+    the job's attempts keep their checkpoints (unset: below `work`).
+    `threads` is the number of CPU threads; with the library versions and the machine type it decides the order of
+    floating-point sums, hence whether a resumed run is bit-equal.
     """
 
     base: BaseModel
-    dataset: Path
+    data: DataPlan
     method: Method
     optimization: Optimization
     work: Path
@@ -236,23 +258,25 @@ class TrainPlan:
     checkpoints: CheckpointPlan = field(default_factory=CheckpointPlan)
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int = 1
+    job: str = ""
+    attempt: int = 1
+    placements: tuple[job_pb2.Placement, ...] = ()
     plan_digest: str = ""
     checkpoint_folder: Path | None = None
-    token_cache: Path | None = None
-    token_cache_bytes: int = 0
-    reading: Reading = field(default_factory=Reading)
+    price: Price | None = None
 
     @property
     def checkpoints_dir(self) -> Path:
-        """Where checkpoints are written to and looked for."""
+        """Folder that checkpoints are written to and looked for in."""
         return self.checkpoint_folder or self.work / "checkpoints"
 
     def numerics_hash(self) -> str:
-        """sha256 (hex) of what decides the trained weights: a checkpoint of another hash is not this run's."""
+        """Return the sha256 (hex) of what decides the trained weights; a checkpoint with another is of another run."""
+        settings: Any = self.method
         decisive = {
-            "method": asdict(self.method),
+            "method": {"name": self.method.name, **asdict(settings)},
             "optimization": asdict(self.optimization),
-            "split": self.evaluation.split_fraction,
+            "data": (self.data.sequence_length, self.data.loss_on.value, self.data.split_fraction),
             "stopping": (
                 self.evaluation.early_stopping_patience,
                 self.evaluation.early_stopping_min_delta,
@@ -262,3 +286,16 @@ class TrainPlan:
             "fingerprint": self.base.fingerprint,
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparePlan:
+    """A task that prepares a base model, reports on rows, or both. `artifact` gets the rows that a preview shows."""
+
+    job: str
+    model_origin: str
+    """Where the base model is fetched from; empty where it is in its folder already."""
+    base: BaseModel | None
+    """None where rows are reported on without a tokenizer."""
+    data: DataPlan | None
+    artifact: Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real WorkerService on a Unix socket, which a test may cut, silence or make refuse; and links that join it."""
+"""A real WorkerService on a Unix socket, which a test may cut, silence or make refuse; and streams that join it."""
 
 import asyncio
 import contextlib
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import grpc
 import grpc.aio
 import pytest
-from finetree_api.trainer.v1 import event_pb2, job_pb2, worker_pb2_grpc
-from finetree_api.worker.v1 import worker_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_worker.attach.commands import Commands
 from finetree_worker.attach.identity import Identity, Timing
-from finetree_worker.attach.stream import Link
+from finetree_worker.attach.stream import ServiceStream
 from finetree_worker.events.journal import Journal
 from google.protobuf.duration_pb2 import Duration
 
@@ -123,16 +123,16 @@ class Service(worker_pb2_grpc.WorkerServiceServicer):
 
 @dataclass
 class Joined:
-    """A link and what it has told its process."""
+    """A stream and what it has told its process."""
 
-    link: Link
+    stream: ServiceStream
     commands: Commands
     journal: Journal
     tasks: "queue.SimpleQueue[worker_pb2.Task | None]" = field(default_factory=queue.SimpleQueue)
     refusals: list[str] = field(default_factory=list)
 
     def bind(self) -> None:
-        self.link.bind(self.journal)
+        self.stream.bind(self.journal)
 
     def write(self, count: int) -> None:
         """Append so many log lines."""
@@ -140,13 +140,13 @@ class Joined:
             text = f"line {self.journal.last_seq + 1}"
             event = event_pb2.JobEvent(log_line=event_pb2.LogLine(text=text))
             self.journal.append([worker_pb2.WorkerEvent(event=event)], durable=False)
-            self.link.wake()
+            self.stream.wake()
 
     async def task(self) -> worker_pb2.Task | None:
         return await asyncio.to_thread(self.tasks.get, timeout=10)
 
     async def drain(self) -> bool:
-        return await asyncio.to_thread(self.link.drain)
+        return await asyncio.to_thread(self.stream.drain)
 
 
 @pytest.fixture
@@ -181,21 +181,21 @@ async def serve(service, socket):
 
 @pytest.fixture
 async def join(socket, tmp_path):
-    """Start a link to the service."""
+    """Start a stream to the service."""
     joined = []
 
     def start(kind=job_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, timing=TIMING) -> Joined:
         commands, tasks, refusals = Commands(), queue.SimpleQueue(), []
         journal = Journal(tmp_path / f"work-{len(joined)}")
         identity = Identity(kind, "first-token", "1.0", "boot", "node", job, attempt)
-        link = Link(socket, identity, commands, on_task=tasks.put, on_refused=refusals.append, timing=timing)
-        joined.append(Joined(link, commands, journal, tasks, refusals))
-        link.start()
+        stream = ServiceStream(socket, identity, commands, on_task=tasks.put, on_refused=refusals.append, timing=timing)
+        joined.append(Joined(stream, commands, journal, tasks, refusals))
+        stream.start()
         return joined[-1]
 
     yield start
     for worker in joined:
-        await asyncio.to_thread(worker.link.close)
+        await asyncio.to_thread(worker.stream.close)
         worker.journal.close()
 
 

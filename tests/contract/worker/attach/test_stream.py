@@ -7,13 +7,13 @@ import time
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.commands import Stop
 from finetree_worker.attach.identity import Timing
-from finetree_worker.events.types import Signal
+from finetree_worker.control import Signal
 
-TASK = worker_pb2.Task(kind=job_pb2.TASK_KIND_TRAIN, job="projects/p/jobs/j", attempt=3, token="second-token")
+TASK = worker_pb2.Task(train=job_pb2.TrainTask(), job="projects/p/jobs/j", attempt=3, token="second-token")
 
 
 async def test_hello_says_who_it_is_and_the_task_comes_with_the_welcome(service, serve, join, until):
@@ -91,7 +91,7 @@ async def test_closing_ends_the_stream_cleanly(service, serve, join, until):
     await serve()
     worker = join()
     await worker.task()
-    await asyncio.to_thread(worker.link.close)
+    await asyncio.to_thread(worker.stream.close)
     await until(lambda: service.clean_ends == 1, "the service saw the end")
 
 
@@ -147,8 +147,8 @@ async def test_a_service_that_knows_more_than_the_journal_ends_the_worker(servic
 
 async def test_an_idle_worker_tells_its_profile_gets_a_task_and_attaches_as_the_attempt(service, serve, join, until):
     server = await serve()
-    worker = join(kind=worker_pb2.TASK_KIND_IDLE, job="", attempt=0)
-    worker.link.send_profile(worker_pb2.HostProfile(bf16_flops_per_second=2e12, threads=2))
+    worker = join(kind=job_pb2.TASK_KIND_UNSPECIFIED, job="", attempt=0)
+    worker.stream.send_profile(worker_pb2.HostProfile(threads=2))
     await until(lambda: service.profiles, "the profile")
     service.send(task=TASK)
     assert await worker.task() == TASK
@@ -159,14 +159,14 @@ async def test_an_idle_worker_tells_its_profile_gets_a_task_and_attaches_as_the_
     await serve()
     await until(lambda: len(service.hellos) >= 2, "another hello")
     idle, attempt = service.hellos[0], service.hellos[-1]
-    assert (idle.task_kind, idle.job, idle.attempt, idle.token) == (worker_pb2.TASK_KIND_IDLE, "", 0, "first-token")
+    assert (idle.task_kind, idle.job, idle.attempt, idle.token) == (job_pb2.TASK_KIND_UNSPECIFIED, "", 0, "first-token")
     assert (attempt.task_kind, attempt.job) == (job_pb2.TASK_KIND_TRAIN, TASK.job)
     assert (attempt.attempt, attempt.token, attempt.boot_id) == (3, "second-token", idle.boot_id)
 
 
 async def test_an_idle_worker_is_sent_home(service, serve, join, until):
     await serve()
-    worker = join(kind=worker_pb2.TASK_KIND_IDLE, job="", attempt=0)
+    worker = join(kind=job_pb2.TASK_KIND_UNSPECIFIED, job="", attempt=0)
     await until(lambda: service.beats, "a sign of life")
     service.command("SHUTDOWN")
     assert await worker.task() is None
@@ -191,7 +191,7 @@ async def test_heartbeats_carry_phase_and_newest_event_and_come_twice_an_interva
     worker = join()
     worker.bind()
     worker.write(4)
-    worker.link.phase = job_pb2.JOB_PHASE_TRAIN
+    worker.stream.phase = job_pb2.JOB_PHASE_TRAIN
     await until(lambda: len(service.beats) >= 4, "heartbeats")
     began, seen = time.monotonic(), len(service.beats)
     await until(lambda: len(service.beats) >= seen + 6, "six more")
@@ -234,7 +234,7 @@ async def test_contact_renews_the_lease(service, serve, join, until):
 
 async def test_an_idle_worker_without_a_service_ends(join, until):
     timing = Timing(idle_grace=0.2, first_backoff=0.01, longest_backoff=0.02)
-    worker = join(kind=worker_pb2.TASK_KIND_IDLE, job="", attempt=0, timing=timing)
+    worker = join(kind=job_pb2.TASK_KIND_UNSPECIFIED, job="", attempt=0, timing=timing)
     assert await worker.task() is None
 
 
@@ -251,7 +251,7 @@ async def test_draining_gives_up_when_the_lease_is_over(service, serve, join, un
     assert time.monotonic() - began < 5
 
 
-async def test_draining_waits_for_a_journal_that_the_link_has_not_got_round_to(
+async def test_draining_waits_for_a_journal_that_the_stream_has_not_got_round_to(
     service, serve, join, until, monkeypatch
 ):
     service.task = TASK
@@ -259,13 +259,13 @@ async def test_draining_waits_for_a_journal_that_the_link_has_not_got_round_to(
     worker = join()
     await until(lambda: service.hellos, "attached")
     later = []
-    monkeypatch.setattr(worker.link, "_in_loop", later.append)
+    monkeypatch.setattr(worker.stream, "_in_loop", later.append)
     worker.bind()
     monkeypatch.undo()
     worker.write(1)
     drained = asyncio.create_task(worker.drain())
     done, _ = await asyncio.wait({drained}, timeout=0.3)
     assert not done
-    worker.link._in_loop(later[0])
+    worker.stream._in_loop(later[0])
     assert await drained
     assert len(service.stored) == 1

@@ -11,8 +11,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled, ModelError, StorageError
-from finetree_worker.events.types import Alert, Phase, PhaseProgress, Signal
 from hub_server import COMMIT, Repo
 
 ID = "acme/Tiny"
@@ -22,7 +23,7 @@ class Collected:
     def __init__(self) -> None:
         self.events = []
 
-    def emit(self, event) -> None:
+    def emit(self, event, **_) -> None:
         self.events.append(event)
 
 
@@ -77,9 +78,9 @@ def test_a_model_is_fetched_whole_with_progress_in_bytes_and_named_by_its_commit
     assert manifest["files"].keys() == model_files.keys()
     assert {name: (base.folder / name).read_bytes() for name in model_files} == model_files
     assert json.loads((pull.home / "refs.json").read_text()) == {"main": COMMIT}
-    progress = [event for event in pull.seen.events if isinstance(event, PhaseProgress)]
-    counted = [event for event in progress if event.unit == "bytes"]
-    assert {event.phase for event in progress} == {Phase.DOWNLOAD_MODEL}
+    progress = [event for event in pull.seen.events if isinstance(event, event_pb2.PhaseProgress)]
+    counted = [event for event in progress if event.unit == event_pb2.PROGRESS_UNIT_BYTES]
+    assert {event.phase for event in progress} == {job_pb2.JOB_PHASE_DOWNLOAD_MODEL}
     assert [event.done for event in counted] == sorted(event.done for event in counted)
     assert counted[-1].done == counted[-1].total == sum(map(len, model_files.values()))
     assert progress[-1].fraction == 1.0
@@ -185,7 +186,9 @@ def test_what_is_here_is_used_when_the_hub_is_not_there_and_that_is_said(pull):
     folder = pull().folder
     pull.hub.status = 503
     assert pull().folder == folder
-    assert [event.reason for event in pull.seen.events if isinstance(event, Alert)] == ["MODEL_REVISION_NOT_CHECKED"]
+    assert [event.code for event in pull.seen.events if isinstance(event, event_pb2.Alert)] == [
+        "MODEL_REVISION_NOT_CHECKED"
+    ]
     assert pull(offline=True).folder == folder
 
 

@@ -10,7 +10,8 @@ from finetree_cli.errors import BadInput, CliError, NotAvailable
 from google.protobuf import wrappers_pb2
 
 SERVICE = """
-import os, struct, sys
+import os, sys
+from google.protobuf import proto, wrappers_pb2
 from google.rpc import code_pb2, status_pb2
 
 rpc = sys.argv[sys.argv.index("--once-method") + 1]
@@ -18,13 +19,17 @@ if rpc == "Refuse":
     sys.exit(print("SETTING_INVALID: --price-book: no such file", file=sys.stderr) or 2)
 if rpc == "Crash":
     sys.exit(print("something broke", file=sys.stderr) or 1)
-while header := sys.stdin.buffer.read(5):
-    content = sys.stdin.buffer.read(struct.unpack(">BI", header)[1])
-    kind = 0
+while (request := proto.parse_length_prefixed(wrappers_pb2.StringValue, sys.stdin.buffer)) is not None:
+    replies = [status_pb2.Status(), request]
     if rpc == "Fail":
-        kind, content = 1, status_pb2.Status(code=code_pb2.NOT_FOUND, message="no such model").SerializeToString()
-    sys.stdout.buffer.write(struct.pack(">BI", kind, len(content)) + content)
+        replies = [status_pb2.Status(code=code_pb2.NOT_FOUND, message="no such model")]
+    if rpc == "Stop":
+        replies = replies[:1]
+    for reply in replies:
+        proto.serialize_length_prefixed(reply, sys.stdout.buffer)
     sys.stdout.buffer.flush()
+    if rpc == "Stop":
+        sys.exit(print("stopped in the middle", file=sys.stderr) or 1)
 """
 
 
@@ -61,6 +66,11 @@ def test_a_refused_setting_is_bad_input_with_its_reason(service):
 def test_a_crash_has_the_exit_code_and_the_last_line(service):
     with pytest.raises(CliError, match="exit code 1: something broke"):
         service.call("Crash", wrappers_pb2.StringValue(), wrappers_pb2.StringValue())
+
+
+def test_an_end_in_the_middle_of_an_answer_has_the_exit_code(service):
+    with pytest.raises(CliError, match="exit code 1: stopped in the middle"):
+        service.call("Stop", wrappers_pb2.StringValue(), wrappers_pb2.StringValue())
 
 
 def test_no_process_is_left(service):

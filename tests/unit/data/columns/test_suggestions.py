@@ -1,25 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows that cannot be taken as they are: each is refused by its field, with a mapping where one would do."""
+"""Rows that cannot be read as they are: each is refused, with a mapping that would read it where there is one."""
 
-import json
 import re
-from typing import Any
 
 import pytest
 from finetree_data.errors import DatasetError
-from finetree_data.options import Columns, Reading
-from finetree_data.reader import RowFile
-from finetree_data.rows.row import Row
+from finetree_data.options import Columns
 
 SQUAD = {"id": "1", "title": "t", "context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}}
-
-
-def read(tmp_path, *rows: Any, **reading: Any):
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    found = RowFile(file, Reading(**reading))
-    return list(found.rows()), found
-
 
 REFUSED = {
     "a message a row": ({"message_id": "1", "parent_id": None, "text": "hi", "role": "prompter"}, "is one message"),
@@ -27,9 +15,9 @@ REFUSED = {
         {"question": "q", "response_j": "a", "response_k": "b"},
         "columns {prompt: question, completion: response_j}",
     ),
-    "tokens": ({"input_ids": [1, 2], "labels": [1, 2]}, "tokenised already"),
+    "tokens": ({"input_ids": [1, 2], "labels": [1, 2]}, "tokenized already"),
     "translations": ({"translation": {"en": "a", "de": "b"}}, "{prompt: translation.en, completion: translation.de}"),
-    "choices": ({"question": "q", "choices": ["a", "b"], "answer": 1}, "its choices and the answer's words"),
+    "choices": ({"question": "q", "choices": ["a", "b"], "answer": 1}, "its choices and the answer's text"),
     "a label beside a text": (
         {"text": "t", "label": "l"},
         "columns {prompt: text, completion: label} to learn the label, or columns {text: text} to learn the text",
@@ -68,7 +56,7 @@ REFUSED = {
         {"question": "q", "answer": "a", "image_path": "a.png"},
         "{prompt: question, completion: answer}",
     ),
-    "talks as columns": ({"id": ["1", "2"], "dialogue": ["a", "b"], "summary": ["c", "d"]}, "an object for each row"),
+    "talks as columns": ({"id": ["1", "2"], "dialogue": ["a", "b"], "summary": ["c", "d"]}, "one object per row"),
     "unknown names": (
         {"headline": "h", "abstract": "s"},
         "name yours, such as columns {prompt: headline, completion: abstract}",
@@ -98,9 +86,9 @@ REFUSED = {
         {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "images": ["a.png"]},
         "columns {messages: messages}",
     ),
-    "questions alone": ({"turns": ["Who?", "Where?"]}, "do not say who speaks"),
+    "questions alone": ({"turns": ["Who?", "Where?"]}, "without a speaker"),
     "two answers to three questions": ({"input": ["a", "b", "c"], "output": ["d", "e"]}, "2 answers to 3 questions"),
-    "columns in place of rows": ({"question": ["a", "b"], "answer": ["c", "d"]}, "write an object for each row"),
+    "columns in place of rows": ({"question": ["a", "b"], "answer": ["c", "d"]}, "write one object per row"),
     "an answer with its names": (
         {"question": "q", "answer": {"aliases": ["a"], "type": "t", "value": "v"}},
         "columns {completion: answer.value}",
@@ -112,10 +100,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_taken_as_it_is_is_refused_with_advice(tmp_path, name):
+def test_what_cannot_be_taken_as_it_is_is_refused_with_advice(read_objects, name):
     row, advice = REFUSED[name]
     with pytest.raises(DatasetError) as error:
-        read(tmp_path, row)
+        read_objects(row)
     assert error.value.reason == "MALFORMED_ROW"
     assert advice in error.value.problem
 
@@ -125,76 +113,9 @@ WITH_OFFER = [name for name, (_, advice) in REFUSED.items() if OFFERED.search(ad
 
 
 @pytest.mark.parametrize("name", WITH_OFFER)
-def test_a_mapping_that_is_offered_works(tmp_path, name):
+def test_a_mapping_that_is_offered_works(read_objects, name):
     row, advice = REFUSED[name]
     for offer in OFFERED.findall(advice):
         columns = Columns(**{part: path.strip('"') for part, path in (pair.split(": ") for pair in offer.split(", "))})
-        rows, _ = read(tmp_path, row, columns=columns)
+        rows, _ = read_objects(row, columns=columns)
         assert len(rows) == 1
-
-
-USER, ANSWER = {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}
-BAD = {
-    "unknown role": ({"conversations": [USER, {"from": "asistant", "value": "a"}]}, "conversations[1].from"),
-    "empty answer": ({"conversations": [USER, {"from": "gpt", "value": " "}]}, "conversations[1].value"),
-    "null answer": ({"conversations": [USER, {"from": "gpt", "value": None}]}, "conversations[1].value"),
-    "no answer": ({"conversations": [USER]}, "conversations"),
-    "no turns": ({"conversations": []}, "conversations"),
-    "a truth value": ({"instruction": "i", "output": True}, "output"),
-    "a missing answer": ({"instruction": "i", "output": None}, "output"),
-    "half a surrogate pair": ({"text": "a \ud800"}, "text"),
-    "an image": (
-        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "a"}]},
-        "messages[0].content[0]",
-    ),
-    "a call without a name": (
-        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"function": {}}]}]},
-        "messages[0].tool_calls[0]",
-    ),
-    "half a character in a call": (
-        {
-            "messages": [
-                {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": "\ud800"}}}]}
-            ]
-        },
-        "messages[0].tool_calls[0].function.arguments",
-    ),
-    "half a character in a function": (
-        {"messages": [{"role": "assistant", "content": "a"}], "tools": [{"name": "\udc00"}]},
-        "tools",
-    ),
-    "another layout": ({"text": "t"}, ""),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_bad_row_behind_good_ones_is_named_with_its_field(tmp_path, name):
-    row, field = BAD[name]
-    good = (
-        {"conversations": [USER, ANSWER]}
-        if "conversations" in row or name == "another layout"
-        else (
-            {"instruction": "i", "output": "o"}
-            if "instruction" in row
-            else {"text": "t"}
-            if "text" in row
-            else {"messages": [{"role": "assistant", "content": "a"}]}
-        )
-    )
-    with pytest.raises(DatasetError) as error:
-        read(tmp_path, good, good, row)
-    assert (error.value.row, error.value.field) == (3, field)
-    assert error.value.reason == ("MIXED_FORMATS" if name == "another layout" else "MALFORMED_ROW")
-    rows, found = read(tmp_path, good, row, good, skip_bad_rows=True)
-    assert [r.number for r in rows] == [1, 3]
-    assert (found.skipped, found.faults[0].number, found.faults[0].field) == (1, 2, field)
-
-
-def test_parts_that_are_nested_without_end_are_a_bad_row(tmp_path):
-    part = '{"toolResult": {"content": [' * 270 + '{"text": "a"}' + "]}}" * 270
-    file = tmp_path / "rows.jsonl"
-    answer = '{"role": "assistant", "content": "a"}'
-    file.write_text(f'{{"messages": [{{"role": "user", "content": [{part}]}}, {answer}]}}\n', encoding="utf-8")
-    found = RowFile(file, Reading(skip_bad_rows=True))
-    faults = [entry for entry in found.entries() if not isinstance(entry, Row)]
-    assert [fault.problem for fault in faults] == ["is nested too deeply"]

@@ -13,7 +13,7 @@ import pytest
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator.catalog.devices import processor
 from finetree_estimator.catalog.models import model
-from finetree_estimator.catalog.prices import packaged
+from finetree_estimator.catalog.price_book import packaged
 from finetree_estimator.memory import peak as memory
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora

@@ -3,8 +3,8 @@ import re
 
 import pytest
 from finetree_api.types.v1 import model_pb2
-from finetree_estimator.catalog import accelerators, models, prices
-from finetree_estimator.catalog.consistency import contradiction
+from finetree_estimator.catalog import accelerators, models, price_book
+from finetree_estimator.catalog.architecture import contradiction
 from finetree_estimator.catalog.families import FAMILIES
 from finetree_estimator.catalog.hf_config import Described
 from finetree_estimator.catalog.names import UnknownNameError
@@ -62,7 +62,7 @@ def test_the_shape_that_is_listed_is_read_back_as_the_same(entry):
     listed = catalog.model_message(entry)
     source = model_pb2.ModelSource(shape=listed.shape)
 
-    assert read_model(source, Knowledge(prices.packaged())) == Described(entry.shape)
+    assert read_model(source, Knowledge(price_book.packaged())) == Described(entry.shape)
     assert listed.parameters == count(entry.shape).total
 
 
@@ -121,6 +121,39 @@ def test_an_unknown_name_comes_back_with_the_nearest():
 
 
 def test_every_number_of_the_catalogue_has_a_source_and_a_date():
-    for entry in (*models.models(), *accelerators.accelerators(), *prices.packaged().quotes):
+    for entry in (*models.models(), *accelerators.accelerators(), *price_book.packaged().quotes):
         assert entry.source, entry
         assert re.fullmatch(r"20\d\d(-\d\d){0,2}", entry.date), entry
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("TheBloke/Llama-2-7B-GPTQ unsloth/llama-3-8b-bnb-4bit Qwen/Qwen3-8B-FP8 m.Q4_K_M.gguf org/m-int4", "16-bit"),
+        (
+            "google-bert/bert-base-uncased roberta-large distilbert BAAI/bge-m3 intfloat/e5-large nomic-embed-text",
+            "encoder,",
+        ),
+        ("sentence-transformers/all-MiniLM-L6-v2", "encoder,"),
+        ("t5-base google/flan-t5-xl facebook/bart-large Salesforce/codet5-base", "encoder and decoder"),
+        (
+            "Qwen/Qwen2.5-VL-7B-Instruct llava-hf/llava-1.5-7b-hf openai/whisper-large-v3 sdxl vit-base",
+            "images or sounds",
+        ),
+        ("gpt-4o gpt-3.5-turbo claude-3 openai/o3 gemini-2.5-pro", "not public"),
+        ("deepseek-ai/DeepSeek-V3 Robert-7B gpt-oss-21b EleutherAI/gpt-neo-125m Kimi-K2 mamba-2.8b ./m", ""),
+    ],
+)
+def test_a_name_tells_what_a_model_is_not(names, words):
+    for name in names.split():
+        found = models.unknown_reason(name)
+        assert words in found if words else not found, name
+
+
+def test_no_model_of_the_catalogue_looks_like_one_that_is_not_trained():
+    assert not [
+        name
+        for model in models.models()
+        for name in (model.name, model.hub_id, *model.aliases)
+        if models.unknown_reason(name)
+    ]

@@ -15,7 +15,7 @@ PRICE = Rented(price_id="x/y", provider="x", hourly=0.39, currency="USD", date="
 
 
 def figure(kind, method="lora", *, bits=0, examples=1000, gib=24.0):
-    return {f.stated.kind: f for f in playbook.figures(method, bits, examples, round(gib * GIB))}.get(kind)
+    return {f.kind: f for f in playbook.figures(method, bits, examples, round(gib * GIB))}.get(kind)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_cost_table_is_answered_as_it_stands(method, thousand, ten_thousand)
 def test_a_cost_names_its_gpu_and_its_price():
     found = figure(FigureKind.COST_USD, "qlora")
 
-    assert found.stated.stated_for == "7B, RTX 4090 at $0.80 an hour"
+    assert found.stated_for == "7B, RTX 4090 at $0.80 an hour"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_chart_answers_the_row_of_method_and_memory_class(method, gib, row):
     hours = figure(FigureKind.CHART_TIME_HOURS, method, gib=gib)
     monthly = figure(FigureKind.CHART_MONTHLY_USD, method, gib=gib)
 
-    assert (hours.stated.gpu, hours.value, monthly.value) == row
+    assert (hours.gpu, hours.value, monthly.value) == row
 
 
 def test_the_chart_has_no_row_for_bottleneck_adapters():
@@ -104,7 +104,7 @@ def test_the_chart_has_no_row_for_bottleneck_adapters():
 
 
 def test_the_monthly_cost_of_full_training_is_a_lower_bound():
-    assert figure(FigureKind.CHART_MONTHLY_USD, "full").stated.stated_for == "A100 80GB, a lower bound"
+    assert figure(FigureKind.CHART_MONTHLY_USD, "full").stated_for == "A100 80GB, a lower bound"
 
 
 @pytest.mark.parametrize(
@@ -118,12 +118,12 @@ def test_the_memory_that_a_method_asks_for(method, bits, gb):
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_every_figure_says_what_it_is_stated_for_and_where_it_stands(method):
     for found in playbook.figures(method, 4 if method == "qlora" else 0, 500, 24 * GIB):
-        assert found.stated.stated_for
-        assert found.stated.source.kind is Kind.PLAYBOOK
-        assert found.stated.source.locator.startswith("L")
+        assert found.stated_for
+        assert found.source.kind is Kind.PLAYBOOK
+        assert found.source.locator.startswith("L")
 
 
 def test_without_a_number_of_examples_only_chart_and_memory_are_answered():
-    found = {item.stated.kind for item in playbook.figures("lora", 0, 0, 24 * GIB)}
+    found = {item.kind for item in playbook.figures("lora", 0, 0, 24 * GIB)}
 
     assert found == {FigureKind.CHART_TIME_HOURS, FigureKind.CHART_MONTHLY_USD, FigureKind.GPU_MEMORY_GB}

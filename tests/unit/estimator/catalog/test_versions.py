@@ -4,12 +4,12 @@ import subprocess
 import sys
 from importlib import resources
 
-from finetree_estimator.catalog import names, prices, versions
+from finetree_estimator.catalog import names, price_book, versions
 from finetree_estimator.evidence.calibration import EMPTY
 
 
 def test_each_part_carries_the_hash_of_its_content():
-    parts = versions.parts(prices.packaged(), EMPTY.part)
+    parts = versions.parts(price_book.packaged(), EMPTY.part)
 
     assert set(parts) == {"engine", "catalogue", "price_book", "calibration"}
     assert all(len(part.sha256) == 64 for part in parts.values())
@@ -18,9 +18,9 @@ def test_each_part_carries_the_hash_of_its_content():
 
 
 def test_another_price_book_is_another_revision():
-    header = ",".join(prices.COLUMNS)
-    mine = prices.read(f"{header}\nmine/t4,t4,me,0.1,USD,2026-11-01,mine\n".encode(), "mine")
-    before, after = versions.parts(prices.packaged(), EMPTY.part), versions.parts(mine, EMPTY.part)
+    header = ",".join(price_book.COLUMNS)
+    mine = price_book.read(f"{header}\nmine/t4,t4,me,0.1,USD,2026-11-01,mine\n".encode(), "mine")
+    before, after = versions.parts(price_book.packaged(), EMPTY.part), versions.parts(mine, EMPTY.part)
 
     assert after["price_book"].sha256 != before["price_book"].sha256
     assert (after["engine"], after["catalogue"]) == (before["engine"], before["catalogue"])

@@ -20,12 +20,14 @@ def width(interval: Interval) -> float:
 def estimates(make_run):
     """The same run without and with what was learned."""
     run = make_run()
-    return engine.estimate(run), engine.estimate(run, Correction("gpu", "2026-11-25", KNOWN, KNOWN))
+    return engine.estimate(run), engine.estimate(
+        run, Correction(device="gpu", date="2026-11-25", step_time=KNOWN, memory=KNOWN)
+    )
 
 
 def test_a_correction_without_observations_changes_nothing(make_run):
     run = make_run()
-    assert engine.estimate(run, Correction("gpu")) == engine.estimate(run)
+    assert engine.estimate(run, Correction(device="gpu")) == engine.estimate(run)
 
 
 def test_the_step_time_is_multiplied_and_its_interval_narrows(estimates):
@@ -61,14 +63,14 @@ def test_components_still_add_up_to_the_device_peak(estimates):
 
 
 def test_on_a_cpu_the_host_peak_is_the_corrected_device_peak(make_run, cpu):
-    corrected = engine.estimate(make_run(device=cpu), Correction("cpu", "", memory=KNOWN)).memory
+    corrected = engine.estimate(make_run(device=cpu), Correction(device="cpu", date="", memory=KNOWN)).memory
     assert corrected.host == corrected.device
 
 
 def test_unknown_row_lengths_keep_their_width(make_run):
     rows = replace(make_run().rows, mean_known=False)
     plain = engine.estimate(make_run(rows=rows)).times
-    corrected = engine.estimate(make_run(rows=rows), Correction("gpu", "", KNOWN)).times
+    corrected = engine.estimate(make_run(rows=rows), Correction(device="gpu", date="", step_time=KNOWN)).times
 
     assert corrected.step.expected == pytest.approx(1.5 * plain.step.expected)
     # Observed runs bring the device nearer; of its rate they say nothing where the rows are unknown.

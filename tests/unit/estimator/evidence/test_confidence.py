@@ -115,8 +115,11 @@ def test_each_further_difference_only_adds_distance(published, cpu):
 
 
 def learned(*, memory=0, step_time=0):
-    factors = [Factor(1.1, 0.5, 0.1, points) if points else Factor() for points in (memory, step_time)]
-    return Correction("test", "2026-11-25", memory=factors[0], step_time=factors[1])
+    factors = [
+        Factor(value=1.1, weight=0.5, spread=0.1, observations=points) if points else Factor()
+        for points in (memory, step_time)
+    ]
+    return Correction(device="test", date="2026-11-25", memory=factors[0], step_time=factors[1])
 
 
 def test_enough_observed_runs_of_the_device_make_it_and_the_program_known(published, cpu):

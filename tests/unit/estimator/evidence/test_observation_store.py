@@ -3,7 +3,7 @@ import sqlite3
 
 import pytest
 from finetree_estimator.evidence import observation_store
-from finetree_estimator.evidence.observation_store import FILE_NAME, Observations, Removal, Row, read_only
+from finetree_estimator.evidence.observation_store import FILE_NAME, Observations, Removal, StoredObservation, read_only
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import AlreadyExists
 
@@ -15,8 +15,10 @@ def store(tmp_path):
     opened.close()
 
 
-def row(number: int, device: str = "t4") -> Row:
-    return Row(f"job-{number:03}", 1, device, number, b"record", "basis", "{}")
+def row(number: int, device: str = "t4") -> StoredObservation:
+    return StoredObservation(
+        job=f"job-{number:03}", attempt=1, device=device, end_time=number, record=b"record", basis="basis", point="{}"
+    )
 
 
 def add(store: Observations, number: int, device: str = "t4", request_id: str = "", body: str = "") -> bool:

@@ -9,7 +9,7 @@ import pytest
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import training_pb2
 from finetree_estimator import constants as c
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.estimate import fit_of
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.memory.fragmentation import left_over, record_sum
@@ -79,16 +79,18 @@ def _drawn(
 def test_the_sum_of_records_is_that_of_random_orders(length_ranges, micro_batch, count, step):
     draws = random.Random(11)
     drawn = statistics.mean(_drawn(length_ranges, micro_batch, count, step, draws) for _ in range(40))
-    assert record_sum(length_ranges, micro_batch, count, step) == pytest.approx(drawn, rel=0.15)
+    assert record_sum(length_ranges, micro_batch=micro_batch, count=count, step=step) == pytest.approx(drawn, rel=0.15)
 
 
 def test_equal_rows_are_a_record_once():
-    assert record_sum((LengthRange(512, 512, 1.0),), 4, 1000, 1) == 1
-    assert record_sum((LengthRange(1, 900, 1.0),), 1, 1, 1) == 1
+    assert record_sum((LengthRange(512, 512, 1.0),), micro_batch=4, count=1000, step=1) == 1
+    assert record_sum((LengthRange(1, 900, 1.0),), micro_batch=1, count=1, step=1) == 1
 
 
 def test_what_is_left_over_is_logits_of_shorter_rows(mixed):
-    again = record_sum(MIXED.length_ranges, 1, 16 * 63, c.SEGMENT_STEP / (4 * mixed.shape.vocab)) - 1
+    again = (
+        record_sum(MIXED.length_ranges, micro_batch=1, count=16 * 63, step=c.SEGMENT_STEP / (4 * mixed.shape.vocab)) - 1
+    )
     logits = 12.0 * mixed.shape.vocab * 2048
     adapters = model_states(mixed).optimizer_states + model_states(mixed).gradients
     assert left_over(mixed).expected == pytest.approx(c.DRAW * (c.RENEWED_LOGITS * logits * again - adapters))
@@ -133,7 +135,7 @@ def test_kept_activations_leave_blocks_over_as_well(mixed):
 def test_optimizer_states_come_into_what_the_first_step_leaves_over(mixed):
     tuned = replace(mixed, method=Full(), master_bytes=2)
     step = c.SEGMENT_STEP / (4 * mixed.shape.vocab)
-    sixteen, two = (record_sum(MIXED.length_ranges, 1, count, step) for count in (16, 2))
+    sixteen, two = (record_sum(MIXED.length_ranges, micro_batch=1, count=count, step=step) for count in (16, 2))
     logits = 12.0 * mixed.shape.vocab * 2048
 
     # The same rows in steps of two micro-batches: fewer blocks are left over when states are made.
@@ -172,7 +174,7 @@ def test_a_device_of_any_size_is_never_overfilled_by_cache(mixed, gpu):
 
 
 def test_searches_find_the_same_whatever_the_cache_holds():
-    servicer = EstimatorServicer(Knowledge(prices.packaged()))
+    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
     request = json_format.ParseDict(
         {
             "spec": {

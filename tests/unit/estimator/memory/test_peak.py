@@ -2,7 +2,7 @@
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.models import model
 from finetree_estimator.memory import peak
@@ -112,6 +112,6 @@ def test_unsloths_longest_rows_fill_the_cards_that_they_were_published_for(name,
     )
     spec.program.program = training_pb2.TRAINING_PROGRAM_UNSLOTH
     request = estimate_pb2.EstimateRunRequest(spec=spec)
-    peak = EstimatorServicer(Knowledge(prices.packaged())).estimate(request).memory.device_bytes
+    peak = EstimatorServicer(Knowledge(price_book.packaged())).estimate(request).memory.device_bytes
 
     assert peak.expected == pytest.approx(accelerator(card).usable_bytes, rel=0.1)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.catalog.price_book import Owned, Rented
@@ -18,7 +18,7 @@ from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import InvalidArgument, NotFound
 from google.protobuf import json_format
 
-KNOWLEDGE = Knowledge(prices.packaged())
+KNOWLEDGE = Knowledge(price_book.packaged())
 MIXTRAL = {"name": "mixtral-8x7b"}
 
 
@@ -302,7 +302,7 @@ QWEN = {
 def test_a_config_json_under_the_model_root_gives_the_catalogues_shape(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text(json.dumps(QWEN))
-    found = run(knowledge=Knowledge(prices.packaged(), tmp_path), model={"path": "mine"})
+    found = run(knowledge=Knowledge(price_book.packaged(), tmp_path), model={"path": "mine"})
 
     assert found.shape == model("qwen2.5-0.5b").shape
 
@@ -315,7 +315,7 @@ def test_a_path_outside_the_model_root_is_not_found(tmp_path, path):
     (tmp_path / "root" / "link").symlink_to(tmp_path / "secret")
 
     with pytest.raises(NotFound) as caught:
-        run(knowledge=Knowledge(prices.packaged(), tmp_path / "root"), model={"path": path})
+        run(knowledge=Knowledge(price_book.packaged(), tmp_path / "root"), model={"path": path})
 
     assert caught.value.reason == "MODEL_NOT_FOUND"
     assert str(tmp_path) not in caught.value.message
@@ -335,7 +335,7 @@ def test_a_broken_config_json_is_refused(tmp_path, content, complaint):
     (tmp_path / "config.json").write_text(content)
 
     with pytest.raises(InvalidArgument, match=complaint):
-        run(knowledge=Knowledge(prices.packaged(), tmp_path), model={"path": "."})
+        run(knowledge=Knowledge(price_book.packaged(), tmp_path), model={"path": "."})
 
 
 def test_the_request_is_left_as_it_was():

@@ -6,7 +6,7 @@ import json
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator import estimate as engine
-from finetree_estimator.catalog.prices import packaged
+from finetree_estimator.catalog.price_book import packaged
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.spec.parse import parse_request
 from finetree_estimator.spec.resolve import Knowledge

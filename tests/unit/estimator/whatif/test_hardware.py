@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_data_pb2, training_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.accelerators import accelerator, accelerators
 from finetree_estimator.catalog.price_book import PriceBook, Quote, Rented, Term
 from finetree_estimator.estimate import estimate, fit_of
@@ -21,7 +21,7 @@ from finetree_estimator.whatif.hardware import COUNTS, sharding_of, smallest
 from finetree_runtime.errors import DomainError
 from google.protobuf import json_format
 
-KNOWLEDGE = Knowledge(prices.packaged())
+KNOWLEDGE = Knowledge(price_book.packaged())
 
 
 def case(name, method="lora", **more: object):
@@ -171,7 +171,7 @@ def quote(price_id: str, accelerator: str, hourly: float, **parts: object) -> Qu
 
 
 def search(run, *quotes: Quote) -> list[hardware.Offer]:
-    book = PriceBook(quotes, "test", "0") if quotes else prices.packaged()
+    book = PriceBook(quotes, "test", "0") if quotes else price_book.packaged()
     return hardware.offers(answer(run), Knowledge(book))
 
 

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.estimate import fit_of
 from finetree_estimator.memory import peak
 from finetree_estimator.memory.fit import Verdict
@@ -21,7 +21,7 @@ from google.protobuf import json_format
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-KNOWLEDGE = Knowledge(prices.packaged())
+KNOWLEDGE = Knowledge(price_book.packaged())
 LORA = Lora(8, PRESETS["all-linear"], 0.1)
 LENGTHS = [*range(8, 513, 8), *range(576, 131_073, 64)]
 MIXED = {"examples": 5000, "token_lengths": [{"upper_bound": 64, "count": 4000}, {"upper_bound": 4096, "count": 1000}]}

@@ -21,7 +21,7 @@ PRICE = Rented(price_id="x/y", provider="x", hourly=0.39, currency="USD", date="
 
 def compared(run, *, examples=1000, runs_per_month=0.0):
     found = playbook_comparison.compare(run, engine.estimate(run), examples=examples, runs_per_month=runs_per_month)
-    return {item.figure.stated.kind: item for item in found}
+    return {item.figure.kind: item for item in found}
 
 
 def test_computed_figures_stand_beside_the_playbooks_in_its_units(make_run):
@@ -69,11 +69,12 @@ def test_a_figure_inside_the_computed_interval_carries_no_note(make_run):
     run = make_run(method=Full(), master_bytes=4, micro_batch=1, checkpointing=True)
     found = compared(run)[FigureKind.GPU_MEMORY_GB]
 
-    value = (found.computed.low + found.computed.high) / 2
-    here = playbook_comparison._Here("", run.device.name, 1, 0.0)
-    assert not playbook_comparison._note(found.figure._replace(value=value), found.computed, here)
-    assert playbook_comparison._note(found.figure._replace(value=found.computed.high * 1.01), found.computed, here)
-    assert playbook_comparison._note(found.figure._replace(value=found.computed.low * 0.99), found.computed, here)
+    def note(value: float) -> str:
+        return playbook_comparison._note(replace(found.figure, value=value), found.computed, run, engine.estimate(run))
+
+    assert not note((found.computed.low + found.computed.high) / 2)
+    assert note(found.computed.high * 1.01)
+    assert note(found.computed.low * 0.99)
 
 
 def test_several_gpus_and_a_size_beyond_the_table_are_named_as_differences(make_run):

@@ -5,7 +5,7 @@ import pytest
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import estimate_summary_pb2, run_spec_pb2, training_data_pb2
 from finetree_estimator import estimate as engine
-from finetree_estimator.catalog import prices
+from finetree_estimator.catalog import price_book
 from finetree_estimator.memory import peak
 from finetree_estimator.run import Run
 from finetree_estimator.servicer import EstimatorServicer
@@ -18,7 +18,7 @@ from finetree_runtime.runspec.conflicts import combination_problem
 from finetree_runtime.runspec.resolve import resolve_spec
 from google.protobuf import json_format
 
-KNOWLEDGE = Knowledge(prices.packaged())
+KNOWLEDGE = Knowledge(price_book.packaged())
 SERVICER = EstimatorServicer(KNOWLEDGE)
 ROWS = {"examples": 1000}
 KEPT = {"gradient_checkpointing": "GRADIENT_CHECKPOINTING_OFF"}

@@ -7,7 +7,7 @@ import time
 import finetree
 import pytest
 from finetree._shared import fork
-from finetree._shared.fork import Gate
+from finetree._shared.fork import ForkGate
 
 SECONDS = 10
 
@@ -15,7 +15,7 @@ SECONDS = 10
 class Fork(threading.Thread):
     """Goes through the hooks of a fork, and stops where the fork would be."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: ForkGate) -> None:
         super().__init__(daemon=True)
         self.gate, self.there, self.on = gate, threading.Event(), threading.Event()
 
@@ -37,7 +37,7 @@ def caller(gate, entered):
 
 
 def test_a_fork_waits_for_calls_in_flight_and_holds_new_ones_back():
-    gate, entered = Gate(), threading.Event()
+    gate, entered = ForkGate(), threading.Event()
     with gate.call():
         forking = Fork(gate)
         forking.start()
@@ -53,7 +53,7 @@ def test_a_fork_waits_for_calls_in_flight_and_holds_new_ones_back():
 
 def test_a_call_that_does_not_end_delays_a_fork_only_so_long(monkeypatch):
     monkeypatch.setattr(fork, "LONGEST_WAIT", 0.1)
-    gate = Gate()
+    gate = ForkGate()
     with gate.call():
         forking = Fork(gate)
         forking.on.set()
@@ -64,7 +64,7 @@ def test_a_call_that_does_not_end_delays_a_fork_only_so_long(monkeypatch):
 
 def test_an_idle_client_does_not_delay_a_fork():
     started = time.monotonic()
-    forking = Fork(Gate())
+    forking = Fork(ForkGate())
     forking.on.set()
     forking.start()
     forking.join(SECONDS)
@@ -72,7 +72,7 @@ def test_an_idle_client_does_not_delay_a_fork():
 
 
 def test_a_child_starts_afresh():
-    gate, holder = Gate(), Holder()
+    gate, holder = ForkGate(), Holder()
     gate.register(holder)
     gate.after_in_child()
     assert (holder.forgotten, gate.generation) == (1, 1)
@@ -81,7 +81,7 @@ def test_a_child_starts_afresh():
 
 
 def test_a_child_of_an_open_async_client_refuses_async_calls_and_says_what_to_do():
-    gate, channel = Gate(), Holder()
+    gate, channel = ForkGate(), Holder()
     gate.opened(channel)
     gate.after_in_child()
     gate.check(aio=False)
@@ -90,7 +90,7 @@ def test_a_child_of_an_open_async_client_refuses_async_calls_and_says_what_to_do
 
 
 def test_a_closed_async_client_is_no_hindrance():
-    gate, channel = Gate(), Holder()
+    gate, channel = ForkGate(), Holder()
     gate.opened(channel)
     gate.closed(channel)
     gate.after_in_child()
@@ -103,5 +103,5 @@ class Holder:
     def __init__(self) -> None:
         self.forgotten = 0
 
-    def forget(self) -> None:
+    def drop_channels(self) -> None:
         self.forgotten += 1

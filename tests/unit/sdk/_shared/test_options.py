@@ -3,11 +3,8 @@
 
 import pickle
 
-import finetree
 import pytest
 from finetree import TLS, Client, InvalidArgument
-from finetree._shared.channels import SERVICE_CONFIG, USER_AGENT, channel_arguments
-from finetree._shared.options import Target
 
 VARIABLES = ["ADDRESS", "RECOMMENDER_ADDRESS", "ESTIMATOR_ADDRESS", "TRAINER_ADDRESS", "TOKEN", "PROJECT"]
 
@@ -82,13 +79,3 @@ def test_clients_and_handles_pickle_without_their_secrets():
     assert (again.options.project, again.options.timeout, again.options.token) == ("p", 3, None)
     assert job.name == "projects/p/jobs/abc"
     assert "geheim" not in repr(client.options)
-
-
-def test_streams_are_not_retried_by_grpc_and_unary_calls_are():
-    options, target = Client().options, Target("127.0.0.1:1", None)
-    unary, stream = (dict(channel_arguments(options, target, kind)) for kind in ("unary", "stream"))
-    assert (unary["grpc.enable_retries"], unary["grpc.service_config"]) == (1, SERVICE_CONFIG)
-    assert (stream["grpc.enable_retries"], "grpc.service_config" in stream) == (0, False)
-    assert unary["grpc.use_local_subchannel_pool"] == stream["grpc.use_local_subchannel_pool"] == 1
-    assert unary["grpc.primary_user_agent"] == USER_AGENT
-    assert USER_AGENT.startswith(f"finetree-python/{finetree.__version__} grpc/")

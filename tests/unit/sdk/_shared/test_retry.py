@@ -60,7 +60,7 @@ def test_patience_ends_with_the_last_error(monkeypatch):
 
 
 def test_a_deadline_is_a_timeout_that_tells_the_last_trouble():
-    with pytest.raises(finetree.FinetreeTimeout, match="last trouble: gone"):
+    with pytest.raises(finetree.FinetreeTimeout, match="last error: gone"):
         Backoff(patience=300, deadline=deadline_after(0.001)).delay(BROKEN)
     with pytest.raises(finetree.FinetreeTimeout):
         Backoff(patience=300, deadline=time.monotonic() - 1).within(5)

@@ -2,7 +2,7 @@
 """The control plane refuses exactly what the worker cannot run: the two rooms never import each other, tests may."""
 
 import pytest
-from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer.jobs import capabilities
@@ -48,6 +48,14 @@ def test_the_suite_s_defaults_can_be_run(method):
     resolved = resolve_spec(spec).spec
     capabilities.require_method(resolved)
     capabilities.require_settings(resolved)
+
+
+def test_a_method_that_the_server_lacks_is_refused_with_those_that_it_has(monkeypatch):
+    fewer = type(CAPABILITIES)(methods=[method_pb2.METHOD_FULL, method_pb2.METHOD_LORA])
+    monkeypatch.setattr(capabilities, "CAPABILITIES", fewer)
+    with pytest.raises(InvalidArgument) as refused:
+        capabilities.require_method(run_spec_pb2.RunSpec(qlora=method_pb2.Qlora()))
+    assert (refused.value.reason, refused.value.metadata["supported"]) == ("METHOD_NOT_SUPPORTED", "full,lora")
 
 
 def test_every_unsupported_setting_is_a_path_of_a_spec():

@@ -4,7 +4,7 @@
 import pytest
 from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.commands import Commands, Stop
-from finetree_worker.events.types import Signal
+from finetree_worker.control import Signal
 from google.protobuf.timestamp_pb2 import Timestamp
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from finetree_worker.data.batches import BUCKET_BATCHES, Batches
 from finetree_worker.errors import Cancelled
-from finetree_worker.plan import TrainPlan
+from finetree_worker.plan import Plan
 from finetree_worker.training import gradients, preflight
 from finetree_worker.training.loss import target_loss
 from worker_harness import difference, elsewhere, optimization, pausing, rows_of, run, tuned, weights
@@ -46,7 +46,7 @@ def test_the_longest_rows_are_those_that_the_run_visits() -> None:
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_a_run_with_three_interruptions_sees_the_rows_of_a_straight_one(
-    plan: TrainPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: bool
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packing: bool
 ) -> None:
     """Reshuffling after a resume would show rows twice, and never."""
     seen: list[tuple[int, ...]] = []

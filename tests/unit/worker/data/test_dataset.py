@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1.training_data_pb2 import SPLIT_EVALUATION, SPLIT_TRAIN
 from finetree_worker.data import dataset
 from finetree_worker.errors import DataError
 from finetree_worker.tokenize.rows import Row
@@ -15,14 +17,11 @@ from finetree_worker.tokenize.token_table import row_keys
 from worker_harness import data_plan, tokenised
 
 
-@pytest.mark.parametrize("packing", [True, False])
-def test_rows_whose_target_is_cut_off_are_dropped_and_named(
-    write_rows: Callable[..., Path], tokenizer: Any, packing: bool
-) -> None:
+def test_rows_whose_target_is_cut_off_are_dropped_and_named(write_rows: Callable[..., Path], tokenizer: Any) -> None:
     rows = [{"prompt": "p" * (200 if i in (1, 4) else 5), "completion": "c" * 10} for i in range(6)]
-    found = tokenised(data_plan(write_rows(rows), length=64, packing=packing), tokenizer)
-    assert (found.report.dropped_rows, found.report.dropped_row_numbers) == (2, (2, 5))
-    assert found.report.truncated_rows == 2
+    found = tokenised(data_plan(write_rows(rows), length=64), tokenizer)
+    assert group(found.report.without_target) == (2, [2, 5])
+    assert found.report.truncated.count == 2
     assert [example.row for example in found.train] == [1, 3, 4, 6]
 
 
@@ -40,21 +39,26 @@ def test_a_dataset_that_loses_every_target_is_refused_with_the_length_it_needs(
 def test_nothing_is_lost_of_a_row_that_fits(write_rows: Callable[..., Path], tokenizer: Any) -> None:
     found = tokenised(data_plan(write_rows([{"text": "t" * 3000}]), length=4096), tokenizer)
     assert len(found.train[0]) == 3001
-    assert found.report.truncated_rows == 0
+    assert found.report.truncated.count == 0
 
 
 def test_the_histogram_counts_every_row(write_rows: Callable[..., Path], tokenizer: Any) -> None:
     report = tokenised(data_plan(write_rows([{"text": "t" * n} for n in (3, 31, 32, 200)])), tokenizer).report
-    assert report.histogram == ((32, 2), (64, 1), (128, 0), (256, 1))
-    assert report.total_tokens == 3 + 31 + 32 + 200 + 4
+    counted = [(bucket.upper_bound, bucket.count) for bucket in report.profile.token_lengths]
+    assert counted == [(32, 2), (64, 1), (128, 0), (256, 1)]
+    assert report.profile.total_tokens == 3 + 31 + 32 + 200 + 4
 
 
 def test_duplicates_are_counted_and_share_their_fate(write_rows: Callable[..., Path], tokenizer: Any) -> None:
     path = write_rows([{"text": f"row {i % 10}"} for i in range(20)])
     found = tokenised(data_plan(path, split_fraction=0.3), tokenizer)
-    assert [found.reports[name].duplicate_rows for name in ("train", "evaluation")] == [7, 3]
-    assert all(number > 10 for number in found.report.duplicate_row_numbers)
+    assert [found.reports[kind].duplicates.count for kind in (SPLIT_TRAIN, SPLIT_EVALUATION)] == [7, 3]
+    assert all(number > 10 for number in found.report.duplicates.rows)
     assert (len(found.train), len(found.held_out)) == (14, 6)
+
+
+def group(rows: event_pb2.RowGroup) -> tuple[int, list[int]]:
+    return rows.count, list(rows.rows)
 
 
 def _held(texts: list[str], fraction: float, seed: int) -> set[str]:
@@ -77,28 +81,22 @@ def test_a_split_of_equal_rows_is_refused() -> None:
     assert caught.value.reason == "EMPTY_SPLIT"
 
 
-def test_the_report_is_the_same_with_packing_and_without(write_rows: Callable[..., Path], tokenizer: Any) -> None:
-    path = write_rows([{"prompt": "p" * (200 if i % 3 else 5), "completion": "c" * 9} for i in range(9)])
-    packed, unpacked = (tokenised(data_plan(path, length=64, packing=packing), tokenizer) for packing in (True, False))
-    assert packed.report == unpacked.report
-    assert [e.row for e in packed.train] == [e.row for e in unpacked.train]
-
-
 def test_percentiles_are_by_nearest_rank(write_rows: Callable[..., Path], tokenizer: Any) -> None:
     report = tokenised(data_plan(write_rows([{"text": "t" * n} for n in range(1, 21)])), tokenizer).report
     # The end token makes each row one token longer.
-    assert report.percentiles == (11, 19, 20, 21, 21)
+    ranks = report.percentiles
+    assert (ranks.p50, ranks.p90, ranks.p95, ranks.p99, ranks.max) == (11, 19, 20, 21, 21)
     assert report.suggested_sequence_length == 21
 
 
 def test_repeated_rows_are_named_and_the_first_of_them_is_not(write_rows: Callable[..., Path], tokenizer: Any) -> None:
     report = tokenised(data_plan(write_rows([{"text": t} for t in ("b", "a", "b", "c", "b", "a")])), tokenizer).report
-    assert (report.duplicate_rows, report.duplicate_row_numbers) == (3, (3, 5, 6))
+    assert group(report.duplicates) == (3, [3, 5, 6])
 
 
 def test_counts_are_exact_where_row_numbers_are_cut_short(write_rows: Callable[..., Path], tokenizer: Any) -> None:
     report = tokenised(data_plan(write_rows([{"text": "same"}] * 300)), tokenizer).report
-    assert (report.duplicate_rows, len(report.duplicate_row_numbers)) == (299, 100)
+    assert (report.duplicates.count, len(report.duplicates.rows)) == (299, 100)
 
 
 def test_held_out_rows_that_training_shows_are_named(write_rows: Callable[..., Path], tokenizer: Any) -> None:
@@ -107,30 +105,30 @@ def test_held_out_rows_that_training_shows_are_named(write_rows: Callable[..., P
 
     train = write_rows([row("one", "1"), row("two", "2"), row("three", "3")])
     held = write_rows([row("four", "4"), row("two", "2"), row("three", "drei")], "held.jsonl")
-    report = tokenised(data_plan(train, dataset=held), tokenizer).reports["evaluation"]
-    assert (report.leaked_rows, report.leaked_row_numbers) == (1, (2,))
-    assert (report.leaked_prompts, report.leaked_prompt_numbers) == (2, (2, 3))
+    report = tokenised(data_plan(train, held_out=held), tokenizer).reports[SPLIT_EVALUATION]
+    assert group(report.leaked) == (1, [2])
+    assert group(report.leaked_prompts) == (2, [2, 3])
 
 
 def test_texts_that_begin_alike_are_no_leak(write_rows: Callable[..., Path], tokenizer: Any) -> None:
     train, held = write_rows([{"text": "a b"}]), write_rows([{"text": "a c"}, {"text": "d"}], "held.jsonl")
-    report = tokenised(data_plan(train, dataset=held), tokenizer).reports["evaluation"]
-    assert (report.leaked_rows, report.leaked_prompts) == (0, 0)
+    report = tokenised(data_plan(train, held_out=held), tokenizer).reports[SPLIT_EVALUATION]
+    assert (report.leaked.count, report.leaked_prompts.count) == (0, 0)
 
 
 def test_every_row_learns_to_end_although_padding_and_end_are_one_token(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any]
 ) -> None:
-    special = tokenised(data_plan(write_rows(chat_rows)), tokenizer).report.special
-    assert special is not None
+    special = tokenised(data_plan(write_rows(chat_rows)), tokenizer).report.special_tokens
     assert special.pad_is_eos
     assert special.rows_that_learn_to_end == len(chat_rows)
     assert special.rows_without_one_bos == 0
 
 
 def test_a_row_that_is_cut_does_not_learn_to_end(write_rows: Callable[..., Path], tokenizer: Any) -> None:
-    special = tokenised(data_plan(write_rows([{"text": "t" * 90}, {"text": "t"}]), length=64), tokenizer).report.special
-    assert special is not None
+    special = tokenised(
+        data_plan(write_rows([{"text": "t" * 90}, {"text": "t"}]), length=64), tokenizer
+    ).report.special_tokens
     assert special.rows_that_learn_to_end == 1
 
 
@@ -145,6 +143,5 @@ def test_a_template_that_doubles_the_beginning_is_counted(
         single="<s> $A", special_tokens=[("<s>", twice.bos_token_id)]
     )
     twice.chat_template = "<s><s>" + tokenizer.chat_template
-    special = tokenised(data_plan(write_rows(chat_rows)), twice).report.special
-    assert special is not None
+    special = tokenised(data_plan(write_rows(chat_rows)), twice).report.special_tokens
     assert special.rows_without_one_bos == len(chat_rows)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker.data.packing import TOKEN_MULTIPLE, Example, collate, pack
+from finetree_worker.data.packing import TOKEN_MULTIPLE, collate, pack
 from finetree_worker.errors import ModelError
+from finetree_worker.tokenize.example import Example
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.loss import hidden_states, target_loss
 

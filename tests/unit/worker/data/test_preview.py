@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetree_api.types.v1.training_data_pb2 import SPLIT_TRAIN
 from finetree_worker.data import preview
 from worker_harness import data_plan, tokenised
 
@@ -17,7 +18,7 @@ def test_a_preview_keeps_the_first_rows_and_the_findings_beyond_them(
     monkeypatch.setattr(preview, "FIRST_ROWS", 2)
     rows = [{"prompt": "p" * (200 if i == 4 else 5), "completion": "c" * (100 if i == 3 else 3)} for i in range(6)]
     found = tokenised(data_plan(write_rows(rows), length=64), tokenizer)
-    preview.write(tmp_path, found.splits, tokenizer)
+    preview.write(tmp_path, found.splits.values(), tokenizer)
     lines = [json.loads(line) for line in (tmp_path / preview.FILE).read_text().splitlines()]
     assert [int(line["row"]) for line in lines] == [1, 2, 4, 5]
     assert [(line.get("truncated", False), line.get("dropped", False)) for line in lines] == [
@@ -43,7 +44,7 @@ def test_the_spans_of_a_row_are_its_whole_text_with_what_is_learned(
 
 def test_what_is_cut_off_is_marked_and_not_learned(write_rows: Callable[..., Path], tokenizer: Any) -> None:
     found = tokenised(data_plan(write_rows([{"text": "t" * 50}]), length=20), tokenizer)
-    row = preview.preview_row("train", found.splits["train"], 0, tokenizer)
+    row = preview.preview_row(found.splits[SPLIT_TRAIN], 0, tokenizer)
     assert [(span.tokens, span.trained, span.cut) for span in row.spans] == [
         (1, False, False),
         (19, True, False),

@@ -90,6 +90,7 @@ _FILL = """
 import resource, sys
 from pathlib import Path
 from finetree_api.trainer.v1 import event_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.events.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -6,13 +6,12 @@ import sys
 import threading
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data.journal import FILE_NAME, read
-from finetree_worker.events import types
-from finetree_worker.events.convert import LogLine, Place, Translator
 from finetree_worker.events.journal import Journal
-from finetree_worker.events.reporter import Reporter
+from finetree_worker.events.reporter import JournalReporter
+from finetree_worker.plan import Price
 
 
 @pytest.fixture
@@ -29,8 +28,8 @@ def phases():
 
 @pytest.fixture
 def reporter(journal, phases):
-    translator = Translator(worker_pb2.Task(job="projects/p/jobs/j", attempt=1), Place("here", {}))
-    return Reporter(journal, translator, on_written=lambda: None, on_phase=phases.append)
+    price = Price(3600.0, "EUR")
+    return JournalReporter(journal, attempt=1, price=price, on_written=lambda: None, on_phase=phases.append)
 
 
 def stored(folder):
@@ -39,7 +38,7 @@ def stored(folder):
 
 
 def line(text):
-    return LogLine(types.Level.INFO, "test", text)
+    return event_pb2.LogLine(logger="test", text=text)
 
 
 def test_events_keep_their_order_and_the_outcome_is_last(reporter, tmp_path):
@@ -54,7 +53,7 @@ def test_events_keep_their_order_and_the_outcome_is_last(reporter, tmp_path):
 
 def test_a_checkpoint_is_on_the_disk_when_emit_returns(reporter, tmp_path):
     reporter.emit(line("before"))
-    reporter.emit(types.CheckpointSaved(5, "step-5", 10, best=False, seconds=0.1))
+    reporter.emit(event_pb2.CheckpointSaved(step=5))
     assert [event.event.WhichOneof("payload") for event in stored(tmp_path)] == ["log_line", "checkpoint_saved"]
     reporter.finish(worker_pb2.TaskOutcome())
 
@@ -75,38 +74,45 @@ def test_many_threads_may_report(reporter, tmp_path):
         assert [text for text in texts if text[0] == name] == [f"{name}{n}" for n in range(200)]
 
 
-def test_the_phase_is_told(reporter, phases):
-    reporter.emit(types.PhaseProgress(types.Phase.TOKENIZE, 0.0))
-    reporter.emit(types.PhaseProgress(types.Phase.TRAIN, 0.0))
+def test_the_phase_is_passed_on(reporter, phases):
+    reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE))
+    reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TRAIN))
     reporter.finish(worker_pb2.TaskOutcome())
     assert phases == [job_pb2.JOB_PHASE_TOKENIZE, job_pb2.JOB_PHASE_TRAIN]
 
 
-def test_an_event_that_the_contract_cannot_hold_costs_itself_only(reporter, tmp_path):
-    reporter.emit(types.CheckpointFailed(2**70, "DISK_FULL", "too large a step"))
-    reporter.emit(line("after"))
+def test_a_forecast_follows_the_step_that_it_is_due_after(reporter, tmp_path):
+    step = event_pb2.StepMetrics(step=1, total_steps=10)
+    step.eta_seconds.expected = 9.0
+    reporter.emit(step)
     reporter.finish(worker_pb2.TaskOutcome())
     first, second, _ = stored(tmp_path)
-    assert "CheckpointFailed could not be reported" in first.event.log_line.text
-    assert second.event.log_line.text == "after"
+    assert (first.event.step_metrics, second.event.forecast.eta_seconds) == (step, step.eta_seconds)
+    assert second.event.forecast.cost.amount.expected >= 9.0
+
+
+def test_the_outcome_gets_the_summary_beside_what_it_says_itself(reporter, tmp_path):
+    reporter.emit(event_pb2.StepMetrics(step=1, total_steps=1, loss=0.5))
+    own = event_pb2.RunSummary(stopped_early=True, best_step=1)
+    reporter.finish(worker_pb2.TaskOutcome(kind=worker_pb2.OUTCOME_KIND_SUCCEEDED, summary=own))
+    summary = stored(tmp_path)[-1].outcome.summary
+    assert (summary.stopped_early, summary.best_step, summary.steps, summary.final_loss) == (True, 1, 1, 0.5)
 
 
 _FILL = """
 import resource, sys
 from pathlib import Path
-from finetree_worker.events import types
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.process import outcome
 from finetree_worker.errors import StorageError
-from finetree_worker.events.reporter import Reporter
+from finetree_worker.events.reporter import JournalReporter
 from finetree_worker.events.journal import Journal
-from finetree_worker.events.convert import LogLine, Place, Translator
 journal = Journal(Path(sys.argv[1]))
-translator = Translator(worker_pb2.Task(job="j", attempt=1), Place("here", {}))
-reporter = Reporter(journal, translator, on_written=lambda: None, on_phase=lambda phase: None)
+reporter = JournalReporter(journal, attempt=1, on_written=lambda: None, on_phase=lambda phase: None)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
     while True:
-        reporter.emit(LogLine(types.Level.INFO, "test", "x" * 1000))
+        reporter.emit(event_pb2.LogLine(logger="test", text="x" * 1000))
 except StorageError as error:
     print(error.reason, reporter.finish(outcome.failed(error)))
 """

@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import methods
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.errors import Cancelled, PlanError
-from finetree_worker.events import types
-from finetree_worker.models.load import expert_parameters, linear_names, load_tokenizer
-from finetree_worker.plan import BaseModel, LoraMethod, OptimizerName, Targets, TrainPlan
-from finetree_worker.process import compatibility
+from finetree_worker.methods.lora import Lora
+from finetree_worker.methods.targets import Targets, expert_parameters, linear_names
+from finetree_worker.models.load import load_tokenizer
+from finetree_worker.plan import BaseModel, OptimizerName, Plan
 from peft import PeftModel
 from worker_harness import difference, elsewhere, loop_of, pausing, run, scripted, tuned, weights
 
 # peft 0.21 calls transformers 5 by old names.
 pytestmark = [pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")]
 
-EXPERTS = LoraMethod(rank=4, alpha=8.0, dropout=0.0, experts=True)
+EXPERTS = Lora(rank=4, alpha=8.0, dropout=0.0, experts=True)
 STACKED = r"\.experts\.(base_layer\.)*lora_[AB]\."
 INNER = {"mixtral": 48, "qwen2-moe": 24}
 
@@ -38,14 +38,12 @@ def mixture(
 
 
 @pytest.fixture
-def mixed(plan: TrainPlan, mixture: Path) -> TrainPlan:
+def mixed(plan: Plan, mixture: Path) -> Plan:
     return tuned(replace(plan, base=BaseModel(mixture, "example/mixture", "main"), method=EXPERTS), max_steps=3)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "checkpointed"])
-def test_two_steps_change_the_adapters_of_experts_and_of_linear_layers_alone(
-    mixed: TrainPlan, checkpointing: bool
-) -> None:
+def test_two_steps_change_the_adapters_of_experts_and_of_linear_layers_alone(mixed: Plan, checkpointing: bool) -> None:
     loop = loop_of(tuned(mixed, gradient_checkpointing=checkpointing, max_steps=2, epochs=None))
     before = {name: p.detach().clone() for name, p in loop.adapted.named_parameters()}
     loop.run(scripted([]))
@@ -59,31 +57,33 @@ def test_two_steps_change_the_adapters_of_experts_and_of_linear_layers_alone(
     assert sum(before[name].numel() for name in stacked) == 2 * 4 * 4 * ((32 + 2 * inner) + (inner + 32))
 
 
-def test_experts_are_left_alone_where_nobody_asks(mixed: TrainPlan) -> None:
+def test_experts_are_left_alone_where_nobody_asks(mixed: Plan) -> None:
     loop = loop_of(replace(mixed, method=replace(EXPERTS, experts=False)))
     assert not [name for name in loop.subject.trainable if re.search(STACKED, name)]
 
 
-def test_the_mlp_of_a_mixture_may_be_experts_alone(plan: TrainPlan, tiny: Callable[..., Any]) -> None:
-    model, method = tiny("mixtral"), replace(EXPERTS, targets=Targets.MLP)
-    assert linear_names(model, method) == []
-    assert len(expert_parameters(model, method)) == 2 * 2
-    assert expert_parameters(model, replace(method, targets=Targets.ATTENTION)) == []
-    assert expert_parameters(tiny("llama"), method) == []
+def test_the_mlp_of_a_mixture_may_be_experts_alone(plan: Plan, tiny: Callable[..., Any]) -> None:
+    model = tiny("mixtral")
+    assert linear_names(model, Targets.MLP, required=False) == []
+    assert len(expert_parameters(model, Targets.MLP)) == 2 * 2
+    assert expert_parameters(model, Targets.ATTENTION) == []
+    assert expert_parameters(tiny("llama"), Targets.MLP) == []
+    adapted, _ = replace(EXPERTS, targets=Targets.MLP).apply(model, plan)
+    assert all("experts" in name for name, p in adapted.named_parameters() if p.requires_grad)
     with pytest.raises(PlanError) as refused:
-        linear_names(model, replace(method, experts=False))
+        replace(EXPERTS, targets=Targets.MLP, experts=False).apply(tiny("mixtral"), plan)
     assert refused.value.reason == "TARGET_NOT_FOUND"
 
 
 @pytest.mark.parametrize("targets", [Targets.ALL_LINEAR, Targets.MLP])
-def test_plain_peft_loads_the_adapter_with_our_logits(mixed: TrainPlan, targets: Targets) -> None:
+def test_plain_peft_loads_the_adapter_with_our_logits(mixed: Plan, targets: Targets) -> None:
     from transformers import AutoModelForCausalLM
 
     loop = loop_of(replace(mixed, method=replace(EXPERTS, targets=targets)))
     loop.run(scripted([]))
     mixed.artifact.mkdir()
-    kept = {"method": loop.plan.method, "base": mixed.base, "dtype": torch.float32}
-    methods.save(loop.adapted, load_tokenizer(mixed.base.folder), mixed.artifact, **kept)
+    tokenizer = load_tokenizer(mixed.base.folder)
+    loop.plan.method.save(loop.adapted, mixed.artifact, base=mixed.base, tokenizer=tokenizer, dtype=torch.float32)
     config = json.loads((mixed.artifact / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "example/mixture"
     assert len(config["target_parameters"]) == 2 * 2
@@ -95,13 +95,13 @@ def test_plain_peft_loads_the_adapter_with_our_logits(mixed: TrainPlan, targets:
         theirs = PeftModel.from_pretrained(base, mixed.artifact).eval()(input_ids=ids).logits
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
     assert (ours - untrained).abs().max() > 1e-3
-    (verdict,) = compatibility.check(mixed.artifact, mixed.base.folder)
+    verdict = loop.plan.method.compatibility(mixed.artifact, mixed.base.folder)
     assert (verdict.loads, verdict.reason) == (True, "")
 
 
-def test_a_paused_run_ends_in_the_same_weights_bit_by_bit(mixed: TrainPlan, tmp_path: Path) -> None:
+def test_a_paused_run_ends_in_the_same_weights_bit_by_bit(mixed: Plan, tmp_path: Path) -> None:
     broken = elsewhere(mixed, tmp_path / "b")
-    losses = [step.loss for step in run(mixed).of(types.StepMetrics)]
+    losses = [step.loss for step in run(mixed).of(event_pb2.StepMetrics)]
     assert losses[-1] < losses[0]
     with pytest.raises(Cancelled):
         run(broken, pausing(2))
@@ -109,7 +109,7 @@ def test_a_paused_run_ends_in_the_same_weights_bit_by_bit(mixed: TrainPlan, tmp_
     assert difference(weights(mixed.artifact), weights(broken.artifact)) == 0.0
 
 
-def test_splitting_a_batch_changes_nothing_but_rounding(mixed: TrainPlan, tmp_path: Path) -> None:
+def test_splitting_a_batch_changes_nothing_but_rounding(mixed: Plan, tmp_path: Path) -> None:
     whole = tuned(mixed, learning_rate=0.5, packing=False, optimizer=OptimizerName.SGD)
     split = elsewhere(tuned(whole, micro_batch_size=1), tmp_path / "b")
     run(whole)

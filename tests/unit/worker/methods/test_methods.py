@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2
+from finetree_api.types.v1 import serving_pb2
 from finetree_worker.errors import Cancelled, PlanError
-from finetree_worker.events import types
+from finetree_worker.methods.full import Full
 from finetree_worker.models import load as base_models
-from finetree_worker.plan import FullMethod, Method, OptimizerName, TrainPlan
-from finetree_worker.process import compatibility
+from finetree_worker.plan import Method, OptimizerName, Plan
 from finetree_worker.training.run import adapt, load
 from torch import nn
-from worker_harness import METHODS, loop_of, pausing, run, scripted, tuned, weights
+from worker_harness import METHODS, Recorder, loop_of, pausing, run, scripted, tuned, weights
 
 # peft 0.21 calls transformers 5 by old names; 8-bit products say how they work at each one.
 pytestmark = [
@@ -36,17 +37,15 @@ def method(request: pytest.FixtureRequest) -> Method:
     return chosen
 
 
-def test_a_run_paused_twice_ends_in_the_same_weights_bit_by_bit(
-    plan: TrainPlan, method: Method, tmp_path: Path
-) -> None:
+def test_a_run_paused_twice_ends_in_the_same_weights_bit_by_bit(plan: Plan, method: Method, tmp_path: Path) -> None:
     straight = replace(plan, method=method)
     broken = replace(straight, work=tmp_path / "other", artifact=tmp_path / "resumed")
-    losses = [step.loss for step in run(straight).of(types.StepMetrics)]
+    losses = [step.loss for step in run(straight).of(event_pb2.StepMetrics)]
     assert min(losses[3:]) < losses[0]
     for stop_after in (2, 5):
         with pytest.raises(Cancelled):
             run(broken, pausing(stop_after))
-    assert run(broken).of(types.AttemptStarted)[0].restored_step == 5
+    assert run(broken).of(event_pb2.AttemptStarted)[0].restored_step == 5
     left, right = weights(straight.artifact), weights(broken.artifact)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -68,9 +67,7 @@ TRAINED = {
 @pytest.mark.parametrize(
     ("kind", "checkpointing"), [(kind, on) for kind in TRAINED for on in (False, True) if not (kind == "prefix" and on)]
 )
-def test_two_steps_change_every_tensor_that_is_trained_and_no_other(
-    plan: TrainPlan, kind: str, checkpointing: bool
-) -> None:
+def test_two_steps_change_every_tensor_that_is_trained_and_no_other(plan: Plan, kind: str, checkpointing: bool) -> None:
     """Checkpointing of layers whose input needs no gradient leaves adapters without one, and says nothing."""
     chosen = tuned(replace(plan, method=METHODS[kind]), gradient_checkpointing=checkpointing, max_steps=2)
     loop = loop_of(chosen)
@@ -87,9 +84,7 @@ def test_two_steps_change_every_tensor_that_is_trained_and_no_other(
 
 @pytest.mark.parametrize("packing", [True, False], ids=["packed", "unpacked"])
 @pytest.mark.parametrize("kind", ["full", "dora", "nf4", "prefix", "houlsby"])
-def test_splitting_a_batch_changes_nothing_but_rounding(
-    plan: TrainPlan, kind: str, tmp_path: Path, packing: bool
-) -> None:
+def test_splitting_a_batch_changes_nothing_but_rounding(plan: Plan, kind: str, tmp_path: Path, packing: bool) -> None:
     """Not so with an 8-bit base: bitsandbytes takes the outliers of a product from the whole batch."""
     whole = tuned(
         replace(plan, method=METHODS[kind]),
@@ -109,11 +104,22 @@ def test_splitting_a_batch_changes_nothing_but_rounding(
 
 
 @pytest.mark.parametrize(
-    ("kind", "server"), [("lora", "peft"), ("nf4", "peft"), ("prefix", "peft"), ("houlsby", "finetree")]
+    ("kind", "server", "artifact", "peft_type"),
+    [
+        ("full", serving_pb2.SERVING_TARGET_TRANSFORMERS, artifact_pb2.ARTIFACT_KIND_MODEL, ""),
+        ("lora", serving_pb2.SERVING_TARGET_TRANSFORMERS, artifact_pb2.ARTIFACT_KIND_ADAPTER, "LORA"),
+        ("nf4", serving_pb2.SERVING_TARGET_TRANSFORMERS, artifact_pb2.ARTIFACT_KIND_ADAPTER, "LORA"),
+        ("prefix", serving_pb2.SERVING_TARGET_TRANSFORMERS, artifact_pb2.ARTIFACT_KIND_ADAPTER, "PREFIX_TUNING"),
+        ("houlsby", serving_pb2.SERVING_TARGET_FINETREE, artifact_pb2.ARTIFACT_KIND_ADAPTER, ""),
+    ],
 )
-def test_an_artifact_is_found_to_load(plan: TrainPlan, kind: str, server: str) -> None:
-    run(replace(plan, method=METHODS[kind]))
-    (verdict,) = compatibility.check(plan.artifact, plan.base.folder)
+def test_an_artifact_says_what_it_is_and_who_loads_it(
+    plan: Plan, kind: str, server: int, artifact: int, peft_type: str
+) -> None:
+    (ready,) = run(replace(plan, method=METHODS[kind], job="projects/p/jobs/j")).of(event_pb2.ArtifactReady)
+    assert (ready.artifact.name, ready.artifact.kind) == ("projects/p/jobs/j/artifacts/artifact", artifact)
+    assert (ready.artifact.peft_type, ready.artifact.base.hub_id) == (peft_type, "example/tiny")
+    (verdict,) = ready.artifact.compat
     assert (verdict.server, verdict.loads, verdict.reason) == (server, True, "")
 
 
@@ -129,7 +135,7 @@ def dequantised(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "nf4", "fp4", "qdora", "prefix"])
-def test_plain_peft_loads_the_adapter_with_our_logits(plan: TrainPlan, kind: str) -> None:
+def test_plain_peft_loads_the_adapter_with_our_logits(plan: Plan, kind: str) -> None:
     """On the base as it is; a 4-bit run is compared on the weights that it trained against, dequantised."""
     from peft import PeftModel, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM
@@ -161,9 +167,7 @@ def test_plain_peft_loads_the_adapter_with_our_logits(plan: TrainPlan, kind: str
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
 @pytest.mark.parametrize(("kind", "mapped"), [("nf4", False), ("int8", False), ("lora", True)])
-def test_a_quantised_base_does_not_keep_its_file_in_memory(
-    plan: TrainPlan, tmp_path: Path, kind: str, mapped: bool
-) -> None:
+def test_a_quantised_base_does_not_keep_its_file_in_memory(plan: Plan, tmp_path: Path, kind: str, mapped: bool) -> None:
     """One tensor that is a view of the file would keep all of the unpacked weights beside the packed ones."""
     # Its own copy: models of other tests may not have been collected yet.
     own = Path(shutil.copytree(plan.base.folder, tmp_path / "base"))
@@ -175,7 +179,7 @@ def test_a_quantised_base_does_not_keep_its_file_in_memory(
 
 @pytest.mark.parametrize(("dtype", "way"), [(torch.float32, "mmap"), (torch.bfloat16, "pread")])
 def test_weights_that_are_converted_are_read_without_a_mapping(
-    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, way: str
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, way: str
 ) -> None:
     """The file's own type would be in memory whole beside the other one until all is read."""
     ways, opened = [], base_models.modeling_utils.safe_open  # type: ignore[attr-defined]  # transformers does not export it
@@ -191,7 +195,7 @@ def test_weights_that_are_converted_are_read_without_a_mapping(
     assert base_models.modeling_utils.safe_open is noted  # type: ignore[attr-defined]
 
 
-def test_a_quantised_base_keeps_its_head_and_embeddings_and_has_all_its_parameters(plan: TrainPlan) -> None:
+def test_a_quantised_base_keeps_its_head_and_embeddings_and_has_all_its_parameters(plan: Plan) -> None:
     plain = base_models.load_model(plan.base.folder, torch.float32, CPU)
     model = load(replace(plan, method=METHODS["nf4"]), CPU)
     assert model.get_input_embeddings().weight.dtype == torch.float32
@@ -201,7 +205,7 @@ def test_a_quantised_base_keeps_its_head_and_embeddings_and_has_all_its_paramete
     assert count == sum(p.numel() for p in plain.parameters())
 
 
-def test_evaluating_a_quantised_model_leaves_its_weights_as_they_were(plan: TrainPlan) -> None:
+def test_evaluating_a_quantised_model_leaves_its_weights_as_they_were(plan: Plan) -> None:
     """A CPU with bfloat16 instructions would pack them for a kernel that has no backward pass."""
     chosen = replace(plan, method=METHODS["nf4"])
     adapted, subject = adapt(chosen, load(chosen, CPU), CPU)
@@ -218,24 +222,24 @@ def test_bitsandbytes_advice_to_fetch_kernels_is_not_shown(caplog: pytest.LogCap
 
     from finetree_worker.process import log_capture
 
-    heard: list[object] = []
+    recorder = Recorder()
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     root = logging.getLogger()
     before = root.handlers, root.level
     try:
-        log_capture.capture().connect(heard.append)
+        log_capture.capture().connect(recorder)
         logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no kernels")
-        assert not heard
+        assert not recorder.events
         logger.warning("Something else.")
-        assert len(heard) == 1
+        assert recorder.messages == ["Something else."]
     finally:
         root.handlers, level = before
         root.setLevel(level)
         logging.captureWarnings(capture=False)
 
 
-def test_as_many_frozen_layers_as_there_are_leave_nothing_to_train(plan: TrainPlan) -> None:
+def test_as_many_frozen_layers_as_there_are_leave_nothing_to_train(plan: Plan) -> None:
     with pytest.raises(PlanError) as refused:
-        adapt(replace(plan, method=FullMethod(frozen_layers=2)), load(plan, CPU), CPU)
+        adapt(replace(plan, method=Full(frozen_layers=2)), load(plan, CPU), CPU)
     assert (refused.value.reason, refused.value.field) == ("NOTHING_TO_TRAIN", "full.frozen_layers")
     assert "at most 1 layers" in refused.value.remedy

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker import methods
-from finetree_worker.data.packing import Example, collate
+from finetree_worker.data.packing import collate
 from finetree_worker.errors import PlanError
+from finetree_worker.methods.prefix import Prefix
 from finetree_worker.models.load import load_tokenizer
-from finetree_worker.plan import PrefixMethod, TrainPlan
+from finetree_worker.plan import Plan
+from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.rows import Message, Row
 from finetree_worker.training import evaluate
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.loss import hidden_states
 from finetree_worker.training.run import adapt, load
+from worker_harness import tuned
 
 # peft 0.21 calls transformers 5 by old names; 8-bit products say how they work at each one.
 pytestmark = [
@@ -35,9 +37,9 @@ def example(row: int, length: int) -> Example:
     return Example(row, tokens, torch.ones(length, dtype=torch.bool))
 
 
-def prefixed(plan: TrainPlan, model: Any, tokens: int = 6) -> Any:
+def prefixed(plan: Plan, model: Any, tokens: int = 6) -> Any:
     """A model with a prefix that is neither zero nor any text's."""
-    chosen = replace(plan, method=PrefixMethod(tokens))
+    chosen = replace(plan, method=Prefix(tokens))
     _, subject = adapt(chosen, model, CPU)
     with torch.no_grad():
         weight = subject.trainable["prompt_encoder.default.embedding.weight"]
@@ -48,7 +50,7 @@ def prefixed(plan: TrainPlan, model: Any, tokens: int = 6) -> Any:
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 @pytest.mark.parametrize("window", [None, 24], ids=["whole", "window"])
 def test_every_packed_document_sees_the_whole_prefix_and_no_other_document(
-    plan: TrainPlan, tiny: Callable[..., Any], kind: str, window: int | None
+    plan: Plan, tiny: Callable[..., Any], kind: str, window: int | None
 ) -> None:
     """Against peft, one document at a time; also where the model looks back no further than a window."""
     if window:
@@ -66,19 +68,19 @@ def test_every_packed_document_sees_the_whole_prefix_and_no_other_document(
         first += len(document)
 
 
-def test_a_prefix_from_a_text_is_as_if_the_text_stood_before_the_row(plan: TrainPlan) -> None:
+def test_a_prefix_from_a_text_is_as_if_the_text_stood_before_the_row(plan: Plan) -> None:
     model = load(plan, CPU).eval()
     row = torch.arange(30)[None]
-    start = methods.prefix.init_tokens(PrefixMethod(6), load_tokenizer(plan.base.folder))
+    start = Prefix(6).init_tokens(load_tokenizer(plan.base.folder))
     assert len(start) == 6
     with torch.no_grad():
         whole = model(input_ids=torch.cat([torch.tensor([start]), row], dim=1)).logits[:, 6:]
-        _, subject = adapt(replace(plan, method=PrefixMethod(6)), model, CPU)
+        _, subject = adapt(replace(plan, method=Prefix(6)), model, CPU)
         behind = subject.model.eval()(input_ids=row).logits
     torch.testing.assert_close(behind, whole, atol=1e-5, rtol=0)
 
 
-def test_answers_behind_a_prefix_are_those_of_the_model_that_was_trained(plan: TrainPlan) -> None:
+def test_answers_behind_a_prefix_are_those_of_the_model_that_was_trained(plan: Plan) -> None:
     """Prompts of unequal lengths: padding between the prefix and its question would move the question."""
     model = prefixed(plan, load(plan, CPU))
     tokenizer = load_tokenizer(plan.base.folder)
@@ -97,9 +99,9 @@ def test_answers_behind_a_prefix_are_those_of_the_model_that_was_trained(plan: T
         assert answer == tokenizer.decode(made, skip_special_tokens=True).strip()
 
 
-def test_a_prefix_longer_than_the_attention_window_is_refused(plan: TrainPlan, tiny: Callable[..., Any]) -> None:
+def test_a_prefix_longer_than_the_attention_window_is_refused(plan: Plan, tiny: Callable[..., Any]) -> None:
     with pytest.raises(PlanError) as refused:
-        adapt(replace(plan, method=PrefixMethod(24)), tiny("mistral", sliding_window=24), CPU)
+        adapt(replace(plan, method=Prefix(24)), tiny("mistral", sliding_window=24), CPU)
     assert (refused.value.reason, refused.value.field) == ("PREFIX_TOO_LONG", "prefix.virtual_tokens")
 
 
@@ -107,15 +109,13 @@ def test_a_prefix_longer_than_the_attention_window_is_refused(plan: TrainPlan, t
     ("tokens", "remedy"),
     [(24, "Lower sequence_length to 8, or use fewer virtual tokens."), (32, "Use fewer virtual tokens.")],
 )
-def test_a_prefix_and_a_row_longer_than_the_models_positions_are_refused(
-    plan: TrainPlan, tokens: int, remedy: str
-) -> None:
+def test_a_prefix_and_a_row_longer_than_the_models_positions_are_refused(plan: Plan, tokens: int, remedy: str) -> None:
     from transformers import AutoModelForCausalLM, GPT2Config
 
     build: Any = AutoModelForCausalLM.from_config
     model = build(GPT2Config(n_positions=32, n_embd=16, n_layer=1, n_head=2, vocab_size=272))
     with pytest.raises(PlanError) as refused:
-        adapt(replace(plan, method=PrefixMethod(tokens)), model, CPU)
+        adapt(replace(tuned(plan, sequence_length=128), method=Prefix(tokens)), model, CPU)
     assert (refused.value.reason, refused.value.remedy) == ("PREFIX_TOO_LONG", remedy)
 
 
@@ -125,11 +125,11 @@ def test_a_text_without_tokens_starts_no_prefix(tokenizer: Any) -> None:
     stripping = copy.deepcopy(tokenizer)
     stripping.backend_tokenizer.normalizer = normalizers.Strip()
     with pytest.raises(PlanError) as refused:
-        methods.prefix.init_tokens(PrefixMethod(6, init_text="  "), stripping)
+        Prefix(6, init_text="  ").init_tokens(stripping)
     assert (refused.value.reason, refused.value.field) == ("INVALID_PREFIX_TEXT", "prefix.init_text")
 
 
-def test_a_model_whose_keys_and_values_differ_in_size_takes_no_prefix(plan: TrainPlan) -> None:
+def test_a_model_whose_keys_and_values_differ_in_size_takes_no_prefix(plan: Plan) -> None:
     """DeepSeek's heads: 12 numbers of a key, 8 of a value."""
     from transformers import AutoModelForCausalLM, DeepseekV3Config
 
@@ -138,5 +138,5 @@ def test_a_model_whose_keys_and_values_differ_in_size_takes_no_prefix(plan: Trai
     config = DeepseekV3Config(vocab_size=272, num_attention_heads=4, num_key_value_heads=4, **shape, **heads)
     build: Any = AutoModelForCausalLM.from_config
     with pytest.raises(PlanError) as refused:
-        adapt(replace(plan, method=PrefixMethod(6)), build(config), CPU)
+        adapt(replace(plan, method=Prefix(6)), build(config), CPU)
     assert (refused.value.reason, refused.value.field) == ("PREFIX_NOT_SUPPORTED", "prefix")

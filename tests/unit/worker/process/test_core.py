@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PREPARE task's reports, counted with the model's tokenizer."""
+"""A task that prepares: its reports, counted with the model's tokenizer, or in characters without one."""
 
 import gc
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from finetree_api.trainer.v1 import artifact_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
+from finetree_api.types.v1 import training_data_pb2
+from finetree_api.types.v1.training_data_pb2 import SPLIT_EVALUATION, SPLIT_TRAIN
 from finetree_api.worker.v1 import worker_pb2
+from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled, DataError
-from finetree_worker.events.convert import Published, SplitReport
-from finetree_worker.events.types import PhaseProgress, Signal
 from finetree_worker.process.runner import Sealing
 
 
@@ -18,12 +18,12 @@ class Collected:
     def __init__(self) -> None:
         self.events = []
 
-    def emit(self, event) -> None:
-        self.events.append(event)
+    def emit(self, payload, *, message="", level=0) -> None:  # noqa: ARG002 - the protocol's signature
+        self.events.append(payload)
 
     @property
     def reports(self):
-        return {event.split: event for event in self.events if isinstance(event, SplitReport)}
+        return {event.split: event for event in self.events if isinstance(event, event_pb2.DatasetReport)}
 
 
 class Control:
@@ -36,22 +36,27 @@ class Control:
 
 @pytest.fixture
 def task(base_folder, write_rows, chat_rows, tmp_path):
-    return worker_pb2.Task(
-        kind=job_pb2.TASK_KIND_PREPARE,
-        model_dir=str(base_folder),
-        dataset_file=str(write_rows(chat_rows)),
+    folders = worker_pb2.TaskFolders(
         work_dir=str(tmp_path / "work"),
         artifact_dir=str(tmp_path / "artifacts"),
         token_cache_dir=str(tmp_path / "tokens"),
         token_cache_bytes=1 << 20,
+    )
+    return worker_pb2.Task(
+        job="projects/p/jobs/j",
+        attempt=1,
+        prepare=job_pb2.PrepareTask(),
+        base=worker_pb2.TaskBaseModel(model_dir=str(base_folder)),
+        dataset_file=str(write_rows(chat_rows)),
+        folders=folders,
     )
 
 
 def prepared(task, control=None):
     from finetree_worker.process.core import TrainingCore
 
-    reporter, core = Collected(), TrainingCore()
-    core.prepare(task, Sealing(reporter, task, core), control or Control())
+    reporter = Collected()
+    TrainingCore().prepare(task, Sealing(reporter, task), control or Control())
     return reporter
 
 
@@ -60,50 +65,71 @@ def test_both_splits_are_counted_exactly(task, write_rows, chat_rows, tokenizer)
     found = prepared(task).reports
     rendered = [tokenizer.apply_chat_template(row["messages"], tokenize=False) for row in chat_rows]
     lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in rendered]
-    train, held = found["train"].report, found["evaluation"].report
+    train, held = found[SPLIT_TRAIN], found[SPLIT_EVALUATION]
     # A tokenizer that begins texts with a BOS token of its own adds one to each row; this one does not.
-    assert (train.train_rows, held.train_rows) == (11, 3)
-    assert train.total_tokens - held.total_tokens == sum(lengths[3:])
+    assert (train.profile.examples, held.profile.examples) == (11, 3)
+    assert train.profile.exact
+    assert train.profile.total_tokens - held.profile.total_tokens == sum(lengths[3:])
     assert train.longest_row_tokens == max(lengths)
     assert held.longest_row_tokens == max(lengths[:3])
-    assert sum(count for _, count in held.histogram) == 3
-    assert found["train"].rendered_example == rendered[0]
-    assert "".join(span.text for span in found["train"].example_spans) == rendered[0]
+    assert sum(bucket.count for bucket in held.profile.token_lengths) == 3
+    assert train.rendered_example == rendered[0]
+    assert "".join(span.text for span in train.example_spans) == rendered[0]
 
 
 def test_a_share_of_the_rows_is_held_out(task):
-    task.spec.evaluation.split_fraction = 0.25
+    task.prepare.split_fraction = 0.25
     found = prepared(task).reports
-    assert found["evaluation"].report.train_rows == 3
-    assert found["train"].report.train_rows == 8
+    assert (found[SPLIT_EVALUATION].profile.examples, found[SPLIT_TRAIN].profile.examples) == (3, 8)
 
 
 def test_without_a_sequence_length_nothing_is_cut(task):
-    whole = prepared(task).reports["train"].report
-    assert whole.truncated_rows == 0
-    task.spec.training.sequence_length = whole.longest_row_tokens - 1
-    task.attempt, task.work_dir = 2, task.work_dir + "2"
-    assert prepared(task).reports["train"].report.truncated_rows == 1
+    whole = prepared(task).reports[SPLIT_TRAIN]
+    assert (whole.truncated.count, whole.sequence_length) == (0, 0)
+    task.prepare.sequence_length = whole.longest_row_tokens - 1
+    task.attempt, task.folders.work_dir = 2, task.folders.work_dir + "2"
+    cut = prepared(task).reports[SPLIT_TRAIN]
+    assert (cut.truncated.count, cut.sequence_length) == (1, whole.longest_row_tokens - 1)
 
 
 def test_rows_are_kept_for_a_preview_and_announced(task):
-    artifact = next(event.artifact for event in prepared(task).events if isinstance(event, Published))
-    lines = (Path(task.artifact_dir) / "preview" / "rows.jsonl").read_text().splitlines()
+    artifact = next(e.artifact for e in prepared(task).events if isinstance(e, event_pb2.ArtifactReady))
+    lines = (Path(task.folders.artifact_dir) / "preview" / "rows.jsonl").read_text().splitlines()
     assert (artifact.kind, len(lines)) == (artifact_pb2.ARTIFACT_KIND_REPORT, 11)
+    assert artifact.name == "projects/p/jobs/j/artifacts/preview"
     assert [file.path for file in artifact.files] == ["rows.jsonl"]
     assert not artifact.compat
 
 
-def test_the_second_report_tokenises_nothing(task):
-    first = prepared(task).reports["train"].report
-    task.attempt, task.work_dir = 2, task.work_dir + "2"
-    second = prepared(task).reports["train"].report
-    assert (first.from_cache, second.from_cache) == (False, True)
-    assert replace(second, from_cache=False) == first
+def test_the_second_report_tokenizes_nothing(task):
+    first = prepared(task).reports[SPLIT_TRAIN]
+    task.attempt, task.folders.work_dir = 2, task.folders.work_dir + "2"
+    second = prepared(task).reports[SPLIT_TRAIN]
+    assert (first.tokens_from_cache, second.tokens_from_cache) == (False, True)
+    second.tokens_from_cache = False
+    assert second == first
+
+
+def test_without_a_model_rows_are_checked_and_counted_in_characters(task, write_rows):
+    task.base.Clear()
+    task.dataset_file = str(write_rows([{"text": "a" * 400}, {"text": ""}, {"text": "b" * 40}] + [{"text": "c"}] * 200))
+    report = prepared(task).reports[SPLIT_TRAIN]
+    assert (report.rows, report.profile.examples, report.skipped.count) == (203, 202, 1)
+    assert (report.profile.exact, report.profile.total_tokens) == (False, 100 + 10 + 200)
+    assert report.row_format == training_data_pb2.ROW_FORMAT_TEXT
+    assert not report.HasField("percentiles")
+
+
+def test_without_a_model_a_bad_row_is_named_too(task, write_rows):
+    task.base.Clear()
+    task.dataset_file = str(write_rows([{"text": "a"}, {"text": 5}], "bad.jsonl"))
+    with pytest.raises(DataError) as refused:
+        prepared(task)
+    assert (refused.value.reason, refused.value.row) == ("MALFORMED_ROW", 2)
 
 
 def test_progress_begins_and_ends(task):
-    progress = [event.fraction for event in prepared(task).events if isinstance(event, PhaseProgress)]
+    progress = [event.fraction for event in prepared(task).events if isinstance(event, event_pb2.PhaseProgress)]
     assert (progress[0], progress[-1]) == (0.0, 1.0)
 
 

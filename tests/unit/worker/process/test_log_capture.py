@@ -4,9 +4,22 @@
 import logging
 
 import pytest
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.errors import StorageError
-from finetree_worker.events.types import Level
 from finetree_worker.process.log_capture import LogCapture, own_log, set_environment
+
+
+class Lines:
+    """Keeps the lines that are handed on; `then` is called with each."""
+
+    def __init__(self, then=lambda: None) -> None:
+        self.texts, self.levels, self.loggers, self._then = [], [], [], then
+
+    def emit(self, payload, *, message="", level=0) -> None:  # noqa: ARG002 - the protocol's signature
+        self.texts.append(payload.text)
+        self.loggers.append(payload.logger)
+        self.levels.append(level)
+        self._then()
 
 
 @pytest.fixture
@@ -26,14 +39,13 @@ def capture(logger):
 
 
 def test_warnings_are_detail_and_errors_are_errors(logger, capture):
-    lines = []
-    capture.connect(lines.append)
+    lines = Lines()
+    capture.connect(lines)
     logger.warning("install %s", "kernels")
     logger.error("broken")
-    assert [(line.level, line.logger, line.text) for line in lines] == [
-        (None, "some.library", "install kernels"),
-        (Level.ERROR, "some.library", "broken"),
-    ]
+    assert lines.texts == ["install kernels", "broken"]
+    assert lines.loggers == ["some.library"] * 2
+    assert lines.levels == [event_pb2.EVENT_LEVEL_DEBUG, event_pb2.EVENT_LEVEL_ERROR]
 
 
 @pytest.mark.parametrize(
@@ -46,54 +58,56 @@ def test_warnings_are_detail_and_errors_are_errors(logger, capture):
     ],
 )
 def test_our_folders_stay_here(logger, capture, said, shown):
-    lines = []
-    capture.connect(lines.append)
+    lines = Lines()
+    capture.connect(lines)
     logger.warning(said)
-    assert lines[0].text == shown
+    assert lines.texts == [shown]
+
+
+def test_what_is_no_unicode_is_replaced(capture):
+    lines = Lines()
+    capture.connect(lines)
+    capture.handle(logging.makeLogRecord({"name": "some.library", "levelno": logging.INFO, "msg": "file \udcff"}))
+    assert lines.texts == ["file ?"]
 
 
 def test_what_came_before_the_task_is_handed_on(logger, capture):
     for number in range(300):
         logger.info("early %d", number)
-    lines = []
-    capture.connect(lines.append)
+    lines = Lines()
+    capture.connect(lines)
     logger.info("late")
-    assert len(lines) == 201
-    assert (lines[0].text, lines[-1].text) == ("early 0", "late")
+    assert len(lines.texts) == 201
+    assert (lines.texts[0], lines.texts[-1]) == ("early 0", "late")
 
 
 def test_a_record_made_while_handing_one_on_does_not_come_back(logger, capture):
-    lines = []
-
-    def emit(line) -> None:
-        lines.append(line)
-        logger.warning("again")
-
-    capture.connect(emit)
+    lines = Lines(lambda: logger.warning("again"))
+    capture.connect(lines)
     logger.warning("once")
-    assert [line.text for line in lines] == ["once"]
+    assert lines.texts == ["once"]
 
 
 def test_a_full_disk_does_not_break_whoever_logs(logger, capture):
-    def refuse(_line) -> None:
+    def refuse() -> None:
         raise StorageError("DISK_FULL", "full")
 
-    capture.connect(refuse)
+    capture.connect(Lines(refuse))
     logger.warning("lost")
 
 
 def test_after_the_outcome_nothing_is_handed_on(logger, capture):
-    lines = []
-    capture.connect(lines.append)
+    lines = Lines()
+    capture.connect(lines)
     capture.disconnect()
     logger.warning("late")
-    assert lines == []
+    assert lines.texts == []
 
 
 def test_the_workers_own_lines_and_stack_traces_go_to_its_file(tmp_path):
     own = logging.getLogger("finetree_worker.test")
-    root_handler, lines = LogCapture(), []
-    root_handler.connect(lines.append)
+    root_handler, lines = LogCapture(), Lines()
+    root_handler.connect(lines)
     handler = own_log(tmp_path)
     own.addHandler(root_handler)
     try:
@@ -101,7 +115,7 @@ def test_the_workers_own_lines_and_stack_traces_go_to_its_file(tmp_path):
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
-    assert lines == []
+    assert lines.texts == []
     assert "RuntimeError: /srv/secret" in (tmp_path / "worker.log").read_text()
 
 

@@ -14,13 +14,13 @@ import torch
 from finetree_worker.atomic_files import size
 from finetree_worker.data.dataset import load_dataset
 from finetree_worker.errors import Cancelled
-from finetree_worker.plan import LossOn, TrainPlan
+from finetree_worker.plan import DataPlan, LossOn
 from finetree_worker.tokenize import cache
 from finetree_worker.tokenize.rows import RowSource
 from worker_harness import data_plan, tokenised
 
 
-def _cached(plan: TrainPlan, folder: Path, limit: int = 1 << 30) -> TrainPlan:
+def _cached(plan: DataPlan, folder: Path, limit: int = 1 << 30) -> DataPlan:
     return replace(plan, token_cache=folder / "tokens", token_cache_bytes=limit)
 
 
@@ -44,17 +44,18 @@ def test_the_second_task_on_the_same_data_tokenises_nothing(
 ) -> None:
     plan = _cached(data_plan(write_rows(chat_rows), length=48), tmp_path)
     first = tokenised(plan, tokenizer)
-    assert not first.report.from_cache
+    assert not first.report.tokens_from_cache
     _refuse_to_tokenize(monkeypatch)
     again = tokenised(plan, tokenizer)
-    assert again.report == replace(first.report, from_cache=True)
+    first.report.tokens_from_cache = True
+    assert again.report == first.report
     for one, other in zip(first.train, again.train, strict=True):
         assert one.row == other.row
         assert torch.equal(one.tokens, other.tokens)
         assert torch.equal(one.is_target, other.is_target)
 
 
-def test_another_length_split_or_packing_uses_the_same_tokens(
+def test_another_length_or_split_uses_the_same_tokens(
     write_rows: Callable[..., Path],
     tokenizer: Any,
     chat_rows: list[Any],
@@ -64,7 +65,7 @@ def test_another_length_split_or_packing_uses_the_same_tokens(
     path = write_rows(chat_rows)
     tokenised(_cached(data_plan(path), tmp_path), tokenizer)
     _refuse_to_tokenize(monkeypatch)
-    changed = _cached(data_plan(path, length=48, packing=False, split_fraction=0.3), tmp_path)
+    changed = _cached(data_plan(path, length=48, split_fraction=0.3), tmp_path)
     kept, fresh = tokenised(changed, tokenizer), [e.row for e in tokenised(changed, tokenizer).train]
     assert [e.row for e in kept.train] == fresh
     assert max(len(e) for e in kept.train) == 48
@@ -104,9 +105,9 @@ def test_damaged_tokens_are_made_anew(
         file.unlink()  # what is mapped must not change under the reader above
         file.write_bytes({"cut": whole[:-40], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}[damage])
     again = tokenised(plan, tokenizer)
-    assert not again.report.from_cache
+    assert not again.report.tokens_from_cache
     assert [e.tokens.tolist() for e in again.train] == first
-    assert tokenised(plan, tokenizer).report.from_cache
+    assert tokenised(plan, tokenizer).report.tokens_from_cache
 
 
 def test_what_was_used_longest_ago_is_deleted_first(
@@ -122,7 +123,7 @@ def test_what_was_used_longest_ago_is_deleted_first(
     room = 2 * max(size(entry) for entry in _entries(tmp_path)) + 100
     tokenised(replace(plans[2], token_cache_bytes=room), tokenizer)
     assert len(_entries(tmp_path)) == 2
-    assert [tokenised(plan, tokenizer).report.from_cache for plan in (plans[0], plans[2], plans[1])] == [
+    assert [tokenised(plan, tokenizer).report.tokens_from_cache for plan in (plans[0], plans[2], plans[1])] == [
         True,
         True,
         False,
@@ -134,7 +135,7 @@ def test_a_dataset_larger_than_the_cache_is_trained_on_and_not_kept(
 ) -> None:
     found = tokenised(_cached(data_plan(write_rows(chat_rows)), tmp_path, limit=10), tokenizer)
     assert not _entries(tmp_path)
-    assert sum(len(example) for example in found.train) == found.report.total_tokens
+    assert sum(len(example) for example in found.train) == found.report.profile.total_tokens
 
 
 def test_what_a_killed_task_left_is_deleted_once_it_is_silent(
@@ -168,8 +169,8 @@ def test_a_task_that_is_killed_while_it_tokenises_spoils_nothing(
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert [path.suffix for path in (tmp_path / "tokens").iterdir()] == [".tmp"]
     found = tokenised(plan, tokenizer)
-    assert (found.report.from_cache, found.report.train_rows) == (False, len(chat_rows))
-    assert tokenised(plan, tokenizer).report.from_cache
+    assert (found.report.tokens_from_cache, found.report.profile.examples) == (False, len(chat_rows))
+    assert tokenised(plan, tokenizer).report.tokens_from_cache
 
 
 def test_two_tasks_that_tokenise_the_same_at_once_both_get_it(

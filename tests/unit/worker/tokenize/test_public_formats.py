@@ -39,8 +39,8 @@ def shown(tokenizer: Any) -> Callable[[Path], tuple[Format | None, list[str]]]:
 
     def show(path: Path) -> tuple[Format | None, list[str]]:
         file = RowSource(path).open()
-        rendered = [render(row, file.layout or Format.TEXT, template, LossOn.COMPLETIONS) for row in rows_of(file)]
-        return file.layout, [marked(row.text, row.spans) for row in rendered]
+        rendered = [render(row, file.row_format or Format.TEXT, template, LossOn.COMPLETIONS) for row in rows_of(file)]
+        return file.row_format, [marked(row.text, row.spans) for row in rendered]
 
     return show
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from finetree_worker.data.packing import Example
 from finetree_worker.errors import DataError
 from finetree_worker.plan import LossOn
+from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.rows import Format, Message, Row
 from finetree_worker.tokenize.tokenizer import tokenize
 from finetree_worker.tokenize.tool_calls import written_out

@@ -10,30 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetree_api.trainer.v1 import event_pb2
 from finetree_data.files import content
 from finetree_worker.errors import TaskError
-from finetree_worker.events import types
-from finetree_worker.plan import TrainPlan
+from finetree_worker.plan import Plan
 from worker_harness import LORA, Recorder, run, tuned
 
 GOOD = b'{"prompt": "p", "completion": "c"}\n'
 LONG = b'{"prompt": "' + b"x" * (50 * 1024 * 1024) + b'", "completion": "c"}\n'
 
 
-def file_of(data: Callable[[], bytes], name: str = "train.jsonl") -> Callable[[TrainPlan, Path], TrainPlan]:
+def file_of(data: Callable[[], bytes], name: str = "train.jsonl") -> Callable[[Plan, Path], Plan]:
     """The plan with another training file."""
 
-    def change(plan: TrainPlan, folder: Path) -> TrainPlan:
+    def change(plan: Plan, folder: Path) -> Plan:
         (folder / name).write_bytes(data())
-        return replace(plan, dataset=folder / name)
+        return replace(plan, data=replace(plan.data, train=folder / name))
 
     return change
 
 
-def base_of(spoil: Callable[[Path], object]) -> Callable[[TrainPlan, Path], TrainPlan]:
+def base_of(spoil: Callable[[Path], object]) -> Callable[[Plan, Path], Plan]:
     """The plan with a copy of the base that is spoilt."""
 
-    def change(plan: TrainPlan, folder: Path) -> TrainPlan:
+    def change(plan: Plan, folder: Path) -> Plan:
         copy = folder / "base"
         shutil.copytree(plan.base.folder, copy)
         spoil(copy)
@@ -66,7 +66,7 @@ def lying_parquet() -> bytes:
     return stream.getvalue().replace(b"row 1500", b"row \xff\xff\xff\xff")
 
 
-CASES: dict[str, tuple[Callable[[TrainPlan, Path], TrainPlan], str, str]] = {
+CASES: dict[str, tuple[Callable[[Plan, Path], Plan], str, str]] = {
     # What is changed, the reason, and the field.
     "no training data at all": (file_of(lambda: b"%PDF-1.7"), "UNSUPPORTED_FILE", "dataset"),
     "neither JSON nor a table": (file_of(lambda: b"Dear reader,\n"), "MALFORMED_ROW", "dataset[1]"),
@@ -125,7 +125,7 @@ CASES: dict[str, tuple[Callable[[TrainPlan, Path], TrainPlan], str, str]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_refused_before_training_with_nothing_left_behind(
-    plan: TrainPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(content, "FREE_BYTES", 100_000)
     change, reason, field = CASES[name]
@@ -136,13 +136,13 @@ def test_it_is_refused_before_training_with_nothing_left_behind(
     assert (refused.value.reason, refused.value.field) == (reason, field)
     assert refused.value.remedy
     assert str(tmp_path) not in refused.value.message
-    assert not recorder.of(types.StepMetrics)
-    assert not recorder.of(types.AttemptStarted)
+    assert not recorder.of(event_pb2.StepMetrics)
+    assert not recorder.of(event_pb2.AttemptStarted)
     assert not changed.artifact.exists()
     assert not [path for path in changed.work.rglob("*") if path.is_file()]
 
 
-def test_a_vocabulary_that_does_not_match_is_refused(plan: TrainPlan, tmp_path: Path, tokenizer: Any) -> None:
+def test_a_vocabulary_that_does_not_match_is_refused(plan: Plan, tmp_path: Path, tokenizer: Any) -> None:
     from copy import deepcopy
 
     larger = deepcopy(tokenizer)

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_worker import atomic_files
+from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled, CheckpointError, StorageError
-from finetree_worker.events import types
-from finetree_worker.events.types import Signal
-from finetree_worker.plan import CheckpointPlan, EvaluationPlan, Metric, OptimizerName, TrainPlan
+from finetree_worker.plan import CheckpointPlan, Metric, OptimizerName, Plan
 from finetree_worker.training import checkpoint
-from worker_harness import Recorder, pausing, run, tuned, weights
+from worker_harness import Recorder, held_out, pausing, run, tuned, weights
 
 
 @pytest.mark.parametrize("optimizer", [OptimizerName.ADAMW, OptimizerName.ADAMW_8BIT])
 def test_a_resumed_run_ends_in_the_same_weights_bit_by_bit(
-    plan: TrainPlan, tmp_path: Path, optimizer: OptimizerName
+    plan: Plan, tmp_path: Path, optimizer: OptimizerName
 ) -> None:
     straight = tuned(plan, optimizer=optimizer)
     broken = replace(straight, work=tmp_path / "other", artifact=tmp_path / "resumed")
@@ -29,40 +29,40 @@ def test_a_resumed_run_ends_in_the_same_weights_bit_by_bit(
         with pytest.raises(Cancelled):
             run(broken, pausing(stop_after))
     recorder = run(broken)
-    assert recorder.of(types.AttemptStarted)[0].restored_step == 5
-    assert [step.step for step in recorder.of(types.StepMetrics)] == [6]
+    assert recorder.of(event_pb2.AttemptStarted)[0].restored_step == 5
+    assert [step.step for step in recorder.of(event_pb2.StepMetrics)] == [6]
     left, right = weights(straight.artifact), weights(broken.artifact)
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_another_plan_does_not_resume_from_this_ones_checkpoint(plan: TrainPlan) -> None:
+def test_another_plan_does_not_resume_from_this_ones_checkpoint(plan: Plan) -> None:
     with pytest.raises(Cancelled):
         run(plan, pausing(2))
     recorder = run(tuned(plan, learning_rate=1e-4))
-    assert recorder.of(types.AttemptStarted)[0].restored_step == 0
+    assert recorder.of(event_pb2.AttemptStarted)[0].restored_step == 0
 
 
-def test_another_thread_count_resumes_with_a_warning(plan: TrainPlan) -> None:
+def test_another_thread_count_resumes_with_a_warning(plan: Plan) -> None:
     with pytest.raises(Cancelled):
         run(plan, pausing(2))
     recorder = run(replace(plan, threads=2))
-    assert [alert.reason for alert in recorder.of(types.Alert)] == ["EXECUTION_PLAN_CHANGED"]
+    assert recorder.alerts() == ["EXECUTION_PLAN_CHANGED"]
 
 
-def test_a_checkpoint_on_demand_does_not_stop_the_run(plan: TrainPlan) -> None:
+def test_a_checkpoint_on_demand_does_not_stop_the_run(plan: Plan) -> None:
     recorder = run(plan, Recorder({3: Signal.CHECKPOINT}))
-    assert [saved.step for saved in recorder.of(types.CheckpointSaved)] == [3]
-    assert len(recorder.of(types.StepMetrics)) == 6
+    assert [saved.step for saved in recorder.of(event_pb2.CheckpointSaved)] == [3]
+    assert len(recorder.of(event_pb2.StepMetrics)) == 6
 
 
-def test_cancel_writes_nothing(plan: TrainPlan) -> None:
+def test_cancel_writes_nothing(plan: Plan) -> None:
     with pytest.raises(Cancelled):
         run(plan, Recorder({2: Signal.CANCEL}))
     assert not plan.artifact.exists()
     assert not plan.checkpoints_dir.exists()
 
 
-def test_the_newest_damaged_checkpoint_is_passed_over(plan: TrainPlan) -> None:
+def test_the_newest_damaged_checkpoint_is_passed_over(plan: Plan) -> None:
     scheduled = replace(plan, checkpoints=CheckpointPlan(every_steps=1, keep=3))
     with pytest.raises(Cancelled):
         run(scheduled, pausing(4))
@@ -70,41 +70,39 @@ def test_the_newest_damaged_checkpoint_is_passed_over(plan: TrainPlan) -> None:
     (newest / "weights.safetensors").write_bytes((newest / "weights.safetensors").read_bytes()[:-8])
     (plan.checkpoints_dir / "step-00000009").mkdir()
     recorder = run(scheduled)
-    assert recorder.of(types.AttemptStarted)[0].restored_step == 3
+    assert recorder.of(event_pb2.AttemptStarted)[0].restored_step == 3
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_run(plan: TrainPlan) -> None:
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(plan: Plan) -> None:
     # A file where the folder should be: the system refuses to write, as it does on a full disk.
     plan.work.mkdir()
     plan.checkpoints_dir.write_text("in the way")
     recorder = run(replace(plan, checkpoints=CheckpointPlan(every_steps=2)))
-    assert [failed.reason for failed in recorder.of(types.CheckpointFailed)] == ["STORAGE_FAILED"] * 2
+    assert [failed.reason for failed in recorder.of(event_pb2.CheckpointFailed)] == ["STORAGE_FAILED"] * 2
     assert plan.artifact.is_dir()
     with pytest.raises(StorageError):
         run(replace(plan, artifact=plan.artifact.with_name("b")), pausing(2))
 
 
-def test_a_pause_while_evaluating_at_the_end_keeps_the_training(
-    plan: TrainPlan, write_rows: Callable[..., Path]
-) -> None:
+def test_a_pause_while_evaluating_at_the_end_keeps_the_training(plan: Plan, write_rows: Callable[..., Path]) -> None:
     held = write_rows([{"prompt": "held", "completion": "out"}], "eval.jsonl")
-    evaluated = replace(plan, evaluation=EvaluationPlan(held, metrics=(Metric.LOSS,)))
+    evaluated = held_out(plan, held, metrics=(Metric.LOSS,))
 
     class PauseAfterTraining(Recorder):
-        def emit(self, event: Any) -> None:
-            super().emit(event)
-            if isinstance(event, types.PhaseProgress) and event.phase is types.Phase.EVALUATE_AFTER:
+        def emit(self, payload: Any, **more: Any) -> None:
+            super().emit(payload, **more)
+            if isinstance(payload, event_pb2.PhaseProgress) and payload.phase == job_pb2.JOB_PHASE_EVALUATE_AFTER:
                 self.asked = Signal.PAUSE
 
     with pytest.raises(Cancelled):
         run(evaluated, PauseAfterTraining())
     recorder = run(evaluated)
-    assert recorder.of(types.AttemptStarted)[0].restored_step == 6
-    assert not recorder.of(types.StepMetrics)
+    assert recorder.of(event_pb2.AttemptStarted)[0].restored_step == 6
+    assert not recorder.of(event_pb2.StepMetrics)
     assert plan.artifact.is_dir()
 
 
-def test_a_checkpoint_holds_no_pickle_and_fits_only_its_layers(plan: TrainPlan) -> None:
+def test_a_checkpoint_holds_no_pickle_and_fits_only_its_layers(plan: Plan) -> None:
     with pytest.raises(Cancelled):
         run(plan, pausing(2))
     folder = plan.checkpoints_dir / "step-00000002"
@@ -115,7 +113,7 @@ def test_a_checkpoint_holds_no_pickle_and_fits_only_its_layers(plan: TrainPlan) 
         checkpoint.restore(found, {}, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]))
 
 
-def test_what_another_run_left_in_the_folder_costs_this_one_no_checkpoint(plan: TrainPlan, tmp_path: Path) -> None:
+def test_what_another_run_left_in_the_folder_costs_this_one_no_checkpoint(plan: Plan, tmp_path: Path) -> None:
     """Stale checkpoints of later steps would else be the newest, and one of the same step be taken for this run's."""
     stale = replace(tuned(plan, learning_rate=1e-4), checkpoints=CheckpointPlan(every_steps=1, keep=9))
     run(stale)
@@ -124,8 +122,8 @@ def test_what_another_run_left_in_the_folder_costs_this_one_no_checkpoint(plan: 
         run(mine, pausing(2))
     assert checkpoint.newest(plan.checkpoints_dir, stale.numerics_hash()).position.step == 5
     recorder = run(mine)
-    assert recorder.of(types.AttemptStarted)[0].restored_step == 2
-    assert [saved.step for saved in recorder.of(types.CheckpointSaved)] == [3, 4, 5]
+    assert recorder.of(event_pb2.AttemptStarted)[0].restored_step == 2
+    assert [saved.step for saved in recorder.of(event_pb2.CheckpointSaved)] == [3, 4, 5]
     assert checkpoint.newest(plan.checkpoints_dir, mine.numerics_hash()).position.step == 5
 
 
@@ -140,9 +138,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors"])
-def test_a_pickle_in_a_checkpoint_is_refused_and_none_of_its_code_runs(
-    plan: TrainPlan, tmp_path: Path, name: str
-) -> None:
+def test_a_pickle_in_a_checkpoint_is_refused_and_none_of_its_code_runs(plan: Plan, tmp_path: Path, name: str) -> None:
     """Also where whoever put it there made the manifest fit, and also beside the files that belong there."""
     with pytest.raises(Cancelled):
         run(plan, pausing(2))

@@ -10,15 +10,16 @@ from typing import Any
 import pynvml
 import pytest
 import torch
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker import device_memory
 from finetree_worker.errors import MemoryExhaustedError
-from finetree_worker.events import types
-from finetree_worker.events.types import DeviceSample
-from finetree_worker.methods import qlora
+from finetree_worker.methods.full import Full
+from finetree_worker.methods.lora import Lora
+from finetree_worker.methods.qlora import Qlora, Quantization
 from finetree_worker.models import load as base_models
-from finetree_worker.plan import FullMethod, LoraMethod, OptimizerName, Precision, QloraMethod, Quantization, TrainPlan
+from finetree_worker.plan import OptimizerName, Plan, Precision
 from finetree_worker.training import optimizers, preflight
-from finetree_worker.training.run import _dtype
+from finetree_worker.training.run import weight_dtype
 from worker_harness import optimization, run, tuned
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -84,38 +85,38 @@ def test_a_gpu_has_bfloat16_from_ampere_on(
 
 @pytest.mark.parametrize(("precision", "told"), [(Precision.BF16, True), (Precision.FP32, False)])
 def test_a_run_says_that_bfloat16_is_emulated(
-    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, precision: Precision, told: bool
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, precision: Precision, told: bool
 ) -> None:
     monkeypatch.setattr(device_memory, "emulates_bfloat16", lambda _: True)
     recorder = run(tuned(plan, precision=precision, max_steps=1, epochs=None))
-    assert [alert.reason for alert in recorder.of(types.Alert)] == ["BFLOAT16_EMULATED"] * told
+    assert recorder.alerts() == ["BFLOAT16_EMULATED"] * told
 
 
 @pytest.mark.parametrize(
     ("method", "precision", "loaded", "stored"),
     [
-        (FullMethod(), Precision.BF16, torch.bfloat16, torch.bfloat16),
-        (FullMethod(), Precision.BF16_MIXED, torch.float32, torch.bfloat16),
-        (FullMethod(), Precision.FP16_MIXED, torch.float32, torch.float16),
-        (FullMethod(), Precision.FP32, torch.float32, torch.float32),
-        (LoraMethod(), Precision.BF16, torch.bfloat16, torch.bfloat16),
-        (LoraMethod(), Precision.BF16_MIXED, torch.bfloat16, torch.bfloat16),
-        (LoraMethod(), Precision.FP16_MIXED, torch.float16, torch.float16),
-        (QloraMethod(), Precision.FP16_MIXED, torch.float16, torch.float16),
+        (Full(), Precision.BF16, torch.bfloat16, torch.bfloat16),
+        (Full(), Precision.BF16_MIXED, torch.float32, torch.bfloat16),
+        (Full(), Precision.FP16_MIXED, torch.float32, torch.float16),
+        (Full(), Precision.FP32, torch.float32, torch.float32),
+        (Lora(), Precision.BF16, torch.bfloat16, torch.bfloat16),
+        (Lora(), Precision.BF16_MIXED, torch.bfloat16, torch.bfloat16),
+        (Lora(), Precision.FP16_MIXED, torch.float16, torch.float16),
+        (Qlora(), Precision.FP16_MIXED, torch.float16, torch.float16),
     ],
-    ids=lambda value: getattr(value, "kind", str(value)),
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_weights_have_the_type_of_the_precision(
-    plan: TrainPlan, method: Any, precision: Precision, loaded: torch.dtype, stored: torch.dtype
+    plan: Plan, method: Any, precision: Precision, loaded: torch.dtype, stored: torch.dtype
 ) -> None:
     chosen = replace(tuned(plan, precision=precision), method=method)
-    assert (_dtype(chosen), _dtype(chosen, stored=True)) == (loaded, stored)
+    assert (weight_dtype(chosen), weight_dtype(chosen, stored=True)) == (loaded, stored)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_four_bit_products_are_computed_in_the_type_of_the_run(dtype: torch.dtype) -> None:
     """bitsandbytes computes in float32 by default, many times slower on a GPU."""
-    settings = qlora.quantization(QloraMethod(quantization=Quantization.NF4), dtype)
+    settings = Qlora(quantized_as=Quantization.NF4).quantization(dtype)
     assert (settings.bnb_4bit_compute_dtype, settings.bnb_4bit_quant_type) == (dtype, "nf4")
     assert base_models.placement(CUDA, settings)["device_map"] == {"": "cuda:0"}
     assert base_models.placement(torch.device("cuda", 1), settings)["device_map"] == {"": "cuda:1"}
@@ -140,7 +141,7 @@ def test_a_model_that_does_not_fit_is_no_unreadable_model(
         raise error
 
     monkeypatch.setattr(base_models.AutoModelForCausalLM, "from_pretrained", refusing)
-    four_bit = qlora.quantization(QloraMethod(LoraMethod()), torch.bfloat16)
+    four_bit = Qlora(Lora()).quantization(torch.bfloat16)
     for dtype, quantization, advice in (
         (torch.float32, None, "Use qlora, bfloat16 weights, a smaller model,"),
         (torch.bfloat16, None, "Use qlora, a smaller model,"),
@@ -175,10 +176,12 @@ def test_the_gpus_figures_are_read_until_its_driver_fails(monkeypatch: pytest.Mo
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", driver.utilization)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda _: SimpleNamespace(used=5 << 30))
     monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", lambda _: 250_500)
-    watch = device_memory.DeviceWatch(CUDA)
+    watch = device_memory.DeviceWatch(CUDA, node="here", device_id="cuda:1")
     # A driver that fails ends the figures, and no exception leaves the thread.
     watch._run()
-    assert watch.latest == DeviceSample(42.0, 5 << 30, 250.5)
+    assert watch.latest == event_pb2.DeviceMetrics(
+        node="here", device_id="cuda:1", utilization_percent=42.0, used_bytes=5 << 30, power_watts=250.5
+    )
     assert named == ["GPU-1234"]
     assert driver.answers == -1
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker.data.packing import Example
 from finetree_worker.errors import Cancelled, MemoryExhaustedError
+from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.rows import Message, Row
 from finetree_worker.training import evaluate
 from worker_harness import rows_of

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.errors import DataError
-from finetree_worker.events import types
-from finetree_worker.plan import CheckpointPlan, EvaluationPlan, FullMethod, Metric, Schedule, TrainPlan
+from finetree_worker.methods.full import Full
+from finetree_worker.plan import CheckpointPlan, EvaluationPlan, Metric, Plan, Schedule
 from finetree_worker.training import checkpoint, evaluate
-from worker_harness import Recorder, difference, elsewhere, loop_of, run, scripted, tuned, weights, weights_at
+from worker_harness import Recorder, difference, elsewhere, held_out, loop_of, run, scripted, tuned, weights, weights_at
 
 
 @dataclass(frozen=True)
@@ -39,25 +40,28 @@ class Story:
         pytest.param(Story((0.5, 0.51, 0.52, 0.9), 3, 3, 0.1, by=Metric.TOKEN_ACCURACY), id="accuracy: below delta"),
     ],
 )
-def test_training_stops_when_patience_is_over_and_the_best_weights_count(plan: TrainPlan, story: Story) -> None:
+def test_training_stops_when_patience_is_over_and_the_best_weights_count(plan: Plan, story: Story) -> None:
     plan = replace(plan, evaluation=EvaluationPlan(every_steps=1, early_stopping_patience=2, best_by=story.by))
     plan = replace(plan, evaluation=replace(plan.evaluation, early_stopping_min_delta=story.delta))
     recorder = Recorder()
     loop = loop_of(plan, recorder)
-    loop.run(scripted(story.values))
+    trained = loop.run(scripted(story.values))
     last, best = story.last, story.best
-    assert len(recorder.of(types.StepMetrics)) == last
+    assert len(recorder.of(event_pb2.StepMetrics)) == last
     now = {name: p.detach().clone() for name, p in loop.subject.trainable.items()}
-    restored = recorder.of(types.BestRestored)
+    restored = recorder.of(event_pb2.Alert)
     if restored:
-        assert (restored[0].step, restored[0].best_step, restored[0].early) == (last, best, last < 6)
-        assert (restored[0].best_value, restored[0].metric) == (story.values[best - 1], story.by.value)
+        assert recorder.alerts() == ["EARLY_STOPPED" if last < 6 else "BEST_RESTORED"]
+        metric = f"{story.by.value.replace('_', ' ')} {story.values[best - 1]:.4g}"
+        assert f"after step {last}; the weights of step {best} are kept, {metric}" in restored[0].message
+        assert (trained.best_step, trained.stopped_early) == (best, last < 6)
         assert difference(now, weights_at(plan, best)) == 0.0
     else:
         assert last == best == 6
+        assert (trained.best_step, trained.stopped_early) == (0, False)
 
 
-def test_a_run_that_stopped_early_does_not_go_on_when_it_is_resumed(plan: TrainPlan) -> None:
+def test_a_run_that_stopped_early_does_not_go_on_when_it_is_resumed(plan: Plan) -> None:
     plan = replace(plan, evaluation=EvaluationPlan(every_steps=1, early_stopping_patience=1))
     first = loop_of(plan)
     first.run(scripted([1.0, 2.0]))
@@ -65,20 +69,18 @@ def test_a_run_that_stopped_early_does_not_go_on_when_it_is_resumed(plan: TrainP
     recorder = Recorder()
     second = loop_of(plan, recorder)
     assert second.restore() == 2
-    second.run(scripted([]))
-    assert not recorder.of(types.StepMetrics)
-    assert [event.best_step for event in recorder.of(types.BestRestored)] == [1]
+    assert second.run(scripted([])).best_step == 1
+    assert not recorder.of(event_pb2.StepMetrics)
+    assert recorder.alerts() == ["EARLY_STOPPED"]
     assert difference(dict(second.subject.trainable), weights_at(plan, 1)) == 0.0
 
 
-def test_the_best_checkpoint_is_what_is_published(plan: TrainPlan, write_rows: Callable[..., Path]) -> None:
+def test_the_best_checkpoint_is_what_is_published(plan: Plan, write_rows: Callable[..., Path]) -> None:
     held = write_rows([{"prompt": "held", "completion": "out"}], "eval.jsonl")
-    plan = replace(
-        tuned(plan, epochs=20.0, learning_rate=2.0),
-        evaluation=EvaluationPlan(held, metrics=(Metric.LOSS,), every_steps=1, early_stopping_patience=3),
-    )
+    plan = tuned(plan, epochs=20.0, learning_rate=2.0)
+    plan = held_out(plan, held, metrics=(Metric.LOSS,), every_steps=1, early_stopping_patience=3)
     recorder = run(plan)
-    *during, after = recorder.of(types.EvalMetrics)
+    *during, after = recorder.of(event_pb2.EvalMetrics)
     best = min(during, key=lambda event: event.loss)
     assert len(during) == best.step + 3
     assert after.loss == pytest.approx(best.loss, rel=1e-5)
@@ -88,7 +90,7 @@ def test_the_best_checkpoint_is_what_is_published(plan: TrainPlan, write_rows: C
     )
 
 
-def test_a_loss_that_is_not_a_number_is_never_the_best(plan: TrainPlan, write_rows: Callable[..., Path]) -> None:
+def test_a_loss_that_is_not_a_number_is_never_the_best(plan: Plan, write_rows: Callable[..., Path]) -> None:
     loop = loop_of(plan)
     assert not loop._is_best(None)
     assert loop.position.best_value is None
@@ -96,15 +98,14 @@ def test_a_loss_that_is_not_a_number_is_never_the_best(plan: TrainPlan, write_ro
     assert checkpoint.best_step(plan.checkpoints_dir) is None
 
 
-def test_rotation_keeps_the_newest_and_the_best(plan: TrainPlan, write_rows: Callable[..., Path]) -> None:
+def test_rotation_keeps_the_newest_and_the_best(plan: Plan, write_rows: Callable[..., Path]) -> None:
     held = write_rows([{"prompt": "held", "completion": "out"}], "eval.jsonl")
     kept = replace(
         tuned(plan, epochs=4.0, learning_rate=2.0),
         checkpoints=CheckpointPlan(every_steps=1, keep=2, keep_best=True),
-        evaluation=EvaluationPlan(held, metrics=(Metric.LOSS,), every_steps=1),
     )
-    recorder = run(kept)
-    losses = {event.step: event.loss for event in recorder.of(types.EvalMetrics)}
+    recorder = run(held_out(kept, held, metrics=(Metric.LOSS,), every_steps=1))
+    losses = {event.step: event.loss for event in recorder.of(event_pb2.EvalMetrics)}
     best = min((step for step in losses if 0 < step < 12), key=lambda step: (losses[step], step))
     left = {int(path.name.removeprefix("step-")) for path in plan.checkpoints_dir.glob("step-*")}
     assert left == {10, 11, best}
@@ -114,37 +115,26 @@ def test_rotation_keeps_the_newest_and_the_best(plan: TrainPlan, write_rows: Cal
 ANSWERED = [{"prompt": f"say {c}", "completion": c * 2} for c in "abcd"]
 
 
-def answering(plan: TrainPlan, write_rows: Callable[..., Path], **evaluation: Any) -> TrainPlan:
+def answering(plan: Plan, write_rows: Callable[..., Path], **evaluation: Any) -> Plan:
     """Four questions that are learned by heart within forty steps."""
-    return replace(
-        tuned(plan, epochs=None, max_steps=60, learning_rate=5e-3, batch_size=2, schedule=Schedule.CONSTANT),
-        method=FullMethod(),
-        dataset=write_rows(ANSWERED),
-        evaluation=EvaluationPlan(
-            write_rows(ANSWERED, "eval.jsonl"),
-            metrics=(Metric.EXACT_MATCH,),
-            max_new_tokens=4,
-            every_steps=10,
-            best_by=Metric.EXACT_MATCH,
-            **evaluation,
-        ),
-    )
+    plan = tuned(plan, epochs=None, max_steps=60, learning_rate=5e-3, batch_size=2, schedule=Schedule.CONSTANT)
+    plan = replace(plan, method=Full(), data=replace(plan.data, train=write_rows(ANSWERED)))
+    exact = {"metrics": (Metric.EXACT_MATCH,), "best_by": Metric.EXACT_MATCH}
+    return held_out(plan, write_rows(ANSWERED, "eval.jsonl"), max_new_tokens=4, every_steps=10, **exact, **evaluation)
 
 
-def test_the_evaluation_that_answers_best_is_what_is_published(
-    plan: TrainPlan, write_rows: Callable[..., Path]
-) -> None:
+def test_the_evaluation_that_answers_best_is_what_is_published(plan: Plan, write_rows: Callable[..., Path]) -> None:
     recorder = run(answering(plan, write_rows, early_stopping_patience=9))
-    *during, after = recorder.of(types.EvalMetrics)
-    assert [event.questions for event in during] == [4] * 6
+    *during, after = recorder.of(event_pb2.EvalMetrics)
+    assert [event.examples for event in during] == [4] * 6
     best = max(during, key=lambda event: event.exact_match)
     assert during[0].exact_match < best.exact_match == after.exact_match == 1.0
-    (restored,) = recorder.of(types.BestRestored)
-    assert (restored.best_step, restored.best_value, restored.metric) == (best.step, 1.0, "exact_match")
+    assert recorder.outcome.best_step == best.step
+    assert recorder.of(event_pb2.Alert)[-1].message.endswith("exact match 1")
 
 
 def test_answers_in_the_middle_of_a_training_change_nothing_of_it(
-    plan: TrainPlan, write_rows: Callable[..., Path], tmp_path: Path
+    plan: Plan, write_rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     asked = answering(plan, write_rows)
     silent = replace(elsewhere(asked, tmp_path / "b"), evaluation=EvaluationPlan())
@@ -153,17 +143,15 @@ def test_answers_in_the_middle_of_a_training_change_nothing_of_it(
     assert difference(weights(asked.artifact), weights(silent.artifact)) == 0.0
 
 
-def test_a_best_answer_is_not_looked_for_where_nothing_is_asked(
-    plan: TrainPlan, write_rows: Callable[..., Path]
-) -> None:
+def test_a_best_answer_is_not_looked_for_where_nothing_is_asked(plan: Plan, write_rows: Callable[..., Path]) -> None:
     asked = answering(plan, write_rows, early_stopping_patience=1)
     text = write_rows([{"text": "no question"}], "eval.jsonl")
     with pytest.raises(DataError) as refused:
-        run(replace(asked, evaluation=replace(asked.evaluation, dataset=text)))
+        run(replace(asked, data=replace(asked.data, held_out=text)))
     assert (refused.value.reason, refused.value.field) == ("NO_QUESTIONS", "evaluation.best_by")
 
 
-def test_a_best_checkpoint_that_is_gone_is_told_and_the_last_weights_count(plan: TrainPlan) -> None:
+def test_a_best_checkpoint_that_is_gone_is_told_and_the_last_weights_count(plan: Plan) -> None:
     plan = replace(plan, evaluation=EvaluationPlan(every_steps=1, early_stopping_patience=2))
     recorder = Recorder()
     loop = loop_of(plan, recorder)
@@ -176,6 +164,5 @@ def test_a_best_checkpoint_that_is_gone_is_told_and_the_last_weights_count(plan:
         return values(step)
 
     loop.run(evaluate)
-    assert [alert.reason for alert in recorder.of(types.Alert)] == ["BEST_CHECKPOINT_MISSING"]
-    assert not recorder.of(types.BestRestored)
+    assert recorder.alerts() == ["BEST_CHECKPOINT_MISSING"]
     assert loop.position.step == 4

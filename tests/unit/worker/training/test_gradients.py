@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 import torch
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.control import Steering
-from finetree_worker.data.packing import Example
-from finetree_worker.events import types
-from finetree_worker.plan import FullMethod, LoraMethod, OptimizerName, TrainPlan
+from finetree_worker.methods.full import Full
+from finetree_worker.methods.lora import Lora
+from finetree_worker.plan import OptimizerName, Plan
+from finetree_worker.tokenize.example import Example
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.gradients import Gradients
 from finetree_worker.training.loop import Loop
 from worker_harness import Recorder, difference, loop_of, run, tuned, weights
 
 
-@pytest.mark.parametrize("method", [LoraMethod(rank=4, dropout=0.2), FullMethod()], ids=["lora", "full"])
+@pytest.mark.parametrize("method", [Lora(rank=4, dropout=0.2), Full()], ids=["lora", "full"])
 @pytest.mark.parametrize("packing", [True, False])
-def test_gradients_do_not_hang_on_how_a_batch_is_split(plan: TrainPlan, method: Any, packing: bool) -> None:
+def test_gradients_do_not_hang_on_how_a_batch_is_split(plan: Plan, method: Any, packing: bool) -> None:
     """8 x 1, 2 x 4 and 1 x 8 rows of unequal lengths, and a last window of three: per token, not a mean of means."""
     plan = replace(tuned(plan, packing=packing, batch_size=8, micro_batch_size=8), method=method)
     loop = loop_of(plan)
@@ -33,14 +35,14 @@ def test_gradients_do_not_hang_on_how_a_batch_is_split(plan: TrainPlan, method: 
             assert difference(found[0], split) < 1e-6 * max(1.0, largest)
 
 
-def _gradients(loop: Loop, plan: TrainPlan, rows: Sequence[Example], micro: int) -> dict[str, torch.Tensor]:
+def _gradients(loop: Loop, plan: Plan, rows: Sequence[Example], micro: int) -> dict[str, torch.Tensor]:
 
     # With packing tokens bound a micro-batch: so many that about `micro` rows share it.
     longest = max(map(len, rows))
     split = tuned(plan, micro_batch_size=micro, sequence_length=longest)
     recorder = Recorder()
     loop.subject.model.train()
-    made = Gradients(split, loop.subject, recorder, Steering(recorder))
+    made = Gradients(split, loop.subject, reporter=recorder, steering=Steering(recorder))
     with by_document(loop.subject.model):
         made.add(3, rows)
     found = {name: p.grad.clone() for name, p in loop.subject.trainable.items() if p.grad is not None}
@@ -50,9 +52,7 @@ def _gradients(loop: Loop, plan: TrainPlan, rows: Sequence[Example], micro: int)
 
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("micro", [1, 2])
-def test_splitting_a_batch_changes_nothing_but_rounding(
-    plan: TrainPlan, tmp_path: Path, micro: int, packing: bool
-) -> None:
+def test_splitting_a_batch_changes_nothing_but_rounding(plan: Plan, tmp_path: Path, micro: int, packing: bool) -> None:
     """Rows of unequal lengths, dropout on, and a last batch of three rows."""
     whole = tuned(plan, packing=packing, optimizer=OptimizerName.SGD, learning_rate=0.5)
     split = replace(whole, artifact=tmp_path / "split", work=tmp_path / "split-work")
@@ -61,14 +61,14 @@ def test_splitting_a_batch_changes_nothing_but_rounding(
     recorder = run(whole)
     split_recorder = run(split)
     assert difference(weights(whole.artifact), weights(split.artifact)) < 1e-5
-    for left, right in zip(recorder.of(types.StepMetrics), split_recorder.of(types.StepMetrics), strict=True):
+    for left, right in zip(recorder.of(event_pb2.StepMetrics), split_recorder.of(event_pb2.StepMetrics), strict=True):
         assert left.loss == pytest.approx(right.loss, abs=1e-5)
         assert left.grad_norm == pytest.approx(right.grad_norm, rel=1e-4)
 
 
-def test_dropout_does_act(plan: TrainPlan, tmp_path: Path) -> None:
+def test_dropout_does_act(plan: Plan, tmp_path: Path) -> None:
     """Equality above would be cheap if there were no dropout."""
-    without = replace(plan, method=LoraMethod(rank=4, alpha=8.0, dropout=0.0), artifact=tmp_path / "b")
+    without = replace(plan, method=Lora(rank=4, alpha=8.0, dropout=0.0), artifact=tmp_path / "b")
     run(plan)
     run(without)
     left, right = weights(plan.artifact), weights(without.artifact)

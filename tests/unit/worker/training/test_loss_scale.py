@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker.data.packing import Example
+from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.errors import Cancelled
-from finetree_worker.events import types
-from finetree_worker.plan import CheckpointPlan, Precision, TrainPlan
+from finetree_worker.plan import CheckpointPlan, Plan, Precision
+from finetree_worker.tokenize.example import Example
 from finetree_worker.training import loss_scale
 from finetree_worker.training.gradients import Gradients
 from finetree_worker.training.loss_scale import LossScale
@@ -21,11 +21,11 @@ FP16 = Precision.FP16_MIXED
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "nf4", "int8", "prefix", "pfeiffer"])
-def test_every_method_learns_in_float16(plan: TrainPlan, name: str) -> None:
+def test_every_method_learns_in_float16(plan: Plan, name: str) -> None:
     recorder = run(replace(tuned(plan, precision=FP16, epochs=6.0), method=METHODS[name]))
-    steps = recorder.of(types.StepMetrics)
-    assert recorder.outcome.trained.final_loss < steps[0].loss
-    assert not recorder.of(types.Alert)
+    steps = recorder.of(event_pb2.StepMetrics)
+    assert recorder.outcome.final_loss < steps[0].loss
+    assert not recorder.alerts()
     dtypes = {tensor.dtype for tensor in weights(plan.artifact).values()}
     assert dtypes == ({torch.float16} if name == "full" else {torch.float32})
 
@@ -49,7 +49,7 @@ def overflowing(above: float, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_step_that_overflows_is_computed_again_and_changes_nothing(
-    plan: TrainPlan, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = tuned(plan, precision=FP16, micro_batch_size=4)
     monkeypatch.setattr(loss_scale, "FIRST", 2.0**12)
@@ -58,24 +58,22 @@ def test_a_step_that_overflows_is_computed_again_and_changes_nothing(
     other = elsewhere(plan, tmp_path / "other")
     computed = overflowing(2.0**12, monkeypatch)
     recorder = run(other)
-    assert not recorder.of(types.Alert)
+    assert not recorder.alerts()
     assert computed[:3] == [0, 0, 0]  # 2^20, 2^16, 2^12
     assert computed[3:] == list(range(1, computed[-1] + 1))
     assert difference(weights(plan.artifact), weights(other.artifact)) == 0.0
 
 
-def test_gradients_that_are_infinite_at_any_factor_skip_the_step(
-    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gradients_that_are_infinite_at_any_factor_skip_the_step(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     overflowing(0.5, monkeypatch)
     limited = tuned(plan, precision=FP16, non_finite_limit=99)
     recorder = run(limited)
-    assert {alert.reason for alert in recorder.of(types.Alert)} == {"NON_FINITE_LOSS"}
-    assert all(step.grad_norm is None for step in recorder.of(types.StepMetrics))
+    assert set(recorder.alerts()) == {"NON_FINITE_LOSS"}
+    assert all(not step.HasField("grad_norm") for step in recorder.of(event_pb2.StepMetrics))
 
 
 def test_a_resumed_run_goes_on_with_the_factor_that_it_had(
-    plan: TrainPlan, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overflowing(2.0**10, monkeypatch)
     plan = replace(tuned(plan, precision=FP16), checkpoints=CheckpointPlan(every_steps=2))

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_worker.data.packing import Example
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1 import check_pb2
 from finetree_worker.device_memory import is_out_of_memory
 from finetree_worker.errors import Interrupted, MemoryExhaustedError
-from finetree_worker.events import types
-from finetree_worker.plan import CheckpointPlan, OptimizerName, TrainPlan
+from finetree_worker.plan import CheckpointPlan, OptimizerName, Plan
+from finetree_worker.tokenize.example import Example
 from finetree_worker.training import gradients, preflight
 from finetree_worker.training.gradients import Gradients
 from finetree_worker.training.loop import Loop
@@ -25,14 +26,16 @@ CPU_FULL = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't alloc
 
 @pytest.mark.parametrize("optimizer", [OptimizerName.ADAMW, OptimizerName.ADAMW_8BIT, OptimizerName.SGD])
 def test_the_preflight_leaves_no_trace(
-    plan: TrainPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerName
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerName
 ) -> None:
     plan = tuned(plan, optimizer=optimizer, weight_decay=0.1)
     recorder = run(plan)
-    report, steps = recorder.of(types.PreflightReport), recorder.of(types.StepMetrics)
+    report, steps = recorder.of(event_pb2.PreflightReport), recorder.of(event_pb2.StepMetrics)
     assert len(report) == 1
     assert recorder.events.index(report[0]) < recorder.events.index(steps[0])
-    assert report[0].fits
+    assert report[0].checks[0].verdict == check_pb2.CHECK_VERDICT_PASS
+    assert report[0].checks[0].measured.expected == report[0].peak_memory_bytes
+    assert report[0].checks[0].limit == report[0].peak_memory_bytes + report[0].free_memory_bytes
     assert report[0].peak_memory_bytes > 0
     assert report[0].free_memory_bytes > 0
     monkeypatch.setattr(preflight, "check", lambda *_: None)
@@ -43,7 +46,7 @@ def test_the_preflight_leaves_no_trace(
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_the_preflight_runs_at_least_the_largest_micro_batch(
-    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, packing: bool
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, packing: bool
 ) -> None:
     seen: list[tuple[int, int]] = []
 
@@ -53,13 +56,13 @@ def test_the_preflight_runs_at_least_the_largest_micro_batch(
 
     monkeypatch.setattr(gradients, "target_loss", noted)
     recorder = run(tuned(plan, packing=packing, micro_batch_size=2, sequence_length=110))
-    assert recorder.of(types.PreflightReport)[0].tokens == seen[0][0]
+    assert recorder.of(event_pb2.PreflightReport)[0].tokens == seen[0][0]
     assert seen[0][0] >= max(tokens for tokens, _ in seen[2:])
     assert seen[0][1] == max(longest for _, longest in seen[2:])
 
 
 def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(
-    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refusing(_: Any, batch: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError(str(batch.tokens))
@@ -70,10 +73,11 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(
         train(plan, recorder, recorder)
     assert (caught.value.reason, caught.value.category) == ("OUT_OF_MEMORY_PREFLIGHT", "CAPACITY")
     assert "GB are free" in caught.value.message
-    longest = recorder.of(types.DatasetReport)[0].longest_row_tokens
+    longest = recorder.of(event_pb2.DatasetReport)[0].longest_row_tokens
     assert f"one row of {longest} tokens" in caught.value.message
-    assert [report.fits for report in recorder.of(types.PreflightReport)] == [False]
-    assert not recorder.of(types.StepMetrics)
+    (report,) = recorder.of(event_pb2.PreflightReport)
+    assert report.checks[0].verdict == check_pb2.CHECK_VERDICT_FAIL
+    assert not recorder.of(event_pb2.StepMetrics)
     assert not plan.artifact.exists()
 
 
@@ -87,7 +91,7 @@ def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(
     ],
 )
 def test_a_run_that_cannot_fit_is_advised_nothing_that_it_does_or_may_not_do(
-    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, kind: str, checkpointing: bool, advice: str
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, kind: str, checkpointing: bool, advice: str
 ) -> None:
     def refusing(_: Any, batch: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError(str(batch.tokens))
@@ -102,7 +106,7 @@ def test_a_run_that_cannot_fit_is_advised_nothing_that_it_does_or_may_not_do(
 
 
 def test_an_optimizer_whose_state_does_not_fit_is_found_before_the_first_step(
-    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refusing(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("state")
@@ -138,7 +142,7 @@ def limited(tokens: int, from_call: int, error: BaseException) -> Callable[..., 
     ],
 )
 def test_running_out_of_memory_cuts_the_micro_batch_and_changes_nothing(
-    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, packing: bool, error: BaseException, from_call: int
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, packing: bool, error: BaseException, from_call: int
 ) -> None:
     """Two calls are the preflight's; dropout is on. Without packing rows must be cut, not tokens."""
     plan = tuned(plan, packing=packing, optimizer=OptimizerName.SGD, learning_rate=0.5)
@@ -146,16 +150,16 @@ def test_running_out_of_memory_cuts_the_micro_batch_and_changes_nothing(
     monkeypatch.setattr(gradients, "target_loss", limited(128, from_call, error))
     split = elsewhere(plan, plan.work.parent / "split")
     recorder = run(split)
-    changes = recorder.of(types.BatchSizeChanged)
+    changes = recorder.of(event_pb2.BatchSizeChanged)
     assert changes[0].step == (0 if from_call == 0 else 3)
-    assert all(change.tokens_after < change.tokens_before for change in changes)
-    assert all((change.rows_after < change.rows_before) is not packing for change in changes)
-    assert [step.step for step in recorder.of(types.StepMetrics)] == [1, 2, 3, 4, 5, 6]
+    assert all(change.current < change.previous for change in changes)
+    assert all((change.current_rows < change.previous_rows) is not packing for change in changes)
+    assert [step.step for step in recorder.of(event_pb2.StepMetrics)] == [1, 2, 3, 4, 5, 6]
     assert difference(weights(plan.artifact), weights(split.artifact)) < 1e-5
 
 
 def test_gradients_of_a_backward_pass_that_ran_out_of_memory_are_forgotten(
-    plan: TrainPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = tuned(plan, optimizer=OptimizerName.SGD, learning_rate=0.5, micro_batch_size=2)
     run(plan)
@@ -171,11 +175,11 @@ def test_gradients_of_a_backward_pass_that_ran_out_of_memory_are_forgotten(
 
     monkeypatch.setattr(Gradients, "one", halfway)
     split = elsewhere(plan, tmp_path / "split")
-    assert len(run(split).of(types.BatchSizeChanged)) == 1
+    assert len(run(split).of(event_pb2.BatchSizeChanged)) == 1
     assert difference(weights(plan.artifact), weights(split.artifact)) < 1e-5
 
 
-def test_an_error_that_is_not_of_memory_is_not_taken_for_one(plan: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_is_not_of_memory_is_not_taken_for_one(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: Any) -> torch.Tensor:
         message = "mat1 and mat2 shapes cannot be multiplied"
         raise RuntimeError(message)
@@ -213,7 +217,7 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 
 def test_an_update_that_ran_out_of_memory_is_undone_by_the_next_attempt(
-    plan: TrainPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights are half written: a checkpoint of them, or an artifact, would be of no step at all."""
     run(plan)
@@ -223,18 +227,18 @@ def test_an_update_that_ran_out_of_memory_is_undone_by_the_next_attempt(
         half_writing(4, patch)
         with pytest.raises(Interrupted):
             run(broken, recorder)
-    alerts = [(alert.reason, alert.step) for alert in recorder.of(types.Alert)]
-    assert alerts == [("UPDATE_OUT_OF_MEMORY", 4)]
-    assert "back to step 2" in recorder.of(types.Alert)[0].message
-    assert [saved.step for saved in recorder.of(types.CheckpointSaved)] == [2]
+    (alert,) = recorder.of(event_pb2.Alert)
+    assert alert.code == "UPDATE_OUT_OF_MEMORY"
+    assert "update of step 4; the run goes back to step 2" in alert.message
+    assert [saved.step for saved in recorder.of(event_pb2.CheckpointSaved)] == [2]
     resumed = run(broken)
-    assert resumed.of(types.AttemptStarted)[0].restored_step == 2
+    assert resumed.of(event_pb2.AttemptStarted)[0].restored_step == 2
     assert difference(weights(plan.artifact), weights(broken.artifact)) == 0.0
 
 
 @pytest.mark.parametrize("every", [0, 2])
 def test_an_update_that_runs_out_of_memory_without_progress_ends_the_run(
-    plan: TrainPlan, monkeypatch: pytest.MonkeyPatch, every: int
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     plan = replace(plan, checkpoints=CheckpointPlan(every_steps=every))
     half_writing(4, monkeypatch)

@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from finetree_worker.events import types
-from finetree_worker.plan import OptimizerName, Schedule, TrainPlan
+from finetree_api.trainer.v1 import event_pb2
+from finetree_worker.plan import OptimizerName, Plan, Schedule
 from finetree_worker.training import optimizers
 from worker_harness import Recorder, loop_of, optimization, scripted, tuned
 
@@ -46,13 +46,13 @@ def test_matrices_decay_and_vectors_do_not(name: OptimizerName) -> None:
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1e6])
-def test_a_step_is_as_long_as_the_clipped_gradient(plan: TrainPlan, limit: float) -> None:
+def test_a_step_is_as_long_as_the_clipped_gradient(plan: Plan, limit: float) -> None:
     plan = tuned(plan, optimizer=OptimizerName.SGD, max_grad_norm=limit, warmup_ratio=0.0, max_steps=1, epochs=None)
     recorder = Recorder()
     loop = loop_of(plan, recorder)
     before = {name: p.detach().clone() for name, p in loop.subject.trainable.items()}
     loop.run(scripted([]))
     moved = torch.cat([(p.detach() - before[name]).flatten() for name, p in loop.subject.trainable.items()]).norm()
-    step = recorder.of(types.StepMetrics)[0]
+    step = recorder.of(event_pb2.StepMetrics)[0]
     assert step.grad_norm > 1e-2
     assert float(moved) == pytest.approx(step.learning_rate * min(limit, step.grad_norm), rel=1e-3)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from finetree_worker import device_memory
 from finetree_worker.errors import Cancelled
-from finetree_worker.plan import BaseModel, FullMethod, TrainPlan
+from finetree_worker.methods.full import Full
+from finetree_worker.plan import BaseModel, Plan
 from worker_harness import elsewhere, pausing, run, tuned
 
 CPU = torch.device("cpu")
@@ -27,13 +28,13 @@ def settled() -> int:
 
 
 def test_a_resumed_run_has_the_peak_of_the_run_before_it(
-    plan: TrainPlan, tiny: Callable[..., Any], tokenizer: Any, tmp_path: Path
+    plan: Plan, tiny: Callable[..., Any], tokenizer: Any, tmp_path: Path
 ) -> None:
     """The state of the optimizer is the larger part of what is loaded: beside another one it would not fit."""
     folder = tmp_path / "wide"
     tiny("llama", num_hidden_layers=1, intermediate_size=1 << 16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    wide = elsewhere(replace(plan, base=BaseModel(folder), method=FullMethod()), tmp_path / "b")
+    wide = elsewhere(replace(plan, base=BaseModel(folder), method=Full()), tmp_path / "b")
     wide = tuned(wide, max_steps=4, epochs=None, batch_size=1)
     run(tuned(plan, max_steps=1, epochs=None))
     before = settled()

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recommendations as text: the short answer on one screen."""
 
+from finetree.money import format_money
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, method_pb2
+from google.type import money_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
@@ -126,6 +128,8 @@ def flat(value: object, prefix: str = "") -> dict[str, str]:
         return {prefix: ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
     if not value:
         return {prefix: "{}"}
+    if "currency_code" in value:
+        return {prefix: format_money(money_pb2.Money(**value))}
     found: dict[str, str] = {}
     for key, item in value.items():
         found |= flat(item, f"{prefix}.{key}" if prefix else str(key))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from finetree_api.types.v1 import training_data_pb2
 from finetree_data import contract
-from finetree_data.bad_rows import Fault, describe, empty
-from finetree_data.columns.resolve import mapping_for
+from finetree_data.bad_rows import BadRow, describe, empty_dataset
+from finetree_data.columns.resolve import find_mapping
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
-from finetree_data.options import FileFormat, Layout, Reading
+from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.reader import RowFile
 from finetree_data.rows.row import Row
 from finetree_runtime.errors import MAX_VIOLATIONS, InvalidArgument, Violation
@@ -57,31 +57,31 @@ def validate_file(file: Path, reading: Reading | None = None) -> ValidatedFile:
 
 
 def _validate_rows(file: RowFile) -> ValidatedFile:
-    lengths, faults = _TokenLengths(), list[Fault]()
+    lengths, bad_rows = _TokenLengths(), list[BadRow]()
     share = 1.0
     for entry in file.entries():
         if isinstance(entry, Row):
             lengths.add(*estimate_tokens(entry))
-        elif file.left_out.takes(entry):
-            file.left_out.skip(entry)
-        elif faults and file.layout is None and entry.problem == faults[0].problem and not entry.field:
+        elif file.bad_rows.allows(entry):
+            file.bad_rows.skip(entry)
+        elif bad_rows and file.row_format is None and entry.problem == bad_rows[0].problem and not entry.field:
             break  # no column is known: one row stands for all
         else:
-            faults.append(entry)
-        if len(faults) >= MAX_VIOLATIONS:
+            bad_rows.append(entry)
+        if len(bad_rows) >= MAX_VIOLATIONS:
             break
         if file.content is not None and file.content.count > VALIDATED_BYTES:
             share = max(file.content.fraction, 1e-6)
             break
-    if faults:
-        raise _wrong_rows(faults, file.reading)
-    file.left_out.finish(lengths.rows)
-    if file.layout is None or file.file_format is None:
-        raise empty(file.skipped)
+    if bad_rows:
+        raise _wrong_rows(bad_rows, file.reading)
+    file.bad_rows.finish(lengths.rows)
+    if file.row_format is None or file.file_format is None:
+        raise empty_dataset(file.skipped)
     return ValidatedFile(
         file_format=contract.file_format(file.file_format),
         compression=contract.compression(file.compression),
-        row_format=contract.row_format(file.layout),
+        row_format=contract.row_format(file.row_format),
         profile=lengths.profile(share),
     )
 
@@ -95,36 +95,36 @@ def _validate_footer(footer: Footer, reading: Reading) -> ValidatedFile:
     """Validate the columns' names and estimate sizes from the footer; the worker reads the values."""
     turns = [{"from": None}] if any(leaf.endswith(".from") for leaf in footer.leaves) else None
     try:
-        layout = mapping_for(dict.fromkeys(footer.columns, turns), reading.layout, reading.columns).layout
+        row_format = find_mapping(dict.fromkeys(footer.columns, turns), reading.row_format, reading.columns).row_format
     except RowError as error:
         remedy = "" if "columns {" in error.problem else "Name its columns."
         raise DatasetError("MALFORMED_ROW", f"The file {error.problem}.", remedy=remedy) from None
     if not footer.rows:
-        raise empty()
+        raise empty_dataset()
     tokens = max(footer.rows, round(footer.content_bytes / CHARACTERS_PER_TOKEN))
     profile = training_data_pb2.DatasetProfile(
         examples=footer.rows,
         total_tokens=tokens,
-        target_fraction=1.0 if layout is Layout.TEXT else TARGET_FRACTION,
+        target_fraction=1.0 if row_format is RowFormat.TEXT else TARGET_FRACTION,
         exact=False,
     )
     return ValidatedFile(
         file_format=training_data_pb2.FILE_FORMAT_PARQUET,
         compression=training_data_pb2.COMPRESSION_NONE,
-        row_format=contract.row_format(layout),
+        row_format=contract.row_format(row_format),
         profile=profile,
     )
 
 
-def _wrong_rows(faults: list[Fault], reading: Reading) -> InvalidArgument:
+def _wrong_rows(bad_rows: list[BadRow], reading: Reading) -> InvalidArgument:
     violations = [
-        Violation(f"rows[{f.number}]" + (f".{f.field}" if f.field else ""), f.problem, f.reason) for f in faults
+        Violation(f"rows[{f.number}]" + (f".{f.field}" if f.field else ""), f.problem, f.reason) for f in bad_rows
     ]
     name = f"{reading.name}, " if reading.name else ""
-    text = f"{name}{describe(faults[0])}"
+    text = f"{name}{describe(bad_rows[0])}"
     # A mapping that would read the rows is the better advice.
-    text += "" if "columns {" in faults[0].problem else " Correct the data, or set bad_rows to skip."
-    return InvalidArgument(faults[0].reason, text, metadata={"row": str(faults[0].number)}, violations=violations)
+    text += "" if "columns {" in bad_rows[0].problem else " Correct the data, or set bad_rows to skip."
+    return InvalidArgument(bad_rows[0].reason, text, metadata={"row": str(bad_rows[0].number)}, violations=violations)
 
 
 def _refusal(error: DatasetError, reading: Reading) -> InvalidArgument:

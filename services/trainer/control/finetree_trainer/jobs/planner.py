@@ -133,13 +133,13 @@ class Planner:
         task.spec.CopyFrom(resolved.spec)
         del task.setting_sources[:]
         task.setting_sources.extend(sources)
-        capabilities.require_settings(task.spec)
-        require_evaluations(task.spec)
         problem = combination_problem(task.spec) or sequence_problem(task.spec, positions)
         if problem is not None:
             path = f"{_SPEC}.{problem.field_path}"
             violations = [(path, problem.message, problem.reason)]
             raise InvalidArgument(problem.reason, f"{path}: {problem.message}.", violations=violations)
+        capabilities.require_settings(task.spec)
+        require_evaluations(task.spec)
 
     async def _estimate(self, task: job_pb2.TrainTask, job: PlannedJob) -> run_spec_pb2.Plan:
         """Estimate a resolved run; return its plan, whose revision is empty where there is no estimate."""

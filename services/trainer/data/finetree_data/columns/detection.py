@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which layout a row has, by the names of its columns; where two readings are possible, none is taken."""
+"""Detects the format of a row by the names of its columns; where two are possible, none is chosen."""
 
 from typing import Any
 
-from finetree_data.columns.mapping import Mapping, by_lower, first
+from finetree_data.columns.mapping import Mapping, by_lower, first_of
 from finetree_data.columns.names import (
     ANSWERS,
     CHOSEN,
@@ -18,48 +18,48 @@ from finetree_data.columns.names import (
     TOOLS,
     VERDICTS,
 )
-from finetree_data.columns.suggestions import are_columns, has_choices, told
-from finetree_data.options import Layout
+from finetree_data.columns.suggestions import advice_for, has_choices, is_transposed_table
+from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 
 CHOSEN_LEARNED = Remark(
-    "CHOSEN_ANSWERS_LEARNED", "Preference pairs: the chosen answers are learned, the rejected ones are left out."
+    "CHOSEN_ANSWERS_LEARNED", "Preference pairs: the chosen answers are learned, the rejected ones are skipped."
 )
 BAD_ANSWERS_SKIPPED = Remark(
-    "BAD_ANSWERS_SKIPPED", "Rows whose label is false are bad answers (as for KTO): they are left out."
+    "BAD_ANSWERS_SKIPPED", "Rows whose label is false are bad answers (as for KTO): they are skipped."
 )
 FIRST_ANSWER_LEARNED = Remark("FIRST_ANSWER_LEARNED", "Of several answers to a question, the first one is learned.")
 
 
-def guess(value: dict[str, Any]) -> Mapping | None:
-    """The mapping by usual names; None where there are none, or two that exclude each other."""
-    layout = layout_of(value)
-    if layout is None:
+def detect_mapping(value: dict[str, Any]) -> Mapping | None:
+    """Detect the mapping by usual names; None where there are none, or two that exclude each other."""
+    row_format = detect_row_format(value)
+    if row_format is None:
         return None
-    parts = usual(value, layout) | beside(value)
+    parts = usual_columns(value, row_format) | extra_columns(value)
     learned = parts.get("completion", parts.get("turns", "")).lower().partition(".")[0]
     remarks = [CHOSEN_LEARNED] * ("chosen" in parts or learned in CHOSEN)
-    verdict = first(by_lower(value), VERDICTS)
-    if layout is not Layout.TEXT and isinstance(value.get(verdict), bool):
+    verdict = first_of(by_lower(value), VERDICTS)
+    if row_format is not RowFormat.TEXT and isinstance(value.get(verdict), bool):
         parts, remarks = parts | {"verdict": verdict}, [*remarks, BAD_ANSWERS_SKIPPED]
     if parts.get("completion") == "answers.text.0":
         remarks.append(FIRST_ANSWER_LEARNED)
-    return Mapping(layout, parts, remarks=tuple(remarks))
+    return Mapping(row_format, parts, remarks=tuple(remarks))
 
 
-def layout_of(value: dict[str, Any]) -> Layout | None:
-    """The layout by usual names; None where they tell none."""
-    if are_columns(value):
+def detect_row_format(value: dict[str, Any]) -> RowFormat | None:
+    """Detect the row format by usual names; None where they show none."""
+    if is_transposed_table(value):
         return None
     names = by_lower(value)
     turns = _turns(value)
     if turns:
-        return Layout.SHAREGPT if _speaks_sharegpt(value.get(turns)) else Layout.CHAT
+        return RowFormat.SHAREGPT if _speaks_sharegpt(value.get(turns)) else RowFormat.CHAT
     asked, answered = _pair(value)
     if answered:
-        return Layout.INSTRUCTION if asked.lower() == "instruction" else Layout.PROMPT_COMPLETION
-    if "text" in names and not {*LABELS, *QUESTIONS} & set(names) and not told(value):
-        return Layout.TEXT
+        return RowFormat.INSTRUCTION if asked.lower() == "instruction" else RowFormat.PROMPT_COMPLETION
+    if "text" in names and not {*LABELS, *QUESTIONS} & set(names) and not advice_for(value):
+        return RowFormat.TEXT
     return None
 
 
@@ -67,18 +67,18 @@ def _turns(value: dict[str, Any]) -> str:
     names = by_lower(value)
     if isinstance(value.get("input"), dict) and "messages" in value["input"]:  # OpenAI's preference pairs
         return "input.messages"
-    found = first(names, CONVERSATIONS)
-    # Some names are those of a talk that is one text, too: SAMSum's "dialogue".
+    found = first_of(names, CONVERSATIONS)
+    # Some names also mean a conversation in one text: SAMSum's "dialogue".
     certain = found.lower() in CONVERSATIONS[:2]
-    if found and (certain or value[found] is None or isinstance(value[found], list) or _is_talk(value[found])):
+    if found and (certain or value[found] is None or isinstance(value[found], list) or _is_conversation(value[found])):
         return found
     if _is_strings(value.get("data")):  # UltraChat
         return "data"
-    alone = first(names, CHOSEN)
+    alone = first_of(names, CHOSEN)
     if alone and isinstance(value[alone], dict) and "messages" in value[alone]:  # Fireworks' preference pairs
         return f"{alone}.messages"
-    if alone and not first(names, QUESTIONS) and not isinstance(value[alone], dict):
-        # A whole conversation: as turns, or as a transcript that names who speaks.
+    if alone and not first_of(names, QUESTIONS) and not isinstance(value[alone], dict):
+        # A whole conversation: as turns, or as a transcript with the speakers' names.
         whole = not isinstance(value[alone], str) or value[alone].lstrip().startswith("Human:")
         return alone if whole else ""
     # Baize: a transcript under the name of a question, with nothing beside it that could be an answer.
@@ -86,9 +86,9 @@ def _turns(value: dict[str, Any]) -> str:
 
 
 def _pair(value: dict[str, Any]) -> tuple[str, str]:
-    """The columns of a question and its answer; empty names where there is no such pair."""
+    """The columns of a question and its answer; "" where there is no such pair."""
     names = by_lower(value)
-    asked, answered = first(names, QUESTIONS), first(names, ANSWERS) or first(names, CHOSEN)
+    asked, answered = first_of(names, QUESTIONS), first_of(names, ANSWERS) or first_of(names, CHOSEN)
     if asked and answered and asked != answered:
         return (asked, answered) if _is_meant(answered, names) else ("", "")
     found = (pair for pair in PAIRS if pair[0] in names and pair[1] in names and _is_meant(pair[1], names))
@@ -103,7 +103,7 @@ def _pair(value: dict[str, Any]) -> tuple[str, str]:
 
 
 def _is_meant(answered: str, names: dict[str, str]) -> bool:
-    """Whether this answer is the one to learn."""
+    """Return whether this answer is the one to learn."""
     answered = answered.lower()
     # A letter, or the place of a choice: without the choices it means nothing.
     if has_choices(names) and (answered == "answer" or not {"choices", "options"} & set(names)):
@@ -121,8 +121,8 @@ def _is_strings(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 1 and all(isinstance(item, str) for item in value)
 
 
-def _is_talk(value: Any) -> bool:
-    """Whether a text is turns: as JSON, or as Glaive marks them."""
+def _is_conversation(value: Any) -> bool:
+    """Return whether a text is a conversation: as JSON, or as Glaive marks turns."""
     return isinstance(value, str) and value.lstrip().startswith(("[", "USER:"))
 
 
@@ -132,26 +132,26 @@ def _speaks_sharegpt(turns: Any) -> bool:
     return isinstance(turns, str) and '"from"' in turns[:200]
 
 
-def usual(value: dict[str, Any], layout: Layout) -> dict[str, str]:
-    """The columns that a layout cannot do without, by their usual names, whether they are there or not."""
+def usual_columns(value: dict[str, Any], row_format: RowFormat) -> dict[str, str]:
+    """Usual names of the columns that a row format needs, whether the row has them or not."""
     names = by_lower(value)
-    if layout in (Layout.CHAT, Layout.SHAREGPT):
+    if row_format in (RowFormat.CHAT, RowFormat.SHAREGPT):
         turns = _turns(value) or "messages"
-        chosen = first(names, CHOSEN)
+        chosen = first_of(names, CHOSEN)
         return {"turns": turns} | ({"chosen": chosen} if chosen and chosen != turns.partition(".")[0] else {})
-    if layout is Layout.TEXT:
+    if row_format is RowFormat.TEXT:
         return {"text": names.get("text", "text")}
     asked, answered = _pair(value)
-    asked = asked or first(names, QUESTIONS) or ("instruction" if layout is Layout.INSTRUCTION else "prompt")
-    parts = {"prompt": asked, "completion": answered or first(names, ANSWERS) or "completion"}
+    asked = asked or first_of(names, QUESTIONS) or ("instruction" if row_format is RowFormat.INSTRUCTION else "prompt")
+    parts = {"prompt": asked, "completion": answered or first_of(names, ANSWERS) or "completion"}
     # "context" beside a question is what the question is about; "input" is, beside an instruction.
-    contexts = CONTEXTS if layout is Layout.INSTRUCTION else CONTEXTS[1:]
-    context = first(names, contexts) or contexts[0]
+    contexts = CONTEXTS if row_format is RowFormat.INSTRUCTION else CONTEXTS[1:]
+    context = first_of(names, contexts) or contexts[0]
     return parts | ({"context": context} if context not in parts.values() else {})
 
 
-def beside(value: dict[str, Any]) -> dict[str, str]:
-    """Columns beside the turns, or a question and its answer; later rows may have them where this one has not."""
+def extra_columns(value: dict[str, Any]) -> dict[str, str]:
+    """Columns beside a conversation, or a question and its answer; later rows may have them if this one has not."""
     names = by_lower(value)
-    found = {"system": first(names, SYSTEMS) or "system", "tools": first(names, TOOLS) or "tools"}
+    found = {"system": first_of(names, SYSTEMS) or "system", "tools": first_of(names, TOOLS) or "tools"}
     return found if _turns(value) else found | {"history": names.get("history", "history")}

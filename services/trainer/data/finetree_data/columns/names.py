@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What public datasets call their columns; all in small letters, as they are compared."""
+"""Names of columns in public datasets, in lower case, as they are compared."""
 
 import re
 
@@ -7,10 +7,10 @@ CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialo
 """Usual names of a list of turns (OpenAI, ShareGPT, Capybara, DailyDialog, Gemini, DialogStudio, Glaive)."""
 
 QUESTIONS = ("instruction", "prompt", "question", "query", "problem", "input")
-"""Usual names of what is asked (Alpaca, Dolly; TRL; GSM8K, OpenOrca; MetaMath; MATH), the surest first."""
+"""Usual names of a question (Alpaca, Dolly; TRL; GSM8K, OpenOrca; MetaMath; MATH), the most certain first."""
 
 ANSWERS = ("completion", "output", "response", "solution", "answer", "generation")
-"""Usual names of what is answered (TRL; Alpaca; Dolly, OpenOrca; MATH; GSM8K; distilabel). Where there is a solution,
+"""Usual names of an answer (TRL; Alpaca; Dolly, OpenOrca; MATH; GSM8K; distilabel). Where there is a solution,
 the answer beside it is its last line alone (NuminaMath, MATH-500)."""
 
 PAIRS = (
@@ -44,7 +44,7 @@ PAIRS = (
     ("question", "sql"),
     ("nl", "code"),  # CONCODE
 )
-"""Names of what is asked and answered that mean that only together."""
+"""Names of a question and an answer that mean that only together."""
 
 CHOSEN = ("chosen", "chosen_messages", "chosen_response", "preferred_output")
 """Names of the better answer of a preference pair (HH-RLHF, UltraFeedback; LLaMA-Factory; OpenAI)."""
@@ -54,19 +54,19 @@ LABELS = (
     *("emotion", "class", "category", "topic", "summary", "highlights", "target", "targets", "completions"),
     *("intents", "entities", "slots", *ANSWERS),
 )
-"""Columns that may be what a text beside them asks for: then it is no plain text, or it is. The user has to say."""
+"""Names of what may be the answer to a text beside it, or a label of plain text: the user has to say which."""
 
 CONTEXTS = ("input", "context", "passage")
-"""Usual names of what an instruction is about (Alpaca; Dolly; MS MARCO); beside a question, all but the first."""
+"""Usual names of an instruction's context (Alpaca; Dolly; MS MARCO); beside a question, all but the first."""
 SYSTEMS = ("system", "system_prompt", "systeminstruction", "system_instruction")
 """Usual names of a system message (LLaMA-Factory; OpenOrca; Gemini)."""
 TOOLS = ("tools", "functions", "toolconfig")
 """Usual names of the functions that may be called (OpenAI, Anthropic, Gemini; OpenAI's former; Bedrock)."""
 VERDICTS = ("label", "kto_tag", "is_correct", "correct")
-"""Usual names of whether an answer is a good one, true or false (TRL's KTO; LLaMA-Factory; sampled solutions)."""
+"""Usual names of whether an answer is a good one (true or false: TRL's KTO; LLaMA-Factory; sampled solutions)."""
 
 EXAMINED = ("response", "answer", "output", "generation")
-"""Names of an answer that may be a model's under examination, if the right one stands beside it."""
+"""Names of an answer that may be a model's, under examination, if the right one stands beside it."""
 RIGHT = ("gold", "ground_truth", "ground_truths")
 """Names of the right answer beside one under examination (Abel; Ragas). A "reference" is one beside a response alone:
 beside an answer it may be where that comes from."""

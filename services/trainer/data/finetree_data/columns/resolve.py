@@ -1,56 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which column holds what: found under its usual names in the first sound row, or named by the user."""
+"""Finds the mapping of a file: by the usual names in its first valid row, or as the user names its columns."""
 
 import difflib
 from typing import Any
 
-from finetree_data.columns.detection import beside, guess, layout_of, usual
-from finetree_data.columns.mapping import Mapping, listed
-from finetree_data.columns.suggestions import unknown
+from finetree_data.columns.detection import detect_mapping, detect_row_format, extra_columns, usual_columns
+from finetree_data.columns.mapping import Mapping, list_columns
+from finetree_data.columns.suggestions import unknown_columns
 from finetree_data.errors import DatasetError
-from finetree_data.options import Columns, Layout
+from finetree_data.options import Columns, RowFormat
 
 _MAIN = ("turns", "prompt", "completion", "text")
 
 
-def mapping_for(value: dict[str, Any], layout: Layout | None, columns: Columns) -> Mapping:
-    """How rows like this one are read.
+def find_mapping(value: dict[str, Any], row_format: RowFormat | None, columns: Columns) -> Mapping:
+    """Find the mapping for rows like this one.
 
-    Raises DatasetError COLUMN_NOT_FOUND or COLUMNS_INCOMPLETE where what was named does not fit, RowError where
-    nothing was named and nothing has a usual name.
+    Raises DatasetError COLUMN_NOT_FOUND or COLUMNS_INCOMPLETE where the named columns do not fit, RowError where none
+    is named and none has a usual name.
     """
     named = columns.given()
-    if not named and layout is None:
-        found = guess(value)
+    if not named and row_format is None:
+        found = detect_mapping(value)
         if found is None:
-            raise unknown(value)
+            raise unknown_columns(value)
         return found
     for part, path in named.items():
         _require_column(value, part, path)
-    return _parts(value, layout or _layout_of(named) or _guessed_layout(value), named)
+    return _parts(value, row_format or _format_of_names(named) or _require_format(value), named)
 
 
-def _guessed_layout(value: dict[str, Any]) -> Layout:
-    found = layout_of(value)
+def _require_format(value: dict[str, Any]) -> RowFormat:
+    found = detect_row_format(value)
     if found is None:
-        raise unknown(value)
+        raise unknown_columns(value)
     return found
 
 
-def _layout_of(named: dict[str, str]) -> Layout | None:
+def _format_of_names(named: dict[str, str]) -> RowFormat | None:
     if "messages" in named:
-        return Layout.CHAT
+        return RowFormat.CHAT
     if "conversations" in named:
-        return Layout.SHAREGPT
+        return RowFormat.SHAREGPT
     if "text" in named:
-        return Layout.TEXT
+        return RowFormat.TEXT
     if "instruction" in named:
-        return Layout.INSTRUCTION
-    return Layout.PROMPT_COMPLETION if {"prompt", "completion", "input", "output"} & set(named) else None
+        return RowFormat.INSTRUCTION
+    return RowFormat.PROMPT_COMPLETION if {"prompt", "completion", "input", "output"} & set(named) else None
 
 
-def _parts(value: dict[str, Any], layout: Layout, named: dict[str, str]) -> Mapping:
-    parts = usual(value, layout) | beside(value)
+def _parts(value: dict[str, Any], row_format: RowFormat, named: dict[str, str]) -> Mapping:
+    parts = usual_columns(value, row_format) | extra_columns(value)
     given = {
         "turns": named.get("messages") or named.get("conversations"),
         "prompt": named.get("instruction") or named.get("prompt"),
@@ -60,7 +60,7 @@ def _parts(value: dict[str, Any], layout: Layout, named: dict[str, str]) -> Mapp
         "tools": named.get("tools"),
     }
     if "input" in named:
-        given["context" if given["prompt"] or layout is Layout.INSTRUCTION else "prompt"] = named["input"]
+        given["context" if given["prompt"] or row_format is RowFormat.INSTRUCTION else "prompt"] = named["input"]
     mine = {part for part in parts if part in _MAIN}
     kept = {part: path for part, path in given.items() if path and part in mine | {"system", "tools", "context"}}
     parts |= kept
@@ -70,11 +70,11 @@ def _parts(value: dict[str, Any], layout: Layout, named: dict[str, str]) -> Mapp
     if missing and named:
         raise DatasetError(
             "COLUMNS_INCOMPLETE",
-            f"The columns that were named do not say where the {missing} is; the file has: {listed(value)}.",
+            f"The named columns do not include the {missing}; the file has: {list_columns(value)}.",
             remedy=f"Name it in columns.{'messages' if missing == 'turns' else missing}.",
             field="columns",
         )
-    return Mapping(layout, parts, named=bool(named))
+    return Mapping(row_format, parts, named=bool(named))
 
 
 def _require_column(value: dict[str, Any], part: str, path: str) -> None:
@@ -84,12 +84,12 @@ def _require_column(value: dict[str, Any], part: str, path: str) -> None:
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise DatasetError(
         "COLUMN_NOT_FOUND",
-        f"There is no column {path[:60]!r} in the file; it has: {listed(value)}.{hint}",
-        remedy="Column names are told apart by upper and lower case.",
+        f"There is no column {path[:60]!r} in the file; it has: {list_columns(value)}.{hint}",
+        remedy="Column names are case-sensitive.",
         field=f"columns.{part}",
     )
 
 
 def present(value: dict[str, Any], path: str) -> bool:
-    """Whether the column is there; what is nested in it may be missing in a row."""
+    """Return whether the column of a path exists; what is nested in it may be missing in a row."""
     return path in value or path.partition(".")[0] in value

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do about rows whose columns tell no layout: a mapping that would read them, where there is one."""
+"""Advice for rows whose columns show no format: a mapping that would read them, where there is one."""
 
 import json
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from finetree_data.columns.mapping import by_lower, first, listed, lookup
+from finetree_data.columns.mapping import by_lower, first_of, list_columns, lookup
 from finetree_data.columns.names import CHOICE, CONVERSATIONS, EXAMINED, LABELS, QUESTIONS, RIGHT
 from finetree_data.errors import RowError
 
 _KEYS = ("answerkey", "answer_key", "correct_answer", "cop", "<ans>")
-"""Names of which choice is the right one (ARC; MedMCQA; CPM-Bee)."""
+"""Names of the index of the right choice (ARC; MedMCQA; CPM-Bee)."""
 _COMPARED = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"), ("text_a", "text_b"))
 """Names of two texts that a label is about (SNLI; GLUE)."""
 
 
 def has_choices(names: Collection[str]) -> bool:
-    """Whether columns hold choices: all of them, or one each."""
+    """Return whether columns hold choices: all of them in one, or one each."""
     return bool({"choices", "options"} & set(names)) or sum(bool(CHOICE.fullmatch(name)) for name in names) > 2
 
 
-def are_columns(value: dict[str, Any]) -> bool:
-    """Whether a row is a table's columns: each is a list of as many texts."""
+def is_transposed_table(value: dict[str, Any]) -> bool:
+    """Return whether a row is a transposed table: each value is a list of as many texts."""
     sizes = {len(item) if isinstance(item, list) and _are_texts(item) else 0 for item in value.values()}
     # Chinese-Vicuna's are a talk's questions and answers.
     return len(value) > 1 and len(sizes) == 1 and sizes.pop() > 1 and set(value) != {"input", "output"}
@@ -32,33 +32,33 @@ def _are_texts(items: list[Any]) -> bool:
     return all(isinstance(item, str) for item in items)
 
 
-def told(value: dict[str, Any]) -> str:
-    """What to say of a known kind of file that cannot be taken as it is; "" for others."""
+def advice_for(value: dict[str, Any]) -> str:
+    """Advice for a known kind of file that cannot be read as it is; "" for others."""
     by = by_lower(value)
     names = set(by)
     if "input_ids" in names:
-        return "it is tokenised already; give the text it was made of"
+        return "it is tokenized already; use the text it was made from"
     if "role" in names and names & {"text", "content"} and not names & set(CONVERSATIONS):
         return "each row is one message; join the messages of a conversation, or of a branch, into one row"
-    if are_columns(value):
-        return "each is a list of as many texts, as columns of a table are; write an object for each row"
+    if is_transposed_table(value):
+        return "each is a list of as many texts, like the columns of a table; write one object per row"
     return _mapped(value, by) or _chosen(names)
 
 
 def _mapped(value: dict[str, Any], by: dict[str, str]) -> str:
-    """What to say where it is the user's choice what is learned; the columns by their names in small letters."""
+    """Advice where the user has to choose what is learned."""
     if {"question", "response_j", "response_k"} <= set(by):  # Stack Exchange's pairs
         return "to learn the better answers, map columns {prompt: question, completion: response_j}"
     languages = value.get("translation")
     if isinstance(languages, dict) and len(languages) == 2:  # OPUS, WMT
         one, other = languages
         return f"for this direction, map columns {{prompt: translation.{one}, completion: translation.{other}}}"
-    label = first(by, (*LABELS, "gold_label"))
+    label = first_of(by, (*LABELS, "gold_label"))
     for one, other in _COMPARED if label else ():
         if {one, other} <= set(by):
             parts = f"prompt: {by[one]}, input: {by[other]}, completion: {label}"
             return f"to learn the label of the two texts, map columns {{{parts}}}"
-    asked, examined, right = first(by, QUESTIONS), first(by, EXAMINED), first(by, (*RIGHT, "reference"))
+    asked, examined, right = first_of(by, QUESTIONS), first_of(by, EXAMINED), first_of(by, (*RIGHT, "reference"))
     if asked and examined and right:
         one, other = (f"columns {{prompt: {_quoted(asked)}, completion: {_quoted(it)}}}" for it in (right, examined))
         return f"it has two answers; map {one} to learn the right one, or {other} to learn the other"
@@ -67,16 +67,16 @@ def _mapped(value: dict[str, Any], by: dict[str, str]) -> str:
 
 def _chosen(names: set[str]) -> str:
     if has_choices(names) and names & {*LABELS, *_KEYS}:
-        return "the answer is the place of a choice; write a row with the question, its choices and the answer's words"
+        return "the answer is the index of a choice; write rows with the question, its choices and the answer's text"
     return ""
 
 
-def unknown(value: dict[str, Any]) -> RowError:
-    """The error for a row whose columns tell no layout, with a mapping of its own columns."""
+def unknown_columns(value: dict[str, Any]) -> RowError:
+    """Build the error for a row whose columns show no format, with a mapping of its own columns."""
     lacks = "completion" if "prompt" in value and "completion" not in value else ""
     needed = '"messages" or "conversations", "prompt" and "completion", "instruction" and "output", or "text"'
-    text = f"{'is missing' if lacks else f'needs {needed}'}; its columns are: {listed(value)}"
-    known = told(value)
+    text = f"{'is missing' if lacks else f'needs {needed}'}; its columns are: {list_columns(value)}"
+    known = advice_for(value)
     if known:
         return RowError(lacks, f"{text}: {known}")
     if max((len(str(name)) for name in value), default=0) > 60:
@@ -85,7 +85,7 @@ def unknown(value: dict[str, Any]) -> RowError:
 
 
 def _example(value: dict[str, Any]) -> str:
-    """A mapping of the row's own texts, the likeliest ones."""
+    """A mapping of the row's most likely texts."""
     texts = {path: name for path, name in _texts(value) if not _NAMES_ITS_ROW.search(name)}
     asked = _likeliest(texts, (*QUESTIONS, "user", *_PLAIN))
     answered = _likeliest({path: name for path, name in texts.items() if path != asked}, LABELS)
@@ -108,13 +108,13 @@ def _example(value: dict[str, Any]) -> str:
 
 
 _PLAIN = ("text", "document", "content", "body")
-"""Names of what may be plain text, whatever stands beside it."""
+"""Names of what may be plain text, whatever columns are beside it."""
 
 _NAMES_ITS_ROW = re.compile(r"(?:^|_|\W)(?:id|uid|uuid|idx|index|url|hash|date|time|source|path)$")
 
 
 def _texts(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Paths of a row's texts, and of what may be a question's turns; each with its name in small letters."""
+    """Paths of a row's texts, and of what may be a question's turns; each with its lower-case name."""
     for key, item in value.items():
         if isinstance(item, dict) and "." not in key:
             yield from ((f"{key}.{name}", name.lower()) for name, inner in item.items() if isinstance(inner, str))
@@ -132,7 +132,7 @@ def _may_be_text(key: str, item: Any) -> bool:
 
 
 def _likeliest(texts: dict[str, str], wanted: tuple[str, ...]) -> str:
-    """The path whose name is one of the wanted, or has one of them in it; the surest first."""
+    """The path whose name is one of the wanted ones, or contains one; the most certain first."""
     whole = (path for name in wanted for path, found in texts.items() if found == name)
     part = (path for name in wanted for path, found in texts.items() if name in found)
     return next(whole, "") or next(part, "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of tables written as text, and of plain text."""
+"""Rows of CSV and TSV tables, and of plain text."""
 
 import csv
 import io
@@ -12,17 +12,17 @@ from finetree_data.files.content import MAX_ROW_BYTES, Content, decode, undecoda
 from finetree_data.files.json_lines import Record, lines
 
 DELIMITERS = ",\t;|"
-"""Delimiters of tables; which one, the header tells."""
+"""Delimiters of tables; the header shows which one a table has."""
 
 
 def text_lines(stream: Content) -> Iterator[Record]:
-    """Plain text: each line with something in it is a row, as Hugging Face's "text" loader reads it by default."""
+    """Yield the lines of plain text that are not blank: as Hugging Face's "text" loader, each one is a row."""
     for number, line in lines(stream):
         if len(line) > MAX_ROW_BYTES:
             yield number, RowError("text", f"is a line of more than {MAX_ROW_BYTES} bytes")
             continue
         if b"\x00" in line:
-            yield number, RowError("text", "holds a NUL byte, which is in no text")
+            yield number, RowError("text", "has a NUL byte, which no text has")
             continue
         try:
             yield number, {"text": decode(line, first=number == 1).rstrip("\r\n")}
@@ -30,8 +30,8 @@ def text_lines(stream: Content) -> Iterator[Record]:
             yield number, RowError("text", str(error))
 
 
-def delimiter_of(head: str) -> str:
-    """The delimiter that cuts the header into the most cells; "" where none cuts it."""
+def find_delimiter(head: str) -> str:
+    """Find the delimiter that splits the header into the most cells; "" where none does."""
     counts = {mark: len(_first_row(head, mark)) for mark in DELIMITERS}
     best = max(counts, key=lambda mark: counts[mark])
     return best if counts[best] > 1 else ""
@@ -45,7 +45,7 @@ def _first_row(head: str, delimiter: str) -> list[str]:
 
 
 def table(stream: Content, delimiter: str) -> Iterator[Record]:
-    """Rows of a table (RFC 4180) whose first line names the columns; rows are counted from the one behind it.
+    """Yield the rows of a table (RFC 4180) whose first line names the columns; rows are counted after it.
 
     Raises DatasetError MALFORMED_FILE for a header that names no columns or one twice, and for a cell that does not
     end.
@@ -80,7 +80,7 @@ def table(stream: Content, delimiter: str) -> Iterator[Record]:
 
 
 def _text(stream: Content) -> Iterator[str]:
-    """Lines, with bytes that are no UTF-8 kept as lone surrogates: which row they are in, the table tells."""
+    """Yield lines; bytes that are not UTF-8 become lone surrogates, so that the row can be named that has them."""
     first = True
     while line := stream.readline(MAX_ROW_BYTES + 1):
         text = line.decode("utf-8", "surrogateescape")
@@ -104,7 +104,7 @@ def _record(header: list[str], cells: list[str], at: tuple[int, int]) -> dict[st
         return RowError("", f"has {len(cells)} cells, the header has {len(header)} ({where})")
     for name, cell in zip(header, cells, strict=True):
         if "\x00" in cell:
-            return RowError(name, f"holds a NUL byte, which is in no text (line {line})")
+            return RowError(name, f"has a NUL byte, which no text has (line {line})")
         if not cell.isascii():
             byte = next((char for char in cell if "\udc80" <= char <= "\udcff"), "")
             if byte:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects from JSON documents of any size, without holding them whole."""
+"""Objects of JSON documents of any size, read through a window."""
 
 import codecs
 import json
@@ -8,15 +8,15 @@ from typing import Any
 
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import MAX_ROW_BYTES, Content
-from finetree_data.files.json_lines import CHUNK, DECODER, LISTS, PYTHON, ROOTS, TASKS, Record, as_object
+from finetree_data.files.json_lines import CHUNK, DECODER, LISTS, PYTHON, ROOTS, TASKS, Record, to_object
 
 _SPACE = " \t\r\n"
 
 
 def json_document(stream: Content) -> Iterator[Record]:
-    """The objects of an array, of an object's list (LISTS), or written one after another.
+    """Yield the objects of an array, of an object's list (LISTS), or written one after another.
 
-    Raises DatasetError MALFORMED_FILE where the document is broken: nothing behind that place can be trusted.
+    Raises DatasetError MALFORMED_FILE where the document is broken: nothing after that place can be trusted.
     """
     text = _Text(stream)
     last = 0
@@ -47,9 +47,9 @@ def _array(text: "_Text", number: int) -> Iterator[Record]:
         number += 1
         value = text.value(number)
         try:
-            yield number, as_object(value, inside=True)
-        except RowError as fault:
-            yield number, fault
+            yield number, to_object(value, inside=True)
+        except RowError as error:
+            yield number, error
         if text.peek() == "]":
             text.take("]")
             return
@@ -59,7 +59,7 @@ def _array(text: "_Text", number: int) -> Iterator[Record]:
 
 
 def _object(text: "_Text", number: int, found: dict[str, Any]) -> Iterator[Record]:
-    """Rows of a list in the object; what else is in it goes to `found`."""
+    """Yield the rows of a list in the object; its other members go to `found`."""
     last = number
     text.take("{")
     begin = text.position
@@ -94,7 +94,7 @@ def _object(text: "_Text", number: int, found: dict[str, Any]) -> Iterator[Recor
 
 
 class _Text:
-    """A JSON text of which a window is in memory."""
+    """A JSON text of which only a window is in memory."""
 
     def __init__(self, stream: Content) -> None:
         self._stream = stream
@@ -104,11 +104,11 @@ class _Text:
 
     @property
     def position(self) -> int:
-        """Characters that were taken."""
+        """Number of characters that were consumed."""
         return self._before + self._at
 
     def peek(self, skip: int = 0) -> str:
-        """The next character that is no white space, or with `skip` 1 the one behind it; "" at the end."""
+        """Return the next character that is not white space, or with `skip` 1 the one after it; "" at the end."""
         at = self._at
         while True:
             while at < len(self._window) and self._window[at] in _SPACE:
@@ -125,7 +125,7 @@ class _Text:
                 at += self._at
 
     def take(self, char: str, number: int = 0) -> None:
-        """Go behind `char`. Raises DatasetError where something else comes."""
+        """Consume `char`. Raises DatasetError where something else comes."""
         found = self.peek()
         if found != char:
             raise self.broken(
@@ -136,14 +136,14 @@ class _Text:
         self._at += 1
 
     def value(self, number: int) -> Any:
-        """The next value. Raises DatasetError where there is none."""
+        """Parse the next value. Raises DatasetError where there is none."""
         if not self.peek():
             raise self.broken("the file ends", number)
         while self._window[self._at] in _SPACE:
             self._at += 1
         while True:
             value, end = self._try_value(number)
-            # A number at the window's end may go on behind it.
+            # A number at the window's end may go on beyond it.
             if end and (self._ended or end < len(self._window)):
                 self._at = end
                 return value
@@ -152,7 +152,7 @@ class _Text:
             self._more()
 
     def _try_value(self, number: int) -> tuple[Any, int]:
-        """The value and where it ends; 0 where it may go on behind the window."""
+        """Parse a value; also return where it ends, 0 if that may be beyond the window."""
         try:
             return DECODER.raw_decode(self._window, self._at)
         except RecursionError:
@@ -166,7 +166,7 @@ class _Text:
             raise self.broken("a number has too many digits", number) from error
 
     def _more(self) -> None:
-        """Read as much again as is waiting, so that a long value is not tried too often."""
+        """Read as much again as is not consumed, so that a long value is not tried too often."""
         waiting = len(self._window) - self._at
         data = self._stream.read(max(CHUNK, waiting))
         self._ended = not data
@@ -183,7 +183,7 @@ class _Text:
         self._window, self._at = self._window[self._at :] + text, 0
 
     def broken(self, what: str, number: int) -> DatasetError:
-        """The error for a document that is no JSON at this place."""
+        """Build the error for a document that is not JSON at this place."""
         return DatasetError(
             "MALFORMED_FILE",
             f"The file is not JSON: {what}.",

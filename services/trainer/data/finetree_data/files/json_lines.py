@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objects from JSON lines, and what counts as one wherever JSON is read."""
+"""Objects of JSON lines, and which JSON values count as a row."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from finetree_data.errors import RowError, kind
+from finetree_data.errors import RowError, json_type
 from finetree_data.files.content import MAX_ROW_BYTES, Content, decode
 
 Record = tuple[int, dict[str, Any] | RowError]
-"""A row's number, from 1, and its object or what is wrong with it."""
+"""A row's number, from 1, and its object or its error."""
 
 LISTS = ("data", "rows", "examples", "instances", "records", "items", "train", "dataset", "samples", "entries")
 """Keys of a document's top object under which its rows are looked for."""
@@ -19,14 +19,14 @@ TASKS = ("instruction", "Definition")
 """Keys of an object that is a row, or a task, whatever list it has."""
 
 PYTHON = "; it looks like Python: write it with json.dumps"
-"""What to say of Python's way to write an object."""
+"""Hint for an object in Python's notation."""
 
 CHUNK = 1 << 16
 """Bytes that are read at once."""
 
 
 def lines(stream: Content) -> Iterator[tuple[int, bytes]]:
-    """Lines with something in them, with their numbers; a line beyond MAX_ROW_BYTES is cut behind that many."""
+    """Yield the lines that are not blank, with their numbers; a line is cut after MAX_ROW_BYTES."""
     number = 0
     while line := stream.readline(MAX_ROW_BYTES + 1):
         number += 1
@@ -38,16 +38,16 @@ def lines(stream: Content) -> Iterator[tuple[int, bytes]]:
 
 
 def json_lines(stream: Content) -> Iterator[Record]:
-    """One object a line; row numbers are line numbers, blank lines are passed over."""
+    """Yield one object a line; row numbers are line numbers, blank lines are skipped."""
     for number, line in lines(stream):
         try:
-            yield number, as_object(parse(line, first=number == 1))
-        except RowError as fault:
-            yield number, fault
+            yield number, to_object(parse(line, first=number == 1))
+        except RowError as error:
+            yield number, error
 
 
 def parse(line: bytes, *, first: bool = False) -> Any:
-    """A JSON text. Raises RowError."""
+    """Parse a line of JSON. Raises RowError."""
     if len(line) > MAX_ROW_BYTES:
         raise RowError("", f"is longer than {MAX_ROW_BYTES} bytes; write one JSON object a line")
     try:
@@ -67,18 +67,18 @@ def parse(line: bytes, *, first: bool = False) -> Any:
 
 
 def _missing(_: str) -> None:
-    """NaN and Infinity, which are no JSON, stand for nothing: pandas writes NaN where a cell is empty."""
+    """Read NaN and Infinity, which are not JSON, as null: pandas writes NaN where a cell is empty."""
 
 
 DECODER = json.JSONDecoder(parse_constant=_missing)
-"""Reads JSON, and what pandas writes for it."""
+"""Reads JSON, and what pandas writes in its place."""
 
 
-def as_object(value: Any, *, inside: bool = False) -> dict[str, Any]:
-    """The value, if it is an object; a list of messages is a chat's, one of cells has columns 0, 1, ….
+def to_object(value: Any, *, inside: bool = False) -> dict[str, Any]:
+    """Convert a value to a row's object: a list of messages is a chat, a list of cells has columns 0, 1, ….
 
-    `inside` an array, any list of objects is a talk's turns; on a line of its own it may be a batch of rows. Raises
-    RowError.
+    `inside` an array, any list of objects is a conversation; on a line of its own it may be a batch of rows. Raises
+    RowError for other values.
     """
     if isinstance(value, list) and (are_messages(value) or (inside and _are_objects(value))):
         return {"messages": value}
@@ -86,7 +86,7 @@ def as_object(value: Any, *, inside: bool = False) -> dict[str, Any]:
         return {str(place): cell for place, cell in enumerate(value)}
     if not isinstance(value, dict):
         hint = '; a text is written as {"text": …}' if isinstance(value, str) else ""
-        raise RowError("", f"must be a JSON object, is {kind(value)}{hint}")
+        raise RowError("", f"must be a JSON object, is {json_type(value)}{hint}")
     return value
 
 
@@ -95,12 +95,12 @@ def _are_objects(values: list[Any]) -> bool:
 
 
 def are_messages(values: list[Any]) -> bool:
-    """Whether these are the messages of one conversation."""
+    """Return whether these are the messages of one conversation."""
     return _are_objects(values) and all(isinstance(turn.get("role", turn.get("from")), str) for turn in values)
 
 
 def is_list_of_rows(value: dict[str, Any]) -> bool:
-    """Whether the object is no row but holds rows under one of LISTS."""
+    """Return whether the object is not a row itself but has rows under one of LISTS."""
     if any(key in value for key in TASKS):
         return False
     lists = [value[key] for key in LISTS if isinstance(value.get(key), list)]
@@ -109,7 +109,7 @@ def is_list_of_rows(value: dict[str, Any]) -> bool:
 
 
 def are_several(text: str) -> bool:
-    """Whether a line is objects one after another, without a line break between them."""
+    """Return whether a line has several objects without a line break between them."""
     try:
         _, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Parquet file says of itself in its footer: rows, columns and sizes, without a library for the data.
+"""Rows, columns and sizes of a Parquet file from its footer, without a library for the data.
 
 The footer is a FileMetaData in Thrift's compact protocol (parquet-format, src/main/thrift/parquet.thrift; Thrift,
 doc/specs/thrift-compact-protocol.md); field numbers below are the former's.
@@ -14,18 +14,18 @@ from finetree_data.errors import DatasetError
 from finetree_data.files.content import PARQUET
 
 MAX_FOOTER_BYTES = 64 * 1024 * 1024
-"""Longest footer that is read; a thousand columns in a thousand row groups take less."""
+"""Longest footer that is read, in bytes; a thousand columns in a thousand row groups take less."""
 
 _DEPTH = 32
 _VERSION, _SCHEMA, _ROWS, _GROUPS = 1, 2, 3, 4  # FileMetaData
 _NAME, _CHILDREN = 4, 5  # SchemaElement
-_GROUP_BYTES = 2  # RowGroup.total_byte_size: unpacked
+_GROUP_BYTES = 2  # RowGroup.total_byte_size: uncompressed
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """Rows; columns with the dotted paths of what is nested in them; unpacked bytes."""
+    """Number of rows; names of columns, and dotted paths of their leaves; uncompressed bytes."""
 
     rows: int
     columns: tuple[str, ...]
@@ -34,7 +34,7 @@ class Footer:
 
 
 def read_footer(path: Path) -> Footer:
-    """The footer. Raises DatasetError DATASET_NOT_FOUND, or DATASET_UNREADABLE where it is no sound one."""
+    """Read the footer. Raises DatasetError DATASET_NOT_FOUND, or DATASET_UNREADABLE where it is damaged."""
     try:
         with path.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -66,7 +66,7 @@ def _unreadable(what: str) -> DatasetError:
 
 
 def _columns(schema: list[dict[int, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the top columns, and dotted paths of the leaves: the schema is a tree, written depth first."""
+    """Names of the columns, and dotted paths of the leaves: the schema is a tree, written depth first."""
     columns: list[str] = []
     leaves: list[str] = []
     waiting = [int(schema[0].get(_CHILDREN, 0))]
@@ -91,13 +91,13 @@ def _columns(schema: list[dict[int, Any]]) -> tuple[tuple[str, ...], tuple[str, 
 
 
 class _Compact:
-    """A reader of Thrift's compact protocol; raises ValueError or IndexError for what is none."""
+    """Reads Thrift's compact protocol; raises ValueError or IndexError for anything else."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
 
     def struct(self, depth: int) -> dict[int, Any]:
-        """A struct's fields by number."""
+        """Read a struct; return its fields by number."""
         if depth == 0:
             raise ValueError("nested too deeply")
         fields: dict[int, Any] = {}

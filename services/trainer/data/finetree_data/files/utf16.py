@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""UTF-16 with a byte order mark, as Excel's "Unicode Text" and Windows' tools write it, read as UTF-8."""
+"""Reads UTF-16 with a byte order mark as UTF-8: Excel's "Unicode Text" and tools of Windows write it."""
 
 import codecs
 import io
@@ -7,19 +7,19 @@ import io
 from finetree_data.errors import DatasetError
 
 MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-"""How UTF-16 begins; with two NUL bytes behind it, the first of them is UTF-32's."""
+"""Byte order marks of UTF-16; followed by two NUL bytes, the first one is UTF-32's."""
 
 _PIECE = 256 * 1024
-"""Bytes that are read at once: they give more than the head in which the format is looked for (content.HEAD_BYTES)."""
+"""Bytes that are read at once: more than the head in which the format is detected (content.HEAD_BYTES)."""
 
 
-def is_wide(head: bytes) -> bool:
-    """Whether a file that begins so is UTF-16."""
+def is_utf16(head: bytes) -> bool:
+    """Return whether a file with these first bytes is UTF-16."""
     return head.startswith(MARKS) and not head.startswith(codecs.BOM_UTF32_LE)
 
 
-class Narrowed(io.RawIOBase):
-    """The UTF-8 bytes of a stream that is UTF-16, a piece at a time.
+class Utf16Reader(io.RawIOBase):
+    """The UTF-8 bytes of a UTF-16 stream, a piece at a time.
 
     Reading raises DatasetError NOT_UTF8 where half of a character stands alone, or the last byte is missing.
     """
@@ -31,11 +31,11 @@ class Narrowed(io.RawIOBase):
         self._waiting, self._read, self._ended = b"", 0, False
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
-        """Put the next bytes into `buffer` and say how many; 0 at the end."""
+        """Read the next bytes into `buffer`; return how many, 0 at the end."""
         while not self._waiting and not self._ended:
             self._waiting = self._piece()
         piece, self._waiting = self._waiting[: len(buffer)], self._waiting[len(buffer) :]

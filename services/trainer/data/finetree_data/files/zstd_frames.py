@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a file packed with zstd is whole: the library takes one that is cut off for one that ends there.
+"""Whether a zstd file is complete: the library takes one that is cut off for one that ends there.
 
-The frames are walked by their headers alone (RFC 8878, section 3.1), nothing is unpacked.
+The frames are followed by their headers alone (RFC 8878, section 3.1); nothing is decompressed.
 """
 
 import os
@@ -15,17 +15,17 @@ _RAW, _RLE, _COMPRESSED = 0, 1, 2
 
 
 def is_whole(stream: BinaryIO) -> bool:
-    """Whether the frames end where the file ends; the position is put back to the beginning."""
+    """Return whether the frames end where the file ends; the position is set back to the beginning."""
     size = os.fstat(stream.fileno()).st_size
     position = 0
     while 0 <= position < size:
-        position = _behind_frame(stream, position)
+        position = _end_of_frame(stream, position)
     stream.seek(0)
     return position == size
 
 
-def _behind_frame(stream: BinaryIO, position: int) -> int:
-    """Where the frame at `position` ends; -1 where it is none."""
+def _end_of_frame(stream: BinaryIO, position: int) -> int:
+    """Where the frame at `position` ends; -1 where there is no frame."""
     stream.seek(position)
     head = stream.read(_LONGEST_HEADER)
     if int.from_bytes(head[:4], "little") in _SKIPPABLE and len(head) >= 8:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns of a conversation, in the ways that public datasets write them."""
+"""Turns of conversations as public datasets write them."""
 
 import difflib
 import re
 from typing import Any
 
-from finetree_data.columns.mapping import by_lower, first, listed
+from finetree_data.columns.mapping import by_lower, first_of, list_columns
 from finetree_data.columns.names import ANSWERS, PAIRS, QUESTIONS
-from finetree_data.errors import EmptyError, RowError, kind
-from finetree_data.rows.content_parts import THOUGHT, Said, said
+from finetree_data.errors import EmptyTextError, RowError, json_type
+from finetree_data.rows.content_parts import THOUGHT, ParsedParts, parse_parts
 from finetree_data.rows.row import Message
-from finetree_data.rows.text import nested, sound, text_of
-from finetree_data.rows.tool_calls import calls_in, calls_of
+from finetree_data.rows.text import parse_json_cell, require_text, text_of
+from finetree_data.rows.tool_calls import parse_text_calls, parse_turn_calls
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 """Roles that a message may have."""
@@ -23,21 +23,21 @@ ALIASES = {
     **dict.fromkeys(("function", "observation", "function_response", "tool_response", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
-"""What datasets call the roles: ShareGPT's human and gpt, OpenAssistant's prompter, Gemini's model, Cohere's chatbot,
+"""Names of the roles in datasets: ShareGPT's human and gpt, OpenAssistant's prompter, Gemini's model, Cohere's chatbot,
 OpenAI's former function, LLaMA-Factory's observation and function_call ("call": an assistant's turn that is a call)."""
 
 SPEAKERS = ("role", "from", "speaker", "sender", "author")
-"""Names of who speaks (OpenAI, ShareGPT; Cohere's examples; OpenDialKG; PaLM)."""
+"""Keys of a turn's speaker (OpenAI, ShareGPT; Cohere's examples; OpenDialKG; PaLM)."""
 TEXTS = ("content", "value", "parts", "text", "message")
-"""Names of what is said (OpenAI, ShareGPT, Gemini, YandexGPT, Cohere)."""
+"""Keys of a turn's text (OpenAI, ShareGPT, Gemini, YandexGPT, Cohere)."""
 _UNLEARNED = ("weight", "loss_weight", "loss", "train", "trainable")
-"""Marks of a turn that is shown, not learned, where they are 0 or false (OpenAI, LLaMA-Factory, ms-swift, Axolotl)."""
+"""Keys that mark a turn as context where they are 0 or false (OpenAI, LLaMA-Factory, ms-swift, Axolotl)."""
 _TRANSCRIPTS = (
     re.compile(r"(?:^|\n\n)(Human|Assistant): ?"),
     re.compile(r"\[\|(Human|AI)\|\]"),
     re.compile(r"(?:^|\n)(USER|ASSISTANT|FUNCTION RESPONSE): ?"),
 )
-"""Marks of speakers in conversations written as one text: HH-RLHF's, Baize's, Glaive's."""
+"""Markers of speakers in conversations written as one text (HH-RLHF, Baize, Glaive)."""
 _MARKED = {
     **dict.fromkeys(("Human", "USER"), "user"),
     **dict.fromkeys(("Assistant", "AI", "ASSISTANT"), "assistant"),
@@ -46,19 +46,21 @@ _MARKED = {
 
 
 def conversation(turns: Any, place: str) -> tuple[Message, ...]:
-    """The turns, among which is an answer to learn. Raises RowError, EmptyError where there is none."""
-    messages = turns_of(turns, place)
+    """Parse a conversation with an answer to learn. Raises RowError, EmptyTextError where there is none."""
+    messages = parse_turns(turns, place)
     if not any(message.role == "assistant" and message.learned for message in messages):
-        raise EmptyError(place, "have no assistant message, so there is nothing to learn")
+        raise EmptyTextError(place, "has no assistant message, so there is nothing to learn")
     return messages
 
 
-def turns_of(turns: Any, place: str) -> tuple[Message, ...]:
-    """Turns as objects, as pairs, or as strings in turn; also as JSON text. Raises RowError."""
+def parse_turns(turns: Any, place: str) -> tuple[Message, ...]:
+    """Parse turns: objects, pairs, or alternating strings, also as JSON text. Raises RowError."""
     if isinstance(turns, str):
-        turns = nested(turns, place)
+        turns = parse_json_cell(turns, place)
     if not isinstance(turns, list) or not turns:
-        raise (EmptyError if turns in (None, []) else RowError)(place, f"must be a list of messages, is {kind(turns)}")
+        raise (EmptyTextError if turns in (None, []) else RowError)(
+            place, f"must be a list of messages, is {json_type(turns)}"
+        )
     if all(isinstance(turn, str) for turn in turns):
         return _alternating(turns, place)
     messages: list[Message] = []
@@ -71,7 +73,7 @@ def turns_of(turns: Any, place: str) -> tuple[Message, ...]:
 
 
 def transcript(text: str, place: str) -> tuple[Message, ...]:
-    """Turns of a conversation that is one text with marks of who speaks; none where it has no such marks."""
+    """Parse a conversation in one text with markers of its speakers; no turns where it has no markers."""
     for marks in _TRANSCRIPTS:
         pieces = marks.split(text)
         roles = [_MARKED[mark] for mark in pieces[1::2]]
@@ -81,25 +83,25 @@ def transcript(text: str, place: str) -> tuple[Message, ...]:
             # Baize's transcripts end in the mark of a question that nobody asked.
             while turns and not turns[-1][1]:
                 turns.pop()
-            return tuple(Message(role, sound(words, place)) for role, words in turns)
+            return tuple(Message(role, require_text(words, place)) for role, words in turns)
     return ()
 
 
 def _alternating(turns: list[str], place: str) -> tuple[Message, ...]:
     # UltraChat's own files and DailyDialog: question and answer in turn, the user first.
     if place.rpartition(".")[2].lower() == "turns":  # FastChat's questions: each of them is a user's
-        raise RowError(place, "are texts that do not say who speaks; write {role, content} objects")
+        raise RowError(place, "are texts without a speaker; write {role, content} objects")
     if len(turns) < 2:
-        raise EmptyError(place, "have no assistant message, so there is nothing to learn")
+        raise EmptyTextError(place, "has no assistant message, so there is nothing to learn")
     roles = ("user", "assistant")
-    return tuple(Message(roles[i % 2], sound(turn, f"{place}[{i}]")) for i, turn in enumerate(turns))
+    return tuple(Message(roles[i % 2], require_text(turn, f"{place}[{i}]")) for i, turn in enumerate(turns))
 
 
 def _turn(turn: Any, place: str, silent: str) -> tuple[Message, ...]:
     if isinstance(turn, list) and len(turn) == 2:  # a pair, as in "history" of ChatGLM and ms-swift
         return _pair(dict(zip(("user", "assistant"), turn, strict=True)), place, silent)
     if not isinstance(turn, dict):
-        raise RowError(place, f"must be an object, is {kind(turn)}")
+        raise RowError(place, f"must be an object, is {json_type(turn)}")
     # Columns of a table exist in every turn, null where a turn has none.
     speaker = next((key for key in SPEAKERS if turn.get(key) is not None), None)
     if speaker is not None:
@@ -115,23 +117,23 @@ def _turn(turn: Any, place: str, silent: str) -> tuple[Message, ...]:
     by_role = {ALIASES[key.lower()]: value for key, value in given.items() if key.lower() in ALIASES}
     if {"user", "assistant"} <= set(by_role) <= {"system", "user", "assistant"}:  # Firefly's, ms-swift's
         return _pair(by_role, place, silent)
-    raise RowError(f"{place}.role", f"is missing; what the turn has: {listed(given)}")
+    raise RowError(f"{place}.role", f"is missing; what the turn has: {list_columns(given)}")
 
 
 def _asked(turn: dict[str, Any]) -> tuple[str, str]:
-    """Where a turn that is a question with its answer has them; empty names for other turns."""
+    """Keys of the question and the answer in a turn that has both; "" for other turns."""
     names = by_lower(turn)
-    asked, answered = first(names, QUESTIONS), first(names, ANSWERS)
+    asked, answered = first_of(names, QUESTIONS), first_of(names, ANSWERS)
     if asked and answered:
         return asked, answered
     return next(((names[one], names[other]) for one, other in PAIRS if one in names and other in names), ("", ""))
 
 
 def _pair(texts: dict[str, Any], place: str, silent: str) -> tuple[Message, ...]:
-    """A question and its answer in one turn, one of which may be empty where the role is `silent`; a system message."""
+    """Parse a turn with a system message, a question and its answer; the `silent` role may be empty."""
     may_lack = ("system", silent)
     roles = [role for role in ("system", "user", "assistant") if role not in may_lack or texts.get(role)]
-    return tuple(Message(role, sound(texts[role], f"{place}.{role}")) for role in roles)
+    return tuple(Message(role, require_text(texts[role], f"{place}.{role}")) for role in roles)
 
 
 def _message(turn: dict[str, Any], place: str, speaker: str) -> tuple[Message, ...]:
@@ -141,15 +143,15 @@ def _message(turn: dict[str, Any], place: str, speaker: str) -> tuple[Message, .
     if role == "call":
         text = text_of(turn, key, f"{place}.") if not isinstance(turn.get(key), list) else ""
         if text:
-            return (Message("assistant", "", tool_calls=calls_in(text, f"{place}.{key}")),)
+            return (Message("assistant", "", tool_calls=parse_text_calls(text, f"{place}.{key}")),)
         role = "assistant"
-    found = _said(turn, key, place)
-    calls = (*calls_of(turn, place), *found.calls) if role == "assistant" else ()
+    found = _parse_content(turn, key, place)
+    calls = (*parse_turn_calls(turn, place), *found.calls) if role == "assistant" else ()
     results = tuple(Message("tool", text, tool_call_id=known, name=name) for known, name, text in found.results)
     if results and not found.text.strip():
         return results
     # A call needs no words beside it, and a tool may have had nothing to say.
-    words = sound(found.text, f"{place}.{key}", may_be_empty=bool(calls) or role == "tool")
+    words = require_text(found.text, f"{place}.{key}", may_be_empty=bool(calls) or role == "tool")
     message = Message(
         role,
         _with_thought(words, found.thought or turn.get("reasoning_content"), place) if role == "assistant" else words,
@@ -161,19 +163,19 @@ def _message(turn: dict[str, Any], place: str, speaker: str) -> tuple[Message, .
     return (*results, message)
 
 
-def _said(turn: dict[str, Any], key: str, place: str) -> Said:
+def _parse_content(turn: dict[str, Any], key: str, place: str) -> ParsedParts:
     content = turn.get(key)
     if isinstance(content, list):
-        return said(content, f"{place}.{key}")
+        return parse_parts(content, f"{place}.{key}")
     if content is None and (key in turn or turn.get("tool_calls") or turn.get("function_call")):
         # A call or a tool may be without words; of others it is found to be empty.
-        return Said()
-    return Said(text_of(turn, key, f"{place}.", may_be_empty=True))
+        return ParsedParts()
+    return ParsedParts(text_of(turn, key, f"{place}.", may_be_empty=True))
 
 
 def _with_thought(words: str, thought: Any, place: str) -> str:
-    """The words with the thought before them, unless it stands there already."""
-    text = sound(thought, f"{place}.reasoning_content", may_be_empty=True) if thought else ""
+    """Put the thought before the text, unless it is there already."""
+    text = require_text(thought, f"{place}.reasoning_content", may_be_empty=True) if thought else ""
     return THOUGHT.format(text.strip()) + words if text.strip() and "</think>" not in words else words
 
 

@@ -1,28 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Datasets that hold several rows in one object, or one row in another object: each is turned into plain rows.
+"""Datasets with several rows in one object, or a row in another object: both are converted to plain rows.
 
-Which of them a file is, its first sound row tells; its columns then are those of the plain rows.
+The first valid row of a file shows which of them it is; its columns then are those of the plain rows.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_data.errors import EmptyError, MarkedError, RowError
+from finetree_data.errors import EmptyTextError, MarkedRowError, RowError
 
 Value = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Nesting:
-    """How rows are got out of an object, and what to say of it."""
+    """How rows are extracted from an object, and a remark about it."""
 
     rows: Callable[[Value], Iterator[Value | RowError]]
     note: str
 
 
-def nesting_of(value: Value) -> Nesting | None:
-    """The nesting of a known dataset; None for a plain row."""
+def detect_nesting(value: Value) -> Nesting | None:
+    """Detect the nesting of a known dataset; None for a plain row."""
     return next((nesting for holds, nesting in _KNOWN if holds(value)), None)
 
 
@@ -61,8 +61,8 @@ def _squad_row(paragraph: Value, asked: Any, place: str) -> Value | RowError:
     if not isinstance(answers, list):
         return RowError(f"{place}.answers", "must be a list")
     if not answers:
-        fault = MarkedError if asked.get("is_impossible") else EmptyError
-        return fault(f"{place}.answers", "is empty")
+        error = MarkedRowError if asked.get("is_impossible") else EmptyTextError
+        return error(f"{place}.answers", "is empty")
     answer = answers[0].get("text") if isinstance(answers[0], dict) else None
     return {"question": asked.get("question"), "context": paragraph.get("context"), "answer": answer}
 
@@ -76,7 +76,7 @@ def _tree_rows(value: Value) -> Iterator[Value | RowError]:
         node = min(replies, key=_rank, default=None)
     while turns and turns[-1]["role"] != "assistant":
         turns.pop()
-    yield {"messages": turns} if turns else EmptyError("prompt.replies", "have no answer")
+    yield {"messages": turns} if turns else EmptyTextError("prompt.replies", "have no answer")
 
 
 def _rank(reply: Value) -> float:

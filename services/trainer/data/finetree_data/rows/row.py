@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training row as everything behind the reader sees it, whatever file and layout it came from."""
+"""A training row after reading, the same for every file and row format."""
 
 from dataclasses import dataclass
 from typing import Any

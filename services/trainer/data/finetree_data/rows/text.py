@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts in a row's values."""
+"""Validates the texts in a row's values."""
 
 import json
 from typing import Any
 
 from finetree_data.columns.names import QUESTIONS
-from finetree_data.errors import EmptyError, RowError, kind
+from finetree_data.errors import EmptyTextError, RowError, json_type
 
 
 def text_of(value: dict[str, Any], name: str, prefix: str = "", *, may_be_empty: bool = False) -> str:
-    """A string that can be tokenised. Raises RowError."""
+    """The text of a member, which must be one that can be tokenized. Raises RowError."""
     if name not in value:
         raise RowError(prefix + name, "is missing")
-    return sound(value[name], prefix + name, may_be_empty=may_be_empty)
+    return require_text(value[name], prefix + name, may_be_empty=may_be_empty)
 
 
-def sound(text: Any, place: str, *, may_be_empty: bool = False) -> str:
-    """The text, if it is one. Raises RowError, EmptyError for none."""
+def require_text(text: Any, place: str, *, may_be_empty: bool = False) -> str:
+    """Return the value if it is a text that can be tokenized. Raises RowError, EmptyTextError."""
     if text is None:
-        raise EmptyError(place, "must be a string, is null")
+        raise EmptyTextError(place, "must be a string, is null")
     if not isinstance(text, str):
-        raise RowError(place, f"must be a string, is {kind(text)}{_way_out(text, place)}")
+        raise RowError(place, f"must be a string, is {json_type(text)}{_way_out(text, place)}")
     if not may_be_empty and not text.strip():
-        raise EmptyError(place, "is empty")
+        raise EmptyTextError(place, "is empty")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise RowError(place, "holds half of a surrogate pair (\\ud800 to \\udfff), which is no character")
+        raise RowError(place, "has half of a surrogate pair (\\ud800 to \\udfff), which is not a character")
     return text
 
 
@@ -39,8 +39,8 @@ def _way_out(value: Any, place: str) -> str:
     return ""
 
 
-def nested(text: str, place: str) -> Any:
-    """JSON in a table's cell. Raises RowError."""
+def parse_json_cell(text: str, place: str) -> Any:
+    """Parse JSON in a table's cell. Raises RowError."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions that an assistant may call, and its calls, in the ways that public datasets write them."""
+"""Tools that an assistant may call, and its calls, as public datasets write them."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from finetree_data.errors import RowError, kind
-from finetree_data.rows.text import nested, sound
+from finetree_data.errors import RowError, json_type
+from finetree_data.rows.text import parse_json_cell, require_text
 
 Call = dict[str, Any]
 """{"type": "function", "function": {"name", "arguments"}}, with the arguments as an object; "id" where it has one."""
 
 
-def calls_of(turn: dict[str, Any], place: str) -> tuple[Call, ...]:
-    """Calls beside a turn's content, as OpenAI writes them. Raises RowError."""
+def parse_turn_calls(turn: dict[str, Any], place: str) -> tuple[Call, ...]:
+    """Parse the calls beside a turn's content, as OpenAI writes them. Raises RowError."""
     calls = turn.get("tool_calls")
     place = f"{place}.tool_calls"
     if not calls and turn.get("function_call"):  # OpenAI's before November 2023
@@ -21,21 +21,21 @@ def calls_of(turn: dict[str, Any], place: str) -> tuple[Call, ...]:
     if not calls:
         return ()
     if isinstance(calls, str):
-        calls = nested(calls, place)
+        calls = parse_json_cell(calls, place)
     if not isinstance(calls, list):
-        raise RowError(place, f"must be a list of calls, is {kind(calls)}")
-    return tuple(call(one, f"{place}[{i}]") for i, one in enumerate(calls))
+        raise RowError(place, f"must be a list of calls, is {json_type(calls)}")
+    return tuple(parse_call(one, f"{place}[{i}]") for i, one in enumerate(calls))
 
 
-def calls_in(text: str, place: str) -> tuple[Call, ...]:
-    """Calls that are a turn's text, one or a list, as LLaMA-Factory writes them. Raises RowError."""
-    value = nested(text, place)
+def parse_text_calls(text: str, place: str) -> tuple[Call, ...]:
+    """Parse calls that are a turn's text, one or a list, as LLaMA-Factory writes them. Raises RowError."""
+    value = parse_json_cell(text, place)
     calls = value if isinstance(value, list) else [value]
-    return tuple(call(one, place) for one in calls)
+    return tuple(parse_call(one, place) for one in calls)
 
 
-def call(value: Any, place: str) -> Call:
-    """One call: OpenAI's, or {"name", "arguments"} alone. Raises RowError."""
+def parse_call(value: Any, place: str) -> Call:
+    """Parse a call: OpenAI's, or {"name", "arguments"} alone. Raises RowError."""
     function = value.get("function", value) if isinstance(value, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise RowError(place, 'must be a call: {"function": {"name": …, "arguments": …}}')
@@ -52,26 +52,26 @@ def call(value: Any, place: str) -> Call:
     return ({"id": value["id"]} if isinstance(value.get("id"), str) else {}) | known
 
 
-def tools_of(value: Any, place: str) -> tuple[dict[str, Any], ...]:
-    """Function schemas of a row, as OpenAI's, Anthropic's, Bedrock's or Gemini's; none where there are none.
+def parse_tools(value: Any, place: str) -> tuple[dict[str, Any], ...]:
+    """Parse the function schemas of a row, as OpenAI, Anthropic, Bedrock or Gemini write them.
 
     Raises RowError for what is neither a list of them nor that list as JSON text.
     """
     if isinstance(value, str):
-        value = nested(value, place) if value.strip() else None
+        value = parse_json_cell(value, place) if value.strip() else None
     if isinstance(value, dict) and "tools" in value:  # Bedrock's toolConfig
         value = value["tools"]
     if value is None or value == []:
         return ()
     if not isinstance(value, list) or not all(isinstance(tool, dict) for tool in value):
-        raise RowError(place, f"must be a list of function schemas, is {kind(value)}")
+        raise RowError(place, f"must be a list of function schemas, is {json_type(value)}")
     _require_text(value, place)
     return tuple(schema for tool in value for schema in _schemas(tool))
 
 
 def _require_text(value: Any, place: str) -> None:
-    """Whether a template can write the value: half a character in it could not be tokenised. Raises RowError."""
-    sound(json.dumps(value, ensure_ascii=False), place)
+    """Raise RowError unless a template can write the value: half a character cannot be tokenized."""
+    require_text(json.dumps(value, ensure_ascii=False), place)
 
 
 def _schemas(tool: dict[str, Any]) -> Iterator[dict[str, Any]]:

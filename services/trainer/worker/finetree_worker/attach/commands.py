@@ -8,7 +8,7 @@ from enum import IntEnum
 
 from finetree_api.worker.v1 import worker_pb2
 
-from finetree_worker.events.types import Signal
+from finetree_worker.control import Signal
 
 
 class Stop(IntEnum):
@@ -35,7 +35,7 @@ _SIGNALS = {
 
 
 class Commands:
-    """The core's `Control`: written by the link and by signal handlers, read by the training thread."""
+    """The core's `Control`: written by the stream and by signal handlers, read by the training thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

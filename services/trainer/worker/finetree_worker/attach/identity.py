@@ -21,7 +21,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who says Hello; job and attempt are empty while it waits for a task."""
+    """Who says Hello; kind, job and attempt are empty while it waits for a task."""
 
     kind: job_pb2.TaskKind.ValueType
     token: str
@@ -46,8 +46,9 @@ class Identity:
         )
 
     def with_task(self, task: worker_pb2.Task) -> "Identity":
-        """The same process, from now on known as the attempt that it works on."""
-        return replace(self, kind=task.kind, job=task.job, attempt=task.attempt, token=task.token or self.token)
+        """Return this process as the attempt that it works on from now on."""
+        kind = job_pb2.TaskKind.Value(f"TASK_KIND_{(task.WhichOneof('task') or 'unspecified').upper()}")
+        return replace(self, kind=kind, job=task.job, attempt=task.attempt, token=task.token or self.token)
 
 
 @dataclass(frozen=True, slots=True)

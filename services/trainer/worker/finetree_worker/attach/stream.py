@@ -14,8 +14,8 @@ from contextlib import suppress
 
 import grpc
 import grpc.aio
-from finetree_api.trainer.v1 import job_pb2, worker_pb2_grpc
-from finetree_api.worker.v1 import worker_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.attach.identity import Identity, RefusedError, Timing
@@ -33,11 +33,11 @@ _LAST_CHANCE_SECONDS = 5.0
 _Call = grpc.aio.StreamStreamCall[worker_pb2.AttachRequest, worker_pb2.AttachResponse]
 
 
-class Link:
+class ServiceStream:
     """Keeps a stream to the service. All public methods may be called from any thread.
 
-    In the link's own thread, `on_task` is called once, with the task, or with None when a worker that waits for one is
-    no longer needed; `on_refused` is called with the reason when the service fences the worker off.
+    In its own thread, `on_task` is called once, with the task, or with None when a worker that waits for one is no
+    longer needed; `on_refused` is called with the reason when the service fences the worker off.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Link:
         self._news = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._settled = threading.Event()
-        self._thread = threading.Thread(target=self._main, name="finetree-link", daemon=True)
+        self._thread = threading.Thread(target=self._main, name="finetree-stream", daemon=True)
 
     def start(self) -> None:
         """Begin to attach."""

@@ -11,7 +11,7 @@ from finetree_worker.events.journal import Journal
 BATCH_BYTES = 64 * 1024
 """Events that travel together; tens of them cost little more than one (contract: batches of 10 a tenth per event)."""
 IN_FLIGHT_BYTES = 4 * 1024 * 1024
-"""Sent and not acknowledged; beyond it the link waits, and the events wait in the journal."""
+"""Sent and not acknowledged; beyond it the stream waits, and the events wait in the journal."""
 
 
 class Window:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from finetree_worker.data.packing import Example
 from finetree_worker.plan import Optimization
 from finetree_worker.randomness import key, order, splitmix64
+from finetree_worker.tokenize.example import Example
 
 BUCKET_BATCHES = 32
 """Batches whose rows are sorted by length together where packing is off: rows of like length waste no padding, and

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset of a run: rows in, tokenised examples, held-out questions and a report out."""
+"""The dataset of a task: rows in, tokenized examples, held-out questions and a report out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1.training_data_pb2 import SPLIT_EVALUATION, SPLIT_TRAIN
+from finetree_api.types.v1.training_data_pb2 import Split as SplitKind
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from finetree_worker.data.packing import Example
-from finetree_worker.data.report import split_report, with_leaks
+from finetree_worker.data.report import add_leaks, split_report
 from finetree_worker.errors import DataError
-from finetree_worker.events.types import DatasetReport
-from finetree_worker.plan import Metric, TrainPlan
+from finetree_worker.plan import DataPlan
 from finetree_worker.randomness import key, splitmix64
 from finetree_worker.tokenize.cache import TokenCache, Tokenized, tokenized
+from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.rows import Format, Row, RowSource, rows_of
 from finetree_worker.tokenize.token_table import Split
 
@@ -24,50 +26,46 @@ from finetree_worker.tokenize.token_table import Split
 class Dataset:
     """What training and evaluation work on. `questions` are the held-out rows that can be asked, where any are to be.
 
-    `splits` are the rows before anything is left out: "train", and "evaluation" where there is any; so are `reports`.
+    `splits` are the rows before anything is left out, that of held-out rows only where there are any; so are `reports`.
     """
 
     format: Format
     train: Sequence[Example]
     held_out: Sequence[Example]
     questions: list[Row]
-    splits: dict[str, Split]
-    reports: dict[str, DatasetReport]
+    splits: dict[SplitKind.ValueType, Split]
+    reports: dict[SplitKind.ValueType, event_pb2.DatasetReport]
 
     @property
-    def report(self) -> DatasetReport:
+    def report(self) -> event_pb2.DatasetReport:
         """What became of the training rows."""
-        return self.reports["train"]
+        return self.reports[SPLIT_TRAIN]
 
 
-def load_dataset(plan: TrainPlan, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]) -> Dataset:
-    """Read, tokenise unless that is done already, split, truncate and report.
+def load_dataset(plan: DataPlan, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]) -> Dataset:
+    """Read, tokenize unless that is done already, split, truncate and report.
 
-    `on_fraction` hears 0..1 and may raise to stop. Raises DataError: those of `rows_of`, and NO_TARGET_LEFT when
+    `on_fraction` gets 0..1 and may raise to stop. Raises DataError: those of `rows_of`, and NO_TARGET_LEFT when
     truncation leaves no row anything to learn; StorageError.
     """
-    length, own_file = plan.optimization.sequence_length, plan.evaluation.dataset
-    share = 1.0 if own_file is None else _share(plan.dataset, own_file)
-    main = _table(plan, RowSource(plan.dataset, plan.reading), tokenizer, lambda f: on_fraction(f * share))
-    everything = torch.arange(len(main.table.rows))
-    splits = {"train": Split(main.table, everything, length)}
+    share = 1.0 if plan.held_out is None else _share(plan.train, plan.held_out)
+    main = _table(plan, RowSource(plan.train, plan.reading), tokenizer, lambda f: on_fraction(f * share))
     held = main
-    if own_file is not None:
-        source = RowSource(own_file, plan.evaluation.reading, "evaluation.dataset")
+    if plan.held_out is not None:
+        source = RowSource(plan.held_out, plan.held_out_reading, "evaluation.dataset")
         held = _table(plan, source, tokenizer, lambda f: on_fraction(share + f * (1 - share)))
-        splits["evaluation"] = Split(held.table, torch.arange(len(held.table.rows)), length)
-    elif plan.evaluation.split_fraction > 0:
-        is_held = split(main.table.contents, plan.evaluation.split_fraction, plan.optimization.seed)
-        splits = {
-            "train": Split(main.table, everything[~is_held], length),
-            "evaluation": Split(main.table, everything[is_held], length),
-        }
-    if not len(splits["train"].kept):
-        raise _no_target(splits["train"])
-    reports = _reports(splits, tokenizer, from_cache=main.kept and held.kept)
-    held_out = splits["evaluation"].kept if "evaluation" in splits else []
-    questions = _questions(plan, splits.get("evaluation"))
-    return Dataset(main.table.format, splits["train"].kept, held_out, questions, splits, reports)
+    splits = _splits(plan, main, held)
+    train = splits[SPLIT_TRAIN]
+    if not len(train.kept):
+        raise _no_target(train)
+    return Dataset(
+        format=main.table.format,
+        train=train.kept,
+        held_out=splits[SPLIT_EVALUATION].kept if SPLIT_EVALUATION in splits else [],
+        questions=_questions(plan, splits.get(SPLIT_EVALUATION)),
+        splits=splits,
+        reports=_reports(splits, tokenizer, from_cache=main.kept and held.kept),
+    )
 
 
 def _share(train: Path, held: Path) -> float:
@@ -77,38 +75,51 @@ def _share(train: Path, held: Path) -> float:
 
 
 def _table(
-    plan: TrainPlan, source: RowSource, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]
+    plan: DataPlan, source: RowSource, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]
 ) -> Tokenized:
     if not source.path.is_file():
         raise DataError("DATASET_NOT_FOUND", "The dataset's file cannot be read.", field=source.place)
-    loss_on = plan.optimization.loss_on
     if plan.token_cache is None:
-        return tokenized(source, tokenizer, loss_on, on_fraction, plan.work)
-    return TokenCache(plan.token_cache, plan.token_cache_bytes).table(source, tokenizer, loss_on, on_fraction)
+        return tokenized(source, tokenizer, plan.loss_on, on_fraction, plan.scratch)
+    return TokenCache(plan.token_cache, plan.token_cache_bytes).table(source, tokenizer, plan.loss_on, on_fraction)
+
+
+def _splits(plan: DataPlan, main: Tokenized, held: Tokenized) -> dict[SplitKind.ValueType, Split]:
+    everything, length = torch.arange(len(main.table.rows)), plan.sequence_length
+    if plan.held_out is not None:
+        return {
+            SPLIT_TRAIN: Split(SPLIT_TRAIN, main.table, everything, length),
+            SPLIT_EVALUATION: Split(SPLIT_EVALUATION, held.table, torch.arange(len(held.table.rows)), length),
+        }
+    if plan.split_fraction == 0:
+        return {SPLIT_TRAIN: Split(SPLIT_TRAIN, main.table, everything, length)}
+    is_held = split(main.table.contents, plan.split_fraction, plan.split_seed)
+    return {
+        SPLIT_TRAIN: Split(SPLIT_TRAIN, main.table, everything[~is_held], length),
+        SPLIT_EVALUATION: Split(SPLIT_EVALUATION, main.table, everything[is_held], length),
+    }
 
 
 def _reports(
-    splits: dict[str, Split], tokenizer: PreTrainedTokenizerBase, *, from_cache: bool
-) -> dict[str, DatasetReport]:
-    held = len(splits["evaluation"].index) if "evaluation" in splits else 0
+    splits: dict[SplitKind.ValueType, Split], tokenizer: PreTrainedTokenizerBase, *, from_cache: bool
+) -> dict[SplitKind.ValueType, event_pb2.DatasetReport]:
     # An empty split has no lengths to report.
-    found = {
-        name: split_report(part, tokenizer, held=held, from_cache=from_cache)
-        for name, part in splits.items()
-        if len(part.index)
+    reports = {
+        kind: split_report(part, tokenizer, from_cache=from_cache) for kind, part in splits.items() if len(part.index)
     }
-    if not held:
-        return found
-    return {name: with_leaks(report, splits["train"], splits["evaluation"]) for name, report in found.items()}
+    if SPLIT_EVALUATION in reports:
+        for report in reports.values():
+            add_leaks(report, splits[SPLIT_TRAIN], splits[SPLIT_EVALUATION])
+    return reports
 
 
-def _questions(plan: TrainPlan, held: Split | None) -> list[Row]:
+def _questions(plan: DataPlan, held: Split | None) -> list[Row]:
     """Held-out rows that end in an answer; a plain text has no question in it, so it can be scored but not asked."""
-    if held is None or Metric.EXACT_MATCH not in plan.evaluation.metrics:
+    if held is None or not plan.questions:
         return []
     numbers = set(held.column("rows").tolist())
-    own_file = plan.evaluation.dataset
-    source = RowSource(plan.dataset, plan.reading) if own_file is None else RowSource(own_file, plan.evaluation.reading)
+    train, own = RowSource(plan.train, plan.reading), plan.held_out
+    source = train if own is None else RowSource(own, plan.held_out_reading)
     return [row for row in rows_of(source.open()) if row.number in numbers and _is_question(row)]
 
 
@@ -118,7 +129,7 @@ def _is_question(row: Row) -> bool:
 
 
 def split(contents: Tensor, fraction: float, seed: int) -> Tensor:
-    """Hold out a share of the rows: a row's fate hangs on its content and the seed, not on its place in the file.
+    """Hold out a share of the rows: which ones depends on their content and the seed, not on their place in the file.
 
     `contents` int64 (rows,) are hashes of the rows; bool (rows,): whether each is held out. Equal rows share their
     fate, so no held-out row is trained on. At least one row goes to either side; raises DataError EMPTY_SPLIT where

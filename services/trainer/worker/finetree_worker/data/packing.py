@@ -8,29 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from finetree_worker.tokenize.example import Example
+
 TOKEN_MULTIPLE = 32
 """Micro-batches are filled up to a multiple of this many tokens: matrix libraries compile a kernel for each new shape
 (oneDNN, some milliseconds each), and steps of ever new lengths would compile all the time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One tokenised row. `tokens` int32 (length,); `is_target` bool (length,): whether the token is learned.
-
-    `row` is the line of the file, counted from 1; it names the row in reports and in its dropout masks.
-    """
-
-    row: int
-    tokens: Tensor
-    is_target: Tensor
-
-    def __len__(self) -> int:
-        return int(self.tokens.shape[0])
-
-    @property
-    def targets(self) -> int:
-        """How many of its tokens are learned; the first token has nothing before it that could predict it."""
-        return int(self.is_target[1:].sum())
 
 
 @dataclass(frozen=True, slots=True)

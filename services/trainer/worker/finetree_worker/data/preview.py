@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows as training sees them, in spans of one fate: one of them for a report, some of them for a preview."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from finetree_api.trainer.v1 import dataset_pb2
+from finetree_api.trainer.v1 import dataset_pb2, event_pb2
 from google.protobuf import json_format
 from transformers import PreTrainedTokenizerBase
 
-from finetree_worker.data.packing import Example
+from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.token_table import Split
 
 FILE = "rows.jsonl"
@@ -23,15 +23,17 @@ SPAN_CHARACTERS = 2000
 """Longest text of a span; the middle of a longer one is left out."""
 SPANS = 64
 """Spans of a row that are kept."""
+RENDERED_CHARACTERS = 4000
+"""Longest rendered example of a report; the rest of a row adds nothing to what it shows."""
 _CONTEXT = 8  # tokens before a span that decide how it is decoded: a leading space, half a character
 
 
-def write(folder: Path, splits: Mapping[str, Split], tokenizer: PreTrainedTokenizerBase) -> None:
+def write(folder: Path, splits: Iterable[Split], tokenizer: PreTrainedTokenizerBase) -> None:
     """Write the rows that a preview shows into `folder`. Raises OSError."""
     with (folder / FILE).open("w", encoding="utf-8") as stream:
-        for name, split in splits.items():
+        for split in splits:
             for at in _chosen(split):
-                row = preview_row(name, split, at, tokenizer)
+                row = preview_row(split, at, tokenizer)
                 text = json_format.MessageToJson(row, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
                 stream.write(text + "\n")
 
@@ -44,13 +46,13 @@ def _chosen(split: Split) -> list[int]:
     return sorted({*first, *(int(i) for found in findings for i in found.nonzero().squeeze(1)[:FOUND_ROWS])})
 
 
-def preview_row(name: str, split: Split, at: int, tokenizer: PreTrainedTokenizerBase) -> dataset_pb2.PreviewRow:
+def preview_row(split: Split, at: int, tokenizer: PreTrainedTokenizerBase) -> dataset_pb2.PreviewRow:
     """One row of a split, whole, with what is learned of it and what is cut off."""
     index = int(split.index[at])
     whole = split.table.example(index, int(split.table.lengths[index]))
     kept, first = split.table.example(index, split.limit), int(split.table.firsts[index])
     row = dataset_pb2.PreviewRow(
-        split=name,
+        split=split.kind,
         row=whole.row,
         tokens=len(whole),
         target_tokens=kept.targets,
@@ -68,6 +70,21 @@ def preview_row(name: str, split: Split, at: int, tokenizer: PreTrainedTokenizer
             row.shortened = True
         row.spans.append(span)
     return row
+
+
+def add_example(report: event_pb2.DatasetReport, split: Split, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Add to a split's report its first row that is kept, as the model sees it."""
+    if not len(split.kept):
+        return
+    example, left = split.kept[0], RENDERED_CHARACTERS
+    report.example_row = example.row
+    report.rendered_example = _decode(tokenizer, example.tokens.tolist())[:RENDERED_CHARACTERS]
+    for span in spans(example, len(example), tokenizer):
+        if left <= 0:
+            break
+        span.text = span.text[:left]
+        left -= len(span.text)
+        report.example_spans.append(span)
 
 
 def spans(example: Example, limit: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[dataset_pb2.TextSpan]:

@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a dataset holds, counted: lengths, what is cut, left out, repeated, and known from training already."""
+"""What a dataset holds, counted: lengths, and rows that are cut, left out, repeated, or known from training already."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1 import check_pb2, training_data_pb2
+from finetree_api.types.v1.training_data_pb2 import Split as SplitKind
+from finetree_data import contract
+from finetree_data.remarks import Remark
+from finetree_data.row_sizes import RowSizes
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from finetree_worker.events.types import DatasetReport, SpecialTokens
-from finetree_worker.tokenize.token_table import LEARNS_TO_END, ODD_BEGINNING, Split
+from finetree_worker.plan import UNLIMITED
+from finetree_worker.tokenize.rows import RowSource, rows_of
+from finetree_worker.tokenize.token_table import LEARNS_TO_END, ODD_BEGINNING, Found, Split, found_in
 from finetree_worker.tokenize.tokenizer import leading_bos
 
 LISTED_ROWS = 100
@@ -18,53 +24,82 @@ BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 1
 """Upper bounds of the token-length histogram; longer rows extend it by doubling."""
 LENGTH_MULTIPLE = 32
 """A suggested sequence length is a multiple of this, unless the longest row is shorter."""
-PERCENTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
+"""Shares of the rows whose longest length is reported."""
 
 
-def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, held: int, from_cache: bool) -> DatasetReport:
-    """The report on one split, which is not empty; `held` rows are held out of training."""
-    lengths, dropped, kept = split.column("lengths"), split.dropped, split.kept
-    by_rank = percentiles(lengths)
-    return DatasetReport(
-        format=split.table.format.value,
+def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, from_cache: bool) -> event_pb2.DatasetReport:
+    """Report on one split, which is not empty."""
+    lengths, dropped = split.column("lengths"), split.dropped
+    tokens, targets = int(split.kept.lengths.sum()), split.kept_targets()
+    ranks = percentiles(lengths)
+    report = event_pb2.DatasetReport(
+        profile=training_data_pb2.DatasetProfile(
+            examples=len(split.kept),
+            total_tokens=tokens or None,
+            target_fraction=targets / tokens if tokens else None,
+            exact=True,
+            token_lengths=histogram(lengths.tolist()),
+        ),
         rows=len(lengths),
-        train_rows=len(kept),
-        eval_rows=held,
-        duplicate_rows=len(repeats := _repeats(split)),
-        duplicate_row_numbers=_listed(repeats),
-        truncated_rows=int((lengths > split.limit).sum()),
-        truncated_row_numbers=_listed(split.column("rows")[lengths > split.limit]),
-        dropped_rows=int(dropped.sum()),
-        dropped_row_numbers=_listed(split.column("rows")[dropped]),
-        total_tokens=int(kept.lengths.sum()),
-        target_tokens=split.kept_targets(),
-        longest_row_tokens=by_rank[-1],
-        sequence_length=split.limit,
-        histogram=histogram(lengths.tolist()),
-        percentiles=by_rank,
-        suggested_sequence_length=min(-(-by_rank[3] // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, by_rank[-1]),
-        template_source="tokenizer" if tokenizer.chat_template is not None else "none",
-        special=_special(split, tokenizer),
-        from_cache=from_cache,
-        skipped_rows=split.table.found.skipped,
-        bad_rows=split.table.found.bad_rows,
-        file_format=split.table.found.file_format,
-        notes=split.table.found.notes,
+        truncated=_group(split.column("rows")[lengths > split.limit]),
+        without_target=_group(split.column("rows")[dropped]),
+        duplicates=_group(_repeats(split)),
+        leaked=event_pb2.RowGroup(),
+        leaked_prompts=event_pb2.RowGroup(),
+        target_tokens=targets,
+        longest_row_tokens=ranks.max,
+        percentiles=ranks,
+        suggested_sequence_length=min(-(-ranks.p99 // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, ranks.max),
+        split=split.kind,
+        sequence_length=split.limit if split.limit < UNLIMITED else 0,
+        special_tokens=_special(split, tokenizer),
+        tokens_from_cache=from_cache,
     )
+    has_template = tokenizer.chat_template is not None
+    report.template_source = event_pb2.TEMPLATE_SOURCE_TOKENIZER if has_template else event_pb2.TEMPLATE_SOURCE_NONE
+    add_reading(report, split.table.found)
+    return report
 
 
-def with_leaks(report: DatasetReport, train: Split, held: Split) -> DatasetReport:
-    """The report with the held-out rows that training shows too, whole or by their prompt."""
+def add_reading(report: event_pb2.DatasetReport, found: Found) -> None:
+    """Add to a report what reading the file showed."""
+    report.row_format = contract.row_format(found.format)
+    report.file_format = contract.file_format(found.file_format)
+    report.compression = contract.compression(found.compression)
+    report.remarks.extend(remark_message(remark) for remark in found.remarks)
+    if found.skipped:
+        report.skipped.count = found.skipped
+        report.skipped.rows.extend(bad.number for bad in found.bad_rows)
+    for bad in found.bad_rows:
+        report.bad_rows.add(row=bad.number, field=bad.field[:200], problem=bad.problem[:400], reason=bad.reason)
+
+
+def rows_report(source: RowSource, kind: SplitKind.ValueType) -> event_pb2.DatasetReport:
+    """Read and check all rows, and report on them without a tokenizer: lengths are estimated from characters.
+
+    Raises DataError as `rows_of` does.
+    """
+    file, sizes = source.open(), RowSizes()
+    for row in rows_of(file, source.place):
+        sizes.add(row)
+    report = event_pb2.DatasetReport(profile=sizes.profile(), rows=sizes.rows + file.skipped, split=kind)
+    add_reading(report, found_in(file))
+    return report
+
+
+def remark_message(remark: Remark) -> check_pb2.Remark:
+    """Return a remark on how a file was read as the contract's message."""
+    return check_pb2.Remark(code=remark.code, message=remark.message[:1000], field_path="dataset")
+
+
+def add_leaks(report: event_pb2.DatasetReport, train: Split, held: Split) -> None:
+    """Add to a report the held-out rows that training shows too, whole or by their prompt."""
     numbers, prompts = held.column("rows"), held.column("prompts")
     whole = torch.isin(held.column("contents"), train.column("contents"))
     asked = torch.isin(prompts, train.column("prompts")) & (prompts != 0) | whole
-    return replace(
-        report,
-        leaked_rows=int(whole.sum()),
-        leaked_row_numbers=_listed(numbers[whole]),
-        leaked_prompts=int(asked.sum()),
-        leaked_prompt_numbers=_listed(numbers[asked]),
-    )
+    report.leaked.CopyFrom(_group(numbers[whole]))
+    report.leaked_prompts.CopyFrom(_group(numbers[asked]))
 
 
 def _repeats(split: Split) -> Tensor:
@@ -75,36 +110,35 @@ def _repeats(split: Split) -> Tensor:
     return split.column("rows")[order[1:][same]].sort().values
 
 
-def _listed(numbers: Tensor) -> tuple[int, ...]:
-    return tuple(numbers[:LISTED_ROWS].tolist())
+def _group(numbers: Tensor) -> event_pb2.RowGroup:
+    return event_pb2.RowGroup(count=len(numbers), rows=numbers[:LISTED_ROWS].tolist())
 
 
-def percentiles(lengths: Tensor) -> tuple[int, int, int, int, int]:
-    """Lengths by nearest rank: the shortest that is at least as long as a share of `PERCENTILES` of the rows."""
+def percentiles(lengths: Tensor) -> event_pb2.TokenPercentiles:
+    """Return lengths by nearest rank: the shortest that is at least as long as a share of the rows."""
     ordered = lengths.sort().values
     # Whole thousandths: 0.95 * 20 is 19.000000000000004 and would give the next rank.
-    ranks = [-(-round(share * 1000) * len(ordered) // 1000) for share in PERCENTILES]
-    p50, p90, p95, p99, longest = (int(ordered[rank - 1]) for rank in ranks)
-    return p50, p90, p95, p99, longest
+    ranks = {name: -(-round(share * 1000) * len(ordered) // 1000) for name, share in PERCENTILES.items()}
+    return event_pb2.TokenPercentiles(**{name: int(ordered[rank - 1]) for name, rank in ranks.items()})
 
 
-def histogram(lengths: Sequence[int]) -> tuple[tuple[int, int], ...]:
-    """(upper bound, rows) for each bound of `BUCKETS` up to the longest row."""
+def histogram(lengths: Sequence[int]) -> list[training_data_pb2.TokenLengthBucket]:
+    """Return the number of rows for each bound of `BUCKETS` up to the longest row."""
     bounds = list(BUCKETS)
     while bounds[-1] < max(lengths):
         bounds.append(bounds[-1] * 2)
     buckets = torch.bucketize(torch.tensor(lengths), torch.tensor(bounds))
     counted = torch.bincount(buckets).tolist()
-    return tuple(zip(bounds, counted, strict=False))
+    return [training_data_pb2.TokenLengthBucket(upper_bound=b, count=n) for b, n in zip(bounds, counted, strict=False)]
 
 
-def _special(split: Split, tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+def _special(split: Split, tokenizer: PreTrainedTokenizerBase) -> event_pb2.SpecialTokens:
     marks = split.column("marks")
     learn_to_end = (marks & LEARNS_TO_END != 0) & (split.column("lengths") <= split.limit)
-    return SpecialTokens(
-        bos=str(tokenizer.bos_token) if leading_bos(tokenizer) is not None else "",
-        eos=str(tokenizer.eos_token),
-        pad=str(tokenizer.pad_token or ""),
+    return event_pb2.SpecialTokens(
+        bos_token=str(tokenizer.bos_token) if leading_bos(tokenizer) is not None else "",
+        eos_token=str(tokenizer.eos_token),
+        pad_token=str(tokenizer.pad_token or ""),
         pad_is_eos=tokenizer.pad_token_id == tokenizer.eos_token_id,
         rows_without_one_bos=int((marks & ODD_BEGINNING != 0).sum()),
         rows_that_learn_to_end=int(learn_to_end.sum()),

@@ -1,81 +1,200 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run still has to do besides its steps: evaluations and checkpoints to come, and the end."""
+"""How long the rest of a run takes: its steps, from those that were timed, and what it does besides."""
 
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean, median, quantiles
 
-from finetree_api.types.v1 import run_spec_pb2, training_pb2
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1 import evidence_pb2
 
-from finetree_worker.events.types import CheckpointSaved, DatasetReport, EvalMetrics
+from finetree_worker.plan import CheckpointPlan, EvaluationPlan, Metric, Price
 
+RECENT_STEPS = 64
+"""Steps that are looked back on."""
+WARM_UP = 2
+"""First steps that are left out as soon as there are others: they pay for allocations, caches and compiled kernels."""
+ODD_DEVIATIONS = 5.0
+"""Median absolute deviations beyond which a step's time is cut: something else had the machine for a moment."""
+MIN_STEPS = 3
+"""Steps before anything is forecast."""
+COVERAGE = 0.8
+"""Share of steps between the first and the last decile, which span the forecast's interval."""
 FORWARD_SHARE = 1 / 3
-"""Of a training step's time, the forward pass: what an evaluation that was not timed yet costs per token."""
+"""Share of a training step's time that its forward pass takes: what an evaluation that was not timed yet costs."""
 ANSWER_SPREAD = 1.5
 """Longest answer of a batch, in units of the mean answer: a batch of questions ends with its last."""
 ARTIFACT_SHARE = 1 / 3
-"""Of a checkpoint, the weights: a checkpoint also holds two moments of each."""
+"""Share of a checkpoint that is weights: it also holds two moments of each."""
+FORECASTS = 10
+"""Forecasts in a run: one for each tenth of its steps."""
 
 
-@dataclass(slots=True)
-class Ahead:
-    """Times what is repeated, and counts what is to come. Seconds."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Numbers of the rows that a run works on: of the training rows their tokens, too, all and learned."""
 
-    spec: run_spec_pb2.RunSpec
-    _report: DatasetReport | None = None
-    _loss_seconds: float | None = None
-    _before: EvalMetrics | None = None
-    _between: EvalMetrics | None = None
-    _checkpoint_seconds: float | None = field(default=None)
+    train: int = 0
+    held_out: int = 0
+    tokens: int = 0
+    targets: int = 0
 
-    def rows(self, report: DatasetReport) -> None:
+
+class Eta:
+    """What remains of a run, from what is timed while it runs. Seconds."""
+
+    def __init__(self, evaluation: EvaluationPlan, checkpoints: CheckpointPlan) -> None:
+        self._evaluation, self._checkpoints = evaluation, checkpoints
+        self._pace = Pace()
+        self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._rows = Rows()
+        self._loss_seconds: float | None = None
+        self._before_seconds: float | None = None
+        self._between_seconds: float | None = None
+        self._save_seconds = 0.0
+
+    def rows(self, rows: Rows) -> None:
         """Note what rows there are."""
-        self._report = report
+        self._rows = rows
 
-    def evaluation(self, event: EvalMetrics) -> None:
+    def step(self, seconds: float, tokens: int) -> None:
+        """Note an optimizer step."""
+        self._pace.add(seconds, tokens)
+        self._recent.append(seconds)
+
+    def evaluation(self, step: int, seconds: float, *, questions: int) -> None:
         """Note an evaluation: of the loss alone, or of answers too, before training (step 0) or in the middle of it."""
-        if event.questions == 0:
-            self._loss_seconds = event.seconds
-        elif event.step == 0:
-            self._before = event
+        if questions == 0:
+            self._loss_seconds = seconds
+        elif step == 0:
+            self._before_seconds = seconds
         else:
-            self._between = event
+            self._between_seconds = seconds
 
-    def checkpoint(self, event: CheckpointSaved) -> None:
-        """Note a checkpoint."""
-        self._checkpoint_seconds = event.seconds
+    def checkpoint(self, seconds: float) -> None:
+        """Note a checkpoint that was saved."""
+        self._save_seconds = seconds
 
-    def seconds(self, step: int, total: int, seconds_per_token: float) -> float:
-        """What follows step `step` of `total` besides steps; training takes so many seconds per token."""
+    def remaining(self, step: int, total: int, *, tokens: int, rate: float) -> evidence_pb2.Interval | None:
+        """Return what remains after `step` of `total`; None before there are enough steps.
+
+        `tokens` are those of the steps to come, `rate` is in tokens per second. Steps are spread as the recent ones
+        are; what else remains may take half or twice what is expected.
+        """
+        if len(self._recent) < MIN_STEPS:
+            return None
+        deciles, middle = quantiles(self._recent, n=10, method="inclusive"), median(self._recent)
+        steps = self._pace.remaining(total - step, tokens)
+        others = self.others(step, total, 1 / rate if rate > 0 else 0.0)
+        scale = steps / middle if middle > 0 else 0.0
+        source = {"source": "this run", "locator": "deciles of recent step times"}
+        return evidence_pb2.Interval(
+            low=min(deciles[0] * scale, steps) + others / 2,
+            expected=steps + others,
+            high=max(deciles[-1] * scale, steps) + others * 2,
+            coverage=COVERAGE,
+            provenance=[evidence_pb2.Provenance(kind=evidence_pb2.PROVENANCE_KIND_MEASURED, **source)],
+        )
+
+    def others(self, step: int, total: int, seconds_per_token: float) -> float:
+        """Return the seconds of what follows besides steps: evaluations, checkpoints and the end."""
         loss = self._loss_seconds
         if loss is None:
             loss = self._held_out_tokens() * seconds_per_token * FORWARD_SHARE
-        evaluations = _times(self.spec.evaluation.every_steps, step, total) if self._held_out_rows() else 0
-        checkpoint = self._checkpoint_seconds or 0.0
-        saves = _times(self.spec.checkpoints.every_steps, step, total) + ARTIFACT_SHARE
+        evaluations = _times(self._evaluation.every_steps, step, total) if self._rows.held_out else 0
+        saves = _times(self._checkpoints.every_steps, step, total) + ARTIFACT_SHARE
         after = self._after(loss)
-        each = loss if self.spec.evaluation.best_by != training_pb2.METRIC_EXACT_MATCH else after
-        return evaluations * each + saves * checkpoint + after
+        each = after if self._evaluation.best_by is Metric.EXACT_MATCH else loss
+        return evaluations * each + saves * self._save_seconds + after
 
     def _after(self, loss: float) -> float:
-        """The evaluation after training: as one in its middle, or the one before it with answers that end."""
-        if not (self.spec.evaluation.metrics and self._held_out_rows()):
+        """Seconds of the evaluation after training: as one in its middle, or the one before it with shorter answers."""
+        if not (self._evaluation.metrics and self._rows.held_out):
             return 0.0
-        if self._between is not None:
-            return self._between.seconds
-        if self._before is None or self._report is None:
+        if self._between_seconds is not None:
+            return self._between_seconds
+        if self._before_seconds is None or not self._rows.train:
             return loss
-        answer = ANSWER_SPREAD * self._report.target_tokens / max(1, self._report.train_rows) + 1
-        limit = self.spec.evaluation.max_new_tokens or answer
-        return loss + max(0.0, self._before.seconds - loss) * min(1.0, answer / limit)
-
-    def _held_out_rows(self) -> int:
-        return self._report.eval_rows if self._report is not None else 0
+        answer = ANSWER_SPREAD * self._rows.targets / self._rows.train + 1
+        limit = self._evaluation.max_new_tokens
+        return loss + max(0.0, self._before_seconds - loss) * min(1.0, answer / limit)
 
     def _held_out_tokens(self) -> float:
-        if self._report is None or not self._report.train_rows:
+        return self._rows.held_out * self._rows.tokens / self._rows.train if self._rows.train else 0.0
+
+
+class Pace:
+    """Times of steps against their tokens.
+
+    A step takes a + b x tokens: the rows are drawn at random, so the steps to come may be longer or shorter than those
+    seen, and how many tokens they hold is known. The mean of what was seen, moved by the slope to the tokens ahead
+    (the regression estimator of survey sampling), needs no a, and is the mean itself where the slope cannot be told.
+    """
+
+    def __init__(self) -> None:
+        self._steps: deque[tuple[float, int]] = deque(maxlen=RECENT_STEPS)
+        self._taken = 0
+
+    def add(self, seconds: float, tokens: int) -> None:
+        """Note a step's seconds and tokens."""
+        self._taken += 1
+        if self._taken == 2 * WARM_UP + 1:
+            self._steps = deque(islice(self._steps, WARM_UP, None), maxlen=RECENT_STEPS)
+        self._steps.append((seconds, tokens))
+
+    def remaining(self, steps: int, tokens: int) -> float:
+        """Return the seconds of so many further steps with so many tokens in all; 0 before the first step."""
+        if not self._steps or steps <= 0:
             return 0.0
-        return self._report.eval_rows * self._report.total_tokens / self._report.train_rows
+        work = [float(held) for _, held in self._steps]
+        slope = _slope([seconds for seconds, _ in self._steps], work)
+        times = _without_bursts([seconds for seconds, _ in self._steps], work, slope)
+        mean_time, mean_work = fmean(times), fmean(work)
+        return max(0.0, steps * mean_time + slope * (tokens - steps * mean_work))
+
+
+def _slope(times: Sequence[float], work: Sequence[float]) -> float:
+    """Seconds per token by least squares; at least 0, at most what a time in proportion to the tokens would have."""
+    mean_time, mean_work = fmean(times), fmean(work)
+    variance = sum((held - mean_work) ** 2 for held in work)
+    if len(times) < 2 * WARM_UP + 1 or variance == 0 or mean_work == 0:
+        return 0.0 if mean_work == 0 else mean_time / mean_work
+    products = zip(times, work, strict=True)
+    slope = sum((seconds - mean_time) * (held - mean_work) for seconds, held in products) / variance
+    return min(max(slope, 0.0), mean_time / mean_work)
+
+
+def _without_bursts(times: Sequence[float], work: Sequence[float], slope: float) -> list[float]:
+    """The times with those cut that lie far above what their tokens explain."""
+    beyond = [seconds - slope * held for seconds, held in zip(times, work, strict=True)]
+    middle = median(beyond)
+    limit = middle + ODD_DEVIATIONS * max(median(abs(value - middle) for value in beyond), 0.02 * fmean(times))
+    return [seconds - max(0.0, value - limit) for seconds, value in zip(times, beyond, strict=True)]
 
 
 def _times(every: int, step: int, total: int) -> int:
     """How often something that is done each `every` steps, but not at the last, is done after `step`."""
     return max(0, (total - 1) // every - step // every) if every > 0 else 0
+
+
+class Forecasts:
+    """Forecasts of the whole attempt, one for each tenth of its steps."""
+
+    def __init__(self, price: Price | None) -> None:
+        self._price = price
+        self._next = 0
+
+    def after(self, step: event_pb2.StepMetrics, elapsed: float) -> event_pb2.Forecast | None:
+        """Return the forecast that is due after a step, `elapsed` seconds after the attempt began; None if none is."""
+        tenth = step.step * FORECASTS // max(1, step.total_steps)
+        if not step.HasField("eta_seconds") or tenth < self._next or step.step >= step.total_steps:
+            return None
+        self._next = tenth + 1
+        forecast = event_pb2.Forecast(eta_seconds=step.eta_seconds, total_seconds=step.eta_seconds)
+        for bound in ("low", "expected", "high"):
+            setattr(forecast.total_seconds, bound, elapsed + getattr(step.eta_seconds, bound))
+        if self._price is not None:
+            forecast.cost.CopyFrom(self._price.of_interval(forecast.total_seconds))
+        return forecast

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a task's events go: the training thread drops them into a queue, a thread of its own writes the journal.
+"""Where a task's events go: the training thread puts payloads into a queue, a thread of its own writes the journal.
 
 Training pays for a time stamp and a queue, never for serializing, the disk or the service. Events that others act upon
 (a checkpoint, an artifact) return only when they are on the disk.
@@ -16,39 +16,45 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.errors import StorageError
-from finetree_worker.events import types
-from finetree_worker.events.convert import LogLine, Published, Report, Stamp, Translator, phase_of
+from finetree_worker.events.envelope import Level, Payload, Stamp, envelope
+from finetree_worker.events.eta import Forecasts
 from finetree_worker.events.journal import OUTCOME_BYTES, Journal
+from finetree_worker.events.summary import Summary
+from finetree_worker.plan import Price
 
 QUEUE_LIMIT = 10_000
 """Events that wait for the writer; beyond it training waits for its own disk, as it must."""
 WRITE_LIMIT = 512
 """Events of one write."""
-_DURABLE = (types.CheckpointSaved, Published, worker_pb2.TaskOutcome)
+_DURABLE = (event_pb2.CheckpointSaved, event_pb2.ArtifactReady, worker_pb2.TaskOutcome)
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    content: Report | worker_pb2.TaskOutcome
+    content: Payload | worker_pb2.TaskOutcome
+    message: str
+    level: Level
     wall_ns: int
     monotonic: float
     written: threading.Event | None
 
 
-class Reporter:
-    """The core's `Reporter`, over one journal. `emit` may be called from any thread, `finish` once, at the end."""
+class JournalReporter:
+    """Reports into one attempt's journal. `emit` may be called from any thread, `finish` once, at the end."""
 
     def __init__(
         self,
         journal: Journal,
-        translator: Translator,
         *,
+        attempt: int,
+        price: Price | None = None,
         on_written: Callable[[], object],
         on_phase: Callable[[job_pb2.JobPhase.ValueType], object],
     ) -> None:
         """In the writer's thread, `on_written` is called after each write, `on_phase` when a phase goes on."""
-        self._journal, self._translator = journal, translator
+        self._journal, self._attempt = journal, attempt
         self._on_written, self._on_phase = on_written, on_phase
+        self._summary, self._forecasts = Summary(), Forecasts(price)
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._began = time.monotonic()
         self._disk_full = False
@@ -56,27 +62,33 @@ class Reporter:
         self._thread = threading.Thread(target=self._write_all, name="finetree-journal", daemon=True)
         self._thread.start()
 
-    def emit(self, event: Report) -> None:
-        """Take one event. Raises StorageError (DISK_FULL) once the journal can no longer be written."""
+    def emit(self, payload: Payload, *, message: str = "", level: Level = event_pb2.EVENT_LEVEL_UNSPECIFIED) -> None:
+        """Take one payload. Raises StorageError (DISK_FULL) once the journal can no longer be written."""
         while self._queue.qsize() >= QUEUE_LIMIT and not self._disk_full:
             time.sleep(0.001)
-        if self._disk_full or not self._put(event):
+        if self._disk_full or not self._put(payload, message, level):
             raise _disk_is_full()
 
     def finish(self, outcome: worker_pb2.TaskOutcome) -> bool:
-        """Write the last event, which says how the task ended; whether it is on the disk. Nothing is taken after it."""
-        outcome.summary.CopyFrom(self._translator.record.summary(time.monotonic() - self._began))
+        """Write the last record, how the task ended; return whether it is on the disk. Nothing is taken after it."""
         self._put(outcome)
         self._queue.put(None)
         self._thread.join()
         return self._last_written
 
-    def _put(self, content: Report | worker_pb2.TaskOutcome) -> bool:
+    def _put(
+        self,
+        content: Payload | worker_pb2.TaskOutcome,
+        message: str = "",
+        level: Level = event_pb2.EVENT_LEVEL_UNSPECIFIED,
+    ) -> bool:
         written = threading.Event() if isinstance(content, _DURABLE) else None
-        self._queue.put(_Entry(content, time.time_ns(), time.monotonic(), written))
+        self._queue.put(_Entry(content, message, level, time.time_ns(), time.monotonic(), written))
         if written is None:
             return True
-        written.wait()
+        while not written.wait(1.0):
+            if not self._thread.is_alive():
+                return False
         return self._all_written
 
     def _write_all(self) -> None:
@@ -122,23 +134,21 @@ class Reporter:
         return True
 
     def _messages(self, entry: _Entry) -> Iterator[worker_pb2.WorkerEvent]:
-        if isinstance(entry.content, worker_pb2.TaskOutcome):
-            yield worker_pb2.WorkerEvent(outcome=entry.content)
+        content, stamp = entry.content, Stamp(entry.wall_ns, entry.monotonic - self._began)
+        if isinstance(content, worker_pb2.TaskOutcome):
+            # Here, behind all events before it: they are noted in this thread.
+            content.summary.MergeFrom(self._summary.message(stamp.elapsed))
+            yield worker_pb2.WorkerEvent(outcome=content)
             return
-        if isinstance(entry.content, types.PhaseProgress):
-            self._on_phase(phase_of(entry.content.phase))
-        for event in self._translated(entry.content, entry):
-            yield worker_pb2.WorkerEvent(event=event)
-
-    def _translated(self, report: Report, entry: _Entry) -> list[event_pb2.JobEvent]:
-        stamp = Stamp(entry.wall_ns, entry.monotonic - self._began)
-        try:
-            return list(self._translator.translate(report, stamp))
-        except (KeyError, TypeError, ValueError) as error:
-            # A value that the contract cannot hold must cost its event, not all that follow.
-            text = f"an event of the kind {type(report).__name__} could not be reported: {type(error).__name__}"
-            line = LogLine(types.Level.ERROR, "finetree_worker.events.reporter", text)
-            return list(self._translator.translate(line, stamp))
+        self._summary.add(content, stamp.elapsed)
+        if isinstance(content, event_pb2.PhaseProgress):
+            self._on_phase(content.phase)
+        event = envelope(content, stamp, attempt=self._attempt, message=entry.message, level=entry.level)
+        yield worker_pb2.WorkerEvent(event=event)
+        if isinstance(content, event_pb2.StepMetrics):
+            forecast = self._forecasts.after(content, stamp.elapsed)
+            if forecast is not None:
+                yield worker_pb2.WorkerEvent(event=envelope(forecast, stamp, attempt=self._attempt))
 
 
 def _disk_is_full() -> StorageError:

@@ -1,71 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One module per method; each has `apply`, which makes a model trainable, and `save`, which writes the result.
+"""One file per method, called as the method is in RunSpec: its settings, how it is applied, and how it is saved."""
 
-A sixth method is one more module, a dataclass in `plan`, and a line in each function below.
-"""
+from importlib import import_module, util
 
-from pathlib import Path
-from typing import Any, cast
+from finetree_api.types.v1 import run_spec_pb2
 
-import torch
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from finetree_worker.methods import adapter, full, lora, prefix, qlora
-from finetree_worker.models.load import load_tokenizer
-from finetree_worker.plan import (
-    AdapterMethod,
-    BaseModel,
-    FullMethod,
-    LoraMethod,
-    Method,
-    PrefixMethod,
-    QloraMethod,
-    TrainPlan,
-)
-
-PEFT_TYPES = {"full": "", "lora": "LORA", "qlora": "LORA", "prefix": "PREFIX_TUNING", "adapter": ""}
-"""What peft calls the artifact of each method; empty where it is none of peft's."""
+from finetree_worker.errors import PlanError
+from finetree_worker.plan import Method
+from finetree_worker.spec_values import unresolved
 
 
-def apply(model: PreTrainedModel, plan: TrainPlan) -> tuple[PeftModel | PreTrainedModel, PreTrainedModel]:
-    """Make the model trainable by the plan's method: the object that `save` takes, and the model to run.
-
-    Raises PlanError where the method cannot be applied to this model.
-    """
-    if isinstance(plan.method, FullMethod):
-        return full.apply(model, plan.method), model
-    if isinstance(plan.method, AdapterMethod):
-        return adapter.apply(model, plan.method, plan.optimization.seed), model
-    if isinstance(plan.method, PrefixMethod):
-        start = prefix.init_tokens(plan.method, load_tokenizer(plan.base.folder))
-        prefixed = prefix.apply(model, plan.method, start, plan.optimization.sequence_length)
-        # The model inside knows nothing of the prefix.
-        return prefixed, cast("PreTrainedModel", prefixed)
-    adapted = _adapted(model, plan.method, plan.optimization.seed)
-    return adapted, cast("PreTrainedModel", adapted.get_base_model())
-
-
-def _adapted(model: PreTrainedModel, method: LoraMethod | QloraMethod, seed: int) -> PeftModel:
-    match method:
-        case LoraMethod():
-            return lora.apply(model, method, seed)
-        case QloraMethod():
-            return qlora.apply(model, method, seed)
-
-
-def save(
-    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, *, method: Method, base: BaseModel, dtype: torch.dtype
-) -> None:
-    """Write the trained model by its method: an adapter, or a whole model in `dtype` with its tokenizer."""
-    match method:
-        case FullMethod():
-            full.save(model, tokenizer, folder, dtype, base)
-        case LoraMethod():
-            lora.save(model, folder, method, base)
-        case QloraMethod():
-            qlora.save(model, folder, method, base)
-        case PrefixMethod():
-            prefix.save(model, folder, base)
-        case AdapterMethod():
-            adapter.save(model, folder, method, base)
+def method_of(spec: run_spec_pb2.RunSpec) -> Method:
+    """Read the method of a resolved run. Raises PlanError: METHOD_NOT_SUPPORTED, or what its settings raise."""
+    name = spec.WhichOneof("method")
+    if name is None:
+        raise unresolved("method")
+    place = f"{__name__}.{name}"
+    if util.find_spec(place) is None:
+        raise PlanError(
+            "METHOD_NOT_SUPPORTED",
+            f"This worker cannot train with the method {name}.",
+            field=name,
+            remedy="Upgrade the worker, or choose another method.",
+        )
+    method: Method = import_module(place).METHOD.from_spec(spec)
+    return method

@@ -9,20 +9,26 @@ adapter changes nothing. `load` puts a saved one on a model; docs/adapter-format
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.types.v1 import method_pb2, run_spec_pb2, serving_pb2
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetree_worker.errors import ModelError, PlanError
+from finetree_worker.errors import ModelError, PlanError, TaskError
+from finetree_worker.methods import compatibility
 from finetree_worker.methods.peft_format import CONFIG
 from finetree_worker.models.gguf import fingerprint
-from finetree_worker.plan import AdapterMethod, BaseModel, Placement
+from finetree_worker.plan import BaseModel, Method, Plan
+from finetree_worker.spec_values import stated, value_of
 
 WEIGHTS = "adapter.safetensors"
 """Name of the weights' file."""
@@ -32,10 +38,26 @@ PARALLEL_SCALE = 4.0
 """Scale of an adapter beside the MLP (He et al. 2022, section 4)."""
 _ATTENTION = ("self_attn", "attn", "attention")
 _MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
-_PLACES: dict[Placement, dict[str, tuple[str, ...]]] = {
-    Placement.PFEIFFER: {"mlp": _MLP},
-    Placement.HOULSBY: {"attention": _ATTENTION, "mlp": _MLP},
-    Placement.PARALLEL: {"mlp": _MLP},
+
+
+class AdapterPlacement(StrEnum):
+    """Where adapters sit: after the MLP, after attention and the MLP, or beside the MLP."""
+
+    PFEIFFER = "pfeiffer"
+    HOULSBY = "houlsby"
+    PARALLEL = "parallel"
+
+
+ADAPTER_PLACEMENTS = {
+    method_pb2.ADAPTER_PLACEMENT_UNSPECIFIED: AdapterPlacement.PFEIFFER,
+    method_pb2.ADAPTER_PLACEMENT_PFEIFFER: AdapterPlacement.PFEIFFER,
+    method_pb2.ADAPTER_PLACEMENT_HOULSBY: AdapterPlacement.HOULSBY,
+    method_pb2.ADAPTER_PLACEMENT_PARALLEL: AdapterPlacement.PARALLEL,
+}
+_PLACES: dict[AdapterPlacement, dict[str, tuple[str, ...]]] = {
+    AdapterPlacement.PFEIFFER: {"mlp": _MLP},
+    AdapterPlacement.HOULSBY: {"attention": _ATTENTION, "mlp": _MLP},
+    AdapterPlacement.PARALLEL: {"mlp": _MLP},
 }
 
 
@@ -57,21 +79,68 @@ class Bottleneck(nn.Module):
         return linear(inner, up.weight.to(x.dtype), up.bias.to(x.dtype)) * self.scale
 
 
-def apply(model: PreTrainedModel, method: AdapterMethod, seed: int) -> PreTrainedModel:
-    """Freeze the model and add adapters, down-projections random from the seed.
+@dataclass(frozen=True, slots=True)
+class Adapter(Method):
+    """Bottleneck layers between the frozen ones."""
+
+    name: ClassVar[str] = "adapter"
+
+    bottleneck_size: int = 64
+    placement: AdapterPlacement = AdapterPlacement.PFEIFFER
+
+    @classmethod
+    def from_spec(cls, spec: run_spec_pb2.RunSpec) -> Self:
+        """Read RunSpec.adapter. Raises PlanError SETTING_NOT_SUPPORTED."""
+        placement = value_of(spec.adapter, "placement", ADAPTER_PLACEMENTS, parent="adapter.")
+        return cls(placement=placement, **stated(spec.adapter, "bottleneck_size"))
+
+    def apply(self, model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, PreTrainedModel]:
+        """Freeze the model and add adapters, their down-projections random from the seed. Raises as `attach`."""
+        attach(model, self, plan.optimization.seed)
+        return model, model
+
+    def save(
+        self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    ) -> None:
+        """Write adapter.safetensors and adapter_config.json."""
+        del tokenizer, dtype
+        held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors(trained).items()}
+        save_file(held, folder / WEIGHTS, metadata={"format": "pt"})
+        named = {"hub_id": base.hub_id, "revision": base.revision, "fingerprint": base.fingerprint}
+        config = {
+            "format": FORMAT,
+            "placement": self.placement.value,
+            "bottleneck_size": self.bottleneck_size,
+            "activation": "relu",
+            "scale": PARALLEL_SCALE if self.placement is AdapterPlacement.PARALLEL else 1.0,
+            "base": {**named, **_shape(trained)},
+        }
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
+        """Return whether `load` takes the artifact."""
+        try:
+            needed = expected(compatibility.architecture(base), folder)
+            problem = compatibility.difference(needed, compatibility.shapes(folder / WEIGHTS))
+        except TaskError as error:
+            problem = error.message
+        return compatibility.verdict(serving_pb2.SERVING_TARGET_FINETREE, problem)
+
+
+def attach(model: PreTrainedModel, method: Adapter, seed: int) -> None:
+    """Freeze the model and add adapters.
 
     Raises PlanError ADAPTER_NOT_SUPPORTED for a model whose layers have no attention or MLP block to be found.
     """
     model.requires_grad_(requires_grad=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        _attach(model, method)
-    return model
+        _add_layers(model, method)
 
 
-def _attach(model: PreTrainedModel, method: AdapterMethod) -> None:
+def _add_layers(model: PreTrainedModel, method: Adapter) -> None:
     features = int(model.config.get_text_config().hidden_size)
-    parallel = method.placement is Placement.PARALLEL
+    parallel = method.placement is AdapterPlacement.PARALLEL
     scale = PARALLEL_SCALE if parallel else 1.0
     for layer in _layers(model):
         for place, names in _PLACES[method.placement].items():
@@ -141,21 +210,6 @@ def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     }
 
 
-def save(model: PreTrainedModel, folder: Path, method: AdapterMethod, base: BaseModel) -> None:
-    """Write adapter.safetensors and adapter_config.json."""
-    held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors(model).items()}
-    save_file(held, folder / WEIGHTS, metadata={"format": "pt"})
-    config = {
-        "format": FORMAT,
-        "placement": method.placement.value,
-        "bottleneck_size": method.bottleneck_size,
-        "activation": "relu",
-        "scale": PARALLEL_SCALE if method.placement is Placement.PARALLEL else 1.0,
-        "base": {"hub_id": base.hub_id, "revision": base.revision, "fingerprint": base.fingerprint, **_shape(model)},
-    }
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def _shape(model: PreTrainedModel) -> dict[str, Any]:
     config = model.config.get_text_config()
     names = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")
@@ -176,7 +230,7 @@ def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     if shapes != _shapes(model, method):
         raise _unreadable("its weights are not those that its configuration describes")
-    apply(model, method, seed=0)
+    attach(model, method, seed=0)
     own = tensors(model)
     with torch.no_grad():
         for name, tensor in own.items():
@@ -189,13 +243,13 @@ def expected(model: PreTrainedModel, folder: Path) -> dict[str, tuple[int, ...]]
     return _shapes(model, _checked(model, folder))
 
 
-def _checked(model: PreTrainedModel, folder: Path) -> AdapterMethod:
+def _checked(model: PreTrainedModel, folder: Path) -> Adapter:
     config = _config(folder)
     _check_base(model, config["base"])
-    return AdapterMethod(int(config["bottleneck_size"]), Placement(config["placement"]))
+    return Adapter(int(config["bottleneck_size"]), AdapterPlacement(config["placement"]))
 
 
-def _shapes(model: PreTrainedModel, method: AdapterMethod) -> dict[str, tuple[int, ...]]:
+def _shapes(model: PreTrainedModel, method: Adapter) -> dict[str, tuple[int, ...]]:
     wide, narrow = int(model.config.get_text_config().hidden_size), method.bottleneck_size
     each = {
         "down.weight": (narrow, wide),
@@ -215,7 +269,7 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         known = config["format"] == FORMAT and config["activation"] == "relu"
-        _ = (int(config["bottleneck_size"]), Placement(config["placement"]), dict(config["base"]))
+        _ = (int(config["bottleneck_size"]), AdapterPlacement(config["placement"]), dict(config["base"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(f"its {CONFIG} is missing or incomplete") from error
     if not known:
@@ -240,3 +294,6 @@ def _check_base(model: PreTrainedModel, base: dict[str, Any]) -> None:
     if known and (folder / "config.json").is_file() and fingerprint(folder) != known:
         text = f"The adapter was trained on {name}, whose fingerprint is another than this model's."
         raise ModelError("WRONG_BASE", text, field="adapter", remedy="Load the base that it was trained on.")
+
+
+METHOD = Adapter

@@ -2,42 +2,70 @@
 """Full fine-tuning: every weight is trained, but for the lowest layers if asked."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.types.v1 import run_spec_pb2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.errors import PlanError
-from finetree_worker.plan import BaseModel, FullMethod
+from finetree_worker.methods import compatibility
+from finetree_worker.plan import BaseModel, Method, Plan
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
-def apply(model: PreTrainedModel, method: FullMethod) -> PreTrainedModel:
-    """Make all weights trainable but those of the lowest `frozen_layers` layers and, with them, the embeddings."""
-    layers = int(model.config.get_text_config().num_hidden_layers)
-    if method.frozen_layers >= layers:
-        raise PlanError(
-            "NOTHING_TO_TRAIN",
-            f"{method.frozen_layers} frozen layers leave nothing to train: the model has {layers}.",
-            field="full.frozen_layers",
-            remedy=f"Freeze at most {layers - 1} layers.",
-        )
-    embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
-    for name, parameter in model.named_parameters():
-        layer = _LAYER.search(f".{name}")
-        frozen = int(layer[1]) < method.frozen_layers if layer else id(parameter) in embeddings
-        parameter.requires_grad_(not (method.frozen_layers and frozen))
-    return model
+@dataclass(frozen=True, slots=True)
+class Full(Method):
+    """All weights, but for the lowest `frozen_layers` decoder layers (which freeze the embeddings below them too)."""
+
+    name: ClassVar[str] = "full"
+    artifact: ClassVar[artifact_pb2.ArtifactKind.ValueType] = artifact_pb2.ARTIFACT_KIND_MODEL
+    trains_base: ClassVar[bool] = True
+
+    frozen_layers: int = 0
+
+    @classmethod
+    def from_spec(cls, spec: run_spec_pb2.RunSpec) -> Self:
+        """Read RunSpec.full."""
+        return cls(spec.full.frozen_layers)
+
+    def apply(self, model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, PreTrainedModel]:
+        """Make all weights trainable but those of the lowest layers and, with them, the embeddings."""
+        del plan
+        layers = int(model.config.get_text_config().num_hidden_layers)
+        if self.frozen_layers >= layers:
+            raise PlanError(
+                "NOTHING_TO_TRAIN",
+                f"{self.frozen_layers} frozen layers leave nothing to train: the model has {layers}.",
+                field="full.frozen_layers",
+                remedy=f"Freeze at most {layers - 1} layers.",
+            )
+        embeddings = {id(p) for p in model.get_input_embeddings().parameters()}
+        for name, parameter in model.named_parameters():
+            layer = _LAYER.search(f".{name}")
+            frozen = int(layer[1]) < self.frozen_layers if layer else id(parameter) in embeddings
+            parameter.requires_grad_(not (self.frozen_layers and frozen))
+        return model, model
+
+    def save(
+        self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    ) -> None:
+        """Write config.json, the tokenizer and safetensors shards of at most 5 GB in `dtype`, as transformers does."""
+        state = {name: tensor.to(dtype) for name, tensor in trained.state_dict().items()}
+        trained.config.dtype = dtype
+        trained.config._name_or_path = base.hub_id  # noqa: SLF001 - else the folder on this machine would be published
+        trained.config.use_cache = True
+        trained.save_pretrained(folder, state_dict=state, safe_serialization=True, max_shard_size="5GB")
+        tokenizer.save_pretrained(folder)
+
+    def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
+        """Return whether transformers loads the artifact, which needs no base."""
+        del base
+        return compatibility.with_transformers(folder)
 
 
-def save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype, base: BaseModel
-) -> None:
-    """Write config.json, the tokenizer and safetensors shards of at most 5 GB in `dtype`, as transformers does."""
-    state = {name: tensor.to(dtype) for name, tensor in model.state_dict().items()}
-    model.config.dtype = dtype
-    model.config._name_or_path = base.hub_id  # noqa: SLF001 - else the folder on this machine would be published
-    model.config.use_cache = True
-    model.save_pretrained(folder, state_dict=state, safe_serialization=True, max_shard_size="5GB")
-    tokenizer.save_pretrained(folder)
+METHOD = Full

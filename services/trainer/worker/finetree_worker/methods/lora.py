@@ -1,21 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """LoRA (Hu et al. 2021, arXiv:2106.09685) through peft, with counter-based dropout and 16-bit adapter products."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
-from finetree_worker.methods import peft_format
-from finetree_worker.models.load import expert_parameters, is_mixture, linear_names, quiet_peft, short_name
-from finetree_worker.plan import BaseModel, LoraMethod
+from finetree_worker.errors import PlanError
+from finetree_worker.methods import compatibility, peft_format
+from finetree_worker.methods.targets import PRESETS, Targets, expert_parameters, is_mixture, linear_names, short_name
+from finetree_worker.plan import BaseModel, Method, Plan
 from finetree_worker.randomness import CounterDropout
+from finetree_worker.spec_values import stated, value_of
 
 ADAPTER = "default"
 """peft's name for the one adapter of a model."""
@@ -61,33 +66,110 @@ def _added(result: Tensor, narrow: Tensor, wide: Tensor, scale: float) -> Tensor
     return result.view(*narrow.shape[:-1], -1)
 
 
-def apply(model: PreTrainedModel, method: LoraMethod, seed: int, field: str = "lora") -> PeftModel:
-    """Add adapters to the model's linear layers and freeze the rest. A starts random (from the seed), B at zero.
+@dataclass(frozen=True, slots=True)
+class Lora(Method):
+    """Low-rank adapters. `modules` names linears explicitly and, where it is not empty, overrides `targets`.
 
-    The experts of a mixture, where they are asked for, are adapted by peft's own layer for parameters.
-
-    `field` is where the spec has the method's settings, for errors. Raises PlanError TARGET_NOT_FOUND.
+    `experts` adapts the experts of a mixture too, where `targets` holds the MLP.
     """
-    names = linear_names(model, method, field)
-    config = LoraConfig(
-        r=method.rank,
-        lora_alpha=method.alpha,  # type: ignore[arg-type]  # peft only ever divides it
-        lora_dropout=method.dropout,
-        use_rslora=method.rank_stabilized,
-        use_dora=method.weight_decomposed,
-        fan_in_fan_out=_transposed(model),
-        target_modules=names,
-        target_parameters=expert_parameters(model, method) or None,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    config._register_custom_module({nn.Linear: LoraLinear, Conv1D: LoraLinear})  # noqa: SLF001 - peft's documented way to a layer of one's own
-    with torch.random.fork_rng(devices=[]), quiet_peft():
-        torch.manual_seed(seed)
-        adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
-    for name, parameter in adapted.named_parameters():
-        parameter.requires_grad = "lora_" in name
-    return adapted
+
+    name: ClassVar[str] = "lora"
+    peft_type: ClassVar[str] = "LORA"
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.1
+    targets: Targets = Targets.ALL_LINEAR
+    modules: tuple[str, ...] = ()
+    rank_stabilized: bool = False
+    weight_decomposed: bool = False
+    experts: bool = False
+
+    @classmethod
+    def from_spec(cls, spec: run_spec_pb2.RunSpec) -> Self:
+        """Read RunSpec.lora. Raises as `from_settings`."""
+        return cls.from_settings(spec.lora, "lora")
+
+    @classmethod
+    def from_settings(cls, lora: method_pb2.Lora, path: str) -> Self:
+        """Read settings that are at `path` in the spec.
+
+        Raises PlanError: SETTING_NOT_SUPPORTED, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT.
+        """
+        if lora.include_experts:
+            _check_experts(lora, path)
+        given = stated(lora, "rank", "alpha", "dropout", "rank_stabilized", "weight_decomposed")
+        given.setdefault("alpha", 2.0 * given.get("rank", cls().rank))
+        given.setdefault("dropout", 0.0 if lora.include_experts else cls().dropout)
+        return cls(
+            targets=value_of(lora, "targets", PRESETS, parent=f"{path}."),
+            modules=tuple(lora.target_modules),
+            experts=lora.include_experts,
+            **given,
+        )
+
+    def apply(self, model: PreTrainedModel, plan: Plan) -> tuple[PeftModel, PreTrainedModel]:
+        """Add adapters to the model's linear layers and freeze the rest."""
+        return self.apply_at(model, plan.optimization.seed, "lora")
+
+    def apply_at(self, model: PreTrainedModel, seed: int, path: str) -> tuple[PeftModel, PreTrainedModel]:
+        """Add adapters; A starts random (from the seed), B at zero. The spec has the settings at `path`.
+
+        The experts of a mixture, where they are asked for, are adapted by peft's own layer for parameters.
+        Raises PlanError TARGET_NOT_FOUND.
+        """
+        experts = expert_parameters(model, self.targets) if self.experts and not self.modules else []
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft only ever divides it
+            lora_dropout=self.dropout,
+            use_rslora=self.rank_stabilized,
+            use_dora=self.weight_decomposed,
+            fan_in_fan_out=_transposed(model),
+            target_modules=linear_names(model, self.targets, modules=self.modules, path=path, required=not experts),
+            target_parameters=experts or None,
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        config._register_custom_module({nn.Linear: LoraLinear, Conv1D: LoraLinear})  # noqa: SLF001 - peft's documented way to a layer of one's own
+        with torch.random.fork_rng(devices=[]), peft_format.quiet_peft():
+            torch.manual_seed(seed)
+            adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
+        for name, parameter in adapted.named_parameters():
+            parameter.requires_grad = "lora_" in name
+        return adapted, cast("PreTrainedModel", adapted.get_base_model())
+
+    def save(
+        self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    ) -> None:
+        """Write the adapter as peft itself does, naming the base by its hub id and its layers as peft finds them."""
+        del tokenizer, dtype
+        settings: Any = trained.peft_config[ADAPTER]
+        found: set[str] = set(settings.target_modules)
+        # Full names per layer are for us; servers and merges expect the short names, which select the same layers. But
+        # peft takes short names of a mixture's MLP for its experts, also where they mean the shared one.
+        short = not self.modules and not is_mixture(trained)
+        peft_format.write(
+            trained,
+            folder,
+            base,
+            target_modules=sorted({short_name(name) for name in found} if short else found),
+            fan_in_fan_out=trained.config.model_type in CONV1D_FAMILIES,
+        )
+
+    def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
+        """Return whether peft loads the artifact."""
+        return compatibility.with_peft(folder, base)
+
+
+def _check_experts(lora: method_pb2.Lora, path: str) -> None:
+    """Refuse what adapters of experts, which are products of stacked matrices, have no place for."""
+    if lora.weight_decomposed:
+        text = "DoRA scales the rows of a linear layer, and the experts of a mixture are stacked parameters."
+        raise PlanError("EXPERTS_WITH_DORA", text, field=f"{path}.weight_decomposed", remedy="Turn one of them off.")
+    if lora.dropout > 0:
+        text = "Adapters of experts are added to the weights, where no input is left to drop out."
+        raise PlanError("EXPERTS_WITH_DROPOUT", text, field=f"{path}.dropout", remedy="Set it to 0.")
 
 
 def _transposed(model: PreTrainedModel) -> bool:
@@ -95,17 +177,4 @@ def _transposed(model: PreTrainedModel) -> bool:
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
-def save(model: PeftModel, folder: Path, method: LoraMethod, base: BaseModel) -> None:
-    """Write the adapter as peft itself does, naming the base by its hub id and its layers as peft finds them."""
-    settings: Any = model.peft_config[ADAPTER]
-    found: set[str] = set(settings.target_modules)
-    # Full names per layer are for us; servers and merges expect the short names, which select the same layers. But peft
-    # takes short names of a mixture's MLP for its experts, also where they mean the shared one.
-    short = not method.modules and not is_mixture(model)
-    peft_format.write(
-        model,
-        folder,
-        base,
-        target_modules=sorted({short_name(name) for name in found} if short else found),
-        fan_in_fan_out=model.config.model_type in CONV1D_FAMILIES,
-    )
+METHOD = Lora

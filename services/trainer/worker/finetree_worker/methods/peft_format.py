@@ -2,6 +2,9 @@
 """Artifacts in peft's format: as peft writes them, but for what they say of their base."""
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,3 +27,12 @@ def write(model: PeftModel, folder: Path, base: BaseModel, **changes: Any) -> No
     config = json.loads(path.read_text(encoding="utf-8"))
     config |= {"base_model_name_or_path": base.hub_id or None, "revision": base.revision or None, **changes}
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without warnings of peft's use of names that transformers 5.24 calls deprecated."""
+    with warnings.catch_warnings():
+        for name in ("is_gradient_checkpointing", "past_key_values"):
+            warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
+        yield

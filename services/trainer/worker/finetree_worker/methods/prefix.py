@@ -7,19 +7,24 @@ in the cache. The model inside peft's knows nothing of the prefix and is never r
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self, cast
 
 import torch
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.errors import PlanError
-from finetree_worker.methods import peft_format
-from finetree_worker.models.load import quiet_peft
-from finetree_worker.plan import BaseModel, PrefixInit, PrefixMethod
+from finetree_worker.methods import compatibility, peft_format
+from finetree_worker.models.load import load_tokenizer
+from finetree_worker.plan import BaseModel, Method, Plan
+from finetree_worker.spec_values import CHECKPOINTING, stated, value_of
 from finetree_worker.tokenize.tokenizer import leading_bos
 
 DEFAULT_TEXT = (
@@ -31,44 +36,98 @@ ADAPTER = "default"
 """peft's name for the one prefix of a model."""
 
 
-def init_tokens(method: PrefixMethod, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """As many tokens as the prefix is long: the text, again and again, after the model's first token.
+class PrefixInit(StrEnum):
+    """How prefixes start: as the keys and values of a text, or as zeros."""
 
-    Raises PlanError INVALID_PREFIX_TEXT for a text without tokens.
-    """
-    ids: list[int] = tokenizer(method.init_text or DEFAULT_TEXT, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise PlanError(
-            "INVALID_PREFIX_TEXT",
-            "The text that prefixes start from has no tokens.",
-            field="prefix.init_text",
-            remedy="Give a text with words, or leave it out for the suite's own.",
+    TEXT = "text"
+    ZERO = "zero"
+
+
+PREFIX_INITS = {
+    method_pb2.PREFIX_INIT_UNSPECIFIED: PrefixInit.TEXT,
+    method_pb2.PREFIX_INIT_TEXT: PrefixInit.TEXT,
+    method_pb2.PREFIX_INIT_ZERO: PrefixInit.ZERO,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix(Method):
+    """Trained keys and values that every token sees before its document. An empty `init_text` takes DEFAULT_TEXT."""
+
+    name: ClassVar[str] = "prefix"
+    peft_type: ClassVar[str] = "PREFIX_TUNING"
+
+    virtual_tokens: int = 20
+    init: PrefixInit = PrefixInit.TEXT
+    init_text: str = ""
+
+    @classmethod
+    def from_spec(cls, spec: run_spec_pb2.RunSpec) -> Self:
+        """Read RunSpec.prefix. Raises PlanError: PREFIX_WITH_CHECKPOINTING, SETTING_NOT_SUPPORTED."""
+        if value_of(spec, "gradient_checkpointing", CHECKPOINTING):
+            raise PlanError(
+                "PREFIX_WITH_CHECKPOINTING",
+                "Prefix tuning keeps its keys and values in the cache that checkpointing drops.",
+                field="gradient_checkpointing",
+                remedy="Turn gradient checkpointing off.",
+            )
+        init = value_of(spec.prefix, "init", PREFIX_INITS, parent="prefix.")
+        return cls(init=init, init_text=spec.prefix.init_text, **stated(spec.prefix, "virtual_tokens"))
+
+    def apply(self, model: PreTrainedModel, plan: Plan) -> tuple[PeftModel, PreTrainedModel]:
+        """Put a prefix before the frozen model, which is run through peft's: the model inside knows of no prefix.
+
+        Raises PlanError: INVALID_PREFIX_TEXT; PREFIX_TOO_LONG for the model's positions or attention window;
+        PREFIX_NOT_SUPPORTED for a model whose cache is no keys and values of one shape.
+        """
+        start = self.init_tokens(load_tokenizer(plan.base.folder))
+        _check_length(model, self.virtual_tokens, plan.data.sequence_length)
+        settings = PrefixTuningConfig(
+            task_type="CAUSAL_LM", num_virtual_tokens=self.virtual_tokens, prefix_projection=False, init_weights="zero"
         )
-    bos = leading_bos(tokenizer)
-    first = [] if bos is None or ids[0] == bos else [bos]
-    return [*first, *islice(cycle(ids), max(0, method.virtual_tokens - len(first)))][: method.virtual_tokens]
+        initial = _flat(_cache(model, start))
+        with peft_format.quiet_peft():
+            prefixed = get_peft_model(model, settings)
+        weight = _weight(prefixed)
+        if weight.shape != initial.shape:
+            raise _unsupported()
+        if self.init is PrefixInit.TEXT:
+            with torch.no_grad():
+                weight.copy_(initial)
+        return prefixed, cast("PreTrainedModel", prefixed)
 
+    def init_tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """Return as many tokens as the prefix is long: the text, repeated, after the model's first token.
 
-def apply(model: PreTrainedModel, method: PrefixMethod, start: Sequence[int], sequence_length: int) -> PeftModel:
-    """Put a prefix before the frozen model; it starts as the keys and values of the tokens `start`, or as zeros.
+        Raises PlanError INVALID_PREFIX_TEXT for a text without tokens.
+        """
+        ids: list[int] = tokenizer(self.init_text or DEFAULT_TEXT, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise PlanError(
+                "INVALID_PREFIX_TEXT",
+                "The text that prefixes start from has no tokens.",
+                field="prefix.init_text",
+                remedy="Give a text with words, or leave it out for the default.",
+            )
+        bos = leading_bos(tokenizer)
+        first = [] if bos is None or ids[0] == bos else [bos]
+        return [*first, *islice(cycle(ids), max(0, self.virtual_tokens - len(first)))][: self.virtual_tokens]
 
-    Raises PlanError: PREFIX_TOO_LONG for the model's positions or attention window, PREFIX_NOT_SUPPORTED for a model
-    whose cache is no keys and values of one shape.
-    """
-    _check_length(model, method.virtual_tokens, sequence_length)
-    settings = PrefixTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=method.virtual_tokens, prefix_projection=False, init_weights="zero"
-    )
-    initial = _flat(_cache(model, start))
-    with quiet_peft():
-        prefixed = get_peft_model(model, settings)
-    weight = _weight(prefixed)
-    if weight.shape != initial.shape:
-        raise _unsupported()
-    if method.init is PrefixInit.TEXT:
-        with torch.no_grad():
-            weight.copy_(initial)
-    return prefixed
+    def save(
+        self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+    ) -> None:
+        """Write the keys and values as peft itself does, naming the base by its hub id."""
+        del tokenizer, dtype
+        peft_format.write(trained, folder, base)
+
+    def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
+        """Return whether peft loads the artifact."""
+        return compatibility.with_peft(folder, base)
+
+    def memory_savings(self, *, checkpointing: bool) -> Sequence[str]:
+        """Return what a run can do besides checkpointing, which would drop the cache that the prefix is in."""
+        del checkpointing
+        return ["use qlora"]
 
 
 def _check_length(model: PreTrainedModel, tokens: int, sequence_length: int) -> None:
@@ -160,6 +219,4 @@ def before(model: PreTrainedModel, prefix: Tensor, ids: Tensor, mask: Tensor) ->
     }
 
 
-def save(model: PeftModel, folder: Path, base: BaseModel) -> None:
-    """Write the keys and values as peft itself does, naming the base by its hub id."""
-    peft_format.write(model, folder, base)
+METHOD = Prefix

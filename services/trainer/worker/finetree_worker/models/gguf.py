@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from finetree_api.trainer.v1 import event_pb2, job_pb2
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
-from finetree_worker.control import Steering
+from finetree_worker.control import Control, Steering
 from finetree_worker.errors import ModelError
-from finetree_worker.events.types import Control, Phase, PhaseProgress, Reporter
+from finetree_worker.events.envelope import Reporter
 from finetree_worker.plan import BaseModel
 
 
@@ -44,7 +45,8 @@ def prepare_model(origin: str, target: Path, reporter: Reporter, control: Contro
 
     def tell(fraction: float, message: str) -> None:
         steering.stop_here()
-        reporter.emit(PhaseProgress(Phase.CONVERT_MODEL, fraction, message))
+        progress = event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_CONVERT_MODEL, fraction=fraction)
+        reporter.emit(progress, message=message)
 
     tell(0.0, "Looking for the model's file")
     if read_manifest(target) is None:

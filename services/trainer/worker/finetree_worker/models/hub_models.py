@@ -7,10 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from finetree_api.trainer.v1 import event_pb2, job_pb2
+
 from finetree_worker.atomic_files import storage_errors
-from finetree_worker.control import Steering
+from finetree_worker.control import Control, Steering
 from finetree_worker.errors import ModelError, StorageError
-from finetree_worker.events.types import Alert, Control, Level, Phase, PhaseProgress, Reporter
+from finetree_worker.events.envelope import Reporter
 from finetree_worker.models import checks
 from finetree_worker.models.hub import Access, Client, Entry, HubError, Repository, online
 from finetree_worker.models.hub_cache import HubFolder
@@ -55,13 +57,13 @@ def prepare_hub_model(origin: str, home: Path, access: Access, reporter: Reporte
     steering = Steering(control)
     steering.stop_here()
     wanted = Wanted.parse(origin)
-    reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 0.0, f"Looking for {wanted.id}"))
+    reporter.emit(_progress(0.0), message=f"Looking for {wanted.id}")
     folder = HubFolder(home)
     folder.make()
     with folder.alone(steering), online(access.proxy):
         if (commit := _here(wanted, folder, access)) is None:
             commit = _download(wanted, folder, access, reporter, steering)
-    reporter.emit(PhaseProgress(Phase.DOWNLOAD_MODEL, 1.0, "The model is ready"))
+    reporter.emit(_progress(1.0), message="The model is ready")
     return BaseModel(home / commit, hub_id=folder.hub_id(commit) or wanted.id, revision=commit)
 
 
@@ -82,7 +84,7 @@ def _download(wanted: Wanted, folder: HubFolder, access: Access, reporter: Repor
         if not known or not folder.holds(known):
             raise
         text = f"{error.message} The model is used as it was last fetched, at commit {known[:12]}."
-        reporter.emit(Alert(Level.WARNING, "MODEL_REVISION_NOT_CHECKED", text))
+        reporter.emit(event_pb2.Alert(code="MODEL_REVISION_NOT_CHECKED", message=text))
         return known
     if not folder.holds(repository.commit):
         with folder.draft(repository.commit) as draft:
@@ -134,15 +136,20 @@ class _Fetch:
         if fraction - self._told >= 1 / _PROGRESS_STEPS or (self._told < 1 <= fraction):
             self._told = fraction
             text = f"Downloading {self._repository.id}: {_size(self._done)} of {_size(self._total)}"
-            self._reporter.emit(
-                PhaseProgress(Phase.DOWNLOAD_MODEL, min(fraction, 1.0), text, 0.0, self._done, self._total, "bytes")
-            )
+            self._reporter.emit(_progress(min(fraction, 1.0), done=self._done, total=self._total), message=text)
 
     def _require_space(self, reserve: int) -> None:
         present = sum(path.stat().st_size for path in self._draft.glob("*")) if self._draft.is_dir() else 0
         needed, free = max(0, self._total - present), shutil.disk_usage(self._draft.parent).free
         if needed + reserve > free:
             raise SpaceError(needed, free, reserve)
+
+
+def _progress(fraction: float, *, done: int = 0, total: int = 0) -> event_pb2.PhaseProgress:
+    """How far the download is; `done` of `total` in bytes, 0 where they are not known."""
+    unit = event_pb2.PROGRESS_UNIT_BYTES if total else event_pb2.PROGRESS_UNIT_UNSPECIFIED
+    phase = job_pb2.JOB_PHASE_DOWNLOAD_MODEL
+    return event_pb2.PhaseProgress(phase=phase, fraction=fraction, done=done, total=total, unit=unit)
 
 
 class SpaceError(StorageError):

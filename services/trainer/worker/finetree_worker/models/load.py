@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading a base model from a folder, and naming its layers."""
+"""Loading a base model and its tokenizer from a folder."""
 
-import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,31 +17,13 @@ from transformers import (
     PreTrainedTokenizerBase,
     modeling_utils,
 )
-from transformers.pytorch_utils import Conv1D
 
 from finetree_worker.device_memory import free_cache, free_memory_bytes, is_out_of_memory
-from finetree_worker.errors import MemoryExhaustedError, ModelError, PlanError
+from finetree_worker.errors import MemoryExhaustedError, ModelError
 from finetree_worker.models import checks
-from finetree_worker.plan import LoraMethod, Targets
 
-ATTENTION = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv"),
-    *("out_proj", "dense", "attn.c_proj"),
-)
-"""Names of attention projections in transformers' decoder models."""
-QUERY_VALUE = ("q_proj", "v_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
-"""Names of query and value projections, or of the fused projection that holds them."""
-MLP = (
-    *("gate_proj", "up_proj", "down_proj", "gate_up_proj"),
-    *("fc1", "fc2", "fc_in", "fc_out", "dense_h_to_4h", "dense_4h_to_h", "c_fc", "mlp.c_proj", "w1", "w2", "w3"),
-)
-"""Names of MLP projections."""
-_AMBIGUOUS = frozenset({"c_proj"})
-"""Names that mean attention's output in one module and the MLP's in another."""
 _STORED_AS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 """What safetensors calls the types that a base is loaded in."""
-# A router chooses experts; an adapter on it moves the load balance, so no preset touches one.
-_NEVER = re.compile(r"(^|\.)(lm_head|embed_out|router|gate|shared_expert_gate)$")
 
 
 def load_model(
@@ -57,7 +37,7 @@ def load_model(
 
     With `quantization` its linear layers are quantised as they are read. Dropout of its own is turned off: its masks
     would come from a stream, and no resumed run would have them again. `attention` is transformers' name of an
-    implementation. Raises ModelError with MODEL_NOT_FOUND, MODEL_UNREADABLE, or what base_checks finds wrong with it,
+    implementation. Raises ModelError with MODEL_NOT_FOUND, MODEL_UNREADABLE, or what `checks` finds wrong with it,
     and MemoryExhaustedError OUT_OF_MEMORY_LOADING.
     """
     if not (folder / "config.json").is_file():
@@ -194,82 +174,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-@contextmanager
-def quiet_peft() -> Iterator[None]:
-    """Without warnings of peft's use of names that transformers 5.24 calls deprecated."""
-    with warnings.catch_warnings():
-        for name in ("is_gradient_checkpointing", "past_key_values"):
-            warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)
-        yield
-
-
-def expert_parameters(model: nn.Module, method: LoraMethod) -> list[str]:
-    """Full names of the stacked weights of routed experts that get an adapter; none in a dense model.
-
-    transformers 5 holds the experts of a layer in parameters of three dimensions, with the expert first.
-    """
-    if not method.experts or method.modules or method.targets not in (Targets.ALL_LINEAR, Targets.MLP):
-        return []
-    return [name for name, p in model.named_parameters() if p.ndim == 3 and ".experts." in name]
-
-
-def is_mixture(model: nn.Module) -> bool:
-    """Whether the model has routed experts."""
-    return any(name.endswith(".experts") for name, _ in model.named_modules())
-
-
 def parameter_count(parameter: nn.Parameter) -> int:
     """Numbers that a parameter stands for: bitsandbytes packs two 4-bit ones in a byte."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())
-
-
-def linear_names(model: nn.Module, method: LoraMethod, field: str = "lora") -> list[str]:
-    """Full names of the linear layers that get an adapter, in module order.
-
-    "all-linear" is attention and MLP, never the output head and never a router. Explicit names match a full name or
-    its last parts ("q_proj", "layers.0.mlp.up_proj"). Raises PlanError with TARGET_NOT_FOUND below `field`.
-    """
-    # GPT-2's layers are Conv1D, a linear layer with its weight transposed.
-    linears = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
-    linears = [name for name in linears if not _NEVER.search(name)]
-    if method.modules:
-        return _explicit(linears, method.modules, field)
-    wanted = {
-        Targets.ALL_LINEAR: ATTENTION + MLP,
-        Targets.ATTENTION: ATTENTION,
-        Targets.QUERY_VALUE: QUERY_VALUE,
-        Targets.MLP: MLP,
-    }[method.targets]
-    found = [name for name in linears if short_name(name) in wanted]
-    if not found and not expert_parameters(model, method):
-        raise PlanError(
-            "TARGET_NOT_FOUND",
-            f"This model has no layer for the targets {method.targets.value!r}.",
-            field=f"{field}.targets",
-            remedy=f"Name its linear layers in {field}.target_modules.",
-        )
-    return found
-
-
-def short_name(name: str) -> str:
-    """The end of a module's full name that tells what it computes in any layer: "q_proj", "attn.c_proj"."""
-    parts = name.split(".")
-    return ".".join(parts[-2:]) if parts[-1] in _AMBIGUOUS else parts[-1]
-
-
-def _explicit(linears: list[str], wanted: tuple[str, ...], field: str) -> list[str]:
-    for pattern in wanted:
-        if not any(_names(name, pattern) for name in linears):
-            ends = sorted({name.rpartition(".")[2] for name in linears})
-            raise PlanError(
-                "TARGET_NOT_FOUND",
-                f"No linear layer of this model is named {pattern!r}; it has {', '.join(ends)}.",
-                field=f"{field}.target_modules",
-                remedy="Use one of these names, or the preset all-linear.",
-            )
-    return [name for name in linears if any(_names(name, pattern) for pattern in wanted)]
-
-
-def _names(name: str, pattern: str) -> bool:
-    return name == pattern or name.endswith(f".{pattern}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves behind, described and sealed: the manifest is written last and once, so it is the commit."""
+"""What a task leaves behind, described and sealed: the manifest is written last and once, so it is the commit."""
 
 import hashlib
 import os
@@ -11,8 +11,8 @@ from finetree_api.trainer.v1 import artifact_pb2
 from finetree_api.worker.v1 import worker_pb2
 from google.protobuf import json_format
 
+from finetree_worker.atomic_files import recorded_hashes, sync_folder
 from finetree_worker.errors import StorageError
-from finetree_worker.events.types import ArtifactReady
 
 MANIFEST = "finetree.json"
 """Name of the manifest inside an artifact's folder: the Artifact message as proto JSON."""
@@ -23,39 +23,32 @@ _MEDIA_TYPES = {
     ".txt": "text/plain",
     ".md": "text/markdown",
 }
-_KINDS = {
-    "adapter": artifact_pb2.ARTIFACT_KIND_ADAPTER,
-    "model": artifact_pb2.ARTIFACT_KIND_MODEL,
-    "report": artifact_pb2.ARTIFACT_KIND_REPORT,
-}
 
 
-def publish(
-    ready: ArtifactReady, folder: Path, task: worker_pb2.Task, compat: list[artifact_pb2.Compatibility]
-) -> artifact_pb2.Artifact:
-    """Describe the artifact in `folder` and seal it with a manifest.
+def folder_of(artifact: artifact_pb2.Artifact, task: worker_pb2.Task) -> Path:
+    """Return where the artifact of a task is."""
+    return Path(task.folders.artifact_dir) / artifact.name.rpartition("/")[2]
 
-    Raises StorageError: ARTIFACT_EXISTS where another attempt has sealed the same folder; OSError of the disk.
+
+def seal(artifact: artifact_pb2.Artifact, task: worker_pb2.Task) -> artifact_pb2.Artifact:
+    """Complete the description of an artifact whose files are written, and write it beside them as the manifest.
+
+    Raises StorageError: OUTPUT_EXISTS where another attempt has sealed the same folder; OSError of the disk.
     """
-    files = [_file(folder, name, sha256) for name, sha256 in sorted(ready.files.items())]
-    artifact = artifact_pb2.Artifact(
-        name=f"{task.job}/artifacts/{folder.name}",
-        kind=_KINDS.get(ready.kind, artifact_pb2.ARTIFACT_KIND_UNSPECIFIED),
-        size_bytes=sum(file.size_bytes for file in files),
+    folder = folder_of(artifact, task)
+    files = [_file(folder, name, sha256) for name, sha256 in sorted(recorded_hashes(folder).items())]
+    sealed = artifact_pb2.Artifact(
         files=files,
-        peft_type=ready.peft_type,
-        base=artifact_pb2.ArtifactBase(
-            hub_id=ready.base_hub_id, revision=ready.base_revision, fingerprint=ready.base_fingerprint
-        ),
-        compat=compat,
+        size_bytes=sum(file.size_bytes for file in files),
         attempt=task.attempt,
         plan_digest=task.plan_digest,
     )
-    artifact.create_time.FromDatetime(datetime.now(UTC))
-    manifest = json_format.MessageToJson(artifact, preserving_proto_field_name=True).encode()
+    sealed.MergeFrom(artifact)
+    sealed.create_time.FromDatetime(datetime.now(UTC))
+    manifest = json_format.MessageToJson(sealed, preserving_proto_field_name=True).encode()
     _create(folder / MANIFEST, manifest)
-    artifact.sha256 = hashlib.sha256(manifest).hexdigest()
-    return artifact
+    sealed.sha256 = hashlib.sha256(manifest).hexdigest()
+    return sealed
 
 
 def _file(folder: Path, name: str, sha256: str) -> artifact_pb2.ArtifactFile:
@@ -75,13 +68,8 @@ def _create(path: Path, content: bytes) -> None:
         # A link, unlike a rename, fails where the name is taken.
         os.link(draft, path)
     except FileExistsError as error:
-        raise StorageError(
-            "ARTIFACT_EXISTS", "Another attempt of this job has already written this artifact."
-        ) from error
+        text = "Another attempt of this job has already written this artifact."
+        raise StorageError("OUTPUT_EXISTS", text) from error
     finally:
         draft.unlink(missing_ok=True)
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)

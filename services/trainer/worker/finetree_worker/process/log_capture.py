@@ -6,13 +6,14 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
 
+from finetree_api.trainer.v1 import event_pb2
+
 from finetree_worker.errors import StorageError
-from finetree_worker.events.convert import LogLine
-from finetree_worker.events.types import Level
+from finetree_worker.events.envelope import Level, Reporter
 
 ENVIRONMENT = {
     "GRPC_VERBOSITY": "ERROR",
@@ -44,24 +45,24 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 class LogCapture(logging.Handler):
-    """Hands log records to the job's events. Records from before there is a task are held back, the newest 200."""
+    """Hands log records to the job's events. Records from before there is a task are held back, the first 200."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._emit: Callable[[LogLine], None] | None = None
-        self._held: list[LogLine] = []
+        self._reporter: Reporter | None = None
+        self._held: list[tuple[event_pb2.LogLine, Level]] = []
         self._inside = threading.local()
 
-    def connect(self, emit: Callable[[LogLine], None]) -> None:
-        """From now on records go to `emit`, the held ones first."""
-        self._emit = emit
-        for line in self._held:
-            emit(line)
+    def connect(self, reporter: Reporter) -> None:
+        """Hand records to the reporter from now on, the held ones first."""
+        self._reporter = reporter
+        for line, level in self._held:
+            reporter.emit(line, level=level)
         self._held.clear()
 
     def disconnect(self) -> None:
-        """The task has its last event."""
-        self._emit = None
+        """Stop handing records on: the task has its last event."""
+        self._reporter = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a record of a library: what the worker itself has to say are events already.
@@ -72,12 +73,12 @@ class LogCapture(logging.Handler):
             return
         self._inside.busy = True
         try:
-            line = LogLine(_level(record), record.name, _without_folders(record.getMessage())[:_MAX_TEXT])
-            if self._emit is not None:
+            line = event_pb2.LogLine(logger=record.name, text=_text(record))
+            if self._reporter is not None:
                 with suppress(StorageError):
-                    self._emit(line)
+                    self._reporter.emit(line, level=_level(record))
             elif len(self._held) < _HELD_BACK:
-                self._held.append(line)
+                self._held.append((line, _level(record)))
         finally:
             self._inside.busy = False
 
@@ -118,10 +119,12 @@ def own_log(folder: Path) -> logging.Handler:
     return handler
 
 
-def _level(record: logging.LogRecord) -> Level | None:
+def _level(record: logging.LogRecord) -> Level:
     # What libraries warn of concerns whoever programs against them; whoever trains gets alerts of our own.
-    return Level.ERROR if record.levelno >= logging.ERROR else None
+    return event_pb2.EVENT_LEVEL_ERROR if record.levelno >= logging.ERROR else event_pb2.EVENT_LEVEL_DEBUG
 
 
-def _without_folders(text: str) -> str:
-    return _FOLDERS.sub("", text)
+def _text(record: logging.LogRecord) -> str:
+    """The record's message without folders; what is not Unicode, such as some file names, is replaced."""
+    text = _FOLDERS.sub("", record.getMessage())[:_MAX_TEXT]
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -3,7 +3,7 @@
 
 import errno
 
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -34,18 +34,18 @@ _STOPPED = {
 }
 
 
-def succeeded() -> worker_pb2.TaskOutcome:
-    """The task is done."""
-    return worker_pb2.TaskOutcome(kind=worker_pb2.OUTCOME_KIND_SUCCEEDED)
+def succeeded(summary: event_pb2.RunSummary) -> worker_pb2.TaskOutcome:
+    """Return that the task is done, with what its work knows of its end."""
+    return worker_pb2.TaskOutcome(kind=worker_pb2.OUTCOME_KIND_SUCCEEDED, summary=summary)
 
 
 def stopped(stop: Stop) -> worker_pb2.TaskOutcome:
-    """The task ended because it was asked to."""
+    """Return that the task ended because it was asked to."""
     return worker_pb2.TaskOutcome(kind=_STOPPED[stop], retryable=stop is Stop.INTERRUPT)
 
 
 def failed(error: BaseException, stop: Stop = Stop.NONE) -> worker_pb2.TaskOutcome:
-    """The task ended with an exception. A core that unwinds because it was told to has not failed."""
+    """Return that the task ended with an exception. A core that unwinds because it was told to has not failed."""
     if isinstance(error, Interrupted) and stop is Stop.NONE:
         return stopped(Stop.INTERRUPT)
     if isinstance(error, Cancelled) and stop is not Stop.NONE:

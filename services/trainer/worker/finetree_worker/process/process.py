@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 
-from finetree_api.trainer.v1 import job_pb2, worker_pb2
+from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.attach.identity import Identity, end_group
-from finetree_worker.attach.stream import Link
+from finetree_worker.attach.stream import ServiceStream
 from finetree_worker.process import log_capture, runner
 
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the name of the variable, not a token
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def identity(options: argparse.Namespace) -> Identity:
     """Who this process is. Takes the token out of the environment, so that nothing started from here inherits it."""
     return Identity(
-        kind=worker_pb2.TASK_KIND_IDLE if options.idle else _KINDS[options.kind],
+        kind=job_pb2.TASK_KIND_UNSPECIFIED if options.idle else _KINDS[options.kind],
         token=os.environ.pop(TOKEN_VARIABLE, ""),
         build=metadata.version("finetree-worker"),
         boot_id=uuid.uuid4().hex,
@@ -74,7 +74,7 @@ class Process:
         self._tasks: queue.SimpleQueue[worker_pb2.Task | None] = queue.SimpleQueue()
         self._busy = False
         self._log = log_capture.capture()
-        self._link = Link(
+        self._stream = ServiceStream(
             options.socket, identity(options), self._commands, on_task=self._on_task, on_refused=self._on_refused
         )
 
@@ -85,14 +85,14 @@ class Process:
             os.setpgid(0, 0)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        self._link.start()
+        self._stream.start()
         try:
             if self._options.idle:
                 self._warm_up()
             task = self._next_task()
             return 0 if task is None else self._work(task)
         finally:
-            self._link.close()
+            self._stream.close()
 
     def _next_task(self) -> worker_pb2.Task | None:
         while True:
@@ -103,7 +103,7 @@ class Process:
     def _work(self, task: worker_pb2.Task) -> int:
         self._busy = True
         try:
-            around = runner.Surroundings(self._link, self._commands, self._log, self._options.node)
+            around = runner.Surroundings(self._stream, self._commands, self._log)
             written = runner.work(task, self._core, around)
         except OSError as error:
             sys.stderr.write(f"finetree-worker: the folder of the task cannot be written: {error.strerror}\n")
@@ -113,7 +113,7 @@ class Process:
     def _warm_up(self) -> None:
         self._core.warm_up()
         if self._options.measure:
-            self._link.send_profile(self._core.profile())
+            self._stream.send_profile(self._core.profile())
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         if not self._busy:

@@ -17,19 +17,19 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from finetree_data.remarks import Remark
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest, size, storage_errors
 from finetree_worker.errors import StorageError
-from finetree_worker.events.types import BadRow
 from finetree_worker.plan import LossOn
-from finetree_worker.tokenize.rows import RowFile, RowSource, found_format, rows_of
-from finetree_worker.tokenize.token_table import Found, TokenTable, open_table, write_table
+from finetree_worker.tokenize.rows import RowSource, found_format, rows_of
+from finetree_worker.tokenize.token_table import TokenTable, found_in, open_table, write_table
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
-from finetree_worker.tokenize.tool_calls import NOTE, uses_tools
+from finetree_worker.tokenize.tool_calls import WRITTEN_AS_TEXT, uses_tools
 
-VERSION = 4
+VERSION = 5
 """Grows when the same input would give other tokens, marks or columns: what an earlier version kept is not used."""
 SILENCE_SECONDS = 3600.0
 """An unfinished entry that nobody has written to for so long belongs to a task that was killed."""
@@ -164,7 +164,7 @@ def _make(
             made.append(open_table(draft))
     except StorageError as error:
         # Another task made the same entry meanwhile; ours is as good, and still mapped.
-        if error.reason != "TARGET_EXISTS":
+        if error.reason != "OUTPUT_EXISTS":
             raise
     return made[0]
 
@@ -178,23 +178,17 @@ def _write(
 ) -> None:
     file = source.open()
     maker = RowTokenizer(tokenizer, loss_on)
-    notes: list[str] = []
+    remarks: list[Remark] = []
 
     def made() -> Iterator[TokenBlock]:
         for rows in blocks(rows_of(file, source.place)):
-            if not notes and any(map(uses_tools, rows)) and not maker.template.knows_tools:
-                notes.append(NOTE)
+            if not remarks and any(map(uses_tools, rows)) and not maker.template.knows_tools:
+                remarks.append(WRITTEN_AS_TEXT)
             yield maker.block(rows, found_format(file))
             on_fraction(file.fraction)
 
-    write_table(folder, made(), maker, lambda: _found(file, *notes))
+    write_table(folder, made(), maker, lambda: found_in(file, *remarks))
     on_fraction(1.0)
-
-
-def _found(file: RowFile, *notes: str) -> Found:
-    packed = f"+{file.packing}" if file.packing else ""
-    faults = tuple(BadRow(f.number, f.field, f.problem, f.reason) for f in file.faults)
-    return Found(found_format(file), f"{file.file_format}{packed}", file.skipped, faults, (*file.notes, *notes))
 
 
 def _last_use(entry: Path) -> float | None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetree_data.errors import DatasetError
-from finetree_data.options import Layout as Format
 from finetree_data.options import Reading
+from finetree_data.options import RowFormat as Format
 from finetree_data.reader import RowFile
 from finetree_data.rows.row import Message, Row
 
@@ -55,9 +55,9 @@ def rows_of(file: RowFile, place: str = "dataset") -> Iterator[Row]:
 
 def found_format(file: RowFile) -> Format:
     """What the rows of a file hold, once one was read."""
-    if file.layout is None:
+    if file.row_format is None:
         raise ValueError("no row was read yet")
-    return file.layout
+    return file.row_format
 
 
 def _data_error(error: DatasetError, name: str, place: str) -> DataError:

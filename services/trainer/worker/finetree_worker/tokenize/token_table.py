@@ -11,13 +11,16 @@ from typing import IO, Any, overload
 
 import numpy as np
 import torch
+from finetree_api.types.v1 import training_data_pb2
+from finetree_data.bad_rows import BadRow
+from finetree_data.options import FileFormat
+from finetree_data.remarks import Remark
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from finetree_worker.data.packing import Example
-from finetree_worker.events.types import BadRow
-from finetree_worker.tokenize.rows import Format, Message, Row
+from finetree_worker.tokenize.example import Example
+from finetree_worker.tokenize.rows import Format, Message, Row, RowFile, found_format
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock
 
 FILE = "tokens.safetensors"
@@ -33,21 +36,34 @@ _TYPES |= {"tokens": ("I32", np.dtype("<i4")), "learned": ("BOOL", np.dtype(bool
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What reading the file showed: what its rows hold, what it is written in, the rows that were left out.
+    """What reading the file showed: what its rows hold, what it is written in, how many rows were skipped.
 
-    `notes` say how the rows were read.
+    `bad_rows` are the first of those, `remarks` say how the rows were read.
     """
 
     format: Format
-    file_format: str = ""
+    file_format: FileFormat = FileFormat.JSONL
+    compression: str = ""
     skipped: int = 0
     bad_rows: tuple[BadRow, ...] = ()
-    notes: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+
+
+def found_in(file: RowFile, *more: Remark) -> Found:
+    """Return what reading a file has shown, once its rows were read."""
+    return Found(
+        format=found_format(file),
+        file_format=file.file_format or FileFormat.JSONL,
+        compression=file.compression,
+        skipped=file.skipped,
+        bad_rows=tuple(file.skipped_rows),
+        remarks=(*file.remarks, *more),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTable:
-    """All rows of a file, tokenised whole; nothing in it hangs on the sequence length, the split or packing.
+    """All rows of a file, tokenized whole; nothing in it hangs on the sequence length, the split or packing.
 
     tokens int32 and learned bool are (all tokens,); the others are int64 (rows,), marks uint8. `ends`: where a row's
     tokens end; `rows`: its number in the file; `contents` and `prompts`: 64-bit hashes of the row and of what stands
@@ -112,6 +128,7 @@ class Selection(Sequence[Example]):
 class Split:
     """The rows of a table that one split has, those included that the cut leaves nothing to learn of."""
 
+    kind: training_data_pb2.Split.ValueType
     table: TokenTable
     index: Tensor
     limit: int
@@ -251,8 +268,13 @@ def _append(path: Path, target: IO[bytes]) -> None:
 def open_table(folder: Path) -> TokenTable:
     """The table in `folder`, mapped: it stays readable when the file is deleted. Raises OSError, SafetensorError."""
     with safe_open(folder / FILE, framework="pt") as stored:
-        said = json.loads((stored.metadata() or {})["found"])
-        faults = tuple(BadRow(**fault) for fault in said["bad_rows"])
-        notes = tuple(said["notes"])
-        found = Found(Format(said["format"]), said["file_format"], said["skipped"], faults, notes)
+        kept = json.loads((stored.metadata() or {})["found"])
+        found = Found(
+            format=Format(kept["format"]),
+            file_format=FileFormat(kept["file_format"]),
+            compression=kept["compression"],
+            skipped=kept["skipped"],
+            bad_rows=tuple(BadRow(**row) for row in kept["bad_rows"]),
+            remarks=tuple(Remark(**remark) for remark in kept["remarks"]),
+        )
         return TokenTable(found, **{name: stored.get_tensor(name) for name in _TYPES})

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from finetree_worker.data.packing import Example
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.chat_template import ChatTemplate
 from finetree_worker.tokenize.encode import Encoded, Encoder
+from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.render import Rendered, render
 from finetree_worker.tokenize.rows import Format, Row
 

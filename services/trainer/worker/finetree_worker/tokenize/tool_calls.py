@@ -10,16 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from finetree_data.remarks import Remark
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.tokenize.rows import Message, Row
 
-NOTE = (
+WRITTEN_AS_TEXT = Remark(
+    "TOOLS_WRITTEN_AS_TEXT",
     "The model's chat template knows no functions: they are written into the messages as <tools>, <tool_call> and "
-    "<tool_response>, and have to be written so where the model is asked."
+    "<tool_response>, and have to be written so where the model is asked.",
 )
-"""What a report says of rows that were written out."""
+"""What a report says of rows whose functions were written out."""
 TEMPLATE_FAULTS = (
     TemplateError,
     ArithmeticError,

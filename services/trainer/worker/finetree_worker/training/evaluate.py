@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from finetree_worker.data.packing import Example, collate, pack
+from finetree_worker.data.packing import collate, pack
 from finetree_worker.device_memory import free_cache, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.methods import prefix
-from finetree_worker.models.load import quiet_peft
+from finetree_worker.methods.peft_format import quiet_peft
 from finetree_worker.tokenize.chat_template import ChatTemplate, Conversation
+from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.render import for_template
 from finetree_worker.tokenize.rows import Row
 from finetree_worker.tokenize.tokenizer import leading_bos

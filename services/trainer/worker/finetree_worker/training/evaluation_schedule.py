@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluations of one run, before, between and after its steps: what is measured, and what is told of it."""
+"""The evaluations of one run, before, between and after its steps: what is measured and reported."""
 
 import math
 import time
 from collections.abc import Callable, Sequence
 
+from finetree_api.trainer.v1 import event_pb2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.data.dataset import Dataset
 from finetree_worker.errors import DataError
-from finetree_worker.events.types import EvalMetrics, Reporter, Sample
+from finetree_worker.events.envelope import Reporter
+from finetree_worker.events.eta import Eta
 from finetree_worker.plan import EvaluationPlan, Metric
 from finetree_worker.tokenize.rows import Row
 from finetree_worker.training import evaluate
@@ -22,63 +24,67 @@ _SCORE_SHARE = 0.2  # of an evaluation's time goes into loss and accuracy, the r
 class Evaluations:
     """Measures the model that a run trains on its held-out rows, and reports each measurement.
 
-    `on_fraction` hears 0..1 and may raise to stop. Raises DataError NO_QUESTIONS where what is to tell the best
+    `on_fraction` gets 0..1 and may raise to stop. Raises DataError NO_QUESTIONS where the metric that tells the best
     evaluation cannot be measured; the measurements raise MemoryExhaustedError when not even one row fits.
     """
 
     def __init__(
-        self, plan: EvaluationPlan, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, reporter: Reporter
+        self,
+        plan: EvaluationPlan,
+        dataset: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        reporter: Reporter,
+        eta: Eta,
     ) -> None:
         _require_questions(plan, dataset)
-        self._plan, self._dataset, self._tokenizer, self._reporter = plan, dataset, tokenizer, reporter
+        self._plan, self._dataset, self._tokenizer = plan, dataset, tokenizer
+        self._reporter, self._eta = reporter, eta
         self._answers_before: list[str] | None = None
 
-    def before(self, model: PreTrainedModel, on_fraction: Callable[[float], None]) -> float | None:
-        """Measure the model as it came; its exact match, where questions are asked."""
-        metrics, self._answers_before = self._measure(model, 0, on_fraction, self._dataset.questions)
-        return metrics.exact_match
+    def before(self, model: PreTrainedModel, on_fraction: Callable[[float], None]) -> None:
+        """Measure the model as it came."""
+        _, self._answers_before = self._measure(model, 0, on_fraction, self._dataset.questions)
 
     def between(self, model: PreTrainedModel, step: int, on_fraction: Callable[[float], None]) -> float | None:
-        """Measure in the middle of the training: what tells the best evaluation. Answers only where they tell it."""
+        """Measure during training, and return what tells the best evaluation; None where nothing finite was measured.
+
+        Questions are answered only where exact match tells it.
+        """
         if not self._dataset.held_out:
             return None
         by = self._plan.best_by
         questions = self._dataset.questions if by is Metric.EXACT_MATCH else ()
         metrics, _ = self._measure(model, step, on_fraction, questions)
-        if metrics.loss is None:
+        if not metrics.HasField("loss") or not metrics.HasField(by.value):
             return None
-        return {
-            Metric.LOSS: metrics.loss,
-            Metric.EXACT_MATCH: metrics.exact_match,
-            Metric.TOKEN_ACCURACY: metrics.token_accuracy,
-        }[by]
+        value: float = getattr(metrics, by.value)
+        return value
 
-    def after(self, model: PreTrainedModel, step: int, on_fraction: Callable[[float], None]) -> float | None:
-        """Measure what training made, and show some answers; its exact match, where questions are asked."""
-        metrics, answers = self._measure(model, step, on_fraction, self._dataset.questions)
+    def after(self, model: PreTrainedModel, step: int, on_fraction: Callable[[float], None]) -> None:
+        """Measure what training made, and show some answers."""
+        _, answers = self._measure(model, step, on_fraction, self._dataset.questions)
         self._show_samples(answers or [])
-        return metrics.exact_match
 
     def _measure(
         self, model: PreTrainedModel, step: int, on_fraction: Callable[[float], None], questions: Sequence[Row]
-    ) -> tuple[EvalMetrics, list[str] | None]:
+    ) -> tuple[event_pb2.EvalMetrics, list[str] | None]:
         """Loss and accuracy of the held-out rows, and the answers to `questions`; None where there is none."""
         started, rows = time.perf_counter(), self._dataset.held_out
         score = evaluate.score(model, rows, EVALUATION_TOKENS, lambda f: on_fraction(f * _SCORE_SHARE))
         answers = self._ask(model, questions, on_fraction) if questions else None
-        correct = _correct(answers or [], questions)
-        metrics = EvalMetrics(
+        loss, seconds = _finite(score.loss), time.perf_counter() - started
+        metrics = event_pb2.EvalMetrics(
             step=step,
-            loss=_finite(score.loss),
+            loss=loss,
             perplexity=evaluate.perplexity(score.loss),
-            exact_match=correct / len(answers) if answers else None,
-            questions=len(answers or ()),
-            correct=correct,
-            rows=len(rows),
-            seconds=time.perf_counter() - started,
+            exact_match=_correct(answers, questions) / len(answers) if answers else None,
+            examples=len(answers or rows),
+            seconds=seconds,
             token_accuracy=score.accuracy,
-            non_finite=_finite(score.loss) is None,
+            non_finite=loss is None,
         )
+        self._eta.evaluation(step, seconds, questions=len(answers or ()))
         self._reporter.emit(metrics)
         return metrics, answers
 
@@ -94,17 +100,25 @@ class Evaluations:
             # Spread over the questions, which often come sorted by kind.
             at = i * len(questions) // count
             asked = questions[at].messages
-            before = self._answers_before[at] if self._answers_before is not None else None
-            self._reporter.emit(Sample(asked[-2].content, asked[-1].content, before, answers[at]))
+            before = self._answers_before[at] if self._answers_before is not None else ""
+            self._reporter.emit(
+                event_pb2.Sample(
+                    prompt=asked[-2].content,
+                    expected=asked[-1].content,
+                    before=before,
+                    after=answers[at],
+                    exact_match=evaluate.matches(answers[at], asked[-1].content),
+                )
+            )
 
 
 def _require_questions(plan: EvaluationPlan, dataset: Dataset) -> None:
     if plan.best_by is Metric.EXACT_MATCH and plan.every_steps and not dataset.questions:
         raise DataError(
             "NO_QUESTIONS",
-            "The best evaluation is to be told by exact match, and no held-out row ends in an answer.",
+            "evaluation.best_by is exact match, and no held-out row ends in an answer.",
             field="evaluation.best_by",
-            remedy="Hold out chat or prompt and completion rows, or tell the best one by loss.",
+            remedy="Hold out chat or prompt and completion rows, or choose another metric.",
         )
 
 

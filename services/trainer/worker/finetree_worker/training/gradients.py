@@ -7,21 +7,23 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from finetree_api.trainer.v1 import event_pb2
 from torch import nn
 from transformers import PreTrainedModel
 
 from finetree_worker.control import Steering
-from finetree_worker.data.packing import Example, MicroBatch, collate, pack
+from finetree_worker.data.packing import MicroBatch, collate, pack
 from finetree_worker.device_memory import free_cache, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError
-from finetree_worker.events.types import BatchSizeChanged, Reporter
-from finetree_worker.plan import FullMethod, Precision, PrefixMethod, QloraMethod, TrainPlan
+from finetree_worker.events.envelope import Reporter
+from finetree_worker.plan import Plan, Precision
 from finetree_worker.randomness import DropoutMasks
+from finetree_worker.tokenize.example import Example
 from finetree_worker.training.loss import target_loss
 from finetree_worker.training.loss_scale import LossScale
 
 AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
-"""Types of products where a fully trained model's weights are float32."""
+"""Types of products where the weights that are trained are the base's own, in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,10 @@ class Computed:
 class Gradients:
     """Adds up gradients; cuts the micro-batch when memory runs out."""
 
-    def __init__(self, plan: TrainPlan, subject: Subject, reporter: Reporter, steering: Steering) -> None:
+    def __init__(self, plan: Plan, subject: Subject, *, reporter: Reporter, steering: Steering) -> None:
         self._plan, self._subject, self._reporter, self._steering = plan, subject, reporter, steering
         size = plan.optimization.micro_batch_size
-        self.limit = Limit(size, size * plan.optimization.sequence_length)
+        self.limit = Limit(size, size * plan.data.sequence_length)
         self.packing = plan.optimization.packing
         self.scale = LossScale(enabled=plan.optimization.precision is Precision.FP16_MIXED)
         self._tried: Sequence[Example] = ()
@@ -83,14 +85,8 @@ class Gradients:
     @property
     def advice(self) -> str:
         """What else than shorter rows takes less memory: the end of a remedy's list. Nothing that the plan does."""
-        method, checkpointed = self._plan.method, self._plan.optimization.gradient_checkpointing
-        helps = []
-        # Checkpointing would drop the cache that a prefix is in.
-        if not checkpointed and not isinstance(method, PrefixMethod):
-            helps.append("turn gradient checkpointing on")
-        if not isinstance(method, QloraMethod):
-            helps.append("use qlora")
-        return ", ".join([*helps, "or use a smaller model"])
+        savings = self._plan.method.memory_savings(checkpointing=self._plan.optimization.gradient_checkpointing)
+        return ", ".join([*savings, "or use a smaller model"])
 
     def forget(self) -> None:
         """Drop all gradients."""
@@ -120,7 +116,7 @@ class Gradients:
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self._plan.optimization.precision)
-        mixed = dtype is not None and isinstance(self._plan.method, FullMethod)
+        mixed = dtype is not None and self._plan.method.trains_base
         return torch.autocast(self._subject.device.type, dtype) if mixed else nullcontext()
 
     def _halve(self, step: int, error: BaseException) -> None:
@@ -136,11 +132,20 @@ class Gradients:
         before = self.limit
         if self.packing:
             self.limit = Limit(before.rows, max(longest, held // 2))
-            self._reporter.emit(BatchSizeChanged(step + 1, before.tokens, self.limit.tokens, 0, 0))
-            return
-        rows, length = len(self._tried) // 2, self._plan.optimization.sequence_length
-        self.limit = Limit(rows, rows * length)
-        self._reporter.emit(BatchSizeChanged(step + 1, before.rows * length, rows * length, before.rows, rows))
+            rows = {}
+        else:
+            count, length = len(self._tried) // 2, self._plan.data.sequence_length
+            self.limit = Limit(count, count * length)
+            rows = {"previous_rows": before.rows, "current_rows": count}
+        self._reporter.emit(
+            event_pb2.BatchSizeChanged(
+                step=step + 1,
+                previous=before.tokens,
+                current=self.limit.tokens,
+                reason="OUT_OF_MEMORY",
+                **rows,
+            )
+        )
 
 
 def places(batch: MicroBatch) -> int:

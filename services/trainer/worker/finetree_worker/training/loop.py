@@ -7,25 +7,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from finetree_api.trainer.v1 import event_pb2
 from torch.nn.utils import clip_grad_norm_
 
 from finetree_worker.atomic_files import manifest_hash, size
 from finetree_worker.control import STOPS, Steering
 from finetree_worker.data.batches import Batches
-from finetree_worker.data.packing import Example
 from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
 from finetree_worker.errors import Cancelled, DivergedError, Interrupted, MemoryExhaustedError, StorageError
-from finetree_worker.events.pace import Pace
-from finetree_worker.events.types import (
-    Alert,
-    BestRestored,
-    CheckpointFailed,
-    CheckpointSaved,
-    Level,
-    Reporter,
-    StepMetrics,
-)
-from finetree_worker.plan import Metric, TrainPlan
+from finetree_worker.events.envelope import Reporter
+from finetree_worker.events.eta import Eta
+from finetree_worker.plan import Metric, Plan
+from finetree_worker.tokenize.example import Example
 from finetree_worker.training import checkpoint, optimizers, preflight
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.checkpoint import Environment, Position
@@ -42,27 +35,38 @@ class Trained:
     tokens: int
     first_loss: float | None
     final_loss: float | None
+    stopped_early: bool = False
+    best_step: int = 0
+    """Step whose weights took the place of the last ones; 0: none."""
 
 
 class Loop:
     """One run over one dataset; `run` goes from the restored position to the last step."""
 
     def __init__(
-        self, plan: TrainPlan, subject: Subject, examples: Sequence[Example], reporter: Reporter, steering: Steering
+        self,
+        plan: Plan,
+        subject: Subject,
+        examples: Sequence[Example],
+        *,
+        reporter: Reporter,
+        steering: Steering,
+        eta: Eta,
     ) -> None:
-        self.plan, self.subject, self.reporter, self.steering = plan, subject, reporter, steering
+        self.plan, self.subject = plan, subject
+        self.reporter, self.steering, self.eta = reporter, steering, eta
         self.optimizer = optimizers.build(subject.trainable.values(), plan.optimization, subject.device)
         self.environment = Environment.here(plan.threads, subject.device)
         self.batches = Batches(plan.optimization, examples)
         self.total = self.batches.total
-        self.gradients = Gradients(plan, subject, reporter, steering)
+        self.gradients = Gradients(plan, subject, reporter=reporter, steering=steering)
         self.losses: deque[float] = deque(maxlen=10)
         self.first_loss: float | None = None
         self.position = Position(0, 0, 0, 0.0)
         self._began = 0
-        self._pace = Pace()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
+        self._peak_memory = 0
 
     def restore(self) -> int:
         """Go on from the newest whole checkpoint, if there is one. Returns the step that it holds, or 0."""
@@ -76,7 +80,7 @@ class Loop:
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
             message = "The run goes on under other libraries, threads or hardware: equal to rounding, not bit by bit."
-            self.reporter.emit(Alert(Level.WARNING, "EXECUTION_PLAN_CHANGED", message, self.position.step))
+            self._alert("EXECUTION_PLAN_CHANGED", message)
         return self.position.step
 
     def run(self, evaluate: Callable[[int], float | None]) -> Trained:
@@ -86,16 +90,23 @@ class Loop:
         MemoryExhaustedError, and StorageError when the checkpoint of a pause cannot be written.
         """
         self.subject.model.train()
-        with DeviceWatch(self.subject.device) as watch, by_document(self.subject.model):
+        with self._watch() as watch, by_document(self.subject.model):
             if not self.finished:
                 longest = self.batches.longest_first()
                 preflight.check(self.gradients, self.optimizer, self.subject, longest, self.reporter)
             while not self.finished:
                 self._step(watch)
                 self._after_step(evaluate)
-        self._restore_best()
-        final = sum(self.losses) / len(self.losses) if self.losses else None
-        return Trained(self.position.step, self.position.tokens, self.first_loss, final)
+        restored = self._restore_best()
+        at, final = self.position, sum(self.losses) / len(self.losses) if self.losses else None
+        return Trained(
+            steps=at.step,
+            tokens=at.tokens,
+            first_loss=self.first_loss,
+            final_loss=final,
+            stopped_early=restored and at.step < self.total,
+            best_step=at.best_step if restored else 0,
+        )
 
     @property
     def finished(self) -> bool:
@@ -139,7 +150,7 @@ class Loop:
         found = checkpoint.newest(folder, self.plan.numerics_hash())
         if found is not None and found.position.step > self._began:
             text = f"Memory ran out in the update of step {step}; the run goes back to step {found.position.step}."
-            self.reporter.emit(Alert(Level.WARNING, "UPDATE_OUT_OF_MEMORY", text, step))
+            self._alert("UPDATE_OUT_OF_MEMORY", text)
             return Interrupted(text)
         return MemoryExhaustedError(
             "OUT_OF_MEMORY_UPDATE",
@@ -177,32 +188,47 @@ class Loop:
             loss_scale=self.gradients.scale.factor,
             loss_scale_calm=self.gradients.scale.calm,
         )
-        self._pace.add(seconds, tokens)
+        self.eta.step(seconds, tokens)
         self._step_seconds = seconds
         self._rates.append(tokens / seconds)
         if loss is not None:
             self.losses.append(loss)
             self.first_loss = loss if self.first_loss is None else self.first_loss
 
-    def _metrics(self, rate: float, loss: float, norm: float, watch: DeviceWatch) -> StepMetrics:
-        at = self.position
-        return StepMetrics(
+    def _watch(self) -> DeviceWatch:
+        placement = next((each for each in self.plan.placements if each.device_ids), None)
+        if placement is None:
+            return DeviceWatch(self.subject.device)
+        return DeviceWatch(self.subject.device, node=placement.node, device_id=placement.device_ids[0])
+
+    def _alert(self, code: str, message: str) -> None:
+        self.reporter.emit(event_pb2.Alert(code=code, message=message))
+
+    def _metrics(self, rate: float, loss: float, norm: float, watch: DeviceWatch) -> event_pb2.StepMetrics:
+        at, memory = self.position, memory_bytes(self.subject.device)
+        self._peak_memory = max(self._peak_memory, memory, peak_memory_bytes(self.subject.device))
+        tokens_per_second = sorted(self._rates)[len(self._rates) // 2]
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        return event_pb2.StepMetrics(
             step=at.step,
             total_steps=self.total,
-            epoch=at.step / self.batches.per_epoch,
             loss=loss if math.isfinite(loss) else None,
+            non_finite=not finite,
             learning_rate=rate,
+            tokens_per_second=tokens_per_second,
             grad_norm=norm if math.isfinite(norm) else None,
-            tokens=at.tokens,
+            memory_bytes=memory,
+            peak_memory_bytes=self._peak_memory,
+            epoch=at.step / self.batches.per_epoch,
+            processed_tokens=at.tokens,
             target_tokens=at.target_tokens,
-            tokens_per_second=sorted(self._rates)[len(self._rates) // 2],
             step_seconds=self._step_seconds,
-            elapsed_seconds=at.elapsed_seconds,
-            remaining_seconds=self._pace.remaining(self.total - at.step, self.batches.tokens_in_all() - at.tokens),
-            memory_bytes=memory_bytes(self.subject.device),
-            peak_memory_bytes=peak_memory_bytes(self.subject.device),
-            device=watch.latest,
-            padding_share=self._padding,
+            devices=[watch.latest] if watch.latest is not None else [],
+            eta_seconds=self.eta.remaining(
+                at.step, self.total, tokens=self.batches.tokens_in_all() - at.tokens, rate=tokens_per_second
+            ),
+            cost_so_far=self.plan.price.of(at.elapsed_seconds) if self.plan.price is not None else None,
+            padding_fraction=self._padding,
         )
 
     def _guard(self) -> None:
@@ -211,7 +237,7 @@ class Loop:
         if not at.non_finite_in_a_row:
             return
         message = f"Step {at.step} had no finite loss or gradient; its update was left out."
-        self.reporter.emit(Alert(Level.WARNING, "NON_FINITE_LOSS", message, at.step))
+        self._alert("NON_FINITE_LOSS", message)
         if at.non_finite_in_a_row >= limit:
             raise DivergedError(
                 "DIVERGED",
@@ -257,22 +283,34 @@ class Loop:
             self.position = replace(self.position, stopped=True)
         return best
 
-    def _restore_best(self) -> None:
-        """Put the best evaluation's weights in the place of the last ones, where early stopping is on."""
-        at, folder, by = self.position, self.plan.checkpoints_dir, self.plan.evaluation.best_by
+    def _restore_best(self) -> bool:
+        """Put the best evaluation's weights in the place of the last ones, where early stopping is on.
+
+        Returns whether the weights are those of the best evaluation's checkpoint.
+        """
+        at, folder = self.position, self.plan.checkpoints_dir
         if not self.plan.evaluation.early_stopping_patience or at.best_value is None:
-            return
+            return False
         if at.best_step == at.step and not at.stopped:
-            return
+            return False
         found = checkpoint.at_step(folder, at.best_step, self.plan.numerics_hash())
         if found is None:
             text = f"The best checkpoint, of step {at.best_step}, is not on the disk; the last weights are kept."
-            self.reporter.emit(Alert(Level.WARNING, "BEST_CHECKPOINT_MISSING", text, at.step))
-            return
+            self._alert("BEST_CHECKPOINT_MISSING", text)
+            return False
         checkpoint.restore_weights(found, self.subject.trainable)
         # A checkpoint from now on holds these weights: a run that goes on from it must not train them further.
         self.position = replace(at, stopped=True)
-        self.reporter.emit(BestRestored(at.step, at.best_step, at.best_value, at.step < self.total, by.value))
+        self._report_best(at.best_value)
+        return True
+
+    def _report_best(self, value: float) -> None:
+        at, metric = self.position, self.plan.evaluation.best_by.value.replace("_", " ")
+        early = at.step < self.total
+        why = f"evaluations no longer improved {metric}; training ended" if early else "training ended"
+        text = f"{why} after step {at.step}; the weights of step {at.best_step} are kept, {metric} {value:.4g}"
+        alert = event_pb2.Alert(code="EARLY_STOPPED" if early else "BEST_RESTORED", message=text)
+        self.reporter.emit(alert, level=event_pb2.EVENT_LEVEL_INFO)
 
     def save_checkpoint(self, *, best: bool = False, must: bool = False) -> None:
         """Save, rotate, report. A failed save is reported and training goes on, unless it `must` succeed."""
@@ -289,13 +327,24 @@ class Loop:
             if best and self._keeps_best:
                 checkpoint.mark_best(folder, step)
         except StorageError as error:
-            self.reporter.emit(CheckpointFailed(step, error.reason, error.message))
+            text = f"checkpoint at step {step} failed: {error.message}"
+            self.reporter.emit(event_pb2.CheckpointFailed(step=step, reason=error.reason), message=text)
             if must:
                 raise
             return
         checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep), self.plan.numerics_hash())
         seconds = time.perf_counter() - started
-        self.reporter.emit(CheckpointSaved(step, target.name, size(target), best, seconds, manifest_hash(target)))
+        self.eta.checkpoint(seconds)
+        self.reporter.emit(
+            event_pb2.CheckpointSaved(
+                name=f"{self.plan.job}/checkpoints/{step}",
+                step=step,
+                size_bytes=size(target),
+                sha256=manifest_hash(target),
+                best=best,
+                seconds=seconds,
+            )
+        )
 
 
 def _gain(value: float | None, best: float | None, metric: Metric) -> float:

@@ -14,7 +14,7 @@ from finetree_worker.plan import Optimization, OptimizerName, Schedule
 
 
 def build(parameters: Iterable[nn.Parameter], plan: Optimization, device: torch.device) -> Optimizer:
-    """The plan's optimizer; matrices decay, vectors (norms, biases) do not. Raises PlanError UNSUPPORTED_SETTING."""
+    """The plan's optimizer; matrices decay, vectors (norms, biases) do not. Raises PlanError SETTING_NOT_SUPPORTED."""
     listed = list(parameters)
     groups = [
         {"params": [p for p in listed if p.ndim >= 2], "weight_decay": plan.weight_decay},
@@ -27,7 +27,7 @@ def build(parameters: Iterable[nn.Parameter], plan: Optimization, device: torch.
         return torch.optim.SGD(groups, lr=plan.learning_rate)
     if plan.optimizer is OptimizerName.PAGED_ADAMW_8BIT and device.type != "cuda":
         raise PlanError(
-            "UNSUPPORTED_SETTING",
+            "SETTING_NOT_SUPPORTED",
             "Paged optimizer state needs an NVIDIA GPU.",
             field="optimizer",
             remedy="Use OPTIMIZER_ADAMW_8BIT.",

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1 import check_pb2, evidence_pb2
 from torch.optim import Optimizer
 
-from finetree_worker.data.packing import Example
 from finetree_worker.device_memory import free_memory_bytes, is_out_of_memory, peak_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError
-from finetree_worker.events.types import PreflightReport, Reporter
+from finetree_worker.events.envelope import Reporter
+from finetree_worker.tokenize.example import Example
 from finetree_worker.training.gradients import Gradients, Limit, Subject
 
 
@@ -91,13 +93,23 @@ def _make_state(optimizer: Optimizer, subject: Subject) -> None:
 
 
 def _report(reporter: Reporter, rows: Sequence[Example], subject: Subject, *, fits: bool) -> None:
+    tokens, peak, free = sum(map(len, rows)), peak_memory_bytes(subject.device), free_memory_bytes(subject.device)
+    source = evidence_pb2.Provenance(kind=evidence_pb2.PROVENANCE_KIND_MEASURED, source="this run", locator="preflight")
+    verdict = "fits" if fits else "does not fit"
+    check = check_pb2.Check(
+        rule_id="memory.largest_micro_batch",
+        severity=check_pb2.SEVERITY_ERROR,
+        verdict=check_pb2.CHECK_VERDICT_PASS if fits else check_pb2.CHECK_VERDICT_FAIL,
+        measured=evidence_pb2.Interval(low=peak, expected=peak, high=peak, provenance=[source]),
+        limit=peak + free,
+        unit=check_pb2.CHECK_UNIT_BYTES,
+        field_path="training.micro_batch_size",
+        message=f"the largest micro-batch, {len(rows)} rows of {tokens} tokens in all, {verdict}: "
+        f"peak {peak / 1e9:.2f} GB, {free / 1e9:.2f} GB free",
+    )
     reporter.emit(
-        PreflightReport(
-            rows=len(rows),
-            tokens=sum(map(len, rows)),
-            peak_memory_bytes=peak_memory_bytes(subject.device),
-            free_memory_bytes=free_memory_bytes(subject.device),
-            fits=fits,
+        event_pb2.PreflightReport(
+            checks=[check], rows=len(rows), tokens=tokens, peak_memory_bytes=peak, free_memory_bytes=free
         )
     )
 

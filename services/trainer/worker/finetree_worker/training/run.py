@@ -1,232 +1,217 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training task from end to end: load, tokenise, evaluate, train, evaluate again, save."""
+"""A training task from end to end: load, tokenize, evaluate, train, evaluate again, save."""
 
-import time
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from importlib import metadata
+from typing import Any
 
 import torch
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from finetree_worker import device_memory, methods, randomness
-from finetree_worker.atomic_files import atomic_folder, hashes, size
-from finetree_worker.control import STOPS, Steering
+from finetree_worker import device_memory, randomness
+from finetree_worker.atomic_files import atomic_folder
+from finetree_worker.control import STOPS, Control, Steering
 from finetree_worker.data.dataset import Dataset, load_dataset
-from finetree_worker.events.types import (
-    Alert,
-    ArtifactReady,
-    AttemptStarted,
-    Control,
-    DatasetReport,
-    Level,
-    Phase,
-    PhaseProgress,
-    Reporter,
-)
-from finetree_worker.methods import qlora
+from finetree_worker.events.envelope import Reporter
+from finetree_worker.events.eta import Eta, Rows
 from finetree_worker.models import checks
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_model, load_tokenizer, parameter_count
-from finetree_worker.plan import BaseModel, FullMethod, Precision, QloraMethod, TrainPlan
+from finetree_worker.plan import BaseModel, Plan, Precision
 from finetree_worker.training.evaluation_schedule import Evaluations
 from finetree_worker.training.gradients import AUTOCAST, Subject
 from finetree_worker.training.loop import Loop, Trained
 
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "finetree-worker")
+"""Distributions whose versions decide numbers, hence belong to the execution plan (AttemptStarted.environment)."""
 _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A run that came to its end. Seconds are by phase name; a metric that was not asked for is None."""
-
-    artifact: Path
-    trained: Trained
-    exact_match_before: float | None
-    exact_match_after: float | None
-    phase_seconds: dict[str, float]
-
-
-@dataclass(slots=True)
-class _Phases:
-    """Times phases and reports their progress."""
-
-    reporter: Reporter
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, phase: Phase) -> Iterator[Callable[[float], None]]:
-        """A block that is one phase; it gets a function that takes the fraction done."""
-        started, told = time.perf_counter(), 0.0
-
-        def tell(fraction: float) -> None:
-            nonlocal told
-            if fraction - told >= 1 / _PROGRESS_STEPS and fraction < 1:
-                told = fraction
-                self.reporter.emit(PhaseProgress(phase, fraction, seconds=time.perf_counter() - started))
-
-        self.reporter.emit(PhaseProgress(phase, 0.0))
-        yield tell
-        self.seconds[phase.value] = time.perf_counter() - started
-        self.reporter.emit(PhaseProgress(phase, 1.0, seconds=self.seconds[phase.value]))
-
-
-def train(plan: TrainPlan, reporter: Reporter, control: Control) -> Outcome:
+def train(plan: Plan, reporter: Reporter, control: Control) -> Trained:
     """Run the plan to its end, from the newest checkpoint of `plan.checkpoints_dir` if there is one.
 
-    Emits every event from its calling thread. Raises the errors of `finetree_worker.errors`, and Cancelled when
-    `control` asks it to stop; a checkpoint is on disk then, if the signal asked for one and training had begun.
+    Reports from its calling thread. Raises the errors of `finetree_worker.errors`, and Cancelled when `control` asks it
+    to stop; a checkpoint is on disk then, if the signal asked for one and training had begun.
     """
     return _Run(plan, reporter, control).run()
 
 
 class _Run:
-    def __init__(self, plan: TrainPlan, reporter: Reporter, control: Control) -> None:
+    def __init__(self, plan: Plan, reporter: Reporter, control: Control) -> None:
         self.plan, self.reporter = plan, reporter
-        self.steering, self.phases = Steering(control), _Phases(reporter)
+        self.steering, self.eta = Steering(control), Eta(plan.evaluation, plan.checkpoints)
         self.device = torch.device(plan.device)
 
-    def run(self) -> Outcome:
+    def run(self) -> Trained:
         torch.set_num_threads(self.plan.threads)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        with self.phases.phase(Phase.LOAD_MODEL):
+        with self._phase(job_pb2.JOB_PHASE_LOAD_MODEL):
             self.steering.stop_here()
             tokenizer, model = self._load()
             base = base_facts(self.plan.base)
-        with self.phases.phase(Phase.TOKENIZE) as tell:
-            dataset = self._tokenize(tokenizer, tell)
-            evaluations = Evaluations(self.plan.evaluation, dataset, tokenizer, self.reporter)
+        with self._phase(job_pb2.JOB_PHASE_TOKENIZE) as progress:
+            dataset = self._tokenize(tokenizer, progress)
+            evaluations = Evaluations(self.plan.evaluation, dataset, tokenizer, reporter=self.reporter, eta=self.eta)
         adapted, subject = adapt(self.plan, model, self.device)
-        loop = Loop(self.plan, subject, dataset.train, self.reporter, self.steering)
+        loop = Loop(self.plan, subject, dataset.train, reporter=self.reporter, steering=self.steering, eta=self.eta)
         restored = loop.restore()
-        asked, before, after = self.plan.evaluation, None, None
+        asked = self.plan.evaluation
         # A resumed run's model is trained already: its earlier attempt has reported the base.
         if asked.before_training and dataset.held_out and not restored:
-            before = self._evaluate_before(evaluations, subject.model)
+            self._evaluate_before(evaluations, subject.model)
         self._announce(loop, model, restored)
-        with self.phases.phase(Phase.TRAIN):
+        with self._phase(job_pb2.JOB_PHASE_TRAIN):
             trained = loop.run(lambda step: evaluations.between(subject.model, step, self._look))
         if asked.metrics and dataset.held_out:
-            after = self._evaluate_after(evaluations, loop)
-        self._save(adapted, tokenizer, base, loop)
-        return Outcome(self.plan.artifact, trained, before, after, self.phases.seconds)
+            self._evaluate_after(evaluations, loop)
+        self._save(adapted, tokenizer, base)
+        return trained
+
+    @contextmanager
+    def _phase(self, phase: job_pb2.JobPhase.ValueType) -> Iterator[Callable[[float], None]]:
+        """A block that is one phase; it gets a function that takes the fraction done."""
+        reported = 0.0
+
+        def progress(fraction: float) -> None:
+            nonlocal reported
+            if fraction - reported >= 1 / _PROGRESS_STEPS and fraction < 1:
+                reported = fraction
+                self.reporter.emit(event_pb2.PhaseProgress(phase=phase, fraction=fraction))
+
+        self.reporter.emit(event_pb2.PhaseProgress(phase=phase, fraction=0.0))
+        yield progress
+        self.reporter.emit(event_pb2.PhaseProgress(phase=phase, fraction=1.0))
 
     def _load(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         tokenizer = load_tokenizer(self.plan.base.folder)
         model = load(self.plan, self.device)
-        length = self.plan.optimization.sequence_length
-        checks.check_fit(self.plan.base.folder, model.config, tokenizer, length)
+        checks.check_fit(self.plan.base.folder, model.config, tokenizer, self.plan.data.sequence_length)
         if device_memory.emulates_bfloat16(self.device) and self.plan.optimization.precision in _BFLOAT16:
-            self.reporter.emit(_emulated())
+            text = "This GPU emulates bfloat16 slowly: PRECISION_FP16_MIXED is faster here."
+            self.reporter.emit(event_pb2.Alert(code="BFLOAT16_EMULATED", message=text))
         return tokenizer, model
 
-    def _tokenize(self, tokenizer: PreTrainedTokenizerBase, tell: Callable[[float], None]) -> Dataset:
-        dataset = load_dataset(self.plan, tokenizer, _both(tell, self.steering.stop_here))
-        self.reporter.emit(dataset.report)
-        if dataset.report.leaked_rows:
-            self.reporter.emit(_leak(dataset.report))
+    def _tokenize(self, tokenizer: PreTrainedTokenizerBase, progress: Callable[[float], None]) -> Dataset:
+        dataset = load_dataset(self.plan.data, tokenizer, _both(progress, self.steering.stop_here))
+        report, held_out = dataset.report, len(dataset.held_out)
+        self.reporter.emit(report)
+        if report.leaked.count:
+            text = f"{report.leaked.count} of {held_out} held-out rows are training rows too: their scores show recall."
+            self.reporter.emit(event_pb2.Alert(code="HELD_OUT_ROWS_LEAKED", message=text))
+        profile = report.profile
+        self.eta.rows(
+            Rows(
+                train=profile.examples,
+                held_out=held_out,
+                tokens=profile.total_tokens,
+                targets=report.target_tokens,
+            )
+        )
         return dataset
 
     def _look(self, _: float) -> None:
-        """Hear, in an evaluation between two steps, what is asked of the run; it is heeded behind it."""
+        """Look, in an evaluation between two steps, what is asked of the run; it is heeded behind it."""
         self.steering.signal()
 
     def _announce(self, loop: Loop, model: PreTrainedModel, restored: int) -> None:
-        self.reporter.emit(
-            AttemptStarted(
-                restored_step=restored,
-                total_steps=loop.total,
-                trainable_parameters=sum(p.numel() for p in loop.subject.trainable.values()),
-                total_parameters=sum(parameter_count(p) for p in model.parameters()),
-                threads=self.plan.threads,
-                device=loop.environment.device,
-                precision=self.plan.optimization.precision.value,
-            )
+        environment = execution_plan() | {
+            "precision": self.plan.optimization.precision.value,
+            "threads": str(self.plan.threads),
+            # Of a CPU the vector instructions, which decide the rounding.
+            "device": loop.environment.device,
+            "trainable_parameters": str(sum(p.numel() for p in loop.subject.trainable.values())),
+            "parameters": str(sum(parameter_count(p) for p in model.parameters())),
+        }
+        first = self.plan.attempt <= 1
+        started = event_pb2.AttemptStarted(
+            restored_step=restored,
+            reason=event_pb2.ATTEMPT_REASON_FIRST if first else event_pb2.ATTEMPT_REASON_RECOVERED,
+            placements=self.plan.placements,
+            environment=environment,
+            engine="local",
         )
+        where = f"goes on from step {restored}" if restored else "starts"
+        device = f"CPU with {loop.environment.device}" if self.plan.device == "cpu" else loop.environment.device
+        self.reporter.emit(started, message=f"attempt {self.plan.attempt} {where} on {device}")
 
-    def _evaluate_before(self, evaluations: Evaluations, model: PreTrainedModel) -> float | None:
-        with self.phases.phase(Phase.EVALUATE_BEFORE) as tell:
-            return evaluations.before(model, _both(tell, self.steering.stop_here))
+    def _evaluate_before(self, evaluations: Evaluations, model: PreTrainedModel) -> None:
+        with self._phase(job_pb2.JOB_PHASE_EVALUATE_BEFORE) as progress:
+            evaluations.before(model, _both(progress, self.steering.stop_here))
 
-    def _evaluate_after(self, evaluations: Evaluations, loop: Loop) -> float | None:
+    def _evaluate_after(self, evaluations: Evaluations, loop: Loop) -> None:
         def stop() -> None:
             if self.steering.signal() in STOPS:
                 loop.save_checkpoint(must=True)
                 self.steering.stop_here()
 
-        with self.phases.phase(Phase.EVALUATE_AFTER) as tell:
-            return evaluations.after(loop.subject.model, loop.position.step, _both(tell, stop))
+        with self._phase(job_pb2.JOB_PHASE_EVALUATE_AFTER) as progress:
+            evaluations.after(loop.subject.model, loop.position.step, _both(progress, stop))
 
-    def _save(
-        self, adapted: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, base: BaseModel, loop: Loop
-    ) -> None:
-        method, target = self.plan.method, self.plan.artifact
-        facts = {"format": 1, "base": base.hub_id, "fingerprint": base.fingerprint, "digest": self.plan.plan_digest}
-        with self.phases.phase(Phase.SAVE):
+    def _save(self, adapted: Any, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:
+        plan, method = self.plan, self.plan.method
+        facts = {"format": 1, "base": base.hub_id, "fingerprint": base.fingerprint, "digest": plan.plan_digest}
+        with self._phase(job_pb2.JOB_PHASE_SAVE):
             self.steering.signal()
-            with atomic_folder(target, facts) as draft:
-                dtype = _dtype(self.plan, stored=True)
-                methods.save(adapted, tokenizer, draft, method=method, base=base, dtype=dtype)
-            self.reporter.emit(
-                ArtifactReady(
-                    kind="model" if isinstance(method, FullMethod) else "adapter",
-                    folder=str(target),
-                    bytes=size(target),
-                    files=hashes(target),
-                    base_hub_id=base.hub_id,
-                    base_revision=base.revision,
-                    base_fingerprint=base.fingerprint,
-                    peft_type=methods.PEFT_TYPES[method.kind],
-                    trainable_parameters=sum(p.numel() for p in loop.subject.trainable.values()),
-                )
+            with atomic_folder(plan.artifact, facts) as draft:
+                method.save(adapted, draft, base=base, tokenizer=tokenizer, dtype=weight_dtype(plan, stored=True))
+            artifact = artifact_pb2.Artifact(
+                name=f"{plan.job}/artifacts/{plan.artifact.name}",
+                kind=method.artifact,
+                peft_type=method.peft_type,
+                base=base.message(),
+                compat=[method.compatibility(plan.artifact, base.folder)],
             )
+            self.reporter.emit(event_pb2.ArtifactReady(artifact=artifact))
 
 
-def load(plan: TrainPlan, device: torch.device) -> PreTrainedModel:
-    """The plan's base model, quantised where the method asks for it. Raises ModelError."""
-    dtype, method = _dtype(plan), plan.method
-    quantization = qlora.quantization(method, dtype) if isinstance(method, QloraMethod) else None
+def load(plan: Plan, device: torch.device) -> PreTrainedModel:
+    """Load the plan's base model, quantized where the method asks for it. Raises ModelError."""
+    dtype = weight_dtype(plan)
+    quantization = plan.method.quantization(dtype)
     return load_model(plan.base.folder, dtype, device, quantization, plan.optimization.attention.value)
 
 
-def adapt(plan: TrainPlan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:
+def adapt(plan: Plan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:
     """Make the model trainable by the plan's method: the object to save, and the subject to train."""
     if plan.optimization.gradient_checkpointing:
         # transformers 5.24 calls it activation checkpointing and the old name deprecated.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    adapted, run = methods.apply(model, plan)
+    adapted, run = plan.method.apply(model, plan)
     masks = randomness.bind(adapted, plan.optimization.seed)
     trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     return adapted, Subject(run, trainable, masks, device)
 
 
-def _dtype(plan: TrainPlan, *, stored: bool = False) -> torch.dtype:
-    """Type of the base's weights in memory, or of a full model's weights on disk."""
+def weight_dtype(plan: Plan, *, stored: bool = False) -> torch.dtype:
+    """Return the type of the base's weights in memory, or of a full model's weights on disk."""
     precision = plan.optimization.precision
-    master = precision in AUTOCAST and isinstance(plan.method, FullMethod) and not stored
+    master = precision in AUTOCAST and plan.method.trains_base and not stored
     if precision is Precision.FP32 or master:
         return torch.float32
     return torch.float16 if precision is Precision.FP16_MIXED else torch.bfloat16
 
 
-def _leak(report: DatasetReport) -> Alert:
-    text = f"{report.leaked_rows} of {report.eval_rows} held-out rows are training rows too: what is measured on them"
-    return Alert(Level.WARNING, "HELD_OUT_ROWS_LEAKED", f"{text} is memory, not skill.")
+def execution_plan() -> dict[str, str]:
+    """Return library versions and machine type: together with the threads, what a bit-equal resume needs."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions | {"machine": platform.machine(), "python": platform.python_version()}
 
 
-def _emulated() -> Alert:
-    text = "This GPU has no arithmetic in bfloat16 and imitates it slowly: PRECISION_FP16_MIXED is faster here."
-    return Alert(Level.WARNING, "BFLOAT16_EMULATED", text)
-
-
-def _both(tell: Callable[[float], None], stop: Callable[[], None]) -> Callable[[float], None]:
+def _both(progress: Callable[[float], None], stop: Callable[[], None]) -> Callable[[float], None]:
     def look(fraction: float) -> None:
         stop()
-        tell(fraction)
+        progress(fraction)
 
     return look

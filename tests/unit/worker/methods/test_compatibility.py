@@ -2,6 +2,9 @@
 """Whether an artifact loads: real folders of peft and transformers, whole and spoiled."""
 
 import pytest
+from finetree_api.types.v1 import serving_pb2
+from finetree_worker.methods.full import Full
+from finetree_worker.methods.lora import Lora
 
 # peft 0.21 asks transformers 5 by the old name whether it checkpoints, and renames the base that it was given.
 pytestmark = [
@@ -33,28 +36,27 @@ def change(folder, file, edit):
     save_file(tensors, folder / file, metadata={"format": "pt"})
 
 
-def verdict(folder, base):
-    from finetree_worker.process.compatibility import check
-
-    (made,) = check(folder, base)
+def verdict(method, folder, base):
+    made = method.compatibility(folder, base)
     assert made.loads is (not made.reason)
-    return made.server, made.reason
+    assert made.server == serving_pb2.SERVING_TARGET_TRANSFORMERS
+    return made.reason
 
 
 def test_a_whole_adapter_loads(adapter, base):
-    assert verdict(adapter, base) == ("peft", "")
+    assert verdict(Lora(), adapter, base) == ""
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_a_whole_model_loads(tmp_path, tiny, tied):
     tiny(tie_word_embeddings=tied).save_pretrained(tmp_path / "model")
-    assert verdict(tmp_path / "model", tmp_path / "model") == ("transformers", "")
+    assert verdict(Full(), tmp_path / "model", tmp_path / "model") == ""
 
 
 def test_a_model_in_several_files_loads(tmp_path, tiny):
     tiny().save_pretrained(tmp_path / "model", max_shard_size="20KB")
     assert len(list((tmp_path / "model").glob("model-*.safetensors"))) > 1
-    assert verdict(tmp_path / "model", tmp_path / "model") == ("transformers", "")
+    assert verdict(Full(), tmp_path / "model", tmp_path / "model") == ""
 
 
 def drop(tensors):
@@ -76,15 +78,15 @@ def add(tensors):
 @pytest.mark.parametrize(("edit", "problem"), [(drop, "is missing"), (widen, "shape"), (add, "belongs to no layer")])
 def test_a_spoiled_adapter_does_not_load_and_says_why(adapter, base, edit, problem):
     change(adapter, "adapter_model.safetensors", edit)
-    assert problem in verdict(adapter, base)[1]
+    assert problem in verdict(Lora(), adapter, base)
 
 
 @pytest.mark.parametrize(("edit", "problem"), [(drop, "is missing"), (widen, "shape"), (add, "belongs to no layer")])
 def test_a_spoiled_model_does_not_load_and_says_why(base, edit, problem):
     change(base, "model.safetensors", edit)
-    assert problem in verdict(base, base)[1]
+    assert problem in verdict(Full(), base, base)
 
 
 def test_an_adapter_of_another_base_does_not_load(adapter, tmp_path, tiny):
     tiny(hidden_size=64).save_pretrained(tmp_path / "other")
-    assert "shape" in verdict(adapter, tmp_path / "other")[1]
+    assert "shape" in verdict(Lora(), adapter, tmp_path / "other")

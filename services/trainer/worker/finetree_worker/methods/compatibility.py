@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a program loads an artifact: tried with the names and shapes of its tensors, without its weights."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.types.v1 import serving_pb2
+from peft import PeftConfig, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from finetree_worker.methods.peft_format import quiet_peft
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def with_peft(folder: Path, base: Path) -> artifact_pb2.Compatibility:
+    """Return whether transformers with peft loads the adapter in `folder` on the base model in `base`."""
+    model = architecture(base)
+    with torch.device("meta"), quiet_peft(), warnings.catch_warnings():
+        # The base has another name here than where the adapter goes.
+        warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path`", category=UserWarning)
+        adapted = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
+    expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
+    return verdict(
+        serving_pb2.SERVING_TARGET_TRANSFORMERS, difference(expected, shapes(folder / "adapter_model.safetensors"))
+    )
+
+
+def with_transformers(folder: Path) -> artifact_pb2.Compatibility:
+    """Return whether transformers loads the model in `folder`."""
+    model = architecture(folder)
+    model.tie_weights()
+    tied = set(getattr(model, "all_tied_weights_keys", None) or getattr(model, "_tied_weights_keys", None) or ())
+    found: Shapes = {}
+    for file in _weight_files(folder):
+        found |= shapes(file)
+    state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: shape for name, shape in state.items() if name not in tied or name in found}
+    return verdict(serving_pb2.SERVING_TARGET_TRANSFORMERS, difference(expected, found))
+
+
+def verdict(server: serving_pb2.ServingTarget.ValueType, problem: str) -> artifact_pb2.Compatibility:
+    """Return that a server loads an artifact, or the problem why not."""
+    return artifact_pb2.Compatibility(server=server, loads=not problem, reason=problem)
+
+
+def architecture(folder: Path) -> Any:
+    """Return the model that the configuration in `folder` describes, without memory for its weights."""
+    build: Any = AutoModelForCausalLM.from_config
+    with torch.device("meta"):
+        return build(AutoConfig.from_pretrained(folder, local_files_only=True))
+
+
+def shapes(file: Path) -> Shapes:
+    """Return the shapes of a safetensors file's tensors by name."""
+    with safe_open(file, framework="pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - no mapping
+
+
+def difference(expected: Shapes, found: Shapes) -> str:
+    """Return the first tensor that is missing, unknown or of another shape, as a sentence; empty where all agree."""
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if name not in expected:
+            return f"{name} belongs to no layer"
+        if expected[name] != found[name]:
+            return f"{name} has the shape {found[name]} where {expected[name]} is needed"
+    return ""
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    return [folder / name for name in sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))]

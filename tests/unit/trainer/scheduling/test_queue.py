@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which job starts on which devices, without any worker."""
+
+import asyncio
+
+import pytest
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import hardware_pb2
+from finetree_trainer.joblog.log import EventLog
+from finetree_trainer.scheduling.devices import Device
+from finetree_trainer.scheduling.queue import JobQueue, Position
+
+GPU = hardware_pb2.Hardware(accelerator="h100", count=1)
+CPU = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=4), count=1)
+
+
+@pytest.fixture
+async def queue(store):
+    """A queue of a machine with two GPUs and a CPU of two slots; `started` lists what it began."""
+    devices = [Device("n", f"cuda:{index}", GPU, "H100", 80 << 30) for index in range(2)]
+    devices.append(Device("n", "cpu", CPU, "CPU", 8 << 30, slot_count=2, threads=2))
+    made = JobQueue(EventLog(store), devices)
+    made.started = []
+
+    async def start(uid, slots) -> bool:
+        made.started.append((uid, [str(slot) for slot in slots]))
+        made._waiting.pop(uid)
+        return True
+
+    made.start = start
+    return made
+
+
+@pytest.fixture
+def enqueue(queue, new_row, create_job):
+    """Create a job that waits for hardware, or that prepares a dataset where there is none."""
+
+    def add(uid, hardware=None, **changes) -> None:  # noqa: ANN003 - fields of the row
+        record = job_pb2.Job(uid=uid)
+        if hardware is None:
+            record.prepare.dataset.name = "d"
+        else:
+            record.train.spec.hardware.CopyFrom(hardware)
+        row = new_row(uid, state=job_pb2.JOB_STATE_QUEUED, record=record.SerializeToString(), **changes)
+        create_job(row)
+        queue.recover([row])
+
+    return add
+
+
+async def turn(queue) -> list[tuple[str, list[str]]]:
+    """Let the queue start what it can; what it started."""
+    await queue._start_all()
+    started, queue.started = queue.started, []
+    return started
+
+
+async def test_jobs_of_one_kind_of_device_spread_over_the_devices(queue, enqueue):
+    for uid in ("a", "b", "c"):
+        enqueue(uid, GPU)
+    assert await turn(queue) == [("a", ["n/cuda:0/0"]), ("b", ["n/cuda:1/0"])]
+    assert queue.position("c") == Position(1, "0 jobs ahead and 2 running on h100")
+    queue.release([slot for slot in queue._holders if slot.device == "cuda:1"])
+    assert await turn(queue) == [("c", ["n/cuda:1/0"])]
+
+
+async def test_a_job_of_two_devices_waits_until_both_are_free(queue, enqueue):
+    enqueue("one", GPU)
+    await turn(queue)
+    enqueue("two", hardware_pb2.Hardware(accelerator="h100", count=2))
+    assert await turn(queue) == []
+    queue.release([slot for slot in queue._holders if slot.device == "cuda:0"])
+    assert await turn(queue) == [("two", ["n/cuda:0/0", "n/cuda:1/0"])]
+
+
+async def test_what_needs_no_accelerator_runs_on_the_cpu(queue, enqueue):
+    enqueue("a")
+    enqueue("b", CPU)
+    enqueue("c", CPU)
+    assert await turn(queue) == [("a", ["n/cpu/0"]), ("b", ["n/cpu/1"])]
+    assert queue.position("c").blocked_by == "0 jobs ahead and 2 running on cpu"
+
+
+async def test_a_suspended_job_lets_others_pass(queue, enqueue):
+    enqueue("a", CPU, suspended=True)
+    enqueue("b", CPU)
+    assert queue.position("b").number == 1
+    assert queue.position("a").blocked_by.startswith("suspended")
+    assert await turn(queue) == [("b", ["n/cpu/0"])]
+
+
+async def test_a_job_whose_device_is_gone_waits(queue, enqueue):
+    enqueue("a", hardware_pb2.Hardware(accelerator="rtx-4090"))
+    assert await turn(queue) == []
+    assert queue.position("a") == Position(1, "0 jobs ahead and 0 running on rtx-4090")
+
+
+async def test_a_worker_is_kept_warm_while_a_slot_is_free(queue, enqueue):
+    warmed = []
+    queue.prewarm = lambda: warmed.append(True)
+    task = asyncio.create_task(queue.run())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        while not warmed:  # noqa: ASYNC110 - the queue's own task
+            await asyncio.sleep(0.001)
+    task.cancel()
