@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits that are compared with figures: what a method would cost, take, and be good for."""
+"""Limits of a method: time, cost, serving, and what the GPU can compute."""
 
 from collections.abc import Iterator
 
@@ -13,13 +13,13 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Violation
 
 USD = "USD"
-"""Currency of budgets, and of the pack's own prices."""
+"""Currency of budgets and of the pack's prices."""
 NO_NF4 = "NO_NF4"
 NOT_SERVABLE = "NOT_SERVABLE"
 
 
 def violations(pack: Pack, limits: Limits, evidence: Evidence | None) -> Violations:
-    """The limits that each method would break. A figure that nobody has breaks nothing."""
+    """Limits that each method would break; a figure that is unknown breaks none."""
     return {
         method: (
             *_capability(pack, limits, method),
@@ -52,7 +52,8 @@ def usd_of(pack: Pack, evidence: Evidence | None, method: Method, *, examples: i
 def _capability(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:
     rule = pack.rules.capabilities.nf4
     if method is Method.QLORA and limits.capability is not None and limits.capability < rule.value:
-        text = f"4-bit bases need compute capability {rule.value:.1f}, this GPU has {limits.capability:.1f}"
+        has = f"{limits.capability:.1f}"
+        text = f"cannot run: 4-bit bases need compute capability {rule.value:.1f}, and this GPU has {has}"
         yield Violation(NO_NF4, text, rule.id, hard=True)
 
 
@@ -60,7 +61,7 @@ def _serving(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:
     for target in limits.serving:
         rule = next(r for r in pack.rules.serving if r.target == target and method in r.methods)
         if not rule.served:
-            yield Violation(NOT_SERVABLE, rule.note, rule.id, hard=True)
+            yield Violation(NOT_SERVABLE, f"cannot be served: {rule.note}", rule.id, hard=True)
 
 
 def _duration(pack: Pack, limits: Limits, evidence: Evidence | None, method: Method) -> Iterator[Violation]:

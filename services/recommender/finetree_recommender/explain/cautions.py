@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong with a recommendation."""
+"""Cautions on a recommendation."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ MEMORY_UNKNOWN = "MEMORY_UNKNOWN"
 MODEL_UNKNOWN = "MODEL_UNKNOWN"
 
 SMALLER = 0.8
-"""Size of a smaller model, at most: names round, and what is called 7B has 6.7 to 7.6 billion parameters."""
+"""Largest size of a smaller model, as a share: names round, and a 7B model has 6.7 to 7.6 billion parameters."""
 
 _LEAST_GIB = 0.1
 
@@ -36,7 +36,7 @@ MISSING_EVIDENCE = {
     MEMORY_UNKNOWN: "the memory of the hardware is unknown: nothing is estimated, and the other answers decide",
     MODEL_UNKNOWN: "no model was named: the recipe is that of a 7B model, is not estimated, and needs `model` to run",
 }
-"""Why there is no evidence, by code."""
+"""Why there is no estimate, by code."""
 
 
 def collect(
@@ -50,8 +50,8 @@ def collect(
 ) -> tuple[Caution, ...]:
     """Collect all cautions, the gravest first.
 
-    `unmet` are the limits that the verdict breaks, `missing` is the code of why there is no evidence, `rented` what
-    could be rented.
+    `unmet` are the limits that the verdict breaks, `missing` is the code of why there is no estimate, `rented` are
+    offers of GPUs to rent.
     """
     inputs, decision = situation.inputs, situation.decision
     return (
@@ -83,13 +83,13 @@ def collect(
 
 
 def _advised(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> Iterator[Caution]:
-    """What to rent."""
+    """GPUs to rent."""
     preferred = situation.decision.method or situation.decision.choice.method
     return rental_offers.advice(situation.pack, preferred, _usable(situation, rented), situation.inputs.stated_limits)
 
 
 def _usable(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> tuple[rental_offers.Offer, ...]:
-    """Offers for methods whose result can be served where it will be."""
+    """Offers for methods whose result the named servers load."""
     return tuple(offer for offer in rented if not any(item.hard for item in situation.violations[offer.method]))
 
 
@@ -124,7 +124,7 @@ def _evidence(situation: Situation, missing: str) -> Iterator[Caution]:
 
 
 def _sharding(situation: Situation) -> Iterator[Caution]:
-    """Where several GPUs hold a copy each, and a method that is wished for fits none; and what is not trained yet."""
+    """Sharding: methods that would fit with it, and setups that this suite does not train yet."""
     hardware = situation.inputs.hardware
     sharded = hardware.sharding == hardware_pb2.SHARDING_FULL
     if situation.decision.method is not None and (sharded or hardware.nodes > 1):
@@ -141,22 +141,22 @@ def _sharding(situation: Situation) -> Iterator[Caution]:
 
 
 def _divisible(situation: Situation) -> tuple[Method, ...]:
-    """What may fit where several devices share the model, which each of them holds whole here."""
+    """Methods that may fit if the model is sharded across the devices, each of which holds all of it here."""
     hardware = situation.inputs.hardware
     several = hardware.count > 1 and hardware.sharding != hardware_pb2.SHARDING_FULL
     return _shardable(situation, hardware.count) if several else ()
 
 
 def _shardable(situation: Situation, count: int) -> tuple[Method, ...]:
-    """What the rules prefer, or the quality asked for needs, and one device cannot hold, but all together might."""
+    """Preferred methods that do not fit on one device, and may fit on all of them together."""
     evidence, decision = situation.evidence, situation.decision
     if evidence is None:
         return ()
-    wished = list(decision.fit.rejected) if decision.method is not None else []
-    wished += [Method.LORA] if decision.method is Method.QLORA else []
-    wished += [Method.FULL] if situation.answers.quality in ("MAXIMUM", "CRITICAL") else []
-    wished += [Method.LORA, Method.QLORA] if decision.method is None else []
-    best = {method: evidence.best[method] for method in dict.fromkeys(wished)}
+    preferred = list(decision.fit.rejected) if decision.method is not None else []
+    preferred += [Method.LORA] if decision.method is Method.QLORA else []
+    preferred += [Method.FULL] if situation.answers.quality in ("MAXIMUM", "CRITICAL") else []
+    preferred += [Method.LORA, Method.QLORA] if decision.method is None else []
+    best = {method: evidence.best[method] for method in dict.fromkeys(preferred)}
     return tuple(
         method
         for method, found in best.items()
@@ -166,7 +166,7 @@ def _shardable(situation: Situation, count: int) -> tuple[Method, ...]:
 
 
 def _nearest(evidence: Evidence) -> str:
-    """Which method lacks least, and how much; nothing where none has an estimate."""
+    """The method that lacks the least memory, and how much; empty where none has an estimate."""
     estimate = [(best.estimate, method) for method, best in evidence.best.items() if best.estimate is not None]
     wanting = ((item.device_bytes.expected - item.usable_bytes, method) for item, method in estimate)
     lacks = sorted((lack, method) for lack, method in wanting if lack > 0)
@@ -178,7 +178,7 @@ def _nearest(evidence: Evidence) -> str:
 
 
 def _smallest(evidence: Evidence) -> str:
-    """What the usual methods take of memory, in words; nothing without estimates."""
+    """Memory that the usual methods need, in words; empty without estimates."""
     usual = ((method, evidence.best[method].estimate) for method in (Method.LORA, Method.QLORA, Method.FULL))
     takes = [f"{m} needs {p.device_bytes.expected / GIB:.1f} GiB" for m, p in usual if p is not None]
     return f"; at the smallest, {', '.join(takes)}" if takes else ""
@@ -191,7 +191,7 @@ def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:
 
 
 def _renting(situation: Situation) -> Iterator[Caution]:
-    """The smallest GPU to rent on which the rules take the best method that any would give."""
+    """The smallest GPU to rent for the best method that the rules would recommend on any GPU."""
     gb, pack = situation.inputs.marketed_gb, situation.pack
     if not situation.inputs.request.can_rent or (gb is None and not situation.inputs.on_cpu):
         return
@@ -213,12 +213,12 @@ def _grade(pack: Pack, method: Method | None) -> float:
 
 
 def _smaller(situation: Situation, parameters: int | None) -> Iterator[Caution]:
-    """The largest model below the asked one that was published to train in this memory, where nothing fits."""
+    """The largest smaller model that is reported to train in this memory, where nothing fits."""
     hardware, gb = situation.inputs.hardware, situation.inputs.marketed_gb
     if situation.decision.method is not None or gb is None:
         return
     if hardware.sharding == hardware_pb2.SHARDING_FULL:
-        gb /= max(1, hardware.count)  # what was published was trained on one GPU
+        gb /= max(1, hardware.count)  # the reports are of one GPU
     most = SMALLER * (parameters or 7e9)
     fitting = [item for item in situation.pack.rules.footprints if item.gb <= gb and item.parameters <= most]
     if fitting:
@@ -228,7 +228,7 @@ def _smaller(situation: Situation, parameters: int | None) -> Iterator[Caution]:
 
 
 def _capacity(situation: Situation, method: Method | None) -> Iterator[Caution]:
-    """Where an adapter holds less than the data teach."""
+    """Data with more tokens to learn than the adapter has parameters."""
     rule, profile = situation.pack.rules.capacity, situation.inputs.profile
     if rule is None or profile is None or method not in (Method.LORA, Method.QLORA):
         return

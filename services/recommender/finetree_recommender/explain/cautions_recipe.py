@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong with the recipe itself: truncated rows, too little data, uncertain rates, rounding, experts."""
+"""Cautions on the recipe: truncated rows, too little data, uncertain rates, rounding, experts."""
 
 from collections.abc import Iterator
 
@@ -17,13 +17,13 @@ from finetree_recommender.trace import Caution
 
 _RATE = "training.learning_rate"
 _SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
-"""Methods whose rates many have published."""
+"""Methods with many published learning rates."""
 _MANY_ROWS = 10_000
-"""Rows from which on fewer may do, as the recipes' tables call data small below it."""
+"""Rows from which fewer may be enough; below, the recipes' tables call data small."""
 
 
 def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
-    """Rows that lose their end, to fit the memory or the model's longest sequence; how many, where that is known."""
+    """Rows that are truncated, to fit in memory or in the model's longest sequence; how many, where that is known."""
     profile = situation.inputs.profile
     if built is None or profile is None:
         return
@@ -43,13 +43,13 @@ def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
 
 
 def _average(profile: training_data_pb2.DatasetProfile) -> str:
-    """How long rows are on average, for people; nothing where that is not known."""
+    """Average length of the rows, in words; empty where it is unknown."""
     mean = profile.total_tokens // profile.examples
     return f" (the average is {mean:,})" if mean else ""
 
 
 def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
-    """How long rows were taken to be, where that was not said: memory and hours go by it."""
+    """Length that is assumed for the rows where it is unknown, which memory and time depend on."""
     profile = situation.inputs.profile
     if built is None or profile is None or profile.token_lengths or situation.evidence is None:
         return
@@ -63,7 +63,7 @@ def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caut
 
 
 def retrieval(situation: Situation, method: Method | None) -> Iterator[Caution]:
-    """That what is to be known may be looked up instead."""
+    """Retrieval as an alternative, where facts are to be learned."""
     rule = situation.pack.rules.retrieval
     if rule is not None and method is not None and situation.answers.task_domain == "KNOWLEDGE":
         text = "for facts, retrieval did better than fine-tuning where both were compared: try it first, "
@@ -71,7 +71,7 @@ def retrieval(situation: Situation, method: Method | None) -> Iterator[Caution]:
 
 
 def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
-    """A run so long that one would rather ask for less."""
+    """A run of many days, and how to shorten it."""
     rule = situation.pack.rules.long_run
     if rule is None or method is None or situation.evidence is None:
         return
@@ -84,7 +84,7 @@ def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
 
 
 def idle_devices(built: Recipe | None) -> Iterator[Caution]:
-    """More devices than a batch has rows: each takes a row at least."""
+    """Devices that have no row of a batch."""
     if built is None:
         return
     rows, devices = built.spec.training.effective_batch_size, built.spec.hardware.count
@@ -104,7 +104,7 @@ def few_rows(situation: Situation) -> Iterator[Caution]:
 
 
 def doubtful_rate(situation: Situation, method: Method | None, parameters: int | None) -> Iterator[Caution]:
-    """A learning rate of which published recipes disagree by much."""
+    """A learning rate on which published recipes disagree widely."""
     if method not in _SWEPT or parameters is None:
         return
     rule, row = situation.pack.rules.rate_doubt, _rate_row(situation, method, parameters)
@@ -125,7 +125,7 @@ def _rate_row(situation: Situation, method: Method, parameters: int) -> Row | No
 
 
 def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
-    """All weights in bfloat16 and a rate so low that rounding takes its updates away."""
+    """All weights in bfloat16, with a learning rate so low that rounding loses its updates."""
     rule = situation.pack.rules.bf16_rounding
     if rule is None or built is None or built.spec.WhichOneof("method") != "full":
         return
@@ -144,13 +144,15 @@ def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
 
 
 def experts(situation: Situation, method: Method | None) -> Iterator[Caution]:
-    """What becomes of the experts of a model that has some: in 16 bits under a 4-bit base, and not adapted."""
+    """The experts of a model that has some: in 16 bits under a 4-bit base, and not adapted."""
     rule, model = situation.pack.rules.experts, situation.inputs.model
     if rule is None or model is None or model.experts < 2:
         return
     if method in (None, Method.QLORA):
         text = f"the {model.experts} experts of each layer stay in 16 bits even with a 4-bit base, since they are "
-        text += "stacked and no linear layers; tools that quantize them need a fraction (127 to 23 GiB in one run)"
+        text += (
+            "stacked tensors and not linear layers; tools that quantize them need a fraction (127 to 23 GiB in one run)"
+        )
         yield Caution("EXPERTS_NOT_QUANTIZED", text, rule.id)
     if method in (Method.LORA, Method.QLORA):
         text = f"the {model.experts} experts of each layer are most of this model and are not adapted by the recipe"

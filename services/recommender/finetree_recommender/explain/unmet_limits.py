@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which limits a verdict does not keep, by how much, which could not be checked, and what serving the result takes."""
+"""Cautions on limits: those that a verdict breaks, those that cannot be checked, and what serving the result needs."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from finetree_recommender.trace import Caution
 
 
 def unmet(situation: Situation) -> Iterator[Caution]:
-    """The limits that the verdict breaks: of the methods that the rules would take here none keeps them all."""
+    """Limits that the verdict breaks, since no method that the rules would take here keeps them all."""
     method = situation.decision.method
     if method is None:
         return
@@ -27,7 +27,7 @@ def unmet(situation: Situation) -> Iterator[Caution]:
 
 
 def contradictions(situation: Situation) -> Iterator[Caution]:
-    """Answers that no one method fits, and which of them gave way."""
+    """Answers that no single method meets, and which of them the verdict does not meet."""
     decision, answers = situation.decision, situation.answers
     # Of the questions but that for the memory, the answers that vote.
     asked = [
@@ -85,7 +85,7 @@ def _unchecked_budget(situation: Situation, method: Method) -> Iterator[Caution]
 
 
 def slower(situation: Situation) -> Iterator[Caution]:
-    """A run that takes longer than the time that was asked for, where no max_duration says how long that is exactly."""
+    """A run that takes longer than the answer on time, where no max_duration was given."""
     method = situation.decision.method
     if method is None or situation.limits.max_seconds is not None:
         return
@@ -94,7 +94,7 @@ def slower(situation: Situation) -> Iterator[Caution]:
     seconds = situation.seconds(method)
     if asked is None or seconds is None or seconds <= asked.high:
         return
-    text = f"{asked.key} are available, and {method} is expected to take {duration(seconds)}"
+    text = f"{asked.key} are available, but {method} is expected to take {duration(seconds)}"
     text += (
         f"{_nearest(situation, OVER_MAX_DURATION, method)}: fewer rows, fewer epochs or faster hardware make it shorter"
     )
@@ -114,7 +114,7 @@ def device_notes(situation: Situation) -> Iterator[Caution]:
 
 
 def serving_notes(situation: Situation, rank: int | None) -> Iterator[Caution]:
-    """What it takes to serve the result where it will be served; `rank` is that of the recipe's adapter."""
+    """How to serve the result on the named servers; `rank` is that of the recipe's adapter."""
     limit = situation.pack.rules.serving_rank
     if "VLLM" in situation.limits.serving and rank is not None and rank > limit.value:
         text = f"vllm: the adapter has rank {rank}, and vLLM loads up to {limit.value:g} by default; start it with"
@@ -146,7 +146,7 @@ def _running(situation: Situation) -> list[Method]:
 
 
 def _rented_by_default(situation: Situation) -> bool:
-    """Whether a cost is that of rented hardware because nobody said whose it is."""
+    """Whether the cost is that of rented hardware because the ownership was not stated."""
     return situation.evidence is not None and not situation.inputs.request.HasField("ownership")
 
 
@@ -181,7 +181,7 @@ def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
 
 
 def _missing(situation: Situation) -> str:
-    """What has to be said to have a figure."""
+    """Inputs without which there is no figure, in words."""
     inputs = situation.inputs
     lacking = [] if inputs.model_known else ["the model"]
     lacking += [] if inputs.hardware_known else ["the hardware"]

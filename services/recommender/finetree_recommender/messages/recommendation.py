@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reply of Recommend; nothing is decided here."""
+"""Reply of Recommend."""
 
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recommendation in plain words: one line, and a paragraph for readers who do not know the rules."""
+"""Recommendation in plain words: a headline and a paragraph."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ from finetree_recommender.request.hardware import NOT_SUPPORTED
 from finetree_recommender.rule_pack.answers import CPU
 
 UPGRADE_WORDS = "upgrade GPU first"
-"""What the playbook says below 8 GB (L268)."""
+"""Playbook's words for GPUs below 8 GB (L268)."""
 _MOST_CHANGES = 2
 _REMARKS = ("DATASET_UNKNOWN", "MODEL_SIZE_UNKNOWN", "LENGTHS_UNKNOWN")
 """Cautions about missing inputs rather than risks: quoted only where there is no risk."""
@@ -45,7 +45,7 @@ _QUESTIONS = {
     "time": "the time available",
     "tasks": "how many tasks there are",
 }
-"""What an unknown input asks for, by its field."""
+"""Words for an unknown input, by its field."""
 _SENTENCES = {
     "MOST_VOTES": "it matches more of your answers than any other method{runnable}",
     "TREE_LEAF": "it is the usual choice when no answer favors another method",
@@ -56,7 +56,7 @@ _SENTENCES = {
 }
 """Why a method is recommended, by the code of its first reason."""
 _MATTERS = 0.5
-"""Share of an unknown input's answers that would change the verdict, from which on it is asked for."""
+"""Share of an unknown input's answers that change the verdict, from which it is asked for."""
 
 
 def headline(answer: Recommendation) -> str:
@@ -85,7 +85,7 @@ def paragraph(answer: Recommendation) -> str:
 
 
 def _foreign(answer: Recommendation) -> str:
-    """That the answer is for another device than was named, where that is not supported."""
+    """Notice that the answer is for another device, where the named one is not supported."""
     foreign = answer.inputs.device.unsupported
     return f"{foreign} is not supported yet: this answer is for {_other_device(answer)}." if foreign else ""
 
@@ -128,7 +128,7 @@ def _other_device(answer: Recommendation) -> str:
 
 
 def _unknown(answer: Recommendation) -> bool:
-    """Whether nothing is known of what fits, rather than that nothing does."""
+    """Whether it is unknown which methods fit, rather than that none does."""
     return any(item.code == "FIT_UNKNOWN" for item in answer.cautions)
 
 
@@ -160,7 +160,7 @@ def _device(answer: Recommendation) -> str:
         return "a machine without a GPU"
     if device == "accelerator":
         return f"each of the {hardware.count} {hardware.accelerator}" if several else f"the {hardware.accelerator}"
-    gb = answer.inputs.marketed_gb
+    gb = answer.inputs.device.gb
     if gb is None:
         return "this hardware"
     return f"each of the {hardware.count} GPUs with {gb:g} GB" if several else gpu(gb)
@@ -177,7 +177,7 @@ def _figures(answer: Recommendation) -> str:
 
 
 def _not_estimated(answer: Recommendation) -> str:
-    """Why there are no figures; the rules' own are quoted beside the methods."""
+    """Why memory, time and cost are not estimated."""
     code = next((item.code for item in answer.cautions if item.code in MISSING_EVIDENCE), "")
     because = {
         "ESTIMATOR_UNAVAILABLE": "the estimator did not answer",
@@ -202,7 +202,7 @@ def _estimated(answer: Recommendation, estimate: Estimate) -> str:
 
 
 def _renting(answer: Recommendation) -> str:
-    """What to rent first."""
+    """First offer to rent."""
     found = next((item for item in answer.cautions if item.code == RENT), None)
     return f"To rent: {found.message}." if found is not None else ""
 
@@ -236,7 +236,7 @@ def _change(answer: Recommendation, flip: Counterfactual) -> str:
 
 
 def _others(answer: Recommendation) -> str:
-    """Where another pack says otherwise."""
+    """Verdicts of other packs that differ."""
     parts = []
     for other in answer.others:
         if other.method is not answer.decision.method:
@@ -246,7 +246,7 @@ def _others(answer: Recommendation) -> str:
 
 
 def _sharpening(answer: Recommendation) -> str:
-    """What to state next, where half of the possible answers and more would change the verdict."""
+    """Unknown inputs of which at least half of the answers would change the verdict."""
     asked = [
         _QUESTIONS[gap.field_path] for gap in answer.gaps if gap.share >= _MATTERS and gap.field_path in _QUESTIONS
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a pack decides, as a graph: gate, upgrade, override, vote, ties, use cases and tree; then stars, demands, fit.
+"""Decision graph of a pack: gate, upgrade, override, votes, ties, use cases, tree, stars, limits and fit.
 
 The graph is made of the pack's rules alone, so that any pack is drawn as it decides. Ids are those of the rules, which
 the trace uses too; a leaf, which is no rule of its own, is named by its node and branch ("N2.yes").
@@ -28,7 +28,7 @@ LIMITS, FIT = "limits", "fit"
 
 
 class Kind(StrEnum):
-    """What a node is."""
+    """Kind of a node."""
 
     DECISION = "DECISION"
     OUTCOME = "OUTCOME"
@@ -58,7 +58,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """An edge; with `onward` it is the way on where nothing was decided, and is drawn downwards."""
+    """An edge; with `onward` it leads on where nothing was decided, and is drawn downwards."""
 
     start: str
     end: str
@@ -73,7 +73,7 @@ class Arrow:
 
 @dataclass(slots=True)
 class Graph:
-    """Boxes by id and arrows, both in the order of the picture."""
+    """Boxes by id and arrows, both in the order of the drawing."""
 
     title: str
     boxes: dict[str, Box] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Graph:
 
 
 def build(pack: Pack) -> Graph:
-    """The graph of a pack."""
+    """Build the graph of a pack."""
     return _Builder(pack).build()
 
 
@@ -118,7 +118,7 @@ class _Builder:
         self._graph.arrows.append(Arrow(start, end, label, onward))
 
     def _outcome(self, start: str, box_id: str, label: str, box: tuple[str, Method | None, str]) -> None:
-        """A box that an arrow reaches and that chooses."""
+        """Add an outcome and the arrow to it."""
         text, method, source = box
         self._add(Box(box_id, Kind.OUTCOME, text, source, method=method))
         self._join(start, box_id, label)
@@ -165,7 +165,7 @@ class _Builder:
         self._join(VOTES, TIES, "no: a tie, or nothing answered", onward=True)
 
     def _ties(self) -> None:
-        """What matters most to who asks, and experience."""
+        """Add the tie-breaks: priorities and experience."""
         lines = [Line(rule.id, self._preference(rule)) for rule in self._pack.rules.tie_breaks]
         text = "Do the priorities leave one of the tied methods?"
         self._add(Box(TIES, Kind.DECISION, text, self._pack.rules.tie_breaks[0].source if lines else "", tuple(lines)))
@@ -209,7 +209,7 @@ class _Builder:
         self._join(node.id, box_id, word, onward=word == "no")
 
     def _settle(self) -> None:
-        """What every outcome passes: leaves the order of stars, all of them the demands and the estimator's check."""
+        """Add the last stages: the order of stars, the limits and the estimator's check."""
         order = self._pack.rules.stars_order
         names = ", ".join(self._title(method) for method in order.methods)
         outcomes = [box.id for box in self._graph.of_kind(Kind.OUTCOME)]
@@ -221,9 +221,9 @@ class _Builder:
             "Does it keep the time limit and the budget of a run, and can it be served? If not, the next one is tried"
         )
         self._add(Box(LIMITS, Kind.FIT, text, self._pack.rules.limits.max_duration.source, tuple(self._limits())))
-        ways = [Line(rule.id, rule.message) for rule in self._pack.rules.adaptations]
+        adaptations = [Line(rule.id, rule.message) for rule in self._pack.rules.adaptations]
         text = "Does its recipe fit, by the estimator? If not, it is adapted, and then the next method is tried"
-        self._add(Box(FIT, Kind.FIT, text, "", tuple(ways)))
+        self._add(Box(FIT, Kind.FIT, text, "", tuple(adaptations)))
         for box_id in outcomes:
             self._join(box_id, LIMITS if box_id in decided else order.id, "then", onward=True)
         self._join(order.id, LIMITS, "then", onward=True)

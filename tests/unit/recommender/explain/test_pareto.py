@@ -89,8 +89,8 @@ def test_methods_never_dominate_each_other_in_a_circle():
         found = dominators(table, ORDER)
         dominated += len(found)
         for method in found:
-            way = [method]
-            while way[-1] in found:
-                way.append(found[way[-1]])
-                assert len(set(way)) == len(way)
+            path = [method]
+            while path[-1] in found:
+                path.append(found[path[-1]])
+                assert len(set(path)) == len(path)
     assert dominated > 50

@@ -18,7 +18,7 @@ from finetree_recommender.pictures import svg
 from finetree_recommender.pictures.axis import axis
 from finetree_recommender.pictures.frontier import frontier_svg
 from finetree_recommender.pictures.graph import Kind, build
-from finetree_recommender.pictures.path import Way, passed
+from finetree_recommender.pictures.path import Path, passed
 from finetree_recommender.pictures.svg import Rectangle
 from finetree_recommender.pictures.tree import render
 from finetree_recommender.pictures.tree_svg import lay_out
@@ -52,7 +52,7 @@ def asked(pack: Pack, **fields: Any) -> Inputs:
 
 
 def requests():
-    """Answers that between them take every way of the playbook."""
+    """Answers that between them take every path of the playbook."""
     for hardware, quality, time, tasks in itertools.product(HARDWARE, (None, 1, 5), (None, 2, 3), (None, 1, 3)):
         given = {"hardware": hardware, "quality": quality, "time": time, "tasks": tasks}
         yield {name: value for name, value in given.items() if value is not None}
@@ -64,7 +64,7 @@ def requests():
         yield {name: value for name, value in {**given, "priorities": [5]}.items() if value is not None}
 
 
-def way_of(pack, graph, fields, states=None) -> list[str]:
+def path_of(pack, graph, fields, states=None) -> list[str]:
     """Boxes that a request passes; every rule of its trace must be in the picture."""
     answers = asked(pack, **fields).answers
     choice = choose(pack, answers, states)
@@ -77,9 +77,9 @@ def way_of(pack, graph, fields, states=None) -> list[str]:
 @pytest.mark.parametrize("pack", PACKS.values(), ids=PACKS.keys())
 def test_every_way_is_marked_with_the_rules_of_its_trace(pack):
     graph = build(pack)
-    ways = [way_of(pack, graph, fields) for fields in requests()]
-    assert {(way[0], way[-1]) for way in ways} == {("gate", "fit")}
-    ends = {box_id for way in ways for box_id in way if graph.boxes[box_id].kind is Kind.OUTCOME}
+    paths = [path_of(pack, graph, fields) for fields in requests()]
+    assert {(path[0], path[-1]) for path in paths} == {("gate", "fit")}
+    ends = {box_id for path in paths for box_id in path if graph.boxes[box_id].kind is Kind.OUTCOME}
     if pack.rules.id == "playbook-1":
         # 8 GB leave one method to vote for, so that the vote decides before the tree's last leaf.
         assert {box.id for box in graph.of_kind(Kind.OUTCOME)} - ends == {"N4.no"}
@@ -90,7 +90,7 @@ def test_a_way_by_estimates_is_marked_too(pack, evidence):
     graph = build(pack)
     fits = ({"lora": "FITS", "qlora": "FITS"}, {"full": "FITS", "lora": "FITS"}, {"prefix": "TIGHT"}, {})
     for words, fields in itertools.product(fits, requests()):
-        assert way_of(pack, graph, fields, evidence(**words).states)[0] == "gate"
+        assert path_of(pack, graph, fields, evidence(**words).states)[0] == "gate"
 
 
 def test_a_wish_that_passed_a_method_over_is_marked(pack, evidence):
@@ -210,7 +210,7 @@ def grown(pack, nodes, seed):
 def test_no_box_lies_on_another_whatever_the_tree(pack, nodes):
     for seed in range(5):
         graph = build(grown(pack, nodes, seed))
-        layout = lay_out(graph, Way())
+        layout = lay_out(graph, Path())
         assert set(layout.places) == set(graph.boxes)
         for one, other in itertools.combinations(layout.places.values(), 2):
             assert not one.overlaps(other)
