@@ -7,7 +7,6 @@ Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; what is
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,12 @@ TABLES = {
 def page(text: str) -> str:
     """The page with each table as the results have it now."""
     for name, lines in BLOCKS.items():
-        block = "\n".join(lines())
-        pattern = rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)"
-        text, count = re.subn(
-            pattern, lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text, flags=re.DOTALL
-        )
-        if count != 1:
-            raise ValueError(f"docs/accuracy.md has {count} blocks {name!r}, not one")
+        begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1:
+            raise ValueError(f"docs/accuracy.md has no block {name!r}, or several")
+        before, _, rest = text.partition(begin)
+        after = rest.partition(end)[2]
+        text = "".join((before, begin, *(f"{line}\n" for line in lines()), end, after))
     return text
 
 

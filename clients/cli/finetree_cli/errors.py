@@ -241,6 +241,7 @@ _REMEDIES: dict[str, str] = {
     "MODEL_NOT_PREPARED": "`finetree models pull` fetches it, and so does `finetree train` without --check",
     "RULE_PACK_NOT_FOUND": "`finetree packs list` lists the rule packs",
     "JOB_NOT_FOUND": "`finetree jobs list` lists the jobs",
+    "PLAN_DRIFT": "`finetree train --check` shows the present plan",
     "REQUEST_ID_REUSED": "the request id belongs to another job; leave --request-id out",
 }
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a fine-tuning run takes: memory, time and cost as intervals."""
+"""The estimator: memory, time and cost of a fine-tuning run as intervals."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m finetree_estimator`: serve, or with --once answer what stdin asks."""
+"""`python -m finetree_estimator`: serve, or with --once answer the requests on stdin."""
 
 import os
 import sys
@@ -28,7 +28,7 @@ FULL_NAME = "finetree_api.estimator.v1.EstimatorService"
 
 
 def main() -> int:
-    """Serve until a signal, or answer what stdin asks; the exit code."""
+    """Serve until a signal, or answer the requests on stdin; return the exit code."""
     settings = load_or_exit(Settings, PREFIX)
     try:
         known = knowledge(settings)
@@ -41,7 +41,7 @@ def main() -> int:
             max_request_bytes=settings.max_request_bytes,
         )
     except (SettingsError, DomainError) as error:
-        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201 - a program's last words
+        print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201 - no log exists yet
         return 2
     if settings.once:
         rpc = oneshot.Rpc.of(
@@ -59,14 +59,14 @@ def main() -> int:
 
 
 def knowledge(settings: Settings) -> Knowledge:
-    """What requests are read with. Raises SettingsError for a price book or model root that cannot be used."""
+    """Load the price book and check the model root. Raises SettingsError for one that cannot be used."""
     if settings.model_root is not None and not settings.model_root.is_dir():
         raise SettingsError("SETTING_INVALID", f"--model-root ({PREFIX}_MODEL_ROOT): no such folder")
     return Knowledge(_price_book(settings), settings.model_root)
 
 
 def _calibration(settings: Settings, known: Knowledge) -> Calibration:
-    """What was learned before, for a single answer: a server's learner has its own."""
+    """Read the stored calibration for --once; a server's learner reads it itself."""
     if settings.state_dir is None or not settings.once:
         return EMPTY
     from finetree_estimator.evidence import learner
@@ -76,7 +76,7 @@ def _calibration(settings: Settings, known: Knowledge) -> Calibration:
 
 def _price_book(settings: Settings) -> PriceBook:
     if settings.price_book is None and settings.price_book_extends:
-        text = f"--price-book-extends ({PREFIX}_PRICE_BOOK_EXTENDS): needs --price-book, the file that extends"
+        text = f"--price-book-extends ({PREFIX}_PRICE_BOOK_EXTENDS): needs --price-book, the file to add"
         raise SettingsError("SETTING_INVALID", text)
     if settings.price_book is None:
         return price_book.packaged()
@@ -91,10 +91,10 @@ def _price_book(settings: Settings) -> PriceBook:
 
 
 def _learner(settings: Settings, known: Knowledge) -> "Learner | None":
-    """What takes observations while serving; None where none are kept, and for a single answer."""
+    """Open the store of observations for a server; None without --state-dir and with --once."""
     if settings.state_dir is None or settings.once:
         return None
-    # SQLite is imported only by who keeps something.
+    # Imported here, so that a process without a store does not load SQLite.
     from finetree_estimator.evidence.learner import Learner
 
     return Learner(settings.state_dir, known, estimate)

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from finetree_estimator.catalog.price_book import Owned, Rented, Term, billed
+from finetree_estimator.catalog.price_book import Owned, Quote, Term, billed
 from finetree_estimator.intervals import Interval, Kind, Source, together
 from finetree_estimator.run import Run
 
@@ -54,7 +54,7 @@ def estimate(run: Run, seconds: Interval) -> Cost:
     power = watts(run)
     energy = hours.scaled(power / 1000, (ENERGY,)) if power > 0 else None
     carbon = carbon_of(energy, run.carbon_kg_per_kwh) if energy is not None else None
-    if isinstance(run.payment, Rented):
+    if isinstance(run.payment, Quote):
         price = run.payment
         amount = rent(hours, price, run.devices)
         return Cost(
@@ -83,7 +83,7 @@ def estimate(run: Run, seconds: Interval) -> Cost:
     return Cost(energy_kwh=energy, carbon_kg=carbon)
 
 
-def rent(hours: Interval, price: Rented, devices: int) -> Interval:
+def rent(hours: Interval, price: Quote, devices: int) -> Interval:
     """Cost of `hours` on the instances that hold so many devices, in the price's currency."""
     source = Source(Kind.PUBLISHED, "price-book", price.price_id, date=price.date)
     return hours.scaled(price.hourly * billed(devices, price.min_count), (source,))

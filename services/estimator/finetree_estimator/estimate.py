@@ -49,12 +49,12 @@ class Estimate:
     remarks: tuple[Remark, ...]
 
 
-def estimate(run: Run, correction: Correction = UNCORRECTED, *, told: bool = True) -> Estimate:
+def estimate(run: Run, correction: Correction = UNCORRECTED, *, explained: bool = True) -> Estimate:
     """Memory, fit, time and cost of a run, corrected by what observed runs of its device say. Raises BeyondLimitError.
 
-    Without `told`, what is for people is left out: remarks and the reasons of the confidence.
+    Without `explained`, remarks and the reasons of the confidence are left out.
     """
-    confidence = confidence_in(run, correction, reasons=told)
+    confidence = confidence_in(run, correction, reasons=explained)
     memory, fit = _memory(run, correction, confidence.memory_distance)
     _guard("memory in bytes", memory.device.high, memory.host.high)
     times = _times(run, correction, confidence.time_distance)
@@ -67,7 +67,7 @@ def estimate(run: Run, correction: Correction = UNCORRECTED, *, told: bool = Tru
         total_parameters=count(run.shape).total,
         optimizer_steps=run.steps,
         confidence=confidence,
-        remarks=tuple(_remarks(run, correction, memory=memory, fit=fit, times=times)) if told else (),
+        remarks=tuple(_remarks(run, correction, memory=memory, fit=fit, times=times)) if explained else (),
     )
 
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Remarks on an answer: what was assumed, what is unknown, what is worth changing."""
+"""Remarks on an estimate: assumptions, unknown inputs, settings worth changing."""
 
 from typing import NamedTuple
 
 
 class Remark(NamedTuple):
-    """Something to know about an answer that is no error."""
+    """A statement about an estimate that is not an error."""
 
     code: str
-    """Stable, in UPPER_SNAKE_CASE, for programs."""
+    """Stable identifier in UPPER_SNAKE_CASE."""
     message: str
-    """One line for people."""
+    """One line of text."""
     field_path: str = ""
-    """Field of the request that it is about; empty where it is about the whole answer."""
+    """Path of the request's field that it refers to; empty where it refers to the whole estimate."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from finetree_estimator.catalog.architecture import Shape
 from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.parameters import Parameters, count
-from finetree_estimator.catalog.price_book import Owned, Rented
+from finetree_estimator.catalog.price_book import Owned, Quote
 from finetree_estimator.methods.base import Method
 from finetree_estimator.programs import FINETREE, Program
 from finetree_estimator.remarks import Remark
@@ -118,7 +118,7 @@ class Run:
     evaluation: EvaluationPlan = NOT_EVALUATED
     checkpoints: int = 0
     """Checkpoints written during the run."""
-    payment: Owned | Rented | None = None
+    payment: Owned | Quote | None = None
     remarks: tuple[Remark, ...] = ()
     """What had to be guessed of the model."""
     runs_per_month: float = 0.0

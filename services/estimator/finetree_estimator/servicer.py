@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The estimator's rpcs: a message becomes a run, its estimate becomes a message; decisions are made further down."""
+"""The rpcs of EstimatorService: each converts its request, calls the domain code, and converts the result back."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
 
 NAME = "finetree-estimator"
 FEATURES = ("cpu", "shape", "price-book", "batch", "remedies", "check", "what-fits")
-"""Features that a client may look for in GetServerInfo."""
+"""Feature names that GetServerInfo reports."""
 MAX_BATCH_ROWS = 1000
-"""Rows of a batch, as the contract limits them."""
+"""Most rows of a batch, the contract's limit."""
 
 Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What answers are computed with, and its revision."""
+    """Inputs of every answer besides the request, and their revision."""
 
     knowledge: Knowledge
     calibration: Calibration
@@ -57,12 +57,12 @@ class State:
 
     @classmethod
     def of(cls, knowledge: Knowledge, calibration: Calibration) -> "State":
-        """The state of a server with this knowledge that has learned this."""
+        """Combine knowledge and calibration, and compute their revision."""
         return cls(knowledge, calibration, revision_message(versions.parts(knowledge.prices, calibration.part)))
 
 
 class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
-    """EstimatorService of the contract. Of `knowledge` only what `learner` has learned changes while it serves."""
+    """EstimatorService of the contract. While it serves, only the calibration of `learner` changes."""
 
     def __init__(
         self,
@@ -87,12 +87,12 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     async def BatchEstimateRuns(
         self, request: estimator_pb2.BatchEstimateRunsRequest, context: Any
     ) -> estimator_pb2.BatchEstimateRunsResponse:
-        """Estimate many runs; a row that fails carries its own status."""
+        """Estimate several runs; a row that fails has a status of its own."""
         _check_keys(row.key for row in request.rows)
         results = []
         for number, row in enumerate(request.rows):
             results.append(await self._row(number, row))
-            await asyncio.sleep(0)  # other calls get their turn: a batch may take seconds
+            await asyncio.sleep(0)  # lets other calls run: a batch may take seconds
         return estimator_pb2.BatchEstimateRunsResponse(results=results)
 
     async def ListModels(self, request: catalog_pb2.ListModelsRequest, context: Any) -> catalog_pb2.ListModelsResponse:
@@ -124,13 +124,13 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     async def CheckPlan(
         self, request: check_plan_pb2.CheckPlanRequest, context: Any
     ) -> check_plan_pb2.CheckPlanResponse:
-        """Hold a run against limits."""
+        """Check a run against the limits of a policy."""
         return await asyncio.to_thread(self.check, request)
 
     async def ReportObservation(
         self, request: calibration_pb2.ReportObservationRequest, context: Any
     ) -> calibration_pb2.ReportObservationResponse:
-        """Take what a run measured."""
+        """Store the measurements of a finished run and update the calibration."""
         accepted = await self._learning().report(request)
         return calibration_pb2.ReportObservationResponse(
             accepted=accepted, calibration=self._state().revision.calibration
@@ -139,13 +139,13 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     async def GetCalibration(
         self, request: calibration_pb2.GetCalibrationRequest, context: Any
     ) -> calibration_pb2.GetCalibrationResponse:
-        """Say what was learned from observed runs."""
+        """Return the corrections that observed runs led to, and the observations."""
         return calibration_messages.calibration_message(request, self._state().calibration, self._tokens)
 
     async def ResetCalibration(
         self, request: calibration_pb2.ResetCalibrationRequest, context: Any
     ) -> calibration_pb2.ResetCalibrationResponse:
-        """Forget what was learned."""
+        """Delete observations, of one device or of all."""
         device = calibration_messages.device_name(request.device, self._state().calibration)
         removed = await self._learning().reset(device, request.request_id)
         return calibration_pb2.ResetCalibrationResponse(removed=removed, calibration=self._state().revision.calibration)
@@ -153,7 +153,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
     async def GetServerInfo(
         self, request: estimator_pb2.GetServerInfoRequest, context: Any
     ) -> estimator_pb2.GetServerInfoResponse:
-        """Say what this server is."""
+        """Return the server's version, features, limits and revision."""
         limits = {"max_batch_rows": MAX_BATCH_ROWS, "max_request_bytes": self._max_request_bytes}
         server = server_pb2.ServerInfo(
             service=NAME,
@@ -165,7 +165,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return estimator_pb2.GetServerInfoResponse(server=server, revision=self._state().revision)
 
     def estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
-        """The answer to a validated request. Raises DomainError."""
+        """Answer a validated EstimateRunRequest. Raises DomainError."""
         state = self._state()
         if request.HasField("pinned"):
             _check_pins(request.pinned, state.revision)
@@ -177,20 +177,20 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return basic_message(answer, state.revision)
 
     def check(self, request: check_plan_pb2.CheckPlanRequest) -> check_plan_pb2.CheckPlanResponse:
-        """The answer to a validated CheckPlan request. Raises DomainError."""
+        """Answer a validated CheckPlanRequest. Raises DomainError."""
         state = self._state()
         if request.run.HasField("pinned"):
             _check_pins(request.run.pinned, state.revision)
         return check_plan_response(check_plan(request, state.knowledge, state.calibration), state.revision)
 
     async def _estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
-        """The answer to a validated request; searches run in a thread, so that they do not hold the event loop."""
+        """Answer a validated request; the FULL view runs in a thread, to keep the event loop free."""
         if request.view == estimate_pb2.ESTIMATE_VIEW_FULL:
             return await asyncio.to_thread(self.estimate, request)
         return self.estimate(request)
 
     async def _row(self, number: int, row: estimator_pb2.BatchEstimateRow) -> estimator_pb2.BatchEstimateResult:
-        """The result of one row of a batch."""
+        """Answer one row of a batch."""
         try:
             validate(row.request, path=f"rows[{number}].request")
             return estimator_pb2.BatchEstimateResult(key=row.key, estimate=await self._estimate(row.request))
@@ -198,14 +198,14 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             return estimator_pb2.BatchEstimateResult(key=row.key, error=to_status(error))
 
     def _state(self) -> State:
-        """The present state; a new one after the learner has learned."""
+        """Return the present state; a new one once the learner's calibration has changed."""
         if self._learner is not None and self._learner.calibration is not self._last.calibration:
             self._last = State.of(self._last.knowledge, self._learner.calibration)
         return self._last
 
     def _learning(self) -> "Learner":
         if self._learner is None:
-            text = "this server keeps no observations; start it with --state-dir"
+            text = "this server stores no observations; start it with --state-dir"
             raise FailedPrecondition("CALIBRATION_OFF", text)
         return self._learner
 
@@ -221,14 +221,14 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return self._cut(f"{what}/{prefix}", found, request.page_size, request.page_token)
 
     def _cut(self, scope: str, found: Sequence[Entry], size: int, token: str) -> tuple[Sequence[Entry], str]:
-        """A page of what was found, and the token of the next one."""
+        """Cut one page from a list; the second value is the token of the next page, empty after the last."""
         start = int(self._tokens.read(scope, token) or 0)
         end = start + page_size(size)
         return found[start:end], self._tokens.issue(scope, str(end)) if end < len(found) else ""
 
 
 def _full(answer: Answer, state: State) -> estimate_pb2.Estimate:
-    """The FULL view: what would fit, and where it is cheap."""
+    """Run the searches of the FULL view and write its message."""
     parsed, knowledge, calibration = answer.parsed, state.knowledge, state.calibration
     return full_message(
         answer,
@@ -242,16 +242,16 @@ def _full(answer: Answer, state: State) -> estimate_pb2.Estimate:
 
 
 def _check_keys(keys: Iterable[str]) -> None:
-    """Refuse a batch of which two rows have one key. Raises InvalidArgument."""
+    """Raise InvalidArgument where two rows of a batch have the same key."""
     seen: set[str] = set()
     for number, key in enumerate(keys):
         if key in seen:
-            raise invalid_field(f"rows[{number}].key", f"{key!r} is the key of an earlier row; keys must differ")
+            raise invalid_field(f"rows[{number}].key", f"{key!r} is also the key of an earlier row; keys must differ")
         seen.add(key)
 
 
 def _check_pins(pinned: evidence_pb2.Revision, present: evidence_pb2.Revision) -> None:
-    """Refuse a pinned revision that this program does not have; the rule pack is the recommender's and passes."""
+    """Raise FailedPrecondition for a pinned part that this server does not have; the rule pack is the recommender's."""
     for name in ("engine", "catalogue", "price_book", "calibration"):
         wanted, have = getattr(pinned, name), getattr(present, name)
         for pin, found in ((wanted.id, have.id), (wanted.sha256, have.sha256)):

@@ -137,7 +137,7 @@ def test_a_users_price_book_may_extend_ours(here, tmp_path, request_of):
         ),
         (HEADER + b"mine,t4,me,nan,USD,2026,x\n", "line 2: hourly_price: 'nan'"),
         (HEADER + b"mine,t4,me,1,USD,yesterday,x\n", "line 2: date: 'yesterday'"),
-        (b"\xff\xfe", "line 1: is not UTF-8 text"),
+        (b"\xff\xfe", "line 1: not UTF-8"),
     ],
 )
 def test_a_broken_price_book_stops_the_start_and_names_the_line(here, tmp_path, content, complaint):

@@ -5,6 +5,7 @@ import grpc
 import pytest
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2
+from finetree_runtime.runspec.digest import plan_digest
 from finetree_trainer.estimator import RemoteEstimator
 from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, refusal, trainer
 
@@ -29,6 +30,27 @@ async def test_an_approved_plan_runs_and_stays_with_the_job(tmp_path):
             job = await talk.train(dataset=dataset, task=job_pb2.TrainTask(spec=spec, approved_plan=plan))
             assert job.plan_digest == plan.digest
             assert job.train.approved_plan == plan
+
+
+async def test_what_only_this_server_can_fill_in_is_no_drift(tmp_path):
+    """EstimateRun knows neither how a dataset is read nor this processor: a plan that it returns leaves them open."""
+    async with trainer(tmp_path) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        plan = await approve(talk, dataset)
+        assert plan.spec.hardware.cpu.cores
+        plan.spec.hardware.cpu.Clear()
+        plan.spec.hardware.cpu.SetInParent()
+        plan.spec.dataset.ClearField("reading")
+        plan.digest = plan_digest(plan.spec, plan.dataset_profile, plan.revision)
+        job = await talk.train(dataset=dataset, task=job_pb2.TrainTask(approved_plan=plan))
+        assert job.train.spec.hardware.cpu.cores
+        assert job.plan_digest == plan.digest
+        # What was said stays binding.
+        plan.spec.hardware.cpu.cores = job.train.spec.hardware.cpu.cores + 1
+        plan.digest = plan_digest(plan.spec, plan.dataset_profile, plan.revision)
+        _, reason, _, violations = await refused(talk, job_request(dataset, task=job_pb2.TrainTask(approved_plan=plan)))
+        assert reason == "PLAN_DRIFT"
+        assert [violation.subject for violation in violations] == ["job.train.spec.hardware.cpu.cores"]
 
 
 async def test_a_drifted_plan_is_refused_with_each_setting_that_differs(tmp_path):

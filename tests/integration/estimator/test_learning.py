@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real run on this machine teaches the estimator: its next estimate for the same device is nearer to the truth."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetree import Client
-from finetree_api.types.v1 import evidence_pb2
+from finetree_api.types.v1 import evidence_pb2, method_pb2
 from finetree_cli.backends.suite import Suite
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -93,22 +92,21 @@ def off(interval: evidence_pb2.Interval, measured: float) -> float:
 
 
 def test_a_run_is_observed_and_the_next_estimate_is_nearer_to_what_it_measured(rig):
-    file = rig.suite.data_dir / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     spec = SPEC | {"dataset": {"name": rig.client.upload_dataset(ROWS).name}}
     job = rig.client.create_job(spec)
     job.wait(timeout=180, check=True)
     found = until(lambda: rig.client.get_calibration() if rig.client.get_calibration().points else None)
 
     point, entry = found.points[0], found.entries[0]
-    assert (point.job, point.attempt, point.method) == (job.name, 1, "lora")
+    assert (point.job, point.attempt, point.method) == (job.name, 1, method_pb2.METHOD_LORA)
     assert point.measured_step_seconds > 0
     assert point.predicted_step_seconds > 0
     assert entry.step_time_factor.expected != 1
 
     reports = [event.dataset_report for event in job.events() if event.HasField("dataset_report")]
-    resolved = rig.client.get_job(job.name).spec
-    learned = rig.client.estimate(resolved, dataset_profile=reports[-1].profile)
+    resolved = rig.client.get_job(job.name).train.spec
+    known = {"dataset_profile": reports[-1].profile, "matrix_rates": rig.client.capacity().nodes[0].matrix_rates}
+    learned = rig.client.estimate(resolved, **known)
     assert learned.revision.calibration == found.calibration
     assert off(learned.time.step_seconds, point.measured_step_seconds) < abs(
         math.log(point.predicted_step_seconds / point.measured_step_seconds)
@@ -117,5 +115,5 @@ def test_a_run_is_observed_and_the_next_estimate_is_nearer_to_what_it_measured(r
     assert off(learned.memory.device_bytes, point.measured_device_bytes) < off(predicted, point.measured_device_bytes)
 
     assert rig.client.reset_calibration() == 1
-    again = rig.client.estimate(resolved, dataset_profile=reports[-1].profile)
+    again = rig.client.estimate(resolved, **known)
     assert again.time.step_seconds.expected == pytest.approx(point.predicted_step_seconds)

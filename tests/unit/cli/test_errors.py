@@ -96,3 +96,11 @@ def test_a_mapping_that_a_message_about_rows_offers_is_given_as_flags(offer, fla
 def test_no_flags_are_made_up_where_a_message_offers_no_mapping():
     message = "Row 1: name yours, such as columns {prompt: …, completion: …}"
     assert not of_service_error(sdk.InvalidArgument(message, reason="MALFORMED_ROW")).remedy
+
+
+def test_a_plan_that_differs_lists_each_difference():
+    field = "job.train.spec.dataset.reading.file_format"
+    error = sdk.PlanDrift("2 fields differ", reason="PLAN_DRIFT", violations=(finetree.Violation(field, "now JSONL"),))
+    failure = of_service_error(error)
+    assert failure.details == (f"{field}: now JSONL",)
+    assert "data check" not in failure.remedy

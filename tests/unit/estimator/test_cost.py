@@ -3,12 +3,13 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator import cost
-from finetree_estimator.catalog.price_book import Owned, Rented, Term
+from finetree_estimator.catalog.price_book import Owned, Quote, Term
 from finetree_estimator.intervals import around
 
 HOUR = around(3600.0, below=0.5, above=1.0)
-QUOTE = Rented(
+QUOTE = Quote(
     price_id="runpod/a100-80gb/2026-07-15",
+    accelerator="a100-80gb",
     provider="runpod",
     hourly=1.49,
     currency="USD",

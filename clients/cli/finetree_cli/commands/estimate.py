@@ -149,7 +149,6 @@ def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
 
 
 def _estimate(settings: Settings, file: str | None, flags: EstimateFlags) -> None:
-
     from finetree_api.estimator.v1 import estimate_pb2
     from finetree_api.types.v1 import estimate_summary_pb2
 
@@ -242,7 +241,6 @@ def _model_name(model: "model_pb2.ModelSource") -> str:
 
 
 def _request(client: "Client", job: JobFile | None, flags: EstimateFlags) -> "estimate_pb2.EstimateRunRequest":
-
     from finetree_api.estimator.v1 import estimate_pb2
 
     request = estimate_pb2.EstimateRunRequest()

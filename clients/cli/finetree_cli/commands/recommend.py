@@ -222,7 +222,6 @@ def _show_tree(
 
 
 def _request(client: "Client", flags: RecommendFlags) -> "recommendation_pb2.RecommendRequest":
-
     from finetree_api.recommender.v1 import recommendation_pb2
 
     machine = hardware(flags.hardware, client)

@@ -12,8 +12,8 @@ import click
 from finetree.spec import plan_of
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.trainer.v1 import capacity_pb2, event_pb2
-from finetree_api.types.v1 import model_pb2, training_data_pb2, training_pb2
+from finetree_api.trainer.v1 import capacity_pb2, dataset_pb2, event_pb2
+from finetree_api.types.v1 import model_pb2, training_pb2
 
 from finetree_cli.backends.suite import Suite, default_data_dir
 from finetree_cli.demo import dataset, sizing
@@ -21,7 +21,7 @@ from finetree_cli.demo.report import Outcome, show_outcome
 from finetree_cli.errors import StillRunning
 from finetree_cli.follow import follow
 from finetree_cli.options.command import Settings
-from finetree_cli.options.spec import RATE_WAIT_SECONDS, this_machine
+from finetree_cli.options.spec import RATE_WAIT_SECONDS, source_of, this_machine
 from finetree_cli.output import Output
 from finetree_cli.render import units
 from finetree_cli.render.trainer.capacity import host
@@ -46,12 +46,10 @@ class Data:
     """The demo's datasets; their profiles are set once the PREPARE job has counted their tokens."""
 
     countries: int
-    train: str
-    evaluation: str
+    train: dataset_pb2.Dataset
+    evaluation: dataset_pb2.Dataset
     longest_answer: int
     """Length of the longest answer in characters."""
-    profile: training_data_pb2.DatasetProfile = field(default_factory=training_data_pb2.DatasetProfile)
-    evaluation_profile: training_data_pb2.DatasetProfile = field(default_factory=training_data_pb2.DatasetProfile)
 
 
 def run(settings: Settings, countries: int | None, data_dir: Path | None) -> None:
@@ -112,7 +110,7 @@ class Demo:
         train = client.upload_dataset(built.train_rows, display_name="demo: country codes")
         held_out = client.upload_dataset(built.eval_rows, display_name="demo: country codes, held out")
         longest = max(len(row["messages"][-1]["content"]) for row in built.eval_rows)
-        return Data(size.countries, train.name, held_out.name, longest)
+        return Data(size.countries, train, held_out, longest)
 
     def _prepare(self, client: "Client", data: Data) -> None:
         self.stage(f"preparing {MODEL} and counting tokens")
@@ -122,12 +120,15 @@ class Demo:
                 self.note(_counted(event.dataset_report))
 
         job = client.prepare(
-            model=MODEL, dataset=data.train, evaluation_dataset=data.evaluation, display_name="demo: prepare"
+            model=MODEL,
+            dataset=data.train.name,
+            evaluation_dataset=data.evaluation.name,
+            display_name="demo: prepare",
         )
         self._follow(job, seen)
         # The trainer's own profiles: the plan that is approved below must be the one that it resolves.
-        data.profile = client.get_dataset(data.train).profile
-        data.evaluation_profile = client.get_dataset(data.evaluation).profile
+        data.train = client.get_dataset(data.train.name)
+        data.evaluation = client.get_dataset(data.evaluation.name)
 
     def _ask(
         self, client: "Client", capacity: capacity_pb2.GetCapacityResponse, data: Data
@@ -138,10 +139,10 @@ class Demo:
             model=model_pb2.ModelSource(name=MODEL),
             hardware=machine.hardware,
             matrix_rates=machine.matrix_rates,
-            dataset=training_data_pb2.DatasetSource(name=data.train),
-            dataset_profile=data.profile,
+            dataset=source_of(data.train),
+            dataset_profile=data.train.profile,
             evaluation=_evaluation(data),
-            evaluation_profile=data.evaluation_profile,
+            evaluation_profile=data.evaluation.profile,
             task_domain=recommendation_pb2.TASK_DOMAIN_KNOWLEDGE,
         )
         answer = client.recommend(request)
@@ -165,8 +166,8 @@ class Demo:
         self.stage("estimating memory, time and cost")
         estimate = client.estimate(
             answer.spec,
-            dataset_profile=data.profile,
-            evaluation_profile=data.evaluation_profile,
+            dataset_profile=data.train.profile,
+            evaluation_profile=data.evaluation.profile,
             matrix_rates=this_machine(capacity).matrix_rates,
         )
         self.note(f"memory {units.size_range(estimate.memory.device_bytes)}")
@@ -184,7 +185,7 @@ class Demo:
         data: Data,
     ) -> Outcome:
         self.stage("training the recommended recipe, with an evaluation before and after")
-        plan = plan_of(answer, dataset_profile=data.profile)
+        plan = plan_of(answer, dataset_profile=data.train.profile)
         job = client.train(answer.spec, display_name="demo", approved_plan=plan, recommendation=answer)
         self.note(f"job {job.name}")
         outcome = Outcome(job.name, answer, estimate, capacity, data.countries)
@@ -218,7 +219,7 @@ def _evaluation(data: Data) -> training_pb2.Evaluation:
     A token has at least one character, and the end of an answer is one more token.
     """
     return training_pb2.Evaluation(
-        dataset=training_data_pb2.DatasetSource(name=data.evaluation),
+        dataset=source_of(data.evaluation),
         metrics=[training_pb2.METRIC_LOSS, training_pb2.METRIC_EXACT_MATCH],
         before_training=True,
         samples=SAMPLES,

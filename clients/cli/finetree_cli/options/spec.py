@@ -13,7 +13,7 @@ from finetree_cli.options.types import MOST, Amount, MoneyAmount, Whole
 
 if TYPE_CHECKING:
     from finetree import Client
-    from finetree_api.trainer.v1 import capacity_pb2
+    from finetree_api.trainer.v1 import capacity_pb2, dataset_pb2
     from finetree_api.types.v1 import hardware_pb2, model_pb2, training_data_pb2, training_pb2
     from google.type import money_pb2
 
@@ -178,6 +178,14 @@ class Data:
     evaluation_profile: "training_data_pb2.DatasetProfile | None" = None
 
 
+def source_of(dataset: "dataset_pb2.Dataset") -> "training_data_pb2.DatasetSource":
+    """Name a dataset and how it is read, as the trainer resolves it: a plan with it is approved as it will run."""
+    from finetree_api.types.v1 import training_data_pb2
+
+    reading = dataset.reading if dataset.HasField("reading") else None
+    return training_data_pb2.DatasetSource(name=dataset.name, reading=reading)
+
+
 def data(flags: DataFlags, client: "Client") -> Data:
     """Convert the data flags; the trainer gives the profiles of named datasets. Raises BadInput."""
     from finetree_api.types.v1 import training_data_pb2, training_pb2
@@ -190,16 +198,14 @@ def data(flags: DataFlags, client: "Client") -> Data:
     dataset = profile = evaluation = evaluation_profile = None
     if flags.dataset:
         found = client.get_dataset(flags.dataset)
-        dataset, profile = training_data_pb2.DatasetSource(name=found.name), found.profile
+        dataset, profile = source_of(found), found.profile
     elif flags.examples is not None:
         profile = training_data_pb2.DatasetProfile(
             examples=flags.examples, total_tokens=flags.tokens, target_fraction=flags.target_fraction
         )
     if flags.eval_dataset:
         held_out = client.get_dataset(flags.eval_dataset)
-        evaluation = training_pb2.Evaluation(
-            dataset=training_data_pb2.DatasetSource(name=held_out.name), before_training=True
-        )
+        evaluation = training_pb2.Evaluation(dataset=source_of(held_out), before_training=True)
         evaluation_profile = held_out.profile
     return Data(dataset, profile, evaluation, evaluation_profile)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accelerators of the catalogue, from the package's data files, found by any sensible spelling of their name."""
+"""Accelerators of the catalogue: read from the package's data files, found by any usual spelling of the name."""
 
 import re
 from dataclasses import dataclass
@@ -21,34 +21,34 @@ INT8_CAPABILITY = (7, 2)
 
 @dataclass(frozen=True, slots=True)
 class AcceleratorEntry:
-    """An accelerator; rates in FLOP/s (0 when unknown), memory in bytes but for the class it is sold as."""
+    """An accelerator; rates in FLOP/s (0 where unknown), memory in bytes except `marketed_gb`."""
 
     name: str
     display_name: str
     vendor: str
     architecture: str
     segment: str
-    """What it is built for: geforce, laptop, workstation, inference or low-power (servers, GDDR), hbm, pcie, sxm."""
+    """Market segment: geforce, laptop, workstation, inference or low-power (servers, GDDR), hbm, pcie, sxm."""
     compute_capability: str
     marketed_gb: float
-    """0 where memory is the machine's own."""
+    """0 where memory is shared with the processor."""
     usable_bytes: int
-    """Total that PyTorch reports; 0 for what is not supported."""
+    """Total memory that PyTorch reports; 0 for unsupported accelerators."""
     bandwidth: float
     cache_bytes: float
-    """Of the L2 cache; 0 when unknown."""
+    """Size of the L2 cache; 0 where unknown."""
     dense_flops: float
-    """16-bit tensor cores, dense, adding in float32; 0 without tensor cores."""
+    """Rate of 16-bit tensor cores, dense, with float32 accumulation; 0 without tensor cores."""
     fp32_flops: float
     training_flops: float
-    """Rate of the matrix products of training: fitted on published runs, a share of what products alone were measured
-    to reach, or its class's typical share of the peak."""
+    """Rate of the matrix products of training: fitted on published runs, a share of a measured matrix product's rate,
+    or the typical share of the peak of its class."""
     measured: bool
-    """Whether the rate was fitted on training runs of this very accelerator."""
+    """Whether the rate was fitted on training runs on this accelerator."""
     products_measured: bool
-    """Whether it rests on the measured rate of this very accelerator's products."""
+    """Whether the rate follows from matrix products measured on this accelerator."""
     link_bandwidth: float
-    """Bytes per second that go from one device to another in one direction, inside a machine."""
+    """Bytes per second between two devices of a machine, in one direction."""
     watts: float
     aliases: tuple[str, ...]
     source: str
@@ -66,26 +66,26 @@ class AcceleratorEntry:
 
     @property
     def unsupported(self) -> str:
-        """Why it cannot be trained on; empty where it can."""
+        """Reason why it is not supported; empty where it is."""
         return UNSUPPORTED.get(self.vendor, "")
 
 
 @cache
 def accelerators() -> tuple[AcceleratorEntry, ...]:
-    """All accelerators in the order of their names, those that are not supported too."""
+    """All accelerators by name, unsupported ones included."""
     return tuple(sorted(map(_accelerator, table("accelerators.csv")), key=lambda entry: entry.name))
 
 
 @cache
 def supported() -> tuple[AcceleratorEntry, ...]:
-    """The accelerators that can be trained on, in the order of their names."""
+    """Supported accelerators by name."""
     return tuple(entry for entry in accelerators() if not entry.unsupported)
 
 
 def accelerator(name: str) -> AcceleratorEntry:
-    """The accelerator with this name, as people, nvidia-smi or torch write it. Raises UnknownNameError.
+    """Look up an accelerator by a name as people, nvidia-smi or torch write it. Raises UnknownNameError.
 
-    Where a card is sold with several memories under one name, the memory may follow ("RTX 3060 8GB").
+    Where a GPU is sold with several memory sizes, the size may follow the name ("RTX 3060 8GB").
     """
     entry = _index().get(canonical(name))
     if entry is None:
@@ -94,23 +94,23 @@ def accelerator(name: str) -> AcceleratorEntry:
 
 
 def other_memories(name: str) -> tuple[AcceleratorEntry, ...]:
-    """Accelerators with more or less memory that a name without any means as well ("A100"), in the order of theirs.
+    """Other memory sizes that a name without a size may mean ("A100"), smallest first. Raises UnknownNameError.
 
-    None for a name of the catalogue, whose list shows the others. Raises UnknownNameError.
+    Empty for a name exactly as in the catalogue.
     """
     entry, words = accelerator(name), canonical(name)
-    told = {f"{entry.marketed_gb:g}", f"{entry.marketed_gb:g}gb", "laptop"} & set(words.split("-"))
-    if told or words == canonical(entry.name):
+    stated = {f"{entry.marketed_gb:g}", f"{entry.marketed_gb:g}gb", "laptop"} & set(words.split("-"))
+    if stated or words == canonical(entry.name):
         return ()
     alike = [other for other in supported() if _series(other) == _series(entry)]
-    # Of each memory the one for the same slot, where there is one.
+    # Prefers the variant for the same slot.
     alike.sort(key=lambda other: other.name.endswith("pcie") == entry.name.endswith("pcie"))
     found = {other.marketed_gb: other for other in alike if other.marketed_gb != entry.marketed_gb}
     return tuple(found[size] for size in sorted(found))
 
 
 def _series(entry: AcceleratorEntry) -> str:
-    """A name without memory and slot."""
+    """Name of an accelerator without memory size and slot."""
     return re.sub(r"-(\d+gb|pcie)\b", "", entry.name)
 
 
@@ -156,7 +156,7 @@ def _accelerator(row: dict[str, str]) -> AcceleratorEntry:
 
 @cache
 def _links() -> dict[str, float]:
-    """Bytes per second in one direction by link."""
+    """Bytes per second in one direction, by link name."""
     return {row["name"]: float(row["gb_s"]) * 1e9 for row in table("links.csv")}
 
 
@@ -166,7 +166,7 @@ def _rate_classes() -> dict[tuple[str, str], float]:
 
 
 def _share(architecture: str, segment: str) -> float:
-    """Share of its peak that a class of accelerators typically trains with; `*` stands for the other segments."""
+    """Typical share of the peak rate that training reaches in a class; segment `*` means all others."""
     classes = _rate_classes()
     return classes.get((architecture, segment)) or classes[architecture, "*"]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A decoder-only transformer: its dimensions, its layers and their projections, and dimensions that contradict."""
+"""Dimensions of a decoder-only transformer, its layers and projections, and checks of the dimensions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from finetree_estimator.catalog.projections import ATTENTION_ROLES, EXPERTS, GAT
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A projection of one decoder layer, `d_in` to `d_out` features, `copies` of it (experts).
+    """A projection of one decoder layer from `d_in` to `d_out` features, with `copies` for experts.
 
     `name` is the module's path inside the layer; the projection of all experts is one stacked parameter.
     """
@@ -21,17 +21,17 @@ class Linear:
     d_out: int
     copies: int = 1
     routed: bool = False
-    """Whether a router chooses which copies a token uses."""
+    """Whether a router selects the copies that a token uses."""
 
     @property
     def weights(self) -> int:
-        """Weights of all copies, biases left out."""
+        """Weights of all copies, without biases."""
         return self.d_in * self.d_out * self.copies
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Dimensions as in config.json. `kv_heads` and `head_dim` are never zero, unlike in the contract."""
+    """Dimensions of a model as in config.json; unlike in the contract, `kv_heads` and `head_dim` are never zero."""
 
     hidden: int
     layers: int
@@ -54,17 +54,17 @@ class Shape:
     lm_head_bias: bool = False
     learned_positions: int = 0
     shared_expert: int = 0
-    """Width of the experts that every token uses, all together."""
+    """Total width of the experts that every token uses."""
     dense_layers: int = 0
-    """Lowest layers of a mixture that have a plain MLP."""
+    """Number of first layers of a mixture that have a dense MLP."""
     dense_intermediate: int = 0
     """Width of that MLP; 0 means `intermediate`."""
     extra: int = 0
-    """Parameters of the layers that nothing else counts, spread evenly; what is left over is outside of them."""
+    """Parameters that no other field counts, spread evenly over the layers; the remainder lies outside of them."""
     family: str = ""
-    """config.json's model_type; empty when unknown."""
+    """model_type of config.json; empty where unknown."""
     guessed: bool = False
-    """Whether a family was named that nobody here knows: what dimensions do not tell is then a Llama's."""
+    """Whether the family is named but unknown; module names and traits are then those of Llama."""
 
     @property
     def q_width(self) -> int:
@@ -73,7 +73,7 @@ class Shape:
 
     @property
     def kv_width(self) -> int:
-        """Features of all key heads; the value heads have as many."""
+        """Features of all key heads, equal to those of all value heads."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -83,7 +83,7 @@ class Shape:
 
     @cached_property
     def layer_kinds(self) -> "tuple[LayerKind, ...]":
-        """The decoder layers from the lowest up: one kind, or two where a mixture's lowest layers are dense."""
+        """Kinds of decoder layers in forward order: one, or two where the first layers of a mixture are dense."""
         dense = min(self.dense_layers, self.layers) if self.experts else 0
         spans = ((0, dense, False), (dense, self.layers, self.experts > 0))
         return tuple(_kind(self, first, end, mixture=mixture) for first, end, mixture in spans if end > first)
@@ -91,7 +91,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """Equal decoder layers, `first` to `end - 1`."""
+    """Range of equal decoder layers, `first` to `end - 1`."""
 
     first: int
     end: int
@@ -104,17 +104,17 @@ class LayerKind:
 
     @property
     def layers(self) -> int:
-        """How many there are."""
+        """Number of layers."""
         return self.end - self.first
 
     @property
     def attention(self) -> int:
-        """Parameters of one layer's attention, norms left out."""
+        """Parameters of one layer's attention, without norms."""
         return sum(part.weights for part in self.linears if part.role in ATTENTION_ROLES) + self.attention_biases
 
     @property
     def mlp(self) -> int:
-        """Parameters of one layer's MLP or experts, the router left out."""
+        """Parameters of one layer's MLP or experts, without the router."""
         return sum(part.weights for part in self.linears if part.role not in ATTENTION_ROLES) + self.mlp_biases
 
     @property
@@ -124,7 +124,7 @@ class LayerKind:
 
 
 def width(shape: Shape, role: Role, intermediate: int) -> tuple[int, int]:
-    """Features in and out of a projection; `intermediate` is the width of the MLP that it belongs to."""
+    """Input and output features of a projection; `intermediate` is the width of its MLP."""
     hidden = shape.hidden
     return {
         Role.QUERY: (hidden, shape.q_width),
@@ -146,7 +146,7 @@ def _kind(shape: Shape, first: int, end: int, *, mixture: bool) -> LayerKind:
         parts += _expert_parts(shape, places)
         biased = shape.intermediate
     else:
-        # Only a mixture has dense layers of a width of their own.
+        # Only in a mixture can dense layers have another width.
         biased = (shape.dense_intermediate if shape.experts else 0) or shape.intermediate
         parts += _parts(shape, places.mlp, biased)
     return LayerKind(
@@ -162,7 +162,7 @@ def _kind(shape: Shape, first: int, end: int, *, mixture: bool) -> LayerKind:
 
 
 def _parts(shape: Shape, modules: Modules, intermediate: int) -> list[Linear]:
-    """A plain MLP has no gate."""
+    """Projections of attention or of an MLP; gates only where the model has them."""
     return [
         Linear(path, role, *width(shape, role, intermediate))
         for path, role in modules
@@ -194,30 +194,30 @@ def _attention_biases(shape: Shape) -> int:
 
 
 def _mlp_biases(shape: Shape, intermediate: int) -> int:
-    """Of one MLP or expert."""
+    """Bias parameters of one MLP or expert."""
     if not shape.mlp_bias:
         return 0
     return intermediate * (2 if shape.gated else 1) + shape.hidden
 
 
 SHORTEST_ROW = 8
-"""Tokens that the contract's sequence_length is at the least: a model with fewer positions could not be asked for."""
+"""Least sequence_length of the contract in tokens; models with fewer positions are refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contradiction:
-    """What is wrong with a field of the contract's ModelShape."""
+    """An inconsistent field of the contract's ModelShape."""
 
     field: str
     text: str
 
     def in_words(self, names: Mapping[str, str]) -> str:
-        """As a sentence, with the field's name in another vocabulary."""
+        """Format as a sentence, with another name for the field."""
         return f"{names.get(self.field, self.field)} {self.text}"
 
 
 def contradiction(shape: Shape) -> Contradiction | None:
-    """The first contradiction in a shape; None where it can be a model."""
+    """First inconsistency of a shape; None where there is none."""
     if shape.heads > shape.hidden:
         return Contradiction("attention_heads", f"is more than the hidden size of {shape.hidden}")
     if shape.kv_heads > shape.heads or shape.heads % shape.kv_heads:
@@ -231,11 +231,13 @@ def _of_experts(shape: Shape) -> Contradiction | None:
     if shape.active_experts > shape.experts:
         return Contradiction("active_experts", f"exceeds the {shape.experts} experts of a layer")
     if shape.active_experts < 1:
-        return Contradiction("active_experts", f"is needed: how many of the {shape.experts} experts a token uses")
+        return Contradiction(
+            "active_experts", f"is required: the number of the {shape.experts} experts that a token uses"
+        )
     if shape.dense_layers >= shape.layers:
-        return Contradiction("dense_layers", f"leaves none of the {shape.layers} layers to the experts")
+        return Contradiction("dense_layers", f"must be less than the {shape.layers} layers: one at least has experts")
     if shape.dense_intermediate and not shape.dense_layers:
-        return Contradiction("dense_intermediate_size", "is the width of dense_layers, of which there are none")
+        return Contradiction("dense_intermediate_size", "needs dense_layers, whose width it is")
     return None
 
 
@@ -247,5 +249,5 @@ def _of_dense(shape: Shape) -> Contradiction | None:
         ("dense_intermediate_size", shape.dense_intermediate),
     ):
         if value:
-            return Contradiction(name, "needs experts: a dense model has none")
+            return Contradiction(name, "needs experts; a dense model has none")
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices as the formulas see them: from the catalogue, from a CPU's measured rate, or from a memory class alone."""
+"""Devices of a run: an accelerator of the catalogue, a CPU, or an accelerator of which only the memory is known."""
 
 import math
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from finetree_estimator.intervals import Kind, Source
 from finetree_estimator.remarks import Remark
 
 USABLE_SHARE = 0.98
-"""Of the GiB that a label promises (24 GB cards show 23.6 GiB, 80 GB A100s 79.2; reference B4)."""
+"""Share of the marketed GiB that is usable (24 GB cards show 23.6 GiB, 80 GB A100s 79.2; reference B4)."""
 FP32_SHARE = 0.6
-"""Of an accelerator's float32 peak that training in float32 reaches: as in 16 bits 0.85 of what products alone do, 0.66
-to 0.79 on an RTX 4090, RTX 5090, RTX PRO 6000 and H200 NVL (github:xzwgit/gpu-flops-bench README)."""
+"""Share of an accelerator's float32 peak that training in float32 reaches: 0.85 (as in 16 bits) of what matrix products
+alone reach, 0.66 to 0.79 on an RTX 4090, RTX 5090, RTX PRO 6000 and H200 NVL (github:xzwgit/gpu-flops-bench README)."""
 FP32_SHARE_64_LANES = 0.74
-"""The same of multiprocessors with 64 float32 lanes, none of which is shared with integers: products alone reach 14 of
-16 TFLOP/s on a V100 (github:qhduan/transformers-benchmarks) and 11.4 of 13.4 on an RTX 2080 Ti
+"""Share of the float32 peak on multiprocessors with 64 float32 lanes, none shared with integers: matrix products alone
+reach 14 of 16 TFLOP/s on a V100 (github:qhduan/transformers-benchmarks) and 11.4 of 13.4 on an RTX 2080 Ti
 (github:bewantbe/busy-gemm-benchmark)."""
 LANES_64 = frozenset({("Pascal", "hbm"), ("Volta", "hbm"), ("Ampere", "hbm")})
-"""Architecture and segment of such multiprocessors; all of Turing's are (CUDA C++ Programming Guide, throughput of
+"""Architecture and segment of GPUs with 64 lanes, besides all of Turing (CUDA C++ Programming Guide, throughput of
 arithmetic instructions)."""
 
 _ACCELERATOR = "spec.hardware.accelerator"
@@ -29,37 +29,37 @@ _ACCELERATOR = "spec.hardware.accelerator"
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a run trains on; rates in FLOP/s, sizes in bytes, bandwidth in bytes per second."""
+    """A device; rates in FLOP/s, sizes in bytes, bandwidth in bytes per second."""
 
     name: str
     is_cpu: bool
     usable_bytes: int
-    """0 when unknown."""
+    """0 where unknown."""
     training_flops: float
-    """Rate of the matrix products of a long training step, recomputation counted."""
+    """Rate of the matrix products of a long training step, with recomputation counted."""
     rate_below: float
     """Share by which the rate may be lower (90 % interval)."""
     rate_above: float
-    """Share by which it may be higher."""
+    """Share by which the rate may be higher (90 % interval)."""
     bandwidth: float
-    """That programs reach."""
+    """Memory bandwidth that kernels reach."""
     watts: float
     cores: int = 0
-    """Of a CPU."""
+    """Cores of a CPU; 0 for an accelerator."""
     link_bandwidth: float = 0.0
-    """To the other devices of a machine, in one direction; 0 when unknown, and for a CPU."""
+    """Bandwidth to the other devices of a machine, in one direction; 0 where unknown, and for a CPU."""
     float32_flops: float = 0.0
-    """Rate of products in float32 beside faster 16-bit ones; 0 where there is no difference, or it is unknown."""
+    """Rate of float32 matrix products where it differs from the 16-bit rate; else 0."""
     cache_bytes: float = 0.0
-    """Of its L2 cache; 0 where unknown, and for a CPU."""
+    """Size of the L2 cache; 0 where unknown, and for a CPU."""
     context_bytes: float = c.CUDA_CONTEXT
-    """What a process takes of a GPU outside its allocator."""
+    """Memory of a process on a GPU outside the allocator."""
     sources: tuple[Source, ...] = ()
     remarks: tuple[Remark, ...] = ()
 
 
 def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
-    """An accelerator of the catalogue that is supported."""
+    """Build the device of a supported accelerator of the catalogue."""
     below, above = _rate_spread(entry)
     rate = entry.training_flops
     if fp32 and entry.fp32_flops:
@@ -84,13 +84,13 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
 
 
 def _fp32_flops(entry: AcceleratorEntry) -> float:
-    """Rate of products in float32."""
+    """Rate of float32 matrix products in training."""
     lanes_64 = entry.architecture == "Turing" or (entry.architecture, entry.segment) in LANES_64
     return (FP32_SHARE_64_LANES if lanes_64 else FP32_SHARE) * entry.fp32_flops
 
 
 def _rate_spread(entry: AcceleratorEntry) -> tuple[float, float]:
-    """Half-widths (below, above) of an accelerator's rate, by what it rests on."""
+    """Half-widths (below, above) of the interval of an accelerator's rate."""
     if entry.measured:
         return c.KNOWN_RATE
     return c.PRODUCTS_RATE if entry.products_measured else c.CLASS_RATE
@@ -98,26 +98,24 @@ def _rate_spread(entry: AcceleratorEntry) -> tuple[float, float]:
 
 def _remarks(entry: AcceleratorEntry, *, fp32: bool) -> Iterator[Remark]:
     if not fp32 and not entry.dense_flops:
-        text = f"{entry.display_name} has no tensor cores: it computes at its float32 rate whatever the precision"
+        text = f"{entry.display_name} has no tensor cores: every precision runs at its float32 rate"
         yield Remark("NO_TENSOR_CORES", text, _ACCELERATOR)
     elif not fp32 and not entry.native_bf16:
-        text = f"{entry.display_name} has no native bfloat16: float16 or float32 is used, with less speed"
+        text = f"{entry.display_name} has no native bfloat16: float16 or float32 is used, which is slower"
         yield Remark("NO_NATIVE_BF16", text, _ACCELERATOR)
     if entry.segment == "laptop":
-        text = f"{entry.display_name}: a laptop's power limit decides its speed, which differs by a factor of two"
+        text = f"{entry.display_name}: speed depends on the laptop's power limit, by up to a factor of two"
         yield Remark("LAPTOP_POWER_UNKNOWN", text, _ACCELERATOR)
     if entry.products_measured:
-        text = (
-            f"the speed of {entry.display_name} follows from the measured rate of its matrix products, not of training"
-        )
+        text = f"the speed of {entry.display_name} follows from measured matrix products, not from training runs"
         yield Remark("RATE_FROM_PRODUCTS", text, _ACCELERATOR)
     elif not entry.measured:
-        text = f"no rate was measured on {entry.display_name}: its speed is that of its class"
+        text = f"no rate was measured on {entry.display_name}: its speed is taken from similar accelerators"
         yield Remark("RATE_FROM_CLASS", text, _ACCELERATOR)
 
 
 def by_memory_class(marketed_gb: float) -> Device:
-    """An accelerator of which only the memory class is known: speed of the median one of the nearest class."""
+    """Build a device from its marketed memory alone, with the speed of the median accelerator of the nearest size."""
     twin = _nearest_class(marketed_gb)
     below, above = c.UNKNOWN_RATE
     return Device(
@@ -135,7 +133,7 @@ def by_memory_class(marketed_gb: float) -> Device:
         remarks=(
             Remark(
                 "ACCELERATOR_UNKNOWN",
-                f"the accelerator is not named: speed and power are those of {twin.display_name}",
+                f"the accelerator is not named: speed and power are assumed to be those of {twin.display_name}",
                 "spec.hardware.unknown_accelerator",
             ),
         ),
@@ -143,7 +141,7 @@ def by_memory_class(marketed_gb: float) -> Device:
 
 
 def processor(*, name: str = "", cores: int = 0, memory_bytes: int = 0, measured_flops: float = 0.0) -> Device:
-    """A CPU with its measured matrix rate (FLOP/s in the compute type), or what its cores typically reach.
+    """Build the device of a CPU from its measured matrix rate in FLOP/s, or from its number of cores.
 
     Empty and 0 mean unknown.
     """
@@ -155,7 +153,7 @@ def processor(*, name: str = "", cores: int = 0, memory_bytes: int = 0, measured
     else:
         rate, (below, above) = cores * c.CPU_CORE_FP32_FLOPS, c.UNKNOWN_RATE
         source = Source(Kind.COMPUTED, "typical-core", f"{cores} cores")
-        text = "the CPU's matrix rate was not measured: its speed is a guess from the number of cores"
+        text = "the CPU's matrix rate was not measured: its speed is assumed from the number of cores"
         remarks.append(Remark("CPU_RATE_UNKNOWN", text, "matrix_rates"))
     if not known_cores:
         text = f"the number of cores is unknown: {cores} are assumed"
@@ -176,7 +174,7 @@ def processor(*, name: str = "", cores: int = 0, memory_bytes: int = 0, measured
 
 
 def _nearest_class(marketed_gb: float) -> AcceleratorEntry:
-    """The accelerator of median speed among those whose memory is nearest."""
+    """Accelerator of median speed among those whose memory is nearest."""
     distance = {entry.name: abs(math.log(entry.marketed_gb / marketed_gb)) for entry in supported()}
     least = min(distance.values())
     nearest = [entry for entry in supported() if distance[entry.name] <= least + 1e-9]

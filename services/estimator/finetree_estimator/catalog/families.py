@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each family of models has beyond its dimensions: biases, norms, gates, and how config.json says so.
+"""Traits of model families beyond their dimensions: biases, norms, gates, and their settings in config.json.
 
 Read from the configuration and model classes of transformers 5.24 (a test builds every family and compares).
 """
@@ -11,19 +11,19 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A switch of config.json, and its value where the file is silent."""
+    """A boolean setting of config.json and its default."""
 
     key: str
     default: bool = False
 
 
 Switch = bool | Setting
-"""Always, never, or as config.json says."""
+"""True, False, or a setting of config.json."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Traits of a family; the defaults are Llama's, which unknown families are taken to share."""
+    """Traits of a family; the defaults are those of Llama, which are also assumed for unknown families."""
 
     qkv_bias: Switch = Setting("attention_bias")
     output_bias: Switch = Setting("attention_bias")
@@ -31,20 +31,20 @@ class Family:
     lm_head_bias: Switch = False
     gated: bool = True
     tied: bool = False
-    """Whether embeddings are tied where config.json is silent."""
+    """Default of tie_word_embeddings."""
     norms: int = 2
-    """Norms of a layer, those of heads left out."""
+    """Norms of a layer, without those of heads."""
     norm_bias: bool = False
     head_norms: Switch = False
     """Norms of each head's queries and keys."""
     wide_norms: Switch = False
-    """Norms of all queries and all keys of a token, not head by head."""
+    """Norms over all queries and all keys of a token, not per head."""
     position_offset: int | None = None
-    """Learned position embeddings beyond the longest sequence; None without learned positions."""
+    """Learned position embeddings beyond max_position_embeddings; None without learned positions."""
     unlimited: bool = False
-    """Whether positions are a slope of attention (ALiBi), so that no longest sequence follows from them."""
+    """Whether positions are encoded as attention biases (ALiBi), which do not limit the sequence length."""
     defaults: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Dimensions where config.json is silent."""
+    """Default dimensions."""
 
 
 _NO_BIAS = Family(qkv_bias=False, output_bias=False, mlp_bias=False)
@@ -71,7 +71,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": Family(mlp_bias=False, head_norms=True),
     "gemma": _gemma(2),
     "gemma2": _gemma(4),
-    # The multimodal releases write only what differs from these.
+    # config.json of the multimodal releases holds only values that differ from these.
     "gemma3_text": _gemma(
         4, head_norms=True, num_attention_heads=8, num_key_value_heads=4, vocab_size=262208, num_hidden_layers=26
     ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of a model from its config.json, as transformers writes it, under a folder that the operator named."""
+"""Shape of a model from config.json as transformers writes it, in a folder that the operator configured."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ _LIMITS = {
     "first_k_dense_replace": 4096,
     "num_ln_in_parallel_attn": 2,
 }
-"""Largest sensible values, those of the contract's ModelShape."""
+"""Largest accepted values, those of the contract's ModelShape."""
 SPELLINGS = {
     "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers"),
@@ -35,28 +35,28 @@ SPELLINGS = {
     "max_position_embeddings": ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"),
     "num_experts": ("num_local_experts", "num_experts", "n_routed_experts"),
 }
-"""Spellings of a dimension, the most usual first."""
+"""Names of a dimension in config.json, the most common first."""
 
 
 class ConfigError(ValueError):
-    """A config.json that does not describe a decoder-only transformer; the text says what is missing."""
+    """A config.json that does not describe a supported decoder-only transformer."""
 
 
 def expansion(config: dict[str, Any]) -> int:
-    """How many times the hidden size an MLP is where no other setting says (MPT's). Raises ConfigError."""
+    """Ratio of MLP width to hidden size where intermediate_size is absent (MPT). Raises ConfigError."""
     ratio = config.get("expansion_ratio", 4)
     if isinstance(ratio, bool) or not isinstance(ratio, int) or not 0 < ratio <= 64:
-        raise ConfigError("expansion_ratio is not a sensible number")
+        raise ConfigError("expansion_ratio is not an integer from 1 to 64")
     return ratio
 
 
-def switch(config: dict[str, Any], told: Switch) -> bool:
-    """What a family always has, or what a setting of it says. Raises ConfigError."""
-    return told if isinstance(told, bool) else flag(config, told.key, default=told.default)
+def switch(config: dict[str, Any], trait: Switch) -> bool:
+    """Value of a family's trait, read from config.json where it is a setting. Raises ConfigError."""
+    return trait if isinstance(trait, bool) else flag(config, trait.key, default=trait.default)
 
 
 def flag(config: dict[str, Any], name: str, *, default: bool) -> bool:
-    """True or false; null means the default. Raises ConfigError."""
+    """Read a boolean; null means the default. Raises ConfigError."""
     value = config.get(name)
     if value is None:
         return default
@@ -66,14 +66,14 @@ def flag(config: dict[str, Any], name: str, *, default: bool) -> bool:
 
 
 def number(config: dict[str, Any], family: Family, name: str, default: int | None = None) -> int:
-    """A dimension by any of its names; zero and null mean the default where there is one. Raises ConfigError."""
+    """Read a dimension by any of its names; zero and null mean the default if there is one. Raises ConfigError."""
     fallback, most = family.defaults.get(name, default), _LIMITS.get(name, 1 << 22)
     for spelling in SPELLINGS.get(name, (name,)):
         value = config.get(spelling)
         if value is None or (value == 0 and fallback is not None and not isinstance(value, bool)):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:
-            text = f"{spelling} is not a sensible number: {value!r:.40}, where 1 to {most:,} is meant"
+            text = f"{spelling} is {value!r:.40}, not an integer from 1 to {most:,}"
             raise ConfigError(text)
         return int(value)
     if fallback is None:
@@ -82,14 +82,14 @@ def number(config: dict[str, Any], family: Family, name: str, default: int | Non
 
 
 MAX_CONFIG_BYTES = 1 << 20
-"""Larger files are not model configurations."""
+"""Largest config.json that is read, in bytes."""
 _CONTRACT_NAMES = {
     "attention_heads": "num_attention_heads",
     "kv_heads": "num_key_value_heads",
     "active_experts": "num_experts_per_tok",
     "dense_layers": "first_k_dense_replace",
 }
-"""Fields of the contract's ModelShape as config.json calls them."""
+"""Names in config.json of fields of the contract's ModelShape."""
 _OTHER_LAYERS = {
     "kv_lora_rank": "latent attention (MLA)",
     "linear_num_value_heads": "linear attention",
@@ -99,23 +99,23 @@ _OTHER_LAYERS = {
     "laurel_rank": "a low-rank residual layer",
     "hidden_size_per_layer_input": "embeddings per layer",
 }
-"""Settings that only models with layers of another kind have."""
+"""Settings of unsupported kinds of layers."""
 _VARIANTS = {"do_layer_norm_before": True, "no_bias": True, "qk_layernorm": False, "add_cross_attention": False}
-"""Switches whose other value no released model of the supported families uses, or whose layers are not counted."""
+"""Only supported values of settings whose other value adds layers that are not counted."""
 _OTHER_HEADS = ("MaskedLM", "PreTraining", "SequenceClassification", "TokenClassification", "QuestionAnswering")
-"""Ends of class names of models that generate nothing."""
+"""Suffixes of class names of models that do not generate text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a config.json says, and what had to be guessed."""
+    """A model's shape, and remarks on assumptions about it."""
 
     shape: Shape
     remarks: tuple[Remark, ...] = ()
 
 
 def find(root: Path, relative: str) -> Path | None:
-    """The config.json that a path relative to `root` names (the file or its folder); None when there is none inside.
+    """Find config.json by a path relative to `root` that names the file or its folder; None where there is none.
 
     Links that lead out of the root are not followed.
     """
@@ -128,15 +128,15 @@ def find(root: Path, relative: str) -> Path | None:
         file = file.resolve()
         return file if file.name == "config.json" and file.is_file() and file.is_relative_to(home) else None
     except (OSError, ValueError, RuntimeError):
-        # A name too long for the file system, a null character, a circle of links.
+        # A name too long for the file system, a null character, a loop of links.
         return None
 
 
 def read(file: Path) -> Described:
-    """The shape that a config.json describes. Raises ConfigError."""
+    """Read the shape from a config.json. Raises ConfigError."""
     try:
         if file.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError("the file is too large for a config.json")
+            raise ConfigError(f"the file is larger than {MAX_CONFIG_BYTES:,} bytes")
         config = json.loads(file.read_bytes())
     except OSError as error:
         raise ConfigError("the file cannot be read") from error
@@ -150,14 +150,14 @@ def read(file: Path) -> Described:
 
 
 def parse(config: dict[str, Any]) -> Described:
-    """The shape in a configuration. Raises ConfigError."""
+    """Read the shape from a parsed config.json. Raises ConfigError."""
     text = config.get("text_config")
     if text is not None and not isinstance(text, dict):
         raise ConfigError("text_config is not an object")
     merged = {**config, **(text or {})}
     name = merged.get("model_type") or ""
     if not isinstance(name, str):
-        raise ConfigError("model_type is not a name")
+        raise ConfigError("model_type is not a string")
     name = ALIASES.get(name, name)
     _refuse_other_kinds(merged, name)
     shape = _shape(merged, name, FAMILIES.get(name, Family()))
@@ -168,16 +168,16 @@ def parse(config: dict[str, Any]) -> Described:
 
 def _remarks(config: dict[str, Any], name: str) -> Iterator[Remark]:
     if name not in FAMILIES:
-        called = f"model_type {name[:64]!r} is not known" if name else "config.json names no model_type"
-        text = f"{called}: biases, norms and module names are guessed as a Llama's"
+        called = f"model_type {name[:64]!r} is unknown" if name else "config.json has no model_type"
+        text = f"{called}: biases, norms and module names are assumed to be those of Llama"
         yield Remark("MODEL_FAMILY_UNKNOWN", text, "spec.model.path")
     if "text_config" in config:
-        text = "only the text model of this multimodal configuration is counted"
+        text = "only the text model of this multimodal model is counted"
         yield Remark("TEXT_MODEL_ONLY", text, "spec.model.path")
 
 
 def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:
-    """What the formulas do not describe. Raises ConfigError."""
+    """Raise ConfigError for models that the formulas do not describe."""
     for key, kind in _OTHER_LAYERS.items():
         if config.get(key):
             raise ConfigError(f"{key}: {kind} is not supported; give model.shape with the nearest dimensions")
@@ -189,13 +189,13 @@ def _refuse_other_kinds(config: dict[str, Any], name: str) -> None:
             raise ConfigError(f"{key}: this variant of {name} is not supported; give model.shape")
     for key in ("decoder_sparse_step", "interleave_moe_layer_step"):
         if config.get(key) not in (None, 1):
-            raise ConfigError(f"{key}: layers with experts in turn with others are not supported")
+            raise ConfigError(f"{key}: alternating layers with and without experts are not supported")
     if config.get("word_embed_proj_dim", config.get("hidden_size")) != config.get("hidden_size"):
         raise ConfigError("word_embed_proj_dim: embeddings of another width are not supported")
 
 
 def _refuse_guesses(config: dict[str, Any], name: str) -> None:
-    """Of a family that is not known: what would be guessed wrongly by far. Raises ConfigError."""
+    """Raise ConfigError where the assumptions about an unknown family would be far off."""
     if name in FAMILIES:
         return
     classes = config.get("architectures")
@@ -205,7 +205,7 @@ def _refuse_guesses(config: dict[str, Any], name: str) -> None:
         return
     for key, value in config.items():
         if "experts" in key and isinstance(value, int) and value > 1:
-            raise ConfigError(f"{key[:64]}: experts that are told like this are not known; give model.shape")
+            raise ConfigError(f"{key[:64]}: this description of experts is unknown; give model.shape")
 
 
 def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
@@ -213,7 +213,7 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
     layers = number(config, family, "num_hidden_layers")
     heads = number(config, family, "num_attention_heads")
     if "head_dim" not in family.defaults and not config.get("head_dim") and hidden % heads:
-        raise ConfigError("head_dim is missing: hidden_size is no multiple of num_attention_heads")
+        raise ConfigError("head_dim is missing, and hidden_size is not a multiple of num_attention_heads")
     positions = 0 if family.unlimited else number(config, family, "max_position_embeddings", 0)
     shape = Shape(
         hidden=hidden,
@@ -246,7 +246,7 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
 
 
 def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
-    """Experts, and the layers without any."""
+    """Add experts and dense layers to a shape."""
     experts = number(config, family, "num_experts", 0)
     if not experts:
         return shape
@@ -266,7 +266,7 @@ def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape
 def _plain_layers(config: dict[str, Any]) -> int:
     plain = config.get("mlp_only_layers") or []
     if plain != list(range(len(plain) if isinstance(plain, list) else 0)):
-        raise ConfigError("mlp_only_layers: layers without experts between others are not supported")
+        raise ConfigError("mlp_only_layers: dense layers after layers with experts are not supported")
     return len(plain)
 
 
@@ -278,7 +278,7 @@ def _shared_width(config: dict[str, Any], family: Family, shape: Shape, width: i
 
 
 def _with_shared_keys(config: dict[str, Any], shape: Shape) -> Shape:
-    """Falcon and GPT-BigCode: keys and values of one head, or of as many as another setting says."""
+    """Apply the settings of Falcon and GPT-BigCode for key heads, norms and positions."""
     newer = flag(config, "new_decoder_architecture", default=False)
     if not newer and flag(config, "multi_query", default=True):
         shape = replace(shape, kv_heads=1)
@@ -290,7 +290,7 @@ def _with_shared_keys(config: dict[str, Any], shape: Shape) -> Shape:
 
 
 def _extra(config: dict[str, Any], family: Family, shape: Shape) -> int:
-    """Parameters of all layers that no dimension tells."""
+    """Parameters of all layers that do not follow from the dimensions."""
     extra = shape.layers * (shape.q_width + shape.kv_width) if switch(config, family.wide_norms) else 0
     mixtures = shape.layers - shape.dense_layers
     if shape.family == "gpt_oss":

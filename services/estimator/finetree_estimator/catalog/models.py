@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of the catalogue: shapes from the package's data file, found by name, and why another is unknown."""
+"""Models of the catalogue: shapes from the package's data file, found by name, and reasons for unknown names."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from finetree_estimator.catalog.names import UnknownNameError, nearest_names, sp
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model whose shape is known."""
+    """A model of the catalogue."""
 
     name: str
     hub_id: str
@@ -22,9 +22,9 @@ class ModelEntry:
     license: str
     shape: Shape
     published: str
-    """Parameter total as the source prints it: "7241732096" or "7.24B"."""
+    """Number of parameters as the source prints it: "7241732096" or "7.24B"."""
     stored_besides: int
-    """What that total counts besides parameters: buffers, a tied matrix a second time, a vision tower."""
+    """Numbers that this total counts in addition: buffers, a tied matrix twice, a vision encoder."""
     aliases: tuple[str, ...]
     source: str
     date: str
@@ -48,7 +48,7 @@ _NUMBERS = {
     "dense_intermediate_size": "dense_intermediate",
     "extra_parameters": "extra",
 }
-"""Columns of the data file with a number (empty means 0), and the shape's names for them."""
+"""Numeric columns of the data file (empty means 0), with the fields of Shape."""
 _SWITCHES = {
     "tied_embeddings": "tied",
     "gated_mlp": "gated",
@@ -59,17 +59,17 @@ _SWITCHES = {
     "head_norms": "head_norms",
     "lm_head_bias": "lm_head_bias",
 }
-"""Columns with 1 for yes."""
+"""Boolean columns of the data file (1 means true), with the fields of Shape."""
 
 
 @cache
 def models() -> tuple[ModelEntry, ...]:
-    """All models in the order of their names."""
+    """All models by name."""
     return tuple(sorted(map(_model, table("models.csv")), key=lambda entry: entry.name))
 
 
 def model(name: str) -> ModelEntry:
-    """The model with this catalogue name or hub id, in any letter case. Raises UnknownNameError."""
+    """Look up a model by catalogue name or Hub id, ignoring case. Raises UnknownNameError."""
     if (entry := model_names.find(_model_index(), name)) is None:
         raise UnknownNameError(name, nearest_names(name, (m.name for m in models()), (m.hub_id for m in models())))
     return entry
@@ -88,7 +88,7 @@ def _model(row: dict[str, str]) -> ModelEntry:
         row["hub_id"],
         row["family"],
         row["license"],
-        # mypy does not know which fields the tables name.
+        # mypy cannot see which fields the tables name.
         Shape(family=row["model_type"], **numbers, **switches),  # type: ignore[arg-type]
         row["published_parameters"],
         int(row["stored_besides"]),
@@ -106,19 +106,19 @@ _ENCODER_DECODERS = r"(flan-|code|by|m)?t5|bart|pegasus|marian|nllb|opus-mt"
 _SENSES = r"vl|vision|llava|pixtral|idefics|clip|vit|diffusion|sdxl|flux|whisper|wav2vec|tts"
 _CLOSED = r"gpt-?[345]o?|chatgpt|o[134](-mini)?|claude|gemini|davinci"
 
-_TRAINED = "only models that read and write text, token by token, are trained here"
+_TRAINED = "only decoder-only language models are supported"
 _HINTS = (
     (
         rf"(^|.*[-_./ ])({_QUANTISED})",
-        "it is quantised already: name its 16-bit original, which QLoRA quantises itself",
+        "it is already quantized: name its 16-bit original, which QLoRA quantizes itself",
     ),
-    (rf"(^|.*/)({_CLOSED})([-_. ]|$)", "its weights are not public: its provider alone tunes it"),
-    (rf"(sentence-transformers/|(.*[-_./ ])?({_ENCODERS})([-_. \d]|$))", f"an encoder, as it seems: {_TRAINED}"),
-    (rf"(^|.*[-_/ ])({_ENCODER_DECODERS})([-_. ]|$)", f"an encoder and decoder, as it seems: {_TRAINED}"),
-    (rf"(^|.*[-_./ ])({_SENSES})([-_. \d]|$)", f"a model of images or sounds, as it seems: {_TRAINED}"),
+    (rf"(^|.*/)({_CLOSED})([-_. ]|$)", "its weights are not public: only its provider can fine-tune it"),
+    (rf"(sentence-transformers/|(.*[-_./ ])?({_ENCODERS})([-_. \d]|$))", f"it seems to be an encoder; {_TRAINED}"),
+    (rf"(^|.*[-_/ ])({_ENCODER_DECODERS})([-_. ]|$)", f"it seems to be an encoder-decoder; {_TRAINED}"),
+    (rf"(^|.*[-_./ ])({_SENSES})([-_. \d]|$)", f"it seems to be a model of images or audio; {_TRAINED}"),
 )
 
 
 def unknown_reason(name: str) -> str:
-    """What is wrong with a model by its name, for people; empty where that tells nothing."""
+    """Reason why a model is not in the catalogue, from its name; empty where the name shows none."""
     return next((text for pattern, text in _HINTS if re.match(pattern, name.lower())), "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters of a decoder-only transformer, counted exactly from its dimensions."""
+"""Exact number of parameters of a decoder-only transformer, from its dimensions."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from finetree_estimator.catalog.projections import layout
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Parameters by part; a tied output head counts as embedding, learned positions too."""
+    """Number of parameters by part; a tied output head and learned positions count as embeddings."""
 
     embeddings: int
     attention: int
@@ -19,7 +19,7 @@ class Parameters:
     lm_head: int
     extra: int = 0
     total: int = field(init=False)
-    """All of them."""
+    """Number of all parameters."""
 
     @property
     def outside_layers(self) -> int:
@@ -28,7 +28,7 @@ class Parameters:
 
     @property
     def in_layers(self) -> int:
-        """Parameters of everything else; the last norm counts with the layers."""
+        """Parameters of the decoder layers and the last norm."""
         return self.total - self.outside_layers
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ class Parameters:
 
 
 def count(shape: Shape) -> Parameters:
-    """Parameters by part, biases with the projection that they belong to."""
+    """Count parameters by part; biases count with their projection."""
     kinds = shape.layer_kinds
     outer_norms = 2 if layout(shape.family).embedding_norm else 1
     return Parameters(
@@ -52,7 +52,7 @@ def count(shape: Shape) -> Parameters:
 
 
 def active_parameters(shape: Shape) -> int:
-    """Parameters that one token uses: all of a dense model's, the chosen experts' of a mixture."""
+    """Number of parameters that one token uses; in a mixture only those of its active experts."""
     idle = shape.experts - max(1, shape.active_experts)
     if idle <= 0:
         return count(shape).total
@@ -65,10 +65,10 @@ def active_parameters(shape: Shape) -> int:
 
 
 def routed_weights(shape: Shape) -> int:
-    """Weights of all routed experts, which transformers 5 stacks into parameters that are no linear layers."""
+    """Number of weights of all routed experts, which transformers 5 stacks into parameters outside linear layers."""
     return sum(kind.layers * sum(part.weights for part in kind.linears if part.routed) for kind in shape.layer_kinds)
 
 
 def linear_weights(shape: Shape) -> int:
-    """Weights of all decoder projections: what a quantised base packs."""
+    """Number of weights of all decoder projections, the ones that quantization packs."""
     return sum(kind.layers * sum(part.weights for part in kind.linears) for kind in shape.layer_kinds)

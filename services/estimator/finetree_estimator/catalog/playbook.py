@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The playbook's own figures: hours, dollars and memory by method and size of the data alone.
+"""Figures of the fine-tuning playbook: hours, dollars and memory by method and number of examples.
 
-They are of one 7B model on hardware that suits the method, with nothing said of row lengths, batches or epochs. Between
-its dataset sizes they are interpolated on straight lines in log-log.
+They refer to a 7B model on hardware that suits the method; row lengths, batches and epochs are not stated. Between the
+playbook's dataset sizes, values are interpolated linearly in log-log coordinates.
 """
 
 import json
@@ -18,13 +18,13 @@ from finetree_estimator.catalog.names import GIB, raw
 from finetree_estimator.intervals import Kind, Source
 
 BASE = "7B"
-"""Size of the model that the tables of hours and dollars are based on (playbook L212)."""
+"""Model size of the tables of hours and dollars (playbook L212)."""
 CLASS_SHARE = 0.85
-"""Least share of a memory class that a device of it can use: a 24 GB A10G offers 22.06 GiB (accelerators.csv)."""
+"""Least usable share of the marketed memory: a 24 GB A10G has 22.06 GiB (accelerators.csv)."""
 
 
 class FigureKind(Enum):
-    """What a figure is about, with its unit; the names are those of the contract's PlaybookFigureKind."""
+    """Quantity of a figure, with its unit as value; the names are those of the contract's PlaybookFigureKind."""
 
     TIME_HOURS = "hours"
     COST_USD = "USD"
@@ -40,26 +40,25 @@ class Figure:
     kind: FigureKind
     value: float
     stated_for: str
-    """Model and hardware that it is stated for."""
+    """Model and hardware of the figure, as text."""
     source: Source
     gpu: str = ""
-    """GPU that it is stated for, every word of it part of the device's name; empty where it names none."""
+    """GPU of the figure, as words that occur in the device's name; empty where none is named."""
     hourly: float = 0.0
-    """Dollars of an hour that it is computed with; 0 where it states none."""
+    """Dollars per hour that the figure is computed with; 0 where none is stated."""
     at_least: bool = False
-    """Whether the playbook gives it as a lower bound."""
+    """Whether the figure is a lower bound."""
     interpolated: bool = False
-    """Whether it lies between two figures of the table."""
+    """Whether the value was interpolated between two figures of the table."""
     extrapolated: bool = False
-    """Whether it lies beyond the table's ends."""
+    """Whether the value lies beyond the table's ends."""
 
 
 def figures(method: str, bits: int, examples: int, usable_bytes: int) -> tuple[Figure, ...]:
-    """The playbook's figures for a method (full, lora, qlora, prefix or adapter), the size of the data and the GPU.
+    """Look up the playbook's figures for a method (full, lora, qlora, prefix or adapter), a dataset and a GPU.
 
-    Without a number of examples there is none of the tables by dataset size, and none of the chart for bottleneck
-    adapters. `bits` are those of a quantized base, 0 of any other. There are none of a method that
-    the playbook does not know.
+    Empty for a method that the playbook does not have. With `examples` 0 the tables by dataset size are left out; the
+    chart has no row for bottleneck adapters. `bits` are those of a quantized base, else 0.
     """
     if method not in _tables()["hours"]:
         return ()
@@ -68,9 +67,9 @@ def figures(method: str, bits: int, examples: int, usable_bytes: int) -> tuple[F
 
 
 def between(sizes: Sequence[int], values: Sequence[float], size: int) -> tuple[float, bool]:
-    """The value at a dataset size and whether it lies beyond the table; log-log, the end segments run on.
+    """Interpolate a value in log-log coordinates; the second value says whether `size` lies beyond the table.
 
-    A figure of the table comes back as it stands.
+    Beyond the table the first or last segment is continued; at a size of the table its figure is returned exactly.
     """
     points = list(pairwise(zip(sizes, values, strict=True)))
     (x0, y0), (x1, y1) = next((segment for segment in points if size <= segment[1][0]), points[-1])
@@ -120,7 +119,7 @@ def _cost(method: str, examples: int) -> Figure:
 
 
 def _chart(method: str, usable_bytes: int) -> Iterator[Figure]:
-    """Hours and dollars a month: of the method's rows the largest class that the device reaches, or the smallest."""
+    """Look up hours and dollars a month in the chart's row of the largest GPU that the device's memory reaches."""
     rows = sorted((row for row in _tables()["chart"] if row["method"] == method), key=lambda row: row["gpu_gb"])
     if not rows:
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prices of one device for an hour, the book that they stand in, and price books as CSV files."""
+"""Prices per device and hour, price books, and their CSV format."""
 
 import csv
 import hashlib
@@ -19,7 +19,7 @@ from finetree_estimator.catalog.names import UnknownNameError, is_currency, near
 
 
 class Term(Enum):
-    """How a price is committed to; the names are those of the contract's PriceTerm."""
+    """Commitment of a price; the names are those of the contract's PriceTerm."""
 
     ON_DEMAND = "on-demand"
     SPOT = "spot"
@@ -28,7 +28,7 @@ class Term(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """Own hardware: electricity at `tariff` per kilowatt-hour; `watts` 0 means the device's figure."""
+    """Owned hardware: electricity at `tariff` per kilowatt-hour; `watts` 0 means the device's power."""
 
     tariff: float
     currency: str
@@ -36,62 +36,31 @@ class Owned:
 
 
 @dataclass(frozen=True, slots=True)
-class Rented:
-    """A price of the price book: currency units per device and hour."""
-
-    price_id: str
-    provider: str
-    hourly: float
-    """Of one device."""
-    currency: str
-    date: str
-    source: str
-    region: str = ""
-    term: Term = Term.ON_DEMAND
-    min_count: int = 1
-    """Devices that it is sold in: whole multiples of it are paid."""
-
-
-@dataclass(frozen=True, slots=True)
 class Quote:
-    """Currency units for one device and hour."""
+    """A price of the book: currency units for one device and hour, paid for whole instances."""
 
     price_id: str
     accelerator: str
-    """By its catalogue name."""
+    """Catalogue name."""
     provider: str
     hourly: float
     currency: str
     date: str
-    """ISO 8601, of a day, a month or a year."""
+    """Day, month or year in ISO 8601."""
     source: str
     region: str = ""
     term: Term = Term.ON_DEMAND
     min_count: int = 1
-    """Devices of the smallest instance; larger ones are multiples of it."""
+    """Devices of an instance: whole multiples of it are paid."""
 
     def hourly_of(self, devices: int) -> float:
-        """Price of an hour of the instances that hold so many devices."""
+        """Price per hour of the instances that `devices` devices need."""
         return self.hourly * billed(devices, self.min_count)
-
-    def terms(self) -> Rented:
-        """The quote as terms of payment."""
-        return Rented(
-            self.price_id,
-            self.provider,
-            self.hourly,
-            self.currency,
-            self.date,
-            self.source,
-            self.region,
-            self.term,
-            self.min_count,
-        )
 
 
 @dataclass(frozen=True, slots=True)
 class PriceBook:
-    """Quotes with what identifies them."""
+    """Quotes with an identifier and a hash."""
 
     quotes: tuple[Quote, ...]
     book_id: str
@@ -102,12 +71,8 @@ class PriceBook:
         groups: dict[str, list[Quote]] = {}
         for quote in self.quotes:
             groups.setdefault(quote.accelerator, []).append(quote)
-        # The dataclass is frozen; what is derived from its fields is set once, here.
+        # Set once: the dataclass is frozen, and lookups by accelerator are frequent.
         object.__setattr__(self, "_groups", {name: tuple(group) for name, group in groups.items()})
-
-    def __hash__(self) -> int:
-        # The digest stands for the quotes, which take a hundred times as long to hash.
-        return hash(self.sha256)
 
     @property
     def date(self) -> str:
@@ -115,33 +80,33 @@ class PriceBook:
         return max((quote.date for quote in self.quotes), default="")
 
     def find(self, price_id: str) -> Quote:
-        """The quote with this id. Raises UnknownNameError."""
+        """Look up a quote by its id. Raises UnknownNameError."""
         for quote in self.quotes:
             if quote.price_id == price_id:
                 return quote
         raise UnknownNameError(price_id, nearest_names(price_id, (quote.price_id for quote in self.quotes)))
 
     def cheapest(self, accelerator: str, devices: int = 1) -> Quote | None:
-        """The lowest price of so many accelerators, by their catalogue name; None when there is no quote.
+        """Lowest price of `devices` accelerators of a catalogue name; None where there is no quote.
 
-        On demand before spot and reserved, which not everybody can have; in US dollars before any other currency, since
-        amounts of different currencies have no order.
+        Prefers on-demand terms, which are open to everyone, to spot and reserved ones, and US dollars to other
+        currencies, since amounts of different currencies cannot be compared.
         """
         return min(self.of(accelerator), key=lambda quote: _preference(quote, devices), default=None)
 
     def of(self, accelerator: str) -> tuple[Quote, ...]:
-        """The quotes of an accelerator by its catalogue name."""
+        """Quotes of an accelerator by its catalogue name."""
         return self._groups.get(accelerator, ())
 
     def typical(self, accelerator: str) -> float | None:
-        """Median of an accelerator's quotes on demand in USD per hour; None where there is no such quote."""
+        """Median of an accelerator's on-demand quotes in USD per hour; None where there is none."""
         quotes = [
             quote.hourly for quote in self.of(accelerator) if quote.currency == "USD" and quote.term is Term.ON_DEMAND
         ]
         return statistics.median(quotes) if quotes else None
 
     def extended(self, other: "PriceBook") -> "PriceBook":
-        """This book with the quotes of another; where both have an id, the other's counts."""
+        """Add the quotes of another book; of equal ids, the other book's quote is kept."""
         theirs = {quote.price_id for quote in other.quotes}
         kept = tuple(quote for quote in self.quotes if quote.price_id not in theirs)
         digest = hashlib.sha256((self.sha256 + other.sha256).encode()).hexdigest()
@@ -159,50 +124,50 @@ def _preference(quote: Quote, devices: int) -> tuple[bool, bool, str, float, str
 
 
 COLUMNS = ("price_id", "accelerator", "provider", "hourly_price", "currency", "date", "source")
-"""Columns that a price book file must have (CSV with a header)."""
+"""Required columns of a price book file (CSV with a header)."""
 OPTIONAL_COLUMNS = ("region", "term", "min_count")
-"""Columns that it may have; without them a price is on demand, of any region, for any number of devices."""
+"""Optional columns; their defaults are no region, on-demand and 1."""
 MOST_DEVICES = 4096
-"""Largest `min_count`, as many devices as a run may have."""
+"""Largest `min_count`, equal to the most devices of a run."""
 MOST_BYTES = 16 << 20
-"""Largest file; the packaged book is a thousandth of it."""
+"""Largest price book file, in bytes."""
 
 _DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 _LONGEST = {"price_id": 128, "provider": 128, "region": 128, "source": 512}
 
 
 class PriceBookError(ValueError):
-    """A price book that cannot be used; the text names the line and the column, and what is wrong there."""
+    """An invalid price book; the text names the line, the column and the problem."""
 
 
 @cache
 def packaged() -> PriceBook:
-    """The price book that comes with the program."""
+    """Read the built-in price book."""
     return read(raw("prices.csv"), "prices-2026-07")
 
 
 def from_file(path: Path) -> PriceBook:
-    """A user's price book. Raises PriceBookError with the line, OSError when the file cannot be read."""
+    """Read a price book file. Raises PriceBookError with the line, OSError where the file cannot be read."""
     with path.open("rb") as file:
         content = file.read(MOST_BYTES + 1)
     if len(content) > MOST_BYTES:
-        raise PriceBookError(f"is larger than {MOST_BYTES >> 20} MiB; this is no price book")
+        raise PriceBookError(f"is larger than {MOST_BYTES >> 20} MiB")
     return read(content, path.stem)
 
 
 def read(content: bytes, book_id: str) -> PriceBook:
-    """A price book from CSV with the columns above. Raises PriceBookError."""
+    """Read a price book from CSV with the columns above. Raises PriceBookError."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise PriceBookError(f"line {line}: is not UTF-8 text") from error
+        raise PriceBookError(f"line {line}: not UTF-8") from error
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         _check_columns(rows.fieldnames or ())
         quotes = tuple(_quotes(rows))
     except csv.Error as error:
-        raise PriceBookError(f"line {rows.line_num + 1}: is not CSV: {error}") from error
+        raise PriceBookError(f"line {rows.line_num + 1}: not CSV: {error}") from error
     return PriceBook(quotes, book_id, hashlib.sha256(content).hexdigest())
 
 
@@ -210,14 +175,12 @@ def _check_columns(names: Iterable[str]) -> None:
     found = list(names)
     for column in COLUMNS:
         if column not in found:
-            raise PriceBookError(f"line 1: the column {column!r} is missing; needed are {', '.join(COLUMNS)}")
+            raise PriceBookError(f"line 1: the column {column!r} is missing; required are {', '.join(COLUMNS)}")
     for column in found:
         if column not in COLUMNS + OPTIONAL_COLUMNS:
-            raise PriceBookError(
-                f"line 1: {column!r} is no column of a price book; optional are region, term, min_count"
-            )
+            raise PriceBookError(f"line 1: unknown column {column!r}; optional are {', '.join(OPTIONAL_COLUMNS)}")
         if found.count(column) > 1:
-            raise PriceBookError(f"line 1: the column {column!r} is there twice")
+            raise PriceBookError(f"line 1: the column {column!r} occurs twice")
 
 
 def _quotes(rows: "csv.DictReader[str]") -> Iterator[Quote]:
@@ -230,12 +193,12 @@ def _quotes(rows: "csv.DictReader[str]") -> Iterator[Quote]:
             raise PriceBookError(f"line {line}: {error}") from error
         first = lines.setdefault(quote.price_id, line)
         if first != line:
-            raise PriceBookError(f"line {line}: price_id: {quote.price_id!r} is the id of line {first} too")
+            raise PriceBookError(f"line {line}: price_id: {quote.price_id!r} is already the id of line {first}")
         yield quote
 
 
 class _ColumnError(ValueError):
-    """What is wrong in a column of a row."""
+    """An invalid cell of a row."""
 
     def __init__(self, column: str, text: str) -> None:
         super().__init__(f"{column}: {text}")
@@ -252,9 +215,9 @@ def _quote(row: Mapping[str | None, str | None]) -> Quote:
         if len(cells.get(column, "")) > most:
             raise _ColumnError(column, f"is longer than {most} characters")
         if not cells.get(column, "").isprintable():
-            raise _ColumnError(column, "has a character that cannot be printed")
+            raise _ColumnError(column, "contains a character that is not printable")
     if not _is_date(cells["date"]):
-        raise _ColumnError("date", f"{cells['date']!r} is no ISO 8601 date such as 2026-07-15, 2026-07 or 2026")
+        raise _ColumnError("date", f"{cells['date']!r} is not an ISO 8601 date such as 2026-07-15, 2026-07 or 2026")
     return Quote(
         price_id=cells["price_id"],
         accelerator=_accelerator(cells["accelerator"]),
@@ -270,7 +233,7 @@ def _quote(row: Mapping[str | None, str | None]) -> Quote:
 
 
 def _is_date(text: str) -> bool:
-    """Whether it is a year, a month or a day that there is."""
+    """Whether a text is an existing year, month or day in ISO 8601."""
     if not _DATE.fullmatch(text):
         return False
     try:
@@ -290,18 +253,18 @@ def _accelerator(text: str) -> str:
 
 def _hourly(text: str) -> float:
     try:
-        # Python alone reads "1_0" and digits of other scripts.
+        # float() would also accept "1_0" and digits of other scripts.
         hourly = float(text) if re.fullmatch(r"[\d.eE+-]+", text, re.ASCII) else math.nan
     except ValueError:
         hourly = math.nan
     if not 0 <= hourly < 1e6:
-        raise _ColumnError("hourly_price", f"{text[:40]!r} is no number from 0 to 1,000,000")
+        raise _ColumnError("hourly_price", f"{text[:40]!r} is not a number from 0 to 1,000,000")
     return hourly
 
 
 def _currency(text: str) -> str:
     if not is_currency(text):
-        raise _ColumnError("currency", f"{text[:40]!r} is no three-letter code such as USD")
+        raise _ColumnError("currency", f"{text[:40]!r} is not a three-letter code such as USD")
     return text.upper()
 
 
@@ -309,10 +272,10 @@ def _term(text: str) -> Term:
     try:
         return Term(text.lower() or Term.ON_DEMAND.value)
     except ValueError as error:
-        raise _ColumnError("term", f"{text[:40]!r} is none of {', '.join(term.value for term in Term)}") from error
+        raise _ColumnError("term", f"{text[:40]!r} is not one of {', '.join(term.value for term in Term)}") from error
 
 
 def _min_count(text: str) -> int:
     if not re.fullmatch(r"\d{0,5}", text, re.ASCII) or not 1 <= int(text or 1) <= MOST_DEVICES:
-        raise _ColumnError("min_count", f"{text[:40]!r} is no whole number from 1 to {MOST_DEVICES}")
+        raise _ColumnError("min_count", f"{text[:40]!r} is not a whole number from 1 to {MOST_DEVICES}")
     return int(text or 1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each family keeps the projections of a decoder layer: the module names of transformers' models.
+"""Module names of the projections of a decoder layer in transformers' models, by family.
 
-Read from the modules of transformers 5.24 (a test builds every family and compares). Names decide how many parameters
-LoRA has: a projection that is fused with others gets one adapter, not one for each of them.
+Read from the modules of transformers 5.24 (a test builds every family and compares). The number of
+LoRA parameters depends on them: fused projections share one adapter.
 """
 
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from enum import Enum
 
 
 class Role(Enum):
-    """What a projection computes."""
+    """Role of a projection."""
 
     QUERY = "query"
     KEY = "key"
@@ -37,15 +37,15 @@ class Layout:
     attention: Modules
     mlp: Modules
     experts: str = "mlp.experts"
-    """Module whose parameters `gate_up_proj` and `down_proj` stack those of all routed experts."""
+    """Module with the stacked parameters `gate_up_proj` and `down_proj` of all routed experts."""
     shared: str = "mlp.shared_expert"
-    """Module of the expert that every token uses; it has the projections of a Llama MLP."""
+    """Module of the expert that every token uses, with the projections of a Llama MLP."""
     scaled_norms: bool = True
-    """Whether norms have parameters at all."""
+    """Whether norms have parameters."""
     embedding_norm: bool = False
     """Whether a norm follows the embeddings."""
     expanded_keys: bool = False
-    """Whether keys and values are repeated to one per query head before they are cached (prefixes are that wide)."""
+    """Whether keys and values are repeated to one per query head before caching, which widens prefixes."""
 
 
 _QKVO: Modules = (
@@ -55,9 +55,9 @@ _QKVO: Modules = (
     ("self_attn.o_proj", Role.OUTPUT),
 )
 GATED_MLP: Modules = (("gate_proj", Role.GATE), ("up_proj", Role.UP), ("down_proj", Role.DOWN))
-"""Projections of a Llama MLP, and of a shared expert."""
+"""Projections of a Llama MLP and of a shared expert."""
 EXPERTS: Modules = (("gate_up_proj", Role.GATE_UP), ("down_proj", Role.DOWN))
-"""Parameters of transformers' expert modules: gate and up of all experts are one tensor, down another."""
+"""Parameters of transformers' expert modules: one tensor of gate and up, one of down, each of all experts."""
 
 
 def _below(parent: str, modules: Modules) -> Modules:
@@ -65,7 +65,7 @@ def _below(parent: str, modules: Modules) -> Modules:
 
 
 def _fused(attention: str, mlp: str, names: tuple[str, str, str, str]) -> Layout:
-    """A family with one projection for queries, keys and values, and a plain MLP."""
+    """Layout with one projection for queries, keys and values, and an MLP without gate."""
     qkv, output, up, down = names
     return Layout(
         ((f"{attention}.{qkv}", Role.QKV), (f"{attention}.{output}", Role.OUTPUT)),
@@ -74,7 +74,7 @@ def _fused(attention: str, mlp: str, names: tuple[str, str, str, str]) -> Layout
 
 
 LLAMA = Layout(_QKVO, _below("mlp", GATED_MLP))
-"""The layout of most families, taken where the family is unknown."""
+"""Layout of most families, assumed where the family is unknown."""
 _FUSED_MLP: Modules = (("mlp.gate_up_proj", Role.GATE_UP), ("mlp.down_proj", Role.DOWN))
 _NEOX_NAMES = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
 _GPT2 = _fused("attn", "mlp", ("c_attn", "c_proj", "c_fc", "c_proj"))
@@ -120,17 +120,17 @@ LAYOUTS: dict[str, Layout] = {
 
 
 def layout(family: str) -> Layout:
-    """The layout of a family; Llama's where it is unknown."""
+    """Look up the layout of a family; Llama's where it is unknown."""
     return LAYOUTS.get(family, LLAMA)
 
 
 def ends_with(path: str, name: str) -> bool:
-    """Whether a module's path ends in `name`, whole parts only."""
+    """Whether a module's path ends with the whole components of `name`."""
     return path == name or path.endswith(f".{name}")
 
 
 def roles_of(name: str) -> frozenset[Role]:
-    """What the modules of this name compute in any family: for models whose family is unknown."""
+    """Roles of modules with this name in any family, for models of unknown family."""
     return frozenset(role for path, role in _MODULES if ends_with(path, name))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an answer was computed with: formulas, catalogue, prices and calibration, each with the hash of its content."""
+"""Versions of formulas, catalogue, prices and calibration, each with the hash of its content."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from finetree_estimator.catalog.names import raw
 from finetree_estimator.catalog.price_book import PriceBook
 
 ENGINE_ID = "engine-1"
-"""Changes when the same request may get another answer for another reason than its data."""
+"""Changes when formulas change, so that equal requests with equal data may get other answers."""
 ENGINE_DATE = "2026-11-26"
-"""Day of the last such change."""
+"""Day of the last change of the formulas."""
 FORMULAS = ("catalog", "evidence", "memory", "methods", "spec", "timing", "whatif")
-"""Rooms that decide the numbers; the engine's hash covers their modules and those beside the rooms."""
+"""Packages with code that affects numbers; the engine's hash covers them and the modules at the top."""
 CATALOGUE = ("models.csv", "accelerators.csv", "links.csv", "rate_classes.csv", "evidence.csv", "playbook.json")
-"""Data files that decide what is answered beside the price book; the catalogue's hash covers them."""
+"""Data files that the catalogue's hash covers; the price book has its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One versioned piece: a name for people, the hash that proves it, the date of its content."""
+    """A versioned part: name, SHA-256 and date of its content."""
 
     part_id: str
     sha256: str
@@ -31,7 +31,7 @@ class Part:
 
 
 def parts(book: PriceBook, calibration: Part) -> dict[str, Part]:
-    """What this program computes with, by the contract's field names."""
+    """Versions of all parts, by field name of the contract's Revision."""
     return {
         "engine": _engine(),
         "catalogue": _catalogue(),
@@ -41,7 +41,7 @@ def parts(book: PriceBook, calibration: Part) -> dict[str, Part]:
 
 
 def formulas() -> tuple[Part, Part]:
-    """What a prediction of memory and time depends on besides the request."""
+    """Versions of engine and catalogue, on which predictions of memory and time depend."""
     return _engine(), _catalogue()
 
 
@@ -62,5 +62,5 @@ def _catalogue() -> Part:
 
 
 def _day(date: str) -> str:
-    """The first day of a year, a month or a day in ISO 8601: the contract dates a revision by a day."""
+    """Pad a year or a month in ISO 8601 to its first day, as the contract's revision dates are days."""
     return date + "-01" * ((10 - len(date)) // 3) if date else ""

@@ -91,7 +91,7 @@ class Weights:
     """One runs on a CPU, the other does not."""
 
     def where_observed(self) -> "Weights":
-        """The weights where our own program was observed on the very device: neither of them is foreign any more."""
+        """The weights where this suite's program was observed on the device: neither adds distance then."""
         return replace(self, accelerator=0.0, architecture=0.0, program=0.0, cpu=0.0)
 
 

@@ -39,9 +39,9 @@ class LayerActivations:
     """What exists at once while the layer is differentiated: the MLP's three wide tensors (one, where it overwrites
     what it kept), and four of the residual stream's width (traced: 3.7 to 3.8 wide ones)."""
     expert_copies: float
-    """Bytes that adapters of experts cost until the backward pass, whatever the tokens: of all layers."""
+    """Bytes, not per token, that adapters of experts cost in all layers until the backward pass."""
     expert_copy: float
-    """Bytes that adapters of experts cost in the one layer that is differentiated, whatever the tokens."""
+    """Bytes, not per token, that adapters of experts cost in the layer that is differentiated."""
 
     @property
     def saved(self) -> float:

@@ -75,7 +75,7 @@ def _of_logits(run: Run, rows: Rows, moment: Moment, *, spare: float, trained: f
     what the first step's rows leave over.
     """
     if run.loss != "full-logits":
-        # Chunks are equally large whatever the rows.
+        # Chunks have one size.
         return 0.0
     per_logit = c.RENEWED_LOGITS_BYTES[4 if run.activation_bytes == 4 else 2]
     renewed = c.RENEWED_LOGITS * min(moment.transient, per_logit * run.shape.vocab * run.peak_tokens)

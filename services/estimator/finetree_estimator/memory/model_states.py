@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights, gradients, optimizer states and quantization constants: what a device holds whatever the rows, in bytes.
+"""Weights, gradients, optimizer states and quantization constants: what a device holds beside activations, in bytes.
 
 Shards count as what one device has of them.
 """
@@ -47,7 +47,7 @@ class ModelStates:
 
 
 def model_states(run: Run) -> ModelStates:
-    """Bytes that one device of a run holds whatever the rows."""
+    """Bytes that one device of a run holds beside activations."""
     trained = run.trainable_parameters
     head = run.shape.vocab * run.shape.hidden if run.method.trains_base else 0
     spread = run.devices if run.sharding != "replicated" else 1

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Domain values as messages of the contract."""
+"""Conversion of domain values to messages of the contract."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration replies."""
+"""Messages of GetCalibration."""
 
 from finetree_api.estimator.v1 import calibration_pb2
 from finetree_api.types.v1 import evidence_pb2, method_pb2
@@ -17,7 +17,7 @@ from finetree_estimator.messages.provenance import component_message, interval_m
 def calibration_message(
     request: calibration_pb2.GetCalibrationRequest, calibration: Calibration, tokens: PageTokens
 ) -> calibration_pb2.GetCalibrationResponse:
-    """What was learned, and a page of the points, newest first. Raises InvalidArgument PAGE_TOKEN_INVALID."""
+    """Write the corrections and a page of observations, newest first. Raises InvalidArgument (PAGE_TOKEN_INVALID)."""
     device = device_name(request.device, calibration)
     scope = f"calibration/{device}"
     before = tokens.read(scope, request.page_token)
@@ -35,7 +35,7 @@ def calibration_message(
 
 
 def device_name(asked: str, calibration: Calibration) -> str:
-    """The device that is meant: any name of an accelerator, or a processor's in any letter case. "" stays ""."""
+    """Catalogue name of an accelerator, or a processor's name as it was stored; "" stays ""."""
     try:
         return accelerator(asked).name if asked else ""
     except UnknownNameError:
@@ -44,7 +44,7 @@ def device_name(asked: str, calibration: Calibration) -> str:
 
 
 def _position(point: Point) -> str:
-    """Place in the list; sorts like `Point.order`."""
+    """Page position of a point; sorts like `Point.order`."""
     return f"{point.end_time:020}/{point.job}/{point.attempt:020}"
 
 

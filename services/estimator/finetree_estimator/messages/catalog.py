@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of what the catalogue and the price book hold."""
+"""Messages of ListModels, ListAccelerators and ListPrices."""
 
 from finetree_api.estimator.v1 import catalog_pb2
 from finetree_api.types.v1 import model_pb2
@@ -16,7 +16,7 @@ from finetree_estimator.spec.resolve import read_accelerator
 
 
 def model_message(entry: ModelEntry) -> catalog_pb2.Model:
-    """A model of the catalogue."""
+    """Write a model of the catalogue."""
     return catalog_pb2.Model(
         name=entry.name,
         hub_id=entry.hub_id,
@@ -31,7 +31,7 @@ def model_message(entry: ModelEntry) -> catalog_pb2.Model:
 
 
 def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> catalog_pb2.Accelerator:
-    """An accelerator of the catalogue, with the median of its prices."""
+    """Write an accelerator of the catalogue, with the median of its prices."""
     typical = book.typical(entry.name)
     return catalog_pb2.Accelerator(
         name=entry.name,
@@ -53,7 +53,7 @@ def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> catalog_pb2
 
 
 def price_message(quote: Quote) -> catalog_pb2.Price:
-    """A quote of the price book."""
+    """Write a quote of the price book."""
     return catalog_pb2.Price(
         price_id=quote.price_id,
         accelerator=quote.accelerator,
@@ -67,12 +67,12 @@ def price_message(quote: Quote) -> catalog_pb2.Price:
 
 
 def term_value(term: Term) -> catalog_pb2.PriceTerm.ValueType:
-    """How a price is committed to, as the contract has it."""
+    """Convert a term to the contract's enum value."""
     return catalog_pb2.PriceTerm.Value(f"PRICE_TERM_{term.name}")
 
 
 def select_prices(book: PriceBook, request: catalog_pb2.ListPricesRequest) -> list[Quote]:
-    """The quotes that a request asks for, by accelerator and then by price. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
+    """Filter quotes, sorted by accelerator and then by price. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
     quotes = book.of(read_accelerator(request.accelerator).name) if request.accelerator else book.quotes
     provider = request.provider.lower()
     return sorted(
@@ -86,7 +86,7 @@ def select_prices(book: PriceBook, request: catalog_pb2.ListPricesRequest) -> li
 
 
 def _shape(shape: Shape) -> model_pb2.ModelShape:
-    """Everything that the shape counts, so that the message as `model.shape` gives the same estimate."""
+    """Write every dimension, so that the message used as `model.shape` gives an equal estimate."""
     return model_pb2.ModelShape(
         hidden_size=shape.hidden,
         layers=shape.layers,

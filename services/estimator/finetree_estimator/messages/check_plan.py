@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CheckPlan reply."""
+"""Message of CheckPlan."""
 
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
@@ -25,7 +25,7 @@ _UNITS = {
 
 
 def check_plan_response(check: PlanCheck, revision: evidence_pb2.Revision) -> check_plan_pb2.CheckPlanResponse:
-    """The verdict with every limit's finding, and changes after which all pass."""
+    """Write the verdict, the finding of every limit, and changes after which all limits pass."""
     return check_plan_pb2.CheckPlanResponse(
         verdict=_verdict_value(check.verdict),
         checks=[_check(finding, check.fixes.get(finding.rule_id)) for finding in check.findings],
@@ -51,7 +51,7 @@ def _check(finding: Finding, fix: Patch | None) -> check_pb2.Check:
 
 
 def _remedy(trial: Trial) -> estimate_pb2.Remedy:
-    """An alternative with its own memory and fit."""
+    """Write an alternative with the memory and the fit after it."""
     estimate = trial.answer.estimate
     return estimate_pb2.Remedy(
         patches=map(patch_message, trial.alternative.patches),
@@ -62,7 +62,7 @@ def _remedy(trial: Trial) -> estimate_pb2.Remedy:
 
 
 def _outcome(answer: Answer) -> str:
-    """Memory, time and cost of a run in one line."""
+    """Summarize memory, time and cost of a run in one line."""
     estimate = answer.estimate
     parts = [size(estimate.memory.device.expected)]
     if estimate.times is not None:

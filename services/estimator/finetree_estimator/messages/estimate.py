@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An estimate as a message, in each of its views."""
+"""Message of an estimate in the views SUMMARY, BASIC and FULL."""
 
 from collections.abc import Iterable
 
@@ -32,7 +32,7 @@ from finetree_estimator.whatif.remedies import Remedy
 
 
 def summary_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_pb2.Estimate:
-    """The SUMMARY view: totals alone."""
+    """Write the SUMMARY view: totals only."""
     estimate, run = answer.estimate, answer.parsed.run
     message = estimate_pb2.Estimate(
         memory=estimate_pb2.MemoryEstimate(
@@ -54,7 +54,7 @@ def summary_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate
 
 
 def basic_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_pb2.Estimate:
-    """The BASIC view: everything that is computed without a search."""
+    """Write the BASIC view: everything that needs no search."""
     estimate, parsed = answer.estimate, answer.parsed
     examples = parsed.profile.examples if parsed.profile is not None else 0
     figures = compare(parsed.run, estimate, examples=examples, runs_per_month=parsed.request.runs_per_month)
@@ -90,7 +90,7 @@ def full_message(
     smallest_hardware: Iterable[Option],
     offers: Iterable[Offer],
 ) -> estimate_pb2.Estimate:
-    """The FULL view: the BASIC one, and what searches found."""
+    """Write the FULL view: the BASIC view and the results of searches."""
     message = basic_message(answer, revision)
     found = estimate_pb2.Estimate(
         nearest_runs=map(_measured_run, nearest),
@@ -107,14 +107,14 @@ def full_message(
 
 
 def patch_message(patch: Patch) -> check_pb2.SpecPatch:
-    """A new value of one field of a RunSpec."""
+    """Write a new value of one field of a RunSpec."""
     return check_pb2.SpecPatch(
         field_path=patch.path, value=json_format.ParseDict(patch.value, struct_pb2.Value()), summary=patch.summary
     )
 
 
 def _remedy(remedy: Remedy) -> estimate_pb2.Remedy:
-    """Changes that make a run fit, with the device peak after them."""
+    """Write changes that make a run fit, with the device peak after them."""
     return estimate_pb2.Remedy(
         patches=[patch_message(patch) for change in remedy.changes for patch in change.patches],
         device_bytes=interval_message(remedy.peak),
@@ -124,7 +124,7 @@ def _remedy(remedy: Remedy) -> estimate_pb2.Remedy:
 
 
 def _hardware_option(option: Option) -> estimate_pb2.HardwareOption:
-    """Hardware on which a run fits."""
+    """Write hardware on which a run fits."""
     return estimate_pb2.HardwareOption(
         accelerator=option.accelerator,
         count=option.count,
@@ -136,7 +136,7 @@ def _hardware_option(option: Option) -> estimate_pb2.HardwareOption:
 
 
 def _measured_run(near: Near) -> estimate_pb2.MeasuredRun:
-    """A measured run and how far it is."""
+    """Write a measured run and its distance."""
     return estimate_pb2.MeasuredRun(
         description=near.row.description,
         peak_bytes=near.row.peak_bytes,
@@ -147,7 +147,7 @@ def _measured_run(near: Near) -> estimate_pb2.MeasuredRun:
 
 
 def _offer(offer: Offer) -> estimate_pb2.Offer:
-    """A quote with the run on it."""
+    """Write a quote with the hours and the cost of the run on it."""
     return estimate_pb2.Offer(
         price=price_message(offer.quote),
         count=offer.devices,
@@ -158,7 +158,7 @@ def _offer(offer: Offer) -> estimate_pb2.Offer:
 
 
 def verdict_value(verdict: Verdict) -> estimate_summary_pb2.FitVerdict.ValueType:
-    """Whether a run fits, as the contract has it."""
+    """Convert a fit verdict to the contract's enum value."""
     return estimate_summary_pb2.FitVerdict.Value(f"FIT_VERDICT_{verdict.name}")
 
 
@@ -230,7 +230,7 @@ def _confidence(found: Confidence) -> estimate_pb2.EstimateConfidence:
 
 
 def _playbook_figure(compared: Compared) -> estimate_pb2.PlaybookFigure:
-    """A figure of the playbook beside the computed one."""
+    """Write a figure of the playbook with the computed one."""
     figure = compared.figure
     return estimate_pb2.PlaybookFigure(
         kind=estimate_pb2.PlaybookFigureKind.Value(f"PLAYBOOK_FIGURE_KIND_{figure.kind.name}"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers and what they rest on, as messages: intervals, sources, revisions."""
+"""Messages of intervals, sources and revisions."""
 
 from collections.abc import Mapping
 
@@ -9,13 +9,13 @@ from finetree_estimator.catalog.versions import Part
 from finetree_estimator.intervals import Interval, Source
 
 MAX_SOURCES = 32
-"""Sources of an interval, as the contract limits them."""
+"""Most sources of an interval, the contract's limit."""
 MAX_TEXT = 256
-"""Characters of a source's name and locator, as the contract limits them."""
+"""Most characters of a source's name and of its locator, the contract's limit."""
 
 
 def interval_message(interval: Interval) -> evidence_pb2.Interval:
-    """A predicted number with its sources."""
+    """Write an interval with its sources."""
     return evidence_pb2.Interval(
         low=interval.low,
         expected=interval.expected,
@@ -26,19 +26,19 @@ def interval_message(interval: Interval) -> evidence_pb2.Interval:
 
 
 def money_interval(interval: Interval | None, currency: str) -> evidence_pb2.MoneyInterval | None:
-    """A predicted amount of money, or None for a field that stays unset."""
+    """Write an interval of money; None leaves the field unset."""
     if interval is None:
         return None
     return evidence_pb2.MoneyInterval(amount=interval_message(interval), currency_code=currency)
 
 
 def optional_interval(interval: Interval | None) -> evidence_pb2.Interval | None:
-    """A predicted number, or None for a field that stays unset."""
+    """Write an interval; None leaves the field unset."""
     return interval_message(interval) if interval is not None else None
 
 
 def provenance_message(source: Source) -> evidence_pb2.Provenance:
-    """Where a number comes from."""
+    """Write the source of a number."""
     return evidence_pb2.Provenance(
         kind=evidence_pb2.ProvenanceKind.Value(f"PROVENANCE_KIND_{source.kind.name}"),
         source=source.name[:MAX_TEXT],
@@ -48,10 +48,10 @@ def provenance_message(source: Source) -> evidence_pb2.Provenance:
 
 
 def revision_message(parts: Mapping[str, Part]) -> evidence_pb2.Revision:
-    """What an answer was computed with, part by part."""
+    """Write the versions that an answer was computed with."""
     return evidence_pb2.Revision(**{name: component_message(part) for name, part in parts.items()})
 
 
 def component_message(part: Part) -> evidence_pb2.RevisionComponent:
-    """Name, hash and date of one versioned part."""
+    """Write name, hash and date of one versioned part."""
     return evidence_pb2.RevisionComponent(id=part.part_id, sha256=part.sha256, date=part.date)

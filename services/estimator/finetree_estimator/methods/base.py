@@ -236,11 +236,11 @@ class Method(ABC):
         return 0.0
 
     def decomposition_traffic(self, setup: Setup) -> float:  # noqa: ARG002
-        """Bytes of a pass in which weights are decomposed into magnitude and direction, whatever the tokens."""
+        """Bytes, not per token, of a pass in which weights are decomposed into magnitude and direction."""
         return 0.0
 
     def dequantization_traffic(self, setup: Setup) -> float:  # noqa: ARG002
-        """Bytes that unpacking the base moves in one pass, whatever the tokens."""
+        """Bytes that unpacking the base moves in one pass, independent of the number of tokens."""
         return 0.0
 
     def slowest_dequantization_traffic(self, setup: Setup) -> float:  # noqa: ARG002

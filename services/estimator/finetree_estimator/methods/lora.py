@@ -162,7 +162,7 @@ class Lora(Method):
         return float(setup.shape.layers * (into + out))
 
     def decomposition_traffic(self, setup: Setup) -> float:
-        """Bytes of a pass in which DoRA finds the norms of the adapted weights, whatever the tokens.
+        """Bytes of a pass in which DoRA finds the norms of the adapted weights, independent of the number of tokens.
 
         The product of an adapter's matrices is written, read and added to the weights, and the sum's norm is taken
         (PEFT).

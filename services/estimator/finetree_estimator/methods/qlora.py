@@ -175,7 +175,7 @@ class Qlora(Lora):
         return adapters + float(passes * (4 + setup.compute_bytes) * numbers)
 
     def dequantization_traffic(self, setup: Setup) -> float:
-        """Bytes that unpacking the base before its products moves in one pass, whatever the tokens."""
+        """Bytes that unpacking the base before its products moves in one pass, independent of the number of tokens."""
         return linear_weights(setup.shape) * DEQUANTIZE_BYTES
 
     def slowest_dequantization_traffic(self, setup: Setup) -> float:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a RunSpec message to the run that the formulas see."""
+"""Conversion of a request to a `Run`, the input of the formulas."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a request to the run that the formulas see: defaults filled in, names looked up, contradictions refused."""
+"""Conversion of a request to a `Run`: fills in defaults, looks up names, refuses contradictions."""
 
 from dataclasses import dataclass
 
@@ -17,14 +17,14 @@ from finetree_estimator.spec.resolve import Knowledge, read_device, read_model, 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A request, its RunSpec with every default filled in, and the run that they describe."""
+    """A request, its resolved RunSpec, and the run that they describe."""
 
     request: estimate_pb2.EstimateRunRequest
-    """Not to be changed."""
+    """The caller's message; must not be modified."""
     spec: run_spec_pb2.RunSpec
-    """A copy of the request's spec."""
+    """A copy of the request's spec with every default filled in."""
     profile: training_data_pb2.DatasetProfile | None
-    """What is known of the training data; None where nothing is."""
+    """Row counts and lengths of the training data; None where unknown."""
     run: Run
 
 
@@ -80,7 +80,7 @@ def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge
 
 
 def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSpec) -> estimate_pb2.EstimateRunRequest:
-    """A copy of the request with another spec, and without fallbacks."""
+    """Copy a request with another spec and without fallbacks."""
     changed = estimate_pb2.EstimateRunRequest()
     changed.CopyFrom(request)
     changed.ClearField("fallbacks")
@@ -89,8 +89,8 @@ def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSp
 
 
 def _require(spec: run_spec_pb2.RunSpec) -> None:
-    """Refuse a spec without what has no default."""
+    """Raise InvalidArgument where a setting without a default is missing."""
     if spec.WhichOneof("method") is None:
-        raise invalid_field("spec.method", f"choose one of {', '.join(READERS)}")
+        raise invalid_field("spec.method", f"set one of {', '.join(READERS)}")
     if spec.hardware.WhichOneof("device") is None:
-        raise invalid_field("spec.hardware", "name an accelerator, describe a CPU, or give a memory class")
+        raise invalid_field("spec.hardware", "set one of accelerator, cpu, unknown_accelerator")

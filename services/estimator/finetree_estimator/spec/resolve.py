@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a spec names: its model's shape, its device, its price."""
+"""Lookup of what a spec names: the model's shape, the device, the price."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from finetree_estimator.catalog.hf_config import ConfigError, Described
 from finetree_estimator.catalog.models import model as catalogue_model
 from finetree_estimator.catalog.models import unknown_reason
 from finetree_estimator.catalog.names import UnknownNameError
-from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote, Rented
+from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote
 from finetree_estimator.catalog.projections import LAYOUTS
 from finetree_estimator.remarks import Remark
 
@@ -27,14 +27,14 @@ _NO_GPU = {"cpu", "none", "no", "no gpu"}
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
-    """What a request is read with: prices, and the folder of model configurations if there is one."""
+    """Data that requests are resolved with: prices, and the folder of model configurations if there is one."""
 
     prices: PriceBook
     model_root: Path | None = None
 
 
 def read_model(model: model_pb2.ModelSource, knowledge: Knowledge) -> Described:
-    """Dimensions of the base model, and what was guessed. Raises NotFound (MODEL_NOT_FOUND) and InvalidArgument."""
+    """Look up the base model's dimensions. Raises NotFound (MODEL_NOT_FOUND) and InvalidArgument."""
     source = model.WhichOneof("source")
     if source == "shape":
         return _given_shape(model.shape)
@@ -51,9 +51,9 @@ def read_model(model: model_pb2.ModelSource, knowledge: Knowledge) -> Described:
 def read_device(
     hardware: hardware_pb2.Hardware, *, fp32: bool, matrix_rates: hardware_pb2.MatrixRates | None = None
 ) -> Device:
-    """What a run trains on. Raises NotFound (ACCELERATOR_NOT_FOUND), InvalidArgument (ACCELERATOR_NOT_SUPPORTED).
+    """Look up the device. Raises NotFound (ACCELERATOR_NOT_FOUND) and InvalidArgument (ACCELERATOR_NOT_SUPPORTED).
 
-    `matrix_rates` are what was measured of the CPU that trains, if it was.
+    `matrix_rates` are measured rates of the CPU that trains.
     """
     kind = hardware.WhichOneof("device")
     if kind == "cpu":
@@ -70,7 +70,7 @@ def read_device(
 
 
 def _named_device(name: str, *, fp32: bool) -> Device:
-    """A named accelerator. A name that the catalogue lacks may still tell of a maker that is not supported."""
+    """Look up a named accelerator; a name outside the catalogue may still reveal a vendor that is not supported."""
     try:
         entry = read_accelerator(name)
     except NotFound as error:
@@ -82,40 +82,40 @@ def _named_device(name: str, *, fp32: bool) -> Device:
     device = devices.known(entry, fp32=fp32)
     if others := other_memories(name):
         sizes = " and ".join(f"{other.marketed_gb:g} GB ({other.name})" for other in others)
-        text = f"{name[:64]!r} is taken for {entry.display_name}; it is sold with {sizes} as well"
+        text = f"{name[:64]!r} is read as {entry.display_name}; it is also sold with {sizes}"
         remark = Remark("ACCELERATOR_MEMORY_ASSUMED", text, "spec.hardware.accelerator")
         device = replace(device, remarks=(remark, *device.remarks))
     return device
 
 
 def read_accelerator(name: str) -> AcceleratorEntry:
-    """The accelerator with this name, supported or not. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
+    """Look up an accelerator by name, supported or not. Raises NotFound (ACCELERATOR_NOT_FOUND)."""
     try:
         return accelerator(name)
     except UnknownNameError as error:
         text = (
             f"no accelerator {name!r} in the catalogue{_or_nearest(error)}{_elsewhere(name)}; ListAccelerators lists "
-            "all, hardware.unknown_accelerator takes any memory class"
+            "all, hardware.unknown_accelerator accepts any memory size"
         )
         raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": name}) from error
 
 
 def _elsewhere(name: str) -> str:
-    """Where in a request what a name tells of is said."""
+    """Name the field that is meant, where a name contains a count or means a machine without a GPU."""
     if name.strip().casefold() in _NO_GPU:
-        return "; a machine without a GPU is hardware.cpu"
-    return "; how many there are is said in hardware.count" if device_names.counted(name)[0] else ""
+        return "; for a machine without a GPU set hardware.cpu"
+    return "; set the number of devices in hardware.count" if device_names.counted(name)[0] else ""
 
 
 def _not_supported(what: str) -> InvalidArgument:
-    path, text = "spec.hardware.accelerator", f"{what}; ListAccelerators says which are"
+    path, text = "spec.hardware.accelerator", f"{what}; ListAccelerators lists those that are supported"
     return InvalidArgument("ACCELERATOR_NOT_SUPPORTED", f"{path}: {text}", violations=[(path, text)])
 
 
 def device_key(hardware: hardware_pb2.Hardware) -> str:
-    """What runs on equal devices have in common: the catalogue's name, or a processor's name and its cores.
+    """Key that runs on equal devices share: the catalogue's name, or a processor's name and its cores.
 
-    "" where neither is known. Raises UnknownNameError for an accelerator that the catalogue does not have.
+    Empty where neither is known. Raises UnknownNameError for an accelerator that the catalogue does not have.
     """
     kind = hardware.WhichOneof("device")
     if kind == "accelerator":
@@ -133,21 +133,20 @@ def model_family(model: model_pb2.ModelSource) -> str:
         return ""
 
 
-def read_payment(spec: run_spec_pb2.RunSpec, book: PriceBook) -> Owned | Rented | None:
-    """How a run is paid; None where no price is known. Raises InvalidArgument and NotFound (PRICE_NOT_FOUND).
+def read_payment(spec: run_spec_pb2.RunSpec, book: PriceBook) -> Owned | Quote | None:
+    """Look up the price of a run; None where none is known. Raises InvalidArgument and NotFound (PRICE_NOT_FOUND).
 
-    A named accelerator without terms is taken as rented at the lowest price of the book for so many devices.
+    A named accelerator without `ownership` is rented at the lowest price in the book for the number of devices.
     """
     if spec.ownership.WhichOneof("kind") == "owned":
         return _owned(spec.ownership.owned)
     hardware, price_id = spec.hardware, spec.ownership.rented.price_id
     name = accelerator(hardware.accelerator).name if hardware.accelerator else ""
-    quote = _quote(price_id, name, book) if price_id else book.cheapest(name, max(1, hardware.count))
-    return quote.terms() if quote is not None else None
+    return _quote(price_id, name, book) if price_id else book.cheapest(name, max(1, hardware.count))
 
 
 def _owned(owned: hardware_pb2.OwnedHardware) -> Owned:
-    """Terms of owned hardware: its electricity, which costs nothing where no price is given."""
+    """Read the price of electricity of owned hardware; 0 where none is given."""
     return Owned(to_float(owned.price_per_kwh), owned.price_per_kwh.currency_code or "USD", owned.watts)
 
 
@@ -184,17 +183,17 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
     if (problem := contradiction(shape)) is not None:
         raise invalid_field(f"spec.model.shape.{problem.field}", problem.text)
     if not given.head_dim and given.hidden_size % given.attention_heads:
-        text = "is needed: hidden_size is no multiple of attention_heads"
+        text = "is required: hidden_size is not a multiple of attention_heads"
         raise invalid_field("spec.model.shape.head_dim", text)
     if not shape.guessed:
         return Described(shape)
-    text = f"the family {family!r} is not known: module names are taken to be a Llama's"
+    text = f"the family {family!r} is unknown: module names are assumed to be those of Llama"
     return Described(shape, (Remark("MODEL_FAMILY_UNKNOWN", text, "spec.model.shape.family"),))
 
 
 def _shape_of_path(path: str, root: Path | None) -> Described:
     if root is None:
-        text = "only a trainer knows local models; name a model of the catalogue or give model.shape"
+        text = "this server reads no local models; name a model of the catalogue or give model.shape"
         raise NotFound("MODEL_NOT_FOUND", f"spec.model.path: {text}", violations=[("spec.model.path", text)])
     file = hf_config.find(root, path)
     if file is None:
@@ -203,7 +202,7 @@ def _shape_of_path(path: str, root: Path | None) -> Described:
     try:
         return hf_config.read(file)
     except ConfigError as error:
-        raise invalid_field("spec.model.path", f"{path!r} describes no known model: {error}") from error
+        raise invalid_field("spec.model.path", f"{path!r} cannot be used: {error}") from error
 
 
 def _quote(price_id: str, accelerator: str, book: PriceBook) -> Quote:
@@ -211,20 +210,21 @@ def _quote(price_id: str, accelerator: str, book: PriceBook) -> Quote:
         quote = book.find(price_id)
     except UnknownNameError as error:
         text = (
-            f"no price {price_id!r} in the price book{_or_nearest(error)}; ListPrices lists all, '' takes the cheapest"
+            f"no price {price_id!r} in the price book{_or_nearest(error)}; ListPrices lists all, without price_id the "
+            "cheapest is used"
         )
         raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id}) from error
     if quote.accelerator != accelerator:
-        text = f"the price {price_id!r} is for {quote.accelerator}, not for {accelerator or 'this device'}"
+        text = f"the price {price_id!r} is of {quote.accelerator}, not of {accelerator or 'this device'}"
         raise NotFound("PRICE_NOT_FOUND", text, metadata={"price_id": price_id})
     return quote
 
 
 def _instead(error: UnknownNameError) -> str:
-    """What to do about a model that is not known: what its name tells, or the nearest ones."""
+    """Advice for an unknown model: the reason that its name shows, or the most similar names."""
     if reason := unknown_reason(error.name):
-        return f"; {reason}. ListModels lists those that are known"
-    return f"{_or_nearest(error)}; ListModels lists all, model.shape takes any"
+        return f"; {reason}. ListModels lists the known models"
+    return f"{_or_nearest(error)}; ListModels lists all, model.shape accepts any"
 
 
 def _or_nearest(error: UnknownNameError) -> str:

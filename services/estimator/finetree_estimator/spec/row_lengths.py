@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Row lengths after truncation, from what a dataset profile says."""
+"""Row lengths after truncation, from a dataset profile."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,14 +11,14 @@ from finetree_estimator.run import LengthRange, Rows
 def rows_of(
     profile: training_data_pb2.DatasetProfile, *, sequence_length: int, learns_all: bool, share: float = 1.0
 ) -> Rows:
-    """Lengths in tokens of the share of a dataset's rows that a run sees.
+    """Compute the number of rows and their lengths in tokens, of a share of a dataset.
 
-    A bucket's rows are taken to lie in its middle; the total of tokens, where given, corrects that. Without buckets
-    all rows have the mean length, without a total the sequence length.
+    The rows of a bucket are assumed to lie in its middle; the total number of tokens, where given, corrects that.
+    Without buckets all rows have the mean length, and without a total the sequence length.
     """
     examples, total_tokens = profile.examples, profile.total_tokens
     count = max(1, round(examples * share))
-    # Where the share of learned tokens is unknown, all of them are taken as learned.
+    # Where the share of target tokens is unknown, all tokens count as targets.
     target = profile.target_fraction if profile.HasField("target_fraction") and not learns_all else 1.0
     buckets = list(_buckets(profile))
     rows = sum(number for _, _, number in buckets)
@@ -54,7 +54,7 @@ def rows_of(
 def _length_ranges(
     buckets: Iterable[tuple[float, int, int]], scale: float, limit: int, rows: int
 ) -> Iterator[LengthRange]:
-    """The buckets, each spread as far below its mean length as it reaches above it; what is beyond the limit is cut."""
+    """Ranges of row lengths: each bucket spread symmetrically around its mean; rows beyond the limit are truncated."""
     lower, cut = 0, 0.0
     for middle, upper, number in buckets:
         shortest = min(float(upper), max(lower + 1.0, 2 * middle * scale - upper))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of a resolved RunSpec as the formulas' plain values."""
+"""Conversion of the settings of a resolved RunSpec to plain values."""
 
 from typing import NamedTuple
 
@@ -71,7 +71,7 @@ class NumberSizes(NamedTuple):
     compute: int
     """Of activations."""
     master: int
-    """Of trained weights, their gradients and optimizer moments."""
+    """Of trained weights, gradients and optimizer moments."""
 
 
 def is_fp32(spec: run_spec_pb2.RunSpec) -> bool:
@@ -80,12 +80,12 @@ def is_fp32(spec: run_spec_pb2.RunSpec) -> bool:
 
 
 def device_count(spec: run_spec_pb2.RunSpec) -> int:
-    """Devices that a run has; one where the spec does not say."""
+    """Number of devices; 1 where the spec gives none."""
     return max(1, spec.hardware.count)
 
 
 def number_sizes(spec: run_spec_pb2.RunSpec, program: Program, *, trains_base: bool) -> NumberSizes:
-    """Bytes per number of weights, activations and what is trained."""
+    """Bytes per number of weights, activations and trained parameters."""
     if is_fp32(spec):
         return NumberSizes(4, 4, 4)
     devices = device_count(spec)
@@ -96,7 +96,7 @@ def number_sizes(spec: run_spec_pb2.RunSpec, program: Program, *, trains_base: b
         return _master_sizes(program, sharding, devices) if float32_master else NumberSizes(2, 2, 2)
     if trains_base and devices > 1 and sharding == "full":
         return _master_sizes(program, sharding, devices)
-    # Adapters are float32 whatever the base is (PEFT's autocast_adapter_dtype, and the worker's rule).
+    # Adapters are float32 for every base precision (PEFT's autocast_adapter_dtype, and the worker's rule).
     frozen_mixed = not trains_base and not bf16
     return NumberSizes(program.mixed_base_bytes if frozen_mixed else 2, 2, 4)
 
@@ -104,8 +104,8 @@ def number_sizes(spec: run_spec_pb2.RunSpec, program: Program, *, trains_base: b
 def _master_sizes(program: Program, sharding: str, devices: int) -> NumberSizes:
     """Bytes per number of a fully trained model whose shards are float32.
 
-    FSDP gathers 16-bit weights from them and keeps none. DeepSpeed keeps them beside, and its engine does so on one
-    device as well, whose shard is the whole (single_partition_of_fp32_groups).
+    FSDP gathers 16-bit weights from them and keeps none. DeepSpeed keeps 16-bit weights in addition, also on a single
+    device, whose shard is the whole model (single_partition_of_fp32_groups).
     """
     if program.casts_module and (devices == 1 or sharding in ("gradients", "full")):
         return NumberSizes(2, 2, 4)
@@ -113,9 +113,9 @@ def _master_sizes(program: Program, sharding: str, devices: int) -> NumberSizes:
 
 
 def training_program(spec: run_spec_pb2.RunSpec) -> Program:
-    """The program that trains, as the spec uses it.
+    """Look up the training program and apply the spec's options to it.
 
-    Raises InvalidArgument where the spec says of this suite's worker what it does not do.
+    Raises InvalidArgument for options that finetree's worker does not have.
     """
     wanted = spec.program
     program = _PROGRAMS[wanted.program]
@@ -132,28 +132,28 @@ def training_program(spec: run_spec_pb2.RunSpec) -> Program:
         cache=_CACHES.get(wanted.allocator_cache, ""),
         casts_module=wanted.sharding_library == training_pb2.SHARDING_LIBRARY_DEEPSPEED,
     )
-    # A loss in chunks is TRL's, which takes a quantized base as it was loaded.
+    # The chunked loss is TRL's, which leaves the rest of a quantized base in the precision it was loaded in.
     trl = program is TRANSFORMERS and spec.loss_kernel == training_pb2.LOSS_KERNEL_CHUNKED
     return unraised(used) if trl else used
 
 
 def _require_worker(wanted: training_pb2.ProgramSettings) -> None:
-    """Refuse what this suite's worker does not do. Raises InvalidArgument."""
+    """Raise InvalidArgument for options that finetree's worker does not have."""
     if wanted.compile:
-        text = "this suite's worker runs eagerly; leave it out, or name the program that compiles"
+        text = "finetree's worker does not compile; leave it unset, or name another program"
         raise invalid_field("spec.program.compile", text)
     if wanted.allocator_cache not in _WORKER_CACHES:
-        text = "this suite's worker uses expandable segments; leave it out, or name the program that trains"
+        text = "finetree's worker uses expandable segments; leave it unset, or name another program"
         raise invalid_field("spec.program.allocator_cache", text)
     if wanted.sharding_library not in _WORKER_LIBRARIES:
-        text = "this suite's worker uses fully_shard; take SHARDING_LIBRARY_FSDP2, or name the program that trains"
+        text = "finetree's worker uses fully_shard; set SHARDING_LIBRARY_FSDP2, or name another program"
         raise invalid_field("spec.program.sharding_library", text)
 
 
 def training_rows(
     spec: run_spec_pb2.RunSpec, profile: training_data_pb2.DatasetProfile | None, sequence_length: int
 ) -> Rows | None:
-    """Rows that a run trains on, cut at a sequence length in tokens; None where their number is unknown."""
+    """Training rows, truncated at a sequence length in tokens; None where their number is unknown."""
     if profile is None or profile.examples == 0:
         return None
     share = 1.0 - _split_fraction(spec.evaluation)
@@ -165,7 +165,7 @@ def held_out_rows(
     spec: run_spec_pb2.RunSpec,
     profile: training_data_pb2.DatasetProfile | None,
 ) -> Rows | None:
-    """Rows that are evaluated without being trained on; None where there are none, or nothing is known of them."""
+    """Held-out rows of the evaluation; None where there are none or their number is unknown."""
     length = spec.training.sequence_length
     if request.HasField("evaluation_profile"):
         return _rows(spec, request.evaluation_profile, length)
@@ -177,7 +177,7 @@ def held_out_rows(
 
 
 def evaluation_plan(wanted: training_pb2.Evaluation, rows: Rows | None, steps: int) -> EvaluationPlan:
-    """Evaluations on held-out rows of a run of so many steps."""
+    """Plan the evaluations of a run of `steps` optimizer steps."""
     return EvaluationPlan(
         rows=rows,
         generate=training_pb2.METRIC_EXACT_MATCH in wanted.metrics,
@@ -190,7 +190,7 @@ def evaluation_plan(wanted: training_pb2.Evaluation, rows: Rows | None, steps: i
 
 
 def _split_fraction(wanted: training_pb2.Evaluation) -> float:
-    """Share of the training rows that is held out; none where the spec names a dataset to evaluate on."""
+    """Share of the training rows that is held out; 0 where the spec names a dataset to evaluate on."""
     return 0.0 if wanted.HasField("dataset") else wanted.split_fraction
 
 

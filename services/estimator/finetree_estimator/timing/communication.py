@@ -21,7 +21,7 @@ def waiting_seconds(run: Run) -> float:
     return c.GATHERS * run.shape.layers * run.program.gather_overhead if run.sharded else 0.0
 
 
-def held_up_seconds(run: Run) -> float:
+def delay_seconds(run: Run) -> float:
     """Seconds that each micro-batch may wait longer: devices without a link of their own share a board's few lanes.
 
     Sharded weights then come over the slot's bus and through the host's memory, and nothing of it is hidden.

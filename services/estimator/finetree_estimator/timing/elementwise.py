@@ -37,7 +37,7 @@ class Traffic:
 def layer_traffic(run: Run, *, fused: bool) -> Traffic:
     """Bytes per token that the operations of one layer move between its products.
 
-    `fused`: by hand-fused kernels, whatever the program.
+    `fused`: by hand-fused kernels, in any program.
     """
     fused = fused or run.program.compiled or run.program.fused_kernels
     kernels = _norms(run, fused=fused) + _rotary(run, fused=fused) + _mlp(run, fused=fused)

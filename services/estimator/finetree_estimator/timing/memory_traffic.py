@@ -13,7 +13,7 @@ from finetree_estimator.run import Rows, Run
 def score_traffic(run: Run) -> float:
     """Bytes per token that attention's scores move in a step where each operation goes over them by itself.
 
-    Scores of a whole padded row, whatever is masked.
+    Of all scores of a padded row, masked ones too.
     """
     forward, backward = _bytes_per_score(run)
     moved = forward * (2 if run.checkpointing else 1) + backward

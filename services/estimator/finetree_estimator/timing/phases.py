@@ -11,11 +11,11 @@ from finetree_estimator.intervals import Interval, together, total
 from finetree_estimator.memory.model_states import state_bytes
 from finetree_estimator.run import EvaluationPlan, Rows, Run
 from finetree_estimator.timing.step_time import (
+    delay_seconds,
     forward_elementwise_seconds,
     forward_flops,
     forward_overhead_seconds,
-    held_up_seconds,
-    spared_seconds,
+    saving_seconds,
     step_of,
     step_seconds,
 )
@@ -59,8 +59,8 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
     tokens = step.micro_batches * step.tokens * run.devices
     below, above = _rate_ends(run, rows)
     seconds = step_seconds(run, rows, step)
-    low = (seconds - step.micro_batches * spared_seconds(run, rows, step)) * (1 - below)
-    high = seconds * (1 + above) + step.micro_batches * held_up_seconds(run)
+    low = (seconds - step.micro_batches * saving_seconds(run, rows, step)) * (1 - below)
+    high = seconds * (1 + above) + step.micro_batches * delay_seconds(run)
     evaluation = evaluation_seconds(run, run.evaluation)
     # What goes with the device's rate rests on its sources too.
     sources = together(_CPU_RATE if run.on_cpu else _GPU_RATE, run.device.sources)
@@ -119,7 +119,7 @@ def evaluation_seconds(run: Run, plan: EvaluationPlan) -> float:
     if plan.generate:
         longest = float(plan.max_new_tokens)
         learned = c.ANSWER_SPREAD * plan.rows.mean * plan.rows.target_fraction + 1
-        # An untrained model rambles to the limit; a trained one has learned to stop.
+        # An untrained model generates to the limit; a trained one has learned to stop.
         seconds += plan.before * _generation_seconds(run, plan.rows, longest)
         trained = plan.after + (plan.during if plan.generate_during else 0)
         seconds += trained * _generation_seconds(run, plan.rows, min(longest, learned))

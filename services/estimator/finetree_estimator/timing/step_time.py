@@ -90,7 +90,7 @@ def training_flops(run: Run, rows: Rows, step: Step) -> float:
     """
     forward, again = forward_flops(run, rows), 1.0 if run.checkpointing else 0.0
     dense = forward.dense * (1.0 + run.method.backward_flops_factor(run.shape) + again)
-    # Attention's backward pass is the same whatever is trained.
+    # Attention's backward pass does not depend on what is trained.
     attention = forward.attention * (1.0 + c.ATTENTION_BACKWARD + again) / _attention_share(run)
     head_passes = 3.0 if run.method.trains_base else 2.0
     if _computes_head_again(run, rows, step):
@@ -165,7 +165,7 @@ def _pass_share(run: Run) -> float:
     return _passes(run) / 3
 
 
-# --------------------------------------------------------------------------------------------- whatever the tokens are
+# ---------------------------------------------------------------------------- independent of the number of tokens
 
 
 def overhead_seconds(run: Run) -> float:
@@ -177,7 +177,7 @@ def overhead_seconds(run: Run) -> float:
 
 
 def _weight_traffic(run: Run) -> float:
-    """Bytes that unpacking, decomposing and casting weights move in a micro-batch, whatever its tokens."""
+    """Bytes that unpacking, decomposing and casting weights move in a micro-batch, independent of its tokens."""
     unpacked = (_passes(run) - 1) * run.method.dequantization_traffic(run)
     return unpacked + (_passes(run) - 2) * run.method.decomposition_traffic(run) + weight_cast_traffic(run)
 
@@ -209,16 +209,16 @@ def forward_overhead_seconds(run: Run) -> float:
 # ------------------------------------------------------------------------------------------------- the interval's ends
 
 
-def held_up_seconds(run: Run) -> float:
+def delay_seconds(run: Run) -> float:
     """Seconds that a micro-batch may take longer for reasons that no rate has: host, kernels, links between devices."""
     if run.on_cpu:
         return 0.0
     slower = (_passes(run) - 1) * run.method.slowest_dequantization_traffic(run)
     host = _call_seconds(run) * c.SLOWEST_HOST
-    return host + slower / run.device.bandwidth + communication.held_up_seconds(run)
+    return host + slower / run.device.bandwidth + communication.delay_seconds(run)
 
 
-def spared_seconds(run: Run, rows: Rows, step: Step) -> float:
+def saving_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds that a micro-batch may take less: waiting hides behind computing, and a loop's loss may be compiled."""
     waiting = communication.waiting_seconds(run)
     hidden = min(waiting, _computing_seconds(run, rows, step)) if waiting else 0.0

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What would fit and what would pass: changes to a run, other hardware, limits of a policy."""
+"""Searches around an estimate: changes that make a run fit, other hardware, and checks against a policy."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes to a run that might keep its limits, each held against them; and why none does, where none does."""
+"""Search for changes after which a run passes the limits of a policy, and the reason where none is found."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -22,37 +22,37 @@ from finetree_estimator.whatif.fallbacks import Answer, answer_request
 from finetree_estimator.whatif.policy import Finding, Limit, Metric, Verdict
 
 MAX_DEVICES = 8
-"""Devices up to which more of them are proposed: those of one machine."""
+"""Most devices that are proposed: one machine's."""
 FASTEST = 4
-"""Accelerators that are tried for their speed alone."""
+"""Number of accelerators that are tried for their speed."""
 MAX_REMEDIES = 4
-"""Remedies that an answer holds."""
+"""Most remedies in an answer."""
 ALIKE = 2
-"""Of those, how many may begin with a change to the same setting: four accelerators would hide everything else."""
+"""Most remedies that begin with the same setting, so that four accelerators do not displace all other kinds."""
 GROWING = (Metric.COST, Metric.MONTHLY_COST, Metric.DURATION_SECONDS, Metric.ENERGY_KWH, Metric.CARBON_KG)
-"""Metrics that grow with the length of a run."""
+"""Metrics that grow with the duration of a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """Changes to a spec, in one line for people."""
+    """Changes to a spec, with a summary of one line."""
 
     patches: tuple[Patch, ...]
     summary: str
 
     def and_then(self, other: "Alternative") -> "Alternative":
-        """Both changes."""
+        """Combine two alternatives."""
         return Alternative((*self.patches, *other.patches), f"{self.summary}, {other.summary}")
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """An alternative, the answer to the request with it, and what each limit of the policy says of that."""
+    """An alternative, the answer to the changed request, and the findings of a policy on it."""
 
     alternative: Alternative
     answer: Answer
     findings: dict[str, Finding]
-    """By the rule's id."""
+    """By rule id."""
 
     @property
     def passes(self) -> bool:
@@ -60,13 +60,13 @@ class Trial:
         return all(finding.verdict is Verdict.PASS for finding in self.findings.values())
 
     def keeps(self, rule_id: str) -> bool:
-        """Whether this limit passes, whatever the others say."""
+        """Whether one limit passes."""
         return self.findings[rule_id].verdict is Verdict.PASS
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Tries alternatives to a run that was answered."""
+    """Search for alternatives to an answered run."""
 
     limits: tuple[Limit, ...]
     answer: Answer
@@ -74,11 +74,11 @@ class Search:
     calibration: Calibration = EMPTY
 
     def trials(self) -> list[Trial]:
-        """Alternatives, the least harmful first; where none passes by itself, also each with a shorter run."""
+        """Try alternatives, the least harmful first; where none passes, also each of them with a shorter run."""
         alone = list(self._tried(self._alternatives()))
         if any(trial.passes for trial in alone):
             return alone
-        # What grows with a run's length is brought down last, from where another change has brought everything else.
+        # A shorter run comes last: how much shorter it must be depends on the other change.
         both = [
             trial.alternative.and_then(shorter)
             for trial in alone
@@ -92,7 +92,7 @@ class Search:
                 yield trial
 
     def _trial(self, alternative: Alternative) -> Trial | None:
-        """None where the alternative contradicts the rest of the run, or does not fit the hardware that it proposes."""
+        """Answer the request with an alternative; None where it conflicts, or does not fit the new hardware."""
         request = self.answer.parsed.request
         changed = with_spec(request, apply_patches(request.spec, alternative.patches))
         try:
@@ -105,7 +105,7 @@ class Search:
         return Trial(alternative, other, found)
 
     def _alternatives(self) -> Iterator[Alternative]:
-        """Changes to what the request says."""
+        """Generate alternatives to the request's spec."""
         free = movable(self.answer.parsed.request.spec)
         if self._too_large():
             yield from self._lighter()
@@ -117,27 +117,27 @@ class Search:
         yield from shorter_runs(self.limits, self.answer)
 
     def _too_large(self) -> bool:
-        """Whether the peak may exceed a limit of the policy, or the device that it is to fit."""
+        """Whether the upper end of the peak exceeds the policy's memory limit, or the device where it must fit."""
         peak, usable = self.answer.estimate.memory.device.high, self.answer.parsed.run.device.usable_bytes
         must_fit = any(limit.metric is Metric.FIT for limit in self.limits)
         return peak > (self._device_bytes() or math.inf) or (must_fit and 0 < usable < peak)
 
     def _device_bytes(self) -> int:
-        """The policy's limit of a device's peak; 0 where it has none."""
+        """Limit of the device peak in bytes; 0 where the policy has none."""
         return next((int(limit.bound) for limit in self.limits if limit.metric is Metric.DEVICE_BYTES), 0)
 
     def _lighter(self) -> Iterator[Alternative]:
-        """Changes after which the run fits, or stays below the policy's limit."""
+        """Generate changes that lower memory until the run fits and is below the policy's limit."""
         parsed, correction = self.answer.parsed, self.answer.correction
         found = remedies.search(parsed, self.knowledge, correction, limit_bytes=self._device_bytes())
         if not found and (least := remedies.furthest(parsed, self.knowledge, correction)) is not None:
-            found = [least]  # it will not do either, but says how far the limit is
+            found = [least]  # does not pass, but shows how near the limit can be reached
         for remedy in found:
             patches = tuple(patch for change in remedy.changes for patch in change.patches)
             yield Alternative(patches, _said(patch.summary for patch in patches))
 
     def _on_smallest(self) -> Iterator[Alternative]:
-        """The smallest accelerators on which the run fits."""
+        """Generate moves to the smallest accelerators on which the run fits."""
         spec = self.answer.parsed.request.spec
         for option in hardware.smallest(self.answer.parsed, self.knowledge, self.calibration):
             patches = _rented_on(spec, option.accelerator)
@@ -153,9 +153,9 @@ class Search:
             yield Alternative(tuple(patches), _said(patch.summary for patch in patches))
 
     def _offered(self) -> Iterator[Alternative]:
-        """The cheapest offer of each accelerator on which the run fits.
+        """Generate moves to the cheapest offer of each accelerator on which the run fits.
 
-        Spot offers, which may be taken away, come last.
+        Spot offers come last, since they can be withdrawn at any time.
         """
         spec, own = self.answer.parsed.request.spec, self.answer.estimate.cost
         found = hardware.offers(self.answer, self.knowledge, self.calibration)
@@ -174,7 +174,7 @@ class Search:
                 yield Alternative(tuple(patches), f"on {quote.accelerator} from {quote.provider}, {term}")
 
     def _faster(self) -> Iterator[Alternative]:
-        """The fastest accelerators that have a price and the memory, the slowest of them first; then more devices."""
+        """Generate moves to the FASTEST accelerators with a price and enough memory; then more devices."""
         spec, needed = self.answer.parsed.request.spec, self.answer.estimate.memory.device.high
         large = [
             entry
@@ -191,12 +191,12 @@ class Search:
 
 
 def movable(spec: run_spec_pb2.RunSpec) -> bool:
-    """Whether other hardware is proposed: not to whoever owns some, nor in place of a CPU."""
+    """Whether other hardware may be proposed: not for owned hardware, a CPU or an unnamed accelerator."""
     return bool(spec.hardware.accelerator) and not spec.ownership.HasField("owned")
 
 
 def shorter_runs(limits: tuple[Limit, ...], answer: Answer) -> Iterator[Alternative]:
-    """Fewer epochs or steps, so that even the upper end of what grows with them is within its limit."""
+    """Reduce epochs or steps until the upper ends of all metrics in GROWING are within their limits."""
     times, training = answer.estimate.times, answer.parsed.spec.training
     share = min(_shares(limits, answer), default=1.0)
     if times is None or share >= 1:
@@ -218,7 +218,7 @@ def shorter_runs(limits: tuple[Limit, ...], answer: Answer) -> Iterator[Alternat
 
 
 def _shares(limits: Iterable[Limit], answer: Answer) -> Iterator[float]:
-    """Of each limit that grows with the length of a run: the share of the upper end that it allows."""
+    """Bound divided by the upper end, for each limit of a metric in GROWING."""
     for limit in limits:
         if limit.metric in GROWING:
             number = policy.predicted(limit.metric, answer.estimate)
@@ -227,7 +227,7 @@ def _shares(limits: Iterable[Limit], answer: Answer) -> Iterator[float]:
 
 
 def best(trials: Iterable[Trial]) -> list[Trial]:
-    """The first trials that pass, of different kinds."""
+    """Select the first trials that pass, at most ALIKE of each kind."""
     chosen: list[Trial] = []
     for trial in trials:
         patches = trial.alternative.patches
@@ -238,16 +238,16 @@ def best(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def why_none(found: Iterable[Finding], trials: list[Trial], *, hardware_tried: bool) -> str:
-    """Why no change keeps the limits, in one line: how near the nearest change comes to each, or what is missing."""
+    """Explain in one line why no change passes: how near the nearest change comes to each limit."""
     parts = [_obstacle(finding, trials) for finding in found if finding.verdict is not Verdict.PASS]
     if not hardware_tried:
-        parts.append("other hardware is not proposed where it is owned, has no GPU or has no name")
-    tried = f"none of {len(trials)} changes that were tried" if len(trials) > 1 else "not the one change that was tried"
-    return f"{tried if trials else 'nothing is left to change'}: {'; '.join(parts)}"
+        parts.append("other hardware is not proposed for owned hardware, a CPU or an unnamed accelerator")
+    tried = f"{len(trials)} changes were tried, none passes" if len(trials) > 1 else "the only possible change fails"
+    return f"{tried if trials else 'no change is possible'}: {'; '.join(parts)}"
 
 
 def _obstacle(finding: Finding, trials: list[Trial]) -> str:
-    """What stands in the way of one limit."""
+    """Explain why one limit is not passed."""
     rule_id = finding.rule_id
     if finding.measured is None:
         return f"{rule_id} cannot be decided: {finding.message}"
@@ -255,7 +255,7 @@ def _obstacle(finding: Finding, trials: list[Trial]) -> str:
         if trial.keeps(rule_id):
             return f"{rule_id} passes {_by(trial)}, but then {_others(trial)}"
     if finding.limit.metric is Metric.CONFIDENCE:
-        return f"{rule_id} depends on how near measured runs are, and none is nearer then"
+        return f"{rule_id} depends on how similar the measured runs are, and no change brings a more similar one"
     return f"{rule_id} {_nearest(finding, trials)}"
 
 
@@ -265,31 +265,31 @@ def _by(trial: Trial) -> str:
 
 
 def _others(trial: Trial) -> str:
-    """The limits that a change does not keep."""
+    """List the limits that fail after a change."""
     broken = [rule_id for rule_id, finding in trial.findings.items() if finding.verdict is not Verdict.PASS]
     return f"{' and '.join(broken)} {'does' if len(broken) == 1 else 'do'} not"
 
 
 def _nearest(finding: Finding, trials: list[Trial]) -> str:
-    """The lowest upper end that was reached, and what with."""
+    """State the lowest upper end that was reached, and with which change."""
     rule_id, write = finding.rule_id, finding.limit.write
-    reached = [(_excess(finding), "as it is", finding)]
+    reached = [(_excess(finding), "without changes", finding)]
     reached += [(_excess(trial.findings[rule_id]), _by(trial), trial.findings[rule_id]) for trial in trials]
     _, how, nearest = min(reached, key=lambda item: item[0])
     if nearest.measured is None:
         return f"cannot be decided: {nearest.message}"
-    return f"may still take {write(nearest.measured.high)} {how}, limit {write(nearest.bound or 0.0)}"
+    return f"may reach {write(nearest.measured.high)} {how}, limit {write(nearest.bound or 0.0)}"
 
 
 def _excess(finding: Finding) -> float:
-    """The upper end as a share of the limit; without end where it is unknown or nothing is allowed."""
+    """Upper end divided by the limit; infinite where unknown, the upper end itself where the limit is 0."""
     if finding.measured is None:
         return math.inf
     return finding.measured.high / finding.bound if finding.bound else finding.measured.high
 
 
 def _rented_on(spec: run_spec_pb2.RunSpec, accelerator: str, price_id: str = "") -> list[Patch]:
-    """Another accelerator or offer; empty means the usual one, and takes back the price that was chosen."""
+    """Patches for another accelerator or price; an empty `price_id` selects the default price."""
     patches: list[Patch] = []
     if accelerator != spec.hardware.accelerator:
         patches.append(Patch("hardware.accelerator", accelerator, f"on {accelerator}"))
@@ -303,10 +303,10 @@ def _single(patch: Patch) -> Alternative:
 
 
 def _said(parts: Iterable[str]) -> str:
-    """What patches say, each thing once: several patches make one change."""
+    """Join the summaries of patches, each distinct text once."""
     return ", ".join(dict.fromkeys(part for part in parts if part))
 
 
 def _whole(epochs: float) -> float:
-    """Rounded down: to whole passes where there is one, else to tenths of one."""
+    """Round epochs down to whole ones, below 1 to tenths."""
     return float(math.floor(epochs)) if epochs >= 1 else math.floor(epochs * 10) / 10

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of a spec that lower a run's memory, each with what it costs: the material that remedies are made of."""
+"""Single changes to a spec that lower memory, each with its harm; remedies combine them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,18 +13,18 @@ from google.protobuf import json_format
 from finetree_estimator.spec.parse import ParsedRequest
 
 SHORTEST = 128
-"""Tokens below which a sequence length is not halved."""
+"""Shortest sequence length in tokens that is proposed."""
 STEPS = 3
-"""Halvings of a sequence length that are offered; of a micro-batch, besides one row."""
+"""Halvings of a sequence length that are proposed; of a micro-batch, besides one row."""
 MAX_DEVICES = 8
-"""Devices up to which more of them are offered: one machine's."""
+"""Most devices that are proposed: one machine's."""
 LARGE_STATES = 0.02
-"""Share of the device from which on 8-bit optimizer states are worth their while."""
+"""Share of device memory that optimizer states must have for 8-bit states to be proposed."""
 
 _MICRO_BATCH, _SHARDING, _IN_BACKWARD = "training.micro_batch_size", "hardware.sharding", "optimizer_in_backward"
 _CHECKPOINTING, _LEARNING_RATE = "gradient_checkpointing", "training.learning_rate"
 MAJOR = ("method", "devices")
-"""Groups whose changes are made only where all smaller ones do not do."""
+"""Groups whose changes are proposed only where all others together do not suffice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,18 @@ class Patch:
     path: str
     """RunSpec path, such as training.micro_batch_size."""
     value: Any
-    """As json_format takes it: a number, a boolean, a text, an enum's name or a dictionary for a message."""
+    """In the form of json_format: number, boolean, string, an enum's name, or a dictionary for a message."""
     summary: str
-    """One line for people; "" where another patch of the change says it."""
+    """One line of text; empty where another patch of the change has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing to change, by one or more patches.
+    """A change of one setting, made by one or more patches.
 
-    Of a `group` at most one change is made; `level` says how far it goes there. `excludes` are groups that say nothing,
-    or the opposite, beside it. `harm` orders changes (own judgement): below 10 they cost speed alone, below 20 perhaps
-    quality, below 30 whole rows or hardware, and from 30 on it is another method.
+    At most one change of a `group` is made; a higher `level` saves more memory. `excludes` names groups that have no
+    effect, or the opposite one, together with this change. `harm` orders changes (own judgement): below 10 they cost
+    only speed, below 20 perhaps quality, below 30 rows or hardware, and from 30 on they replace the method.
     """
 
     group: str
@@ -56,7 +56,7 @@ class Change:
     excludes: frozenset[str] = frozenset()
 
     def goes_with(self, others: Iterable["Change"]) -> bool:
-        """Whether it can be made beside others."""
+        """Whether this change can be combined with others."""
         return all(
             self.group != other.group and self.group not in other.excludes and other.group not in self.excludes
             for other in others
@@ -64,7 +64,7 @@ class Change:
 
 
 def applicable(parsed: ParsedRequest) -> list[Change]:
-    """Changes of a run that may lower its memory, in no particular order."""
+    """List the changes that may lower a run's memory, unordered."""
     spec = parsed.spec
     found = [*_kernels(spec), *_micro_batch(spec), *_checkpointing(parsed), *_sequence(spec), *_base(spec)]
     found += [*_optimizer(parsed), *_in_backward(parsed), *_precision(parsed)]
@@ -73,7 +73,7 @@ def applicable(parsed: ParsedRequest) -> list[Change]:
 
 
 def apply_patches(spec: run_spec_pb2.RunSpec, patches: Iterable[Patch]) -> run_spec_pb2.RunSpec:
-    """A copy of a spec with patches made, one after the other; a member of a oneof replaces the other."""
+    """Copy a spec and apply patches to it in order; setting a member of a oneof clears the others."""
     changed = run_spec_pb2.RunSpec()
     changed.CopyFrom(spec)
     for patch in patches:
@@ -86,20 +86,20 @@ def apply_patches(spec: run_spec_pb2.RunSpec, patches: Iterable[Patch]) -> run_s
 
 def _kernels(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
     if spec.attention == training_pb2.ATTENTION_KERNEL_EAGER:
-        yield _one("attention", "ATTENTION_KERNEL_SDPA", "attention that stores no scores", harm=1)
+        yield _one("attention", "ATTENTION_KERNEL_SDPA", "attention without stored scores (SDPA)", harm=1)
     if spec.loss_kernel == training_pb2.LOSS_KERNEL_FULL_LOGITS:
-        text = "logits only where something is learned"
+        text = "logits of target tokens only"
         yield _one("loss_kernel", "LOSS_KERNEL_COMPLETION_ONLY", text, harm=1)
     if spec.loss_kernel != training_pb2.LOSS_KERNEL_FUSED:
         yield _one("loss_kernel", "LOSS_KERNEL_FUSED", "a fused loss kernel", level=2, harm=5)
 
 
 def _micro_batch(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
-    """Half, a quarter and so on, and one row: more micro-steps, each less efficient."""
+    """Propose halved micro-batches and one row: more micro-steps, each less efficient."""
     size = spec.training.micro_batch_size
     smaller = sorted({size >> step for step in range(1, STEPS + 1)} - {0} | {1} - {size}, reverse=True)
     for level, rows in enumerate(smaller, start=1):
-        text = "one row at a time" if rows == 1 else f"{rows} rows at a time"
+        text = f"micro-batch {rows}"
         yield _one(_MICRO_BATCH, rows, text, level=level, harm=1 + level)
 
 
@@ -111,7 +111,7 @@ def _checkpointing(parsed: ParsedRequest) -> Iterator[Change]:
     if now == training_pb2.GRADIENT_CHECKPOINTING_OFF:
         yield _one(path, "GRADIENT_CHECKPOINTING_FULL", "recompute activations", harm=6)
     if not _on_cpu(spec):
-        text = "recompute activations, layer inputs on the host"
+        text = "recompute activations, layer inputs in host memory"
         yield _one(path, "GRADIENT_CHECKPOINTING_OFFLOADED", text, level=2, harm=9)
 
 
@@ -120,23 +120,23 @@ def _sequence(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
         length = spec.training.sequence_length >> level
         if length < SHORTEST:
             return
-        text = f"rows cut at {length} tokens"
+        text = f"rows truncated at {length} tokens"
         yield _one("training.sequence_length", length, text, level=level, harm=20 + 3 * (level - 1))
 
 
 def _base(spec: run_spec_pb2.RunSpec) -> Iterator[Change]:
-    """A quantized base can be quantized further."""
+    """Propose a smaller quantization of a quantized base."""
     if not spec.HasField("qlora"):
         return
     if spec.qlora.quantization == method_pb2.QUANTIZATION_INT8:
         values = {"qlora.quantization": "QUANTIZATION_NF4", "qlora.double_quantization": True}
-        yield _change("qlora.quantization", values, "4 bits in place of 8", harm=10)
+        yield _change("qlora.quantization", values, "4-bit instead of 8-bit base", harm=10)
     elif not spec.qlora.double_quantization and spec.qlora.quantization != method_pb2.QUANTIZATION_GPTQ_INT4:
-        yield _one("qlora.double_quantization", value=True, summary="double quantisation", harm=1)
+        yield _one("qlora.double_quantization", value=True, summary="double quantization", harm=1)
 
 
 def _optimizer(parsed: ParsedRequest) -> Iterator[Change]:
-    """8-bit states, where the states are large; a CPU has no kernels for them."""
+    """Propose 8-bit optimizer states where the states are large; CPUs have no kernels for them."""
     run, spec = parsed.run, parsed.spec
     states = 2 * run.master_bytes * run.method.trainable_parameters(run.shape)
     if _on_cpu(spec) or states < LARGE_STATES * run.device.usable_bytes:
@@ -144,26 +144,26 @@ def _optimizer(parsed: ParsedRequest) -> Iterator[Change]:
     if spec.optimizer == training_pb2.OPTIMIZER_ADAMW:
         yield _one("optimizer", "OPTIMIZER_ADAMW_8BIT", "8-bit optimizer states", harm=7)
     if spec.optimizer in (training_pb2.OPTIMIZER_ADAMW, training_pb2.OPTIMIZER_ADAMW_8BIT):
-        text = "8-bit optimizer states that spill to the host"
+        text = "paged 8-bit optimizer states"
         yield _one("optimizer", "OPTIMIZER_PAGED_ADAMW_8BIT", text, level=2, harm=8)
 
 
 def _in_backward(parsed: ParsedRequest) -> Iterator[Change]:
-    """Updates in the backward pass: a batch is then one micro-batch, and its gradients are never clipped together."""
+    """Propose updates in the backward pass: the batch is then one micro-batch, and gradients are not clipped."""
     run, spec = parsed.run, parsed.spec
     if not run.method.trains_base or spec.optimizer_in_backward:
         return
     for level, rows in enumerate(sorted({run.micro_batch, 1}, reverse=True), start=1):
         values: dict[str, Any] = {_IN_BACKWARD: True}
         batch = rows * run.devices
-        # Another batch means another micro-batch too, where the request names none.
+        # Where the request has no micro-batch, its default follows the batch: set both.
         if rows != run.micro_batch or batch != run.batch:
             values[_MICRO_BATCH] = rows
         if batch != run.batch:
             values["training.effective_batch_size"] = batch
         if spec.training.max_grad_norm:
             values["training.max_grad_norm"] = 0
-        text = f"each weight updated in the backward pass, batches of {batch}"
+        text = f"weights updated during the backward pass, batches of {batch}"
         excludes = frozenset({_MICRO_BATCH, "devices"})
         yield _change(_IN_BACKWARD, values, text, level=level, harm=9 + 3 * level, excludes=excludes)
 
@@ -180,9 +180,13 @@ def _sharding(parsed: ParsedRequest) -> Iterator[Change]:
     if parsed.run.devices == 1:
         return
     kinds = (
-        (hardware_pb2.SHARDING_OPTIMIZER, 2, "optimizer states spread over the devices (ZeRO-1)"),
-        (hardware_pb2.SHARDING_GRADIENTS, 3, "gradients and optimizer states spread over the devices (ZeRO-2)"),
-        (hardware_pb2.SHARDING_FULL, 6, "everything spread over the devices (FSDP, ZeRO-3)"),
+        (hardware_pb2.SHARDING_OPTIMIZER, 2, "optimizer states sharded over the devices (ZeRO-1)"),
+        (hardware_pb2.SHARDING_GRADIENTS, 3, "gradients and optimizer states sharded over the devices (ZeRO-2)"),
+        (
+            hardware_pb2.SHARDING_FULL,
+            6,
+            "parameters, gradients and optimizer states sharded over the devices (FSDP, ZeRO-3)",
+        ),
     )
     for kind, harm, text in kinds:
         if kind > parsed.spec.hardware.sharding:
@@ -195,14 +199,14 @@ def _devices(parsed: ParsedRequest) -> Iterator[Change]:
     count, level = 2 * parsed.run.devices, 1
     while count <= MAX_DEVICES:
         values = {"hardware.count": count, _SHARDING: "SHARDING_FULL"}
-        text = f"{count} devices that share everything (FSDP, ZeRO-3)"
+        text = f"{count} devices with full sharding (FSDP, ZeRO-3)"
         excludes = frozenset({_SHARDING})
         yield _change("devices", values, text, level=level, harm=20 + 2 * level, excludes=excludes)
         count, level = 2 * count, level + 1
 
 
 def _method(parsed: ParsedRequest) -> Iterator[Change]:
-    """A smaller base first, then another method, which brings its own learning rate."""
+    """Propose a quantized base for LoRA, else another method with its default learning rate."""
     spec, method = parsed.spec, parsed.run.method
     if spec.HasField("lora") and not _on_cpu(spec):
         yield _one("qlora", {"lora": canonical(spec.lora)}, "a 4-bit base (QLoRA)", group="method", harm=10)
@@ -212,23 +216,23 @@ def _method(parsed: ParsedRequest) -> Iterator[Change]:
     silent = frozenset({_IN_BACKWARD, "precision"})
     if method.trains_base:
         values: dict[str, Any] = {"lora": {}, _LEARNING_RATE: _learning_rate("lora"), **reset}
-        yield _change("method", values, f"LoRA in place of {method.described}", harm=30, excludes=silent)
+        yield _change("method", values, f"LoRA instead of {method.described}", harm=30, excludes=silent)
     if not _on_cpu(spec):
-        # What replaces a method that goes without checkpointing has the suite's default again.
+        # A method without checkpointing is replaced by one that has it by default.
         recompute = {} if method.allows_checkpointing else {_CHECKPOINTING: "GRADIENT_CHECKPOINTING_FULL"}
         values = {"qlora": {}, _LEARNING_RATE: _learning_rate("qlora"), **recompute, **reset}
-        yield _change("method", values, f"QLoRA in place of {method.described}", level=2, harm=34, excludes=silent)
+        yield _change("method", values, f"QLoRA instead of {method.described}", level=2, harm=34, excludes=silent)
 
 
 def _learning_rate(method: str) -> float:
-    """The suite's learning rate of a method: that of all weights is ten times too low for adapters."""
+    """Default learning rate of a method; full fine-tuning's is ten times too low for adapters."""
     spec = run_spec_pb2.RunSpec()
     getattr(spec, method).SetInParent()
     return resolve_spec(spec).spec.training.learning_rate
 
 
 def _one(path: str, value: Any, summary: str, *, group: str = "", level: int = 1, harm: int) -> Change:
-    """A change of one field, in the group of its name unless another one is given."""
+    """Build a change of one field; its group defaults to the field's path."""
     return _change(group or path, {path: value}, summary, level=level, harm=harm)
 
 
@@ -241,7 +245,7 @@ def _change(
     harm: int,
     excludes: frozenset[str] = frozenset(),
 ) -> Change:
-    """A change of several fields, given as values by RunSpec path."""
+    """Build a change of several fields from values by RunSpec path."""
     patches = tuple(Patch(path, value, summary) for path, value in values.items())
     return Change(group, level=level, harm=harm, summary=summary, patches=patches, excludes=excludes)
 

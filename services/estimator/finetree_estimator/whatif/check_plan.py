@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CheckPlan: an estimate held against a policy's limits, and what would pass instead, or why nothing would."""
+"""Check of a run against a policy: findings, and changes after which it passes, or why there are none."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,30 +18,32 @@ from finetree_estimator.whatif.policy import Finding, Verdict, findings, overall
 
 @dataclass(frozen=True, slots=True)
 class PlanCheck:
-    """A run held against limits."""
+    """Result of a check of a run against a policy."""
 
     verdict: Verdict
     answer: Answer
     findings: tuple[Finding, ...]
-    """One for each limit."""
+    """One for each limit, in the policy's order."""
     fixes: dict[str, Patch]
-    """By rule id: the least harmful single change after which that limit passes, whatever the others say."""
+    """By rule id: the least harmful single change after which that limit passes."""
     remedies: tuple[Trial, ...]
-    """Changes after which every limit passes."""
+    """Trials that pass every limit."""
     no_remedy: str
-    """Why there is none, in one line; empty where there are some, or none is needed."""
+    """Why there are no remedies, in one line; empty where there are some or none is needed."""
 
 
 def check_plan(
     request: check_plan_pb2.CheckPlanRequest, knowledge: Knowledge, calibration: Calibration = EMPTY
 ) -> PlanCheck:
-    """Hold a run against a policy.
+    """Check a run against a policy.
 
     Raises:
-        DomainError: What the estimate of the run raises, its paths below `run`; CURRENCY_MISMATCH.
+        DomainError: Every error of an estimate, with field paths below `run`; CURRENCY_MISMATCH.
     """
     if request.run.fallbacks:
-        raise invalid_field("run.fallbacks", "a plan is one run: take over what is meant into its spec")
+        raise invalid_field(
+            "run.fallbacks", "must be empty: CheckPlan checks one run; merge the fallback into run.spec"
+        )
     run = with_spec(request.run, request.run.spec)
     run.view = estimate_pb2.ESTIMATE_VIEW_BASIC
     try:
@@ -60,7 +62,7 @@ def check_plan(
 
 
 def _fixes(found: Iterable[Finding], trials: list[Trial]) -> dict[str, Patch]:
-    """For each limit that does not pass the first single change after which it does."""
+    """First single change after which a limit passes, by rule id of the limits that do not pass."""
     single = [trial for trial in trials if len(trial.alternative.patches) == 1]
     fixes: dict[str, Patch] = {}
     for finding in found:
@@ -72,7 +74,7 @@ def _fixes(found: Iterable[Finding], trials: list[Trial]) -> dict[str, Patch]:
 
 
 def _below(root: str, error: DomainError) -> DomainError:
-    """The same error with the paths that a CheckPlanRequest has."""
+    """Copy an error with field paths below `root`."""
     paths = {item.field_path: f"{root}.{item.field_path}" for item in error.violations}
     first = next(iter(paths), "")
     message = f"{root}.{error.message}" if first and error.message.startswith(first) else error.message

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answer to a request: its own run, or the first of its fallbacks that fits."""
+"""Answer to a request: the estimate of its run, or of its first fallback that fits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ _PREFERRED = (Verdict.FITS, Verdict.TIGHT, Verdict.UNSPECIFIED)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The request that was answered, the run that it describes, and the estimate of that run."""
+    """The parsed request, the applied correction, and the estimate."""
 
     parsed: ParsedRequest
-    """Of the caller's request, or where fallbacks were taken of a copy with the changed spec and without fallbacks."""
+    """Parsed from the caller's request; where fallbacks were taken, from a copy with the changed spec."""
     correction: Correction
-    """What observed runs correct in the estimate."""
+    """Correction factors from observed runs."""
     estimate: engine.Estimate
     fallbacks_taken: int
 
@@ -35,17 +35,17 @@ class Answer:
 def answer_request(
     request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration = EMPTY
 ) -> Answer:
-    """Estimate a request's run, or the first fallback that fits.
+    """Estimate a request's run, or its first fallback that fits.
 
-    Raises DomainError as `parse_request` does, for the run and for each fallback that is tried, and InvalidArgument for
-    a run whose numbers are too large to be written.
+    Raises the errors of `parse_request`, for the run and for each fallback that is tried, and InvalidArgument for a run
+    whose numbers exceed 2^53.
     """
     parsed, taken = _choose(request, knowledge, calibration)
     correction = correction_for(parsed.spec, calibration)
-    # A SUMMARY has numbers alone: remarks and reasons for people are not made.
-    told = request.view != estimate_pb2.ESTIMATE_VIEW_SUMMARY
+    # The SUMMARY view has no remarks.
+    explained = request.view != estimate_pb2.ESTIMATE_VIEW_SUMMARY
     try:
-        estimate = engine.estimate(parsed.run, correction, told=told)
+        estimate = engine.estimate(parsed.run, correction, explained=explained)
     except BeyondLimitError as error:
         raise invalid_field("spec", f"estimated {error} exceeds 2^53; check the settings") from error
     return Answer(parsed, correction, estimate, taken)
@@ -54,9 +54,9 @@ def answer_request(
 def _choose(
     request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge, calibration: Calibration
 ) -> tuple[ParsedRequest, int]:
-    """The run that is answered, and how many fallbacks it has taken over.
+    """Select the run to answer, and count its fallbacks.
 
-    Of runs that are tried only the peak is computed.
+    Only the peak is computed for each candidate, not the whole estimate.
     """
     parsed = parse_request(request, knowledge)
     if not request.fallbacks:
@@ -67,7 +67,7 @@ def _choose(
         for taken, changed in enumerate(_changed(request), start=1):
             parsed = parse_request(changed, knowledge)
             verdict = _verdict(parsed, calibration)
-            # Of runs that do not fit the last is the smallest; of others the least changed one is wanted.
+            # Of candidates that do not fit the last is the smallest; of others the least changed one is preferred.
             if verdict is Verdict.DOES_NOT_FIT or verdict not in tried:
                 tried[verdict] = parsed, taken
             if verdict is Verdict.FITS:
@@ -77,7 +77,7 @@ def _choose(
 
 
 def _verdict(parsed: ParsedRequest, calibration: Calibration) -> Verdict:
-    """Whether a run fits; where weights and optimizer states alone are too large no peak is computed."""
+    """Whether a run fits; skips the peak where weights and optimizer states alone exceed the device."""
     if engine.exceeds(parsed.run):
         return Verdict.DOES_NOT_FIT
     correction = correction_for(parsed.spec, calibration)
@@ -85,7 +85,7 @@ def _verdict(parsed: ParsedRequest, calibration: Calibration) -> Verdict:
 
 
 def _changed(request: estimate_pb2.EstimateRunRequest) -> Iterator[estimate_pb2.EstimateRunRequest]:
-    """The request with its first fallback, with its first two, and so on. Raises InvalidArgument."""
+    """Generate the request with its first fallback, its first two, and so on. Raises InvalidArgument."""
     spec = run_spec_pb2.RunSpec()
     spec.CopyFrom(request.spec)
     for number, fallback in enumerate(request.fallbacks):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other hardware for a run: the smallest on which it fits, and offers of the price book, cheapest run first."""
+"""Other hardware for a run: the smallest on which it fits, and the cheapest offers of the price book."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,22 +23,22 @@ from finetree_estimator.spec.settings import is_fp32
 from finetree_estimator.whatif.fallbacks import Answer
 
 COUNTS = (1, 2, 4, 8)
-"""Devices that are tried: one machine's, in powers of two."""
+"""Numbers of devices that are tried: up to one machine's."""
 NEAR = 0.95
-"""Share of the upper end of the peak on another accelerator from which on one is tried: it depends little on it."""
+"""Least memory of an accelerator that is tried, as a share of the peak's upper end elsewhere (they differ little)."""
 CONTEXTS = 1.5 * (c.CUDA_CONTEXT - min(c.CUDA_CONTEXTS.values()))
-"""Bytes by which the CUDA context makes that end lower elsewhere, at most."""
+"""Most bytes by which that end is lower elsewhere for a smaller CUDA context."""
 NEAR_OBSERVED = 0.5
-"""NEAR where runs were observed, whose factors differ between accelerators."""
+"""NEAR with a calibration, whose factors differ between accelerators."""
 MAX_OFFERS = 8
-"""Offers that an answer holds."""
+"""Most offers in an answer."""
 MAX_ESTIMATES = 12
-"""Accelerators that a run is estimated on for offers: those whose price of a FLOP is lowest."""
+"""Most accelerators that a run is estimated on for offers: those with the lowest price per FLOP."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Hardware on which a run fits; sizes in bytes, of one device."""
+    """Hardware on which a run fits; sizes in bytes per device."""
 
     accelerator: str
     """Catalogue name."""
@@ -49,13 +49,13 @@ class Option:
 
     @property
     def sharding(self) -> hardware_pb2.Sharding.ValueType:
-        """What the devices share: everything, where there are several."""
+        """Full sharding where there are several devices."""
         return sharding_of(self.count)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A quote, and the run on it: hours, and the cost in the quote's currency."""
+    """A quote, with the hours of the run and its cost in the quote's currency."""
 
     quote: Quote
     devices: int
@@ -65,14 +65,14 @@ class Offer:
 
 
 def sharding_of(count: int) -> hardware_pb2.Sharding.ValueType:
-    """What so many devices share in an option."""
+    """Sharding of an option with `count` devices."""
     return hardware_pb2.SHARDING_FULL if count > 1 else hardware_pb2.SHARDING_REPLICATED
 
 
 def smallest(parsed: ParsedRequest, knowledge: Knowledge, calibration: Calibration = EMPTY) -> list[Option]:
-    """For each number of devices the smallest memory class that fits, if no fewer devices of its size do.
+    """Find the smallest memory size that fits, for each number of devices; omitted where fewer devices suffice.
 
-    Of a class the accelerator with the lowest price for its speed is named. None for a run on a CPU.
+    Of a memory size the accelerator with the lowest price per FLOP is named. Empty for a run on a CPU.
     """
     if parsed.run.device.is_cpu:
         return []
@@ -82,7 +82,7 @@ def smallest(parsed: ParsedRequest, knowledge: Knowledge, calibration: Calibrati
         try:
             there = parse_request(with_spec(parsed.request, _on(parsed.spec, ascending[-1], count)), knowledge)
         except DomainError:
-            continue  # the spec cannot be run on so many devices
+            continue  # the spec does not allow this number of devices
         smaller = (entry for entry in ascending if not options or entry.marketed_gb < _class_of(options[-1]))
         option = _smallest(there, smaller, knowledge, calibration)
         if option is not None:
@@ -93,7 +93,7 @@ def smallest(parsed: ParsedRequest, knowledge: Knowledge, calibration: Calibrati
 def _smallest(
     there: ParsedRequest, entries: Iterator[AcceleratorEntry], knowledge: Knowledge, calibration: Calibration
 ) -> Option | None:
-    """The first accelerator of which as many as a run has do."""
+    """Find the first accelerator on which a run fits, with the run's number of devices."""
     share = NEAR_OBSERVED if calibration.points else NEAR
     correction = correction_for(there.spec, calibration)
     near = share * (fit_of(there.run, correction)[1].peak.high - CONTEXTS)
@@ -108,10 +108,10 @@ def _smallest(
 
 
 def offers(answer: Answer, knowledge: Knowledge, calibration: Calibration = EMPTY) -> list[Offer]:
-    """At most MAX_OFFERS quotes of the whole price book on which the run fits as it is, by expected cost.
+    """Find at most MAX_OFFERS quotes on which the run fits unchanged, sorted by expected cost.
 
-    Amounts of different currencies have no order, so all are in one: that of the run's own cost, or else US dollars.
-    Empty where the time is unknown.
+    All are in one currency, since amounts of different currencies cannot be compared: that of the run's own cost, or
+    else US dollars. Empty where the time is unknown.
     """
     if answer.estimate.times is None:
         return []
@@ -127,7 +127,7 @@ def offers(answer: Answer, knowledge: Knowledge, calibration: Calibration = EMPT
 
 
 def _candidates(answer: Answer, book: PriceBook, currency: str) -> list[AcceleratorEntry]:
-    """The most promising accelerators: what the run needs here it needs there, nearly, and a FLOP is cheap."""
+    """Select at most MAX_ESTIMATES accelerators with enough memory, by price per FLOP."""
     price: dict[str, float] = {}
     for quote in book.quotes:
         if quote.currency == currency:
@@ -142,7 +142,7 @@ def _candidates(answer: Answer, book: PriceBook, currency: str) -> list[Accelera
 def _offers_of(
     parsed: ParsedRequest, entry: AcceleratorEntry, knowledge: Knowledge, calibration: Calibration
 ) -> Iterator[Offer]:
-    """The offers of one accelerator in any currency; none where the run cannot be, or does not surely fit."""
+    """Generate the offers of one accelerator in all currencies; none where the run is invalid or may not fit."""
     try:
         run = moved(parsed, entry, knowledge)
         found = estimate(run, correction_on(parsed, entry, calibration))
@@ -152,15 +152,15 @@ def _offers_of(
         return
     hours = found.times.total.scaled(1 / 3600)
     for quote in knowledge.prices.of(entry.name):
-        amount = cost.rent(hours, quote.terms(), run.devices)
+        amount = cost.rent(hours, quote, run.devices)
         yield Offer(quote, run.devices, hours, amount, found.fit.verdict)
 
 
 def moved(parsed: ParsedRequest, entry: AcceleratorEntry, knowledge: Knowledge) -> Run:
-    """The run on as many accelerators of another kind, without terms of payment.
+    """Move a run to another accelerator, with the same number of devices and without a price.
 
-    Of a run on a CPU settings that were left open mean something else there. Raises DomainError where the settings that
-    it gives do not go with that accelerator.
+    A run on a CPU is parsed anew, since some defaults differ on a GPU. Raises DomainError where its settings conflict
+    with that accelerator.
     """
     if parsed.run.device.is_cpu:
         spec = _on(parsed.request.spec, entry)
@@ -170,7 +170,7 @@ def moved(parsed: ParsedRequest, entry: AcceleratorEntry, knowledge: Knowledge) 
 
 
 def correction_on(parsed: ParsedRequest, entry: AcceleratorEntry, calibration: Calibration) -> Correction:
-    """What observed runs correct in an estimate of the run on another accelerator."""
+    """Look up the correction of the run on another accelerator."""
     spec = run_spec_pb2.RunSpec(
         model=parsed.spec.model,
         hardware=hardware_pb2.Hardware(accelerator=entry.name),
@@ -180,7 +180,7 @@ def correction_on(parsed: ParsedRequest, entry: AcceleratorEntry, calibration: C
 
 
 def _on(spec: run_spec_pb2.RunSpec, entry: AcceleratorEntry, count: int = 0) -> run_spec_pb2.RunSpec:
-    """The spec for so many accelerators of one kind, at any price."""
+    """Copy a spec with other hardware and without a price; `count` 0 means the default."""
     changed = run_spec_pb2.RunSpec()
     changed.CopyFrom(spec)
     changed.ClearField("ownership")
@@ -192,7 +192,7 @@ def _on(spec: run_spec_pb2.RunSpec, entry: AcceleratorEntry, count: int = 0) -> 
 
 
 def _ascending(prices: PriceBook) -> list[AcceleratorEntry]:
-    """Accelerators that can be trained on, by memory as sold, then by price for speed; those without a price last."""
+    """Supported accelerators by marketed memory, then by price per FLOP; those without a price last."""
 
     def rank(entry: AcceleratorEntry) -> tuple[float, float, float, str]:
         price = prices.typical(entry.name)
@@ -207,5 +207,5 @@ def _ascending(prices: PriceBook) -> list[AcceleratorEntry]:
 
 
 def _class_of(option: Option) -> float:
-    """GB that its accelerator is sold as."""
+    """Marketed memory of an option's accelerator, in GB."""
     return accelerator(option.accelerator).marketed_gb

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The largest micro-batch and the longest rows with which a run fits, everything else unchanged.
+"""Search for the largest micro-batch and the longest sequence length with which a run fits.
 
-Memory grows with both, so the border is found by doubling and halving. It falls where a micro-batch becomes the whole
-batch, since gradients of earlier ones wait no longer beside it: sizes from there on are searched first. (On a CPU it
-also falls once as rows grow, where attention changes its kernel; what is found fits all the same, since it was tried.)
+Memory grows with both, so a binary search finds the limit. There is one exception: memory falls where the micro-batch
+becomes the whole batch, since no gradients are accumulated then, so sizes from there on are searched first. (On a CPU
+it also falls once as rows grow, where attention changes its kernel; the result is still a size that fits.)
 """
 
 from collections.abc import Callable
@@ -17,28 +17,28 @@ from finetree_estimator.spec.parse import ParsedRequest
 from finetree_estimator.spec.settings import training_rows
 
 MOST_ROWS = 65_536
-"""Rows of a micro-batch at most, as the contract limits them."""
+"""Most rows of a micro-batch, the contract's limit."""
 MOST_BATCH = 1_048_576
-"""Rows of an effective batch at most, as the contract limits them."""
+"""Most rows of an effective batch, the contract's limit."""
 MOST_TOKENS = 16_777_216
-"""Tokens of a row at most, as the contract limits them."""
+"""Most tokens of a row, the contract's limit."""
 FINE, COARSE, FINE_UNTIL = 8, 64, 512
 """Row lengths are multiples of 8 up to 512 tokens and of 64 beyond."""
 
 
 @dataclass(frozen=True, slots=True)
 class Largest:
-    """Sizes that fit; 0 where not even the smallest does."""
+    """Largest sizes that fit; 0 where the smallest does not."""
 
     micro_batch: int
     sequence_length: int
 
 
 def search(parsed: ParsedRequest, correction: Correction = UNCORRECTED) -> Largest | None:
-    """The largest sizes with which a run fits; None where the device's memory is unknown.
+    """Find the largest sizes with which a run fits; None where the device's memory is unknown.
 
-    A micro-batch is at most a device's share of the effective batch that the request names; where it names none, the
-    effective batch rises with the micro-batch, up to the rows that there are.
+    The micro-batch is at most one device's share of the request's effective batch. Where the request has none, the
+    effective batch grows with the micro-batch, up to the number of training rows.
     """
     if not parsed.run.device.usable_bytes:
         return None
@@ -49,7 +49,7 @@ def search(parsed: ParsedRequest, correction: Correction = UNCORRECTED) -> Large
 
 
 def _micro_batch(run: Run, correction: Correction, *, batch_is_open: bool) -> int:
-    """The largest micro-batch that fits; 0 when none does."""
+    """Largest micro-batch in rows that fits; 0 where none does."""
     whole = min(MOST_ROWS, -(-run.batch // run.devices))
     rows = run.rows.count if run.rows is not None else MOST_ROWS
     most = max(whole, min(MOST_ROWS, min(rows, MOST_BATCH) // run.devices)) if batch_is_open else whole
@@ -61,7 +61,7 @@ def _micro_batch(run: Run, correction: Correction, *, batch_is_open: bool) -> in
 
 
 def lengthened(parsed: ParsedRequest, length: int) -> Run:
-    """The run with another sequence length: other rows are cut, of those that are held out too."""
+    """Copy a run with another sequence length, and truncate training and held-out rows at it."""
     run, rows = parsed.run, training_rows(parsed.spec, parsed.profile, length)
     held = run.evaluation.rows
     plan = run.evaluation if held is None else replace(run.evaluation, rows=_cut(held, run.sequence_length, length))
@@ -69,7 +69,7 @@ def lengthened(parsed: ParsedRequest, length: int) -> Run:
 
 
 def _cut(held: Rows, limit: int, length: int) -> Rows:
-    """Held-out rows at another length. Where the longest was cut, nothing says how much longer it was: up to that."""
+    """Held-out rows at another length; where the longest was truncated, it is assumed to reach the new limit."""
     longest = length if held.longest >= limit else min(held.longest, length)
     mean = min(held.mean, float(longest)) if held.mean_known else float(longest)
     square = min(held.mean_square, mean * longest) if held.mean_known else mean * mean
@@ -81,26 +81,26 @@ def _fits(run: Run, correction: Correction) -> bool:
 
 
 def _steps(length: int) -> int:
-    """Number of row lengths, in ascending order, up to a length."""
+    """Number of candidate row lengths up to a length."""
     if length <= FINE_UNTIL:
         return length // FINE
     return FINE_UNTIL // FINE + (length - FINE_UNTIL) // COARSE
 
 
 def _length(step: int) -> int:
-    """The row length of this number, counted from 1; 0 of none."""
+    """Candidate row length by its number, counted from 1; 0 for number 0."""
     fine = FINE_UNTIL // FINE
     return step * FINE if step <= fine else FINE_UNTIL + (step - fine) * COARSE
 
 
 def _largest(first: int, last: int, fits: Callable[[int], bool]) -> int:
-    """The largest of `first` to `last` that fits, taking it that all before it do; 0 when none does."""
+    """Largest number from `first` to `last` that fits, assuming that all smaller ones do; 0 where none does."""
     if last < first or not fits(first):
         return 0
     if fits(last):
         return last
     below, above = last // 2, last
-    # By halves from above, so that a bump in what smaller sizes need hides nothing above it.
+    # Halving from above finds a size that fits even where memory is not monotonic below it.
     while below > first and not fits(below):
         below, above = below // 2, below
     below = max(below, first)

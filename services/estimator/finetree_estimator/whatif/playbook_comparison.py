@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The playbook's figures for a run, each beside the computed one, and why the two disagree where they do."""
+"""Comparison of the playbook's figures with the computed ones, and the reasons where they disagree."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from finetree_estimator.intervals import Interval, Kind, Source
 from finetree_estimator.run import Run
 
 LIKE_BASE = (6e9, 8.5e9)
-"""Parameters of models that are sold as 7B or 8B."""
+"""Range of parameters of models that are called 7B or 8B."""
 SAME_PRICE = (0.8, 1.25)
-"""Ratios of two hourly prices between which the price explains nothing."""
+"""Range of the ratio of two hourly prices within which the price does not explain a difference."""
 DOLLARS = "USD"
-"""The one currency of the playbook."""
+"""Currency of the playbook."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """A figure, the computed one of the same unit where there is one, and where the two disagree."""
+    """A figure of the playbook, the computed one in its unit if there is one, and a note where they disagree."""
 
     figure: Figure
     computed: Interval | None
     note: str
-    """One line for people; empty where they agree, or nothing was computed."""
+    """One line of text; empty where they agree or nothing was computed."""
 
 
 def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: float = 0.0) -> tuple[Compared, ...]:
-    """The playbook's figures for a run of so many examples (0: unknown), each beside the computed one."""
+    """Compare the playbook's figures for a run of `examples` rows (0: unknown) with the estimate."""
     computed = _computed(estimate, runs_per_month)
     found = []
     for figure in figures(run.method.name, run.method.base_bits, examples, run.device.usable_bytes):
@@ -40,7 +40,7 @@ def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: floa
 
 
 def _computed(estimate: Estimate, runs_per_month: float) -> dict[FigureKind, Interval]:
-    """Computed figures in the playbook's units; money only in its currency. A card's GB are 2^30 bytes."""
+    """Computed figures in the playbook's units; money only in its currency. A GB of a GPU is 2^30 bytes."""
     found = {FigureKind.GPU_MEMORY_GB: _in_unit(estimate.memory.device, 1 / GIB, "memory")}
     if estimate.times is not None:
         hours = _in_unit(estimate.times.total, 1 / 3600, "time")
@@ -54,17 +54,14 @@ def _computed(estimate: Estimate, runs_per_month: float) -> dict[FigureKind, Int
 
 
 def _in_unit(interval: Interval, factor: float, part: str) -> Interval:
-    """A part of the estimate in another unit."""
+    """Convert a part of the estimate to another unit."""
     low, expected, high = interval.low * factor, interval.expected * factor, interval.high * factor
     sources = (Source(Kind.COMPUTED, "estimate", part),)
     return Interval(low, expected, high, sources=sources, coverage=interval.coverage)
 
 
 def _note(figure: Figure, computed: Interval, run: Run, estimate: Estimate) -> str:
-    """How far the figure lies outside the computed interval, and what differs there (playbook) and here.
-
-    Empty where it lies inside.
-    """
+    """State how far a figure lies outside the computed interval, and why; empty where it lies inside."""
     value, expected = figure.value, computed.expected
     above = value > computed.high
     if not above and (figure.at_least or computed.low <= value):
@@ -72,25 +69,25 @@ def _note(figure: Figure, computed: Interval, run: Run, estimate: Estimate) -> s
     factor = value / expected if above and expected else expected / value
     by = "far" if expected == 0 else f"{factor:,.0f} times" if factor >= 10 else f"{factor:.1f} times"
     differences = "; ".join(_differences(figure, run, estimate, above=above))
-    return f"{by} {'above' if above else 'below'} the computed: {differences}"
+    return f"{by} {'above' if above else 'below'} the computed value: {differences}"
 
 
 def _differences(figure: Figure, run: Run, estimate: Estimate, *, above: bool) -> Iterator[str]:
-    """Where the run is not what the playbook speaks of, and what the playbook leaves open."""
+    """List how the run differs from the playbook's, and what the playbook does not state."""
     parameters = estimate.total_parameters
     if not LIKE_BASE[0] <= parameters <= LIKE_BASE[1]:
         there = BASE if figure.stated_for.startswith(BASE) else f"probably {BASE}"
-        yield f"{there} there, {parameters / 1e9:.3g}B here"
+        yield f"{there} in the playbook, {parameters / 1e9:.3g}B in this run"
     if not all(word in run.device.name for word in figure.gpu.split()):
-        yield f"{figure.gpu} there, {run.device.name} here"
+        yield f"{figure.gpu} in the playbook, {run.device.name} in this run"
     if run.devices > 1:
-        yield f"one GPU there, {run.devices} here"
+        yield f"one GPU in the playbook, {run.devices} in this run"
     hourly = estimate.cost.hourly if estimate.cost is not None else 0.0
     if figure.hourly and hourly and not SAME_PRICE[0] <= figure.hourly / hourly <= SAME_PRICE[1]:
-        yield f"${figure.hourly:.2f} an hour there, ${hourly:.2f} here"
+        yield f"${figure.hourly:.2f} an hour in the playbook, ${hourly:.2f} in this run"
     if figure.extrapolated:
-        yield "beyond the table there"
+        yield "extrapolated beyond the playbook's table"
     if figure.kind is not FigureKind.GPU_MEMORY_GB:
-        yield "row lengths and epochs are not stated there"
+        yield "the playbook states no row lengths and epochs"
     else:
-        yield "the size of a card there, a peak here" if above else "rows and batch are not stated there"
+        yield "the playbook states a GPU's size, not a peak" if above else "the playbook states no rows and batch"

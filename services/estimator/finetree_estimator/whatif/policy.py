@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A policy's limits held against an estimate: what passes, what fails, and what cannot be decided.
+"""Comparison of an estimate with the limits of a policy.
 
-A prediction is a range. PASS: the whole range is within the limit. FAIL: the whole range is beyond it. UNDECIDED: the
-limit lies inside the range, or there is no number to compare. Whether UNDECIDED stops a pipeline, the caller decides.
+A prediction is an interval. PASS: the whole interval is within the limit. FAIL: the whole interval is beyond it.
+UNDECIDED: the limit lies inside the interval, or the number is unknown; the caller decides what follows from that.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,13 +26,13 @@ NO_PRICE = (
     "no price is known for this hardware; give ownership.rented.price_id, or ownership.owned with a price_per_kwh"
 )
 MANY = 1e9
-"""From here on a ratio says no more than that it is large."""
+"""Ratio from which on "a billion times" is printed."""
 LEVELS = ("unspecified", "low", "medium", "high")
 """Levels of confidence; the index is the contract's number."""
 
 
 class Metric(Enum):
-    """What a limit limits: the contract's PolicyMetric. The value is the rule_id of its check."""
+    """Quantity of a limit, the contract's PolicyMetric; the value is the rule_id of its check."""
 
     COST = "cost"
     MONTHLY_COST = "monthly_cost"
@@ -48,7 +48,7 @@ COSTS = (Metric.COST, Metric.MONTHLY_COST)
 
 
 class Severity(Enum):
-    """What a failure means for the plan; the names are those of the contract's Severity."""
+    """Severity of a limit; the names are those of the contract's enum."""
 
     INFO = "info"
     WARNING = "warning"
@@ -70,15 +70,15 @@ class Limit:
 
     metric: Metric
     bound: float = 0.0
-    """In the metric's unit; of confidence the number of a level, of fit nothing."""
+    """In the metric's unit; for CONFIDENCE the number of a level, for FIT unused."""
     currency: str = ""
-    """Of a cost."""
+    """Of COST and MONTHLY_COST."""
     severity: Severity = Severity.ERROR
     path: str = "policy.limits[0]"
-    """Where the request has it."""
+    """Path of the limit in the request."""
 
     def write(self, number: float) -> str:
-        """A number of the metric with its unit, for people."""
+        """Format a number of the metric with its unit."""
         match self.metric:
             case Metric.COST | Metric.MONTHLY_COST:
                 return money(number, self.currency)
@@ -96,27 +96,27 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A limit held against an estimate."""
+    """Result of comparing one limit with an estimate."""
 
     limit: Limit
     verdict: Verdict
     measured: Interval | None
     """None where the estimate has no such number."""
     bound: float | None
-    """What it was compared with; None where there is no number."""
+    """Number that the estimate was compared with; None where there is none."""
     setting: str
-    """RunSpec path of the setting that decides it."""
+    """RunSpec path of the setting that affects it most."""
     message: str
-    """What was found and by how much, one line for people."""
+    """One line of text with the interval, the limit and the distance between them."""
 
     @property
     def rule_id(self) -> str:
-        """Stable id of the rule that was applied."""
+        """Stable identifier of the limit's metric."""
         return self.limit.metric.value
 
 
 def read_limits(policy: check_plan_pb2.PlanPolicy) -> tuple[Limit, ...]:
-    """The limits of a validated policy, in its order."""
+    """Read the limits of a validated policy, in its order."""
     return tuple(_limit(limit, f"policy.limits[{number}]") for number, limit in enumerate(policy.limits))
 
 
@@ -134,7 +134,7 @@ def _limit(limit: check_plan_pb2.PolicyLimit, path: str) -> Limit:
 
 
 def findings(limits: Iterable[Limit], answer: Answer) -> Iterator[Finding]:
-    """One for each limit, in their order. Raises InvalidArgument (CURRENCY_MISMATCH)."""
+    """Compare each limit with the estimate, in order. Raises InvalidArgument (CURRENCY_MISMATCH)."""
     estimate = answer.estimate
     for limit in limits:
         match limit.metric:
@@ -152,7 +152,7 @@ def findings(limits: Iterable[Limit], answer: Answer) -> Iterator[Finding]:
 
 
 def predicted(metric: Metric, estimate: Estimate) -> Interval | None:
-    """The number that a limit with an upper bound is about, in the metric's unit; None where it is unknown."""
+    """Predicted number of a metric with an upper bound, in its unit; None where unknown."""
     cost, times = estimate.cost, estimate.times
     if metric is Metric.DEVICE_BYTES:
         return estimate.memory.device
@@ -161,13 +161,13 @@ def predicted(metric: Metric, estimate: Estimate) -> Interval | None:
     if cost is None:
         return None
     if metric is Metric.MONTHLY_COST:
-        # Without a number of runs a month the run is made once.
+        # Without runs_per_month the run is counted once.
         return cost.monthly or cost.amount
     return {Metric.COST: cost.amount, Metric.ENERGY_KWH: cost.energy_kwh, Metric.CARBON_KG: cost.carbon_kg}[metric]
 
 
 def _missing(limit: Limit, estimate: Estimate) -> str:
-    """Why there is no number to compare, and what to give."""
+    """Explain why the number is unknown, and which field supplies it."""
     known_time = estimate.times is not None
     if limit.metric in COSTS:
         return f"the cost is unknown because {NO_PRICE if known_time else NO_ROWS}"
@@ -178,15 +178,15 @@ def _missing(limit: Limit, estimate: Estimate) -> str:
 
 
 def _require_currency(limit: Limit, estimate: Estimate) -> None:
-    """Refuse a limit in another currency than the cost's: amounts are never converted."""
+    """Raise InvalidArgument where limit and cost have different currencies: amounts are not converted."""
     currency = estimate.cost.currency if estimate.cost is not None else ""
     if currency and currency != limit.currency:
-        text = f"the limit is in {limit.currency}, the price is in {currency}; state the limit in {currency}"
+        text = f"the limit is in {limit.currency}, the price is in {currency}; give the limit in {currency}"
         raise invalid_field(f"{limit.path}.max_money.currency_code", text, "CURRENCY_MISMATCH")
 
 
 def within(limit: Limit, measured: Interval | None, *, setting: str, missing: str = "") -> Finding:
-    """Hold a number against its upper limit; `missing` says what to give where there is no number."""
+    """Compare an interval with its upper limit; `missing` is the message where there is no interval."""
     if measured is None:
         return Finding(limit, Verdict.UNDECIDED, None, limit.bound, setting, missing)
     verdict = judge(measured, limit.bound)
@@ -194,16 +194,16 @@ def within(limit: Limit, measured: Interval | None, *, setting: str, missing: st
 
 
 def judge(measured: Interval, bound: float) -> Verdict:
-    """PASS when the upper end is within the bound, FAIL when the lower end is beyond it, else UNDECIDED."""
+    """Return PASS where the upper end is within the bound, FAIL where the lower end is beyond it, else UNDECIDED."""
     if measured.high <= bound:
         return Verdict.PASS
     return Verdict.FAIL if measured.low > bound else Verdict.UNDECIDED
 
 
 def fits(limit: Limit, peak: Interval, usable_bytes: int, fit_verdict: fit.Verdict) -> Finding:
-    """Whether a run fits its device: FITS passes; what does not fit fails only where even the lower end does not."""
+    """Compare a peak with the device: FITS passes; DOES_NOT_FIT fails only where the lower end exceeds the memory."""
     if fit_verdict is fit.Verdict.UNSPECIFIED or usable_bytes <= 0:
-        text = f"needs {_range(limit, peak)}; the device's memory is unknown: name an accelerator or give the memory"
+        text = f"{_range(limit, peak)}; the device's memory is unknown: name an accelerator or give its memory"
         return Finding(limit, Verdict.UNDECIDED, peak, None, "hardware", text)
     verdict = Verdict.UNDECIDED
     if fit_verdict is fit.Verdict.FITS:
@@ -215,7 +215,7 @@ def fits(limit: Limit, peak: Interval, usable_bytes: int, fit_verdict: fit.Verdi
 
 
 def confident(limit: Limit, memory: int, time: int) -> Finding:
-    """Whether the lower of two levels of confidence is high enough."""
+    """Compare the lower of two levels of confidence with the required one."""
     level = float(min(memory, time))
     text = (
         f"confidence is {LEVELS[memory]} for memory and {LEVELS[time]} for time, required is {limit.write(limit.bound)}"
@@ -225,7 +225,7 @@ def confident(limit: Limit, memory: int, time: int) -> Finding:
 
 
 def overall(found: Iterable[Finding]) -> Verdict:
-    """FAIL when an error fails, else UNDECIDED when one is, else WARN when something of less severity fails."""
+    """Combine findings: FAIL or UNDECIDED from limits of severity ERROR, else WARN where another limit fails."""
     found = tuple(found)
     errors = {finding.verdict for finding in found if finding.limit.severity is Severity.ERROR}
     for verdict in (Verdict.FAIL, Verdict.UNDECIDED):
@@ -235,38 +235,38 @@ def overall(found: Iterable[Finding]) -> Verdict:
 
 
 def money(amount: float, currency: str) -> str:
-    """An amount with its currency: "12.50 USD"; small ones with two significant digits."""
+    """Format an amount with its currency ("12.50 USD"), below 0.01 with two significant digits."""
     return f"{amount:,.2f} {currency}" if amount >= 0.01 or amount == 0 else f"{amount:.2g} {currency}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them: "40 s", "12 min", "8.4 h"."""
+    """Format seconds as "40 s", "12 min" or "8.4 h"."""
     if seconds < 60:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 3600 else f"{brief(seconds / 3600)} h"
 
 
 def size(count: float) -> str:
-    """Bytes in GiB, small ones in MiB."""
+    """Format bytes in GiB, below 0.1 GiB in MiB."""
     return f"{count / GIB:,.2f} GiB" if count >= GIB / 10 else f"{count / 1024**2:.3g} MiB"
 
 
 def brief(value: float) -> str:
-    """Three significant digits, whole from a thousand to a billion."""
+    """Format a number with three significant digits, from 1,000 to a billion without fraction."""
     return f"{value:,.0f}" if 1000 <= value < MANY else f"{value:.3g}"
 
 
 def _distance(limit: Limit, measured: Interval, bound: float, verdict: Verdict) -> str:
-    """The range, the limit, and by how much it is kept or exceeded, in one line."""
+    """State the interval, the limit and the distance between them, in one line."""
     stated = f"{_range(limit, measured)}, limit {limit.write(bound)}"
-    if not bound:  # a share of nothing says nothing
-        return stated if verdict is Verdict.PASS else f"{stated}: exceeds it"
+    if not bound:  # no share of zero exists
+        return stated if verdict is Verdict.PASS else f"{stated}: exceeded"
     if verdict is Verdict.PASS:
-        return f"{stated}: {_share(bound - measured.high, bound)} to spare"
+        return f"{stated}: {_share(bound - measured.high, bound)} below it"
     if verdict is Verdict.FAIL:
         least, likely = (_share(value - bound, bound) for value in (measured.low, measured.expected))
-        return f"{stated}: exceeds it by at least {least}, probably {likely}"
-    return f"{stated}: may exceed it by up to {_share(measured.high - bound, bound)}"
+        return f"{stated}: exceeded by at least {least}, probably by {likely}"
+    return f"{stated}: possibly exceeded, by at most {_share(measured.high - bound, bound)}"
 
 
 def _range(limit: Limit, measured: Interval) -> str:
@@ -275,12 +275,12 @@ def _range(limit: Limit, measured: Interval) -> str:
 
 
 def _share(part: float, whole: float) -> str:
-    """A share in percent, never "0 %" for what is not zero nor "100 %" for less; beyond tenfold as a factor."""
+    """Format a share in percent without rounding to 0 % or 100 %; above 1,000 % as a factor."""
     percent = 100 * part / whole
     if 99 < percent < 100:
         return "over 99 %"
     if percent > 100 * MANY:
-        return "over a billion times the limit"
+        return "a billion times the limit"
     if percent > 1000:
         return f"{brief(percent / 100)} times the limit"
     return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The smallest sets of changes that make a run fit, the least harmful first.
+"""Search for the smallest sets of changes after which a run fits, the least harmful first.
 
-What a change does to the run is read once, as the fields that differ; sets of changes are then tried as runs with those
-fields replaced, which is some ten times cheaper than parsed a changed request. What is found is read for good, so that
-a remedy says exactly what an estimate of the changed spec says.
+Each change is parsed once to find the fields of `Run` that it replaces. Sets of changes are then tried on the `Run`,
+which is about ten times cheaper than parsing a changed request. The results are parsed again, so that a remedy equals
+the estimate of the changed spec.
 """
 
 import heapq
@@ -24,9 +24,9 @@ from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif.changes import MAJOR, Change, applicable, apply_patches
 
 MAX_REMEDIES = 4
-"""Remedies that an answer holds."""
+"""Most remedies in an answer."""
 TRIES = 32
-"""Sets of changes that are tried in the order of their harm; beyond that sets are made by leaving changes out."""
+"""Most sets of changes that are tried by harm; after that, sets are found by removing changes from the largest."""
 
 Changes = tuple[Change, ...]
 Test = Callable[[Changes], bool]
@@ -42,7 +42,7 @@ class Remedy:
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """One line of text: the changes, the peak and the verdict."""
         changes = ", ".join(change.summary for change in self.changes)
         return f"{changes}: about {self.peak.expected / 1024**3:.1f} GiB, {self.verdict.value}"
 
@@ -54,9 +54,9 @@ def search(
     *,
     limit_bytes: int = 0,
 ) -> list[Remedy]:
-    """Smallest sets of changes after which the run fits, the least harmful first; empty where it fits already.
+    """Find minimal sets of changes after which the run fits, the least harmful first; empty where it fits already.
 
-    With `limit_bytes` the whole interval of the device peak must also be below that.
+    With `limit_bytes` the upper end of the device peak must also be within that limit.
     """
     peaks, fit = fit_of(parsed.run, correction)
     if _inside(peaks.device, fit.verdict, limit_bytes) or not (parsed.run.device.usable_bytes or limit_bytes):
@@ -77,9 +77,9 @@ def search(
 
 
 def furthest(parsed: ParsedRequest, knowledge: Knowledge, correction: Correction = UNCORRECTED) -> Remedy | None:
-    """Of all changes that lower memory those that go furthest together, the settings first; None where there are none.
+    """Combine the changes that lower the device peak most; None where there are none.
 
-    It says how much a run needs at the least where `search` finds nothing.
+    Shows how near a limit can be reached where `search` finds nothing.
     """
     changes = list(_effects(parsed, knowledge))
     minor = [change for change in changes if change.group not in MAJOR]
@@ -95,7 +95,7 @@ def _inside(peak: Interval, verdict: Verdict, limit_bytes: int) -> bool:
 
 
 def _effects(parsed: ParsedRequest, knowledge: Knowledge) -> dict[Change, dict[str, Any]]:
-    """Fields of the run that each applicable change sets; a change that cannot be made is left out."""
+    """Fields of the run that each applicable change replaces; changes that conflict with the spec are left out."""
     effects: dict[Change, dict[str, Any]] = {}
     for change in applicable(parsed):
         try:
@@ -113,7 +113,7 @@ def _difference(before: Run, after: Run) -> dict[str, Any]:
 
 
 def _remedy(parsed: ParsedRequest, knowledge: Knowledge, correction: Correction, changes: Changes) -> Remedy | None:
-    """What an estimate of the changed spec says; None where the changes contradict each other."""
+    """Estimate the changed spec; None where the changes conflict."""
     try:
         after = _changed(parsed, knowledge, changes)
     except DomainError:
@@ -123,13 +123,13 @@ def _remedy(parsed: ParsedRequest, knowledge: Knowledge, correction: Correction,
 
 
 def _changed(parsed: ParsedRequest, knowledge: Knowledge, changes: Changes) -> ParsedRequest:
-    """The resolved spec with changes made. Raises DomainError where they contradict each other, or the rest."""
+    """Apply changes to the resolved spec and parse it. Raises DomainError where they conflict."""
     patches = (patch for change in changes for patch in change.patches)
     return parse_request(with_spec(parsed.request, apply_patches(parsed.spec, patches)), knowledge)
 
 
 def _candidates(changes: list[Change], fits: Test) -> list[Changes]:
-    """Minimal sets of changes that fit, by harm."""
+    """Find minimal sets of changes that fit, sorted by harm."""
     minor = sorted((change for change in changes if change.group not in MAJOR), key=lambda change: change.harm)
     hopeful = [major for major in _majors(changes) if fits((*major, *_strongest(minor, major)))]
     found: list[Changes] = []
@@ -141,7 +141,7 @@ def _candidates(changes: list[Change], fits: Test) -> list[Changes]:
     for major in hopeful:
         if len(found) == MAX_REMEDIES:
             break
-        # A choice of method and devices of which nothing was found yet, and that goes no further than one of which was.
+        # Skips a choice of method and devices that saves at least as much as one that was found.
         if not any(_goes_as_far(major, _major_of(other)) for other in found):
             found.append(_lightened((*major, *_strongest(minor, major)), minor, fits))
     return sorted(found, key=_harm)
@@ -152,7 +152,7 @@ def _major_of(changes: Changes) -> Changes:
 
 
 def _majors(changes: Iterable[Change]) -> list[Changes]:
-    """Every choice of changes of the major groups, none among them, by harm."""
+    """All combinations of changes of the major groups, sorted by harm; the first is empty."""
     groups: dict[str, list[Changes]] = {group: [()] for group in MAJOR}
     for change in changes:
         if change.group in MAJOR:
@@ -162,7 +162,7 @@ def _majors(changes: Iterable[Change]) -> list[Changes]:
 
 
 def _strongest(minor: list[Change], major: Changes) -> Changes:
-    """The changes that go furthest, of each group that goes with the others; first those that exclude others."""
+    """Select the change of the highest level in each group, changes with exclusions first."""
     chosen: list[Change] = []
     for change in sorted(minor, key=lambda change: (-len(change.excludes), -change.level)):
         if change.goes_with((*major, *chosen)):
@@ -171,9 +171,9 @@ def _strongest(minor: list[Change], major: Changes) -> Changes:
 
 
 def _by_harm(majors: list[Changes], minor: list[Change], found: list[Changes]) -> Iterator[Changes]:
-    """Sets of changes by harm: a major choice and any of the minor changes.
+    """Generate sets of one major choice and any minor changes, sorted by harm.
 
-    A set that a found one is part of, or that goes at least as far in everything, is left out.
+    Leaves out sets that do at least as much in every group as one in `found`.
     """
     order = itertools.count()
     waiting: list[tuple[int, int, Changes, tuple[int, ...]]] = []
@@ -200,13 +200,13 @@ def _by_harm(majors: list[Changes], minor: list[Change], found: list[Changes]) -
 
 
 def _goes_as_far(changes: Changes, other: Changes) -> bool:
-    """Whether `changes` do at least what `other` does."""
+    """Whether `changes` have at least the levels of `other` in every group."""
     levels = {change.group: change.level for change in changes}
     return all(levels.get(change.group, 0) >= change.level for change in other)
 
 
 def _lightened(changes: Changes, minor: list[Change], fits: Test) -> Changes:
-    """A set that fits, less every change without which it still does; what must stay goes no further than needed."""
+    """Remove the changes that a fitting set does not need, and weaken the others as far as it still fits."""
     for change in sorted(changes, key=lambda change: -change.harm):
         rest = tuple(other for other in changes if other is not change)
         if fits(rest):

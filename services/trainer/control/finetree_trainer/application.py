@@ -83,7 +83,7 @@ class Application:
         servicer = self._build(estimator)
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         await self._recover()
-        workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, self._on_profile)
+        workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
         self._run_background(ObservationReporter(self._log, estimator, self._host.rates))
 
@@ -92,10 +92,10 @@ class Application:
         settings, log, layout = self._settings, self._log, self._layout
         models = Models(layout.models, settings.model_roots)
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
-        datasets = Datasets(self._store, log.clock, layout, limits)
+        datasets = Datasets(self._store, log.clock, layout, limits=limits)
         tasks = TaskBuilder(log, models, datasets, devices=self._node.devices, settings=settings)
         self._queue = JobQueue(log, self._node.devices)
-        self._supervisor = Supervisor(log, tasks, settings, self._queue.release)
+        self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         planner = Planner(inputs, devices=self._node.devices, estimator=estimator, rates=self._host.rates)
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)

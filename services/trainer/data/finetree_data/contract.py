@@ -2,7 +2,7 @@
 """The contract's values for how a file is read as the reader's own, and back. Both have the same names."""
 
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from finetree_api.types.v1 import training_data_pb2
 
@@ -21,8 +21,8 @@ def to_reading(given: training_data_pb2.DatasetReading, *, name: str = "") -> Re
     columns = {descriptor.name: value for descriptor, value in given.columns.ListFields()}
     return Reading(
         name=name,
-        file_format=_named(FileFormat, "FILE_FORMAT_", training_data_pb2.FileFormat, given.file_format),
-        row_format=_named(RowFormat, "ROW_FORMAT_", training_data_pb2.RowFormat, given.row_format),
+        file_format=_member(FileFormat, training_data_pb2.FileFormat.Name(given.file_format)),
+        row_format=_member(RowFormat, training_data_pb2.RowFormat.Name(given.row_format)),
         columns=Columns(**columns),
         skip_bad_rows=given.bad_rows == training_data_pb2.BAD_ROWS_SKIP,
         skip_limit=given.skip_limit if given.HasField("skip_limit") else None,
@@ -30,8 +30,9 @@ def to_reading(given: training_data_pb2.DatasetReading, *, name: str = "") -> Re
     )
 
 
-def _named(kind: type[E], prefix: str, enum: Any, value: int) -> E | None:
-    return kind[enum.Name(value).removeprefix(prefix)] if value else None
+def _member(kind: type[E], name: str) -> E | None:
+    """Return the member that a value of the contract is called after; None for its UNSPECIFIED."""
+    return next((member for member in kind if name.endswith(f"_FORMAT_{member.name}")), None)
 
 
 def row_format(found: RowFormat) -> training_data_pb2.RowFormat.ValueType:

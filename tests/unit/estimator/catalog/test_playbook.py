@@ -4,14 +4,9 @@ import pytest
 from finetree_estimator.catalog import playbook
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.catalog.playbook import FigureKind
-from finetree_estimator.catalog.price_book import Rented
 from finetree_estimator.intervals import Kind
-from finetree_estimator.methods.lora import Lora
-from finetree_estimator.methods.targets import PRESETS
 
-LORA = Lora(8, PRESETS["all-linear"], 0.1)
 ALL_METHODS = ["full", "lora", "qlora", "prefix", "adapter"]
-PRICE = Rented(price_id="x/y", provider="x", hourly=0.39, currency="USD", date="2026-07-15", source="x")
 
 
 def figure(kind, method="lora", *, bits=0, examples=1000, gib=24.0):

@@ -152,7 +152,7 @@ def test_a_step_may_take_less_where_nothing_waits_and_the_loss_is_compiled(make_
     waiting = 2 * 28 * PYTORCH.gather_overhead
 
     def spared(run: Run, tokens: float = 8000.0) -> float:
-        return step_time.spared_seconds(run, ROWS, Step(1, tokens))
+        return step_time.saving_seconds(run, ROWS, Step(1, tokens))
 
     assert spared(alone) == 0
     assert spared(shared) == pytest.approx(waiting)

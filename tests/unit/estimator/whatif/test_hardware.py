@@ -8,7 +8,7 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.accelerators import accelerator, accelerators
-from finetree_estimator.catalog.price_book import PriceBook, Quote, Rented, Term
+from finetree_estimator.catalog.price_book import PriceBook, Quote, Term
 from finetree_estimator.estimate import estimate, fit_of
 from finetree_estimator.evidence.corrections import UNCORRECTED
 from finetree_estimator.memory.fit import Verdict
@@ -221,7 +221,7 @@ def test_spot_is_offered_and_marked(make_run):
 
 def test_currencies_are_never_mixed(make_run):
     quotes = (quote("dollars", "h100", 3.0), quote("yen", "h100", 400.0, currency="JPY"))
-    yen = make_run(payment=Rented("z", "z", 1.0, "JPY", "2026", "y"))
+    yen = make_run(payment=quote("own", "h100", 1.0, currency="JPY"))
 
     assert [offer.quote.price_id for offer in search(make_run(), *quotes)] == ["dollars"]
     assert [offer.quote.price_id for offer in search(yen, *quotes)] == ["yen"]

@@ -6,7 +6,7 @@ from finetree_estimator import estimate as engine
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.names import GIB
 from finetree_estimator.catalog.playbook import FigureKind
-from finetree_estimator.catalog.price_book import Owned, Rented
+from finetree_estimator.catalog.price_book import Owned, Quote
 from finetree_estimator.methods.adapter import Adapter
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
@@ -16,7 +16,9 @@ from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.whatif import playbook_comparison
 
 LORA = Lora(8, PRESETS["all-linear"], 0.1)
-PRICE = Rented(price_id="x/y", provider="x", hourly=0.39, currency="USD", date="2026-07-15", source="x")
+PRICE = Quote(
+    price_id="x/y", accelerator="rtx-4090", provider="x", hourly=0.39, currency="USD", date="2026-07-15", source="x"
+)
 
 
 def compared(run, *, examples=1000, runs_per_month=0.0):
@@ -48,21 +50,27 @@ def test_money_in_another_currency_is_not_compared(make_run, payment):
     assert not found[FigureKind.COST_USD].note
 
 
-def test_a_disagreement_is_told_with_its_factor_and_the_likely_reasons(make_run):
+def test_a_disagreement_is_noted_with_its_factor_and_the_likely_reasons(make_run):
     found = compared(make_run(payment=PRICE))
     factor = 3.0 / found[FigureKind.COST_USD].computed.expected
 
     note = found[FigureKind.COST_USD].note
-    assert note.startswith(f"{factor:,.0f} times above the computed: ")
-    assert "7B there, 3.21B here; A100 40GB there, test GPU here; $1.50 an hour there, $0.39 here" in note
-    assert note.endswith("row lengths and epochs are not stated there")
+    assert note.startswith(f"{factor:,.0f} times above the computed value: ")
+    differences = (
+        "7B in the playbook, 3.21B",
+        "A100 40GB in the playbook, test GPU",
+        "$1.50 an hour in the playbook, $0.39",
+    )
+    assert [text for text in (*differences, "row lengths and epochs") if text not in note] == []
 
 
 def test_a_model_and_a_gpu_like_the_playbooks_are_no_reason(make_run, gpu):
     device = replace(gpu, name="NVIDIA A100 40GB SXM", usable_bytes=round(39.4 * GIB))
     note = compared(make_run(shape=model("llama-2-7b").shape, device=device))[FigureKind.CHART_TIME_HOURS].note
 
-    assert note.endswith("times above the computed: row lengths and epochs are not stated there")
+    assert "7B" not in note
+    assert "A100" not in note
+    assert "row lengths and epochs" in note
 
 
 def test_a_figure_inside_the_computed_interval_carries_no_note(make_run):
@@ -80,14 +88,14 @@ def test_a_figure_inside_the_computed_interval_carries_no_note(make_run):
 def test_several_gpus_and_a_size_beyond_the_table_are_named_as_differences(make_run):
     note = compared(make_run(devices=8), examples=10**6)[FigureKind.TIME_HOURS].note
 
-    assert "one GPU there, 8 here" in note
-    assert "beyond the table there" in note
+    assert "one GPU in the playbook, 8" in note
+    assert "extrapolated" in note
 
 
-def test_a_card_larger_than_the_peak_is_told_as_a_card(make_run):
+def test_a_gpu_larger_than_the_peak_is_named_as_a_gpu(make_run):
     run = make_run(shape=model("smollm2-135m-instruct").shape, micro_batch=1)
 
-    assert compared(run)[FigureKind.GPU_MEMORY_GB].note.endswith("the size of a card there, a peak here")
+    assert compared(run)[FigureKind.GPU_MEMORY_GB].note.endswith("a GPU's size, not a peak")
 
 
 def test_a_lower_bound_is_not_contradicted_by_more(make_run):

@@ -7,15 +7,17 @@ from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.capabilities import CAPABILITIES
-from finetree_worker import choices, plan_from_task
+from finetree_worker import spec_values
+from finetree_worker.errors import PlanError
+from finetree_worker.methods import method_of, qlora
 
 WORKER = {
-    "qlora.quantization": choices.QUANTIZATIONS,
-    "precision": choices.PRECISIONS,
-    "optimizer": choices.OPTIMIZERS,
-    "attention": choices.ATTENTION,
-    "gradient_checkpointing": choices.CHECKPOINTING,
-    "loss_kernel": choices.LOSS_KERNELS,
+    "qlora.quantization": qlora.QUANTIZATIONS,
+    "precision": spec_values.PRECISIONS,
+    "optimizer": spec_values.OPTIMIZERS,
+    "attention": spec_values.ATTENTION,
+    "gradient_checkpointing": spec_values.CHECKPOINTING,
+    "loss_kernel": spec_values.LOSS_KERNELS,
 }
 FIXED = {
     "hardware.sharding": hardware_pb2.SHARDING_REPLICATED,
@@ -33,11 +35,22 @@ def test_a_setting_has_the_values_that_the_worker_takes(path):
 
 
 def test_a_metric_of_the_contract_is_one_that_the_worker_measures():
-    assert set(choices.METRICS) == set(training_pb2.Metric.values()) - {0}
+    assert set(spec_values.METRICS) == set(training_pb2.Metric.values()) - {0}
+
+
+def _worker_trains(method: str) -> bool:
+    spec = run_spec_pb2.RunSpec()
+    getattr(spec, method).SetInParent()
+    try:
+        method_of(spec)
+    except PlanError as error:
+        return error.reason != "METHOD_NOT_SUPPORTED"
+    return True
 
 
 def test_the_methods_are_those_of_the_worker():
-    assert set(capabilities.methods()) == set(plan_from_task.ARTIFACT_FOLDERS)
+    named = {field.name for field in run_spec_pb2.RunSpec.DESCRIPTOR.oneofs_by_name["method"].fields}
+    assert {method for method in named if _worker_trains(method)} == set(capabilities.methods())
 
 
 @pytest.mark.parametrize("method", capabilities.methods())

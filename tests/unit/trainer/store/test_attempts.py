@@ -14,7 +14,7 @@ def test_an_attempt_is_acknowledged_ended_and_counted_once(store):
     assert not run(lambda connection: attempts.acknowledge(connection, row, 6, now=2))
     assert run(lambda connection: attempts.load(connection, "j1", 1)).acknowledged == 5
     assert [found.worker for found in run(attempts.open_attempts)] == ["w1"]
-    assert run(lambda connection: attempts.end(connection, "j1", 1, "SYSTEM", now=3))
-    assert not run(lambda connection: attempts.end(connection, "j1", 1, "OTHER", now=4))
+    assert run(lambda connection: attempts.end(connection, "j1", 1, cause="SYSTEM", now=3))
+    assert not run(lambda connection: attempts.end(connection, "j1", 1, cause="OTHER", now=4))
     assert run(attempts.open_attempts) == []
     assert run(lambda connection: attempts.count_by_cause(connection, "j1", "SYSTEM")) == 1

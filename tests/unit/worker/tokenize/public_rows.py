@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rows of our own in the shapes that public projects write, with what the model reads and learns of them.
 
-They are shown as test_public_formats.py renders them: each turn as [role]text, what is learned between « and ».
+They are shown as test_rows_public_formats.py renders them: each turn as [role]text, what is learned between « and ».
 """
 
 import json

@@ -868,7 +868,9 @@ class Job(_message.Message):
     oldest_seq: _builtins.int
     """Number of the oldest event that is kept; older ones were removed by retention."""
     plan_digest: _builtins.str
-    """Digest of the plan that it runs. Empty: nothing is trained, or there was no estimate."""
+    """Digest of the plan that it runs; of an approved plan, the digest that was approved. Empty: nothing is trained, or
+    there was no estimate.
+    """
     trace_context: _builtins.str
     """As in the template that created it."""
     failure_category: Global___FailureCategory.ValueType

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The catalog's data files: models, accelerators, prices and measured runs."""

@@ -206,7 +206,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             heartbeat=seconds_of(request.heartbeat) or Filter().heartbeat,
         )
         after = await self.watches.start(request, uid)
-        async for batch in self.watches.watch(uid, after, chosen, context.principal().name):
+        async for batch in self.watches.watch(uid, after, chosen, principal=context.principal().name):
             yield batch
 
     async def ListEvents(
@@ -238,7 +238,9 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
         """Stream a file of an artifact."""
         job, artifact = parse_child(request.name, "jobs", "artifacts", project=context.principal().project)
-        async for piece in self.artifacts.read(job.id, artifact, request.path, request.offset, request.limit):
+        async for piece in self.artifacts.read(
+            job.id, artifact, request.path, offset=request.offset, limit=request.limit
+        ):
             yield piece
 
     async def GetCapacity(

@@ -43,6 +43,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         supervisor: Supervisor,
         log: EventLog,
         settings: Settings,
+        *,
         on_profile: Callable[[worker_pb2.HostProfile], Awaitable[None]],
     ) -> None:
         self._supervisor, self._log, self._settings, self._on_profile = supervisor, log, settings, on_profile

@@ -34,7 +34,7 @@ class Limits:
 class Datasets:
     """The datasets of all projects."""
 
-    def __init__(self, store: Store, clock: Clock, layout: Layout, limits: Limits) -> None:
+    def __init__(self, store: Store, clock: Clock, layout: Layout, *, limits: Limits) -> None:
         self._store, self._clock, self._layout, self._limits = store, clock, layout, limits
         private_folder(layout.datasets)
         private_folder(layout.uploads)

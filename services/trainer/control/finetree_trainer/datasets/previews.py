@@ -5,6 +5,7 @@ Only workers have tokenizers, so the service cannot make a preview itself.
 """
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, job_pb2
@@ -68,13 +69,13 @@ class Previews:
             )
         file = self._layout.artifacts(job, artifact_pb2.Artifact.FromString(record).attempt) / ARTIFACT / FILE
         try:
-            return await asyncio.to_thread(_read, file, request, offset, limit)
+            return await asyncio.to_thread(partial(_read, file, request, offset=offset, limit=limit))
         except FileNotFoundError:
             raise _no_preview("this job's preview was removed from the disk; run another PREPARE job") from None
 
 
 def _read(
-    file: Path, request: dataset_pb2.PreviewDatasetRequest, offset: int, limit: int
+    file: Path, request: dataset_pb2.PreviewDatasetRequest, *, offset: int, limit: int
 ) -> tuple[list[dataset_pb2.PreviewRow], int]:
     found: list[dataset_pb2.PreviewRow] = []
     room = PAGE_BYTES

@@ -79,7 +79,7 @@ class Uploads:
             return row.size_bytes
         try:
             async for offset, data in pieces:
-                _require_offset(row, upload.position, offset, len(data))
+                _require_offset(row, upload.position, offset=offset, length=len(data))
                 await in_thread(upload.write, data)
                 if upload.position - upload.synced >= SYNC_BYTES:
                     await self._commit(row.uid, upload)
@@ -170,7 +170,7 @@ def _verify(file: Path, sha256: str, reading: Reading) -> validate.ValidatedFile
     return validate.validate_file(file, reading)
 
 
-def _require_offset(row: DatasetRow, position: int, offset: int, length: int) -> None:
+def _require_offset(row: DatasetRow, position: int, *, offset: int, length: int) -> None:
     if offset != position:
         raise OutOfRange(
             "OFFSET_MISMATCH",

@@ -25,7 +25,7 @@ class EventGapError(Exception):
 
 
 def ingest_batch(
-    transaction: Transaction, connection: Connection, attempt: int, batch: Iterable[worker_pb2.WorkerEvent]
+    transaction: Transaction, connection: Connection, batch: Iterable[worker_pb2.WorkerEvent], *, attempt: int
 ) -> int:
     """Add the events that are new, and return the number of the attempt's newest event in the log.
 
@@ -45,7 +45,7 @@ def ingest_batch(
             raise FencedError(transaction.row.attempt)
         acknowledged = event.worker_seq
         if event.WhichOneof("body") == "outcome":
-            _add_outcome(transaction, connection, attempt, event.outcome)
+            _add_outcome(transaction, connection, event.outcome, attempt=attempt)
         elif event.WhichOneof("body") == "event":
             _add_event(transaction, connection, event.event)
     if acknowledged != row.acknowledged:
@@ -110,7 +110,7 @@ def _keep_profile(transaction: Transaction, connection: Connection, report: even
 
 
 def _add_outcome(
-    transaction: Transaction, connection: Connection, attempt: int, outcome: worker_pb2.TaskOutcome
+    transaction: Transaction, connection: Connection, outcome: worker_pb2.TaskOutcome, *, attempt: int
 ) -> None:
     summary = outcome.summary if outcome.HasField("summary") else None
     match outcome.kind:
@@ -135,7 +135,7 @@ def _add_outcome(
         case _:
             # Stopped with a checkpoint, and the service did not ask for it. What follows is decided when the process is
             # proven dead.
-            attempts.note_cause(connection, transaction.row.uid, attempt, attempts.INTERRUPTED)
+            attempts.note_cause(connection, transaction.row.uid, attempt, cause=attempts.INTERRUPTED)
 
 
 def _reason_and_remedy(error: status_pb2.Status) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 """Lists a job's events in pages, in both orders, by number and by time."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.errors import invalid_field
@@ -12,6 +13,17 @@ from finetree_trainer.store import events, jobs
 
 READ_BLOCKS = 64
 """Blocks of one read; a page takes as many reads as it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """Which events of a job a request asks for: numbers between `after` and `before`, kinds and level."""
+
+    uid: str
+    after: int
+    before: int
+    mask: int
+    min_level: int
 
 
 class EventLister:
@@ -27,27 +39,32 @@ class EventLister:
 
         `position` is that number of the page before, 0 for the first page. Raises the errors that ListEvents documents.
         """
-        return await self._log.store.read(lambda connection: _page(connection, uid, request, position, limit))
+        descending = request.order == event_log_pb2.EVENT_ORDER_DESCENDING
+
+        def load(connection: Connection) -> list[event_pb2.JobEvent]:
+            selection = _select(connection, uid, request)
+            if descending:
+                return _descending(connection, selection, position or selection.before, count=limit + 1)
+            return _ascending(connection, selection, position, count=limit + 1)
+
+        found = await self._log.store.read(load)
+        return found[:limit], (found[limit - 1].seq if len(found) > limit else 0)
 
 
-def _page(
-    connection: Connection, uid: str, request: event_log_pb2.ListEventsRequest, position: int, limit: int
-) -> tuple[list[event_pb2.JobEvent], int]:
+def _select(connection: Connection, uid: str, request: event_log_pb2.ListEventsRequest) -> _Selection:
     row = jobs.load_hot(connection, uid)
     if row is None:
         raise job_not_found(uid)
     after = request.after_seq
     if after > row.last_seq:
         raise future_seq(after, row.last_seq)
-    if 0 < after + 1 < row.oldest_seq and after:
+    if after and after + 1 < row.oldest_seq:
         raise events_expired(row.oldest_seq)
     if request.HasField("after_time"):
         moment = request.after_time.ToMicroseconds()
         after = max(after, events.seq_before_time(connection, uid, moment, last_seq=row.last_seq))
     before = request.before_seq or row.last_seq + 1
-    reader = _descending if request.order == event_log_pb2.EVENT_ORDER_DESCENDING else _ascending
-    found = reader(connection, uid, request, (after, before, position), limit + 1)
-    return found[:limit], (found[limit - 1].seq if len(found) > limit else 0)
+    return _Selection(uid, after, before, requested_kinds(request.kinds), request.min_level)
 
 
 def requested_kinds(kinds: Iterable[int]) -> int:
@@ -62,25 +79,25 @@ def requested_kinds(kinds: Iterable[int]) -> int:
     return events.kinds_mask(chosen) or events.ALL_KINDS
 
 
-def _ascending(
-    connection: Connection, uid: str, request: event_log_pb2.ListEventsRequest, bounds: tuple[int, int, int], count: int
-) -> list[event_pb2.JobEvent]:
-    after, before, position = bounds
-    after = max(after, position)
-    mask, found = requested_kinds(request.kinds), list[event_pb2.JobEvent]()
-    while after < before - 1 and len(found) < count:
-        chunk, after = events.read_after(connection, uid, after, last_seq=before - 1, mask=mask, blocks=READ_BLOCKS)
-        found.extend(event for event in chunk if event.seq < before and event.level >= request.min_level)
+def _ascending(connection: Connection, selection: _Selection, position: int, *, count: int) -> list[event_pb2.JobEvent]:
+    after, last = max(selection.after, position), selection.before - 1
+    found: list[event_pb2.JobEvent] = []
+    while after < last and len(found) < count:
+        chunk, after = events.read_after(
+            connection, selection.uid, after, last_seq=last, mask=selection.mask, blocks=READ_BLOCKS
+        )
+        found.extend(event for event in chunk if event.seq <= last and event.level >= selection.min_level)
     return found[:count]
 
 
 def _descending(
-    connection: Connection, uid: str, request: event_log_pb2.ListEventsRequest, bounds: tuple[int, int, int], count: int
+    connection: Connection, selection: _Selection, position: int, *, count: int
 ) -> list[event_pb2.JobEvent]:
-    after, before, position = bounds
-    before = min(before, position or before)
-    mask, found = requested_kinds(request.kinds), list[event_pb2.JobEvent]()
-    while after < before - 1 and len(found) < count:
-        chunk, before = events.read_before(connection, uid, before, after=after, mask=mask, blocks=READ_BLOCKS)
-        found.extend(event for event in chunk if event.level >= request.min_level)
+    before = min(selection.before, position)
+    found: list[event_pb2.JobEvent] = []
+    while selection.after < before - 1 and len(found) < count:
+        chunk, before = events.read_before(
+            connection, selection.uid, before, after=selection.after, mask=selection.mask, blocks=READ_BLOCKS
+        )
+        found.extend(event for event in chunk if event.level >= selection.min_level)
     return found[:count]

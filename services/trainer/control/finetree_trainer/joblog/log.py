@@ -183,7 +183,7 @@ class EventLog:
 
         return await self.store.read(load)
 
-    async def wait(self, uid: str, after: int, seconds: float, stop: "asyncio.Future[None]") -> None:
+    async def wait(self, uid: str, after: int, *, seconds: float, stop: "asyncio.Future[None]") -> None:
         """Wait until the log of a watched job moves beyond `after`, `stop` is done, or the seconds are over."""
         tail = self._open(uid)
         if tail.last_seq <= after:

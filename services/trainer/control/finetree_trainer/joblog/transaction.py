@@ -61,7 +61,7 @@ class Transaction:
         progress.update(self.snapshot, event, self.row.task)
         self.events.append(event)
 
-    def move(self, state: job_pb2.JobState.ValueType, code: str, text: str, remedy: str = "") -> None:
+    def move(self, state: job_pb2.JobState.ValueType, code: str, text: str, *, remedy: str = "") -> None:
         """Go to another state and log it. Raises TransitionError where it may not follow the present one."""
         previous = job_pb2.JobState.ValueType(self.row.state)
         states.require_transition(previous, state)
@@ -84,7 +84,7 @@ class Transaction:
         summary: event_pb2.RunSummary | None = None,
     ) -> None:
         """Go to a terminal state and log the job's one Terminal event; nothing can be added after it."""
-        self.move(state, code, text, remedy)
+        self.move(state, code, text, remedy=remedy)
         self.row.end_time = self.now
         self.snapshot.ClearField("placements")
         self.snapshot.failure_category = category

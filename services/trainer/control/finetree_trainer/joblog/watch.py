@@ -108,7 +108,7 @@ class Watches:
         return after
 
     async def watch(
-        self, uid: str, after: int, chosen: Filter, principal: str
+        self, uid: str, after: int, chosen: Filter, *, principal: str
     ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
         """Batches after number `after` until the Terminal event; an empty batch is a heartbeat that moves the cursor.
 
@@ -133,7 +133,8 @@ class Watches:
             ended = found.finished and after >= found.last_seq
             late = time.monotonic() - sent >= chosen.heartbeat
             if shown or ended or late or self._stop.done():
-                yield self._response(uid, after, max(found.last_seq, after), shown, sampler)
+                skipped = sampler.take()
+                yield self._response(uid, after, shown, skipped=skipped, last_seq=max(found.last_seq, after))
                 sent = time.monotonic()
             if ended:
                 return
@@ -146,15 +147,22 @@ class Watches:
             if shown and chosen.min_interval:
                 await asyncio.wait([self._stop], timeout=chosen.min_interval)
             elif after >= found.last_seq:
-                await self._log.wait(uid, after, sent + chosen.heartbeat - time.monotonic(), self._stop)
+                rest = sent + chosen.heartbeat - time.monotonic()
+                await self._log.wait(uid, after, seconds=rest, stop=self._stop)
 
     def _response(
-        self, uid: str, after: int, last_seq: int, shown: list[event_pb2.JobEvent], sampler: _StepSampler
+        self,
+        uid: str,
+        after: int,
+        shown: list[event_pb2.JobEvent],
+        *,
+        skipped: list[event_log_pb2.SkippedRange],
+        last_seq: int,
     ) -> event_log_pb2.WatchJobResponse:
         response = event_log_pb2.WatchJobResponse(
             events=shown,
             cursor=cursor.encode(self._log.store.log_epoch, uid, after),
-            skipped=sampler.take(),
+            skipped=skipped,
             min_seq=self._log.min_seq.get(uid, 1),
             last_seq=last_seq,
         )

@@ -9,10 +9,17 @@ from finetree_runtime.runspec.digest import plan_differences, plan_digest
 from finetree_runtime.runspec.paths import FieldDifference
 
 _FIELD = "job.train.approved_plan"
+_FILLED_HERE = ("spec.dataset.reading", "spec.evaluation.dataset.reading", "spec.hardware.cpu")
+"""Settings that only this server can fill in, from its datasets and its processor: EstimateRun leaves them unset."""
+
+_SAYS_NOTHING = ("", "{}")
+"""JSON of a field that is unset, or a message with none of its fields set."""
 
 
 def require_approved(approved: run_spec_pb2.Plan, present: run_spec_pb2.Plan) -> None:
     """Raise unless the present plan is the approved one.
+
+    What the approved plan leaves open among `_FILLED_HERE` may be filled in.
 
     Raises InvalidArgument INVALID_REQUEST when the approved digest does not belong to the approved plan,
     FailedPrecondition PLAN_DRIFT with one violation for each field that differs.
@@ -21,7 +28,7 @@ def require_approved(approved: run_spec_pb2.Plan, present: run_spec_pb2.Plan) ->
     if approved.digest != plan_digest(approved.spec, profile, approved.revision):
         text = "does not belong to this plan; send the plan as EstimateRun, CheckPlan or ValidateJob returned it"
         raise invalid_field(f"{_FIELD}.digest", text)
-    differences = plan_differences(approved, present)
+    differences = [each for each in plan_differences(approved, present) if not _left_open(each)]
     if not differences:
         return
     fields = "1 field differs" if len(differences) == 1 else f"{len(differences)} fields differ"
@@ -32,6 +39,11 @@ def require_approved(approved: run_spec_pb2.Plan, present: run_spec_pb2.Plan) ->
         metadata={"approved": approved.digest, "actual": present.digest},
         violations=[(_path(each), _change(each), "PLAN_DRIFT") for each in differences],
     )
+
+
+def _left_open(difference: FieldDifference) -> bool:
+    """Whether the approved plan says nothing of a setting that this server fills in."""
+    return difference.left in _SAYS_NOTHING and difference.field_path.startswith(_FILLED_HERE)
 
 
 def _path(difference: FieldDifference) -> str:

@@ -29,7 +29,7 @@ class Artifacts:
         return [(name, artifact_pb2.Artifact.FromString(record)) for name, record in found]
 
     async def read(
-        self, uid: str, artifact: str, path: str, offset: int, limit: int
+        self, uid: str, artifact: str, path: str, *, offset: int, limit: int
     ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
         """Read a file of an artifact from `offset`, `limit` bytes of it (0: to the end).
 

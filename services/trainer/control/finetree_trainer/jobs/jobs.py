@@ -46,7 +46,7 @@ class Jobs:
         if existing is not None:
             return self.to_message(existing)
         planned = await self._planner.plan(project, template)
-        record = self._record(project, owner, template, planned)
+        record = self._record(template, planned, project=project, owner=owner)
         record.request_id = request_id
         require_space(self._settings.data_dir, self._settings.disk_reserve_bytes)
 
@@ -135,7 +135,7 @@ class Jobs:
         job.queue_position, job.blocked_by = position.number, position.blocked_by
         return job
 
-    def _record(self, project: str, owner: str, template: job_pb2.JobTemplate, planned: PlannedJob) -> job_pb2.Job:
+    def _record(self, template: job_pb2.JobTemplate, planned: PlannedJob, *, project: str, owner: str) -> job_pb2.Job:
         uid = str(uuid7())
         training = isinstance(planned.task, job_pb2.TrainTask)
         record = job_pb2.Job(

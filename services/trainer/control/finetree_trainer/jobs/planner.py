@@ -105,6 +105,9 @@ class Planner:
         present = await self._estimate(task, job)
         if asked.HasField("approved_plan"):
             require_approved(asked.approved_plan, present)
+            if job.plan is not None:
+                # The digest that people approved is the one that events, artifacts and trackers show.
+                job.plan.digest = asked.approved_plan.digest
         if template.limits.HasField("max_cost"):
             _check_currency(template.limits.max_cost.currency_code, job)
         return job

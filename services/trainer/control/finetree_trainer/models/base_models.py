@@ -110,7 +110,9 @@ class BaseModels:
             folder = self._models.folder / known.name
             if (folder / "config.json").is_file():
                 source = model_pb2.ModelSource(name=known.name)
-                yield _found(folder, known.name, base_model_pb2.BASE_MODEL_ORIGIN_WHEEL, source, known.hub_id)
+                yield _found(
+                    folder, known.name, source, origin=base_model_pb2.BASE_MODEL_ORIGIN_WHEEL, hub_id=known.hub_id
+                )
 
     def _of_hub(self) -> Iterator[FoundModel]:
         for home in _folders(self._models.folder / "hub"):
@@ -122,7 +124,7 @@ class BaseModels:
                 hub_id = str(_json(folder / "manifest.json").get("hub_id", "")) or home.name.replace("--", "/", 1)
                 source = model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id, revision=commit))
                 name = f"{home.name}@{commit}"
-                found = _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_HUB, source, hub_id)
+                found = _found(folder, name, source, origin=base_model_pb2.BASE_MODEL_ORIGIN_HUB, hub_id=hub_id)
                 found.message.revision = commit
                 found.message.refs.extend(sorted(ref for ref, known in refs.items() if known == commit))
                 yield found
@@ -136,7 +138,7 @@ class BaseModels:
                     source = model_pb2.ModelSource(path=folder.name)
                     hub_id = locate.hub_id_in(folder / "config.json")
                     name = f"path:{folder.name}"
-                    yield _found(folder, name, base_model_pb2.BASE_MODEL_ORIGIN_PATH, source, hub_id)
+                    yield _found(folder, name, source, origin=base_model_pb2.BASE_MODEL_ORIGIN_PATH, hub_id=hub_id)
 
 
 def _pick(found: list[FoundModel], name: str) -> FoundModel:
@@ -169,7 +171,12 @@ def _matches(model: base_model_pb2.BaseModel, wanted: str) -> bool:
 
 
 def _found(
-    folder: Path, name: str, origin: base_model_pb2.BaseModelOrigin.ValueType, source: Any, hub_id: str
+    folder: Path,
+    name: str,
+    source: model_pb2.ModelSource,
+    *,
+    origin: base_model_pb2.BaseModelOrigin.ValueType,
+    hub_id: str,
 ) -> FoundModel:
     config = _json(folder / "config.json")
     text = config.get("text_config")

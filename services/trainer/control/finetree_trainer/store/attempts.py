@@ -86,7 +86,7 @@ def record_heartbeat(connection: Connection, uid: str, attempt: int, *, now: int
     connection.execute(update(schema.attempts).where(chosen).values(last_heartbeat=now))
 
 
-def end(connection: Connection, uid: str, attempt: int, cause: str, *, now: int) -> bool:
+def end(connection: Connection, uid: str, attempt: int, *, cause: str, now: int) -> bool:
     """Note that an attempt's process is dead; false when that was noted before."""
     chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt) & (_attempts.ended == 0)
     return connection.execute(update(schema.attempts).where(chosen).values(ended=now, cause=cause)).rowcount == 1
@@ -98,13 +98,13 @@ def count_by_cause(connection: Connection, uid: str, cause: str) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def note_cause(connection: Connection, uid: str, attempt: int, cause: str) -> None:
+def note_cause(connection: Connection, uid: str, attempt: int, *, cause: str) -> None:
     """Note why an attempt is about to end, while its process still lives."""
     chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt) & (_attempts.ended == 0)
     connection.execute(update(schema.attempts).where(chosen).values(cause=cause))
 
 
-def renew_token(connection: Connection, uid: str, attempt: int, token_hash: str) -> None:
+def renew_token(connection: Connection, uid: str, attempt: int, *, token_hash: str) -> None:
     """Give an open attempt another secret: the old one was lost with the service that made it."""
     chosen = (_attempts.job_uid == uid) & (_attempts.attempt == attempt) & (_attempts.ended == 0)
     connection.execute(update(schema.attempts).where(chosen).values(token_hash=token_hash))

@@ -39,7 +39,7 @@ async def close_attempt(log: EventLog, dead: DeadAttempt, *, retries: int) -> No
     A failure of the machine is tried again `retries` times. An attempt that is closed already stays as it is.
     """
     await _replay(log, dead)
-    await log.change(dead.job, lambda transaction, connection: _close(transaction, connection, dead, retries))
+    await log.change(dead.job, lambda transaction, connection: _close(transaction, connection, dead, retries=retries))
 
 
 async def _replay(log: EventLog, dead: DeadAttempt) -> None:
@@ -50,19 +50,19 @@ async def _replay(log: EventLog, dead: DeadAttempt) -> None:
         part = left[start : start + REPLAY_EVENTS]
 
         def add(transaction: Transaction, connection: Connection, part: list[worker_pb2.WorkerEvent] = part) -> int:
-            return ingest.ingest_batch(transaction, connection, dead.attempt, part)
+            return ingest.ingest_batch(transaction, connection, part, attempt=dead.attempt)
 
         with suppress(FencedError, ingest.EventGapError):
             await log.change(dead.job, add, attempt=dead.attempt)
 
 
-def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, retries: int) -> None:
+def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, *, retries: int) -> None:
     """Note the attempt's end, and have its job wait for another attempt, fail, or end as it was asked to."""
     row = attempts.load(connection, dead.job, dead.attempt)
     if row is None or row.ended:
         return
     cause = attempts.ENDED if transaction.finished else row.cause or attempts.SYSTEM
-    attempts.end(connection, dead.job, dead.attempt, cause, now=transaction.now)
+    attempts.end(connection, dead.job, dead.attempt, cause=cause, now=transaction.now)
     transaction.changed = True
     job = transaction.row
     if transaction.finished or job.attempt != dead.attempt or job.state not in states.WITH_WORKER:

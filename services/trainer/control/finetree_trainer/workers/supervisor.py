@@ -42,7 +42,7 @@ class Supervisor:
     """All workers of this service. `on_released(slots)` is called when the process that held them is proven dead."""
 
     def __init__(
-        self, log: EventLog, tasks: TaskBuilder, settings: Settings, on_released: Callable[[Sequence[Slot]], None]
+        self, log: EventLog, tasks: TaskBuilder, settings: Settings, *, on_released: Callable[[Sequence[Slot]], None]
     ) -> None:
         self._log, self._tasks, self._settings = log, tasks, settings
         self._on_released = on_released
@@ -172,7 +172,9 @@ class Supervisor:
             task = await self._tasks.build(worker.job, worker.slots)
             worker.task = self._tasks.assign(task, worker.attempt, token)
             uid, attempt, hashed = worker.job, worker.attempt, token_hash(token)
-            await self._log.store.write(lambda connection: attempts.renew_token(connection, uid, attempt, hashed))
+            await self._log.store.write(
+                lambda connection: attempts.renew_token(connection, uid, attempt, token_hash=hashed)
+            )
         return worker.task
 
     def on_attach(self, worker: Worker, session: Session) -> None:
@@ -191,7 +193,7 @@ class Supervisor:
         """
 
         def add(transaction: Transaction, connection: Connection) -> int:
-            return ingest.ingest_batch(transaction, connection, attempt, batch.events)
+            return ingest.ingest_batch(transaction, connection, batch.events, attempt=attempt)
 
         change = await self._log.change(uid, add, attempt=attempt)
         if change.row.state in states.TERMINAL:

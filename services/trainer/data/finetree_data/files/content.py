@@ -56,7 +56,7 @@ _UTF32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 class Content:
     """The decompressed bytes of a file. `compression` is "", "gzip" or "zstd", `count` the bytes read so far."""
 
-    def __init__(self, stream: io.BufferedReader, compression: str, raw: io.BufferedReader, size: int) -> None:
+    def __init__(self, stream: io.BufferedReader, raw: io.BufferedReader, *, compression: str, size: int) -> None:
         self._stream, self._raw, self._size = stream, raw, size
         self.compression, self.count = compression, 0
 
@@ -98,22 +98,23 @@ def open_content(path: Path) -> Iterator[Content]:
         size = os.fstat(raw.fileno()).st_size
         if magic[:2] == GZIP:
             stream = _Decompressed(cast("BinaryIO", gzip.GzipFile(fileobj=raw)), size, "gzip")
-            yield _content(io.BufferedReader(stream, BUFFER_BYTES), "gzip", raw, size)
+            yield _content(io.BufferedReader(stream, BUFFER_BYTES), raw, compression="gzip", size=size)
         elif magic == ZSTD:
             if not is_whole(raw):
                 raise damaged("zstd", 0)
             # Frames may ask for a window of gigabytes; 128 MiB is what `zstd --ultra` writes without --long.
             decompressor = zstandard.ZstdDecompressor(max_window_size=128 * 1024 * 1024)
             frames = decompressor.stream_reader(raw, read_across_frames=True, closefd=False)
-            yield _content(io.BufferedReader(_Decompressed(frames, size, "zstd"), BUFFER_BYTES), "zstd", raw, size)
+            stream = _Decompressed(frames, size, "zstd")
+            yield _content(io.BufferedReader(stream, BUFFER_BYTES), raw, compression="zstd", size=size)
         else:
-            yield _content(raw, "", raw, size)
+            yield _content(raw, raw, compression="", size=size)
 
 
-def _content(stream: io.BufferedReader, compression: str, raw: io.BufferedReader, size: int) -> Content:
+def _content(stream: io.BufferedReader, raw: io.BufferedReader, *, compression: str, size: int) -> Content:
     if is_utf16(stream.peek(4)[:4]):
         stream = io.BufferedReader(Utf16Reader(stream), BUFFER_BYTES)
-    return Content(stream, compression, raw, size)
+    return Content(stream, raw, compression=compression, size=size)
 
 
 class _Decompressed(io.RawIOBase):

@@ -53,7 +53,7 @@ def _take(part: Any, place: str, found: ParsedParts) -> None:
         found.text += require_text(part.get(key), f"{place}.text", may_be_empty=True)
     elif of_type in ("reasoning", "thinking") or "reasoningContent" in given:
         found.thought += _thought(given, place)
-    elif not _take_call(of_type, given, place, found) and not _take_result(of_type, given, place, found):
+    elif not _take_call(found, of_type, given, place=place) and not _take_result(found, of_type, given, place=place):
         what = of_type if of_type is not None else next(iter(given), "nothing")
         raise RowError(place, f"must be a text part, is {str(what)[:40]!r}; only text is trained on")
 
@@ -67,26 +67,26 @@ def _thought(part: dict[str, Any], place: str) -> str:
     return require_text(text, place, may_be_empty=True)
 
 
-def _take_call(of_type: Any, part: dict[str, Any], place: str, found: ParsedParts) -> bool:
+def _take_call(found: ParsedParts, of_type: Any, part: dict[str, Any], *, place: str) -> bool:
     if of_type == "tool_call":
         found.calls += parse_text_calls(require_text(part.get("value"), f"{place}.value"), f"{place}.value")
         return True
     for key, arguments, known in (("toolUse", "input", "toolUseId"), ("functionCall", "args", "id")):
         if isinstance(part.get(key), dict):
-            found.calls.append(_called(part[key], arguments, known, f"{place}.{key}"))
+            found.calls.append(_called(part[key], arguments, known, place=f"{place}.{key}"))
             return True
     if of_type != "tool_use":
         return False
-    found.calls.append(_called(part, "input", "id", place))
+    found.calls.append(_called(part, "input", "id", place=place))
     return True
 
 
-def _called(part: dict[str, Any], arguments: str, known: str, place: str) -> Call:
+def _called(part: dict[str, Any], arguments: str, known: str, *, place: str) -> Call:
     written = {"name": part.get("name"), "arguments": part.get(arguments) or {}}
     return parse_call({"id": part.get(known), "function": written}, place)
 
 
-def _take_result(of_type: Any, part: dict[str, Any], place: str, found: ParsedParts) -> bool:
+def _take_result(found: ParsedParts, of_type: Any, part: dict[str, Any], *, place: str) -> bool:
     if isinstance(part.get("functionResponse"), dict):
         answer = part["functionResponse"]
         found.results.append(("", str(answer.get("name", "")), _as_text(answer.get("response"), place)))
