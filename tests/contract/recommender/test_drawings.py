@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures over the wire: formats, marks, and each documented error."""
+"""Drawings over the wire: formats, marks, and each documented error."""
 
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -38,7 +38,7 @@ async def test_a_tree_comes_in_every_format(client, picture_format, media_type, 
     assert not drawn.taken_ids
 
 
-async def test_the_way_is_that_of_the_answers_trace(client):
+async def test_the_path_is_that_of_the_answers_trace(client):
     answer = await client.recommend(REQUEST)
     drawn = await client.render_decision_tree(REQUEST)
     shown = {line.rule_id for node in drawn.nodes for line in node.lines if line.taken} | set(drawn.taken_ids)

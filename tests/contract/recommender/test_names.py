@@ -27,7 +27,7 @@ SMALL_SHAPE = {
         ({"shape": SMALL_SHAPE}, {"name": "smollm2-135m-instruct"}),
     ],
 )
-async def test_an_instructed_model_and_a_shape_get_the_recipe_of_their_size_and_it_is_priced(client, model, same_as):
+async def test_an_instructed_model_and_a_shape_get_the_recipe_of_their_size_and_it_is_estimated(client, model, same_as):
     asked = {"hardware": {"accelerator": "h200"}, "quality": "QUALITY_NEED_MAXIMUM", "rule_pack": "evidence-1"}
     asked |= {"dataset_profile": LONG_ROWS}
     reply, other = [await client.recommend({"model": named, **asked}) for named in (model, same_as)]

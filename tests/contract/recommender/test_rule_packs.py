@@ -37,7 +37,7 @@ async def test_the_other_pack_speaks_from_the_same_estimates(client):
     assert other.sha256 == asked.revision.pack.sha256
     assert not other.agrees
     # Why either pack takes its method and not the other's, with the deciding rules.
-    assert all(word in other.reason for word in ("evidence-1", "LORA (E5)", "playbook-1", "PREFIX (", "1 vote;"))
+    assert all(word in other.reason for word in ("evidence-1", "LORA (E5)", "playbook-1", "PREFIX (", "1 vote "))
 
 
 async def test_packs_that_agree_say_so_and_nothing_else(client):

@@ -122,7 +122,7 @@ def shortage(method: Method, estimate: Estimate | None) -> str:
     if estimate is None:
         return f"{method} does not fit"
     needs, has = estimate.device_bytes.expected / GIB, estimate.usable_bytes / GIB
-    return f"{method} needs at least {needs:.1f} GiB; {has:.1f} GiB are available"
+    return f"{method} needs at least {needs:.1f} GiB, and {has:.1f} GiB are available"
 
 
 def room(estimate: Estimate | None) -> str:

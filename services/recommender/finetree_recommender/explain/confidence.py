@@ -50,7 +50,7 @@ def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | 
     outside = _outside(pack, parameters)
     doubts = [*_doubts(situation, unmet), _Doubt("MODEL_OUT_OF_DOMAIN", weights.out_of_domain, outside, _OUTSIDE)]
     points = sum(doubt.weight.value * doubt.count for doubt in doubts)
-    factors = [Factor(doubt.code, f"{doubt.words}: {doubt.count}") for doubt in doubts if doubt.count]
+    factors = [Factor(doubt.code, doubt.message) for doubt in doubts if doubt.count]
     kept = f"{neighbours.kept} of {neighbours.tried} single changes of input keep the verdict"
     factors.append(Factor("CHANGES_KEEP_VERDICT", kept))
     foreign = situation.inputs.device.unsupported
@@ -73,7 +73,7 @@ def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | 
     )
 
 
-_OUTSIDE = "model sizes that the rules do not cover"
+_OUTSIDE = "a model size that the rules do not cover"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,13 @@ class _Doubt:
     weight: Number
     count: int
     words: str
+    """What it is, in the singular where it is counted."""
+    counted: bool = False
+
+    @property
+    def message(self) -> str:
+        """Words of the factor, with the count where it is counted."""
+        return f"{self.count} {self.words}{'s' if self.count > 1 else ''}" if self.counted else self.words
 
 
 def _doubts(situation: Situation, unmet: int) -> list[_Doubt]:
@@ -94,13 +101,13 @@ def _doubts(situation: Situation, unmet: int) -> list[_Doubt]:
     unanswered, overruled = decision.choice.ballot.unanswered, bool(decision.verdict.overruled_rule_id)
     tight = decision.fit.state is FitState.TIGHT
     return [
-        _Doubt("QUESTIONS_UNANSWERED", weights.unknown_question, unanswered, "unanswered questions"),
+        _Doubt("QUESTIONS_UNANSWERED", weights.unknown_question, unanswered, "unanswered question", counted=True),
         _Doubt("VOTES_TIED", weights.tie, int(decision.choice.tied), "tied votes"),
-        _Doubt("CAUTIONS_APPLY", weights.caution, len(warned), "cautions against the verdict"),
-        _Doubt("RULE_OVERRULED", weights.overruled, int(overruled), "rules overruled"),
-        _Doubt("NOT_ESTIMATED", weights.no_estimate, int(missing), "missing estimates"),
-        _Doubt("MEMORY_TIGHT", weights.tight, int(tight), "memory estimates that may not fit"),
-        _Doubt("LIMITS_UNMET", weights.unmet, unmet, "limits not kept"),
+        _Doubt("CAUTIONS_APPLY", weights.caution, len(warned), "caution", counted=True),
+        _Doubt("RULE_OVERRULED", weights.overruled, int(overruled), "an overruled rule"),
+        _Doubt("NOT_ESTIMATED", weights.no_estimate, int(missing), "a missing estimate"),
+        _Doubt("MEMORY_TIGHT", weights.tight, int(tight), "a memory estimate that may not fit"),
+        _Doubt("LIMITS_UNMET", weights.unmet, unmet, "broken limit", counted=True),
     ]
 
 

@@ -211,7 +211,7 @@ def _behind(case: Case, chosen: Method) -> Reason:
     if theirs == 0:
         return Reason("NO_VOTES", f"no answer decides; rule {choice.rule_id} leads to {chosen}", choice.rule_id)
     if ours < theirs:
-        return Reason("OUTVOTED", f"{_votes(ours)}; {chosen} has {theirs}", "votes.plurality")
+        return Reason("OUTVOTED", f"{_votes(ours)} against {theirs} for {chosen}", "votes.plurality")
     text = f"tied at {_votes(ours)}; rule {choice.rule_id} prefers {chosen}"
     return Reason("LOST_TIE", text, choice.rule_id)
 
@@ -221,9 +221,9 @@ def _gated(case: Case) -> Reason:
     needs, speaker = case.pack.card(case.method).minimum_gpu_gb.value, case.pack.rules.gate.speaker
     inputs, rule_id = case.situation.inputs, case.decision.choice.passage.rule.id
     if inputs.on_cpu:
-        return Reason("NO_GPU", f"{speaker} asks for a {needs:g} GB GPU; this machine has no GPU", rule_id)
+        return Reason("NO_GPU", f"{speaker} asks for a {needs:g} GB GPU, and this machine has none", rule_id)
     has = inputs.marketed_gb or 0
-    return Reason("GPU_TOO_SMALL", f"{speaker} asks for {needs:g} GB; this GPU has {has:g} GB", rule_id)
+    return Reason("GPU_TOO_SMALL", f"{speaker} asks for {needs:g} GB, and this GPU has {has:g} GB", rule_id)
 
 
 def _votes(count: int) -> str:

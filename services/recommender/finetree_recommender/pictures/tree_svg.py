@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decision graph as SVG: decisions from top to bottom, outcomes to the right.
 
-The boxes of a side branch are to the right of their decision, and the next decision begins below all of them, so that no
+The boxes of a side branch are to the right of their decision, and the next decision begins below all of them, so no
 two boxes overlap, whatever the pack.
 """
 

@@ -127,7 +127,7 @@ def test_the_rules_method_comes_first_then_what_is_better_or_clearly_cheaper(pac
         ),
     ],
 )
-def test_offers_are_held_against_the_limits_of_a_run(pack, limits, told, words):
+def test_offers_are_compared_with_the_limits_of_a_run(pack, limits, told, words):
     asked = request(**limits)
     costs = {"lora": 20, "full": 40} | ({"qlora": 10} if Method.QLORA in told else {})
     rented = rental_offers.offers(pack, asked, CATALOGUE, found(**costs))
