@@ -76,7 +76,7 @@ def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
     )
-    return ParsedRequest(request, spec, profile, run)
+    return ParsedRequest(request=request, spec=spec, profile=profile, run=run)
 
 
 def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSpec) -> estimate_pb2.EstimateRunRequest:
