@@ -147,7 +147,7 @@ class Recommender:
     ) -> tuple[Inputs, Evidence | None, str]:
         """Read the inputs and estimate; return both, with the code of why there is no estimate."""
         try:
-            inputs, evidence = await self._price(request, pack)
+            inputs, evidence = await self._estimate(request, pack)
         except EstimatorUnavailableError:
             return normalize(request, pack, Catalogue()), None, cautions.ESTIMATOR_UNAVAILABLE
         if evidence is None:
@@ -159,7 +159,9 @@ class Recommender:
             raise as_error(refusal)
         return inputs, evidence, ""
 
-    async def _price(self, request: recommendation_pb2.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None]:
+    async def _estimate(
+        self, request: recommendation_pb2.RecommendRequest, pack: Pack
+    ) -> tuple[Inputs, Evidence | None]:
         """Read the inputs and estimate with one catalogue; no estimate without a model or hardware."""
         for _ in range(CATALOGUE_TRIES):
             catalogue = await self._estimator.catalogue()
@@ -170,10 +172,10 @@ class Recommender:
             if not inputs.hardware_known:
                 await self._check_model(request, inputs)
                 return inputs, None
-            evidence = await self._estimator.price(_questions(pack, inputs))
+            evidence = await self._estimator.evidence(_questions(pack, inputs))
             counted = _counted(inputs, evidence)
             if counted is not None and await self._estimator.catalogue() is catalogue:
-                inputs, evidence = counted, await self._estimator.price(_questions(pack, counted))
+                inputs, evidence = counted, await self._estimator.evidence(_questions(pack, counted))
             # Inputs and estimates must be of the same revision of the catalogue.
             if await self._estimator.catalogue() is catalogue:
                 return inputs, evidence
@@ -181,7 +183,7 @@ class Recommender:
 
     async def _answer(self, spec: run_spec_pb2.RunSpec) -> Estimate | Refused:
         """Estimate a run by LoRA."""
-        found = await self._estimator.price({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
+        found = await self._estimator.evidence({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
         return found.rows[Method.LORA, 0]
 
     async def _check_hardware(self, hardware: hardware_pb2.Hardware) -> None:

@@ -26,7 +26,7 @@ DIFFERS = on_gpu(
 )
 
 
-async def test_the_other_pack_speaks_from_the_same_estimates(client):
+async def test_the_other_packs_verdict_is_from_the_same_estimates(client):
     reply = await client.recommend(DIFFERS)
     asked = await client.recommend(DIFFERS | {"rule_pack": "evidence-1"})
     (other,), (mine,) = reply.other_packs, asked.other_packs
@@ -47,7 +47,7 @@ async def test_packs_that_agree_say_so_and_nothing_else(client):
     assert not other.reason
 
 
-async def test_the_playbooks_words_stand_beside_evidence_where_it_takes_qlora_on_8_gb(client):
+async def test_the_playbooks_preference_is_named_where_evidence_takes_qlora_on_8_gb(client):
     reply = await client.recommend(on_gpu(8, "llama-2-7b", rule_pack="evidence-1", dataset_profile={"examples": 1000}))
     assert reply.verdict.method == method_pb2.METHOD_QLORA
     assert not reply.verdict.upgrade_advised

@@ -34,7 +34,7 @@ _FITS = {
 }
 
 
-class Asked(Protocol):
+class Client(Protocol):
     """Client of the estimator: the SDK's, or a subprocess. Every method raises FinetreeError."""
 
     async def estimate_batch(
@@ -62,7 +62,7 @@ class EstimatorClient:
         seconds: Longest time of one question.
     """
 
-    def __init__(self, client: Asked, seconds: float) -> None:
+    def __init__(self, client: Client, seconds: float) -> None:
         self._client = client
         self._seconds = seconds
         self._catalogue: Catalogue | None = None
@@ -75,12 +75,12 @@ class EstimatorClient:
             self._catalogue_revision = ""
         return self._catalogue
 
-    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
+    async def evidence(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         """Estimate all methods' recipes, each adapted until it fits."""
         answers = await self._batch(rows)
         if answers.keys() != rows.keys():
             raise EstimatorUnavailableError("the estimator left rows out")
-        found = {(method, fallbacks_taken(answers[method])): estimate(answers[method]) for method in rows}
+        found = {(method, fallbacks_taken(answers[method])): converted(answers[method]) for method in rows}
         estimates = [answer for answer in answers.values() if isinstance(answer, estimate_pb2.Estimate)]
         revision = estimates[0].revision if estimates else evidence_pb2.Revision()
         self._notice(revision)
@@ -153,7 +153,7 @@ def _model(item: catalog_pb2.Model) -> Model:
     return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
 
 
-def estimate(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Estimate | Refused:
+def converted(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Estimate | Refused:
     """Convert an answer of the estimator."""
     if isinstance(answer, finetree.FinetreeError):
         violations = tuple((item.field, item.description) for item in answer.violations)

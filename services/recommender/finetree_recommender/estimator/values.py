@@ -97,9 +97,9 @@ class Evidence:
                 yield adapted, row
 
 
-def _best(estimate: list[tuple[int, Estimate]]) -> Best:
+def _best(estimates: list[tuple[int, Estimate]]) -> Best:
     for state in (FitState.FITS, FitState.TIGHT, FitState.UNKNOWN, FitState.DOES_NOT_FIT):
-        found = [pair for pair in estimate if pair[1].fit is state]
+        found = [pair for pair in estimates if pair[1].fit is state]
         if found:
             # Of recipes that do not fit, the smallest lacks the least memory.
             adapted, row = found[-1] if state is FitState.DOES_NOT_FIT else found[0]
@@ -165,7 +165,7 @@ class Estimator(Protocol):
         """
         ...
 
-    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
+    async def evidence(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         """Estimate all methods' recipes, each adapted until it fits, in one call.
 
         Raises:

@@ -184,13 +184,13 @@ def test_a_rank_above_the_default_of_vllm_is_cautioned(ask):
     ],
 )
 def test_renting_names_the_smallest_gpu_of_the_best_method(ask, gb, fields, method):
-    """An enterprise with a budget and a smaller GPU gets LoRA, and is told of full fine-tuning on a rented one."""
+    """An enterprise with a budget and a smaller GPU gets LoRA, with a caution on full fine-tuning on a rented one."""
     answer = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(gb), can_rent=True, **fields)
-    told = [caution for caution in answer.cautions if caution.code == "RENTING_CHANGES_METHOD"]
-    assert [caution.redirect for caution in told] == ([method] if method else [])
+    cautioned = [caution for caution in answer.cautions if caution.code == "RENTING_CHANGES_METHOD"]
+    assert [caution.redirect for caution in cautioned] == ([method] if method else [])
     if method == "FULL":
         assert answer.decision.method is Method.LORA
-        assert "80 GB" in told[0].message
+        assert "80 GB" in cautioned[0].message
     silent = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(gb), **fields)
     assert "RENTING_CHANGES_METHOD" not in codes(silent)
 
@@ -214,15 +214,15 @@ def test_what_an_old_gpu_cannot_do_is_cautioned(pack, ask):
     newer = Accelerator(8, True, "rtx-4060", "GeForce RTX 4060", 8.9)
     catalogue = Catalogue(accelerators={"gtx-1080": card, "rtx-4060": newer})
 
-    def told(name: str) -> Recommendation:
+    def answer_on(name: str) -> Recommendation:
         request = ask(hardware=gpu(8)).inputs.request
         request.hardware.accelerator = name
         return conclude(pack, normalize(request, pack, catalogue), figures())
 
-    assert "NO_BF16" in codes(told("GTX 1080"))
-    assert "NO_INT8" in reason_codes(told("GTX 1080"), Method.QLORA)
-    assert "NO_BF16" not in codes(told("RTX 4060"))
-    assert "NO_INT8" not in reason_codes(told("RTX 4060"), Method.QLORA)
+    assert "NO_BF16" in codes(answer_on("GTX 1080"))
+    assert "NO_INT8" in reason_codes(answer_on("GTX 1080"), Method.QLORA)
+    assert "NO_BF16" not in codes(answer_on("RTX 4060"))
+    assert "NO_INT8" not in reason_codes(answer_on("RTX 4060"), Method.QLORA)
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_dominated_methods_are_not_on_the_frontier(answer):
     assert by_method[Method.FULL].dominated_by is None
 
 
-def test_the_packs_own_figures_stand_in_for_a_missing_estimator(pack, read):
+def test_without_the_estimator_figures_are_those_of_the_pack(pack, read):
     answer = conclude(pack, read(**ALL_ANSWERED), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
     assert [item.code for item in answer.cautions] == ["ESTIMATOR_UNAVAILABLE"]
     assert answer.estimate is None
@@ -93,7 +93,7 @@ def test_a_tie_is_the_reason_of_both_methods(pack, read, evidence):
     assert codes(answer, Method.PREFIX)[0] == "LOST_TIE"
 
 
-def test_the_playbooks_hours_are_not_put_beside_estimates(pack, read, evidence):
+def test_the_playbooks_hours_are_not_mixed_with_estimates(pack, read, evidence):
     answer = conclude(pack, read(**ALL_ANSWERED), evidence(lora="FITS", prefix=None))
     by_method = {item.method: item for item in answer.methods}
     assert by_method[Method.PREFIX].figures.total_seconds is None

@@ -30,7 +30,7 @@ def test_a_clear_gain_anywhere_keeps_a_method_on_the_frontier():
     assert dominators({LORA: figures(95, 16, 100), QLORA: figures(85, 7, 130)}, ORDER) == {}
 
 
-def test_what_nobody_can_tell_apart_does_not_dominate():
+def test_methods_with_equal_figures_do_not_dominate_each_other():
     assert dominators({LORA: figures(95, 10, 100), QLORA: figures(95.2, 10.3, 98)}, ORDER) == {}
 
 

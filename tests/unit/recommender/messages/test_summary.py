@@ -111,7 +111,7 @@ def test_another_packs_verdict_is_named_where_it_differs(pack, read, evidence):
 
 @pytest.mark.parametrize("pack_id", builtin_packs())
 @pytest.mark.parametrize("hardware", [None, CPU, GPU16, GPU24])
-def test_no_rule_id_and_no_code_slips_into_plain_words(pack_id, hardware, read, evidence):
+def test_the_paragraph_has_no_rule_id_and_no_code(pack_id, hardware, read, evidence):
     pack = builtin_packs()[pack_id]
     fields = {"hardware": hardware} if hardware else {}
     for found in (None, evidence(lora="FITS", qlora="TIGHT"), evidence(full="FITS"), evidence()):

@@ -47,7 +47,7 @@ def test_the_path_of_an_answer_is_marked_in_every_format(pack, read):
 
 
 @pytest.mark.parametrize("picture_format", FORMATS)
-def test_the_same_question_draws_the_same_bytes(pack, read, picture_format):
+def test_equal_requests_get_equal_drawings(pack, read, picture_format):
     def drawn() -> bytes:
         answer = conclude(pack, read(hardware=GPU24, time=3), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
         return render(builtin_packs()["playbook-1"], answer, picture_format).SerializeToString(deterministic=True)
