@@ -141,11 +141,11 @@ def _range(scale: Axis, item: Assessment, interval: evidence_pb2.Interval, unit:
     """Draw the interval as a bar and the expected value as a mark with its number above."""
     y = top + 36
     left, x, right = (scale.at(value / unit) for value in (interval.low, interval.expected, interval.high))
-    colour, mark = _looks(item)
-    yield _line((left, y), (right, y), f"interval {mark}", colour, 4)
-    yield from (_line((end, y - 5), (end, y + 5), f"interval {mark}", colour, 1.5) for end in (left, right))
-    fill = colour if mark == "frontier" else svg.GROUND
-    look = f'fill="{fill}" stroke="{colour}" stroke-width="2"'
+    color, mark = _looks(item)
+    yield _line((left, y), (right, y), f"interval {mark}", color, 4)
+    yield from (_line((end, y - 5), (end, y + 5), f"interval {mark}", color, 1.5) for end in (left, right))
+    fill = color if mark == "frontier" else svg.GROUND
+    look = f'fill="{fill}" stroke="{color}" stroke-width="2"'
     yield f'<circle class="point {mark}" cx="{number(x)}" cy="{number(y)}" r="5" {look}/>'
     text = _amount(interval.expected / unit)
     half = svg.length(text, "value") / 2
@@ -192,6 +192,6 @@ def _amount(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _line(start: tuple[float, float], end: tuple[float, float], kind: str, colour: str, width: float) -> str:
+def _line(start: tuple[float, float], end: tuple[float, float], kind: str, color: str, width: float) -> str:
     place = f'x1="{number(start[0])}" y1="{number(start[1])}" x2="{number(end[0])}" y2="{number(end[1])}"'
-    return f'<line class="{kind}" {place} stroke="{colour}" stroke-width="{width:g}"/>'
+    return f'<line class="{kind}" {place} stroke="{color}" stroke-width="{width:g}"/>'

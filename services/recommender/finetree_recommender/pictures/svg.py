@@ -77,10 +77,10 @@ def path(points: Iterable[tuple[float, float]], *, taken: bool = False) -> str:
 
 def words(x: float, y: float, text: str, kind: str = "label", *, anchor: str = "start") -> str:
     """Write a line of text of a kind; `y` is the baseline."""
-    size, colour, weight = _LETTERS[kind]
+    size, color, weight = _LETTERS[kind]
     # An outline in the background's color keeps letters readable across lines.
     rim = f' stroke="{GROUND}" stroke-width="3" paint-order="stroke"' if kind == "value" else ""
-    look = f'font-size="{size}" fill="{colour}" font-weight="{weight}" text-anchor="{anchor}"'
+    look = f'font-size="{size}" fill="{color}" font-weight="{weight}" text-anchor="{anchor}"'
     return f'<text class="{kind}" x="{number(x)}" y="{number(y)}" {look}{rim}>{clean(text)}</text>'
 
 
