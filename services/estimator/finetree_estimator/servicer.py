@@ -45,6 +45,7 @@ MAX_BATCH_ROWS = 1000
 """Most rows of a batch, the contract's limit."""
 
 Entry = TypeVar("Entry")
+ListRequest = catalog_pb2.ListModelsRequest | catalog_pb2.ListAcceleratorsRequest | catalog_pb2.ListPricesRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
 
     async def ListModels(self, request: catalog_pb2.ListModelsRequest, context: Any) -> catalog_pb2.ListModelsResponse:
         """List the models of the catalogue."""
-        entries, token = self._page(request, "models", models(), _model_names)
+        entries, token = self._page(request, "models", models(), names=_model_names)
         return catalog_pb2.ListModelsResponse(models=map(catalog.model_message, entries), next_page_token=token)
 
     async def ListAccelerators(
@@ -106,7 +107,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         context: Any,
     ) -> catalog_pb2.ListAcceleratorsResponse:
         """List the accelerators of the catalogue."""
-        entries, token = self._page(request, "accelerators", accelerators(), lambda entry: (entry.name,))
+        entries, token = self._page(request, "accelerators", accelerators(), names=lambda entry: (entry.name,))
         messages = [catalog.accelerator_message(entry, self._state().knowledge.prices) for entry in entries]
         return catalog_pb2.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
 
@@ -115,7 +116,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         state = self._state()
         quotes = catalog.select_prices(state.knowledge.prices, request)
         scope = f"prices/{request.accelerator}/{request.provider}/{request.term}"
-        entries, token = self._cut(scope, quotes, request.page_size, request.page_token)
+        entries, token = self._cut(scope, quotes, request)
         prices = map(catalog.price_message, entries)
         return catalog_pb2.ListPricesResponse(
             prices=prices, next_page_token=token, price_book=state.revision.price_book
@@ -214,16 +215,17 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         request: catalog_pb2.ListModelsRequest | catalog_pb2.ListAcceleratorsRequest,
         what: str,
         entries: Sequence[Entry],
+        *,
         names: Callable[[Entry], tuple[str, ...]],
     ) -> tuple[Sequence[Entry], str]:
         prefix = request.prefix.lower()
         found = [entry for entry in entries if any(name.lower().startswith(prefix) for name in names(entry))]
-        return self._cut(f"{what}/{prefix}", found, request.page_size, request.page_token)
+        return self._cut(f"{what}/{prefix}", found, request)
 
-    def _cut(self, scope: str, found: Sequence[Entry], size: int, token: str) -> tuple[Sequence[Entry], str]:
+    def _cut(self, scope: str, found: Sequence[Entry], request: ListRequest) -> tuple[Sequence[Entry], str]:
         """Cut one page from a list; the second value is the token of the next page, empty after the last."""
-        start = int(self._tokens.read(scope, token) or 0)
-        end = start + page_size(size)
+        start = int(self._tokens.read(scope, request.page_token) or 0)
+        end = start + page_size(request.page_size)
         return found[start:end], self._tokens.issue(scope, str(end)) if end < len(found) else ""
 
 

@@ -173,7 +173,7 @@ def _parts(shape: Shape, modules: Modules, intermediate: int) -> list[Linear]:
 def _expert_parts(shape: Shape, places: Layout) -> list[Linear]:
     sizes = [(path, role, *width(shape, role, shape.intermediate)) for path, role in EXPERTS]
     routed = [
-        Linear(f"{places.experts}.{path}", role, d_in, d_out, shape.experts, routed=True)
+        Linear(f"{places.experts}.{path}", role, d_in=d_in, d_out=d_out, copies=shape.experts, routed=True)
         for path, role, d_in, d_out in sizes
     ]
     if not shape.shared_expert:

@@ -65,7 +65,7 @@ def flag(config: dict[str, Any], name: str, *, default: bool) -> bool:
     return value
 
 
-def number(config: dict[str, Any], family: Family, name: str, default: int | None = None) -> int:
+def number(config: dict[str, Any], family: Family, name: str, *, default: int | None = None) -> int:
     """Read a dimension by any of its names; zero and null mean the default if there is one. Raises ConfigError."""
     fallback, most = family.defaults.get(name, default), _LIMITS.get(name, 1 << 22)
     for spelling in SPELLINGS.get(name, (name,)):
@@ -214,14 +214,14 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
     heads = number(config, family, "num_attention_heads")
     if "head_dim" not in family.defaults and not config.get("head_dim") and hidden % heads:
         raise ConfigError("head_dim is missing, and hidden_size is not a multiple of num_attention_heads")
-    positions = 0 if family.unlimited else number(config, family, "max_position_embeddings", 0)
+    positions = 0 if family.unlimited else number(config, family, "max_position_embeddings", default=0)
     shape = Shape(
         hidden=hidden,
         layers=layers,
-        intermediate=number(config, family, "intermediate_size", expansion(config) * hidden),
+        intermediate=number(config, family, "intermediate_size", default=expansion(config) * hidden),
         heads=heads,
-        kv_heads=number(config, family, "num_key_value_heads", heads),
-        head_dim=number(config, family, "head_dim", hidden // heads),
+        kv_heads=number(config, family, "num_key_value_heads", default=heads),
+        head_dim=number(config, family, "head_dim", default=hidden // heads),
         vocab=number(config, family, "vocab_size"),
         tied=flag(config, "tie_word_embeddings", default=family.tied),
         gated=family.gated,
@@ -247,17 +247,17 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
 
 def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
     """Add experts and dense layers to a shape."""
-    experts = number(config, family, "num_experts", 0)
+    experts = number(config, family, "num_experts", default=0)
     if not experts:
         return shape
-    width = number(config, family, "moe_intermediate_size", shape.intermediate)
-    dense = max(number(config, family, "first_k_dense_replace", 0), _plain_layers(config))
+    width = number(config, family, "moe_intermediate_size", default=shape.intermediate)
+    dense = max(number(config, family, "first_k_dense_replace", default=0), _plain_layers(config))
     return replace(
         shape,
         experts=experts,
-        active_experts=number(config, family, "num_experts_per_tok", 1),
+        active_experts=number(config, family, "num_experts_per_tok", default=1),
         intermediate=width,
-        shared_expert=_shared_width(config, family, shape, width),
+        shared_expert=_shared_width(config, family, shape, expert_width=width),
         dense_layers=dense,
         dense_intermediate=shape.intermediate if dense else 0,
     )
@@ -270,11 +270,11 @@ def _plain_layers(config: dict[str, Any]) -> int:
     return len(plain)
 
 
-def _shared_width(config: dict[str, Any], family: Family, shape: Shape, width: int) -> int:
+def _shared_width(config: dict[str, Any], family: Family, shape: Shape, *, expert_width: int) -> int:
     if shape.family == "llama4_text":
-        return width
-    shared = number(config, family, "n_shared_experts", 0) * width
-    return number(config, family, "shared_expert_intermediate_size", shared)
+        return expert_width
+    shared = number(config, family, "n_shared_experts", default=0) * expert_width
+    return number(config, family, "shared_expert_intermediate_size", default=shared)
 
 
 def _with_shared_keys(config: dict[str, Any], shape: Shape) -> Shape:
@@ -285,7 +285,7 @@ def _with_shared_keys(config: dict[str, Any], shape: Shape) -> Shape:
     if shape.family == "falcon" and not newer and flag(config, "parallel_attn", default=True):
         shape = replace(shape, norms_per_layer=1)
     if newer:
-        shape = replace(shape, norms_per_layer=number(config, Family(), "num_ln_in_parallel_attn", 2))
+        shape = replace(shape, norms_per_layer=number(config, Family(), "num_ln_in_parallel_attn", default=2))
     return replace(shape, max_positions=0) if flag(config, "alibi", default=False) else shape
 
 

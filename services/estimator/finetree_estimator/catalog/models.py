@@ -84,17 +84,17 @@ def _model(row: dict[str, str]) -> ModelEntry:
     numbers = {field: int(row[column] or 0) for column, field in _NUMBERS.items()}
     switches = {field: row[column] == "1" for column, field in _SWITCHES.items()}
     return ModelEntry(
-        row["name"],
-        row["hub_id"],
-        row["family"],
-        row["license"],
+        name=row["name"],
+        hub_id=row["hub_id"],
+        family=row["family"],
+        license=row["license"],
         # mypy cannot see which fields the tables name.
-        Shape(family=row["model_type"], **numbers, **switches),  # type: ignore[arg-type]
-        row["published_parameters"],
-        int(row["stored_besides"]),
-        split(row["aliases"]),
-        row["source"],
-        row["date"],
+        shape=Shape(family=row["model_type"], **numbers, **switches),  # type: ignore[arg-type]
+        published=row["published_parameters"],
+        stored_besides=int(row["stored_besides"]),
+        aliases=split(row["aliases"]),
+        source=row["source"],
+        date=row["date"],
     )
 
 

@@ -54,7 +54,7 @@ class Figure:
     """Whether the value lies beyond the table's ends."""
 
 
-def figures(method: str, bits: int, examples: int, usable_bytes: int) -> tuple[Figure, ...]:
+def figures(method: str, bits: int, *, examples: int, usable_bytes: int) -> tuple[Figure, ...]:
     """Look up the playbook's figures for a method (full, lora, qlora, prefix or adapter), a dataset and a GPU.
 
     Empty for a method that the playbook does not have. With `examples` 0 the tables by dataset size are left out; the

@@ -30,7 +30,7 @@ def read_method(spec: run_spec_pb2.RunSpec, shape: Shape) -> Method:
 
 def _full(spec: run_spec_pb2.RunSpec, shape: Shape) -> Full:
     if spec.full.frozen_layers >= shape.layers:
-        text = f"leaves nothing to train: the model has {shape.layers} layers"
+        text = f"must be less than {shape.layers}, the model's number of layers"
         raise invalid_field("spec.full.frozen_layers", text)
     return Full(spec.full.frozen_layers)
 
@@ -65,7 +65,7 @@ READERS: dict[str, Callable[[run_spec_pb2.RunSpec, Shape], Method]] = {
     Prefix.name: _prefix,
     Adapter.name: _adapter,
 }
-"""How each message of RunSpec.method is read, by its field."""
+"""Reader of each message of RunSpec.method, by its field."""
 
 
 def _adapters(given: method_pb2.Lora, shape: Shape, path: str) -> Lora:
@@ -77,7 +77,7 @@ def _adapters(given: method_pb2.Lora, shape: Shape, path: str) -> Lora:
         text = f"the model has no linear layer {error.name!r}; it has {names}"
         raise invalid_field(f"{path}.target_modules", text) from error
     if given.weight_decomposed and any(part.routed for part in found):
-        text = "does not go with adapters of experts, which are stacked parameters and no layers"
+        text = "is not supported for adapters of experts, which are stacked parameters, not linear layers"
         raise invalid_field(f"{path}.weight_decomposed", text)
     return Lora(given.rank, targets, given.dropout, weight_decomposed=given.weight_decomposed)
 
@@ -86,6 +86,6 @@ def _preset(given: method_pb2.Lora, shape: Shape, path: str) -> tuple[str, ...]:
     preset = _PRESETS[given.targets]
     targets = preset_targets(shape, preset, experts=given.include_experts)
     if not targets:
-        text = f"the preset {preset} has no module in this model, whose MLP is experts alone: set include_experts"
+        text = f"the preset {preset} selects no module: all MLPs of this model are experts; set include_experts"
         raise invalid_field(f"{path}.targets", text)
     return targets

@@ -76,7 +76,7 @@ def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
     )
-    return ParsedRequest(request, spec, profile, run)
+    return ParsedRequest(request=request, spec=spec, profile=profile, run=run)
 
 
 def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSpec) -> estimate_pb2.EstimateRunRequest:
@@ -91,6 +91,6 @@ def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSp
 def _require(spec: run_spec_pb2.RunSpec) -> None:
     """Raise InvalidArgument where a setting without a default is missing."""
     if spec.WhichOneof("method") is None:
-        raise invalid_field("spec.method", f"choose one of {', '.join(READERS)}")
+        raise invalid_field("spec.method", f"set one of {', '.join(READERS)}")
     if spec.hardware.WhichOneof("device") is None:
-        raise invalid_field("spec.hardware", "name an accelerator, describe a CPU, or give a memory class")
+        raise invalid_field("spec.hardware", "set one of accelerator, cpu, unknown_accelerator")

@@ -47,12 +47,12 @@ def rows_of(
         mean_square=max(square, 1.0),
         longest=longest,
         target_fraction=target,
-        length_ranges=tuple(_length_ranges(buckets, scale, sequence_length, rows)),
+        length_ranges=tuple(_length_ranges(buckets, scale=scale, limit=sequence_length, rows=rows)),
     )
 
 
 def _length_ranges(
-    buckets: Iterable[tuple[float, int, int]], scale: float, limit: int, rows: int
+    buckets: Iterable[tuple[float, int, int]], *, scale: float, limit: int, rows: int
 ) -> Iterator[LengthRange]:
     """Ranges of row lengths: each bucket spread symmetrically around its mean; rows beyond the limit are truncated."""
     lower, cut = 0, 0.0

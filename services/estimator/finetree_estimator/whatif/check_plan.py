@@ -54,11 +54,18 @@ def check_plan(
     found = tuple(findings(limits, answer))
     verdict = overall(found)
     if all(finding.verdict is Verdict.PASS for finding in found):
-        return PlanCheck(verdict, answer, found, {}, (), "")
-    trials = Search(limits, answer, knowledge, calibration).trials()
+        return PlanCheck(verdict=verdict, answer=answer, findings=found, fixes={}, remedies=(), no_remedy="")
+    trials = Search(limits=limits, answer=answer, knowledge=knowledge, calibration=calibration).trials()
     remedies = tuple(best(trials))
     no_remedy = "" if remedies else why_none(found, trials, hardware_tried=movable(run.spec))
-    return PlanCheck(verdict, answer, found, _fixes(found, trials), remedies, no_remedy)
+    return PlanCheck(
+        verdict=verdict,
+        answer=answer,
+        findings=found,
+        fixes=_fixes(found, trials),
+        remedies=remedies,
+        no_remedy=no_remedy,
+    )
 
 
 def _fixes(found: Iterable[Finding], trials: list[Trial]) -> dict[str, Patch]:

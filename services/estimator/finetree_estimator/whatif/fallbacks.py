@@ -48,7 +48,7 @@ def answer_request(
         estimate = engine.estimate(parsed.run, correction, explained=explained)
     except BeyondLimitError as error:
         raise invalid_field("spec", f"estimated {error} exceeds 2^53; check the settings") from error
-    return Answer(parsed, correction, estimate, taken)
+    return Answer(parsed=parsed, correction=correction, estimate=estimate, fallbacks_taken=taken)
 
 
 def _choose(

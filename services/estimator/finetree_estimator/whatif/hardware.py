@@ -84,14 +84,14 @@ def smallest(parsed: ParsedRequest, knowledge: Knowledge, calibration: Calibrati
         except DomainError:
             continue  # the spec does not allow this number of devices
         smaller = (entry for entry in ascending if not options or entry.marketed_gb < _class_of(options[-1]))
-        option = _smallest(there, smaller, knowledge, calibration)
+        option = _smallest(there, smaller, knowledge, calibration=calibration)
         if option is not None:
             options.append(option)
     return options
 
 
 def _smallest(
-    there: ParsedRequest, entries: Iterator[AcceleratorEntry], knowledge: Knowledge, calibration: Calibration
+    there: ParsedRequest, entries: Iterator[AcceleratorEntry], knowledge: Knowledge, *, calibration: Calibration
 ) -> Option | None:
     """Find the first accelerator on which a run fits, with the run's number of devices."""
     share = NEAR_OBSERVED if calibration.points else NEAR
@@ -103,7 +103,13 @@ def _smallest(
         run = moved(there, entry, knowledge)
         peaks, fit = fit_of(run, correction_on(there, entry, calibration))
         if fit.verdict is Verdict.FITS:
-            return Option(entry.name, run.devices, peaks.device, run.device.usable_bytes, fit.verdict)
+            return Option(
+                accelerator=entry.name,
+                count=run.devices,
+                peak=peaks.device,
+                usable_bytes=run.device.usable_bytes,
+                verdict=fit.verdict,
+            )
     return None
 
 
@@ -120,7 +126,7 @@ def offers(answer: Answer, knowledge: Knowledge, calibration: Calibration = EMPT
     found = [
         offer
         for entry in _candidates(answer, knowledge.prices, currency)
-        for offer in _offers_of(answer.parsed, entry, knowledge, calibration)
+        for offer in _offers_of(answer.parsed, entry, knowledge, calibration=calibration)
         if offer.quote.currency == currency
     ]
     return sorted(found, key=lambda offer: (offer.amount.expected, offer.quote.price_id))[:MAX_OFFERS]
@@ -140,7 +146,7 @@ def _candidates(answer: Answer, book: PriceBook, currency: str) -> list[Accelera
 
 
 def _offers_of(
-    parsed: ParsedRequest, entry: AcceleratorEntry, knowledge: Knowledge, calibration: Calibration
+    parsed: ParsedRequest, entry: AcceleratorEntry, knowledge: Knowledge, *, calibration: Calibration
 ) -> Iterator[Offer]:
     """Generate the offers of one accelerator in all currencies; none where the run is invalid or may not fit."""
     try:
@@ -153,7 +159,7 @@ def _offers_of(
     hours = found.times.total.scaled(1 / 3600)
     for quote in knowledge.prices.of(entry.name):
         amount = cost.rent(hours, quote, run.devices)
-        yield Offer(quote, run.devices, hours, amount, found.fit.verdict)
+        yield Offer(quote=quote, devices=run.devices, hours=hours, amount=amount, verdict=found.fit.verdict)
 
 
 def moved(parsed: ParsedRequest, entry: AcceleratorEntry, knowledge: Knowledge) -> Run:

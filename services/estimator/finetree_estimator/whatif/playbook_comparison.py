@@ -32,9 +32,11 @@ def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: floa
     """Compare the playbook's figures for a run of `examples` rows (0: unknown) with the estimate."""
     computed = _computed(estimate, runs_per_month)
     found = []
-    for figure in figures(run.method.name, run.method.base_bits, examples, run.device.usable_bytes):
+    for figure in figures(
+        run.method.name, run.method.base_bits, examples=examples, usable_bytes=run.device.usable_bytes
+    ):
         interval = computed.get(figure.kind)
-        note = "" if interval is None else _note(figure, interval, run, estimate)
+        note = "" if interval is None else _note(figure, interval, run, estimate=estimate)
         found.append(Compared(figure, interval, note))
     return tuple(found)
 
@@ -60,7 +62,7 @@ def _in_unit(interval: Interval, factor: float, part: str) -> Interval:
     return Interval(low, expected, high, sources=sources, coverage=interval.coverage)
 
 
-def _note(figure: Figure, computed: Interval, run: Run, estimate: Estimate) -> str:
+def _note(figure: Figure, computed: Interval, run: Run, *, estimate: Estimate) -> str:
     """State how far a figure lies outside the computed interval, and why; empty where it lies inside."""
     value, expected = figure.value, computed.expected
     above = value > computed.high

@@ -130,7 +130,7 @@ def _limit(limit: check_plan_pb2.PolicyLimit, path: str) -> Limit:
         bound, currency = to_float(limit.max_money), limit.max_money.currency_code
     elif metric is Metric.CONFIDENCE:
         bound = float(limit.min_confidence)
-    return Limit(metric, bound, currency, severity, path)
+    return Limit(metric=metric, bound=bound, currency=currency, severity=severity, path=path)
 
 
 def findings(limits: Iterable[Limit], answer: Answer) -> Iterator[Finding]:
@@ -139,7 +139,8 @@ def findings(limits: Iterable[Limit], answer: Answer) -> Iterator[Finding]:
     for limit in limits:
         match limit.metric:
             case Metric.FIT:
-                yield fits(limit, estimate.memory.device, answer.parsed.run.device.usable_bytes, estimate.fit.verdict)
+                usable = answer.parsed.run.device.usable_bytes
+                yield fits(limit, estimate.memory.device, usable, fit_verdict=estimate.fit.verdict)
             case Metric.CONFIDENCE:
                 yield confident(limit, estimate.confidence.memory.value, estimate.confidence.time.value)
             case Metric.COST | Metric.MONTHLY_COST:
@@ -188,9 +189,18 @@ def _require_currency(limit: Limit, estimate: Estimate) -> None:
 def within(limit: Limit, measured: Interval | None, *, setting: str, missing: str = "") -> Finding:
     """Compare an interval with its upper limit; `missing` is the message where there is no interval."""
     if measured is None:
-        return Finding(limit, Verdict.UNDECIDED, None, limit.bound, setting, missing)
+        return Finding(
+            limit=limit, verdict=Verdict.UNDECIDED, measured=None, bound=limit.bound, setting=setting, message=missing
+        )
     verdict = judge(measured, limit.bound)
-    return Finding(limit, verdict, measured, limit.bound, setting, _distance(limit, measured, limit.bound, verdict))
+    return Finding(
+        limit=limit,
+        verdict=verdict,
+        measured=measured,
+        bound=limit.bound,
+        setting=setting,
+        message=_distance(limit, measured, limit.bound, verdict=verdict),
+    )
 
 
 def judge(measured: Interval, bound: float) -> Verdict:
@@ -200,18 +210,22 @@ def judge(measured: Interval, bound: float) -> Verdict:
     return Verdict.FAIL if measured.low > bound else Verdict.UNDECIDED
 
 
-def fits(limit: Limit, peak: Interval, usable_bytes: int, fit_verdict: fit.Verdict) -> Finding:
+def fits(limit: Limit, peak: Interval, usable_bytes: int, *, fit_verdict: fit.Verdict) -> Finding:
     """Compare a peak with the device: FITS passes; DOES_NOT_FIT fails only where the lower end exceeds the memory."""
     if fit_verdict is fit.Verdict.UNSPECIFIED or usable_bytes <= 0:
         text = f"{_range(limit, peak)}; the device's memory is unknown: name an accelerator or give its memory"
-        return Finding(limit, Verdict.UNDECIDED, peak, None, "hardware", text)
+        return Finding(
+            limit=limit, verdict=Verdict.UNDECIDED, measured=peak, bound=None, setting="hardware", message=text
+        )
     verdict = Verdict.UNDECIDED
     if fit_verdict is fit.Verdict.FITS:
         verdict = Verdict.PASS
     elif fit_verdict is fit.Verdict.DOES_NOT_FIT and peak.low > usable_bytes:
         verdict = Verdict.FAIL
-    text = _distance(limit, peak, usable_bytes, verdict)
-    return Finding(limit, verdict, peak, float(usable_bytes), "hardware", text)
+    text = _distance(limit, peak, usable_bytes, verdict=verdict)
+    return Finding(
+        limit=limit, verdict=verdict, measured=peak, bound=float(usable_bytes), setting="hardware", message=text
+    )
 
 
 def confident(limit: Limit, memory: int, time: int) -> Finding:
@@ -221,7 +235,14 @@ def confident(limit: Limit, memory: int, time: int) -> Finding:
         f"confidence is {LEVELS[memory]} for memory and {LEVELS[time]} for time, required is {limit.write(limit.bound)}"
     )
     verdict = Verdict.PASS if level >= limit.bound else Verdict.FAIL
-    return Finding(limit, verdict, Interval(level, level, level, coverage=1.0), limit.bound, "model", text)
+    return Finding(
+        limit=limit,
+        verdict=verdict,
+        measured=Interval(level, level, level, coverage=1.0),
+        bound=limit.bound,
+        setting="model",
+        message=text,
+    )
 
 
 def overall(found: Iterable[Finding]) -> Verdict:
@@ -256,7 +277,7 @@ def brief(value: float) -> str:
     return f"{value:,.0f}" if 1000 <= value < MANY else f"{value:.3g}"
 
 
-def _distance(limit: Limit, measured: Interval, bound: float, verdict: Verdict) -> str:
+def _distance(limit: Limit, measured: Interval, bound: float, *, verdict: Verdict) -> str:
     """State the interval, the limit and the distance between them, in one line."""
     stated = f"{_range(limit, measured)}, limit {limit.write(bound)}"
     if not bound:  # no share of zero exists

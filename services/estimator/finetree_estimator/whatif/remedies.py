@@ -70,7 +70,7 @@ def search(
 
     found: list[Remedy] = []
     for changes in _candidates(list(effects), fits):
-        remedy = _remedy(parsed, knowledge, correction, changes)
+        remedy = _remedy(parsed, knowledge, changes, correction=correction)
         if remedy is not None and _inside(remedy.peak, remedy.verdict, limit_bytes):
             found.append(remedy)
     return found
@@ -84,7 +84,7 @@ def furthest(parsed: ParsedRequest, knowledge: Knowledge, correction: Correction
     changes = list(_effects(parsed, knowledge))
     minor = [change for change in changes if change.group not in MAJOR]
     sets = [(*_strongest(minor, major), *major) for major in _majors(changes)]
-    tried = [_remedy(parsed, knowledge, correction, chosen) for chosen in sets if chosen]
+    tried = [_remedy(parsed, knowledge, chosen, correction=correction) for chosen in sets if chosen]
     return min((remedy for remedy in tried if remedy is not None), key=lambda item: item.peak.high, default=None)
 
 
@@ -112,7 +112,7 @@ def _difference(before: Run, after: Run) -> dict[str, Any]:
     return {name: new for name, old, new in pairs if new != old}
 
 
-def _remedy(parsed: ParsedRequest, knowledge: Knowledge, correction: Correction, changes: Changes) -> Remedy | None:
+def _remedy(parsed: ParsedRequest, knowledge: Knowledge, changes: Changes, *, correction: Correction) -> Remedy | None:
     """Estimate the changed spec; None where the changes conflict."""
     try:
         after = _changed(parsed, knowledge, changes)

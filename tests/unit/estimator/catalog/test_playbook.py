@@ -10,7 +10,9 @@ ALL_METHODS = ["full", "lora", "qlora", "prefix", "adapter"]
 
 
 def figure(kind, method="lora", *, bits=0, examples=1000, gib=24.0):
-    return {f.kind: f for f in playbook.figures(method, bits, examples, round(gib * GIB))}.get(kind)
+    return {f.kind: f for f in playbook.figures(method, bits, examples=examples, usable_bytes=round(gib * GIB))}.get(
+        kind
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,13 +114,13 @@ def test_the_memory_that_a_method_asks_for(method, bits, gb):
 
 @pytest.mark.parametrize("method", ALL_METHODS)
 def test_every_figure_says_what_it_is_stated_for_and_where_it_stands(method):
-    for found in playbook.figures(method, 4 if method == "qlora" else 0, 500, 24 * GIB):
+    for found in playbook.figures(method, 4 if method == "qlora" else 0, examples=500, usable_bytes=24 * GIB):
         assert found.stated_for
         assert found.source.kind is Kind.PLAYBOOK
         assert found.source.locator.startswith("L")
 
 
 def test_without_a_number_of_examples_only_chart_and_memory_are_answered():
-    found = {item.kind for item in playbook.figures("lora", 0, 0, 24 * GIB)}
+    found = {item.kind for item in playbook.figures("lora", 0, examples=0, usable_bytes=24 * GIB)}
 
     assert found == {FigureKind.CHART_TIME_HOURS, FigureKind.CHART_MONTHLY_USD, FigureKind.GPU_MEMORY_GB}

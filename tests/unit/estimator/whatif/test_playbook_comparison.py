@@ -78,7 +78,9 @@ def test_a_figure_inside_the_computed_interval_carries_no_note(make_run):
     found = compared(run)[FigureKind.GPU_MEMORY_GB]
 
     def note(value: float) -> str:
-        return playbook_comparison._note(replace(found.figure, value=value), found.computed, run, engine.estimate(run))
+        return playbook_comparison._note(
+            replace(found.figure, value=value), found.computed, run, estimate=engine.estimate(run)
+        )
 
     assert not note((found.computed.low + found.computed.high) / 2)
     assert note(found.computed.high * 1.01)

@@ -121,7 +121,7 @@ def test_a_number_that_there_is_not_is_undecided_and_says_what_to_give():
 )
 def test_what_must_fit_fails_only_where_even_the_lower_end_does_not(peak, fit, verdict):
     usable = 0 if fit is FitVerdict.UNSPECIFIED else 24 * GIB
-    found = policy.fits(FIT, peak.scaled(GIB), usable, fit)
+    found = policy.fits(FIT, peak.scaled(GIB), usable, fit_verdict=fit)
     assert found.verdict is verdict
     assert found.bound == (usable or None)
     assert "GiB" in found.message

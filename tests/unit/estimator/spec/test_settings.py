@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+
+
+def test_deepspeed_keeps_float32_beside_16_bit_weights_on_one_device_too(run_of, program_of):
+    """Llama-3-8B under ZeRO-2 on one A100 of 80 GB: 46 GB are held before a step, and the update does not fit."""
+    parts = {"full": {}, "precision": "PRECISION_BF16", "model": {"name": "llama-3-8b"}}
+    parts["hardware"] = {"accelerator": "a100-80gb", "count": 1}
+
+    plain, deepspeed = (
+        run_of(**parts, program=program_of("TRANSFORMERS", sharding_library=library))
+        for library in ("UNSPECIFIED", "DEEPSPEED")
+    )
+
+    assert [(each.weight_bytes, each.compute_bytes, each.master_bytes) for each in (plain, deepspeed)] == [
+        (2, 2, 2),
+        (2, 2, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("precision", "method", "sizes"),
+    [
+        ("PRECISION_BF16", {"full": {}}, (2, 2, 2)),
+        ("PRECISION_BF16", {"lora": {}}, (2, 2, 4)),
+        ("PRECISION_BF16_MIXED", {"full": {}}, (2, 2, 4)),
+        ("PRECISION_FP16_MIXED", {"full": {}}, (2, 2, 4)),
+        ("PRECISION_FP32", {"full": {}}, (4, 4, 4)),
+    ],
+)
+def test_number_formats(run_of, precision, method, sizes):
+    found = run_of(precision=precision, **method)
+
+    assert (found.weight_bytes, found.compute_bytes, found.master_bytes) == sizes
+
+
+@pytest.mark.parametrize(("library", "weights"), [("FSDP", 4), ("FSDP2", 4), ("DEEPSPEED", 2)])
+def test_mixed_precision_gathers_from_float32_shards_unless_deepspeed_has_16_bit_ones(
+    run_of, program_of, library, weights
+):
+    hardware = {"accelerator": "h100", "count": 8, "sharding": "SHARDING_FULL"}
+    library = program_of("PYTORCH", sharding_library=library)
+    found = run_of(full={}, precision="PRECISION_BF16_MIXED", hardware=hardware, program=library)
+
+    assert (found.weight_bytes, found.compute_bytes, found.master_bytes) == (weights, 2, 4)
+
+
+def test_steps_and_rows_leave_out_what_is_held_out(run_of):
+    found = run_of(training={"epochs": 2, "effective_batch_size": 10}, evaluation={"split_fraction": 0.1})
+
+    assert (found.rows.count, found.steps) == (900, 180)
+    assert found.evaluation.rows.count == 100
+
+
+def test_an_evaluation_profile_wins_over_a_share(run_of):
+    text = '{"evaluation_profile": {"examples": 7}}'
+    found = run_of(text, evaluation={"split_fraction": 0.1, "before_training": True, "every_steps": 50})
+
+    assert found.evaluation.rows.count == 7
+    assert (found.evaluation.before, found.evaluation.after) == (1, 1)
+    assert found.evaluation.during == (found.steps - 1) // 50
+    assert not found.evaluation.generate
+
+
+def test_trl_leaves_a_quantised_base_as_it_was_loaded(run_of, program_of):
+    """Its SFTTrainer calls no prepare_model_for_kbit_training since 2025-12; a float32 base under autocast is said."""
+    parts = {"qlora": {}, "program": program_of("TRANSFORMERS")}
+    whole, chunked = (run_of(**parts, loss_kernel=f"LOSS_KERNEL_{kind}") for kind in ("FULL_LOGITS", "CHUNKED"))
+    mixed = run_of(**parts, loss_kernel="LOSS_KERNEL_CHUNKED", precision="PRECISION_BF16_MIXED")
+
+    assert (whole.raises_base, chunked.raises_base) == (True, False)
+    assert mixed.weight_bytes == 4
+
+
+def test_a_cpu_computes_in_the_faster_format(run_of):
+    rates = '{"matrix_rates": {"bf16_flops_per_second": 1e11, "fp32_flops_per_second": 2e11}}'
+    found = run_of(rates, hardware={"cpu": {"cores": 2}})
+
+    assert found.compute_bytes == 4
+    assert found.device.training_flops == pytest.approx(1.8e11)
