@@ -35,16 +35,22 @@ NOT_ASKED = {"memory": ("cpu",), "budget": ("usd_500_2000",), "quality": ("MAXIM
 SECONDS = 60.0
 
 
-class Nobody:
-    """An estimator that never answers."""
+class NoEstimator:
+    """Estimator that never answers."""
 
     async def catalogue(self) -> Catalogue:
-        """Nothing."""
-        raise EstimatorUnavailableError("nobody was asked")
+        """Raise: there is no estimator."""
+        raise EstimatorUnavailableError("no estimator")
 
-    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
-        """Nothing."""
-        raise EstimatorUnavailableError(f"nobody was asked about {len(rows)} rows")
+    async def evidence(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
+        """Raise: there is no estimator."""
+        raise EstimatorUnavailableError(f"no estimator for {len(rows)} rows")
+
+    async def estimates(
+        self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
+    ) -> dict[Method, estimate_pb2.Estimate]:
+        """Raise: there is no estimator."""
+        raise EstimatorUnavailableError(f"no estimator for {len(rows)} rows")
 
 
 def answer_sets(pack: Pack) -> Iterator[tuple[dict[str, str], recommendation_pb2.RecommendRequest]]:
@@ -127,7 +133,7 @@ async def ask() -> dict[str, Any]:
         "packs": {name: library[name].sha256 for name in (DEFAULT_PACK, OTHER)},
         "model": MODEL,
         "data": DATA,
-        "rules_alone": await compare(Recommender(library, Nobody()), pack),
+        "rules_alone": await compare(Recommender(library, NoEstimator()), pack),
         "estimated": estimated,
     }
 

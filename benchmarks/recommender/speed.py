@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How quickly a recommendation comes, and what it costs the servers, with the estimator beside it and without one.
+"""Latency and CPU of a recommendation, with the estimator and without one.
 
     python benchmarks/recommender/speed.py [--output benchmarks/results/recommender/speed.json]
 
 A real recommender and a real estimator, each a process on loopback; both are bound to one core, the client to another.
-Requests are distinct: any model and accelerator of the catalogue, any answers. Each is answered by one batch call to
-the estimator, which prices every method's recipe with its fallbacks. Latency is from the call to its answer, one call
-at a time; CPU is that of each server's process, per call. Run it on a machine that does nothing else.
+Requests are distinct: any model and accelerator of the catalogue, any answers. Each makes one batch call to the
+estimator, with every method's recipe and its fallbacks. Latency is from the call to its answer, one call at a time; CPU
+is that of each server's process, per call. The machine must be otherwise idle.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from google.protobuf import json_format
 REQUESTS = 1000
 ROUNDS = 3
 WARM_UP = 100
-NOBODY = "127.0.0.1:1"
-"""An address where no estimator listens."""
+NO_ESTIMATOR = "127.0.0.1:1"
+"""Address where no estimator listens."""
 
 
 def requests(count: int, seed: int) -> Iterator[recommendation_pb2.RecommendRequest]:
@@ -61,7 +61,7 @@ def requests(count: int, seed: int) -> Iterator[recommendation_pb2.RecommendRequ
 
 @contextmanager
 def server(*command: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Start a server on the first core; its address and process."""
+    """Start a server on the first core, and yield its address and process."""
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
         flags = ["--address", "127.0.0.1:0", "--ready-file", str(ready), "--log-level", "warning"]
@@ -81,7 +81,7 @@ def server(*command: str) -> Iterator[tuple[str, psutil.Process]]:
 async def one_by_one(
     call: Any, asked: list[recommendation_pb2.RecommendRequest], processes: dict[str, psutil.Process]
 ) -> dict[str, float]:
-    """Ask one after the other: percentiles of the latency, and CPU of each process per call."""
+    """Ask one after the other, and return percentiles of the latency and CPU of each process per call."""
     before = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
     taken = []
     for request in asked:
@@ -99,7 +99,7 @@ async def one_by_one(
 
 
 async def measure(address: str, processes: dict[str, psutil.Process]) -> dict[str, Any]:
-    """Measure some rounds of distinct requests; the median of each figure, and the rounds."""
+    """Measure rounds of distinct requests, and return the median of each figure and the rounds."""
     async with grpc.aio.insecure_channel(address) as channel:
         call = recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend
         for request in requests(WARM_UP, 1):
@@ -109,7 +109,7 @@ async def measure(address: str, processes: dict[str, psutil.Process]) -> dict[st
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on."""
+    """Machine of the measurement."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -136,7 +136,7 @@ def main() -> None:
         estimator, estimating = stack.enter_context(server("finetree_estimator"))
         command = ("finetree_recommender", "--estimator-address")
         address, recommending = stack.enter_context(server(*command, estimator))
-        alone_address, alone = stack.enter_context(server(*command, NOBODY))
+        alone_address, alone = stack.enter_context(server(*command, NO_ESTIMATOR))
         os.sched_setaffinity(0, _cores()[1:] or _cores())
         both = {"recommender": recommending, "estimator": estimating}
         results["with_estimator"] = asyncio.run(measure(address, both))

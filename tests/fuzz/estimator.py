@@ -11,8 +11,8 @@ from finetree_estimator.catalog import accelerators, models, price_book
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
-from finetree_recommender.estimator.client import priced
-from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, Model, Priced, Refused
+from finetree_recommender.estimator.client import converted
+from finetree_recommender.estimator.values import Accelerator, Catalogue, Estimate, Evidence, Model, Refused
 from finetree_recommender.method import Method
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
@@ -38,8 +38,8 @@ class Known:
     async def catalogue(self) -> Any:
         return self.known
 
-    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
-        found: dict[tuple[Method, int], Priced | Refused] = {}
+    async def evidence(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
+        found: dict[tuple[Method, int], Estimate | Refused] = {}
         revision, parameters = evidence_pb2.Revision(), 0
         for method, request in rows.items():
             validate(request)
@@ -48,7 +48,7 @@ class Known:
             except DomainError as error:
                 found[method, 0] = Refused(error.reason, str(error))
                 continue
-            found[method, answer.fallbacks_taken] = priced(answer)
+            found[method, answer.fallbacks_taken] = converted(answer)
             revision, parameters = answer.revision, answer.total_parameters
         return Evidence(found, revision, parameters or None)
 

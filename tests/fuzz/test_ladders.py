@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More budget, more memory or a higher wish for quality never takes a method of less quality by evidence-1.
+"""More budget, more memory or a higher quality need never takes a method of less quality by evidence-1.
 
 Random requests over the whole catalogue, each asked again along one of them, just below and at every price that the
 estimator finds for it: the recommender asks the estimator's servicer, without the sockets between them.
@@ -43,10 +43,10 @@ class Remembering(Known):
         super().__init__()
         self._found: dict[tuple[tuple[Method, bytes], ...], Evidence] = {}
 
-    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
+    async def evidence(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         asked = tuple((method, row.SerializeToString(deterministic=True)) for method, row in rows.items())
         if asked not in self._found:
-            self._found[asked] = await super().price(rows)
+            self._found[asked] = await super().evidence(rows)
         return self._found[asked]
 
 
@@ -84,7 +84,7 @@ def drawn(draw: random.Random) -> recommendation_pb2.RecommendRequest:
 async def limited(
     draw: random.Random, request: recommendation_pb2.RecommendRequest
 ) -> recommendation_pb2.RecommendRequest:
-    """The request with a deadline, or a budget of a run, near what one of the methods takes."""
+    """The request with a time limit, or a budget of a run, near what one of the methods takes."""
     method = draw.choice((await ask(request)).methods)
     if method.figures.total_seconds is not None and draw.random() < 0.5:
         seconds = int(method.figures.total_seconds.expected * draw.choice((0.5, 1, 1.1)))

@@ -35,7 +35,7 @@ from google.type import money_pb2
 
 pytestmark = [pytest.mark.timeout(120)]
 
-INPUTS = 1000
+INPUTS = 400
 """For each pack: models and cards come in turns, each of them several times, no two together twice."""
 COMMIT = "0" * 40
 GB = 10**9

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which fine-tuning method, and why: rule packs as data, decisions with reasons."""
+"""Recommender: fine-tuning methods and recipes by rule packs, with the reasons."""

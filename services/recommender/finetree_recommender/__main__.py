@@ -24,11 +24,11 @@ from finetree_recommender.settings import ENV_PREFIX, Settings
 
 SERVICE_DESCRIPTOR = recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"]
 ONCE_SECONDS = 60.0
-"""Longest wait for the estimator's programs, which have to start first."""
+"""Longest wait for the estimator's programs, start-up included."""
 
 
 def build(settings: Settings) -> Service:
-    """The service, wired and not yet started.
+    """Wire the service without starting it.
 
     Raises:
         SettingsError: The folder of own packs, or a pack in it, cannot be used.
@@ -44,7 +44,7 @@ def build(settings: Settings) -> Service:
 
 
 def answer_once(settings: Settings) -> int:
-    """Answer what stdin holds; the exit code. The estimator is asked as a program of its own, and no socket is opened.
+    """Answer the request on stdin, with the estimator as a subprocess and without a socket, and return the exit code.
 
     Raises:
         SettingsError: The folder of own packs, or a pack in it, cannot be used.
@@ -62,7 +62,7 @@ def answer_once(settings: Settings) -> int:
 
 
 def check_rule_pack(settings: Settings, file: Path) -> int:
-    """Say what a pack file is, as JSON; the exit code.
+    """Print the summary of a pack file as JSON, and return the exit code.
 
     Raises:
         SettingsError: It is no usable pack.
@@ -88,7 +88,7 @@ def _library(settings: Settings) -> Library:
 
 
 def main() -> int:
-    """Serve until a signal, answer what stdin asks, or check a rule pack; the exit code."""
+    """Serve until a signal, answer the request on stdin, or check a rule pack, and return the exit code."""
     settings = load_or_exit(Settings, ENV_PREFIX)
     try:
         if settings.rule_pack_check is not None:

@@ -15,11 +15,11 @@ from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import (
     Catalogue,
+    Estimate,
     Estimator,
     EstimatorUnavailableError,
     Evidence,
     Model,
-    Priced,
     Refused,
 )
 from finetree_recommender.explain import cautions, confidence, counterfactuals, other_packs, rental_offers
@@ -43,22 +43,22 @@ from finetree_recommender.rule_pack.pack import BUILTIN, DEFAULT_PACK, Pack
 from finetree_recommender.trace import Caution, Step
 
 ANY_SHAPE = model_pb2.ModelShape(hidden_size=64, layers=1, intermediate_size=64, attention_heads=1, vocab_size=64)
-"""A model to ask about hardware with."""
+"""Model for questions about hardware."""
 CATALOGUE_TRIES = 3
-"""Questions that are asked again because the catalogue changed under them."""
+"""Attempts where the catalogue changes during a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """Everything that a reply says."""
+    """Content of a reply."""
 
     situation: Situation
     recipe: Recipe | None
-    """None where nothing was shown to train."""
-    priced: Priced | None
+    """None where no method was shown to fit."""
+    estimate: Estimate | None
     """Estimate of the recipe; None where there is none."""
     fit_steps: tuple[Step, ...]
-    """The last of the trace; those before are the choice's."""
+    """Last steps of the trace; those before are the choice's."""
     methods: tuple[Assessment, ...]
     cautions: tuple[Caution, ...]
     counterfactuals: tuple[Counterfactual, ...]
@@ -70,22 +70,22 @@ class Recommendation:
 
     @property
     def pack(self) -> Pack:
-        """The pack that decided."""
+        """Pack that decided."""
         return self.situation.pack
 
     @property
     def inputs(self) -> Inputs:
-        """The request, as it was understood."""
+        """Inputs of the request."""
         return self.situation.inputs
 
     @property
     def decision(self) -> Decision:
-        """The verdict, and what led to it."""
+        """Verdict, and what led to it."""
         return self.situation.decision
 
     @property
     def trace(self) -> tuple[Step, ...]:
-        """What was decided, in order."""
+        """Steps of the decision, in order."""
         return (*self.decision.choice.steps, *self.fit_steps)
 
 
@@ -97,7 +97,7 @@ class Recommender:
         self._estimator = estimator
 
     def pack(self, pack_id: str) -> Pack:
-        """The named pack, or the default one.
+        """Return the named pack, or the default one.
 
         Raises:
             NotFound: RULE_PACK_NOT_FOUND.
@@ -127,7 +127,7 @@ class Recommender:
         return conclude(pack, inputs, evidence, missing=missing, others=self._builtin(), rented=rented)
 
     async def _offers(self, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> tuple[rental_offers.Offer, ...]:
-        """What could be rented, where that helps; none where the estimator does not answer."""
+        """Find offers to rent, where they help; none where the estimator does not answer."""
         if not rental_offers.wanted(inputs, evidence):
             return ()
         request, catalogue = inputs.request, inputs.catalogue
@@ -139,28 +139,30 @@ class Recommender:
         return rental_offers.offers(pack, request, catalogue, found)
 
     def _builtin(self) -> tuple[Pack, ...]:
-        """The packs that a reply is compared with: those that come with the service."""
+        """Packs that a reply is compared with: the built-in ones."""
         return tuple(found for name in BUILTIN if (found := self._packs.get(name)) is not None)
 
     async def _ask(
         self, request: recommendation_pb2.RecommendRequest, pack: Pack
     ) -> tuple[Inputs, Evidence | None, str]:
-        """Inputs, evidence, and the code of why there is none."""
+        """Read the inputs and estimate; return both, with the code of why there is no estimate."""
         try:
-            inputs, evidence = await self._price(request, pack)
+            inputs, evidence = await self._estimate(request, pack)
         except EstimatorUnavailableError:
             return normalize(request, pack, Catalogue()), None, cautions.ESTIMATOR_UNAVAILABLE
         if evidence is None:
-            return inputs, None, _unpriced(inputs)
-        if not any(isinstance(row, Priced) for row in evidence.rows.values()):
+            return inputs, None, _not_estimated(inputs)
+        if not any(isinstance(row, Estimate) for row in evidence.rows.values()):
             refusal = refusal_of(evidence)
             if refusal.reason == "MODEL_NOT_FOUND" and request.model.WhichOneof("source") == "path":
-                return inputs, None, cautions.MODEL_NOT_PRICED
+                return inputs, None, cautions.MODEL_NOT_ESTIMATED
             raise as_error(refusal)
         return inputs, evidence, ""
 
-    async def _price(self, request: recommendation_pb2.RecommendRequest, pack: Pack) -> tuple[Inputs, Evidence | None]:
-        """Inputs and evidence of one catalogue; no evidence where there is no model, or no hardware, to price."""
+    async def _estimate(
+        self, request: recommendation_pb2.RecommendRequest, pack: Pack
+    ) -> tuple[Inputs, Evidence | None]:
+        """Read the inputs and estimate with one catalogue; no estimate without a model or hardware."""
         for _ in range(CATALOGUE_TRIES):
             catalogue = await self._estimator.catalogue()
             inputs = normalize(request, pack, catalogue)
@@ -170,22 +172,22 @@ class Recommender:
             if not inputs.hardware_known:
                 await self._check_model(request, inputs)
                 return inputs, None
-            evidence = await self._estimator.price(_questions(pack, inputs))
+            evidence = await self._estimator.evidence(_questions(pack, inputs))
             counted = _counted(inputs, evidence)
             if counted is not None and await self._estimator.catalogue() is catalogue:
-                inputs, evidence = counted, await self._estimator.price(_questions(pack, counted))
-            # A catalogue that changed under the question would mix two revisions in one answer.
+                inputs, evidence = counted, await self._estimator.evidence(_questions(pack, counted))
+            # Inputs and estimates must be of the same revision of the catalogue.
             if await self._estimator.catalogue() is catalogue:
                 return inputs, evidence
         raise EstimatorUnavailableError("the catalogue changes from call to call")
 
-    async def _answer(self, spec: run_spec_pb2.RunSpec) -> Priced | Refused:
-        """What the estimator says of a run by LoRA."""
-        found = await self._estimator.price({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
+    async def _answer(self, spec: run_spec_pb2.RunSpec) -> Estimate | Refused:
+        """Estimate a run by LoRA."""
+        found = await self._estimator.evidence({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
         return found.rows[Method.LORA, 0]
 
     async def _check_hardware(self, hardware: hardware_pb2.Hardware) -> None:
-        """Refuse an accelerator that the estimator does not know, also where there is no model to price on it."""
+        """Refuse an accelerator that the estimator does not know, also without a model."""
         if hardware.WhichOneof("device") != "accelerator":
             return
         spec = run_spec_pb2.RunSpec(
@@ -196,7 +198,7 @@ class Recommender:
             raise as_error(answer)
 
     async def _check_model(self, request: recommendation_pb2.RecommendRequest, inputs: Inputs) -> None:
-        """Refuse a model that the estimator does not know, also where there is no hardware to price it on."""
+        """Refuse a model that the estimator does not know, also without hardware."""
         if inputs.model is not None or request.model.WhichOneof("source") not in ("name", "hub"):
             return
         spec = run_spec_pb2.RunSpec(
@@ -216,7 +218,7 @@ def conclude(
     others: Iterable[Pack] = (),
     rented: tuple[rental_offers.Offer, ...] = (),
 ) -> Recommendation:
-    """Everything after the estimator's answer: pure.
+    """Conclude from the estimator's answer, without side effects.
 
     `missing` is the code of why there is no evidence, `others` are packs to compare with, `rented` is what could be
     rented.
@@ -234,7 +236,7 @@ def conclude(
     return Recommendation(
         situation=situation,
         recipe=recipe,
-        priced=_priced(evidence, decision),
+        estimate=_estimated(evidence, decision),
         fit_steps=tuple(steps),
         methods=assess(situation, rented),
         cautions=cautions.collect(
@@ -250,26 +252,26 @@ def conclude(
 
 
 def parameters_of(inputs: Inputs, evidence: Evidence | None) -> int | None:
-    """Size of the model; the estimator's count where it has one, else the catalogue's."""
+    """Parameters of the model, by the estimator where it counted them, else by the catalogue."""
     if evidence is not None and evidence.parameters:
         return evidence.parameters
     return (inputs.model.parameters or None) if inputs.model is not None else None
 
 
 def _recipe(situation: Situation, parameters: int | None) -> Recipe | None:
-    """The recipe of the verdict."""
+    """Recipe of the verdict."""
     found = situation.decision.fit
     if found.method is None:
         return None
     return recipes.build(situation.pack, situation.inputs, found.method, parameters=parameters, adapted=found.adapted)
 
 
-def _priced(evidence: Evidence | None, decision: Decision) -> Priced | None:
-    """What the verdict's recipe takes, where the estimator said so."""
+def _estimated(evidence: Evidence | None, decision: Decision) -> Estimate | None:
+    """Estimate of the verdict's recipe; None where there is none."""
     if evidence is None or decision.method is None:
         return None
     row = evidence.rows.get((decision.method, decision.fit.adapted))
-    return row if isinstance(row, Priced) else None
+    return row if isinstance(row, Estimate) else None
 
 
 def _revision(pack: Pack, evidence: Evidence | None) -> evidence_pb2.Revision:
@@ -280,15 +282,15 @@ def _revision(pack: Pack, evidence: Evidence | None) -> evidence_pb2.Revision:
     return revision
 
 
-def _unpriced(inputs: Inputs) -> str:
-    """Code of why nothing was asked of the estimator."""
+def _not_estimated(inputs: Inputs) -> str:
+    """Code of why the estimator was not asked."""
     if not inputs.model_known:
         return cautions.MODEL_UNKNOWN
     return cautions.MEMORY_UNKNOWN if inputs.device.unsupported else cautions.HARDWARE_UNKNOWN
 
 
 def _counted(inputs: Inputs, evidence: Evidence) -> Inputs | None:
-    """The inputs with the parameters that the estimator counted of a shape: recipes go by them; None where known."""
+    """Inputs with the parameters of a shape that the estimator counted, which recipes depend on; None where known."""
     model = inputs.model or Model(0, 0)
     if model.parameters or not evidence.parameters:
         return None
@@ -296,7 +298,7 @@ def _counted(inputs: Inputs, evidence: Evidence) -> Inputs | None:
 
 
 def _questions(pack: Pack, inputs: Inputs) -> dict[Method, estimate_pb2.EstimateRunRequest]:
-    """Every method's recipe, with its adaptations to be tried where it does not fit."""
+    """Build the estimator's requests for every method, with adaptations as fallbacks."""
     request = inputs.request
     rows = recipes.questions(pack, inputs, parameters_of(inputs, None))
     for row in rows.values():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rpcs: messages to domain values and back."""
+"""Rpcs of the recommender."""
 
 from finetree_api.recommender.v1 import (
     method_card_pb2,
@@ -30,7 +30,7 @@ _PACKS = "rule_packs"
 
 
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
-    """Answers the rpcs with a recommender and the packs that it has."""
+    """Servicer of a recommender and its packs."""
 
     def __init__(self, recommender: Recommender, library: Library, *, page_token_key: str = "") -> None:
         self._recommender = recommender
@@ -50,7 +50,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         request: picture_pb2.RenderDecisionTreeRequest,
         context: aio.ServicerContext[picture_pb2.RenderDecisionTreeRequest, picture_pb2.RenderDecisionTreeResponse],
     ) -> picture_pb2.RenderDecisionTreeResponse:
-        """Draw a pack's way of deciding."""
+        """Draw a pack's decision graph."""
         if not request.HasField("request"):
             return tree.render(self._recommender.pack(request.rule_pack), None, request.format)
         question = recommendation_pb2.RecommendRequest()
@@ -64,7 +64,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         request: picture_pb2.RenderFrontierRequest,
         context: aio.ServicerContext[picture_pb2.RenderFrontierRequest, picture_pb2.RenderFrontierResponse],
     ) -> picture_pb2.RenderFrontierResponse:
-        """Draw the five methods beside each other."""
+        """Draw the five methods with their figures."""
         return frontier.render(await self._recommender.recommend(request.request))
 
     async def ListMethods(
@@ -72,7 +72,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         request: method_card_pb2.ListMethodsRequest,
         context: aio.ServicerContext[method_card_pb2.ListMethodsRequest, method_card_pb2.ListMethodsResponse],
     ) -> method_card_pb2.ListMethodsResponse:
-        """Cards of the five methods, in the pack's order."""
+        """List the cards of the methods, in the pack's order."""
         pack = self._recommender.pack(request.rule_pack)
         cards = method_cards.cards(pack, (card.method for card in pack.rules.methods))
         revision = evidence_pb2.Revision(pack=pack.revision)
@@ -83,7 +83,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         request: method_card_pb2.GetMethodRequest,
         context: aio.ServicerContext[method_card_pb2.GetMethodRequest, method_card_pb2.GetMethodResponse],
     ) -> method_card_pb2.GetMethodResponse:
-        """Card of one method."""
+        """Return the card of a method."""
         pack = self._recommender.pack(request.rule_pack)
         card = method_cards.cards(pack, [method_of(request.method)])[0]
         return method_card_pb2.GetMethodResponse(method=card, revision=evidence_pb2.Revision(pack=pack.revision))
@@ -106,7 +106,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         request: rule_pack_pb2.GetRulePackRequest,
         context: aio.ServicerContext[rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse],
     ) -> rule_pack_pb2.GetRulePackResponse:
-        """One rule pack."""
+        """Return a rule pack."""
         pack = self._recommender.pack(request.rule_pack)
         check_pin(request.pinned, pack, "pinned")
         entry = next(item for item in self._library.entries() if item.pack is pack)
@@ -117,7 +117,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         request: recommender_pb2.GetServerInfoRequest,
         context: aio.ServicerContext[recommender_pb2.GetServerInfoRequest, recommender_pb2.GetServerInfoResponse],
     ) -> recommender_pb2.GetServerInfoResponse:
-        """What this server is."""
+        """Return name and versions of this server."""
         server = server_pb2.ServerInfo(
             service="finetree-recommender",
             version=distribution_version("finetree-recommender"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the recommender can be told at its start."""
+"""Settings of the recommender."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from finetree_runtime.config.settings import Duration, ServiceSettings, listen_a
 from finetree_runtime.server.oneshot import OnceFormat
 
 ENV_PREFIX = "FINETREE_RECOMMENDER"
-"""Prefix of the environment's variables."""
+"""Prefix of environment variables."""
 
 OnceMethod = Literal[
     "Recommend", "RenderDecisionTree", "RenderFrontier", "ListMethods", "GetMethod", "ListRulePacks", "GetRulePack"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a decision records: the steps of its trace, limits that methods exceed, cautions, and reasons."""
+"""Records of a decision: steps of the trace, broken limits, cautions and reasons."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ class Step:
     rule_id: str
     outcome: str
     source: str
-    """Reference to a source of the pack, as rules have them ("playbook L264")."""
+    """Reference to a source of the pack ("playbook L264")."""
     inputs_read: tuple[str, ...] = ()
-    """Inputs as "name=value"."""
+    """Inputs that were read, as "name=value"."""
     overruled_rule_id: str = ""
 
 
@@ -28,14 +28,14 @@ class Violation:
     message: str
     rule_id: str
     hard: bool = False
-    """Whether the method would not work at all, rather than exceed a limit."""
+    """Whether the method would not work at all."""
     value: float = 0.0
     """Expected seconds or USD of a run that exceeds a limit; 0 where no number was compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caution:
-    """What may go wrong with a recommendation."""
+    """Caution on a recommendation."""
 
     code: str
     message: str
@@ -46,7 +46,7 @@ class Caution:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a method has the standing that it has."""
+    """Reason of a method's standing."""
 
     code: str
     message: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures over the wire: formats, marks, and each documented error."""
+"""Drawings over the wire: formats, marks, and each documented error."""
 
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -38,7 +38,7 @@ async def test_a_tree_comes_in_every_format(client, picture_format, media_type, 
     assert not drawn.taken_ids
 
 
-async def test_the_way_is_that_of_the_answers_trace(client):
+async def test_the_path_is_that_of_the_answers_trace(client):
     answer = await client.recommend(REQUEST)
     drawn = await client.render_decision_tree(REQUEST)
     shown = {line.rule_id for node in drawn.nodes for line in node.lines if line.taken} | set(drawn.taken_ids)
@@ -47,7 +47,7 @@ async def test_the_way_is_that_of_the_answers_trace(client):
     assert drawn.taken_ids[0] == "gate"
 
 
-async def test_a_rule_pack_beside_a_request_is_the_one_that_is_drawn(client):
+async def test_the_rule_pack_of_a_drawing_takes_precedence_over_that_of_its_request(client):
     drawn = await client.render_decision_tree(REQUEST, rule_pack="evidence-1")
     assert drawn.revision.pack.id == "evidence-1"
     assert "How evidence-1 decides" in drawn.content

@@ -27,7 +27,7 @@ SMALL_SHAPE = {
         ({"shape": SMALL_SHAPE}, {"name": "smollm2-135m-instruct"}),
     ],
 )
-async def test_an_instructed_model_and_a_shape_get_the_recipe_of_their_size_and_it_is_priced(client, model, same_as):
+async def test_an_instructed_model_and_a_shape_get_the_recipe_of_their_size_and_it_is_estimated(client, model, same_as):
     asked = {"hardware": {"accelerator": "h200"}, "quality": "QUALITY_NEED_MAXIMUM", "rule_pack": "evidence-1"}
     asked |= {"dataset_profile": LONG_ROWS}
     reply, other = [await client.recommend({"model": named, **asked}) for named in (model, same_as)]
@@ -43,9 +43,7 @@ async def test_an_accelerator_that_is_not_supported_is_answered_by_its_memory_an
     same = await client.recommend(asked | {"hardware": {"unknown_accelerator": {"marketed_memory_gb": 24}}})
     assert reply.verdict.method == same.verdict.method == method_pb2.METHOD_LORA
     assert reply.estimate == same.estimate
-    assert reply.verdict.headline.startswith(
-        "AMD Radeon RX 7900 XTX is not supported yet; on a supported GPU of 24 GB:"
-    )
+    assert reply.verdict.headline.startswith("AMD Radeon RX 7900 XTX is not supported yet;")
     assert reply.summary.startswith("AMD Radeon RX 7900 XTX is not supported yet:")
     assert (reply.confidence.abstained, reply.confidence.level) == (True, evidence_pb2.CONFIDENCE_LEVEL_LOW)
     unknown = await client.recommend(asked | {"hardware": {"accelerator": "M3 Max"}})

@@ -76,7 +76,7 @@ async def test_where_nothing_at_hand_trains_the_model_an_offer_is_named_that_doe
     assert "RENT" not in [caution.code for caution in owned.cautions]
 
 
-async def test_the_recipe_is_the_plan_that_the_estimator_prices(client):
+async def test_the_recipe_is_the_plan_that_is_estimated(client):
     reply = await client.recommend(SMALL)
     rates = json_format.ParseDict(SMALL["matrix_rates"], hardware_pb2.MatrixRates())
     estimate = await client.estimate(reply.spec, dataset_profile=SMALL["dataset_profile"], matrix_rates=rates)
@@ -262,7 +262,7 @@ async def test_the_revision_of_a_reply_can_be_pinned(client):
 
 
 @pytest.mark.parametrize(("tokens", "warned"), [(100_000_000, True), (1_000_000, False)])
-async def test_an_adapter_that_holds_less_than_the_data_teach_is_warned_of(client, tokens, warned):
+async def test_data_with_more_tokens_than_the_adapter_has_parameters_are_cautioned(client, tokens, warned):
     known = {"examples": 100_000, "total_tokens": tokens, "target_fraction": 0.5}
     reply = await client.recommend(on_gpu(24, "llama-3.2-1b", dataset_profile=known))
     assert reply.verdict.method == method_pb2.METHOD_LORA

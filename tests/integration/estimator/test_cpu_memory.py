@@ -15,8 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 @pytest.mark.parametrize(
     ("name", "peaks"),
     [
-        # In float32, which every CPU multiplies fast. Of the first, one process, whose tensors are counted: what it
-        # takes as a whole includes the profiler's records.
+        # One process, whose tensors are counted; what it takes as a whole includes the profiler's records.
         ("smollm2-135m lora fp32 64", ["allocated"]),
         ("smollm2-135m full fp32 64", ["allocated", "process"]),
     ],

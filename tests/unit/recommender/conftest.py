@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import evidence_pb2
-from finetree_recommender.estimator.values import Catalogue, Evidence, FitState, Model, Priced, Refused
+from finetree_recommender.estimator.values import Catalogue, Estimate, Evidence, FitState, Model, Refused
 from finetree_recommender.method import Method
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.rule_pack.pack import builtin_packs
@@ -31,13 +31,13 @@ def read(pack):
     return read_request
 
 
-def priced(fit, needs=1.0, has=8.0, seconds=100.0, cost=1.0):
+def estimate(fit, needs=1.0, has=8.0, seconds=100.0, cost=1.0):
     """An estimate; memory in GiB, cost in USD."""
     point = evidence_pb2.Interval(low=needs * GIB, expected=needs * GIB, high=needs * GIB)
     time = evidence_pb2.Interval(low=seconds, expected=seconds, high=seconds)
     amount = evidence_pb2.Interval(low=cost, expected=cost, high=cost)
     money = evidence_pb2.MoneyInterval(amount=amount, currency_code="USD")
-    return Priced(FitState(fit), point, int(has * GIB), time, money, 100)
+    return Estimate(FitState(fit), point, int(has * GIB), time, money, 100)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def evidence():
                 continue
             states = words.split() if " " in words else [words] * count
             for index, state in enumerate(states):
-                rows[method, index] = priced(state, needs=10.0 - index)
+                rows[method, index] = estimate(state, needs=10.0 - index)
         return Evidence(rows, evidence_pb2.Revision(engine=evidence_pb2.RevisionComponent(id="engine-1")), 135_000_000)
 
     return build

@@ -35,7 +35,7 @@ class Recording:
     async def catalogue(self):
         return self._catalogues[0]
 
-    async def price(self, rows):
+    async def evidence(self, rows):
         self.asked.append(rows)
         if len(self._catalogues) > 1:
             self._catalogues.pop(0)
@@ -53,7 +53,7 @@ def recommender(pack, estimator):
     return Recommender({pack.rules.id: pack}, estimator)
 
 
-async def test_one_batch_prices_every_method_and_adaptation(pack, evidence):
+async def test_one_batch_estimates_every_method_and_adaptation(pack, evidence):
     estimator = Recording(evidence(lora="FITS", qlora="FITS"))
     await recommender(pack, estimator).recommend(request(evaluation_profile={"examples": 50}))
     (rows,) = estimator.asked
@@ -100,7 +100,7 @@ async def test_without_an_answer_the_rules_alone_answer(pack):
 
 
 @pytest.mark.parametrize(
-    ("reason", "kind", "told"),
+    ("reason", "kind", "ours"),
     [
         ("MODEL_NOT_FOUND", NotFound, "MODEL_NOT_FOUND"),
         ("ACCELERATOR_NOT_FOUND", NotFound, "ACCELERATOR_NOT_FOUND"),
@@ -109,19 +109,19 @@ async def test_without_an_answer_the_rules_alone_answer(pack):
         ("INVALID_REQUEST", InvalidArgument, "INVALID_REQUEST"),
     ],
 )
-async def test_what_the_estimator_refuses_for_every_method_is_the_callers_error(pack, evidence, reason, kind, told):
+async def test_what_the_estimator_refuses_for_every_method_is_the_callers_error(pack, evidence, reason, kind, ours):
     rows = dict.fromkeys(evidence().rows, Refused(reason, "spec.model: wrong", (("spec.model", "wrong"),)))
     rows[next(iter(rows))] = Refused("METHOD_NOT_SUPPORTED", "no formula")
     estimator = Recording(Evidence(rows, evidence().revision, None))
     with pytest.raises(kind) as caught:
         await recommender(pack, estimator).recommend(request())
-    assert caught.value.reason == told
+    assert caught.value.reason == ours
     assert all(not item.field_path.startswith("spec.") for item in caught.value.violations)
 
 
-async def test_a_local_model_that_cannot_be_priced_is_still_advised_on(pack, evidence):
+async def test_a_local_model_that_cannot_be_estimated_is_still_advised_on(pack, evidence):
     rows = dict.fromkeys(evidence().rows, Refused("MODEL_NOT_FOUND", "no such folder"))
     estimator = Recording(Evidence(rows, evidence().revision, None))
     answer = await recommender(pack, estimator).recommend(request(model={"path": "mine"}))
-    assert answer.cautions[0].code == "MODEL_NOT_PRICED"
+    assert answer.cautions[0].code == "MODEL_NOT_ESTIMATED"
     assert answer.recipe.spec.model.path == "mine"

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Last stage: whether the chosen method's recipe fits and keeps the limits, and what is taken where it does not."""
+"""Last stage: the preferred method whose recipe fits in memory and keeps the limits."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from finetree_recommender.decision.stages import Choice
-from finetree_recommender.estimator.values import Evidence, FitState, Priced, States
+from finetree_recommender.estimator.values import Estimate, Evidence, FitState, States
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.recipe import Adaptation
@@ -16,7 +16,7 @@ GIB = 2**30
 OVER_BUDGET = "OVER_BUDGET"
 OVER_MAX_DURATION = "OVER_MAX_DURATION"
 SOURCE = "finetree: fit stage"
-"""Source of what this stage does by convention."""
+"""Source of this stage's own rules."""
 
 Violations = Mapping[Method, tuple[Violation, ...]]
 """The limits that each method would break."""
@@ -25,7 +25,7 @@ NO_VIOLATIONS: Violations = dict.fromkeys(Method, ())
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """Everything that a verdict reads of estimates and limits."""
+    """Fit and limits of each method, as a verdict reads them."""
 
     states: States | None
     """Whether each method fits; None where nothing was estimated."""
@@ -34,7 +34,7 @@ class Constraints:
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """What the fit stage took, and what it rejected and passed over."""
+    """Method that the fit stage took, and those that it rejected or skipped."""
 
     method: Method | None
     adapted: int
@@ -47,13 +47,13 @@ class FitResult:
 
 
 def take(pack: Pack, choice: Choice, constraints: Constraints) -> Method | None:
-    """The first method of the choice's order that fits and breaks no limit, else what breaks least: `_least`.
+    """Take the first method of the choice's order that fits and breaks no limit, else the one that breaks least.
 
     Where the pack says upgrade, a method is taken only where the estimator shows that it fits; otherwise a method whose
     fit is unknown keeps its place.
     """
     states, proof_needed = constraints.states, choice.passage.upgrade
-    order = choice.tried(priced=states is not None)
+    order = choice.tried(estimate=states is not None)
     if states is None:
         return None if proof_needed else _least(pack, constraints, order, choice.order.above)
     if order and not constraints.violations[order[0]]:
@@ -71,8 +71,8 @@ def take(pack: Pack, choice: Choice, constraints: Constraints) -> Method | None:
 def result(
     pack: Pack, choice: Choice, constraints: Constraints, *, evidence: Evidence | None, method: Method | None
 ) -> FitResult:
-    """The fit stage's result, where `method` is what it takes."""
-    order, violations = choice.tried(priced=evidence is not None), constraints.violations
+    """Build the fit stage's result, where `method` is the one that it takes."""
+    order, violations = choice.tried(estimate=evidence is not None), constraints.violations
     if evidence is None:
         before = order[: order.index(method)] if method is not None else ()
         return FitResult(method, 0, FitState.UNKNOWN, passed={each: violations[each] for each in before})
@@ -96,15 +96,15 @@ def result(
 def steps(
     found: FitResult, evidence: Evidence | None, *, applied: tuple[Adaptation, ...], overruled_rule_id: str
 ) -> Iterator[Step]:
-    """The trace of the fit stage; `applied` are the adaptations in the recipe."""
+    """Trace the fit stage; `applied` are the adaptations in the recipe."""
     for method, violations in found.passed.items():
         for item in violations:
-            yield Step("limits", item.rule_id, f"{method} is passed over: {item.message}", SOURCE)
+            yield Step("limits", item.rule_id, f"{method} is skipped: {item.message}", SOURCE)
     if evidence is None:
-        yield Step("fit", "fit.no_estimate", "not checked: the pack's own words stand", SOURCE)
+        yield Step("fit", "fit.no_estimate", "not checked: there is no estimate, so the rules decide", SOURCE)
         return
     for method in found.rejected:
-        yield Step("fit", "fit.does_not_fit", shortage(method, evidence.best[method].priced), SOURCE)
+        yield Step("fit", "fit.does_not_fit", shortage(method, evidence.best[method].estimate), SOURCE)
     if found.method is None:
         yield Step("fit", "fit.nothing_fits", "no recipe of any method was shown to fit", SOURCE)
         return
@@ -113,31 +113,31 @@ def steps(
         return
     for rule in applied:
         yield Step("fit", rule.id, rule.message, rule.source)
-    outcome = f"{found.method} {room(evidence.best[found.method].priced)}"
+    outcome = f"{found.method} {room(evidence.best[found.method].estimate)}"
     yield Step("fit", "fit.fits", outcome, SOURCE, overruled_rule_id=overruled_rule_id)
 
 
-def shortage(method: Method, priced: Priced | None) -> str:
-    """How much memory a method lacks, in words."""
-    if priced is None:
+def shortage(method: Method, estimate: Estimate | None) -> str:
+    """Memory that a method needs and the device lacks, in words."""
+    if estimate is None:
         return f"{method} does not fit"
-    needs, has = priced.device_bytes.expected / GIB, priced.usable_bytes / GIB
-    return f"{method} needs {needs:.1f} GiB at its smallest, the device offers {has:.1f} GiB"
+    needs, has = estimate.device_bytes.expected / GIB, estimate.usable_bytes / GIB
+    return f"{method} needs at least {needs:.1f} GiB, and {has:.1f} GiB are available"
 
 
-def room(priced: Priced | None) -> str:
-    """How a method fits, in words."""
-    if priced is None:
+def room(estimate: Estimate | None) -> str:
+    """Memory that a method needs of what is available, in words."""
+    if estimate is None:
         return "fits"
-    needs, has = priced.device_bytes.expected / GIB, priced.usable_bytes / GIB
+    needs, has = estimate.device_bytes.expected / GIB, estimate.usable_bytes / GIB
     return f"fits: {needs:.1f} of {has:.1f} GiB"
 
 
 def _least(pack: Pack, constraints: Constraints, order: tuple[Method, ...], above: tuple[Method, ...]) -> Method | None:
-    """The method that breaks least, the first of several; None of none.
+    """Method that breaks least, the first of several; None if there is none.
 
-    By most packs that is the one that breaks the fewest limits. A pack with `demands.nearest` sees to it that no larger
-    budget takes a method that is later in the order (docs/decisions/0016): of the methods that keep the time limit, or
+    In most packs that is the one that breaks the fewest limits. With `limits.nearest` no larger budget takes a method
+    that is later in the order (docs/decisions/0016): of the methods that keep the time limit, or
     of all where none does, the first that is within the budget, and where none is, the cheapest. What is `above` the
     method that the rules prefer is taken only where nothing else trains.
     """
@@ -157,7 +157,7 @@ def _excess(violations: tuple[Violation, ...], code: str) -> float:
 
 
 def _with_fallbacks(pack: Pack, order: tuple[Method, ...]) -> tuple[Method, ...]:
-    """The order, with what a method becomes under a 4-bit base right behind it, unless quality orders them."""
+    """The order, with what each method becomes under a 4-bit base right after it, unless quality sets the order."""
     if pack.rules.limits.nearest is not None:
         return order
     found: dict[Method, None] = {}

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""First stage: which methods the pack lets this hardware run."""
+"""First stage: methods that are feasible on this hardware."""
 
 import math
 from dataclasses import dataclass
 
 from finetree_recommender.estimator.values import FitState, States
+from finetree_recommender.formatting import gpu
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.answers import CPU, UNKNOWN, Answers
 from finetree_recommender.rule_pack.pack import Pack
@@ -15,13 +16,13 @@ from finetree_recommender.trace import Step
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """What the gate lets through."""
+    """Feasible methods."""
 
     feasible: tuple[Method, ...]
-    """In the order of stars; empty where the pack says upgrade."""
+    """Ordered by stars; empty where the pack says to upgrade."""
     rule: Cited | MemoryClass
     memory: str
-    """The answer that was read."""
+    """Memory answer that was read."""
     outcome: str
 
     @property
@@ -31,13 +32,13 @@ class Passage:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The step of the trace."""
+        """Step of the trace."""
         rule = self.rule
         return (Step("hardware_gate", rule.id, self.outcome, rule.source, (f"memory={self.memory}",)),)
 
 
 def pass_gate(pack: Pack, answers: Answers, states: States | None = None) -> Passage:
-    """Apply the hardware gate; a pack that asks for physics goes by the estimator's `states` where there are some."""
+    """Apply the hardware gate; with `physics` in the pack the estimator's `states` decide where there are some."""
     physics, memory = pack.rules.gate.physics, answers.memory
     if physics is not None and states is not None:
         return _by_estimate(pack, memory, states, physics)
@@ -51,15 +52,15 @@ def pass_gate(pack: Pack, answers: Answers, states: States | None = None) -> Pas
 
 
 def memory_words(pack: Pack, key: str) -> str:
-    """A memory class in words."""
+    """Describe a memory class in words."""
     if key == CPU:
-        return "a CPU alone"
+        return "only a CPU"
     found = next((item for item in pack.rules.gate.classes if item.key == key), None)
     if found is None:
         return UNKNOWN
     if found.low == 0:
         return f"a GPU below {found.high:g} GB"
-    return f"a GPU of {found.low:g} GB" + (" or more" if math.isinf(found.high) else "")
+    return f"{gpu(found.low)} or larger" if math.isinf(found.high) else gpu(found.low)
 
 
 def _of_class(pack: Pack, found: MemoryClass) -> tuple[Method, ...]:
@@ -68,12 +69,12 @@ def _of_class(pack: Pack, found: MemoryClass) -> tuple[Method, ...]:
 
 
 def _by_estimate(pack: Pack, memory: str, states: States, rule: Cited) -> Passage:
-    """Methods whose recipe fits; one that the estimator has no figure for is let through by its class."""
+    """Methods whose recipe fits; without an estimate of a method its memory class decides."""
     found = next((item for item in pack.rules.gate.classes if item.key == memory), None)
     by_class = _of_class(pack, found) if found is not None else ()
     order = pack.rules.stars_order.methods
     allowed = tuple(m for m in order if states[m].trains or (states[m] is FitState.UNKNOWN and m in by_class))
-    outcome = f"fits by the estimate: {', '.join(allowed)}" if allowed else "nothing fits by the estimate: upgrade"
+    outcome = f"fits by the estimate: {', '.join(allowed)}" if allowed else "no method fits by the estimate: upgrade"
     return Passage(allowed, rule, memory, outcome)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits that are compared with figures: what a method would cost, take, and be good for."""
+"""Limits of a method: time, cost, serving, and what the GPU can compute."""
 
 from collections.abc import Iterator
 
@@ -13,13 +13,13 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Violation
 
 USD = "USD"
-"""Currency of budgets, and of the pack's own prices."""
+"""Currency of budgets and of the pack's prices."""
 NO_NF4 = "NO_NF4"
 NOT_SERVABLE = "NOT_SERVABLE"
 
 
 def violations(pack: Pack, limits: Limits, evidence: Evidence | None) -> Violations:
-    """The limits that each method would break. A figure that nobody has breaks nothing."""
+    """Limits that each method would break; a figure that is unknown breaks none."""
     return {
         method: (
             *_capability(pack, limits, method),
@@ -35,24 +35,25 @@ def seconds_of(pack: Pack, evidence: Evidence | None, method: Method, *, example
     """Expected seconds of a run: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
         return pack_seconds_expected(pack, method, examples)
-    priced = evidence.best[method].priced
-    return priced.total_seconds.expected if priced is not None and priced.total_seconds is not None else None
+    estimate = evidence.best[method].estimate
+    return estimate.total_seconds.expected if estimate is not None and estimate.total_seconds is not None else None
 
 
 def usd_of(pack: Pack, evidence: Evidence | None, method: Method, *, examples: int | None) -> float | None:
     """Expected cost of a run in USD: the estimator's, and without an estimator the pack's own."""
     if evidence is None:
         return pack_cost_expected(pack, method, examples)
-    priced = evidence.best[method].priced
-    if priced is None or priced.cost is None or priced.cost.currency_code != USD:
+    estimate = evidence.best[method].estimate
+    if estimate is None or estimate.cost is None or estimate.cost.currency_code != USD:
         return None
-    return priced.cost.amount.expected
+    return estimate.cost.amount.expected
 
 
 def _capability(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:
     rule = pack.rules.capabilities.nf4
     if method is Method.QLORA and limits.capability is not None and limits.capability < rule.value:
-        text = f"4-bit bases need compute capability {rule.value:.1f}, this GPU has {limits.capability:.1f}"
+        has = f"{limits.capability:.1f}"
+        text = f"cannot run: 4-bit bases need compute capability {rule.value:.1f}, and this GPU has {has}"
         yield Violation(NO_NF4, text, rule.id, hard=True)
 
 
@@ -60,7 +61,7 @@ def _serving(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:
     for target in limits.serving:
         rule = next(r for r in pack.rules.serving if r.target == target and method in r.methods)
         if not rule.served:
-            yield Violation(NOT_SERVABLE, rule.note, rule.id, hard=True)
+            yield Violation(NOT_SERVABLE, f"cannot be served: {rule.note}", rule.id, hard=True)
 
 
 def _duration(pack: Pack, limits: Limits, evidence: Evidence | None, method: Method) -> Iterator[Violation]:
@@ -69,7 +70,7 @@ def _duration(pack: Pack, limits: Limits, evidence: Evidence | None, method: Met
         return
     needs = seconds_of(pack, evidence, method, examples=limits.examples)
     if needs is not None and needs > limit:
-        text = f"takes {duration(needs)}{_whose(evidence)}, the time limit is {duration(limit)}"
+        text = f"takes {duration(needs)}{_whose(evidence)}, and the time limit is {duration(limit)}"
         yield Violation(OVER_MAX_DURATION, text, pack.rules.limits.max_duration.id, value=needs)
 
 
@@ -79,7 +80,7 @@ def _budget(pack: Pack, limits: Limits, evidence: Evidence | None, method: Metho
         return
     needs = usd_of(pack, evidence, method, examples=limits.examples)
     if needs is not None and needs > limit:
-        text = f"costs {needs:.2f} USD a run{_whose(evidence)}, the budget is {limit:.2f} USD"
+        text = f"costs {needs:.2f} USD a run{_whose(evidence)}, and the budget is {limit:.2f} USD"
         yield Violation(OVER_BUDGET, text, pack.rules.limits.budget.id, value=needs)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decision tree, its use-case chart, and the multi-task question that hangs beside it."""
+"""The decision tree, its use cases, and the multi-task override."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from finetree_recommender.trace import Step
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Where the override or the tree leads, and by which steps; the last one names the rule."""
+    """Method of the override or the tree, with the steps to it; the last one names the rule."""
 
     method: Method
     steps: tuple[Step, ...]
@@ -24,7 +24,7 @@ class Walk:
 
 
 def override(pack: Pack, answers: Answers) -> Walk | None:
-    """The multi-task override, where it applies."""
+    """Apply the multi-task override; None where it does not apply."""
     rule = pack.rules.override
     if not matches(rule.when, answers) or (rule.unless and matches(rule.unless, answers)):
         return None
@@ -33,7 +33,7 @@ def override(pack: Pack, answers: Answers) -> Walk | None:
 
 
 def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Method)) -> Walk:
-    """The tree's leaf; where the memory is unknown, the use case's, or the pack's default.
+    """Walk the tree to its leaf; where the memory is unknown, take the use case's method or the pack's default.
 
     `feasible` are the methods that the hardware gate lets through.
     """
@@ -57,5 +57,5 @@ def _node_step(node: Node, answers: Answers, *, yes: bool) -> Step:
 
 
 def _step(rule: Leaf, stage: str, does: str, read: tuple[str, ...]) -> Step:
-    """The one step of a rule that names a method."""
+    """Step of a rule that names a method."""
     return Step(stage, rule.id, f"{does} {rule.method}", rule.source, read)

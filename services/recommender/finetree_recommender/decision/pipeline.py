@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decision: what the rules choose, what fits, and what keeps the limits.
+"""The decision: the method that the rules choose, that fits and that keeps the limits.
 
 Pure functions of the pack, the answers and the estimator's evidence, so the same input always gives the same answer.
 `decide` finds everything that a reply says of a decision, `verdict` no more than the method and the rules.
@@ -18,19 +18,19 @@ from finetree_recommender.rule_pack.pack import Pack
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was decided."""
+    """Method and deciding rule."""
 
     method: Method | None
-    """None when nothing was shown to train here."""
+    """None when no method was shown to fit."""
     rule_id: str
     """Rule that decided."""
     overruled_rule_id: str = ""
-    """Rule that gave way to physics; empty when none did."""
+    """Rule that the estimate or a limit overruled; empty when none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict and everything that led to it."""
+    """Verdict, with everything that led to it."""
 
     verdict: Verdict
     choice: Choice
@@ -43,12 +43,12 @@ class Decision:
 
     @property
     def upgrade_advised(self) -> bool:
-        """Whether the pack says to upgrade the GPU, or nothing fits."""
+        """Whether the pack says to upgrade the GPU, or no method fits."""
         return self.choice.passage.upgrade or self.method is None
 
 
 def decide(pack: Pack, answers: Answers, evidence: Evidence | None, constraints: Constraints | None = None) -> Decision:
-    """Run all stages; without evidence the rules alone decide.
+    """Run all stages; without estimates the rules decide alone.
 
     `constraints` are those of the evidence and of the limits; without them no limit is broken.
     """
@@ -61,12 +61,12 @@ def decide(pack: Pack, answers: Answers, evidence: Evidence | None, constraints:
 
 
 def verdict(pack: Pack, answers: Answers, constraints: Constraints) -> Verdict:
-    """The verdict of `decide`, for any constraints."""
+    """Return the verdict of `decide`, for any constraints."""
     return _verdict(pack, choose(pack, answers, constraints.states), constraints)
 
 
 def _verdict(pack: Pack, choice: Choice, constraints: Constraints) -> Verdict:
-    """The method that the fit stage takes, the rule that decided for it, and the rule that gave way."""
+    """Method that the fit stage takes, with the deciding rule and the overruled one."""
     method, states = fit.take(pack, choice, constraints), constraints.states
     if choice.passage.upgrade and method is not None:
         return Verdict(method, choice.rule_id, choice.passage.rule.id)
@@ -74,7 +74,7 @@ def _verdict(pack: Pack, choice: Choice, constraints: Constraints) -> Verdict:
         return Verdict(None, "fit.nothing_fits")
     if method is choice.method or choice.method is None:
         return Verdict(method, choice.rule_id)
-    # Where what the rules chose fits, a limit stood against it.
+    # The method that the rules chose fits, so a limit overruled it.
     broken = constraints.violations[choice.method]
     if broken and (states is None or states[choice.method].trains):
         return Verdict(method, broken[0].rule_id, choice.rule_id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pack's own figures as intervals: quality, and the playbook's hours and prices where there is no estimate."""
+"""Figures of the pack as intervals: quality, and the playbook's times and prices where there is no estimate."""
 
 import math
 from itertools import pairwise
@@ -18,7 +18,7 @@ BYTES_OF_GB = 1e9
 
 
 def quality(pack: Pack, method: Method, task_domain: str = UNKNOWN) -> evidence_pb2.Interval:
-    """Quality in percent of full fine-tuning, of this kind of task where the pack tells them apart.
+    """Quality in percent of full fine-tuning, for this task domain where the pack distinguishes them.
 
     Neither the playbook nor the published comparisons state a coverage, so it is 0.
     """
@@ -29,14 +29,14 @@ def quality(pack: Pack, method: Method, task_domain: str = UNKNOWN) -> evidence_
 
 
 def prior_of(pack: Pack, method: Method, task_domain: str) -> QualityPrior | None:
-    """The pack's prior of a method for a kind of task, else for a task of unknown kind; None where it has neither."""
+    """Prior of a method for a task domain, else for an unknown one; None where the pack has neither."""
     ours = [prior for prior in pack.rules.priors if prior.method is method]
     named = (prior for prior in ours if task_domain in prior.task_domains)
     return next(named, next((prior for prior in ours if not prior.task_domains), None))
 
 
 def falls_short(pack: Pack, method: Method, quality_need: str, task_domain: str) -> QualityFloor | None:
-    """The floor of a quality need that a method is not expected to reach; None where it is, or no prior is known."""
+    """Floor of a quality need that a method is not expected to reach; None where it is, or without a prior."""
     prior = prior_of(pack, method, task_domain)
     floor = next((item for item in pack.rules.quality_floors if item.need == quality_need), None)
     if prior is None or floor is None:
@@ -46,13 +46,13 @@ def falls_short(pack: Pack, method: Method, quality_need: str, task_domain: str)
 
 
 def pack_seconds(pack: Pack, method: Method, examples: int | None) -> evidence_pb2.Interval | None:
-    """The playbook's training time of a 7B model; None outside its table."""
+    """Training time of a 7B model by the playbook; None outside its table."""
     seconds = pack_seconds_expected(pack, method, examples)
     return None if seconds is None else _point(pack, seconds, pack.rules.times.source)
 
 
 def pack_cost(pack: Pack, method: Method, examples: int | None) -> evidence_pb2.MoneyInterval | None:
-    """The playbook's cost of a 7B model on its reference GPU; None outside its table."""
+    """Cost of training a 7B model on the reference GPU by the playbook; None outside its table."""
     usd = pack_cost_expected(pack, method, examples)
     if usd is None:
         return None
@@ -60,25 +60,25 @@ def pack_cost(pack: Pack, method: Method, examples: int | None) -> evidence_pb2.
 
 
 def pack_seconds_expected(pack: Pack, method: Method, examples: int | None) -> float | None:
-    """The number of `pack_seconds`, without its source."""
+    """Number of `pack_seconds`, without its source."""
     hours = _hours(pack, method, examples)
     return None if hours is None else hours * SECONDS
 
 
 def pack_cost_expected(pack: Pack, method: Method, examples: int | None) -> float | None:
-    """The number of `pack_cost`, without its source."""
+    """Number of `pack_cost`, without its source."""
     hours = _hours(pack, method, examples)
     return None if hours is None else hours * pack.rules.times.usd_per_hour[method]
 
 
 def pack_bytes(pack: Pack, method: Method) -> evidence_pb2.Interval:
-    """The memory class that the playbook asks for, in bytes: what its own rules go by, not a peak."""
+    """Memory class that the playbook asks for, in bytes; not a peak of memory."""
     minimum = pack.card(method).minimum_gpu_gb
     return _point(pack, minimum.value * BYTES_OF_GB, minimum.source)
 
 
 def _hours(pack: Pack, method: Method, examples: int | None) -> float | None:
-    """Straight lines between the table's points in log-log, as times grow by powers."""
+    """Interpolate between the table's points in log-log, since times grow by powers."""
     times = pack.rules.times
     points = list(zip(times.examples, times.hours[method], strict=True))
     for (x0, y0), (x1, y1) in pairwise(points):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a verdict depends on, so that it can be asked for again with one thing changed."""
+"""Inputs of a verdict, which can be asked for again with one of them changed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from functools import cached_property
 from finetree_recommender.decision.fit import GIB, Constraints, Violations
 from finetree_recommender.decision.limits import seconds_of, usd_of, violations
 from finetree_recommender.decision.pipeline import Decision, Verdict, decide, verdict
-from finetree_recommender.estimator.values import Best, Evidence, FitState, Priced, States
+from finetree_recommender.estimator.values import Best, Estimate, Evidence, FitState, States
 from finetree_recommender.method import Method
 from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.request.limits import Limits
@@ -16,12 +16,12 @@ from finetree_recommender.rule_pack.answers import Answers
 from finetree_recommender.rule_pack.pack import Pack
 
 USABLE = 0.9
-"""Share of a GPU's marketed GB that GPUs offer in GiB at least: a T4 of 16 GB offers 14.56 GiB."""
+"""Smallest share of its marketed GB that a GPU has available in GiB: a T4 of 16 GB has 14.56 GiB."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """A question: the pack, what was answered, the limits, and what the estimator said."""
+    """Pack, inputs and estimates of a decision."""
 
     pack: Pack
     inputs: Inputs
@@ -29,43 +29,43 @@ class Situation:
 
     @property
     def answers(self) -> Answers:
-        """The answers that were given."""
+        """Answers of the request."""
         return self.inputs.answers
 
     @property
     def limits(self) -> Limits:
-        """What the run must keep to."""
+        """Limits of the run."""
         return self.inputs.limits
 
-    def priced(self, method: Method) -> Priced | None:
+    def estimate(self, method: Method) -> Estimate | None:
         """Estimate of a method's best recipe; None where there is none."""
-        return self.evidence.best[method].priced if self.evidence is not None else None
+        return self.evidence.best[method].estimate if self.evidence is not None else None
 
     def seconds(self, method: Method) -> float | None:
-        """Expected seconds of a run; None where nobody has a figure."""
+        """Expected seconds of a run; None where unknown."""
         return seconds_of(self.pack, self.evidence, method, examples=self.limits.examples)
 
     def usd(self, method: Method) -> float | None:
-        """Expected cost of a run in USD; None where nobody has a figure."""
+        """Expected cost of a run in USD; None where unknown."""
         return usd_of(self.pack, self.evidence, method, examples=self.limits.examples)
 
     @cached_property
     def violations(self) -> Violations:
-        """The limits that each method would break."""
+        """Limits that each method would break."""
         return violations(self.pack, self.limits, self.evidence)
 
     @cached_property
     def decision(self) -> Decision:
-        """The decision, with everything that led to it."""
+        """Decision, with everything that led to it."""
         return decide(self.pack, self.answers, self.evidence, Constraints(self._states, self.violations))
 
     def verdict(self, answers: Answers | None = None, limits: Limits | None = None) -> Verdict:
-        """The verdict with other answers or limits, on the same hardware."""
+        """Return the verdict with other answers or limits, on the same hardware."""
         broken = violations(self.pack, limits, self.evidence) if limits is not None else self.violations
         return verdict(self.pack, answers or self.answers, Constraints(self._states, broken))
 
     def elsewhere(self, memory: str) -> Verdict:
-        """The verdict on a GPU of another memory class, of which estimates here tell only what certainly holds."""
+        """Return the verdict on a GPU of another memory class, with estimates only where they are certain."""
         answers = self.answers.changed("memory", memory)
         return verdict(self.pack, answers, Constraints(self._states_elsewhere(memory), self._violations_elsewhere))
 
@@ -75,10 +75,10 @@ class Situation:
 
     @cached_property
     def _violations_elsewhere(self) -> Violations:
-        return violations(self.pack, self.limits.elsewhere(priced=self.evidence is not None), None)
+        return violations(self.pack, self.limits.elsewhere(estimate=self.evidence is not None), None)
 
     def _states_elsewhere(self, memory: str) -> States | None:
-        """What estimates on this GPU say of fits on a GPU of another class; None where they say nothing."""
+        """Fits on a GPU of another class that follow from estimates on this one; None where none does."""
         here, evidence = self.inputs.marketed_gb, self.evidence
         low = next((item.low for item in self.pack.rules.gate.classes if item.key == memory), 0.0)
         if evidence is None or here is None or not low:
@@ -90,14 +90,14 @@ class Situation:
 
 
 def _fit_elsewhere(best: Best, here: float, there: float) -> FitState:
-    """Whether a method fits a GPU of so many marketed GB, by its estimate on another.
+    """Fit of a method on a GPU of so many marketed GB, by its estimate on another GPU.
 
     What fits here fits where there is more memory, or as much as its recipe takes; what needs more at its smallest than
     a GPU has does not fit there. A method that fits here may be made smaller still, and is left to the rules below.
     """
-    if best.priced is None or best.state is FitState.UNKNOWN:
+    if best.estimate is None or best.state is FitState.UNKNOWN:
         return FitState.UNKNOWN
-    peak = best.priced.device_bytes
+    peak = best.estimate.device_bytes
     if best.state is FitState.DOES_NOT_FIT:
         return FitState.DOES_NOT_FIT if there < peak.expected / GIB else FitState.UNKNOWN
     return FitState.FITS if there >= min(here, peak.high / GIB / USABLE) else FitState.UNKNOWN

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rules choose before the fit: hardware gate, override, votes, tie-breaks, tree, order of stars.
+"""Stages before the fit: hardware gate, override, votes, tie-breaks, tree, order of stars.
 
 Every stage is a pure function of the pack, the answers and, where the pack asks for it, of which methods the estimator
 says fit.
@@ -18,63 +18,63 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Step
 
 PLURALITY = "votes.plurality"
-"""Rule of the most votes."""
+"""Rule that the method with the most votes is chosen."""
 
 
 class Stage(Protocol):
-    """What a stage found."""
+    """Result of a stage."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """What the trace says of it."""
+        """Steps of the trace."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the fit stage tries, in this order."""
+    """Methods that the fit stage tries, in order."""
 
     methods: tuple[Method, ...]
     above: tuple[Method, ...] = ()
-    """Methods of more quality than the one preferred, where the pack orders by it: no limit is a reason to take one."""
+    """Methods of higher quality than the preferred one, which no limit is a reason to take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What the rules chose before the fit."""
+    """Choice of the rules before the fit."""
 
     method: Method | None
-    """None where the pack says upgrade."""
+    """None where the pack says to upgrade."""
     rule_id: str
-    """Rule that chose."""
+    """Deciding rule."""
     order: Order
     passage: Passage
     ballot: Ballot
     stages: tuple[Stage, ...]
-    """In the order of the trace."""
+    """Stages in the order of the trace."""
     last_step: Step | None = None
-    """Step of the rule that chose, where it belongs to no stage."""
+    """Step of the deciding rule, where it belongs to no stage."""
     tied: bool = False
     """Whether several methods had the most votes."""
     overridden: bool = False
-    """Whether the multi-task override chose."""
+    """Whether the multi-task override decided."""
     default_rule_id: str = ""
-    """Rule of the method for who says nothing."""
+    """Rule of the default method, where nothing is answered."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The trace so far."""
+        """Steps of the trace so far."""
         last = (self.last_step,) if self.last_step is not None else ()
         return (*(step for stage in self.stages for step in stage.steps), *last)
 
-    def tried(self, *, priced: bool) -> tuple[Method, ...]:
-        """What the fit stage tries; without figures nothing speaks for what is beyond the gate."""
+    def tried(self, *, estimate: bool) -> tuple[Method, ...]:
+        """Methods that the fit stage tries; without estimates only those that passed the gate."""
         order = self.order.methods
-        return order if priced else tuple(method for method in order if method in self.passage.feasible)
+        return order if estimate else tuple(method for method in order if method in self.passage.feasible)
 
 
 def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice:
-    """Run the stages before the fit; `states` say which methods fit, which a pack may ask for at its gate."""
+    """Run the stages before the fit; `states` say which methods fit, for packs whose gate reads them."""
     passage = hardware_gate.pass_gate(pack, answers, states)
     ballot = votes.count(pack, answers, passage.feasible)
     if passage.upgrade:
@@ -82,7 +82,7 @@ def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice
     special = override_and_tree.override(pack, answers)
     leaf = override_and_tree.leaf(pack, answers, passage.feasible)
     leaders = ballot.leaders
-    # A leaf that nothing contradicts is no tie: no question was answered.
+    # Without any answered question the leaf is no tie-break.
     tied = ballot.total(leaders[0]) > 0
     preferred = tie_breaks.narrow(pack, answers, leaders)
 
@@ -91,7 +91,7 @@ def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice
             return _by_quality(pack, passage.feasible, winner)
         return _by_votes(pack, answers, ballot, leaf=leaf.method, winner=winner)
 
-    # Where nobody votes, what matters comes before the tree and what hangs beside it.
+    # Without votes the priorities come before the tree and the use cases.
     left = passage.feasible if tied else preferred.methods
     if special is not None and special.method in left:
         return Choice(
@@ -158,7 +158,7 @@ def _most_votes(ballot: Ballot, winner: Method) -> Step:
 
 
 def _by_votes(pack: Pack, answers: Answers, ballot: Ballot, *, leaf: Method, winner: Method) -> Order:
-    """Winner, then feasible methods by votes, what matters, leaf and stars, then the rest by stars."""
+    """Winner, then feasible methods by votes, priorities, leaf and stars, then the rest by stars."""
     matter = tie_breaks.applying(pack, answers)
 
     def rank(method: Method) -> tuple[bool, int, tuple[int, ...], bool, int]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of tied methods comes first, by what matters to who asks and by their experience."""
+"""Order of tied methods, by the priorities and by the experience."""
 
 from dataclasses import dataclass
 
@@ -12,15 +12,15 @@ from finetree_recommender.trace import Step
 
 @dataclass(frozen=True, slots=True)
 class Narrowed:
-    """What is left of tied methods, and by which rules."""
+    """Remaining tied methods, and the rules that were applied."""
 
     methods: tuple[Method, ...]
     cuts: tuple[tuple[TieBreak, tuple[Method, ...]], ...]
-    """The rules that were applied, each with what it left."""
+    """Rules that were applied, each with the methods that it left."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The steps of the trace."""
+        """Steps of the trace."""
         return tuple(
             Step(
                 "priorities",
@@ -34,7 +34,7 @@ class Narrowed:
 
 
 def applying(pack: Pack, answers: Answers) -> tuple[TieBreak, ...]:
-    """The rules that apply: priorities in the order they were given, then what the other answers say."""
+    """Rules that apply: priorities in their order, then those of other answers."""
     rules = pack.rules.tie_breaks
     by_word = {rule.value: rule for rule in rules if rule.input == "priorities"}
     first = [by_word[word] for word in answers.priorities if word in by_word]

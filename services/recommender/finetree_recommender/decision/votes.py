@@ -13,32 +13,32 @@ from finetree_recommender.trace import Step
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """The count."""
+    """Counted votes."""
 
     votes: Mapping[Method, Mapping[str, int]]
-    """For every method, votes by question id; a question that did not name it is left out."""
+    """Votes of every method by question id; a question that did not name it is left out."""
     feasible: tuple[Method, ...]
     leaders: tuple[Method, ...]
-    """Feasible methods with the most votes, in the order of stars."""
+    """Feasible methods with the most votes, by stars."""
     unanswered: int
-    """Questions whose answer is unknown."""
+    """Number of questions whose answer is unknown."""
     asked: int
-    """Questions that the pack has."""
+    """Number of questions of the pack."""
     answered: tuple[tuple[Question, Option], ...]
-    """What was answered."""
+    """Answers that were counted."""
 
     def total(self, method: Method) -> int:
-        """All votes of a method: each question gives it one, or none."""
+        """All votes of a method, at most one for each question."""
         return len(self.votes[method])
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The steps of the trace."""
+        """Steps of the trace."""
         return tuple(_steps(self.answered))
 
 
 def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
-    """Count the votes of every answer that is known."""
+    """Count the votes of every known answer."""
     questions = pack.rules.questions
     answered = tuple(
         (question, option)

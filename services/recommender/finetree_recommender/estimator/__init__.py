@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the estimator knows, asked over gRPC or as a subprocess."""
+"""The estimator, over gRPC or as a subprocess."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ASYNC109 - the timeout becomes the call's deadline
-"""The estimator, asked through the SDK: one batch a recommendation, its catalogue once."""
+"""Estimator through the SDK: one batch for a recommendation, and its catalogue once."""
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Mapping
@@ -14,17 +14,17 @@ from finetree_runtime.runspec import device_names, model_names
 from finetree_recommender.estimator.values import (
     Accelerator,
     Catalogue,
+    Estimate,
     EstimatorUnavailableError,
     Evidence,
     FitState,
     Model,
-    Priced,
     Refused,
 )
 from finetree_recommender.method import Method
 
 PAGE_SIZE = 1000
-"""Largest page that the contract allows; a catalogue is one or two."""
+"""Largest page that the contract allows."""
 
 T = TypeVar("T")
 _FITS = {
@@ -34,8 +34,8 @@ _FITS = {
 }
 
 
-class Asked(Protocol):
-    """What answers: the SDK's client, or a program. Every method raises FinetreeError."""
+class Client(Protocol):
+    """Client of the estimator: the SDK's, or a subprocess. Every method raises FinetreeError."""
 
     async def estimate_batch(
         self, rows: Mapping[str, estimate_pb2.EstimateRunRequest], /, *, timeout: float | None = None
@@ -55,32 +55,32 @@ class Asked(Protocol):
 
 
 class EstimatorClient:
-    """Asks the estimator; whatever goes wrong with it is "unavailable", for a recommendation never fails over it.
+    """Estimator client; every failure is "unavailable", since a recommendation does not fail because of it.
 
     Args:
         client: The SDK's client, whose estimator address is used, or a program.
         seconds: Longest time of one question.
     """
 
-    def __init__(self, client: Asked, seconds: float) -> None:
+    def __init__(self, client: Client, seconds: float) -> None:
         self._client = client
         self._seconds = seconds
         self._catalogue: Catalogue | None = None
         self._catalogue_revision = ""
 
     async def catalogue(self) -> Catalogue:
-        """Accelerators and models; fetched again when the estimator's catalogue has changed."""
+        """Fetch accelerators and models, again only when the estimator's catalogue has changed."""
         if self._catalogue is None:
             self._catalogue = await _answered(self._fetch_catalogue())
             self._catalogue_revision = ""
         return self._catalogue
 
-    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
+    async def evidence(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         """Estimate all methods' recipes, each adapted until it fits."""
         answers = await self._batch(rows)
         if answers.keys() != rows.keys():
             raise EstimatorUnavailableError("the estimator left rows out")
-        found = {(method, fallbacks_taken(answers[method])): priced(answers[method]) for method in rows}
+        found = {(method, fallbacks_taken(answers[method])): converted(answers[method]) for method in rows}
         estimates = [answer for answer in answers.values() if isinstance(answer, estimate_pb2.Estimate)]
         revision = estimates[0].revision if estimates else evidence_pb2.Revision()
         self._notice(revision)
@@ -90,7 +90,7 @@ class EstimatorClient:
     async def estimates(
         self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
     ) -> dict[Method, estimate_pb2.Estimate]:
-        """Estimate; replies as they come, and a row that is refused is left out."""
+        """Estimate, and return the replies; a row that is refused is left out."""
         answers = await self._batch(rows)
         return {method: answer for method, answer in answers.items() if isinstance(answer, estimate_pb2.Estimate)}
 
@@ -102,14 +102,14 @@ class EstimatorClient:
         return {method: answers[str(method)] for method in rows if str(method) in answers}
 
     def _notice(self, revision: evidence_pb2.Revision) -> None:
-        """Forget the catalogue when it is no longer the estimator's."""
+        """Forget the catalogue when the estimator has another one."""
         current = revision.catalogue.sha256
         if self._catalogue_revision and current != self._catalogue_revision:
             self._catalogue = None
         self._catalogue_revision = current
 
     async def _fetch_catalogue(self) -> Catalogue:
-        # One call has a deadline of its own; these are as many as there are pages.
+        # Each page is a call with its own deadline.
         async with asyncio.timeout(self._seconds):
             cards = [card async for card in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds)]
             listed = [item async for item in self._client.list_models(page_size=PAGE_SIZE, timeout=self._seconds)]
@@ -117,7 +117,7 @@ class EstimatorClient:
         names = {card.name.casefold(): entry for card, entry in found}
         spelled = device_names.by_name((_names(card), entry) for card, entry in found)
         models = model_names.by_name(((item.name, item.hub_id, *item.aliases), _model(item)) for item in listed)
-        # A card's own name comes before what others are called as well.
+        # An accelerator's own name takes precedence over aliases of others.
         return Catalogue({**spelled, **names}, models)
 
 
@@ -130,7 +130,7 @@ async def _answered(answer: Awaitable[T]) -> T:
 
 
 def fallbacks_taken(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> int:
-    """Number of adaptations in the recipe that was priced."""
+    """Number of adaptations in the recipe that was estimated."""
     return answer.fallbacks_taken if isinstance(answer, estimate_pb2.Estimate) else 0
 
 
@@ -153,13 +153,13 @@ def _model(item: catalog_pb2.Model) -> Model:
     return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
 
 
-def priced(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Priced | Refused:
-    """Read an answer of the estimator."""
+def converted(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Estimate | Refused:
+    """Convert an answer of the estimator."""
     if isinstance(answer, finetree.FinetreeError):
         violations = tuple((item.field, item.description) for item in answer.violations)
         return Refused(answer.reason, answer.message, violations)
     memory, time, cost = answer.memory, answer.time, answer.cost
-    return Priced(
+    return Estimate(
         fit=_FITS.get(answer.fit.verdict, FitState.UNKNOWN),
         device_bytes=memory.device_bytes,
         usable_bytes=memory.usable_device_bytes,

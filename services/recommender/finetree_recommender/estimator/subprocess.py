@@ -24,13 +24,13 @@ from google.rpc import status_pb2
 Answer = TypeVar("Answer", bound=Message)
 
 STOP_SECONDS = 5.0
-"""How long a program may take to end once its input has."""
+"""Longest time that a program may take to end after its input."""
 _METHODS = ("ListAccelerators", "ListModels", "BatchEstimateRuns")
-"""Rpcs that a recommendation needs, each answered by a program of its own; they start together."""
+"""Rpcs that a recommendation needs; each has its own program, and all start together."""
 
 
 class EstimatorProgram:
-    """Answers as a client does; where the estimator is not installed it is unavailable. Programs end with the block."""
+    """Client through subprocesses, which end with the block; unavailable where the estimator is not installed."""
 
     def __init__(self) -> None:
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
@@ -77,7 +77,7 @@ class EstimatorProgram:
             request.page_token = answer.next_page_token
 
     def _ask(self, method: str, request: Message, answer: Answer) -> Answer:
-        """Ask a program, and wait: nothing else runs in this process.
+        """Ask a program, and block until it answers.
 
         Raises:
             FinetreeError: It refused, or there is none.
@@ -96,7 +96,7 @@ class EstimatorProgram:
             return
         if importlib.util.find_spec("finetree_estimator") is None:
             raise finetree.Unavailable("the estimator is not installed", reason="ESTIMATOR_NOT_INSTALLED")
-        # -P: a file of the working folder must never be imported in place of a library.
+        # -P: no file of the working folder may be imported in place of a library.
         start = [
             sys.executable,
             "-P",
@@ -130,7 +130,7 @@ class EstimatorProgram:
 
 
 def _exchange(program: subprocess.Popen[bytes], request: Message, answer: Message) -> status_pb2.Status:
-    """Send a request, and read the status of its answer and, if that is OK, the answer itself."""
+    """Send a request, and read the status and, if that is OK, the answer."""
     assert program.stdin is not None  # noqa: S101 - both are pipes
     assert program.stdout is not None  # noqa: S101
     source, sink = (cast("io.BytesIO", pipe) for pipe in (program.stdout, program.stdin))

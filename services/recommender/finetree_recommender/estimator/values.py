@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the estimator answers, as the recommender's values, and the interface by which it is asked."""
+"""Answers of the estimator as values, and the interface of its client."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from finetree_runtime.runspec.device_names import canonical
 from finetree_recommender.method import Method
 
 Candidate = tuple[Method, int]
-"""A method and how many of its adaptations are applied, in the pack's order."""
+"""A method and the number of its adaptations, in the pack's order."""
 
 
 class FitState(StrEnum):
@@ -27,7 +27,7 @@ class FitState(StrEnum):
 
     @property
     def trains(self) -> bool:
-        """Whether the estimate shows that the recipe trains."""
+        """Whether the recipe fits, tightly or not."""
         return self in (FitState.FITS, FitState.TIGHT)
 
 
@@ -36,7 +36,7 @@ States = Mapping[Method, FitState]
 
 
 @dataclass(frozen=True, slots=True)
-class Priced:
+class Estimate:
     """Estimate of a recipe."""
 
     fit: FitState
@@ -62,46 +62,46 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The least adapted recipe of a method that fits best."""
+    """Best recipe of a method: of those that fit best, the least adapted one."""
 
     state: FitState
     adapted: int = 0
-    """How many adaptations it has."""
-    priced: Priced | None = None
+    """Number of adaptations."""
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)
 class Evidence:
     """Answers of one batch of estimates."""
 
-    rows: Mapping[Candidate, Priced | Refused]
-    """Of each method the recipe that fits, as the estimator chose it among the plain and the adapted ones."""
+    rows: Mapping[Candidate, Estimate | Refused]
+    """Estimated recipes; the estimator chooses among the plain and the adapted ones of each method."""
     revision: evidence_pb2.Revision
     parameters: int | None
     """Parameters of the base model."""
 
     @cached_property
     def best(self) -> Mapping[Method, Best]:
-        """Of each method the first recipe that fits with room, else the first that fits tightly, else the smallest."""
-        return {method: _best(list(self._priced(method))) for method in Method}
+        """Best recipe of each method: the first that fits, else the first that fits tightly, else the smallest."""
+        return {method: _best(list(self._estimated(method))) for method in Method}
 
     @cached_property
     def states(self) -> States:
         """Whether each method's best recipe fits."""
         return {method: best.state for method, best in self.best.items()}
 
-    def _priced(self, method: Method) -> Iterator[tuple[int, Priced]]:
+    def _estimated(self, method: Method) -> Iterator[tuple[int, Estimate]]:
         """Estimates of a method's recipes by the number of their adaptations, the least adapted first."""
         for (asked, adapted), row in sorted(self.rows.items(), key=lambda item: item[0][1]):
-            if asked is method and isinstance(row, Priced):
+            if asked is method and isinstance(row, Estimate):
                 yield adapted, row
 
 
-def _best(priced: list[tuple[int, Priced]]) -> Best:
+def _best(estimates: list[tuple[int, Estimate]]) -> Best:
     for state in (FitState.FITS, FitState.TIGHT, FitState.UNKNOWN, FitState.DOES_NOT_FIT):
-        found = [pair for pair in priced if pair[1].fit is state]
+        found = [pair for pair in estimates if pair[1].fit is state]
         if found:
-            # Of recipes that do not fit, the smallest tells best how far away the method is.
+            # Of recipes that do not fit, the smallest lacks the least memory.
             adapted, row = found[-1] if state is FitState.DOES_NOT_FIT else found[0]
             return Best(state, adapted, row)
     return Best(FitState.UNKNOWN)
@@ -116,9 +116,9 @@ class Accelerator:
     name: str = ""
     display_name: str = ""
     capability: float | None = None
-    """CUDA compute capability; None for what has none."""
+    """CUDA compute capability; None where there is none."""
     unsupported: str = ""
-    """Why it cannot be trained on; empty where it can."""
+    """Why it is not supported; empty where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Model:
 
     parameters: int
     longest: int
-    """Its longest sequence in tokens; 0 when unknown."""
+    """Longest sequence in tokens; 0 when unknown."""
     experts: int = 0
     """Experts of a layer; 0 where it has none."""
 
@@ -141,12 +141,12 @@ class Catalogue:
 
     @cached_property
     def entries(self) -> tuple[Accelerator, ...]:
-        """The accelerators, each once, whatever names it goes by."""
+        """Every accelerator once, whatever its aliases."""
         return tuple({item.name: item for item in self.accelerators.values()}.values())
 
     @cached_property
     def trainable(self) -> tuple[tuple[str, Accelerator], ...]:
-        """Canonical name of each accelerator that can be trained on."""
+        """Canonical name of each supported accelerator."""
         return tuple((canonical(item.name), item) for item in self.entries if not item.unsupported)
 
 
@@ -155,17 +155,17 @@ class EstimatorUnavailableError(Exception):
 
 
 class Estimator(Protocol):
-    """The estimator, as far as a recommendation needs it."""
+    """Estimator, as far as a recommendation needs it."""
 
     async def catalogue(self) -> Catalogue:
-        """Accelerators and models; remembered from call to call.
+        """Return accelerators and models, which are kept between calls.
 
         Raises:
             EstimatorUnavailableError: It did not answer.
         """
         ...
 
-    async def price(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
+    async def evidence(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         """Estimate all methods' recipes, each adapted until it fits, in one call.
 
         Raises:
@@ -176,7 +176,7 @@ class Estimator(Protocol):
     async def estimates(
         self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
     ) -> dict[Method, estimate_pb2.Estimate]:
-        """Estimate in one call, replies as they come; a row that is refused is left out.
+        """Estimate in one call, and return the replies; a row that is refused is left out.
 
         Raises:
             EstimatorUnavailableError: It did not answer.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a reply says about a verdict: reasons, cautions, counterfactuals, confidence, other policies."""
+"""Explanation of a verdict: reasons, cautions, counterfactuals, confidence, other rule packs."""

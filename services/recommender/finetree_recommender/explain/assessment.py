@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All five methods beside each other: how each fared, why, and its figures."""
+"""Assessment of all five methods: standing, reasons and figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from finetree_recommender.trace import Reason
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """How a method fared."""
+    """Assessment of a method."""
 
     method: Method
     standing: Standing
@@ -29,7 +29,7 @@ class Assessment:
     on_frontier: bool
     dominated_by: Method | None
     usable_bytes: int | None
-    """What the device offers; None where there is no estimate."""
+    """Memory that is available on the device; None where there is no estimate."""
 
 
 def assess(situation: Situation, rented: tuple[Offer, ...] = ()) -> tuple[Assessment, ...]:
@@ -37,12 +37,12 @@ def assess(situation: Situation, rented: tuple[Offer, ...] = ()) -> tuple[Assess
 
     Where there are offers to rent and no estimates, they give time and cost: they are of this model.
     """
-    pack, priced = situation.pack, situation.evidence is not None
+    pack, estimate = situation.pack, situation.evidence is not None
     cases = [Case(situation, method) for method in _order(situation)]
-    # The playbook's figures are those of 7B models: beside estimates of this model they would mislead.
-    figures = {case.method: _figures(case, quote_pack=not priced and not rented) for case in cases}
+    # The playbook's figures are of 7B models and not comparable with estimates of this model.
+    figures = {case.method: _figures(case, quote_pack=not estimate and not rented) for case in cases}
     running = {case.method for case in cases if _runs(case)}
-    if rented and not priced:
+    if rented and not estimate:
         figures |= {offer.method: _offered(figures[offer.method], offer) for offer in rented}
         running &= {offer.method for offer in rented}
     compared = {case.method: figures[case.method] for case in cases if case.method in running}
@@ -57,30 +57,32 @@ def assess(situation: Situation, rented: tuple[Offer, ...] = ()) -> tuple[Assess
             figures=figures[case.method],
             on_frontier=case.method in running and case.method not in rivals,
             dominated_by=rivals.get(case.method),
-            usable_bytes=case.priced.usable_bytes if case.priced is not None else None,
+            usable_bytes=case.estimate.usable_bytes if case.estimate is not None else None,
         )
         for case in cases
     )
 
 
 def _order(situation: Situation) -> list[Method]:
-    """The verdict first, the others by their stars."""
+    """The recommended method, then the others by stars."""
     first = situation.decision.method
     return sorted(Method, key=lambda method: (method is not first, situation.pack.stars_rank(method)))
 
 
 def _runs(case: Case) -> bool:
-    """Whether a method is one to choose from: it fits or, unpriced, the gate lets it through."""
+    """Whether a method can be chosen: it fits or, without an estimate, passes the gate."""
     if case.situation.evidence is None:
         return case.feasible
-    return case.priced is not None and case.priced.fit.trains
+    return case.estimate is not None and case.estimate.fit.trains
 
 
 def _figures(case: Case, *, quote_pack: bool) -> Figures:
-    pack, method, priced, inputs = case.pack, case.method, case.priced, case.situation.inputs
+    pack, method, estimate, inputs = case.pack, case.method, case.estimate, case.situation.inputs
     grade = quality(pack, method, inputs.answers.task_domain)
-    if priced is not None:
-        return Figures(grade, device_bytes=priced.device_bytes, total_seconds=priced.total_seconds, cost=priced.cost)
+    if estimate is not None:
+        return Figures(
+            grade, device_bytes=estimate.device_bytes, total_seconds=estimate.total_seconds, cost=estimate.cost
+        )
     if not quote_pack:
         return Figures(grade)
     return Figures(
@@ -92,7 +94,7 @@ def _figures(case: Case, *, quote_pack: bool) -> Figures:
 
 
 def _offered(figures: Figures, offer: Offer) -> Figures:
-    """Time and cost of a run on what could be rented."""
+    """Time and cost of a run on rented hardware."""
     hours, time = offer.hours, None
     if hours is not None:
         time = evidence_pb2.Interval(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to beware of in a recommendation."""
+"""Cautions on a recommendation."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Evidence, FitState
 from finetree_recommender.explain import cautions_recipe, rental_offers, unmet_limits
 from finetree_recommender.explain.reasons import caution_code, warnings
-from finetree_recommender.explain.thresholds import NOT_PRICED
+from finetree_recommender.explain.thresholds import NOT_ESTIMATED
 from finetree_recommender.method import Method
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.request.inputs import Inputs
@@ -19,24 +19,24 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Caution
 
 ESTIMATOR_UNAVAILABLE = "ESTIMATOR_UNAVAILABLE"
-MODEL_NOT_PRICED = "MODEL_NOT_PRICED"
+MODEL_NOT_ESTIMATED = "MODEL_NOT_ESTIMATED"
 HARDWARE_UNKNOWN = "HARDWARE_UNKNOWN"
 MEMORY_UNKNOWN = "MEMORY_UNKNOWN"
 MODEL_UNKNOWN = "MODEL_UNKNOWN"
 
 SMALLER = 0.8
-"""Size of a smaller model, at most: names round, and what is called 7B has 6.7 to 7.6 billion parameters."""
+"""Largest size of a smaller model, as a share: names round, and a 7B model has 6.7 to 7.6 billion parameters."""
 
 _LEAST_GIB = 0.1
 
 MISSING_EVIDENCE = {
-    ESTIMATOR_UNAVAILABLE: "the estimator did not answer: memory and time rest on the pack's words; ask again later",
-    MODEL_NOT_PRICED: "the estimator cannot read a local model: give its shape or its catalogue name to have it priced",
-    HARDWARE_UNKNOWN: "no hardware was named: the recipe is not priced and needs `hardware` before it can run",
-    MEMORY_UNKNOWN: "how much memory there is was not said: nothing is priced, and the rules go by what else was said",
-    MODEL_UNKNOWN: "no model was named: the recipe is that of a 7B model, is not priced and needs `model` to run",
+    ESTIMATOR_UNAVAILABLE: "the estimator did not answer: memory and time are the rule pack's figures; ask again later",
+    MODEL_NOT_ESTIMATED: "the estimator cannot read a local model: give its shape or catalogue name for an estimate",
+    HARDWARE_UNKNOWN: "no hardware was named: the recipe is not estimated, and needs `hardware` before it can run",
+    MEMORY_UNKNOWN: "the memory of the hardware is unknown: nothing is estimated, and the other answers decide",
+    MODEL_UNKNOWN: "no model was named: the recipe is that of a 7B model, is not estimated, and needs `model` to run",
 }
-"""Why there is no evidence, by code."""
+"""Why there is no estimate, by code."""
 
 
 def collect(
@@ -50,8 +50,8 @@ def collect(
 ) -> tuple[Caution, ...]:
     """Collect all cautions, the gravest first.
 
-    `unmet` are the limits that the verdict breaks, `missing` is the code of why there is no evidence, `rented` what
-    could be rented.
+    `unmet` are the limits that the verdict breaks, `missing` is the code of why there is no estimate, `rented` are
+    offers of GPUs to rent.
     """
     inputs, decision = situation.inputs, situation.decision
     return (
@@ -83,13 +83,13 @@ def collect(
 
 
 def _advised(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> Iterator[Caution]:
-    """What to rent."""
+    """GPUs to rent."""
     preferred = situation.decision.method or situation.decision.choice.method
     return rental_offers.advice(situation.pack, preferred, _usable(situation, rented), situation.inputs.stated_limits)
 
 
 def _usable(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> tuple[rental_offers.Offer, ...]:
-    """Offers for methods whose result can be served where it will be."""
+    """Offers for methods whose result the named servers load."""
     return tuple(offer for offer in rented if not any(item.hard for item in situation.violations[offer.method]))
 
 
@@ -106,67 +106,69 @@ def _evidence(situation: Situation, missing: str) -> Iterator[Caution]:
     if evidence is None:
         yield Caution(missing, MISSING_EVIDENCE[missing], "fit.no_estimate")
     elif decision.method is None and decision.fit.state is FitState.UNKNOWN:
-        text = "whether anything trains here is unknown: say how much memory there is (hardware.cpu.memory_bytes)"
+        text = "whether any method fits is unknown: state the memory (hardware.cpu.memory_bytes)"
         text += _smallest(evidence)
         yield Caution("FIT_UNKNOWN", text, "fit.nothing_fits")
     elif decision.method is None:
         text = f"no recipe was shown to fit this hardware{_nearest(evidence)}: "
-        text += "shard the model among the devices, " if _divisible(situation) else ""
-        text += "take more memory or a smaller model"
+        text += "shard the model across the devices, " if _divisible(situation) else ""
+        text += "use more memory or a smaller model"
         if inputs.profile is None:
-            text += ", or say how long the rows are (dataset_profile.token_lengths); short rows take less"
+            text += ", or state the lengths of the rows (dataset_profile.token_lengths); short rows need less"
         yield Caution("NOTHING_FITS", text, "fit.nothing_fits")
     elif decision.fit.state is FitState.UNKNOWN:
-        text = f"the estimator has no figure for {decision.method} here: whether it fits is not known"
+        text = f"the estimator has no figure for {decision.method} here: whether it fits is unknown"
         yield Caution("METHOD_NOT_ESTIMATED", text, "fit.not_estimated")
     elif decision.fit.state is FitState.TIGHT:
         yield Caution("MEMORY_TIGHT", "the upper end of the memory estimate does not fit", "fit.fits")
 
 
 def _sharding(situation: Situation) -> Iterator[Caution]:
-    """Where several GPUs hold a copy each, and a method that is wished for fits none; and what is not trained yet."""
+    """Sharding: methods that would fit with it, and setups that this suite does not train yet."""
     hardware = situation.inputs.hardware
     sharded = hardware.sharding == hardware_pb2.SHARDING_FULL
     if situation.decision.method is not None and (sharded or hardware.nodes > 1):
-        text = "a model sharded among devices, or trained on several nodes, is estimated, but not yet trained by this "
-        yield Caution("NOT_TRAINED_HERE", f"{text}suite: the trainer refuses the recipe as it is", "fit.sharded")
+        text = (
+            "sharding across devices and training on several nodes are estimated, but this suite does not train so yet"
+        )
+        yield Caution("NOT_TRAINED_HERE", f"{text}: the trainer refuses the recipe as it is", "fit.sharded")
     elif found := _divisible(situation):
         *others, last = found
         words = f"{', '.join(others)} and {last}" if others else last
-        text = f"each of the {hardware.count} devices holds the whole model here: {words} may fit where "
-        text += "it is sharded among them (hardware.sharding), which is estimated, but not yet trained by this suite"
+        text = f"each of the {hardware.count} devices holds the whole model: {words} may fit if it is sharded "
+        text += "across them (hardware.sharding), which is estimated, but not yet trained by this suite"
         yield Caution("NOT_SHARDED", text, "fit.does_not_fit", found[0])
 
 
 def _divisible(situation: Situation) -> tuple[Method, ...]:
-    """What may fit where several devices share the model, which each of them holds whole here."""
+    """Methods that may fit if the model is sharded across the devices, each of which holds all of it here."""
     hardware = situation.inputs.hardware
     several = hardware.count > 1 and hardware.sharding != hardware_pb2.SHARDING_FULL
     return _shardable(situation, hardware.count) if several else ()
 
 
 def _shardable(situation: Situation, count: int) -> tuple[Method, ...]:
-    """What the rules prefer, or the quality asked for needs, and one device cannot hold, but all together might."""
+    """Preferred methods that do not fit on one device, and may fit on all of them together."""
     evidence, decision = situation.evidence, situation.decision
     if evidence is None:
         return ()
-    wished = list(decision.fit.rejected) if decision.method is not None else []
-    wished += [Method.LORA] if decision.method is Method.QLORA else []
-    wished += [Method.FULL] if situation.answers.quality in ("MAXIMUM", "CRITICAL") else []
-    wished += [Method.LORA, Method.QLORA] if decision.method is None else []
-    best = {method: evidence.best[method] for method in dict.fromkeys(wished)}
+    preferred = list(decision.fit.rejected) if decision.method is not None else []
+    preferred += [Method.LORA] if decision.method is Method.QLORA else []
+    preferred += [Method.FULL] if situation.answers.quality in ("MAXIMUM", "CRITICAL") else []
+    preferred += [Method.LORA, Method.QLORA] if decision.method is None else []
+    best = {method: evidence.best[method] for method in dict.fromkeys(preferred)}
     return tuple(
         method
         for method, found in best.items()
         if found.state is FitState.DOES_NOT_FIT
-        and (found.priced is None or found.priced.device_bytes.expected <= count * found.priced.usable_bytes)
+        and (found.estimate is None or found.estimate.device_bytes.expected <= count * found.estimate.usable_bytes)
     )
 
 
 def _nearest(evidence: Evidence) -> str:
-    """Which method lacks least, and how much; nothing where none has an estimate."""
-    priced = [(best.priced, method) for method, best in evidence.best.items() if best.priced is not None]
-    wanting = ((item.device_bytes.expected - item.usable_bytes, method) for item, method in priced)
+    """The method that lacks the least memory, and how much; empty where none has an estimate."""
+    estimate = [(best.estimate, method) for method, best in evidence.best.items() if best.estimate is not None]
+    wanting = ((item.device_bytes.expected - item.usable_bytes, method) for item, method in estimate)
     lacks = sorted((lack, method) for lack, method in wanting if lack > 0)
     if not lacks:
         return ""
@@ -176,10 +178,10 @@ def _nearest(evidence: Evidence) -> str:
 
 
 def _smallest(evidence: Evidence) -> str:
-    """What the usual methods take of memory, in words; nothing without estimates."""
-    usual = ((method, evidence.best[method].priced) for method in (Method.LORA, Method.QLORA, Method.FULL))
-    takes = [f"{m} takes {p.device_bytes.expected / GIB:.1f} GiB" for m, p in usual if p is not None]
-    return f"; made small {', '.join(takes)}" if takes else ""
+    """Memory that the usual methods need, in words; empty without estimates."""
+    usual = ((method, evidence.best[method].estimate) for method in (Method.LORA, Method.QLORA, Method.FULL))
+    takes = [f"{m} needs {p.device_bytes.expected / GIB:.1f} GiB" for m, p in usual if p is not None]
+    return f"; at the smallest, {', '.join(takes)}" if takes else ""
 
 
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:
@@ -189,7 +191,7 @@ def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:
 
 
 def _renting(situation: Situation) -> Iterator[Caution]:
-    """The smallest GPU to rent on which the rules take the best method that any would give."""
+    """The smallest GPU to rent for the best method that the rules would recommend on any GPU."""
     gb, pack = situation.inputs.marketed_gb, situation.pack
     if not situation.inputs.request.can_rent or (gb is None and not situation.inputs.on_cpu):
         return
@@ -200,8 +202,8 @@ def _renting(situation: Situation) -> Iterator[Caution]:
             if rented.method is not None and _grade(pack, rented.method) > best:
                 best, found = _grade(pack, rented.method), (item, rented.method)
     if found is not None:
-        words = f"{memory_words(pack, found[0].key)} {NOT_PRICED}"
-        text = f"hardware can be rented: {words} would make it {found[1]}"
+        words = f"{memory_words(pack, found[0].key)} {NOT_ESTIMATED}"
+        text = f"hardware can be rented: on {words} the recommendation would be {found[1]}"
         yield Caution("RENTING_CHANGES_METHOD", text, found[0].id, found[1])
 
 
@@ -211,37 +213,37 @@ def _grade(pack: Pack, method: Method | None) -> float:
 
 
 def _smaller(situation: Situation, parameters: int | None) -> Iterator[Caution]:
-    """The largest model below the asked one that was published to train in this memory, where nothing fits."""
+    """The largest smaller model that is reported to train in this memory, where nothing fits."""
     hardware, gb = situation.inputs.hardware, situation.inputs.marketed_gb
     if situation.decision.method is not None or gb is None:
         return
     if hardware.sharding == hardware_pb2.SHARDING_FULL:
-        gb /= max(1, hardware.count)  # what was published was trained on one GPU
+        gb /= max(1, hardware.count)  # the reports are of one GPU
     most = SMALLER * (parameters or 7e9)
     fitting = [item for item in situation.pack.rules.footprints if item.gb <= gb and item.parameters <= most]
     if fitting:
         best = max(fitting, key=lambda item: item.parameters)
-        text = f"a smaller model may train here: {best.parameters / 1e9:g}B is stated to train by {best.method}"
+        text = f"a smaller model may fit: {best.parameters / 1e9:g}B is reported to train by {best.method}"
         yield Caution("SMALLER_MODEL", f"{text} in {best.gb:g} GB", best.id, best.method)
 
 
 def _capacity(situation: Situation, method: Method | None) -> Iterator[Caution]:
-    """Where an adapter holds less than the data teach."""
+    """Data with more tokens to learn than the adapter has parameters."""
     rule, profile = situation.pack.rules.capacity, situation.inputs.profile
     if rule is None or profile is None or method not in (Method.LORA, Method.QLORA):
         return
-    priced = situation.priced(method)
+    estimate = situation.estimate(method)
     # The share that is trained is often unknown; all tokens would warn of data that are mostly prompts.
     taught = int(profile.total_tokens * profile.target_fraction)
-    if priced is not None and 0 < priced.trainable < taught:
-        text = f"the adapter has {priced.trainable:,} parameters for {taught:,} trained tokens: a higher rank "
+    if estimate is not None and 0 < estimate.trainable < taught:
+        text = f"the adapter has {estimate.trainable:,} parameters for {taught:,} trained tokens: a higher rank "
         yield Caution("ADAPTER_CAPACITY", f"{text}(lora.rank) or full fine-tuning may learn more", rule.id, Method.FULL)
 
 
 def _unknown(inputs: Inputs, parameters: int | None) -> Iterator[Caution]:
     if inputs.profile is None:
-        text = "nothing is known of the data: epochs, batch and sequence length are the rules' defaults"
+        text = "the data are unknown: epochs, batch size and sequence length are defaults of the rules"
         yield Caution("DATASET_UNKNOWN", text, "recipe.batch")
     if parameters is None:
-        text = "the model's size is unknown: the learning rate is that of a 7B model, as the playbook assumes"
+        text = "the size of the model is unknown: the learning rate is that of a 7B model"
         yield Caution("MODEL_SIZE_UNKNOWN", text, "recipe.learning_rate.medium_model")

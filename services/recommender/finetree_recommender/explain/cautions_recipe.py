@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to beware of in the recipe itself: rows that are cut, too little data, doubtful rates, rounding, experts."""
+"""Cautions on the recipe: truncated rows, too little data, uncertain rates, rounding, experts."""
 
 from collections.abc import Iterator
 
@@ -17,13 +17,13 @@ from finetree_recommender.trace import Caution
 
 _RATE = "training.learning_rate"
 _SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
-"""Methods whose rates many have published."""
+"""Methods with many published learning rates."""
 _MANY_ROWS = 10_000
-"""Rows from which on fewer may do, as the recipes' tables call data small below it."""
+"""Rows from which fewer may be enough; below, the recipes' tables call data small."""
 
 
 def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
-    """Rows that lose their end, to fit the memory or the model's longest sequence; how many, where that is known."""
+    """Rows that are truncated, to fit in memory or in the model's longest sequence; how many, where that is known."""
     profile = situation.inputs.profile
     if built is None or profile is None:
         return
@@ -33,65 +33,63 @@ def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     if not (cut_to_fit or length < suggested):
         return
     longer = sum(bucket.count for bucket in profile.token_lengths if bucket.upper_bound > length)
-    why = "to make it fit" if cut_to_fit else "which is the model's longest sequence"
-    text = f"rows are cut at {length:,} tokens, {why}: "
+    why = "to make it fit" if cut_to_fit else "the model's longest sequence"
+    text = f"rows are truncated at {length:,} tokens, {why}: "
     if longer:
         text += f"up to {longer:,} of {profile.examples:,} are longer and lose their end; split them"
     else:
-        text += f"longer ones lose their end{_average(profile)}; say how long they are (dataset_profile.token_lengths)"
-    yield Caution("ROWS_CUT", f"{text}, or take more memory" if cut_to_fit else text, built.rule_id(SEQUENCE))
+        text += f"longer ones lose their end{_average(profile)}; state their lengths (dataset_profile.token_lengths)"
+    yield Caution("ROWS_CUT", f"{text}, or use more memory" if cut_to_fit else text, built.rule_id(SEQUENCE))
 
 
 def _average(profile: training_data_pb2.DatasetProfile) -> str:
-    """How long rows are on average, for people; nothing where that is not known."""
+    """Average length of the rows, in words; empty where it is unknown."""
     mean = profile.total_tokens // profile.examples
-    return f", and they have {mean:,} on average" if mean else ""
+    return f" (the average is {mean:,})" if mean else ""
 
 
 def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
-    """How long rows were taken to be, where that was not said: memory and hours go by it."""
+    """Length that is assumed for the rows where it is unknown, which memory and time depend on."""
     profile = situation.inputs.profile
     if built is None or profile is None or profile.token_lengths or situation.evidence is None:
         return
     length, rule = built.spec.training.sequence_length, situation.pack.rules.sequence
     if not profile.total_tokens:
-        text = f"how long the rows are is unknown: hours and cost are those of rows of {length:,} tokens, shorter ones "
-        yield Caution(
-            "LENGTHS_UNKNOWN", f"{text}take less; say how many tokens there are (total_tokens)", rule.unknown.id
-        )
+        text = f"the lengths of the rows are unknown: time and cost assume {length:,} tokens a row, and shorter rows "
+        yield Caution("LENGTHS_UNKNOWN", f"{text}take less; state the number of tokens (total_tokens)", rule.unknown.id)
     elif length > UNKNOWN_SEQUENCE_LENGTH and length == situation.inputs.suggested_length:
-        text = f"only the average of the rows' lengths is known: those above {length:,} tokens lose their end; "
-        yield Caution("LENGTHS_UNKNOWN", f"{text}say how long they are (dataset_profile.token_lengths)", rule.p99.id)
+        text = f"only the average length of the rows is known: those above {length:,} tokens lose their end; "
+        yield Caution("LENGTHS_UNKNOWN", f"{text}state their lengths (dataset_profile.token_lengths)", rule.p99.id)
 
 
 def retrieval(situation: Situation, method: Method | None) -> Iterator[Caution]:
-    """That what is to be known may be looked up instead."""
+    """Retrieval as an alternative, where facts are to be learned."""
     rule = situation.pack.rules.retrieval
     if rule is not None and method is not None and situation.answers.task_domain == "KNOWLEDGE":
-        text = "for questions of fact, retrieval did better than fine-tuning where both were compared: try it first, "
-        yield Caution("RETRIEVAL_FIRST", f"{text}or with this; what is to be learned needs several wordings", rule.id)
+        text = "for facts, retrieval did better than fine-tuning where both were compared: try it first, "
+        yield Caution("RETRIEVAL_FIRST", f"{text}or together; each fact needs several wordings in the data", rule.id)
 
 
 def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
-    """A run so long that one would rather ask for less."""
+    """A run of many days, and how to shorten it."""
     rule = situation.pack.rules.long_run
     if rule is None or method is None or situation.evidence is None:
         return
     seconds = situation.seconds(method)
     if seconds is not None and seconds > rule.value:
         many = (situation.inputs.examples or 0) >= _MANY_ROWS
-        less = "fewer rows (some thousand chosen ones may do as well)" if many else "a smaller model"
+        less = "fewer rows (a few thousand selected ones may do as well)" if many else "a smaller model"
         text = f"a run takes {duration(seconds)}: {less}, fewer epochs or faster hardware make it shorter"
         yield Caution("LONG_RUN", text, rule.id)
 
 
 def idle_devices(built: Recipe | None) -> Iterator[Caution]:
-    """More devices than a batch has rows: each takes a row at least."""
+    """Devices that have no row of a batch."""
     if built is None:
         return
     rows, devices = built.spec.training.effective_batch_size, built.spec.hardware.count
     if devices > rows > 0:
-        text = f"a batch has {rows} rows, which {rows} of the {devices} devices work on: the others cost and do nothing"
+        text = f"a batch of {rows} rows keeps {rows} of the {devices} devices busy: the others are paid for and idle"
         yield Caution("IDLE_DEVICES", text, built.rule_id(BATCH))
 
 
@@ -99,22 +97,22 @@ def few_rows(situation: Situation) -> Iterator[Caution]:
     """Less data than guides ask for."""
     rule, examples = situation.pack.rules.few_examples, situation.inputs.examples
     if rule is not None and examples is not None and examples < rule.value:
-        rows = "1 row of data is" if examples == 1 else f"{examples} rows of data are"
-        text = f"{rows} few: guides ask for {rule.value:g} at least and recommend 500 to 1,000; "
-        text += "try a few of them in the prompt first, and keep some back to evaluate on"
+        rows = "1 row" if examples == 1 else f"{examples} rows"
+        text = f"only {rows} of data: guides ask for at least {rule.value:g} and recommend 500 to 1,000; "
+        text += "try a few of them as examples in the prompt first, and hold some out for evaluation"
         yield Caution("FEW_EXAMPLES", text, rule.id)
 
 
 def doubtful_rate(situation: Situation, method: Method | None, parameters: int | None) -> Iterator[Caution]:
-    """A learning rate of which published recipes disagree by much."""
+    """A learning rate on which published recipes disagree widely."""
     if method not in _SWEPT or parameters is None:
         return
     rule, row = situation.pack.rules.rate_doubt, _rate_row(situation, method, parameters)
     if rule is None or row is None or len(row.range) != 2 or row.range[1] < rule.value * row.range[0]:
         return
     low, high = row.range
-    text = f"published learning rates for this size go from {low:g} to {high:g}, {high / low:.0f} times apart: "
-    yield Caution("LEARNING_RATE_UNCERTAIN", f"{text}try three of them before you trust one", row.id)
+    text = f"published learning rates for this size range from {low:g} to {high:g}, a factor of {high / low:.0f}: "
+    yield Caution("LEARNING_RATE_UNCERTAIN", f"{text}compare about three of them", row.id)
 
 
 def _rate_row(situation: Situation, method: Method, parameters: int) -> Row | None:
@@ -127,7 +125,7 @@ def _rate_row(situation: Situation, method: Method, parameters: int) -> Row | No
 
 
 def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
-    """All weights in bfloat16 and a rate so low that rounding takes its updates away."""
+    """All weights in bfloat16, with a learning rate so low that rounding loses its updates."""
     rule = situation.pack.rules.bf16_rounding
     if rule is None or built is None or built.spec.WhichOneof("method") != "full":
         return
@@ -137,23 +135,25 @@ def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
         return
     rate = spec.training.learning_rate
     if rate < rule.value:
-        text = f"at a rate of {rate:g} many updates are lost in rounding to bfloat16 weights: where memory allows take "
-        text += "float32 ones (mixed precision, 8 to 10 bytes a parameter more), else a higher rate"
-        text += ", or shard the model among the devices" if spec.hardware.count > 1 else ""
+        text = f"at a learning rate of {rate:g} many updates are lost to rounding of bfloat16 weights: use "
+        text += (
+            "float32 weights where memory allows (mixed precision, 8 to 10 bytes more a parameter), else a higher rate"
+        )
+        text += ", or shard the model across the devices" if spec.hardware.count > 1 else ""
         yield Caution("BF16_ROUNDING", text, rule.id)
 
 
 def experts(situation: Situation, method: Method | None) -> Iterator[Caution]:
-    """What becomes of the experts of a model that has some: in 16 bits under a 4-bit base, and not adapted."""
+    """The experts of a model that has some: in 16 bits under a 4-bit base, and not adapted."""
     rule, model = situation.pack.rules.experts, situation.inputs.model
     if rule is None or model is None or model.experts < 2:
         return
     if method in (None, Method.QLORA):
-        text = (
-            f"the {model.experts} experts of each layer stay in 16 bits here also under a 4-bit base, since they are "
+        text = f"the {model.experts} experts of each layer stay in 16 bits even with a 4-bit base, since they are "
+        text += (
+            "stacked tensors and not linear layers; tools that quantize them need a fraction (127 to 23 GiB in one run)"
         )
-        text += "stacked and no linear layers; tools that quantise them train in a fraction (127 to 23 GiB in one run)"
-        yield Caution("EXPERTS_NOT_QUANTISED", text, rule.id)
+        yield Caution("EXPERTS_NOT_QUANTIZED", text, rule.id)
     if method in (Method.LORA, Method.QLORA):
         text = f"the {model.experts} experts of each layer are most of this model and are not adapted by the recipe"
         more = "; lora.include_experts adapts them, with lora.dropout 0 and more memory"

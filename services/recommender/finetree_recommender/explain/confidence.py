@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How sure a verdict is: points for what is unknown, close, warned of, broken or overruled, by the pack's weights."""
+"""Confidence in a verdict: points for unanswered questions, ties, cautions and the like, by the pack's weights."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,7 +14,7 @@ from finetree_recommender.rule_pack.schema.basic import Number
 
 
 class Level(StrEnum):
-    """Levels of confidence."""
+    """Level of confidence."""
 
     LOW = "LOW"
     MEDIUM = "MEDIUM"
@@ -36,7 +36,7 @@ class Confidence:
     level: Level
     factors: tuple[Factor, ...]
     score: float
-    """1 without any doubt, 0 from as many points on as the pack says."""
+    """From 1, without any doubt, down to 0 at the points that the pack names."""
     definition: str
     robustness: float
     abstained: bool
@@ -50,12 +50,12 @@ def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | 
     outside = _outside(pack, parameters)
     doubts = [*_doubts(situation, unmet), _Doubt("MODEL_OUT_OF_DOMAIN", weights.out_of_domain, outside, _OUTSIDE)]
     points = sum(doubt.weight.value * doubt.count for doubt in doubts)
-    factors = [Factor(doubt.code, f"{doubt.count} {doubt.words}") for doubt in doubts if doubt.count]
+    factors = [Factor(doubt.code, doubt.message) for doubt in doubts if doubt.count]
     kept = f"{neighbours.kept} of {neighbours.tried} single changes of input keep the verdict"
     factors.append(Factor("CHANGES_KEEP_VERDICT", kept))
     foreign = situation.inputs.device.unsupported
     if foreign:
-        text = f"{foreign} is not supported yet: the answer is that for another GPU of its memory"
+        text = f"{foreign} is not supported yet: the answer is for another GPU with its memory"
         factors.append(Factor("ACCELERATOR_NOT_SUPPORTED", text))
     abstained = bool(outside or foreign) or _nothing_known(decision) or _fit_unknown(decision)
     level = Level.MEDIUM
@@ -73,39 +73,46 @@ def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | 
     )
 
 
-_OUTSIDE = "models outside of the domain"
+_OUTSIDE = "a model size that the rules do not cover"
 
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
-    """Something that lowers confidence, how often it applies, and the points of each time."""
+    """Something that lowers confidence: how often it applies, and the points for each time."""
 
     code: str
     weight: Number
     count: int
     words: str
+    """What it is, in the singular where it is counted."""
+    counted: bool = False
+
+    @property
+    def message(self) -> str:
+        """Words of the factor, with the count where it is counted."""
+        return f"{self.count} {self.words}{'s' if self.count > 1 else ''}" if self.counted else self.words
 
 
 def _doubts(situation: Situation, unmet: int) -> list[_Doubt]:
     pack, evidence, decision = situation.pack, situation.evidence, situation.decision
     weights, method = pack.rules.confidence, decision.method
     warned = warnings(pack, situation.answers, method, evidence=evidence) if method is not None else ()
-    unpriced = evidence is None or decision.fit.state is FitState.UNKNOWN
+    missing = evidence is None or decision.fit.state is FitState.UNKNOWN
     unanswered, overruled = decision.choice.ballot.unanswered, bool(decision.verdict.overruled_rule_id)
     tight = decision.fit.state is FitState.TIGHT
     return [
-        _Doubt("QUESTIONS_UNANSWERED", weights.unknown_question, unanswered, "questions without an answer"),
+        _Doubt("QUESTIONS_UNANSWERED", weights.unknown_question, unanswered, "unanswered question", counted=True),
         _Doubt("VOTES_TIED", weights.tie, int(decision.choice.tied), "tied votes"),
-        _Doubt("CAUTIONS_APPLY", weights.caution, len(warned), "cautions against the verdict"),
-        _Doubt("RULE_OVERRULED", weights.overruled, int(overruled), "rules overruled"),
-        _Doubt("NOT_ESTIMATED", weights.no_estimate, int(unpriced), "missing estimates"),
-        _Doubt("MEMORY_TIGHT", weights.tight, int(tight), "tight memory"),
-        _Doubt("LIMITS_UNMET", weights.unmet, unmet, "wishes that are not met"),
+        _Doubt("CAUTIONS_APPLY", weights.caution, len(warned), "caution", counted=True),
+        _Doubt("RULE_OVERRULED", weights.overruled, int(overruled), "an overruled rule"),
+        _Doubt("NOT_ESTIMATED", weights.no_estimate, int(missing), "a missing estimate"),
+        _Doubt("MEMORY_TIGHT", weights.tight, int(tight), "a memory estimate that may not fit"),
+        _Doubt("LIMITS_UNMET", weights.unmet, unmet, "broken limit", counted=True),
     ]
 
 
 def _outside(pack: Pack, parameters: int | None) -> int:
-    """1 where the base model is smaller or larger than any that the rules know something of."""
+    """1 where the base model is smaller or larger than those that the rules cover, else 0."""
     domain = pack.rules.domain
     return int(parameters is not None and not domain.low <= parameters <= domain.high)
 
@@ -117,24 +124,24 @@ def _nothing_known(decision: Decision) -> bool:
 
 
 def _fit_unknown(decision: Decision) -> bool:
-    """Whether nobody knows if anything trains here."""
+    """Whether it is unknown which methods fit."""
     return decision.method is None and decision.fit.state is FitState.UNKNOWN
 
 
 def _definition(pack: Pack) -> str:
     weights = pack.rules.confidence
     counted = (
-        (weights.unknown_question, "a question without an answer"),
+        (weights.unknown_question, "an unanswered question"),
         (weights.tie, "tied votes"),
         (weights.caution, "a caution against the verdict"),
         (weights.overruled, "a rule overruled"),
         (weights.no_estimate, "a missing estimate"),
-        (weights.tight, "tight memory"),
-        (weights.unmet, "a wish not met"),
-        (weights.out_of_domain, "a model outside of the domain"),
+        (weights.tight, "a memory estimate that may not fit"),
+        (weights.unmet, "a limit not kept"),
+        (weights.out_of_domain, "a model size that the rules do not cover"),
     )
     words = ", ".join(f"{number.value:g} for {text}" for number, text in counted)
     return (
-        f"1 - points / {weights.score_zero_at.value:g}, not below 0; points: {words}; high up to "
-        f"{weights.high_up_to.value:g} points, medium up to {weights.medium_up_to.value:g}"
+        f"1 - points / {weights.score_zero_at.value:g}, at least 0; points: {words}; high at "
+        f"{weights.high_up_to.value:g} or fewer, medium at {weights.medium_up_to.value:g} or fewer"
     )

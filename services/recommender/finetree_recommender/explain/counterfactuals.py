@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which single change of an input changes the verdict: found by trying every one through the same pipeline."""
+"""Single changes of an input that change the verdict: each is tried in the same pipeline."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from finetree_recommender.rule_pack.answers import UNKNOWN, vocabulary
 from finetree_recommender.rule_pack.pack import Pack
 
 MEMORY = "memory"
-"""Input that is the hardware: another answer means another machine."""
+"""Input that stands for the hardware."""
 FIELDS = {
     MEMORY: "hardware",
     "budget": "budget_per_month",
@@ -26,7 +26,7 @@ FIELDS = {
 """Fields of the request by the input that the rules read, in the order of the questions."""
 SCALES = (MEMORY, "budget", "quality", "time", "tasks", "experience")
 """Inputs whose answers have an order, so that only the next one is one step away."""
-_SUFFIX = f" {thresholds.NOT_PRICED}"
+_SUFFIX = f" {thresholds.NOT_ESTIMATED}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Counterfactual:
     from_value: str
     to_value: str
     method: Method | None
-    """None when nothing would train."""
+    """None when no method would fit."""
     rule_id: str
     threshold: float | None = None
     unit: str = ""
@@ -55,7 +55,7 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Neighbourhood:
-    """What all single changes lead to."""
+    """Verdicts of all single changes."""
 
     flips: tuple[Counterfactual, ...]
     """The nearest change of each input to each other method."""
@@ -75,14 +75,14 @@ class _Trial:
     name: str
     value: str
     near: bool
-    """Whether it is the next answer of a scale, or the input has no scale or no answer."""
+    """Whether it is the next answer on a scale, or the input has no scale or no answer."""
     verdict: Verdict
 
 
 def explore(situation: Situation) -> Neighbourhood:
     """Try every single change of a discrete input, and find where along a number the verdict changes.
 
-    Estimates hold for the hardware that was asked about; for other hardware the pack's own words count.
+    Estimates are for the request's hardware; for other hardware the pack's rules decide alone.
     """
     method = situation.decision.method
     trials = {name: list(_trials(situation, name)) for name in FIELDS}
@@ -90,7 +90,7 @@ def explore(situation: Situation) -> Neighbourhood:
     flips = [trial for trial in every if trial.verdict.method is not method]
     near = [trial for trial in every if trial.near]
     steady = sum(trial.verdict.method is method for trial in near)
-    told = (*_answer_changes(situation, flips), *_number_changes(situation, method))
+    changes = (*_answer_changes(situation, flips), *_number_changes(situation, method))
     places = list(FIELDS.values())
     gaps = [
         gap
@@ -99,7 +99,9 @@ def explore(situation: Situation) -> Neighbourhood:
     ]
     return Neighbourhood(
         # Inputs in the order of the questions, the others after them.
-        flips=tuple(sorted(told, key=lambda f: places.index(f.field_path) if f.field_path in places else len(places))),
+        flips=tuple(
+            sorted(changes, key=lambda f: places.index(f.field_path) if f.field_path in places else len(places))
+        ),
         kept=len(every) - len(flips),
         tried=len(every),
         gaps=tuple(sorted(gaps, key=lambda gap: -gap.share)),
@@ -125,14 +127,14 @@ def _trials(situation: Situation, name: str) -> Iterator[_Trial]:
 def _gap(name: str, trials: list[_Trial], method: Method | None) -> Gap | None:
     """How many answers of an unknown input change the verdict, and to which methods; None where none does."""
     flips = [trial.verdict.method for trial in trials if trial.verdict.method is not method]
-    # A machine on which nothing trains changes the verdict, and leads to no method.
+    # A machine on which nothing fits changes the verdict, and leads to no method.
     methods = tuple(dict.fromkeys(found for found in flips if found is not None))
     return Gap(FIELDS[name], len(flips) / len(trials), methods) if flips else None
 
 
 def _answer_changes(situation: Situation, flips: list[_Trial]) -> Iterator[Counterfactual]:
     """Of each input the nearest answer that leads to each other method."""
-    # Those that come from a number are told with its exact threshold instead.
+    # Changes of a number are given with its exact threshold instead.
     measured, seen = thresholds.measured(situation), set[tuple[str, Method]]()
     for trial in flips:
         found = trial.verdict.method
@@ -166,7 +168,7 @@ def _words(pack: Pack, name: str, value: str) -> str:
     if value == UNKNOWN:
         return UNKNOWN
     if name == MEMORY:
-        return f"{memory_words(pack, value)} {thresholds.NOT_PRICED}"
+        return f"{memory_words(pack, value)} {thresholds.NOT_ESTIMATED}"
     if name != "budget":
         return value.lower()
     bracket = next(item for item in pack.rules.budget if item.key == value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What other packs say of the same request, from the same estimates, and why it differs."""
+"""Verdicts of other packs on the same request, from the same estimates, and why they differ."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.pack import Pack
 
 _BARE = ("NO_VOTES", "OVERRIDDEN")
-"""Reasons that say no more than that another rule decided, or nothing of the rules."""
+"""Reasons that only say that another rule decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class OtherVerdict:
     rule_id: str
     agrees: bool
     reason: str
-    """Why it differs or, where it agrees, what the pack's own rules said before the estimate overruled them."""
+    """Why it differs or, where it agrees, what the pack's rules prefer, if the estimate overruled them."""
 
 
 def verdicts(packs: Iterable[Pack], situation: Situation) -> tuple[OtherVerdict, ...]:
@@ -35,12 +35,12 @@ def _verdict(other: Pack, ours: Situation) -> OtherVerdict:
     found, method = theirs.decision.verdict, ours.decision.method
     if found.method is method:
         return OtherVerdict(other, found.method, found.rule_id, agrees=True, reason=_overruled(theirs))
-    reason = f"{_told(theirs, method)}; {_told(ours, found.method)}"
+    reason = f"{_explained(theirs, method)}. {_explained(ours, found.method)}"
     return OtherVerdict(other, found.method, found.rule_id, agrees=False, reason=reason)
 
 
 def _why(situation: Situation, method: Method) -> str:
-    """The first reason for a method's standing that says more than which rule decided."""
+    """First reason of a method's standing that says more than which rule decided."""
     case = Case(situation, method)
     found = reasons(case)
     return next((each for each in found if each.code not in _BARE), found[0]).message
@@ -54,15 +54,15 @@ def _overruled(situation: Situation) -> str:
         return ""
     chosen = decision.choice.method
     if chosen is None:
-        return f"{name} says to upgrade ({rule_id}); by the estimate {decision.method} trains here"
-    return f"{name} leads to {chosen} ({rule_id}); {_why(situation, chosen)}"
+        return f"{name} says to upgrade ({rule_id}); by the estimate {decision.method} fits"
+    return f"{name} prefers {chosen} ({rule_id}); {_why(situation, chosen)}"
 
 
-def _told(situation: Situation, rival: Method | None) -> str:
+def _explained(situation: Situation, rival: Method | None) -> str:
     """Why a pack takes its method, and not that of the rival pack."""
     verdict, name = situation.decision.verdict, situation.pack.rules.id
     if verdict.method is None:
-        text = f"{name}: upgrade, or take a smaller model ({verdict.rule_id})"
+        text = f"{name} recommends to upgrade, or to use a smaller model ({verdict.rule_id})"
     else:
-        text = f"{name}: {verdict.method}, {_why(situation, verdict.method)} ({verdict.rule_id})"
-    return text if rival is None else f"{text}, not {rival}: {_why(situation, rival)}"
+        text = f"{name} recommends {verdict.method} ({verdict.rule_id}): {_why(situation, verdict.method)}"
+    return text if rival is None else f"{text}; not {rival}: {_why(situation, rival)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which methods another one beats, over quality, memory, time and cost, with intervals in place of points.
+"""Pareto dominance over quality, memory, time and cost, between intervals.
 
 Two figures of which each expected value lies inside the other's interval are equal: neither source can tell them
 apart. A quality that is lower in the middle and higher at neither end is worse all the same: what leaves qualities
@@ -18,14 +18,14 @@ from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.method import Method
 
 _LEAST_NOISE = 0.01
-"""Relative half-width that an interval counts with at least: a bare number is no more exact than that."""
+"""Smallest relative half-width of an interval, also for a number without one."""
 _ROUNDING = 1e-9
-"""Balance of gains and losses below which two methods are the same."""
+"""Balance of gains and losses below which two methods are equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a method is compared by; None where there is no figure."""
+    """Figures of a method that are compared; None where there is none."""
 
     quality_percent: evidence_pb2.Interval
     device_bytes: evidence_pb2.Interval | None = None
@@ -35,22 +35,22 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class _Dimension:
-    """A figure that all methods have."""
+    """Figure that all methods have."""
 
     more_is_better: bool
     together: bool
-    """Whether what leaves it open is the same for all methods."""
+    """Whether its uncertainty is common to all methods."""
     values: Mapping[Method, evidence_pb2.Interval]
     noise: float
 
     def gain(self, one: Method, other: Method) -> float:
-        """How much better one method is than another, in units of the noise; negative where it is worse."""
+        """Advantage of one method over another in units of the noise; negative where it is worse."""
         ratio = self.values[one].expected / self.values[other].expected
         return (1 if self.more_is_better else -1) * math.log(ratio) / self.noise
 
 
 def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> dict[Method, Method]:
-    """For each method that is dominated, the method that dominates it, first in `order`."""
+    """Find for each dominated method the first in `order` that dominates it."""
     dimensions = _dimensions(figures)
     found = {}
     for method in figures:
@@ -67,7 +67,7 @@ def equal(one: evidence_pb2.Interval, other: evidence_pb2.Interval) -> bool:
 
 
 def _below(one: evidence_pb2.Interval, other: evidence_pb2.Interval) -> bool:
-    """Whether one figure is less in the middle than another, and more at no end."""
+    """Whether a figure is lower than another in the middle, and higher at neither end."""
     return one.low <= other.low and one.expected < other.expected and one.high <= other.high
 
 
@@ -81,11 +81,11 @@ def _dominates(dimensions: Sequence[_Dimension], one: Method, other: Method) -> 
 
 
 def _dimensions(figures: Mapping[Method, Figures]) -> list[_Dimension]:
-    """Figures that every method has: comparing some by more than others would let them dominate in a circle."""
+    """Figures that every method has; with others, methods could dominate each other in a circle."""
     currencies = {item.cost.currency_code for item in figures.values() if item.cost is not None}
 
     def cost(item: Figures) -> evidence_pb2.Interval | None:
-        # Amounts in several currencies cannot be compared.
+        # Amounts in different currencies cannot be compared.
         return item.cost.amount if item.cost is not None and len(currencies) == 1 else None
 
     columns: tuple[tuple[bool, bool, Callable[[Figures], evidence_pb2.Interval | None]], ...] = (

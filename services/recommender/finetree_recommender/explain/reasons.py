@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why each method has the standing that it has, with the numbers."""
+"""Reasons of each method's standing, with the numbers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,19 +9,19 @@ from finetree_recommender.decision import fit
 from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.prior_figures import falls_short, prior_of
 from finetree_recommender.decision.situation import Situation
-from finetree_recommender.estimator.values import Evidence, FitState, Priced
+from finetree_recommender.estimator.values import Estimate, Evidence, FitState
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.answers import Answers, matches
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.rules import CautionRule
 from finetree_recommender.trace import Reason, Violation
 
-LEAF_WORDS = "the tree leads to it"
-"""Why a method is taken, where the tree says no more."""
+LEAF_WORDS = "the decision tree leads to it"
+"""Why a method is recommended, where the tree gives no reason."""
 
 
 class Standing(StrEnum):
-    """How a method fared."""
+    """Standing of a method in a decision."""
 
     RECOMMENDED = "RECOMMENDED"
     POSSIBLE = "POSSIBLE"
@@ -38,22 +38,22 @@ class Case:
 
     @property
     def pack(self) -> Pack:
-        """The pack that decided."""
+        """Pack that decided."""
         return self.situation.pack
 
     @property
     def decision(self) -> Decision:
-        """What it decided."""
+        """Decision of the pack."""
         return self.situation.decision
 
     @property
-    def priced(self) -> Priced | None:
+    def estimate(self) -> Estimate | None:
         """Estimate of the method's best recipe; None where there is none."""
-        return self.situation.priced(self.method)
+        return self.situation.estimate(self.method)
 
     @property
     def violations(self) -> tuple[Violation, ...]:
-        """The limits that it would break."""
+        """Limits that the method would break."""
         return self.situation.violations[self.method]
 
     @property
@@ -63,10 +63,10 @@ class Case:
 
     @property
     def standing(self) -> Standing:
-        """How the method fared."""
+        """Standing of the method."""
         if self.method is self.decision.method:
             return Standing.RECOMMENDED
-        state = self.priced.fit if self.priced is not None else FitState.UNKNOWN
+        state = self.estimate.fit if self.estimate is not None else FitState.UNKNOWN
         if state is FitState.DOES_NOT_FIT or self.violations:
             return Standing.REJECTED
         if self.feasible:
@@ -75,9 +75,9 @@ class Case:
 
 
 def warnings(pack: Pack, answers: Answers, method: Method, *, evidence: Evidence | None) -> list[CautionRule]:
-    """The pack's cautions that apply to a method; the hard ones are the hardware gate's.
+    """The pack's cautions that apply to a method; the hard ones belong to the hardware gate.
 
-    That a GPU has room for another method is not said where the estimate shows that it has not.
+    A caution that the GPU has memory for another method is left out where the estimate shows that it has not.
     """
     return [
         rule
@@ -106,16 +106,16 @@ def caution_code(rule: CautionRule) -> str:
 
 
 def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
-    """What a method lacks of the quality that is asked for, where the pack has priors; one reason, or none."""
+    """Shortfall of a method's quality, where the pack has priors; one reason, or none."""
     need, task_domain = answers.quality, answers.task_domain
     floor = falls_short(pack, method, need, task_domain)
     prior = prior_of(pack, method, task_domain)
     if floor is None or prior is None:
         return
-    kind = "a task of unknown kind" if not prior.task_domains else task_domain.lower()
+    kind = "an unknown task domain" if not prior.task_domains else task_domain.lower()
     asked = "at the lower end" if floor.by == "low" else "expected"
-    text = f"{prior.low:g} to {prior.high:g} percent of full fine-tuning for {kind} ({prior.expected:g} expected), "
-    text += f"{need.lower()} quality asks for {floor.percent:g} {asked}"
+    text = f"{prior.low:g} to {prior.high:g} percent of full fine-tuning for {kind} ({prior.expected:g} expected); "
+    text += f"{need.lower()} quality needs {floor.percent:g} {asked}"
     yield Reason("BELOW_QUALITY_NEED", text, prior.id)
 
 
@@ -132,21 +132,21 @@ def reasons(case: Case) -> tuple[Reason, ...]:
 
 
 def _not_won(case: Case) -> Iterator[Reason]:
-    priced = case.priced
-    if priced is not None and priced.fit is FitState.DOES_NOT_FIT:
-        yield Reason("DOES_NOT_FIT", fit.shortage(case.method, priced), "fit.does_not_fit")
+    estimate = case.estimate
+    if estimate is not None and estimate.fit is FitState.DOES_NOT_FIT:
+        yield Reason("DOES_NOT_FIT", fit.shortage(case.method, estimate), "fit.does_not_fit")
     yield from (Reason(item.code, item.message, item.rule_id) for item in case.violations)
     yield from _lost(case)
     if case.standing is Standing.FITS_AGAINST_RULE:
-        yield Reason("FITS_HERE", f"the estimator shows that it {fit.room(priced)}", "fit.fits")
+        yield Reason("FITS_HERE", f"{fit.room(estimate)} by the estimate", "fit.fits")
 
 
 def _bits(case: Case) -> Iterator[Reason]:
-    """8-bit bases need a newer GPU than 4-bit ones."""
+    """Whether the GPU is too old for 8-bit bases, which need a newer one than 4-bit bases."""
     rule, entry = case.pack.rules.capabilities.int8, case.situation.inputs.device.entry
     has = entry.capability if entry is not None else None
     if has is not None and has < rule.value:
-        text = f"8-bit bases need compute capability {rule.value:.1f}, this GPU has {has:.1f}; 4-bit works"
+        text = f"8-bit bases need compute capability {rule.value:.1f}; this GPU has {has:.1f}, enough for 4-bit bases"
         yield Reason("NO_INT8", text, rule.id)
 
 
@@ -155,17 +155,17 @@ def _won(case: Case) -> Reason:
     rule_id = decision.verdict.rule_id
     if choice.method is not None and choice.method in decision.fit.passed:
         broken = decision.fit.passed[choice.method][0].message
-        text = f"{choice.method} comes first by the rules, but {broken}"
+        text = f"the rules prefer {choice.method}, but it {broken}"
         nearest = case.pack.rules.limits.nearest
         if case.violations and nearest is not None:
-            return Reason("NEAREST_TO_WISHES", f"{text}; {case.method} comes nearest", nearest.id)
-        return Reason("KEEPS_WISHES", text, rule_id)
+            return Reason("NEAREST_TO_LIMITS", f"{text}; {case.method} comes nearest", nearest.id)
+        return Reason("KEEPS_LIMITS", text, rule_id)
     if decision.verdict.overruled_rule_id:
         if decision.fit.state is FitState.UNKNOWN:
-            return Reason("OTHERS_DO_NOT_FIT", "what the rules prefer does not fit", rule_id)
-        return Reason("FITS_HERE", f"the estimator shows that it {fit.room(case.priced)}", rule_id)
+            return Reason("OTHERS_DO_NOT_FIT", "the method that the rules prefer does not fit", rule_id)
+        return Reason("FITS_HERE", f"{fit.room(case.estimate)} by the estimate", rule_id)
     if choice.overridden:
-        return Reason("MULTI_TASK", "many different tasks decide for it", rule_id)
+        return Reason("MULTI_TASK", "chosen for many different tasks", rule_id)
     return _voted(case)
 
 
@@ -173,19 +173,19 @@ def _voted(case: Case) -> Reason:
     choice, rule_id = case.decision.choice, case.decision.verdict.rule_id
     votes = choice.ballot.total(case.method)
     if choice.tied:
-        return Reason("TIE_BREAK", f"tied at {_votes(votes)} and first by rule {rule_id}", rule_id)
+        return Reason("TIE_BREAK", f"tied at {_votes(votes)}; rule {rule_id} prefers it", rule_id)
     if rule_id == choice.default_rule_id:
-        return Reason("DEFAULT", "nothing was said that decides, and it is the choice when in doubt", rule_id)
+        return Reason("DEFAULT", "no answer decides; it is the default", rule_id)
     if votes == 0:
         return Reason("TREE_LEAF", _leaf_words(case), rule_id)
-    return Reason("MOST_VOTES", f"most votes of the questions answered ({votes})", rule_id)
+    return Reason("MOST_VOTES", f"most votes of the answered questions ({votes})", rule_id)
 
 
 def _leaf_words(case: Case) -> str:
-    """Why the tree leads to a method, as its last node says."""
+    """Reason that the last node of the tree gives for a method."""
     rule = next((rule for rule in case.pack.rules.tie_breaks if rule.id == case.decision.verdict.rule_id), None)
     if rule is not None and rule.input == "priorities":
-        return f"of what fits here it comes first where {rule.value.lower()} matters most"
+        return f"of the methods that fit, it is preferred when {rule.value.lower()} matters most"
     node = next((node for node in case.pack.rules.tree.nodes if node.id == case.decision.verdict.rule_id), None)
     return (node.reason_for(case.method) if node is not None else "") or LEAF_WORDS
 
@@ -194,10 +194,10 @@ def _lost(case: Case) -> Iterator[Reason]:
     choice = case.decision.choice
     if not case.feasible:
         # Where physics was the gate, an estimate that does not fit has said it already.
-        if case.pack.rules.gate.physics is None or case.priced is None or case.priced.fit is FitState.UNKNOWN:
+        if case.pack.rules.gate.physics is None or case.estimate is None or case.estimate.fit is FitState.UNKNOWN:
             yield _gated(case)
         if choice.passage.upgrade and case.decision.method is not None:
-            yield Reason("LESS_PREFERRED", f"{case.decision.method} comes first here", choice.rule_id)
+            yield Reason("LESS_PREFERRED", f"{case.decision.method} is preferred here", choice.rule_id)
     elif choice.method is not None and case.method is not choice.method:
         yield _behind(case, choice.method)
 
@@ -206,24 +206,24 @@ def _behind(case: Case, chosen: Method) -> Reason:
     """Why the rules put another method before one."""
     choice = case.decision.choice
     if choice.overridden:
-        return Reason("OVERRIDDEN", f"many different tasks decide for {chosen}", choice.rule_id)
+        return Reason("OVERRIDDEN", f"{chosen} is preferred for many different tasks", choice.rule_id)
     ours, theirs = choice.ballot.total(case.method), choice.ballot.total(chosen)
     if theirs == 0:
-        return Reason("NO_VOTES", f"no answer decides, and rule {choice.rule_id} leads to {chosen}", choice.rule_id)
+        return Reason("NO_VOTES", f"no answer decides; rule {choice.rule_id} leads to {chosen}", choice.rule_id)
     if ours < theirs:
-        return Reason("OUTVOTED", f"{ours} < {_votes(theirs)}", "votes.plurality")
-    text = f"{ours} = {_votes(theirs)}, and {chosen} is first by rule {choice.rule_id}"
+        return Reason("OUTVOTED", f"{_votes(ours)} against {theirs} for {chosen}", "votes.plurality")
+    text = f"tied at {_votes(ours)}; rule {choice.rule_id} prefers {chosen}"
     return Reason("LOST_TIE", text, choice.rule_id)
 
 
 def _gated(case: Case) -> Reason:
-    """What the gate asks for and this machine does not have."""
+    """Memory that the gate asks for and this machine does not have."""
     needs, speaker = case.pack.card(case.method).minimum_gpu_gb.value, case.pack.rules.gate.speaker
     inputs, rule_id = case.situation.inputs, case.decision.choice.passage.rule.id
     if inputs.on_cpu:
-        return Reason("NO_GPU", f"{speaker} asks for a GPU of {needs:g} GB, this machine has none", rule_id)
+        return Reason("NO_GPU", f"{speaker} asks for a {needs:g} GB GPU, and this machine has none", rule_id)
     has = inputs.marketed_gb or 0
-    return Reason("GPU_TOO_SMALL", f"{speaker} asks for {needs:g} GB, this GPU has {has:g} GB", rule_id)
+    return Reason("GPU_TOO_SMALL", f"{speaker} asks for {needs:g} GB, and this GPU has {has:g} GB", rule_id)
 
 
 def _votes(count: int) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What could be rented where nothing at hand trains the model: the estimator's offers for each method."""
+"""GPUs to rent where no hardware at hand trains the model: the estimator's offers for each method."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Caution
 
 RENT = "RENT"
-"""Code of the advice; there is one for each method that is worth telling."""
+"""Code of the advice; there is one caution for each method that is worth it."""
 ANY_GPU_GB = 80.0
-"""Memory of the GPU that offers are asked with; the answer lists other GPUs whatever it is."""
+"""Memory of the GPU that the estimator is asked about; its answer lists offers of other GPUs in any case."""
 MOST_TOLD = 3
 CHEAPER = 0.9
 """Share of another offer's cost up to which an offer counts as cheaper."""
@@ -34,18 +34,18 @@ _RULE = "rent.offer"
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """The cheapest offer that is not taken away again on which a method's recipe fits."""
+    """Cheapest offer on demand on which a method's recipe fits."""
 
     method: Method
     accelerator: str
     provider: str
     hourly_price: money_pb2.Money
-    """Of one device."""
+    """Price of one device."""
     hours: evidence_pb2.Interval | None
     """None where the number of rows is unknown, as is then the cost."""
     cost: evidence_pb2.MoneyInterval | None
     savings: tuple[str, ...]
-    """What makes the recipe small, for people."""
+    """What makes the recipe small, in words."""
 
 
 def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
@@ -60,7 +60,7 @@ def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
 def questions(
     pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue, parameters: int | None
 ) -> dict[Method, estimate_pb2.EstimateRunRequest]:
-    """Each method's recipe with all that makes it smaller but cut rows, on no GPU in particular."""
+    """Ask for each method's recipe at its smallest without truncated rows, on no GPU in particular."""
     inputs = _elsewhere(pack, request, catalogue)
     evaluation = request.evaluation_profile if request.HasField("evaluation_profile") else None
     rows = {}
@@ -82,7 +82,7 @@ def offers(
     catalogue: Catalogue,
     found: Mapping[Method, estimate_pb2.Estimate],
 ) -> tuple[Offer, ...]:
-    """For each method the cheapest offer on demand; a method without one is left out."""
+    """Find for each method the cheapest offer on demand; methods without one are left out."""
     inputs = _elsewhere(pack, request, catalogue)
     cheapest = ((method, next(_steady(answer, catalogue), None)) for method, answer in found.items())
     return tuple(
@@ -93,15 +93,15 @@ def offers(
 def advice(
     pack: Pack, preferred: Method | None, found: tuple[Offer, ...], limits: Limits = NO_LIMITS
 ) -> Iterator[Caution]:
-    """The offer for the method that the rules prefer, then those that promise more quality, or cost less.
+    """The offer for the method that the rules prefer, then those of higher quality or lower cost.
 
-    Where the rules prefer none, or there is no offer for it, the method of the highest quality comes first; what keeps
-    to the `limits` of a run comes before what does not.
+    Where the rules prefer none, or there is no offer for it, the method of the highest quality comes first; offers that
+    keep the `limits` of a run come before those that do not.
     """
 
     def rank(offer: Offer) -> tuple[bool, bool, float, float]:
         over = bool(_over(offer, limits))
-        # Of what goes over a limit, what goes over least says most.
+        # Of offers over a limit the cheapest comes first.
         quality = 0.0 if over else -_grade(pack, offer.method)
         return over, offer.method is not preferred, quality, _cost(offer)
 
@@ -116,7 +116,7 @@ def advice(
 
 
 def _over(offer: Offer, limits: Limits) -> str:
-    """Which limits of a run an offer goes over, for people; empty where it keeps to them."""
+    """Limits of a run that an offer exceeds, in words; empty where it keeps them."""
     parts = []
     most, longest = limits.run_usd, limits.max_seconds
     cost = offer.cost if offer.cost is not None and offer.cost.currency_code == USD else None
@@ -128,7 +128,7 @@ def _over(offer: Offer, limits: Limits) -> str:
 
 
 def _elsewhere(pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue) -> Inputs:
-    """The request on a rented GPU of no particular kind."""
+    """The request, on a rented GPU of no particular kind."""
     moved = recommendation_pb2.RecommendRequest()
     moved.CopyFrom(request)
     moved.ClearField("ownership")
@@ -170,7 +170,7 @@ def _grade(pack: Pack, method: Method) -> float:
 
 
 def _cost(offer: Offer) -> float:
-    """What orders offers: the run's cost; where it is unknown the hour's."""
+    """Cost by which offers are sorted: that of the run or, where it is unknown, of an hour."""
     return offer.cost.amount.expected if offer.cost is not None else to_float(offer.hourly_price)
 
 
@@ -183,5 +183,5 @@ def _words(offer: Offer, limits: Limits) -> str:
     if over := _over(offer, limits):
         text += f", {over}"
     if offer.savings:
-        text += f", made small ({', '.join(offer.savings)})"
+        text += f"; to fit: {', '.join(offer.savings)}"
     return f"{text}; ask again with that accelerator"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The numbers of a request that a verdict can depend on, and the values at which each changes it.
 
-The search is exact, on the grid that a number is given on: between two points at which a rule or a limit can have
-another outcome none has, so it is enough to look just before and at each.
+The search is exact: a verdict can only change at the points where a rule or a limit changes its outcome, so the values
+at and just before each point are enough.
 """
 
 import math
@@ -23,8 +23,8 @@ from finetree_recommender.rule_pack.answers import UNKNOWN
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.limits import Bracket
 
-NOT_PRICED = "(by the rules, not priced)"
-"""What is said of hardware for which no estimate was made."""
+NOT_ESTIMATED = "(by the rules, not estimated)"
+"""Remark on hardware for which no estimate was made."""
 LONGEST_DURATION = 31536000
 """Seconds of the longest max_duration that a request can name: the contract's limit."""
 
@@ -53,7 +53,7 @@ class Change:
 
 
 def search(number: Number, method: Method | None) -> Iterator[Change]:
-    """For each direction and each other verdict the value that is nearest to the present one."""
+    """Find, in each direction and for each other verdict, the value nearest to the present one."""
     for up in (True, False):
         seen = {method}
         for value in _values(number, up=up):
@@ -64,7 +64,7 @@ def search(number: Number, method: Method | None) -> Iterator[Change]:
 
 
 def measured(situation: Situation) -> frozenset[str]:
-    """Inputs of the rules that come from a number of this request, and are told with their threshold."""
+    """Name the inputs of the rules that come from a number of this request, whose exact threshold is given."""
     request = situation.inputs.request
     found = set()
     if situation.inputs.marketed_gb is not None:
@@ -77,7 +77,7 @@ def measured(situation: Situation) -> frozenset[str]:
 
 
 def numbers(situation: Situation) -> Iterator[Number]:
-    """The numbers of this request, as far as they were given."""
+    """Yield the numbers that the request states."""
     yield from _memory(situation)
     yield from _month_budget(situation)
     yield from _run_budget(situation)
@@ -87,7 +87,7 @@ def numbers(situation: Situation) -> Iterator[Number]:
 
 
 def bracket_words(bracket: Bracket) -> str:
-    """A bracket in words."""
+    """Describe a bracket in words."""
     if math.isinf(bracket.high):
         return f"{bracket.low:g} {bracket.unit} or more"
     return f"{bracket.low:g} to {bracket.high:g} {bracket.unit}"
@@ -115,7 +115,7 @@ def _memory(situation: Situation) -> Iterator[Number]:
         return situation.verdict() if key == situation.answers.memory else situation.elsewhere(key)
 
     def words(gb: float) -> str:
-        return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_PRICED}"
+        return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_ESTIMATED}"
 
     tolerance = pack.rules.gate.tolerance.value
     points = tuple(item.low / (1 + tolerance) for item in pack.rules.gate.classes)
@@ -197,7 +197,7 @@ def _task_count(situation: Situation) -> Iterator[Number]:
 
 
 def _examples(situation: Situation) -> Iterator[Number]:
-    """Rows of the data, where the pack's own hours are checked; an estimate holds for the rows it was made for."""
+    """Rows of the data, where limits are compared with the pack's own figures; an estimate is for its own rows."""
     limits = situation.limits
     now, limited = limits.examples, limits.max_seconds is not None or limits.run_usd is not None
     if now is None or situation.evidence is not None or not limited:

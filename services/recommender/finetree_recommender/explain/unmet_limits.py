@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which limits a verdict does not keep, by how much, which could not be checked, and what serving the result takes."""
+"""Cautions on limits: those that a verdict breaks, those that cannot be checked, and what serving the result needs."""
 
 from collections.abc import Iterator
 
@@ -14,20 +14,20 @@ from finetree_recommender.trace import Caution
 
 
 def unmet(situation: Situation) -> Iterator[Caution]:
-    """The limits that the verdict breaks: of the methods that the rules would take here none keeps them all."""
+    """Limits that the verdict breaks, since no method that the rules would take here keeps them all."""
     method = situation.decision.method
     if method is None:
         return
     for item in situation.violations[method]:
         text = f"{method} {item.message}; {_kept_by(situation)}{_nearest(situation, item.code, method)}"
         if item.code == OVER_BUDGET and _rented_by_default(situation):
-            text += "; that is at the price of renting: say so where the hardware is your own (ownership)"
+            text += "; this is the price of renting: state `ownership` if the hardware is your own"
         yield Caution(item.code, text, item.rule_id)
     yield from _quality(situation, method)
 
 
 def contradictions(situation: Situation) -> Iterator[Caution]:
-    """Answers that no one method fits, and which of them gave way."""
+    """Answers that no single method meets, and which of them the verdict does not meet."""
     decision, answers = situation.decision, situation.answers
     # Of the questions but that for the memory, the answers that vote.
     asked = [
@@ -44,8 +44,8 @@ def contradictions(situation: Situation) -> Iterator[Caution]:
         if decision.method not in option.votes
     ]
     if gave:
-        text = f"no method has all of what was asked for; given up: {'; '.join(gave)}"
-        yield Caution("CONTRADICTORY_WISHES", text, decision.verdict.rule_id)
+        text = f"no method meets all answers; not met: {'; '.join(gave)}"
+        yield Caution("CONTRADICTORY_ANSWERS", text, decision.verdict.rule_id)
 
 
 def unchecked(situation: Situation) -> Iterator[Caution]:
@@ -57,48 +57,48 @@ def unchecked(situation: Situation) -> Iterator[Caution]:
 
 
 def _unchecked_duration(situation: Situation, method: Method) -> Iterator[Caution]:
-    limit, expected, priced = situation.limits.max_seconds, situation.seconds(method), situation.priced(method)
+    limit, expected, estimate = situation.limits.max_seconds, situation.seconds(method), situation.estimate(method)
     rule = situation.pack.rules.limits.max_duration
     if limit is None:
         return
     if expected is None:
-        yield Caution("MAX_DURATION_UNCHECKED", f"how long a run takes is unknown: {_missing(situation)}", rule.id)
+        yield Caution("MAX_DURATION_UNCHECKED", f"the time of a run is unknown: {_missing(situation)}", rule.id)
         return
-    high = priced.total_seconds.high if priced is not None and priced.total_seconds is not None else 0.0
+    high = estimate.total_seconds.high if estimate is not None and estimate.total_seconds is not None else 0.0
     if expected <= limit < high:
-        text = f"it may take up to {duration(high)}, the time limit is {duration(limit)}"
+        text = f"the run may take up to {duration(high)}; the time limit is {duration(limit)}"
         yield Caution("MAX_DURATION_AT_RISK", text, rule.id)
 
 
 def _unchecked_budget(situation: Situation, method: Method) -> Iterator[Caution]:
-    limit, expected, priced = situation.limits.run_usd, situation.usd(method), situation.priced(method)
+    limit, expected, estimate = situation.limits.run_usd, situation.usd(method), situation.estimate(method)
     rule = situation.pack.rules.limits.budget
     if limit is None:
         return
     if expected is None:
-        yield Caution("BUDGET_UNCHECKED", f"what a run costs in USD is unknown: {_missing(situation)}", rule.id)
+        yield Caution("BUDGET_UNCHECKED", f"the cost of a run in USD is unknown: {_missing(situation)}", rule.id)
         return
-    high = priced.cost.amount.high if priced is not None and priced.cost is not None else 0.0
+    high = estimate.cost.amount.high if estimate is not None and estimate.cost is not None else 0.0
     if expected <= limit < high:
-        text = f"it may cost up to {high:.2f} USD, the budget of a run is {limit:.2f} USD"
+        text = f"the run may cost up to {high:.2f} USD; the budget is {limit:.2f} USD"
         yield Caution("BUDGET_AT_RISK", text, rule.id)
 
 
 def slower(situation: Situation) -> Iterator[Caution]:
-    """A run that takes longer than the time that was asked for, where no max_duration says how long that is exactly."""
+    """A run that takes longer than the answer on time, where no max_duration was given."""
     method = situation.decision.method
     if method is None or situation.limits.max_seconds is not None:
         return
     durations = situation.pack.rules.durations
-    wished = next((each for each in durations if each.implies == situation.answers.time), None)
+    asked = next((each for each in durations if each.implies == situation.answers.time), None)
     seconds = situation.seconds(method)
-    if wished is None or seconds is None or seconds <= wished.high:
+    if asked is None or seconds is None or seconds <= asked.high:
         return
-    text = f"{wished.key} were wished for, and {method} is expected to take {duration(seconds)}"
+    text = f"{asked.key} are available, but {method} is expected to take {duration(seconds)}"
     text += (
         f"{_nearest(situation, OVER_MAX_DURATION, method)}: fewer rows, fewer epochs or faster hardware make it shorter"
     )
-    yield Caution("SLOWER_THAN_WISHED", text, wished.id)
+    yield Caution("SLOWER_THAN_ASKED", text, asked.id)
 
 
 def device_notes(situation: Situation) -> Iterator[Caution]:
@@ -106,19 +106,19 @@ def device_notes(situation: Situation) -> Iterator[Caution]:
     entry, rules = situation.inputs.device.entry, situation.pack.rules.capabilities
     if entry is None or entry.capability is None or entry.capability >= rules.bf16.value:
         return
-    text = f"compute capability {entry.capability:.1f} has no bfloat16 (from {rules.bf16.value:.1f} on): "
+    text = f"compute capability {entry.capability:.1f} has no bfloat16 (needs {rules.bf16.value:.1f}): "
     text += "the run uses float16"
     if entry.capability < rules.int8.value:
-        text += f", and no 8-bit base either (from {rules.int8.value:.1f} on); 4-bit bases work"
+        text += f", and 8-bit bases do not work (need {rules.int8.value:.1f}); 4-bit bases do"
     yield Caution("NO_BF16", text, rules.bf16.id)
 
 
 def serving_notes(situation: Situation, rank: int | None) -> Iterator[Caution]:
-    """What it takes to serve the result where it will be served; `rank` is that of the recipe's adapter."""
+    """How to serve the result on the named servers; `rank` is that of the recipe's adapter."""
     limit = situation.pack.rules.serving_rank
     if "VLLM" in situation.limits.serving and rank is not None and rank > limit.value:
-        text = f"vllm: the adapter has rank {rank}, and vLLM loads up to {limit.value:g} unless started otherwise"
-        yield Caution("SERVING_NOTE", f"{text}: --max-lora-rank {rank}", limit.id)
+        text = f"vllm: the adapter has rank {rank}, and vLLM loads up to {limit.value:g} by default; start it with"
+        yield Caution("SERVING_NOTE", f"{text} --max-lora-rank {rank}", limit.id)
     for target in situation.limits.serving:
         rules = (
             r for r in situation.pack.rules.serving if r.target == target and situation.decision.method in r.methods
@@ -135,8 +135,8 @@ def _kept_by(situation: Situation) -> str:
     asked = [m for m in choice.order.above if m in choice.passage.feasible and m in _running(situation)]
     kept = [method for method in asked if not situation.violations[method]]
     if not kept:
-        return "no method here keeps every wish"
-    return f"only {' and '.join(kept)} would keep every wish, which is more than the rules ask for"
+        return "no method here keeps every limit"
+    return f"only {' and '.join(kept)} would keep every limit, at more quality than the rules ask for"
 
 
 def _running(situation: Situation) -> list[Method]:
@@ -146,13 +146,13 @@ def _running(situation: Situation) -> list[Method]:
 
 
 def _rented_by_default(situation: Situation) -> bool:
-    """Whether a cost is that of rented hardware because nobody said whose it is."""
+    """Whether the cost is that of rented hardware because the ownership was not stated."""
     return situation.evidence is not None and not situation.inputs.request.HasField("ownership")
 
 
 def _nearest(situation: Situation, code: str, method: Method) -> str:
     """Which method comes nearest to a time limit or budget; empty for other limits."""
-    kind = {OVER_MAX_DURATION: (situation.seconds, "the quickest"), OVER_BUDGET: (situation.usd, "the cheapest")}.get(
+    kind = {OVER_MAX_DURATION: (situation.seconds, "the fastest"), OVER_BUDGET: (situation.usd, "the cheapest")}.get(
         code
     )
     if kind is None:
@@ -176,19 +176,19 @@ def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
     floor = next((item for item in pack.rules.quality_floors if item.need == answers.quality), None)
     figure = pack.card(method).quality_percent
     if prior_of(pack, method, answers.task_domain) is None and floor is not None and figure.expected < floor.percent:
-        text = f"{method} reaches {figure.expected:g} percent of full fine-tuning, {floor.percent:g} were asked for"
+        text = f"{method} reaches {figure.expected:g} percent of full fine-tuning; {floor.percent:g} are needed"
         yield Caution("BELOW_QUALITY_NEED", text, floor.id)
 
 
 def _missing(situation: Situation) -> str:
-    """What has to be said to have a figure."""
+    """Inputs without which there is no figure, in words."""
     inputs = situation.inputs
     lacking = [] if inputs.model_known else ["the model"]
     lacking += [] if inputs.hardware_known else ["the hardware"]
     lacking += [] if inputs.profile is not None else ["the number of examples"]
     if lacking:
-        return f"say {', '.join(lacking)}"
+        return f"state {', '.join(lacking)}"
     currency = situation.inputs.request.ownership.owned.price_per_kwh.currency_code
     if currency not in ("", USD):
-        return f"its cost is in {currency}; give the price of a kilowatt-hour in USD to have it checked"
-    return "say who owns the hardware, in USD (ownership)"
+        return f"the cost is in {currency}; state the price of a kilowatt-hour in USD to have it checked"
+    return "state how the hardware is paid, in USD (ownership)"

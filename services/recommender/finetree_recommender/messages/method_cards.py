@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Method cards and the guide as messages of the contract: everything is the pack's, nothing is decided here."""
+"""Method cards and the guide of a pack as messages of the contract."""
 
 from collections.abc import Iterable
 
@@ -20,12 +20,12 @@ from finetree_recommender.rule_pack.schema.rules import CautionRule
 
 
 def cards(pack: Pack, methods: Iterable[Method]) -> list[method_card_pb2.MethodCard]:
-    """Cards of methods."""
+    """Write cards of methods."""
     return [_card(pack, pack.card(method)) for method in methods]
 
 
 def guide(pack: Pack) -> method_card_pb2.Guide:
-    """What a pack says beside its cards."""
+    """Write the guide of a pack."""
     content = pack.rules.content
     return method_card_pb2.Guide(
         questions=questionnaire(pack),
@@ -180,6 +180,6 @@ def _usd(pack: Pack, source: str, value: float) -> evidence_pb2.MoneyInterval:
 
 
 def _interval(pack: Pack, source: str, low: float | None, expected: float, high: float | None) -> evidence_pb2.Interval:
-    """An interval of the pack; it states no coverage, so that is 0."""
+    """Write an interval of the pack, whose coverage is not stated: 0."""
     ends = (expected if low is None else low, expected if high is None else high)
     return evidence_pb2.Interval(low=ends[0], expected=expected, high=ends[1], provenance=[pack.provenance(source)])

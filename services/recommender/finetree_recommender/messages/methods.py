@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods as the contract's enum, and back."""
+"""Conversion of methods to and from the contract's enum."""
 
 from finetree_api.types.v1 import method_pb2
 
@@ -7,10 +7,10 @@ from finetree_recommender.method import Method
 
 
 def number(method: Method | None) -> method_pb2.Method.ValueType:
-    """A method of the contract; unspecified for none."""
+    """Convert a method to the contract; None is unspecified."""
     return method_pb2.Method.Value(f"METHOD_{method}") if method is not None else method_pb2.METHOD_UNSPECIFIED
 
 
 def method_of(value: method_pb2.Method.ValueType) -> Method:
-    """The method that a number of the contract means."""
+    """Convert a number of the contract to a method."""
     return Method(method_pb2.Method.Name(value).removeprefix("METHOD_"))

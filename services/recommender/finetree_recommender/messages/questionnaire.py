@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The questionnaire of a pack as messages, for a wizard: what is asked, and what each answer adds to a request."""
+"""Questionnaire of a pack as messages: questions, and the fields that each answer adds to a request."""
 
 from finetree_api.recommender.v1 import rule_pack_pb2
 from google.protobuf import json_format
@@ -9,11 +9,11 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.rules import Option, Question
 
 REQUEST_FIELDS = {"memory": "hardware", "budget": "budget_per_month"}
-"""Fields of a request that answers are read from, where they have another name."""
+"""Fields of a request by input, where the names differ."""
 
 
 def questionnaire(pack: Pack) -> list[rule_pack_pb2.Question]:
-    """The questions, in order."""
+    """Write the questions, in order."""
     return [_question(pack, question) for question in pack.rules.questions]
 
 

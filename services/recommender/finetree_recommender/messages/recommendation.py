@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reply of Recommend; nothing is decided here."""
+"""Reply of Recommend."""
 
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
 
-from finetree_recommender.estimator.values import FitState, Priced
+from finetree_recommender.estimator.values import Estimate, FitState
 from finetree_recommender.explain.assessment import Assessment
 from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
 from finetree_recommender.explain.other_packs import OtherVerdict
@@ -39,7 +39,7 @@ def recommendation(answer: Recommendation) -> recommendation_pb2.RecommendRespon
         other_packs=[_other(other, verdict.rule_id) for other in answer.others],
         revision=answer.revision,
         plan_digest=answer.plan_digest,
-        estimate=_estimate(answer, answer.priced) if answer.priced is not None else None,
+        estimate=_estimate(answer, answer.estimate) if answer.estimate is not None else None,
         summary=paragraph(answer),
         sharpen=map(_unknown_input, answer.gaps),
     )
@@ -118,15 +118,15 @@ def _other(other: OtherVerdict, rule_id: str) -> recommendation_pb2.OtherPackVer
     )
 
 
-def _estimate(answer: Recommendation, priced: Priced) -> estimate_summary_pb2.EstimateSummary:
+def _estimate(answer: Recommendation, estimate: Estimate) -> estimate_summary_pb2.EstimateSummary:
     evidence = answer.situation.evidence
     return estimate_summary_pb2.EstimateSummary(
-        device_bytes=priced.device_bytes,
-        usable_device_bytes=priced.usable_bytes,
-        fit=_FITS[priced.fit],
-        total_seconds=priced.total_seconds,
-        cost=priced.cost,
-        optimizer_steps=priced.optimizer_steps,
+        device_bytes=estimate.device_bytes,
+        usable_device_bytes=estimate.usable_bytes,
+        fit=_FITS[estimate.fit],
+        total_seconds=estimate.total_seconds,
+        cost=estimate.cost,
+        optimizer_steps=estimate.optimizer_steps,
         revision=evidence.revision if evidence is not None else None,
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rule pack as messages: the questionnaire, the tree and every rule, for a wizard, a dashboard or a reviewer."""
+"""Rule pack as messages: the questionnaire, the tree and every rule."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from finetree_recommender.rule_pack.wording import node_words, rule_words
 
 
 def rule_pack(entry: Entry) -> rule_pack_pb2.RulePack:
-    """A pack in short."""
+    """Write the summary of a pack."""
     origin = rule_pack_pb2.RULE_PACK_ORIGIN_BUILT_IN if entry.built_in else rule_pack_pb2.RULE_PACK_ORIGIN_FOLDER
     message = rule_pack_pb2.RulePack(
         id=entry.id, origin=origin, default=entry.id == DEFAULT_PACK, problem=entry.problem
@@ -29,7 +29,7 @@ def rule_pack(entry: Entry) -> rule_pack_pb2.RulePack:
 
 
 def details(entry: Entry, pack: Pack) -> rule_pack_pb2.GetRulePackResponse:
-    """A pack in full."""
+    """Write the whole of a pack."""
     resolutions = (
         rule_pack_pb2.PackResolution(id=item.id, about=item.about, decision=item.decision, reason=item.reason)
         for item in pack.rules.resolutions

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pack's way of deciding and a recommendation's methods as pictures."""
+"""Drawings of a pack's decision graph and of a recommendation's methods."""

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An axis of a chart: values to px, and round numbers along it."""
+"""Axis of a chart: positions of values, and round numbers along it."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LOGARITHMIC_FROM = 12.0
-"""Largest value over smallest from which an axis is logarithmic: less would be squeezed for nothing."""
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
 _MOST_TICKS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From `low` to `high` in the chart's unit, drawn from `left` to `right` in px."""
+    """Axis from `low` to `high` in the chart's unit, drawn from `left` to `right` in px."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Axis:
     logarithmic: bool
 
     def at(self, value: float) -> float:
-        """Place of a value in px."""
+        """Position of a value in px."""
         if self.logarithmic:
             share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
         else:
@@ -41,7 +41,7 @@ class Axis:
 
 
 def axis(values: Sequence[float], left: float, right: float, *, from_zero: bool = True) -> Axis:
-    """An axis that holds all values: from zero on, or logarithmic where they differ a lot; else just around them."""
+    """Choose an axis for the values: from zero, or logarithmic where they differ a lot, else just around them."""
     low, high = min(values), max(values)
     if from_zero and low > 0 and high / low >= _LOGARITHMIC_FROM:
         return Axis(low / 1.25, high * 1.25, left, right, logarithmic=True)
@@ -52,6 +52,6 @@ def axis(values: Sequence[float], left: float, right: float, *, from_zero: bool 
 
 
 def _round_step(least: float) -> float:
-    """The smallest of 1, 2, 5, 10, 20 … that is not below `least`."""
+    """Smallest of 1, 2, 5, 10, 20 … that is not below `least`."""
     power = 10.0 ** math.floor(math.log10(least))
     return next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= least * (1 - 1e-9))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A rule's conditions in words that fit into a box of a picture."""
+"""Conditions of rules in short words, for drawings."""
 
 import math
 from collections.abc import Iterable
@@ -9,21 +9,21 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.basic import When
 
 _NAMES = {"memory": "GPU memory", "use_case": "use case", "task_domain": "kind of task"}
-"""Names of inputs for people, where the field's own name is none."""
+"""Names of inputs in words, where they differ from the field's name."""
 
 
 def condition(pack: Pack, when: When) -> str:
-    """All parts of a condition: "tasks: many different; GPU memory: 24 to 80 GB, or unknown"; "otherwise" for none."""
+    """Describe a condition: "tasks: many different; GPU memory: 24 to 80 GB, or unknown"; "otherwise" if empty."""
     return "; ".join(f"{name(key)}: {_either(pack, key, values)}" for key, values in when.items()) or "otherwise"
 
 
 def name(key: str) -> str:
-    """Name of an input for people."""
+    """Name of an input in words."""
     return _NAMES.get(key, key.replace("_", " "))
 
 
 def value(pack: Pack, key: str, word: str) -> str:
-    """An answer for people: "80 GB or more", "50 to 100 USD a month", "many different"."""
+    """Describe an answer: "80 GB or more", "50 to 100 USD a month", "many different"."""
     if key == "memory":
         return _memory(pack, word)
     bracket = next((item for item in pack.rules.budget if key == "budget" and item.key == word), None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five methods beside each other as SVG: one row each, one column for quality, memory, time and cost.
+"""The five methods as SVG: one row each, with columns for quality, memory, time and cost.
 
 Four dimensions do not fit into one plane of points whose labels stay apart; rows do, and every interval is seen.
 """
@@ -27,7 +27,7 @@ _FOOT = 74.0
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A figure: what it is, its unit, how many base units that holds, where it is read, and what its lack means."""
+    """Column of a figure: title, unit, base units of that unit, how to read it, and the note where it is missing."""
 
     title: str
     unit: str
@@ -46,7 +46,7 @@ def render(answer: Recommendation) -> picture_pb2.RenderFrontierResponse:
 
 
 def frontier_svg(answer: Recommendation) -> str:
-    """The picture: the recommendation first, then the frontier, what it dominates, and what does not fit."""
+    """Draw the rows: the recommendation first, then the frontier, dominated methods, and methods that do not fit."""
     rows = sorted(answer.methods, key=_rank)
     height = TOP + ROW * len(rows) + _FOOT
     title = "Quality, memory, time and cost of the five methods"
@@ -97,7 +97,7 @@ def _time_unit(answer: Recommendation) -> tuple[str, float]:
 
 
 def _limit(answer: Recommendation) -> float | None:
-    """What the device offers in GiB; None where nothing was estimated."""
+    """Memory that is available on the device in GiB; None where nothing was estimated."""
     offered = [item.usable_bytes for item in answer.methods if item.usable_bytes]
     return offered[0] / GIB if offered else None
 
@@ -138,14 +138,14 @@ def _grid(scale: Axis, bottom: float) -> Iterator[str]:
 
 
 def _range(scale: Axis, item: Assessment, interval: evidence_pb2.Interval, unit: float, top: float) -> Iterator[str]:
-    """The interval as a bar, the expected value as a mark with its number above."""
+    """Draw the interval as a bar and the expected value as a mark with its number above."""
     y = top + 36
     left, x, right = (scale.at(value / unit) for value in (interval.low, interval.expected, interval.high))
-    colour, mark = _looks(item)
-    yield _line((left, y), (right, y), f"interval {mark}", colour, 4)
-    yield from (_line((end, y - 5), (end, y + 5), f"interval {mark}", colour, 1.5) for end in (left, right))
-    fill = colour if mark == "frontier" else svg.GROUND
-    look = f'fill="{fill}" stroke="{colour}" stroke-width="2"'
+    color, mark = _looks(item)
+    yield _line((left, y), (right, y), f"interval {mark}", color, 4)
+    yield from (_line((end, y - 5), (end, y + 5), f"interval {mark}", color, 1.5) for end in (left, right))
+    fill = color if mark == "frontier" else svg.GROUND
+    look = f'fill="{fill}" stroke="{color}" stroke-width="2"'
     yield f'<circle class="point {mark}" cx="{number(x)}" cy="{number(y)}" r="5" {look}/>'
     text = _amount(interval.expected / unit)
     half = svg.length(text, "value") / 2
@@ -192,6 +192,6 @@ def _amount(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _line(start: tuple[float, float], end: tuple[float, float], kind: str, colour: str, width: float) -> str:
+def _line(start: tuple[float, float], end: tuple[float, float], kind: str, color: str, width: float) -> str:
     place = f'x1="{number(start[0])}" y1="{number(start[1])}" x2="{number(end[0])}" y2="{number(end[1])}"'
-    return f'<line class="{kind}" {place} stroke="{colour}" stroke-width="{width:g}"/>'
+    return f'<line class="{kind}" {place} stroke="{color}" stroke-width="{width:g}"/>'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a pack decides, as a graph: gate, upgrade, override, vote, ties, use cases and tree; then stars, demands, fit.
+"""Decision graph of a pack: gate, upgrade, override, votes, ties, use cases, tree, stars, limits and fit.
 
 The graph is made of the pack's rules alone, so that any pack is drawn as it decides. Ids are those of the rules, which
 the trace uses too; a leaf, which is no rule of its own, is named by its node and branch ("N2.yes").
@@ -28,7 +28,7 @@ LIMITS, FIT = "limits", "fit"
 
 
 class Kind(StrEnum):
-    """What a node is."""
+    """Kind of a node."""
 
     DECISION = "DECISION"
     OUTCOME = "OUTCOME"
@@ -58,7 +58,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """An edge; with `onward` it is the way on where nothing was decided, and is drawn downwards."""
+    """An edge; with `onward` it leads on where nothing was decided, and is drawn downwards."""
 
     start: str
     end: str
@@ -73,7 +73,7 @@ class Arrow:
 
 @dataclass(slots=True)
 class Graph:
-    """Boxes by id and arrows, both in the order of the picture."""
+    """Boxes by id and arrows, both in the order of the drawing."""
 
     title: str
     boxes: dict[str, Box] = field(default_factory=dict)
@@ -89,7 +89,7 @@ class Graph:
 
 
 def build(pack: Pack) -> Graph:
-    """The graph of a pack."""
+    """Build the graph of a pack."""
     return _Builder(pack).build()
 
 
@@ -118,7 +118,7 @@ class _Builder:
         self._graph.arrows.append(Arrow(start, end, label, onward))
 
     def _outcome(self, start: str, box_id: str, label: str, box: tuple[str, Method | None, str]) -> None:
-        """A box that an arrow reaches and that chooses."""
+        """Add an outcome and the arrow to it."""
         text, method, source = box
         self._add(Box(box_id, Kind.OUTCOME, text, source, method=method))
         self._join(start, box_id, label)
@@ -144,7 +144,7 @@ class _Builder:
         self._join(GATE, rules.override.id, "anything else, or unknown", onward=True)
 
     def _upgrade(self) -> None:
-        text = "Upgrade the GPU. Meanwhile: does something train here?"
+        text = "Upgrade the GPU. Does a method fit in the meantime?"
         self._add(Box(UPGRADE, Kind.DECISION, text, self._pack.rules.gate.cpu.source))
         for rule in self._pack.rules.upgrade:
             text = f"the first that fits: {', '.join(self._title(method) for method in rule.order)}"
@@ -159,17 +159,17 @@ class _Builder:
         self._join(rule.id, VOTES, "no", onward=True)
 
     def _votes(self) -> None:
-        text = "Of the methods that the gate lets through, is one alone, or ahead in votes?"
+        text = "Is one feasible method alone, or ahead in votes?"
         self._add(Box(VOTES, Kind.DECISION, text, "resolution: B6"))
         self._outcome(VOTES, f"{VOTES}.yes", "yes", ("the method with the most votes", None, ""))
         self._join(VOTES, TIES, "no: a tie, or nothing answered", onward=True)
 
     def _ties(self) -> None:
-        """What matters most to who asks, and experience."""
+        """Add the tie-breaks: priorities and experience."""
         lines = [Line(rule.id, self._preference(rule)) for rule in self._pack.rules.tie_breaks]
-        text = "Does what matters most leave one of the tied methods?"
+        text = "Do the priorities leave one of the tied methods?"
         self._add(Box(TIES, Kind.DECISION, text, self._pack.rules.tie_breaks[0].source if lines else "", tuple(lines)))
-        self._outcome(TIES, f"{TIES}.yes", "yes", ("the method that it puts first", None, ""))
+        self._outcome(TIES, f"{TIES}.yes", "yes", ("the method that they put first", None, ""))
         self._join(TIES, MEMORY_KNOWN, "no", onward=True)
 
     def _preference(self, rule: TieBreak) -> str:
@@ -209,7 +209,7 @@ class _Builder:
         self._join(node.id, box_id, word, onward=word == "no")
 
     def _settle(self) -> None:
-        """What every outcome passes: leaves the order of stars, all of them the demands and the estimator's check."""
+        """Add the last stages: the order of stars, the limits and the estimator's check."""
         order = self._pack.rules.stars_order
         names = ", ".join(self._title(method) for method in order.methods)
         outcomes = [box.id for box in self._graph.of_kind(Kind.OUTCOME)]
@@ -220,16 +220,16 @@ class _Builder:
         text = (
             "Does it keep the time limit and the budget of a run, and can it be served? If not, the next one is tried"
         )
-        self._add(Box(LIMITS, Kind.FIT, text, self._pack.rules.limits.max_duration.source, tuple(self._demands())))
-        ways = [Line(rule.id, rule.message) for rule in self._pack.rules.adaptations]
+        self._add(Box(LIMITS, Kind.FIT, text, self._pack.rules.limits.max_duration.source, tuple(self._limits())))
+        adaptations = [Line(rule.id, rule.message) for rule in self._pack.rules.adaptations]
         text = "Does its recipe fit, by the estimator? If not, it is adapted, and then the next method is tried"
-        self._add(Box(FIT, Kind.FIT, text, "", tuple(ways)))
+        self._add(Box(FIT, Kind.FIT, text, "", tuple(adaptations)))
         for box_id in outcomes:
             self._join(box_id, LIMITS if box_id in decided else order.id, "then", onward=True)
         self._join(order.id, LIMITS, "then", onward=True)
         self._join(LIMITS, FIT, "then", onward=True)
 
-    def _demands(self) -> Iterator[Line]:
+    def _limits(self) -> Iterator[Line]:
         rules = self._pack.rules
         yield Line(rules.limits.max_duration.id, "the time limit, against the expected time")
         yield Line(rules.limits.budget.id, "the budget of a run, against the expected cost")

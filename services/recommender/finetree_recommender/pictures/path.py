@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way that a recommendation takes through the graph of its pack."""
+"""Path of a recommendation through the graph of its pack."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,18 +22,18 @@ from finetree_recommender.rule_pack.pack import Pack
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """What a request passes."""
+class Path:
+    """Path of a request."""
 
     ids: tuple[str, ...] = ()
-    """Boxes and arrows in the order of the way."""
+    """Boxes and arrows in the order of the path."""
     rule_ids: frozenset[str] = frozenset()
     """Rules of the trace: they mark the lines of boxes."""
     verdict: str = ""
-    """What came of it, in words; empty where no request was asked about."""
+    """Outcome in words; empty without a request."""
 
     def passes(self, some_id: str) -> bool:
-        """Whether a box or an arrow lies on the way."""
+        """Whether a box or an arrow is on the path."""
         return some_id in self.ids
 
     def applied(self, rule_id: str) -> bool:
@@ -41,14 +41,14 @@ class Way:
         return rule_id in self.rule_ids
 
 
-def mark(graph: Graph, answer: Recommendation, headline: str) -> Way:
-    """The way of an answer, whose headline is told at its end."""
+def mark(graph: Graph, answer: Recommendation, headline: str) -> Path:
+    """Find the path of an answer, which ends with its headline."""
     ids = passed(graph, answer.pack, answer.inputs.answers, answer.decision.choice)
-    return Way(ids, frozenset(step.rule_id for step in answer.trace), headline)
+    return Path(ids, frozenset(step.rule_id for step in answer.trace), headline)
 
 
 def passed(graph: Graph, pack: Pack, answers: Answers, choice: Choice) -> tuple[str, ...]:
-    """Boxes and arrows that a choice passes, in order, and then the questions that were answered."""
+    """Boxes and arrows of a choice in order, then the questions that were answered."""
     boxes = _boxes(pack, answers, choice)
     arrows = {(arrow.start, arrow.end): arrow.id for arrow in graph.arrows}
     ids = [boxes[0]]

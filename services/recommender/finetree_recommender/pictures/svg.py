@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writing SVG: every element has a class, and plain attributes that look right where nobody brings a style sheet.
+"""SVG elements, each with a class, and with attributes for pages without a style sheet.
 
 There is no script, no link, no style attribute and no style sheet inside, so that a page may take the picture in under
 the strictest content policy. The ground is opaque: on a dark page it is a light card. A page that wants another look
@@ -50,7 +50,7 @@ class Rectangle:
 
 
 def document(title: str, description: str, width: float, height: float, body: Iterable[str]) -> str:
-    """A whole file."""
+    """Write a whole file."""
     size = f'width="{number(width)}" height="{number(height)}" viewBox="0 0 {number(width)} {number(height)}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" class="finetree" font-family={quoteattr(FONTS)}>'
     lines = [head, f"<title>{clean(title)}</title>", f"<desc>{clean(description)}</desc>"]
@@ -59,7 +59,7 @@ def document(title: str, description: str, width: float, height: float, body: It
 
 
 def rectangle(place: Rectangle, kind: str, *, taken: bool = False) -> str:
-    """A box of a kind."""
+    """Write a box of a kind."""
     at = f'x="{number(place.x)}" y="{number(place.y)}" width="{number(place.width)}" height="{number(place.height)}"'
     if kind == "background":
         return f'<rect class="background" {at} fill="{GROUND}"/>'
@@ -68,7 +68,7 @@ def rectangle(place: Rectangle, kind: str, *, taken: bool = False) -> str:
 
 
 def path(points: Iterable[tuple[float, float]], *, taken: bool = False) -> str:
-    """A line through points, with an arrow's head drawn by its last stretch."""
+    """Write a line through points, with an arrow's head at its end."""
     found = list(points)
     words = " L".join(f"{number(x)} {number(y)}" for x, y in found)
     stroke = f'fill="none" stroke="{TAKEN if taken else LINE}" stroke-width="{"3" if taken else "1.5"}"'
@@ -76,11 +76,11 @@ def path(points: Iterable[tuple[float, float]], *, taken: bool = False) -> str:
 
 
 def words(x: float, y: float, text: str, kind: str = "label", *, anchor: str = "start") -> str:
-    """A line of text: a title, a label, a note or the words of a taken line; `y` is the baseline."""
-    size, colour, weight = _LETTERS[kind]
-    # A rim of the ground's colour keeps letters readable where they cross a line.
+    """Write a line of text of a kind; `y` is the baseline."""
+    size, color, weight = _LETTERS[kind]
+    # An outline in the background's color keeps letters readable across lines.
     rim = f' stroke="{GROUND}" stroke-width="3" paint-order="stroke"' if kind == "value" else ""
-    look = f'font-size="{size}" fill="{colour}" font-weight="{weight}" text-anchor="{anchor}"'
+    look = f'font-size="{size}" fill="{color}" font-weight="{weight}" text-anchor="{anchor}"'
     return f'<text class="{kind}" x="{number(x)}" y="{number(y)}" {look}{rim}>{clean(text)}</text>'
 
 
@@ -93,18 +93,18 @@ _LETTERS = {
     "note": (11, FAINT, 400),
     "mark": (11, TAKEN, 600),
 }
-"""Size in px, colour and weight of each kind of text."""
+"""Size in px, color and weight of each kind of text."""
 
 
 def length(text: str, kind: str) -> float:
-    """Width of a text in px; on the safe side, for fonts as wide as DejaVu Sans."""
+    """Width of a text in px, at most, for fonts as wide as DejaVu Sans."""
     size, _, weight = _LETTERS[kind]
     letters = sum(0.38 if c in _NARROW else 0.98 if c in _WIDE else 0.7 if c.isupper() else 0.62 for c in text)
     return letters * size * (1.13 if weight > 400 else 1)
 
 
 def wrap(text: str, width: float, kind: str = "label") -> list[str]:
-    """A text in lines that are at most `width` px wide; a longer word stays whole."""
+    """Wrap a text into lines of at most `width` px; a longer word stays whole."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -116,12 +116,12 @@ def wrap(text: str, width: float, kind: str = "label") -> list[str]:
 
 
 def clean(text: str) -> str:
-    """Escaped, without the control characters that XML 1.0 has no way to write."""
+    """Escape a text, without the control characters that XML 1.0 cannot hold."""
     return escape("".join(letter for letter in text if letter.isprintable()))
 
 
 def number(value: float) -> str:
-    """A coordinate, always written alike."""
+    """Format a coordinate."""
     return f"{value:.1f}".removesuffix(".0")
 
 
@@ -130,7 +130,7 @@ def _classes(kind: str, *, taken: bool) -> str:
 
 
 def _head(before: tuple[float, float], tip: tuple[float, float], *, taken: bool) -> str:
-    """A triangle at the end of a stretch that runs straight down or straight to the right."""
+    """Draw a triangle at the end of a line that runs down or to the right."""
     x, y = tip
     corners = [(x, y), (x - 8, y - 4), (x - 8, y + 4)]
     if before[0] == x:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reply of RenderDecisionTree."""
+"""Reply of RenderDecisionTree."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,14 +10,14 @@ from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.summary import headline
 from finetree_recommender.pictures.graph import Box, Graph, build
 from finetree_recommender.pictures.mermaid import mermaid
-from finetree_recommender.pictures.path import Way, mark
+from finetree_recommender.pictures.path import Path, mark
 from finetree_recommender.pictures.text import text
 from finetree_recommender.pictures.tree_svg import tree_svg
 from finetree_recommender.recommend import Recommendation
 from finetree_recommender.rule_pack.pack import Pack
 
 SVG_TYPE = "image/svg+xml"
-_FORMATS: dict[int, tuple[str, Callable[[Graph, Way], str]]] = {
+_FORMATS: dict[int, tuple[str, Callable[[Graph, Path], str]]] = {
     picture_pb2.PICTURE_FORMAT_UNSPECIFIED: ("text/plain; charset=utf-8", text),
     picture_pb2.PICTURE_FORMAT_TEXT: ("text/plain; charset=utf-8", text),
     picture_pb2.PICTURE_FORMAT_MERMAID: ("text/vnd.mermaid; charset=utf-8", mermaid),
@@ -28,35 +28,35 @@ _FORMATS: dict[int, tuple[str, Callable[[Graph, Way], str]]] = {
 def render(
     pack: Pack, answer: Recommendation | None, picture_format: picture_pb2.PictureFormat.ValueType
 ) -> picture_pb2.RenderDecisionTreeResponse:
-    """Draw a pack's way of deciding, with the way of an answer marked where there is one."""
+    """Draw a pack's decision graph, with the path of an answer marked where there is one."""
     graph = build(pack)
-    way = mark(graph, answer, headline(answer)) if answer is not None else Way()
+    path = mark(graph, answer, headline(answer)) if answer is not None else Path()
     media_type, draw = _FORMATS[picture_format]
     return picture_pb2.RenderDecisionTreeResponse(
         media_type=media_type,
-        content=draw(graph, way),
-        nodes=_nodes(pack, graph, way),
+        content=draw(graph, path),
+        nodes=_nodes(pack, graph, path),
         edges=[
-            picture_pb2.TreeEdge(id=a.id, from_node=a.start, to_node=a.end, label=a.label, taken=way.passes(a.id))
+            picture_pb2.TreeEdge(id=a.id, from_node=a.start, to_node=a.end, label=a.label, taken=path.passes(a.id))
             for a in graph.arrows
         ],
-        taken_ids=way.ids,
+        taken_ids=path.ids,
         revision=answer.revision if answer is not None else evidence_pb2.Revision(pack=pack.revision),
     )
 
 
-def _nodes(pack: Pack, graph: Graph, way: Way) -> Iterator[picture_pb2.TreeNode]:
+def _nodes(pack: Pack, graph: Graph, path: Path) -> Iterator[picture_pb2.TreeNode]:
     for box in graph.boxes.values():
         yield picture_pb2.TreeNode(
             id=box.id,
             kind=picture_pb2.TreeNodeKind.Value(f"TREE_NODE_KIND_{box.kind}"),
             label=box.label,
             lines=[
-                picture_pb2.TreeLine(rule_id=line.rule_id, text=line.text, taken=way.applied(line.rule_id))
+                picture_pb2.TreeLine(rule_id=line.rule_id, text=line.text, taken=path.applied(line.rule_id))
                 for line in box.lines
             ],
             method=number(box.method),
-            taken=way.passes(box.id),
+            taken=path.passes(box.id),
             provenance=_provenance(pack, box),
         )
 

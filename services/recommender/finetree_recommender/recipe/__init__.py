@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a policy's tables to a complete RunSpec with the source of every value."""
+"""Recipes: from a rule pack's tables to a complete RunSpec with the source of every value."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: a draft of the pack's rules as a complete RunSpec, what makes it smaller, and the source of each value."""
+"""Complete recipes: the draft of a pack's rules with defaults and adaptations, and the source of each value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from finetree_recommender.rule_pack.schema.recipe import Adaptation, Computed, V
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A complete RunSpec and where each value comes from."""
+    """Complete RunSpec with the source of each value."""
 
     spec: run_spec_pb2.RunSpec
     sources: tuple[check_pb2.SettingSource, ...]
-    """In field order."""
+    """Sources in the order of the fields."""
 
     def rule_id(self, path: str) -> str:
         """Id of the rule that set a field."""
@@ -32,22 +32,22 @@ class Recipe:
 
 
 def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation, ...]:
-    """Ways to shrink a method's recipe on this device, in the pack's order."""
+    """Adaptations that shrink a method's recipe on this device, in the pack's order."""
     device, (length, _) = device_of(inputs), sequence_length(pack, inputs)
-    # A GPU of which nothing is known computes in bfloat16, as its recipe does.
+    # An unknown GPU is taken to compute in bfloat16, as its recipe does.
     kinds = {device.partition("_")[0], device} if device != UNKNOWN else {"gpu", "gpu_bf16"}
     rules = (rule for rule in pack.rules.adaptations if method in rule.methods and not kinds.isdisjoint(rule.devices))
-    # A cut at more tokens than a sequence has would not shorten it.
+    # Truncating at more tokens than the recipe has would not shorten it.
     return tuple(rule for rule in rules if rule.set or 0 < rule.cut_rows_at < length)
 
 
 def settings_of(rule: Adaptation) -> Mapping[str, Value]:
-    """What an adaptation sets, by RunSpec path."""
+    """Settings of an adaptation by RunSpec path."""
     return {**rule.set, SEQUENCE: rule.cut_rows_at} if rule.cut_rows_at else rule.set
 
 
 def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method, estimate_pb2.EstimateRunRequest]:
-    """What to ask the estimator for each method: its recipe without adaptations, and these as fallbacks.
+    """Build the estimator's requests: the recipe of each method, with its adaptations as fallbacks.
 
     What no rule sets is left open. `parameters` of the base model choose the learning rate; None takes the rows for an
     unknown size. Of a CPU whose memory is not known the recipe with all adaptations is asked: nobody knows what it has
@@ -82,7 +82,7 @@ def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None,
 
 
 def _adapt(spec: run_spec_pb2.RunSpec, rule: Adaptation) -> run_spec_pb2.RunSpec:
-    """Set in a spec what an adaptation sets; the spec."""
+    """Apply an adaptation to a spec, and return it."""
     for path, value in settings_of(rule).items():
         assign(spec, path, value)
     return spec

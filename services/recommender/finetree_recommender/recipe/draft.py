@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A method's recipe as the pack's rules choose it, before defaults: a RunSpec, and the rule behind each value."""
+"""Draft of a recipe by the pack's rules, before defaults: a RunSpec, and the rule of each value."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -46,7 +46,7 @@ def drafts(pack: Pack, inputs: Inputs, parameters: int | None) -> Mapping[Method
 
 
 def sequence_length(pack: Pack, inputs: Inputs) -> tuple[int, Computed]:
-    """Tokens of a sequence, and the rule: what the rows need, at most the longest sequence of the model."""
+    """Tokens of a sequence, and the rule: the length that rows need, at most the longest sequence of the model."""
     rules, suggested = pack.rules.sequence, inputs.suggested_length
     longest = inputs.model.longest if inputs.model is not None else 0
     value, rule = (suggested, rules.p99) if suggested else (UNKNOWN_SEQUENCE_LENGTH, rules.unknown)
@@ -54,7 +54,7 @@ def sequence_length(pack: Pack, inputs: Inputs) -> tuple[int, Computed]:
 
 
 def device_of(inputs: Inputs) -> str:
-    """What computes, and in which precision: the recipe input `device`."""
+    """Kind of device and precision: the recipe input `device`."""
     if inputs.on_cpu:
         precision: object = cpu_precision(inputs.matrix_rates)
         return "cpu_fp32" if precision == training_pb2.PRECISION_FP32 else "cpu_bf16"
@@ -63,7 +63,7 @@ def device_of(inputs: Inputs) -> str:
 
 
 def _named_spec(inputs: Inputs) -> run_spec_pb2.RunSpec:
-    """What the request itself says of the run."""
+    """Copy the settings that the request states."""
     request = inputs.request
     spec = run_spec_pb2.RunSpec()
     for name in ("model", "dataset", "ownership", "evaluation"):
@@ -77,7 +77,7 @@ def _named_spec(inputs: Inputs) -> run_spec_pb2.RunSpec:
 
 
 def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, reading: Reading) -> int | None:
-    """Set lengths and batches; the optimizer steps that come of them, None where the number of rows is unknown."""
+    """Set lengths and batches, and return the optimizer steps; None where the number of rows is unknown."""
     rules, kind = pack.rules.batch, reading.answers.task_domain
     start = next(rule for rule in rules.start if rule.applies(reading.method, kind, reading.examples))
     batch, steps = start.value, None
@@ -96,19 +96,19 @@ def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, reading: Reading) -> in
 
 
 def _enough_steps(rules: BatchRules, batch: int, rows: int, epochs: float) -> tuple[int, int]:
-    """Halve a batch until there are the fewest optimizer steps that the rules ask for; the batch and the steps."""
+    """Halve a batch until the rules' minimum of optimizer steps is reached; return the batch and the steps."""
     while (steps := steps_of(rows, batch=batch, epochs=epochs)) < rules.minimum_steps.value and batch > 1:
         batch //= 2
     return batch, steps
 
 
 def _power_of_two(most: int) -> int:
-    """The largest power of two up to a number."""
+    """Largest power of two up to a number."""
     return 1 << (most.bit_length() - 1)
 
 
 def _halved(rules: BatchRules, start: BatchStart) -> BatchStart:
-    """The rule of a batch that was halved, with the range of its methods: from one row on."""
+    """Rule of a batch that was halved, with a range from one row."""
     most = next(rule.range[-1] for rule in rules.start if rule.general and start.methods[0] in rule.methods)
     least = rules.minimum_steps
     return replace(start, id=least.id, reason=least.reason, source=least.source, range=(1, most))

@@ -14,28 +14,28 @@ from finetree_recommender.rule_pack.schema.recipe import BatchStart, Computed, R
 RANK = "lora.rank"
 
 Rule = Row | BatchStart | Computed
-"""What chose a value."""
+"""Rule that chose a value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What tables read of a request."""
+    """Inputs of the tables."""
 
     method: Method
     answers: Answers
     profile: str
-    """Whose numbers: PLAYBOOK or EVIDENCE."""
+    """Recipe profile: PLAYBOOK or EVIDENCE."""
     device: str
     """Answer of the recipe input `device`."""
     parameters: int | None
-    """Of the base model; None takes the rows for an unknown size."""
+    """Parameters of the base model; None takes the rows for an unknown size."""
     examples: int | None
     """Rows of the data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A RunSpec under construction, and the rule behind each path that rules have set."""
+    """RunSpec under construction, with the rule of each path that was set."""
 
     spec: run_spec_pb2.RunSpec
     rules: dict[str, Rule]
@@ -61,12 +61,12 @@ def apply(draft: Draft, pack: Pack, reading: Reading, *, steps: int | None, late
 
 
 def tables_of(pack: Pack, method: Method, profile: str) -> tuple[Table, ...]:
-    """The tables of a method's recipes in a profile."""
+    """Tables of a method's recipes in a profile."""
     return tuple(table for table in pack.rules.recipe if method in table.methods and profile in table.profiles)
 
 
 def value_range(rule: Rule) -> tuple[float, ...]:
-    """The sensible range of a value, lowest and highest; empty where the rule states none."""
+    """Sensible range of a value, lowest and highest; empty where the rule states none."""
     return rule.range if isinstance(rule, Row | BatchStart) else ()
 
 

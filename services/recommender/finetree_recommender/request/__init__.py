@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was asked, understood: answers, limits, hardware, and what is refused."""
+"""Reading of requests: answers, limits, hardware and refusals."""

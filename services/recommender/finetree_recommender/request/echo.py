@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every input as it was understood, in words; what was not given is "unknown"."""
+"""Every input as it was understood, in words; "unknown" where it was not given."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from finetree_recommender.request.limits import max_seconds, stated_budget
 from finetree_recommender.rule_pack.answers import ENUM_WORDS, PRIORITY_OF, SERVING_OF, UNKNOWN, Answers
 
 _NUMBERED = {"time": "max_duration", "tasks": "task_count"}
-"""Questions that a number answers where they have no answer of their own."""
+"""Questions that a number answers where they are not answered themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def echo(
     profile: training_data_pb2.DatasetProfile | None,
     evidence_profile: bool,
 ) -> Iterator[Echoed]:
-    """Say every input, each once; `evidence_profile` is whether the recipe takes published numbers first."""
+    """Describe every input once; `evidence_profile` is whether the recipe prefers published numbers."""
     yield _echoed("model", _model_words(request.model, model) if request.HasField("model") else None)
     yield _echoed("hardware", _hardware_words(device))
     for period in ("month", "run"):
@@ -51,7 +51,7 @@ def echo(
     yield _echoed("priorities", ", ".join(PRIORITY_OF[item].lower() for item in request.priorities) or None)
     yield _echoed("can_rent", str(request.can_rent).lower() if request.HasField("can_rent") else None)
     yield _echoed("dataset_profile.examples", _data_words(profile) if profile is not None else None)
-    # Never unknown: the pack says it where the request does not.
+    # Never unknown: the pack has a default.
     yield _echoed("profile", "evidence" if evidence_profile else "playbook")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request says it would train on: names in any spelling, and names whose memory is another than was told."""
+"""Hardware of a request: names in any spelling, and names whose memory differs from the stated one."""
 
 import difflib
 import re
@@ -15,11 +15,11 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.rules import MemoryClass
 from finetree_recommender.trace import Caution
 
-# What follows a name where one card, or one series, is sold with several memories: "-ti", "-16gb", "-pcie", "-ada".
+# Suffixes of a name where one card, or one series, is sold with several memories: "-ti", "-16gb", "-pcie", "-ada".
 _SIBLING = re.compile(r"(-ti)?(-super)?(-ada)?(-pcie)?(-\d+gb)?(-pcie)?")
 _NEAREST = 3
 NOT_SUPPORTED = "ACCELERATOR_NOT_SUPPORTED"
-"""Code of the caution that another maker's accelerator is answered for by its memory."""
+"""Code of the caution that the answer is for a supported GPU with the accelerator's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,15 @@ class Device:
     """Hardware as it was understood. Memory in GB as marketed, of one device."""
 
     hardware: hardware_pb2.Hardware
-    """What the recipe runs on: the request's, with the accelerator that its name and memory mean."""
+    """Hardware of the recipe: the request's, with the accelerator that its name and memory mean."""
     gb: float | None = None
     gate_gb: float | None = None
-    """Memory that the gate reads: of one device, or of all where everything is sharded among them."""
+    """Memory that the gate reads: of one device, or of all where the model is sharded across them."""
     entry: Accelerator | None = None
-    """The catalogue's; None on a CPU and where only the memory is known."""
+    """Entry of the catalogue; None on a CPU and where only the memory is known."""
     cautions: tuple[Caution, ...] = ()
     unsupported: str = ""
-    """What was named and cannot be trained on; empty where it can. Its memory is then that of any other GPU."""
+    """Name of an accelerator that is not supported; empty where it is. The other fields are of its memory then."""
 
     @property
     def capability(self) -> float | None:
@@ -75,20 +75,20 @@ def _named(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) ->
 
 
 def _by_the_pack(name: str, pack: Pack) -> float | None:
-    """Memory of a card by the pack's own list, which names no card of a laptop; None where it has none."""
+    """Memory of a card by the pack's own list, which has no cards of laptops; None where it is not listed."""
     known = (item for item in pack.rules.gate.accelerators if name.startswith(canonical(item.prefix)))
     return next((item.gb for item in known if "laptop" not in name), None)
 
 
 def _looked_up(name: str, catalogue: Catalogue) -> tuple[Accelerator | None, int, str]:
-    """What a name means, how many of it, and the name without that number; 0 where it says none."""
+    """Look up a name: its entry, the count that it states (0 where none), and the name without the count."""
     entry = _find(name, catalogue)
     count, plain = device_names.counted(name) if entry is None else (0, name)
     return (_find(plain, catalogue), count, plain) if count else (entry, 0, name)
 
 
 def _unsupported(name: str, entry: Accelerator | None) -> str:
-    """What was named and why it cannot be trained on; empty where it can, or nothing tells."""
+    """Name of an accelerator and why it is not supported; empty where it is, or where that is unknown."""
     if entry is not None:
         return f"{entry.display_name}: {entry.unsupported}" if entry.unsupported else ""
     reason = device_names.unsupported(name)
@@ -96,34 +96,30 @@ def _unsupported(name: str, entry: Accelerator | None) -> str:
 
 
 def _foreign(hardware: hardware_pb2.Hardware, gb: float, unsupported: str, pack: Pack) -> Device:
-    """Another maker's accelerator, of which the memory counts: what is said holds for a GPU of this size."""
+    """Read an accelerator that is not supported: the answer is for a supported GPU with its memory."""
     name, _, _ = unsupported.partition(":")
     found = hardware_pb2.Hardware()
     found.CopyFrom(hardware)
     found.ClearField("accelerator")
     found.ClearField("unknown_accelerator")
-    text = f"{unsupported}; this suite trains on NVIDIA's GPUs and on CPUs"
+    text = f"{unsupported}; this suite trains on NVIDIA GPUs and on CPUs"
     if not gb:
-        text += (
-            ". Say how much memory there is (hardware.unknown_accelerator) to learn what would fit a GPU of that size"
-        )
+        text += ". State the memory (hardware.unknown_accelerator) for an answer for a GPU of that size"
         return Device(found, cautions=(Caution(NOT_SUPPORTED, text, pack.rules.gate.unknown.id),), unsupported=name)
-    text += f". The answer is that for one of their GPUs with {gb:g} GB, and so are its hours"
+    text += f". The answer and its hours are for an NVIDIA GPU with {gb:g} GB"
     found.unknown_accelerator.CopyFrom(hardware_pb2.UnknownAccelerator(marketed_memory_gb=gb, name=name))
     return Device(found, gb, cautions=(Caution(NOT_SUPPORTED, text, memory_class(pack, gb).id),), unsupported=name)
 
 
 def _counts(hardware: hardware_pb2.Hardware, count: int, pack: Pack) -> Iterator[Caution]:
-    """A name that tells of another number of devices than was given."""
+    """Whether the name states another number of devices than the request."""
     if count and hardware.count and count != hardware.count:
-        text = (
-            f"the name {hardware.accelerator!r} says {count} devices, hardware.count {hardware.count}: the count counts"
-        )
+        text = f"the name {hardware.accelerator!r} says {count} devices; hardware.count, {hardware.count}, is used"
         yield Caution("INPUTS_DISAGREE", text, pack.rules.gate.sharded.id)
 
 
 def _other_readings(name: str, entry: Accelerator, pack: Pack, catalogue: Catalogue) -> Iterator[Caution]:
-    """Cards of nearly the same name, and of another class of memory or without the same number formats."""
+    """Cards of similar names that have another class of memory or other number formats."""
     ours = memory_class(pack, entry.marketed_gb)
     if "quadro" in name.casefold():  # which tells those of 2018 from those of later series
         return
@@ -135,12 +131,12 @@ def _other_readings(name: str, entry: Accelerator, pack: Pack, catalogue: Catalo
     ]
     if others:
         words = " and ".join(_words(item) for item in others[:_NEAREST])
-        text = f"{_words(entry)} is what the name means; near it is {words}: say how much memory there is if in doubt"
+        text = f"the name means {_words(entry)}; similar names are {words}: state the memory if in doubt"
         yield Caution("HARDWARE_NAME_AMBIGUOUS", text, ours.id)
 
 
 def _told(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
-    """A memory, and perhaps a name: the memory is trusted."""
+    """Read a memory and perhaps a name; where they differ the memory is used."""
     gb, name = hardware.unknown_accelerator.marketed_memory_gb, hardware.unknown_accelerator.name.strip()
     entry, count, plain = _looked_up(name, catalogue)
     if unsupported := _unsupported(name, entry):
@@ -153,19 +149,19 @@ def _told(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> 
     siblings = [item for item in _siblings(plain, catalogue) if _same(item.marketed_gb, gb, pack)]
     if siblings:
         has = f"{_words(entry)} is the card of that name" if entry is not None else f"no card is named {name!r} alone"
-        text = f"{has}; with {gb:g} GB it is the {siblings[0].display_name}, and was taken as that"
+        text = f"{has}; with {gb:g} GB it is the {siblings[0].display_name}, which is used"
         return _as(hardware, siblings[0], count, Caution("HARDWARE_NAME_MISLEADING", text, rule_id))
     if entry is not None:
-        text = f"the name means {_words(entry)}, {gb:g} GB were told: the memory was trusted over the name"
+        text = f"the name means {_words(entry)}, but {gb:g} GB were given: the memory is used, not the name"
         return Device(hardware, gb, entry=entry, cautions=(Caution("HARDWARE_NAME_MISLEADING", text, rule_id),))
     near = difflib.get_close_matches(canonical(plain), [i.name for i in catalogue.entries], _NEAREST)
     pointer = f"; did you mean {', '.join(near)}?" if near else ""
-    text = f"no accelerator {name!r} is known{pointer}: its {gb:g} GB count, and nothing else of it"
+    text = f"no accelerator {name!r} is known{pointer}: only its {gb:g} GB are used"
     return Device(hardware, gb, cautions=(Caution("HARDWARE_NAME_UNKNOWN", text, rule_id),))
 
 
 def _as(hardware: hardware_pb2.Hardware, entry: Accelerator, count: int, *cautions: Caution) -> Device:
-    """The catalogue's accelerator, by the name that the estimator and the trainer know it by."""
+    """Read an accelerator of the catalogue, under its canonical name."""
     found = hardware_pb2.Hardware()
     found.CopyFrom(hardware)
     found.accelerator = entry.name or hardware.accelerator
@@ -179,7 +175,7 @@ def _find(name: str, catalogue: Catalogue) -> Accelerator | None:
 
 
 def _siblings(name: str, catalogue: Catalogue) -> list[Accelerator]:
-    """Cards whose name goes on where this one ends, the shortest name first."""
+    """Cards whose name continues this one, the shortest name first."""
     start = canonical(name)
     found = [
         item

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a request: what is known, which of the pack's classes and answers it is, and what stays unknown."""
+"""Inputs of a recommendation: the request in the pack's classes and answers."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,16 +29,16 @@ class Inputs:
     pack: Pack
     answers: Answers
     limits: Limits
-    """What a run must keep to."""
+    """Limits of the run."""
     device: Device
     model: Model | None
     profile: training_data_pb2.DatasetProfile | None
     evidence_profile: bool = False
     """Whether the recipe takes published numbers before the playbook's."""
     catalogue: Catalogue = field(default_factory=Catalogue, repr=False)
-    """The estimator's; empty where it could not be asked."""
+    """Catalogue of the estimator; empty where it could not be asked."""
     offered: bool = False
-    """Whether offers to rent are compared with the limits of a run, in place of the pack's own hours and prices."""
+    """Whether the limits of a run are compared with offers to rent, in place of the pack's own figures."""
 
     def reread(self, pack: Pack) -> "Inputs":
         """Read the request with another pack."""
@@ -46,12 +46,12 @@ class Inputs:
         return read.on_offer() if self.offered else read
 
     def on_offer(self) -> "Inputs":
-        """Leave the limits to offers to rent: they say what this model takes, the pack's hours what 7B models do."""
+        """Compare the limits with offers to rent, which are for this model; the pack's figures are for 7B models."""
         return replace(self, limits=replace(self.limits, max_seconds=None, run_usd=None), offered=True)
 
     @property
     def stated_limits(self) -> Limits:
-        """The limits of the request, also where they are left to offers."""
+        """Limits of the request, also where they are compared with offers."""
         return stated_limits(self.request)
 
     @property
@@ -70,12 +70,12 @@ class Inputs:
 
     @property
     def cautions(self) -> tuple[Caution, ...]:
-        """What is odd about the inputs themselves."""
+        """Cautions on the inputs themselves."""
         return (*self.device.cautions, *_contradictions(self.request, self.pack), *_lengths(self.profile, self.pack))
 
     @property
     def hardware(self) -> hardware_pb2.Hardware:
-        """What the recipe runs on."""
+        """Hardware of the recipe."""
         return self.device.hardware
 
     @property
@@ -95,7 +95,7 @@ class Inputs:
 
     @property
     def hardware_known(self) -> bool:
-        """Whether it is known what to train on, or at least with how much memory."""
+        """Whether the hardware, or at least its memory, is known."""
         return self.hardware.WhichOneof("device") is not None
 
     @property
@@ -105,7 +105,7 @@ class Inputs:
 
     @cached_property
     def suggested_length(self) -> int:
-        """Tokens that keep most rows whole; 0 when lengths are unknown."""
+        """Sequence length that keeps most rows whole; 0 when lengths are unknown."""
         return suggested_sequence_length(self.profile)
 
     @property
@@ -140,17 +140,17 @@ def normalize(request: recommendation_pb2.RecommendRequest, pack: Pack, catalogu
 
 
 def _wants_evidence(request: recommendation_pb2.RecommendRequest, pack: Pack) -> bool:
-    """Whether the recipe is that of the evidence; the pack says so where the request does not."""
+    """Whether the recipe prefers published numbers, by the request or else by the pack."""
     if request.profile == recommendation_pb2.RECIPE_PROFILE_UNSPECIFIED:
         return pack.rules.profile == "EVIDENCE"
     return bool(request.profile == recommendation_pb2.RECIPE_PROFILE_EVIDENCE)
 
 
 def _answers(request: recommendation_pb2.RecommendRequest, pack: Pack, memory: str) -> Answers:
-    """The answers in a pack's words."""
+    """Answers of the request in the pack's words."""
     rules, count = pack.rules, request.task_count or None
     words = {name: of[getattr(request, name)] for name, of in WORD_OF.items()}
-    # A number answers the question that it is about, where nobody else did.
+    # A number answers its question where the question is not answered itself.
     for name, brackets, number in (
         ("time", rules.durations, max_seconds(request)),
         ("tasks", rules.task_counts, count),
@@ -167,10 +167,10 @@ def _answers(request: recommendation_pb2.RecommendRequest, pack: Pack, memory: s
 
 
 def bracket_key(brackets: tuple[Bracket, ...], number: float | None) -> str:
-    """The answer that a number is; unknown without one."""
+    """Answer that a number stands for; unknown without a number."""
     if number is None:
         return UNKNOWN
-    # A loaded pack's brackets follow each other without a gap, so that the upper end alone tells.
+    # A loaded pack's brackets follow each other without a gap, so the upper ends are enough.
     for item in brackets:
         if number < item.high or (item.through and number == item.high):
             return item.key
@@ -186,28 +186,28 @@ def _memory(device: Device, pack: Pack) -> str:
 def _model(source: model_pb2.ModelSource, catalogue: Catalogue) -> Model | None:
     kind = source.WhichOneof("source")
     if kind == "shape":
-        # Parameters of a shape are the estimator's to count.
+        # The estimator counts the parameters of a shape.
         return Model(0, source.shape.max_position_embeddings, source.shape.experts)
     name = source.hub.id if kind == "hub" else source.name
     return model_names.find(catalogue.models, name)
 
 
 def _lengths(profile: training_data_pb2.DatasetProfile | None, pack: Pack) -> Iterator[Caution]:
-    """Numbers of the data that do not go together."""
+    """Numbers of the data that contradict each other."""
     if profile is None:
         return
     rule_id = pack.rules.sequence.p99.id
     if 0 < profile.total_tokens < profile.examples:
-        text = f"{profile.examples:,} rows with {profile.total_tokens:,} tokens in all have less than one each: "
-        yield Caution("INPUTS_DISAGREE", f"{text}say the tokens of all rows (total_tokens)", rule_id)
+        text = f"{profile.examples:,} rows with {profile.total_tokens:,} tokens in total have less than one each: "
+        yield Caution("INPUTS_DISAGREE", f"{text}state the tokens of all rows (total_tokens)", rule_id)
     counted = sum(bucket.count for bucket in profile.token_lengths)
     if counted and counted != profile.examples:
-        text = f"the lengths of {counted:,} rows were given for {profile.examples:,}: they count as those of all"
+        text = f"lengths of {counted:,} rows were given for {profile.examples:,} rows: they are taken as shares of all"
         yield Caution("INPUTS_DISAGREE", text, rule_id)
 
 
 def _contradictions(request: recommendation_pb2.RecommendRequest, pack: Pack) -> Iterator[Caution]:
-    """Inputs that say different things of the same; which of them counts."""
+    """Inputs that contradict each other, and which of them is used."""
     run, month, runs = stated_budget(request, "run"), stated_budget(request, "month"), request.runs_per_month
     if run is not None and month is not None and runs:
         needs = run * runs
@@ -219,5 +219,5 @@ def _contradictions(request: recommendation_pb2.RecommendRequest, pack: Pack) ->
     single = request.tasks == recommendation_pb2.TASK_VARIETY_SINGLE
     if counted is not None and request.tasks and single != (counted.implies == "SINGLE"):
         word = recommendation_pb2.TaskVariety.Name(request.tasks).removeprefix("TASK_VARIETY_").lower()
-        text = f"tasks says {word}, task_count says {request.task_count}: the word decided, the number only cautions"
+        text = f"tasks says {word}, task_count says {request.task_count}: tasks is used"
         yield Caution("INPUTS_DISAGREE", text, counted.id)

@@ -12,7 +12,7 @@ from finetree_recommender.rule_pack.answers import SERVING_OF
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run must keep to; None and empty where nothing was said."""
+    """Limits of a run; None or empty where not stated."""
 
     max_seconds: float | None = None
     run_usd: float | None = None
@@ -22,21 +22,21 @@ class Limits:
     capability: float | None = None
     """CUDA compute capability of the accelerator."""
     examples: int | None = None
-    """Rows of the data, for the pack's own hours."""
+    """Rows of the data, for the pack's own figures."""
 
-    def elsewhere(self, *, priced: bool) -> "Limits":
-        """The limits on hardware without estimates.
+    def elsewhere(self, *, estimate: bool) -> "Limits":
+        """Return the limits that remain on hardware without estimates.
 
-        Where this hardware is `priced`, hours and prices of the pack say nothing of another, so these limits are left
+        Where this hardware is `estimate`, hours and prices of the pack say nothing of another, so these limits are left
         out; where it is not, they are compared with the pack's own figures there as here.
         """
-        if priced:
+        if estimate:
             return Limits(serving=self.serving, examples=self.examples)
         return replace(self, capability=None)
 
 
 def stated_limits(request: RecommendRequest) -> Limits:
-    """Longest time and largest cost of a run that a request states, and where its result is served."""
+    """Read the limits that a request states."""
     return Limits(
         max_seconds=max_seconds(request),
         run_usd=run_budget(request),
@@ -50,26 +50,26 @@ def max_seconds(request: RecommendRequest) -> float | None:
 
 
 def runs_per_month(request: RecommendRequest) -> float:
-    """Runs of a month; 1 where they are unknown."""
+    """Runs a month; 1 where unknown."""
     return request.runs_per_month if request.HasField("runs_per_month") else 1.0
 
 
 def stated_budget(request: RecommendRequest, period: Literal["run", "month"]) -> float | None:
-    """Budget of a run or of a month in USD, as it was given."""
+    """Stated budget of a run or of a month in USD."""
     if period == "run":
         return to_float(request.budget_per_run) if request.HasField("budget_per_run") else None
     return to_float(request.budget_per_month) if request.HasField("budget_per_month") else None
 
 
 def run_budget(request: RecommendRequest) -> float | None:
-    """Budget of a run in USD: the lower one of that of a run, and that of a month shared among its runs."""
+    """Budget of a run in USD: the lower of that of a run, and that of a month divided by its runs."""
     run, month = stated_budget(request, "run"), stated_budget(request, "month")
     shared = month / runs_per_month(request) if month is not None else None
     return min((usd for usd in (run, shared) if usd is not None), default=None)
 
 
 def month_budget(request: RecommendRequest) -> float | None:
-    """Budget of a month in USD: the one given, else that of a run times the runs of a month."""
+    """Budget of a month in USD: the stated one, else that of a run times the runs a month."""
     run, month = stated_budget(request, "run"), stated_budget(request, "month")
     if month is None and run is not None and request.HasField("runs_per_month"):
         return run * request.runs_per_month

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused: requests that contradict themselves, pins that nobody keeps, and what the estimator refuses."""
+"""Refused requests: contradictions, pins that do not hold, and refusals of the estimator."""
 
 from itertools import pairwise
 
@@ -12,7 +12,7 @@ from finetree_recommender.rule_pack.pack import Pack
 
 
 def check_lengths(request: recommendation_pb2.RecommendRequest) -> None:
-    """Refuse histograms of lengths that do not ascend: they would size the recipe wrongly.
+    """Refuse histograms of lengths that do not ascend.
 
     Raises:
         InvalidArgument: INVALID_REQUEST.
@@ -57,16 +57,14 @@ def check_pin(pinned: evidence_pb2.RevisionComponent, pack: Pack, path: str) -> 
 
 
 def check_estimator_pins(pinned: evidence_pb2.Revision) -> None:
-    """Refuse pinned revisions of the estimator where nothing was estimated: nobody confirmed that they were used.
+    """Refuse pinned revisions of the estimator where nothing was estimated and the pin is not confirmed.
 
     Raises:
         FailedPrecondition: REVISION_UNAVAILABLE.
     """
     for name in ("engine", "catalogue", "price_book", "calibration"):
         if pinned.HasField(name):
-            text = (
-                "nothing was estimated, so that it cannot be confirmed; name model and hardware, try again where the "
-            )
+            text = "nothing was estimated, so it cannot be confirmed; state model and hardware, or try again if the "
             raise _unavailable(f"pinned.{name}", f"{text}estimator did not answer, or pin none")
 
 
@@ -76,13 +74,13 @@ def _unavailable(path: str, text: str) -> FailedPrecondition:
 
 
 def refusal_of(evidence: Evidence) -> Refused:
-    """The refusal that tells most: a method that is not supported hides no other fault."""
+    """Refusal to report: an unsupported method only where there is no other fault."""
     refused = [row for row in evidence.rows.values() if isinstance(row, Refused)]
     return next((row for row in refused if row.reason != "METHOD_NOT_SUPPORTED"), refused[0])
 
 
 def as_error(refusal: Refused) -> DomainError:
-    """A refusal of the estimator as ours, about the fields of our request."""
+    """Convert a refusal of the estimator to the fields of our request."""
     if refusal.reason in ("MODEL_NOT_FOUND", "ACCELERATOR_NOT_FOUND"):
         return NotFound(refusal.reason, refusal.message)
     if refusal.reason == "REVISION_UNAVAILABLE":
@@ -91,5 +89,5 @@ def as_error(refusal: Refused) -> DomainError:
     violations = [Violation(path.removeprefix("spec."), text, reason) for path, text in refusal.violations]
     if refusal.reason == "PRICE_NOT_FOUND":
         violations = [Violation("ownership.rented.price_id", refusal.message, reason)]
-    # The estimator was asked about a spec; our caller's fields are those of the spec, one level up.
+    # The estimator's request has a spec, whose fields are one level up in ours.
     return InvalidArgument(reason, refusal.message.removeprefix("spec."), violations=violations)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The discrete answers that rules read. Whatever was not given is "unknown", and stays so."""
+"""Discrete answers that rules read; "unknown" where not given."""
 
 from typing import Any, NamedTuple
 
@@ -28,16 +28,16 @@ WORD_OF: dict[str, dict[int, str]] = {
 }
 """Answers that are enums of the contract, by input and number, without their prefixes."""
 PRIORITY_OF = _words(recommendation_pb2.Priority, "PRIORITY_")
-"""What can matter, by number."""
+"""Priorities by number."""
 SERVING_OF = _words(serving_pb2.ServingTarget, "SERVING_TARGET_")
-"""What can serve the result, by number."""
+"""Serving targets by number."""
 
 ENUM_WORDS = {name: tuple(words.values())[1:] for name, words in WORD_OF.items()}
 """Answers that are enums of the contract, by input, in the contract's order."""
 PRIORITY_WORDS = tuple(PRIORITY_OF.values())[1:]
-"""What can matter."""
+"""Priorities."""
 SERVING_WORDS = tuple(SERVING_OF.values())[1:]
-"""What can serve the result."""
+"""Serving targets."""
 
 
 class Answers(NamedTuple):
@@ -54,7 +54,7 @@ class Answers(NamedTuple):
     experience: str = UNKNOWN
     task_count: str = UNKNOWN
     priorities: tuple[str, ...] = ()
-    """What matters, most important first. Only tie-breaks read it."""
+    """Priorities, most important first; only tie-breaks read them."""
 
     def get(self, name: str) -> str:
         """Answer of the named input."""
@@ -71,7 +71,7 @@ class Answers(NamedTuple):
 
 
 NAMES = tuple(name for name in Answers._fields if name != "priorities")
-"""The inputs that have one answer."""
+"""Inputs that have one answer."""
 
 
 def vocabulary(rules: Rules) -> dict[str, tuple[str, ...]]:

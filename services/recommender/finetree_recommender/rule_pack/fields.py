@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Setting fields of a RunSpec by path, with enum values by name."""
+"""Fields of a RunSpec by path, with enum values by name."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _INTEGERS = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_INT32)
 
 
 def path_for(knob: str, method: Method) -> str:
-    """RunSpec path of a knob: LoRA's settings sit one level deeper under QLoRA."""
+    """RunSpec path of a knob; LoRA's settings are one level deeper under QLoRA."""
     return f"qlora.{knob}" if method is Method.QLORA and knob.startswith("lora.") else knob
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pack over another pack: what it says replaces what the base says, rule by rule, and the rest is inherited.
+"""Packs that extend another pack: their rules replace the rules of the base, and the rest is inherited.
 
     id: house-rules
     extends: playbook-1
@@ -18,7 +18,7 @@ from typing import Any
 from finetree_recommender.rule_pack.yaml import PackError
 
 DIRECTIVES = ("extends", "remove", "replace")
-"""Keys that say how a pack stands to its base; they are no part of the merged rules."""
+"""Keys about inheritance, which are not part of the merged rules."""
 OWN = ("id", "date", "title")
 """Keys that are never inherited."""
 
@@ -27,7 +27,7 @@ _TABLE_KEYS = ("knob", "methods", "profiles", "input", "factor")
 
 
 def merged(raw: Raw, base: Raw) -> Raw:
-    """The rules of a pack over those of its base.
+    """Merge the rules of a pack into those of its base.
 
     Raises:
         PackError: `remove` or `replace` names what the base does not have.
@@ -67,7 +67,7 @@ def _ids(value: object) -> Iterator[str]:
 
 
 def _pruned(value: Any, ids: set[str]) -> Any:
-    """The value without the rules of these ids, and without tables that lost all their rows."""
+    """Remove the rules of these ids from a value, and tables that have no rows left."""
     if isinstance(value, dict):
         return {key: _pruned(item, ids) for key, item in value.items()}
     if not isinstance(value, list):
@@ -106,7 +106,7 @@ def _is_rule(value: Raw) -> bool:
 
 
 def _key_of(entries: list[Any]) -> Callable[[Raw], object] | None:
-    """What the entries of a list are known by; None where they are no rules."""
+    """Keys that identify the entries of a list; None where they are no rules."""
     if not entries or not all(isinstance(item, dict) for item in entries):
         return None
     if all("id" in item for item in entries):

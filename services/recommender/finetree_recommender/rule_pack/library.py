@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packs in use: those that come with the service, and those of a folder, read again when one of its files changes.
+"""Packs in use: the built-in ones, and those of a folder, which is read again when one of its files changes.
 
 A broken file stops the start. Under a running service it stops nothing: the rules that were read before stay in use,
 and the problem stands in the log and beside the pack.
@@ -16,25 +16,25 @@ from finetree_recommender.rule_pack.pack import Pack, builtin_packs, parse
 from finetree_recommender.rule_pack.yaml import PackError
 
 SECONDS_BETWEEN_LOOKS = 2.0
-"""Least time between two looks at the folder's files."""
+"""Shortest time between two checks of the folder's files."""
 
 _Stamps = dict[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A pack, or a file that never was one."""
+    """A pack, or a file that could not be read as one."""
 
     id: str
-    """The pack's id; the file's name where it never could be read."""
+    """Id of the pack; the file's name where it could not be read."""
     pack: Pack | None
     built_in: bool
     problem: str = ""
-    """What is wrong with the present file."""
+    """Fault of the present file."""
 
 
 class Library(Mapping[str, Pack]):
-    """The packs in use, by id.
+    """Packs in use, by id.
 
     Args:
         folder: own packs, `*.yaml`; None means none.
@@ -71,7 +71,7 @@ class Library(Mapping[str, Pack]):
         return len(self._packs)
 
     def entries(self) -> tuple[Entry, ...]:
-        """All packs with what is wrong with them, built-in ones first."""
+        """List all packs with their faults, built-in ones first."""
         self.refresh()
         shipped = [Entry(name, pack, built_in=True) for name, pack in self._builtin.items()]
         names = sorted({*self._own, *self._problems})
@@ -79,7 +79,7 @@ class Library(Mapping[str, Pack]):
         return (*shipped, *own)
 
     def refresh(self) -> None:
-        """Read the folder again if it is time to look and a file has changed."""
+        """Read the folder again if the last check is long enough ago and a file has changed."""
         if self._folder is None or self._clock() - self._looked < SECONDS_BETWEEN_LOOKS:
             return
         self._looked = self._clock()
@@ -96,7 +96,7 @@ class Library(Mapping[str, Pack]):
             get_logger().error("rule_pack_reload_failed", file=name, problem=problem)
 
     def _take(self, before: Mapping[str, Pack]) -> None:
-        """Read the folder, where own packs were `before`."""
+        """Read the folder; `before` are the packs of the last reading."""
         self._own, self._problems = self._read(before)
         self._packs = {**self._builtin, **{pack.rules.id: pack for pack in self._own.values()}}
 
@@ -105,12 +105,12 @@ class Library(Mapping[str, Pack]):
         return Entry(pack.rules.id if pack else name, pack, built_in=False, problem=self._problems.get(name, ""))
 
     def _read(self, before: Mapping[str, Pack]) -> tuple[dict[str, Pack], dict[str, str]]:
-        """Packs by file, and problems by file; a file with a problem keeps the pack that it held before."""
+        """Read packs and faults by file; a file with a fault keeps the pack of the last reading."""
         found: dict[str, Pack] = {}
         problems: dict[str, str] = {}
         waiting = sorted(self._stamps)
         while waiting:
-            # A pack may extend another file's: go round until nothing more can be read.
+            # A pack may extend that of another file, so repeat until no more can be read.
             left = [name for name in waiting if not self._try(name, found, problems)]
             if len(left) == len(waiting):
                 break
@@ -138,7 +138,7 @@ def _load(file: Path, bases: Mapping[str, Pack]) -> Pack:
 
 
 def _stamps(folder: Path) -> _Stamps:
-    """What tells of a change, by file name."""
+    """State of each file that shows a change, by file name."""
     files = (item for item in folder.iterdir() if item.suffix in (".yaml", ".yml") and item.is_file())
     stats = ((item.name, item.stat()) for item in files)
     return {name: (stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats}

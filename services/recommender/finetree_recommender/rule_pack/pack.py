@@ -23,9 +23,9 @@ from finetree_recommender.rule_pack.yaml import PackError, read
 DEFAULT_PACK = "playbook-1"
 """Pack used when a request names none."""
 BUILTIN = ("playbook-1", "evidence-1")
-"""Packs that come with the service; each may extend one before it."""
+"""Built-in packs; each may extend one before it."""
 
-# The loader in C reads a pack in a tenth of the time; start-up waits for it.
+# The loader in C takes a tenth of the time.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NAMED_RULE = re.compile(r"rules? (?P<id>[^\s:]+)(:| and )")
 _REFERENCE = re.compile(r"(?P<key>[a-z][a-z0-9-]*):? (?P<locator>.+)")
@@ -33,25 +33,25 @@ _REFERENCE = re.compile(r"(?P<key>[a-z][a-z0-9-]*):? (?P<locator>.+)")
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """Checked rules and what identifies them; compared and hashed by identity."""
+    """Checked rules with their id and hash; compared and hashed by identity."""
 
     rules: Rules
     sha256: str
-    """Hash of the file's bytes, and of the pack's that it extends; lower-case hex."""
+    """Hash of the file's bytes and of the base's hash; lower-case hex."""
     text: str = field(default="", repr=False)
-    """The file, as it was read."""
+    """Content of the file."""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The rules as YAML has them, the base's included."""
+    """Rules as parsed YAML, with those of the base."""
     extends: str = ""
     """Id of the pack that it extends; empty when none."""
 
     @cached_property
     def revision(self) -> evidence_pb2.RevisionComponent:
-        """What a reply names the pack by."""
+        """Reference to the pack in replies."""
         return evidence_pb2.RevisionComponent(id=self.rules.id, sha256=self.sha256, date=self.rules.date)
 
     def provenance(self, reference: str) -> evidence_pb2.Provenance:
-        """The source that a rule's `source` refers to.
+        """Find the source that a rule's `source` refers to.
 
         Raises:
             PackError: The reference names no source of the pack.
@@ -65,11 +65,11 @@ class Pack:
         return evidence_pb2.Provenance(kind=kind, source=source.source, locator=match["locator"], date=source.date)
 
     def card(self, method: Method) -> Card:
-        """The card of a method."""
+        """Card of a method."""
         return self._cards[method]
 
     def stars_rank(self, method: Method) -> int:
-        """Place of a method in the order of stars, 0 first."""
+        """Place of a method by stars, from 0."""
         return self.rules.stars_order.methods.index(method)
 
     @cached_property
@@ -98,7 +98,7 @@ def _parse(text: bytes, bases: Mapping[str, Pack]) -> Pack:
     identity, extends = text, ""
     if isinstance(raw, dict) and any(key in raw for key in DIRECTIVES):
         base = _base(raw, bases)
-        # Whoever pins this pack pins what it inherits.
+        # A pin of this pack also pins its base.
         identity, extends = text + base.sha256.encode(), base.rules.id
         raw = merged(raw, dict(base.raw))
     rules = read(Rules, raw, "pack")
@@ -126,7 +126,7 @@ def _line(text: bytes, message: str) -> int | None:
 
 @cache
 def builtin_packs() -> Mapping[str, Pack]:
-    """The packs that come with the service, by id, read once; each may extend one that is before it."""
+    """Read the built-in packs once, by id; each may extend one before it."""
     packs: dict[str, Pack] = {}
     for name in BUILTIN:
         pack = parse((resources.files("finetree_recommender.rule_pack") / "packs" / f"{name}.yaml").read_bytes(), packs)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules of a pack in words."""
+"""Rules of a pack, in words."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from finetree_recommender.rule_pack.schema.rules import CautionRule, Leaf, Memor
 
 
 def rule_words(section: object) -> Iterator[tuple[str, str, str]]:
-    """Id, words and source of every rule of a section, in its order."""
+    """Yield id, words and source of every rule of a section, in its order."""
     if isinstance(section, Mapping):
         section = tuple(section.values())
     if isinstance(section, tuple):
@@ -32,7 +32,7 @@ def rule_words(section: object) -> Iterator[tuple[str, str, str]]:
 
 
 def when_words(when: When) -> str:
-    """A condition in words."""
+    """Describe a condition in words."""
     parts = (
         f"{name.replace('_', ' ')} is {' or '.join(word.lower() for word in allowed)}" for name, allowed in when.items()
     )
@@ -40,14 +40,14 @@ def when_words(when: When) -> str:
 
 
 def node_words(node: Node) -> str:
-    """The question of a node of the tree, in words."""
+    """Describe the question of a node of the tree."""
     fits = f"{node.needs} fits" if node.needs is not None else ""
     return " and ".join(part for part in (fits, when_words(node.when) if node.when or not fits else "") if part)
 
 
 @singledispatch
 def words(rule: Any) -> str:
-    """What a rule says. Kinds without words of their own are told by their values."""
+    """Describe a rule, by its values where its kind has no words of its own."""
     named = (field.name for field in dataclasses.fields(rule) if field.name not in ("id", "source"))
     values = ((name, getattr(rule, name)) for name in named)
     return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values if _is_plain(value))

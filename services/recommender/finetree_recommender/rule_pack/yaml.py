@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a pack's YAML into its dataclasses: unknown keys, missing keys and wrong types are named with their rule."""
+"""Parsing of a pack's YAML into dataclasses; unknown keys, missing keys and wrong types are named with their rule."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class PackError(ValueError):
-    """A rule pack that cannot be used; the message names the rule."""
+    """Rule pack that cannot be used; the message names the rule."""
 
 
 def read(kind: type[T], raw: object, where: str) -> T:
@@ -33,7 +33,7 @@ def read(kind: type[T], raw: object, where: str) -> T:
 
 @functools.cache
 def _shape(kind: Any) -> tuple[dict[str, Any], dict[str, "dataclasses.Field[Any]"]]:
-    """Types and fields of a dataclass; a pack has a hundred values of each, and resolving types is slow."""
+    """Types and fields of a dataclass, kept since resolving types is slow."""
     return typing.get_type_hints(kind), {item.name: item for item in dataclasses.fields(kind)}
 
 
@@ -64,7 +64,7 @@ def _convert(kind: Any, value: object, where: str) -> Any:
 
 
 def _one_of(kinds: tuple[Any, ...], value: object, where: str) -> Any:
-    """Exact types first, so that True stays a flag and 8 stays an integer."""
+    """Match exact types first, so that True stays a boolean and 8 an integer."""
     for kind in kinds:
         if type(value) is kind:
             return value
@@ -79,7 +79,7 @@ def _scalar(kind: Any, value: object, where: str) -> Any:
         if not isinstance(value, str) or value not in list(kind):
             raise PackError(f"rule {where}: {value!r} is none of {', '.join(kind)}")
         return kind(value)
-    # YAML reads 1 as an integer where a pack means 1.0; the reverse, and a word for a number, are mistakes.
+    # YAML reads 1 as an integer where a pack means 1.0; the reverse is a mistake.
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

@@ -75,7 +75,7 @@ def test_full_is_taken_on_a_cpu_only_for_maximum_quality(pack, evidence):
 
 
 @pytest.mark.parametrize(("memory", "fits"), [("cpu", "qlora"), ("cpu", "adapter"), ("below_8", "prefix")])
-def test_whatever_trains_is_told_where_the_playbook_says_upgrade(pack, evidence, memory, fits):
+def test_methods_that_fit_are_named_where_the_playbook_says_upgrade(pack, evidence, memory, fits):
     for quality in ("unknown", "MAXIMUM"):
         decision = decide(pack, Answers(memory=memory, quality=quality), evidence(CPU_VARIANTS, **{fits: "FITS"}))
         assert decision.method is Method(fits.upper())
@@ -90,7 +90,7 @@ def test_upgrade_stands_unless_the_estimator_shows_a_fit(pack, evidence, lora):
     assert decision.verdict.rule_id == "fit.nothing_fits"
 
 
-def test_without_the_estimator_the_playbooks_words_stand(pack):
+def test_without_the_estimator_the_playbook_decides(pack):
     assert decide(pack, Answers(memory="cpu"), None).method is None
     assert decide(pack, Answers(memory="24"), None).method is Method.LORA
 
@@ -102,7 +102,7 @@ def test_nothing_fits(pack, evidence):
     assert set(decision.fit.rejected) == set(Method)
 
 
-def test_the_trace_of_the_fit_stage_names_numbers_and_the_rule_that_gave_way(pack, evidence):
+def test_the_trace_of_the_fit_stage_names_numbers_and_the_overruled_rule(pack, evidence):
     found = evidence(CPU_VARIANTS, lora="DOES_NOT_FIT FITS FITS")
     decision = decide(pack, Answers(memory="cpu"), found)
     applied = pack.rules.adaptations[:1]

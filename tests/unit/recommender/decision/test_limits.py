@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deadlines, budgets of a run, servers, what a GPU cannot do, and what matters: what they change, and what gives."""
+"""Limits of time, cost, serving and hardware, and the priorities: what they change in the verdict."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import pytest
 from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.decision.limits import violations
 from finetree_recommender.decision.stages import choose
-from finetree_recommender.estimator.values import Accelerator, Catalogue, Evidence, FitState, Priced
+from finetree_recommender.estimator.values import Accelerator, Catalogue, Estimate, Evidence, FitState
 from finetree_recommender.explain.reasons import Standing
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import Recommendation, conclude
@@ -40,7 +40,7 @@ def estimate(method, fit="FITS", currency="USD"):
 
     state, hours = FitState(fit), HOURS[method] * 3600
     cost = evidence_pb2.MoneyInterval(amount=point(USD[method], 1.5), currency_code=currency)
-    return Priced(state, point(8.0 * GIB), 24 * GIB, point(hours, 1.5), cost, 100)
+    return Estimate(state, point(8.0 * GIB), 24 * GIB, point(hours, 1.5), cost, 100)
 
 
 def figures(**fit: str) -> Evidence:
@@ -63,18 +63,18 @@ def ask(pack, read):
     )
 
 
-def test_a_method_over_the_deadline_gives_way_to_the_next_that_keeps_it(ask):
+def test_a_method_over_the_time_limit_gives_way_to_the_next_that_keeps_it(ask):
     kept = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", max_duration="14400s")
     late = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", max_duration="14399s")
     assert (kept.decision.method, kept.decision.verdict.overruled_rule_id) == (Method.LORA, "")
     assert (late.decision.method, late.decision.verdict.rule_id) == (Method.PREFIX, "limit.max_duration")
     assert late.decision.verdict.overruled_rule_id == "votes.plurality"
     assert reason_codes(late, Method.LORA)[0] == "OVER_MAX_DURATION"
-    assert reason_codes(late, Method.PREFIX)[0] == "KEEPS_WISHES"
-    assert late.methods[0].reasons[0].message.startswith("LORA comes first by the rules, but takes 4.0 h")
+    assert reason_codes(late, Method.PREFIX)[0] == "KEEPS_LIMITS"
+    assert all(fact in late.methods[0].reasons[0].message for fact in ("LORA", "4.0 h"))
     passed = [step for step in late.trace if step.stage == "limits"]
     assert [step.rule_id for step in passed] == ["limit.max_duration", "limit.max_duration", "limit.max_duration"]
-    assert "takes 4.0 h" in passed[0].outcome
+    assert "4.0 h" in passed[0].outcome
 
 
 def test_a_method_over_the_budget_of_a_run_gives_way(ask):
@@ -82,33 +82,26 @@ def test_a_method_over_the_budget_of_a_run_gives_way(ask):
     assert (answer.decision.method, answer.decision.verdict.rule_id) == (Method.QLORA, "limit.budget")
     lora = next(item for item in answer.methods if item.method is Method.LORA)
     assert lora.standing is Standing.REJECTED
-    assert lora.reasons[0].message == "costs 8.00 USD a run, the budget is 5.50 USD"
+    assert all(amount in lora.reasons[0].message for amount in ("8.00 USD", "5.50 USD"))
 
 
-def test_contradictory_wishes_get_the_rules_answer_and_what_gives(ask):
+def test_contradictory_limits_get_the_rules_answer_and_what_each_breaks(ask):
     """Maximum quality, in minutes, for 5 USD."""
     fields = {"quality": "QUALITY_NEED_MAXIMUM", "time": "TIME_NEED_MINUTES", "budget_per_run": usd(4.5)}
     answer = ask(figures(), hardware=gpu(80), max_duration="600s", **fields)
     by_code = {caution.code: caution.message for caution in answer.cautions}
     assert answer.decision.method is not None
-    assert "the time limit is 10 min" in by_code["OVER_MAX_DURATION"]
-    assert "the quickest, PREFIX, takes 3.0 h" in by_code["OVER_MAX_DURATION"]
-    assert "the budget is 4.50 USD" in by_code["OVER_BUDGET"]
-    assert "the cheapest, QLORA, costs 5.00 USD" in by_code["OVER_BUDGET"]
-    assert by_code["OVER_BUDGET"].endswith(
-        "; that is at the price of renting: say so where the hardware is your own (ownership)"
-    )
-    cheapest = ask(figures(), hardware=gpu(16), budget_per_run=usd(1))
-    assert cheapest.decision.method is Method.QLORA
-    assert "no method here keeps every wish, and it is the cheapest;" in cheapest.cautions[0].message
+    assert all(fact in by_code["OVER_MAX_DURATION"] for fact in ("10 min", "PREFIX", "3.0 h"))
+    assert all(fact in by_code["OVER_BUDGET"] for fact in ("4.50 USD", "QLORA", "5.00 USD", "`ownership`"))
+    assert ask(figures(), hardware=gpu(16), budget_per_run=usd(1)).decision.method is Method.QLORA
     owned = ask(figures(), hardware=gpu(80), ownership={"owned": {"price_per_kwh": usd(0.3)}}, **fields)
-    assert not [item for item in owned.cautions if "price of renting" in item.message]
-    assert "no method has all of what was asked for" in by_code["CONTRADICTORY_WISHES"]
+    assert not [item for item in owned.cautions if "`ownership`" in item.message]
+    assert "CONTRADICTORY_ANSWERS" in by_code
     assert answer.confidence.level == "LOW"
     assert "LIMITS_UNMET" in {factor.code for factor in answer.confidence.factors}
 
 
-def test_of_methods_that_all_break_a_wish_the_one_that_breaks_least_is_taken(ask):
+def test_of_methods_that_all_break_a_limit_the_one_that_breaks_fewest_is_taken(ask):
     # Nothing is done in an hour; only QLoRA is within 5 USD.
     answer = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", max_duration="3600s", budget_per_run=usd(5))
     assert answer.decision.method is Method.QLORA
@@ -116,13 +109,13 @@ def test_of_methods_that_all_break_a_wish_the_one_that_breaks_least_is_taken(ask
     assert "OVER_BUDGET" not in codes(answer)
 
 
-def test_less_quality_than_asked_for_is_told_with_both_numbers(ask):
+def test_less_quality_than_asked_for_is_cautioned_with_both_numbers(ask):
     answer = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(24), quality="QUALITY_NEED_MAXIMUM")
     caution = next(item for item in answer.cautions if item.code == "BELOW_QUALITY_NEED")
-    assert caution.message == "LORA reaches 95 percent of full fine-tuning, 100 were asked for"
+    assert all(fact in caution.message for fact in ("LORA", "95 percent", "100"))
 
 
-def test_a_limit_without_a_figure_is_not_taken_for_kept(ask, evidence):
+def test_a_limit_without_a_figure_is_unchecked(ask, evidence):
     unknown = ask(max_duration="3600s", budget_per_run=usd(5))
     assert {"MAX_DURATION_UNCHECKED", "BUDGET_UNCHECKED"} <= set(codes(unknown))
     euros = figures()
@@ -170,7 +163,7 @@ def test_where_nothing_that_runs_can_be_served_the_answer_says_so(ask):
     assert codes(answer).count("NOT_SERVABLE") == 2
 
 
-def test_an_adapter_of_a_rank_that_vllm_does_not_take_by_default_is_told(ask):
+def test_a_rank_above_the_default_of_vllm_is_cautioned(ask):
     fields = {"hardware": gpu(24), "serving": ["SERVING_TARGET_VLLM"], "profile": "RECIPE_PROFILE_EVIDENCE"}
     large = ask(figures(), dataset_profile={"examples": 50000}, **fields)
     small = ask(figures(), dataset_profile={"examples": 500}, **fields)
@@ -191,18 +184,18 @@ def test_an_adapter_of_a_rank_that_vllm_does_not_take_by_default_is_told(ask):
     ],
 )
 def test_renting_names_the_smallest_gpu_of_the_best_method(ask, gb, fields, method):
-    """An enterprise with a budget and a smaller GPU gets LoRA, and is told of full fine-tuning on a rented one."""
+    """An enterprise with a budget and a smaller GPU gets LoRA, with a caution on full fine-tuning on a rented one."""
     answer = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(gb), can_rent=True, **fields)
-    told = [caution for caution in answer.cautions if caution.code == "RENTING_CHANGES_METHOD"]
-    assert [caution.redirect for caution in told] == ([method] if method else [])
+    cautioned = [caution for caution in answer.cautions if caution.code == "RENTING_CHANGES_METHOD"]
+    assert [caution.redirect for caution in cautioned] == ([method] if method else [])
     if method == "FULL":
         assert answer.decision.method is Method.LORA
-        assert "a GPU of 80 GB" in told[0].message
+        assert "80 GB" in cautioned[0].message
     silent = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(gb), **fields)
     assert "RENTING_CHANGES_METHOD" not in codes(silent)
 
 
-def test_every_server_has_a_word_on_every_method(pack):
+def test_every_server_loads_the_usual_methods(pack):
     for target in SERVING_WORDS:
         served = {m for m in Method if not violations(pack, Limits(serving=(target,)), None)[m]}
         # This suite's own loader is for what no other program loads.
@@ -216,20 +209,20 @@ def test_a_4_bit_base_needs_compute_capability_6(pack, capability, passes):
     assert not found[Method.LORA]
 
 
-def test_an_old_gpu_is_told_what_it_cannot_do(pack, ask):
+def test_what_an_old_gpu_cannot_do_is_cautioned(pack, ask):
     card = Accelerator(8, False, "gtx-1080", "GeForce GTX 1080", 6.1)
     newer = Accelerator(8, True, "rtx-4060", "GeForce RTX 4060", 8.9)
     catalogue = Catalogue(accelerators={"gtx-1080": card, "rtx-4060": newer})
 
-    def told(name: str) -> Recommendation:
+    def answer_on(name: str) -> Recommendation:
         request = ask(hardware=gpu(8)).inputs.request
         request.hardware.accelerator = name
         return conclude(pack, normalize(request, pack, catalogue), figures())
 
-    assert "NO_BF16" in codes(told("GTX 1080"))
-    assert "NO_INT8" in reason_codes(told("GTX 1080"), Method.QLORA)
-    assert "NO_BF16" not in codes(told("RTX 4060"))
-    assert "NO_INT8" not in reason_codes(told("RTX 4060"), Method.QLORA)
+    assert "NO_BF16" in codes(answer_on("GTX 1080"))
+    assert "NO_INT8" in reason_codes(answer_on("GTX 1080"), Method.QLORA)
+    assert "NO_BF16" not in codes(answer_on("RTX 4060"))
+    assert "NO_INT8" not in reason_codes(answer_on("RTX 4060"), Method.QLORA)
 
 
 @pytest.mark.parametrize(

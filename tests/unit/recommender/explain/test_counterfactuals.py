@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from finetree_api.types.v1 import evidence_pb2
-from finetree_recommender.estimator.values import Evidence, FitState, Priced
+from finetree_recommender.estimator.values import Estimate, Evidence, FitState
 from finetree_recommender.explain.counterfactuals import Counterfactual
+from finetree_recommender.explain.thresholds import NOT_ESTIMATED
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import Recommendation, conclude
 from finetree_recommender.rule_pack.pack import builtin_packs, parse
@@ -111,7 +112,7 @@ def by_evidence(read):
 @pytest.mark.parametrize("request_", REQUESTS, ids=str)
 @pytest.mark.parametrize("asked", ["ask", "by_evidence"])
 def test_a_threshold_is_where_the_verdict_changes(asked, request_, request):
-    """At the threshold the verdict is the one told; one step nearer it is another."""
+    """At the threshold the verdict is the one of the counterfactual; one step nearer it is another."""
     ask = request.getfixturevalue(asked)
     answer = ask(request_)
     for flip in (flip for flip in answer.counterfactuals if flip.threshold is not None):
@@ -124,18 +125,18 @@ def test_a_threshold_is_where_the_verdict_changes(asked, request_, request):
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=str)
-def test_a_change_of_an_answer_is_told_exactly_where_it_changes_the_verdict(ask, request_):
+def test_exactly_the_answers_that_change_the_verdict_are_counterfactuals(ask, request_):
     answer = ask(request_)
     for name, values in QUESTIONS.items():
         if name == "time" and "max_duration" in request_:
             continue
         reached = {ask(request_ | {name: value}).decision.method for value in values}
-        told = {flip.method for flip in answer.counterfactuals if flip.field_path == name}
-        assert told == reached - {answer.decision.method, None}
+        named = {flip.method for flip in answer.counterfactuals if flip.field_path == name}
+        assert named == reached - {answer.decision.method, None}
 
 
 @pytest.mark.parametrize("rows", [100, 1000, 4000, 90_000])
-def test_where_no_method_is_within_the_budget_rows_are_told_at_which_another_is_the_cheapest(by_evidence, rows):
+def test_over_every_budget_the_rows_at_which_another_method_is_cheapest_are_found(by_evidence, rows):
     fields = {"hardware": gpu(24), "budget_per_run": usd(0), "serving": ["SERVING_TARGET_VLLM"]}
     answer = by_evidence(fields | {"dataset_profile": {"examples": rows}}, CROSSING)
     found = [flip for flip in answer.counterfactuals if flip.field_path == "dataset_profile.examples"]
@@ -159,19 +160,19 @@ def test_memory_thresholds_allow_for_five_percent(ask):
     assert prefix.threshold == 15.23
     # Below 8 GB the playbook says upgrade: no method.
     assert found["hardware", None].threshold == 7.61
-    assert "a GPU of 16 GB" in qlora.to_value
-    assert "not priced" in qlora.to_value
+    assert "16 GB" in qlora.to_value
+    assert NOT_ESTIMATED in qlora.to_value
     assert found["tasks", Method.ADAPTER].to_value == "many_different"
 
 
-def test_other_hardware_is_judged_by_the_packs_words(pack, read, evidence):
+def test_for_other_hardware_the_packs_rules_decide(pack, read, evidence):
     # What is known of the memory on 8 GB says nothing of 16 GB.
     answer = conclude(pack, read(hardware=gpu(8)), evidence(prefix="FITS"))
     assert ("hardware", Method.QLORA) in flips(answer)
 
 
-def test_a_deadline_is_told_to_the_second_from_the_estimate(pack, read, evidence):
-    # Every method takes 100 s here: a shorter deadline is broken by all, and changes nothing.
+def test_a_time_limit_that_every_method_breaks_changes_nothing(pack, read, evidence):
+    # Every method takes 100 s here: a shorter time limit is broken by all, and changes nothing.
     request = {"hardware": gpu(24), "max_duration": "60s", "time": "TIME_NEED_HOURS"}
     answer = conclude(pack, read(**request), evidence(**ALL_FIT))
     assert answer.decision.method is Method.LORA
@@ -203,7 +204,7 @@ def too_large(needs, has):
     rows = {}
     for method, gib in needs.items():
         peak = evidence_pb2.Interval(low=gib * GIB, expected=gib * GIB, high=gib * GIB)
-        rows[method, 0] = Priced(FitState.DOES_NOT_FIT, peak, int(has * GIB), None, None, "USD", 100)
+        rows[method, 0] = Estimate(FitState.DOES_NOT_FIT, peak, int(has * GIB), None, None, 100)
     return Evidence(rows, evidence_pb2.Revision(), None)
 
 
@@ -211,15 +212,15 @@ def test_no_class_of_gpus_is_named_for_a_method_that_the_estimate_shows_to_need_
     """70B: LoRA and full fine-tuning need more than 80 GiB at their smallest, QLoRA more than 24."""
     needs = {Method.QLORA: 42, Method.LORA: 140, Method.ADAPTER: 140, Method.PREFIX: 180, Method.FULL: 410}
     answer = conclude(pack, read(parameters=70_000_000_000, hardware=gpu(24)), too_large(needs, 23.5))
-    told = {(flip.to_value, flip.method) for flip in answer.counterfactuals if flip.field_path == "hardware"}
-    assert told == {("a GPU of 80 GB or more (by the rules, not priced)", Method.QLORA)}
+    named = {(flip.to_value, flip.method) for flip in answer.counterfactuals if flip.field_path == "hardware"}
+    assert named == {(f"an 80 GB GPU or larger {NOT_ESTIMATED}", Method.QLORA)}
 
 
 def test_what_is_too_large_here_is_not_too_large_for_a_gpu_that_has_the_room(pack, read):
     answer = conclude(pack, read(hardware=gpu(8)), too_large(dict.fromkeys(Method, 18), 7.6))
-    told = {flip.method: flip.to_value for flip in answer.counterfactuals if flip.field_path == "hardware"}
-    assert told[Method.LORA] == "a GPU of 24 GB (by the rules, not priced)"
-    assert Method.QLORA not in told
+    named = {flip.method: flip.to_value for flip in answer.counterfactuals if flip.field_path == "hardware"}
+    assert named[Method.LORA] == f"a 24 GB GPU {NOT_ESTIMATED}"
+    assert Method.QLORA not in named
 
 
 def test_what_fits_here_is_not_doubted_where_there_is_more_memory(read, evidence):

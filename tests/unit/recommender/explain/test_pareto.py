@@ -30,13 +30,13 @@ def test_a_clear_gain_anywhere_keeps_a_method_on_the_frontier():
     assert dominators({LORA: figures(95, 16, 100), QLORA: figures(85, 7, 130)}, ORDER) == {}
 
 
-def test_what_nobody_can_tell_apart_does_not_dominate():
+def test_methods_with_equal_figures_do_not_dominate_each_other():
     assert dominators({LORA: figures(95, 10, 100), QLORA: figures(95.2, 10.3, 98)}, ORDER) == {}
 
 
 def test_a_figure_that_one_method_lacks_compares_none():
-    priced, unpriced = figures(95, 10, 100, cost=9.0), figures(85, 10, 100)
-    assert dominators({LORA: priced, QLORA: unpriced}, ORDER) == {QLORA: LORA}
+    estimate, unpriced = figures(95, 10, 100, cost=9.0), figures(85, 10, 100)
+    assert dominators({LORA: estimate, QLORA: unpriced}, ORDER) == {QLORA: LORA}
 
 
 def test_without_figures_or_rivals_nothing_is_dominated():
@@ -89,8 +89,8 @@ def test_methods_never_dominate_each_other_in_a_circle():
         found = dominators(table, ORDER)
         dominated += len(found)
         for method in found:
-            way = [method]
-            while way[-1] in found:
-                way.append(found[way[-1]])
-                assert len(set(way)) == len(way)
+            path = [method]
+            while path[-1] in found:
+                path.append(found[path[-1]])
+                assert len(set(path)) == len(path)
     assert dominated > 50

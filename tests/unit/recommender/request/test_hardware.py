@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of hardware, and the memory that was told beside them."""
+"""Names of hardware, and the stated memory."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def device(pack, catalogue=CATALOGUE, **hardware: Any):
     return read_device(json_format.ParseDict(hardware, hardware_pb2.Hardware()), pack, catalogue)
 
 
-def told(pack, name, gb):
+def described(pack, name, gb):
     return device(pack, unknown_accelerator={"marketed_memory_gb": gb, "name": name})
 
 
@@ -99,7 +99,7 @@ def test_another_makers_accelerator_counts_by_its_memory_and_is_said_to_be_unsup
     ],
 )
 def test_a_name_with_a_memory_is_the_card_that_has_it(pack, name, gb, accelerator, code):
-    found = told(pack, name, gb)
+    found = described(pack, name, gb)
     assert found.hardware.accelerator == accelerator
     assert [caution.code for caution in found.cautions] == ([code] if code else [])
     if code:
@@ -108,7 +108,7 @@ def test_a_name_with_a_memory_is_the_card_that_has_it(pack, name, gb, accelerato
 
 
 def test_a_memory_that_no_card_of_the_name_has_is_trusted(pack):
-    found = told(pack, "GTX 1080", 24)
+    found = described(pack, "GTX 1080", 24)
     assert found.hardware.WhichOneof("device") == "unknown_accelerator"
     assert (found.gb, found.entry.capability) == (24, 6.1)
     assert found.cautions[0].code == "HARDWARE_NAME_MISLEADING"
@@ -117,13 +117,13 @@ def test_a_memory_that_no_card_of_the_name_has_is_trusted(pack):
 
 
 def test_an_unknown_name_has_its_memory_and_a_suggestion(pack):
-    found = told(pack, "RTX 4099", 24)
+    found = described(pack, "RTX 4099", 24)
     assert (found.gb, found.entry) == (24, None)
     assert found.cautions[0].code == "HARDWARE_NAME_UNKNOWN"
     assert "rtx-4090" in found.cautions[0].message
 
 
-def test_a_name_that_is_near_a_card_of_another_class_is_told(pack):
+def test_a_name_near_a_card_of_another_class_is_cautioned(pack):
     assert [item.code for item in device(pack, accelerator="rtx-4060").cautions] == ["HARDWARE_NAME_AMBIGUOUS"]
     # One class of memory, but the elder has no bfloat16; its full name says which it is.
     (found,) = device(pack, accelerator="RTX 6000").cautions

@@ -72,7 +72,7 @@ def test_every_answer_is_read(pack):
         ("experience", "EXPERIENCE_"),
     ],
 )
-def test_every_value_of_the_contract_has_its_word(pack, name, prefix):
+def test_every_value_of_the_contract_has_its_answer(pack, name, prefix):
     for word in ENUM_WORDS[name]:
         inputs = normalize(request(**{name: prefix + word}), pack, Catalogue())
         assert inputs.answers.get(name) == word
@@ -139,7 +139,7 @@ def test_a_budget_of_a_run_and_of_a_month_are_turned_into_each_other(pack, field
     assert (inputs.answers.budget, inputs.limits.run_usd) == (budget, run_usd)
 
 
-def test_budgets_that_disagree_are_told(pack):
+def test_budgets_that_disagree_are_cautioned(pack):
     fields = {"budget_per_run": usd(50), "budget_per_month": usd(300), "runs_per_month": 10}
     caution = normalize(request(**fields), pack, Catalogue()).cautions[0]
     assert caution.code == "INPUTS_DISAGREE"
@@ -151,7 +151,7 @@ def test_budgets_that_disagree_are_told(pack):
 @pytest.mark.parametrize(
     ("seconds", "time"), [(1, "MINUTES"), (3599, "MINUTES"), (3600, "HOURS"), (86400, "HOURS"), (86401, "DAYS")]
 )
-def test_a_deadline_answers_the_question_of_time_where_that_is_open(pack, seconds, time):
+def test_a_time_limit_answers_the_question_of_time_where_that_is_open(pack, seconds, time):
     implied = normalize(request(max_duration=f"{seconds}s"), pack, Catalogue())
     assert implied.answers.time == time
     assert next(i for i in implied.echo if i.field_path == "time").value == f"{time.lower()}, from max_duration"
@@ -164,7 +164,7 @@ def test_one_task_is_one_task_and_several_are_not_known_to_be_alike(pack, count,
     assert normalize(request(task_count=count), pack, Catalogue()).answers.tasks == tasks
 
 
-def test_words_and_numbers_of_tasks_that_disagree_are_told(pack):
+def test_an_answer_and_a_number_of_tasks_that_disagree_are_cautioned(pack):
     inputs = normalize(request(task_count=5, tasks="TASK_VARIETY_SINGLE"), pack, Catalogue())
     assert [item.code for item in inputs.cautions] == ["INPUTS_DISAGREE"]
     assert inputs.answers.tasks == "SINGLE"

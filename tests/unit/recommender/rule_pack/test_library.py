@@ -44,7 +44,7 @@ def titles(library):
     return {entry.id: entry.pack.rules.title for entry in library.entries() if not entry.built_in and entry.pack}
 
 
-def test_own_packs_stand_beside_the_built_in_ones(library):
+def test_own_packs_are_added_to_the_built_in_ones(library):
     assert list(library) == ["playbook-1", "evidence-1", "house"]
     assert [entry.built_in for entry in library.entries()] == [True, True, False]
     assert library["house"].extends == "playbook-1"

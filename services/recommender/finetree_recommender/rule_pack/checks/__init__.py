@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold of a rule pack before it decides anything."""
+"""Checks of a rule pack."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold of a pack's cards, questionnaire and charts before they are shown: every reference leads somewhere."""
+"""Checks of a pack's cards, questionnaire and charts: every reference exists."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ _RESOLUTION = re.compile(r"\bB\d+b?\b")
 
 
 def check_content(rules: Rules, references: Iterable[tuple[str, str]]) -> None:
-    """Check what a pack says beside its rules; `references` are all its sources, with the rule that each belongs to.
+    """Check the content of a pack; `references` are all its sources, with the rule that each belongs to.
 
     Raises:
         PackError: The first thing that is wrong, with its rule.
@@ -119,7 +119,7 @@ def _hardware(rules: Rules) -> None:
 
 
 def _hard(rules: Rules, rule: CautionRule) -> None:
-    """A hard rule is kept by the gate, so it must say what the gate does."""
+    """Check that a hard caution agrees with the gate, which applies it."""
     if not rule.hard:
         return
     needs = next(card.minimum_gpu_gb.value for card in rules.methods if card.method is rule.method)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether each rule of a pack can be reached, and each case has one: found by trying all answers that rules tell apart.
+"""Checks that each rule of a pack can be reached and each case has one, over all answers that rules distinguish.
 
 Answers that no rule of a section tells apart are tried once, so that a section of a few rules takes a few dozen tries.
 """
@@ -17,7 +17,7 @@ from finetree_recommender.rule_pack.yaml import PackError
 Words = Mapping[str, tuple[str, ...]]
 """Answers of each input, "unknown" among them."""
 Case = Mapping[str, str]
-"""An answer for each input that is told apart."""
+"""One answer for each distinguished input."""
 
 NUMBERS = ("examples", "parameters", "rank", "steps")
 """Inputs of recipe tables that are numbers."""
@@ -50,7 +50,7 @@ def _less(words: tuple[str, ...], without: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _cases(conditions: Sequence[When], words: Words) -> Iterator[Case]:
-    """One case for each way in which the conditions can be told apart."""
+    """Yield one case for each combination that the conditions distinguish."""
     names = list(dict.fromkeys(name for when in conditions for name in when))
     choices = []
     for name in names:
@@ -89,7 +89,7 @@ def _path(root: str, nodes: Mapping[str, Node], case: Case, fits: set[Method]) -
 
 
 def _first_match(section: str, rules: Sequence[Leaf | UpgradeRule], words: Words) -> None:
-    """Of each list the first rule that holds is taken."""
+    """Check lists of which the first rule that holds is taken."""
     reached = {
         next((rule.id for rule in rules if _holds(rule.when, case)), "") for case in _cases(_whens(rules), words)
     }
@@ -110,7 +110,7 @@ def _whens(rules: Iterable[Leaf | UpgradeRule]) -> list[When]:
 
 
 def _tables(tables: Sequence[Table], method: Method, profile: str) -> None:
-    """Of the tables of a knob the first that has a row for the case sets it."""
+    """Check the tables of a knob, of which the first with a row for the case is taken."""
     always: dict[str, str] = {}
     said: dict[tuple[str, str], set[str]] = {}
     for table in tables:

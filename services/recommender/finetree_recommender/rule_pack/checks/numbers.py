@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold of a pack's numbers before anything is computed with them, whatever rule they belong to."""
+"""Checks of a pack's numbers, whatever rule they belong to."""
 
 import dataclasses
 import math
@@ -15,11 +15,11 @@ from finetree_recommender.rule_pack.schema.rules import Rules, Times
 from finetree_recommender.rule_pack.yaml import PackError
 
 OPEN_ENDS = ("high", "below")
-"""Fields that may be .inf: the last bracket of a row of them has no end."""
+"""Fields that may be .inf: the end of the last bracket."""
 
 
 def check_numbers(rules: Rules) -> None:
-    """Check that numbers are numbers from 0 on, that ranges and intervals are in order, and that tables are whole.
+    """Check that numbers are finite and not negative, ranges and intervals in order, and tables complete.
 
     Raises:
         PackError: The first thing that is wrong, with its rule.
@@ -38,7 +38,7 @@ def check_numbers(rules: Rules) -> None:
 
 
 def _walk(value: object, place: str) -> Iterator[tuple[str, Any]]:
-    """Every dataclass inside a value, and the value itself, each with the rule or the card that it belongs to."""
+    """Yield every dataclass in a value, and the value itself, with the rule or card that it belongs to."""
     if dataclasses.is_dataclass(value):
         place = _place(value, place)
         yield place, value
@@ -58,7 +58,7 @@ def _place(item: Any, outer: str) -> str:
 
 
 def _numbers(item: Any) -> Iterator[tuple[str, float]]:
-    """The numbers that a dataclass holds, with the fields that they are in."""
+    """Yield the numbers of a dataclass with their fields."""
     for field in dataclasses.fields(item):
         for value in _flat(getattr(item, field.name)):
             if isinstance(value, int | float) and not isinstance(value, bool):
@@ -81,7 +81,7 @@ def _range(item: Row | BatchStart) -> None:
 
 
 def _values(table: Table) -> None:
-    """A table has rows, and a row's own number lies in its range; what it multiplies may reach further."""
+    """Check that a table has rows, and that a row's own number is in its range; a product may be outside."""
     if not table.rows:
         raise PackError(f"recipe: the table of {table.knob} has no rows")
     for row in table.rows:
@@ -91,7 +91,7 @@ def _values(table: Table) -> None:
 
 
 def _times(times: Times) -> None:
-    """Hours grow along the sizes of data, or at least are there: figures are read between two of them."""
+    """Check that there are hours for every size of data, since figures are interpolated."""
     sizes = times.examples
     if len(sizes) < 2 or sizes[0] < 1 or any(left >= right for left, right in pairwise(sizes)):
         raise PackError("times: examples are two sizes of data or more, each larger than the one before")

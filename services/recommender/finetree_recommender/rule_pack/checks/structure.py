@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must hold of a pack before it decides anything: no gap, no overlap, no dead end, no number without a source."""
+"""Checks of a pack: no gap, no overlap, no dead end, no number without a source."""
 
 import dataclasses
 import math
@@ -59,7 +59,7 @@ def check(rules: Rules, resolve: Callable[[str], Any]) -> None:
 
 
 def _walk(value: object) -> Iterator[Any]:
-    """Every dataclass inside a value, and the value itself."""
+    """Yield every dataclass in a value, and the value itself."""
     if dataclasses.is_dataclass(value):
         yield value
         for field in dataclasses.fields(value):
@@ -70,7 +70,7 @@ def _walk(value: object) -> Iterator[Any]:
 
 
 def _references(items: Iterable[Any]) -> Iterator[tuple[str, str]]:
-    """Every source that something names, with the rule that it belongs to."""
+    """Yield every source that is named, with the rule that it belongs to."""
     for item in items:
         for name in ("source", "price_source"):
             reference = getattr(item, name, None)
@@ -115,7 +115,7 @@ def _tree(rules: Rules) -> None:
         if name not in nodes:
             raise PackError(f"tree: {name} is neither a node nor a method")
         if name in seen:
-            raise PackError(f"rule {name}: the tree reaches it twice; a tree has one way to each node")
+            raise PackError(f"rule {name}: the tree reaches it twice; a tree has one path to each node")
         seen.append(name)
         waiting += [nodes[name].yes, nodes[name].no]
     if len(seen) < len(nodes):
@@ -194,7 +194,7 @@ def _methods(rules: Rules) -> None:
 
 
 def _batch_starts(rules: Rules, method: Method) -> None:
-    """The last rule of a method, and no other, applies to every task: no gap, and none that is never reached."""
+    """Check that only the last rule of a method applies to every task: no gap, and no rule that is never reached."""
     starts = [start for start in rules.batch.start if method in start.methods]
     general = [start.id for start in starts if start.general]
     if not starts or general != [starts[-1].id]:

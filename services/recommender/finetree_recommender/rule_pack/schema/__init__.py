@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataclasses that a rule pack is read into."""
+"""Dataclasses of a rule pack."""

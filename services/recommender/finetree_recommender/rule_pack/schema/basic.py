@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rules of every kind are made of: sources, numbers with a source, conditions.
+"""Parts of rules: sources, numbers with a source, conditions.
 
 `source` is a key of the pack's sources with a place inside it ("playbook L264"); `Pack.provenance` resolves it.
 """
@@ -15,7 +15,7 @@ When = Mapping[str, tuple[str, ...]]
 
 
 class SourceKind(StrEnum):
-    """What a number rests on; the values are the contract's names."""
+    """Kind of source; the values are the contract's names."""
 
     MEASURED = "MEASURED"
     PUBLISHED = "PUBLISHED"
@@ -25,7 +25,7 @@ class SourceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A work that numbers are taken from."""
+    """Work that numbers are taken from."""
 
     kind: SourceKind
     source: str
@@ -34,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What was decided where the playbook contradicts itself."""
+    """Resolution of a contradiction of the playbook."""
 
     id: str
     about: str
@@ -44,7 +44,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number of a rule."""
+    """Number of a rule."""
 
     id: str
     value: float
@@ -53,7 +53,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Cited:
-    """A rule without a number of its own."""
+    """Rule without a number."""
 
     id: str
     source: str

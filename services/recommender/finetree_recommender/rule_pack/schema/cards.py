@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of a method card."""
+"""Method cards."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,7 +23,7 @@ class CardNumber:
     value: float
     source: str
     warning: bool = False
-    """Whether the source shows a warning in the number's place."""
+    """Whether the source shows a warning in place of the number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class CardFlag:
 
 @dataclass(frozen=True, slots=True)
 class CardText:
-    """A few words of a method card."""
+    """Short text of a method card."""
 
     value: str
     source: str
@@ -54,7 +54,7 @@ class CardInterval:
 
 @dataclass(frozen=True, slots=True)
 class CardEfficiency:
-    """The efficiency level of a method and the words for it."""
+    """Efficiency level of a method and its words."""
 
     level: Efficiency
     label: str
@@ -94,7 +94,7 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a person should know of a method."""
+    """Card of a method."""
 
     method: Method
     title: str
@@ -114,5 +114,5 @@ class Card:
 
     @property
     def badge_labels(self) -> tuple[str, ...]:
-        """The labels of the badges."""
+        """Labels of the badges."""
         return tuple(badge.label for badge in self.badges)

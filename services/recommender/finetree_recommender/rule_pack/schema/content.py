@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of what a pack says beside its rules: charts, guides, situations, and results of others.
+"""Content of a pack beside its rules: charts, guides, situations, and published results.
 
 `request` is a part of a RecommendRequest and `settings` a part of a RunSpec, both as proto JSON.
 """
@@ -36,7 +36,7 @@ class HardwareEntry:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceGpu:
-    """The GPU that a method's hours are paid on; the price of an hour is in the pack's times."""
+    """GPU of a method's costs; the price of an hour is in the pack's times."""
 
     id: str
     method: Method
@@ -62,7 +62,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceGuide:
-    """Values of one parameter beside each other, in the order to show them."""
+    """Values of a parameter, in the order to show them."""
 
     name: str
     choices: tuple[Choice, ...]
@@ -99,7 +99,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """What the playbook prints and the rules do not follow; `resolution` says why."""
+    """Statement of the playbook that the rules do not follow; `resolution` says why."""
 
     id: str
     about: str
@@ -110,13 +110,13 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Everything that a pack says beside its rules."""
+    """Content of a pack beside its rules."""
 
     figure_kinds: tuple[FigureKind, ...]
     hardware: tuple[HardwareEntry, ...]
     reference_gpus: tuple[ReferenceGpu, ...]
     basis: str
-    """What the hours and prices hold for."""
+    """Conditions of the hours and prices."""
     guides: tuple[ChoiceGuide, ...]
     situations: tuple[Situation, ...]
     quick_reference: tuple[Situation, ...]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of rules on what is asked for: budgets, durations, servers, priorities, quality, and what a GPU can do."""
+"""Rules on budgets, durations, servers, priorities, quality, and capabilities of GPUs."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,7 +33,7 @@ class Bracket:
 
 @dataclass(frozen=True, slots=True)
 class TieBreak:
-    """Which of tied methods comes first for those who gave an answer: those of the first tier before the second.
+    """Order of tied methods for an answer, by tiers.
 
     `input` is "priorities" or an input of the rules.
     """
@@ -51,7 +51,7 @@ class TieBreak:
 
 @dataclass(frozen=True, slots=True)
 class ServingRule:
-    """Whether a server loads what some methods produce; `note` says what that takes."""
+    """Whether a server loads the results of some methods; `note` says how."""
 
     id: str
     target: str
@@ -72,7 +72,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class LimitRules:
-    """What is checked against the figures of a method: the longest duration of a run, and its budget.
+    """Limits that are compared with the figures of a method: duration and budget of a run.
 
     With `nearest`, what is taken in place of a method over a limit goes by quality: the best within the limits, at most
     as good as what the rules prefer, and where none is within, what comes nearest. Without it, by the rules' order.
@@ -85,7 +85,7 @@ class LimitRules:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """Sizes of the base model that the rules know something of, in parameters; outside of them they abstain."""
+    """Sizes of the base model that the rules cover, in parameters; outside of them they abstain."""
 
     id: str
     low: float
@@ -95,7 +95,7 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class QualityPrior:
-    """Quality to expect of a method in percent of well-tuned full fine-tuning, by kind of task.
+    """Expected quality of a method in percent of well-tuned full fine-tuning, by task domain.
 
     No `task_domains` means a task of unknown kind. `studies` counts the published comparisons behind it.
     """
@@ -112,7 +112,7 @@ class QualityPrior:
 
 
 class FloorEnd(StrEnum):
-    """Which end of an interval must reach a floor."""
+    """End of an interval that must reach a floor."""
 
     LOW = "low"
     EXPECTED = "expected"
@@ -120,7 +120,7 @@ class FloorEnd(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QualityFloor:
-    """What a quality need asks of a prior, percent; `by` says which end of the interval must reach it."""
+    """Quality that a need asks of a prior, percent; `by` says which end of the interval must reach it."""
 
     id: str
     need: str
@@ -131,7 +131,7 @@ class QualityFloor:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Least memory, GB, that was published for training a model of so many parameters by a method."""
+    """Smallest memory, GB, that is reported for training a model of so many parameters by a method."""
 
     id: str
     method: Method

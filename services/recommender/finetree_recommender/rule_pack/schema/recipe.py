@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of recipe rules: tables that set fields of a RunSpec, computed fields, and ways to make a recipe fit."""
+"""Recipe rules: tables that set fields of a RunSpec, computed fields, and adaptations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 from finetree_recommender.method import Method
 
 Value = bool | int | float | str
-"""Value of a RunSpec field; enum values go by their proto name."""
+"""Value of a RunSpec field; enum values by their proto name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adaptation:
-    """A way to make a recipe fit."""
+    """Adaptation that makes a recipe smaller."""
 
     id: str
     devices: tuple[str, ...]
-    """Of "gpu" and "cpu", or answers of the recipe input `device`, such as "gpu_bf16"."""
+    """Devices: "gpu", "cpu", or values of the recipe input `device`, such as "gpu_bf16"."""
     methods: tuple[Method, ...]
     message: str
     source: str
     set: Mapping[str, Value] = field(default_factory=dict)
     becomes: Method | None = None
     cut_rows_at: int = 0
-    """Tokens of a sequence at most; it is no way to shrink a recipe whose rows are shorter."""
+    """Largest number of tokens of a sequence; it does not apply to recipes with shorter rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Table:
     factor: bool = False
     cap: float | None = None
     parameters_from: float = 0
-    """Size of the base model from which on the table is read; an unknown size is read as one."""
+    """Smallest size of the base model that the table is read for; an unknown size counts as 1."""
 
     @property
     def total(self) -> bool:
@@ -66,7 +66,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class BatchStart:
-    """Effective batch size to start from. No `task_domains` means every kind of task, no `below` any number of rows."""
+    """Effective batch size to start from; for every domain without `task_domains`, for any rows without `below`."""
 
     id: str
     methods: tuple[Method, ...]
@@ -83,7 +83,7 @@ class BatchStart:
         return not self.task_domains and self.below is None
 
     def applies(self, method: Method, task_domain: str, examples: float | None) -> bool:
-        """Whether it is about this method, task and number of rows; an unknown number is below nothing."""
+        """Whether it applies to this method, task and number of rows; an unknown number is below nothing."""
         few = self.below is None or (examples is not None and examples < self.below)
         return method in self.methods and few and (not self.task_domains or task_domain in self.task_domains)
 

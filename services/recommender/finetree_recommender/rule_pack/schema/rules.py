@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shape of a rule pack: one frozen dataclass for each kind of rule.
+"""Rules of a pack: one frozen dataclass for each kind.
 
 `source` is a key of the pack's sources with a place inside it ("playbook L264"); `Pack.provenance` resolves it.
 """
@@ -59,7 +59,7 @@ class KnownAccelerator:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """The hardware gate; with `physics` the estimator's word, where there is one, goes before the classes.
+    """Hardware gate; with `physics` estimates, where there are some, come before the classes.
 
     `speaker` is who asks for the memory of a class, in words.
     """
@@ -91,7 +91,7 @@ class Node:
     no_reason: str = ""
 
     def reason_for(self, method: Method) -> str:
-        """Why a method that it leads to is taken; empty where the pack does not say."""
+        """Reason for a method that it leads to; empty where the pack gives none."""
         return self.yes_reason if self.yes == method else self.no_reason
 
 
@@ -123,7 +123,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of the helper."""
+    """Question of the questionnaire."""
 
     id: str
     input: str
@@ -134,7 +134,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class CautionRule:
-    """Advice against a method; what is `hard` the hardware gate keeps, and nobody need be cautioned.
+    """Advice against a method; `hard` advice is applied by the hardware gate, and is no caution.
 
     `advice` says on the method's card when it holds, instead of `message`; `also` are further methods that it points
     to, after `redirect`.
@@ -152,13 +152,13 @@ class CautionRule:
 
     @property
     def is_advice(self) -> bool:
-        """Whether it says when not to use the method; a `note.` says something else of it."""
+        """Whether it says when not to use the method; a `note.` is another remark."""
         return self.id.startswith("dont.")
 
 
 @dataclass(frozen=True, slots=True)
 class UpgradeRule:
-    """Methods to try where the playbook says upgrade."""
+    """Methods to try where the playbook says to upgrade."""
 
     id: str
     when: When
@@ -168,7 +168,7 @@ class UpgradeRule:
 
 @dataclass(frozen=True, slots=True)
 class ConfidenceRules:
-    """What lowers confidence, in points, and how many points each level bears."""
+    """Points that lower confidence, and the most points of each level."""
 
     unknown_question: Number
     tie: Number
@@ -196,7 +196,7 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Everything that a pack file holds."""
+    """Content of a pack file."""
 
     id: str
     date: str
@@ -230,21 +230,21 @@ class Rules:
     content: Content
     methods: tuple[Card, ...]
     profile: str = "PLAYBOOK"
-    """Recipe profile where a request names none."""
+    """Recipe profile of requests that name none."""
     priors: tuple[QualityPrior, ...] = ()
     footprints: tuple[Footprint, ...] = ()
     capacity: Cited | None = None
-    """Whether to warn where an adapter holds less than the data teach."""
+    """Whether to warn where the data have more tokens than the adapter has parameters."""
     experts: Cited | None = None
-    """Whether to say what becomes of a model's experts."""
+    """Whether to caution about a model's experts."""
     retrieval: Cited | None = None
-    """Whether to say that new facts may be looked up instead of learned."""
+    """Whether to name retrieval as an alternative for facts."""
     few_examples: Number | None = None
     """Rows of data below which to warn."""
     long_run: Number | None = None
-    """Seconds of a run from which on to warn."""
+    """Seconds of a run from which to warn."""
     rate_doubt: Number | None = None
-    """How many times apart published learning rates must be to be told as uncertain."""
+    """Ratio of published learning rates from which they are uncertain."""
     bf16_rounding: Number | None = None
     """Learning rate below which full fine-tuning of bfloat16 weights loses updates to rounding."""
     quality_floors: tuple[QualityFloor, ...] = ()

@@ -9,7 +9,7 @@ from typing import Any
 FACTS = Path(__file__).with_name("facts.json")
 PAGE = Path(__file__).parents[5] / "docs" / "playbook-facts.md"
 
-_HEAD = """# What became of the playbook's facts
+_HEAD = """# The playbook's facts
 
 Every statement of the playbook, numbered, with its lines. *Served* means that the pack `playbook-1` holds it, or that a
 recommendation follows from it, as the last column says; *superseded* means that the playbook contradicts itself or
@@ -17,8 +17,8 @@ physics there, and that the resolution named (`resolutions` in the pack) decides
 those of the pack; `card` and `guide` are the replies of GetMethod and ListMethods. `*` stands for several entries, and
 "answers" are requests whose verdict is the playbook's.
 
-tests/unit/recommender/rule_pack/packs/test_facts.py holds each line against the loaded pack; facts_page.py beside it
-writes this page.
+tests/unit/recommender/rule_pack/packs/test_facts.py compares each line with the loaded pack, and facts_page.py in that
+folder writes this page.
 
 """
 

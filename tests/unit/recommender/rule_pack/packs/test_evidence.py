@@ -38,7 +38,7 @@ def test_every_answer_set_has_a_verdict_that_fits_or_an_upgrade(known):
         assert choice.method is None or choice.method in choice.passage.feasible
 
 
-def test_nobody_votes(known):
+def test_no_option_of_the_evidence_votes(known):
     assert not any(option.votes for question in known.rules.questions for option in question.options)
 
 
@@ -91,7 +91,7 @@ def test_many_tasks_get_an_adapter_each(known):
 
 @pytest.mark.parametrize("quality", ["MAXIMUM", "CRITICAL", "EXPERIMENTAL"])
 def test_many_tasks_get_qlora_adapters_where_memory_matters_most(known, quality):
-    """A higher wish for quality must not lead from LoRA to QLoRA."""
+    """A higher quality need must not lead from LoRA to QLoRA."""
     answers = Answers(memory="80", quality=quality, tasks="MANY_DIFFERENT", priorities=("MEMORY",))
     assert decide(known, answers, None).method is Method.QLORA
 
@@ -154,7 +154,7 @@ def test_every_need_but_an_experiment_has_a_floor(known):
         ("playbook-1", recommendation_pb2.RECIPE_PROFILE_EVIDENCE, True),
     ],
 )
-def test_the_pack_says_whose_recipe_it_is_unless_the_request_does(known, pack, policy, profile, expected):
+def test_the_pack_has_the_default_of_the_recipe_profile(known, pack, policy, profile, expected):
     asked = known if policy == "evidence-1" else pack
     assert (
         normalize(recommendation_pb2.RecommendRequest(profile=profile), asked, Catalogue()).evidence_profile is expected

@@ -176,10 +176,10 @@ STATES = st.sampled_from(["FITS", "TIGHT", "DOES_NOT_FIT", "UNKNOWN", None])
 def test_any_request_has_an_answer_with_all_five_methods(evidence, fields, states, name):
     request = json_format.ParseDict(fields, recommendation_pb2.RecommendRequest())
     inputs = normalize(request, PACKS[name], CATALOGUE)
-    priced = "model" in fields and "hardware" in fields
-    found = evidence(**dict(zip((m.field for m in Method), states, strict=True))) if priced else None
+    estimate = "model" in fields and "hardware" in fields
+    found = evidence(**dict(zip((m.field for m in Method), states, strict=True))) if estimate else None
     reply = recommendation(
-        conclude(PACKS[name], inputs, found, missing="" if priced else "MODEL_UNKNOWN", others=PACKS.values())
+        conclude(PACKS[name], inputs, found, missing="" if estimate else "MODEL_UNKNOWN", others=PACKS.values())
     )
     assert {item.method for item in reply.methods} == set(range(1, 6))
     assert all(item.reasons for item in reply.methods)
