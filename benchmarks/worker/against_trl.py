@@ -7,7 +7,7 @@
     python benchmarks/worker/against_trl.py --quick                 whether it works: a step of a third of the rows
     python benchmarks/worker/against_trl.py --output benchmarks/results/worker/against_trl.json
 
-Both sides train SmolLM2-135M on the same tokenised rows (docstring_rows.py) with the same method settings, dropout,
+Both sides train SmolLM2-135M on the same tokenized rows (docstring_rows.py) with the same method settings, dropout,
 optimizer, learning rates by step and rows or tokens per step; neither recomputes activations. Both stay in memory and
 take turns step by step, so that what else the machine does hits both; the first steps are not counted. Tokens are
 those of the rows, without padding. The peer's way of packing, its number formats and torch.compile are what it is

@@ -24,7 +24,7 @@ IGNORED = -100  # label of a token that is not learned
 
 
 def dataset(path: str) -> Any:
-    """The tokenised rows of a file: input_ids and labels."""
+    """The tokenized rows of a file: input_ids and labels."""
     from datasets import Dataset
 
     return Dataset.from_list([json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()])

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the peak memory of reading and tokenising a file grows with its rows.
+"""How the peak memory of reading and tokenizing a file grows with its rows.
 
     python benchmarks/worker/data_memory.py [--rows 2000 24000 72000 144000] [--output data_memory.json]
 
 For each way of writing the same chats (JSONL, a JSON array, gzip, Parquet) and each number of rows, a process of its
-own reads and tokenises the file as a training task does, and reports its peak resident memory (VmHWM). The slope is
+own reads and tokenizes the file as a training task does, and reports its peak resident memory (VmHWM). The slope is
 that between the two largest files; it falls with the rows while the heap settles, so it is an upper bound for larger
 ones. Memory is counted, not time: the figures hold on a busy machine too.
 """
@@ -94,7 +94,7 @@ def tokenizer() -> Any:
 
 
 def measure(path: Path) -> dict[str, int]:
-    """Read and tokenise the file in this process; bytes before and at the peak."""
+    """Read and tokenize the file in this process; bytes before and at the peak."""
     from finetree_worker.plan import LossOn
     from finetree_worker.tokenize.cache import TableInput, tokenized
     from finetree_worker.tokenize.rows import RowSource

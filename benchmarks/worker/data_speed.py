@@ -5,7 +5,7 @@
 
 The rows are chats of docstring_rows.py, the tokenizer is SmolLM2's, and its template marks the assistant's words, as
 TRL needs it. A round reads the file anew and knows nothing of the one before: here it is read, checked, rendered,
-tokenised, hashed, counted and written to a table; there it is loaded with datasets and goes through SFTTrainer's
+tokenized, hashed, counted and written to a table; there it is loaded with datasets and goes through SFTTrainer's
 preparation (data_speed_peer.py). In the job "completions" both mark what is learned, in "all" everything is. Each has
 one process, and the tokenizers library one thread: CPU time is what is compared, since it holds on a busy machine too.
 The peer's environment is that of against_trl.py, below --cache.

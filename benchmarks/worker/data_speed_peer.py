@@ -41,7 +41,7 @@ def trainer(asked: dict[str, Any], tokenizer: Any) -> Any:
 
 
 def prepared(made: Any, tokenizer: Any, path: str, folder: str) -> Any:
-    """The file's rows, tokenised."""
+    """The file's rows, tokenized."""
     from datasets import load_dataset
 
     rows = load_dataset("json", data_files=path, split="train", cache_dir=folder)

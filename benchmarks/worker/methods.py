@@ -17,7 +17,7 @@ where it was, and a run whose spec or rows have changed is run again.
 
 Runs of `train` may share the machine with other work, for no time of theirs is used. `speed` takes the methods in
 turns, several rounds, and times steps and one evaluation. The time of a run in the report is that of its steps at their
-median plus two evaluations; loading, tokenising and saving are left out.
+median plus two evaluations; loading, tokenizing and saving are left out.
 """
 
 import argparse

@@ -5,8 +5,8 @@
 
 FOLDER has a folder for each project with its files in it; none of them is part of this repository. Where there is a
 FOLDER/sources.json, {"project": {"repository": URL, "commit": hash}}, its entries are copied. Each file is read as the
-service reads it before a job is accepted, then as a task reads and tokenises it (the first 200 of its rows are
-tokenised), with MODEL_FOLDER's tokenizer and chat template. A file is "read", or "refused" with a reason; where the
+service reads it before a job is accepted, then as a task reads and tokenizes it (the first 200 of its rows are
+tokenized), with MODEL_FOLDER's tokenizer and chat template. A file is "read", or "refused" with a reason; where the
 refusal offers a mapping of its columns, the file is read with that. No text of the files is kept, and no time is
 measured.
 """

@@ -110,7 +110,7 @@ def spec_of(method: str, cell: tuple[Any, ...]) -> run_spec_pb2.RunSpec:
 
 
 class Trainer:
-    """Trains plans; what cells share (a loaded base, the tokenised rows) is made once."""
+    """Trains plans; what cells share (a loaded base, the tokenized rows) is made once."""
 
     def __init__(self, quiet: Any) -> None:
         self.quiet = quiet

@@ -99,7 +99,7 @@ def tiny() -> Callable[..., Any]:
 
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(_config(kind, **more), dtype=torch.float32, attn_implementation="sdpa")
-        # Transformers initialises with small weights: larger ones let attention and dropout show in the logits.
+        # Transformers initializes with small weights: larger ones let attention and dropout show in the logits.
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim >= 2:

@@ -209,3 +209,38 @@ def examples_of(
         for row, (start, end) in zip(some, pairwise([0, *block.lengths.cumsum().tolist()]), strict=True):
             examples.append(Example(row.number, tokens[start:end], learned[start:end]))
     return examples
+
+
+def example_of(row: Any, row_format: Any, tokenizer: Any, loss_on: LossOn = LossOn.COMPLETIONS) -> Any:
+    """One row as it is learned."""
+    (example,) = examples_of([row], row_format, tokenizer, loss_on)
+    return example
+
+
+def learned_text(example: Any, tokenizer: Any) -> str:
+    """The text of the tokens that are learned."""
+    return str(tokenizer.decode(example.tokens[example.is_target].tolist()))
+
+
+def random_examples(lengths: Sequence[int]) -> list[Any]:
+    """Rows of random tokens, the second half of each learned."""
+    import torch
+    from finetree_worker.tokenize.example import Example
+
+    generator = torch.Generator().manual_seed(7)
+    rows = []
+    for row, length in enumerate(lengths, start=1):
+        tokens = torch.randint(0, 256, (length,), generator=generator, dtype=torch.int32)
+        rows.append(Example(row, tokens, torch.arange(length) >= length // 2))
+    return rows
+
+
+def dequantized(model: Any) -> dict[str, Any]:
+    """The weights that a quantized model computes with, by module name."""
+    from peft.utils.integrations import dequantize_module_weight
+
+    return {
+        name: dequantize_module_weight(module).clone()
+        for name, module in model.named_modules()
+        if type(module).__name__ in {"Linear4bit", "Linear8bitLt"}
+    }

@@ -242,7 +242,7 @@ def test_an_enum_value_from_a_newer_contract_is_refused(task):
         train_plan(task)
 
 
-def test_qlora_is_lora_on_a_quantised_base(task, tmp_path):
+def test_qlora_is_lora_on_a_quantized_base(task, tmp_path):
     task.train.spec.qlora.lora.rank = 16
     made = train_plan(task)
     assert made.method == Qlora(Lora(rank=16, alpha=32.0), Quantization.NF4, double_quantization=True)

@@ -28,10 +28,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("kind", ["pfeiffer", "houlsby", "parallel"])
-@pytest.mark.parametrize("quantised", [False, True], ids=["plain", "nf4"])
-def test_an_adapter_goes_on_its_base_quantised_or_not(plan: Plan, kind: str, quantised: bool) -> None:
+@pytest.mark.parametrize("quantized", [False, True], ids=["plain", "nf4"])
+def test_an_adapter_goes_on_its_base_quantized_or_not(plan: Plan, kind: str, quantized: bool) -> None:
     chosen = replace(plan, method=METHODS[kind])
-    base_plan = replace(plan, method=METHODS["nf4"]) if quantised else plan
+    base_plan = replace(plan, method=METHODS["nf4"]) if quantized else plan
     base = load(base_plan, CPU)
     ids = torch.arange(60)[None] % 256
     with torch.no_grad():

@@ -6,6 +6,7 @@ import logging
 import pytest
 from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.errors import StorageError
+from finetree_worker.process import log_capture
 from finetree_worker.process.log_capture import LogCapture, own_log, set_environment
 
 
@@ -125,3 +126,20 @@ def test_a_gpu_s_segments_expand_where_the_operator_says_nothing_else():
     set_environment(told)
     assert silent["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
     assert told["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:False"
+
+
+def test_bitsandbytes_advice_to_fetch_kernels_is_not_shown():
+    lines = Lines()
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    try:
+        log_capture.capture().connect(lines)
+        logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no kernels")
+        assert not lines.texts
+        logger.warning("Something else.")
+        assert lines.texts == ["Something else."]
+    finally:
+        root.handlers, level = before
+        root.setLevel(level)
+        logging.captureWarnings(capture=False)

@@ -30,12 +30,12 @@ def _entries(folder: Path) -> list[Path]:
 
 def _refuse_to_tokenize(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
-        raise AssertionError("something was tokenised")
+        raise AssertionError("something was tokenized")
 
     monkeypatch.setattr(cache.RowTokenizer, "block", refuse)
 
 
-def test_the_second_task_on_the_same_data_tokenises_nothing(
+def test_the_second_task_on_the_same_data_tokenizes_nothing(
     write_rows: Callable[..., Path],
     tokenizer: Any,
     chat_rows: list[Any],
@@ -152,7 +152,7 @@ def test_what_a_killed_task_left_is_deleted_once_it_is_silent(
     assert (old.exists(), busy.exists()) == (False, True)
 
 
-def test_a_task_that_is_killed_while_it_tokenises_spoils_nothing(
+def test_a_task_that_is_killed_while_it_tokenizes_spoils_nothing(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], tmp_path: Path
 ) -> None:
     plan = _cached(data_plan(write_rows(chat_rows)), tmp_path)
@@ -174,7 +174,7 @@ def test_a_task_that_is_killed_while_it_tokenises_spoils_nothing(
     assert dataset_of(plan, tokenizer).report.tokens_from_cache
 
 
-def test_two_tasks_that_tokenise_the_same_at_once_both_get_it(
+def test_two_tasks_that_tokenize_the_same_at_once_both_get_it(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], tmp_path: Path
 ) -> None:
     wanted = cache.TableInput(RowSource(write_rows(chat_rows)), tokenizer, LossOn.COMPLETIONS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts tokenised by their pieces: the very tokens and places of the whole texts; or not by pieces at all."""
+"""Texts tokenized by their pieces: the very tokens and places of the whole texts; or not by pieces at all."""
 
 import random
 from collections.abc import Callable

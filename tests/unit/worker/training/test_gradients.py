@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a batch is split changes nothing but rounding."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
 from finetree_worker.plan import OptimizerName, Plan
 from finetree_worker.tokenize.example import Example
+from finetree_worker.training import gradients
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.gradients import Gradients
 from finetree_worker.training.loop import Loop
-from worker_harness import Recorder, difference, loop_of, run, tuned, weights
+from finetree_worker.training.loss import target_loss
+from worker_harness import Recorder, difference, elsewhere, loop_of, run, tuned, weights
 
 
 @pytest.mark.parametrize("method", [Lora(rank=4, dropout=0.2), Full()], ids=["lora", "full"])
@@ -73,3 +75,77 @@ def test_dropout_does_act(plan: Plan, tmp_path: Path) -> None:
     run(without)
     left, right = weights(plan.artifact), weights(without.artifact)
     assert max(float((left[name] - right[name]).abs().max()) for name in left) > 1e-3
+
+
+CPU_FULL = "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory:"
+
+
+def limited(tokens: int, from_call: int, error: BaseException) -> Callable[..., torch.Tensor]:
+    """A target_loss that runs out of memory above so many tokens, once it was called so many times."""
+    calls = 0
+
+    def loss(model: Any, batch: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > from_call and batch.tokens > tokens:
+            raise error
+        return target_loss(model, batch)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("packing", "error", "from_call"),
+    [
+        pytest.param(True, torch.OutOfMemoryError("refused"), 0, id="packed, before the first step"),
+        pytest.param(False, RuntimeError(CPU_FULL), 0, id="rows, before the first step"),
+        pytest.param(True, MemoryError(), 4, id="packed, third step"),
+        pytest.param(False, torch.OutOfMemoryError("refused"), 4, id="rows, third step"),
+    ],
+)
+def test_running_out_of_memory_cuts_the_micro_batch_and_changes_nothing(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, packing: bool, error: BaseException, from_call: int
+) -> None:
+    """Two calls are the preflight's; dropout is on. Without packing rows must be cut, not tokens."""
+    plan = tuned(plan, packing=packing, optimizer=OptimizerName.SGD, learning_rate=0.5)
+    run(plan)
+    monkeypatch.setattr(gradients, "target_loss", limited(128, from_call, error))
+    split = elsewhere(plan, plan.work.parent / "split")
+    recorder = run(split)
+    changes = recorder.of(event_pb2.BatchSizeChanged)
+    assert changes[0].step == (0 if from_call == 0 else 3)
+    assert all(change.current < change.previous for change in changes)
+    assert all((change.current_rows < change.previous_rows) is not packing for change in changes)
+    assert [step.step for step in recorder.of(event_pb2.StepMetrics)] == [1, 2, 3, 4, 5, 6]
+    assert difference(weights(plan.artifact), weights(split.artifact)) < 1e-5
+
+
+def test_gradients_of_a_backward_pass_that_ran_out_of_memory_are_forgotten(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = tuned(plan, optimizer=OptimizerName.SGD, learning_rate=0.5, micro_batch_size=2)
+    run(plan)
+    whole, calls = Gradients.one, 0
+
+    def halfway(self: Gradients, step: int, documents: Sequence[Example], targets: int) -> Any:
+        nonlocal calls
+        done = whole(self, step, documents, targets)
+        calls += step == 2
+        if step == 2 and calls == 1:
+            raise torch.OutOfMemoryError("after its gradients were added")
+        return done
+
+    monkeypatch.setattr(Gradients, "one", halfway)
+    split = elsewhere(plan, tmp_path / "split")
+    assert len(run(split).of(event_pb2.BatchSizeChanged)) == 1
+    assert difference(weights(plan.artifact), weights(split.artifact)) < 1e-5
+
+
+def test_an_error_that_is_not_of_memory_is_not_taken_for_one(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> torch.Tensor:
+        message = "mat1 and mat2 shapes cannot be multiplied"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(gradients, "target_loss", failing)
+    with pytest.raises(RuntimeError, match="mat1"):
+        run(plan)

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_worker import device_memory
 from finetree_worker.events.eta import MIN_STEPS, Pace
 from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
+from finetree_worker.methods.qlora import Qlora
 from finetree_worker.plan import CheckpointPlan, Metric, Plan, Precision, Price
+from finetree_worker.training.run import weight_dtype
 from worker_harness import difference, held_out, loop_of, run, tuned, weights
 
 
@@ -57,7 +60,7 @@ def test_a_run_says_where_it_runs_what_it_has_cost_and_whose_checkpoint_it_saved
     assert spent[-1] == pytest.approx(seconds, rel=1e-6)
 
 
-def test_a_second_run_on_the_same_data_tokenises_nothing_and_ends_in_the_same_weights(
+def test_a_second_run_on_the_same_data_tokenizes_nothing_and_ends_in_the_same_weights(
     plan: Plan, tmp_path: Path
 ) -> None:
     cached = replace(plan.data, token_cache=tmp_path / "tokens", token_cache_bytes=1 << 20)
@@ -100,28 +103,6 @@ def test_gradient_checkpointing_changes_no_weight(plan: Plan, tmp_path: Path) ->
     run(plan)
     run(checkpointed)
     assert difference(weights(plan.artifact), weights(checkpointed.artifact)) < 1e-6
-
-
-def base_of(plan: Plan) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(plan.base.folder).eval()
-
-
-def test_plain_transformers_loads_a_full_model(plan: Plan) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    run(replace(plan, method=Full()))
-    model = AutoModelForCausalLM.from_pretrained(plan.artifact)
-    tokenizer = AutoTokenizer.from_pretrained(plan.artifact)
-    assert tokenizer.chat_template
-    # The tokenizer has fewer tokens than the model has rows: nobody resizes it, or adapters would fit no more.
-    assert len(tokenizer) < model.get_input_embeddings().num_embeddings == model.config.vocab_size
-    assert model.config.vocab_size == base_of(plan).config.vocab_size
-    ids = torch.arange(40)[None]
-    with torch.no_grad():
-        assert (model(input_ids=ids).logits - base_of(plan)(input_ids=ids).logits).abs().max() > 1e-2
-    assert str(plan.base.folder) not in (plan.artifact / "config.json").read_text()
 
 
 def test_evaluation_before_and_after_with_samples(plan: Plan, write_rows: Callable[..., Path]) -> None:
@@ -168,3 +149,33 @@ def test_steps_tell_their_padding_and_checkpoints_their_hash(plan: Plan) -> None
     for saved in recorder.of(event_pb2.CheckpointSaved):
         manifest = (plan.checkpoints_dir / f"step-{saved.step:08d}" / "manifest.json").read_bytes()
         assert saved.sha256 == hashlib.sha256(manifest).hexdigest()
+
+
+@pytest.mark.parametrize(("precision", "told"), [(Precision.BF16, True), (Precision.FP32, False)])
+def test_a_run_says_that_bfloat16_is_emulated(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, precision: Precision, told: bool
+) -> None:
+    monkeypatch.setattr(device_memory, "emulates_bfloat16", lambda _: True)
+    recorder = run(tuned(plan, precision=precision, max_steps=1, epochs=None))
+    assert recorder.alerts() == ["BFLOAT16_EMULATED"] * told
+
+
+@pytest.mark.parametrize(
+    ("method", "precision", "loaded", "stored"),
+    [
+        (Full(), Precision.BF16, torch.bfloat16, torch.bfloat16),
+        (Full(), Precision.BF16_MIXED, torch.float32, torch.bfloat16),
+        (Full(), Precision.FP16_MIXED, torch.float32, torch.float16),
+        (Full(), Precision.FP32, torch.float32, torch.float32),
+        (Lora(), Precision.BF16, torch.bfloat16, torch.bfloat16),
+        (Lora(), Precision.BF16_MIXED, torch.bfloat16, torch.bfloat16),
+        (Lora(), Precision.FP16_MIXED, torch.float16, torch.float16),
+        (Qlora(), Precision.FP16_MIXED, torch.float16, torch.float16),
+    ],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_weights_have_the_type_of_the_precision(
+    plan: Plan, method: Any, precision: Precision, loaded: torch.dtype, stored: torch.dtype
+) -> None:
+    chosen = replace(tuned(plan, precision=precision), method=method)
+    assert (weight_dtype(chosen), weight_dtype(chosen, stored=True)) == (loaded, stored)

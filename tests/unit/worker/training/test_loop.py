@@ -1,19 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A loss or a gradient that is no finite number."""
+"""Steps that are not finite, and updates that run out of memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from finetree_api.trainer.v1 import event_pb2
-from finetree_worker.errors import DivergedError
+from finetree_worker.errors import DivergedError, Interrupted, MemoryExhaustedError
 from finetree_worker.plan import CheckpointPlan, OptimizerName, Plan
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training.gradients import Gradients
+from finetree_worker.training.loop import Loop
 from finetree_worker.training.run import train
-from worker_harness import Recorder, difference, run, tuned, weights, weights_at
+from worker_harness import Recorder, difference, elsewhere, run, tuned, weights, weights_at
+
+
+def half_writing(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let memory run out in the update of a step (counted from 1), after the first weight was written."""
+    whole = Loop._update
+
+    def update(self: Loop, rate: float) -> None:
+        if self.position.step + 1 == step:
+            next(iter(self.subject.trainable.values())).data.fill_(7.0)
+            monkeypatch.setattr(self.optimizer, "step", raising(torch.OutOfMemoryError("in the update")))
+        whole(self, rate)
+
+    monkeypatch.setattr(Loop, "_update", update)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def step() -> None:
+        raise error
+
+    return step
+
+
+def test_an_update_that_ran_out_of_memory_is_undone_by_the_next_attempt(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are half written: a checkpoint of them, or an artifact, would be of no step at all."""
+    run(plan)
+    broken = replace(elsewhere(plan, tmp_path / "b"), checkpoints=CheckpointPlan(every_steps=2))
+    recorder = Recorder()
+    with monkeypatch.context() as patch:
+        half_writing(4, patch)
+        with pytest.raises(Interrupted):
+            run(broken, recorder)
+    (alert,) = recorder.of(event_pb2.Alert)
+    assert alert.code == "UPDATE_OUT_OF_MEMORY"
+    assert "update of step 4; the run restarts from step 2" in alert.message
+    assert [saved.step for saved in recorder.of(event_pb2.CheckpointSaved)] == [2]
+    resumed = run(broken)
+    assert resumed.of(event_pb2.AttemptStarted)[0].restored_step == 2
+    assert difference(weights(plan.artifact), weights(broken.artifact)) == 0.0
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_an_update_that_runs_out_of_memory_without_progress_ends_the_run(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    plan = replace(plan, checkpoints=CheckpointPlan(every_steps=every))
+    half_writing(4, monkeypatch)
+    if every:
+        with pytest.raises(Interrupted):
+            run(plan)
+    with pytest.raises(MemoryExhaustedError) as refused:
+        run(plan)
+    assert (refused.value.reason, refused.value.field) == ("OUT_OF_MEMORY_UPDATE", "optimizer")
+    assert not plan.artifact.exists()
 
 
 def poisoned(steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is decided for an NVIDIA GPU and can be checked without one: torch.cuda's answers are made up, no more."""
+"""Memory of the process and of a GPU, whose answers are made up where there is none."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,15 +10,7 @@ import pytest
 import torch
 from finetree_api.trainer.v1 import event_pb2
 from finetree_worker import device_memory
-from finetree_worker.errors import MemoryExhaustedError
-from finetree_worker.methods.full import Full
-from finetree_worker.methods.lora import Lora
-from finetree_worker.methods.qlora import Qlora, Quantization
-from finetree_worker.models import load as base_models
-from finetree_worker.plan import OptimizerName, Plan, Precision
-from finetree_worker.training import optimizers, preflight
-from finetree_worker.training.run import weight_dtype
-from worker_harness import optimization, run, tuned
+from finetree_worker.device_memory import is_out_of_memory
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -83,76 +73,6 @@ def test_a_gpu_has_bfloat16_from_ampere_on(
     assert device_memory.emulates_bfloat16(device) is emulated
 
 
-@pytest.mark.parametrize(("precision", "told"), [(Precision.BF16, True), (Precision.FP32, False)])
-def test_a_run_says_that_bfloat16_is_emulated(
-    plan: Plan, monkeypatch: pytest.MonkeyPatch, precision: Precision, told: bool
-) -> None:
-    monkeypatch.setattr(device_memory, "emulates_bfloat16", lambda _: True)
-    recorder = run(tuned(plan, precision=precision, max_steps=1, epochs=None))
-    assert recorder.alerts() == ["BFLOAT16_EMULATED"] * told
-
-
-@pytest.mark.parametrize(
-    ("method", "precision", "loaded", "stored"),
-    [
-        (Full(), Precision.BF16, torch.bfloat16, torch.bfloat16),
-        (Full(), Precision.BF16_MIXED, torch.float32, torch.bfloat16),
-        (Full(), Precision.FP16_MIXED, torch.float32, torch.float16),
-        (Full(), Precision.FP32, torch.float32, torch.float32),
-        (Lora(), Precision.BF16, torch.bfloat16, torch.bfloat16),
-        (Lora(), Precision.BF16_MIXED, torch.bfloat16, torch.bfloat16),
-        (Lora(), Precision.FP16_MIXED, torch.float16, torch.float16),
-        (Qlora(), Precision.FP16_MIXED, torch.float16, torch.float16),
-    ],
-    ids=lambda value: getattr(value, "name", str(value)),
-)
-def test_weights_have_the_type_of_the_precision(
-    plan: Plan, method: Any, precision: Precision, loaded: torch.dtype, stored: torch.dtype
-) -> None:
-    chosen = replace(tuned(plan, precision=precision), method=method)
-    assert (weight_dtype(chosen), weight_dtype(chosen, stored=True)) == (loaded, stored)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_four_bit_products_are_computed_in_the_type_of_the_run(dtype: torch.dtype) -> None:
-    """bitsandbytes computes in float32 by default, many times slower on a GPU."""
-    settings = Qlora(quantized_as=Quantization.NF4).quantization(dtype)
-    assert (settings.bnb_4bit_compute_dtype, settings.bnb_4bit_quant_type) == (dtype, "nf4")
-    assert base_models.placement(CUDA, settings)["device_map"] == {"": "cuda:0"}
-    assert base_models.placement(torch.device("cuda", 1), settings)["device_map"] == {"": "cuda:1"}
-    assert base_models.placement(CPU, settings)["device_map"] == {"": "cpu"}
-    assert base_models.placement(CUDA, None) == {}
-
-
-def test_paged_state_is_neither_made_nor_counted_by_the_preflight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It leaves the GPU when there is too little memory, so it never decides whether a run fits."""
-    weight = torch.nn.Parameter(torch.ones(8, 8))
-    paged = optimizers.build([weight], optimization(optimizer=OptimizerName.PAGED_ADAMW_8BIT), CUDA)
-    monkeypatch.setattr(paged, "step", lambda: pytest.fail("the state was made"))
-    preflight._make_state(paged, SimpleNamespace(trainable={"weight": weight}))
-    assert not paged.state
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()], ids=["gpu", "host"])
-def test_a_model_that_does_not_fit_is_no_unreadable_model(
-    base_folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    def refusing(*_: Any, **__: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(base_models.AutoModelForCausalLM, "from_pretrained", refusing)
-    four_bit = Qlora(Lora()).quantization(torch.bfloat16)
-    for dtype, quantization, advice in (
-        (torch.float32, None, "Use qlora, bfloat16 weights, a smaller model,"),
-        (torch.bfloat16, None, "Use qlora, a smaller model,"),
-        (torch.bfloat16, four_bit, "Use a smaller model,"),
-    ):
-        with pytest.raises(MemoryExhaustedError, match="GB are free") as refused:
-            base_models.load_model(base_folder, dtype, device=CPU, quantization=quantization)
-        assert (refused.value.reason, refused.value.field) == ("OUT_OF_MEMORY_LOADING", "model")
-        assert refused.value.remedy.startswith(advice)
-
-
 class Driver:
     """NVML that answers as long as it is told to."""
 
@@ -189,3 +109,10 @@ def test_the_gpus_figures_are_read_until_its_driver_fails(monkeypatch: pytest.Mo
 def test_a_run_on_the_cpu_watches_no_gpu() -> None:
     with device_memory.DeviceWatch(CPU) as watch:
         assert watch._thread is None
+
+
+def test_the_cpu_allocators_refusal_is_recognized() -> None:
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)

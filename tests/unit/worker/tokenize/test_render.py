@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a template cannot render is refused with the row."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from finetree_worker.errors import DataError
+from finetree_worker.plan import LossOn
+from finetree_worker.tokenize.rows import Message, Row, RowFormat
+from worker_harness import example_of, learned_text
+
+TWO_TURNS = Row(
+    1, (Message("user", "one"), Message("assistant", "two"), Message("user", "three"), Message("assistant", "four"))
+)
+
+
+def test_a_prompt_without_a_template_is_joined_with_its_completion(tokenizer: Any) -> None:
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    row = Row(1, (Message("user", "ask:"), Message("assistant", " answer")))
+    example = example_of(row, RowFormat.PROMPT_COMPLETION, plain)
+    assert plain.decode(example.tokens.tolist()) == "ask: answer<|im_end|>"
+    assert learned_text(example, plain) == " answer<|im_end|>"
+
+
+def test_a_template_that_rewrites_earlier_turns(tokenizer: Any) -> None:
+    # As Qwen 3's: the last answer alone shows its (empty) thoughts.
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+        "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+        "{{ m['content'] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    example = example_of(TWO_TURNS, RowFormat.CHAT, thinking)
+    assert learned_text(example, thinking) == "two<|im_end|><think>\n\n</think>\n\nfour<|im_end|>"
+
+
+def test_a_turn_of_weight_zero_is_read_and_not_learned(tokenizer: Any) -> None:
+    turns = (*TWO_TURNS.messages[:1], Message("assistant", "wrong", learned=False), *TWO_TURNS.messages[2:])
+    example = example_of(Row(1, turns), RowFormat.CHAT, tokenizer)
+    assert learned_text(example, tokenizer) == "four<|im_end|>"
+    assert "wrong" in tokenizer.decode(example.tokens.tolist())
+
+
+def test_a_system_message_without_a_template_stands_before_the_prompt(tokenizer: Any) -> None:
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    row = Row(1, (Message("system", "Be brief."), Message("user", "ask:"), Message("assistant", " answer")))
+    example = example_of(row, RowFormat.INSTRUCTION, plain)
+    assert plain.decode(example.tokens.tolist()) == "Be brief.\n\nask: answer<|im_end|>"
+    assert learned_text(example, plain) == " answer<|im_end|>"
+
+
+def test_a_chat_for_a_model_without_a_template_is_refused(tokenizer: Any) -> None:
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    with pytest.raises(DataError) as refused:
+        example_of(TWO_TURNS, RowFormat.CHAT, plain)
+    assert (refused.value.reason, refused.value.field) == ("NO_CHAT_TEMPLATE", "dataset")
+
+
+def test_a_template_that_hides_where_an_answer_begins_is_refused_with_row_and_turn(tokenizer: Any) -> None:
+    """It turns the conversation round. What the refusal advises helps: all of it can be learned, or plain text."""
+    backwards = copy.deepcopy(tokenizer)
+    backwards.chat_template = "{% for m in messages | reverse %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    with pytest.raises(DataError) as refused:
+        example_of(replace(TWO_TURNS, number=7), RowFormat.CHAT, backwards)
+    assert (refused.value.reason, refused.value.field) == ("UNSUPPORTED_TEMPLATE", "dataset[7].messages[1]")
+    whole = example_of(TWO_TURNS, RowFormat.CHAT, backwards, LossOn.ALL)
+    assert learned_text(whole, backwards).startswith("assistant: four\nuser: three\n")
+    assert learned_text(example_of(Row(1, text="one two"), RowFormat.TEXT, backwards), backwards) == "one two<|im_end|>"

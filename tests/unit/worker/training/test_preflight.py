@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The preflight: what does not fit is refused before the first step, and nothing else changes."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1 import check_pb2
+from finetree_worker.errors import MemoryExhaustedError
+from finetree_worker.plan import OptimizerName, Plan
+from finetree_worker.training import gradients, optimizers, preflight
+from finetree_worker.training.loss import target_loss
+from finetree_worker.training.run import train
+from worker_harness import METHODS, Recorder, difference, elsewhere, optimization, run, tuned, weights
+
+CUDA = torch.device("cuda")
+
+
+def test_paged_state_is_neither_made_nor_counted_by_the_preflight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves the GPU when there is too little memory, so it never decides whether a run fits."""
+    weight = torch.nn.Parameter(torch.ones(8, 8))
+    paged = optimizers.build([weight], optimization(optimizer=OptimizerName.PAGED_ADAMW_8BIT), CUDA)
+    monkeypatch.setattr(paged, "step", lambda: pytest.fail("the state was made"))
+    preflight._make_state(paged, SimpleNamespace(trainable={"weight": weight}))
+    assert not paged.state
+
+
+@pytest.mark.parametrize("optimizer", [OptimizerName.ADAMW, OptimizerName.ADAMW_8BIT, OptimizerName.SGD])
+def test_the_preflight_leaves_no_trace(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: OptimizerName
+) -> None:
+    plan = tuned(plan, optimizer=optimizer, weight_decay=0.1)
+    recorder = run(plan)
+    report, steps = recorder.of(event_pb2.PreflightReport), recorder.of(event_pb2.StepMetrics)
+    assert len(report) == 1
+    assert recorder.events.index(report[0]) < recorder.events.index(steps[0])
+    assert report[0].checks[0].verdict == check_pb2.CHECK_VERDICT_PASS
+    assert report[0].checks[0].measured.expected == report[0].peak_memory_bytes
+    assert report[0].checks[0].limit == report[0].peak_memory_bytes + report[0].free_memory_bytes
+    assert report[0].peak_memory_bytes > 0
+    assert report[0].free_memory_bytes > 0
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
+    without = elsewhere(plan, tmp_path / "b")
+    run(without)
+    assert difference(weights(plan.artifact), weights(without.artifact)) == 0.0
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_the_preflight_runs_at_least_the_largest_micro_batch(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, packing: bool
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def noted(model: Any, batch: Any) -> torch.Tensor:
+        seen.append((batch.tokens, max(batch.lengths)))
+        return target_loss(model, batch)
+
+    monkeypatch.setattr(gradients, "target_loss", noted)
+    recorder = run(tuned(plan, packing=packing, micro_batch_size=2, sequence_length=110))
+    assert recorder.of(event_pb2.PreflightReport)[0].tokens == seen[0][0]
+    assert seen[0][0] >= max(tokens for tokens, _ in seen[2:])
+    assert seen[0][1] == max(longest for _, longest in seen[2:])
+
+
+def test_a_run_that_cannot_fit_is_refused_with_numbers_before_its_first_step(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(_: Any, batch: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError(str(batch.tokens))
+
+    monkeypatch.setattr(gradients, "target_loss", refusing)
+    recorder = Recorder()
+    with pytest.raises(MemoryExhaustedError) as caught:
+        train(plan, recorder, recorder)
+    assert (caught.value.reason, caught.value.category) == ("OUT_OF_MEMORY_PREFLIGHT", "CAPACITY")
+    assert "GB are free" in caught.value.message
+    longest = recorder.of(event_pb2.DatasetReport)[0].longest_row_tokens
+    assert f"one row of {longest} tokens" in caught.value.message
+    (report,) = recorder.of(event_pb2.PreflightReport)
+    assert report.checks[0].verdict == check_pb2.CHECK_VERDICT_FAIL
+    assert not recorder.of(event_pb2.StepMetrics)
+    assert not plan.artifact.exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "checkpointing", "advice"),
+    [
+        ("lora", False, "turn gradient checkpointing on, use qlora, or use a smaller model."),
+        ("lora", True, "use qlora, or use a smaller model."),
+        ("nf4", False, "turn gradient checkpointing on, or use a smaller model."),
+        ("prefix", False, "use qlora, or use a smaller model."),
+    ],
+)
+def test_a_run_that_cannot_fit_is_advised_nothing_that_it_does_or_may_not_do(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, kind: str, checkpointing: bool, advice: str
+) -> None:
+    def refusing(_: Any, batch: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError(str(batch.tokens))
+
+    monkeypatch.setattr(gradients, "target_loss", refusing)
+    asked = replace(tuned(plan, gradient_checkpointing=checkpointing), method=METHODS[kind])
+    with pytest.raises(MemoryExhaustedError) as caught:
+        run(asked)
+    remedy = caught.value.remedy
+    assert remedy.startswith("Lower sequence_length below ")
+    assert remedy.partition(", ")[2] == advice
+
+
+def test_an_optimizer_whose_state_does_not_fit_is_found_before_the_first_step(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("state")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", refusing)
+    recorder = Recorder()
+    with pytest.raises(MemoryExhaustedError) as caught:
+        train(tuned(plan, optimizer=OptimizerName.SGD), recorder, recorder)
+    assert caught.value.reason == "OUT_OF_MEMORY_PREFLIGHT"
