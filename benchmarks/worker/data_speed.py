@@ -39,7 +39,7 @@ TEMPLATE = (
 def own() -> None:
     """This project's side: a round is what a task does with a file that it has not seen."""
     from finetree_worker.plan import LossOn
-    from finetree_worker.tokenize.cache import tokenized
+    from finetree_worker.tokenize.cache import TableInput, tokenized
     from finetree_worker.tokenize.rows import RowSource
     from transformers import AutoTokenizer
 
@@ -51,7 +51,7 @@ def own() -> None:
     pacer = Pacer()
     pacer.ready()
     for _ in range(asked["rounds"]):
-        table = tokenized(source, tokenizer, loss_on, lambda _: None, work).table
+        table = tokenized(TableInput(source, tokenizer, loss_on), work, lambda _: None).table
         pacer.step(tokens=len(table.tokens), loss=int(table.learned.sum()))
     pacer.tell("done", peak_bytes=peak_bytes())
 

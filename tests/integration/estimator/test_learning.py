@@ -18,6 +18,8 @@ ROWS = [{"prompt": f"Count to {n}.", "completion": "one " * n} for n in range(1,
 SPEC = {
     "model": {"path": "tiny"},
     "lora": {"rank": 4},
+    # Every CPU multiplies it fast: not all have instructions for bfloat16.
+    "precision": "PRECISION_FP32",
     "training": {"max_steps": 12, "effective_batch_size": 4, "micro_batch_size": 4, "sequence_length": 128},
 }
 

@@ -149,7 +149,7 @@ def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: Plan, kind:
         subject.model.train(mode=False)
         ours = (adapted if kind == "prefix" else subject.model)(input_ids=ids).logits
         theirs = reloaded(chosen).eval()(input_ids=ids).logits
-        untrained = load_model(plan.base.folder, torch.float32, CPU).eval()(input_ids=ids).logits
+        untrained = load_model(plan.base.folder, torch.float32, device=CPU).eval()(input_ids=ids).logits
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
     assert (ours - untrained).abs().max() > 1e-3
 

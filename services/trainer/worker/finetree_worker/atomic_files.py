@@ -20,7 +20,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def atomic_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder beside `target`: renamed to it when the block succeeds, deleted when it raises.
 
     All files are flushed to the disk; a manifest with `facts` and the sha256 of every file is written last. Raises
     StorageError: DISK_FULL, STORAGE_FAILED, or OUTPUT_EXISTS when another writer was first.
@@ -34,7 +34,7 @@ def atomic_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
             yield draft
             seal(draft, facts)
             if target.exists():
-                raise StorageError("OUTPUT_EXISTS", f"{target.name!r} has been written by someone else meanwhile.")
+                raise StorageError("OUTPUT_EXISTS", f"Another process has written {target.name!r} meanwhile.")
             draft.rename(target)
             sync_folder(target.parent)
     finally:
@@ -43,7 +43,7 @@ def atomic_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Name the disk's errors: DISK_FULL or STORAGE_FAILED, whichever library noticed them."""
+    """Turn errors of the disk into StorageError DISK_FULL or STORAGE_FAILED, whichever library raised them."""
     try:
         yield
     except OSError as error:
@@ -59,7 +59,7 @@ def storage_errors() -> Iterator[None]:
 def _storage_error(*, full: bool) -> StorageError:
     if full:
         return StorageError("DISK_FULL", "The disk is full.", remedy="Free space, then start the task again.")
-    return StorageError("STORAGE_FAILED", "The disk could not be written.", remedy="See the trainer's log.")
+    return StorageError("STORAGE_FAILED", "Writing to the disk failed.", remedy="See the trainer's log.")
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a whole folder; None where it is missing, unreadable, or where a file is not as it says."""
+    """Return the manifest of a whole folder; None where it is missing or unreadable, or a file differs from it."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         recorded = manifest["files"]
@@ -92,12 +92,12 @@ def recorded_hashes(folder: Path) -> dict[str, str]:
 
 
 def manifest_hash(folder: Path) -> str:
-    """sha256 (hex) of the manifest of a whole folder: it stands for all files, whose hashes the manifest holds."""
+    """Return the sha256 (hex) of a whole folder's manifest, which holds the hashes of all its files."""
     return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """sha256 (hex) of each file but the manifest, by path relative to `folder`."""
+    """Return the sha256 (hex) of each file but the manifest, by path relative to `folder`."""
     result = {}
     for path in contents(folder):
         with path.open("rb") as stream:
@@ -106,12 +106,12 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def contents(folder: Path) -> list[Path]:
-    """All files below `folder` but the manifest, sorted."""
+    """Return all files below `folder` but the manifest, sorted."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files below `folder`."""
+    """Return the size of all files below `folder` in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

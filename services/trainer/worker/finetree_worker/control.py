@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of a running task from outside, remembered until the task can do it."""
+"""Requests to a running task (save a checkpoint, pause, cancel), kept until the task can act on them."""
 
 from enum import StrEnum
 from typing import Protocol
@@ -8,7 +8,7 @@ from finetree_worker.errors import Cancelled
 
 
 class Signal(StrEnum):
-    """What the outside asks of a running task."""
+    """Request to a running task."""
 
     NONE = "none"
     CHECKPOINT = "checkpoint"
@@ -26,21 +26,21 @@ STOPS = (Signal.PAUSE, Signal.CANCEL_SAVING)
 
 
 class Control(Protocol):
-    """Asked between micro-batches; a CHECKPOINT is handed out once, the others for as long as they hold."""
+    """Source of requests, polled between micro-batches; CHECKPOINT is returned once, others as long as they hold."""
 
     def poll(self) -> Signal:
-        """Return what is asked of the task now."""
+        """Return the request that holds now."""
 
 
 class Steering:
-    """Polls the control. A request for a checkpoint that comes in the middle of a step waits for the step's end."""
+    """Polls a control for a run; a request for a checkpoint in the middle of a step is kept for the step's end."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
         self._checkpoint = False
 
     def signal(self) -> Signal:
-        """Return what is asked now. Raises Cancelled where the task is to end at once."""
+        """Return the request that holds now. Raises Cancelled where the task is to end at once."""
         asked = self._control.poll()
         if asked is Signal.CANCEL:
             raise Cancelled

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of this process, and a look at the GPU once a second from a thread of its own."""
+"""Memory of this process and of its device, and a thread that samples the GPU once a second."""
 
 import sys
 import threading
@@ -12,7 +12,7 @@ import torch
 from finetree_api.trainer.v1 import event_pb2
 
 PERIOD_SECONDS = 1.0
-"""Time between two looks at the GPU."""
+"""Time between two samples of the GPU."""
 _PAGE = 4096
 _GROUP = Path("/sys/fs/cgroup")
 _OUT_OF_MEMORY = (
@@ -23,7 +23,7 @@ _OUT_OF_MEMORY = (
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Memory in use now: what torch has reserved on a GPU, else this process's resident set."""
+    """Bytes in use now: reserved by torch on a GPU, else the resident set of this process."""
     if device.type == "cuda":
         return torch.cuda.memory_reserved(device)
     try:
@@ -33,9 +33,9 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Highest memory of this process so far: the most that torch has reserved on a GPU, else the resident peak.
+    """Highest bytes of this process so far: the most that torch has reserved on a GPU, else the resident peak.
 
-    Between two looks at what is in use lies the peak of every step. 0 where the system does not tell.
+    Samples of what is in use miss the peak within a step. 0 where the system does not report it.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
@@ -47,9 +47,9 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def free_memory_bytes(device: torch.device) -> int:
-    """Memory that can still be had: of the GPU, else of the machine or this process's control group, the lesser.
+    """Bytes that can still be allocated: of the GPU, else the lesser of the machine's and the control group's.
 
-    0 where the system does not tell.
+    0 where the system does not report it.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -65,7 +65,7 @@ def _host_free() -> int:
 
 
 def _group_free(folder: Path) -> int:
-    """What a control group (version 2) leaves; pages of files count as free, since they can be dropped."""
+    """Bytes that a control group (version 2) leaves; pages of files count as free, since they can be dropped."""
     try:
         limit = int((folder / "memory.max").read_text(encoding="ascii"))
         used = int((folder / "memory.current").read_text(encoding="ascii"))
@@ -77,7 +77,7 @@ def _group_free(folder: Path) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out.
+    """Return whether an exception means that memory ran out.
 
     torch's allocator of a GPU has a class of its own for it; others say it in a RuntimeError's text.
     """
@@ -88,13 +88,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_cache(device: torch.device) -> None:
-    """Give back what torch's allocator keeps of a GPU's memory: after an out-of-memory it is in pieces."""
+    """Release the GPU memory that torch's allocator has cached: after an out-of-memory error it is fragmented."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def emulates_bfloat16(device: torch.device) -> bool:
-    """Whether a GPU only imitates bfloat16: its arithmetic came with compute capability 8.0 (Ampere)."""
+    """Return whether a GPU only emulates bfloat16, whose arithmetic came with compute capability 8.0 (Ampere)."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
 
 
@@ -102,7 +102,7 @@ class DeviceWatch:
     """Samples utilization, memory and power through NVML; `latest` is None where there is no NVIDIA GPU."""
 
     def __init__(self, device: torch.device, *, node: str = "", device_id: str = "") -> None:
-        """`node` and `device_id` are what the service calls the device."""
+        """`node` and `device_id` are the service's names of the device."""
         self._node, self._device_id = node, device_id
         self.latest: event_pb2.DeviceMetrics | None = None
         self._device = device
@@ -125,7 +125,7 @@ class DeviceWatch:
     def _run(self) -> None:
         import pynvml
 
-        # A driver that answers badly costs the run its GPU figures, nothing else.
+        # A driver that fails costs the run its GPU metrics, nothing else.
         with suppress(pynvml.NVMLError):
             pynvml.nvmlInit()
             uuid = str(torch.cuda.get_device_properties(self._device).uuid)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong in a training task, with a stable reason and an owner."""
+"""Errors of a task, each with a stable reason and a category."""
 
 from enum import StrEnum
 
 
 class Category(StrEnum):
-    """Whose fault a failure is: decides whether a retry can help."""
+    """Who can correct a failure: the user, the operator of the system, or whoever gives more capacity."""
 
     USER = "USER"
     SYSTEM = "SYSTEM"
@@ -66,7 +66,7 @@ class MemoryExhaustedError(TaskError):
 
 
 class StorageError(TaskError):
-    """The disk is full or refuses to be written; what was there before is intact."""
+    """The disk is full or cannot be written; what was there before is intact."""
 
     category = Category.SYSTEM
     retryable = True
@@ -77,8 +77,8 @@ class CheckpointError(TaskError):
 
 
 class Cancelled(BaseException):
-    """The task is to end: unwinds it from wherever it is, past every `except Exception`."""
+    """The task is to end. Derived from BaseException, so that no `except Exception` on the way stops it."""
 
 
 class Interrupted(Cancelled):
-    """The attempt cannot go on and has a checkpoint that the next one can: ends it as a preemption does."""
+    """The attempt cannot continue, but the next one can from its checkpoint: ends it like a preemption."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task as frozen values: everything that the work needs, nothing left to be guessed."""
+"""A task as frozen values: everything that training or preparing needs."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ UNLIMITED = 1 << 24
 
 
 class Schedule(StrEnum):
-    """Learning rate after warm-up."""
+    """Course of the learning rate after warm-up."""
 
     COSINE = "cosine"
     LINEAR = "linear"
@@ -33,7 +33,7 @@ class Schedule(StrEnum):
 
 
 class LossOn(StrEnum):
-    """Which tokens are learned."""
+    """Tokens that count in the loss."""
 
     COMPLETIONS = "completions"
     LAST_COMPLETION = "last-completion"
@@ -51,7 +51,7 @@ class Precision(StrEnum):
 
 
 class OptimizerName(StrEnum):
-    """Optimizers."""
+    """Optimizers that the worker has."""
 
     ADAMW = "adamw"
     ADAMW_8BIT = "adamw-8bit"
@@ -60,14 +60,14 @@ class OptimizerName(StrEnum):
 
 
 class Attention(StrEnum):
-    """How attention is computed: by torch's fused kernels, or with its scores written out."""
+    """Computation of attention: by torch's fused kernels, or with the scores in memory."""
 
     SDPA = "sdpa"
     EAGER = "eager"
 
 
 class Metric(StrEnum):
-    """What evaluation measures."""
+    """Measurements of an evaluation."""
 
     LOSS = "loss"
     EXACT_MATCH = "exact_match"
@@ -76,7 +76,7 @@ class Metric(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """The base model: where it is here, and what it is called elsewhere. Never one in the place of the other."""
+    """The base model: its folder on this machine, and its public identity, which alone is written into artifacts."""
 
     folder: Path
     hub_id: str = ""
@@ -84,24 +84,24 @@ class BaseModel:
     fingerprint: str = ""
 
     def message(self) -> artifact_pb2.ArtifactBase:
-        """Return what an artifact says of its base."""
+        """Return the identity as an artifact's message has it."""
         return artifact_pb2.ArtifactBase(hub_id=self.hub_id, revision=self.revision, fingerprint=self.fingerprint)
 
 
 class Method(ABC):
-    """A fine-tuning method with its settings: what the rest of the worker asks of it.
+    """Interface of a fine-tuning method with its settings.
 
-    Each is a frozen dataclass in a file of methods/ that is called as the method is in RunSpec.
+    Each is a frozen dataclass in a file of methods/ that has the name of the method's field in RunSpec.
     """
 
     name: ClassVar[str]
     """The method's field in RunSpec."""
     artifact: ClassVar[artifact_pb2.ArtifactKind.ValueType] = artifact_pb2.ARTIFACT_KIND_ADAPTER
-    """What the method leaves behind."""
+    """Kind of artifact that the method makes."""
     peft_type: ClassVar[str] = ""
-    """What peft calls the artifact; empty where it is none of peft's."""
+    """peft's name of the artifact's type; empty where the format is not one of peft's."""
     trains_base: ClassVar[bool] = False
-    """Whether weights of the base are trained, which mixed precision then keeps in float32."""
+    """Whether weights of the base are trained; mixed precision then keeps them in float32."""
 
     @classmethod
     @abstractmethod
@@ -119,19 +119,19 @@ class Method(ABC):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: "PreTrainedTokenizerBase", dtype: "torch.dtype"
     ) -> None:
-        """Write what was trained into `folder`; a whole model in `dtype` with its tokenizer."""
+        """Write the trained weights into `folder`; a whole model in `dtype` with its tokenizer."""
 
     @abstractmethod
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
-        """Return whether the program that the artifact in `folder` is made for loads it on the base in `base`."""
+        """Return whether the program that the artifact in `folder` is meant for loads it on the base in `base`."""
 
     def quantization(self, dtype: "torch.dtype") -> "BitsAndBytesConfig | None":
-        """Return how the base is quantized as it is loaded, its products in `dtype`; None where it is not."""
+        """Return how the base is quantized on loading, its products in `dtype`; None where it is not quantized."""
         del dtype
         return None
 
     def memory_savings(self, *, checkpointing: bool) -> Sequence[str]:
-        """Return what a run of this method can still do to take less memory, as parts of a sentence."""
+        """Return settings that would lower the memory of a run of this method, as parts of a sentence."""
         return [*([] if checkpointing else ["turn gradient checkpointing on"]), "use qlora"]
 
 
@@ -152,17 +152,17 @@ class DataPlan:
     split_fraction: float = 0.0
     split_seed: int = 0
     sequence_length: int = UNLIMITED
-    """Tokens that longer rows are cut to."""
+    """Longest row in tokens; longer rows are truncated."""
     loss_on: LossOn = LossOn.COMPLETIONS
     questions: bool = False
-    """Whether held-out rows are kept as questions, to be answered."""
+    """Whether held-out rows are kept as questions that the model answers."""
     token_cache: Path | None = None
     token_cache_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Optimization:
-    """How the weights are moved. Exactly one of `epochs` and `max_steps` is set; batch sizes count rows."""
+    """Settings of the optimization. Exactly one of `epochs` and `max_steps` is set; batch sizes count rows."""
 
     learning_rate: float
     batch_size: int
@@ -185,7 +185,7 @@ class Optimization:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationPlan:
-    """What is measured on the held-out rows."""
+    """Evaluations on the held-out rows: what they measure, and when."""
 
     metrics: tuple[Metric, ...] = ()
     max_new_tokens: int = 64
@@ -194,44 +194,44 @@ class EvaluationPlan:
     every_steps: int = 0
     """Steps between two evaluations; 0: none before training ends."""
     early_stopping_patience: int = 0
-    """Evaluations in a row that are no better and end the run, whose best weights are published; 0: never."""
+    """Evaluations in a row without improvement that end the run, whose best weights are published; 0: never."""
     early_stopping_min_delta: float = 0.0
     """By how much an evaluation must beat the best one: nats of a loss, or a share."""
     best_by: Metric = Metric.LOSS
-    """What tells the best evaluation: the lowest loss, or the highest of the other metrics."""
+    """Metric that the best evaluation is chosen by: the lowest loss, or the highest of the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPlan:
-    """When checkpoints are saved, besides those that are asked for, and which are kept."""
+    """Scheduled checkpoints, and which are kept."""
 
     every_steps: int = 100
     """Steps between two checkpoints; 0: none."""
     keep: int = 2
-    """How many of the newest are kept."""
+    """Number of the newest checkpoints that are kept."""
     keep_best: bool = False
-    """Whether the best evaluation's is kept too."""
+    """Whether the checkpoint of the best evaluation is kept too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What an hour of the run costs."""
+    """Price of an hour of the run."""
 
     per_hour: float
     currency_code: str
 
     @classmethod
     def from_money(cls, money: money_pb2.Money) -> Self:
-        """Return the price of an hour that a message states."""
+        """Read the price of an hour from a message."""
         return cls(money.units + money.nanos / 1e9, money.currency_code)
 
     def of(self, seconds: float) -> money_pb2.Money:
-        """Return what so many seconds cost."""
+        """Return the cost of a time in seconds."""
         nanos = round(self.per_hour * seconds / 3600 * 1e9)
         return money_pb2.Money(currency_code=self.currency_code, units=nanos // 10**9, nanos=nanos % 10**9)
 
     def of_interval(self, seconds: evidence_pb2.Interval) -> evidence_pb2.MoneyInterval:
-        """Return what an interval of seconds costs."""
+        """Return the cost of an interval of seconds."""
         cost = evidence_pb2.MoneyInterval(amount=seconds, currency_code=self.currency_code)
         for bound in ("low", "expected", "high"):
             setattr(cost.amount, bound, getattr(seconds, bound) * self.per_hour / 3600)
@@ -240,12 +240,12 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A training task, resolved.
+    """A training task with all its settings.
 
     `work` is the attempt's own folder, `artifact` the folder that the result is renamed to, `checkpoint_folder` where
     the job's attempts keep their checkpoints (unset: below `work`).
     `threads` is the number of CPU threads; with the library versions and the machine type it decides the order of
-    floating-point sums, hence whether a resumed run is bit-equal.
+    floating-point sums, hence whether a resumed run is equal bit for bit.
     """
 
     base: BaseModel
@@ -271,7 +271,7 @@ class Plan:
         return self.checkpoint_folder or self.work / "checkpoints"
 
     def numerics_hash(self) -> str:
-        """Return the sha256 (hex) of what decides the trained weights; a checkpoint with another is of another run."""
+        """Return the sha256 (hex) of the settings that decide the weights; checkpoints of other runs have another."""
         settings: Any = self.method
         decisive = {
             "method": {"name": self.method.name, **asdict(settings)},
@@ -290,11 +290,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class PreparePlan:
-    """A task that prepares a base model, reports on rows, or both. `artifact` gets the rows that a preview shows."""
+    """A task that prepares a base model, reports on rows, or both. `artifact` is the folder of the preview's rows."""
 
     job: str
     model_origin: str
-    """Where the base model is fetched from; empty where it is in its folder already."""
+    """Where the base model is fetched from; empty where its folder holds it already."""
     base: BaseModel | None
     """None where rows are reported on without a tokenizer."""
     data: DataPlan | None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a task of the contract to a plan: every setting is either honoured or refused by name."""
+"""Plans from the contract's task messages: every setting is either used or refused by name."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +26,9 @@ from finetree_worker.plan import (
 )
 
 ARTIFACT_FOLDERS = {artifact_pb2.ARTIFACT_KIND_ADAPTER: "adapter", artifact_pb2.ARTIFACT_KIND_MODEL: "model"}
-"""Id of the artifact that a training task makes."""
+"""Id of a training task's artifact by its kind."""
 PREVIEW_FOLDER = "preview"
-"""Id of the artifact that a report on a dataset makes: the rows that a preview shows."""
+"""Id of the artifact of a report on a dataset: the rows that a preview shows."""
 
 
 def train_plan(task: worker_pb2.Task) -> Plan:
@@ -78,17 +78,17 @@ def prepare_plan(task: worker_pb2.Task) -> PreparePlan:
 
 
 def free_folder(parent: Path, name: str, attempt: int) -> Path:
-    """Return where this attempt's artifact goes: never where another attempt has put one."""
+    """Return the folder for this attempt's artifact, one that no other attempt has written."""
     return parent / name if not (parent / name).exists() else parent / f"{name}-{attempt}"
 
 
 def device_ids(task: worker_pb2.Task) -> list[str]:
-    """Return the ids of all devices that a task holds, for example ["cuda:0"]."""
+    """Return the ids of all devices of a task, for example ["cuda:0"]."""
     return [device for placement in task.placements for device in placement.device_ids]
 
 
 def device_kind(task: worker_pb2.Task) -> Literal["cpu", "cuda"]:
-    """Return what a task trains on. Raises PlanError SETTING_NOT_SUPPORTED for more devices than one."""
+    """Return the kind of device that a task trains on. Raises PlanError SETTING_NOT_SUPPORTED for several devices."""
     devices = device_ids(task)
     if len(devices) > 1:
         raise spec_values.not_supported("hardware.count", str(len(devices)))
@@ -165,9 +165,9 @@ def _checkpoints(task: worker_pb2.Task) -> CheckpointPlan:
     if asked.keep_best and not (evaluation.every_steps and held_out):
         raise PlanError(
             "KEEP_BEST_WITHOUT_EVALUATION",
-            "No evaluation during training can tell which checkpoint is the best.",
+            "keep_best needs evaluations during training, and the run has none.",
             field="checkpoints.keep_best",
-            remedy="Set evaluation.every_steps and held-out rows, or leave keep_best out.",
+            remedy="Set evaluation.every_steps and hold rows out, or leave keep_best unset.",
         )
     return CheckpointPlan(**spec_values.stated(asked, "every_steps", "keep", "keep_best"))
 

@@ -26,7 +26,7 @@ _BF16_ONE = 0x3F80  # the bits of 1.0 in bfloat16
 
 
 def key(*parts: int | str) -> int:
-    """A signed 64-bit key from what a random number belongs to; the same on every machine and Python version."""
+    """Return a signed 64-bit key of what a random number belongs to, equal on every machine and Python version."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
@@ -44,14 +44,14 @@ def splitmix64(x: Tensor) -> Tensor:
 
 
 def uniform_words(first: Tensor, width: int) -> Tensor:
-    """Rows of 16-bit words, int16 (len(first), width): row i hashes the counters that begin at first[i]."""
+    """Return rows of 16-bit words, int16 (len(first), width): row i hashes the counters that begin at first[i]."""
     columns = torch.arange((width + 3) // 4, device=first.device, dtype=torch.int64)
     bits = splitmix64(first[:, None] + columns[None, :])
     return bits.view(torch.int16)[:, :width]
 
 
 def order(seed: int, epoch: int, rows: int) -> Tensor:
-    """The order in which an epoch visits its rows: a permutation of range(rows), int64 (rows,)."""
+    """Return the order in which an epoch visits its rows: a permutation of range(rows), int64 (rows,)."""
     hashed = splitmix64(torch.arange(rows, dtype=torch.int64) ^ key("order", seed, epoch))
     return torch.argsort(hashed, stable=True)
 
@@ -69,8 +69,8 @@ class DropoutMasks:
         self._by_token: Tensor | None = None
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def begin(self, step: int, rows: Sequence[int], lengths: Sequence[int], token_ids: Tensor) -> None:
-        """Prepare for one micro-batch: the dataset's row numbers in it, and how many tokens each has.
+    def begin(self, step: int, rows: Sequence[int], *, lengths: Sequence[int], token_ids: Tensor) -> None:
+        """Prepare for one micro-batch: the dataset's row numbers in it, and the length of each in tokens.
 
         `token_ids` (1, tokens with filling) says where the masks are made, and for how many tokens.
         """
@@ -89,8 +89,8 @@ class DropoutMasks:
         words = uniform_words(firsts, self._width)
         self._by_token = pad(words, (0, 0, 0, tokens - len(words)))
 
-    def keep(self, module: int, features: int, drop: float, dtype: torch.dtype) -> Tensor:
-        """1 for each input that module number `module` keeps and 0 for the others: dtype (tokens, features)."""
+    def keep(self, module: int, features: int, *, drop: float, dtype: torch.dtype) -> Tensor:
+        """Return 1 for each input that module number `module` keeps and 0 for the others: dtype (tokens, features)."""
         if self._by_token is None or self._by_module is None:
             message = "begin() must come before the forward pass"
             raise RuntimeError(message)
@@ -103,19 +103,19 @@ class DropoutMasks:
         return words.neg_().to(dtype)
 
     def dropped(self, x: Tensor, module: int, drop: float) -> Tensor:
-        """The input x (1, tokens, features) with dropped elements zero, unscaled.
+        """Return the input x (1, tokens, features) with dropped elements zero, unscaled.
 
         Modules that read the same tensor (query, key and value; gate and up) share one mask, the first one's: their
         input is dropped out once, and kept once for the backward pass.
         """
         if self._last is not None and self._last[0] is x:
             return self._last[1]
-        result = x * self.keep(module, x.shape[-1], drop, x.dtype)
+        result = x * self.keep(module, x.shape[-1], drop=drop, dtype=x.dtype)
         self._last = (x, result)
         return result
 
     def end(self) -> None:
-        """Let go of the micro-batch's tensors."""
+        """Release the micro-batch's tensors."""
         self._last = self._by_token = None
 
 
@@ -131,11 +131,11 @@ class CounterDropout(nn.Module):
 
     @property
     def scale(self) -> float:
-        """What a kept element is multiplied by to keep the expectation."""
+        """Factor on kept elements that keeps the expectation."""
         return 1.0 / (1.0 - self.drop) if self.training and self.masks is not None else 1.0
 
     def unscaled(self, x: Tensor) -> Tensor:
-        """The input x (1, tokens, features) with dropped elements zero and the kept ones as they were."""
+        """Return the input x (1, tokens, features) with dropped elements zero and the kept ones unchanged."""
         if not self.training or self.masks is None:
             return x
         return self.masks.dropped(x, self.index, self.drop)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of RunSpec's settings that this worker trains with, and what they are here.
+"""Values of RunSpec's enums that this worker supports, as the plan's own.
 
-A value that is missing in a table is refused by name. The control plane refuses the same ones before a job is queued.
+A value that is missing in a table is refused by name. The trainer refuses it before a job is queued.
 """
 
 from typing import Any
@@ -57,7 +57,7 @@ METRICS = {
 
 
 def value_of(message: Any, field: str, table: dict[Any, Any], *, parent: str = "") -> Any:
-    """Return what a field's value is here. Raises PlanError. `parent` is the path of `message` and a dot."""
+    """Return a field's value as the plan's. Raises PlanError. `parent` is the path of `message` and a dot."""
     value = getattr(message, field)
     if value in table:
         return table[value]
@@ -66,7 +66,7 @@ def value_of(message: Any, field: str, table: dict[Any, Any], *, parent: str = "
 
 
 def stated(message: Any, *fields: str) -> dict[str, Any]:
-    """Return the values of those optional fields that are set, by name."""
+    """Return the values of the optional fields that are set, by name."""
     return {field: getattr(message, field) for field in fields if message.HasField(field)}
 
 
@@ -81,5 +81,5 @@ def not_supported(field: str, value: str) -> PlanError:
 
 
 def unresolved(field: str) -> PlanError:
-    """Return the error for a setting without which nothing can be planned."""
+    """Return the error for a setting that a resolved run must have."""
     return PlanError("UNRESOLVED_SPEC", f"The run does not set {field}.", field=field, remedy="Set it.")

@@ -50,7 +50,8 @@ class Pulling:
 
         self.seen = Collected()
         given = Access(**{"endpoint": self.hub.url, **access})
-        return prepare_hub_model(f"hub:{model}@{revision}", self.home, given, self.seen, control or Control())
+        origin, control = f"hub:{model}@{revision}", control or Control()
+        return prepare_hub_model(origin, self.home, given, reporter=self.seen, control=control)
 
     def refused(self, kind, **how):
         with pytest.raises(kind) as error:
@@ -231,7 +232,7 @@ def test_a_model_for_which_the_disk_is_too_small_is_refused_with_numbers_before_
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=10**10))
     shard = next(name for name in pull.hub.repos[ID].files if name.endswith(".safetensors"))
     pull.hub.repos[ID].sizes[shard] = 140 * 10**9
-    error = pull.refused(StorageError, reserve=10**9)
+    error = pull.refused(StorageError, reserve_bytes=10**9)
     assert (error.reason, error.retryable) == ("DISK_FULL", False)
     assert all(text in error.message for text in ("140.00 GB", "10.00 GB", "1.00 GB"))
     assert left(pull.home) == []
@@ -258,7 +259,9 @@ from finetree_worker.models import hub
 hub.CHUNK_BYTES = 10_000
 url, name, commit, target, size = sys.argv[1:]
 with hub.online():
-    hub.Client(hub.Access(url), "acme/Tiny", "main").fetch(name, commit, Path(target), int(size), lambda count: None)
+    hub.Client(hub.Access(url), "acme/Tiny", "main").download(
+        name, Path(target), commit=commit, size=int(size), on_bytes=lambda count: None
+    )
 """
 
 
@@ -280,6 +283,8 @@ def test_a_download_whose_process_is_killed_goes_on_where_it_was(pull, tmp_path)
     process.wait()
     present = target.stat().st_size
     with online():
-        Client(Access(pull.hub.url), ID, "main").fetch(*words[1:3], target, len(content), lambda _count: None)
+        Client(Access(pull.hub.url), ID, "main").download(
+            words[1], target, commit=COMMIT, size=len(content), on_bytes=lambda _count: None
+        )
     assert pull.hub.transfers("large.safetensors") == ["", f"bytes={present}-"]
     assert target.read_bytes() == content

@@ -51,7 +51,7 @@ def test_a_run_with_three_interruptions_sees_the_rows_of_a_straight_one(
     """Reshuffling after a resume would show rows twice, and never."""
     seen: list[tuple[int, ...]] = []
     plan = tuned(plan, packing=packing, micro_batch_size=2)
-    monkeypatch.setattr(preflight, "check", lambda *_: None)
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
     monkeypatch.setattr(
         gradients,
         "target_loss",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from finetree_api.types.v1.training_data_pb2 import SPLIT_TRAIN
 from finetree_worker.data import preview
-from worker_harness import data_plan, tokenised
+from worker_harness import data_plan, dataset_of
 
 
 def test_a_preview_keeps_the_first_rows_and_the_findings_beyond_them(
@@ -17,7 +17,7 @@ def test_a_preview_keeps_the_first_rows_and_the_findings_beyond_them(
 ) -> None:
     monkeypatch.setattr(preview, "FIRST_ROWS", 2)
     rows = [{"prompt": "p" * (200 if i == 4 else 5), "completion": "c" * (100 if i == 3 else 3)} for i in range(6)]
-    found = tokenised(data_plan(write_rows(rows), length=64), tokenizer)
+    found = dataset_of(data_plan(write_rows(rows), length=64), tokenizer)
     preview.write(tmp_path, found.splits.values(), tokenizer)
     lines = [json.loads(line) for line in (tmp_path / preview.FILE).read_text().splitlines()]
     assert [int(line["row"]) for line in lines] == [1, 2, 4, 5]
@@ -33,7 +33,7 @@ def test_the_spans_of_a_row_are_its_whole_text_with_what_is_learned(
     write_rows: Callable[..., Path], tokenizer: Any
 ) -> None:
     row = {"messages": [{"role": "user", "content": "über"}, {"role": "assistant", "content": "ja, für"}]}
-    found = tokenised(data_plan(write_rows([row]), length=60), tokenizer)
+    found = dataset_of(data_plan(write_rows([row]), length=60), tokenizer)
     example = found.train[0]
     spans = list(preview.spans(example, len(example), tokenizer))
     assert "".join(span.text for span in spans) == tokenizer.decode(example.tokens.tolist())
@@ -43,7 +43,7 @@ def test_the_spans_of_a_row_are_its_whole_text_with_what_is_learned(
 
 
 def test_what_is_cut_off_is_marked_and_not_learned(write_rows: Callable[..., Path], tokenizer: Any) -> None:
-    found = tokenised(data_plan(write_rows([{"text": "t" * 50}]), length=20), tokenizer)
+    found = dataset_of(data_plan(write_rows([{"text": "t" * 50}]), length=20), tokenizer)
     row = preview.preview_row(found.splits[SPLIT_TRAIN], 0, tokenizer)
     assert [(span.tokens, span.trained, span.cut) for span in row.spans] == [
         (1, False, False),

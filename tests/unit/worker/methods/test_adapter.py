@@ -64,7 +64,7 @@ def test_an_adapter_for_another_base_is_refused(plan: Plan, tiny: Callable[..., 
     assert refused.value.reason == "WRONG_BASE"
     tiny("llama", intermediate_size=64).save_pretrained(tmp_path / "other")
     with pytest.raises(ModelError, match="fingerprint") as refused:
-        adapter.load(load_model(tmp_path / "other", torch.float32, CPU), plan.artifact)
+        adapter.load(load_model(tmp_path / "other", torch.float32, device=CPU), plan.artifact)
     assert refused.value.reason == "WRONG_BASE"
     (plan.artifact / "adapter.safetensors").write_bytes(b"{}")
     with pytest.raises(ModelError) as refused:

@@ -75,13 +75,17 @@ def add(tensors):
     tensors["nobody.weight"] = torch.zeros(1)
 
 
-@pytest.mark.parametrize(("edit", "problem"), [(drop, "is missing"), (widen, "shape"), (add, "belongs to no layer")])
+@pytest.mark.parametrize(
+    ("edit", "problem"), [(drop, "is missing"), (widen, "shape"), (add, "does not belong to any layer")]
+)
 def test_a_spoiled_adapter_does_not_load_and_says_why(adapter, base, edit, problem):
     change(adapter, "adapter_model.safetensors", edit)
     assert problem in verdict(Lora(), adapter, base)
 
 
-@pytest.mark.parametrize(("edit", "problem"), [(drop, "is missing"), (widen, "shape"), (add, "belongs to no layer")])
+@pytest.mark.parametrize(
+    ("edit", "problem"), [(drop, "is missing"), (widen, "shape"), (add, "does not belong to any layer")]
+)
 def test_a_spoiled_model_does_not_load_and_says_why(base, edit, problem):
     change(base, "model.safetensors", edit)
     assert problem in verdict(Full(), base, base)

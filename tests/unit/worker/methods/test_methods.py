@@ -189,14 +189,14 @@ def test_weights_that_are_converted_are_read_without_a_mapping(
         return opened(*arguments, backend=backend, **more)
 
     monkeypatch.setattr(base_models.modeling_utils, "safe_open", noted)
-    base_models.load_model(plan.base.folder, dtype, CPU)
+    base_models.load_model(plan.base.folder, dtype, device=CPU)
 
     assert ways == [way]
     assert base_models.modeling_utils.safe_open is noted  # type: ignore[attr-defined]
 
 
 def test_a_quantised_base_keeps_its_head_and_embeddings_and_has_all_its_parameters(plan: Plan) -> None:
-    plain = base_models.load_model(plan.base.folder, torch.float32, CPU)
+    plain = base_models.load_model(plan.base.folder, torch.float32, device=CPU)
     model = load(replace(plan, method=METHODS["nf4"]), CPU)
     assert model.get_input_embeddings().weight.dtype == torch.float32
     assert model.get_output_embeddings().weight.dtype == torch.float32

@@ -85,7 +85,7 @@ def test_answers_behind_a_prefix_are_those_of_the_model_that_was_trained(plan: P
     model = prefixed(plan, load(plan, CPU))
     tokenizer = load_tokenizer(plan.base.folder)
     rows = [Row(i, (Message("user", "word " * i), Message("assistant", "x"))) for i in (3, 1, 2)]
-    given = evaluate.answers(model, tokenizer, rows, 5, lambda _: None)
+    given = evaluate.answers(model, tokenizer, rows, max_new_tokens=5, on_fraction=lambda _: None)
     for row, answer in zip(rows, given, strict=True):
         ids = evaluate.prompt_tokens(row, tokenizer)
         for _ in range(5):

@@ -20,7 +20,7 @@ def base(base_folder, tmp_path):
 
 
 def load(folder):
-    return load_model(folder, torch.float32, torch.device("cpu"))
+    return load_model(folder, torch.float32, device=torch.device("cpu"))
 
 
 def refused(folder):
@@ -129,13 +129,13 @@ def test_a_damaged_file_is_named(base):
 
 def test_tokens_without_an_embedding_and_sequences_without_positions_are_refused(base, tokenizer):
     config = load(base).config
-    checks.check_fit(base, config, tokenizer, config.max_position_embeddings)
+    checks.check_fit(base, config, tokenizer, sequence_length=config.max_position_embeddings)
     with pytest.raises(PlanError) as error:
-        checks.check_fit(base, config, tokenizer, config.max_position_embeddings + 1)
+        checks.check_fit(base, config, tokenizer, sequence_length=config.max_position_embeddings + 1)
     assert (error.value.reason, error.value.field) == ("SEQUENCE_TOO_LONG", "training.sequence_length")
     config.vocab_size = len(tokenizer) - 1
     with pytest.raises(ModelError) as mismatch:
-        checks.check_fit(base, config, tokenizer, 8)
+        checks.check_fit(base, config, tokenizer, sequence_length=8)
     assert mismatch.value.reason == "VOCABULARY_MISMATCH"
 
 

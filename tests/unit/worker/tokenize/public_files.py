@@ -7,7 +7,7 @@ They are shown as the single rows beside this file are.
 import json
 from typing import Any
 
-from finetree_worker.tokenize.rows import Format
+from finetree_worker.tokenize.rows import RowFormat
 from public_rows import ANSWERED, ASKED, CHAT, INSTRUCTION, ONE_ROW, PAIR, PAIRS, TEXT, TWO_PAIRS
 
 
@@ -15,7 +15,7 @@ def lines(*rows: Any) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-Case = tuple[str, str, Format, list[str]]
+Case = tuple[str, str, RowFormat, list[str]]
 """Name of the file, its content, what it is found to be, and its rows as they are read."""
 
 FILES: dict[str, Case] = {
@@ -128,4 +128,6 @@ FILES: dict[str, Case] = {
         [PAIR],
     ),
 }
-CASES = {name: ("rows.jsonl", lines(row), layout, [shown]) for name, (row, layout, shown) in ONE_ROW.items()} | FILES
+CASES = {
+    name: ("rows.jsonl", lines(row), row_format, [shown]) for name, (row, row_format, shown) in ONE_ROW.items()
+} | FILES

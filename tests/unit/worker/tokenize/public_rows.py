@@ -7,7 +7,7 @@ They are shown as test_rows_public_formats.py renders them: each turn as [role]t
 import json
 from typing import Any
 
-from finetree_worker.tokenize.rows import Format
+from finetree_worker.tokenize.rows import RowFormat
 
 PAIR = "[user]Name a gas.[assistant]«Argon.»"
 TWO_PAIRS = "[user]Name a gas.[assistant]«Argon.»[user]Another?[assistant]«Neon.»"
@@ -17,10 +17,10 @@ HUMAN, GPT = {"from": "human", "value": "Name a gas."}, {"from": "gpt", "value":
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 TIDE = {"name": "tide", "description": "Height of the tide", "parameters": SCHEMA}
 TIDES = '(tide)[user]Tide at Brest?[assistant]«<tide {"city": "Brest"}>»[tool]2.1[assistant]«It is 2.1 m.»'
-CHAT, SHAREGPT, TEXT = Format.CHAT, Format.SHAREGPT, Format.TEXT
-PAIRS, INSTRUCTION = Format.PROMPT_COMPLETION, Format.INSTRUCTION
+CHAT, SHAREGPT, TEXT = RowFormat.CHAT, RowFormat.SHAREGPT, RowFormat.TEXT
+PAIRS, INSTRUCTION = RowFormat.PROMPT_COMPLETION, RowFormat.INSTRUCTION
 
-ONE_ROW: dict[str, tuple[Any, Format, str]] = {
+ONE_ROW: dict[str, tuple[Any, RowFormat, str]] = {
     # Questions and answers, under the names that projects give them.
     "Alpaca": ({"instruction": "Name a gas.", "input": "", "output": "Argon."}, INSTRUCTION, PAIR),
     "Alpaca with an input": (

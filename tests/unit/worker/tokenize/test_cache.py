@@ -17,7 +17,7 @@ from finetree_worker.errors import Cancelled
 from finetree_worker.plan import DataPlan, LossOn
 from finetree_worker.tokenize import cache
 from finetree_worker.tokenize.rows import RowSource
-from worker_harness import data_plan, tokenised
+from worker_harness import data_plan, dataset_of
 
 
 def _cached(plan: DataPlan, folder: Path, limit: int = 1 << 30) -> DataPlan:
@@ -43,10 +43,10 @@ def test_the_second_task_on_the_same_data_tokenises_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plan = _cached(data_plan(write_rows(chat_rows), length=48), tmp_path)
-    first = tokenised(plan, tokenizer)
+    first = dataset_of(plan, tokenizer)
     assert not first.report.tokens_from_cache
     _refuse_to_tokenize(monkeypatch)
-    again = tokenised(plan, tokenizer)
+    again = dataset_of(plan, tokenizer)
     first.report.tokens_from_cache = True
     assert again.report == first.report
     for one, other in zip(first.train, again.train, strict=True):
@@ -63,10 +63,10 @@ def test_another_length_or_split_uses_the_same_tokens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = write_rows(chat_rows)
-    tokenised(_cached(data_plan(path), tmp_path), tokenizer)
+    dataset_of(_cached(data_plan(path), tmp_path), tokenizer)
     _refuse_to_tokenize(monkeypatch)
     changed = _cached(data_plan(path, length=48, split_fraction=0.3), tmp_path)
-    kept, fresh = tokenised(changed, tokenizer), [e.row for e in tokenised(changed, tokenizer).train]
+    kept, fresh = dataset_of(changed, tokenizer), [e.row for e in dataset_of(changed, tokenizer).train]
     assert [e.row for e in kept.train] == fresh
     assert max(len(e) for e in kept.train) == 48
 
@@ -76,8 +76,9 @@ def test_tokens_are_not_reused_for_anything_else(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], changed: str
 ) -> None:
     other, loss, path = copy.deepcopy(tokenizer), LossOn.COMPLETIONS, write_rows(chat_rows)
-    before = cache.key(RowSource(path), other, loss)
-    assert before == cache.key(RowSource(write_rows(chat_rows, "copy.jsonl")), tokenizer, loss)
+    copied = RowSource(write_rows(chat_rows, "copy.jsonl"))
+    before = cache.TableInput(RowSource(path), other, loss).digest()
+    assert before == cache.TableInput(copied, tokenizer, loss).digest()
     if changed == "content":
         write_rows([*chat_rows, chat_rows[0]])
     elif changed == "template":
@@ -88,7 +89,7 @@ def test_tokens_are_not_reused_for_anything_else(
         other.eos_token = "<|im_start|>"
     else:
         loss = LossOn.ALL
-    assert cache.key(RowSource(path), other, loss) != before
+    assert cache.TableInput(RowSource(path), other, loss).digest() != before
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "no manifest"])
@@ -96,7 +97,7 @@ def test_damaged_tokens_are_made_anew(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], tmp_path: Path, damage: str
 ) -> None:
     plan = _cached(data_plan(write_rows(chat_rows)), tmp_path)
-    first = [e.tokens.tolist() for e in tokenised(plan, tokenizer).train]
+    first = [e.tokens.tolist() for e in dataset_of(plan, tokenizer).train]
     file = _entries(tmp_path)[0] / "tokens.safetensors"
     whole = file.read_bytes()
     if damage == "no manifest":
@@ -104,10 +105,10 @@ def test_damaged_tokens_are_made_anew(
     else:
         file.unlink()  # what is mapped must not change under the reader above
         file.write_bytes({"cut": whole[:-40], "flipped": whole[:-1] + bytes([whole[-1] ^ 1]), "empty": b""}[damage])
-    again = tokenised(plan, tokenizer)
+    again = dataset_of(plan, tokenizer)
     assert not again.report.tokens_from_cache
     assert [e.tokens.tolist() for e in again.train] == first
-    assert tokenised(plan, tokenizer).report.tokens_from_cache
+    assert dataset_of(plan, tokenizer).report.tokens_from_cache
 
 
 def test_what_was_used_longest_ago_is_deleted_first(
@@ -115,15 +116,15 @@ def test_what_was_used_longest_ago_is_deleted_first(
 ) -> None:
     plans = [_cached(data_plan(write_rows([{"text": f"{i} " * 50}], f"{i}.jsonl")), tmp_path) for i in range(3)]
     for age, plan in enumerate(plans[:2]):
-        tokenised(plan, tokenizer)
+        dataset_of(plan, tokenizer)
         for entry in _entries(tmp_path):
             moment = entry.joinpath("manifest.json").stat().st_mtime - 100 * (2 - age)
             os.utime(entry / "manifest.json", (moment, moment))
-    tokenised(plans[0], tokenizer)  # used again, so the second is now the oldest
+    dataset_of(plans[0], tokenizer)  # used again, so the second is now the oldest
     room = 2 * max(size(entry) for entry in _entries(tmp_path)) + 100
-    tokenised(replace(plans[2], token_cache_bytes=room), tokenizer)
+    dataset_of(replace(plans[2], token_cache_bytes=room), tokenizer)
     assert len(_entries(tmp_path)) == 2
-    assert [tokenised(plan, tokenizer).report.tokens_from_cache for plan in (plans[0], plans[2], plans[1])] == [
+    assert [dataset_of(plan, tokenizer).report.tokens_from_cache for plan in (plans[0], plans[2], plans[1])] == [
         True,
         True,
         False,
@@ -133,7 +134,7 @@ def test_what_was_used_longest_ago_is_deleted_first(
 def test_a_dataset_larger_than_the_cache_is_trained_on_and_not_kept(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], tmp_path: Path
 ) -> None:
-    found = tokenised(_cached(data_plan(write_rows(chat_rows)), tmp_path, limit=10), tokenizer)
+    found = dataset_of(_cached(data_plan(write_rows(chat_rows)), tmp_path, limit=10), tokenizer)
     assert not _entries(tmp_path)
     assert sum(len(example) for example in found.train) == found.report.profile.total_tokens
 
@@ -147,7 +148,7 @@ def test_what_a_killed_task_left_is_deleted_once_it_is_silent(
         (draft / "tokens.part").write_bytes(b"half")
     for path in (old / "tokens.part", old):
         os.utime(path, (1.0, 1.0))
-    tokenised(_cached(data_plan(write_rows(chat_rows)), tmp_path), tokenizer)
+    dataset_of(_cached(data_plan(write_rows(chat_rows)), tmp_path), tokenizer)
     assert (old.exists(), busy.exists()) == (False, True)
 
 
@@ -168,15 +169,15 @@ def test_a_task_that_is_killed_while_it_tokenises_spoils_nothing(
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert [path.suffix for path in (tmp_path / "tokens").iterdir()] == [".tmp"]
-    found = tokenised(plan, tokenizer)
+    found = dataset_of(plan, tokenizer)
     assert (found.report.tokens_from_cache, found.report.profile.examples) == (False, len(chat_rows))
-    assert tokenised(plan, tokenizer).report.tokens_from_cache
+    assert dataset_of(plan, tokenizer).report.tokens_from_cache
 
 
 def test_two_tasks_that_tokenise_the_same_at_once_both_get_it(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], tmp_path: Path
 ) -> None:
-    path = write_rows(chat_rows)
+    wanted = cache.TableInput(RowSource(write_rows(chat_rows)), tokenizer, LossOn.COMPLETIONS)
     tokens = cache.TokenCache(tmp_path / "tokens", 1 << 30)
     inner = cache.TokenCache(tokens.folder, tokens.limit)
     found: list[cache.Tokenized] = []
@@ -186,9 +187,9 @@ def test_two_tasks_that_tokenise_the_same_at_once_both_get_it(
         if not found:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("finetree_worker.atomic_files.os.getpid", lambda: 1)
-                found.append(inner.table(RowSource(path), tokenizer, LossOn.COMPLETIONS, lambda _: None))
+                found.append(inner.table(wanted, lambda _: None))
 
-    mine = tokens.table(RowSource(path), tokenizer, LossOn.COMPLETIONS, overtaken)
+    mine = tokens.table(wanted, overtaken)
     assert torch.equal(mine.table.tokens, found[0].table.tokens)
     assert len(_entries(tmp_path)) == 1
 

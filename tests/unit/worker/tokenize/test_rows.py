@@ -7,30 +7,31 @@ from typing import Any
 
 import pytest
 from finetree_worker.errors import DataError
-from finetree_worker.tokenize.rows import Format, Message, Reading, read_rows
+from finetree_worker.tokenize.rows import Message, Reading, RowFormat
+from worker_harness import read_rows
 
 USER = {"role": "user", "content": "q"}
 ASSISTANT = {"role": "assistant", "content": "a"}
 
 
 def test_chat_rows(write_rows: Callable[..., Path]) -> None:
-    shape, rows = read_rows(write_rows([{"messages": [USER, ASSISTANT]}]))
-    assert shape is Format.CHAT
+    row_format, rows = read_rows(write_rows([{"messages": [USER, ASSISTANT]}]))
+    assert row_format is RowFormat.CHAT
     assert rows[0].number == 1
     assert rows[0].messages == (Message("user", "q"), Message("assistant", "a"))
 
 
 def test_prompt_completion_is_a_chat_of_two_turns(write_rows: Callable[..., Path]) -> None:
-    shape, rows = read_rows(write_rows([{"prompt": "p", "completion": "c"}]))
-    assert shape is Format.PROMPT_COMPLETION
+    row_format, rows = read_rows(write_rows([{"prompt": "p", "completion": "c"}]))
+    assert row_format is RowFormat.PROMPT_COMPLETION
     assert rows[0].messages == (Message("user", "p"), Message("assistant", "c"))
 
 
 def test_text_rows_count_lines_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\n\n{"text": "two"}\n')
-    shape, rows = read_rows(path)
-    assert shape is Format.TEXT
+    row_format, rows = read_rows(path)
+    assert row_format is RowFormat.TEXT
     assert [(row.number, row.text) for row in rows] == [(1, "one"), (3, "two")]
 
 
@@ -109,8 +110,8 @@ TURNS = [
 @pytest.mark.parametrize("compression", ["snappy", "zstd", "gzip", "none"])
 def test_parquet_rows_are_the_rows_of_json(tmp_path: Path, compression: str) -> None:
     path = _parquet(tmp_path / "t", {"conversations": TURNS, "id": range(600)}, compression=compression)
-    shape, rows = read_rows(path)
-    assert shape is Format.SHAREGPT
+    row_format, rows = read_rows(path)
+    assert row_format is RowFormat.SHAREGPT
     assert [row.number for row in rows] == list(range(1, 601))
     assert rows[599].messages == (Message("user", "q599"), Message("assistant", "a599"))
 

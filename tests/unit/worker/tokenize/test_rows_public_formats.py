@@ -13,7 +13,7 @@ import pytest
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.chat_template import ChatTemplate
 from finetree_worker.tokenize.render import render
-from finetree_worker.tokenize.rows import Format, RowSource, rows_of
+from finetree_worker.tokenize.rows import RowFormat, RowSource, found_row_format, rows_of
 from public_files import CASES
 
 TEMPLATE = (
@@ -31,15 +31,16 @@ def marked(text: str, spans: tuple[tuple[int, int], ...]) -> str:
 
 
 @pytest.fixture(scope="module")
-def shown(tokenizer: Any) -> Callable[[Path], tuple[Format | None, list[str]]]:
+def shown(tokenizer: Any) -> Callable[[Path], tuple[RowFormat | None, list[str]]]:
     """Reads a file and renders its rows."""
     plain = copy.deepcopy(tokenizer)
     plain.chat_template = TEMPLATE
     template = ChatTemplate(plain)
 
-    def show(path: Path) -> tuple[Format | None, list[str]]:
+    def show(path: Path) -> tuple[RowFormat | None, list[str]]:
         file = RowSource(path).open()
-        rendered = [render(row, file.row_format or Format.TEXT, template, LossOn.COMPLETIONS) for row in rows_of(file)]
+        how: dict[str, Any] = {"template": template, "loss_on": LossOn.COMPLETIONS}
+        rendered = [render(row, found_row_format(file), **how) for row in rows_of(file)]
         return file.row_format, [marked(row.text, row.spans) for row in rendered]
 
     return show
@@ -47,9 +48,9 @@ def shown(tokenizer: Any) -> Callable[[Path], tuple[Format | None, list[str]]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_public_format_is_read_as_its_project_means_it(
-    tmp_path: Path, shown: Callable[[Path], tuple[Format | None, list[str]]], name: str
+    tmp_path: Path, shown: Callable[[Path], tuple[RowFormat | None, list[str]]], name: str
 ) -> None:
-    file, content, layout, rows = CASES[name]
+    file, content, row_format, rows = CASES[name]
     path = tmp_path / file
     path.write_text(content, encoding="utf-8", newline="")
-    assert shown(path) == (layout, rows)
+    assert shown(path) == (row_format, rows)

@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize import tokenizer
-from finetree_worker.tokenize.rows import Format, Message, Row
-from finetree_worker.tokenize.token_table import LEARNS_TO_END, ODD_BEGINNING, Found, open_table, row_keys, write_table
-from finetree_worker.tokenize.tokenizer import RowTokenizer, blocks, ending_ids, tokenize
+from finetree_worker.tokenize.rows import Message, Row, RowFormat
+from finetree_worker.tokenize.token_table import (
+    LEARNS_TO_END,
+    ODD_BEGINNING,
+    ReadResult,
+    open_table,
+    row_keys,
+    write_table,
+)
+from finetree_worker.tokenize.tokenizer import RowTokenizer, blocks, ending_ids
+from worker_harness import examples_of
 
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": [1, None, "é"]}}}
 CHATS = [
@@ -45,14 +53,16 @@ def _three_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_three_rows")
 @pytest.mark.parametrize("loss_on", LossOn)
 @pytest.mark.parametrize("bos", [False, True])
-@pytest.mark.parametrize(("rows", "shape"), [(CHATS, Format.CHAT), (TEXTS, Format.TEXT)])
+@pytest.mark.parametrize(("rows", "row_format"), [(CHATS, RowFormat.CHAT), (TEXTS, RowFormat.TEXT)])
 def test_columns_are_those_of_the_rows(  # noqa: PLR0917 - fixtures and parameters
-    tokenizer: Any, tmp_path: Path, rows: list[Row], shape: Format, bos: bool, loss_on: LossOn
+    tokenizer: Any, tmp_path: Path, rows: list[Row], row_format: RowFormat, bos: bool, loss_on: LossOn
 ) -> None:
     mine = _with_bos(tokenizer) if bos else tokenizer
-    alone = [tokenize([row], shape, mine, loss_on, lambda _: None)[0] for row in rows]
+    alone = [example for row in rows for example in examples_of([row], row_format, mine, loss_on)]
     maker = RowTokenizer(mine, loss_on)
-    write_table(tmp_path, (maker.block(some, shape) for some in blocks(rows)), maker, lambda: Found(shape))
+    write_table(
+        tmp_path, (maker.block(some, row_format) for some in blocks(rows)), maker, read=lambda: ReadResult(row_format)
+    )
     table = open_table(tmp_path)
     assert table.rows.tolist() == [row.number for row in rows]
     assert table.contents.tolist() == [row_keys(row)[0] for row in rows]

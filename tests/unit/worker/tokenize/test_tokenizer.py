@@ -9,17 +9,18 @@ import pytest
 from finetree_worker.errors import DataError
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.example import Example
-from finetree_worker.tokenize.rows import Format, Message, Row
-from finetree_worker.tokenize.tokenizer import tokenize
+from finetree_worker.tokenize.rows import Message, Row, RowFormat
 from finetree_worker.tokenize.tool_calls import written_out
+from worker_harness import examples_of
 
 TWO_TURNS = Row(
     1, (Message("user", "one"), Message("assistant", "two"), Message("user", "three"), Message("assistant", "four"))
 )
 
 
-def _tokenize(row: Row, shape: Format, tokenizer: Any, loss_on: LossOn = LossOn.COMPLETIONS) -> Example:
-    return tokenize([row], shape, tokenizer, loss_on, lambda _: None)[0]
+def _tokenize(row: Row, row_format: RowFormat, tokenizer: Any, loss_on: LossOn = LossOn.COMPLETIONS) -> Example:
+    (example,) = examples_of([row], row_format, tokenizer, loss_on)
+    return example
 
 
 def _learned(example: Example, tokenizer: Any) -> str:
@@ -27,36 +28,38 @@ def _learned(example: Example, tokenizer: Any) -> str:
 
 
 def test_every_assistant_turn_is_learned_with_its_end(tokenizer: Any) -> None:
-    example = _tokenize(TWO_TURNS, Format.CHAT, tokenizer)
+    example = _tokenize(TWO_TURNS, RowFormat.CHAT, tokenizer)
     assert _learned(example, tokenizer) == "two<|im_end|>four<|im_end|>"
 
 
 def test_only_the_last_turn_when_asked(tokenizer: Any) -> None:
-    assert _learned(_tokenize(TWO_TURNS, Format.CHAT, tokenizer, LossOn.LAST_COMPLETION), tokenizer) == "four<|im_end|>"
+    assert (
+        _learned(_tokenize(TWO_TURNS, RowFormat.CHAT, tokenizer, LossOn.LAST_COMPLETION), tokenizer) == "four<|im_end|>"
+    )
 
 
 def test_the_end_token_is_learned_although_it_is_the_padding_token(tokenizer: Any) -> None:
     assert tokenizer.pad_token_id == tokenizer.eos_token_id
-    example = _tokenize(TWO_TURNS, Format.CHAT, tokenizer)
+    example = _tokenize(TWO_TURNS, RowFormat.CHAT, tokenizer)
     ends = (example.tokens == tokenizer.eos_token_id) & example.is_target
     assert int(ends.sum()) == 2
 
 
 def test_everything_is_learned_when_asked(tokenizer: Any) -> None:
-    example = _tokenize(TWO_TURNS, Format.CHAT, tokenizer, LossOn.ALL)
+    example = _tokenize(TWO_TURNS, RowFormat.CHAT, tokenizer, LossOn.ALL)
     assert example.targets >= len(example) - 2
 
 
 def test_a_template_without_an_end_gets_the_end_token(tokenizer: Any) -> None:
     plain = copy.deepcopy(tokenizer)
     plain.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-    example = _tokenize(Row(1, (Message("user", "q"), Message("assistant", "a"))), Format.CHAT, plain)
+    example = _tokenize(Row(1, (Message("user", "q"), Message("assistant", "a"))), RowFormat.CHAT, plain)
     assert int(example.tokens[-1]) == plain.eos_token_id
     assert bool(example.is_target[-1])
 
 
 def test_text_ends_in_the_end_token(tokenizer: Any) -> None:
-    example = _tokenize(Row(1, text="some text"), Format.TEXT, tokenizer)
+    example = _tokenize(Row(1, text="some text"), RowFormat.TEXT, tokenizer)
     assert _learned(example, tokenizer) == "some text<|im_end|>"
 
 
@@ -64,7 +67,7 @@ def test_a_prompt_without_a_template_is_joined_with_its_completion(tokenizer: An
     plain = copy.deepcopy(tokenizer)
     plain.chat_template = None
     row = Row(1, (Message("user", "ask:"), Message("assistant", " answer")))
-    example = _tokenize(row, Format.PROMPT_COMPLETION, plain)
+    example = _tokenize(row, RowFormat.PROMPT_COMPLETION, plain)
     assert plain.decode(example.tokens.tolist()) == "ask: answer<|im_end|>"
     assert _learned(example, plain) == " answer<|im_end|>"
 
@@ -79,7 +82,7 @@ def test_exactly_one_beginning_token(tokenizer: Any, templated: bool) -> None:
     with_bos.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
     if templated:
         with_bos.chat_template = "{{ bos_token }}" + tokenizer.chat_template
-    example = _tokenize(TWO_TURNS, Format.CHAT, with_bos)
+    example = _tokenize(TWO_TURNS, RowFormat.CHAT, with_bos)
     assert int(example.tokens[0]) == bos
     assert int((example.tokens == bos).sum()) == 1
     assert _learned(example, with_bos) == "two<|im_end|>four<|im_end|>"
@@ -94,7 +97,7 @@ def test_a_template_that_rewrites_earlier_turns(tokenizer: Any) -> None:
         "{{ m['content'] }}<|im_end|>\n"
         "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    example = _tokenize(TWO_TURNS, Format.CHAT, thinking)
+    example = _tokenize(TWO_TURNS, RowFormat.CHAT, thinking)
     assert _learned(example, thinking) == "two<|im_end|><think>\n\n</think>\n\nfour<|im_end|>"
 
 
@@ -127,13 +130,13 @@ CALLED = '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_ca
 def test_calls_are_learned_and_their_results_are_not(tokenizer: Any, loss_on: LossOn, learned: str) -> None:
     knowing = copy.deepcopy(tokenizer)
     knowing.chat_template = WITH_TOOLS
-    example = _tokenize(WITH_CALL, Format.CHAT, knowing, loss_on)
+    example = _tokenize(WITH_CALL, RowFormat.CHAT, knowing, loss_on)
     assert _learned(example, knowing) == learned
     assert '"parameters"' in knowing.decode(example.tokens.tolist())
 
 
 def test_functions_are_written_out_where_the_template_knows_none(tokenizer: Any) -> None:
-    example = _tokenize(WITH_CALL, Format.CHAT, tokenizer)
+    example = _tokenize(WITH_CALL, RowFormat.CHAT, tokenizer)
     call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
     assert _learned(example, tokenizer) == f"{call}<|im_end|>Rain.<|im_end|>"
     text = tokenizer.decode(example.tokens.tolist())
@@ -160,13 +163,13 @@ def test_a_template_that_leaves_some_functions_out_is_refused(tokenizer: Any) ->
     knowing.chat_template = WITH_TOOLS.replace("for t in tools", "for t in tools[:1]")
     other = {"type": "function", "function": {"name": "tide", "parameters": {"type": "object"}}}
     with pytest.raises(DataError) as caught:
-        _tokenize(replace(WITH_CALL, tools=(TOOL, other)), Format.CHAT, knowing)
+        _tokenize(replace(WITH_CALL, tools=(TOOL, other)), RowFormat.CHAT, knowing)
     assert (caught.value.reason, caught.value.row) == ("TOOLS_NOT_RENDERED", 7)
 
 
 def test_a_turn_of_weight_zero_is_read_and_not_learned(tokenizer: Any) -> None:
     turns = (*TWO_TURNS.messages[:1], Message("assistant", "wrong", learned=False), *TWO_TURNS.messages[2:])
-    example = _tokenize(Row(1, turns), Format.CHAT, tokenizer)
+    example = _tokenize(Row(1, turns), RowFormat.CHAT, tokenizer)
     assert _learned(example, tokenizer) == "four<|im_end|>"
     assert "wrong" in tokenizer.decode(example.tokens.tolist())
 
@@ -175,7 +178,7 @@ def test_a_system_message_without_a_template_stands_before_the_prompt(tokenizer:
     plain = copy.deepcopy(tokenizer)
     plain.chat_template = None
     row = Row(1, (Message("system", "Be brief."), Message("user", "ask:"), Message("assistant", " answer")))
-    example = _tokenize(row, Format.INSTRUCTION, plain)
+    example = _tokenize(row, RowFormat.INSTRUCTION, plain)
     assert plain.decode(example.tokens.tolist()) == "Be brief.\n\nask: answer<|im_end|>"
     assert _learned(example, plain) == " answer<|im_end|>"
 
@@ -184,7 +187,7 @@ def test_a_chat_for_a_model_without_a_template_is_refused(tokenizer: Any) -> Non
     plain = copy.deepcopy(tokenizer)
     plain.chat_template = None
     with pytest.raises(DataError) as refused:
-        _tokenize(TWO_TURNS, Format.CHAT, plain)
+        _tokenize(TWO_TURNS, RowFormat.CHAT, plain)
     assert (refused.value.reason, refused.value.field) == ("NO_CHAT_TEMPLATE", "dataset")
 
 
@@ -193,8 +196,8 @@ def test_a_template_that_hides_where_an_answer_begins_is_refused_with_row_and_tu
     backwards = copy.deepcopy(tokenizer)
     backwards.chat_template = "{% for m in messages | reverse %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     with pytest.raises(DataError) as refused:
-        _tokenize(replace(TWO_TURNS, number=7), Format.CHAT, backwards)
+        _tokenize(replace(TWO_TURNS, number=7), RowFormat.CHAT, backwards)
     assert (refused.value.reason, refused.value.field) == ("UNSUPPORTED_TEMPLATE", "dataset[7].messages[1]")
-    whole = _tokenize(TWO_TURNS, Format.CHAT, backwards, LossOn.ALL)
+    whole = _tokenize(TWO_TURNS, RowFormat.CHAT, backwards, LossOn.ALL)
     assert _learned(whole, backwards).startswith("assistant: four\nuser: three\n")
-    assert _learned(_tokenize(Row(1, text="one two"), Format.TEXT, backwards), backwards) == "one two<|im_end|>"
+    assert _learned(_tokenize(Row(1, text="one two"), RowFormat.TEXT, backwards), backwards) == "one two<|im_end|>"

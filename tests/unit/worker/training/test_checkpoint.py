@@ -4,6 +4,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_worker import atomic_files
 from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled, CheckpointError, StorageError
-from finetree_worker.plan import CheckpointPlan, Metric, OptimizerName, Plan
+from finetree_worker.methods.full import Full
+from finetree_worker.plan import BaseModel, CheckpointPlan, Metric, OptimizerName, Plan
 from finetree_worker.training import checkpoint
 from worker_harness import Recorder, held_out, pausing, run, tuned, weights
 
@@ -154,3 +156,34 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_none_of_its_code_runs(plan: Pla
     assert not ran.exists()
     torch.load(folder / "optimizer.pt", weights_only=False)
     assert ran.exists(), "the payload would run where it is read"
+
+
+def allocated_peak(action: Callable[[], object]) -> int:
+    """Most bytes that torch holds at once while an action runs: allocated, or mapped from a file."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        action()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+def test_a_resumed_run_holds_the_state_of_the_optimizer_once(
+    plan: Plan, tiny: Callable[..., Any], tokenizer: Any, tmp_path: Path
+) -> None:
+    """A second copy would not fit where the first run did.
+
+    What torch counts is alike on every machine; the peak of a process depends on its heap's history.
+    """
+    folder = tmp_path / "wide"
+    model = tiny("llama", num_hidden_layers=1, intermediate_size=1 << 16)
+    state_bytes = 2 * 4 * sum(p.numel() for p in model.parameters())  # Adam's two moments in float32
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    wide = replace(plan, base=BaseModel(folder), method=Full())
+    wide = tuned(wide, max_steps=3, epochs=None, batch_size=1)
+
+    def first() -> None:
+        with pytest.raises(Cancelled):
+            run(wide, pausing(2))
+
+    before = allocated_peak(first)
+    assert allocated_peak(lambda: run(wide)) - before < 0.05 * state_bytes < 0.05 * before

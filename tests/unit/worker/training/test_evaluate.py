@@ -2,7 +2,7 @@
 """Answers, losses and accuracy do not hang on how rows are batched; memory does not grow with them."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -20,13 +20,17 @@ def _ignore(_: float) -> None:
     return
 
 
+def scored(model: Any, examples: Sequence[Example], max_tokens: int) -> evaluate.Score:
+    return evaluate.score(model, examples, max_tokens=max_tokens, on_fraction=_ignore)
+
+
 def test_batched_answers_equal_those_of_each_question_alone(
     tiny: Callable[..., Any], tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny("qwen3")
-    together = evaluate.answers(model, tokenizer, QUESTIONS, 6, _ignore)
+    together = evaluate.answers(model, tokenizer, QUESTIONS, max_new_tokens=6, on_fraction=_ignore)
     monkeypatch.setattr(evaluate, "BATCH_QUESTIONS", 1)
-    assert evaluate.answers(model, tokenizer, QUESTIONS, 6, _ignore) == together
+    assert evaluate.answers(model, tokenizer, QUESTIONS, max_new_tokens=6, on_fraction=_ignore) == together
     assert len(set(together)) > 1
 
 
@@ -35,7 +39,7 @@ def test_the_head_gets_contiguous_states(tiny: Callable[..., Any], tokenizer: An
     model, seen = tiny("llama"), []
     model.requires_grad_(requires_grad=False)
     handle = model.lm_head.register_forward_hook(lambda _module, args, _output: seen.append(args[0].is_contiguous()))
-    evaluate.answers(model, tokenizer, QUESTIONS, 2, _ignore)
+    evaluate.answers(model, tokenizer, QUESTIONS, max_new_tokens=2, on_fraction=_ignore)
     handle.remove()
     assert seen
     assert all(seen)
@@ -48,10 +52,10 @@ def test_the_loss_is_the_mean_over_tokens_whatever_the_batches(tiny: Callable[..
         Example(n, torch.randint(0, 256, (n,), generator=generator, dtype=torch.int32), torch.ones(n, dtype=torch.bool))
         for n in (9, 30, 17, 50)
     ]
-    sums = [evaluate.score(model, [example], 64, _ignore).nats for example in examples]
+    sums = [scored(model, [example], 64).nats for example in examples]
     expected = sum(sums) / sum(example.targets for example in examples)
     for budget in (50, 1000):
-        assert evaluate.score(model, examples, budget, _ignore).loss == pytest.approx(expected, rel=1e-5)
+        assert scored(model, examples, budget).loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("call", [1, 4])
@@ -67,7 +71,7 @@ def test_a_cancel_gets_through_between_tokens_and_leaves_the_mode(
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        evaluate.answers(model, tokenizer, QUESTIONS, 8, look)
+        evaluate.answers(model, tokenizer, QUESTIONS, max_new_tokens=8, on_fraction=look)
     assert calls == call
     assert model.training
 
@@ -101,9 +105,9 @@ def test_evaluation_never_holds_more_logits_for_more_rows(tiny: Callable[..., An
 
     model.get_output_embeddings().register_forward_hook(count)
     rows = rows_of([40] * 8)
-    evaluate.score(model, rows, 80, lambda _: None)
+    scored(model, rows, 80)
     few, most = most, 0
-    evaluate.score(model, rows * 10, 80, lambda _: None)
+    scored(model, rows * 10, 80)
     assert len(alive) == 4 + 40
     assert most == few
 
@@ -118,7 +122,7 @@ def test_token_accuracy_is_that_of_the_whole_logits(tiny: Callable[..., Any]) ->
                 tokens[0, at] = model(input_ids=tokens[:, :at]).logits[0, -1].argmax()
         right = model(input_ids=tokens).logits[0, :-1].argmax(-1) == tokens[0, 1:]
     example = Example(1, tokens[0].int(), torch.ones(60, dtype=torch.bool))
-    score = evaluate.score(model, [example], 64, lambda _: None)
+    score = scored(model, [example], 64)
     assert score.accuracy == pytest.approx(float(right.float().mean()))
     assert 0.5 < score.accuracy < 1.0
 
@@ -127,7 +131,7 @@ def test_an_evaluation_that_runs_out_of_memory_goes_on_in_smaller_parts(
     tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, rows = tiny("llama"), rows_of([40, 30, 20, 10])
-    whole = evaluate.score(model, rows, 1000, lambda _: None)
+    whole = scored(model, rows, 1000)
     inner = evaluate.target_score
 
     def refusing(model: Any, batch: Any) -> Any:
@@ -136,11 +140,11 @@ def test_an_evaluation_that_runs_out_of_memory_goes_on_in_smaller_parts(
         return inner(model, batch)
 
     monkeypatch.setattr(evaluate, "target_score", refusing)
-    assert evaluate.score(model, rows, 1000, lambda _: None).loss == pytest.approx(whole.loss, rel=1e-5)
+    assert scored(model, rows, 1000).loss == pytest.approx(whole.loss, rel=1e-5)
 
     def hopeless(*_: Any) -> Any:
         raise torch.OutOfMemoryError("refused")
 
     monkeypatch.setattr(evaluate, "target_score", hopeless)
     with pytest.raises(MemoryExhaustedError):
-        evaluate.score(model, rows, 1000, lambda _: None)
+        scored(model, rows, 1000)

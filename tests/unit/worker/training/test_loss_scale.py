@@ -39,7 +39,7 @@ def overflowing(above: float, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         if step >= 0:
             computed.append(step)
         if self.scale.factor > above:
-            for parameter in self._subject.trainable.values():
+            for parameter in self.subject.trainable.values():
                 if parameter.grad is not None:
                     parameter.grad.fill_(float("inf"))
         return done

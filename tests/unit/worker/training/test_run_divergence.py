@@ -23,7 +23,7 @@ def poisoned(steps: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     def one(self: Gradients, step: int, documents: Sequence[Example], targets: int) -> Any:
         done = whole(self, step, documents, targets)
         if step in steps:
-            for parameter in self._subject.trainable.values():
+            for parameter in self.subject.trainable.values():
                 if parameter.grad is not None:
                     parameter.grad.fill_(math.nan)
             return replace(done, loss=math.nan)
@@ -39,7 +39,7 @@ def test_a_step_that_is_not_a_number_is_skipped_told_and_moves_nothing(
     plan = replace(plan, checkpoints=CheckpointPlan(every_steps=1, keep=9))
     recorder = run(plan)
     assert recorder.alerts() == ["NON_FINITE_LOSS"]
-    assert "Step 3 " in recorder.of(event_pb2.Alert)[0].message
+    assert "step 3 " in recorder.of(event_pb2.Alert)[0].message
     assert [not step.HasField("loss") for step in recorder.of(event_pb2.StepMetrics)] == [
         step.non_finite for step in recorder.of(event_pb2.StepMetrics)
     ]

@@ -38,7 +38,7 @@ def test_the_preflight_leaves_no_trace(
     assert report[0].checks[0].limit == report[0].peak_memory_bytes + report[0].free_memory_bytes
     assert report[0].peak_memory_bytes > 0
     assert report[0].free_memory_bytes > 0
-    monkeypatch.setattr(preflight, "check", lambda *_: None)
+    monkeypatch.setattr(preflight, "check", lambda *_, **__: None)
     without = elsewhere(plan, tmp_path / "b")
     run(without)
     assert difference(weights(plan.artifact), weights(without.artifact)) == 0.0
@@ -229,7 +229,7 @@ def test_an_update_that_ran_out_of_memory_is_undone_by_the_next_attempt(
             run(broken, recorder)
     (alert,) = recorder.of(event_pb2.Alert)
     assert alert.code == "UPDATE_OUT_OF_MEMORY"
-    assert "update of step 4; the run goes back to step 2" in alert.message
+    assert "update of step 4; the run restarts from step 2" in alert.message
     assert [saved.step for saved in recorder.of(event_pb2.CheckpointSaved)] == [2]
     resumed = run(broken)
     assert resumed.of(event_pb2.AttemptStarted)[0].restored_step == 2

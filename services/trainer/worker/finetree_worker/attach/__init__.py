@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stream to the training service: it carries events there and commands back, and survives breaks."""
+"""The stream to the trainer: events to it, commands from it, reconnecting when it breaks."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of the running task: commands of the service, signals of the machine, and the end of the lease."""
+"""Requests to the running task: commands of the service, signals of the machine, the end of the lease."""
 
 import threading
 import time
@@ -12,17 +12,17 @@ from finetree_worker.control import Signal
 
 
 class Stop(IntEnum):
-    """Why the task is to end; a higher one takes the place of a lower one, never the other way round."""
+    """Reason why the task is to end; a higher one replaces a lower one, never the other way round."""
 
     NONE = 0
     PAUSE = 1
-    """The user pauses it: save a checkpoint, end as paused."""
+    """Paused by the user: save a checkpoint, end as paused."""
     INTERRUPT = 2
     """The machine is taken away, or the service is gone: save a checkpoint, end as interrupted."""
     CANCEL_SAVING = 3
-    """The user cancels it and keeps a checkpoint."""
+    """Cancelled by the user, who keeps a checkpoint."""
     CANCEL = 4
-    """The user cancels it."""
+    """Cancelled by the user."""
 
 
 _SIGNALS = {
@@ -45,11 +45,11 @@ class Commands:
 
     @property
     def stop(self) -> Stop:
-        """Why the task is to end; NONE while it is not."""
+        """Reason why the task is to end; NONE while it is not."""
         return self._stop
 
     def poll(self) -> Signal:
-        """What is asked now. Once the deadline of a stop has passed there is no time left for a checkpoint."""
+        """Return the request that holds now. After the deadline of a stop there is no time left for a checkpoint."""
         # No lock: this runs between micro-batches, and each field is replaced in one go.
         if self._stop is not Stop.NONE:
             late = self._clock() >= self._deadline
@@ -64,12 +64,12 @@ class Commands:
         self._checkpoint.set()
 
     def end(self, stop: Stop, seconds: float = float("inf")) -> None:
-        """Ask the task to end, within so many seconds. Safe in a signal handler."""
+        """Ask the task to end within `seconds`. Safe in a signal handler."""
         self._deadline = min(self._deadline, self._clock() + seconds)
         self._stop = max(self._stop, stop)
 
     def apply(self, command: worker_pb2.Command) -> None:
-        """Take a command of the service; one of a kind that this worker does not know is left out."""
+        """Apply a command of the service; one of an unknown kind is ignored."""
         seconds = float("inf")
         if command.HasField("deadline"):
             seconds = command.deadline.ToNanoseconds() / 1e9 - time.time()

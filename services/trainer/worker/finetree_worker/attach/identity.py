@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker and its service know of each other: who it is, how long either may be silent, and when it is out."""
+"""Identity of a worker towards its service, and the times that both have agreed on."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ EXIT_REFUSED = 77
 
 
 class RefusedError(Exception):
-    """The service wants nothing of this worker: another attempt has taken over, or its token or protocol is wrong."""
+    """The service refused this worker: another attempt has taken over, or its token or protocol is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who says Hello; kind, job and attempt are empty while it waits for a task."""
+    """Identity in the Hello; kind, job and attempt are empty while it waits for a task."""
 
     kind: job_pb2.TaskKind.ValueType
     token: str
@@ -32,7 +32,7 @@ class Identity:
     attempt: int = 0
 
     def hello(self) -> worker_pb2.Hello:
-        """The first message of a stream."""
+        """Return the first message of a stream."""
         return worker_pb2.Hello(
             protocol_version=PROTOCOL_VERSION,
             task_kind=self.kind,
@@ -46,14 +46,14 @@ class Identity:
         )
 
     def with_task(self, task: worker_pb2.Task) -> "Identity":
-        """Return this process as the attempt that it works on from now on."""
+        """Return the identity with the attempt of a task."""
         kind = job_pb2.TaskKind.Value(f"TASK_KIND_{(task.WhichOneof('task') or 'unspecified').upper()}")
         return replace(self, kind=kind, job=task.job, attempt=task.attempt, token=task.token or self.token)
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. Heartbeat and grace hold until the first Welcome states the service's own."""
+    """Times of the stream in seconds; heartbeat and grace hold until the first Welcome states the service's own."""
 
     heartbeat: float = 20.0
     orphan_grace: float = 900.0
@@ -63,11 +63,11 @@ class Timing:
     longest_backoff: float = 5.0
 
     def lease(self, *, has_task: bool) -> float:
-        """How long a worker lives on without a word from the service: one without a task has nothing to save."""
+        """Return how many seconds a worker lives on without contact; without a task it has nothing to save."""
         return self.orphan_grace if has_task else min(self.idle_grace, self.orphan_grace)
 
     def agreed(self, welcome: worker_pb2.Welcome) -> "Timing":
-        """With what the service asks for; 0 leaves a value as it is."""
+        """Return the times with those of the service's Welcome; 0 leaves a value as it is."""
         return replace(
             self,
             heartbeat=welcome.heartbeat_interval.ToNanoseconds() / 1e9 or self.heartbeat,
@@ -76,7 +76,7 @@ class Timing:
 
 
 def end_group() -> NoReturn:
-    """End this process and all that it started, at once: whatever it would still write belongs to another attempt."""
+    """Kill this process and its children at once: whatever they would still write belongs to another attempt."""
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(EXIT_REFUSED)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's side of WorkerService.Attach: one thread that keeps the stream up and never holds up training.
+"""The worker's side of WorkerService.Attach: one thread that keeps the stream up and never delays training.
 
 Everything that it sends comes out of the journal, so nothing is lost when the stream breaks and nothing piles up in
-memory while the service is away: after each Welcome it goes on behind the newest event that the service has stored.
+memory while the service is away: after each Welcome it continues after the newest event that the service has stored.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ _Call = grpc.aio.StreamStreamCall[worker_pb2.AttachRequest, worker_pb2.AttachRes
 
 
 class ServiceStream:
-    """Keeps a stream to the service. All public methods may be called from any thread.
+    """Maintains a stream to the service. All public methods may be called from any thread.
 
     In its own thread, `on_task` is called once, with the task, or with None when a worker that waits for one is no
     longer needed; `on_refused` is called with the reason when the service fences the worker off.
@@ -75,16 +75,16 @@ class ServiceStream:
         self._in_loop(lambda: self._adopt(journal))
 
     def wake(self) -> None:
-        """There is something new in the journal."""
+        """Send what is new in the journal."""
         self._in_loop(self._news.set)
 
     def send_profile(self, profile: worker_pb2.HostProfile) -> None:
-        """Tell the service what this machine can do; told again on each new stream."""
+        """Send the machine's matrix rates to the service, on each new stream again."""
         self._profile = profile
         self.wake()
 
     def drain(self) -> bool:
-        """Wait until the service has stored every event, for the orphan grace at most; whether it has."""
+        """Wait until the service has stored every event, for the orphan grace at most; return whether it has."""
         self._finishing = True
         self.wake()
         began = time.monotonic()
@@ -104,7 +104,7 @@ class ServiceStream:
             self._thread.join(timeout=_LAST_CHANCE_SECONDS)
 
     def _in_loop(self, action: Callable[[], object]) -> None:
-        with suppress(RuntimeError):  # a loop that has ended has nobody left to tell
+        with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(action)
 
     def _main(self) -> None:
@@ -155,7 +155,7 @@ class ServiceStream:
             await self._rest(left)
 
     async def _rest(self, seconds: float) -> bool:
-        """Wait for news, so many seconds at most; whether there are any."""
+        """Wait for news, `seconds` at most; return whether there are any."""
         try:
             await asyncio.wait_for(self._news.wait(), seconds)
         except TimeoutError:
@@ -196,11 +196,11 @@ class ServiceStream:
         raise EOFError
 
     async def _send(self, call: _Call) -> None:
-        beat, told = time.monotonic(), False
+        beat, profile_sent = time.monotonic(), False
         while not self._closed:
             message = self._events()
-            if message is None and self._profile is not None and not told:
-                message, told = worker_pb2.AttachRequest(host_profile=self._profile), True
+            if message is None and self._profile is not None and not profile_sent:
+                message, profile_sent = worker_pb2.AttachRequest(host_profile=self._profile), True
             if message is None and time.monotonic() >= beat:
                 message = self._heartbeat()
             if message is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which events of the journal are on their way, and which the service has stored."""
+"""The window of a journal: which events are in flight, and which the service has stored."""
 
 from collections import deque
 
@@ -9,16 +9,16 @@ from finetree_worker.attach.identity import RefusedError
 from finetree_worker.events.journal import Journal
 
 BATCH_BYTES = 64 * 1024
-"""Events that travel together; tens of them cost little more than one (contract: batches of 10 a tenth per event)."""
+"""Bytes of events in one message; tens of events cost little more than one (measured: 10 in a batch, a tenth each)."""
 IN_FLIGHT_BYTES = 4 * 1024 * 1024
-"""Sent and not acknowledged; beyond it the stream waits, and the events wait in the journal."""
+"""Bytes sent and not acknowledged; beyond them the stream waits, and the events stay in the journal."""
 
 
 class Window:
-    """A cursor over a journal. Sending goes on behind what was sent, and after a break behind what is stored."""
+    """Cursor over a journal. Sending continues after what was sent, and on a new stream after what is stored."""
 
     def __init__(self, journal: Journal, acknowledged: int) -> None:
-        """Begin behind `acknowledged`; raises RefusedError like `resume`."""
+        """Begin after `acknowledged`; raises RefusedError like `resume`."""
         self._journal = journal
         self._in_flight: deque[tuple[int, int]] = deque()
         self._in_flight_bytes = 0
@@ -28,7 +28,7 @@ class Window:
 
     @property
     def last_seq(self) -> int:
-        """Newest event in the journal."""
+        """Number of the newest event in the journal."""
         return self._journal.last_seq
 
     @property
@@ -38,11 +38,11 @@ class Window:
 
     @property
     def unsent_bytes(self) -> int:
-        """What is in the journal and has not been sent on this stream."""
+        """Bytes of the journal that have not been sent on this stream."""
         return self._journal.end - self._offset
 
     def resume(self, acknowledged: int) -> None:
-        """Forget what was on its way: a new stream sends everything newer than `acknowledged`.
+        """Forget what was in flight: a new stream sends everything newer than `acknowledged`.
 
         Raises RefusedError when the service has events that this journal never held: numbering them anew would make it
         take new events for old ones.
@@ -56,13 +56,13 @@ class Window:
         self._offset = self._journal.after(acknowledged)
 
     def acknowledge(self, worker_seq: int) -> None:
-        """Events up to `worker_seq` are stored."""
+        """Note that the service has stored all events up to `worker_seq`."""
         self._acknowledged = max(self._acknowledged, worker_seq)
         while self._in_flight and self._in_flight[0][0] <= worker_seq:
             self._in_flight_bytes -= self._in_flight.popleft()[1]
 
     def next_batch(self) -> worker_pb2.WorkerEventBatch | None:
-        """The next events to send; None where there are none, or too many on their way."""
+        """Return the next events to send; None where there are none, or too many in flight."""
         if self._in_flight_bytes >= IN_FLIGHT_BYTES:
             return None
         records = self._journal.batch(self._offset, BATCH_BYTES)

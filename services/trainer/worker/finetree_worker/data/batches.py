@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows an optimizer step learns from: a function of the seed and the step alone, hence nothing to save."""
+"""The rows of each optimizer step: a function of the seed and the step, so a checkpoint need not hold them."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from finetree_worker.randomness import key, order, splitmix64
 from finetree_worker.tokenize.example import Example
 
 BUCKET_BATCHES = 32
-"""Batches whose rows are sorted by length together where packing is off: rows of like length waste no padding, and
-the batches of a bucket still come in random order."""
+"""Number of batches whose rows are sorted by length together where packing is off: rows of similar length need little
+padding, and the batches of a bucket still come in random order."""
 
 
 class Batches:
-    """The rows of every step of a run. An epoch visits each row once; its last batch may hold fewer rows."""
+    """Batches of a run's steps. An epoch visits each row once; its last batch may hold fewer rows."""
 
     def __init__(self, plan: Optimization, examples: Sequence[Example]) -> None:
         self.examples = examples
@@ -29,13 +29,13 @@ class Batches:
         self._tokens: int | None = None
 
     def of(self, step: int) -> list[Example]:
-        """The rows of optimizer step `step`, counted from 0."""
+        """Return the rows of optimizer step `step`, counted from 0."""
         epoch, index = divmod(step, self.per_epoch)
         batch = self._plan.batch_size
         return [self.examples[i] for i in self._order(epoch)[index * batch : (index + 1) * batch].tolist()]
 
     def tokens_in_all(self) -> int:
-        """Tokens of all steps of the run: the order of the rows is known from the seed."""
+        """Return the tokens of all steps of the run; the seed decides the order of the rows."""
         if self._tokens is None:
             epochs, rest = divmod(self.total, self.per_epoch)
             self._tokens = epochs * int(self._lengths.sum())
@@ -44,7 +44,7 @@ class Batches:
         return self._tokens
 
     def longest_first(self) -> list[Example]:
-        """The rows that the run visits, longest first; of the longest no more than a batch holds."""
+        """Return the longest rows that the run visits, longest first, as many as a batch holds."""
         visited = self._lengths
         if self.total < self.per_epoch:
             mask = torch.zeros_like(visited, dtype=torch.bool)
@@ -57,13 +57,14 @@ class Batches:
         if self._epoch is None or self._epoch[0] != epoch:
             rows = order(self._plan.seed, epoch, len(self.examples))
             if not self._plan.packing:
-                rows = by_length(rows, self._lengths, self._plan.batch_size, key("batches", self._plan.seed, epoch))
+                hashed = key("batches", self._plan.seed, epoch)
+                rows = by_length(rows, self._lengths, batch=self._plan.batch_size, hashed=hashed)
             self._epoch = epoch, rows
         return self._epoch[1]
 
 
-def by_length(rows: Tensor, lengths: Tensor, batch: int, hashed: int) -> Tensor:
-    """Regroup an order of rows so that the rows of a batch are of like length; the short last batch keeps its place.
+def by_length(rows: Tensor, lengths: Tensor, *, batch: int, hashed: int) -> Tensor:
+    """Regroup an order of rows so that the rows of a batch are of similar length; a short last batch keeps its place.
 
     `lengths` is by row; `hashed` decides the order of the batches.
     """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dataset of a task: rows in, tokenized examples, held-out questions and a report out."""
+"""The dataset of a task: tokenized examples, held-out questions and reports from files of rows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,20 +16,21 @@ from finetree_worker.data.report import add_leaks, split_report
 from finetree_worker.errors import DataError
 from finetree_worker.plan import DataPlan
 from finetree_worker.randomness import key, splitmix64
-from finetree_worker.tokenize.cache import TokenCache, Tokenized, tokenized
+from finetree_worker.tokenize.cache import TableInput, TokenCache, Tokenized, tokenized
 from finetree_worker.tokenize.example import Example
-from finetree_worker.tokenize.rows import Format, Row, RowSource, rows_of
+from finetree_worker.tokenize.rows import Row, RowFormat, RowSource, rows_of
 from finetree_worker.tokenize.token_table import Split
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """What training and evaluation work on. `questions` are the held-out rows that can be asked, where any are to be.
+    """Examples for training and evaluation; `questions` are held-out rows that end in an answer, if the plan has any.
 
-    `splits` are the rows before anything is left out, that of held-out rows only where there are any; so are `reports`.
+    `splits` are all rows, also those that are skipped; `splits` and `reports` have held-out rows only where there are
+    any.
     """
 
-    format: Format
+    row_format: RowFormat
     train: Sequence[Example]
     held_out: Sequence[Example]
     questions: list[Row]
@@ -38,50 +39,50 @@ class Dataset:
 
     @property
     def report(self) -> event_pb2.DatasetReport:
-        """What became of the training rows."""
+        """Report on the training rows."""
         return self.reports[SPLIT_TRAIN]
 
 
 def load_dataset(plan: DataPlan, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]) -> Dataset:
     """Read, tokenize unless that is done already, split, truncate and report.
 
-    `on_fraction` gets 0..1 and may raise to stop. Raises DataError: those of `rows_of`, and NO_TARGET_LEFT when
-    truncation leaves no row anything to learn; StorageError.
+    `on_fraction` is called with 0..1 and may raise to stop. Raises DataError: those of `rows_of`, and NO_TARGET_LEFT
+    where no row has target tokens after truncation; StorageError.
     """
     share = 1.0 if plan.held_out is None else _share(plan.train, plan.held_out)
-    main = _table(plan, RowSource(plan.train, plan.reading), tokenizer, lambda f: on_fraction(f * share))
+    wanted = TableInput(RowSource(plan.train, plan.reading), tokenizer, plan.loss_on)
+    main = _table(plan, wanted, lambda f: on_fraction(f * share))
     held = main
     if plan.held_out is not None:
         source = RowSource(plan.held_out, plan.held_out_reading, "evaluation.dataset")
-        held = _table(plan, source, tokenizer, lambda f: on_fraction(share + f * (1 - share)))
+        wanted = replace(wanted, source=source)
+        held = _table(plan, wanted, lambda f: on_fraction(share + f * (1 - share)))
     splits = _splits(plan, main, held)
     train = splits[SPLIT_TRAIN]
     if not len(train.kept):
         raise _no_target(train)
     return Dataset(
-        format=main.table.format,
+        row_format=main.table.row_format,
         train=train.kept,
         held_out=splits[SPLIT_EVALUATION].kept if SPLIT_EVALUATION in splits else [],
         questions=_questions(plan, splits.get(SPLIT_EVALUATION)),
         splits=splits,
-        reports=_reports(splits, tokenizer, from_cache=main.kept and held.kept),
+        reports=_reports(splits, tokenizer, from_cache=main.from_cache and held.from_cache),
     )
 
 
 def _share(train: Path, held: Path) -> float:
-    """The training file's share of the bytes; files that are not there are refused by whoever reads them."""
+    """Return the training file's share of the bytes; missing files are refused when they are read."""
     sizes = [path.stat().st_size if path.exists() else 0 for path in (train, held)]
     return sizes[0] / max(1, sum(sizes))
 
 
-def _table(
-    plan: DataPlan, source: RowSource, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]
-) -> Tokenized:
-    if not source.path.is_file():
-        raise DataError("DATASET_NOT_FOUND", "The dataset's file cannot be read.", field=source.place)
+def _table(plan: DataPlan, wanted: TableInput, on_fraction: Callable[[float], None]) -> Tokenized:
+    if not wanted.source.path.is_file():
+        raise DataError("DATASET_NOT_FOUND", "The dataset's file cannot be read.", field=wanted.source.place)
     if plan.token_cache is None:
-        return tokenized(source, tokenizer, plan.loss_on, on_fraction, plan.scratch)
-    return TokenCache(plan.token_cache, plan.token_cache_bytes).table(source, tokenizer, plan.loss_on, on_fraction)
+        return tokenized(wanted, plan.scratch, on_fraction)
+    return TokenCache(plan.token_cache, plan.token_cache_bytes).table(wanted, on_fraction)
 
 
 def _splits(plan: DataPlan, main: Tokenized, held: Tokenized) -> dict[SplitKind.ValueType, Split]:
@@ -114,7 +115,7 @@ def _reports(
 
 
 def _questions(plan: DataPlan, held: Split | None) -> list[Row]:
-    """Held-out rows that end in an answer; a plain text has no question in it, so it can be scored but not asked."""
+    """Return the held-out rows that end in an answer; plain text has no question, so only its loss is measured."""
     if held is None or not plan.questions:
         return []
     numbers = set(held.column("rows").tolist())
@@ -154,7 +155,7 @@ def _no_target(train: Split) -> DataError:
     needed = int(learnable.min()) + 1 if len(learnable) else train.limit
     return DataError(
         "NO_TARGET_LEFT",
-        f"After truncation to {train.limit} tokens none of the {len(firsts)} rows has anything left to learn.",
+        f"None of the {len(firsts)} rows has target tokens after truncation to {train.limit} tokens.",
         field="training.sequence_length",
         remedy=f"Raise sequence_length to at least {needed}, or shorten the prompts.",
     )

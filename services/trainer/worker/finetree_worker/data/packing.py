@@ -11,15 +11,15 @@ from torch.nn.functional import pad
 from finetree_worker.tokenize.example import Example
 
 TOKEN_MULTIPLE = 32
-"""Micro-batches are filled up to a multiple of this many tokens: matrix libraries compile a kernel for each new shape
-(oneDNN, some milliseconds each), and steps of ever new lengths would compile all the time."""
+"""Micro-batches are padded to a multiple of this many tokens: matrix libraries compile a kernel for each new shape
+(oneDNN, some milliseconds each), which would take time in every step of a new length."""
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Documents one after another, then filling, which belongs to none.
+    """Documents one after another, then padding, which belongs to none.
 
-    token_ids and positions are (1, tokens + filling); predictors (targets,) index the token before each target, whose
+    token_ids and positions are (1, tokens + padding); predictors (targets,) index the token before each target, whose
     id is in labels (targets,).
     """
 
@@ -32,17 +32,17 @@ class MicroBatch:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the documents."""
+        """Number of tokens of the documents."""
         return sum(self.lengths)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same on another device."""
+        """Return the micro-batch on a device."""
         tensors = (self.token_ids, self.positions, self.predictors, self.labels)
         return MicroBatch(self.rows, self.lengths, *(tensor.to(device, non_blocking=True) for tensor in tensors))
 
 
 def collate(examples: Sequence[Example]) -> MicroBatch:
-    """Join documents into one sequence; positions begin anew in each."""
+    """Join documents into one sequence; positions begin at 0 in each."""
     lengths = tuple(len(example) for example in examples)
     tokens = torch.cat([example.tokens for example in examples]).long()
     is_target = torch.cat([example.is_target for example in examples])

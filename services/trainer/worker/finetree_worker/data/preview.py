@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as training sees them, in spans of one fate: one of them for a report, some of them for a preview."""
+"""Rows as training uses them, in spans of text that are learned or not, and cut off or not."""
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -14,17 +14,17 @@ from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.token_table import Split
 
 FILE = "rows.jsonl"
-"""The kept rows of all splits, a PreviewRow as proto JSON on each line, in the order of splits and rows."""
+"""Name of the file of kept rows: a PreviewRow as proto JSON on each line, in the order of splits and rows."""
 FIRST_ROWS = 200
-"""Rows from the beginning of a split that are kept, whatever they are."""
+"""Number of a split's first rows, all of which are kept."""
 FOUND_ROWS = 100
-"""Rows of each finding that are kept: as many as a report lists."""
+"""Number of rows of each finding that are kept: as many as a report lists."""
 SPAN_CHARACTERS = 2000
-"""Longest text of a span; the middle of a longer one is left out."""
+"""Longest text of a span in characters; the middle of a longer one is left out."""
 SPANS = 64
-"""Spans of a row that are kept."""
+"""Number of spans of a row that are kept."""
 RENDERED_CHARACTERS = 4000
-"""Longest rendered example of a report; the rest of a row adds nothing to what it shows."""
+"""Longest rendered example of a report in characters; the rest of the row is left out."""
 _CONTEXT = 8  # tokens before a span that decide how it is decoded: a leading space, half a character
 
 
@@ -39,7 +39,7 @@ def write(folder: Path, splits: Iterable[Split], tokenizer: PreTrainedTokenizerB
 
 
 def _chosen(split: Split) -> list[int]:
-    """Places in the split: its first rows, and the first of each finding."""
+    """Return indexes into the split: its first rows, and the first of each finding."""
     lengths, firsts = split.column("lengths"), split.column("firsts")
     findings = (lengths > split.limit, split.dropped, firsts < 1)
     first = range(min(FIRST_ROWS, len(lengths)))
@@ -47,7 +47,7 @@ def _chosen(split: Split) -> list[int]:
 
 
 def preview_row(split: Split, at: int, tokenizer: PreTrainedTokenizerBase) -> dataset_pb2.PreviewRow:
-    """One row of a split, whole, with what is learned of it and what is cut off."""
+    """Return a whole row of a split with its spans."""
     index = int(split.index[at])
     whole = split.table.example(index, int(split.table.lengths[index]))
     kept, first = split.table.example(index, split.limit), int(split.table.firsts[index])
@@ -73,7 +73,7 @@ def preview_row(split: Split, at: int, tokenizer: PreTrainedTokenizerBase) -> da
 
 
 def add_example(report: event_pb2.DatasetReport, split: Split, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Add to a split's report its first row that is kept, as the model sees it."""
+    """Add the first row of a split that is not skipped to its report, as the model reads it."""
     if not len(split.kept):
         return
     example, left = split.kept[0], RENDERED_CHARACTERS
@@ -88,15 +88,15 @@ def add_example(report: event_pb2.DatasetReport, split: Split, tokenizer: PreTra
 
 
 def spans(example: Example, limit: int, tokenizer: PreTrainedTokenizerBase) -> Iterator[dataset_pb2.TextSpan]:
-    """A row's text in stretches of tokens that are learned or not, and cut off or not. `limit` is in tokens."""
+    """Yield a row's text in spans that are learned or not, and cut off or not. `limit` is in tokens."""
     tokens = example.tokens.tolist()
     learned = example.is_target.clone()
-    # Nothing stands before the first token that could predict it; nothing behind the limit is read at all.
+    # No token comes before the first one that could predict it; tokens after the limit are not read.
     learned[:1] = False
     learned[limit:] = False
     cut = torch.arange(len(tokens)) >= limit
-    fates = torch.stack([learned, cut])
-    changes = (fates[:, 1:] != fates[:, :-1]).any(dim=0).nonzero().squeeze(1) + 1
+    marks = torch.stack([learned, cut])
+    changes = (marks[:, 1:] != marks[:, :-1]).any(dim=0).nonzero().squeeze(1) + 1
     borders = [0, *changes.tolist(), len(tokens)]
     for start, end in pairwise(borders):
         if start == end:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a dataset holds, counted: lengths, and rows that are cut, left out, repeated, or known from training already."""
+"""The report on a dataset: lengths, and rows that are truncated, skipped, repeated, or in both splits."""
 
 from collections.abc import Sequence
 
@@ -15,17 +15,17 @@ from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.plan import UNLIMITED
 from finetree_worker.tokenize.rows import RowSource, rows_of
-from finetree_worker.tokenize.token_table import LEARNS_TO_END, ODD_BEGINNING, Found, Split, found_in
+from finetree_worker.tokenize.token_table import LEARNS_TO_END, ODD_BEGINNING, ReadResult, Split
 from finetree_worker.tokenize.tokenizer import leading_bos
 
 LISTED_ROWS = 100
-"""Row numbers that a report lists at most; its counts are of all rows."""
+"""Most row numbers that a report lists of a finding; its counts are of all rows."""
 BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 """Upper bounds of the token-length histogram; longer rows extend it by doubling."""
 LENGTH_MULTIPLE = 32
 """A suggested sequence length is a multiple of this, unless the longest row is shorter."""
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
-"""Shares of the rows whose longest length is reported."""
+"""Percentiles of the length that are reported, as shares of the rows."""
 
 
 def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, from_cache: bool) -> event_pb2.DatasetReport:
@@ -58,13 +58,13 @@ def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, from_cache
     )
     has_template = tokenizer.chat_template is not None
     report.template_source = event_pb2.TEMPLATE_SOURCE_TOKENIZER if has_template else event_pb2.TEMPLATE_SOURCE_NONE
-    add_reading(report, split.table.found)
+    add_reading(report, split.table.read)
     return report
 
 
-def add_reading(report: event_pb2.DatasetReport, found: Found) -> None:
-    """Add to a report what reading the file showed."""
-    report.row_format = contract.row_format(found.format)
+def add_reading(report: event_pb2.DatasetReport, found: ReadResult) -> None:
+    """Add to a report the formats of the file, its bad rows and its remarks."""
+    report.row_format = contract.row_format(found.row_format)
     report.file_format = contract.file_format(found.file_format)
     report.compression = contract.compression(found.compression)
     report.remarks.extend(remark_message(remark) for remark in found.remarks)
@@ -84,7 +84,7 @@ def rows_report(source: RowSource, kind: SplitKind.ValueType) -> event_pb2.Datas
     for row in rows_of(file, source.place):
         sizes.add(row)
     report = event_pb2.DatasetReport(profile=sizes.profile(), rows=sizes.rows + file.skipped, split=kind)
-    add_reading(report, found_in(file))
+    add_reading(report, ReadResult.of(file))
     return report
 
 
@@ -94,7 +94,7 @@ def remark_message(remark: Remark) -> check_pb2.Remark:
 
 
 def add_leaks(report: event_pb2.DatasetReport, train: Split, held: Split) -> None:
-    """Add to a report the held-out rows that training shows too, whole or by their prompt."""
+    """Add to a report the held-out rows that are training rows too, whole or by their prompt."""
     numbers, prompts = held.column("rows"), held.column("prompts")
     whole = torch.isin(held.column("contents"), train.column("contents"))
     asked = torch.isin(prompts, train.column("prompts")) & (prompts != 0) | whole
@@ -103,7 +103,7 @@ def add_leaks(report: event_pb2.DatasetReport, train: Split, held: Split) -> Non
 
 
 def _repeats(split: Split) -> Tensor:
-    """Numbers of the rows that say what an earlier row says."""
+    """Return the numbers of rows whose content is that of an earlier row."""
     contents = split.column("contents")
     order = torch.argsort(contents, stable=True)
     same = contents[order[1:]] == contents[order[:-1]]
@@ -115,7 +115,7 @@ def _group(numbers: Tensor) -> event_pb2.RowGroup:
 
 
 def percentiles(lengths: Tensor) -> event_pb2.TokenPercentiles:
-    """Return lengths by nearest rank: the shortest that is at least as long as a share of the rows."""
+    """Return percentiles of lengths by nearest rank: the shortest length that a share of the rows does not exceed."""
     ordered = lengths.sort().values
     # Whole thousandths: 0.95 * 20 is 19.000000000000004 and would give the next rank.
     ranks = {name: -(-round(share * 1000) * len(ordered) // 1000) for name, share in PERCENTILES.items()}

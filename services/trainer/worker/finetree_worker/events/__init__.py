@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task reports: its events, the journal that keeps them, and the time that is left."""
+"""Events of a task, the journal that keeps them, and forecasts of the remaining time."""

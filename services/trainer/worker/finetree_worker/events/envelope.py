@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An event as it goes into the journal: the contract's payload, its time, its level, and one line for people."""
+"""The envelope of an event: the contract's payload with its time, its level and one line for people."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,15 +31,15 @@ _FIELDS = {field.message_type.name: field.name for field in _PAYLOADS if field.m
 
 
 class Reporter(Protocol):
-    """Takes what a task reports. `emit` returns within microseconds: it is called from the training thread."""
+    """Receives a task's payloads. `emit` returns within microseconds: it is called from the training thread."""
 
     def emit(self, payload: Payload, /, *, message: str = "", level: Level = event_pb2.EVENT_LEVEL_UNSPECIFIED) -> None:
-        """Take one payload, which nobody changes afterwards. What is not given is derived from it: see `envelope`."""
+        """Report a payload, which is not changed afterwards. What is not given is derived from it: see `envelope`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """When a payload was reported: nanoseconds of the worker's clock, and seconds since the attempt began."""
+    """Time of a report: nanoseconds of the worker's clock, and seconds since the attempt began."""
 
     wall_ns: int
     elapsed: float
@@ -68,7 +68,7 @@ def envelope(
 
 
 def level_of(payload: Payload) -> Level:
-    """Return how important a payload is by itself."""
+    """Return the level of a payload of its kind."""
     match payload:
         case event_pb2.PreflightReport():
             failed = any(check.verdict == check_pb2.CHECK_VERDICT_FAIL for check in payload.checks)
@@ -84,17 +84,17 @@ def level_of(payload: Payload) -> Level:
 
 
 def line_of(payload: Payload) -> str:
-    """Return one line for people about a payload."""
+    """Return a payload as one line for people."""
     return _LINES[type(payload)](payload)
 
 
 def phase_name(phase: job_pb2.JobPhase.ValueType) -> str:
-    """Return a phase's name for people, for example "load model"."""
+    """Return a phase's name for people, such as "load model"."""
     return job_pb2.JobPhase.Name(phase).removeprefix("JOB_PHASE_").lower().replace("_", " ")
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people write them, for example "3 min 20 s"."""
+    """Return seconds as people write them, such as "3 min 20 s"."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 

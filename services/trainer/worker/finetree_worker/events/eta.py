@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long the rest of a run takes: its steps, from those that were timed, and what it does besides."""
+"""Remaining time of a run: its steps, from those that were timed, and its evaluations and checkpoints."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,28 +13,28 @@ from finetree_api.types.v1 import evidence_pb2
 from finetree_worker.plan import CheckpointPlan, EvaluationPlan, Metric, Price
 
 RECENT_STEPS = 64
-"""Steps that are looked back on."""
+"""Number of recent steps that forecasts rest on."""
 WARM_UP = 2
-"""First steps that are left out as soon as there are others: they pay for allocations, caches and compiled kernels."""
+"""First steps that are left out once there are enough others: allocations, caches and compilation slow them."""
 ODD_DEVIATIONS = 5.0
-"""Median absolute deviations beyond which a step's time is cut: something else had the machine for a moment."""
+"""Median absolute deviations beyond which a step's time is cut: another process disturbed it."""
 MIN_STEPS = 3
 """Steps before anything is forecast."""
 COVERAGE = 0.8
 """Share of steps between the first and the last decile, which span the forecast's interval."""
 FORWARD_SHARE = 1 / 3
-"""Share of a training step's time that its forward pass takes: what an evaluation that was not timed yet costs."""
+"""Share of a training step's time that its forward pass takes; an evaluation not timed yet is forecast with it."""
 ANSWER_SPREAD = 1.5
-"""Longest answer of a batch, in units of the mean answer: a batch of questions ends with its last."""
+"""Longest answer of a batch in units of the mean answer: a batch takes as long as its longest answer."""
 ARTIFACT_SHARE = 1 / 3
-"""Share of a checkpoint that is weights: it also holds two moments of each."""
+"""Share of the weights in a checkpoint, which also holds two moments of each."""
 FORECASTS = 10
 """Forecasts in a run: one for each tenth of its steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Numbers of the rows that a run works on: of the training rows their tokens, too, all and learned."""
+    """Numbers of training and held-out rows, and the training rows' tokens: all of them, and the learned ones."""
 
     train: int = 0
     held_out: int = 0
@@ -43,7 +43,7 @@ class Rows:
 
 
 class Eta:
-    """What remains of a run, from what is timed while it runs. Seconds."""
+    """Remaining seconds of a run, from times measured while it runs."""
 
     def __init__(self, evaluation: EvaluationPlan, checkpoints: CheckpointPlan) -> None:
         self._evaluation, self._checkpoints = evaluation, checkpoints
@@ -56,16 +56,16 @@ class Eta:
         self._save_seconds = 0.0
 
     def rows(self, rows: Rows) -> None:
-        """Note what rows there are."""
+        """Note the numbers of rows."""
         self._rows = rows
 
     def step(self, seconds: float, tokens: int) -> None:
-        """Note an optimizer step."""
+        """Note an optimizer step's time and tokens."""
         self._pace.add(seconds, tokens)
         self._recent.append(seconds)
 
     def evaluation(self, step: int, seconds: float, *, questions: int) -> None:
-        """Note an evaluation: of the loss alone, or of answers too, before training (step 0) or in the middle of it."""
+        """Note an evaluation's time: of the loss alone, or of answers too, before (step 0) or during training."""
         if questions == 0:
             self._loss_seconds = seconds
         elif step == 0:
@@ -74,14 +74,14 @@ class Eta:
             self._between_seconds = seconds
 
     def checkpoint(self, seconds: float) -> None:
-        """Note a checkpoint that was saved."""
+        """Note the time that saving a checkpoint took."""
         self._save_seconds = seconds
 
     def remaining(self, step: int, total: int, *, tokens: int, rate: float) -> evidence_pb2.Interval | None:
-        """Return what remains after `step` of `total`; None before there are enough steps.
+        """Return the remaining seconds after `step` of `total`; None before there are enough steps.
 
-        `tokens` are those of the steps to come, `rate` is in tokens per second. Steps are spread as the recent ones
-        are; what else remains may take half or twice what is expected.
+        `tokens` are those of the remaining steps, `rate` is in tokens per second. The interval spreads steps like the
+        recent ones, and everything else from half to twice its expectation.
         """
         if len(self._recent) < MIN_STEPS:
             return None
@@ -99,7 +99,7 @@ class Eta:
         )
 
     def others(self, step: int, total: int, seconds_per_token: float) -> float:
-        """Return the seconds of what follows besides steps: evaluations, checkpoints and the end."""
+        """Return the remaining seconds of evaluations, checkpoints and saving."""
         loss = self._loss_seconds
         if loss is None:
             loss = self._held_out_tokens() * seconds_per_token * FORWARD_SHARE
@@ -110,7 +110,7 @@ class Eta:
         return evaluations * each + saves * self._save_seconds + after
 
     def _after(self, loss: float) -> float:
-        """Seconds of the evaluation after training: as one in its middle, or the one before it with shorter answers."""
+        """Return the seconds of the last evaluation: as one during training, or the first with shorter answers."""
         if not (self._evaluation.metrics and self._rows.held_out):
             return 0.0
         if self._between_seconds is not None:
@@ -128,9 +128,9 @@ class Eta:
 class Pace:
     """Times of steps against their tokens.
 
-    A step takes a + b x tokens: the rows are drawn at random, so the steps to come may be longer or shorter than those
-    seen, and how many tokens they hold is known. The mean of what was seen, moved by the slope to the tokens ahead
-    (the regression estimator of survey sampling), needs no a, and is the mean itself where the slope cannot be told.
+    A step takes a + b x tokens: rows are drawn at random, so the remaining steps may be longer or shorter than those
+    seen, and their number of tokens is known. The mean time, moved by the slope to the remaining tokens (the regression
+    estimator of survey sampling), needs no a, and is the mean itself where the slope cannot be determined.
     """
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class Pace:
         self._steps.append((seconds, tokens))
 
     def remaining(self, steps: int, tokens: int) -> float:
-        """Return the seconds of so many further steps with so many tokens in all; 0 before the first step."""
+        """Return the seconds of `steps` further steps with `tokens` in all; 0 before the first step."""
         if not self._steps or steps <= 0:
             return 0.0
         work = [float(held) for _, held in self._steps]
@@ -156,7 +156,7 @@ class Pace:
 
 
 def _slope(times: Sequence[float], work: Sequence[float]) -> float:
-    """Seconds per token by least squares; at least 0, at most what a time in proportion to the tokens would have."""
+    """Return the seconds per token by least squares, from 0 to those of a time in proportion to the tokens."""
     mean_time, mean_work = fmean(times), fmean(work)
     variance = sum((held - mean_work) ** 2 for held in work)
     if len(times) < 2 * WARM_UP + 1 or variance == 0 or mean_work == 0:
@@ -167,7 +167,7 @@ def _slope(times: Sequence[float], work: Sequence[float]) -> float:
 
 
 def _without_bursts(times: Sequence[float], work: Sequence[float], slope: float) -> list[float]:
-    """The times with those cut that lie far above what their tokens explain."""
+    """Return the times, cut where they lie far above what their tokens explain."""
     beyond = [seconds - slope * held for seconds, held in zip(times, work, strict=True)]
     middle = median(beyond)
     limit = middle + ODD_DEVIATIONS * max(median(abs(value - middle) for value in beyond), 0.02 * fmean(times))
@@ -175,12 +175,12 @@ def _without_bursts(times: Sequence[float], work: Sequence[float], slope: float)
 
 
 def _times(every: int, step: int, total: int) -> int:
-    """How often something that is done each `every` steps, but not at the last, is done after `step`."""
+    """Return how often an action of every `every` steps, but not of the last one, follows after `step`."""
     return max(0, (total - 1) // every - step // every) if every > 0 else 0
 
 
 class Forecasts:
-    """Forecasts of the whole attempt, one for each tenth of its steps."""
+    """Forecasts of an attempt, one for each tenth of its steps."""
 
     def __init__(self, price: Price | None) -> None:
         self._price = price

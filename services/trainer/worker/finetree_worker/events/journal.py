@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The writer of an attempt's journal: events on disk, kept until the service has them in its log."""
+"""The journal of an attempt: its events on disk, kept until the service has them in its log."""
 
 import os
 from collections.abc import Iterable
@@ -20,14 +20,14 @@ OUTCOME_BYTES = RESERVE_BYTES // 2
 
 
 class Journal:
-    """Appends an attempt's events. `append` belongs to one thread; `after` and `batch` may be called from another.
+    """File of an attempt's events. `append` belongs to one thread; `after` and `batch` may be called from another.
 
-    What `append` has returned from is with the operating system: a killed worker loses none of it. With `durable` it
-    is on the disk as well.
+    Once `append` returns, the operating system has the events: a killed worker loses none. With `durable` they are on
+    the disk as well.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open or create the journal in `folder`: cut off a torn tail, and number on after the last whole record.
+        """Open or create the journal in `folder`: truncate a torn tail, number on after the last record.
 
         Raises OSError.
         """
@@ -52,7 +52,7 @@ class Journal:
 
     @property
     def end(self) -> int:
-        """Bytes of whole records."""
+        """Size of the whole records in bytes."""
         return self._end
 
     def append(self, events: Iterable[worker_pb2.WorkerEvent], *, durable: bool) -> None:
@@ -79,7 +79,7 @@ class Journal:
             written += os.pwrite(self._fd, chunk[written:], self._end + written)
 
     def release_reserve(self, *, keep: int = 0) -> None:
-        """Give the disk the reserved space back but for `keep` bytes: for the last records on a full disk."""
+        """Free the reserved disk space but for `keep` bytes: the last records on a full disk need it."""
         with suppress(OSError):
             if keep:
                 os.truncate(self._reserve, min(keep, self._reserve.stat().st_size))
@@ -87,7 +87,7 @@ class Journal:
                 self._reserve.unlink(missing_ok=True)
 
     def after(self, worker_seq: int) -> int:
-        """Offset of the first record newer than `worker_seq`."""
+        """Return the offset of the first record newer than `worker_seq`."""
         offset = 0
         with self._path.open("rb") as stream:
             for record in read(stream):
@@ -97,7 +97,7 @@ class Journal:
         return offset
 
     def batch(self, offset: int, max_bytes: int) -> list[Record]:
-        """Records from `offset` on, of about `max_bytes` together; at least one where there is one."""
+        """Return records from `offset` on, of about `max_bytes` together; at least one where there is one."""
         found: list[Record] = []
         size, end = 0, self._end
         if offset >= end:

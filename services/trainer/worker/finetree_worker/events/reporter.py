@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a task's events go: the training thread puts payloads into a queue, a thread of its own writes the journal.
+"""The reporter of a task: payloads go through a queue to a thread that writes the journal.
 
-Training pays for a time stamp and a queue, never for serializing, the disk or the service. Events that others act upon
-(a checkpoint, an artifact) return only when they are on the disk.
+Training pays for a time stamp and a queue, never for serializing, the disk or the service. For events that others act
+upon (a checkpoint, an artifact) `emit` returns only when they are on the disk.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from finetree_worker.events.summary import Summary
 from finetree_worker.plan import Price
 
 QUEUE_LIMIT = 10_000
-"""Events that wait for the writer; beyond it training waits for its own disk, as it must."""
+"""Most events that wait for the writer; beyond it training waits for the disk."""
 WRITE_LIMIT = 512
-"""Events of one write."""
+"""Most events of one write."""
 _DURABLE = (event_pb2.CheckpointSaved, event_pb2.ArtifactReady, worker_pb2.TaskOutcome)
 
 
@@ -51,7 +51,7 @@ class JournalReporter:
         on_written: Callable[[], object],
         on_phase: Callable[[job_pb2.JobPhase.ValueType], object],
     ) -> None:
-        """In the writer's thread, `on_written` is called after each write, `on_phase` when a phase goes on."""
+        """The writer's thread calls `on_written` after each write and `on_phase` with the phase of each progress."""
         self._journal, self._attempt = journal, attempt
         self._on_written, self._on_phase = on_written, on_phase
         self._summary, self._forecasts = Summary(), Forecasts(price)
@@ -63,14 +63,14 @@ class JournalReporter:
         self._thread.start()
 
     def emit(self, payload: Payload, *, message: str = "", level: Level = event_pb2.EVENT_LEVEL_UNSPECIFIED) -> None:
-        """Take one payload. Raises StorageError (DISK_FULL) once the journal can no longer be written."""
+        """Report a payload. Raises StorageError (DISK_FULL) once the journal can no longer be written."""
         while self._queue.qsize() >= QUEUE_LIMIT and not self._disk_full:
             time.sleep(0.001)
         if self._disk_full or not self._put(payload, message, level):
             raise _disk_is_full()
 
     def finish(self, outcome: worker_pb2.TaskOutcome) -> bool:
-        """Write the last record, how the task ended; return whether it is on the disk. Nothing is taken after it."""
+        """Write the outcome as the last record; return whether it is on the disk. Nothing is reported after it."""
         self._put(outcome)
         self._queue.put(None)
         self._thread.join()
@@ -113,7 +113,7 @@ class JournalReporter:
                 entry.written.set()
 
     def _append(self, messages: list[worker_pb2.WorkerEvent], *, durable: bool) -> list[bool]:
-        """Write the messages; for each, whether the disk took it."""
+        """Write the messages; return for each whether it was written."""
         try:
             self._journal.append(messages, durable=durable)
         except OSError:
@@ -136,7 +136,7 @@ class JournalReporter:
     def _messages(self, entry: _Entry) -> Iterator[worker_pb2.WorkerEvent]:
         content, stamp = entry.content, Stamp(entry.wall_ns, entry.monotonic - self._began)
         if isinstance(content, worker_pb2.TaskOutcome):
-            # Here, behind all events before it: they are noted in this thread.
+            # Here, after all earlier events: this thread sums them up.
             content.summary.MergeFrom(self._summary.message(stamp.elapsed))
             yield worker_pb2.WorkerEvent(outcome=content)
             return
@@ -154,6 +154,6 @@ class JournalReporter:
 def _disk_is_full() -> StorageError:
     return StorageError(
         "DISK_FULL",
-        "The disk is full: the events of the run can no longer be written.",
-        remedy="Free space on the disk that holds the trainer's data; the run goes on from its newest checkpoint.",
+        "The disk is full: the run's events can no longer be written.",
+        remedy="Free space on the disk of the trainer's data; the run then continues from its newest checkpoint.",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of an attempt that are reported at its end."""
+"""The summary of an attempt, which its outcome carries."""
 
 from collections import deque
 from statistics import fmean, median
@@ -9,11 +9,11 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_worker.events.envelope import Payload
 
 FINAL_STEPS = 10
-"""Steps whose mean is the final loss (RunSummary.final_loss)."""
+"""Number of last steps whose mean loss is RunSummary.final_loss."""
 
 
 class Summary:
-    """Gathers the payloads of an attempt, in order."""
+    """Sums up the payloads of an attempt, in order."""
 
     def __init__(self) -> None:
         self._summary = event_pb2.RunSummary()
@@ -37,7 +37,7 @@ class Summary:
                 pass
 
     def message(self, total_seconds: float) -> event_pb2.RunSummary:
-        """Return the numbers at the end of an attempt that took so many seconds."""
+        """Return the summary of an attempt that took `total_seconds`."""
         summary = event_pb2.RunSummary(total_seconds=total_seconds)
         summary.MergeFrom(self._summary)
         if self._last_losses:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One file per method, called as the method is in RunSpec: its settings, how it is applied, and how it is saved."""
+"""One file per method, named like its field in RunSpec: its settings, how it is applied and saved."""
 
 from importlib import import_module, util
 
@@ -11,7 +11,7 @@ from finetree_worker.spec_values import unresolved
 
 
 def method_of(spec: run_spec_pb2.RunSpec) -> Method:
-    """Read the method of a resolved run. Raises PlanError: METHOD_NOT_SUPPORTED, or what its settings raise."""
+    """Read the method of a resolved run. Raises PlanError: METHOD_NOT_SUPPORTED, or that of its settings."""
     name = spec.WhichOneof("method")
     if name is None:
         raise unresolved("method")

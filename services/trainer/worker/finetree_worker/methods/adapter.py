@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bottleneck adapter layers: down-projection, ReLU, up-projection, both with biases, added to what they follow.
+"""Bottleneck adapters: down-projection, ReLU and up-projection, both with biases, added to a block's output.
 
 After attention and after the MLP (Houlsby et al. 2019, arXiv:1902.00751), after the MLP alone (Pfeiffer et al. 2021,
-arXiv:2005.00247), or beside the MLP (He et al. 2022, arXiv:2110.04366, with their scale of 4). They hang on the outputs
-of whole blocks, so any decoder takes them, one with quantised weights too. The up-projection starts at zero: a new
-adapter changes nothing. `load` puts a saved one on a model; docs/adapter-format.md describes the files.
+arXiv:2005.00247), or beside the MLP (He et al. 2022, arXiv:2110.04366, with their scale of 4). They are hooks on whole
+blocks, so they fit any decoder, one with quantized weights too. The up-projection starts at zero: a new adapter changes
+nothing. `load` adds a saved one to a model; docs/adapter-format.md describes the files.
 """
 
 import json
@@ -41,7 +41,7 @@ _MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
 
 
 class AdapterPlacement(StrEnum):
-    """Where adapters sit: after the MLP, after attention and the MLP, or beside the MLP."""
+    """Position of the adapters: after the MLP, after attention and the MLP, or beside the MLP."""
 
     PFEIFFER = "pfeiffer"
     HOULSBY = "houlsby"
@@ -64,16 +64,16 @@ _PLACES: dict[AdapterPlacement, dict[str, tuple[str, ...]]] = {
 class Bottleneck(nn.Module):
     """up(relu(down(x))) * scale, in the type of x; its own weights are float32."""
 
-    def __init__(self, features: int, size: int, scale: float, device: torch.device) -> None:
+    def __init__(self, features: int, size: int, scale: float) -> None:
         super().__init__()
-        self.down = nn.Linear(features, size, device=device, dtype=torch.float32)
-        self.up = nn.Linear(size, features, device=device, dtype=torch.float32)
+        self.down = nn.Linear(features, size, dtype=torch.float32)
+        self.up = nn.Linear(size, features, dtype=torch.float32)
         self.scale = scale
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What is added to x's block, (..., features) as x."""
+        """Return the addition to the block's output, (..., features) like x."""
         down, up = self.down, self.up
         inner = relu(linear(x, down.weight.to(x.dtype), down.bias.to(x.dtype)))
         return linear(inner, up.weight.to(x.dtype), up.bias.to(x.dtype)) * self.scale
@@ -81,7 +81,7 @@ class Bottleneck(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Adapter(Method):
-    """Bottleneck layers between the frozen ones."""
+    """Bottleneck adapters on a frozen base."""
 
     name: ClassVar[str] = "adapter"
 
@@ -118,7 +118,7 @@ class Adapter(Method):
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
-        """Return whether `load` takes the artifact."""
+        """Return whether `load` loads the artifact on the base."""
         try:
             needed = expected(compatibility.architecture(base), folder)
             problem = compatibility.difference(needed, compatibility.shapes(folder / WEIGHTS))
@@ -130,7 +130,7 @@ class Adapter(Method):
 def attach(model: PreTrainedModel, method: Adapter, seed: int) -> None:
     """Freeze the model and add adapters.
 
-    Raises PlanError ADAPTER_NOT_SUPPORTED for a model whose layers have no attention or MLP block to be found.
+    Raises PlanError ADAPTER_NOT_SUPPORTED for a model without attention or MLP blocks of a known name.
     """
     model.requires_grad_(requires_grad=False)
     with torch.random.fork_rng(devices=[]):
@@ -148,8 +148,8 @@ def _add_layers(model: PreTrainedModel, method: Adapter) -> None:
             if block is None:
                 raise _unsupported()
             # Made on the CPU: the same numbers whatever the device.
-            made = Bottleneck(features, method.bottleneck_size, scale, torch.device("cpu"))
-            adapter = made.to(next(layer.parameters()).device)
+            adapter = Bottleneck(features, method.bottleneck_size, scale)
+            adapter = adapter.to(next(layer.parameters()).device)
             layer.add_module(f"bottleneck_{place}", adapter)
             block.register_forward_hook(_beside(adapter) if parallel else _after(adapter), with_kwargs=True)
 
@@ -157,7 +157,7 @@ def _add_layers(model: PreTrainedModel, method: Adapter) -> None:
 def _unsupported() -> PlanError:
     return PlanError(
         "ADAPTER_NOT_SUPPORTED",
-        "This model's layers have no attention and MLP blocks that adapters could follow.",
+        "This model's layers have no attention and MLP blocks of a known name, which adapters need.",
         field="adapter",
         remedy="Use lora for this model.",
     )
@@ -177,7 +177,7 @@ def _child(layer: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
 
 def _after(adapter: Bottleneck) -> Any:
     def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:  # noqa: ARG001 - torch's signature
-        # Attention gives its weights too.
+        # Attention returns its weights too.
         first = output[0] if isinstance(output, tuple) else output
         changed = first + adapter(first)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
@@ -194,7 +194,7 @@ def _beside(adapter: Bottleneck) -> Any:
 
 
 def _adapters(model: PreTrainedModel) -> Iterator[tuple[str, Bottleneck]]:
-    """Adapters by the name that the format gives them: "layers.0.mlp"."""
+    """Yield the adapters with their names in the format, such as "layers.0.mlp"."""
     for index, layer in enumerate(_layers(model)):
         for name, module in layer.named_children():
             if isinstance(module, Bottleneck):
@@ -202,7 +202,7 @@ def _adapters(model: PreTrainedModel) -> Iterator[tuple[str, Bottleneck]]:
 
 
 def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The adapters' weights under the format's names."""
+    """Return the adapters' weights by their names in the format."""
     return {
         f"{place}.{name}": tensor
         for place, adapter in _adapters(model)
@@ -217,10 +217,10 @@ def _shape(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Put the adapter in `folder` on its base model, which is changed in place and returned, frozen but the adapter.
+    """Add the adapter in `folder` to its base model, which is changed in place and returned, frozen but the adapter.
 
-    Raises ModelError: ADAPTER_UNREADABLE for what is no whole adapter of this format, WRONG_BASE for a model of another
-    shape or vocabulary, or, where the model was loaded from a folder, of another fingerprint.
+    Raises ModelError: ADAPTER_UNREADABLE for a damaged or incomplete adapter, WRONG_BASE for a model of another shape
+    or vocabulary, or, where the model was loaded from a folder, of another fingerprint.
     """
     method = _checked(model, folder)
     try:
@@ -229,7 +229,7 @@ def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         raise _unreadable("its weights cannot be read") from error
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     if shapes != _shapes(model, method):
-        raise _unreadable("its weights are not those that its configuration describes")
+        raise _unreadable("its weights do not match its configuration")
     attach(model, method, seed=0)
     own = tensors(model)
     with torch.no_grad():
@@ -239,7 +239,7 @@ def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def expected(model: PreTrainedModel, folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes that the adapter in `folder` must have to go on the model. Raises as `load` does."""
+    """Return the shapes that the adapter in `folder` must have for the model. Raises as `load`."""
     return _shapes(model, _checked(model, folder))
 
 
@@ -273,13 +273,13 @@ def _config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(f"its {CONFIG} is missing or incomplete") from error
     if not known:
-        raise _unreadable(f"its {CONFIG} is of another format than {FORMAT}")
+        raise _unreadable(f"its {CONFIG} is not of the format {FORMAT}")
     read: dict[str, Any] = config
     return read
 
 
 def _unreadable(why: str) -> ModelError:
-    text = f"This is no adapter that can be loaded: {why}."
+    text = f"The adapter cannot be loaded: {why}."
     return ModelError("ADAPTER_UNREADABLE", text, field="adapter", remedy="Fetch the artifact again, whole.")
 
 
@@ -292,7 +292,7 @@ def _check_base(model: PreTrainedModel, base: dict[str, Any]) -> None:
     folder = Path(str(model.config._name_or_path))  # noqa: SLF001 - where transformers keeps what it loaded
     known = base.get("fingerprint")
     if known and (folder / "config.json").is_file() and fingerprint(folder) != known:
-        text = f"The adapter was trained on {name}, whose fingerprint is another than this model's."
+        text = f"The adapter was trained on {name}, whose fingerprint differs from this model's."
         raise ModelError("WRONG_BASE", text, field="adapter", remedy="Load the base that it was trained on.")
 
 

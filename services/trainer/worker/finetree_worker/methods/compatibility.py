@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a program loads an artifact: tried with the names and shapes of its tensors, without its weights."""
+"""Checks that a program loads an artifact, by the names and shapes of its tensors, without its weights."""
 
 import json
 import warnings
@@ -22,7 +22,7 @@ def with_peft(folder: Path, base: Path) -> artifact_pb2.Compatibility:
     """Return whether transformers with peft loads the adapter in `folder` on the base model in `base`."""
     model = architecture(base)
     with torch.device("meta"), quiet_peft(), warnings.catch_warnings():
-        # The base has another name here than where the adapter goes.
+        # The artifact names the base by its hub id, the check by its folder.
         warnings.filterwarnings("ignore", message="The PEFT config's `base_model_name_or_path`", category=UserWarning)
         adapted = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
     expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
@@ -45,7 +45,7 @@ def with_transformers(folder: Path) -> artifact_pb2.Compatibility:
 
 
 def verdict(server: serving_pb2.ServingTarget.ValueType, problem: str) -> artifact_pb2.Compatibility:
-    """Return that a server loads an artifact, or the problem why not."""
+    """Return a server's verdict: it loads the artifact, or the problem that it has."""
     return artifact_pb2.Compatibility(server=server, loads=not problem, reason=problem)
 
 
@@ -68,7 +68,7 @@ def difference(expected: Shapes, found: Shapes) -> str:
         if name not in found:
             return f"{name} is missing"
         if name not in expected:
-            return f"{name} belongs to no layer"
+            return f"{name} does not belong to any layer"
         if expected[name] != found[name]:
             return f"{name} has the shape {found[name]} where {expected[name]} is needed"
     return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Full fine-tuning: every weight is trained, but for the lowest layers if asked."""
+"""Full fine-tuning: every weight is trained, except those of frozen layers."""
 
 import re
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 @dataclass(frozen=True, slots=True)
 class Full(Method):
-    """All weights, but for the lowest `frozen_layers` decoder layers (which freeze the embeddings below them too)."""
+    """All weights but those of the lowest `frozen_layers` decoder layers, which freeze the embeddings too."""
 
     name: ClassVar[str] = "full"
     artifact: ClassVar[artifact_pb2.ArtifactKind.ValueType] = artifact_pb2.ARTIFACT_KIND_MODEL
@@ -34,7 +34,7 @@ class Full(Method):
         return cls(spec.full.frozen_layers)
 
     def apply(self, model: PreTrainedModel, plan: Plan) -> tuple[PreTrainedModel, PreTrainedModel]:
-        """Make all weights trainable but those of the lowest layers and, with them, the embeddings."""
+        """Make all weights trainable but those of the frozen layers. Raises PlanError NOTHING_TO_TRAIN."""
         del plan
         layers = int(model.config.get_text_config().num_hidden_layers)
         if self.frozen_layers >= layers:
@@ -54,7 +54,7 @@ class Full(Method):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
-        """Write config.json, the tokenizer and safetensors shards of at most 5 GB in `dtype`, as transformers does."""
+        """Write config.json, the tokenizer and safetensors shards of at most 5 GB in `dtype`, like transformers."""
         state = {name: tensor.to(dtype) for name, tensor in trained.state_dict().items()}
         trained.config.dtype = dtype
         trained.config._name_or_path = base.hub_id  # noqa: SLF001 - else the folder on this machine would be published

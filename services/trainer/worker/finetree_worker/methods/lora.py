@@ -26,7 +26,7 @@ ADAPTER = "default"
 """peft's name for the one adapter of a model."""
 
 CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
-"""Model types of transformers 5.24 whose linear layers are Conv1D, hence transposed where they are not quantised."""
+"""Model types of transformers 5.24 whose linear layers are Conv1D, hence transposed where they are not quantized."""
 
 
 class LoraLinear(PeftLinear):
@@ -42,7 +42,7 @@ class LoraLinear(PeftLinear):
         self.lora_dropout[ADAPTER] = CounterDropout(getattr(dropout, "p", 0.0), int(self.in_features or 0))
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """base(x) + scale * B(A(dropout(x))); x (1, tokens, in features)."""
+        """Return base(x) + scale * B(A(dropout(x))); x (1, tokens, in features)."""
         if self.disable_adapters or self.merged or self.use_dora.get(ADAPTER):
             plain: Tensor = super().forward(x, *args, **kwargs)
             return plain
@@ -52,15 +52,15 @@ class LoraLinear(PeftLinear):
         narrow, wide = linear(dropout.unscaled(x), down.weight.to(x.dtype)), up.weight.to(x.dtype)
         scale = self.scaling[ADAPTER] * dropout.scale
         if type(base) is nn.Linear:
-            return _added(base(x.flatten(0, -2)), narrow, wide, scale)
+            return _added(base(x.flatten(0, -2)), narrow, wide, scale=scale)
         return torch.add(base(x), linear(narrow, wide), alpha=scale)
 
 
-def _added(result: Tensor, narrow: Tensor, wide: Tensor, scale: float) -> Tensor:
-    """Result (tokens, out) + scale * narrow (..., rank) wide^T, in place, with the leading dimensions of `narrow`.
+def _added(result: Tensor, narrow: Tensor, wide: Tensor, *, scale: float) -> Tensor:
+    """Add scale * narrow (..., rank) wide^T to `result` (tokens, out) in place; leading dimensions of `narrow`.
 
-    The product adds itself to what is there, in float32 before its one rounding; on its own it would be as large as the
-    result, and be read and written twice more, its gradient too. Nobody keeps what a plain linear layer returns.
+    The product is added in float32 before its one rounding; on its own it would be as large as the result, and be read
+    and written twice more, its gradient too. Nothing else keeps what a plain linear layer returns.
     """
     result.addmm_(narrow.flatten(0, -2), wide.t(), alpha=scale)
     return result.view(*narrow.shape[:-1], -1)
@@ -92,7 +92,7 @@ class Lora(Method):
 
     @classmethod
     def from_settings(cls, lora: method_pb2.Lora, path: str) -> Self:
-        """Read settings that are at `path` in the spec.
+        """Read the settings at `path` of the spec.
 
         Raises PlanError: SETTING_NOT_SUPPORTED, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT.
         """
@@ -113,10 +113,10 @@ class Lora(Method):
         return self.apply_at(model, plan.optimization.seed, "lora")
 
     def apply_at(self, model: PreTrainedModel, seed: int, path: str) -> tuple[PeftModel, PreTrainedModel]:
-        """Add adapters; A starts random (from the seed), B at zero. The spec has the settings at `path`.
+        """Add adapters; A starts random (from the seed), B at zero. `path` is where the spec has the settings.
 
-        The experts of a mixture, where they are asked for, are adapted by peft's own layer for parameters.
-        Raises PlanError TARGET_NOT_FOUND.
+        The experts of a mixture, with `experts`, are adapted by peft's own layer for parameters. Raises PlanError
+        TARGET_NOT_FOUND.
         """
         experts = expert_parameters(model, self.targets) if self.experts and not self.modules else []
         config = LoraConfig(
@@ -142,12 +142,12 @@ class Lora(Method):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
-        """Write the adapter as peft itself does, naming the base by its hub id and its layers as peft finds them."""
+        """Write the adapter like peft, with the hub id of the base and the names that peft selects layers by."""
         del tokenizer, dtype
         settings: Any = trained.peft_config[ADAPTER]
         found: set[str] = set(settings.target_modules)
-        # Full names per layer are for us; servers and merges expect the short names, which select the same layers. But
-        # peft takes short names of a mixture's MLP for its experts, also where they mean the shared one.
+        # Servers and merges expect the short names, which select the same layers as the full ones of training. But peft
+        # takes short names of a mixture's MLP for its experts, also where they mean the shared one.
         short = not self.modules and not is_mixture(trained)
         peft_format.write(
             trained,
@@ -163,17 +163,17 @@ class Lora(Method):
 
 
 def _check_experts(lora: method_pb2.Lora, path: str) -> None:
-    """Refuse what adapters of experts, which are products of stacked matrices, have no place for."""
+    """Refuse settings that adapters of experts, products of stacked matrices, cannot have."""
     if lora.weight_decomposed:
-        text = "DoRA scales the rows of a linear layer, and the experts of a mixture are stacked parameters."
+        text = "DoRA scales the rows of linear layers, and the experts of a mixture are stacked parameters instead."
         raise PlanError("EXPERTS_WITH_DORA", text, field=f"{path}.weight_decomposed", remedy="Turn one of them off.")
     if lora.dropout > 0:
-        text = "Adapters of experts are added to the weights, where no input is left to drop out."
+        text = "Adapters of experts are added to the weights, so dropout has no input to apply to."
         raise PlanError("EXPERTS_WITH_DROPOUT", text, field=f"{path}.dropout", remedy="Set it to 0.")
 
 
 def _transposed(model: PreTrainedModel) -> bool:
-    """Whether the weights of the model's adapted layers are (in, out), as in GPT-2; quantised ones never are."""
+    """Return whether the weights of adapted layers are (in, out), as in GPT-2; quantized ones never are."""
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 

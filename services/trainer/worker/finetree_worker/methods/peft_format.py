@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Artifacts in peft's format: as peft writes them, but for what they say of their base."""
+"""Artifacts in peft's format, with the base's public identity instead of its folder."""
 
 import json
 import warnings
@@ -13,7 +13,7 @@ from peft import PeftModel
 from finetree_worker.plan import BaseModel
 
 CONFIG = "adapter_config.json"
-"""Name of an adapter's configuration, peft's and our own."""
+"""Name of an adapter's configuration, in peft's format and in finetree's own."""
 
 
 def write(model: PeftModel, folder: Path, base: BaseModel, **changes: Any) -> None:
@@ -31,7 +31,7 @@ def write(model: PeftModel, folder: Path, base: BaseModel, **changes: Any) -> No
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Without warnings of peft's use of names that transformers 5.24 calls deprecated."""
+    """Silence warnings about peft's use of names that are deprecated in transformers 5.24."""
     with warnings.catch_warnings():
         for name in ("is_gradient_checkpointing", "past_key_values"):
             warnings.filterwarnings("ignore", message=f".*{name}", category=FutureWarning)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefix tuning (Li and Liang 2021, arXiv:2101.00190): trained keys and values that stand before every document.
+"""Prefix tuning (Li and Liang 2021, arXiv:2101.00190): trained keys and values before every document.
 
 The parameters and their saved form are peft's, without a projection. Training and evaluation read them through
-`states`, so that each document of a packed row sees the whole prefix and no other document; generation begins with it
-in the cache. The model inside peft's knows nothing of the prefix and is never run without one of the two.
+`states`, so that each document of a packed row attends to the whole prefix and to no other document; generation begins
+with it in the cache. peft's inner model does not have the prefix, so it is always run in one of these two ways.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ from finetree_worker.tokenize.tokenizer import leading_bos
 DEFAULT_TEXT = (
     "Below is a request. Read it carefully, do exactly what it asks, and answer in the form that was asked for."
 )
-"""Text that prefixes start from where the plan names none: a start from real keys and values trains far more steadily
-than a random one (peft's method comparison), and an instruction is what stands before most rows."""
+"""Initial text where the plan has none: training from real keys and values is far more stable than from random ones
+(peft's method comparison), and an instruction resembles what precedes most rows."""
 ADAPTER = "default"
 """peft's name for the one prefix of a model."""
 
 
 class PrefixInit(StrEnum):
-    """How prefixes start: as the keys and values of a text, or as zeros."""
+    """Initial values of a prefix: the keys and values of a text, or zeros."""
 
     TEXT = "text"
     ZERO = "zero"
@@ -52,7 +52,7 @@ PREFIX_INITS = {
 
 @dataclass(frozen=True, slots=True)
 class Prefix(Method):
-    """Trained keys and values that every token sees before its document. An empty `init_text` takes DEFAULT_TEXT."""
+    """Trained keys and values that every token attends to. An empty `init_text` means DEFAULT_TEXT."""
 
     name: ClassVar[str] = "prefix"
     peft_type: ClassVar[str] = "PREFIX_TUNING"
@@ -67,7 +67,7 @@ class Prefix(Method):
         if value_of(spec, "gradient_checkpointing", CHECKPOINTING):
             raise PlanError(
                 "PREFIX_WITH_CHECKPOINTING",
-                "Prefix tuning keeps its keys and values in the cache that checkpointing drops.",
+                "Prefix tuning keeps its keys and values in the cache, which gradient checkpointing turns off.",
                 field="gradient_checkpointing",
                 remedy="Turn gradient checkpointing off.",
             )
@@ -75,10 +75,10 @@ class Prefix(Method):
         return cls(init=init, init_text=spec.prefix.init_text, **stated(spec.prefix, "virtual_tokens"))
 
     def apply(self, model: PreTrainedModel, plan: Plan) -> tuple[PeftModel, PreTrainedModel]:
-        """Put a prefix before the frozen model, which is run through peft's: the model inside knows of no prefix.
+        """Freeze the model and add a prefix; return peft's model twice, since the inner one does not have the prefix.
 
         Raises PlanError: INVALID_PREFIX_TEXT; PREFIX_TOO_LONG for the model's positions or attention window;
-        PREFIX_NOT_SUPPORTED for a model whose cache is no keys and values of one shape.
+        PREFIX_NOT_SUPPORTED for a model whose cache is not keys and values of one shape.
         """
         start = self.init_tokens(load_tokenizer(plan.base.folder))
         _check_length(model, self.virtual_tokens, plan.data.sequence_length)
@@ -97,7 +97,7 @@ class Prefix(Method):
         return prefixed, cast("PreTrainedModel", prefixed)
 
     def init_tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """Return as many tokens as the prefix is long: the text, repeated, after the model's first token.
+        """Return as many token ids as the prefix has: BOS where the model uses it, then the text, repeated.
 
         Raises PlanError INVALID_PREFIX_TEXT for a text without tokens.
         """
@@ -105,9 +105,9 @@ class Prefix(Method):
         if not ids:
             raise PlanError(
                 "INVALID_PREFIX_TEXT",
-                "The text that prefixes start from has no tokens.",
+                "The prefix's init_text has no tokens.",
                 field="prefix.init_text",
-                remedy="Give a text with words, or leave it out for the default.",
+                remedy="Give a text with words, or leave it unset for the default.",
             )
         bos = leading_bos(tokenizer)
         first = [] if bos is None or ids[0] == bos else [bos]
@@ -116,7 +116,7 @@ class Prefix(Method):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
-        """Write the keys and values as peft itself does, naming the base by its hub id."""
+        """Write the keys and values like peft, with the hub id of the base."""
         del tokenizer, dtype
         peft_format.write(trained, folder, base)
 
@@ -125,7 +125,7 @@ class Prefix(Method):
         return compatibility.with_peft(folder, base)
 
     def memory_savings(self, *, checkpointing: bool) -> Sequence[str]:
-        """Return what a run can do besides checkpointing, which would drop the cache that the prefix is in."""
+        """Return settings that would lower memory; gradient checkpointing would turn off the cache of the prefix."""
         del checkpointing
         return ["use qlora"]
 
@@ -137,15 +137,14 @@ def _check_length(model: PreTrainedModel, tokens: int, sequence_length: int) -> 
     if window and tokens >= window:
         text = f"A prefix of {tokens} tokens does not fit the model's attention window of {window}."
         raise PlanError("PREFIX_TOO_LONG", text, field="prefix.virtual_tokens", remedy="Use fewer virtual tokens.")
-    # Rotary positions go on beyond the longest sequence; a table of learned positions ends there.
+    # Rotary positions continue beyond the longest sequence; a table of learned positions ends there.
     learned = getattr(config, "rope_parameters", None) is None
     positions = getattr(config, "max_position_embeddings", None)
     if learned and positions is not None and tokens + sequence_length > positions:
         shorter = f"Lower sequence_length to {positions - tokens}, or use" if tokens < positions else "Use"
         raise PlanError(
             "PREFIX_TOO_LONG",
-            f"{tokens} virtual tokens and {sequence_length} tokens of a row are more than the model's {positions} "
-            "positions.",
+            f"{tokens} virtual tokens and {sequence_length} tokens of a row exceed the model's {positions} positions.",
             field="prefix.virtual_tokens",
             remedy=f"{shorter} fewer virtual tokens.",
         )
@@ -161,7 +160,7 @@ def _unsupported() -> PlanError:
 
 
 def _cache(model: PreTrainedModel, start: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """The frozen model's keys and values of a text by layer, each (heads, tokens, head size)."""
+    """Compute the frozen model's keys and values of a text by layer, each (heads, tokens, head size)."""
     was_training = model.training
     model.train(mode=False)
     with torch.no_grad():
@@ -175,7 +174,7 @@ def _cache(model: PreTrainedModel, start: Sequence[int]) -> list[tuple[Tensor, T
 
 
 def _flat(cache: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The layout of peft: float32 (tokens, layers * 2 * heads * head size)."""
+    """Return a cache in peft's layout: float32 (tokens, layers * 2 * heads * head size)."""
     parts = [part for pair in cache for part in pair]
     if len({part.shape for part in parts}) != 1:
         raise _unsupported()
@@ -189,7 +188,7 @@ def _weight(model: PeftModel) -> Tensor:
 
 
 def states(model: PreTrainedModel | PeftModel) -> Tensor | None:
-    """The prefix of a prefixed model, (layers * 2, heads, tokens, head size), keys before values; None without one."""
+    """Return a model's prefix, (layers * 2, heads, tokens, head size), keys before values; None without one."""
     if not isinstance(model, PeftModel) or not isinstance(model.peft_config.get(ADAPTER), PrefixTuningConfig):
         return None
     settings: Any = model.peft_config[ADAPTER]
@@ -198,11 +197,13 @@ def states(model: PreTrainedModel | PeftModel) -> Tensor | None:
     return _weight(model).to(model.base_model_torch_dtype).view(shape).permute(1, 2, 0, 3)
 
 
-def before(model: PreTrainedModel, prefix: Tensor, ids: Tensor, mask: Tensor) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The model inside, and what it generates from so that the prefix stands before each row of ids (rows, tokens).
+def generation_inputs(
+    model: PreTrainedModel, prefix: Tensor, *, ids: Tensor, mask: Tensor
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return peft's inner model and its inputs for generating after the prefix and each row of ids (rows, tokens).
 
-    A filled cache, and as many tokens in its place, which are never run. peft 0.21 would lose the cache under
-    transformers 5.24, which calls it by another name: each new token would see the prefix and nothing else.
+    The inputs are a filled cache, and as many tokens in its place, which are never run. peft 0.21 would lose the cache
+    under transformers 5.24, which calls it by another name: each new token would see the prefix and nothing else.
     """
     rows, tokens = ids.shape[0], prefix.shape[2]
     untyped: Any = model

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QLoRA (Dettmers et al. 2023, arXiv:2305.14314): LoRA on a base whose linear layers bitsandbytes holds in 4 or 8 bits.
+"""QLoRA (Dettmers et al. 2023, arXiv:2305.14314): LoRA on a base whose linear layers have 4 or 8 bits (bitsandbytes).
 
 The base is read from 16-bit or 32-bit safetensors and quantized as it is loaded; the embeddings, the norms, the output
-head and what is no linear layer (the fused experts of a mixture, its routers) stay as they are. Adapters are float32
-and have the format of plain LoRA, so they load on the unquantized base too.
+head and all that is not a linear layer (the fused experts of a mixture, its routers) stay as they are. Adapters are
+float32 and have the format of plain LoRA, so they load on the unquantized base too.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from finetree_worker.spec_values import not_supported, stated, value_of
 
 
 class Quantization(StrEnum):
-    """How the frozen base is stored: 4-bit NormalFloat, 4-bit float, 8-bit integers."""
+    """Number format of the frozen base: 4-bit NormalFloat, 4-bit float, 8-bit integers."""
 
     NF4 = "nf4"
     FP4 = "fp4"
@@ -63,7 +63,7 @@ class Qlora(Method):
         )
 
     def quantization(self, dtype: torch.dtype) -> BitsAndBytesConfig:
-        """Return how the base is loaded; products are computed in `dtype`, 8-bit ones by bitsandbytes' own rules."""
+        """Return the quantization for loading; products are computed in `dtype`, 8-bit ones by bitsandbytes' rules."""
         build: Any = BitsAndBytesConfig  # transformers leaves it untyped
         if self.quantized_as is Quantization.INT8:
             eight: BitsAndBytesConfig = build(load_in_8bit=True)
@@ -84,7 +84,7 @@ class Qlora(Method):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
-        """Write the adapter as plain LoRA does: the base that it names is the unquantized one."""
+        """Write the adapter like plain LoRA: the base that it names is the unquantized one."""
         self.lora.save(trained, folder, base=base, tokenizer=tokenizer, dtype=dtype)
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
@@ -92,7 +92,7 @@ class Qlora(Method):
         return self.lora.compatibility(folder, base)
 
     def memory_savings(self, *, checkpointing: bool) -> Sequence[str]:
-        """Return what is left to save beside the base, which is quantized already."""
+        """Return settings that would lower memory; the base is quantized already."""
         return [] if checkpointing else ["turn gradient checkpointing on"]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of a model that adapters go on, by the names that transformers gives them."""
+"""The layers of a model that adapters are added to, by their names in transformers."""
 
 import re
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ MLP = (
 """Names of MLP projections."""
 _AMBIGUOUS = frozenset({"c_proj"})
 """Names that mean attention's output in one module and the MLP's in another."""
-# A router chooses experts; an adapter on it moves the load balance, so no preset touches one.
+# A router chooses experts; an adapter on it would change the load balance, so presets leave it out.
 _NEVER = re.compile(r"(^|\.)(lm_head|embed_out|router|gate|shared_expert_gate)$")
 
 
 class Targets(StrEnum):
-    """Which linear layers get an adapter."""
+    """Linear layers that get an adapter."""
 
     ALL_LINEAR = "all-linear"
     ATTENTION = "attention"
@@ -54,7 +54,7 @@ def linear_names(
 
     "all-linear" is attention and MLP, never the output head and never a router. Explicit `modules` match a full name or
     its last parts ("q_proj", "layers.0.mlp.up_proj"). Raises PlanError TARGET_NOT_FOUND where there is none and one is
-    `required`; the settings are at `path` in the spec.
+    `required`; `path` is where the spec has the settings.
     """
     # GPT-2's layers are Conv1D, a linear layer with its weight transposed.
     linears = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))]
@@ -71,7 +71,7 @@ def linear_names(
     if not found and required:
         raise PlanError(
             "TARGET_NOT_FOUND",
-            f"This model has no layer for the targets {targets.value!r}.",
+            f"This model has no linear layer for targets {targets.value!r}.",
             field=f"{path}.targets",
             remedy=f"Name its linear layers in {path}.target_modules.",
         )
@@ -79,7 +79,7 @@ def linear_names(
 
 
 def short_name(name: str) -> str:
-    """Return the end of a module's full name that tells what it computes in any layer: "q_proj", "attn.c_proj"."""
+    """Return the end of a module's full name that is equal in all layers, such as "q_proj" or "attn.c_proj"."""
     parts = name.split(".")
     return ".".join(parts[-2:]) if parts[-1] in _AMBIGUOUS else parts[-1]
 

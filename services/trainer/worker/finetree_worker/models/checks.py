@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a folder is a base model that can be trained: known before its weights are loaded, or even downloaded."""
+"""Checks that a folder holds a base model that can be trained, before its weights are loaded or even downloaded."""
 
 import json
 from pathlib import Path
@@ -12,51 +12,51 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from finetree_worker.errors import ModelError, PlanError
 
 INDEX = "model.safetensors.index.json"
-"""Says which file of a sharded model holds which tensor."""
+"""Name of the index that names the file of each tensor of a sharded model."""
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-"""Endings of weights that are Python pickles: reading one runs whatever code is in it."""
+"""Suffixes of weights that are Python pickles: reading one runs the code in it."""
 _WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
-"""Types of numbers, as safetensors names them, in which weights can be trained or turned into such."""
+"""Number formats of weights that can be trained, in safetensors' names."""
 _SHOWN = 3  # names that a message lists
 
 
 def check_config(folder: Path) -> None:
-    """The configuration names an architecture of transformers itself, with weights that are not quantised.
+    """Check that the configuration names an architecture of transformers itself, with unquantized weights.
 
     Raises ModelError: MODEL_UNREADABLE, MODEL_REMOTE_CODE, MODEL_ARCHITECTURE_UNSUPPORTED, MODEL_QUANTIZED.
     """
     config = _json(folder / "config.json")
     kind = str(config.get("model_type", ""))
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        # Where transformers knows the architecture, it is used, and code that lies beside it is left alone.
+        # Where transformers has the architecture, it is used, and code beside the weights is ignored.
         if config.get("auto_map"):
             raise _wrong(
                 folder,
                 "MODEL_REMOTE_CODE",
-                f"needs code of its own (auto_map) for its architecture {kind!r}, and no code of a model is run here",
-                "Use a model whose architecture transformers itself has.",
+                f"needs its own code (auto_map) for its architecture {kind!r}, and code of models is never run",
+                remedy="Use a model whose architecture transformers itself has.",
             )
         raise _wrong(
             folder,
             "MODEL_ARCHITECTURE_UNSUPPORTED",
-            f"has the architecture {kind!r}, which is no causal language model of transformers",
-            "Use a decoder-only language model.",
+            f"has the architecture {kind!r}, which is not a causal language model of transformers",
+            remedy="Use a decoder-only language model.",
         )
-    quantised = config.get("quantization_config")
-    if quantised:
-        named = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+    quantized = config.get("quantization_config")
+    if quantized:
+        named = quantized.get("quant_method", "") if isinstance(quantized, dict) else ""
         raise _wrong(
             folder,
             "MODEL_QUANTIZED",
-            f"is stored quantised ({str(named)[:40] or 'quantization_config'})",
-            "Name the model that it was made from; the method qlora quantises it itself.",
+            f"is stored quantized ({str(named)[:40] or 'quantization_config'})",
+            remedy="Name the model that it was made from; the method qlora quantizes it itself.",
         )
 
 
 def check_weights(folder: Path) -> set[str]:
-    """The weights are whole safetensors files with numbers that can be trained; only their headers are read.
+    """Check that the weights are whole safetensors files of numbers that can be trained; only headers are read.
 
-    Returns the types of the weights as the files name them: "BF16", "F32".
+    Returns the number formats of the weights in the files' names: "BF16", "F32".
 
     Raises ModelError: MODEL_PICKLED, MODEL_INCOMPLETE, MODEL_UNREADABLE, MODEL_DTYPE_UNSUPPORTED.
     """
@@ -72,32 +72,32 @@ def check_weights(folder: Path) -> set[str]:
                         types.add(_checked_dtype(folder, name, stored.get_slice(name).get_dtype()))
         except (SafetensorError, OSError) as error:
             text, remedy = f"has a damaged file {file.name!r}", "Fetch the file again."
-            raise _wrong(folder, "MODEL_UNREADABLE", text, remedy) from error
+            raise _wrong(folder, "MODEL_UNREADABLE", text, remedy=remedy) from error
     if (folder / INDEX).is_file() and (absent := sorted(set(_weight_map(folder)) - found)):
         text = f"lacks {_list(absent)}, which its index names"
-        raise _wrong(folder, "MODEL_INCOMPLETE", text, "Fetch the model again.")
+        raise _wrong(folder, "MODEL_INCOMPLETE", text, remedy="Fetch the model again.")
     return types
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model: those of its index, or else its only one. Raises as `check_weights`."""
+    """Return the safetensors files of a model: those of its index, or else its only one. Raises as `check_weights`."""
     if (folder / INDEX).is_file():
         shards = sorted(set(_weight_map(folder).values()))
         absent = [name for name in shards if Path(name).name != name or not (folder / name).is_file()]
         if absent:
             text = f"lacks {_list(absent)}, which its index names"
-            raise _wrong(folder, "MODEL_INCOMPLETE", text, "Fetch the missing files.")
+            raise _wrong(folder, "MODEL_INCOMPLETE", text, remedy="Fetch the missing files.")
         return [folder / name for name in shards]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if pickled := sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED):
         raise pickled_weights(folder.name, pickled)
     text = "has no weights (model.safetensors, or shards with model.safetensors.index.json)"
-    raise _wrong(folder, "MODEL_INCOMPLETE", text, "Fetch the model with its weights as safetensors.")
+    raise _wrong(folder, "MODEL_INCOMPLETE", text, remedy="Fetch the model with its weights as safetensors.")
 
 
 def pickled_weights(model: str, files: list[str]) -> ModelError:
-    """The refusal of a model that has its weights as pickles only."""
+    """Return the error for a model that has its weights as pickles only."""
     return ModelError(
         "MODEL_PICKLED",
         f"The model {model!r} has its weights only as pickles ({_list(files)}), and reading a pickle can run any code.",
@@ -107,54 +107,58 @@ def pickled_weights(model: str, files: list[str]) -> ModelError:
 
 
 def check_loaded(folder: Path, info: dict[str, Any]) -> None:
-    """Every tensor found its place and every place its tensor; `info` is transformers' loading info.
+    """Check that all tensors of the files and of the model were matched; `info` is transformers' loading info.
 
     Raises ModelError: MODEL_WEIGHTS_MISSING, MODEL_WEIGHTS_UNKNOWN, MODEL_WEIGHTS_MISMATCH.
     """
     if missing := sorted(info.get("missing_keys") or ()):
         text = f"has no weights for {_list(missing)}; they would start at random"
-        raise _wrong(folder, "MODEL_WEIGHTS_MISSING", text, "Fetch the model again, or correct its config.json.")
+        raise _wrong(folder, "MODEL_WEIGHTS_MISSING", text, remedy="Fetch the model again, or correct its config.json.")
     if unknown := sorted(info.get("unexpected_keys") or ()):
-        text = f"has weights that its architecture has no place for: {_list(unknown)}"
-        raise _wrong(folder, "MODEL_WEIGHTS_UNKNOWN", text, "Use the text model alone, or correct its config.json.")
+        text = f"has weights that its architecture does not use: {_list(unknown)}"
+        raise _wrong(
+            folder, "MODEL_WEIGHTS_UNKNOWN", text, remedy="Use the text model alone, or correct its config.json."
+        )
     if mismatched := sorted(str(item[0]) for item in info.get("mismatched_keys") or ()):
-        text = f"has weights of another shape than its config.json says: {_list(mismatched)}"
-        raise _wrong(folder, "MODEL_WEIGHTS_MISMATCH", text, "Correct its config.json.")
+        text = f"has weights whose shape differs from its config.json: {_list(mismatched)}"
+        raise _wrong(folder, "MODEL_WEIGHTS_MISMATCH", text, remedy="Correct its config.json.")
 
 
-def check_fit(folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, sequence_length: int) -> None:
-    """The tokenizer's tokens have embeddings, and the sequence length (0: none is asked for) has positions.
+def check_fit(
+    folder: Path, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, *, sequence_length: int
+) -> None:
+    """Check that the model has embeddings for the tokenizer's tokens, and positions for the sequence length.
 
     Raises ModelError VOCABULARY_MISMATCH, PlanError SEQUENCE_TOO_LONG.
     """
     text_config = config.get_text_config()
     highest, rows = max(tokenizer.get_vocab().values(), default=0), int(text_config.vocab_size)
     if highest >= rows:
-        text = f"has {rows} embeddings, and its tokenizer makes tokens up to number {highest}"
-        remedy = "Put the tokenizer beside the model that it belongs to; embeddings are not resized here."
-        raise _wrong(folder, "VOCABULARY_MISMATCH", text, remedy)
+        text = f"has {rows} embeddings, and its tokenizer has token ids up to {highest}"
+        remedy = "Use the tokenizer that belongs to the model; embeddings are not resized."
+        raise _wrong(folder, "VOCABULARY_MISMATCH", text, remedy=remedy)
     positions = getattr(text_config, "max_position_embeddings", 0) or 0
     if positions and sequence_length > positions:
         raise PlanError(
             "SEQUENCE_TOO_LONG",
-            f"Sequences of {sequence_length} tokens are asked for, and the model has {positions} positions.",
+            f"sequence_length is {sequence_length} tokens, and the model has {positions} positions.",
             field="training.sequence_length",
-            remedy=f"Ask for {positions} or fewer.",
+            remedy=f"Set it to at most {positions}.",
         )
 
 
 def _checked_dtype(folder: Path, name: str, dtype: str) -> str:
-    # Masks and counters that some models store beside their weights are of other types, and are not asked about.
+    # Only called for weights: masks and counters beside them are of other types.
     if dtype not in _WEIGHTS:
         text = f"stores {name} as {dtype}, which cannot be trained"
-        raise _wrong(folder, "MODEL_DTYPE_UNSUPPORTED", text, "Use the model in bfloat16, float16 or float32.")
+        raise _wrong(folder, "MODEL_DTYPE_UNSUPPORTED", text, remedy="Use the model in bfloat16, float16 or float32.")
     return dtype
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
     named = _json(folder / INDEX).get("weight_map")
     if not isinstance(named, dict) or not all(isinstance(file, str) for file in named.values()):
-        raise _wrong(folder, "MODEL_UNREADABLE", f"has a damaged {INDEX}", "Fetch the file again.")
+        raise _wrong(folder, "MODEL_UNREADABLE", f"has a damaged {INDEX}", remedy="Fetch the file again.")
     return named
 
 
@@ -164,11 +168,12 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict):
-        raise _wrong(file.parent, "MODEL_UNREADABLE", f"has a damaged or no {file.name}", "Fetch the file again.")
+        text = f"has no {file.name}, or a damaged one"
+        raise _wrong(file.parent, "MODEL_UNREADABLE", text, remedy="Fetch the file again.")
     return content
 
 
-def _wrong(folder: Path, reason: str, text: str, remedy: str) -> ModelError:
+def _wrong(folder: Path, reason: str, text: str, *, remedy: str) -> ModelError:
     return ModelError(reason, f"The model {folder.name!r} {text}.", field="model", remedy=remedy)
 
 

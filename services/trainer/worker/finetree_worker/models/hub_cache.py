@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder that keeps a hub's repository on disk: models by commit, each of them whole, and what branches were.
+"""The folder of a hub's repository on disk: whole models by commit, and the commits of branches.
 
-`refs.json` says which commit a branch or tag was when it was last asked for; `{commit}` is a model, whole;
-`.{commit}.partial` is what a cut download has left, and the next one goes on with it.
+`refs.json` has the commit of a branch or tag when it was last looked up; `{commit}` is a whole model;
+`.{commit}.partial` is an interrupted download, which the next one resumes.
 """
 
 import fcntl
@@ -26,21 +26,21 @@ _WAIT_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class HubFolder:
-    """The folder of one repository. What writes to it raises StorageError."""
+class HubCache:
+    """The folder of one repository. Methods that write to it raise StorageError."""
 
     path: Path
 
     def make(self) -> None:
-        """Make the folder unless it is there."""
+        """Make the folder unless it exists."""
         with storage_errors():
             self.path.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
-    def alone(self, steering: Steering) -> Iterator[None]:
-        """One download of a repository at a time; who comes second waits, and then finds it there.
+    def lock(self, steering: Steering) -> Iterator[None]:
+        """Hold the lock on the repository: a second task waits, and then finds the model.
 
-        Where nothing has come of it, the folder is removed again. Raises Cancelled while it waits.
+        A folder without a model is removed afterwards. Raises Cancelled while it waits.
         """
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -54,7 +54,7 @@ class HubFolder:
             os.close(descriptor)
 
     def holds(self, commit: str) -> bool:
-        """Whether the model of a commit is all there: its manifest, and every file of it in its size."""
+        """Return whether the model of a commit is whole: its manifest, and every file in its size."""
         sizes = _read(self.path / commit / MANIFEST).get("sizes")
         if not isinstance(sizes, dict):
             return False
@@ -63,16 +63,16 @@ class HubFolder:
         return False
 
     def hub_id(self, commit: str) -> str | None:
-        """The repository's id as the hub itself writes it; None where the model does not say it."""
+        """Return the repository's id in the hub's own spelling; None where the manifest has none."""
         return _read(self.path / commit / MANIFEST).get("hub_id")
 
     def commit_of(self, revision: str) -> str | None:
-        """The commit that a branch or tag was when it was last asked for, if it ever was."""
+        """Return the commit of a branch or tag when it was last looked up; None where it never was."""
         commit = _read(self.path / REFS).get(revision)
         return commit if isinstance(commit, str) else None
 
-    def note(self, revision: str, commit: str) -> None:
-        """Remember which commit a branch or tag is."""
+    def set_commit(self, revision: str, commit: str) -> None:
+        """Note the commit of a branch or tag."""
         refs = _read(self.path / REFS)
         if refs.get(revision) == commit:
             return
@@ -84,7 +84,7 @@ class HubFolder:
 
     @contextmanager
     def draft(self, commit: str) -> Iterator[Path]:
-        """The draft folder of a commit: kept when the download is cut, removed when the model is refused."""
+        """Yield a commit's draft folder: kept when the download is interrupted, removed when the model is refused."""
         draft = self.path / f".{commit}.partial"
         try:
             yield draft
@@ -97,24 +97,24 @@ class HubFolder:
                 if part.stat().st_size == 0:
                     part.unlink()
             with suppress(OSError):
-                draft.rmdir()  # one in which nothing is
+                draft.rmdir()  # only where it is empty
 
     def publish(self, draft: Path, repository: Repository) -> None:
-        """Hold a draft's files against the hub's hashes, then give them their name. Raises HubError MODEL_CORRUPT."""
+        """Compare a draft's files with the hub's hashes, then rename it. Raises HubError MODEL_CORRUPT."""
         for name, digest in hashes(draft).items():
-            if (told := repository.files[name].sha256) and told != digest:
+            if (listed := repository.files[name].sha256) and listed != digest:
                 (draft / name).unlink()
                 raise HubError(
                     "MODEL_CORRUPT",
-                    f"{name!r} of {repository.id!r} is not what the hub says it is (sha256); it was removed.",
+                    f"{name!r} of {repository.id!r} does not have the hub's sha256; it was removed.",
                     field="model.hub",
-                    remedy="The same job again fetches it anew.",
+                    remedy="Start the job again, which downloads the file again.",
                 )
         sizes = {path.name: path.stat().st_size for path in draft.iterdir()}
         facts = {"format": 1, "hub_id": repository.id, "revision": repository.commit, "origin": "hub", "sizes": sizes}
         with storage_errors():
             seal(draft, facts)
-            shutil.rmtree(self.path / repository.commit, ignore_errors=True)  # not whole, or we were not here
+            shutil.rmtree(self.path / repository.commit, ignore_errors=True)  # it was not whole, or this would not run
             draft.rename(self.path / repository.commit)
             sync_folder(self.path)
 

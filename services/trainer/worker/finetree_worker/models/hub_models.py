@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base models of a hub: looked up, chosen, checked, downloaded into the folder that keeps them (`hub_folder`)."""
+"""Base models of a hub: looked up, checked and downloaded into the cache."""
 
 import re
 import shutil
@@ -15,11 +15,11 @@ from finetree_worker.errors import ModelError, StorageError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.models import checks
 from finetree_worker.models.hub import Access, Client, Entry, HubError, Repository, online
-from finetree_worker.models.hub_cache import HubFolder
+from finetree_worker.models.hub_cache import HubCache
 from finetree_worker.plan import BaseModel
 
 ORIGIN = "hub:"
-"""How a task's model_origin begins when the model is a hub's: "hub:{id}@{revision}"."""
+"""Prefix of a model's origin on a hub: "hub:{id}@{revision}"."""
 DEFAULT_REVISION = "main"
 SMALL = frozenset(
     {
@@ -28,7 +28,7 @@ SMALL = frozenset(
         *("chat_template.jinja", "chat_template.json", checks.INDEX),
     }
 )
-"""Files that a model and its tokenizer are read from, beside the weights. No code is among them."""
+"""Files of a model and its tokenizer besides the weights; none of them is code."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NOT_WEIGHTS = re.compile(r"^(consolidated|adapter_model)")  # the same weights in another library's names; an adapter
 _PROGRESS_STEPS = 100  # progress events of a download at most
@@ -43,72 +43,72 @@ class Wanted:
 
     @classmethod
     def parse(cls, origin: str) -> "Wanted":
-        """What a task's model_origin names."""
+        """Read a model's origin."""
         repository, _, revision = origin.removeprefix(ORIGIN).partition("@")
         return cls(repository, revision or DEFAULT_REVISION)
 
 
-def prepare_hub_model(origin: str, home: Path, access: Access, reporter: Reporter, control: Control) -> BaseModel:
-    """The model of `origin`, in a folder below `home` that is named by its commit; what is there is not fetched again.
+def prepare_hub_model(origin: str, home: Path, access: Access, *, reporter: Reporter, control: Control) -> BaseModel:
+    """Download the model of `origin` unless it is there, into a folder below `home` that is named by its commit.
 
     Raises ModelError (MODEL_GATED, MODEL_NOT_FOUND, MODEL_REVISION_NOT_FOUND, MODEL_PICKLED, MODEL_REMOTE_CODE and the
-    others of base_checks), HubError (HUB_UNREACHABLE, HUB_OFFLINE, MODEL_CORRUPT), StorageError, Cancelled.
+    others of `checks`), HubError (HUB_UNREACHABLE, HUB_OFFLINE, MODEL_CORRUPT), StorageError, Cancelled.
     """
     steering = Steering(control)
     steering.stop_here()
     wanted = Wanted.parse(origin)
     reporter.emit(_progress(0.0), message=f"Looking for {wanted.id}")
-    folder = HubFolder(home)
-    folder.make()
-    with folder.alone(steering), online(access.proxy):
-        if (commit := _here(wanted, folder, access)) is None:
-            commit = _download(wanted, folder, access, reporter, steering)
+    cache = HubCache(home)
+    cache.make()
+    with cache.lock(steering), online(access.proxy):
+        if (commit := _cached(wanted, cache, access)) is None:
+            commit = _download(wanted, cache, access, reporter=reporter, steering=steering)
     reporter.emit(_progress(1.0), message="The model is ready")
-    return BaseModel(home / commit, hub_id=folder.hub_id(commit) or wanted.id, revision=commit)
+    return BaseModel(home / commit, hub_id=cache.hub_id(commit) or wanted.id, revision=commit)
 
 
-def _here(wanted: Wanted, folder: HubFolder, access: Access) -> str | None:
-    """The commit where nothing needs to be asked: one that is named by its hash, or any when we are offline."""
+def _cached(wanted: Wanted, cache: HubCache, access: Access) -> str | None:
+    """Return the commit where the hub need not be asked: one that is named by its hash, or any offline."""
     commit = wanted.revision if _COMMIT.fullmatch(wanted.revision) else None
     if commit is None and access.offline:
-        commit = folder.commit_of(wanted.revision)
-    return commit if commit is not None and folder.holds(commit) else None
+        commit = cache.commit_of(wanted.revision)
+    return commit if commit is not None and cache.holds(commit) else None
 
 
-def _download(wanted: Wanted, folder: HubFolder, access: Access, reporter: Reporter, steering: Steering) -> str:
+def _download(wanted: Wanted, cache: HubCache, access: Access, *, reporter: Reporter, steering: Steering) -> str:
     client = Client(access, wanted.id, wanted.revision)
     try:
-        repository = client.look()
+        repository = client.repository()
     except HubError as error:
-        known = folder.commit_of(wanted.revision)
-        if not known or not folder.holds(known):
+        known = cache.commit_of(wanted.revision)
+        if not known or not cache.holds(known):
             raise
-        text = f"{error.message} The model is used as it was last fetched, at commit {known[:12]}."
+        text = f"{error.message} The run uses the model as last downloaded, at commit {known[:12]}."
         reporter.emit(event_pb2.Alert(code="MODEL_REVISION_NOT_CHECKED", message=text))
         return known
-    if not folder.holds(repository.commit):
-        with folder.draft(repository.commit) as draft:
-            _Fetch(client, repository, draft, reporter, steering).run(access.reserve)
-            folder.publish(draft, repository)
-    folder.note(wanted.revision, repository.commit)
+    if not cache.holds(repository.commit):
+        with cache.draft(repository.commit) as draft:
+            _Download(client, repository, draft, reporter=reporter, steering=steering).run(access.reserve_bytes)
+            cache.publish(draft, repository)
+    cache.set_commit(wanted.revision, repository.commit)
     return repository.commit
 
 
-class _Fetch:
-    """One repository's way into its draft folder."""
+class _Download:
+    """Download of a repository into its draft folder."""
 
     def __init__(
-        self, client: Client, repository: Repository, draft: Path, reporter: Reporter, steering: Steering
+        self, client: Client, repository: Repository, draft: Path, *, reporter: Reporter, steering: Steering
     ) -> None:
         self._client, self._repository, self._draft = client, repository, draft
         self._reporter, self._steering = reporter, steering
         self._small, self._weights = choose(repository)
         self._total = sum(entry.size for entry in (self._small | self._weights).values())
-        self._done, self._told = 0, -1.0
+        self._done, self._reported = 0, -1.0
 
-    def run(self, reserve: int) -> None:
-        """Fetch all files: the small ones first, which can tell that the weights are not worth it."""
-        self._require_space(reserve)
+    def run(self, reserve_bytes: int) -> None:
+        """Download all files, the small ones first: they may show that the model cannot be trained."""
+        self._require_space(reserve_bytes)
         with storage_errors():
             self._draft.mkdir(parents=True, exist_ok=True)
         for name, entry in sorted(self._small.items()):
@@ -123,7 +123,7 @@ class _Fetch:
         if not target.is_file():
             with suppress(OSError):
                 self._advance(part.stat().st_size)
-            self._client.fetch(name, self._repository.commit, part, entry.size, self._advance)
+            self._client.download(name, part, commit=self._repository.commit, size=entry.size, on_bytes=self._advance)
             with storage_errors():
                 part.replace(target)
         else:
@@ -133,51 +133,53 @@ class _Fetch:
         self._steering.stop_here()
         self._done += count
         fraction = self._done / self._total if self._total else 1.0
-        if fraction - self._told >= 1 / _PROGRESS_STEPS or (self._told < 1 <= fraction):
-            self._told = fraction
+        if fraction - self._reported >= 1 / _PROGRESS_STEPS or (self._reported < 1 <= fraction):
+            self._reported = fraction
             text = f"Downloading {self._repository.id}: {_size(self._done)} of {_size(self._total)}"
             self._reporter.emit(_progress(min(fraction, 1.0), done=self._done, total=self._total), message=text)
 
-    def _require_space(self, reserve: int) -> None:
+    def _require_space(self, reserve_bytes: int) -> None:
         present = sum(path.stat().st_size for path in self._draft.glob("*")) if self._draft.is_dir() else 0
         needed, free = max(0, self._total - present), shutil.disk_usage(self._draft.parent).free
-        if needed + reserve > free:
-            raise SpaceError(needed, free, reserve)
+        if needed + reserve_bytes > free:
+            raise SpaceError(needed, free, reserve_bytes)
 
 
 def _progress(fraction: float, *, done: int = 0, total: int = 0) -> event_pb2.PhaseProgress:
-    """How far the download is; `done` of `total` in bytes, 0 where they are not known."""
+    """Return the progress of a download; `done` of `total` in bytes, 0 where they are not known."""
     unit = event_pb2.PROGRESS_UNIT_BYTES if total else event_pb2.PROGRESS_UNIT_UNSPECIFIED
     phase = job_pb2.JOB_PHASE_DOWNLOAD_MODEL
     return event_pb2.PhaseProgress(phase=phase, fraction=fraction, done=done, total=total, unit=unit)
 
 
 class SpaceError(StorageError):
-    """The model does not fit on the disk; nothing was written, and trying again at once will not help."""
+    """The model does not fit on the disk; nothing was written, and another try needs free space first."""
 
     retryable = False
 
-    def __init__(self, needed: int, free: int, reserve: int) -> None:
+    def __init__(self, needed: int, free: int, reserve_bytes: int) -> None:
         super().__init__(
             "DISK_FULL",
             f"The model needs {_size(needed)} more, and {_size(free)} are free on the disk of the trainer's data, "
-            f"of which {_size(reserve)} are to stay free.",
+            f"of which {_size(reserve_bytes)} must stay free.",
             field="model",
-            remedy="Free space (`finetree models rm` removes models), then start the task again.",
+            remedy="Free space (`finetree models rm` removes models), then start the job again.",
         )
 
 
 def choose(repository: Repository) -> tuple[dict[str, Entry], dict[str, Entry]]:
-    """The small files and the weights to fetch. Raises ModelError: MODEL_IS_ADAPTER, MODEL_INCOMPLETE, MODEL_PICKLED.
+    """Return the small files and the weights to download, by name.
 
-    Only files at the top count: folders hold the same model for other programs.
+    Only files at the top count: folders hold the model for other programs. Raises ModelError: MODEL_IS_ADAPTER,
+    MODEL_INCOMPLETE, MODEL_PICKLED.
     """
     files = repository.files
     if "config.json" not in files:
         if "adapter_config.json" in files:
-            raise _unfit(repository, "MODEL_IS_ADAPTER", "is an adapter, not a base model", "Name its base model.")
-        text = "has no config.json, so it is no model of transformers"
-        raise _unfit(repository, "MODEL_INCOMPLETE", text, "Name a repository in the transformers format.")
+            text = "is an adapter, not a base model"
+            raise _unfit(repository, "MODEL_IS_ADAPTER", text, remedy="Name its base model.")
+        text = "has no config.json, so it is not a model of transformers"
+        raise _unfit(repository, "MODEL_INCOMPLETE", text, remedy="Name a repository in the transformers format.")
     if checks.INDEX in files:
         weights = [name for name in files if name.endswith(".safetensors") and not _NOT_WEIGHTS.match(name)]
     else:
@@ -186,11 +188,12 @@ def choose(repository: Repository) -> tuple[dict[str, Entry], dict[str, Entry]]:
     if not chosen:
         if pickled := sorted(name for name in files if name.endswith(checks.PICKLED)):
             raise checks.pickled_weights(repository.id, pickled)
-        raise _unfit(repository, "MODEL_INCOMPLETE", "has no safetensors weights", "Name a repository that has them.")
+        text = "has no safetensors weights"
+        raise _unfit(repository, "MODEL_INCOMPLETE", text, remedy="Name a repository that has them.")
     return {name: files[name] for name in files if name in SMALL}, chosen
 
 
-def _unfit(repository: Repository, reason: str, text: str, remedy: str) -> ModelError:
+def _unfit(repository: Repository, reason: str, text: str, *, remedy: str) -> ModelError:
     return ModelError(reason, f"The model {repository.id!r} {text}.", field="model.hub", remedy=remedy)
 
 

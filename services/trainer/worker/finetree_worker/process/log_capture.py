@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeping libraries quiet: what they log goes into the job's events and the worker's own file, never to stderr."""
+"""Capture of logging and warnings: records go into the job's events and the worker's own log, never to stderr."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ ENVIRONMENT = {
     # Otherwise a GPU's allocator keeps blocks of shorter rows that longer ones cannot use.
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
 }
-"""Read by libraries when they are imported; what the operator has set stays."""
+"""Environment variables that libraries read on import; what the operator has set stays."""
 LOG_NAME = "worker.log"
 """Name of the worker's own log in the task's folder; it alone may hold paths and stack traces."""
 _MAX_TEXT = 2000
@@ -39,13 +39,13 @@ _HELD_BACK = 200
 
 
 def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Must come before the first import of grpc or a training library."""
+    """Set ENVIRONMENT's variables; must come before the first import of grpc or a training library."""
     for name, value in ENVIRONMENT.items():
         environment.setdefault(name, value)
 
 
 class LogCapture(logging.Handler):
-    """Hands log records to the job's events. Records from before there is a task are held back, the first 200."""
+    """Turns log records into events of the job. The first 200 records from before there is a task are held back."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -61,13 +61,13 @@ class LogCapture(logging.Handler):
         self._held.clear()
 
     def disconnect(self) -> None:
-        """Stop handing records on: the task has its last event."""
+        """Stop reporting records: the task has its last event."""
         self._reporter = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record of a library: what the worker itself has to say are events already.
+        """Report a record of a library; the worker's own messages are events already.
 
-        What is logged while a record is being handed on would come back here for ever.
+        What is logged while a record is being reported is dropped: reporting it would log again, without end.
         """
         if getattr(self._inside, "busy", False) or record.name.startswith("finetree_worker"):
             return
@@ -104,7 +104,7 @@ def _is_no_advice(record: logging.LogRecord) -> bool:
 
 
 def adopt_library_loggers() -> None:
-    """After the imports: take off the handlers that libraries bring along, so that records reach the root instead."""
+    """Remove the handlers that libraries install on import, so that their records reach the root logger."""
     for name in ("transformers", "huggingface_hub", "bitsandbytes", "accelerate", "peft", "torch"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -125,6 +125,6 @@ def _level(record: logging.LogRecord) -> Level:
 
 
 def _text(record: logging.LogRecord) -> str:
-    """The record's message without folders; what is not Unicode, such as some file names, is replaced."""
+    """Return the record's message without folders; what is not Unicode, such as some file names, is replaced."""
     text = _FOLDERS.sub("", record.getMessage())[:_MAX_TEXT]
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast this machine multiplies matrices: the rate that time estimates start from."""
+"""Rate at which this machine multiplies matrices, which estimates of time start from."""
 
 import time
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 SECONDS = 0.8
-"""Time that one number format is measured for."""
+"""Time of the measurement of one number format."""
 _SHAPE = (512, 1024, 1024)  # tokens x inputs x outputs: a small model's layer at a usual micro-batch
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a task ended, as its last event says it: what went wrong, whose fault it was, and whether to try again."""
+"""The outcome of a task, its last event: how it ended, the error, and whether to try again."""
 
 import errno
 
@@ -14,14 +14,14 @@ from finetree_worker.errors import Cancelled, Category, DataError, Interrupted, 
 DOMAIN = "finetree"
 """ErrorInfo.domain of every error of the suite."""
 MAX_MESSAGE_CHARACTERS = 512
-"""Length of a message that travels on to clients; longer ones burst their trailers."""
+"""Longest message to clients; longer ones would exceed the size of gRPC trailers."""
 
 _CODES = {
     Category.USER: code_pb2.INVALID_ARGUMENT,
     Category.CAPACITY: code_pb2.RESOURCE_EXHAUSTED,
     Category.SYSTEM: code_pb2.INTERNAL,
 }
-_FAULTS = {
+_CATEGORIES = {
     Category.USER: job_pb2.FAILURE_CATEGORY_USER,
     Category.CAPACITY: job_pb2.FAILURE_CATEGORY_CAPACITY,
     Category.SYSTEM: job_pb2.FAILURE_CATEGORY_SYSTEM,
@@ -35,47 +35,47 @@ _STOPPED = {
 
 
 def succeeded(summary: event_pb2.RunSummary) -> worker_pb2.TaskOutcome:
-    """Return that the task is done, with what its work knows of its end."""
+    """Return the outcome of a task that is done."""
     return worker_pb2.TaskOutcome(kind=worker_pb2.OUTCOME_KIND_SUCCEEDED, summary=summary)
 
 
 def stopped(stop: Stop) -> worker_pb2.TaskOutcome:
-    """Return that the task ended because it was asked to."""
+    """Return the outcome of a task that ended on request."""
     return worker_pb2.TaskOutcome(kind=_STOPPED[stop], retryable=stop is Stop.INTERRUPT)
 
 
 def failed(error: BaseException, stop: Stop = Stop.NONE) -> worker_pb2.TaskOutcome:
-    """Return that the task ended with an exception. A core that unwinds because it was told to has not failed."""
+    """Return the outcome of a task that raised; one that raised Cancelled on request has not failed."""
     if isinstance(error, Interrupted) and stop is Stop.NONE:
         return stopped(Stop.INTERRUPT)
     if isinstance(error, Cancelled) and stop is not Stop.NONE:
         return stopped(stop)
-    known = error if isinstance(error, TaskError) else _recognise(error)
+    known = error if isinstance(error, TaskError) else _task_error(error)
     category = Category.CAPACITY if isinstance(known, StorageError) else known.category
     return worker_pb2.TaskOutcome(
         kind=worker_pb2.OUTCOME_KIND_FAILED,
         error=_status(known, category),
-        failure_category=_FAULTS[category],
+        failure_category=_CATEGORIES[category],
         retryable=known.retryable,
     )
 
 
-def _recognise(error: BaseException) -> TaskError:
-    """The task error that an exception of Python, the system or torch amounts to."""
+def _task_error(error: BaseException) -> TaskError:
+    """Return the task error for an exception of Python, the system or torch."""
     # By name, since this module must not import torch: it is a RuntimeError there.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return _OutOfMemoryError(
             "OUT_OF_MEMORY",
-            "The memory ran out.",
+            "Memory ran out.",
             remedy="Lower training.micro_batch_size or training.sequence_length, or use a smaller model.",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageError("DISK_FULL", "The disk is full.", remedy="Free space on the disk of the trainer's data.")
-    # Whatever else it says may hold paths or data, so only its type leaves the worker; its log has the rest.
+    # Its text may hold paths or data, so only its type leaves the worker; the log has the rest.
     return _UnexpectedError(
         "WORKER_FAILED",
         f"The worker failed unexpectedly ({type(error).__name__}).",
-        remedy="The trainer's operator finds the details in the worker's log.",
+        remedy="The details are in the worker's log, which the trainer's operator can read.",
     )
 
 
@@ -99,16 +99,12 @@ def _status(error: TaskError, category: Category) -> status_pb2.Status:
         violation = error_details_pb2.BadRequest.FieldViolation(
             field=error.field, description=error.message[:MAX_MESSAGE_CHARACTERS], reason=error.reason
         )
-        _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
+        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
     if isinstance(error, DataError) and error.row:
         info.metadata["row"] = str(error.row)
     # First, where clients look for it.
     status.details.insert(0, _packed(info))
     return status
-
-
-def _attach(status: status_pb2.Status, detail: error_details_pb2.BadRequest) -> None:
-    status.details.append(_packed(detail))
 
 
 def _packed(message: error_details_pb2.BadRequest | error_details_pb2.ErrorInfo) -> any_pb2.Any:

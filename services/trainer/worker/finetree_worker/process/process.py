@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's process: arguments, signals, and the wait for a task."""
+"""The worker's process: its arguments, its signals, and the wait for a task."""
 
 import argparse
 import logging
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The command line; the token is not on it, since everyone on a machine may read those."""
+    """Parse the command line; the token is not on it, since everyone on a machine may read those."""
     parser = argparse.ArgumentParser(
         prog="python -m finetree_worker",
         description="Work on one task of a finetree trainer; started by the trainer, not by hand.",
@@ -53,7 +53,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def identity(options: argparse.Namespace) -> Identity:
-    """Who this process is. Takes the token out of the environment, so that nothing started from here inherits it."""
+    """Return this process's identity; removes the token from the environment, so that no child inherits it."""
     return Identity(
         kind=job_pb2.TASK_KIND_UNSPECIFIED if options.idle else _KINDS[options.kind],
         token=os.environ.pop(TOKEN_VARIABLE, ""),
@@ -79,9 +79,9 @@ class Process:
         )
 
     def run(self) -> int:
-        """Attach, get a task, do it. 0: its outcome is on the disk, or there was no task."""
+        """Attach, wait for a task, run it. Returns 0 when its outcome is on the disk, or there was no task."""
         if os.getpgrp() != os.getpid():
-            # Whoever fences this worker off ends its group: that must not be the group of its parent.
+            # A worker that is fenced off ends its process group, which must not be the group of its parent.
             os.setpgid(0, 0)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
@@ -103,10 +103,9 @@ class Process:
     def _work(self, task: worker_pb2.Task) -> int:
         self._busy = True
         try:
-            around = runner.Surroundings(self._stream, self._commands, self._log)
-            written = runner.work(task, self._core, around)
+            written = runner.work(task, self._core, stream=self._stream, commands=self._commands, log=self._log)
         except OSError as error:
-            sys.stderr.write(f"finetree-worker: the folder of the task cannot be written: {error.strerror}\n")
+            sys.stderr.write(f"finetree-worker: cannot write to the folder of the task: {error.strerror}\n")
             return EXIT_IO
         return 0 if written else EXIT_IO
 
@@ -117,18 +116,18 @@ class Process:
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         if not self._busy:
-            # Nothing is lost: there is no task, or not a line of it has been done.
+            # Nothing is lost: there is no task, or it has not begun.
             sys.exit(0)
         self._commands.end(Stop.INTERRUPT, self._options.grace)
 
     def _on_task(self, task: worker_pb2.Task | None) -> None:
         self._tasks.put(task)
         if task is None:
-            # The main thread may be in the midst of its imports; a signal reaches it there.
+            # The main thread may be importing; a signal reaches it there.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
     def _on_refused(self, reason: str) -> None:
-        _log.warning("the trainer refuses this worker: %s", reason)
-        sys.stderr.write(f"finetree-worker: ended, since the trainer refuses it: {reason}\n")
+        _log.warning("the trainer refused this worker: %s", reason)
+        sys.stderr.write(f"finetree-worker: the trainer refused this worker: {reason}\n")
         sys.stderr.flush()
         end_group()

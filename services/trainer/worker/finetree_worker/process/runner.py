@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One task from its receipt to its last event: the core's work, its artifacts, its outcome."""
+"""Run one task, from its receipt to its last event: the core's work, its artifacts, its outcome."""
 
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -26,26 +25,26 @@ _log = logging.getLogger(__name__)
 
 
 class Core(Protocol):
-    """What does the work. Tests put a scripted one in its place; only the real one imports torch."""
+    """Does the work of tasks. Only the real one imports torch; tests of the process use a scripted one."""
 
     def warm_up(self) -> None:
-        """Import everything that a task will need; at once when that is done already."""
+        """Import everything that a task needs; returns at once the second time."""
 
     def profile(self) -> worker_pb2.HostProfile:
-        """Measure what this machine can do, in a few seconds."""
+        """Measure this machine's matrix rates, in a few seconds."""
 
     def train(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> event_pb2.RunSummary:
-        """Train to the end; return what the summary says of the published weights.
+        """Train to the end; return the core's part of the summary.
 
-        Raises Cancelled when it stopped because it was told to, and TaskError.
+        Raises Cancelled when it stopped on request, and TaskError.
         """
 
     def prepare(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
-        """Convert a model and report on a dataset, whichever the task names. Raises like `train`."""
+        """Prepare a model and report on a dataset, as far as the task names them. Raises like `train`."""
 
 
 class Sealing:
-    """The reporter that the core gets: an artifact is sealed before it is announced."""
+    """Reporter of the core: seals an artifact before its event goes on."""
 
     def __init__(self, reporter: Reporter, task: worker_pb2.Task) -> None:
         self._reporter, self._task = reporter, task
@@ -57,41 +56,36 @@ class Sealing:
         self._reporter.emit(payload, message=message, level=level)
 
 
-def run(task: worker_pb2.Task, core: Core, reporter: Reporter, commands: Commands) -> worker_pb2.TaskOutcome:
-    """Do the task; every way in which it can end becomes an outcome."""
+def run(task: worker_pb2.Task, core: Core, *, reporter: Reporter, commands: Commands) -> worker_pb2.TaskOutcome:
+    """Do the task's work; every way in which it can end becomes an outcome."""
     try:
         core.warm_up()
-        return outcome.succeeded(_perform(task, core, Sealing(reporter, task), commands))
+        return outcome.succeeded(_perform(task, core, reporter=Sealing(reporter, task), control=commands))
     except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
         if not isinstance(error, Cancelled):
             _log.error("the task failed", exc_info=error)
         return outcome.failed(error, commands.stop)
 
 
-def _perform(task: worker_pb2.Task, core: Core, reporter: Reporter, commands: Commands) -> event_pb2.RunSummary:
+def _perform(task: worker_pb2.Task, core: Core, *, reporter: Reporter, control: Control) -> event_pb2.RunSummary:
     match task.WhichOneof("task"):
         case "train":
-            return core.train(task, reporter, commands)
+            return core.train(task, reporter, control)
         case "prepare":
-            core.prepare(task, reporter, commands)
+            core.prepare(task, reporter, control)
             return event_pb2.RunSummary()
         case other:
-            text = f"This worker does not do tasks of the kind {other or 'unspecified'}."
+            text = f"This worker cannot run tasks of the kind {other or 'unspecified'}."
             raise PlanError("TASK_NOT_SUPPORTED", text, remedy="Upgrade the worker.")
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a process has before it has a task."""
+def work(
+    task: worker_pb2.Task, core: Core, *, stream: ServiceStream, commands: Commands, log: log_capture.LogCapture
+) -> bool:
+    """Run the task and report it; return whether its outcome is on the disk.
 
-    stream: ServiceStream
-    commands: Commands
-    log: log_capture.LogCapture
-
-
-def work(task: worker_pb2.Task, core: Core, around: Surroundings) -> bool:
-    """Do the task and report it; whether its outcome is on the disk. Raises OSError when not even its folder can be."""
-    stream, log = around.stream, around.log
+    Raises OSError where not even the task's folder can be written.
+    """
     journal = Journal(Path(task.folders.work_dir))
     stream.bind(journal)
     own_log = log_capture.own_log(Path(task.folders.work_dir))
@@ -101,7 +95,7 @@ def work(task: worker_pb2.Task, core: Core, around: Surroundings) -> bool:
     )
     log.connect(reporter)
     show_devices([device for placement in task.placements for device in placement.device_ids])
-    ended = run(task, core, reporter, around.commands)
+    ended = run(task, core, reporter=reporter, commands=commands)
     log.disconnect()
     written = reporter.finish(ended)
     stream.drain()
@@ -120,7 +114,7 @@ def _phase_setter(stream: ServiceStream) -> Callable[[job_pb2.JobPhase.ValueType
 
 
 def show_devices(devices: Sequence[str]) -> None:
-    """Let CUDA see the task's devices alone; it reads this when it is first used, not when torch is imported."""
+    """Restrict CUDA to the task's devices; CUDA reads the variable on first use, not when torch is imported."""
     indices = [index for kind, _, index in (device.partition(":") for device in devices) if kind == "cuda" and index]
     if indices:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(indices))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tokenizer's chat template, applied to many rows.
 
-`apply_chat_template` copies and checks every message each time, because it may be given anything. Rows hold plain JSON
-values: where that is so, the compiled template is called directly. By the public way the preparation of chats, from
-the file to its tokens, takes 1.40 times the CPU time (3,000 chats of 2 or of 6 turns, medians of 7 alternating rounds).
+`apply_chat_template` copies and checks every message each time. Where rows hold plain JSON values, the compiled
+template is called directly: with `apply_chat_template` tokenizing a file of chats takes 1.40 times the CPU time (3,000
+chats of 2 or of 6 turns, medians of 7 alternating rounds).
 """
 
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from transformers.utils import chat_template_utils
 
 from finetree_worker.errors import DataError
 from finetree_worker.tokenize.rows import Message, Row
-from finetree_worker.tokenize.tool_calls import TEMPLATE_FAULTS, knows_tools
+from finetree_worker.tokenize.tool_calls import TEMPLATE_ERRORS, knows_tools
 
 _compile: Any = getattr(chat_template_utils, "_compile_jinja_template", None)
-# transformers' own sandbox, filters and cache. A version that has it no more is slower, not wrong.
+# transformers' own sandbox, filters and cache. A version without it is slower, not wrong.
 
 
 class ChatTemplate:
-    """A tokenizer and its chat template; the tokenizer may not be changed while this is used."""
+    """A tokenizer's chat template; the tokenizer may not be changed meanwhile."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -38,13 +38,13 @@ class ChatTemplate:
 
     @cached_property
     def knows_tools(self) -> bool:
-        """Whether the template shows functions that are offered, and calls of them."""
+        """Whether the template renders functions that are offered, and calls of them."""
         return knows_tools(self.tokenizer)
 
     def render(self, turns: list[dict[str, Any]], tools: list[Any] | None, *, prompt: bool, plain: bool) -> str:
-        """What `apply_chat_template` gives; `plain` says that turns and tools are (`is_plain`).
+        """Render turns like `apply_chat_template`; `plain` says that turns and tools are (`is_plain`).
 
-        Raises what the template raises (TEMPLATE_FAULTS).
+        Raises the template's errors (TEMPLATE_ERRORS).
         """
         if not (plain and turns and self._direct):
             found = self.tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
@@ -58,7 +58,7 @@ class ChatTemplate:
 
 @dataclass(slots=True)
 class Conversation:
-    """A row's turns and functions, as its template sees them."""
+    """A row's turns and functions in the form that chat templates take."""
 
     row: Row
     template: ChatTemplate
@@ -72,25 +72,25 @@ class Conversation:
         self._plain = is_plain(self.turns) and is_plain(self._tools)
 
     def text(self, turns: int | None = None, *, prompt: bool = False) -> str:
-        """The first turns, or all; with `prompt`, up to where the assistant begins to answer.
+        """Render the first turns, or all; with `prompt`, with the header of the assistant's answer.
 
         Raises DataError TEMPLATE_REFUSED_ROW.
         """
         try:
             return self.template.render(self.turns[:turns], self._tools, prompt=prompt, plain=self._plain)
-        except TEMPLATE_FAULTS as error:
+        except TEMPLATE_ERRORS as error:
             number, reason = self.row.number, str(error)[:200] or type(error).__name__
             raise DataError(
                 "TEMPLATE_REFUSED_ROW",
-                f"Row {number}: the model's chat template refuses these messages: {reason}",
+                f"Row {number}: the model's chat template rejects these messages: {reason}",
                 field=f"dataset[{number}].messages",
-                remedy="Many templates want user and assistant in turns, and a system message only at the beginning.",
+                remedy="Many templates need user and assistant in turns, and a system message only at the beginning.",
                 row=number,
             ) from error
 
 
 def _turn(message: Message) -> dict[str, Any]:
-    """A message as chat templates know it."""
+    """Return a message in the form that chat templates take."""
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         turn["tool_calls"] = list(message.tool_calls)
@@ -105,7 +105,7 @@ _SCALARS = frozenset((str, int, float, bool, type(None)))
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is made of JSON's types alone; a subclass of one, or anything else, may do more in a template."""
+    """Return whether a value has JSON's types alone; subclasses of them may behave differently in a template."""
     kind = type(value)
     if kind in _SCALARS:
         return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many texts as tokens at once, with the place of each token."""
+"""Tokenizing many texts at once, with each token's position in its text."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerBase
 from finetree_worker.tokenize.split_points import Splitter, lines, short_words, splitter, words
 
 KEPT_PIECES, KEPT_TOKENS = 1 << 16, 1 << 18
-"""Different pieces, and tokens of them, that are remembered at most before all are forgotten: some 20 MB."""
+"""Most different pieces, and tokens of them, that are kept before all are dropped: some 20 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The tokens of some texts, one text after another.
+    """Tokens of some texts, one text after another.
 
     ids int32 (tokens,); starts and ends int64 (tokens,): characters, counted from the beginning of the first text;
     lengths int64 (texts,): tokens of each.
@@ -31,7 +31,7 @@ class Encoded:
 
 
 class Encoder:
-    """A tokenizer for many texts; nothing is added to them. The tokenizer may not be changed while this is used."""
+    """Tokenizes many texts without adding tokens; the tokenizer may not be changed meanwhile."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -39,7 +39,7 @@ class Encoder:
         self._pieces = _Pieces(tokenizer, split) if split is not None else None
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """The tokens of the texts, of which there is at least one."""
+        """Tokenize the texts, at least one."""
         if self._pieces is not None:
             return self._pieces.encode(texts)
         return _joined(_encodings(self._tokenizer, texts), texts)
@@ -50,7 +50,7 @@ def _encodings(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list
         list(texts), add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
     ).encodings
     if found is None:
-        raise TypeError("the tokenizer has no fast form, so it does not say where its tokens stand")
+        raise TypeError("the tokenizer is not a fast one, which alone gives the positions of its tokens")
     return found
 
 
@@ -66,7 +66,7 @@ def _joined(encodings: Iterable[Any], texts: Sequence[str]) -> Encoded:
 
 
 class _Index(dict[str, int]):
-    """Numbers of pieces; one that is new gets the next number, and is noted to be tokenised."""
+    """Numbers of pieces; a new piece gets the next number, and is added to the list to tokenize."""
 
     def __init__(self, prefix: str, new: list[str]) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _Index(dict[str, int]):
 
 
 class _Pieces:
-    """Texts tokenised by their pieces, each piece once."""
+    """Tokenizes texts by their pieces, each piece once."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, split: Splitter) -> None:
         self._tokenizer, self._split = tokenizer, split
@@ -122,7 +122,7 @@ class _Pieces:
     def _learn(self) -> None:
         if not self._new:
             return
-        # What was set for other texts (truncation, padding) was reset by whoever asked for the BOS token.
+        # Settings for other texts (truncation, padding) were reset by `leading_bos`, which calls the tokenizer.
         encodings = self._tokenizer.backend_tokenizer.encode_batch(self._new, add_special_tokens=False)
         sizes = np.fromiter(map(len, self._new), np.int64, len(self._new))
         new = _joined(encodings, [""] * len(encodings))

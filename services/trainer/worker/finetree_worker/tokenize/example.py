@@ -22,5 +22,5 @@ class Example:
 
     @property
     def targets(self) -> int:
-        """How many of its tokens are learned; the first token has nothing before it that could predict it."""
+        """Number of its learned tokens; no token comes before the first one that could predict it."""
         return int(self.is_target[1:].sum())

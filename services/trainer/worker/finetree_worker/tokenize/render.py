@@ -1,41 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From rows to the text that the model reads, and what is learned of it."""
+"""Rendering of rows: the text that the model reads, and the spans of it that count in the loss."""
 
 from dataclasses import dataclass
 
 from finetree_worker.errors import DataError
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.chat_template import ChatTemplate, Conversation
-from finetree_worker.tokenize.rows import CONVERSATIONS, Format, Row
+from finetree_worker.tokenize.rows import CONVERSATIONS, Row, RowFormat
 from finetree_worker.tokenize.tool_calls import uses_tools, written_out
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A row as the text that the model reads, and the spans of it (characters, half open) that it learns."""
+    """A row as the text that the model reads, with its learned spans (characters, half open)."""
 
     row: int
     text: str
     spans: tuple[tuple[int, int], ...]
 
 
-def render(row: Row, shape: Format, template: ChatTemplate, loss_on: LossOn) -> Rendered:
-    """The text of a row and what is learned of it. Raises DataError."""
-    if shape is Format.TEXT:
+def render(row: Row, row_format: RowFormat, *, template: ChatTemplate, loss_on: LossOn) -> Rendered:
+    """Render a row. Raises DataError."""
+    if row_format is RowFormat.TEXT:
         return Rendered(row.number, row.text, ((0, len(row.text)),))
-    rendered = _chat(for_template(row, template), template, loss_on) if template.exists else _joined(row, shape)
+    rendered = _chat(for_template(row, template), template, loss_on) if template.exists else _joined(row, row_format)
     if loss_on is not LossOn.ALL:
         return rendered
     return Rendered(rendered.row, rendered.text, ((0, len(rendered.text.rstrip())),))
 
 
 def for_template(row: Row, template: ChatTemplate) -> Row:
-    """The row, with its functions written out where the chat template would leave them out."""
+    """Return the row, its functions written as text where the chat template does not render them."""
     return row if not uses_tools(row) or template.knows_tools else written_out(row)
 
 
-def _joined(row: Row, shape: Format) -> Rendered:
-    if shape in CONVERSATIONS or row.tools:
+def _joined(row: Row, row_format: RowFormat) -> Rendered:
+    if row_format in CONVERSATIONS or row.tools:
         raise DataError(
             "NO_CHAT_TEMPLATE",
             "The dataset is a chat, but the model has no chat template.",
@@ -53,7 +53,7 @@ def _chat(row: Row, template: ChatTemplate, loss_on: LossOn) -> Rendered:
     text = chat.text()
     _require_tools(row, text)
     if loss_on is LossOn.ALL:
-        # Where answers stand in it does not matter then, and not every template shows it.
+        # The positions of answers are not needed then, and not every template shows them.
         return Rendered(row.number, text, ())
     learned = [i for i, message in enumerate(row.messages) if message.role == "assistant" and message.learned]
     if loss_on is LossOn.LAST_COMPLETION:
@@ -62,13 +62,13 @@ def _chat(row: Row, template: ChatTemplate, loss_on: LossOn) -> Rendered:
 
 
 def _span(chat: Conversation, turn: int, text: str) -> tuple[int, int]:
-    """Where assistant turn `turn` stands in `text`: from behind its header to its end-of-turn token, inclusive."""
+    """Return the span of assistant turn `turn` in `text`, from after its header to its end-of-turn token, inclusive."""
     before = chat.text(turn, prompt=True) if turn else ""
     through = text if turn + 1 == len(chat.turns) else chat.text(turn + 1)
     if text.startswith(before) and text.startswith(through) and through.startswith(before):
         return len(before), len(through.rstrip())
-    # Templates that rewrite earlier turns once later ones follow (Qwen 3 drops their thoughts): the header still
-    # stands, and the turn ends at the next end-of-sequence token.
+    # Templates that rewrite earlier turns once later ones follow (Qwen 3 drops their thoughts): the header is still
+    # there, and the turn ends at the next end-of-sequence token.
     eos, row = str(chat.template.tokenizer.eos_token), chat.row.number
     end = text.find(eos, len(before))
     if text.startswith(before) and end >= 0:
@@ -77,21 +77,21 @@ def _span(chat: Conversation, turn: int, text: str) -> tuple[int, int]:
         "UNSUPPORTED_TEMPLATE",
         f"Row {row}: the model's chat template does not show where the answer in messages[{turn}] begins.",
         field=f"dataset[{row}].messages[{turn}]",
-        remedy='Set loss_tokens to LOSS_TOKENS_ALL, or give rows of "text", which no template touches.',
+        remedy='Set loss_tokens to LOSS_TOKENS_ALL, or use rows of "text", which no template changes.',
         row=row,
     )
 
 
 def _require_tools(row: Row, text: str) -> None:
-    """Refuse a row whose functions or calls the template leaves out: half of it would be learned, unnoticed."""
+    """Refuse a row whose functions or calls the template leaves out: half of it would be learned silently."""
     called = [call["function"]["name"] for message in row.messages for call in message.tool_calls]
     offered = [str(tool["function"].get("name", "")) for tool in row.tools if isinstance(tool.get("function"), dict)]
     lost = next((name for name in called + offered if name and name not in text), "")
     if lost:
         raise DataError(
             "TOOLS_NOT_RENDERED",
-            f"Row {row.number}: the model's chat template leaves the function {lost[:60]!r} out.",
+            f"Row {row.number}: the model's chat template leaves out the function {lost[:60]!r}.",
             field=f"dataset[{row.number}]." + ("tools" if lost in offered else "messages"),
-            remedy="Use a model whose chat template knows tools, or write the calls into the messages' content.",
+            remedy="Use a model whose chat template supports tools, or write the calls into the messages' content.",
             row=row.number,
         )

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a text may be cut so that its pieces, each tokenised alone, give the tokens of the whole.
+"""Points where a text may be cut so that its pieces, each tokenized alone, give the tokens of the whole.
 
 Byte-level BPE cuts a text into words first, by a regular expression, and merges bytes only within a word. In GPT-2's
 expression and in those of `PATTERNS` a match has white space only at its beginning or its end, and looks at nothing
 before it. So one ends, and the next begins,
 
 * before a single space between two other characters;
-* behind a single line break between two others, of which the second is a letter or a digit;
-* behind a letter or a digit of ASCII that another character of ASCII follows, but an apostrophe ("don't").
+* after a single line break between two others, of which the second is a letter or a digit;
+* after a letter or a digit of ASCII that another character of ASCII follows, but an apostrophe ("don't").
 """
 
 import json
@@ -30,14 +30,14 @@ PATTERNS = frozenset(
         r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _REST,
     )
 )
-"""As tokenizer.json writes them: Llama 3's and SmolLM 3's; Qwen 2's to 3's; gpt-oss's and Phi 4 mini's."""
+"""Regular expressions in tokenizer.json of Llama 3 and SmolLM 3; of Qwen 2 to 3; of gpt-oss and Phi 4 mini."""
 
 
 @dataclass(frozen=True, slots=True)
 class Splitter:
-    """How the texts of a tokenizer are cut.
+    """Rules for cutting a tokenizer's texts.
 
-    `at_tokens` gives text, special token, text, token, …, text. `fine` says that ASCII may be cut behind each word.
+    `at_tokens` returns text, special token, text, token, …, text. `fine` says that ASCII may be cut after each word.
     """
 
     at_tokens: Callable[[str], list[str]]
@@ -45,14 +45,14 @@ class Splitter:
 
 
 def splitter(tokenizer: PreTrainedTokenizerBase) -> Splitter | None:
-    """How texts are cut; None for a tokenizer that may treat a piece otherwise than in its text."""
+    """Return the rules of a tokenizer; None for one that may tokenize a piece differently from its text."""
     backend: Tokenizer = tokenizer.backend_tokenizer
     added = list(backend.get_added_tokens_decoder().values())
     if tokenizer.split_special_tokens or not (_is_by_words(backend) and all(map(_is_solid, added))):
         return None
     contents = {token.content for token in added}
     sought = {token.content for token in added if not token.normalized and token.content[0] + token.content[-1] == "<>"}
-    # No token may overlap one that is sought: what is found first, and longest, is the same then.
+    # No token may overlap one that is sought: then the first and longest match is the tokenizer's.
     if any("<" in content[1:] or ">" in content[:-1] for content in contents):
         sought = set()
     fine = not any(re.search("[A-Za-z0-9][^A-Za-z0-9]", content) for content in contents - sought)
@@ -63,7 +63,7 @@ def splitter(tokenizer: PreTrainedTokenizerBase) -> Splitter | None:
 
 
 def short_words(text: str) -> list[str]:
-    """The pieces of a text of ASCII, cut behind words."""
+    """Return the pieces of an ASCII text, cut after words."""
     return _SHORT_WORDS(text)
 
 
@@ -74,9 +74,9 @@ _SHORT_WORDS = re.compile(
 
 
 def words(text: str) -> list[str]:
-    """The text's pieces: the first as it is, the others without the space that they begin with.
+    """Return the text's pieces: the first as it is, the others without the space that they begin with.
 
-    Python's white space is that of the expressions and U+001C to U+001F: it cuts at fewer places, at no more.
+    Python's white space is that of the expressions and U+001C to U+001F: it cuts at fewer points, at no others.
     """
     return _WORDS(text)
 
@@ -85,7 +85,7 @@ _WORDS = re.compile(r" (?=\S)(?<=\S )").split
 
 
 def lines(piece: str) -> tuple[str, str]:
-    """A piece cut behind its first line break, where it may be; else the piece and ""."""
+    """Return a piece cut after its first line break, where that is allowed; else the piece and ""."""
     line, _, rest = piece.partition("\n")
     if line and rest and rest[0].isalnum() and not line[-1].isspace():
         return line + "\n", rest
@@ -99,12 +99,12 @@ def _is_by_words(backend: Tokenizer) -> bool:
         and not model.dropout
         and _rule(backend.normalizer) in ({}, {"type": "NFC"})
         and _cuts_into_words(_steps(backend.pre_tokenizer, "pretokenizers"))
-        and all(map(_leaves_places, _steps(backend.post_processor, "processors")))
+        and all(map(_keeps_positions, _steps(backend.post_processor, "processors")))
     )
 
 
 def _rule(part: Any) -> dict[str, Any]:
-    """A part of a tokenizer as tokenizer.json has it; {} for none."""
+    """Return a part of a tokenizer as in tokenizer.json; {} for none."""
     rule: dict[str, Any] = json.loads(part.__getstate__()) if part is not None else {}
     return rule
 
@@ -129,12 +129,12 @@ def _is_known(step: dict[str, Any]) -> bool:
     return isolated and step["pattern"].get("Regex") in PATTERNS
 
 
-def _leaves_places(step: dict[str, Any]) -> bool:
-    """Whether a step leaves alone where a token is said to stand; what ByteLevel trims hangs on what is before it."""
+def _keeps_positions(step: dict[str, Any]) -> bool:
+    """Return whether a step keeps the tokens' positions; ByteLevel's trimming depends on the text before."""
     return step["type"] == "TemplateProcessing" or (step["type"] == "ByteLevel" and not step["trim_offsets"])
 
 
 def _is_solid(token: AddedToken) -> bool:
-    """Whether there is no white space in an added token, or taken from around it, so that no cut is within it."""
+    """Return whether an added token has no white space and takes none from around it, so that no cut is within it."""
     loose = token.lstrip or token.rstrip or token.single_word or not token.content
     return not loose and not re.search(r"\s", token.content)

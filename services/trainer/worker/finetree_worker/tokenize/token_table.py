@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A file's rows as tokens, in columns that are mapped from disk: memory does not grow with the number of rows."""
+"""Table of a file's tokenized rows, in columns mapped from disk: memory does not grow with the number of rows."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import IO, Any, overload
+from typing import IO, Any, Self, overload
 
 import numpy as np
 import torch
@@ -20,58 +20,71 @@ from safetensors import safe_open
 from torch import Tensor
 
 from finetree_worker.tokenize.example import Example
-from finetree_worker.tokenize.rows import Format, Message, Row, RowFile, found_format
+from finetree_worker.tokenize.rows import Message, Row, RowFile, RowFormat, found_row_format
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock
 
 FILE = "tokens.safetensors"
-"""Name of the file that holds a table."""
+"""Name of a table's file."""
 ODD_BEGINNING, LEARNS_TO_END = 1, 2
 """Bits of the column `marks`: the row does not begin with exactly one BOS where the model wants one; its last learned
 token ends a turn or a sequence."""
 _WIDE = ("ends", "rows", "contents", "prompts", "targets", "firsts")
 _TYPES: dict[str, tuple[str, np.dtype[Any]]] = dict.fromkeys(_WIDE, ("I64", np.dtype("<i8")))
 _TYPES |= {"tokens": ("I32", np.dtype("<i4")), "learned": ("BOOL", np.dtype(bool)), "marks": ("U8", np.dtype("u1"))}
-# Wide columns first: each then begins at a multiple of its width, as a mapping wants it.
+# Wide columns first: each then begins at a multiple of its width, which mapping needs.
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What reading the file showed: what its rows hold, what it is written in, how many rows were skipped.
+class ReadResult:
+    """Result of reading a file: the formats of its rows and of the file, and the number of rows that were skipped.
 
     `bad_rows` are the first of those, `remarks` say how the rows were read.
     """
 
-    format: Format
+    row_format: RowFormat
     file_format: FileFormat = FileFormat.JSONL
     compression: str = ""
     skipped: int = 0
     bad_rows: tuple[BadRow, ...] = ()
     remarks: tuple[Remark, ...] = ()
 
+    @classmethod
+    def of(cls, file: RowFile, *more: Remark) -> Self:
+        """Return the result of a file whose rows were read, with further remarks."""
+        return cls(
+            row_format=found_row_format(file),
+            file_format=file.file_format or FileFormat.JSONL,
+            compression=file.compression,
+            skipped=file.skipped,
+            bad_rows=tuple(file.skipped_rows),
+            remarks=(*file.remarks, *more),
+        )
 
-def found_in(file: RowFile, *more: Remark) -> Found:
-    """Return what reading a file has shown, once its rows were read."""
-    return Found(
-        format=found_format(file),
-        file_format=file.file_format or FileFormat.JSONL,
-        compression=file.compression,
-        skipped=file.skipped,
-        bad_rows=tuple(file.skipped_rows),
-        remarks=(*file.remarks, *more),
-    )
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read a result from the JSON of its fields."""
+        kept = json.loads(text)
+        return cls(
+            row_format=RowFormat(kept["row_format"]),
+            file_format=FileFormat(kept["file_format"]),
+            compression=kept["compression"],
+            skipped=kept["skipped"],
+            bad_rows=tuple(BadRow(**row) for row in kept["bad_rows"]),
+            remarks=tuple(Remark(**remark) for remark in kept["remarks"]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TokenTable:
-    """All rows of a file, tokenized whole; nothing in it hangs on the sequence length, the split or packing.
+    """All rows of a file, tokenized whole; independent of the sequence length, the split and packing.
 
-    tokens int32 and learned bool are (all tokens,); the others are int64 (rows,), marks uint8. `ends`: where a row's
-    tokens end; `rows`: its number in the file; `contents` and `prompts`: 64-bit hashes of the row and of what stands
-    before its last answer (0: it has no prompt); `targets`: learned tokens; `firsts`: position of the first of them
-    (0: there is none, since the first token cannot be learned).
+    tokens int32 and learned bool are (all tokens,); the others are int64 (rows,), marks uint8. `ends`: end of a row's
+    tokens; `rows`: its number in the file; `contents` and `prompts`: 64-bit hashes of the row and of the part before
+    its last answer (0: it has no prompt); `targets`: learned tokens; `firsts`: position of the first of them (0: there
+    is none, since the first token cannot be learned).
     """
 
-    found: Found
+    read: ReadResult
     ends: Tensor
     rows: Tensor
     contents: Tensor
@@ -83,24 +96,24 @@ class TokenTable:
     marks: Tensor
 
     @property
-    def format(self) -> Format:
-        """What the rows hold."""
-        return self.found.format
+    def row_format(self) -> RowFormat:
+        """Format of the rows."""
+        return self.read.row_format
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens of each row, int64 (rows,)."""
+        """Number of tokens of each row, int64 (rows,)."""
         return torch.diff(self.ends, prepend=self.ends.new_zeros(1))
 
     def example(self, index: int, limit: int) -> Example:
-        """Row `index` of the table, cut at `limit` tokens; a view, nothing is copied."""
+        """Return row `index` truncated to `limit` tokens, as a view."""
         start = int(self.ends[index - 1]) if index else 0
         end = min(int(self.ends[index]), start + limit)
         return Example(int(self.rows[index]), self.tokens[start:end], self.learned[start:end])
 
 
 class Selection(Sequence[Example]):
-    """Some rows of a table, cut at a length, each made when it is asked for."""
+    """Some rows of a table, truncated, each made on access."""
 
     def __init__(self, table: TokenTable, chosen: Tensor, limit: int) -> None:
         """`chosen` int64 indexes the table's rows; `limit` is in tokens."""
@@ -126,7 +139,7 @@ class Selection(Sequence[Example]):
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The rows of a table that one split has, those included that the cut leaves nothing to learn of."""
+    """The rows of a table in one split, including those without target tokens after truncation."""
 
     kind: training_data_pb2.Split.ValueType
     table: TokenTable
@@ -134,35 +147,34 @@ class Split:
     limit: int
 
     def column(self, name: str) -> Tensor:
-        """A column of the table (`lengths` is one), for the rows of this split."""
+        """Return a column of the table, or its `lengths`, for the rows of this split."""
         values: Tensor = getattr(self.table, name)
         return values[self.index]
 
     @property
     def dropped(self) -> Tensor:
-        """Whether nothing that is left of a row can be learned, bool (rows,)."""
+        """Whether a row has no target tokens after truncation, bool (rows,)."""
         firsts = self.column("firsts")
         return (firsts < 1) | (firsts >= self.limit)
 
     @property
     def kept(self) -> Selection:
-        """What is trained on, or evaluated."""
+        """The rows that are trained on, or evaluated."""
         return Selection(self.table, self.index[~self.dropped], self.limit)
 
     def kept_targets(self) -> int:
-        """Learned tokens that are left after the cut."""
+        """Return the number of learned tokens after truncation."""
         cut = self.column("lengths") > self.limit
         whole = int(self.column("targets")[~cut].sum())
         return whole + sum(self.table.example(int(i), self.limit).targets for i in self.index[cut])
 
 
 def row_keys(row: Row) -> tuple[int, int]:
-    """64 bits that stand for what a row says, wherever it stands; the same for what stands before its last answer.
+    """Return 64-bit hashes of a row's content and of the part before its last answer, 0 where it has no question.
 
-    The second is 0 where there is no question and answer. That any two of ten million different rows share theirs has
-    a probability of 3e-6 (n^2 / 2^65, the birthday bound).
+    The probability that any two of ten million different rows share a hash is 3e-6 (n^2 / 2^65, the birthday bound).
     """
-    # As repr() of the row with number 0 has it, which takes three times as long: splits hang on these keys.
+    # The text of repr(row) with number 0, which takes three times as long: splits depend on these hashes.
     said = [_said(message) for message in row.messages]
     content = f"Row(number=0, messages={_tuple(said)}, text={row.text!r}, tools={row.tools!r})"
     last = next((i for i in reversed(range(len(said))) if row.messages[i].role == "assistant"), 0)
@@ -184,10 +196,12 @@ def _hash(text: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def write_table(folder: Path, blocks: Iterable[TokenBlock], maker: RowTokenizer, found: Callable[[], Found]) -> None:
+def write_table(
+    folder: Path, blocks: Iterable[TokenBlock], maker: RowTokenizer, *, read: Callable[[], ReadResult]
+) -> None:
     """Write the table of `blocks`, made by `maker`, into `folder`; holds one of them at a time.
 
-    `found` is asked at the end.
+    `read` is called after the last block.
     """
     parts = {name: folder / f"{name}.part" for name in _TYPES}
     counts = dict.fromkeys(_TYPES, 0)
@@ -201,25 +215,25 @@ def write_table(folder: Path, blocks: Iterable[TokenBlock], maker: RowTokenizer,
         for stream in streams.values():
             stream.close()
     with (folder / FILE).open("wb") as target:
-        target.write(_header(found(), counts))
+        target.write(_header(read(), counts))
         for path in parts.values():
             _append(path, target)
             path.unlink()
 
 
 def _columns(block: TokenBlock, maker: RowTokenizer, before: int) -> dict[str, NDArray[Any]]:
-    """The columns of a block that has `before` tokens before it."""
+    """Return the columns of a block that follows `before` tokens."""
     ends = block.lengths.cumsum()
     starts = ends - block.lengths
     keys = np.array([row_keys(row) for row in block.rows], np.int64)
     learnable = block.learned.copy()
-    learnable[starts[block.lengths > 0]] = False  # nothing stands before the first token that could predict it
+    learnable[starts[block.lengths > 0]] = False  # no token before the first one could predict it
     where = learnable.nonzero()[0]
     first, past = np.searchsorted(where, starts), np.searchsorted(where, ends)
     has = past > first
     firsts = np.zeros_like(starts)
     firsts[has] = where[first[has]] - starts[has]
-    odd = _odd_beginnings(block, maker.bos, starts, ends)
+    odd = _odd_beginnings(block, maker.bos, starts=starts, ends=ends)
     to_end = maker.learns_to_end(block.tokens, block.learned, block.lengths)
     return {
         "ends": ends + before,
@@ -235,9 +249,9 @@ def _columns(block: TokenBlock, maker: RowTokenizer, before: int) -> dict[str, N
 
 
 def _odd_beginnings(
-    block: TokenBlock, bos: int | None, starts: NDArray[np.int64], ends: NDArray[np.int64]
+    block: TokenBlock, bos: int | None, *, starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Whether a row does not begin with exactly one BOS token, where there should be one, bool (rows,)."""
+    """Return whether a row does not begin with exactly one BOS token, where the model uses one, bool (rows,)."""
     if bos is None:
         return np.zeros(len(starts), np.bool_)
     where = (block.tokens == bos).nonzero()[0]
@@ -247,9 +261,9 @@ def _odd_beginnings(
     return odd
 
 
-def _header(found: Found, counts: dict[str, int]) -> bytes:
+def _header(read: ReadResult, counts: dict[str, int]) -> bytes:
     # The layout of safetensors: length of the header, the header as JSON, then the tensors without a gap.
-    header: dict[str, object] = {"__metadata__": {"found": json.dumps(asdict(found))}}
+    header: dict[str, object] = {"__metadata__": {"read": json.dumps(asdict(read))}}
     start = 0
     for name, (kind, of) in _TYPES.items():
         end = start + counts[name] * of.itemsize
@@ -266,15 +280,7 @@ def _append(path: Path, target: IO[bytes]) -> None:
 
 
 def open_table(folder: Path) -> TokenTable:
-    """The table in `folder`, mapped: it stays readable when the file is deleted. Raises OSError, SafetensorError."""
+    """Map the table in `folder`: it stays readable when its file is deleted. Raises OSError, SafetensorError."""
     with safe_open(folder / FILE, framework="pt") as stored:
-        kept = json.loads((stored.metadata() or {})["found"])
-        found = Found(
-            format=Format(kept["format"]),
-            file_format=FileFormat(kept["file_format"]),
-            compression=kept["compression"],
-            skipped=kept["skipped"],
-            bad_rows=tuple(BadRow(**row) for row in kept["bad_rows"]),
-            remarks=tuple(Remark(**remark) for remark in kept["remarks"]),
-        )
-        return TokenTable(found, **{name: stored.get_tensor(name) for name in _TYPES})
+        read = ReadResult.from_json((stored.metadata() or {})["read"])
+        return TokenTable(read, **{name: stored.get_tensor(name) for name in _TYPES})

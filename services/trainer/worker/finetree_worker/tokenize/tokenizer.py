@@ -1,32 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From rows to tokens, with a mark on every token that is learned."""
+"""Tokenizing rows, with a mark on each token that is learned."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.chat_template import ChatTemplate
 from finetree_worker.tokenize.encode import Encoded, Encoder
-from finetree_worker.tokenize.example import Example
 from finetree_worker.tokenize.render import Rendered, render
-from finetree_worker.tokenize.rows import Format, Row
+from finetree_worker.tokenize.rows import Row, RowFormat
 
 BLOCK_ROWS, BLOCK_CHARACTERS = 512, 1 << 20
-"""Rows, or characters of them, that are tokenised at once: the tokenizer needs some hundred bytes for each token.
+"""Most rows, or characters of them, that are tokenized at once: the tokenizer needs some hundred bytes for each token.
 
-Between two blocks a task looks whether it was cancelled."""
+Between two blocks a task polls for a cancel."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBlock:
-    """Some rows as tokens, one row after another.
+    """Tokens of some rows, one row after another.
 
-    tokens int32 and learned bool are (tokens,); lengths int64 (rows,): tokens of each row.
+    tokens int32 and learned bool are (tokens,); lengths int64 (rows,): number of tokens of each row.
     """
 
     rows: Sequence[Row]
@@ -36,7 +34,7 @@ class TokenBlock:
 
 
 class RowTokenizer:
-    """Makes tokens of rows; the tokenizer may not be changed while it is used.
+    """Tokenizes rows; the tokenizer may not be changed meanwhile.
 
     Chat and prompt/completion rows go through the tokenizer's chat template; without a template, a prompt and its
     completion are joined as they are. Every completion ends in the template's end-of-turn token or, where it has
@@ -51,18 +49,18 @@ class RowTokenizer:
         self._encoder = Encoder(tokenizer)
         self._loss_on, self._eos = loss_on, tokenizer.eos_token_id
 
-    def block(self, rows: Sequence[Row], shape: Format) -> TokenBlock:
-        """The rows, of which there is at least one, whole. Raises DataError."""
-        rendered = [render(row, shape, self.template, self._loss_on) for row in rows]
+    def block(self, rows: Sequence[Row], row_format: RowFormat) -> TokenBlock:
+        """Tokenize rows, at least one, without truncation. Raises DataError."""
+        rendered = [render(row, row_format, template=self.template, loss_on=self._loss_on) for row in rows]
         texts = [each.text for each in rendered]
         encoded = self._encoder.encode(texts)
         learned = learned_tokens(rendered, encoded)
-        return self._with_ends(rows, rendered, encoded, learned)
+        return self._with_ends(rows, rendered, encoded=encoded, learned=learned)
 
     def _with_ends(
-        self, rows: Sequence[Row], rendered: Sequence[Rendered], encoded: Encoded, learned: NDArray[np.bool_]
+        self, rows: Sequence[Row], rendered: Sequence[Rendered], *, encoded: Encoded, learned: NDArray[np.bool_]
     ) -> TokenBlock:
-        """The block with a BOS token before, and an EOS token behind, the rows that lack one."""
+        """Add a BOS token before, and an EOS token after, the rows that lack one."""
         tokens, lengths = encoded.ids, encoded.lengths
         ends = lengths.cumsum()
         starts, filled = ends - lengths, lengths > 0
@@ -84,7 +82,7 @@ class RowTokenizer:
     def learns_to_end(
         self, tokens: NDArray[np.int32], learned: NDArray[np.bool_], lengths: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Whether the last learned token of a row ends a turn or a sequence, bool (rows,)."""
+        """Return whether the last learned token of a row ends a turn or a sequence, bool (rows,)."""
         where = learned.nonzero()[0]
         ends = lengths.cumsum()
         before = np.searchsorted(where, ends)  # learned tokens up to the end of each row
@@ -94,31 +92,8 @@ class RowTokenizer:
         return found
 
 
-def tokenize(
-    rows: Sequence[Row],
-    shape: Format,
-    tokenizer: PreTrainedTokenizerBase,
-    loss_on: LossOn,
-    on_rows: Callable[[int], None],
-) -> list[Example]:
-    """Tokenise all rows, whole. `on_rows(n)` is called after each block with the number of rows done so far."""
-    maker = RowTokenizer(tokenizer, loss_on)
-    examples: list[Example] = []
-    for some in blocks(rows):
-        examples += _examples(maker.block(some, shape))
-        on_rows(len(examples))
-    return examples
-
-
-def _examples(block: TokenBlock) -> Iterator[Example]:
-    tokens, learned = torch.from_numpy(block.tokens), torch.from_numpy(block.learned)
-    ends = block.lengths.cumsum().tolist()
-    for row, start, end in zip(block.rows, [0, *ends], ends, strict=False):
-        yield Example(row.number, tokens[start:end], learned[start:end])
-
-
 def blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """The rows in blocks that end with the row that reaches BLOCK_ROWS or BLOCK_CHARACTERS."""
+    """Yield the rows in blocks that end with the row that reaches BLOCK_ROWS or BLOCK_CHARACTERS."""
     block: list[Row] = []
     size = 0
     for row in rows:
@@ -132,7 +107,7 @@ def blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _characters(row: Row) -> int:
-    """About how long a row is as text."""
+    """Return about how many characters a row has as text."""
     size = len(row.text) + sum(len(message.content) for message in row.messages)
     if row.tools:
         size += len(str(row.tools))
@@ -140,9 +115,9 @@ def _characters(row: Row) -> int:
 
 
 def learned_tokens(rendered: Sequence[Rendered], encoded: Encoded) -> NDArray[np.bool_]:
-    """Whether each token has a character of a learned span.
+    """Return whether each token has a character of a learned span.
 
-    A token that straddles the beginning of a span carries the span's first characters: it is learned.
+    A token across the beginning of a span has the span's first characters, so it is learned.
     """
     starts, ends = encoded.starts, encoded.ends
     learned = np.zeros(len(starts), np.bool_)
@@ -160,7 +135,7 @@ def learned_tokens(rendered: Sequence[Rendered], encoded: Encoded) -> NDArray[np
 
 
 def _spans(rendered: Sequence[Rendered]) -> NDArray[np.int64]:
-    """All learned spans, counted from the beginning of the first text, int64 (spans, 2)."""
+    """Return all learned spans, counted from the beginning of the first text, int64 (spans, 2)."""
     base = 0
     spans = []
     for each in rendered:
@@ -170,17 +145,17 @@ def _spans(rendered: Sequence[Rendered]) -> NDArray[np.int64]:
 
 
 def _ends_in_answer(rendered: Rendered) -> bool:
-    """Whether the last thing that is learned is the last of the text but white space."""
+    """Return whether the last learned span ends the text but for white space."""
     return bool(rendered.spans) and rendered.spans[-1][1] == len(rendered.text.rstrip())
 
 
 def ending_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that end a turn or a sequence: the end token and every special one but the BOS token."""
+    """Return the tokens that end a turn or a sequence: the EOS token and every special one but the BOS token."""
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     return (special | set(tokenizer.all_special_ids)) - {tokenizer.bos_token_id} | {tokenizer.eos_token_id}
 
 
 def leading_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The BOS token that the tokenizer itself puts before a text; None where it puts none."""
+    """Return the BOS token that the tokenizer adds before a text; None where it adds none."""
     ids: list[int] = tokenizer("a", add_special_tokens=True)["input_ids"]
     return ids[0] if ids and ids[0] == tokenizer.bos_token_id else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions and their calls as text, for chat templates that know none.
+"""Functions and their calls written as text, for chat templates without support for them.
 
-Written as the Hermes models and Qwen 2.5 have it in their templates: schemas in <tools>, a call in <tool_call>, its
-result in <tool_response> in a turn of the user. Servers parse that form (vLLM's "hermes" parser).
+The form is that of the templates of the Hermes models and Qwen 2.5: schemas in <tools>, a call in <tool_call>, its
+result in <tool_response> in a turn of the user. Servers parse it (vLLM's "hermes" parser).
 """
 
 import json
@@ -18,11 +18,11 @@ from finetree_worker.tokenize.rows import Message, Row
 
 WRITTEN_AS_TEXT = Remark(
     "TOOLS_WRITTEN_AS_TEXT",
-    "The model's chat template knows no functions: they are written into the messages as <tools>, <tool_call> and "
-    "<tool_response>, and have to be written so where the model is asked.",
+    "The model's chat template does not support functions: they are written into the messages as <tools>, <tool_call> "
+    "and <tool_response>; prompts for the trained model must use the same form.",
 )
-"""What a report says of rows whose functions were written out."""
-TEMPLATE_FAULTS = (
+"""Remark of a report on rows whose functions were written as text."""
+TEMPLATE_ERRORS = (
     TemplateError,
     ArithmeticError,
     AttributeError,
@@ -31,17 +31,17 @@ TEMPLATE_FAULTS = (
     TypeError,
     ValueError,
 )
-"""What a chat template raises: its own refusals, and whatever goes wrong in the Python that it is turned into."""
+"""Errors that a chat template raises: its own, and those of the Python that it is compiled to."""
 _PROBE = "probe_of_finetree"
 
 
 def uses_tools(row: Row) -> bool:
-    """Whether functions are offered, called or answered in the row."""
+    """Return whether functions are offered, called or answered in the row."""
     return bool(row.tools) or any(message.tool_calls or message.role == "tool" for message in row.messages)
 
 
 def knows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template shows functions that are offered, and calls of them."""
+    """Return whether the chat template renders functions that are offered, and calls of them."""
     call = {"type": "function", "id": "call00001", "function": {"name": _PROBE, "arguments": {"value": _PROBE}}}
     turns: list[dict[str, Any]] = [
         {"role": "user", "content": "a"},
@@ -54,13 +54,13 @@ def knows_tools(tokenizer: PreTrainedTokenizerBase) -> bool:
     try:
         offered = str(tokenizer.apply_chat_template(turns[:1], tools=tools, tokenize=False))
         called = str(tokenizer.apply_chat_template(turns, tokenize=False))
-    except TEMPLATE_FAULTS:
+    except TEMPLATE_ERRORS:
         return False
     return _PROBE in offered and _PROBE in called
 
 
 def written_out(row: Row) -> Row:
-    """The row as a chat without functions."""
+    """Return the row as a chat whose functions are text."""
     messages = list(_joined(_as_text(message) for message in row.messages))
     if row.tools:
         messages = _with_tools(messages, row.tools)
@@ -85,7 +85,7 @@ def _as_text(message: Message) -> Message:
 
 
 def _joined(messages: Iterator[Message]) -> Iterator[Message]:
-    """Results that follow each other share one turn: many templates want user and assistant in turns."""
+    """Join consecutive results into one turn: many templates need user and assistant in turns."""
     last: Message | None = None
     for message in messages:
         if last is not None and last.role == message.role == "user" and "<tool_response>" in last.content:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention inside each document of a packed row, and none across.
+"""Attention within each document of a packed row.
 
-transformers lets an attention function be registered by name and builds no mask for a name that it has no mask
-function for. Ours gets the packed row (1, heads, tokens, head size) and the documents' lengths. Documents of similar
-length are stacked and attend in one call: under a causal mask the padding behind a document is never looked at, so no
-mask is needed, and a batch of short documents costs one call a layer instead of one per document.
+transformers lets an attention function be registered by name and builds no mask for a name that it has no mask function
+for. `attend_documents` gets the packed row (1, heads, tokens, head size) and the documents' lengths. Documents of
+similar length are stacked and attend in one call: under a causal mask no token attends to the padding behind its
+document, so no mask is needed, and a batch of short documents costs one call a layer instead of one per document.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from finetree_worker.errors import ModelError
 NAME = "finetree_documents"
 """Name under which the function is registered with transformers."""
 EAGER = "finetree_documents_eager"
-"""The same for a model that was loaded with eager attention: its scores are written out."""
+"""Name for a model that was loaded with eager attention, whose scores are kept in memory."""
 SHORT_TOKENS = 256
 """Up to this length plain matrix products beat the fused CPU kernel (measured, 9 heads of 64, forward and backward:
 36 tokens 0.8 against 2.1 ms, 128 tokens 3.1 against 6.8 ms, 512 tokens 16.7 against 14.7 ms)."""
@@ -63,13 +63,14 @@ def group(lengths: Sequence[int], device: torch.device) -> tuple[DocumentGroup, 
             if low < _FILL * high:
                 break
             shortest, longest, stop = low, high, stop + 1
-        groups.append(_stack(lengths[start:stop], -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE, first, device))
+        padded = -(-longest // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+        groups.append(_stack(lengths[start:stop], longest=padded, first=first, device=device))
         first += sum(lengths[start:stop])
         start = stop
     return tuple(groups)
 
 
-def _stack(lengths: Sequence[int], longest: int, first: int, device: torch.device) -> DocumentGroup:
+def _stack(lengths: Sequence[int], *, longest: int, first: int, device: torch.device) -> DocumentGroup:
     sizes = torch.tensor(lengths)
     starts = sizes.cumsum(0) - sizes + first
     columns = torch.arange(longest)
@@ -127,7 +128,7 @@ def attend_documents(
     softcap: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Causal attention of query (1, heads, tokens, d) to key and value (1, kv heads, tokens, d) by document.
+    """Compute causal attention of query (1, heads, tokens, d) to key and value (1, kv heads, tokens, d) by document.
 
     `prefix_states` (layers * 2, kv heads, prefix tokens, d) holds keys and values that stand before each document.
     `softcap` bounds the scores to (-softcap, softcap), as Gemma 2 does. Returns (1, tokens, heads, d) and no weights.
@@ -144,14 +145,14 @@ def attend_documents(
     eager = module.config._attn_implementation == EAGER  # type: ignore[union-attr]  # noqa: SLF001 - no getter
     rule = _Rule(scaling, sliding_window or None, softcap, eager=eager or softcap is not None)
     filling = query.shape[2] - sum(documents.tokens for documents in document_groups)
-    parts = [_attend((query, key, value), documents, before, rule) for documents in document_groups]
+    parts = [_attend((query, key, value), documents, before=before, rule=rule) for documents in document_groups]
     attended = torch.cat([*parts, query.new_zeros(filling, *parts[0].shape[1:])]) if filling or parts[1:] else parts[0]
     return attended.view(1, *attended.shape), None
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """How a layer attends: scale of its scores, how far it looks back, their bound, whether they are written out."""
+    """A layer's attention: scale of the scores, window, bound of the scores, whether they are kept in memory."""
 
     scaling: float | None
     window: int | None
@@ -162,22 +163,23 @@ class _Rule:
 def _attend(
     states: tuple[Tensor, Tensor, Tensor],
     documents: DocumentGroup,
+    *,
     before: tuple[Tensor, Tensor] | None,
     rule: _Rule,
 ) -> Tensor:
-    """One group's part of the packed output: (tokens of the group, heads, d)."""
+    """Return one group's part of the packed output: (tokens of the group, heads, d)."""
     query, key, value = states
     queries, keys, values = (_stacked(part, documents) for part in (query, key, value))
     if before is not None:
         keys, values = (_behind(part, own) for part, own in zip(before, (keys, values), strict=True))
     repeats = query.shape[1] // key.shape[1]
     keys, values = keys.repeat_interleave(repeats, dim=1), values.repeat_interleave(repeats, dim=1)
-    mask = _mask(documents.length, keys.shape[2] - documents.length, rule, query.device)
+    mask = _mask(documents.length, keys.shape[2] - documents.length, rule=rule, device=query.device)
     if rule.eager:
-        out = _written_out(queries, keys, values, mask, rule)
+        out = _eager(queries, keys, values, mask=mask, rule=rule)
     else:
         short = query.device.type == "cpu" and documents.length <= SHORT_TOKENS
-        with sdpa_kernel(SDPBackend.MATH) if short else _any_kernel():
+        with sdpa_kernel(SDPBackend.MATH) if short else nullcontext():
             out = scaled_dot_product_attention(
                 queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=rule.scaling
             )
@@ -189,13 +191,13 @@ def _attend(
 
 
 def _behind(prefix: Tensor, own: Tensor) -> Tensor:
-    """A prefix (heads, prefix tokens, d) before each document's own states (documents, heads, length, d)."""
+    """Put a prefix (heads, prefix tokens, d) before each document's own states (documents, heads, length, d)."""
     repeated = prefix.to(own.dtype).expand(own.shape[0], *prefix.shape)
     return torch.cat([repeated, own], dim=2)
 
 
-def _written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, rule: _Rule) -> Tensor:
-    """Attention with its scores in memory, softmax in float32: what fused kernels do, and bounded scores besides."""
+def _eager(queries: Tensor, keys: Tensor, values: Tensor, *, mask: Tensor | None, rule: _Rule) -> Tensor:
+    """Compute attention with its scores in memory, softmax in float32 as in fused kernels; scores may be bounded."""
     scale = queries.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling
     scores = (queries @ keys.transpose(-1, -2)) * scale
     if rule.softcap is not None:
@@ -205,13 +207,8 @@ def _written_out(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | N
     return torch.softmax(scores, dim=-1, dtype=torch.float32).to(values.dtype) @ values
 
 
-@contextmanager
-def _any_kernel() -> Iterator[None]:
-    yield
-
-
 def _stacked(states: Tensor, documents: DocumentGroup) -> Tensor:
-    """(1, heads, tokens, d) to (documents, heads, length, d) for the tokens of one group."""
+    """Rearrange (1, heads, tokens, d) to (documents, heads, length, d) for the tokens of one group."""
     _, heads, _, size = states.shape
     own = states[0].narrow(1, documents.first, documents.tokens).transpose(0, 1)
     if documents.tokens == documents.documents * documents.length:
@@ -220,8 +217,8 @@ def _stacked(states: Tensor, documents: DocumentGroup) -> Tensor:
     return flat.view(documents.documents, documents.length, heads, size).transpose(1, 2)
 
 
-def _mask(length: int, prefix: int, rule: _Rule, device: torch.device) -> Tensor | None:
-    """True where a token may look: (length, prefix + length); None where a fused kernel's own causal mask says it all.
+def _mask(length: int, prefix: int, *, rule: _Rule, device: torch.device) -> Tensor | None:
+    """Return True where a token may attend: (length, prefix + length); None where the causal mask is enough.
 
     A token sees itself, what is before it in its document, and the prefix; with a window, no more than the window - 1
     positions before its own, of which the prefix has the first.
@@ -237,7 +234,7 @@ def _mask(length: int, prefix: int, rule: _Rule, device: torch.device) -> Tensor
 
 @contextmanager
 def by_document(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model attend by document inside the block; generation outside it uses its own implementation."""
+    """Make the model attend by document inside the block; generation outside it uses its own implementation."""
     before = model.config._attn_implementation  # noqa: SLF001 - transformers has a setter but no getter
     name = EAGER if before == "eager" else NAME
     AttentionInterface.register(name, attend_documents)
@@ -250,7 +247,7 @@ def by_document(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def as_loaded(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model attend as it was loaded to, also where the block is inside one of `by_document`."""
+    """Make the model attend as it was loaded to inside the block, also within one of `by_document`."""
     before = model.config._attn_implementation  # noqa: SLF001 - transformers has a setter but no getter
     model.set_attn_implementation({NAME: "sdpa", EAGER: "eager"}.get(before, before))
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: all that a run needs to go on as if it had never stopped, in safetensors and JSON, never pickle.
+"""Checkpoints: the whole state of a run, in safetensors and JSON, never pickle.
 
 Data order, dropout and schedule are functions of the step, so the step alone is their state.
 """
@@ -30,7 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the order of floating-point sums hangs on: under another one a resumed run is equal only to rounding."""
+    """Libraries and hardware that decide the order of floating-point sums: with others a run is equal to rounding."""
 
     torch_version: str
     transformers_version: str
@@ -41,7 +41,7 @@ class Environment:
 
     @classmethod
     def here(cls, threads: int, device: torch.device) -> "Environment":
-        """This process."""
+        """Return the environment of this process."""
         kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
         torch_, transformers, peft = (version(name) for name in ("torch", "transformers", "peft"))
         return cls(torch_, transformers, peft, platform.machine(), threads, kind)
@@ -49,7 +49,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the run is: optimizer steps done, tokens seen, and what the loop's guards remember."""
+    """State of a run besides its weights: steps done, tokens seen, and what early stopping and loss scaling need."""
 
     step: int
     tokens: int
@@ -69,7 +69,7 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Checkpoint:
     """A whole checkpoint on disk."""
 
     folder: Path
@@ -87,7 +87,7 @@ def save(
     environment: Environment,
     numerics_hash: str,
 ) -> Path:
-    """Write checkpoint `step-<n>` below `folder`, whole or not at all; this run's that is there already stays as it is.
+    """Write checkpoint `step-<n>` below `folder` atomically; one of this run that is there already is kept.
 
     Raises StorageError (DISK_FULL, STORAGE_FAILED); earlier checkpoints are intact then.
     """
@@ -104,34 +104,34 @@ def save(
     return target
 
 
-def newest(folder: Path, numerics_hash: str) -> Found | None:
-    """The newest whole checkpoint of this run below `folder`; half-written and damaged ones are passed over."""
+def newest(folder: Path, numerics_hash: str) -> Checkpoint | None:
+    """Return the newest whole checkpoint of this run below `folder`; half-written and damaged ones are skipped."""
     candidates = sorted(folder.glob("step-*"), reverse=True)
     return next((found for path in candidates if (found := _whole(path, numerics_hash)) is not None), None)
 
 
-def at_step(folder: Path, step: int, numerics_hash: str) -> Found | None:
-    """This run's checkpoint of one step; None where it is missing or damaged."""
+def at_step(folder: Path, step: int, numerics_hash: str) -> Checkpoint | None:
+    """Return this run's checkpoint of one step; None where it is missing or damaged."""
     return _whole(folder / f"step-{step:08d}", numerics_hash)
 
 
 def _manifest(folder: Path, numerics_hash: str) -> dict[str, Any] | None:
-    """The manifest of a whole checkpoint of this run; what other runs have left in the folder is none of its."""
+    """Return the manifest of a whole checkpoint of this run; None for others."""
     manifest = read_manifest(folder)
     if manifest is None or manifest.get("numerics_hash") != numerics_hash or manifest.get("format") != FORMAT:
         return None
     return manifest
 
 
-def _whole(folder: Path, numerics_hash: str) -> Found | None:
+def _whole(folder: Path, numerics_hash: str) -> Checkpoint | None:
     if _manifest(folder, numerics_hash) is None:
         return None
     state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    return Found(folder, Position(**state["position"]), Environment(**state["environment"]), numerics_hash)
+    return Checkpoint(folder, Position(**state["position"]), Environment(**state["environment"]), numerics_hash)
 
 
-def restore(found: Found, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
-    """Put weights and optimizer state back in place.
+def restore(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
+    """Copy a checkpoint's weights and optimizer state into the run's.
 
     Raises CheckpointError: CHECKPOINT_MISMATCH, or CHECKPOINT_UNREADABLE for a file that is no safetensors file.
     """
@@ -140,11 +140,11 @@ def restore(found: Found, trainable: dict[str, nn.Parameter], optimizer: Optimiz
     optimizers.load_state(optimizer, _load(found.folder / _OPTIMIZER), state["optimizer"])
 
 
-def restore_weights(found: Found, trainable: dict[str, nn.Parameter]) -> None:
-    """Put the weights alone back in place. Raises as `restore`."""
+def restore_weights(found: Checkpoint, trainable: dict[str, nn.Parameter]) -> None:
+    """Copy a checkpoint's weights into the run's. Raises as `restore`."""
     weights = _load(found.folder / _WEIGHTS)
     if weights.keys() != trainable.keys():
-        raise CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint holds other layers than this run trains.")
+        raise CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint's layers are not those that this run trains.")
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(weights[name])
@@ -156,19 +156,22 @@ def _load(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as stored:
             return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        text, remedy = f"The checkpoint's {path.name} is no safetensors file.", "Delete the checkpoint, then try again."
+        text, remedy = (
+            f"The checkpoint's {path.name} is not a safetensors file.",
+            "Delete the checkpoint, then try again.",
+        )
         raise CheckpointError("CHECKPOINT_UNREADABLE", text, remedy=remedy) from error
 
 
 def mark_best(folder: Path, step: int) -> None:
-    """Name the checkpoint that rotation must spare."""
+    """Note which checkpoint is the best: rotation keeps it."""
     draft = folder / f".{_BEST}.tmp"
     draft.write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
     draft.replace(folder / _BEST)
 
 
 def best_step(folder: Path) -> int | None:
-    """Step of the best checkpoint, where one is named."""
+    """Return the step of the best checkpoint; None where none is noted."""
     try:
         return int(json.loads((folder / _BEST).read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -176,7 +179,7 @@ def best_step(folder: Path) -> int | None:
 
 
 def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
-    """Delete all checkpoints of this run but the newest `keep` and the best.
+    """Delete this run's checkpoints but the newest `keep` and the best.
 
     Half-written ones do not count among the newest, nor do those of another run, which may be of later steps.
     """
@@ -188,7 +191,7 @@ def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
 
 
 def _names_run(folder: Path, numerics_hash: str) -> bool:
-    """Whether a checkpoint's manifest names this run; its files are not hashed for that."""
+    """Return whether a checkpoint's manifest names this run, without hashing its files."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):

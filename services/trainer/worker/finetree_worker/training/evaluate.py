@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring a model on held-out rows: loss and accuracy per learned token, and questions that it answers exactly."""
+"""Evaluation on held-out rows: loss and accuracy per learned token, and exact answers to questions."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -29,14 +29,14 @@ from finetree_worker.training.loss import target_score
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 WINDOW_ROWS = 1024
-"""Held-out rows that are packed together."""
+"""Number of held-out rows that are packed together."""
 BATCH_QUESTIONS = 40
-"""Questions that are answered at once: their caches, unlike their number, bound the memory."""
+"""Number of questions that are answered in one batch; its memory is that of their caches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Sums over learned tokens: cross entropy (nats), tokens that the model finds most probable, tokens."""
+    """Sums over learned tokens: cross entropy (nats), tokens that the model predicts, all tokens."""
 
     nats: float = 0.0
     correct: int = 0
@@ -47,22 +47,22 @@ class Score:
 
     @property
     def loss(self) -> float:
-        """Mean cross entropy (nats) per learned token; may be no finite number."""
+        """Mean cross entropy (nats) per learned token; may be infinite or not a number."""
         return self.nats / max(1, self.tokens)
 
     @property
     def accuracy(self) -> float:
-        """Share of the learned tokens that the model finds most probable."""
+        """Share of the learned tokens that are the model's most probable ones."""
         return self.correct / max(1, self.tokens)
 
 
 def score(
-    model: PreTrainedModel, examples: Sequence[Example], max_tokens: int, on_fraction: Callable[[float], None]
+    model: PreTrainedModel, examples: Sequence[Example], *, max_tokens: int, on_fraction: Callable[[float], None]
 ) -> Score:
-    """Loss and token accuracy; memory does not grow with the number of rows.
+    """Measure loss and token accuracy, in forward passes of `max_tokens`.
 
-    `on_fraction` hears 0..1 and may raise to stop. The model comes back in the mode it was in. Raises
-    MemoryExhaustedError when not even one row fits.
+    `on_fraction` is called with 0..1 and may raise to stop. The model's mode is restored. Raises MemoryExhaustedError
+    when not even one row fits.
     """
     total, was_training = Score(), model.training
     model.train(mode=False)
@@ -86,7 +86,7 @@ def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
 
 
 def _in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result]) -> list[Result]:
-    """Results of all items together or, where memory runs out, of smaller and smaller parts of them, in order."""
+    """Measure all items together or, where memory runs out, in smaller and smaller parts; results in order."""
     try:
         return [measure(items)]
     except (RuntimeError, MemoryError) as error:
@@ -105,12 +105,12 @@ def _in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result
 
 
 def perplexity(mean_loss: float) -> float | None:
-    """exp(loss); None where it is no finite number."""
+    """Return exp(loss); None where that is not finite."""
     return math.exp(mean_loss) if math.isfinite(mean_loss) and mean_loss < 700 else None
 
 
 def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What the model reads before it answers: all turns but the last, as training shows them."""
+    """Return the tokens of a question: all turns but the last, rendered as in training."""
     template = ChatTemplate(tokenizer)
     if template.exists:
         asked = for_template(row, template)
@@ -126,12 +126,13 @@ def answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[Row],
+    *,
     max_new_tokens: int,
     on_fraction: Callable[[float], None],
 ) -> list[str]:
-    """The greedy answer to each row's question, in the rows' order; ends at an end token or after `max_new_tokens`.
+    """Generate the greedy answer to each row's question, up to an end token or `max_new_tokens`; in the rows' order.
 
-    `on_fraction` hears 0..1 after each token of each batch and may raise to stop.
+    `on_fraction` is called with 0..1 after each token of each batch and may raise to stop.
     """
     was_training = model.training
     model.train(mode=False)
@@ -144,8 +145,9 @@ def answers(
         with torch.inference_mode(), as_loaded(model), _contiguous_head(model), quiet_peft():
             for start in range(0, len(by_length), BATCH_QUESTIONS):
                 chosen = by_length[start : start + BATCH_QUESTIONS]
-                tick = _Tick(start, len(chosen), len(rows), max_new_tokens, on_fraction)
-                answer = partial(_answer_batch, model, tokenizer, config, tick)
+                span = (start / len(rows), (start + len(chosen)) / len(rows))
+                progress = _Progress(span, max_new_tokens, on_fraction)
+                answer = partial(_answer, model=model, tokenizer=tokenizer, config=config, progress=progress)
                 parts = _in_memory([prompts[i] for i in chosen], answer)
                 found |= dict(zip(chosen, chain.from_iterable(parts), strict=True))
     finally:
@@ -170,7 +172,7 @@ def _generation_config(
 
 @contextmanager
 def _contiguous_head(model: PreTrainedModel) -> Iterator[None]:
-    """Hand the output head contiguous states.
+    """Make the states contiguous that the output head gets.
 
     After the prompt transformers passes a slice, and torch multiplies a non-contiguous batch by a frozen matrix through
     a copy of the matrix per row: 40 questions cost 2.2 GB and 8 s of a CPU with SmolLM2's 49,152 x 576 head.
@@ -183,26 +185,28 @@ def _contiguous_head(model: PreTrainedModel) -> Iterator[None]:
         hook.remove()
 
 
-class _Tick(StoppingCriteria):
-    """Called by transformers after each token; never ends the generation, but lets a cancel through."""
+class _Progress(StoppingCriteria):
+    """Reports progress after each generated token; never ends the generation, but passes on what the report raises."""
 
-    def __init__(self, start: int, rows: int, total: int, tokens: int, on_fraction: Callable[[float], None]) -> None:
-        self._start, self._rows, self._total, self._tokens = start, rows, total, tokens
-        self._calls, self._on_fraction = 0, on_fraction
+    def __init__(self, span: tuple[float, float], tokens: int, on_fraction: Callable[[float], None]) -> None:
+        """`span` is the batch's part of the whole; `tokens` is the most that are generated."""
+        self._span, self._tokens, self._on_fraction = span, tokens, on_fraction
+        self._calls = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:  # noqa: ARG002 - transformers' signature
         self._calls += 1
-        share = min(1.0, self._calls / self._tokens)
-        self._on_fraction((self._start + self._rows * share) / self._total)
+        begin, end = self._span
+        self._on_fraction(begin + (end - begin) * min(1.0, self._calls / self._tokens))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
-def _answer_batch(
+def _answer(
+    prompts: Sequence[list[int]],
+    *,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     config: GenerationConfig,
-    tick: _Tick,
-    prompts: Sequence[list[int]],
+    progress: _Progress,
 ) -> list[str]:
     width = max(map(len, prompts))
     pad = int(config.pad_token_id)
@@ -210,19 +214,19 @@ def _answer_batch(
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if (states := prefix.states(model)) is not None:
-        model, inputs = prefix.before(model, states, ids, mask)
+        model, inputs = prefix.generation_inputs(model, states, ids=ids, mask=mask)
     generate: Any = model.generate
-    output = generate(**inputs, generation_config=config, stopping_criteria=[tick])
+    output = generate(**inputs, generation_config=config, stopping_criteria=[progress])
     width = inputs["input_ids"].shape[1]
     texts: list[str] = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]
 
 
-def normalise(answer: str) -> str:
-    """What is compared: surrounding space and trailing .!?,;: removed, case folded, runs of white space one space."""
+def normalize(answer: str) -> str:
+    """Return an answer without surrounding space and trailing .!?,;:, case folded, white space as single spaces."""
     return " ".join(answer.split()).rstrip(".!?,;: ").casefold()
 
 
 def matches(answer: str, expected: str) -> bool:
-    """Whether an answer is the expected one, both normalised."""
-    return normalise(answer) == normalise(expected)
+    """Return whether an answer is the expected one, both normalized."""
+    return normalize(answer) == normalize(expected)

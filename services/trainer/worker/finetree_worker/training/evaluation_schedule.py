@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluations of one run, before, between and after its steps: what is measured and reported."""
+"""The evaluations of a run, before, during and after training, and their reports."""
 
 import math
 import time
@@ -22,10 +22,10 @@ _SCORE_SHARE = 0.2  # of an evaluation's time goes into loss and accuracy, the r
 
 
 class Evaluations:
-    """Measures the model that a run trains on its held-out rows, and reports each measurement.
+    """Evaluates a run's model on its held-out rows, and reports each evaluation.
 
-    `on_fraction` gets 0..1 and may raise to stop. Raises DataError NO_QUESTIONS where the metric that tells the best
-    evaluation cannot be measured; the measurements raise MemoryExhaustedError when not even one row fits.
+    `on_fraction` is called with 0..1 and may raise to stop. Raises DataError NO_QUESTIONS where `best_by` cannot be
+    measured; evaluations raise MemoryExhaustedError when not even one row fits.
     """
 
     def __init__(
@@ -43,35 +43,37 @@ class Evaluations:
         self._answers_before: list[str] | None = None
 
     def before(self, model: PreTrainedModel, on_fraction: Callable[[float], None]) -> None:
-        """Measure the model as it came."""
-        _, self._answers_before = self._measure(model, 0, on_fraction, self._dataset.questions)
+        """Evaluate the base model."""
+        _, self._answers_before = self._measure(model, 0, on_fraction=on_fraction, questions=self._dataset.questions)
 
     def between(self, model: PreTrainedModel, step: int, on_fraction: Callable[[float], None]) -> float | None:
-        """Measure during training, and return what tells the best evaluation; None where nothing finite was measured.
+        """Evaluate during training; return the value of `best_by`, or None where it is not finite.
 
-        Questions are answered only where exact match tells it.
+        Questions are answered only where `best_by` is exact match.
         """
         if not self._dataset.held_out:
             return None
         by = self._plan.best_by
         questions = self._dataset.questions if by is Metric.EXACT_MATCH else ()
-        metrics, _ = self._measure(model, step, on_fraction, questions)
+        metrics, _ = self._measure(model, step, on_fraction=on_fraction, questions=questions)
         if not metrics.HasField("loss") or not metrics.HasField(by.value):
             return None
         value: float = getattr(metrics, by.value)
         return value
 
     def after(self, model: PreTrainedModel, step: int, on_fraction: Callable[[float], None]) -> None:
-        """Measure what training made, and show some answers."""
-        _, answers = self._measure(model, step, on_fraction, self._dataset.questions)
-        self._show_samples(answers or [])
+        """Evaluate the trained model, and report some answers as samples."""
+        _, answers = self._measure(model, step, on_fraction=on_fraction, questions=self._dataset.questions)
+        self._report_samples(answers or [])
 
     def _measure(
-        self, model: PreTrainedModel, step: int, on_fraction: Callable[[float], None], questions: Sequence[Row]
+        self, model: PreTrainedModel, step: int, *, on_fraction: Callable[[float], None], questions: Sequence[Row]
     ) -> tuple[event_pb2.EvalMetrics, list[str] | None]:
-        """Loss and accuracy of the held-out rows, and the answers to `questions`; None where there is none."""
+        """Measure loss and accuracy of the held-out rows; answer `questions`, None where there are none."""
         started, rows = time.perf_counter(), self._dataset.held_out
-        score = evaluate.score(model, rows, EVALUATION_TOKENS, lambda f: on_fraction(f * _SCORE_SHARE))
+        score = evaluate.score(
+            model, rows, max_tokens=EVALUATION_TOKENS, on_fraction=lambda f: on_fraction(f * _SCORE_SHARE)
+        )
         answers = self._ask(model, questions, on_fraction) if questions else None
         loss, seconds = _finite(score.loss), time.perf_counter() - started
         metrics = event_pb2.EvalMetrics(
@@ -89,12 +91,15 @@ class Evaluations:
         return metrics, answers
 
     def _ask(self, model: PreTrainedModel, questions: Sequence[Row], on_fraction: Callable[[float], None]) -> list[str]:
-        def look(fraction: float) -> None:
-            on_fraction(_SCORE_SHARE + fraction * (1 - _SCORE_SHARE))
+        return evaluate.answers(
+            model,
+            self._tokenizer,
+            questions,
+            max_new_tokens=self._plan.max_new_tokens,
+            on_fraction=lambda f: on_fraction(_SCORE_SHARE + f * (1 - _SCORE_SHARE)),
+        )
 
-        return evaluate.answers(model, self._tokenizer, questions, self._plan.max_new_tokens, look)
-
-    def _show_samples(self, answers: list[str]) -> None:
+    def _report_samples(self, answers: list[str]) -> None:
         count, questions = min(self._plan.samples, len(answers)), self._dataset.questions
         for i in range(count):
             # Spread over the questions, which often come sorted by kind.
@@ -123,7 +128,7 @@ def _require_questions(plan: EvaluationPlan, dataset: Dataset) -> None:
 
 
 def _correct(answers: Sequence[str], questions: Sequence[Row]) -> int:
-    """How many questions were answered exactly."""
+    """Return the number of questions that were answered exactly."""
     return sum(evaluate.matches(text, row.messages[-1].content) for text, row in zip(answers, questions, strict=True))
 
 

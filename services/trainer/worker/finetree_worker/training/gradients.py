@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gradients of an optimizer step, micro-batch by micro-batch, in whatever memory there is."""
+"""Gradients of an optimizer step, summed over micro-batches that fit in the device's memory."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -23,12 +23,12 @@ from finetree_worker.training.loss import target_loss
 from finetree_worker.training.loss_scale import LossScale
 
 AUTOCAST = {Precision.BF16_MIXED: torch.bfloat16, Precision.FP16_MIXED: torch.float16}
-"""Types of products where the weights that are trained are the base's own, in float32."""
+"""Types of products in mixed precision, where the base's own weights are trained in float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is trained: the model whose forward pass is run, its trainable parameters by name, and their dropout."""
+    """Subject of training: the model whose forward pass is run, its trainable parameters by name, its dropout masks."""
 
     model: PreTrainedModel
     trainable: dict[str, nn.Parameter]
@@ -38,7 +38,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Most that a micro-batch may hold: `tokens` where rows are packed, `rows` where they are not."""
+    """Largest micro-batch: in `tokens` where rows are packed, in `rows` where they are not."""
 
     rows: int
     tokens: int
@@ -46,17 +46,18 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What a step has computed: mean loss per target token (nats), and token places with those of the filling."""
+    """Result of a step: mean loss per target token (nats), and token places including padding."""
 
     loss: float
     places: int
 
 
 class Gradients:
-    """Adds up gradients; cuts the micro-batch when memory runs out."""
+    """Sums gradients; halves the micro-batch when memory runs out."""
 
     def __init__(self, plan: Plan, subject: Subject, *, reporter: Reporter, steering: Steering) -> None:
-        self._plan, self._subject, self._reporter, self._steering = plan, subject, reporter, steering
+        self._plan, self._reporter, self._steering = plan, reporter, steering
+        self.subject = subject
         size = plan.optimization.micro_batch_size
         self.limit = Limit(size, size * plan.data.sequence_length)
         self.packing = plan.optimization.packing
@@ -64,10 +65,10 @@ class Gradients:
         self._tried: Sequence[Example] = ()
 
     def add(self, step: int, rows: Sequence[Example]) -> Computed:
-        """Add up the gradients of the rows of `step`, counted from 0.
+        """Sum the gradients of the rows of `step`, counted from 0.
 
-        Every micro-batch is weighted by the targets of the whole batch, so that how it is split changes nothing. When
-        memory runs out, the micro-batch is halved and the step begins anew: nothing but gradients has been written.
+        Every micro-batch is weighted by the targets of the whole batch, so that splitting it changes nothing. When
+        memory runs out, the micro-batch is halved and the step begins again: only gradients have been written.
         Raises MemoryExhaustedError when not even one row fits.
         """
         targets = sum(example.targets for example in rows)
@@ -79,18 +80,18 @@ class Gradients:
                     raise
                 self.forget()
                 self._halve(step, error)
-            # Only here, past the except block, has the traceback let go of the tensors that it held.
-            free_cache(self._subject.device)
+            # Only here, after the except block, has the traceback released the tensors that it held.
+            free_cache(self.subject.device)
 
     @property
     def advice(self) -> str:
-        """What else than shorter rows takes less memory: the end of a remedy's list. Nothing that the plan does."""
+        """Settings besides shorter rows that would lower memory, as the end of a sentence; none that the plan has."""
         savings = self._plan.method.memory_savings(checkpointing=self._plan.optimization.gradient_checkpointing)
         return ", ".join([*savings, "or use a smaller model"])
 
     def forget(self) -> None:
         """Drop all gradients."""
-        for parameter in self._subject.trainable.values():
+        for parameter in self.subject.trainable.values():
             parameter.grad = None
 
     def _all(self, step: int, rows: Sequence[Example], targets: int) -> Computed:
@@ -105,27 +106,27 @@ class Gradients:
             yield self.one(step, documents, targets)
 
     def one(self, step: int, documents: Sequence[Example], targets: int) -> Computed:
-        """Add the gradients of one micro-batch, divided by `targets` and multiplied by the loss's factor."""
-        batch = collate(documents).to(self._subject.device)
-        if self._subject.masks is not None:
-            self._subject.masks.begin(step, batch.rows, batch.lengths, batch.token_ids)
+        """Add the gradients of one micro-batch, divided by `targets` and multiplied by the loss scale."""
+        batch = collate(documents).to(self.subject.device)
+        if self.subject.masks is not None:
+            self.subject.masks.begin(step, batch.rows, lengths=batch.lengths, token_ids=batch.token_ids)
         with self._autocast():
-            loss = target_loss(self._subject.model, batch) / targets
+            loss = target_loss(self.subject.model, batch) / targets
         (loss * self.scale.factor).backward()  # type: ignore[no-untyped-call]  # torch types its tensors, not this method
         return Computed(float(loss.detach()), places(batch))
 
     def _autocast(self) -> AbstractContextManager[object]:
         dtype = AUTOCAST.get(self._plan.optimization.precision)
         mixed = dtype is not None and self._plan.method.trains_base
-        return torch.autocast(self._subject.device.type, dtype) if mixed else nullcontext()
+        return torch.autocast(self.subject.device.type, dtype) if mixed else nullcontext()
 
     def _halve(self, step: int, error: BaseException) -> None:
-        """Halve the micro-batch that did not fit; the limit may have been far more than it held."""
+        """Halve the micro-batch that did not fit, which may have been far below the limit."""
         longest, held = max(map(len, self._tried)), sum(map(len, self._tried))
         if len(self._tried) == 1:
             raise MemoryExhaustedError(
                 "OUT_OF_MEMORY",
-                f"The device's memory does not hold one row of {longest} tokens.",
+                f"One row of {longest} tokens does not fit in the device's memory.",
                 field="training.sequence_length",
                 remedy=f"Lower sequence_length, {self.advice}.",
             ) from error
@@ -149,5 +150,5 @@ class Gradients:
 
 
 def places(batch: MicroBatch) -> int:
-    """Token places that a micro-batch computes, filling included."""
+    """Return the token places of a micro-batch, padding included."""
     return math.prod(batch.token_ids.shape)

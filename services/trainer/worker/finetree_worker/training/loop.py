@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop: micro-batches to gradients, gradients to steps, and what guards them."""
+"""The training loop: steps, early stopping, checkpoints."""
 
 import math
 import time
@@ -24,12 +24,12 @@ from finetree_worker.training.attention import by_document
 from finetree_worker.training.checkpoint import Environment, Position
 from finetree_worker.training.gradients import Computed, Gradients, Limit, Subject
 
-_RECENT = 20  # steps that the speed is taken from
+_RECENT = 20  # steps whose median is the reported speed
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """How training ended."""
+    """Result of training."""
 
     steps: int
     tokens: int
@@ -37,11 +37,11 @@ class Trained:
     final_loss: float | None
     stopped_early: bool = False
     best_step: int = 0
-    """Step whose weights took the place of the last ones; 0: none."""
+    """Step whose weights replaced the last ones; 0: none."""
 
 
 class Loop:
-    """One run over one dataset; `run` goes from the restored position to the last step."""
+    """Trains on one dataset; `run` goes from the restored position to the last step."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Loop:
         self._peak_memory = 0
 
     def restore(self) -> int:
-        """Go on from the newest whole checkpoint, if there is one. Returns the step that it holds, or 0."""
+        """Restore the newest whole checkpoint; return its step, or 0 where there is none."""
         found = checkpoint.newest(self.plan.checkpoints_dir, self.plan.numerics_hash())
         if found is None:
             return 0
@@ -79,21 +79,20 @@ class Loop:
         self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
-            message = "The run goes on under other libraries, threads or hardware: equal to rounding, not bit by bit."
+            message = "The run continues with other libraries, threads or hardware: equal to rounding, not bit for bit."
             self._alert("EXECUTION_PLAN_CHANGED", message)
         return self.position.step
 
     def run(self, evaluate: Callable[[int], float | None]) -> Trained:
-        """Train to the end. `evaluate(step)` measures, where the plan asks for it, what tells the best evaluation.
+        """Train to the end. `evaluate(step)` returns the value that evaluations are compared by.
 
-        Raises Cancelled when told to stop (after a checkpoint, if one was asked for), Interrupted, DivergedError,
+        Raises Cancelled when asked to stop (after a checkpoint, if one was asked for), Interrupted, DivergedError,
         MemoryExhaustedError, and StorageError when the checkpoint of a pause cannot be written.
         """
         self.subject.model.train()
-        with self._watch() as watch, by_document(self.subject.model):
+        with self._device_watch() as watch, by_document(self.subject.model):
             if not self.finished:
-                longest = self.batches.longest_first()
-                preflight.check(self.gradients, self.optimizer, self.subject, longest, self.reporter)
+                preflight.check(self.gradients, self.optimizer, self.batches.longest_first(), reporter=self.reporter)
             while not self.finished:
                 self._step(watch)
                 self._after_step(evaluate)
@@ -110,11 +109,11 @@ class Loop:
 
     @property
     def finished(self) -> bool:
-        """Whether no step is left to take."""
+        """Whether no step remains."""
         return self.position.stopped or self.position.step >= self.total
 
     def _step(self, watch: DeviceWatch) -> None:
-        """One optimizer step: gradients of all micro-batches, a look at them, the update."""
+        """Take one optimizer step: sum the gradients, update the weights if they are finite, report."""
         started, step, plan = time.perf_counter(), self.position.step, self.plan.optimization
         rate = optimizers.learning_rate(plan, step, self.total)
         rows = self.batches.of(step)
@@ -126,11 +125,11 @@ class Loop:
         self.gradients.forget()
         self._padding = 1.0 - sum(map(len, rows)) / computed.places
         self._advance(rows, time.perf_counter() - started, loss if finite else None)
-        self.reporter.emit(self._metrics(rate, loss, norm, watch))
-        self._guard()
+        self.reporter.emit(self._metrics(rate=rate, loss=loss, norm=norm, watch=watch))
+        self._check_finite()
 
     def _update(self, rate: float) -> None:
-        """Let the optimizer write the weights. Raises as `_half_written`."""
+        """Update the weights. Raises the error of `_update_failed` where memory runs out."""
         for entry in self.optimizer.param_groups:
             entry["lr"] = rate
         try:
@@ -138,30 +137,30 @@ class Loop:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise self._half_written() from error
+            raise self._update_failed() from error
 
-    def _half_written(self) -> BaseException:
-        """What ends an attempt when memory runs out in an update: some weights are of the new step, others are not.
+    def _update_failed(self) -> BaseException:
+        """Return the error for an update that ran out of memory: some weights are of the new step, others are not.
 
-        Interrupted where a checkpoint is newer than what the attempt began with, so that the next one goes on from it;
-        else MemoryExhaustedError, for a next one would come no further.
+        Interrupted where the attempt has saved a checkpoint, so that the next one continues from it; else
+        MemoryExhaustedError, since the next one would get no further.
         """
         step, folder = self.position.step + 1, self.plan.checkpoints_dir
         found = checkpoint.newest(folder, self.plan.numerics_hash())
         if found is not None and found.position.step > self._began:
-            text = f"Memory ran out in the update of step {step}; the run goes back to step {found.position.step}."
+            text = f"Memory ran out in the update of step {step}; the run restarts from step {found.position.step}."
             self._alert("UPDATE_OUT_OF_MEMORY", text)
             return Interrupted(text)
         return MemoryExhaustedError(
             "OUT_OF_MEMORY_UPDATE",
-            f"Memory ran out in the update of step {step}, which leaves the weights half written, and this attempt has "
-            "saved no checkpoint to go back to.",
+            f"Memory ran out in the update of step {step}; the weights are incomplete, and this attempt has saved no "
+            "checkpoint.",
             field="optimizer",
             remedy="Use an 8-bit optimizer, set checkpoints.every_steps, or leave more of the device's memory free.",
         )
 
     def _gradients(self, step: int, rows: Sequence[Example]) -> tuple[Computed, float]:
-        """Gradients of a step, clipped, and their norm; in float16 with as large a factor on the loss as they bear."""
+        """Compute the clipped gradients of a step and their norm; in float16 with the largest loss scale that fits."""
         parameters, scale = list(self.subject.trainable.values()), self.gradients.scale
         while True:
             computed = self.gradients.add(step, rows)
@@ -195,7 +194,7 @@ class Loop:
             self.losses.append(loss)
             self.first_loss = loss if self.first_loss is None else self.first_loss
 
-    def _watch(self) -> DeviceWatch:
+    def _device_watch(self) -> DeviceWatch:
         placement = next((each for each in self.plan.placements if each.device_ids), None)
         if placement is None:
             return DeviceWatch(self.subject.device)
@@ -204,7 +203,7 @@ class Loop:
     def _alert(self, code: str, message: str) -> None:
         self.reporter.emit(event_pb2.Alert(code=code, message=message))
 
-    def _metrics(self, rate: float, loss: float, norm: float, watch: DeviceWatch) -> event_pb2.StepMetrics:
+    def _metrics(self, *, rate: float, loss: float, norm: float, watch: DeviceWatch) -> event_pb2.StepMetrics:
         at, memory = self.position, memory_bytes(self.subject.device)
         self._peak_memory = max(self._peak_memory, memory, peak_memory_bytes(self.subject.device))
         tokens_per_second = sorted(self._rates)[len(self._rates) // 2]
@@ -231,23 +230,23 @@ class Loop:
             padding_fraction=self._padding,
         )
 
-    def _guard(self) -> None:
-        """Warn of a step that was skipped because it was not finite; give up after too many in a row."""
+    def _check_finite(self) -> None:
+        """Report a step that was skipped because it was not finite. Raises DivergedError after too many in a row."""
         at, limit = self.position, self.plan.optimization.non_finite_limit
         if not at.non_finite_in_a_row:
             return
-        message = f"Step {at.step} had no finite loss or gradient; its update was left out."
+        message = f"The loss or gradient of step {at.step} is not finite; its update was skipped."
         self._alert("NON_FINITE_LOSS", message)
         if at.non_finite_in_a_row >= limit:
             raise DivergedError(
                 "DIVERGED",
-                f"{limit} steps in a row, up to step {at.step}, had no finite loss or gradient.",
+                f"The loss or gradient was not finite in {limit} steps in a row, up to step {at.step}.",
                 field="training.learning_rate",
-                remedy="Lower the learning rate (a third of it is a good next try) or raise warmup_ratio.",
+                remedy="Lower the learning rate, for example to a third, or raise warmup_ratio.",
             )
 
     def _after_step(self, evaluate: Callable[[int], float | None]) -> None:
-        """At a step boundary: evaluate and save where the plan or someone outside wants it."""
+        """Evaluate and save a checkpoint where one is due or asked for. Raises Cancelled on a request to stop."""
         step, plan = self.position.step, self.plan
         best = self._evaluation_is_due(step) and self._is_best(evaluate(step))
         due = plan.checkpoints.every_steps and step % plan.checkpoints.every_steps == 0 and step < self.total
@@ -269,7 +268,7 @@ class Loop:
         return bool(every) and step % every == 0
 
     def _is_best(self, value: float | None) -> bool:
-        """Whether an evaluation beats all before it; notes it, and ends training when patience is over.
+        """Return whether an evaluation is the best so far; end training when patience has run out.
 
         As is usual, any better value is the best, but only one better by more than the plan's delta renews patience.
         """
@@ -284,7 +283,7 @@ class Loop:
         return best
 
     def _restore_best(self) -> bool:
-        """Put the best evaluation's weights in the place of the last ones, where early stopping is on.
+        """Replace the last weights by those of the best evaluation, where early stopping is on.
 
         Returns whether the weights are those of the best evaluation's checkpoint.
         """
@@ -295,11 +294,11 @@ class Loop:
             return False
         found = checkpoint.at_step(folder, at.best_step, self.plan.numerics_hash())
         if found is None:
-            text = f"The best checkpoint, of step {at.best_step}, is not on the disk; the last weights are kept."
+            text = f"The best checkpoint, of step {at.best_step}, is missing or damaged; the last weights are kept."
             self._alert("BEST_CHECKPOINT_MISSING", text)
             return False
         checkpoint.restore_weights(found, self.subject.trainable)
-        # A checkpoint from now on holds these weights: a run that goes on from it must not train them further.
+        # A checkpoint from now on holds these weights: a run that continues from it must not train them further.
         self.position = replace(at, stopped=True)
         self._report_best(at.best_value)
         return True
@@ -313,7 +312,7 @@ class Loop:
         self.reporter.emit(alert, level=event_pb2.EVENT_LEVEL_INFO)
 
     def save_checkpoint(self, *, best: bool = False, must: bool = False) -> None:
-        """Save, rotate, report. A failed save is reported and training goes on, unless it `must` succeed."""
+        """Save, rotate, report. A failed save is reported and training continues, unless it `must` succeed."""
         started, folder, step = time.perf_counter(), self.plan.checkpoints_dir, self.position.step
         try:
             target = checkpoint.save(
@@ -348,7 +347,7 @@ class Loop:
 
 
 def _gain(value: float | None, best: float | None, metric: Metric) -> float:
-    """By how much an evaluation beats the best one before it: infinite for the first, negative for one that failed."""
+    """Return the gain of an evaluation over the best before it: infinite for the first, negative if it failed."""
     if value is None:
         return -math.inf
     if best is None:

@@ -14,7 +14,7 @@ from finetree_worker.methods.prefix import states as prefix_states
 from finetree_worker.training.attention import group
 
 CHUNK_TARGETS = 1024
-"""Targets whose logits exist at once: 1024 x 49,152 float32 logits are 201 MB, their gradient as much again."""
+"""Number of targets whose logits exist at once: 1024 x 49,152 float32 logits are 201 MB, their gradient as much."""
 
 
 def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def _chunk_loss(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tenso
 
 
 def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
-    """The decoder's last hidden state for a packed micro-batch: (tokens, hidden size).
+    """Compute the decoder's last hidden state for a packed micro-batch: (tokens, hidden size).
 
     A prefix stands before each document. The model must be inside `attention.by_document`.
     """
@@ -55,7 +55,7 @@ def hidden_states(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
 
 
 def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
-    """Sum of the cross entropies (nats) of the micro-batch's targets; a float32 scalar."""
+    """Return the sum of the cross entropies (nats) of the micro-batch's targets, a float32 scalar."""
     hidden = hidden_states(model, batch)[batch.predictors]
     if len(hidden) <= CHUNK_TARGETS:
         return _chunk_loss(model, hidden, batch.labels)
@@ -68,7 +68,7 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
 
 
 def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[float, int]:
-    """Sum of the targets' cross entropies (nats), and how many targets are the most probable tokens; no gradients."""
+    """Return the sum of the targets' cross entropies (nats) and the number of predicted targets; no gradients."""
     hidden, total, correct = hidden_states(model, batch)[batch.predictors], 0.0, 0
     chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
     for part, labels in chunks:

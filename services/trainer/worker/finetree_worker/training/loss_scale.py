@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The factor on the loss that keeps float16 gradients from vanishing (Micikevicius et al. 2018, arXiv:1710.03740).
+"""Loss scaling, which keeps float16 gradients from vanishing (Micikevicius et al. 2018, arXiv:1710.03740).
 
 float16 holds nothing below 6e-8, and gradients are often smaller. The loss is multiplied before the backward pass and
 the gradients are divided after it; the factor is a power of two, so that neither rounds anything. A step whose
@@ -13,17 +13,17 @@ import torch
 from torch import nn
 
 FIRST = 2.0**16
-"""The factor that a run begins with."""
+"""Initial factor."""
 SMALLER = 2.0**-4
-"""What an overflow changes it by: a step is computed four times at most before the factor is 1."""
+"""Change of the factor after an overflow: a step is computed four times at most before the factor is 1."""
 LARGER = 2.0
 LARGER_AFTER = 2000
-"""Steps without an overflow after which it doubles; as torch.amp.GradScaler does by default."""
+"""Steps without an overflow after which the factor doubles, the default of torch.amp.GradScaler."""
 MOST = 2.0**24
 
 
 class LossScale:
-    """The factor and what it has seen; without `enabled` it is 1 and stays so."""
+    """Factor on the loss; without `enabled` it is always 1."""
 
     def __init__(self, *, enabled: bool) -> None:
         self.enabled = enabled
@@ -38,14 +38,14 @@ class LossScale:
             torch._foreach_mul_(gradients, 1.0 / self.factor)
 
     def lower(self) -> bool:
-        """After an overflow: take a smaller factor; False where there is none, and the numbers themselves are bad."""
+        """Lower the factor after an overflow; return False where it is 1: the gradients themselves are infinite."""
         if self.factor <= 1.0:
             return False
         self.factor, self.calm = max(1.0, self.factor * SMALLER), 0
         return True
 
     def passed(self) -> None:
-        """After a step without an overflow."""
+        """Note a step without an overflow, which may raise the factor."""
         if not self.enabled:
             return
         self.calm += 1
@@ -53,6 +53,6 @@ class LossScale:
             self.factor, self.calm = min(MOST, self.factor * LARGER), 0
 
     def restore(self, factor: float, calm: int) -> None:
-        """Go on where a checkpoint was."""
+        """Restore the factor and its steps from a checkpoint."""
         if self.enabled and factor > 0:
             self.factor, self.calm = factor, calm

@@ -14,7 +14,7 @@ from finetree_worker.plan import Optimization, OptimizerName, Schedule
 
 
 def build(parameters: Iterable[nn.Parameter], plan: Optimization, device: torch.device) -> Optimizer:
-    """The plan's optimizer; matrices decay, vectors (norms, biases) do not. Raises PlanError SETTING_NOT_SUPPORTED."""
+    """Build the plan's optimizer; weight decay is for matrices alone. Raises PlanError SETTING_NOT_SUPPORTED."""
     listed = list(parameters)
     groups = [
         {"params": [p for p in listed if p.ndim >= 2], "weight_decay": plan.weight_decay},
@@ -41,7 +41,7 @@ def build(parameters: Iterable[nn.Parameter], plan: Optimization, device: torch.
 
 
 def learning_rate(plan: Optimization, step: int, total: int) -> float:
-    """Rate of optimizer step `step` (0-based) of `total`: linear warm-up from the first step, then the schedule."""
+    """Return the rate of step `step` (0-based) of `total`: linear warm-up from the first step, then the schedule."""
     warm = math.ceil(plan.warmup_ratio * total)
     if step < warm:
         return plan.learning_rate * (step + 1) / warm
@@ -54,7 +54,7 @@ def learning_rate(plan: Optimization, step: int, total: int) -> float:
 
 
 def state_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimizer's state: tensors by path ("0/exp_avg"), and JSON values for what is no tensor."""
+    """Return the optimizer's state: tensors by path ("0/exp_avg"), and JSON values of all else."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     for path, value in _leaves(optimizer.state_dict()["state"], ()):
@@ -72,7 +72,7 @@ def _leaves(branch: dict[Any, Any], path: tuple[str, ...]) -> Iterator[tuple[tup
 
 
 def load_state(optimizer: Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-    """Put back what `state_tensors` gave."""
+    """Load a state that `state_tensors` returned."""
     state: dict[Any, Any] = {}
     for path, value in (tensors | values).items():
         index, *branches, name = path.split("/")

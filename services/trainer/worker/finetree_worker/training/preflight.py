@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The largest micro-batch first: what does not fit is found before the first step, not hours into the run."""
+"""Preflight: run the largest micro-batch before the first step, so that a lack of memory shows at once."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,16 +16,14 @@ from finetree_worker.tokenize.example import Example
 from finetree_worker.training.gradients import Gradients, Limit, Subject
 
 
-def check(
-    gradients: Gradients, optimizer: Optimizer, subject: Subject, longest_first: Sequence[Example], reporter: Reporter
-) -> None:
-    """Run the largest micro-batch as a step in the middle of the run does; leave all as it was.
+def check(gradients: Gradients, optimizer: Optimizer, longest_first: Sequence[Example], *, reporter: Reporter) -> None:
+    """Run the largest micro-batch like a step in the middle of the run, and change no weights.
 
     `longest_first` are the run's longest rows, as many as a batch holds. Where they do not fit together, the
     micro-batch is halved, as in the middle of a run. Raises MemoryExhaustedError OUT_OF_MEMORY_PREFLIGHT with the
     numbers when the longest row or the optimizer's state does not fit.
     """
-    resumed, rows = bool(optimizer.state), longest_first
+    subject, resumed, rows = gradients.subject, bool(optimizer.state), longest_first
     try:
         rows = _fit(gradients, longest_first)
         if not resumed:
@@ -47,7 +45,7 @@ def check(
 
 
 def _fit(gradients: Gradients, longest_first: Sequence[Example]) -> list[Example]:
-    """Run the largest micro-batch, a smaller one where it does not fit; returns the rows that did."""
+    """Run the largest micro-batch, a smaller one where it does not fit; return the rows that did."""
     while True:
         limit = gradients.limit
         rows = fullest(longest_first, limit, packing=gradients.packing)
@@ -57,7 +55,7 @@ def _fit(gradients: Gradients, longest_first: Sequence[Example]) -> list[Example
 
 
 def fullest(longest_first: Sequence[Example], limit: Limit, *, packing: bool) -> list[Example]:
-    """The fullest micro-batch that the run can make: its longest rows, with packing up to the last token of the limit.
+    """Return the fullest micro-batch of the run: its longest rows, with packing up to the last token of the limit.
 
     Shorter rows may fill a packed micro-batch better than the longest ones do, so the last row is cut to what is left.
     """
@@ -73,12 +71,12 @@ def fullest(longest_first: Sequence[Example], limit: Limit, *, packing: bool) ->
 
 
 def _is_whole(rows: Sequence[Example], batch: Sequence[Example]) -> bool:
-    """Whether a micro-batch is all of a batch: then no gradients of an earlier one are ever there beside it."""
+    """Return whether a micro-batch is the whole batch: no gradients of an earlier one are in memory beside it then."""
     return sum(map(len, rows)) == sum(map(len, batch))
 
 
 def _make_state(optimizer: Optimizer, subject: Subject) -> None:
-    """Let the optimizer make its state: with gradients of zero and a rate of zero nothing moves."""
+    """Make the optimizer allocate its state: with zero gradients and rate no weight changes."""
     if getattr(optimizer, "is_paged", False):
         return  # it leaves the GPU's memory when there is too little
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -119,7 +117,7 @@ def _refused(rows: Sequence[Example], device: torch.device, advice: str) -> Memo
     longest = max(map(len, rows))
     return MemoryExhaustedError(
         "OUT_OF_MEMORY_PREFLIGHT",
-        f"Not even one row of {longest} tokens can be trained in this device's memory: at most {peak:.2f} GB were in "
+        f"Not even one row of {longest} tokens fits in this device's memory: at most {peak:.2f} GB were in "
         f"use before it ran out, and {free:.2f} GB are free without that row.",
         field="training.sequence_length",
         remedy=f"Lower sequence_length below {longest}, {advice}.",

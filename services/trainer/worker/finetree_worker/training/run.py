@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A training task from end to end: load, tokenize, evaluate, train, evaluate again, save."""
+"""A training task: load, tokenize, evaluate, train, evaluate again, save."""
 
 import platform
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ from finetree_worker.training.gradients import AUTOCAST, Subject
 from finetree_worker.training.loop import Loop, Trained
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "finetree-worker")
-"""Distributions whose versions decide numbers, hence belong to the execution plan (AttemptStarted.environment)."""
+"""Distributions whose versions may change results: AttemptStarted.environment names them."""
 _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
@@ -36,8 +36,8 @@ _PROGRESS_STEPS = 50  # progress events of a phase at most
 def train(plan: Plan, reporter: Reporter, control: Control) -> Trained:
     """Run the plan to its end, from the newest checkpoint of `plan.checkpoints_dir` if there is one.
 
-    Reports from its calling thread. Raises the errors of `finetree_worker.errors`, and Cancelled when `control` asks it
-    to stop; a checkpoint is on disk then, if the signal asked for one and training had begun.
+    Reports from its calling thread. Raises the errors of `finetree_worker.errors`, and Cancelled when `control` asks
+    for a stop; a checkpoint is on disk then, if the request was for one and training had begun.
     """
     return _Run(plan, reporter, control).run()
 
@@ -75,7 +75,7 @@ class _Run:
 
     @contextmanager
     def _phase(self, phase: job_pb2.JobPhase.ValueType) -> Iterator[Callable[[float], None]]:
-        """A block that is one phase; it gets a function that takes the fraction done."""
+        """Report a block as one phase; yields a function that reports the fraction done."""
         reported = 0.0
 
         def progress(fraction: float) -> None:
@@ -91,7 +91,8 @@ class _Run:
     def _load(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         tokenizer = load_tokenizer(self.plan.base.folder)
         model = load(self.plan, self.device)
-        checks.check_fit(self.plan.base.folder, model.config, tokenizer, self.plan.data.sequence_length)
+        length = self.plan.data.sequence_length
+        checks.check_fit(self.plan.base.folder, model.config, tokenizer, sequence_length=length)
         if device_memory.emulates_bfloat16(self.device) and self.plan.optimization.precision in _BFLOAT16:
             text = "This GPU emulates bfloat16 slowly: PRECISION_FP16_MIXED is faster here."
             self.reporter.emit(event_pb2.Alert(code="BFLOAT16_EMULATED", message=text))
@@ -102,7 +103,8 @@ class _Run:
         report, held_out = dataset.report, len(dataset.held_out)
         self.reporter.emit(report)
         if report.leaked.count:
-            text = f"{report.leaked.count} of {held_out} held-out rows are training rows too: their scores show recall."
+            leaked = f"{report.leaked.count} of {held_out} held-out rows"
+            text = f"{leaked} are training rows too: their scores measure memorization."
             self.reporter.emit(event_pb2.Alert(code="HELD_OUT_ROWS_LEAKED", message=text))
         profile = report.profile
         self.eta.rows(
@@ -116,7 +118,7 @@ class _Run:
         return dataset
 
     def _look(self, _: float) -> None:
-        """Look, in an evaluation between two steps, what is asked of the run; it is heeded behind it."""
+        """Poll for requests during an evaluation between two steps; they are acted on after it."""
         self.steering.signal()
 
     def _announce(self, loop: Loop, model: PreTrainedModel, restored: int) -> None:
@@ -136,7 +138,7 @@ class _Run:
             environment=environment,
             engine="local",
         )
-        where = f"goes on from step {restored}" if restored else "starts"
+        where = f"continues from step {restored}" if restored else "starts"
         device = f"CPU with {loop.environment.device}" if self.plan.device == "cpu" else loop.environment.device
         self.reporter.emit(started, message=f"attempt {self.plan.attempt} {where} on {device}")
 
@@ -171,14 +173,15 @@ class _Run:
 
 
 def load(plan: Plan, device: torch.device) -> PreTrainedModel:
-    """Load the plan's base model, quantized where the method asks for it. Raises ModelError."""
+    """Load the plan's base model, quantized where the method needs it. Raises ModelError."""
     dtype = weight_dtype(plan)
     quantization = plan.method.quantization(dtype)
-    return load_model(plan.base.folder, dtype, device, quantization, plan.optimization.attention.value)
+    attention = plan.optimization.attention.value
+    return load_model(plan.base.folder, dtype, device=device, quantization=quantization, attention=attention)
 
 
 def adapt(plan: Plan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:
-    """Make the model trainable by the plan's method: the object to save, and the subject to train."""
+    """Make the model trainable by the plan's method; return the object to save, and the subject of training."""
     if plan.optimization.gradient_checkpointing:
         # transformers 5.24 calls it activation checkpointing and the old name deprecated.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
@@ -199,7 +202,7 @@ def weight_dtype(plan: Plan, *, stored: bool = False) -> torch.dtype:
 
 
 def execution_plan() -> dict[str, str]:
-    """Return library versions and machine type: together with the threads, what a bit-equal resume needs."""
+    """Return library versions and machine type, which with the threads decide the rounding of sums."""
     versions = {}
     for name in LIBRARIES:
         try:
