@@ -131,12 +131,12 @@ class Recommender:
         if not rental_offers.wanted(inputs, evidence):
             return ()
         request, catalogue = inputs.request, inputs.catalogue
-        rows = rental_offers.questions(pack, request, catalogue, parameters_of(inputs, evidence))
+        rows = rental_offers.questions(pack, request, catalogue, parameters=parameters_of(inputs, evidence))
         try:
             found = await self._estimator.estimates(rows)
         except EstimatorUnavailableError:
             return ()
-        return rental_offers.offers(pack, request, catalogue, found)
+        return rental_offers.offers(pack, request, catalogue, found=found)
 
     def _builtin(self) -> tuple[Pack, ...]:
         """Packs that a reply is compared with: the built-in ones."""

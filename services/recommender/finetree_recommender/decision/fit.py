@@ -55,14 +55,14 @@ def take(pack: Pack, choice: Choice, constraints: Constraints) -> Method | None:
     states, proof_needed = constraints.states, choice.passage.upgrade
     order = choice.tried(estimate=states is not None)
     if states is None:
-        return None if proof_needed else _least(pack, constraints, order, choice.order.above)
+        return None if proof_needed else _least(pack, constraints, order, above=choice.order.above)
     if order and not constraints.violations[order[0]]:
         state = states[order[0]]
         if state.trains or (state is FitState.UNKNOWN and not proof_needed):
             return order[0]
     tried = _with_fallbacks(pack, order)
     running = tuple(method for method in tried if states[method].trains)
-    found = _least(pack, constraints, running, choice.order.above)
+    found = _least(pack, constraints, running, above=choice.order.above)
     if found is not None or proof_needed:
         return found
     return next((method for method in tried if states[method] is FitState.UNKNOWN), None)
@@ -133,7 +133,9 @@ def room(estimate: Estimate | None) -> str:
     return f"fits: {needs:.1f} of {has:.1f} GiB"
 
 
-def _least(pack: Pack, constraints: Constraints, order: tuple[Method, ...], above: tuple[Method, ...]) -> Method | None:
+def _least(
+    pack: Pack, constraints: Constraints, order: tuple[Method, ...], *, above: tuple[Method, ...]
+) -> Method | None:
     """Method that breaks least, the first of several; None if there is none.
 
     In most packs that is the one that breaks the fewest limits. With `limits.nearest` no larger budget takes a method

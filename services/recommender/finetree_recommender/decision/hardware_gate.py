@@ -41,14 +41,14 @@ def pass_gate(pack: Pack, answers: Answers, states: States | None = None) -> Pas
     """Apply the hardware gate; with `physics` in the pack the estimator's `states` decide where there are some."""
     physics, memory = pack.rules.gate.physics, answers.memory
     if physics is not None and states is not None:
-        return _by_estimate(pack, memory, states, physics)
+        return _by_estimate(pack, memory, states, rule=physics)
     gate = pack.rules.gate
     if memory == UNKNOWN:
-        return _passage(pack, memory, pack.rules.stars_order.methods, gate.unknown)
+        return _passage(pack, memory, pack.rules.stars_order.methods, rule=gate.unknown)
     if memory == CPU:
-        return _passage(pack, memory, (), gate.cpu)
+        return _passage(pack, memory, (), rule=gate.cpu)
     found = next(item for item in gate.classes if item.key == memory)
-    return _passage(pack, memory, _of_class(pack, found), found)
+    return _passage(pack, memory, _of_class(pack, found), rule=found)
 
 
 def memory_words(pack: Pack, key: str) -> str:
@@ -68,7 +68,7 @@ def _of_class(pack: Pack, found: MemoryClass) -> tuple[Method, ...]:
     return () if found.upgrade else tuple(m for m in order if pack.card(m).minimum_gpu_gb.value <= found.low)
 
 
-def _by_estimate(pack: Pack, memory: str, states: States, rule: Cited) -> Passage:
+def _by_estimate(pack: Pack, memory: str, states: States, *, rule: Cited) -> Passage:
     """Methods whose recipe fits; without an estimate of a method its memory class decides."""
     found = next((item for item in pack.rules.gate.classes if item.key == memory), None)
     by_class = _of_class(pack, found) if found is not None else ()
@@ -78,7 +78,7 @@ def _by_estimate(pack: Pack, memory: str, states: States, rule: Cited) -> Passag
     return Passage(allowed, rule, memory, outcome)
 
 
-def _passage(pack: Pack, memory: str, allowed: tuple[Method, ...], rule: Cited | MemoryClass) -> Passage:
+def _passage(pack: Pack, memory: str, allowed: tuple[Method, ...], *, rule: Cited | MemoryClass) -> Passage:
     words = {UNKNOWN: "memory unknown", CPU: "no GPU"}.get(memory) or memory_words(pack, memory)
     says = ", ".join(allowed) if allowed else f"{pack.rules.gate.speaker} says to upgrade the GPU"
     return Passage(allowed, rule, memory, f"{words}: {says}")

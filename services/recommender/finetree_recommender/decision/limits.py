@@ -24,8 +24,8 @@ def violations(pack: Pack, limits: Limits, evidence: Evidence | None) -> Violati
         method: (
             *_capability(pack, limits, method),
             *_serving(pack, limits, method),
-            *_duration(pack, limits, evidence, method),
-            *_budget(pack, limits, evidence, method),
+            *_duration(pack, limits, evidence, method=method),
+            *_budget(pack, limits, evidence, method=method),
         )
         for method in Method
     }
@@ -64,7 +64,7 @@ def _serving(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:
             yield Violation(NOT_SERVABLE, f"cannot be served: {rule.note}", rule.id, hard=True)
 
 
-def _duration(pack: Pack, limits: Limits, evidence: Evidence | None, method: Method) -> Iterator[Violation]:
+def _duration(pack: Pack, limits: Limits, evidence: Evidence | None, *, method: Method) -> Iterator[Violation]:
     limit = limits.max_seconds
     if limit is None:
         return
@@ -74,7 +74,7 @@ def _duration(pack: Pack, limits: Limits, evidence: Evidence | None, method: Met
         yield Violation(OVER_MAX_DURATION, text, pack.rules.limits.max_duration.id, value=needs)
 
 
-def _budget(pack: Pack, limits: Limits, evidence: Evidence | None, method: Method) -> Iterator[Violation]:
+def _budget(pack: Pack, limits: Limits, evidence: Evidence | None, *, method: Method) -> Iterator[Violation]:
     limit = limits.run_usd
     if limit is None:
         return

@@ -29,7 +29,7 @@ def override(pack: Pack, answers: Answers) -> Walk | None:
     if not matches(rule.when, answers) or (rule.unless and matches(rule.unless, answers)):
         return None
     read = answers.read(*dict.fromkeys((*rule.when, *rule.unless)))
-    return Walk(rule.method, (_step(rule, "multi_task_override", "decides for", read),))
+    return Walk(rule.method, (_step(rule, "multi_task_override", "decides for", read=read),))
 
 
 def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Method)) -> Walk:
@@ -40,7 +40,7 @@ def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Meth
     if answers.memory == UNKNOWN:
         rules = (*pack.rules.use_cases, pack.rules.default_leaf)
         rule = next(rule for rule in rules if matches(rule.when, answers))
-        return Walk(rule.method, (_step(rule, "tree", "leads to", answers.read(*rule.when)),))
+        return Walk(rule.method, (_step(rule, "tree", "leads to", read=answers.read(*rule.when)),))
     nodes = {node.id: node for node in pack.rules.tree.nodes}
     name, steps = pack.rules.tree.root, list[Step]()
     while name in nodes:
@@ -56,6 +56,6 @@ def _node_step(node: Node, answers: Answers, *, yes: bool) -> Step:
     return Step("tree", node.id, outcome, node.source, answers.read(*node.when))
 
 
-def _step(rule: Leaf, stage: str, does: str, read: tuple[str, ...]) -> Step:
+def _step(rule: Leaf, stage: str, does: str, *, read: tuple[str, ...]) -> Step:
     """Step of a rule that names a method."""
     return Step(stage, rule.id, f"{does} {rule.method}", rule.source, read)

@@ -47,7 +47,9 @@ class Decision:
         return self.choice.passage.upgrade or self.method is None
 
 
-def decide(pack: Pack, answers: Answers, evidence: Evidence | None, constraints: Constraints | None = None) -> Decision:
+def decide(
+    pack: Pack, answers: Answers, evidence: Evidence | None, *, constraints: Constraints | None = None
+) -> Decision:
     """Run all stages; without estimates the rules decide alone.
 
     `constraints` are those of the evidence and of the limits; without them no limit is broken.

@@ -35,7 +35,7 @@ def prior_of(pack: Pack, method: Method, task_domain: str) -> QualityPrior | Non
     return next(named, next((prior for prior in ours if not prior.task_domains), None))
 
 
-def falls_short(pack: Pack, method: Method, quality_need: str, task_domain: str) -> QualityFloor | None:
+def falls_short(pack: Pack, method: Method, quality_need: str, *, task_domain: str) -> QualityFloor | None:
     """Floor of a quality need that a method is not expected to reach; None where it is, or without a prior."""
     prior = prior_of(pack, method, task_domain)
     floor = next((item for item in pack.rules.quality_floors if item.need == quality_need), None)

@@ -57,7 +57,7 @@ class Situation:
     @cached_property
     def decision(self) -> Decision:
         """Decision, with everything that led to it."""
-        return decide(self.pack, self.answers, self.evidence, Constraints(self._states, self.violations))
+        return decide(self.pack, self.answers, self.evidence, constraints=Constraints(self._states, self.violations))
 
     def verdict(self, answers: Answers | None = None, limits: Limits | None = None) -> Verdict:
         """Return the verdict with other answers or limits, on the same hardware."""

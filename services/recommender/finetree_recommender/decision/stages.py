@@ -78,7 +78,7 @@ def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice
     passage = hardware_gate.pass_gate(pack, answers, states)
     ballot = votes.count(pack, answers, passage.feasible)
     if passage.upgrade:
-        return _upgrade(pack, answers, passage, ballot)
+        return _upgrade(pack, answers, passage, ballot=ballot)
     special = override_and_tree.override(pack, answers)
     leaf = override_and_tree.leaf(pack, answers, passage.feasible)
     leaders = ballot.leaders
@@ -138,7 +138,7 @@ def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice
     )
 
 
-def _upgrade(pack: Pack, answers: Answers, passage: Passage, ballot: Ballot) -> Choice:
+def _upgrade(pack: Pack, answers: Answers, passage: Passage, *, ballot: Ballot) -> Choice:
     rule = next(item for item in pack.rules.upgrade if matches(item.when, answers))
     words = f"if the estimator shows that it fits: {', '.join(rule.order)}"
     return Choice(

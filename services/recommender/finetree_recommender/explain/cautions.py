@@ -85,7 +85,9 @@ def collect(
 def _advised(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> Iterator[Caution]:
     """GPUs to rent."""
     preferred = situation.decision.method or situation.decision.choice.method
-    return rental_offers.advice(situation.pack, preferred, _usable(situation, rented), situation.inputs.stated_limits)
+    return rental_offers.advice(
+        situation.pack, preferred, _usable(situation, rented), limits=situation.inputs.stated_limits
+    )
 
 
 def _usable(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> tuple[rental_offers.Offer, ...]:

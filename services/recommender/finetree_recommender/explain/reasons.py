@@ -108,7 +108,7 @@ def caution_code(rule: CautionRule) -> str:
 def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
     """Shortfall of a method's quality, where the pack has priors; one reason, or none."""
     need, task_domain = answers.quality, answers.task_domain
-    floor = falls_short(pack, method, need, task_domain)
+    floor = falls_short(pack, method, need, task_domain=task_domain)
     prior = prior_of(pack, method, task_domain)
     if floor is None or prior is None:
         return

@@ -58,7 +58,7 @@ def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
 
 
 def questions(
-    pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue, parameters: int | None
+    pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue, *, parameters: int | None
 ) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Ask for each method's recipe at its smallest without truncated rows, on no GPU in particular."""
     inputs = _elsewhere(pack, request, catalogue)
@@ -80,6 +80,7 @@ def offers(
     pack: Pack,
     request: recommendation_pb2.RecommendRequest,
     catalogue: Catalogue,
+    *,
     found: Mapping[Method, estimate_pb2.Estimate],
 ) -> tuple[Offer, ...]:
     """Find for each method the cheapest offer on demand; methods without one are left out."""
@@ -91,7 +92,7 @@ def offers(
 
 
 def advice(
-    pack: Pack, preferred: Method | None, found: tuple[Offer, ...], limits: Limits = NO_LIMITS
+    pack: Pack, preferred: Method | None, found: tuple[Offer, ...], *, limits: Limits = NO_LIMITS
 ) -> Iterator[Caution]:
     """The offer for the method that the rules prefer, then those of higher quality or lower cost.
 

@@ -221,28 +221,41 @@ def _crossings(situation: Situation) -> Iterator[float]:
     if pack.rules.limits.nearest is not None and limits.run_usd is not None:
         yield from _swaps(pack)
     for method in Method:
-        for figure, limit in ((seconds_of, limits.max_seconds), (usd_of, limits.run_usd)):
-            if limit is not None:
-                yield _bisect(lambda rows, f=figure, m=method: f(pack, None, m, examples=rows) or 0.0, limit, low, high)  # type: ignore[misc]  # bound now
+        if limits.max_seconds is not None:
+            yield _reached(pack, seconds_of, method, limit=limits.max_seconds)
+        if limits.run_usd is not None:
+            yield _reached(pack, usd_of, method, limit=limits.run_usd)
+
+
+def _reached(pack: Pack, figure: Callable[..., float | None], method: Method, *, limit: float) -> float:
+    """Rows up to which a method's own time or cost keeps a limit."""
+    rows = pack.rules.times.examples
+    return _last(rows[0], rows[-1], lambda count: (figure(pack, None, method, examples=count) or 0.0) <= limit)
 
 
 def _swaps(pack: Pack) -> Iterator[float]:
-    """Rows up to which a method is cheaper than another, or is not, by the pack's own cost: at most one a segment."""
-
-    def cheaper(one: Method, other: Method, rows: int) -> bool:
-        costs = (usd_of(pack, None, method, examples=rows) or 0.0 for method in (one, other))
-        return next(costs) < next(costs)
-
-    for (low, high), (one, other) in product(pairwise(pack.rules.times.examples), permutations(Method, 2)):
-        if (first := cheaper(one, other, low)) != cheaper(one, other, high):
-            yield _bisect(lambda rows, a=one, b=other, f=first: cheaper(a, b, rows) != f, 0, low, high)  # type: ignore[misc]  # bound now
+    """Rows at which two methods change places in the order of the pack's own costs: at most once between two sizes."""
+    for segment, pair in product(pairwise(pack.rules.times.examples), permutations(Method, 2)):
+        yield from _swap(pack, segment, pair)
 
 
-def _bisect(figure: Callable[[int], float], limit: float, low: int, high: int) -> float:
-    """The largest number of rows whose figure keeps to a limit; figures grow with the rows."""
+def _swap(pack: Pack, segment: tuple[int, int], pair: tuple[Method, Method]) -> Iterator[float]:
+    low, high = segment
+
+    def cheaper(rows: int) -> bool:
+        one, other = (usd_of(pack, None, method, examples=rows) or 0.0 for method in pair)
+        return one < other
+
+    first = cheaper(low)
+    if first != cheaper(high):
+        yield _last(low, high, lambda rows: cheaper(rows) == first)
+
+
+def _last(low: int, high: int, holds: Callable[[int], bool]) -> float:
+    """Largest number from `low` to `high` for which a condition holds that no larger number meets again."""
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if figure(middle) <= limit else (low, middle - 1)
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
     return float(low)
 
 

@@ -70,7 +70,9 @@ def _figure(pack: Pack, figure: Figure) -> method_card_pb2.CardFigure:
     message = method_card_pb2.CardFigure(name=figure.name, label=label, text=figure.text, note=figure.note)
     message.provenance.CopyFrom(pack.provenance(figure.source))
     if figure.expected is not None:
-        message.interval.CopyFrom(_interval(pack, figure.source, figure.low, figure.expected, figure.high))
+        message.interval.CopyFrom(
+            _interval(pack, figure.source, figure.low, expected=figure.expected, high=figure.high)
+        )
     return message
 
 
@@ -79,7 +81,7 @@ def _finding(pack: Pack, item: Finding) -> method_card_pb2.EvidenceRow:
         id=item.id, claim=item.claim, text=item.text, provenance=pack.provenance(item.source)
     )
     if item.expected is not None:
-        message.interval.CopyFrom(_interval(pack, item.source, item.low, item.expected, item.high))
+        message.interval.CopyFrom(_interval(pack, item.source, item.low, expected=item.expected, high=item.high))
     return message
 
 
@@ -150,7 +152,7 @@ def _choice(pack: Pack, choice: Choice) -> method_card_pb2.ParameterChoice:
     )
     if choice.low is not None and choice.high is not None:
         middle = (choice.low + choice.high) / 2
-        message.quality_percent.CopyFrom(_interval(pack, choice.source, choice.low, middle, choice.high))
+        message.quality_percent.CopyFrom(_interval(pack, choice.source, choice.low, expected=middle, high=choice.high))
     return message
 
 
@@ -172,14 +174,16 @@ def _situation(pack: Pack, item: Situation) -> method_card_pb2.Situation:
 
 
 def _point(pack: Pack, source: str, value: float) -> evidence_pb2.Interval:
-    return _interval(pack, source, value, value, value)
+    return _interval(pack, source, value, expected=value, high=value)
 
 
 def _usd(pack: Pack, source: str, value: float) -> evidence_pb2.MoneyInterval:
     return evidence_pb2.MoneyInterval(amount=_point(pack, source, value), currency_code=USD)
 
 
-def _interval(pack: Pack, source: str, low: float | None, expected: float, high: float | None) -> evidence_pb2.Interval:
+def _interval(
+    pack: Pack, source: str, low: float | None, *, expected: float, high: float | None
+) -> evidence_pb2.Interval:
     """Write an interval of the pack, whose coverage is not stated: 0."""
     ends = (expected if low is None else low, expected if high is None else high)
     return evidence_pb2.Interval(low=ends[0], expected=expected, high=ends[1], provenance=[pack.provenance(source)])

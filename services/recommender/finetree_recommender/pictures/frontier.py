@@ -50,15 +50,18 @@ def frontier_svg(answer: Recommendation) -> str:
     rows = sorted(answer.methods, key=_rank)
     height = TOP + ROW * len(rows) + _FOOT
     title = "Quality, memory, time and cost of the five methods"
-    body = [svg.words(MARGIN, 34, title, "title"), svg.words(MARGIN, 58, f"Verdict: {headline(answer)}", "note")]
+    body = [
+        svg.words(MARGIN, 34, title, kind="title"),
+        svg.words(MARGIN, 58, f"Verdict: {headline(answer)}", kind="note"),
+    ]
     for index, column in enumerate(_columns(answer)):
         left = MARGIN + LABELS + index * (PANEL + GUTTER)
-        body += _panel(column, rows, left, _limit(answer) if index == 1 else None)
+        body += _panel(column, rows, left, limit=_limit(answer) if index == 1 else None)
     for index, item in enumerate(rows):
         body += _label(answer, item, TOP + ROW * index)
     body += _legend(answer, TOP + ROW * len(rows) + 44)
     description = "; ".join(f"{answer.pack.card(item.method).title}: {_status(answer, item)}" for item in rows)
-    return svg.document(title, description, WIDTH, height, body)
+    return svg.document(title, description, WIDTH, height=height, body=body)
 
 
 def _rank(item: Assessment) -> tuple[bool, bool, bool]:
@@ -102,54 +105,54 @@ def _limit(answer: Recommendation) -> float | None:
     return offered[0] / GIB if offered else None
 
 
-def _panel(column: _Column, rows: list[Assessment], left: float, limit: float | None) -> Iterator[str]:
+def _panel(column: _Column, rows: list[Assessment], left: float, *, limit: float | None) -> Iterator[str]:
     intervals = [column.read(item) for item in rows]
     known = [interval for interval in intervals if interval is not None]
-    yield svg.words(left, TOP - 34, f"{column.title}, {column.unit}", "heading")
+    yield svg.words(left, TOP - 34, f"{column.title}, {column.unit}", kind="heading")
     bottom = TOP + ROW * len(rows)
     if not known:
         for index, line in enumerate(svg.wrap(column.missing, PANEL, "note")):
-            yield svg.words(left, TOP + 30 + 16 * index, line, "note")
+            yield svg.words(left, TOP + 30 + 16 * index, line, kind="note")
         return
     ends = [value / column.scale for interval in known for value in (interval.low, interval.high)]
     scale = axis([*ends, *([limit] if limit else [])], left, left + PANEL, from_zero=column.from_zero)
-    yield svg.words(left, TOP - 18, column.better + (", logarithmic" if scale.logarithmic else ""), "note")
+    yield svg.words(left, TOP - 18, column.better + (", logarithmic" if scale.logarithmic else ""), kind="note")
     yield from _grid(scale, bottom)
     if limit:
-        yield _line((scale.at(limit), TOP), (scale.at(limit), bottom), "limit", svg.INK, 1.5)
+        yield _line((scale.at(limit), TOP), (scale.at(limit), bottom), "limit", color=svg.INK, width=1.5)
     for index, (item, interval) in enumerate(zip(rows, intervals, strict=True)):
         if interval is None:
-            yield svg.words(left, TOP + ROW * index + 32, "unknown", "note")
+            yield svg.words(left, TOP + ROW * index + 32, "unknown", kind="note")
         else:
-            yield from _range(scale, item, interval, column.scale, TOP + ROW * index)
+            yield from _range(scale, item, interval, unit=column.scale, top=TOP + ROW * index)
 
 
 def _grid(scale: Axis, bottom: float) -> Iterator[str]:
-    yield _line((scale.left, bottom), (scale.right, bottom), "axis", svg.LINE, 1)
+    yield _line((scale.left, bottom), (scale.right, bottom), "axis", color=svg.LINE, width=1)
     edge = -1e9
     for tick in scale.ticks():
         x = scale.at(tick)
-        yield _line((x, TOP), (x, bottom), "grid", "#e4e7eb", 1)
+        yield _line((x, TOP), (x, bottom), "grid", color="#e4e7eb", width=1)
         text = f"{tick:g}"
         half = svg.length(text, "note") / 2
         if x - half > edge:
-            yield svg.words(x, bottom + 16, text, "note", anchor="middle")
+            yield svg.words(x, bottom + 16, text, kind="note", anchor="middle")
             edge = x + half + 4
 
 
-def _range(scale: Axis, item: Assessment, interval: evidence_pb2.Interval, unit: float, top: float) -> Iterator[str]:
+def _range(scale: Axis, item: Assessment, interval: evidence_pb2.Interval, *, unit: float, top: float) -> Iterator[str]:
     """Draw the interval as a bar and the expected value as a mark with its number above."""
     y = top + 36
     left, x, right = (scale.at(value / unit) for value in (interval.low, interval.expected, interval.high))
     color, mark = _looks(item)
-    yield _line((left, y), (right, y), f"interval {mark}", color, 4)
-    yield from (_line((end, y - 5), (end, y + 5), f"interval {mark}", color, 1.5) for end in (left, right))
+    yield _line((left, y), (right, y), f"interval {mark}", color=color, width=4)
+    yield from (_line((end, y - 5), (end, y + 5), f"interval {mark}", color=color, width=1.5) for end in (left, right))
     fill = color if mark == "frontier" else svg.GROUND
     look = f'fill="{fill}" stroke="{color}" stroke-width="2"'
     yield f'<circle class="point {mark}" cx="{number(x)}" cy="{number(y)}" r="5" {look}/>'
     text = _amount(interval.expected / unit)
     half = svg.length(text, "value") / 2
-    yield svg.words(min(max(x, scale.left + half), scale.right - half), y - 12, text, "value", anchor="middle")
+    yield svg.words(min(max(x, scale.left + half), scale.right - half), y - 12, text, kind="value", anchor="middle")
 
 
 def _looks(item: Assessment) -> tuple[str, str]:
@@ -161,9 +164,9 @@ def _looks(item: Assessment) -> tuple[str, str]:
 def _label(answer: Recommendation, item: Assessment, top: float) -> Iterator[str]:
     if item.standing is Standing.RECOMMENDED:
         yield svg.rectangle(Rectangle(MARGIN - 10, top + 4, LABELS - 6, ROW - 8), "verdict")
-    yield svg.words(MARGIN, top + 25, answer.pack.card(item.method).title, "heading")
+    yield svg.words(MARGIN, top + 25, answer.pack.card(item.method).title, kind="heading")
     lines = svg.wrap(_status(answer, item), LABELS - 24, "note")
-    yield svg.words(MARGIN, top + 42, lines[0], "note")
+    yield svg.words(MARGIN, top + 42, lines[0], kind="note")
 
 
 def _status(answer: Recommendation, item: Assessment) -> str:
@@ -183,15 +186,15 @@ def _legend(answer: Recommendation, y: float) -> Iterator[str]:
         "Bars: interval; marks: expected value. Filled: on the frontier; hollow: dominated, or (red) not comparable."
     )
     limit = " The upright line is the memory that the device offers." if estimated else ""
-    yield svg.words(MARGIN, y, first + limit, "note")
+    yield svg.words(MARGIN, y, first + limit, kind="note")
     text = f"Quality is of {answer.pack.rules.id}; memory, time and cost are {source}. Figures that lie in each other's"
-    yield svg.words(MARGIN, y + 16, f"{text} interval count as equal.", "note")
+    yield svg.words(MARGIN, y + 16, f"{text} interval count as equal.", kind="note")
 
 
 def _amount(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _line(start: tuple[float, float], end: tuple[float, float], kind: str, color: str, width: float) -> str:
+def _line(start: tuple[float, float], end: tuple[float, float], kind: str, *, color: str, width: float) -> str:
     place = f'x1="{number(start[0])}" y1="{number(start[1])}" x2="{number(end[0])}" y2="{number(end[1])}"'
     return f'<line class="{kind}" {place} stroke="{color}" stroke-width="{width:g}"/>'

@@ -117,7 +117,7 @@ class _Builder:
     def _join(self, start: str, end: str, label: str, *, onward: bool = False) -> None:
         self._graph.arrows.append(Arrow(start, end, label, onward))
 
-    def _outcome(self, start: str, box_id: str, label: str, box: tuple[str, Method | None, str]) -> None:
+    def _outcome(self, start: str, box_id: str, label: str, *, box: tuple[str, Method | None, str]) -> None:
         """Add an outcome and the arrow to it."""
         text, method, source = box
         self._add(Box(box_id, Kind.OUTCOME, text, source, method=method))
@@ -148,20 +148,20 @@ class _Builder:
         self._add(Box(UPGRADE, Kind.DECISION, text, self._pack.rules.gate.cpu.source))
         for rule in self._pack.rules.upgrade:
             text = f"the first that fits: {', '.join(self._title(method) for method in rule.order)}"
-            self._outcome(UPGRADE, rule.id, condition(self._pack, rule.when), (text, None, rule.source))
+            self._outcome(UPGRADE, rule.id, condition(self._pack, rule.when), box=(text, None, rule.source))
 
     def _override(self) -> None:
         rule = self._pack.rules.override
         unless = f"; unless {condition(self._pack, rule.unless)}" if rule.unless else ""
         text = f"{_capital(condition(self._pack, rule.when))}{unless}?"
         self._add(Box(rule.id, Kind.DECISION, text, rule.source))
-        self._outcome(rule.id, f"{rule.id}.yes", "yes", (self._title(rule.method), rule.method, rule.source))
+        self._outcome(rule.id, f"{rule.id}.yes", "yes", box=(self._title(rule.method), rule.method, rule.source))
         self._join(rule.id, VOTES, "no", onward=True)
 
     def _votes(self) -> None:
         text = "Is one feasible method alone, or ahead in votes?"
         self._add(Box(VOTES, Kind.DECISION, text, "resolution: B6"))
-        self._outcome(VOTES, f"{VOTES}.yes", "yes", ("the method with the most votes", None, ""))
+        self._outcome(VOTES, f"{VOTES}.yes", "yes", box=("the method with the most votes", None, ""))
         self._join(VOTES, TIES, "no: a tie, or nothing answered", onward=True)
 
     def _ties(self) -> None:
@@ -169,7 +169,7 @@ class _Builder:
         lines = [Line(rule.id, self._preference(rule)) for rule in self._pack.rules.tie_breaks]
         text = "Do the priorities leave one of the tied methods?"
         self._add(Box(TIES, Kind.DECISION, text, self._pack.rules.tie_breaks[0].source if lines else "", tuple(lines)))
-        self._outcome(TIES, f"{TIES}.yes", "yes", ("the method that they put first", None, ""))
+        self._outcome(TIES, f"{TIES}.yes", "yes", box=("the method that they put first", None, ""))
         self._join(TIES, MEMORY_KNOWN, "no", onward=True)
 
     def _preference(self, rule: TieBreak) -> str:
@@ -187,7 +187,7 @@ class _Builder:
 
     def _leaf(self, leaf: Leaf) -> None:
         box = (self._title(leaf.method), leaf.method, leaf.source)
-        self._outcome(USE_CASES, leaf.id, condition(self._pack, leaf.when), box)
+        self._outcome(USE_CASES, leaf.id, condition(self._pack, leaf.when), box=box)
 
     def _tree(self, node_id: str) -> None:
         node = next(item for item in self._pack.rules.tree.nodes if item.id == node_id)

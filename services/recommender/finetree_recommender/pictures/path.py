@@ -43,11 +43,11 @@ class Path:
 
 def mark(graph: Graph, answer: Recommendation, headline: str) -> Path:
     """Find the path of an answer, which ends with its headline."""
-    ids = passed(graph, answer.pack, answer.inputs.answers, answer.decision.choice)
+    ids = passed(graph, answer.pack, answer.inputs.answers, choice=answer.decision.choice)
     return Path(ids, frozenset(step.rule_id for step in answer.trace), headline)
 
 
-def passed(graph: Graph, pack: Pack, answers: Answers, choice: Choice) -> tuple[str, ...]:
+def passed(graph: Graph, pack: Pack, answers: Answers, *, choice: Choice) -> tuple[str, ...]:
     """Boxes and arrows of a choice in order, then the questions that were answered."""
     boxes = _boxes(pack, answers, choice)
     arrows = {(arrow.start, arrow.end): arrow.id for arrow in graph.arrows}

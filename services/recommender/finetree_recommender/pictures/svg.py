@@ -49,7 +49,7 @@ class Rectangle:
         return across and self.y < other.bottom and other.y < self.bottom
 
 
-def document(title: str, description: str, width: float, height: float, body: Iterable[str]) -> str:
+def document(title: str, description: str, width: float, *, height: float, body: Iterable[str]) -> str:
     """Write a whole file."""
     size = f'width="{number(width)}" height="{number(height)}" viewBox="0 0 {number(width)} {number(height)}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" class="finetree" font-family={quoteattr(FONTS)}>'
@@ -75,7 +75,7 @@ def path(points: Iterable[tuple[float, float]], *, taken: bool = False) -> str:
     return f'<path class="{_classes("edge", taken=taken)}" d="M{words}" {stroke}/>\n{_head(*found[-2:], taken=taken)}'
 
 
-def words(x: float, y: float, text: str, kind: str = "label", *, anchor: str = "start") -> str:
+def words(x: float, y: float, text: str, *, kind: str = "label", anchor: str = "start") -> str:
     """Write a line of text of a kind; `y` is the baseline."""
     size, color, weight = _LETTERS[kind]
     # An outline in the background's color keeps letters readable across lines.

@@ -42,19 +42,19 @@ class _Writer:
                 yield from self._aside(arrow, rail)
         for arrow in arrows:
             if arrow.onward:
-                yield from self._line(arrow, rail, "|  ", f"{arrow.label}:")
+                yield from self._line(arrow, rail, "|  ", words=f"{arrow.label}:")
                 yield from self.tree(arrow.end, rail)
 
     def _aside(self, arrow: Arrow, rail: str) -> Iterator[str]:
         """Write a side branch; one that chooses at once takes a single line."""
         box = self._graph.boxes[arrow.end]
         if box.kind is Kind.OUTCOME:
-            yield from self._line(arrow, rail, "+- ", f"{arrow.label} -> {box.label}")
+            yield from self._line(arrow, rail, "+- ", words=f"{arrow.label} -> {box.label}")
             return
-        yield from self._line(arrow, rail, "+- ", f"{arrow.label}:")
+        yield from self._line(arrow, rail, "+- ", words=f"{arrow.label}:")
         yield from self.tree(arrow.end, f"{rail}|  ")
 
-    def _line(self, arrow: Arrow, rail: str, branch: str, words: str) -> Iterator[str]:
+    def _line(self, arrow: Arrow, rail: str, branch: str, *, words: str) -> Iterator[str]:
         mark = _MARK if self._path.passes(arrow.id) else "   "
         yield from _wrapped(words, f"{mark}{rail}{branch}", f"   {rail}|     ")
 

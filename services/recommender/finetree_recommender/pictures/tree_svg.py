@@ -41,9 +41,9 @@ class Layout:
 def lay_out(graph: Graph, path: Path) -> Layout:
     """Places of all boxes."""
     layout = Layout()
-    bottom = _Placer(graph, path, layout).place(GATE, 0, TOP, "")
-    bottom = _row(layout, graph.of_kind(Kind.FIT), path, bottom + BELOW + LEADING)
-    layout.bottom = _row(layout, graph.of_kind(Kind.VOTE), path, bottom + BELOW) + MARGIN
+    bottom = _Placer(graph, path, layout).place(GATE, 0, TOP, condition="")
+    bottom = _row(layout, graph.of_kind(Kind.FIT), path, top=bottom + BELOW + LEADING)
+    layout.bottom = _row(layout, graph.of_kind(Kind.VOTE), path, top=bottom + BELOW) + MARGIN
     return layout
 
 
@@ -53,14 +53,14 @@ def tree_svg(graph: Graph, path: Path) -> str:
     marked = f" The path of the request ends at: {path.verdict}." if path.verdict else ""
     description = f"{graph.title}: gate, upgrade, override, votes, use cases, tree, order of stars and fit.{marked}"
     width = max(layout.right, 3 * WIDTH + 2 * GUTTER + MARGIN) + MARGIN
-    body = [svg.words(MARGIN, 34, graph.title, "title"), *_subtitle(path, width)]
-    body += [drawn for arrow in graph.arrows for drawn in _arrow(graph, layout, arrow, path)]
+    body = [svg.words(MARGIN, 34, graph.title, kind="title"), *_subtitle(path, width)]
+    body += [drawn for arrow in graph.arrows for drawn in _arrow(graph, layout, arrow, path=path)]
     body += [drawn for box in graph.boxes.values() for drawn in _box(layout, box, path)]
     fit = layout.places[graph.of_kind(Kind.FIT)[0].id]
-    body.append(svg.words(MARGIN, fit.y - 10, "Then, for every outcome", "heading"))
+    body.append(svg.words(MARGIN, fit.y - 10, "Then, for every outcome", kind="heading"))
     first_vote = min((layout.places[box.id].y for box in graph.of_kind(Kind.VOTE)), default=fit.y)
-    body.append(svg.words(MARGIN, first_vote - 10, "The votes", "heading"))
-    return svg.document(graph.title, description, width, layout.bottom, body)
+    body.append(svg.words(MARGIN, first_vote - 10, "The votes", kind="heading"))
+    return svg.document(graph.title, description, width, height=layout.bottom, body=body)
 
 
 class _Placer:
@@ -71,25 +71,25 @@ class _Placer:
         self._path = path
         self._layout = layout
 
-    def place(self, box_id: str, column: int, top: float, condition: str) -> float:
+    def place(self, box_id: str, column: int, top: float, *, condition: str) -> float:
         """Place a box and everything that it leads to, and return the lower edge."""
         box = self._graph.boxes[box_id]
-        texts = _texts(box, self._path, WIDTH, condition)
+        texts = _texts(box, self._path, WIDTH, condition=condition)
         place = Rectangle(MARGIN + column * (WIDTH + GUTTER), top, WIDTH, _height(texts))
         self._layout.places[box_id], self._layout.texts[box_id] = place, texts
         arrows = [a for a in self._graph.leaving(box_id) if self._graph.boxes[a.end].kind is not Kind.FIT]
         bottom, aside = place.bottom, top
         for arrow in arrows:
             if not arrow.onward:
-                lowest = self.place(arrow.end, column + 1, aside, _condition(arrow))
+                lowest = self.place(arrow.end, column + 1, aside, condition=_condition(arrow))
                 bottom, aside = max(bottom, lowest), lowest + GAP
         for arrow in arrows:
             if arrow.onward:
-                bottom = self.place(arrow.end, column, bottom + BELOW, "")
+                bottom = self.place(arrow.end, column, bottom + BELOW, condition="")
         return bottom
 
 
-def _row(layout: Layout, boxes: list[Box], path: Path, top: float) -> float:
+def _row(layout: Layout, boxes: list[Box], path: Path, *, top: float) -> float:
     """Place boxes side by side, three in a row, and return the lower edge."""
     columns = 3
     width = (columns * WIDTH + (columns - 1) * GUTTER / 2) / columns
@@ -97,7 +97,7 @@ def _row(layout: Layout, boxes: list[Box], path: Path, top: float) -> float:
     for start in range(0, len(boxes), columns):
         top = lowest + (GAP if start else 0)
         for column, box in enumerate(boxes[start : start + columns]):
-            texts = _texts(box, path, width, "")
+            texts = _texts(box, path, width, condition="")
             place = Rectangle(MARGIN + column * (width + GUTTER / 2), top, width, _height(texts))
             layout.places[box.id], layout.texts[box.id] = place, texts
             lowest = max(lowest, place.bottom)
@@ -108,7 +108,7 @@ def _condition(arrow: Arrow) -> str:
     return arrow.label if len(arrow.label) > _SHORT else ""
 
 
-def _texts(box: Box, path: Path, width: float, condition: str) -> list[tuple[str, str]]:
+def _texts(box: Box, path: Path, width: float, *, condition: str) -> list[tuple[str, str]]:
     """Lines of a box: its condition, its words, its further lines."""
     room = width - 2 * PADDING
     texts = [(line, "note") for line in svg.wrap(condition, room, "note")]
@@ -128,10 +128,10 @@ def _box(layout: Layout, box: Box, path: Path) -> Iterator[str]:
     place = layout.places[box.id]
     yield svg.rectangle(place, box.kind.lower(), taken=path.passes(box.id))
     for row, (line, kind) in enumerate(layout.texts[box.id]):
-        yield svg.words(place.x + PADDING, place.y + PADDING + LEADING * (row + 0.72), line, kind)
+        yield svg.words(place.x + PADDING, place.y + PADDING + LEADING * (row + 0.72), line, kind=kind)
 
 
-def _arrow(graph: Graph, layout: Layout, arrow: Arrow, path: Path) -> Iterator[str]:
+def _arrow(graph: Graph, layout: Layout, arrow: Arrow, *, path: Path) -> Iterator[str]:
     """Draw an arrow down or to the right; arrows to the last stages are only drawn inside their row."""
     start, end = layout.places[arrow.start], layout.places[arrow.end]
     taken = path.passes(arrow.id)
@@ -143,17 +143,17 @@ def _arrow(graph: Graph, layout: Layout, arrow: Arrow, path: Path) -> Iterator[s
     if arrow.onward:
         x = start.x + 22
         yield svg.path([(x, start.bottom), (x, end.y)], taken=taken)
-        yield svg.words(x + 10, end.y - 14, arrow.label, "mark" if taken else "note")
+        yield svg.words(x + 10, end.y - 14, arrow.label, kind="mark" if taken else "note")
         return
     level, entry = start.y + 18, end.y + 18
     turn = start.right + GUTTER / 2 - 8
     points = [(start.right, level), (turn, level), (turn, entry), (end.x, entry)]
     yield svg.path(points if entry != level else [points[0], points[-1]], taken=taken)
     if not _condition(arrow):
-        yield svg.words(start.right + 6, level - 6, arrow.label, "mark" if taken else "note")
+        yield svg.words(start.right + 6, level - 6, arrow.label, kind="mark" if taken else "note")
 
 
 def _subtitle(path: Path, width: float) -> Iterator[str]:
     if path.verdict:
         shown = svg.wrap(f"Marked: the path of this request. Verdict: {path.verdict}", width - 2 * MARGIN, "mark")
-        yield svg.words(MARGIN, 58, shown[0] + (" …" if len(shown) > 1 else ""), "mark")
+        yield svg.words(MARGIN, 58, shown[0] + (" …" if len(shown) > 1 else ""), kind="mark")

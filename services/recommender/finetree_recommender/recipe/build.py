@@ -68,7 +68,7 @@ def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method
 
 def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None, adapted: int = 0) -> Recipe:
     """Build the recipe of a method, complete and with its sources, with its first `adapted` adaptations applied."""
-    drawn = draft(pack, inputs, method, parameters)
+    drawn = draft(pack, inputs, method, parameters=parameters)
     sources = {path: _source(pack, path, rule) for path, rule in drawn.rules.items()}
     for adaptation in adaptations(pack, inputs, method)[:adapted]:
         _adapt(drawn.spec, adaptation)

@@ -19,7 +19,7 @@ EPOCHS, SEQUENCE = "training.epochs", "training.sequence_length"
 BATCH, MICRO_BATCH = "training.effective_batch_size", "training.micro_batch_size"
 
 
-def draft(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) -> Draft:
+def draft(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> Draft:
     """Draft a method's recipe for a request; `parameters` are those of the base model.
 
     Tables come first that choose epochs among others, then lengths and batches, which with the epochs make the number
@@ -36,13 +36,13 @@ def draft(pack: Pack, inputs: Inputs, method: Method, parameters: int | None) ->
     drawn = Draft(_named_spec(inputs), {})
     getattr(drawn.spec, method.field).SetInParent()
     apply(drawn, pack, reading, steps=None, late=False)
-    apply(drawn, pack, reading, steps=_set_sizes(drawn, pack, inputs, reading), late=True)
+    apply(drawn, pack, reading, steps=_set_sizes(drawn, pack, inputs, reading=reading), late=True)
     return drawn
 
 
 def drafts(pack: Pack, inputs: Inputs, parameters: int | None) -> Mapping[Method, Draft]:
     """Draft the recipes of all methods."""
-    return {method: draft(pack, inputs, method, parameters) for method in Method}
+    return {method: draft(pack, inputs, method, parameters=parameters) for method in Method}
 
 
 def sequence_length(pack: Pack, inputs: Inputs) -> tuple[int, Computed]:
@@ -76,13 +76,13 @@ def _named_spec(inputs: Inputs) -> run_spec_pb2.RunSpec:
     return spec
 
 
-def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, reading: Reading) -> int | None:
+def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, *, reading: Reading) -> int | None:
     """Set lengths and batches, and return the optimizer steps; None where the number of rows is unknown."""
     rules, kind = pack.rules.batch, reading.answers.task_domain
     start = next(rule for rule in rules.start if rule.applies(reading.method, kind, reading.examples))
     batch, steps = start.value, None
     if reading.examples is not None:
-        batch, steps = _enough_steps(rules, start.value, reading.examples, drawn.number(EPOCHS) or 0.0)
+        batch, steps = _enough_steps(rules, start.value, reading.examples, epochs=drawn.number(EPOCHS) or 0.0)
     tokens, length_rule = sequence_length(pack, inputs)
     drawn.set(SEQUENCE, tokens, length_rule)
     drawn.set(BATCH, batch, start if batch == start.value else _halved(rules, start))
@@ -95,7 +95,7 @@ def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, reading: Reading) -> in
     return steps
 
 
-def _enough_steps(rules: BatchRules, batch: int, rows: int, epochs: float) -> tuple[int, int]:
+def _enough_steps(rules: BatchRules, batch: int, rows: int, *, epochs: float) -> tuple[int, int]:
     """Halve a batch until the rules' minimum of optimizer steps is reached; return the batch and the steps."""
     while (steps := steps_of(rows, batch=batch, epochs=epochs)) < rules.minimum_steps.value and batch > 1:
         batch //= 2

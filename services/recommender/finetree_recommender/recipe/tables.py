@@ -57,7 +57,7 @@ def apply(draft: Draft, pack: Pack, reading: Reading, *, steps: int | None, late
     """
     for table in tables_of(pack, reading.method, reading.profile):
         if (table.input == "steps") is late:
-            _apply(draft, pack, reading, table, steps)
+            _apply(draft, pack, reading, table=table, steps=steps)
 
 
 def tables_of(pack: Pack, method: Method, profile: str) -> tuple[Table, ...]:
@@ -70,11 +70,11 @@ def value_range(rule: Rule) -> tuple[float, ...]:
     return rule.range if isinstance(rule, Row | BatchStart) else ()
 
 
-def _apply(draft: Draft, pack: Pack, reading: Reading, table: Table, steps: int | None) -> None:
+def _apply(draft: Draft, pack: Pack, reading: Reading, *, table: Table, steps: int | None) -> None:
     method, path = reading.method, path_for(table.knob, reading.method)
     if path in draft.rules and not table.factor:
         return
-    row = _row(draft, reading, table, steps)
+    row = _row(draft, reading, table, steps=steps)
     if row is None:
         return
     value = row.value
@@ -86,7 +86,7 @@ def _apply(draft: Draft, pack: Pack, reading: Reading, table: Table, steps: int 
     draft.set(path, value, row)
 
 
-def _row(draft: Draft, reading: Reading, table: Table, steps: int | None) -> Row | None:
+def _row(draft: Draft, reading: Reading, table: Table, *, steps: int | None) -> Row | None:
     if reading.parameters is not None and reading.parameters < table.parameters_from:
         return None
     if not table.input:

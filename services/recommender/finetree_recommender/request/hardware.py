@@ -68,10 +68,16 @@ def _named(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) ->
     name = hardware.accelerator
     entry, count, plain = _looked_up(name, catalogue)
     if unsupported := _unsupported(name, entry):
-        return _foreign(hardware, entry.marketed_gb if entry is not None else 0.0, unsupported, pack)
+        return _foreign(hardware, entry.marketed_gb if entry is not None else 0.0, unsupported, pack=pack)
     if entry is None:
         return Device(hardware, _by_the_pack(canonical(plain), pack))
-    return _as(hardware, entry, count, *_counts(hardware, count, pack), *_other_readings(plain, entry, pack, catalogue))
+    return _as(
+        hardware,
+        entry,
+        count,
+        *_counts(hardware, count, pack),
+        *_other_readings(plain, entry, pack, catalogue=catalogue),
+    )
 
 
 def _by_the_pack(name: str, pack: Pack) -> float | None:
@@ -95,7 +101,7 @@ def _unsupported(name: str, entry: Accelerator | None) -> str:
     return f"{name}: {reason}" if reason else ""
 
 
-def _foreign(hardware: hardware_pb2.Hardware, gb: float, unsupported: str, pack: Pack) -> Device:
+def _foreign(hardware: hardware_pb2.Hardware, gb: float, unsupported: str, *, pack: Pack) -> Device:
     """Read an accelerator that is not supported: the answer is for a supported GPU with its memory."""
     name, _, _ = unsupported.partition(":")
     found = hardware_pb2.Hardware()
@@ -118,7 +124,7 @@ def _counts(hardware: hardware_pb2.Hardware, count: int, pack: Pack) -> Iterator
         yield Caution("INPUTS_DISAGREE", text, pack.rules.gate.sharded.id)
 
 
-def _other_readings(name: str, entry: Accelerator, pack: Pack, catalogue: Catalogue) -> Iterator[Caution]:
+def _other_readings(name: str, entry: Accelerator, pack: Pack, *, catalogue: Catalogue) -> Iterator[Caution]:
     """Cards of similar names that have another class of memory or other number formats."""
     ours = memory_class(pack, entry.marketed_gb)
     if "quadro" in name.casefold():  # which tells those of 2018 from those of later series
@@ -140,7 +146,7 @@ def _told(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> 
     gb, name = hardware.unknown_accelerator.marketed_memory_gb, hardware.unknown_accelerator.name.strip()
     entry, count, plain = _looked_up(name, catalogue)
     if unsupported := _unsupported(name, entry):
-        return _foreign(hardware, gb, unsupported, pack)
+        return _foreign(hardware, gb, unsupported, pack=pack)
     if not name or not catalogue.accelerators:
         return Device(hardware, gb)
     if entry is not None and _same(entry.marketed_gb, gb, pack):

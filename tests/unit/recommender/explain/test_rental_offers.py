@@ -74,7 +74,7 @@ def test_offers_are_asked_for_where_nothing_at_hand_trains_the_model(pack, evide
 
 
 def test_each_methods_recipe_is_asked_for_as_small_as_it_gets_without_cutting_rows(pack):
-    rows = rental_offers.questions(pack, request(hardware=SMALL_GPU), CATALOGUE, 70_000_000_000)
+    rows = rental_offers.questions(pack, request(hardware=SMALL_GPU), CATALOGUE, parameters=70_000_000_000)
     assert set(rows) == set(Method)
     for method, row in rows.items():
         assert row.view == estimate_pb2.ESTIMATE_VIEW_FULL
@@ -95,7 +95,7 @@ def test_offers_that_may_be_taken_away_and_gpus_without_bfloat16_are_passed_over
         ]
     )
     (offer,) = rental_offers.offers(
-        pack, request(), CATALOGUE, {Method.LORA: answer, Method.FULL: estimate_pb2.Estimate()}
+        pack, request(), CATALOGUE, found={Method.LORA: answer, Method.FULL: estimate_pb2.Estimate()}
     )
     assert (offer.method, offer.accelerator, offer.cost.amount.expected) == (Method.LORA, "large", 3)
 
@@ -110,7 +110,7 @@ def test_offers_that_may_be_taken_away_and_gpus_without_bfloat16_are_passed_over
     ],
 )
 def test_the_rules_method_comes_first_then_what_is_better_or_clearly_cheaper(pack, costs, preferred, advised):
-    rented = rental_offers.offers(pack, request(), CATALOGUE, found(**costs))
+    rented = rental_offers.offers(pack, request(), CATALOGUE, found=found(**costs))
     assert [caution.redirect for caution in rental_offers.advice(pack, preferred, rented)] == advised
 
 
@@ -130,7 +130,7 @@ def test_the_rules_method_comes_first_then_what_is_better_or_clearly_cheaper(pac
 def test_offers_are_compared_with_the_limits_of_a_run(pack, limits, advised, words):
     asked = request(**limits)
     costs = {"lora": 20, "full": 40} | ({"qlora": 10} if Method.QLORA in advised else {})
-    rented = rental_offers.offers(pack, asked, CATALOGUE, found(**costs))
+    rented = rental_offers.offers(pack, asked, CATALOGUE, found=found(**costs))
     answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, missing=cautions.HARDWARE_UNKNOWN, rented=rented)
     advice = [caution for caution in answer.cautions if caution.code == "RENT"]
     assert [caution.redirect for caution in advice][: len(advised)] == advised
@@ -149,14 +149,14 @@ def test_offers_are_compared_with_the_limits_of_a_run(pack, limits, advised, wor
 
 
 def test_where_nothing_keeps_to_the_limits_the_cheapest_comes_first(pack):
-    rented = rental_offers.offers(pack, request(), CATALOGUE, found(lora=20, qlora=10, full=40))
-    advised = [caution.redirect for caution in rental_offers.advice(pack, None, rented, Limits(run_usd=1))]
+    rented = rental_offers.offers(pack, request(), CATALOGUE, found=found(lora=20, qlora=10, full=40))
+    advised = [caution.redirect for caution in rental_offers.advice(pack, None, rented, limits=Limits(run_usd=1))]
     assert advised == [Method.QLORA, Method.LORA, Method.FULL]
 
 
 def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
     asked = request(hardware=SMALL_GPU)
-    rented = rental_offers.offers(pack, asked, CATALOGUE, found(lora=20, qlora=10))
+    rented = rental_offers.offers(pack, asked, CATALOGUE, found=found(lora=20, qlora=10))
     inputs = normalize(asked, pack, CATALOGUE)
     answer = conclude(pack, inputs, evidence(), rented=rented)
     words = paragraph(answer)
@@ -170,7 +170,7 @@ def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
 
 def test_without_hardware_the_verdict_stays_and_the_offer_is_for_it(pack):
     asked = request()
-    rented = rental_offers.offers(pack, asked, CATALOGUE, found(lora=20, prefix=5))
+    rented = rental_offers.offers(pack, asked, CATALOGUE, found=found(lora=20, prefix=5))
     answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, missing=cautions.HARDWARE_UNKNOWN, rented=rented)
     assert answer.decision.method is Method.LORA
     assert next(caution for caution in answer.cautions if caution.code == "RENT").redirect is Method.LORA

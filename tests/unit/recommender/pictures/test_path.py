@@ -51,7 +51,7 @@ def path_of(pack, graph, fields, states=None) -> list[str]:
     choice = choose(pack, answers, states)
     shown = {*graph.boxes, *(line.rule_id for box in graph.boxes.values() for line in box.lines)}
     assert {step.rule_id for step in choice.steps} <= shown
-    ids = passed(graph, pack, answers, choice)
+    ids = passed(graph, pack, answers, choice=choice)
     return [box_id for box_id in ids if box_id in graph.boxes and graph.boxes[box_id].kind is not Kind.VOTE]
 
 

@@ -71,7 +71,7 @@ def _tree(root: str, nodes: Sequence[Node], words: Words) -> None:
     for case in _cases([node.when for node in nodes], words):
         for fitting in product((False, True), repeat=len(needed)):
             fits = {method for method, yes in zip(needed, fitting, strict=True) if yes}
-            taken.update(_path(root, by_id, case, fits))
+            taken.update(_path(root, by_id, case, fits=fits))
     for node in nodes:
         for answer in (True, False):
             if (node.id, answer) not in taken:
@@ -79,7 +79,7 @@ def _tree(root: str, nodes: Sequence[Node], words: Words) -> None:
                 raise PackError(f"rule {node.id}: no answers take its {side!r}; leave the question out, or mend it")
 
 
-def _path(root: str, nodes: Mapping[str, Node], case: Case, fits: set[Method]) -> Iterator[tuple[str, bool]]:
+def _path(root: str, nodes: Mapping[str, Node], case: Case, *, fits: set[Method]) -> Iterator[tuple[str, bool]]:
     name = root
     while name in nodes:
         node = nodes[name]

@@ -100,7 +100,7 @@ def test_many_tasks_get_qlora_adapters_where_memory_matters_most(known, quality)
 @pytest.mark.parametrize("need", ["MAXIMUM", "CRITICAL", "IMPORTANT", "ACCEPTABLE", "EXPERIMENTAL", UNKNOWN])
 def test_full_fine_tuning_is_taken_exactly_where_lora_is_not_expected_to_suffice(known, kind, need):
     everything = Answers(memory="80", budget="unlimited", quality=need, time="DAYS", task_domain=kind)
-    wanted = Method.FULL if falls_short(known, Method.LORA, need, kind) else Method.LORA
+    wanted = Method.FULL if falls_short(known, Method.LORA, need, task_domain=kind) else Method.LORA
     assert decide(known, everything, None).method is wanted
 
 
