@@ -3,6 +3,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from finetree_estimator import cost
 from finetree_estimator.catalog.parameters import count
@@ -10,8 +11,7 @@ from finetree_estimator.cost import Cost
 from finetree_estimator.evidence.apply_corrections import correct_memory, correct_times
 from finetree_estimator.evidence.confidence import (
     Confidence,
-    confidence_in,
-    memory_distance,
+    Nearest,
     memory_spread,
     time_spread,
 )
@@ -20,6 +20,7 @@ from finetree_estimator.intervals import LIMIT, BeyondLimitError
 from finetree_estimator.memory import peak
 from finetree_estimator.memory.fit import Fit, judge
 from finetree_estimator.memory.fragmentation import left_over, with_left_over
+from finetree_estimator.memory.model_states import ModelStates, model_states
 from finetree_estimator.memory.peak import Memory
 from finetree_estimator.remarks import Remark
 from finetree_estimator.run import Run
@@ -49,47 +50,75 @@ class Estimate:
     remarks: tuple[Remark, ...]
 
 
-def estimate(run: Run, correction: Correction = UNCORRECTED, *, explained: bool = True) -> Estimate:
-    """Memory, fit, time and cost of a run, corrected by what observed runs of its device say. Raises BeyondLimitError.
+@dataclass(frozen=True)
+class Prediction:
+    """A run with what observed runs of its device say; what its fit and its estimate share is computed once."""
 
-    Without `explained`, remarks and the reasons of the confidence are left out.
-    """
-    confidence = confidence_in(run, correction, reasons=explained)
-    memory, fit = _memory(run, correction, confidence.memory_distance)
-    _guard("memory in bytes", memory.device.high, memory.host.high)
-    times = _times(run, correction, confidence.time_distance)
-    return Estimate(
-        memory=memory,
-        fit=fit,
-        times=times,
-        cost=_cost(run, times) if times is not None else None,
-        trainable_parameters=run.method.trainable_parameters(run.shape),
-        total_parameters=count(run.shape).total,
-        optimizer_steps=run.steps,
-        confidence=confidence,
-        remarks=tuple(_remarks(run, correction, memory=memory, fit=fit, times=times)) if explained else (),
-    )
+    run: Run
+    correction: Correction = UNCORRECTED
+
+    @cached_property
+    def exceeds(self) -> bool:
+        """Whether weights and optimizer states alone are more than the device has: no peak is needed to tell."""
+        # They are counted exactly: no peak, observed or not, is lower.
+        return 0 < self.run.device.usable_bytes < self._states.kept_for_the_step
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Peaks in bytes, with what is left over for nothing."""
+        # Judged by what must be there: what is left over is given back when the device is full.
+        more = left_over(self.run)
+        return with_left_over(self._peaks, more, self.run.device.usable_bytes) if more else self._peaks
+
+    @cached_property
+    def fit(self) -> Fit:
+        """Whether the peak fits."""
+        return judge(self._peaks.device, self.run.device.usable_bytes)
+
+    def estimate(self, *, explained: bool = True) -> Estimate:
+        """Memory, fit, time and cost of the run. Raises BeyondLimitError.
+
+        Without `explained`, remarks and the reasons of the confidence are left out.
+        """
+        run, correction, memory, fit = self.run, self.correction, self.memory, self.fit
+        _guard("memory in bytes", memory.device.high, memory.host.high)
+        times = _times(run, correction, self._nearest.speed.distance)
+        return Estimate(
+            memory=memory,
+            fit=fit,
+            times=times,
+            cost=_cost(run, times) if times is not None else None,
+            trainable_parameters=run.method.trainable_parameters(run.shape),
+            total_parameters=count(run.shape).total,
+            optimizer_steps=run.steps,
+            confidence=self._nearest.confidence(reasons=explained),
+            remarks=tuple(_remarks(run, correction, memory=memory, fit=fit, times=times)) if explained else (),
+        )
+
+    @cached_property
+    def _states(self) -> ModelStates:
+        return model_states(self.run)
+
+    @cached_property
+    def _nearest(self) -> Nearest:
+        return Nearest(self.run, self.correction)
+
+    @cached_property
+    def _peaks(self) -> Memory:
+        """Corrected peaks, as wide as the nearest measured peak is far."""
+        spread = memory_spread(self._nearest.peak.distance)
+        return correct_memory(peak.estimate(self.run, spread, states=self._states), self.correction)
+
+
+def estimate(run: Run, correction: Correction = UNCORRECTED) -> Estimate:
+    """Memory, fit, time and cost of a run, corrected by observed runs of its device. Raises BeyondLimitError."""
+    return Prediction(run, correction).estimate()
 
 
 def fit_of(run: Run, correction: Correction = UNCORRECTED) -> tuple[Memory, Fit]:
     """Memory of a run and whether it fits: the part of `estimate` that searches repeat."""
-    return _memory(run, correction, memory_distance(run, correction))
-
-
-def exceeds(run: Run) -> bool:
-    """Whether weights and optimizer states alone are more than the device has: no peak is needed to tell."""
-    usable = run.device.usable_bytes
-    return 0 < usable < peak.counted_bytes(run)
-
-
-def _memory(run: Run, correction: Correction, distance: float) -> tuple[Memory, Fit]:
-    """Memory of a run whose nearest measured peak is so far, and whether it fits."""
-    peaks = correct_memory(peak.estimate(run, memory_spread(distance)), correction)
-    usable = run.device.usable_bytes
-    fit = judge(peaks.device, usable)
-    # Judged by what must be there: what is left over for nothing is given back when the device is full.
-    more = left_over(run)
-    return (with_left_over(peaks, more, usable) if more else peaks), fit
+    prediction = Prediction(run, correction)
+    return prediction.memory, prediction.fit
 
 
 def _times(run: Run, correction: Correction, distance: float) -> Times | None:

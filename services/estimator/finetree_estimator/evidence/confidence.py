@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import NamedTuple
 
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction, Factor
@@ -62,26 +63,46 @@ class Confidence:
     reasons: tuple[Remark, ...]
 
 
-def confidence_in(run: Run, correction: Correction = UNCORRECTED, *, reasons: bool = True) -> Confidence:
-    """Confidence in the estimate of a run, with what was learned from observed runs of its device.
+@dataclass(frozen=True)
+class Nearest:
+    """The measured runs nearest to a run, given what was learned from observed runs of its device.
 
-    Without `reasons` they are left out.
+    Each is looked for once, when it is first asked for: searches need the peak alone.
     """
-    case = case_of(run)
-    of_memory, of_time = _weights(MEMORY, correction.memory), _weights(TIME, correction.step_time)
-    memory, time = nearest(case, of_memory), nearest(case, of_time)
-    return Confidence(
-        memory=level(memory.distance),
-        time=level(time.distance),
-        memory_distance=memory.distance,
-        time_distance=time.distance,
-        reasons=_reasons(case, memory, time, weights=(of_memory, of_time)) if reasons else (),
-    )
+
+    run: Run
+    correction: Correction = UNCORRECTED
+
+    @cached_property
+    def case(self) -> Case:
+        """The run as the distance sees it."""
+        return case_of(self.run)
+
+    @cached_property
+    def peak(self) -> Near:
+        """The nearest run whose peak was measured."""
+        return nearest(self.case, _weights(MEMORY, self.correction.memory))
+
+    @cached_property
+    def speed(self) -> Near:
+        """The nearest run whose speed was measured."""
+        return nearest(self.case, _weights(TIME, self.correction.step_time))
+
+    def confidence(self, *, reasons: bool = True) -> Confidence:
+        """Confidence in the estimate of the run; without `reasons` they are left out."""
+        weights = _weights(MEMORY, self.correction.memory), _weights(TIME, self.correction.step_time)
+        return Confidence(
+            memory=level(self.peak.distance),
+            time=level(self.speed.distance),
+            memory_distance=self.peak.distance,
+            time_distance=self.speed.distance,
+            reasons=_reasons(self.case, self.peak, self.speed, weights=weights) if reasons else (),
+        )
 
 
-def memory_distance(run: Run, correction: Correction = UNCORRECTED) -> float:
-    """Distance of the nearest measured peak alone, for searches that ask about many runs."""
-    return nearest(case_of(run), _weights(MEMORY, correction.memory)).distance
+def confidence_in(run: Run, correction: Correction = UNCORRECTED) -> Confidence:
+    """Confidence in the estimate of a run, with what was learned from observed runs of its device."""
+    return Nearest(run, correction).confidence()
 
 
 def _weights(weights: Weights, factor: Factor) -> Weights:

@@ -20,7 +20,7 @@ from finetree_estimator.evidence.similarity import (
     Case,
     Setting,
     Weights,
-    setting_terms,
+    setting_distance,
     size_terms,
 )
 from finetree_estimator.intervals import Kind, Source
@@ -37,6 +37,8 @@ DIGITS = 4
 class MeasuredRun:
     """A measured run; where it was repeated, the medians. Peaks in bytes, 0 where it was not measured."""
 
+    place: int
+    """Place in the file, from 0: of equally near runs the first one counts."""
     case: Case
     description: str
     peak_bytes: int
@@ -56,12 +58,21 @@ class Near:
 @cache
 def measured_runs() -> tuple[MeasuredRun, ...]:
     """All measured runs, in the order of the file, which is read once."""
-    return tuple(_row(row) for row in table("evidence.csv"))
+    return tuple(_row(place, row) for place, row in enumerate(table("evidence.csv")))
 
 
 def measured(*, peaks: bool) -> tuple[MeasuredRun, ...]:
     """Runs that measured a peak, or those that measured a speed."""
     return tuple(row for row in measured_runs() if (row.peak_bytes if peaks else row.tokens_per_second) > 0)
+
+
+@cache
+def _by_setting(*, peaks: bool) -> tuple[tuple[Setting, tuple[MeasuredRun, ...]], ...]:
+    """Runs that measured a peak, or those that measured a speed, by their setting: few settings differ."""
+    found: dict[Setting, list[MeasuredRun]] = {}
+    for row in measured(peaks=peaks):
+        found.setdefault(row.case.setting, []).append(row)
+    return tuple((setting, tuple(rows)) for setting, rows in found.items())
 
 
 def case_of(run: Run) -> Case:
@@ -91,27 +102,37 @@ def case_of(run: Run) -> Case:
 
 def nearest_runs(case: Case, most: int = NEAREST) -> tuple[Near, ...]:
     """The measured runs most like a case, nearest first: by the mean of the distances for memory and for time."""
-    both = [(_distances(case, measured_runs(), weights)) for weights in (MEMORY, TIME)]
     found = [
-        (round((memory + time) / 2, DIGITS), row) for row, memory, time in zip(measured_runs(), *both, strict=True)
+        (round((_distance(case, row, MEMORY) + _distance(case, row, TIME)) / 2, DIGITS), row) for row in measured_runs()
     ]
     found.sort(key=lambda pair: pair[0])
     return tuple(Near(row, min(FAR, distance)) for distance, row in found[:most])
 
 
 def nearest(case: Case, weights: Weights) -> Near:
-    """The nearest run that measured what the weights are for: a peak (MEMORY) or a speed (TIME)."""
-    rows = measured(peaks=weights.by_peak)
-    distance, row = min(zip(_distances(case, rows, weights), rows, strict=True), key=lambda pair: pair[0])
+    """The nearest run that measured what the weights are for: a peak (MEMORY) or a speed (TIME).
+
+    Looks at the nearest settings first, and no further than where the settings alone are farther than what was found.
+    """
+    groups = [
+        (setting_distance(case.setting, setting, weights), rows) for setting, rows in _by_setting(peaks=weights.by_peak)
+    ]
+    groups.sort(key=lambda group: group[0])
+    found: list[tuple[float, MeasuredRun]] = []
+    least = math.inf
+    for apart, rows in groups:
+        if apart > least:
+            break
+        found += [(apart + sum(size_terms(case, row.case, weights).values()), row) for row in rows]
+        least = min(distance for distance, _ in found)
+    distance, row = min(found, key=lambda pair: (pair[0], pair[1].place))
     return Near(row, min(FAR, round(distance, DIGITS)))
 
 
-def _distances(case: Case, rows: tuple[MeasuredRun, ...], weights: Weights) -> list[float]:
-    """Distance of a case from each of the runs; few of their settings differ, so each is compared once."""
-    settings = {row.case.setting: 0.0 for row in rows}
-    for setting in settings:
-        settings[setting] = sum(setting_terms(case.setting, setting, weights).values())
-    return [settings[row.case.setting] + sum(size_terms(case, row.case, weights).values()) for row in rows]
+def _distance(case: Case, row: MeasuredRun, weights: Weights) -> float:
+    """Distance of a case from a measured run."""
+    settings = setting_distance(case.setting, row.case.setting, weights)
+    return settings + sum(size_terms(case, row.case, weights).values())
 
 
 def _size(number: float) -> float:
@@ -143,9 +164,10 @@ def _named(name: str) -> tuple[str, str]:
     return entry.name, entry.architecture
 
 
-def _row(row: dict[str, str]) -> MeasuredRun:
+def _row(place: int, row: dict[str, str]) -> MeasuredRun:
     name, architecture = _known(row["accelerator"], is_cpu=row["accelerator"] == CPU)
     return MeasuredRun(
+        place=place,
         # No mixture of experts, no eager attention and no guessed architecture was measured.
         case=Case(
             setting=Setting(

@@ -139,22 +139,47 @@ TIME = Weights(
 """Speed depends on the accelerator above all; FLOPs by method are counted."""
 
 
+RESPECTS = (
+    "method",
+    "bits",
+    "checkpointing",
+    "accelerator",
+    "devices",
+    "sharding",
+    "nodes",
+    "program",
+    "mixture",
+    "eager",
+    "guessed",
+)
+"""Respects in which settings differ, by the name of their field."""
+
+
+def setting_distance(one: Setting, other: Setting, weights: Weights) -> float:
+    """Distance that the differences of the settings add."""
+    return sum(_setting_terms(one, other, weights))
+
+
 def setting_terms(one: Setting, other: Setting, weights: Weights) -> dict[str, float]:
     """Distance that each respect adds in which the settings differ, by the name of its field."""
-    found = {
-        "method": _method(one, other, weights),
-        "bits": _bits(one, other, weights),
-        "checkpointing": weights.checkpointing * (one.checkpointing != other.checkpointing),
-        "accelerator": _accelerator(one, other, weights),
-        "devices": _devices(one.devices, other.devices, weights),
-        "sharding": weights.sharding * (one.sharding != other.sharding),
-        "nodes": weights.nodes * ((one.nodes > 1) != (other.nodes > 1)),
-        "program": weights.program * (one.program != other.program),
-        "mixture": weights.mixture * (one.mixture != other.mixture),
-        "eager": weights.eager * (one.eager != other.eager),
-        "guessed": weights.guessed * (one.guessed != other.guessed),
-    }
-    return {name: term for name, term in found.items() if term > 0}
+    return {name: term for name, term in zip(RESPECTS, _setting_terms(one, other, weights), strict=True) if term > 0}
+
+
+def _setting_terms(one: Setting, other: Setting, weights: Weights) -> tuple[float, ...]:
+    """Distance that each of RESPECTS adds, 0 where the settings do not differ in it."""
+    return (
+        _method(one, other, weights),
+        _bits(one, other, weights),
+        weights.checkpointing * (one.checkpointing != other.checkpointing),
+        _accelerator(one, other, weights),
+        _devices(one.devices, other.devices, weights),
+        weights.sharding * (one.sharding != other.sharding),
+        weights.nodes * ((one.nodes > 1) != (other.nodes > 1)),
+        weights.program * (one.program != other.program),
+        weights.mixture * (one.mixture != other.mixture),
+        weights.eager * (one.eager != other.eager),
+        weights.guessed * (one.guessed != other.guessed),
+    )
 
 
 def size_terms(one: Case, other: Case, weights: Weights) -> dict[str, float]:

@@ -55,12 +55,13 @@ class Memory:
     host: Interval
 
 
-def estimate(run: Run, spread: float = 1.0) -> Memory:
+def estimate(run: Run, spread: float = 1.0, *, states: ModelStates | None = None) -> Memory:
     """Peaks in bytes of one device of a run, and of the host.
 
     The ends are `spread` times as far from the expected values as near measured runs, but never uselessly far.
+    `states` are the run's model states, where the caller has them.
     """
-    states = model_states(run)
+    states = states or model_states(run)
     sizes, outside = _sizes(run, states)
     near = [(kind, _component(run, kind, size)) for kind, size in sizes.items() if size > 0]
     whole = total(interval for _, interval in near)
@@ -72,11 +73,6 @@ def estimate(run: Run, spread: float = 1.0) -> Memory:
         device=device,
         host=device if run.on_cpu else _host(run, states),
     )
-
-
-def counted_bytes(run: Run) -> float:
-    """Bytes that stay on a device for the whole step and are counted exactly: no peak, observed or not, is lower."""
-    return model_states(run).kept_for_the_step
 
 
 def _sizes(run: Run, states: ModelStates) -> tuple[dict[Component, float], float]:

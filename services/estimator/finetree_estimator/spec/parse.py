@@ -7,8 +7,9 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import run_spec_pb2, training_data_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
-from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec, spec_profile
+from finetree_runtime.runspec.resolve import optimizer_steps, spec_profile, with_defaults
 
+from finetree_estimator.catalog.hf_config import Described
 from finetree_estimator.run import Run
 from finetree_estimator.spec import settings
 from finetree_estimator.spec.method import READERS, read_method
@@ -28,14 +29,22 @@ class ParsedRequest:
     run: Run
 
 
-def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge) -> ParsedRequest:
-    """Resolve a validated request. Raises InvalidArgument and NotFound with the reasons that the rpc documents."""
+def parse_request(
+    request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge, *, like: ParsedRequest | None = None
+) -> ParsedRequest:
+    """Resolve a validated request. Raises InvalidArgument and NotFound with the reasons that the rpc documents.
+
+    `like` is a request that differs in its spec alone: what the specs have in common is not looked up again.
+    """
     _require(request.spec)
     profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
-    model = read_model(request.spec.model, knowledge)
+    if like is not None and like.request.spec.model == request.spec.model:
+        model = Described(like.run.shape, like.run.remarks)
+    else:
+        model = read_model(request.spec.model, knowledge)
     rates = request.matrix_rates if request.HasField("matrix_rates") else None
     positions = model.shape.max_positions
-    spec = resolve_spec(request.spec, profile=profile, positions=positions, matrix_rates=rates).spec
+    spec = with_defaults(request.spec, profile=profile, positions=positions, matrix_rates=rates)
     problem = combination_problem(spec) or sequence_problem(spec, positions)
     if problem is not None:
         path = f"spec.{problem.field_path}"
@@ -43,13 +52,21 @@ def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge
     program = settings.training_program(spec)
     rows = settings.training_rows(spec, profile, spec.training.sequence_length)
     steps = optimizer_steps(spec, rows.count) if rows is not None else 0
-    method = read_method(spec, model.shape)
+    if like is not None and _agree(spec, like.spec, "model", *READERS):
+        method = like.run.method
+    else:
+        method = read_method(spec, model.shape)
+    if like is not None and _agree(spec, like.spec, "hardware", "precision", "ownership"):
+        device, payment = like.run.device, like.run.payment
+    else:
+        device = read_device(spec.hardware, fp32=settings.is_fp32(spec), matrix_rates=rates)
+        payment = read_payment(spec, knowledge.prices)
     sizes = settings.number_sizes(spec, program, trains_base=method.trains_base)
     run = Run(
         shape=model.shape,
         method=method,
         program=program,
-        device=read_device(spec.hardware, fp32=settings.is_fp32(spec), matrix_rates=rates),
+        device=device,
         devices=settings.device_count(spec),
         nodes=max(1, spec.hardware.nodes),
         sharding=settings.SHARDINGS[spec.hardware.sharding],
@@ -71,7 +88,7 @@ def parse_request(request: estimate_pb2.EstimateRunRequest, knowledge: Knowledge
         loss=settings.LOSSES[spec.loss_kernel],
         evaluation=settings.evaluation_plan(spec.evaluation, settings.held_out_rows(request, spec, profile), steps),
         checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
-        payment=read_payment(spec, knowledge.prices),
+        payment=payment,
         remarks=model.remarks,
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
@@ -86,6 +103,11 @@ def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSp
     changed.ClearField("fallbacks")
     changed.spec.CopyFrom(spec)
     return changed
+
+
+def _agree(one: run_spec_pb2.RunSpec, other: run_spec_pb2.RunSpec, *fields: str) -> bool:
+    """Whether two specs have the same values in all of these fields."""
+    return all(getattr(one, field) == getattr(other, field) for field in fields)
 
 
 def _require(spec: run_spec_pb2.RunSpec) -> None:

@@ -41,6 +41,30 @@ def resolve_spec(
         positions: Longest sequence of the model in tokens, which limits that default; 0 when unknown.
         matrix_rates: Measured rates of the CPU that trains, for the precision on a CPU.
     """
+    resolved, taken = _filled(spec, profile, positions=positions, matrix_rates=matrix_rates)
+    paths = set_paths(resolved)
+    return Resolved(resolved, tuple(taken[path].setting() if path in taken else given(path) for path in paths))
+
+
+def with_defaults(
+    spec: run_spec_pb2.RunSpec,
+    *,
+    profile: training_data_pb2.DatasetProfile | None = None,
+    positions: int = 0,
+    matrix_rates: hardware_pb2.MatrixRates | None = None,
+) -> run_spec_pb2.RunSpec:
+    """Copy a spec and fill in its defaults, for callers that need no sources; arguments as of `resolve_spec`."""
+    return _filled(spec, profile, positions=positions, matrix_rates=matrix_rates)[0]
+
+
+def _filled(
+    spec: run_spec_pb2.RunSpec,
+    profile: training_data_pb2.DatasetProfile | None,
+    *,
+    positions: int,
+    matrix_rates: hardware_pb2.MatrixRates | None,
+) -> tuple[run_spec_pb2.RunSpec, dict[str, Default]]:
+    """Copy of a spec with its defaults, and those that were filled in by their field paths."""
     resolved = run_spec_pb2.RunSpec()
     resolved.CopyFrom(spec)
     defaults = defaults_for(
@@ -49,9 +73,7 @@ def resolve_spec(
         positions=positions,
         matrix_rates=matrix_rates,
     )
-    taken = {default.field_path: default for default in defaults if _fill(resolved, default)}
-    paths = set_paths(resolved)
-    return Resolved(resolved, tuple(taken[path].setting() if path in taken else given(path) for path in paths))
+    return resolved, {default.field_path: default for default in defaults if _fill(resolved, default)}
 
 
 def given(path: str) -> check_pb2.SettingSource:

@@ -71,11 +71,12 @@ def test_weights_that_exceed_a_device_need_no_peak_and_change_no_answer(method, 
     getattr(request.spec, method).SetInParent()
     found = fallbacks.answer_request(request, KNOWLEDGE)
     run = found.parsed.run
+    exceeds = engine.Prediction(run).exceeds
 
     assert found.estimate == engine.estimate(run)
-    assert engine.fit_of(run)[1].verdict is Verdict.DOES_NOT_FIT or not engine.exceeds(run)
+    assert engine.fit_of(run)[1].verdict is Verdict.DOES_NOT_FIT or not exceeds
     # 40 GB of packed weights alone are too much for the two small cards, 140 GB for all three.
-    assert engine.exceeds(run) is (method != "qlora" or accelerator != "h100-sxm")
+    assert exceeds is (method != "qlora" or accelerator != "h100-sxm")
 
 
 def test_a_summary_has_the_same_numbers_and_no_words():
@@ -94,6 +95,23 @@ def test_a_request_is_never_changed():
 
     assert request.SerializeToString(deterministic=True) == before
     assert parse_request(request, KNOWLEDGE).spec.training.epochs == 3
+
+
+def test_a_candidate_is_read_as_a_request_of_its_own_would_be():
+    tried = (
+        {"training": {"micro_batch_size": 1}},
+        {"qlora": {"quantization": "QUANTIZATION_NF4"}},
+        {"precision": "PRECISION_FP32"},
+        {"model": {"name": "qwen2.5-0.5b"}},
+        {"hardware": {"accelerator": "l4"}},
+    )
+    request = asked(*tried)
+    before = parse_request(request, KNOWLEDGE)
+    for taken in range(1, len(tried) + 1):
+        changed = merged(request, taken)
+        alone = parse_request(changed, KNOWLEDGE)
+        before = parse_request(changed, KNOWLEDGE, like=before)
+        assert (before.run, before.spec) == (alone.run, alone.spec)
 
 
 WRONG = [

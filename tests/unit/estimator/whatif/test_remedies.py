@@ -7,6 +7,7 @@ from finetree_api.types.v1 import estimate_summary_pb2, run_spec_pb2, training_d
 from finetree_estimator import estimate as engine
 from finetree_estimator.catalog import price_book
 from finetree_estimator.memory import peak
+from finetree_estimator.memory.model_states import ModelStates
 from finetree_estimator.run import Run
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.parse import parse_request
@@ -210,10 +211,10 @@ def test_the_searches_are_short(monkeypatch):
     calls = 0
     real = peak.estimate
 
-    def counted(run: Run, spread: float) -> peak.Memory:
+    def counted(run: Run, spread: float, **known: ModelStates) -> peak.Memory:
         nonlocal calls
         calls += 1
-        return real(run, spread)
+        return real(run, spread, **known)
 
     monkeypatch.setattr(peak, "estimate", counted)
     counts = []
