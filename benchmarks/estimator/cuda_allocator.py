@@ -5,7 +5,7 @@ The rules are those of c10/cuda/CUDACachingAllocator.cpp (torch 2.1 to 2.13) wit
 `expandable_segments:True`. Requests are rounded to 512 bytes. Up to 1 MiB come from a pool of 2 MiB segments, larger
 ones from another: up to 10 MiB out of segments of 20 MiB, beyond out of a segment of their own in whole 2 MiB. The
 smallest cached block that is large enough is taken and cut where more than 1 MiB (large) or 512 bytes (small) would be
-left; neighbours of one segment grow together again when they are freed. Only when the card is full are segments that
+left; neighbors of one segment grow together again when they are freed. Only when the card is full are segments that
 lie wholly unused given back, all of them.
 """
 
@@ -32,7 +32,7 @@ class CardFullError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """A piece of a segment. Sizes and addresses in bytes; `before` and `after` are its neighbours in the segment."""
+    """A piece of a segment. Sizes and addresses in bytes; `before` and `after` are its neighbors in the segment."""
 
     size: int
     address: int
@@ -102,7 +102,7 @@ class CachingAllocator:
         return block
 
     def free(self, block: Block) -> None:
-        """Give a block back to its pool, grown together with free neighbours."""
+        """Give a block back to its pool, grown together with free neighbors."""
         self.allocated -= block.size
         before, after = block.before, block.after
         if before is not None and before.free:
@@ -188,7 +188,7 @@ def segment_bytes(size: int) -> int:
 
 
 def _join(before: Block | None, after: Block | None) -> None:
-    """Make two blocks neighbours."""
+    """Make two blocks neighbors."""
     if before is not None:
         before.after = after
     if after is not None:

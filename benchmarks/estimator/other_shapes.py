@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of published runs that the catalogue does not have, by config.json or by the program that builds them."""
+"""Models of published runs that the catalog does not have, by config.json or by the program that builds them."""
 
 from finetree_api.types.v1 import model_pb2
 
@@ -332,4 +332,4 @@ SHAPES = {
     "mingpt-1.7b": _minigpt(3072, 15),
     "mingpt-17b": _minigpt(8192, 21),
 }
-"""Models that the catalogue does not have, by their config.json."""
+"""Models that the catalog does not have, by their config.json."""

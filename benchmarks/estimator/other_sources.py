@@ -22,7 +22,7 @@ is a limit and no peak; models with a module of somebody's own; a table whose re
 whose loss picks what is no padding, of which it has an unknown share (mikhailbahdashych/memory-efficient-transformer-
 training-techniques: 12 peaks that were in fresh_rows.csv at first, foretold 83 % too high); runs whose row lengths are
 not said, as of gsm8k (backpropagate's and peft-experiments' logs), and papers' tables that could not be read whole;
-P-tuning of a quantised model or through an encoder (ChatGLM), some layers alone, images beside the text (Qwen-VL),
+P-tuning of a quantized model or through an encoder (ChatGLM), some layers alone, images beside the text (Qwen-VL),
 pipelines of layers (InternEvo, Megatron), and GPUs that stand for several ranks of DeepSpeed.
 """
 

@@ -201,7 +201,7 @@ def _formats(spec: run_spec_pb2.RunSpec) -> dict[str, str]:
 
 
 def _raised(spec: run_spec_pb2.RunSpec) -> bool:
-    """Weights in float32 under autocast; a quantised base stays what it is, only its computation is cast."""
+    """Weights in float32 under autocast; a quantized base stays what it is, only its computation is cast."""
     return spec.precision == training_pb2.PRECISION_BF16_MIXED and spec.WhichOneof("method") != "qlora"
 
 

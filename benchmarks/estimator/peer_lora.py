@@ -77,7 +77,7 @@ def ftuneai(case: Case) -> Answer:
 
 
 def canifinetune(case: Case) -> Answer:
-    """canifinetune: dimensions, quantisation, LoRA on q+v, attention or all linears, attention kernel, the card's size.
+    """canifinetune: dimensions, quantization, LoRA on q+v, attention or all linears, attention kernel, the card's size.
 
     Its peak is its total without the margin of 5 % of the card that it adds for safety and reports apart.
     """
@@ -139,7 +139,7 @@ def _family(case: Case) -> str:
 
 
 def fitcheck(case: Case) -> Answer:
-    """fitcheck-llm: dimensions, NF4 and double quantisation, LoRA on any Llama linears, flash or eager, the card."""
+    """fitcheck-llm: dimensions, NF4 and double quantization, LoRA on any Llama linears, flash or eager, the card."""
     from fitcheck import ModelConfig, TrainingConfig, estimate, get_gpu
 
     only(case, methods=("full", "lora", "qlora"))

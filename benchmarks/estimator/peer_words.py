@@ -11,7 +11,7 @@ MANY_ROWS = 1_000_000
 KERNELS = {"flash": "flash_attention_2", "sdpa": "sdpa", "eager": "eager"}
 """Attention kernels by transformers' names."""
 QUANTIZED_BITS = {"nf4": "4bit", "nf4-dq": "4bit", "gptq_int4": "4bit", "int8": "8bit"}
-"""Formats of a quantised base where a peer knows no more than their bits."""
+"""Formats of a quantized base where a peer knows no more than their bits."""
 _ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
 
 

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of the published rows: their catalogue name, or their shape where the catalogue has none like them.
+"""The models of the published rows: their catalog name, or their shape where the catalog has none like them.
 
 A shape that stands here was checked against the row itself: LLM Foundry prints each model's parameter count to six
 digits (with the learned positions of its sequence length), LitGPT prints the trainable parameters of its adapters.
 """
 
 from finetree_api.types.v1 import model_pb2
-from finetree_estimator.catalog.models import model as catalogue_model
+from finetree_estimator.catalog.models import model as catalog_model
 from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.messages.catalog import model_message
 from other_shapes import SHAPES
 
-CATALOGUE = {
+CATALOG = {
     "meta-llama/Llama-3.2-3B": "llama-3.2-3b",
     "llama3-8b": "llama-3-8b",
     "llama3.1-8b": "llama-3.1-8b",
@@ -25,7 +25,7 @@ CATALOGUE = {
     "Llama 2/7": "llama-2-7b",
     "Llama 2/13": "llama-2-13b",
 }
-"""Published name, with "/" and the size in billions where the name alone does not tell, to the catalogue's."""
+"""Published name, with "/" and the size in billions where the name alone does not tell, to the catalog's."""
 
 _MPT = {
     "MPT-125m": (768, 12, 12),
@@ -41,16 +41,16 @@ _MPT = {
 
 
 def described(name: str, params_b: float, sequence_length: int) -> tuple[str | None, model_pb2.ModelShape | None]:
-    """Catalogue name and shape of a published model; both None when nothing is known of it.
+    """Catalog name and shape of a published model; both None when nothing is known of it.
 
     `params_b` is its size in billions, where the name alone does not tell.
     """
-    known = CATALOGUE.get(name) or CATALOGUE.get(f"{name}/{params_b:g}")
+    known = CATALOG.get(name) or CATALOG.get(f"{name}/{params_b:g}")
     shape = SHAPES.get(name.lower()) or _shape_of(name, params_b, sequence_length)
     if known is None and shape is not None:
         return None, shape
     try:
-        entry = catalogue_model(known or name)
+        entry = catalog_model(known or name)
     except UnknownNameError:
         return None, None
     if 0 < entry.shape.max_positions < sequence_length:
@@ -62,7 +62,7 @@ def described(name: str, params_b: float, sequence_length: int) -> tuple[str | N
 
 
 def _shape_of(model: str, params_b: float, sequence_length: int) -> model_pb2.ModelShape | None:
-    """Shape of a published model that the catalogue does not have; None when it is not known."""
+    """Shape of a published model that the catalog does not have; None when it is not known."""
     if model in _MPT:
         return _mpt(model, sequence_length)
     if model.startswith("StableLM Alpha"):

@@ -89,9 +89,9 @@ class MeasuredRow:
     """Of sources: peft, ibm, litgpt, llm-foundry, or another's repository."""
     published_model: str
     model: str | None
-    """Name in the catalogue; None where only a shape is known, or nothing."""
+    """Name in the catalog; None where only a shape is known, or nothing."""
     shape: model_pb2.ModelShape | None
-    """Shape where the catalogue has none, or where a row is longer than the catalogue's positions."""
+    """Shape where the catalog has none, or where a row is longer than the catalog's positions."""
     published_method: str
     method: str | None
     """full, lora, qlora or prefix; None when it is none of ours."""
@@ -117,7 +117,7 @@ class MeasuredRow:
     optimizer: str
     precision: str
     accelerator: str
-    """Name in the catalogue; empty where it has none."""
+    """Name in the catalog; empty where it has none."""
     devices: int
     nodes: int
     program: training_pb2.TrainingProgram.ValueType

@@ -41,7 +41,7 @@ METHODS = ("lora", "qlora", "full", "prefix", "adapter")
 
 
 def requests(count: int, seed: int, view: str = "ESTIMATE_VIEW_BASIC") -> list[estimate_pb2.EstimateRunRequest]:
-    """Make distinct requests over methods, models and accelerators of the catalogue."""
+    """Make distinct requests over methods, models and accelerators of the catalog."""
     draw = random.Random(seed)
     names = [entry.name for entry in models.models() if not entry.shape.experts]
     cards = [entry.name for entry in accelerators.supported() if entry.native_bf16]

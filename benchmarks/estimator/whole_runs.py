@@ -7,7 +7,7 @@ A row is a run as its source describes it: model, recipe, GPUs, rows, epochs, an
 tokens. `hours` is what the source says (`says`, in its own words) of the whole run. Nothing is fitted on these runs
 but on those of PEFT, which are counted apart. After a first look the descriptions were set right where they did not
 say what the source says (how often it saves, when its clock runs); no constant was. What a source leaves out is
-assumed and said in `note`. The interval is that of the total (loading, tokenising, training, evaluation, saving), or
+assumed and said in `note`. The interval is that of the total (loading, tokenizing, training, evaluation, saving), or
 of those of its `phases` alone in which the source's clock ran. Where nobody knows how long the rows are, the expected
 time is that of rows at the limit and the interval reaches down to a fifth of it: such runs are counted apart, since
 it is easy to be inside. The cost is that of the price book's cheapest offer, which is years younger than most of

@@ -20,7 +20,7 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.estimator.client import EstimatorClient
 from finetree_recommender.estimator.subprocess import EstimatorProgram
-from finetree_recommender.estimator.values import Catalogue, EstimatorUnavailableError, Evidence
+from finetree_recommender.estimator.values import Catalog, EstimatorUnavailableError, Evidence
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import Recommendation, Recommender
 from finetree_recommender.rule_pack.library import Library
@@ -38,7 +38,7 @@ SECONDS = 60.0
 class NoEstimator:
     """Estimator that never answers."""
 
-    async def catalogue(self) -> Catalogue:
+    async def catalog(self) -> Catalog:
         """Raise: there is no estimator."""
         raise EstimatorUnavailableError("no estimator")
 

@@ -32,7 +32,7 @@ def ftuneai(case: dict[str, Any], folder: Path) -> dict[str, Any]:  # noqa: ARG0
     missing = [f"model {case['model']}"] * (model is None)
     missing += [case.get("accelerator", "no GPU")] * (gpu is None)
     if missing:
-        return {"refused": f"not in its catalogue: {', '.join(missing)}"}
+        return {"refused": f"not in its catalog: {', '.join(missing)}"}
     found = BudgetOptimizer.optimize(
         model=model,
         gpu=gpu,

@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_recommender.estimator.values import Catalogue, Model
+from finetree_recommender.estimator.values import Catalog, Model
 from finetree_recommender.method import Method
 from finetree_recommender.recipe.build import build
 from finetree_recommender.request.inputs import normalize
@@ -93,7 +93,7 @@ def spec(method: str, variant: str) -> dict[str, Any]:
     request.dataset_profile.examples = len(rows().train)
     request.dataset_profile.token_lengths.add(upper_bound=LENGTH, count=len(rows().train))
     json_format.ParseDict(_evaluation(), request.evaluation)
-    inputs = normalize(request, pack, Catalogue(models={MODEL: Model(PARAMETERS, 8192)}))
+    inputs = normalize(request, pack, Catalog(models={MODEL: Model(PARAMETERS, 8192)}))
     built = build(pack, inputs, Method[method.upper()], parameters=PARAMETERS)
     found = json_format.MessageToDict(built.spec, preserving_proto_field_name=True)
     for name in ("hardware", "dataset"):

@@ -4,7 +4,7 @@
     python benchmarks/recommender/speed.py [--output benchmarks/results/recommender/speed.json]
 
 A real recommender and a real estimator, each a process on loopback; both are bound to one core, the client to another.
-Requests are distinct: any model and accelerator of the catalogue, any answers. Each makes one batch call to the
+Requests are distinct: any model and accelerator of the catalog, any answers. Each makes one batch call to the
 estimator, with every method's recipe and its fallbacks. Latency is from the call to its answer, one call at a time; CPU
 is that of each server's process, per call. The machine must be otherwise idle.
 """

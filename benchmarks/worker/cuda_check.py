@@ -257,7 +257,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="pattern of the cases' names")
     parser.add_argument("--steps", type=int, default=6, help="optimizer steps of a case")
-    parser.add_argument("--accelerator", default="", help="the GPU's name in the estimator's catalogue")
+    parser.add_argument("--accelerator", default="", help="the GPU's name in the estimator's catalog")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--output", type=Path, help="file for the results as JSON")
     parser.add_argument("--case", type=Path, help=argparse.SUPPRESS)

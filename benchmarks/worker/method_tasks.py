@@ -5,7 +5,7 @@
 
 `tweets`: does a tweet sound positive, negative or neutral? The tweets and their ratings (means of at least 20 people,
 -4 to 4) are those of C.J. Hutto and E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of
-Social Media Text", ICWSM 2014, which the source distribution of vaderSentiment 3.3.2 carries under the MIT licence.
+Social Media Text", ICWSM 2014, which the source distribution of vaderSentiment 3.3.2 carries under the MIT license.
 """
 
 import hashlib

@@ -12,7 +12,7 @@ from finetree_estimator.catalog.parameters import count
 from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_recommender.estimator.client import converted
-from finetree_recommender.estimator.values import Accelerator, Catalogue, Estimate, Evidence, Model, Refused
+from finetree_recommender.estimator.values import Accelerator, Catalog, Estimate, Evidence, Model, Refused
 from finetree_recommender.method import Method
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server.validation import validate
@@ -26,7 +26,7 @@ class Known:
 
     def __init__(self) -> None:
         self.servicer = EstimatorServicer(Knowledge(price_book.packaged()))
-        self.known = Catalogue(
+        self.known = Catalog(
             {card.name.casefold(): Accelerator(card.marketed_gb, card.native_bf16) for card in CARDS},
             {
                 name.casefold(): Model(count(model.shape).total, model.shape.max_positions)
@@ -35,7 +35,7 @@ class Known:
             },
         )
 
-    async def catalogue(self) -> Any:
+    async def catalog(self) -> Any:
         return self.known
 
     async def evidence(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """More budget, more memory or a higher quality need never takes a method of less quality by evidence-1.
 
-Random requests over the whole catalogue, each asked again along one of them, just below and at every price that the
+Random requests over the whole catalog, each asked again along one of them, just below and at every price that the
 estimator finds for it: the recommender asks the estimator's servicer, without the sockets between them.
 docs/decisions/0016 says why it holds, and of which requests.
 """

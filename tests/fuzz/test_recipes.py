@@ -43,7 +43,7 @@ GB = 10**9
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A trainer's data folder in which every model of the catalogue is prepared, as far as the planner looks."""
+    """A trainer's data folder in which every model of the catalog is prepared, as far as the planner looks."""
     made: Path = tmp_path_factory.mktemp("trainer")
     for model in MODELS:
         home = hub.home(made / "models", model.hub_id) / COMMIT
@@ -79,7 +79,7 @@ def planner(folder) -> Planner:
 
 
 def requests(policy: str, folder: Path) -> Iterator[recommendation_pb2.RecommendRequest]:
-    """Requests over the whole catalogue, with any of the answers given or not."""
+    """Requests over the whole catalog, with any of the answers given or not."""
     draw = random.Random(f"recipes of {policy}")
     turns = (itertools.cycle(draw.sample(every, len(every))) for every in (MODELS, CARDS))
     for _, model, card in zip(range(INPUTS), *turns, strict=False):

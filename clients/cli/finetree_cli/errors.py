@@ -235,7 +235,7 @@ _REMEDIES: dict[str, str] = {
     "DEADLINE_EXCEEDED": "the service does not answer in time; check that it runs, then try again",
     "UNAUTHENTICATED": "set FINETREE_TOKEN to a valid token",
     "INTERNAL": "this is a bug in finetree; the service's log has details under the id above",
-    "MODEL_NOT_FOUND": "`finetree models list --catalogue` lists the known names; a hub id (org/name) works too",
+    "MODEL_NOT_FOUND": "`finetree models list --catalog` lists the known names; a hub id (org/name) works too",
     "ACCELERATOR_NOT_FOUND": "`finetree gpus` lists the known names",
     "DATASET_NOT_FOUND": "`finetree datasets list` lists the datasets",
     "MODEL_NOT_PREPARED": "`finetree models pull` fetches it, and so does `finetree train` without --check",

@@ -56,7 +56,7 @@ class Output:
         click.echo(plain(text))
 
     def styled(self, text: str) -> None:
-        """Print a line that has this program's own colours; foreign text in it must be `plain`."""
+        """Print a line that has this program's own colors; foreign text in it must be `plain`."""
         click.echo(text)
 
     def say(self, text: str) -> None:

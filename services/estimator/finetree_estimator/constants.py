@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every number of the formulas that is not a shape, a setting or a catalogue entry, each with its source.
+"""Every number of the formulas that is not a shape, a setting or a catalog entry, each with its source.
 
 "Fitted" means: least error on the single-GPU LoRA rows of the published measurements (IBM sweeps read through NVML, and
 PEFT's method comparison); tests/unit/estimator/accuracy/test_measurements.py recomputes the error.
@@ -239,4 +239,4 @@ machine. Without a measurement UNKNOWN_RATE holds."""
 SHORTEST_ROWS = 0.2
 """Share of the limit that unknown rows may have on average; it lowers the lower end of the time."""
 PHASE_SPREAD = 0.5
-"""Half-width of loading, tokenising and saving, which depend on disk and core."""
+"""Half-width of loading, tokenizing and saving, which depend on disk and core."""

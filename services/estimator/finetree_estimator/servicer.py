@@ -97,7 +97,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return estimator_pb2.BatchEstimateRunsResponse(results=results)
 
     async def ListModels(self, request: catalog_pb2.ListModelsRequest, context: Any) -> catalog_pb2.ListModelsResponse:
-        """List the models of the catalogue."""
+        """List the models of the catalog."""
         entries, token = self._page(request, "models", models(), names=_model_names)
         return catalog_pb2.ListModelsResponse(models=map(catalog.model_message, entries), next_page_token=token)
 
@@ -106,7 +106,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         request: catalog_pb2.ListAcceleratorsRequest,
         context: Any,
     ) -> catalog_pb2.ListAcceleratorsResponse:
-        """List the accelerators of the catalogue."""
+        """List the accelerators of the catalog."""
         entries, token = self._page(request, "accelerators", accelerators(), names=lambda entry: (entry.name,))
         messages = [catalog.accelerator_message(entry, self._state().knowledge.prices) for entry in entries]
         return catalog_pb2.ListAcceleratorsResponse(accelerators=messages, next_page_token=token)
@@ -254,7 +254,7 @@ def _check_keys(keys: Iterable[str]) -> None:
 
 def _check_pins(pinned: evidence_pb2.Revision, present: evidence_pb2.Revision) -> None:
     """Raise FailedPrecondition for a pinned part that this server does not have; the rule pack is the recommender's."""
-    for name in ("engine", "catalogue", "price_book", "calibration"):
+    for name in ("engine", "catalog", "price_book", "calibration"):
         wanted, have = getattr(pinned, name), getattr(present, name)
         for pin, found in ((wanted.id, have.id), (wanted.sha256, have.sha256)):
             if pin and pin != found:

@@ -14,7 +14,7 @@ from finetree_recommender.decision import fit
 from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import (
-    Catalogue,
+    Catalog,
     Estimate,
     Estimator,
     EstimatorUnavailableError,
@@ -44,8 +44,8 @@ from finetree_recommender.trace import Caution, Step
 
 ANY_SHAPE = model_pb2.ModelShape(hidden_size=64, layers=1, intermediate_size=64, attention_heads=1, vocab_size=64)
 """Model for questions about hardware."""
-CATALOGUE_TRIES = 3
-"""Attempts where the catalogue changes during a request."""
+CATALOG_TRIES = 3
+"""Attempts where the catalog changes during a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +130,13 @@ class Recommender:
         """Find offers to rent, where they help; none where the estimator does not answer."""
         if not rental_offers.wanted(inputs, evidence):
             return ()
-        request, catalogue = inputs.request, inputs.catalogue
-        rows = rental_offers.questions(pack, request, catalogue, parameters=parameters_of(inputs, evidence))
+        request, catalog = inputs.request, inputs.catalog
+        rows = rental_offers.questions(pack, request, catalog, parameters=parameters_of(inputs, evidence))
         try:
             found = await self._estimator.estimates(rows)
         except EstimatorUnavailableError:
             return ()
-        return rental_offers.offers(pack, request, catalogue, found=found)
+        return rental_offers.offers(pack, request, catalog, found=found)
 
     def _builtin(self) -> tuple[Pack, ...]:
         """Packs that a reply is compared with: the built-in ones."""
@@ -149,7 +149,7 @@ class Recommender:
         try:
             inputs, evidence = await self._estimate(request, pack)
         except EstimatorUnavailableError:
-            return normalize(request, pack, Catalogue()), None, cautions.ESTIMATOR_UNAVAILABLE
+            return normalize(request, pack, Catalog()), None, cautions.ESTIMATOR_UNAVAILABLE
         if evidence is None:
             return inputs, None, _not_estimated(inputs)
         if not any(isinstance(row, Estimate) for row in evidence.rows.values()):
@@ -162,10 +162,10 @@ class Recommender:
     async def _estimate(
         self, request: recommendation_pb2.RecommendRequest, pack: Pack
     ) -> tuple[Inputs, Evidence | None]:
-        """Read the inputs and estimate with one catalogue; no estimate without a model or hardware."""
-        for _ in range(CATALOGUE_TRIES):
-            catalogue = await self._estimator.catalogue()
-            inputs = normalize(request, pack, catalogue)
+        """Read the inputs and estimate with one catalog; no estimate without a model or hardware."""
+        for _ in range(CATALOG_TRIES):
+            catalog = await self._estimator.catalog()
+            inputs = normalize(request, pack, catalog)
             if not inputs.model_known:
                 await self._check_hardware(inputs.hardware)
                 return inputs, None
@@ -174,12 +174,12 @@ class Recommender:
                 return inputs, None
             evidence = await self._estimator.evidence(_questions(pack, inputs))
             counted = _counted(inputs, evidence)
-            if counted is not None and await self._estimator.catalogue() is catalogue:
+            if counted is not None and await self._estimator.catalog() is catalog:
                 inputs, evidence = counted, await self._estimator.evidence(_questions(pack, counted))
-            # Inputs and estimates must be of the same revision of the catalogue.
-            if await self._estimator.catalogue() is catalogue:
+            # Inputs and estimates must be of the same revision of the catalog.
+            if await self._estimator.catalog() is catalog:
                 return inputs, evidence
-        raise EstimatorUnavailableError("the catalogue changes from call to call")
+        raise EstimatorUnavailableError("the catalog changes from call to call")
 
     async def _answer(self, spec: run_spec_pb2.RunSpec) -> Estimate | Refused:
         """Estimate a run by LoRA."""
@@ -227,7 +227,7 @@ def conclude(
         inputs = inputs.on_offer()
     situation = Situation(pack, inputs, evidence)
     decision, parameters = situation.decision, parameters_of(inputs, evidence)
-    neighbours = counterfactuals.explore(situation)
+    neighbors = counterfactuals.explore(situation)
     broken = tuple(unmet(situation))
     recipe = _recipe(situation, parameters)
     applied = recipes.adaptations(pack, inputs, decision.method)[: decision.fit.adapted] if decision.method else ()
@@ -242,9 +242,9 @@ def conclude(
         cautions=cautions.collect(
             situation, broken, missing=missing, parameters=parameters, built=recipe, rented=rented
         ),
-        counterfactuals=neighbours.flips,
-        gaps=neighbours.gaps,
-        confidence=confidence.judge(situation, neighbours, parameters=parameters, unmet=len(broken)),
+        counterfactuals=neighbors.flips,
+        gaps=neighbors.gaps,
+        confidence=confidence.judge(situation, neighbors, parameters=parameters, unmet=len(broken)),
         revision=revision,
         plan_digest=plan_digest(recipe.spec, inputs.profile, revision) if recipe is not None else "",
         others=other_packs.verdicts(others, situation),
@@ -252,7 +252,7 @@ def conclude(
 
 
 def parameters_of(inputs: Inputs, evidence: Evidence | None) -> int | None:
-    """Parameters of the model, by the estimator where it counted them, else by the catalogue."""
+    """Parameters of the model, by the estimator where it counted them, else by the catalog."""
     if evidence is not None and evidence.parameters:
         return evidence.parameters
     return (inputs.model.parameters or None) if inputs.model is not None else None

@@ -44,7 +44,7 @@ def write(*lines: object) -> str:
 
 
 def test_each_line_is_answered_in_its_place(run):
-    name = write(GOOD, "{", "", UNKNOWN, {"spec": {"colour": 1}}, "[]", GOOD)
+    name = write(GOOD, "{", "", UNKNOWN, {"spec": {"color": 1}}, "[]", GOOD)
     code, out, err = run("estimate", "--requests", name)
     answers = [json.loads(line) for line in out.splitlines()]
 
@@ -55,7 +55,7 @@ def test_each_line_is_answered_in_its_place(run):
     assert [error["line"] for error in errors] == [2, 4, 5, 6]
     assert [error["reason"] for error in errors] == ["INVALID_SPEC", "MODEL_NOT_FOUND", "INVALID_SPEC", "INVALID_SPEC"]
     assert [error["code"] for error in errors][1] == "NOT_FOUND"
-    assert errors[2]["problems"][0]["field"] == "spec.colour"
+    assert errors[2]["problems"][0]["field"] == "spec.color"
     assert "4 of 6 lines failed" in err
 
 

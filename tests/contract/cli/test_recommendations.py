@@ -64,7 +64,7 @@ def test_the_short_answer_stays_on_one_screen(run):
     assert "--explain" in out
 
 
-def test_an_explanation_has_every_part_without_colour(run):
+def test_an_explanation_has_every_part_without_color(run):
     code, out, said = run(*ASK, "--explain")
     assert (code, said) == (0, "")
     for title in ("Recommendation: LoRA", "Inputs", "Decision", "Methods", "Confidence", "Recipe", "Computed with"):

@@ -145,7 +145,7 @@ async def test_the_refusal_of_a_long_sequence_names_the_limit(stub, request_of):
     assert "2048 positions" in caught.value.details()
 
 
-def test_a_quantised_base_and_full_training_cannot_be_written_together(request_of):
+def test_a_quantized_base_and_full_training_cannot_be_written_together(request_of):
     with pytest.raises(json_format.ParseError, match="oneof"):
         request_of({"qlora": {}, "full": {}})
 

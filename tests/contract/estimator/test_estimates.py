@@ -193,7 +193,7 @@ async def test_the_present_revision_can_be_pinned(stub, request_of):
     assert (await stub.EstimateRun(request)).estimate.revision == revision
 
 
-@pytest.mark.parametrize("part", ["engine", "catalogue", "price_book", "calibration"])
+@pytest.mark.parametrize("part", ["engine", "catalog", "price_book", "calibration"])
 async def test_another_revision_is_not_to_be_had(stub, request_of, explain, part):
     request = request_of()
     getattr(request.pinned, part).id = "other"

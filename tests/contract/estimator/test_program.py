@@ -70,7 +70,7 @@ async def test_once_gives_the_served_answer_to_the_byte(stub, request_of):
         ("{", "MALFORMED_REQUEST"),
         ("null", "MALFORMED_REQUEST"),
         ("[" * 100_000, "MALFORMED_REQUEST"),
-        ('{"spec": {"colour": "red"}}', "MALFORMED_REQUEST"),
+        ('{"spec": {"color": "red"}}', "MALFORMED_REQUEST"),
         ("{}", "INVALID_REQUEST"),
         ('{"spec": {"model": {"name": "nope"}, "lora": {}, "hardware": {"accelerator": "t4"}}}', "MODEL_NOT_FOUND"),
     ],
@@ -82,7 +82,7 @@ def test_once_refuses_with_a_status_on_stderr(here, text, reason):
     assert json.loads(result.stderr)["details"][0]["reason"] == reason
 
 
-@pytest.mark.parametrize(("arguments", "text"), [((), "{}"), (("--price-book", "missing"), ""), (("--colour",), "")])
+@pytest.mark.parametrize(("arguments", "text"), [((), "{}"), (("--price-book", "missing"), ""), (("--color",), "")])
 def test_the_process_of_a_refusal_ends_with_2_and_writes_to_stderr_alone(arguments, text):
     result = once(text, *arguments)
 
@@ -133,7 +133,7 @@ def test_a_users_price_book_may_extend_ours(here, tmp_path, request_of):
         (b"price_id,accelerator\n", "line 1: the column 'provider' is missing"),
         (
             HEADER + b"mine,rtx-4091,me,1,USD,2026,x\n",
-            "line 2: accelerator: no 'rtx-4091' in the catalogue; did you mean",
+            "line 2: accelerator: no 'rtx-4091' in the catalog; did you mean",
         ),
         (HEADER + b"mine,t4,me,nan,USD,2026,x\n", "line 2: hourly_price: 'nan'"),
         (HEADER + b"mine,t4,me,1,USD,yesterday,x\n", "line 2: date: 'yesterday'"),

@@ -48,7 +48,7 @@ async def test_a_card_holds_what_a_dashboard_shows(client):
         assert all(row.provenance.kind == evidence_pb2.PROVENANCE_KIND_PUBLISHED for row in card.evidence)
 
 
-async def test_the_guides_of_rank_and_quantisation_name_one_usual_choice(client):
+async def test_the_guides_of_rank_and_quantization_name_one_usual_choice(client):
     parameters = {item.field_path: item for item in (await client.get_method("qlora")).parameters}
     assert [choice.value for choice in parameters["qlora.lora.rank"].choices] == ["64", "32", "16", "8", "4"]
     bits = {choice.value: choice for choice in parameters["qlora.quantization"].choices}

@@ -112,7 +112,7 @@ async def test_the_playbooks_verdicts_on_gpus(client, gb, fields, method):
     assert all(item.reasons for item in reply.methods)
 
 
-async def test_a_large_model_on_a_catalogue_gpu_is_made_to_fit(client):
+async def test_a_large_model_on_a_catalog_gpu_is_made_to_fit(client):
     request = {"model": {"name": "llama-3.1-8b"}, "hardware": {"accelerator": "rtx-4090"}}
     reply = await client.recommend(request | {"dataset_profile": {"examples": 5000}})
     assert reply.verdict.method == method_pb2.METHOD_LORA

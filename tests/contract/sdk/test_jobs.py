@@ -36,8 +36,8 @@ def test_what_was_asked_for_is_what_the_job_has(do, spec):
 
 @pytest.mark.parametrize("call", ["create_job", "validate_job"])
 def test_a_keyword_that_a_job_does_not_have_is_refused_before_any_call(do, suite, spec, call):
-    with pytest.raises(TypeError, match="colour"):
-        do(getattr(do.client(), call)(spec, colour="red"))
+    with pytest.raises(TypeError, match="color"):
+        do(getattr(do.client(), call)(spec, color="red"))
     assert suite.faults.calls("CreateJob") == suite.faults.calls("ValidateJob") == []
 
 

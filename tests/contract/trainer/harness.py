@@ -53,7 +53,7 @@ class FixedEstimator:
         estimate.revision.engine.id = self.revision
         return estimate
 
-    async def catalogue(self):
+    async def catalog(self):
         return {"acme-small-1b": "acme/Small-1B"}
 
     async def report(self, observation, *, request_id):

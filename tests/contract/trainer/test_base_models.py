@@ -186,7 +186,7 @@ async def test_the_token_goes_to_the_task_that_downloads_and_nowhere_else(tmp_pa
     assert not [path for path in kept if b"hub-secret" in path.read_bytes()]
 
 
-async def test_a_name_of_the_catalogue_is_a_model_of_the_hub(tmp_path):
+async def test_a_name_of_the_catalog_is_a_model_of_the_hub(tmp_path):
     async with trainer(tmp_path) as talk:
         job = await prepare(talk, name="ACME-small-1b")
         task = await build(talk, job)
@@ -198,11 +198,11 @@ async def test_a_name_of_the_catalogue_is_a_model_of_the_hub(tmp_path):
         assert (await train(talk, name="acme-small-1b")).base.revision == ONE
 
 
-async def test_without_a_catalogue_a_name_is_refused_with_what_to_do(tmp_path):
+async def test_without_a_catalog_a_name_is_refused_with_what_to_do(tmp_path):
     from finetree_trainer.estimator import EstimateUnavailableError
 
     class Down(FixedEstimator):
-        async def catalogue(self):
+        async def catalog(self):
             raise EstimateUnavailableError("UNAVAILABLE")
 
     async with trainer(tmp_path, estimator=Down()) as talk:

@@ -101,7 +101,7 @@ def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
 def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, fact):
-    (folder / "broken.yaml").write_text("model: {name: a}\ncolour: red\n", encoding="utf-8")
+    (folder / "broken.yaml").write_text("model: {name: a}\ncolor: red\n", encoding="utf-8")
     (folder / "absurd.yaml").write_text(SMALL.replace("lora: {}", "lora: {rank: 100000}"), encoding="utf-8")
     (folder / "euro.yaml").write_text("limits:\n- {metric: cost, max_money: 1 EUR}\n", encoding="utf-8")
     done = here("check", *words, "--output", "json")
@@ -118,10 +118,10 @@ def test_github_gets_annotations_at_the_line_and_a_table(folder, monkeypatch):
     assert done.returncode == 3
     assert "::error file=job.yaml,line=7,col=1,title=cost%3A FAIL::" in done.stdout
     assert "| `cost` | FAIL |" in (folder / "summary.md").read_text(encoding="utf-8")
-    (folder / "job.yaml").write_text("model: {name: a}\ncolour: red\n", encoding="utf-8")
+    (folder / "job.yaml").write_text("model: {name: a}\ncolor: red\n", encoding="utf-8")
     done = finetree(*words)
     assert done.returncode == 2
-    assert "::error file=job.yaml,line=2,col=1,title=JOB_FILE_INVALID::colour: " in done.stdout
+    assert "::error file=job.yaml,line=2,col=1,title=JOB_FILE_INVALID::color: " in done.stdout
 
 
 def test_data_beside_the_job_is_counted_and_stdin_is_a_job(folder):

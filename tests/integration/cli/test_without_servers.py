@@ -34,7 +34,7 @@ def run(suite, monkeypatch, capsys, tmp_path):
         ("recommender", ("packs", "list")),
         ("estimator", ESTIMATED),
         ("estimator", ("gpus", "rtx-40")),
-        ("estimator", ("models", "list", "--catalogue")),
+        ("estimator", ("models", "list", "--catalog")),
         ("estimator", ("prices", "list", "--accelerator", "a100-80gb", "--term", "on-demand")),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every model of the catalogue against transformers' own model of that configuration, on the meta device."""
+"""Every model of the catalog against transformers' own model of that configuration, on the meta device."""
 
 import pytest
 from finetree_estimator.catalog import hf_config

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import evidence_pb2
-from finetree_recommender.estimator.values import Catalogue, Estimate, Evidence, FitState, Model, Refused
+from finetree_recommender.estimator.values import Catalog, Estimate, Evidence, FitState, Model, Refused
 from finetree_recommender.method import Method
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.rule_pack.pack import builtin_packs
@@ -26,7 +26,7 @@ def read(pack):
 
     def read_request(parameters: int = 135_000_000, longest: int = 8192, **fields: Any) -> Inputs:
         request = json_format.ParseDict({"model": {"name": "m"}, **fields}, recommendation_pb2.RecommendRequest())
-        return normalize(request, pack, Catalogue(models={"m": Model(parameters, longest)}))
+        return normalize(request, pack, Catalog(models={"m": Model(parameters, longest)}))
 
     return read_request
 

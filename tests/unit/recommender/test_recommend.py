@@ -7,7 +7,7 @@ import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.estimator.values import (
     Accelerator,
-    Catalogue,
+    Catalog,
     EstimatorUnavailableError,
     Evidence,
     Model,
@@ -23,22 +23,22 @@ from google.protobuf import json_format
 class Recording:
     """Answers every question with one evidence, and remembers what it was asked."""
 
-    def __init__(self, found: Evidence | None, catalogues: int = 1) -> None:
+    def __init__(self, found: Evidence | None, catalogs: int = 1) -> None:
         self.asked = []
         self._found = found
         # The last one stays; before that, each question is followed by a change.
-        self._catalogues = [
-            Catalogue({"gpu": Accelerator(gb, native_bf16=True)}, {"m": Model(8_000_000_000, 4096)})
-            for gb in (24, 16)[-catalogues:]
+        self._catalogs = [
+            Catalog({"gpu": Accelerator(gb, native_bf16=True)}, {"m": Model(8_000_000_000, 4096)})
+            for gb in (24, 16)[-catalogs:]
         ]
 
-    async def catalogue(self):
-        return self._catalogues[0]
+    async def catalog(self):
+        return self._catalogs[0]
 
     async def evidence(self, rows):
         self.asked.append(rows)
-        if len(self._catalogues) > 1:
-            self._catalogues.pop(0)
+        if len(self._catalogs) > 1:
+            self._catalogs.pop(0)
         if self._found is None:
             raise EstimatorUnavailableError
         return self._found
@@ -75,17 +75,17 @@ async def test_pins_travel_without_the_packs(pack, evidence):
     assert not row.pinned.HasField("pack")
 
 
-async def test_a_catalogue_that_changes_under_the_question_is_read_again(pack, evidence):
-    estimator = Recording(evidence(lora="FITS", qlora="FITS"), catalogues=2)
+async def test_a_catalog_that_changes_under_the_question_is_read_again(pack, evidence):
+    estimator = Recording(evidence(lora="FITS", qlora="FITS"), catalogs=2)
     answer = await recommender(pack, estimator).recommend(request())
     assert len(estimator.asked) == 2
     assert answer.inputs.answers.memory == "16"
 
 
-async def test_a_catalogue_that_never_rests_degrades_the_answer(pack, evidence):
+async def test_a_catalog_that_never_rests_degrades_the_answer(pack, evidence):
     class Restless(Recording):
-        async def catalogue(self) -> Catalogue:
-            return Catalogue()
+        async def catalog(self) -> Catalog:
+            return Catalog()
 
     estimator = Restless(evidence(lora="FITS"))
     answer = await recommender(pack, estimator).recommend(request())

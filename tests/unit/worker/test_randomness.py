@@ -11,7 +11,7 @@ def _keep(masks: DropoutMasks, step: int, rows: list[int], lengths: list[int], m
     return masks.keep(module, 64, drop=0.1, dtype=torch.float32)
 
 
-def test_a_rows_mask_does_not_hang_on_its_neighbours() -> None:
+def test_a_rows_mask_does_not_hang_on_its_neighbors() -> None:
     masks = DropoutMasks(seed=1, width=64, modules=3)
     together = _keep(masks, 5, [4, 9, 2], [10, 20, 30], module=2)
     alone = _keep(masks, 5, [9], [20], module=2)

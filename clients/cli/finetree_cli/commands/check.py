@@ -94,7 +94,7 @@ def check(settings: Settings, /, file: str, **flags: Any) -> None:
 
     FILE is a job file, or - for stdin. Exits with 0 if every limit passes and with 3 if one fails. A limit inside the
     predicted range is undecided: it fails only with --fail-on undecided. Without an address, the installed estimator
-    runs in a child process and nothing is sent anywhere; its answer is the server's. The same input, catalogue and
+    runs in a child process and nothing is sent anywhere; its answer is the server's. The same input, catalog and
     prices give the same answer.
     """
     given = CheckFlags(

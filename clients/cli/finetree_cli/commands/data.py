@@ -88,7 +88,7 @@ def check(
 ) -> None:
     """Report on the rows of FILE: number of tokens, truncated, skipped and duplicate rows, leaks, and an example.
 
-    The file is uploaded (the same content once) and tokenised by a PREPARE job; a second check of the same content
+    The file is uploaded (the same content once) and tokenized by a PREPARE job; a second check of the same content
     reuses the result. Exits with 2 if the data is malformed, with row and field, and with 3 if a --fail-on applies.
     """
     from finetree_api.trainer.v1 import job_pb2

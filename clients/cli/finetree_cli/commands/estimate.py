@@ -79,7 +79,7 @@ class EstimateFlags:
 @click.option(
     "--model",
     metavar="NAME",
-    help="A name of `finetree models list --catalogue`, a hub id (org/name), or ./FOLDER with a config.json.",
+    help="A name of `finetree models list --catalog`, a hub id (org/name), or ./FOLDER with a config.json.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Fine-tuning method.")
 @click.option("--rank", type=Whole(), help="Rank of LoRA or QLoRA.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree gpus`: the GPUs of the estimator's catalogue."""
+"""`finetree gpus`: the GPUs of the estimator's catalog."""
 
 import click
 
@@ -10,13 +10,13 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 @click.argument("prefix", default="")
 @pass_settings
 def gpus(settings: Settings, prefix: str) -> None:
-    """List the GPUs of the catalogue.
+    """List the GPUs of the catalog.
 
     PREFIX is the beginning of their names.
     """
     from finetree_cli.backends.estimator import open_estimator
     from finetree_cli.output import as_dict
-    from finetree_cli.render.estimator.catalogue import show_accelerators
+    from finetree_cli.render.estimator.catalog import show_accelerators
 
     with open_estimator(settings, "ListAccelerators") as estimator:
         found = list(estimator.list_accelerators(prefix))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @click.group(
     cls=Group,
     examples=(
-        "finetree models list --catalogue llama",
+        "finetree models list --catalog llama",
         "finetree models pull Qwen/Qwen2.5-0.5B-Instruct",
         "finetree models list",
     ),
@@ -27,20 +27,20 @@ def models() -> None:
     "list",
     examples=(
         "finetree models list",
-        "finetree models list --catalogue llama",
+        "finetree models list --catalog llama",
         "finetree models list --json | jq '.base_models[].hub_id'",
     ),
 )
 @click.argument("prefix", default="")
-@click.option("--catalogue", is_flag=True, help="List the models that estimates know by name instead.")
+@click.option("--catalog", is_flag=True, help="List the models that estimates know by name instead.")
 @pass_settings
-def list_models(settings: Settings, prefix: str, catalogue: bool) -> None:
+def list_models(settings: Settings, prefix: str, catalog: bool) -> None:
     """List the base models on the trainer's machine whose name or hub id begins with PREFIX."""
     from finetree_cli.output import as_dict
     from finetree_cli.render.trainer.base_models import show_list
 
-    if catalogue:
-        _list_catalogue(settings, prefix)
+    if catalog:
+        _list_catalog(settings, prefix)
         return
     with settings.client() as client:
         found = [model for model in client.list_base_models(page_size=1000) if _begins(model, prefix)]
@@ -50,11 +50,11 @@ def list_models(settings: Settings, prefix: str, catalogue: bool) -> None:
         show_list(settings.out, found)
 
 
-def _list_catalogue(settings: Settings, prefix: str) -> None:
-    """List the catalogue's models whose name, hub id or family begins with the prefix."""
+def _list_catalog(settings: Settings, prefix: str) -> None:
+    """List the catalog's models whose name, hub id or family begins with the prefix."""
     from finetree_cli.backends.estimator import open_estimator
     from finetree_cli.output import as_dict
-    from finetree_cli.render.estimator.catalogue import show_models
+    from finetree_cli.render.estimator.catalog import show_models
 
     with open_estimator(settings, "ListModels") as estimator:
         found = list(estimator.list_models(prefix))
@@ -74,7 +74,7 @@ def _list_catalogue(settings: Settings, prefix: str) -> None:
 @click.argument("model")
 @pass_settings
 def pull(settings: Settings, model: str) -> None:
-    """Fetch a model by its catalogue name or hub id (org/name, with an optional @revision), and follow the download.
+    """Fetch a model by its catalog name or hub id (org/name, with an optional @revision), and follow the download.
 
     Files that are there already are not fetched again, and an interrupted download is resumed. The token for gated
     models is a setting of the trainer (hub_token). With --json, stdout has one event of the job on each line.

@@ -28,7 +28,7 @@ def list_prices(settings: Settings, accelerator: str, provider: str, term: str |
     """List prices by GPU, cheapest first, each with its provider and date."""
     from finetree_cli.backends.estimator import open_estimator
     from finetree_cli.output import as_dict
-    from finetree_cli.render.estimator.catalogue import show_prices
+    from finetree_cli.render.estimator.catalog import show_prices
 
     number = term.replace("-", "_") if term else 0
     with open_estimator(settings, "ListPrices") as estimator:

@@ -98,16 +98,16 @@ class RecommendFlags:
 @click.option(
     "--model",
     metavar="NAME",
-    help="A name of `finetree models list --catalogue`, a hub id (org/name), or ./FOLDER with a config.json.",
+    help="A name of `finetree models list --catalog`, a hub id (org/name), or ./FOLDER with a config.json.",
 )
 @hardware_options
 @data_options
 @choice("--quality", QUALITY, "How good the result must be.")
 @choice("--time", TIME, "Time available for a run.")
 @choice("--tasks", TASKS, "How many tasks share the model.")
-@choice("--use-case", USE_CASE, "Kind of organisation.")
+@choice("--use-case", USE_CASE, "Kind of organization.")
 @choice("--task-domain", TASK_DOMAIN, "What the model is to learn.")
-@choice("--behavior", BEHAVIOR, "How much the model's behaviour is to change.")
+@choice("--behavior", BEHAVIOR, "How much the model's behavior is to change.")
 @choice("--experience", EXPERIENCE, "Your experience with fine-tuning.")
 @click.option("--budget-per-month", type=MoneyAmount(), metavar="USD", help="Budget for the runs of a month.")
 @click.option("--budget-per-run", type=MoneyAmount(), metavar="USD", help="Budget for one run.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model in a folder of this machine: its config.json is enough for an estimate, in the catalogue or not."""
+"""A model in a folder of this machine: its config.json is enough for an estimate, in the catalog or not."""
 
 import os
 from collections.abc import Mapping

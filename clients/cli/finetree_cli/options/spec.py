@@ -103,7 +103,7 @@ def ownership_options(command: F) -> F:
 
 
 def model_source(name: str) -> "model_pb2.ModelSource":
-    """Convert --model: a catalogue name, a hub id ("organisation/name" with an optional "@revision"), or a folder."""
+    """Convert --model: a catalog name, a hub id ("organization/name" with an optional "@revision"), or a folder."""
     from finetree_api.types.v1 import model_pb2
 
     if (folder := model_folder(name)) is not None:

@@ -130,7 +130,7 @@ class AsyncEstimatorCalls:
     def list_models(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncPages[catalog_pb2.Model]:
-        """List the models of the catalogue in the order of their names.
+        """List the models of the catalog in the order of their names.
 
         Args:
             prefix: only names, hub ids and families that begin with it.
@@ -142,7 +142,7 @@ class AsyncEstimatorCalls:
     def list_accelerators(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> AsyncPages[catalog_pb2.Accelerator]:
-        """List the accelerators of the catalogue in the order of their names.
+        """List the accelerators of the catalog in the order of their names.
 
         Args:
             prefix: only names that begin with it.

@@ -117,7 +117,7 @@ def prepare_task(
 
 
 def model_source(model: ModelLike) -> model_pb2.ModelSource:
-    """Make a ModelSource; a text is a name of the catalogue or, with a slash, a hub id with "@" and a revision."""
+    """Make a ModelSource; a text is a name of the catalog or, with a slash, a hub id with "@" and a revision."""
     if not isinstance(model, str):
         return coerce(model_pb2.ModelSource, model, prefix="model")
     if "/" not in model:

@@ -125,7 +125,7 @@ class EstimatorCalls:
     def list_models(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> Pages[catalog_pb2.Model]:
-        """List the models of the catalogue in the order of their names.
+        """List the models of the catalog in the order of their names.
 
         Args:
             prefix: only names, hub ids and families that begin with it.
@@ -137,7 +137,7 @@ class EstimatorCalls:
     def list_accelerators(
         self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
     ) -> Pages[catalog_pb2.Accelerator]:
-        """List the accelerators of the catalogue in the order of their names.
+        """List the accelerators of the catalog in the order of their names.
 
         Args:
             prefix: only names that begin with it.

@@ -73,7 +73,7 @@ class JobCalls:
         """Create a job that fetches a base model, reports on a dataset as training would see it, or both.
 
         Args:
-            model: a name of the catalogue, a hub id ("organization/name", with "@" and a revision if need be), or a
+            model: a name of the catalog, a hub id ("organization/name", with "@" and a revision if need be), or a
                 ModelSource. Without one the rows are checked and counted in characters.
             dataset: name or short id of a dataset, or a DatasetSource.
             evaluation_dataset: held-out data to report on too.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values and helpers that several fakes share: a small catalogue, intervals, pages, plans."""
+"""Values and helpers that several fakes share: a small catalog, intervals, pages, plans."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from finetree.errors import InvalidArgument, NotFound, Violation
 T = TypeVar("T")
 
 PARAMETERS = {"tiny": 1_000_000, "small": 135_000_000, "large": 7_000_000_000}
-"""Parameters of the models of the catalogue."""
+"""Parameters of the models of the catalog."""
 USABLE_BYTES = {"cpu": 8 * 2**30, "rtx-4090": 24 * 10**9}
-"""Memory of the devices of the catalogue."""
+"""Memory of the devices of the catalog."""
 REVISION = evidence_pb2.Revision(engine=evidence_pb2.RevisionComponent(id="fake-1", date="2026-01-01"))
 PICTURE = '<svg xmlns="http://www.w3.org/2000/svg"><title>A fake picture</title></svg>\n'
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerators of the catalogue: read from the package's data files, found by any usual spelling of the name."""
+"""Accelerators of the catalog: read from the package's data files, found by any usual spelling of the name."""
 
 import re
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ def accelerator(name: str) -> AcceleratorEntry:
 def other_memories(name: str) -> tuple[AcceleratorEntry, ...]:
     """Other memory sizes that a name without a size may mean ("A100"), smallest first. Raises UnknownNameError.
 
-    Empty for a name exactly as in the catalogue.
+    Empty for a name exactly as in the catalog.
     """
     entry, words = accelerator(name), canonical(name)
     stated = {f"{entry.marketed_gb:g}", f"{entry.marketed_gb:g}gb", "laptop"} & set(words.split("-"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices of a run: an accelerator of the catalogue, a CPU, or an accelerator of which only the memory is known."""
+"""Devices of a run: an accelerator of the catalog, a CPU, or an accelerator of which only the memory is known."""
 
 import math
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ class Device:
 
 
 def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
-    """Build the device of a supported accelerator of the catalogue."""
+    """Build the device of a supported accelerator of the catalog."""
     below, above = _rate_spread(entry)
     rate = entry.training_flops
     if fp32 and entry.fp32_flops:

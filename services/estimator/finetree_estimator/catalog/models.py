@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of the catalogue: shapes from the package's data file, found by name, and reasons for unknown names."""
+"""Models of the catalog: shapes from the package's data file, found by name, and reasons for unknown names."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from finetree_estimator.catalog.names import UnknownNameError, nearest_names, sp
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model of the catalogue."""
+    """A model of the catalog."""
 
     name: str
     hub_id: str
@@ -69,7 +69,7 @@ def models() -> tuple[ModelEntry, ...]:
 
 
 def model(name: str) -> ModelEntry:
-    """Look up a model by catalogue name or Hub id, ignoring case. Raises UnknownNameError."""
+    """Look up a model by catalog name or Hub id, ignoring case. Raises UnknownNameError."""
     if (entry := model_names.find(_model_index(), name)) is None:
         raise UnknownNameError(name, nearest_names(name, (m.name for m in models()), (m.hub_id for m in models())))
     return entry
@@ -98,7 +98,7 @@ def _model(row: dict[str, str]) -> ModelEntry:
     )
 
 
-_QUANTISED = r"gptq|awq|exl2|gguf|fp8|nvfp4|mxfp4|bnb|\d-?bit|int[48]|q[2-8]_[k0]"
+_QUANTIZED = r"gptq|awq|exl2|gguf|fp8|nvfp4|mxfp4|bnb|\d-?bit|int[48]|q[2-8]_[k0]"
 _ENCODERS = (
     r"(al|distil|mobile|tiny|modern|camem)?bert|(ro|de)berta|electra|minilm|mpnet|bge|gte|e5|embed(dings?)?|reranker"
 )
@@ -109,7 +109,7 @@ _CLOSED = r"gpt-?[345]o?|chatgpt|o[134](-mini)?|claude|gemini|davinci"
 _TRAINED = "only decoder-only language models are supported"
 _HINTS = (
     (
-        rf"(^|.*[-_./ ])({_QUANTISED})",
+        rf"(^|.*[-_./ ])({_QUANTIZED})",
         "it is already quantized: name its 16-bit original, which QLoRA quantizes itself",
     ),
     (rf"(^|.*/)({_CLOSED})([-_. ]|$)", "its weights are not public: only its provider can fine-tune it"),
@@ -120,5 +120,5 @@ _HINTS = (
 
 
 def unknown_reason(name: str) -> str:
-    """Reason why a model is not in the catalogue, from its name; empty where the name shows none."""
+    """Reason why a model is not in the catalog, from its name; empty where the name shows none."""
     return next((text for pattern, text in _HINTS if re.match(pattern, name.lower())), "")

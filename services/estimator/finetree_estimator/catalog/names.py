@@ -15,7 +15,7 @@ MIB = 1024**2
 
 
 class UnknownNameError(LookupError):
-    """A name that the catalogue does not have; `nearest` holds the most similar ones, best first."""
+    """A name that the catalog does not have; `nearest` holds the most similar ones, best first."""
 
     def __init__(self, name: str, nearest: tuple[str, ...]) -> None:
         super().__init__(name)

@@ -41,7 +41,7 @@ class Quote:
 
     price_id: str
     accelerator: str
-    """Catalogue name."""
+    """Catalog name."""
     provider: str
     hourly: float
     currency: str
@@ -87,7 +87,7 @@ class PriceBook:
         raise UnknownNameError(price_id, nearest_names(price_id, (quote.price_id for quote in self.quotes)))
 
     def cheapest(self, accelerator: str, devices: int = 1) -> Quote | None:
-        """Lowest price of `devices` accelerators of a catalogue name; None where there is no quote.
+        """Lowest price of `devices` accelerators of a catalog name; None where there is no quote.
 
         Prefers on-demand terms, which are open to everyone, to spot and reserved ones, and US dollars to other
         currencies, since amounts of different currencies cannot be compared.
@@ -95,7 +95,7 @@ class PriceBook:
         return min(self.of(accelerator), key=lambda quote: _preference(quote, devices), default=None)
 
     def of(self, accelerator: str) -> tuple[Quote, ...]:
-        """Quotes of an accelerator by its catalogue name."""
+        """Quotes of an accelerator by its catalog name."""
         return self._groups.get(accelerator, ())
 
     def typical(self, accelerator: str) -> float | None:
@@ -248,7 +248,7 @@ def _accelerator(text: str) -> str:
         return accelerator(text).name
     except UnknownNameError as error:
         nearest = f"; did you mean {', '.join(error.nearest)}?" if error.nearest else ""
-        raise _ColumnError("accelerator", f"no {text[:80]!r} in the catalogue{nearest}") from error
+        raise _ColumnError("accelerator", f"no {text[:80]!r} in the catalog{nearest}") from error
 
 
 def _hourly(text: str) -> float:

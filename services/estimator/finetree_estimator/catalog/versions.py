@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Versions of formulas, catalogue, prices and calibration, each with the hash of its content."""
+"""Versions of formulas, catalog, prices and calibration, each with the hash of its content."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ ENGINE_DATE = "2026-11-26"
 """Day of the last change of the formulas."""
 FORMULAS = ("catalog", "evidence", "memory", "methods", "spec", "timing", "whatif")
 """Packages with code that affects numbers; the engine's hash covers them and the modules at the top."""
-CATALOGUE = ("models.csv", "accelerators.csv", "links.csv", "rate_classes.csv", "evidence.csv", "playbook.json")
-"""Data files that the catalogue's hash covers; the price book has its own."""
+CATALOG = ("models.csv", "accelerators.csv", "links.csv", "rate_classes.csv", "evidence.csv", "playbook.json")
+"""Data files that the catalog's hash covers; the price book has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ def parts(book: PriceBook, calibration: Part) -> dict[str, Part]:
     """Versions of all parts, by field name of the contract's Revision."""
     return {
         "engine": _engine(),
-        "catalogue": _catalogue(),
+        "catalog": _catalog(),
         "price_book": Part(book.book_id, book.sha256, _day(book.date)),
         "calibration": calibration,
     }
 
 
 def formulas() -> tuple[Part, Part]:
-    """Versions of engine and catalogue, on which predictions of memory and time depend."""
-    return _engine(), _catalogue()
+    """Versions of engine and catalog, on which predictions of memory and time depend."""
+    return _engine(), _catalog()
 
 
 @cache
@@ -55,10 +55,10 @@ def _engine() -> Part:
 
 
 @cache
-def _catalogue() -> Part:
-    digest = hashlib.sha256(b"".join(map(raw, CATALOGUE))).hexdigest()
+def _catalog() -> Part:
+    digest = hashlib.sha256(b"".join(map(raw, CATALOG))).hexdigest()
     date = max([entry.date for entry in models()] + [entry.date for entry in accelerators()])
-    return Part(f"catalogue-{date}", digest, _day(date))
+    return Part(f"catalog-{date}", digest, _day(date))
 
 
 def _day(date: str) -> str:

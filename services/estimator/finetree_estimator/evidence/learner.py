@@ -105,7 +105,7 @@ def _row(point: Point, record: bytes) -> StoredObservation:
 
 
 def _basis() -> str:
-    """What predictions are computed with: other formulas or another catalogue predict otherwise."""
+    """What predictions are computed with: other formulas or another catalog predict otherwise."""
     return " ".join(part.sha256 for part in versions.formulas())
 
 

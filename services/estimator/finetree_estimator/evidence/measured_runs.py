@@ -141,7 +141,7 @@ def _size(number: float) -> float:
 
 
 def _known(name: str, *, is_cpu: bool) -> tuple[str, str]:
-    """Catalogue name and architecture of a device; empty where no measured run has it: it differs from all alike."""
+    """Catalog name and architecture of a device; empty where no measured run has it: it differs from all alike."""
     if is_cpu:
         return CPU, CPU
     found, architecture = _named(name)

@@ -64,7 +64,7 @@ def to_point(observation: calibration_pb2.Observation, knowledge: Knowledge, pre
     device = device_key(spec.hardware)
     if not device:
         path = f"{_RUN}.spec.hardware"
-        raise invalid_field(path, "names no device to learn of: an accelerator of the catalogue, or cpu.model_name")
+        raise invalid_field(path, "names no device to learn of: an accelerator of the catalog, or cpu.model_name")
     _check_device(observation, run)
     point = _point(
         observation,

@@ -50,7 +50,7 @@ class StoredObservation:
     end_time: int
     """Microseconds since 1970."""
     record: bytes
-    """The serialised message."""
+    """The serialized message."""
     basis: str
     """What the point's prediction was computed with."""
     point: str

@@ -29,7 +29,7 @@ class Setting:
     checkpointing: str = "off"
     """off, full or offloaded."""
     accelerator: str
-    """Catalogue name; CPU for a processor, empty for a device that no measured run has."""
+    """Catalog name; CPU for a processor, empty for a device that no measured run has."""
     architecture: str
     """Of the accelerator."""
     devices: int = 1

@@ -27,7 +27,7 @@ class Component(Enum):
     OPTIMIZER_STATES = "optimizer states"
     ACTIVATIONS = "activations"
     TRANSIENT_PEAK = "loss or layer peak"
-    QUANTIZATION = "quantisation constants and workspace"
+    QUANTIZATION = "quantization constants and workspace"
     RUNTIME = "runtime"
     FRAGMENTATION = "fragmentation"
 

@@ -91,7 +91,7 @@ def _unreduced_gradients(run: Run) -> float:
     """Bytes of all gradients in the type of the computation, of programs that add up whole ones.
 
     accelerate enters no_sync for all but the last of a batch's micro-batches unless sync_each_batch is set; for FSDP
-    that means whole gradients (its guide on gradient synchronisation: Mixtral's 69 GB a device are too many with two).
+    that means whole gradients (its guide on gradient synchronization: Mixtral's 69 GB a device are too many with two).
     """
     if not run.program.adds_whole_gradients or run.program.casts_module:
         return 0.0

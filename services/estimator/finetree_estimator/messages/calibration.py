@@ -35,7 +35,7 @@ def calibration_message(
 
 
 def device_name(asked: str, calibration: Calibration) -> str:
-    """Catalogue name of an accelerator, or a processor's name as it was stored; "" stays ""."""
+    """Catalog name of an accelerator, or a processor's name as it was stored; "" stays ""."""
     try:
         return accelerator(asked).name if asked else ""
     except UnknownNameError:

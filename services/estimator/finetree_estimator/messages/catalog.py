@@ -16,7 +16,7 @@ from finetree_estimator.spec.resolve import read_accelerator
 
 
 def model_message(entry: ModelEntry) -> catalog_pb2.Model:
-    """Write a model of the catalogue."""
+    """Write a model of the catalog."""
     return catalog_pb2.Model(
         name=entry.name,
         hub_id=entry.hub_id,
@@ -31,7 +31,7 @@ def model_message(entry: ModelEntry) -> catalog_pb2.Model:
 
 
 def accelerator_message(entry: AcceleratorEntry, book: PriceBook) -> catalog_pb2.Accelerator:
-    """Write an accelerator of the catalogue, with the median of its prices."""
+    """Write an accelerator of the catalog, with the median of its prices."""
     typical = book.typical(entry.name)
     return catalog_pb2.Accelerator(
         name=entry.name,

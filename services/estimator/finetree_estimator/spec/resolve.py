@@ -15,7 +15,7 @@ from finetree_estimator.catalog.architecture import Shape, contradiction
 from finetree_estimator.catalog.devices import Device
 from finetree_estimator.catalog.families import ALIASES
 from finetree_estimator.catalog.hf_config import ConfigError, Described
-from finetree_estimator.catalog.models import model as catalogue_model
+from finetree_estimator.catalog.models import model as catalog_model
 from finetree_estimator.catalog.models import unknown_reason
 from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.catalog.price_book import Owned, PriceBook, Quote
@@ -42,9 +42,9 @@ def read_model(model: model_pb2.ModelSource, knowledge: Knowledge) -> Described:
         return _shape_of_path(model.path, knowledge.model_root)
     name = model.name if source == "name" else model.hub.id
     try:
-        return Described(catalogue_model(name).shape)
+        return Described(catalog_model(name).shape)
     except UnknownNameError as error:
-        text = f"no model {name!r} in the catalogue{_instead(error)}"
+        text = f"no model {name!r} in the catalog{_instead(error)}"
         raise NotFound("MODEL_NOT_FOUND", text, metadata={"model": name}) from error
 
 
@@ -70,7 +70,7 @@ def read_device(
 
 
 def _named_device(name: str, *, fp32: bool) -> Device:
-    """Look up a named accelerator; a name outside the catalogue may still reveal a vendor that is not supported."""
+    """Look up a named accelerator; a name outside the catalog may still reveal a vendor that is not supported."""
     try:
         entry = read_accelerator(name)
     except NotFound as error:
@@ -94,7 +94,7 @@ def read_accelerator(name: str) -> AcceleratorEntry:
         return accelerator(name)
     except UnknownNameError as error:
         text = (
-            f"no accelerator {name!r} in the catalogue{_or_nearest(error)}{_elsewhere(name)}; ListAccelerators lists "
+            f"no accelerator {name!r} in the catalog{_or_nearest(error)}{_elsewhere(name)}; ListAccelerators lists "
             "all, hardware.unknown_accelerator accepts any memory size"
         )
         raise NotFound("ACCELERATOR_NOT_FOUND", text, metadata={"accelerator": name}) from error
@@ -113,9 +113,9 @@ def _not_supported(what: str) -> InvalidArgument:
 
 
 def device_key(hardware: hardware_pb2.Hardware) -> str:
-    """Key that runs on equal devices share: the catalogue's name, or a processor's name and its cores.
+    """Key that runs on equal devices share: the catalog's name, or a processor's name and its cores.
 
-    Empty where neither is known. Raises UnknownNameError for an accelerator that the catalogue does not have.
+    Empty where neither is known. Raises UnknownNameError for an accelerator that the catalog does not have.
     """
     kind = hardware.WhichOneof("device")
     if kind == "accelerator":
@@ -125,10 +125,10 @@ def device_key(hardware: hardware_pb2.Hardware) -> str:
 
 
 def model_family(model: model_pb2.ModelSource) -> str:
-    """Family of a model of the catalogue; "" for any other."""
+    """Family of a model of the catalog; "" for any other."""
     name = model.name or model.hub.id
     try:
-        return catalogue_model(name).family if name else ""
+        return catalog_model(name).family if name else ""
     except UnknownNameError:
         return ""
 
@@ -193,7 +193,7 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
 
 def _shape_of_path(path: str, root: Path | None) -> Described:
     if root is None:
-        text = "this server reads no local models; name a model of the catalogue or give model.shape"
+        text = "this server reads no local models; name a model of the catalog or give model.shape"
         raise NotFound("MODEL_NOT_FOUND", f"spec.model.path: {text}", violations=[("spec.model.path", text)])
     file = hf_config.find(root, path)
     if file is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of a run by phase: loading, tokenising, the steps, evaluation and saving, each as an interval."""
+"""Time of a run by phase: loading, tokenizing, the steps, evaluation and saving, each as an interval."""
 
 import math
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
     """Seconds of a run by phase; None where the number of rows, hence of steps, is unknown.
 
     The ends of what goes with the device's rate are farther from the expected values by the power `spread`: times err
-    by factors, not by differences. Loading, tokenising and saving depend on disk and core, however near the case is.
+    by factors, not by differences. Loading, tokenizing and saving depend on disk and core, however near the case is.
     """
     rows = run.rows
     if rows is None or run.steps == 0:

@@ -41,7 +41,7 @@ class Option:
     """Hardware on which a run fits; sizes in bytes per device."""
 
     accelerator: str
-    """Catalogue name."""
+    """Catalog name."""
     count: int
     peak: Interval
     usable_bytes: int

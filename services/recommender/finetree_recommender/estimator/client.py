@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ASYNC109 - the timeout becomes the call's deadline
-"""Estimator through the SDK: one batch for a recommendation, and its catalogue once."""
+"""Estimator through the SDK: one batch for a recommendation, and its catalog once."""
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Mapping
@@ -13,7 +13,7 @@ from finetree_runtime.runspec import device_names, model_names
 
 from finetree_recommender.estimator.values import (
     Accelerator,
-    Catalogue,
+    Catalog,
     Estimate,
     EstimatorUnavailableError,
     Evidence,
@@ -65,15 +65,15 @@ class EstimatorClient:
     def __init__(self, client: Client, seconds: float) -> None:
         self._client = client
         self._seconds = seconds
-        self._catalogue: Catalogue | None = None
-        self._catalogue_revision = ""
+        self._catalog: Catalog | None = None
+        self._catalog_revision = ""
 
-    async def catalogue(self) -> Catalogue:
-        """Fetch accelerators and models, again only when the estimator's catalogue has changed."""
-        if self._catalogue is None:
-            self._catalogue = await _answered(self._fetch_catalogue())
-            self._catalogue_revision = ""
-        return self._catalogue
+    async def catalog(self) -> Catalog:
+        """Fetch accelerators and models, again only when the estimator's catalog has changed."""
+        if self._catalog is None:
+            self._catalog = await _answered(self._fetch_catalog())
+            self._catalog_revision = ""
+        return self._catalog
 
     async def evidence(self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]) -> Evidence:
         """Estimate all methods' recipes, each adapted until it fits."""
@@ -102,13 +102,13 @@ class EstimatorClient:
         return {method: answers[str(method)] for method in rows if str(method) in answers}
 
     def _notice(self, revision: evidence_pb2.Revision) -> None:
-        """Forget the catalogue when the estimator has another one."""
-        current = revision.catalogue.sha256
-        if self._catalogue_revision and current != self._catalogue_revision:
-            self._catalogue = None
-        self._catalogue_revision = current
+        """Forget the catalog when the estimator has another one."""
+        current = revision.catalog.sha256
+        if self._catalog_revision and current != self._catalog_revision:
+            self._catalog = None
+        self._catalog_revision = current
 
-    async def _fetch_catalogue(self) -> Catalogue:
+    async def _fetch_catalog(self) -> Catalog:
         # Each page is a call with its own deadline.
         async with asyncio.timeout(self._seconds):
             cards = [card async for card in self._client.list_accelerators(page_size=PAGE_SIZE, timeout=self._seconds)]
@@ -118,7 +118,7 @@ class EstimatorClient:
         spelled = device_names.by_name((_names(card), entry) for card, entry in found)
         models = model_names.by_name(((item.name, item.hub_id, *item.aliases), _model(item)) for item in listed)
         # An accelerator's own name takes precedence over aliases of others.
-        return Catalogue({**spelled, **names}, models)
+        return Catalog({**spelled, **names}, models)
 
 
 async def _answered(answer: Awaitable[T]) -> T:

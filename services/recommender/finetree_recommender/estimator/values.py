@@ -109,7 +109,7 @@ def _best(estimates: list[tuple[int, Estimate]]) -> Best:
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """An accelerator of the catalogue; memory in GB as marketed."""
+    """An accelerator of the catalog; memory in GB as marketed."""
 
     marketed_gb: float
     native_bf16: bool
@@ -123,7 +123,7 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model of the catalogue."""
+    """A model of the catalog."""
 
     parameters: int
     longest: int
@@ -133,7 +133,7 @@ class Model:
 
 
 @dataclass(frozen=True, eq=False)
-class Catalogue:
+class Catalog:
     """Accelerators and models by lower-case name (models also by hub id, accelerators by every alias)."""
 
     accelerators: Mapping[str, Accelerator] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class EstimatorUnavailableError(Exception):
 class Estimator(Protocol):
     """Estimator, as far as a recommendation needs it."""
 
-    async def catalogue(self) -> Catalogue:
+    async def catalog(self) -> Catalog:
         """Return accelerators and models, which are kept between calls.
 
         Raises:

@@ -31,7 +31,7 @@ _LEAST_GIB = 0.1
 
 MISSING_EVIDENCE = {
     ESTIMATOR_UNAVAILABLE: "the estimator did not answer: memory and time are the rule pack's figures; ask again later",
-    MODEL_NOT_ESTIMATED: "the estimator cannot read a local model: give its shape or catalogue name for an estimate",
+    MODEL_NOT_ESTIMATED: "the estimator cannot read a local model: give its shape or catalog name for an estimate",
     HARDWARE_UNKNOWN: "no hardware was named: the recipe is not estimated, and needs `hardware` before it can run",
     MEMORY_UNKNOWN: "the memory of the hardware is unknown: nothing is estimated, and the other answers decide",
     MODEL_UNKNOWN: "no model was named: the recipe is that of a 7B model, is not estimated, and needs `model` to run",

@@ -7,7 +7,7 @@ from enum import StrEnum
 from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import FitState
-from finetree_recommender.explain.counterfactuals import Neighbourhood
+from finetree_recommender.explain.counterfactuals import Neighborhood
 from finetree_recommender.explain.reasons import warnings
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.basic import Number
@@ -43,7 +43,7 @@ class Confidence:
     """Whether the verdict is only a default."""
 
 
-def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | None, unmet: int) -> Confidence:
+def judge(situation: Situation, neighbors: Neighborhood, *, parameters: int | None, unmet: int) -> Confidence:
     """Judge a decision; `unmet` counts the limits that it breaks, `parameters` are those of the base model."""
     pack, decision = situation.pack, situation.decision
     weights = pack.rules.confidence
@@ -51,7 +51,7 @@ def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | 
     doubts = [*_doubts(situation, unmet), _Doubt("MODEL_OUT_OF_DOMAIN", weights.out_of_domain, outside, _OUTSIDE)]
     points = sum(doubt.weight.value * doubt.count for doubt in doubts)
     factors = [Factor(doubt.code, doubt.message) for doubt in doubts if doubt.count]
-    kept = f"{neighbours.kept} of {neighbours.tried} single changes of input keep the verdict"
+    kept = f"{neighbors.kept} of {neighbors.tried} single changes of input keep the verdict"
     factors.append(Factor("CHANGES_KEEP_VERDICT", kept))
     foreign = situation.inputs.device.unsupported
     if foreign:
@@ -68,7 +68,7 @@ def judge(situation: Situation, neighbours: Neighbourhood, *, parameters: int | 
         factors=tuple(factors),
         score=round(max(0.0, 1 - points / weights.score_zero_at.value), 4),
         definition=_definition(pack),
-        robustness=neighbours.robustness,
+        robustness=neighbors.robustness,
         abstained=abstained,
     )
 

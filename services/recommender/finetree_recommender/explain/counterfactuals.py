@@ -54,7 +54,7 @@ class Gap:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbourhood:
+class Neighborhood:
     """Verdicts of all single changes."""
 
     flips: tuple[Counterfactual, ...]
@@ -65,7 +65,7 @@ class Neighbourhood:
     gaps: tuple[Gap, ...]
     """Unknown inputs that matter, the one that matters most first."""
     robustness: float
-    """Share of the changes to a neighbouring answer that keep the verdict."""
+    """Share of the changes to a neighboring answer that keep the verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class _Trial:
     verdict: Verdict
 
 
-def explore(situation: Situation) -> Neighbourhood:
+def explore(situation: Situation) -> Neighborhood:
     """Try every single change of a discrete input, and find where along a number the verdict changes.
 
     Estimates are for the request's hardware; for other hardware the pack's rules decide alone.
@@ -97,7 +97,7 @@ def explore(situation: Situation) -> Neighbourhood:
         for name, found in trials.items()
         if situation.answers.get(name) == UNKNOWN and (gap := _gap(name, found, method)) is not None
     ]
-    return Neighbourhood(
+    return Neighborhood(
         # Inputs in the order of the questions, the others after them.
         flips=tuple(
             sorted(changes, key=lambda f: places.index(f.field_path) if f.field_path in places else len(places))

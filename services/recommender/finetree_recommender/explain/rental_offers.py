@@ -12,7 +12,7 @@ from google.type import money_pb2
 
 from finetree_recommender.decision.limits import USD
 from finetree_recommender.decision.prior_figures import SECONDS
-from finetree_recommender.estimator.values import Catalogue, Evidence
+from finetree_recommender.estimator.values import Catalog, Evidence
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
 from finetree_recommender.recipe.build import adaptations, build
@@ -58,10 +58,10 @@ def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
 
 
 def questions(
-    pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue, *, parameters: int | None
+    pack: Pack, request: recommendation_pb2.RecommendRequest, catalog: Catalog, *, parameters: int | None
 ) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Ask for each method's recipe at its smallest without truncated rows, on no GPU in particular."""
-    inputs = _elsewhere(pack, request, catalogue)
+    inputs = _elsewhere(pack, request, catalog)
     evaluation = request.evaluation_profile if request.HasField("evaluation_profile") else None
     rows = {}
     for method in Method:
@@ -79,13 +79,13 @@ def questions(
 def offers(
     pack: Pack,
     request: recommendation_pb2.RecommendRequest,
-    catalogue: Catalogue,
+    catalog: Catalog,
     *,
     found: Mapping[Method, estimate_pb2.Estimate],
 ) -> tuple[Offer, ...]:
     """Find for each method the cheapest offer on demand; methods without one are left out."""
-    inputs = _elsewhere(pack, request, catalogue)
-    cheapest = ((method, next(_steady(answer, catalogue), None)) for method, answer in found.items())
+    inputs = _elsewhere(pack, request, catalog)
+    cheapest = ((method, next(_steady(answer, catalog), None)) for method, answer in found.items())
     return tuple(
         _offer(method, offer, _savings(pack, inputs, method)) for method, offer in cheapest if offer is not None
     )
@@ -128,14 +128,14 @@ def _over(offer: Offer, limits: Limits) -> str:
     return " and ".join(parts)
 
 
-def _elsewhere(pack: Pack, request: recommendation_pb2.RecommendRequest, catalogue: Catalogue) -> Inputs:
+def _elsewhere(pack: Pack, request: recommendation_pb2.RecommendRequest, catalog: Catalog) -> Inputs:
     """The request, on a rented GPU of no particular kind."""
     moved = recommendation_pb2.RecommendRequest()
     moved.CopyFrom(request)
     moved.ClearField("ownership")
     unknown = hardware_pb2.UnknownAccelerator(marketed_memory_gb=ANY_GPU_GB)
     moved.hardware.CopyFrom(hardware_pb2.Hardware(unknown_accelerator=unknown))
-    return normalize(moved, pack, catalogue)
+    return normalize(moved, pack, catalog)
 
 
 def _savings(pack: Pack, inputs: Inputs, method: Method) -> tuple[str, ...]:
@@ -145,10 +145,10 @@ def _savings(pack: Pack, inputs: Inputs, method: Method) -> tuple[str, ...]:
     return tuple(rule.message for rule in rules[:kept])
 
 
-def _steady(answer: estimate_pb2.Estimate, catalogue: Catalogue) -> Iterator[estimate_pb2.Offer]:
+def _steady(answer: estimate_pb2.Estimate, catalog: Catalog) -> Iterator[estimate_pb2.Offer]:
     """Offers on demand, the cheapest run first, of GPUs that compute in the recipe's bfloat16."""
     for offer in answer.offers:
-        entry = catalogue.accelerators.get(offer.price.accelerator.casefold())
+        entry = catalog.accelerators.get(offer.price.accelerator.casefold())
         if offer.price.term == catalog_pb2.PRICE_TERM_ON_DEMAND and entry is not None and entry.native_bf16:
             yield offer
 

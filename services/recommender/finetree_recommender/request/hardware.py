@@ -10,7 +10,7 @@ from finetree_api.types.v1 import hardware_pb2
 from finetree_runtime.runspec import device_names
 from finetree_runtime.runspec.device_names import canonical
 
-from finetree_recommender.estimator.values import Accelerator, Catalogue
+from finetree_recommender.estimator.values import Accelerator, Catalog
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.rules import MemoryClass
 from finetree_recommender.trace import Caution
@@ -32,7 +32,7 @@ class Device:
     gate_gb: float | None = None
     """Memory that the gate reads: of one device, or of all where the model is sharded across them."""
     entry: Accelerator | None = None
-    """Entry of the catalogue; None on a CPU and where only the memory is known."""
+    """Entry of the catalog; None on a CPU and where only the memory is known."""
     cautions: tuple[Caution, ...] = ()
     unsupported: str = ""
     """Name of an accelerator that is not supported; empty where it is. The other fields are of its memory then."""
@@ -43,13 +43,13 @@ class Device:
         return self.entry.capability if self.entry is not None else None
 
 
-def read_device(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
-    """Understand a request's hardware with the estimator's catalogue (empty when that cannot be asked)."""
+def read_device(hardware: hardware_pb2.Hardware, pack: Pack, catalog: Catalog) -> Device:
+    """Understand a request's hardware with the estimator's catalog (empty when that cannot be asked)."""
     kind = hardware.WhichOneof("device")
     if kind == "accelerator":
-        found = _named(hardware, pack, catalogue)
+        found = _named(hardware, pack, catalog)
     elif kind == "unknown_accelerator":
-        found = _told(hardware, pack, catalogue)
+        found = _told(hardware, pack, catalog)
     else:
         return Device(hardware)
     devices = max(1, hardware.count) if hardware.sharding == hardware_pb2.SHARDING_FULL else 1
@@ -64,9 +64,9 @@ def memory_class(pack: Pack, gb: float) -> MemoryClass:
     return [item for item in pack.rules.gate.classes if item.low <= tolerated or item.low == 0][-1]
 
 
-def _named(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
+def _named(hardware: hardware_pb2.Hardware, pack: Pack, catalog: Catalog) -> Device:
     name = hardware.accelerator
-    entry, count, plain = _looked_up(name, catalogue)
+    entry, count, plain = _looked_up(name, catalog)
     if unsupported := _unsupported(name, entry):
         return _foreign(hardware, entry.marketed_gb if entry is not None else 0.0, unsupported, pack=pack)
     if entry is None:
@@ -76,7 +76,7 @@ def _named(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) ->
         entry,
         count,
         *_counts(hardware, count, pack),
-        *_other_readings(plain, entry, pack, catalogue=catalogue),
+        *_other_readings(plain, entry, pack, catalog=catalog),
     )
 
 
@@ -86,11 +86,11 @@ def _by_the_pack(name: str, pack: Pack) -> float | None:
     return next((item.gb for item in known if "laptop" not in name), None)
 
 
-def _looked_up(name: str, catalogue: Catalogue) -> tuple[Accelerator | None, int, str]:
+def _looked_up(name: str, catalog: Catalog) -> tuple[Accelerator | None, int, str]:
     """Look up a name: its entry, the count that it states (0 where none), and the name without the count."""
-    entry = _find(name, catalogue)
+    entry = _find(name, catalog)
     count, plain = device_names.counted(name) if entry is None else (0, name)
-    return (_find(plain, catalogue), count, plain) if count else (entry, 0, name)
+    return (_find(plain, catalog), count, plain) if count else (entry, 0, name)
 
 
 def _unsupported(name: str, entry: Accelerator | None) -> str:
@@ -124,12 +124,12 @@ def _counts(hardware: hardware_pb2.Hardware, count: int, pack: Pack) -> Iterator
         yield Caution("INPUTS_DISAGREE", text, pack.rules.gate.sharded.id)
 
 
-def _other_readings(name: str, entry: Accelerator, pack: Pack, *, catalogue: Catalogue) -> Iterator[Caution]:
+def _other_readings(name: str, entry: Accelerator, pack: Pack, *, catalog: Catalog) -> Iterator[Caution]:
     """Cards of similar names that have another class of memory or other number formats."""
     ours = memory_class(pack, entry.marketed_gb)
     if "quadro" in name.casefold():  # which tells those of 2018 from those of later series
         return
-    near = {item.name: item for start in (entry.name, name) for item in _siblings(start, catalogue)}
+    near = {item.name: item for start in (entry.name, name) for item in _siblings(start, catalog)}
     others = [
         item
         for item in near.values()
@@ -141,18 +141,18 @@ def _other_readings(name: str, entry: Accelerator, pack: Pack, *, catalogue: Cat
         yield Caution("HARDWARE_NAME_AMBIGUOUS", text, ours.id)
 
 
-def _told(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> Device:
+def _told(hardware: hardware_pb2.Hardware, pack: Pack, catalog: Catalog) -> Device:
     """Read a memory and perhaps a name; where they differ the memory is used."""
     gb, name = hardware.unknown_accelerator.marketed_memory_gb, hardware.unknown_accelerator.name.strip()
-    entry, count, plain = _looked_up(name, catalogue)
+    entry, count, plain = _looked_up(name, catalog)
     if unsupported := _unsupported(name, entry):
         return _foreign(hardware, gb, unsupported, pack=pack)
-    if not name or not catalogue.accelerators:
+    if not name or not catalog.accelerators:
         return Device(hardware, gb)
     if entry is not None and _same(entry.marketed_gb, gb, pack):
         return _as(hardware, entry, count)
     rule_id = memory_class(pack, gb).id
-    siblings = [item for item in _siblings(plain, catalogue) if _same(item.marketed_gb, gb, pack)]
+    siblings = [item for item in _siblings(plain, catalog) if _same(item.marketed_gb, gb, pack)]
     if siblings:
         has = f"{_words(entry)} is the card of that name" if entry is not None else f"no card is named {name!r} alone"
         text = f"{has}; with {gb:g} GB it is the {siblings[0].display_name}, which is used"
@@ -160,14 +160,14 @@ def _told(hardware: hardware_pb2.Hardware, pack: Pack, catalogue: Catalogue) -> 
     if entry is not None:
         text = f"the name means {_words(entry)}, but {gb:g} GB were given: the memory is used, not the name"
         return Device(hardware, gb, entry=entry, cautions=(Caution("HARDWARE_NAME_MISLEADING", text, rule_id),))
-    near = difflib.get_close_matches(canonical(plain), [i.name for i in catalogue.entries], _NEAREST)
+    near = difflib.get_close_matches(canonical(plain), [i.name for i in catalog.entries], _NEAREST)
     pointer = f"; did you mean {', '.join(near)}?" if near else ""
     text = f"no accelerator {name!r} is known{pointer}: only its {gb:g} GB are used"
     return Device(hardware, gb, cautions=(Caution("HARDWARE_NAME_UNKNOWN", text, rule_id),))
 
 
 def _as(hardware: hardware_pb2.Hardware, entry: Accelerator, count: int, *cautions: Caution) -> Device:
-    """Read an accelerator of the catalogue, under its canonical name."""
+    """Read an accelerator of the catalog, under its canonical name."""
     found = hardware_pb2.Hardware()
     found.CopyFrom(hardware)
     found.accelerator = entry.name or hardware.accelerator
@@ -176,16 +176,16 @@ def _as(hardware: hardware_pb2.Hardware, entry: Accelerator, count: int, *cautio
     return Device(found, entry.marketed_gb, entry=entry, cautions=cautions)
 
 
-def _find(name: str, catalogue: Catalogue) -> Accelerator | None:
-    return catalogue.accelerators.get(name.casefold()) or catalogue.accelerators.get(canonical(name))
+def _find(name: str, catalog: Catalog) -> Accelerator | None:
+    return catalog.accelerators.get(name.casefold()) or catalog.accelerators.get(canonical(name))
 
 
-def _siblings(name: str, catalogue: Catalogue) -> list[Accelerator]:
+def _siblings(name: str, catalog: Catalog) -> list[Accelerator]:
     """Cards whose name continues this one, the shortest name first."""
     start = canonical(name)
     found = [
         item
-        for spelling, item in catalogue.trainable
+        for spelling, item in catalog.trainable
         if spelling.startswith(f"{start}-") and _SIBLING.fullmatch(spelling.removeprefix(start))
     ]
     return sorted(found, key=lambda item: (len(item.name), item.name))

@@ -10,7 +10,7 @@ from finetree_api.types.v1 import hardware_pb2, model_pb2, training_data_pb2
 from finetree_runtime.runspec import model_names
 from finetree_runtime.runspec.defaults import suggested_sequence_length
 
-from finetree_recommender.estimator.values import Catalogue, Model
+from finetree_recommender.estimator.values import Catalog, Model
 from finetree_recommender.formatting import decimal
 from finetree_recommender.request.echo import Echoed, echo
 from finetree_recommender.request.hardware import Device, memory_class, read_device
@@ -23,7 +23,7 @@ from finetree_recommender.trace import Caution
 
 @dataclass(frozen=True)
 class Inputs:
-    """A request, read with a pack and the estimator's catalogue."""
+    """A request, read with a pack and the estimator's catalog."""
 
     request: recommendation_pb2.RecommendRequest
     pack: Pack
@@ -35,14 +35,14 @@ class Inputs:
     profile: training_data_pb2.DatasetProfile | None
     evidence_profile: bool = False
     """Whether the recipe takes published numbers before the playbook's."""
-    catalogue: Catalogue = field(default_factory=Catalogue, repr=False)
-    """Catalogue of the estimator; empty where it could not be asked."""
+    catalog: Catalog = field(default_factory=Catalog, repr=False)
+    """Catalog of the estimator; empty where it could not be asked."""
     offered: bool = False
     """Whether the limits of a run are compared with offers to rent, in place of the pack's own figures."""
 
     def reread(self, pack: Pack) -> "Inputs":
         """Read the request with another pack."""
-        read = replace(normalize(self.request, pack, self.catalogue), model=self.model)
+        read = replace(normalize(self.request, pack, self.catalog), model=self.model)
         return read.on_offer() if self.offered else read
 
     def on_offer(self) -> "Inputs":
@@ -119,12 +119,12 @@ class Inputs:
         return self.profile.examples if self.profile is not None else None
 
 
-def normalize(request: recommendation_pb2.RecommendRequest, pack: Pack, catalogue: Catalogue) -> Inputs:
-    """Read a request with a pack's classes and the estimator's catalogue (empty when that cannot be asked)."""
+def normalize(request: recommendation_pb2.RecommendRequest, pack: Pack, catalog: Catalog) -> Inputs:
+    """Read a request with a pack's classes and the estimator's catalog (empty when that cannot be asked)."""
     profile = request.dataset_profile if request.HasField("dataset_profile") else None
     if profile is None and request.dataset.WhichOneof("source") == "profile":
         profile = request.dataset.profile
-    device = read_device(request.hardware, pack, catalogue)
+    device = read_device(request.hardware, pack, catalog)
     examples = profile.examples if profile is not None else None
     return Inputs(
         request=request,
@@ -132,10 +132,10 @@ def normalize(request: recommendation_pb2.RecommendRequest, pack: Pack, catalogu
         answers=_answers(request, pack, _memory(device, pack)),
         limits=replace(stated_limits(request), capability=device.capability, examples=examples),
         device=device,
-        model=_model(request.model, catalogue),
+        model=_model(request.model, catalog),
         profile=profile,
         evidence_profile=_wants_evidence(request, pack),
-        catalogue=catalogue,
+        catalog=catalog,
     )
 
 
@@ -183,13 +183,13 @@ def _memory(device: Device, pack: Pack) -> str:
     return UNKNOWN if device.gate_gb is None else memory_class(pack, device.gate_gb).key
 
 
-def _model(source: model_pb2.ModelSource, catalogue: Catalogue) -> Model | None:
+def _model(source: model_pb2.ModelSource, catalog: Catalog) -> Model | None:
     kind = source.WhichOneof("source")
     if kind == "shape":
         # The estimator counts the parameters of a shape.
         return Model(0, source.shape.max_position_embeddings, source.shape.experts)
     name = source.hub.id if kind == "hub" else source.name
-    return model_names.find(catalogue.models, name)
+    return model_names.find(catalog.models, name)
 
 
 def _lengths(profile: training_data_pb2.DatasetProfile | None, pack: Pack) -> Iterator[Caution]:

@@ -62,7 +62,7 @@ def check_estimator_pins(pinned: evidence_pb2.Revision) -> None:
     Raises:
         FailedPrecondition: REVISION_UNAVAILABLE.
     """
-    for name in ("engine", "catalogue", "price_book", "calibration"):
+    for name in ("engine", "catalog", "price_book", "calibration"):
         if pinned.HasField(name):
             text = "nothing was estimated, so it cannot be confirmed; state model and hardware, or try again if the "
             raise _unavailable(f"pinned.{name}", f"{text}estimator did not answer, or pin none")

@@ -43,7 +43,7 @@ _IGNORED = {"nvidia", "geforce", "tesla", "quadro", "amd", "instinct", "radeon",
     "cloud",
     "aws",
 }
-"""Words of a name that distinguish no two accelerators of the catalogue."""
+"""Words of a name that distinguish no two accelerators of the catalog."""
 _SAME = {"mobile": "laptop", "workstation": "", "gib": "gb"}
 
 
@@ -51,7 +51,7 @@ class Named(NamedTuple):
     """Names of an accelerator, and the memory that may follow them."""
 
     names: tuple[str, ...]
-    """All names, the catalogue's first."""
+    """All names, the catalog's first."""
     marketed_gb: float
     """Marketed memory in GB that may follow a name; 0 for memory shared with the CPU."""
 

@@ -8,7 +8,7 @@ from finetree_api.types.v1 import evidence_pb2, run_spec_pb2, training_data_pb2
 
 from finetree_runtime.runspec.paths import FieldDifference, canonical, difference
 
-_COVERED = ("engine", "catalogue", "price_book")
+_COVERED = ("engine", "catalog", "price_book")
 """Components of a revision that a digest covers. The rule pack decides which plan is proposed, not what the plan is: a
 plan written by hand and the same plan from a recommendation have the same digest. Calibration changes with every run
 that ends, and no approval would outlive the next one."""

@@ -54,7 +54,7 @@ _FACTORIES: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
 if TYPE_CHECKING:  # grpc's classes are generic only in their type stubs
     Context = aio.ServicerContext[Any, Any]
     Handler = grpc.RpcMethodHandler[Any, Any]
-    Behaviour = Callable[..., Any]
+    Behavior = Callable[..., Any]
     Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]]
 
 
@@ -95,8 +95,8 @@ class CallInterceptor(aio.ServerInterceptor):
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         assert inner is not None  # noqa: S101  # a handler has exactly one of the four
         if method.startswith(_SIDE_SERVICES):
-            behaviour = self._until_closing(inner) if handler.response_streaming else inner
-            return factory(behaviour, handler.request_deserializer, handler.response_serializer)
+            behavior = self._until_closing(inner) if handler.response_streaming else inner
+            return factory(behavior, handler.request_deserializer, handler.response_serializer)
         limit = None if handler.request_streaming else self._max_request_bytes
         deserialize = _lenient(handler.request_deserializer or bytes, limit)  # None: the request stays bytes
         return factory(self._surrounded(method, kind, inner), deserialize, handler.response_serializer)
@@ -111,10 +111,10 @@ class CallInterceptor(aio.ServerInterceptor):
         self._closing.set()
         return self._idle.is_set()
 
-    def _surrounded(self, method: str, kind: str, inner: Behaviour) -> Behaviour:
+    def _surrounded(self, method: str, kind: str, inner: Behavior) -> Behavior:
         """Return what gRPC calls in place of `inner`."""
 
-        async def behaviour(request: Any, rpc: Context) -> Any:
+        async def behavior(request: Any, rpc: Context) -> Any:
             started, peer = time.monotonic(), rpc.peer()
             metadata = {str(key): value for key, value in rpc.invocation_metadata() or () if isinstance(value, str)}
             call = _begin(method, metadata, rpc, started)
@@ -143,9 +143,9 @@ class CallInterceptor(aio.ServerInterceptor):
             finally:
                 self._end(kind, call, code, time.monotonic() - started, peer)
 
-        return behaviour
+        return behavior
 
-    async def _run(self, kind: str, inner: Behaviour, request: Any, rpc: Context) -> Any:
+    async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
         if kind in ("unary", "server_stream"):
             _check(request)
@@ -188,10 +188,10 @@ class CallInterceptor(aio.ServerInterceptor):
         line = {"method": call.method, "code": code, "ms": round(seconds * 1000, 3), "peer": peer}
         self._log.info("rpc", **call.fields | line, request_id=call.request_id, principal=call.principal.name)
 
-    def _until_closing(self, inner: Behaviour) -> Behaviour:
+    def _until_closing(self, inner: Behavior) -> Behavior:
         """Return a health watch or a reflection session that ends when the server does; nothing else would end it."""
 
-        async def behaviour(request: Any, rpc: Context) -> None:
+        async def behavior(request: Any, rpc: Context) -> None:
             work = asyncio.ensure_future(_write_all(inner(request, rpc), rpc))
             closing = asyncio.ensure_future(self._closing.wait())
             try:
@@ -202,7 +202,7 @@ class CallInterceptor(aio.ServerInterceptor):
                 closing.cancel()
                 work.cancel()
 
-        return behaviour
+        return behavior
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class _Forward(stdlib.Handler):
 
 
 def _structlog() -> Any:
-    """Import structlog without rich, which it would load for coloured tracebacks (80 ms of start-up)."""
+    """Import structlog without rich, which it would load for colored tracebacks (80 ms of start-up)."""
     if "structlog" not in sys.modules and "rich" not in sys.modules:
         sys.modules["rich"] = None  # type: ignore[assignment]  # the documented way to make an import fail
         try:

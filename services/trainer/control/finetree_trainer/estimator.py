@@ -38,8 +38,8 @@ class Estimator(Protocol):
         """Estimate a resolved run. Raises EstimateUnavailableError."""
         ...
 
-    async def catalogue(self) -> dict[str, str]:
-        """Return the hub ids of the catalogue's models by lower-case name. Raises EstimateUnavailableError."""
+    async def catalog(self) -> dict[str, str]:
+        """Return the hub ids of the catalog's models by lower-case name. Raises EstimateUnavailableError."""
         ...
 
     async def report(self, observation: calibration_pb2.Observation, *, request_id: str) -> None:
@@ -63,8 +63,8 @@ class RemoteEstimator:
         except FinetreeError as error:
             raise EstimateUnavailableError(f"{error.reason or error.code}: {error.message}") from error
 
-    async def catalogue(self) -> dict[str, str]:
-        """Return the hub ids of the catalogue's models by lower-case name. Raises EstimateUnavailableError."""
+    async def catalog(self) -> dict[str, str]:
+        """Return the hub ids of the catalog's models by lower-case name. Raises EstimateUnavailableError."""
         from finetree.errors import FinetreeError
 
         try:

@@ -12,7 +12,7 @@ class Signal(StrEnum):
 
     NONE = "none"
     CHECKPOINT = "checkpoint"
-    """Save a checkpoint at the next step boundary and go on."""
+    """Save a checkpoint at the next step boundary and continue."""
     PAUSE = "pause"
     """Save a checkpoint at the next step boundary and end, to be resumed."""
     CANCEL = "cancel"

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Category(StrEnum):
-    """Who can correct a failure: the user, the operator of the system, or whoever gives more capacity."""
+    """Side that can correct a failure: the user, the operator, or more capacity."""
 
     USER = "USER"
     SYSTEM = "SYSTEM"

@@ -4,6 +4,7 @@
 import asyncio
 import random
 import time
+from itertools import pairwise
 
 import grpc
 import pytest
@@ -186,17 +187,20 @@ async def test_commands_reach_the_training_thread(service, serve, join, until):
 
 
 async def test_heartbeats_carry_phase_and_newest_event_and_come_twice_an_interval(service, serve, join, until):
-    service.task, service.beat = TASK, 0.2
+    service.task, service.beat = TASK, 0.4
     await serve()
     worker = join()
     worker.bind()
     worker.write(4)
     worker.stream.phase = job_pb2.JOB_PHASE_TRAIN
-    await until(lambda: len(service.beats) >= 4, "heartbeats")
-    began, seen = time.monotonic(), len(service.beats)
-    await until(lambda: len(service.beats) >= seen + 6, "six more")
-    # Six at 0.1 s each; twice that on a machine under load.
-    assert 0.5 <= time.monotonic() - began < 1.5
+    await until(lambda: len(service.beats) >= 3, "heartbeats")
+    first, times = len(service.beats), [time.monotonic()]
+    for count in range(first + 1, first + 6):
+        await until(lambda count=count: len(service.beats) >= count, "another")
+        times.append(time.monotonic())
+    # A machine under load delays some of them, and brings none forward.
+    assert times[-1] - times[0] >= 5 * 0.2 - 0.1
+    assert min(later - earlier for earlier, later in pairwise(times)) < 0.4
     assert service.beats[-1].last_worker_seq == 4
     assert service.beats[-1].phase == job_pb2.JOB_PHASE_TRAIN
     assert len(service.hellos) == 1
@@ -225,10 +229,10 @@ async def test_an_orphan_is_told_to_save_and_end(service, serve, join, until):
 
 
 async def test_contact_renews_the_lease(service, serve, join, until):
-    service.task, service.grace, service.beat = TASK, 0.5, 0.1
+    service.task, service.grace, service.beat = TASK, 1.0, 0.2
     await serve()
     worker = join()
-    await until(lambda: len(service.beats) >= 25, "more than a second of heartbeats")
+    await until(lambda: len(service.beats) >= 15, "more than the grace's second of heartbeats")
     assert worker.commands.stop is Stop.NONE
 
 

@@ -20,7 +20,7 @@ NOBODY: Any = None
     ("name", "source", "revision"),
     [("llama-3.1-8b", "name", ""), ("org/model", "hub", ""), ("org/model@v2", "hub", "v2")],
 )
-def test_a_model_is_named_by_catalogue_or_hub(name, source, revision):
+def test_a_model_is_named_by_catalog_or_hub(name, source, revision):
     model = spec_flags.model_source(name)
     assert model.WhichOneof("source") == source
     assert model.hub.revision == revision

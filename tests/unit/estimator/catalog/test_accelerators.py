@@ -117,7 +117,7 @@ def test_an_unknown_accelerator_comes_back_with_the_nearest():
     assert "rtx-4090" in caught.value.nearest
 
 
-def test_the_catalogue_has_what_people_train_on():
+def test_the_catalog_has_what_people_train_on():
     names = {entry.name for entry in supported()}
 
     assert len(names) >= 45

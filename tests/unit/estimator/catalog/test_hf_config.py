@@ -73,7 +73,7 @@ MIXTURE = {
         (MIXTURE, "qwen1.5-moe-a2.7b"),
     ],
 )
-def test_a_publishers_config_gives_the_catalogues_shape(config, name):
+def test_a_publishers_config_gives_the_catalogs_shape(config, name):
     assert hf_config.parse(config).shape == model(name).shape
 
 

@@ -34,7 +34,7 @@ def test_most_published_numbers_of_parameters_are_exact():
     assert len(exact) >= 100
 
 
-def test_the_catalogue_has_the_models_that_people_ask_for():
+def test_the_catalog_has_the_models_that_people_ask_for():
     families = {entry.family for entry in models.models()}
 
     assert len(models.models()) >= 70
@@ -42,7 +42,7 @@ def test_the_catalogue_has_the_models_that_people_ask_for():
     assert {"deepseek-r1-distill", "olmo2", "falcon", "gpt2", "gpt_neox", "smollm2", "smollm3"} <= families
 
 
-def test_the_catalogue_has_mixtures_shared_keys_and_tied_embeddings():
+def test_the_catalog_has_mixtures_shared_keys_and_tied_embeddings():
     shapes = [entry.shape for entry in models.models()]
 
     assert sum(shape.experts > 0 for shape in shapes) >= 8
@@ -119,7 +119,7 @@ def test_an_unknown_name_comes_back_with_the_nearest():
     assert caught.value.nearest[0] == "llama-3.2-3b"
 
 
-def test_every_number_of_the_catalogue_has_a_source_and_a_date():
+def test_every_number_of_the_catalog_has_a_source_and_a_date():
     for entry in (*models.models(), *accelerators.accelerators(), *price_book.packaged().quotes):
         assert entry.source, entry
         assert re.fullmatch(r"20\d\d(-\d\d){0,2}", entry.date), entry
@@ -149,7 +149,7 @@ def test_a_name_tells_what_a_model_is_not(names, words):
         assert words in found if words else not found, name
 
 
-def test_no_model_of_the_catalogue_looks_like_one_that_is_not_trained():
+def test_no_model_of_the_catalog_looks_like_one_that_is_not_trained():
     assert not [
         name
         for model in models.models()

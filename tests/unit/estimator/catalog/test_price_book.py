@@ -112,7 +112,7 @@ ROW = b"a,t4,x,1,USD,2026,y\n"
     [
         (b"", "line 1: the column 'price_id' is missing"),
         (b"price_id,accelerator\n", "line 1: the column 'provider' is missing"),
-        (HEADER.replace(b"source", b"source,colour"), "line 1: unknown column 'colour'"),
+        (HEADER.replace(b"source", b"source,color"), "line 1: unknown column 'color'"),
         (HEADER.replace(b"source", b"source,term,term"), "line 1: the column 'term' occurs twice"),
         (HEADER + b"a,t4,x,cheap,USD,2026,y\n", "line 2: hourly_price: 'cheap'"),
         (HEADER + ROW + b"b,t4,x,-1,USD,2026,y\n", "line 3: hourly_price: '-1'"),
@@ -125,7 +125,7 @@ ROW = b"a,t4,x,1,USD,2026,y\n"
         (HEADER + b"a,t4,x,1,USD,2026,y,z\n", "line 2: row: has more cells"),
         (
             HEADER + b"a,rtx-4091,x,1,USD,2026,y\n",
-            "line 2: accelerator: no 'rtx-4091' in the catalogue; did you mean rtx-4090",
+            "line 2: accelerator: no 'rtx-4091' in the catalog; did you mean rtx-4090",
         ),
         (HEADER + b"a,t4,x,1,dollars,2026,y\n", "line 2: currency: 'dollars'"),
         (HEADER + b"a,t4,x,1,$$$,2026,y\n", "line 2: currency"),

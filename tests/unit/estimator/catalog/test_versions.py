@@ -11,7 +11,7 @@ from finetree_estimator.evidence.calibration import EMPTY
 def test_each_part_carries_the_hash_of_its_content():
     parts = versions.parts(price_book.packaged(), EMPTY.part)
 
-    assert set(parts) == {"engine", "catalogue", "price_book", "calibration"}
+    assert set(parts) == {"engine", "catalog", "price_book", "calibration"}
     assert all(len(part.sha256) == 64 for part in parts.values())
     assert [name for name, part in parts.items() if not part.date] == ["calibration"]
     assert parts["price_book"].sha256 == hashlib.sha256(names.raw("prices.csv")).hexdigest()
@@ -23,7 +23,7 @@ def test_another_price_book_is_another_revision():
     before, after = versions.parts(price_book.packaged(), EMPTY.part), versions.parts(mine, EMPTY.part)
 
     assert after["price_book"].sha256 != before["price_book"].sha256
-    assert (after["engine"], after["catalogue"]) == (before["engine"], before["catalogue"])
+    assert (after["engine"], after["catalog"]) == (before["engine"], before["catalog"])
     assert (after["price_book"].part_id, after["price_book"].date) == ("mine", "2026-11-01")
 
 
@@ -49,8 +49,8 @@ def test_the_engine_s_hash_covers_every_room_that_the_engine_is_made_of():
     assert rooms <= set(versions.FORMULAS)
 
 
-def test_the_catalogue_s_hash_covers_every_data_file_but_the_prices():
+def test_the_catalog_s_hash_covers_every_data_file_but_the_prices():
     files = {file.name for file in resources.files("finetree_estimator.catalog.data").iterdir() if file.is_file()}
     data = {name for name in files if name.endswith((".csv", ".json"))}
 
-    assert data - set(versions.CATALOGUE) == {"prices.csv"}
+    assert data - set(versions.CATALOG) == {"prices.csv"}

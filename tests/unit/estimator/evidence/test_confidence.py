@@ -51,7 +51,7 @@ def test_a_published_case_has_high_confidence_and_needs_no_reasons(published):
     assert (found.memory_distance, found.time_distance, found.reasons) == (0.0, 0.0, ())
 
 
-def test_a_quantised_base_lowers_confidence_and_says_so(published):
+def test_a_quantized_base_lowers_confidence_and_says_so(published):
     found = confidence_in(replace(published, method=Qlora.of(Lora(4, PRESETS["query-value"]))))
 
     assert (found.memory, found.time) == (Level.MEDIUM, Level.MEDIUM)

@@ -33,7 +33,7 @@ def test_the_evidence_stays_small_and_every_row_measured_something():
     assert all(row.peak_bytes or row.tokens_per_second for row in measured_runs.measured_runs())
 
 
-def test_every_row_has_a_source_a_description_and_a_device_of_the_catalogue():
+def test_every_row_has_a_source_a_description_and_a_device_of_the_catalog():
     names = {entry.name for entry in accelerators()}
     for row in measured_runs.measured_runs():
         assert row.source.kind is Kind.PUBLISHED

@@ -40,7 +40,7 @@ def test_two_adapters_are_nearer_to_each_other_than_to_full_training(weights):
 
 
 @BOTH
-def test_two_quantised_bases_are_nearer_than_a_quantised_and_a_plain_one(weights):
+def test_two_quantized_bases_are_nearer_than_a_quantized_and_a_plain_one(weights):
     four = replace(PLAIN, bits=4)
 
     assert setting_terms(four, replace(PLAIN, bits=8), weights)["bits"] < setting_terms(four, PLAIN, weights)["bits"]

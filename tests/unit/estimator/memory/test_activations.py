@@ -29,7 +29,7 @@ def test_full_fine_tuning_keeps_the_inputs_of_every_linear_layer(make_run):
     frozen = layer_activations(make_run(method=Prefix(1), program=TRANSFORMERS)).saved - 2 * 2 * 1024
     trained = layer_activations(make_run(method=Full(), master_bytes=2, program=TRANSFORMERS)).saved
 
-    # The inputs of attention and MLP, the MLP's wide tensor, and two normalised inputs for the norms' own scales.
+    # The inputs of attention and MLP, the MLP's wide tensor, and two normalized inputs for the norms' own scales.
     assert trained - frozen == 2 * (2 * 3072 + 8192 + 2 * 3072)
 
 

@@ -110,7 +110,7 @@ def test_a_loop_of_ones_own_has_embeddings_and_head_apart_under_fully_shard(shar
     assert (both.kept_weights, both.head_weights) == (2 * 128_256 * 3072, 0)
 
 
-def test_a_sharded_quantised_base_is_gathered_packed(make_run):
+def test_a_sharded_quantized_base_is_gathered_packed(make_run):
     """Mixtral's QLoRA takes 19.7 GiB allocated on each of two A100 with 2 x 4,096 tokens (fms-acceleration's refs)."""
     shape = model("mixtral-8x7b").shape
     attention = ("q_proj", "k_proj", "v_proj", "o_proj")

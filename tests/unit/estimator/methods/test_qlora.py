@@ -32,7 +32,7 @@ def parts(run):
 GIB = 1024**3
 
 
-def test_unpacking_a_quantised_base_costs_the_same_for_few_and_many_tokens(make_run):
+def test_unpacking_a_quantized_base_costs_the_same_for_few_and_many_tokens(make_run):
     plain, quantized = make_run(), make_run(method=Qlora.of(make_run().method))
     extra = step_time.overhead_seconds(quantized) - step_time.overhead_seconds(plain)
 
@@ -55,7 +55,7 @@ def test_products_behind_a_raised_base_cast_what_they_read_and_write(make_run):
     assert casts(make_run(method=Qlora.of(QV))) == casts(replace(run, method=QV)) == 0
 
 
-def test_double_quantisation_leaves_an_eighth_of_a_bit(make_run):
+def test_double_quantization_leaves_an_eighth_of_a_bit(make_run):
     once = parts(make_run(method=Qlora.of(LORA, double_quantized=False)))[Component.QUANTIZATION]
     twice = parts(make_run(method=Qlora.of(LORA, double_quantized=True)))[Component.QUANTIZATION]
     packed = 28 * (3072 * 3072 * 2 + 3072 * 1024 * 2 + 3 * 3072 * 8192)
@@ -71,7 +71,7 @@ def test_gptq_keeps_a_scale_and_a_zero_point_for_each_group(make_run):
     assert found[Component.QUANTIZATION] == 2 * 3072 * 8192
 
 
-def test_a_quantised_base_keeps_embeddings_in_float32(make_run):
+def test_a_quantized_base_keeps_embeddings_in_float32(make_run):
     """Qwen2.5-7B loads at 7.2 GiB, of which 4.06 GiB are float32 embeddings (reference, 3.1)."""
     run = make_run(shape=model("qwen2.5-7b").shape, method=Qlora.of(LORA, double_quantized=False), program=TRANSFORMERS)
     found = parts(run)
@@ -103,7 +103,7 @@ def test_litgpt_has_a_head_of_its_own_and_unpacks_it_whole(make_run):
     assert packed[Component.QUANTIZATION] == pytest.approx(2 * head + 0.0159 * (2_818_572_288 + head), rel=1e-2)
 
 
-def test_a_kept_loss_keeps_the_quantised_products_inputs_of_the_micro_batch_before(make_run):
+def test_a_kept_loss_keeps_the_quantized_products_inputs_of_the_micro_batch_before(make_run):
     """bitsandbytes has them as attributes, which no backward pass frees: query, MLP and its last layer, twice each."""
     run = make_run(method=Qlora.of(LORA), program=LITGPT)
     plain = make_run(method=LORA, program=LITGPT)

@@ -71,7 +71,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(run_of, parts, reason, hint
     assert hint in caught.value.message
 
 
-def test_a_shape_says_everything_that_a_model_of_the_catalogue_has(run_of):
+def test_a_shape_says_everything_that_a_model_of_the_catalog_has(run_of):
     shape = {"family": "gemma3", "norms_per_layer": 4, "norm_bias": True, "head_norms": True, "learned_positions": 64}
     base = {"hidden_size": 64, "layers": 2, "intermediate_size": 8, "attention_heads": 4, "vocab_size": 9}
     found = run_of(model={"shape": base | shape}).shape
@@ -100,7 +100,7 @@ QWEN = {
 }
 
 
-def test_a_config_json_under_the_model_root_gives_the_catalogues_shape(run_of, tmp_path):
+def test_a_config_json_under_the_model_root_gives_the_catalogs_shape(run_of, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text(json.dumps(QWEN))
     found = run_of(knowledge=Knowledge(price_book.packaged(), tmp_path), model={"path": "mine"})

@@ -62,7 +62,7 @@ def test_an_evaluation_profile_wins_over_a_share(run_of):
     assert not found.evaluation.generate
 
 
-def test_trl_leaves_a_quantised_base_as_it_was_loaded(run_of, program_of):
+def test_trl_leaves_a_quantized_base_as_it_was_loaded(run_of, program_of):
     """Its SFTTrainer calls no prepare_model_for_kbit_training since 2025-12; a float32 base under autocast is said."""
     parts = {"qlora": {}, "program": program_of("TRANSFORMERS")}
     whole, chunked = (run_of(**parts, loss_kernel=f"LOSS_KERNEL_{kind}") for kind in ("FULL_LOGITS", "CHUNKED"))

@@ -61,7 +61,7 @@ def classes_that_fit(request, count):
         ("llama-3-70b", "qlora"),
     ],
 )
-def test_no_smaller_hardware_of_the_catalogue_does(model, method):
+def test_no_smaller_hardware_of_the_catalog_does(model, method):
     request, parsed = case(model, method)
     options = {option.count: option for option in smallest(parsed, KNOWLEDGE)}
 

@@ -7,7 +7,7 @@ import pytest
 from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.decision.limits import violations
 from finetree_recommender.decision.stages import choose
-from finetree_recommender.estimator.values import Accelerator, Catalogue, Estimate, Evidence, FitState
+from finetree_recommender.estimator.values import Accelerator, Catalog, Estimate, Evidence, FitState
 from finetree_recommender.explain.reasons import Standing
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import Recommendation, conclude
@@ -212,12 +212,12 @@ def test_a_4_bit_base_needs_compute_capability_6(pack, capability, passes):
 def test_what_an_old_gpu_cannot_do_is_cautioned(pack, ask):
     card = Accelerator(8, False, "gtx-1080", "GeForce GTX 1080", 6.1)
     newer = Accelerator(8, True, "rtx-4060", "GeForce RTX 4060", 8.9)
-    catalogue = Catalogue(accelerators={"gtx-1080": card, "rtx-4060": newer})
+    catalog = Catalog(accelerators={"gtx-1080": card, "rtx-4060": newer})
 
     def answer_on(name: str) -> Recommendation:
         request = ask(hardware=gpu(8)).inputs.request
         request.hardware.accelerator = name
-        return conclude(pack, normalize(request, pack, catalogue), figures())
+        return conclude(pack, normalize(request, pack, catalog), figures())
 
     assert "NO_BF16" in codes(answer_on("GTX 1080"))
     assert "NO_INT8" in reason_codes(answer_on("GTX 1080"), Method.QLORA)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import evidence_pb2
-from finetree_recommender.estimator.values import Catalogue, Evidence, Model
+from finetree_recommender.estimator.values import Catalog, Evidence, Model
 from finetree_recommender.explain import cautions
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import conclude
@@ -142,9 +142,9 @@ def test_a_run_slower_than_the_answer_on_time_is_cautioned_with_the_fastest(pack
 )
 def test_what_becomes_of_a_models_experts_is_cautioned(pack, evidence, fits, codes):
     request = recommendation_pb2.RecommendRequest(model={"name": "moe"}, hardware=GPU24)
-    inputs = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768, 8)}))
+    inputs = normalize(request, pack, Catalog(models={"moe": Model(46_700_000_000, 32768, 8)}))
     answer = conclude(pack, inputs, evidence(**fits))
     assert [caution.code for caution in answer.cautions if caution.code.startswith("EXPERTS_")] == codes
-    plain = normalize(request, pack, Catalogue(models={"moe": Model(46_700_000_000, 32768)}))
+    plain = normalize(request, pack, Catalog(models={"moe": Model(46_700_000_000, 32768)}))
     without = {caution.code for caution in conclude(pack, plain, evidence(**fits)).cautions}
     assert not without & {"EXPERTS_NOT_ADAPTED", "EXPERTS_NOT_QUANTIZED"}

@@ -189,7 +189,7 @@ def test_unknown_inputs_that_matter_come_first(ask):
     assert not {"hardware", "time"} & {gap.field_path for gap in known}
 
 
-def test_robustness_is_the_share_of_neighbours_that_keep_the_verdict(ask):
+def test_robustness_is_the_share_of_neighbors_that_keep_the_verdict(ask):
     firm = ask({"hardware": gpu(24), "budget_per_month": usd(300), "quality": "QUALITY_NEED_CRITICAL"}).confidence
     loose = ask({}).confidence
     assert 0 <= loose.robustness < firm.robustness <= 1

@@ -7,7 +7,7 @@ import pytest
 from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2, training_pb2
-from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
+from finetree_recommender.estimator.values import Accelerator, Catalog, Model
 from finetree_recommender.explain import cautions, rental_offers
 from finetree_recommender.messages.summary import paragraph
 from finetree_recommender.method import Method
@@ -23,7 +23,7 @@ def usd(amount: float) -> dict[str, Any]:
     return json_format.MessageToDict(to_money(amount, "USD"))
 
 
-CATALOGUE = Catalogue(
+CATALOG = Catalog(
     {"large": Accelerator(192, native_bf16=True), "old": Accelerator(192, native_bf16=False)},
     {"m": Model(70_000_000_000, 8192)},
 )
@@ -70,11 +70,11 @@ def test_offers_are_asked_for_where_nothing_at_hand_trains_the_model(pack, evide
     if "model" in fields:
         asked.ClearField("model")
     estimates = evidence(lora=fits) if fits is not None else None
-    assert rental_offers.wanted(normalize(asked, pack, CATALOGUE), estimates) is helps
+    assert rental_offers.wanted(normalize(asked, pack, CATALOG), estimates) is helps
 
 
 def test_each_methods_recipe_is_asked_for_as_small_as_it_gets_without_cutting_rows(pack):
-    rows = rental_offers.questions(pack, request(hardware=SMALL_GPU), CATALOGUE, parameters=70_000_000_000)
+    rows = rental_offers.questions(pack, request(hardware=SMALL_GPU), CATALOG, parameters=70_000_000_000)
     assert set(rows) == set(Method)
     for method, row in rows.items():
         assert row.view == estimate_pb2.ESTIMATE_VIEW_FULL
@@ -95,7 +95,7 @@ def test_offers_that_may_be_taken_away_and_gpus_without_bfloat16_are_passed_over
         ]
     )
     (offer,) = rental_offers.offers(
-        pack, request(), CATALOGUE, found={Method.LORA: answer, Method.FULL: estimate_pb2.Estimate()}
+        pack, request(), CATALOG, found={Method.LORA: answer, Method.FULL: estimate_pb2.Estimate()}
     )
     assert (offer.method, offer.accelerator, offer.cost.amount.expected) == (Method.LORA, "large", 3)
 
@@ -110,7 +110,7 @@ def test_offers_that_may_be_taken_away_and_gpus_without_bfloat16_are_passed_over
     ],
 )
 def test_the_rules_method_comes_first_then_what_is_better_or_clearly_cheaper(pack, costs, preferred, advised):
-    rented = rental_offers.offers(pack, request(), CATALOGUE, found=found(**costs))
+    rented = rental_offers.offers(pack, request(), CATALOG, found=found(**costs))
     assert [caution.redirect for caution in rental_offers.advice(pack, preferred, rented)] == advised
 
 
@@ -130,8 +130,8 @@ def test_the_rules_method_comes_first_then_what_is_better_or_clearly_cheaper(pac
 def test_offers_are_compared_with_the_limits_of_a_run(pack, limits, advised, words):
     asked = request(**limits)
     costs = {"lora": 20, "full": 40} | ({"qlora": 10} if Method.QLORA in advised else {})
-    rented = rental_offers.offers(pack, asked, CATALOGUE, found=found(**costs))
-    answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, missing=cautions.HARDWARE_UNKNOWN, rented=rented)
+    rented = rental_offers.offers(pack, asked, CATALOG, found=found(**costs))
+    answer = conclude(pack, normalize(asked, pack, CATALOG), None, missing=cautions.HARDWARE_UNKNOWN, rented=rented)
     advice = [caution for caution in answer.cautions if caution.code == "RENT"]
     assert [caution.redirect for caution in advice][: len(advised)] == advised
     for caution, expected in zip(advice, words, strict=False):
@@ -149,15 +149,15 @@ def test_offers_are_compared_with_the_limits_of_a_run(pack, limits, advised, wor
 
 
 def test_where_nothing_keeps_to_the_limits_the_cheapest_comes_first(pack):
-    rented = rental_offers.offers(pack, request(), CATALOGUE, found=found(lora=20, qlora=10, full=40))
+    rented = rental_offers.offers(pack, request(), CATALOG, found=found(lora=20, qlora=10, full=40))
     advised = [caution.redirect for caution in rental_offers.advice(pack, None, rented, limits=Limits(run_usd=1))]
     assert advised == [Method.QLORA, Method.LORA, Method.FULL]
 
 
 def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
     asked = request(hardware=SMALL_GPU)
-    rented = rental_offers.offers(pack, asked, CATALOGUE, found=found(lora=20, qlora=10))
-    inputs = normalize(asked, pack, CATALOGUE)
+    rented = rental_offers.offers(pack, asked, CATALOG, found=found(lora=20, qlora=10))
+    inputs = normalize(asked, pack, CATALOG)
     answer = conclude(pack, inputs, evidence(), rented=rented)
     words = paragraph(answer)
     offer = next(item for item in answer.cautions if item.code == "RENT").message
@@ -170,7 +170,7 @@ def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
 
 def test_without_hardware_the_verdict_stays_and_the_offer_is_for_it(pack):
     asked = request()
-    rented = rental_offers.offers(pack, asked, CATALOGUE, found=found(lora=20, prefix=5))
-    answer = conclude(pack, normalize(asked, pack, CATALOGUE), None, missing=cautions.HARDWARE_UNKNOWN, rented=rented)
+    rented = rental_offers.offers(pack, asked, CATALOG, found=found(lora=20, prefix=5))
+    answer = conclude(pack, normalize(asked, pack, CATALOG), None, missing=cautions.HARDWARE_UNKNOWN, rented=rented)
     assert answer.decision.method is Method.LORA
     assert next(caution for caution in answer.cautions if caution.code == "RENT").redirect is Method.LORA

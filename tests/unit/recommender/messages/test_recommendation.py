@@ -33,7 +33,7 @@ import hashlib
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.recommend import conclude
 from finetree_recommender.explain.cautions import ESTIMATOR_UNAVAILABLE
-from finetree_recommender.estimator.values import Catalogue
+from finetree_recommender.estimator.values import Catalog
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_recommender.messages.recommendation import recommendation
@@ -42,7 +42,7 @@ request.budget_per_month.currency_code, request.budget_per_month.units = "USD", 
 request.model.name = "m"
 request.hardware.unknown_accelerator.marketed_memory_gb = 24
 pack = builtin_packs()["playbook-1"]
-reply = recommendation(conclude(pack, normalize(request, pack, Catalogue()), None, missing=ESTIMATOR_UNAVAILABLE))
+reply = recommendation(conclude(pack, normalize(request, pack, Catalog()), None, missing=ESTIMATOR_UNAVAILABLE))
 print(hashlib.sha256(reply.SerializeToString(deterministic=True)).hexdigest())
 """
 

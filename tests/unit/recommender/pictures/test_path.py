@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.decision.stages import choose
-from finetree_recommender.estimator.values import Catalogue
+from finetree_recommender.estimator.values import Catalog
 from finetree_recommender.pictures.graph import Kind, build
 from finetree_recommender.pictures.path import passed
 from finetree_recommender.request.inputs import Inputs, normalize
@@ -25,7 +25,7 @@ PACKS = builtin_packs()
 def asked(pack: Pack, **fields: Any) -> Inputs:
     """A request as a pack reads it."""
     request = json_format.ParseDict({"model": {"name": "m"}, **fields}, recommendation_pb2.RecommendRequest())
-    return normalize(request, pack, Catalogue())
+    return normalize(request, pack, Catalog())
 
 
 def requests():

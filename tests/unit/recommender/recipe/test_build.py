@@ -127,13 +127,13 @@ def test_sequences_keep_99_percent_of_the_rows_whole(pack, read, lengths, length
     ],
 )
 def test_precision_follows_the_hardware(pack, fields, native, precision):
-    from finetree_recommender.estimator.values import Accelerator, Catalogue
+    from finetree_recommender.estimator.values import Accelerator, Catalog
     from finetree_recommender.request.inputs import normalize
     from google.protobuf import json_format
 
     request = json_format.ParseDict({"model": {"name": "m"}, **fields}, recommendation_pb2.RecommendRequest())
     known = {} if native is None else {fields["hardware"]["accelerator"]: Accelerator(16, native)}
-    inputs = normalize(request, pack, Catalogue(accelerators=known))
+    inputs = normalize(request, pack, Catalog(accelerators=known))
     assert spec_of(pack, inputs).precision == precision
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from finetree_api.types.v1 import hardware_pb2
-from finetree_recommender.estimator.values import Accelerator, Catalogue
+from finetree_recommender.estimator.values import Accelerator, Catalog
 from finetree_recommender.request.hardware import read_device
 from finetree_runtime.runspec.device_names import canonical
 from google.protobuf import json_format
@@ -26,11 +26,11 @@ CARDS = (
     Accelerator(24, False, "rx-7900-xtx", "AMD Radeon RX 7900 XTX", None, "ROCm is not supported yet"),
     Accelerator(0, False, "apple-m3", "Apple M3", None, "Apple's GPUs are not supported yet"),
 )
-CATALOGUE = Catalogue(accelerators={name: card for card in CARDS for name in (card.name, canonical(card.name))})
+CATALOG = Catalog(accelerators={name: card for card in CARDS for name in (card.name, canonical(card.name))})
 
 
-def device(pack, catalogue=CATALOGUE, **hardware: Any):
-    return read_device(json_format.ParseDict(hardware, hardware_pb2.Hardware()), pack, catalogue)
+def device(pack, catalog=CATALOG, **hardware: Any):
+    return read_device(json_format.ParseDict(hardware, hardware_pb2.Hardware()), pack, catalog)
 
 
 def described(pack, name, gb):
@@ -47,7 +47,7 @@ def described(pack, name, gb):
 def test_names_are_found_in_any_spelling(pack, name, found):
     assert canonical(name) == found
     read = device(pack, accelerator=name)
-    # The estimator and the trainer know it by the catalogue's name.
+    # The estimator and the trainer know it by the catalog's name.
     assert (read.entry.name, read.hardware.accelerator) == (found, found)
 
 
@@ -56,8 +56,8 @@ def test_names_are_found_in_any_spelling(pack, name, found):
     [("4x4090", None, 4, []), ("RTX 4090 x2", 2, 2, []), ("2x RTX 4090", 8, 8, ["INPUTS_DISAGREE"])],
 )
 def test_a_number_in_a_name_is_the_count_where_none_was_given(pack, name, given, count, codes):
-    catalogue = Catalogue(accelerators={**CATALOGUE.accelerators, "4090": CATALOGUE.accelerators["rtx-4090"]})
-    read = device(pack, catalogue, accelerator=name, **({"count": given} if given else {}))
+    catalog = Catalog(accelerators={**CATALOG.accelerators, "4090": CATALOG.accelerators["rtx-4090"]})
+    read = device(pack, catalog, accelerator=name, **({"count": given} if given else {}))
     assert (read.hardware.accelerator, read.hardware.count) == ("rtx-4090", count)
     assert [caution.code for caution in read.cautions] == codes
 
@@ -72,19 +72,19 @@ def test_a_number_in_a_name_is_the_count_where_none_was_given(pack, name, given,
         ({"unknown_accelerator": {"marketed_memory_gb": 16, "name": "RX 6800"}}, 16, "RX 6800"),
     ],
 )
-@pytest.mark.parametrize("catalogue", [CATALOGUE, Catalogue()])
+@pytest.mark.parametrize("catalog", [CATALOG, Catalog()])
 def test_another_makers_accelerator_counts_by_its_memory_and_is_said_to_be_unsupported(
-    pack, catalogue, hardware, gb, named
+    pack, catalog, hardware, gb, named
 ):
-    read = device(pack, catalogue, count=2, **hardware)
-    known = catalogue is CATALOGUE or "unknown_accelerator" in hardware
+    read = device(pack, catalog, count=2, **hardware)
+    known = catalog is CATALOG or "unknown_accelerator" in hardware
     assert read.unsupported
     assert (read.gb, read.entry) == (gb if known else None, None)
     assert (read.hardware.WhichOneof("device") is not None, read.hardware.count) == (read.gb is not None, 2)
     (caution,) = read.cautions
     assert caution.code == "ACCELERATOR_NOT_SUPPORTED"
     assert "not supported yet" in caution.message
-    if catalogue is CATALOGUE:
+    if catalog is CATALOG:
         assert caution.message.startswith(f"{named}: ")
 
 
@@ -143,9 +143,9 @@ def test_the_gate_reads_one_device_unless_everything_is_sharded(pack, sharding, 
     assert (found.gb, found.gate_gb) == (24, gate)
 
 
-def test_without_the_catalogue_a_name_is_left_alone(pack):
-    found = device(pack, Catalogue(), unknown_accelerator={"marketed_memory_gb": 16, "name": "RTX 4060"})
+def test_without_the_catalog_a_name_is_left_alone(pack):
+    found = device(pack, Catalog(), unknown_accelerator={"marketed_memory_gb": 16, "name": "RTX 4060"})
     assert (found.gb, found.cautions) == (16, ())
-    named = {name: device(pack, Catalogue(), accelerator=name).gb for name in ("NVIDIA RTX 4090", "A100 80GB")}
+    named = {name: device(pack, Catalog(), accelerator=name).gb for name in ("NVIDIA RTX 4090", "A100 80GB")}
     assert named == {"NVIDIA RTX 4090": 24, "A100 80GB": 80}
-    assert device(pack, Catalogue(), accelerator="RTX 4090 Laptop").gb is None
+    assert device(pack, Catalog(), accelerator="RTX 4090 Laptop").gb is None

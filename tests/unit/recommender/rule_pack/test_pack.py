@@ -82,7 +82,7 @@ def test_another_byte_is_another_revision(pack):
         ("vote.time.days", {"votes": ["DORA"]}, ["vote.time.days", "DORA"]),
         ("dont.full.quick", {"when": {"mood": ["BAD"]}}, ["dont.full.quick", "mood"]),
         ("dont.full.quick", {"id": "dont.full.budget"}, ["dont.full.budget", "two rules"]),
-        ("dont.full.quick", {"colour": "red"}, ["dont.full.quick", "colour"]),
+        ("dont.full.quick", {"color": "red"}, ["dont.full.quick", "color"]),
         ("N3", {"no": "PREFIX"}, ["N4", "no path"]),
         ("N3", {"no": "N9"}, ["N9", "neither a node nor a method"]),
         ("N4", {"no": "N1"}, ["N1", "twice"]),
@@ -117,7 +117,7 @@ def test_a_defect_is_named_with_its_rule(rule_id, changes, words):
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("colour", "figure 'colour' is unknown"), ("speed_factor", "figure 'speed_factor' is")]
+    ("name", "words"), [("color", "figure 'color' is unknown"), ("speed_factor", "figure 'speed_factor' is")]
 )
 def test_figures_of_cards_are_of_known_kinds_and_there_once(name, words):
     raw = copy.deepcopy(RAW)

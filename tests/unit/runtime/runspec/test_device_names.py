@@ -58,7 +58,7 @@ def test_a_name_is_found_with_its_memory_and_without_the_word_of_its_series():
     assert found == {"RTX 1": "a", "1": "a", "rtx 1 24 GB": "a", "V100 32": "b", "M1": "c", "RTX 2": None}
 
 
-def test_a_model_is_found_without_its_organisation_and_the_first_of_a_name_has_it():
+def test_a_model_is_found_without_its_organization_and_the_first_of_a_name_has_it():
     index = model_names.by_name([(("m", "Org/M-Instruct"), 1), (("other/m-instruct",), 2)])
     assert index == {"m": 1, "org/m-instruct": 1, "m-instruct": 1, "other/m-instruct": 2}
     found = {name: model_names.find(index, name) for name in ("unsloth/M-Instruct", "Unsloth/n", "another/m", " M ")}

@@ -14,7 +14,7 @@ def component(text: str) -> evidence_pb2.RevisionComponent:
 def plan(*, seed: int = 0, examples: int = 5, **revision: str) -> run_spec_pb2.Plan:
     spec = run_spec_pb2.RunSpec(model=model_pb2.ModelSource(name="smollm2-135m-instruct"), lora=method_pb2.Lora())
     spec.training.seed = seed
-    components = {"engine": "engine-1", "catalogue": "catalogue-1", "price_book": "prices-1"} | revision
+    components = {"engine": "engine-1", "catalog": "catalog-1", "price_book": "prices-1"} | revision
     return make_plan(
         resolve_spec(spec).spec,
         training_data_pb2.DatasetProfile(examples=examples) if examples else None,
@@ -35,7 +35,7 @@ def test_a_digest_is_sha256_and_the_same_for_the_same_plan() -> None:
         (plan(examples=6), "dataset_profile.examples"),
         (plan(examples=0), "dataset_profile.examples"),
         (plan(engine="engine-2"), "revision.engine.id"),
-        (plan(catalogue="catalogue-2"), "revision.catalogue.id"),
+        (plan(catalog="catalog-2"), "revision.catalog.id"),
         (plan(price_book="prices-2"), "revision.price_book.id"),
     ],
     ids=["setting", "rows", "no profile", "formulas", "models and accelerators", "prices"],

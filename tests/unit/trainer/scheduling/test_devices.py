@@ -47,7 +47,7 @@ CPU = Device("n", "cpu", Hardware(cpu=hardware_pb2.CpuDevice(cores=2), count=1),
         ("NVIDIA GB10", 128, "gb10"),
     ],
 )
-def test_cards_are_called_as_the_catalogue_calls_them(name, gib, known):
+def test_cards_are_called_as_the_catalog_calls_them(name, gib, known):
     assert accelerator_name(name, gib * GIB) == known
 
 

@@ -13,8 +13,8 @@ LEFT, RIGHT = 160.0, 660.0
 TOP, ROW, GAP = 56.0, 26.0, 40.0
 INK, FAINT, GRID = "#1f2933", "#616e7c", "#d9dee4"
 LIMIT = "#3e4c59"
-COLOURS = {"fits": "#1a7f5a", "tight": "#b7791f", "does not fit": "#b42318"}
-"""Colour by verdict; grey without one."""
+COLORS = {"fits": "#1a7f5a", "tight": "#b7791f", "does not fit": "#b42318"}
+"""Color by verdict; grey without one."""
 NOTE_LETTERS = 44
 """Longest note in characters."""
 
@@ -52,7 +52,7 @@ class Stroke:
     y1: float
     x2: float
     y2: float
-    colour: str
+    color: str
     width: float
 
 
@@ -64,7 +64,7 @@ class Words:
     y: float
     text: str
     size: float
-    colour: str
+    color: str
     anchor: str = "start"
     bold: bool = False
 
@@ -141,10 +141,10 @@ def _panel(axis: _Axis, name: str, rows: Sequence[Row], top: float) -> Iterator[
 
 def _line(axis: _Axis, row: Row, y: float) -> Iterator[Shape]:
     yield Words(LEFT - 10, y + 4, row.label, 13, INK, "end")
-    colour = COLOURS.get(row.verdict, FAINT)
+    color = COLORS.get(row.verdict, FAINT)
     if row.high:
         left, right = axis.at(row.low), axis.at(row.high)
-        yield Box(left, y - 5, max(right - left, 2), 10, colour)
+        yield Box(left, y - 5, max(right - left, 2), 10, color)
         yield Stroke(axis.at(row.expected), y - 8, axis.at(row.expected), y + 8, INK, 3)
         text = f"{_gib(row.expected)}, {row.note}"
     else:

@@ -36,7 +36,7 @@ def png(chart: Chart) -> bytes:
             draw.rectangle(_scaled(*corners), fill=shape.fill)
         elif isinstance(shape, Stroke):
             ends = _scaled(shape.x1, shape.y1, shape.x2, shape.y2)
-            draw.line(ends, fill=shape.colour, width=max(1, round(shape.width * SCALE)))
+            draw.line(ends, fill=shape.color, width=max(1, round(shape.width * SCALE)))
         else:
             _write(draw, shape)
     target = io.BytesIO()
@@ -52,7 +52,7 @@ def _write(draw: "ImageDraw", words: Words) -> None:
     text = words.text.encode("latin-1", "replace").decode("latin-1")
     heavy = 1 if words.bold else 0
     place = (words.x * SCALE, words.y * SCALE)
-    draw.text(place, text, font=font, fill=words.colour, anchor=ANCHORS[words.anchor], stroke_width=heavy)
+    draw.text(place, text, font=font, fill=words.color, anchor=ANCHORS[words.anchor], stroke_width=heavy)
 
 
 def _scaled(*values: float) -> tuple[float, ...]:

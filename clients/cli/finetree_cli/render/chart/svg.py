@@ -28,12 +28,12 @@ def _shape(shape: Shape) -> str:
         return f'<rect {place} rx="2" fill="{shape.fill}"/>'
     if isinstance(shape, Stroke):
         place = f'x1="{_n(shape.x1)}" y1="{_n(shape.y1)}" x2="{_n(shape.x2)}" y2="{_n(shape.y2)}"'
-        return f'<line {place} stroke="{shape.colour}" stroke-width="{_n(shape.width)}"/>'
+        return f'<line {place} stroke="{shape.color}" stroke-width="{_n(shape.width)}"/>'
     return _words(shape)
 
 
 def _words(words: Words) -> str:
-    style = f'font-size="{_n(words.size)}" fill="{words.colour}" text-anchor="{words.anchor}"'
+    style = f'font-size="{_n(words.size)}" fill="{words.color}" text-anchor="{words.anchor}"'
     weight = ' font-weight="600"' if words.bold else ""
     return f'<text x="{_n(words.x)}" y="{_n(words.y)}" {style}{weight}>{_text(words.text)}</text>'
 

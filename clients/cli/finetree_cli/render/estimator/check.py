@@ -47,5 +47,5 @@ def setting(patch: check_pb2.SpecPatch) -> str:
 
 def revision(found: evidence_pb2.Revision) -> str:
     """Format the ids of the versions behind an answer."""
-    parts = [getattr(found, name) for name in ("engine", "catalogue", "price_book", "calibration")]
+    parts = [getattr(found, name) for name in ("engine", "catalog", "price_book", "calibration")]
     return ", ".join(part.id for part in parts if part.id)

@@ -16,7 +16,7 @@ from finetree_cli.render.recommender.recommendation import (
     show_head,
 )
 
-REVISIONS = ("pack", "engine", "catalogue", "price_book", "calibration")
+REVISIONS = ("pack", "engine", "catalog", "price_book", "calibration")
 """Parts of a revision, beginning with the recommender's own."""
 _HASH_LETTERS = 12
 

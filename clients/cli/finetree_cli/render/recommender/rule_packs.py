@@ -45,7 +45,7 @@ def show(out: Output, pack: rule_pack_pb2.GetRulePackResponse) -> None:
             (f"{item.label or item.value} {item.badge}".rstrip(), _votes(item), item.tooltip)
             for item in question.options
         ]
-        out.table(["Answer", "In favour of", "Meaning"], rows, title=question.text or question.id)
+        out.table(["Answer", "In favor of", "Meaning"], rows, title=question.text or question.id)
     rules = [(rule.id, rule.words, rule.source or "-") for rule in pack.rules]
     if rules:
         out.table(["Rule", "Meaning", "Source"], rules)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dataset reports and rows as text: target tokens stand out, in colour or by a mark."""
+"""Dataset reports and rows as text: target tokens stand out, in color or by a mark."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -167,7 +167,7 @@ def _legend() -> str:
 
 
 def marked(spans: Iterable[dataset_pb2.TextSpan]) -> str:
-    """Format the text of spans: in colour on a terminal, else with a mark before each line."""
+    """Format the text of spans: in color on a terminal, else with a mark before each line."""
     if sys.stdout.isatty():
         return "".join(click.style(plain(span.text), **_style(span)) for span in spans)
     lines = []

@@ -21,7 +21,7 @@ PHASES: dict[int, str] = {
     job_pb2.JOB_PHASE_DOWNLOAD_MODEL: "downloading the model",
     job_pb2.JOB_PHASE_CONVERT_MODEL: "preparing the model",
     job_pb2.JOB_PHASE_LOAD_MODEL: "loading the model",
-    job_pb2.JOB_PHASE_TOKENIZE: "tokenising",
+    job_pb2.JOB_PHASE_TOKENIZE: "tokenizing",
     job_pb2.JOB_PHASE_EVALUATE_BEFORE: "evaluating before training",
     job_pb2.JOB_PHASE_TRAIN: "training",
     job_pb2.JOB_PHASE_EVALUATE_AFTER: "evaluating after training",

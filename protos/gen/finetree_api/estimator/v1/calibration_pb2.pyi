@@ -61,7 +61,7 @@ class Observation(_message.Message):
     @_builtins.property
     def run(self) -> _estimate_pb2.EstimateRunRequest:
         """The run as it was estimated and trained: resolved spec and profiles. Its device must be an accelerator of the
-        catalogue or a CPU with model_name; other programs than this suite's are refused. Ownership and view do not matter.
+        catalog or a CPU with model_name; other programs than this suite's are refused. Ownership and view do not matter.
         """
 
     @_builtins.property
@@ -184,7 +184,7 @@ class CalibrationEntry(_message.Message):
     OBSERVATIONS_FIELD_NUMBER: _builtins.int
     OUTLIERS_FIELD_NUMBER: _builtins.int
     device: _builtins.str
-    """Catalogue name of an accelerator; of a CPU its name and its cores, "AMD EPYC 7B13, 8 cores"."""
+    """Catalog name of an accelerator; of a CPU its name and its cores, "AMD EPYC 7B13, 8 cores"."""
     family: _builtins.str
     """Model family, for example "llama". Empty: all of them together."""
     observations: _builtins.int
@@ -243,7 +243,7 @@ class CalibrationPoint(_message.Message):
     device: _builtins.str
     """As in CalibrationEntry."""
     family: _builtins.str
-    """Model family; empty where the model is not in the catalogue."""
+    """Model family; empty where the model is not in the catalog."""
     method: _method_pb2.Method.ValueType
     """Method that the run trained with."""
     predicted_step_seconds: _builtins.float

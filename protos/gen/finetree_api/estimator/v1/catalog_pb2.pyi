@@ -52,7 +52,7 @@ Global___PriceTerm: _TypeAlias = PriceTerm  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):
-    """Looks for models of the catalogue. Read from memory."""
+    """Looks for models of the catalog. Read from memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -112,7 +112,7 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
-    """A model of the catalogue. Its shape given as model.shape has the same estimate."""
+    """A model of the catalog. Its shape given as model.shape has the same estimate."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -126,7 +126,7 @@ class Model(_message.Message):
     PROVENANCE_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Catalogue name, in small letters: what model.name of a spec takes."""
+    """Catalog name, in small letters: what model.name of a spec takes."""
     hub_id: _builtins.str
     """"organization/name" on the hub."""
     family: _builtins.str
@@ -174,7 +174,7 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class ListAcceleratorsRequest(_message.Message):
-    """Looks for accelerators of the catalogue. Read from memory."""
+    """Looks for accelerators of the catalog. Read from memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -234,7 +234,7 @@ Global___ListAcceleratorsResponse: _TypeAlias = ListAcceleratorsResponse  # noqa
 
 @_typing.final
 class Accelerator(_message.Message):
-    """An accelerator of the catalogue."""
+    """An accelerator of the catalog."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -254,7 +254,7 @@ class Accelerator(_message.Message):
     UNSUPPORTED_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Catalogue name, for example "rtx-4090": what hardware.accelerator of a spec takes."""
+    """Catalog name, for example "rtx-4090": what hardware.accelerator of a spec takes."""
     display_name: _builtins.str
     """Name as its maker writes it."""
     architecture: _builtins.str
@@ -333,7 +333,7 @@ class Price(_message.Message):
     price_id: _builtins.str
     """Unique in the book: what ownership.rented.price_id of a spec takes."""
     accelerator: _builtins.str
-    """Catalogue name of the accelerator."""
+    """Catalog name of the accelerator."""
     provider: _builtins.str
     """Who offers it."""
     region: _builtins.str

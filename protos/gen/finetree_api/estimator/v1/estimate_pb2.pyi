@@ -304,7 +304,7 @@ class Estimate(_message.Message):
     processed_tokens: _builtins.int
     """Tokens that pass through the model in all steps, padding included. 0: unknown, or not in this view."""
     plan_digest: _builtins.str
-    """"sha256:" and 64 hex digits over the resolved spec, the dataset profile and the revisions of engine, catalogue and
+    """"sha256:" and 64 hex digits over the resolved spec, the dataset profile and the revisions of engine, catalog and
     price book: equal digests mean an equal plan. Empty in the SUMMARY view.
     """
     fallbacks_taken: _builtins.int
@@ -542,7 +542,7 @@ class HardwareOption(_message.Message):
     USABLE_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     accelerator: _builtins.str
-    """Catalogue name; of its memory class the one with the lowest price for its speed."""
+    """Catalog name; of its memory class the one with the lowest price for its speed."""
     count: _builtins.int
     """Devices of one machine."""
     sharding: _hardware_pb2.Sharding.ValueType

@@ -63,12 +63,12 @@ class EstimatorServiceStub:
     result.
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]
-    """Lists the models of the catalogue, which is constant while the server runs.
+    """Lists the models of the catalog, which is constant while the server runs.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
     ListAccelerators: _grpc.UnaryUnaryMultiCallable[_catalog_pb2.ListAcceleratorsRequest, _catalog_pb2.ListAcceleratorsResponse]
-    """Lists the accelerators of the catalogue, also those that the suite does not train on.
+    """Lists the accelerators of the catalog, also those that the suite does not train on.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
@@ -145,12 +145,12 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     result.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListModelsRequest, _catalog_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists the models of the catalogue, which is constant while the server runs.
+    """Lists the models of the catalog, which is constant while the server runs.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
     ListAccelerators: _aio.UnaryUnaryMultiCallable[_catalog_pb2.ListAcceleratorsRequest, _catalog_pb2.ListAcceleratorsResponse]  # type: ignore[assignment]
-    """Lists the accelerators of the catalogue, also those that the suite does not train on.
+    """Lists the accelerators of the catalog, also those that the suite does not train on.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
@@ -242,7 +242,7 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ListModelsResponse, _abc.Awaitable[_catalog_pb2.ListModelsResponse]]:
-        """Lists the models of the catalogue, which is constant while the server runs.
+        """Lists the models of the catalog, which is constant while the server runs.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
         """
@@ -253,7 +253,7 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _catalog_pb2.ListAcceleratorsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_catalog_pb2.ListAcceleratorsResponse, _abc.Awaitable[_catalog_pb2.ListAcceleratorsResponse]]:
-        """Lists the accelerators of the catalogue, also those that the suite does not train on.
+        """Lists the accelerators of the catalog, also those that the suite does not train on.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
         """

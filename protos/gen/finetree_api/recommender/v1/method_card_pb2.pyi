@@ -388,7 +388,7 @@ class HardwareRow(_message.Message):
     COST_OPEN_ENDED_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     accelerator: _builtins.str
-    """Name of the GPU for people; not a catalogue name."""
+    """Name of the GPU for people; not a catalog name."""
     marketed_memory_gb: _builtins.float
     """Memory as sold, GB."""
     method: _method_pb2.Method.ValueType

@@ -49,7 +49,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ACCELERATOR_NOT_FOUND: _ErrorReason.ValueType  # 20
     """Names, prices, limits and revisions.
 
-    The catalogue has no such accelerator (NOT_FOUND, the estimator and the recommender). Take a name from
+    The catalog has no such accelerator (NOT_FOUND, the estimator and the recommender). Take a name from
     ListAccelerators, or state hardware.unknown_accelerator.
     """
     ERROR_REASON_ACCELERATOR_NOT_SUPPORTED: _ErrorReason.ValueType  # 21
@@ -161,7 +161,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 70
     """Base models and adapters.
 
-    There is no such model in the catalogue, on the hub or on the server (NOT_FOUND, all services; in job errors
+    There is no such model in the catalog, on the hub or on the server (NOT_FOUND, all services; in job errors
     INVALID_ARGUMENT as well). Take a name from ListModels or ListBaseModels, or a hub id.
     """
     ERROR_REASON_MODEL_AMBIGUOUS: _ErrorReason.ValueType  # 71
@@ -528,7 +528,7 @@ most limit_bytes in the metadata.
 ERROR_REASON_ACCELERATOR_NOT_FOUND: ErrorReason.ValueType  # 20
 """Names, prices, limits and revisions.
 
-The catalogue has no such accelerator (NOT_FOUND, the estimator and the recommender). Take a name from
+The catalog has no such accelerator (NOT_FOUND, the estimator and the recommender). Take a name from
 ListAccelerators, or state hardware.unknown_accelerator.
 """
 ERROR_REASON_ACCELERATOR_NOT_SUPPORTED: ErrorReason.ValueType  # 21
@@ -640,7 +640,7 @@ training.sequence_length, or shorten the prompts.
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 70
 """Base models and adapters.
 
-There is no such model in the catalogue, on the hub or on the server (NOT_FOUND, all services; in job errors
+There is no such model in the catalog, on the hub or on the server (NOT_FOUND, all services; in job errors
 INVALID_ARGUMENT as well). Take a name from ListModels or ListBaseModels, or a hub id.
 """
 ERROR_REASON_MODEL_AMBIGUOUS: ErrorReason.ValueType  # 71

@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$finetree_api/types/v1/evidence.proto\x12\x15\x66inetree_api.types.v1\"\x8d\x01\n\nProvenance\x12\x39\n\x04kind\x18\x01 \x01(\x0e\x32%.finetree_api.types.v1.ProvenanceKindR\x04kind\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x18\n\x07locator\x18\x03 \x01(\tR\x07locator\x12\x12\n\x04\x64\x61te\x18\x04 \x01(\tR\x04\x64\x61te\"\xab\x01\n\x08Interval\x12\x10\n\x03low\x18\x01 \x01(\x01R\x03low\x12\x1a\n\x08\x65xpected\x18\x02 \x01(\x01R\x08\x65xpected\x12\x12\n\x04high\x18\x03 \x01(\x01R\x04high\x12\x1a\n\x08\x63overage\x18\x04 \x01(\x01R\x08\x63overage\x12\x41\n\nprovenance\x18\x05 \x03(\x0b\x32!.finetree_api.types.v1.ProvenanceR\nprovenance\"m\n\rMoneyInterval\x12\x37\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x06\x61mount\x12#\n\rcurrency_code\x18\x02 \x01(\tR\x0c\x63urrencyCode\"O\n\x11RevisionComponent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n\x04\x64\x61te\x18\x03 \x01(\tR\x04\x64\x61te\"\xe7\x02\n\x08Revision\x12@\n\x06\x65ngine\x18\x01 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x06\x65ngine\x12\x46\n\tcatalogue\x18\x02 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\tcatalogue\x12G\n\nprice_book\x18\x03 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\tpriceBook\x12J\n\x0b\x63\x61libration\x18\x04 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x0b\x63\x61libration\x12<\n\x04pack\x18\x05 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x04pack*\xaa\x01\n\x0eProvenanceKind\x12\x1f\n\x1bPROVENANCE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROVENANCE_KIND_MEASURED\x10\x01\x12\x1d\n\x19PROVENANCE_KIND_PUBLISHED\x10\x02\x12\x1c\n\x18PROVENANCE_KIND_PLAYBOOK\x10\x03\x12\x1c\n\x18PROVENANCE_KIND_COMPUTED\x10\x04*\x85\x01\n\x0f\x43onfidenceLevel\x12 \n\x1c\x43ONFIDENCE_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONFIDENCE_LEVEL_LOW\x10\x01\x12\x1b\n\x17\x43ONFIDENCE_LEVEL_MEDIUM\x10\x02\x12\x19\n\x15\x43ONFIDENCE_LEVEL_HIGH\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$finetree_api/types/v1/evidence.proto\x12\x15\x66inetree_api.types.v1\"\x8d\x01\n\nProvenance\x12\x39\n\x04kind\x18\x01 \x01(\x0e\x32%.finetree_api.types.v1.ProvenanceKindR\x04kind\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12\x18\n\x07locator\x18\x03 \x01(\tR\x07locator\x12\x12\n\x04\x64\x61te\x18\x04 \x01(\tR\x04\x64\x61te\"\xab\x01\n\x08Interval\x12\x10\n\x03low\x18\x01 \x01(\x01R\x03low\x12\x1a\n\x08\x65xpected\x18\x02 \x01(\x01R\x08\x65xpected\x12\x12\n\x04high\x18\x03 \x01(\x01R\x04high\x12\x1a\n\x08\x63overage\x18\x04 \x01(\x01R\x08\x63overage\x12\x41\n\nprovenance\x18\x05 \x03(\x0b\x32!.finetree_api.types.v1.ProvenanceR\nprovenance\"m\n\rMoneyInterval\x12\x37\n\x06\x61mount\x18\x01 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x06\x61mount\x12#\n\rcurrency_code\x18\x02 \x01(\tR\x0c\x63urrencyCode\"O\n\x11RevisionComponent\x12\x0e\n\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n\x04\x64\x61te\x18\x03 \x01(\tR\x04\x64\x61te\"\xe3\x02\n\x08Revision\x12@\n\x06\x65ngine\x18\x01 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x06\x65ngine\x12\x42\n\x07\x63\x61talog\x18\x02 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x07\x63\x61talog\x12G\n\nprice_book\x18\x03 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\tpriceBook\x12J\n\x0b\x63\x61libration\x18\x04 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x0b\x63\x61libration\x12<\n\x04pack\x18\x05 \x01(\x0b\x32(.finetree_api.types.v1.RevisionComponentR\x04pack*\xaa\x01\n\x0eProvenanceKind\x12\x1f\n\x1bPROVENANCE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18PROVENANCE_KIND_MEASURED\x10\x01\x12\x1d\n\x19PROVENANCE_KIND_PUBLISHED\x10\x02\x12\x1c\n\x18PROVENANCE_KIND_PLAYBOOK\x10\x03\x12\x1c\n\x18PROVENANCE_KIND_COMPUTED\x10\x04*\x85\x01\n\x0f\x43onfidenceLevel\x12 \n\x1c\x43ONFIDENCE_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONFIDENCE_LEVEL_LOW\x10\x01\x12\x1b\n\x17\x43ONFIDENCE_LEVEL_MEDIUM\x10\x02\x12\x19\n\x15\x43ONFIDENCE_LEVEL_HIGH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.evidence_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROVENANCEKIND']._serialized_start=936
-  _globals['_PROVENANCEKIND']._serialized_end=1106
-  _globals['_CONFIDENCELEVEL']._serialized_start=1109
-  _globals['_CONFIDENCELEVEL']._serialized_end=1242
+  _globals['_PROVENANCEKIND']._serialized_start=932
+  _globals['_PROVENANCEKIND']._serialized_end=1102
+  _globals['_CONFIDENCELEVEL']._serialized_start=1105
+  _globals['_CONFIDENCELEVEL']._serialized_end=1238
   _globals['_PROVENANCE']._serialized_start=64
   _globals['_PROVENANCE']._serialized_end=205
   _globals['_INTERVAL']._serialized_start=208
@@ -44,5 +44,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REVISIONCOMPONENT']._serialized_start=492
   _globals['_REVISIONCOMPONENT']._serialized_end=571
   _globals['_REVISION']._serialized_start=574
-  _globals['_REVISION']._serialized_end=933
+  _globals['_REVISION']._serialized_end=929
 # @@protoc_insertion_point(module_scope)

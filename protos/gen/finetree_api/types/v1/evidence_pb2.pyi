@@ -92,7 +92,7 @@ class Provenance(_message.Message):
     kind: Global___ProvenanceKind.ValueType
     """How far to trust it: MEASURED before PUBLISHED before COMPUTED."""
     source: _builtins.str
-    """Document, data file or formula, for example "gpu-catalogue" or "QLoRA paper"."""
+    """Document, data file or formula, for example "gpu-catalog" or "QLoRA paper"."""
     locator: _builtins.str
     """Place inside the source: a line, a table, the name of a formula. Empty: the whole source."""
     date: _builtins.str
@@ -226,7 +226,7 @@ class Revision(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ENGINE_FIELD_NUMBER: _builtins.int
-    CATALOGUE_FIELD_NUMBER: _builtins.int
+    CATALOG_FIELD_NUMBER: _builtins.int
     PRICE_BOOK_FIELD_NUMBER: _builtins.int
     CALIBRATION_FIELD_NUMBER: _builtins.int
     PACK_FIELD_NUMBER: _builtins.int
@@ -235,7 +235,7 @@ class Revision(_message.Message):
         """The estimator's formulas and constants. Changes with a release of the suite."""
 
     @_builtins.property
-    def catalogue(self) -> Global___RevisionComponent:
+    def catalog(self) -> Global___RevisionComponent:
         """Models, accelerators and measured runs of the estimator. Changes with a release of the suite."""
 
     @_builtins.property
@@ -254,14 +254,14 @@ class Revision(_message.Message):
         self,
         *,
         engine: Global___RevisionComponent | None = ...,
-        catalogue: Global___RevisionComponent | None = ...,
+        catalog: Global___RevisionComponent | None = ...,
         price_book: Global___RevisionComponent | None = ...,
         calibration: Global___RevisionComponent | None = ...,
         pack: Global___RevisionComponent | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "catalogue", b"catalogue", "engine", b"engine", "pack", b"pack", "price_book", b"price_book"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "catalog", b"catalog", "engine", b"engine", "pack", b"pack", "price_book", b"price_book"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "catalogue", b"catalogue", "engine", b"engine", "pack", b"pack", "price_book", b"price_book"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration", b"calibration", "catalog", b"catalog", "engine", b"engine", "pack", b"pack", "price_book", b"price_book"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -63,7 +63,7 @@ class Hardware(_message.Message):
     SHARDING_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
     accelerator: _builtins.str
-    """An accelerator by any of its catalogue names, in any letter case, for example "rtx-4090". ListAccelerators lists
+    """An accelerator by any of its catalog names, in any letter case, for example "rtx-4090". ListAccelerators lists
     them.
     """
     count: _builtins.int
@@ -156,7 +156,7 @@ Global___CpuDevice: _TypeAlias = CpuDevice  # noqa: Y015
 
 @_typing.final
 class UnknownAccelerator(_message.Message):
-    """A GPU that the catalogue does not have, described by its memory."""
+    """A GPU that the catalog does not have, described by its memory."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -262,8 +262,8 @@ class OwnedHardware(_message.Message):
     PRICE_PER_KWH_FIELD_NUMBER: _builtins.int
     WATTS_FIELD_NUMBER: _builtins.int
     watts: _builtins.float
-    """Power of the whole machine under load, watts. Unset: the catalogue's figure for the devices plus 100 W for the
-    machine around them, or a figure by the cores of a CPU; where the catalogue has none, energy and cost are unknown.
+    """Power of the whole machine under load, watts. Unset: the catalog's figure for the devices plus 100 W for the
+    machine around them, or a figure by the cores of a CPU; where the catalog has none, energy and cost are unknown.
     """
     @_builtins.property
     def price_per_kwh(self) -> _money_pb2.Money:

@@ -27,7 +27,7 @@ class ModelSource(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """A name of the catalogue in any letter case, for example "smollm2-135m-instruct". ListModels lists them."""
+    """A name of the catalog in any letter case, for example "smollm2-135m-instruct". ListModels lists them."""
     path: _builtins.str
     """A model folder (config.json, safetensors) under a model root of the service, relative to it."""
     @_builtins.property

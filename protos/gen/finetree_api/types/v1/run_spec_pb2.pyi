@@ -184,7 +184,7 @@ class Plan(_message.Message):
 
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
-        """Revisions that the estimate was computed with. The digest covers engine, catalogue and price book."""
+        """Revisions that the estimate was computed with. The digest covers engine, catalog and price book."""
 
     def __init__(
         self,

@@ -49,20 +49,20 @@ class Inputs:
         self._profiles: dict[tuple[Path, int, int, Reading], training_data_pb2.DatasetProfile] = {}
 
     async def model(self, source: model_pb2.ModelSource, field_path: str) -> BaseModel:
-        """Locate a base model; a name that is not known here is looked up in the estimator's catalogue.
+        """Locate a base model; a name that is not known here is looked up in the estimator's catalog.
 
         Raises InvalidArgument, NotFound MODEL_NOT_FOUND, PermissionDenied PATH_OUTSIDE_ROOTS.
         """
         if source.WhichOneof("source") != "name" or locate.is_known(source.name):
             return await asyncio.to_thread(self._models.locate, source, field_path)
         try:
-            catalogue = await self._estimator.catalogue()
+            catalog = await self._estimator.catalog()
         except EstimateUnavailableError as error:
-            text = f"{field_path}.name: the catalogue is not available now ({error}); name the model by hub.id"
+            text = f"{field_path}.name: the catalog is not available now ({error}); name the model by hub.id"
             raise NotFound("MODEL_NOT_FOUND", text) from error
-        hub_id = catalogue.get(source.name.lower(), "")
+        hub_id = catalog.get(source.name.lower(), "")
         if not hub_id:
-            raise locate.no_such_name(source.name, catalogue, field_path)
+            raise locate.no_such_name(source.name, catalog, field_path)
         found = model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id))
         return await asyncio.to_thread(self._models.locate, found, field_path)
 

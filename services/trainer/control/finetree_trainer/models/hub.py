@@ -55,7 +55,7 @@ def _proxy(endpoint: str, environment: Mapping[str, str]) -> str:
 def require_hub_id(model_id: str, revision: str, field_path: str) -> None:
     """Raise InvalidArgument INVALID_REQUEST unless the id and the revision are well-formed."""
     if not _ID.fullmatch(model_id) or ".." in model_id or "--" in model_id:
-        raise invalid_field(f"{field_path}.id", "must be a hub id such as organisation/name")
+        raise invalid_field(f"{field_path}.id", "must be a hub id such as organization/name")
     if revision and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise invalid_field(f"{field_path}.revision", "must be a commit, a branch or a tag")
 

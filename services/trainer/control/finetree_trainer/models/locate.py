@@ -126,11 +126,11 @@ def is_known(name: str) -> bool:
     return any(known.name == name.lower() for known in KNOWN)
 
 
-def no_such_name(name: str, catalogue: Mapping[str, str], field_path: str) -> NotFound:
-    """Build the error for a name that neither KNOWN nor the catalogue (hub ids by name) has, with the nearest ones."""
-    names = sorted({known.name for known in KNOWN} | set(catalogue))
+def no_such_name(name: str, catalog: Mapping[str, str], field_path: str) -> NotFound:
+    """Build the error for a name that neither KNOWN nor the catalog (hub ids by name) has, with the nearest ones."""
+    names = sorted({known.name for known in KNOWN} | set(catalog))
     near = difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "`finetree models list --catalogue` lists all"
+    hint = f"did you mean {', '.join(near)}?" if near else "`finetree models list --catalog` lists all"
     text = f"{field_path}.name: no model is named {name[:80]!r}; {hint} Any model of a hub can be named by hub.id."
     return NotFound("MODEL_NOT_FOUND", text, metadata={"near": ",".join(near)})
 

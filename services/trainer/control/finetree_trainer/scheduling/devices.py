@@ -37,7 +37,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"RTX PRO 6000.*Max-Q", "rtx-pro-6000-max-q"),
     (r"RTX PRO 6000", "rtx-pro-6000"),
 )
-"""NVML's names of cards, as patterns, with the catalogue's, where the two differ by more than spelling."""
+"""NVML's names of cards, as patterns, with the catalog's, where the two differ by more than spelling."""
 
 _MEMORIES = {
     "rtx-2060": (6, 12),
@@ -49,7 +49,7 @@ _MEMORIES = {
     "rtx-4060-ti": (8, 16),
     "rtx-5060-ti": (8, 16),
 }
-"""Memory in GB of cards that are sold with two sizes under one NVML name: the catalogue's plain name means the first
+"""Memory in GB of cards that are sold with two sizes under one NVML name: the catalog's plain name means the first
 size, and the name with a suffix the second."""
 
 
@@ -150,7 +150,7 @@ def matching(devices: Sequence[Device], wanted: hardware_pb2.Hardware) -> list[D
 
 
 def accelerator_name(name: str, total_bytes: int) -> str:
-    """Translate NVML's name of a card into the catalogue's."""
+    """Translate NVML's name of a card into the catalog's."""
     for pattern, known in _NAMES:
         if re.search(pattern, name, re.IGNORECASE):
             return known

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The event log's two hot statements: append a block under the fence, read after a cursor.
 
-A block is the serialised `ListEventsResponse` of its events: length-delimited JobEvents that one call writes or reads.
+A block is the serialized `ListEventsResponse` of its events: length-delimited JobEvents that one call writes or reads.
 """
 
 import zlib

@@ -44,7 +44,7 @@ class Window:
     def resume(self, acknowledged: int) -> None:
         """Forget what was in flight: a new stream sends everything newer than `acknowledged`.
 
-        Raises RefusedError when the service has events that this journal never held: numbering them anew would make it
+        Raises RefusedError when the service has events that this journal never held: numbering from there would make it
         take new events for old ones.
         """
         if acknowledged > self._journal.last_seq:

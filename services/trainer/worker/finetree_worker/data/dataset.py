@@ -130,11 +130,10 @@ def _is_question(row: Row) -> bool:
 
 
 def split(contents: Tensor, fraction: float, seed: int) -> Tensor:
-    """Hold out a share of the rows: which ones depends on their content and the seed, not on their place in the file.
+    """Return whether each row is held out, bool (rows,); it depends on content and seed, not on the position.
 
-    `contents` int64 (rows,) are hashes of the rows; bool (rows,): whether each is held out. Equal rows share their
-    fate, so no held-out row is trained on. At least one row goes to either side; raises DataError EMPTY_SPLIT where
-    that cannot be.
+    `contents` int64 (rows,) are hashes of the rows. Equal rows are in the same split, so no held-out row is trained on.
+    Each split gets at least one row; raises DataError EMPTY_SPLIT where all rows are equal.
     """
     different = torch.unique(contents)
     count = min(max(1, round(fraction * len(different))), len(different) - 1)

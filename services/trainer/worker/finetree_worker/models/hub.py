@@ -164,7 +164,7 @@ class Client:
             "MODEL_NOT_FOUND",
             f"The hub has no model {self._id!r}, or does not show it to this service.",
             field=f"{_FIELD}.id",
-            remedy="Check the id (organisation/name); for a private model, give the service a token (hub_token).",
+            remedy="Check the id (organization/name); for a private model, give the service a token (hub_token).",
         )
 
 

@@ -35,14 +35,14 @@ _PROGRESS_STEPS = 100  # progress events of a download at most
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class HubSource:
     """A repository, and a commit, tag or branch of it."""
 
     id: str
     revision: str = DEFAULT_REVISION
 
     @classmethod
-    def parse(cls, origin: str) -> "Wanted":
+    def parse(cls, origin: str) -> "HubSource":
         """Read a model's origin."""
         repository, _, revision = origin.removeprefix(ORIGIN).partition("@")
         return cls(repository, revision or DEFAULT_REVISION)
@@ -56,31 +56,31 @@ def prepare_hub_model(origin: str, home: Path, access: Access, *, reporter: Repo
     """
     steering = Steering(control)
     steering.stop_here()
-    wanted = Wanted.parse(origin)
-    reporter.emit(_progress(0.0), message=f"Looking for {wanted.id}")
+    source = HubSource.parse(origin)
+    reporter.emit(_progress(0.0), message=f"Looking for {source.id}")
     cache = HubCache(home)
     cache.make()
     with cache.lock(steering), online(access.proxy):
-        if (commit := _cached(wanted, cache, access)) is None:
-            commit = _download(wanted, cache, access, reporter=reporter, steering=steering)
+        if (commit := _cached(source, cache, access)) is None:
+            commit = _download(source, cache, access, reporter=reporter, steering=steering)
     reporter.emit(_progress(1.0), message="The model is ready")
-    return BaseModel(home / commit, hub_id=cache.hub_id(commit) or wanted.id, revision=commit)
+    return BaseModel(home / commit, hub_id=cache.hub_id(commit) or source.id, revision=commit)
 
 
-def _cached(wanted: Wanted, cache: HubCache, access: Access) -> str | None:
+def _cached(source: HubSource, cache: HubCache, access: Access) -> str | None:
     """Return the commit where the hub need not be asked: one that is named by its hash, or any offline."""
-    commit = wanted.revision if _COMMIT.fullmatch(wanted.revision) else None
+    commit = source.revision if _COMMIT.fullmatch(source.revision) else None
     if commit is None and access.offline:
-        commit = cache.commit_of(wanted.revision)
+        commit = cache.commit_of(source.revision)
     return commit if commit is not None and cache.holds(commit) else None
 
 
-def _download(wanted: Wanted, cache: HubCache, access: Access, *, reporter: Reporter, steering: Steering) -> str:
-    client = Client(access, wanted.id, wanted.revision)
+def _download(source: HubSource, cache: HubCache, access: Access, *, reporter: Reporter, steering: Steering) -> str:
+    client = Client(access, source.id, source.revision)
     try:
         repository = client.repository()
     except HubError as error:
-        known = cache.commit_of(wanted.revision)
+        known = cache.commit_of(source.revision)
         if not known or not cache.holds(known):
             raise
         text = f"{error.message} The run uses the model as last downloaded, at commit {known[:12]}."
@@ -90,7 +90,7 @@ def _download(wanted: Wanted, cache: HubCache, access: Access, *, reporter: Repo
         with cache.draft(repository.commit) as draft:
             _Download(client, repository, draft, reporter=reporter, steering=steering).run(access.reserve_bytes)
             cache.publish(draft, repository)
-    cache.set_commit(wanted.revision, repository.commit)
+    cache.set_commit(source.revision, repository.commit)
     return repository.commit
 
 

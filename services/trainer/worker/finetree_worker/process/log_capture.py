@@ -120,7 +120,7 @@ def own_log(folder: Path) -> logging.Handler:
 
 
 def _level(record: logging.LogRecord) -> Level:
-    # What libraries warn of concerns whoever programs against them; whoever trains gets alerts of our own.
+    # Warnings of libraries are for programmers; users of the job get the worker's own alerts.
     return event_pb2.EVENT_LEVEL_ERROR if record.levelno >= logging.ERROR else event_pb2.EVENT_LEVEL_DEBUG
 
 

@@ -44,7 +44,7 @@ class Core(Protocol):
 
 
 class Sealing:
-    """Reporter of the core: seals an artifact before its event goes on."""
+    """Reporter of the core: seals an artifact before its event is reported."""
 
     def __init__(self, reporter: Reporter, task: worker_pb2.Task) -> None:
         self._reporter, self._task = reporter, task

@@ -8,7 +8,7 @@ from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.decision.pipeline import decide
 from finetree_recommender.decision.prior_figures import falls_short, prior_of, quality
 from finetree_recommender.decision.stages import choose
-from finetree_recommender.estimator.values import Catalogue
+from finetree_recommender.estimator.values import Catalog
 from finetree_recommender.method import Method
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.rule_pack.answers import UNKNOWN, Answers, vocabulary
@@ -157,5 +157,5 @@ def test_every_need_but_an_experiment_has_a_floor(known):
 def test_the_pack_has_the_default_of_the_recipe_profile(known, pack, policy, profile, expected):
     asked = known if policy == "evidence-1" else pack
     assert (
-        normalize(recommendation_pb2.RecommendRequest(profile=profile), asked, Catalogue()).evidence_profile is expected
+        normalize(recommendation_pb2.RecommendRequest(profile=profile), asked, Catalog()).evidence_profile is expected
     )

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import check_pb2, method_pb2, run_spec_pb2, training_pb2
-from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
+from finetree_recommender.estimator.values import Accelerator, Catalog, Model
 from finetree_recommender.method import Method
 from finetree_recommender.recipe.build import adaptations, build
 from finetree_recommender.request.inputs import normalize
@@ -26,7 +26,7 @@ def recipe(
     """The specification of evidence-1's recipe, and its sources by path."""
     known = {"model": {"name": "m"}, "hardware": GPU, "dataset_profile": {"examples": examples}}
     request = json_format.ParseDict(known | fields, recommendation_pb2.RecommendRequest())
-    inputs = normalize(request, EVIDENCE, Catalogue(models={"m": Model(parameters, 8192)}))
+    inputs = normalize(request, EVIDENCE, Catalog(models={"m": Model(parameters, 8192)}))
     built = build(EVIDENCE, inputs, method, parameters=parameters)
     return built.spec, {source.field_path: source for source in built.sources}
 
@@ -172,9 +172,9 @@ def test_full_fine_tuning_on_few_rows_is_halved_from_half_a_billion_parameters_o
 def test_float32_weights_are_given_up_last_and_never_on_a_gpu_without_bfloat16():
     for native, last in ((True, training_pb2.PRECISION_BF16), (False, training_pb2.PRECISION_FP16_MIXED)):
         card = Accelerator(32, native, "card", "Card", 8.0 if native else 7.0)
-        catalogue = Catalogue(accelerators={"card": card}, models={"m": Model(8_000_000_000, 8192)})
+        catalog = Catalog(accelerators={"card": card}, models={"m": Model(8_000_000_000, 8192)})
         request = recommendation_pb2.RecommendRequest(model={"name": "m"}, hardware={"accelerator": "card"})
-        inputs = normalize(request, EVIDENCE, catalogue)
+        inputs = normalize(request, EVIDENCE, catalog)
         rules = adaptations(EVIDENCE, inputs, Method.FULL)
         specs = [build(EVIDENCE, inputs, Method.FULL, parameters=8_000_000_000, adapted=n).spec for n in range(5)]
         assert specs[3].optimizer == training_pb2.OPTIMIZER_ADAMW_8BIT

@@ -8,7 +8,7 @@ import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.decision.fit import Constraints
 from finetree_recommender.decision.pipeline import decide, verdict
-from finetree_recommender.estimator.values import Accelerator, Catalogue, Model
+from finetree_recommender.estimator.values import Accelerator, Catalog, Model
 from finetree_recommender.messages.recommendation import recommendation
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import conclude
@@ -114,7 +114,7 @@ def test_the_playbooks_exceptions_are_no_more_than_its_vote_forces():
     assert count == {"memory": 3, "budget": 11, "quality": 8}
 
 
-CATALOGUE = Catalogue(
+CATALOG = Catalog(
     accelerators={
         "gtx-1050": Accelerator(2, False, "gtx-1050", "GeForce GTX 1050", 6.1),
         "rtx-4060": Accelerator(8, True, "rtx-4060", "GeForce RTX 4060", 8.9),
@@ -175,7 +175,7 @@ STATES = st.sampled_from(["FITS", "TIGHT", "DOES_NOT_FIT", "UNKNOWN", None])
 @given(fields=REQUESTS, states=st.lists(STATES, min_size=5, max_size=5), name=st.sampled_from(BUILTIN))
 def test_any_request_has_an_answer_with_all_five_methods(evidence, fields, states, name):
     request = json_format.ParseDict(fields, recommendation_pb2.RecommendRequest())
-    inputs = normalize(request, PACKS[name], CATALOGUE)
+    inputs = normalize(request, PACKS[name], CATALOG)
     estimate = "model" in fields and "hardware" in fields
     found = evidence(**dict(zip((m.field for m in Method), states, strict=True))) if estimate else None
     reply = recommendation(

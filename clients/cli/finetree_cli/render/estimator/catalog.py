@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The estimator's catalogue as text: models, GPUs and prices."""
+"""The estimator's catalog as text: models, GPUs and prices."""
 
 from collections.abc import Iterable
 
@@ -14,7 +14,7 @@ NONE = "-"
 def show_models(out: Output, models: Iterable[catalog_pb2.Model]) -> None:
     """Print models as a table."""
     rows = [(item.name, units.count(item.parameters), item.family, item.license, item.hub_id) for item in models]
-    out.table(["Model", ">Parameters", "Family", "Licence", "Hub id"], rows)
+    out.table(["Model", ">Parameters", "Family", "License", "Hub id"], rows)
 
 
 def show_accelerators(out: Output, found: Iterable[catalog_pb2.Accelerator]) -> None:
