@@ -89,7 +89,7 @@ class Shape:
         return tuple(_kind(self, first, end, mixture=mixture) for first, end, mixture in spans if end > first)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LayerKind:
     """Range of equal decoder layers, `first` to `end - 1`."""
 
@@ -107,12 +107,12 @@ class LayerKind:
         """Number of layers."""
         return self.end - self.first
 
-    @property
+    @cached_property
     def attention(self) -> int:
         """Parameters of one layer's attention, without norms."""
         return sum(part.weights for part in self.linears if part.role in ATTENTION_ROLES) + self.attention_biases
 
-    @property
+    @cached_property
     def mlp(self) -> int:
         """Parameters of one layer's MLP or experts, without the router."""
         return sum(part.weights for part in self.linears if part.role not in ATTENTION_ROLES) + self.mlp_biases

@@ -67,8 +67,10 @@ def adapted(shape: Shape, targets: tuple[str, ...]) -> tuple[tuple[int, Linear, 
         name, only = _split(target)
         found = False
         for kind in shape.layer_kinds:
-            layers = {layer for layer in range(kind.first, kind.end) if only in (None, layer)}
-            for part in _named(shape, kind, name) if layers else ():
+            if only is not None and not kind.first <= only < kind.end:
+                continue
+            layers = range(kind.first, kind.end) if only is None else (only,)
+            for part in _named(shape, kind, name):
                 chosen.setdefault((kind.first, part), set()).update(layers)
                 found = True
         if not found:

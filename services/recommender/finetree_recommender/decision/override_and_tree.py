@@ -41,8 +41,7 @@ def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Meth
         rules = (*pack.rules.use_cases, pack.rules.default_leaf)
         rule = next(rule for rule in rules if matches(rule.when, answers))
         return Walk(rule.method, (_step(rule, "tree", "leads to", read=answers.read(*rule.when)),))
-    nodes = {node.id: node for node in pack.rules.tree.nodes}
-    name, steps = pack.rules.tree.root, list[Step]()
+    nodes, name, steps = pack.tree_nodes, pack.rules.tree.root, list[Step]()
     while name in nodes:
         node = nodes[name]
         yes = (node.needs is None or node.needs in feasible) and matches(node.when, answers)

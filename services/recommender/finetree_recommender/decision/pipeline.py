@@ -2,7 +2,7 @@
 """The decision: the method that the rules choose, that fits and that keeps the limits.
 
 Pure functions of the pack, the answers and the estimator's evidence, so the same input always gives the same answer.
-`decide` finds everything that a reply says of a decision, `verdict` no more than the method and the rules.
+`decide` finds everything that a reply says of a decision, `verdict_of` no more than the method and the rules.
 """
 
 from dataclasses import dataclass
@@ -57,18 +57,13 @@ def decide(
     if constraints is None:
         constraints = Constraints(evidence.states if evidence is not None else None)
     choice = choose(pack, answers, constraints.states)
-    found = _verdict(pack, choice, constraints)
+    found = verdict_of(pack, choice, constraints)
     fitted = fit.result(pack, choice, constraints, evidence=evidence, method=found.method)
     return Decision(found, choice, fitted)
 
 
-def verdict(pack: Pack, answers: Answers, constraints: Constraints) -> Verdict:
-    """Return the verdict of `decide`, for any constraints."""
-    return _verdict(pack, choose(pack, answers, constraints.states), constraints)
-
-
-def _verdict(pack: Pack, choice: Choice, constraints: Constraints) -> Verdict:
-    """Method that the fit stage takes, with the deciding rule and the overruled one."""
+def verdict_of(pack: Pack, choice: Choice, constraints: Constraints) -> Verdict:
+    """Find the method that the fit stage takes of a choice, with the deciding rule and the overruled one."""
     method, states = fit.take(pack, choice, constraints), constraints.states
     if choice.passage.upgrade and method is not None:
         return Verdict(method, choice.rule_id, choice.passage.rule.id)

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from finetree_recommender.decision.fit import GIB, Constraints, Violations
 from finetree_recommender.decision.limits import seconds_of, usd_of, violations
-from finetree_recommender.decision.pipeline import Decision, Verdict, decide, verdict
+from finetree_recommender.decision.pipeline import Decision, Verdict, decide, verdict_of
+from finetree_recommender.decision.stages import Choice, choose
 from finetree_recommender.estimator.values import Best, Estimate, Evidence, FitState, States
 from finetree_recommender.method import Method
 from finetree_recommender.request.inputs import Inputs
@@ -62,12 +63,34 @@ class Situation:
     def verdict(self, answers: Answers | None = None, limits: Limits | None = None) -> Verdict:
         """Return the verdict with other answers or limits, on the same hardware."""
         broken = violations(self.pack, limits, self.evidence) if limits is not None else self.violations
-        return verdict(self.pack, answers or self.answers, Constraints(self._states, broken))
+        return verdict_of(self.pack, self._choice(answers or self.answers), Constraints(self._states, broken))
 
     def elsewhere(self, memory: str) -> Verdict:
         """Return the verdict on a GPU of another memory class, with estimates only where they are certain."""
-        answers = self.answers.changed("memory", memory)
-        return verdict(self.pack, answers, Constraints(self._states_elsewhere(memory), self._violations_elsewhere))
+        found = self._verdicts_elsewhere.get(memory)
+        if found is None:
+            states = self._states_elsewhere(memory)
+            choice = choose(self.pack, self.answers.changed("memory", memory), states)
+            found = verdict_of(self.pack, choice, Constraints(states, self._violations_elsewhere))
+            self._verdicts_elsewhere[memory] = found
+        return found
+
+    def _choice(self, answers: Answers) -> Choice:
+        """Choice of the rules on this hardware, found once for the same answers: limits do not change it."""
+        found = self._choices.get(answers)
+        if found is None:
+            found = self._choices[answers] = choose(self.pack, answers, self._states)
+        return found
+
+    @cached_property
+    def _choices(self) -> dict[Answers, Choice]:
+        """Choices so far, by the answers."""
+        return {}
+
+    @cached_property
+    def _verdicts_elsewhere(self) -> dict[str, Verdict]:
+        """Verdicts on other GPUs so far, by the memory class."""
+        return {}
 
     @property
     def _states(self) -> States | None:

@@ -40,11 +40,9 @@ class Ballot:
 def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
     """Count the votes of every known answer."""
     questions = pack.rules.questions
+    given = [(question, answers.get(question.input)) for question in questions]
     answered = tuple(
-        (question, option)
-        for question in questions
-        for option in question.options
-        if option.value == answers.get(question.input)
+        (question, option) for question, answer in given for option in question.options if option.value == answer
     )
     votes: dict[Method, dict[str, int]] = {method: {} for method in Method}
     for question, option in answered:
@@ -55,7 +53,7 @@ def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
         votes=votes,
         feasible=feasible,
         leaders=tuple(method for method in feasible if len(votes[method]) == most),
-        unanswered=sum(answers.get(question.input) == UNKNOWN for question in questions),
+        unanswered=sum(answer == UNKNOWN for _, answer in given),
         asked=len(questions),
         answered=answered,
     )

@@ -80,9 +80,9 @@ def _apply(draft: Draft, pack: Pack, reading: Reading, *, table: Table, steps: i
     value = row.value
     if table.factor or row.times:
         value = _product(draft.number(path_for(row.times, method) if row.times else path) or 0, value)
-    caps = [each.cap for each in pack.rules.recipe if each.knob == table.knob and method in each.methods and each.cap]
-    if caps and isinstance(value, float):
-        value = min(value, *caps)
+    if isinstance(value, float):
+        tables = (each for each in pack.rules.recipe if each.knob == table.knob and method in each.methods)
+        value = min((value, *(each.cap for each in tables if each.cap)))
     draft.set(path, value, row)
 
 

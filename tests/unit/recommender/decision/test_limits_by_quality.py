@@ -10,7 +10,8 @@ import pytest
 from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.decision.fit import Constraints
 from finetree_recommender.decision.limits import violations
-from finetree_recommender.decision.pipeline import verdict
+from finetree_recommender.decision.pipeline import verdict_of
+from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Estimate, Evidence, FitState
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import Recommendation, conclude
@@ -137,7 +138,8 @@ def test_no_larger_budget_takes_a_method_of_less_quality_whatever_the_methods_ta
         for usd in (0, 1, 2, 3, 4, 599, 600, 2000):
             asked = answers.changed("budget", bracket_key(PACK.rules.budget, usd))
             broken = violations(PACK, replace(limits, run_usd=usd), found)
-            taken.append(verdict(PACK, asked, Constraints(found.states, broken)).method)
+            choice = choose(PACK, asked, found.states)
+            taken.append(verdict_of(PACK, choice, Constraints(found.states, broken)).method)
         assert all(before is after or _grade(before) < _grade(after) for before, after in pairwise(taken)), (
             taken, answers, limits, runs,
         )  # fmt: skip

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_recommender.decision.fit import Constraints
-from finetree_recommender.decision.pipeline import decide, verdict
+from finetree_recommender.decision.pipeline import decide, verdict_of
+from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Accelerator, Catalog, Model
 from finetree_recommender.messages.recommendation import recommendation
 from finetree_recommender.method import Method
@@ -72,7 +73,8 @@ def descents(name: str, priorities: tuple[str, ...] = ()) -> list[tuple[str, str
             if place == len(scale):
                 continue
             asked = answers._replace(priorities=priorities)
-            before, after = (verdict(pack, each, NOTHING).method for each in (asked, asked.changed(axis, scale[place])))
+            asks = (asked, asked.changed(axis, scale[place]))
+            before, after = (verdict_of(pack, choose(pack, each), NOTHING).method for each in asks)
             if grades[after] < grades[before]:
                 words = " ".join(answers.get(question) for question in AXES)
                 found.append((axis, words, scale[place], str(before), str(after)))
