@@ -16,7 +16,7 @@ from row_lengths import FUDAN_NEWS
 
 FOLDER = Path(__file__).parent
 TABLES = tuple(FOLDER / f"{name}_rows.csv" for name in ("other", "fresh", "later", "sharded", "unseen", "speed"))
-"""What was asked while formulas were mended from the programs' sources, and what was gathered after that, each time by
+"""What was asked while formulas were fixed from the programs' sources, and what was gathered after that, each time by
 sources that nobody had looked at."""
 GIB = 2**30
 QUANTITIES = ("allocated", "reserved", "device")

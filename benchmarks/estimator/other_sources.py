@@ -8,7 +8,7 @@ No expected value is fitted on these rows, none may be; how far the ends are fro
 against the upper end, rows above 92 % of their card left out. One source more or less moves the mean over all rows:
 tables go by source and by method as well; `mean over sources` weighs each the same. Speeds over two or three steps,
 the first among them, are no speed of a training: they stand apart, as `first steps`. The rows of fresh_rows.csv were
-gathered after formulas had been mended from what other_rows.csv showed: until formulas are mended from them too they
+gathered after formulas had been fixed from what other_rows.csv showed: until formulas are corrected from them too they
 are the test, and later_rows.csv and sharded_rows.csv after them, so each table is summed up on its own.
 
 Not in the table, since the recipe is unknown where it matters or no request can say it: full training on 16-bit shards
@@ -20,7 +20,7 @@ configuration; selective checkpointing and tensor parallelism (torchtitan); Axol
 shape here, and of images; Unsloth's notebooks over rows of ever other lengths, and its longest context by card, which
 is a limit and no peak; models with a module of somebody's own; a table whose repository could not be named; a decoder
 whose loss picks what is no padding, of which it has an unknown share (mikhailbahdashych/memory-efficient-transformer-
-training-techniques: 12 peaks that were in fresh_rows.csv at first, foretold 83 % too high); runs whose row lengths are
+training-techniques: 12 peaks that were in fresh_rows.csv at first, predicted 83 % too high); runs whose row lengths are
 not said, as of gsm8k (backpropagate's and peft-experiments' logs), and papers' tables that could not be read whole;
 P-tuning of a quantized model or through an encoder (ChatGLM), some layers alone, images beside the text (Qwen-VL),
 pipelines of layers (InternEvo, Megatron), and GPUs that stand for several ranks of DeepSpeed.

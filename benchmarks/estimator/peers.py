@@ -9,7 +9,7 @@ asked by `peer_calls.py`, whose functions say what each can be told; the rule of
 here. The project's own number is EstimateRun's, asked in process. Rows: a known architecture, a method and a number
 format that the estimator knows, and a measured peak (memory) or a measured rate (throughput): those of --fit and
 --validation on one GPU, and under `elsewhere` all of the sources that no constant of ours was fitted on (other_rows.py;
-formulas were mended by them; "no peer's own" leaves out what peers measured and fitted theirs on). Peaks above 92 % of
+formulas were fixed by them; "no peer's own" leaves out what peers measured and fitted theirs on). Peaks above 92 % of
 a card are counted, not scored: the allocator bends there (it frees its cache and tries again), whatever the run needs.
 Each estimator is scored on the rows that it answers, and the project once more on exactly those rows.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published hours and costs of whole fine-tunings beside what is foretold of them (whole_runs.csv).
+"""Published hours and costs of whole fine-tunings beside what is predicted of them (whole_runs.csv).
 
     python benchmarks/estimator/whole_runs.py [--json OUT]
 
@@ -67,8 +67,8 @@ def request(row: dict[str, str]) -> estimate_pb2.EstimateRunRequest:
     return found
 
 
-def foretold(row: dict[str, str], servicer: EstimatorServicer) -> dict[str, Any]:
-    """A run and what is foretold of it; times in hours, money in the price book's currency."""
+def predicted(row: dict[str, str], servicer: EstimatorServicer) -> dict[str, Any]:
+    """A run and what is predicted of it; times in hours, money in the price book's currency."""
     found = servicer.estimate(request(row))
     cost, hours = found.cost.total.amount, float(row["hours"])
     low, expected, high = (seconds / 3600 for seconds in _timed(found.time, row["phases"]))
@@ -81,11 +81,11 @@ def foretold(row: dict[str, str], servicer: EstimatorServicer) -> dict[str, Any]
         "group": _group(row),
         "hours": hours,
         "timed": row["phases"] or "everything",
-        "foretold_hours": [round(value, 3) for value in (low, expected, high)],
+        "predicted_hours": [round(value, 3) for value in (low, expected, high)],
         "error": round(expected / hours - 1, 3),
         "inside": low <= hours <= high,
         "usd": [float(row[end]) for end in ("usd_low", "usd_high") if row[end]],
-        "foretold_usd": [round(value, 2) for value in (cost.low, cost.expected, cost.high)],
+        "predicted_usd": [round(value, 2) for value in (cost.low, cost.expected, cost.high)],
     }
 
 
@@ -104,7 +104,7 @@ def _timed(time: estimate_pb2.TimeEstimate, phases: str) -> tuple[float, float, 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, float]:
     """How many are inside, how far the expected values are off, and how wide the intervals are."""
-    errors, ends = [abs(one["error"]) for one in found], [one["foretold_hours"] for one in found]
+    errors, ends = [abs(one["error"]) for one in found], [one["predicted_hours"] for one in found]
     return {
         "runs": len(found),
         "sources": len({one["source"] for one in found}),
@@ -122,9 +122,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     servicer = EstimatorServicer(Knowledge(price_book.packaged()))
-    found = [foretold(row, servicer) for row in whole_runs()]
+    found = [predicted(row, servicer) for row in whole_runs()]
     for one in found:
-        low, expected, high = one["foretold_hours"]
+        low, expected, high = one["predicted_hours"]
         mark = " " if one["inside"] else "!"
         hours = f"{one['hours']:7.2f} h  {low:7.2f} {expected:7.2f} {high:7.2f}"
         print(f"{mark} {hours}  {one['error']:+7.1%}  {one['run']} ({one['group']})")

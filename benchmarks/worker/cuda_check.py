@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The five methods on an NVIDIA GPU: do they train there, as on a CPU, and in the memory that was foretold?
+"""The five methods on an NVIDIA GPU: do they train there, as on a CPU, and in the memory that was predicted?
 
     python benchmarks/worker/cuda_check.py [--only PATTERN] [--steps N] [--accelerator NAME] [--output FILE]
 
@@ -228,7 +228,7 @@ def judged(seen: dict[str, Any], on_cpu: dict[str, Any] | None) -> list[str]:
 
 
 def check(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, device: str) -> dict[str, Any]:
-    """One case: what was seen, what was foretold, and what is wrong."""
+    """One case: what was seen, what was predicted, and what is wrong."""
     seen = measured(case, model, hardware, steps=steps, device=device)
     compare = case.on_cpu and device == "cuda"
     on_cpu = measured(case, model, hardware, steps=steps, device="cpu") if compare else None
@@ -245,7 +245,7 @@ def check(case: Case, model: Path, hardware: dict[str, Any], *, steps: int, devi
 def line(result: dict[str, Any]) -> str:
     """A case for the screen."""
     seen, said = result["measured"], result.get("predicted", {})
-    peaks = [f"{peak} {seen[peak] / 1e9:.2f} GB (foretold {said[peak] / 1e9:.2f})" for peak in PEAKS if said]
+    peaks = [f"{peak} {seen[peak] / 1e9:.2f} GB (predicted {said[peak] / 1e9:.2f})" for peak in PEAKS if said]
     losses = seen.get("losses") or [math.nan]
     verdict = "; ".join(result["wrong"]) or "ok"
     first, last = (loss if loss is not None else math.nan for loss in (losses[0], losses[-1]))

@@ -41,7 +41,7 @@ def estimated():
     yield f"memory is {percent(memory['mean_absolute_error'])} off on average"
     yield f"on {checked['rows']} of another source {percent(checked['mean_absolute_error'], 1)}, none above"
     every = other["all"]["memory"]
-    yield f"On {every['rows']} peaks of {other['all']['sources']} more sources, which formulas were mended by"
+    yield f"On {every['rows']} peaks of {other['all']['sources']} more sources, which formulas were corrected by"
     yield f"it is {percent(every['mean_absolute_error'])} off, {percent(every['median_absolute_error'])} in the median"
     yield f"{percent(speed['median_absolute_error'])} off in the median on {speed['rows']} fitted runs"
     yield f"{percent(fast['median_absolute_error'])} on {fast['rows']} of other sources"

@@ -14,7 +14,7 @@ from finetree_runtime.server.validation import validate
 sys.path.append(str(Path(__file__).parents[4] / "benchmarks" / "estimator"))
 
 from other_rows import OtherRow, other_rows
-from whole_runs import foretold, request, whole_runs
+from whole_runs import predicted, request, whole_runs
 
 ROWS = other_rows()
 FMS = "github:foundation-model-stack/fms-acceleration"
@@ -110,7 +110,7 @@ def test_whole_runs_take_the_hours_that_are_foretold():
     rows = whole_runs()
     for row in rows:
         validate(request(row))
-    runs = [foretold(row, servicer) for row in rows]
+    runs = [predicted(row, servicer) for row in rows]
     unseen, fitted = ([one for one in runs if one["group"] == name] for name in ("unseen", "fitted"))
 
     assert len({one["source"] for one in unseen}) >= 5
