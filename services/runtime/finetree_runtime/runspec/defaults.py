@@ -2,8 +2,7 @@
 """Defaults of a RunSpec: the value of each unset field, the reason, and the source of the number."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetree_api.types.v1 import (
     check_pb2,
@@ -28,8 +27,7 @@ CPU_BF16_ADVANTAGE = 1.2
 float32 costs next to nothing)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Default:
+class Default(NamedTuple):
     """The value of a field that is not set."""
 
     field_path: str

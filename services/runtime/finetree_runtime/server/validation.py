@@ -42,11 +42,13 @@ def validate(message: Message, *, path: str = "") -> None:
     name = message.DESCRIPTOR.full_name
     if not name.startswith(PACKAGE):
         return
-    elements = _count_elements(message, MAX_ELEMENTS)
+    raw = message.SerializeToString()
+    # An element takes a byte or more: a short message needs no count.
+    elements = _count_elements(message, MAX_ELEMENTS) if len(raw) > MAX_DETAILED_ELEMENTS else 0
     if elements > MAX_ELEMENTS:
         text = f"has more than {MAX_ELEMENTS} list elements in all; send fewer"
         raise _invalid([Violation(path or "request", text, "INVALID_REQUEST")])
-    with_rules = _class(name).FromString(message.SerializeToString())
+    with_rules = _class(name).FromString(raw)
     found = _validator().collect_violations(with_rules, fail_fast=elements > MAX_DETAILED_ELEMENTS)
     if found:
         raise _invalid([_violation(item.proto, path) for item in found])
