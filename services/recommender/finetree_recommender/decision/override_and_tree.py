@@ -9,18 +9,35 @@ from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.rules import Leaf, Node
 from finetree_recommender.trace import Step
 
+TREE = "tree"
+"""Stage of the decision tree in the trace."""
+
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """Method of the override or the tree, with the steps to it; the last one names the rule."""
+    """Method of the override or the tree, and the way to it."""
 
     method: Method
-    steps: tuple[Step, ...]
+    stage: str
+    answers: Answers
+    nodes: tuple[tuple[Node, bool], ...] = ()
+    """Nodes of the tree on the way, and whether their answer was yes."""
+    leaf: Leaf | None = None
+    """Rule that names the method, where no node of the tree does."""
 
     @property
     def rule_id(self) -> str:
         """Rule that led to the method."""
-        return self.steps[-1].rule_id
+        return self.leaf.id if self.leaf is not None else self.nodes[-1][0].id
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Steps of the trace."""
+        if self.leaf is None:
+            return tuple(_node_step(node, self.answers, yes=yes) for node, yes in self.nodes)
+        rule = self.leaf
+        does, names = ("leads to", rule.when) if self.stage == TREE else ("decides for", {**rule.when, **rule.unless})
+        return (Step(self.stage, rule.id, f"{does} {self.method}", rule.source, self.answers.read(*names)),)
 
 
 def override(pack: Pack, answers: Answers) -> Walk | None:
@@ -28,8 +45,7 @@ def override(pack: Pack, answers: Answers) -> Walk | None:
     rule = pack.rules.override
     if not matches(rule.when, answers) or (rule.unless and matches(rule.unless, answers)):
         return None
-    read = answers.read(*dict.fromkeys((*rule.when, *rule.unless)))
-    return Walk(rule.method, (_step(rule, "multi_task_override", "decides for", read=read),))
+    return Walk(rule.method, "multi_task_override", answers, leaf=rule)
 
 
 def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Method)) -> Walk:
@@ -40,21 +56,15 @@ def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Meth
     if answers.memory == UNKNOWN:
         rules = (*pack.rules.use_cases, pack.rules.default_leaf)
         rule = next(rule for rule in rules if matches(rule.when, answers))
-        return Walk(rule.method, (_step(rule, "tree", "leads to", read=answers.read(*rule.when)),))
-    nodes, name, steps = pack.tree_nodes, pack.rules.tree.root, list[Step]()
-    while name in nodes:
-        node = nodes[name]
+        return Walk(rule.method, TREE, answers, leaf=rule)
+    name, passed = pack.rules.tree.root, list[tuple[Node, bool]]()
+    while (node := pack.tree_nodes.get(name)) is not None:
         yes = (node.needs is None or node.needs in feasible) and matches(node.when, answers)
-        steps.append(_node_step(node, answers, yes=yes))
+        passed.append((node, yes))
         name = node.yes if yes else node.no
-    return Walk(Method(name), tuple(steps))
+    return Walk(Method(name), TREE, answers, nodes=tuple(passed))
 
 
 def _node_step(node: Node, answers: Answers, *, yes: bool) -> Step:
     outcome = f"yes: {node.yes}" if yes else f"no: {node.no}"
-    return Step("tree", node.id, outcome, node.source, answers.read(*node.when))
-
-
-def _step(rule: Leaf, stage: str, does: str, *, read: tuple[str, ...]) -> Step:
-    """Step of a rule that names a method."""
-    return Step(stage, rule.id, f"{does} {rule.method}", rule.source, read)
+    return Step(TREE, node.id, outcome, node.source, answers.read(*node.when))

@@ -15,6 +15,7 @@ from finetree_recommender.estimator.values import States
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.answers import Answers, matches
 from finetree_recommender.rule_pack.pack import Pack
+from finetree_recommender.rule_pack.schema.limits import TieBreak
 from finetree_recommender.trace import Step
 
 PLURALITY = "votes.plurality"
@@ -84,12 +85,13 @@ def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice
     leaders = ballot.leaders
     # Without any answered question the leaf is no tie-break.
     tied = ballot.total(leaders[0]) > 0
-    preferred = tie_breaks.narrow(pack, answers, leaders)
+    matter = tie_breaks.applying(pack, answers)
+    preferred = tie_breaks.narrow(matter, leaders)
 
     def order(winner: Method) -> Order:
         if pack.rules.limits.nearest is not None:
             return _by_quality(pack, passage.feasible, winner)
-        return _by_votes(pack, answers, ballot, leaf=leaf.method, winner=winner)
+        return _by_votes(pack, ballot, matter, leaf=leaf.method, winner=winner)
 
     # Without votes the priorities come before the tree and the use cases.
     left = passage.feasible if tied else preferred.methods
@@ -157,9 +159,8 @@ def _most_votes(ballot: Ballot, winner: Method) -> Step:
     return Step("votes", PLURALITY, f"{winner} has the most votes ({tally})", "resolution: B6")
 
 
-def _by_votes(pack: Pack, answers: Answers, ballot: Ballot, *, leaf: Method, winner: Method) -> Order:
+def _by_votes(pack: Pack, ballot: Ballot, matter: tuple[TieBreak, ...], *, leaf: Method, winner: Method) -> Order:
     """Winner, then feasible methods by votes, priorities, leaf and stars, then the rest by stars."""
-    matter = tie_breaks.applying(pack, answers)
 
     def rank(method: Method) -> tuple[bool, int, tuple[int, ...], bool, int]:
         count = ballot.total(method) if method in ballot.feasible else -1

@@ -41,10 +41,10 @@ def applying(pack: Pack, answers: Answers) -> tuple[TieBreak, ...]:
     return (*first, *(r for r in rules if r.input != "priorities" and answers.get(r.input) == r.value))
 
 
-def narrow(pack: Pack, answers: Answers, tied: tuple[Method, ...]) -> Narrowed:
-    """Keep the first tier of each rule, one rule after the other."""
+def narrow(rules: tuple[TieBreak, ...], tied: tuple[Method, ...]) -> Narrowed:
+    """Keep the first tier of each rule that applies, one rule after the other."""
     cuts: list[tuple[TieBreak, tuple[Method, ...]]] = []
-    for rule in applying(pack, answers):
+    for rule in rules:
         if len(tied) == 1:
             break
         best = min(rule.rank(method) for method in tied)
