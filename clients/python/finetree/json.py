@@ -76,10 +76,19 @@ def _number(value: float) -> float | int | None:
 def _message(message: Message, *, defaults: bool) -> Any:
     name = message.DESCRIPTOR.full_name
     if name in OWN_JSON:
-        return json_format.MessageToDict(message)
+        return _whole_numbers(json_format.MessageToDict(message))
     if name == "google.protobuf.Any":
         return _any(message)
     return to_json(message, defaults=defaults)
+
+
+def _whole_numbers(value: Any) -> Any:
+    """Write whole numbers without a fraction: google.protobuf.Value keeps every number as a double."""
+    if isinstance(value, dict):
+        return {key: _whole_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _any(message: Any) -> Mapping[str, Any]:

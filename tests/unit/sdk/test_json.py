@@ -73,3 +73,13 @@ def test_error_details_are_readable():
 def test_a_spec_survives_the_round_trip():
     spec = run_spec_pb2.RunSpec(model={"name": "x"}, lora={"rank": 8}, training={"max_steps": 3, "learning_rate": 1e-4})
     assert spec_from_dict(to_json(spec)) == spec
+
+
+def test_whole_numbers_of_a_value_have_no_fraction():
+    """A google.protobuf.Value keeps 16 as 16.0; a patch is written into a job file as a person would."""
+    patch = check_pb2.SpecPatch(field_path="qlora")
+    patch.value.struct_value.update({"lora": {"rank": 16, "dropout": 0.1}, "targets": ["a", 2]})
+    assert (
+        json.dumps(to_json(patch)["value"], sort_keys=True)
+        == '{"lora": {"dropout": 0.1, "rank": 16}, "targets": ["a", 2]}'
+    )

@@ -39,10 +39,7 @@ def verdict(number: int) -> str:
 
 def setting(patch: check_pb2.SpecPatch) -> str:
     """Format a change as in a job file: "training.micro_batch_size: 1"."""
-    value = as_dict(patch).get("value")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return f"{patch.field_path}: {json.dumps(value, ensure_ascii=False)}"
+    return f"{patch.field_path}: {json.dumps(as_dict(patch).get('value'), ensure_ascii=False)}"
 
 
 def revision(found: evidence_pb2.Revision) -> str:
