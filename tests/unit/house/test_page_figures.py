@@ -64,9 +64,11 @@ def errors(*scores: dict[str, float]) -> list[list[str]]:
 
 
 def recommended():
-    """The recommender's speed."""
+    """Speed of the recommender and of the estimator."""
     milliseconds = result("recommender/speed.json", "with_estimator", "new", "p50_ms")
     yield f"with its prices takes {milliseconds:.0f} ms in the median"
+    yield f"an estimate {result('estimator/speed.json', 'estimate', 'p50_ms'):.0f} ms"
+    yield f"a sweep of 100 estimates {result('estimator/speed.json', 'sweep_of_100', 'p50_ms') / 1000:.1f} s"
 
 
 def trained():
