@@ -22,7 +22,7 @@ class Settings(ServiceSettings):
     """Settings of the estimator."""
 
     address: str = listen_address(PORT)
-    max_request_bytes: int = setting(1536 * 1024, "Largest request message; a batch may have 1,000 rows.")
+    max_request_bytes: int = setting(1024 * 1024, "Largest request message; a batch may have 1,000 rows.")
     price_book: Path | None = setting(None, "CSV file of prices, in place of the built-in price book.")
     price_book_extends: bool = setting(default=False, text="Add the prices of --price-book to the built-in ones.")
     model_root: Path | None = setting(
