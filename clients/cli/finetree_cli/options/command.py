@@ -14,9 +14,10 @@ from finetree_cli.errors import EXIT_CODES
 from finetree_cli.output import Output
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from finetree import Client
 
-T = TypeVar("T")
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ pass_settings = click.make_pass_decorator(Settings, ensure=True)
 
 def take_flags(kind: type[T], flags: dict[str, Any]) -> T:
     """Move the fields of a dataclass out of a command's keyword arguments."""
-    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]  # only dataclasses are passed
+    names = [item.name for item in fields(kind)]
     return kind(**{name: flags.pop(name) for name in names})
 
 
