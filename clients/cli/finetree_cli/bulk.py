@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CHUNK_ROWS = 100
 """Number of requests in one call."""
-CHUNK_BYTES = 2 << 20
+CHUNK_BYTES = 1 << 19
 """Bytes of lines in one call: half of the estimator's limit."""
 MAX_LINE_BYTES = 1 << 20
 """Longest line in bytes; real requests have about 2 kB."""
