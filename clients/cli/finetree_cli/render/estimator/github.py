@@ -56,7 +56,10 @@ def table(answer: check_plan_pb2.CheckPlanResponse) -> str:
         "| Limit | Verdict | Prediction |",
         "| --- | --- | --- |",
     ]
-    lines += [f"| `{check.rule_id}` | {verdict(check.verdict)} | {_cell(message_with_option(check))} |" for check in answer.checks]
+    lines += [
+        f"| `{check.rule_id}` | {verdict(check.verdict)} | {_cell(message_with_option(check))} |"
+        for check in answer.checks
+    ]
     if answer.remedies:
         lines += ["", "All limits would pass with one of:", ""]
     for remedy in answer.remedies:
