@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SHARDINGS = {"replicated": 1, "optimizer": 2, "gradients": 3, "full": 4}
+"""Numbers of the contract's Sharding; a test compares them."""
 RATE_WAIT_SECONDS = 30.0
 """Longest wait for the host's matrix rate to be measured (the contract's limit; it takes about 10 s)."""
 
@@ -32,6 +34,7 @@ class HardwareFlags:
     cpu: bool = False
     this_machine: bool = False
     count: int | None = None
+    sharding: str | None = None
     cores: int | None = None
     memory_gb: float | None = None
 
@@ -65,6 +68,12 @@ def hardware_options(command: F) -> F:
         click.option("--cpu", is_flag=True, help="A machine without a GPU."),
         click.option("--this-machine", is_flag=True, help="The trainer's machine, with measured matrix rates."),
         click.option("--gpus", "count", type=Whole(1), metavar="N", help="Number of GPUs. [default: 1]"),
+        choice(
+            "--sharding",
+            SHARDINGS,
+            "With --gpus: what they divide among themselves: nothing (DDP), optimizer states (ZeRO-1), gradients too "
+            "(ZeRO-2), or weights too (FSDP, ZeRO-3). [default: replicated]",
+        ),
         click.option("--cores", type=Whole(1), metavar="N", help="With --cpu: number of cores."),
         click.option("--memory-gb", type=Amount(MOST / 1e9), metavar="GB", help="With --cpu: memory of the machine."),
     )
@@ -122,8 +131,13 @@ class Machine:
     matrix_rates: "hardware_pb2.MatrixRates | None" = None
 
 
-def hardware(flags: HardwareFlags, client: "Client") -> Machine | None:
-    """Convert the hardware flags; None without any. Asks the trainer for --this-machine. Raises BadInput."""
+def hardware(
+    flags: HardwareFlags, client: "Client", *, of_job: "hardware_pb2.Hardware | None" = None
+) -> Machine | None:
+    """Convert the hardware flags; None without any. Asks the trainer for --this-machine. Raises BadInput.
+
+    Number and sharding of GPUs change those of `of_job`, a job file's hardware, where no flag names a device.
+    """
     from finetree_api.types.v1 import hardware_pb2 as hw
 
     given = {
@@ -134,24 +148,43 @@ def hardware(flags: HardwareFlags, client: "Client") -> Machine | None:
     chosen = [name for name, there in given.items() if there]
     if len(chosen) > 1:
         raise BadInput(f"{' and '.join(chosen)} exclude each other", remedy="keep one of them")
+    if not chosen and of_job is not None and of_job.WhichOneof("device") in ("accelerator", "unknown_accelerator"):
+        return _changed(of_job, flags)
     _refuse_unused(flags, chosen)
     if flags.this_machine:
         return this_machine(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
+    sharding = enum_value(SHARDINGS, flags.sharding)
     if flags.gpu_memory is not None:
         unknown = hw.UnknownAccelerator(marketed_memory_gb=flags.gpu_memory, name=flags.gpu or "")
-        return Machine(hw.Hardware(unknown_accelerator=unknown, count=flags.count))
+        return Machine(hw.Hardware(unknown_accelerator=unknown, count=flags.count, sharding=sharding))
     if flags.gpu is not None:
-        return Machine(hw.Hardware(accelerator=flags.gpu, count=flags.count))
+        return Machine(hw.Hardware(accelerator=flags.gpu, count=flags.count, sharding=sharding))
     if flags.cpu:
         memory = round(flags.memory_gb * 1e9) if flags.memory_gb is not None else None
         return Machine(hw.Hardware(cpu=hw.CpuDevice(cores=flags.cores, memory_bytes=memory)))
     return None
 
 
-def _refuse_unused(flags: HardwareFlags, chosen: list[str]) -> None:
-    """Refuse flags of hardware that is not given: they would have no effect."""
+def _changed(of_job: "hardware_pb2.Hardware", flags: HardwareFlags) -> Machine | None:
+    """Change number and sharding of a job file's GPUs; None where no flag does. Raises BadInput."""
+    from finetree_api.types.v1 import hardware_pb2 as hw
+
+    changed = hw.Hardware()
+    changed.CopyFrom(of_job)
+    if flags.count:
+        changed.count = flags.count
+    _refuse_unused(flags, ["--gpu"], count=changed.count)
+    if flags.sharding:
+        changed.sharding = enum_value(SHARDINGS, flags.sharding)
+    return Machine(changed) if changed != of_job else None
+
+
+def _refuse_unused(flags: HardwareFlags, chosen: list[str], *, count: int = 0) -> None:
+    """Refuse flags of hardware that is not given, since they would have no effect; `count`: GPUs of a job file."""
     if flags.count and chosen != ["--gpu"]:
         raise BadInput("--gpus needs a GPU", remedy="name it: --gpu NAME or --gpu-memory GB")
+    if flags.sharding and (flags.count or count) < 2:
+        raise BadInput("--sharding needs several GPUs", remedy="say how many: --gpus N")
     stray = [flag for flag, value in (("--cores", flags.cores), ("--memory-gb", flags.memory_gb)) if value is not None]
     if stray and chosen != ["--cpu"]:
         text = f"{' and '.join(stray)} need{'s' if len(stray) == 1 else ''} --cpu"

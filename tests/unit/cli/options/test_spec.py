@@ -31,6 +31,7 @@ def test_a_model_is_named_by_catalog_or_hub(name, source, revision):
     [
         ({"count": 4}, "--gpus"),
         ({"cpu": True, "count": 4}, "--gpus"),
+        ({"gpu": "t4", "sharding": "full"}, "--sharding needs several GPUs"),
         ({"cores": 8, "memory_gb": 64}, "--cores and --memory-gb"),
         ({"gpu": "t4", "memory_gb": 64}, "--memory-gb"),
         ({"tokens": 9}, "--tokens needs --examples"),
@@ -61,6 +62,19 @@ def test_what_is_not_given_stays_unset():
     assert machine.hardware == hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice())
     profile = spec_flags.data(spec_flags.DataFlags(examples=5), NOBODY).profile
     assert profile == training_data_pb2.DatasetProfile(examples=5)
+
+
+def test_number_and_sharding_change_a_job_files_gpus():
+    job = hardware_pb2.Hardware(accelerator="h100", count=4)
+    flags = spec_flags.HardwareFlags(sharding="full")
+    machine = spec_flags.hardware(flags, NOBODY, of_job=job)
+    assert machine is not None
+    assert machine.hardware == hardware_pb2.Hardware(accelerator="h100", count=4, sharding=hardware_pb2.SHARDING_FULL)
+    assert spec_flags.hardware(spec_flags.HardwareFlags(), NOBODY, of_job=job) is None
+    with pytest.raises(BadInput, match="--gpus needs a GPU"):
+        spec_flags.hardware(
+            spec_flags.HardwareFlags(count=2), NOBODY, of_job=hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice())
+        )
 
 
 def capacity(**device: str) -> capacity_pb2.GetCapacityResponse:
