@@ -13,7 +13,7 @@ from finetree_cli.jobfile.policy import LimitFlags
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.plan_request import PlanFlags
 from finetree_cli.options.program import ProgramFlags, program_options
-from finetree_cli.options.spec import OwnershipFlags, ownership_options
+from finetree_cli.options.spec import OwnershipFlags, ownership_options, sharding_option, token_options
 from finetree_cli.options.types import Amount, MoneyAmount, Whole
 
 if TYPE_CHECKING:
@@ -68,15 +68,10 @@ class CheckFlags:
 )
 @click.option("--accelerator", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
 @click.option("--count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
+@sharding_option
 @click.option("--runs-per-month", type=Amount(), metavar="N", help="Runs in a month, for the monthly cost.")
 @click.option("--examples", type=Whole(1), metavar="N", help="Number of rows, where the job has no data.")
-@click.option("--tokens", type=Whole(1), metavar="N", help="With --examples: tokens of all rows.")
-@click.option(
-    "--target-fraction",
-    type=Amount(1),
-    metavar="0..1",
-    help="With --examples: share of the tokens that enter the loss.",
-)
+@token_options
 @ownership_options
 @program_options
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")

@@ -240,7 +240,7 @@ def _request(client: "Client", job: JobFile | None, flags: EstimateFlags) -> "es
     if job is not None:
         request.spec.CopyFrom(job.spec)
     _change_spec(request.spec, flags, from_file=job is not None)
-    machine = hardware(flags.hardware, client, of_job=request.spec.hardware)
+    machine = hardware(flags.hardware, client, base=job.spec.hardware if job is not None else None)
     if machine is not None:
         request.spec.hardware.CopyFrom(machine.hardware)
         if machine.matrix_rates is not None:

@@ -42,7 +42,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "dataset": ("--dataset", "--examples"),
     "dataset_profile": ("--examples",),
     "dataset_profile.examples": ("--examples",),
-    "dataset_profile.total_tokens": ("--tokens",),
+    "dataset_profile.total_tokens": ("--tokens-per-example", "--tokens"),
     "dataset_profile.token_lengths": ("--dataset",),
     "dataset_profile.target_fraction": ("--target-fraction",),
     "evaluation.dataset": ("--eval-dataset",),

@@ -6,12 +6,11 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
+from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_pb2
 from finetree_cli.errors import BadInput
 from finetree_cli.options import run_settings as words
 from finetree_cli.options.command import take_flags
 from finetree_cli.options.run_settings import RunFlags, run_options, set_run
-from finetree_cli.options.spec import SHARDINGS
 
 
 def asked(spec: run_spec_pb2.RunSpec, *options: str) -> run_spec_pb2.RunSpec:
@@ -36,7 +35,6 @@ def asked(spec: run_spec_pb2.RunSpec, *options: str) -> run_spec_pb2.RunSpec:
         (words.ATTENTION, training_pb2.AttentionKernel),
         (words.CHECKPOINTING, training_pb2.GradientCheckpointing),
         (words.LOSS_KERNELS, training_pb2.LossKernel),
-        (SHARDINGS, hardware_pb2.Sharding),
     ],
 )
 def test_each_choice_of_the_contract_has_a_word(found, kind):
