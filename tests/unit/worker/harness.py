@@ -204,7 +204,7 @@ def examples_of(
 
     maker, examples = RowTokenizer(tokenizer, loss_on), []
     for some in blocks(rows):
-        block = maker.block(some, row_format)
+        block = maker.block(some, maker.render(some, row_format))
         tokens, learned = torch.from_numpy(block.tokens), torch.from_numpy(block.learned)
         for row, (start, end) in zip(some, pairwise([0, *block.lengths.cumsum().tolist()]), strict=True):
             examples.append(Example(row.number, tokens[start:end], learned[start:end]))

@@ -68,9 +68,10 @@ def test_a_completion_that_ends_in_a_line_break_learns_to_end_without_a_template
 
 def test_a_job_may_leave_out_the_end_token(tokenizer: Any) -> None:
     maker = RowTokenizer(tokenizer, LossOn.COMPLETIONS, append_eos=False)
-    block = maker.block([Row(1, text="some text"), Row(2, text="more")], RowFormat.TEXT)
+    texts = [Row(1, text="some text"), Row(2, text="more")]
+    block = maker.block(texts, maker.render(texts, RowFormat.TEXT))
     assert tokenizer.decode(block.tokens.tolist()) == "some textmore"
-    chat = maker.block([TWO_TURNS], RowFormat.CHAT)
+    chat = maker.block([TWO_TURNS], maker.render([TWO_TURNS], RowFormat.CHAT))
     assert int((chat.tokens == tokenizer.eos_token_id).sum()) == 4  # the template's own
 
 

@@ -11,7 +11,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,7 +25,8 @@ from transformers import PreTrainedTokenizerBase
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest, size, storage_errors
 from finetree_worker.errors import StorageError
 from finetree_worker.plan import LossOn
-from finetree_worker.tokenize.rows import RowSource, found_row_format, rows_of
+from finetree_worker.tokenize.render import Rendered
+from finetree_worker.tokenize.rows import Row, RowSource, found_row_format, rows_of
 from finetree_worker.tokenize.token_table import ReadResult, TokenTable, open_table, write_table
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
 from finetree_worker.tokenize.tool_calls import WRITTEN_AS_TEXT, uses_tools
@@ -70,15 +72,35 @@ class TableInput:
         file, maker = self.source.open(), RowTokenizer(self.tokenizer, self.loss_on, append_eos=self.append_eos)
         remarks: list[Remark] = []
 
-        def made() -> Iterator[TokenBlock]:
+        def rendered() -> Iterator[tuple[list[Row], list[Rendered]]]:
             for rows in blocks(rows_of(file, self.source.place)):
                 if not remarks and any(map(uses_tools, rows)) and not maker.template.knows_tools:
                     remarks.append(WRITTEN_AS_TEXT)
-                yield maker.block(rows, found_row_format(file))
+                yield rows, maker.render(rows, found_row_format(file))
                 on_fraction(file.fraction)
 
-        write_table(folder, made(), maker, read=lambda: ReadResult.of(file, *remarks))
+        with ThreadPoolExecutor(1) as thread:
+            made = _one_ahead(thread, maker.block, rendered())
+            write_table(folder, made, maker, read=lambda: ReadResult.of(file, *remarks))
         on_fraction(1.0)
+
+
+def _one_ahead(
+    thread: ThreadPoolExecutor,
+    block: Callable[[list[Row], list[Rendered]], TokenBlock],
+    rendered: Iterable[tuple[list[Row], list[Rendered]]],
+) -> Iterator[TokenBlock]:
+    """Tokenize each block on the thread while the next one is read and rendered.
+
+    The tokenizer works outside of Python's global lock, so that two cores share the work.
+    """
+    ahead: Future[TokenBlock] | None = None
+    for rows, texts in rendered:
+        done, ahead = ahead, thread.submit(block, rows, texts)
+        if done is not None:
+            yield done.result()
+    if ahead is not None:
+        yield ahead.result()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,15 @@ class RowTokenizer:
         self._encoder = Encoder(tokenizer)
         self._loss_on, self._eos, self._append_eos = loss_on, tokenizer.eos_token_id, append_eos
 
-    def block(self, rows: Sequence[Row], row_format: RowFormat) -> TokenBlock:
-        """Tokenize rows, at least one, without truncation. Raises DataError."""
-        rendered = [render(row, row_format, template=self.template, loss_on=self._loss_on) for row in rows]
+    def render(self, rows: Sequence[Row], row_format: RowFormat) -> list[Rendered]:
+        """Render rows for `block`. Raises DataError."""
+        return [render(row, row_format, template=self.template, loss_on=self._loss_on) for row in rows]
+
+    def block(self, rows: Sequence[Row], rendered: Sequence[Rendered]) -> TokenBlock:
+        """Tokenize rows as they were rendered, at least one, without truncation.
+
+        Other rows may be rendered on another thread meanwhile.
+        """
         texts = [each.text for each in rendered]
         encoded = self._encoder.encode(texts)
         learned = learned_tokens(rendered, encoded)
