@@ -228,6 +228,8 @@ class FileError:
     message: str
     line: int
     """Line of the first problem, from 1; 1 for the file itself."""
+    remedy: str = ""
+    """What to do about it; empty where the message says it."""
     problems: tuple[Problem, ...] = ()
 
 
