@@ -142,6 +142,31 @@ def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, f
     assert "Traceback" not in done.stderr
 
 
+def test_a_repository_is_checked_in_one_process_and_a_broken_job_hides_no_other(folder, here, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **more: started.append(words) or popen(*words, **more))
+    (folder / ".finetree").mkdir()
+    (folder / ".finetree/policy.yaml").write_text("limits:\n- {metric: fit}\n", encoding="utf-8")
+    for number in range(40):
+        text = SMALL.replace("rtx-4090", "t4" if number % 2 else "l4") + PROFILE.replace("1000", str(1000 + number))
+        (folder / f"j{number:02}.finetree.yaml").write_text(text, encoding="utf-8")
+    done = here("check", "--as-of", "2026-11-28", "--output", "text,json=plan.json")
+    assert (done.returncode, len(started)) == (0, 1), done.stderr
+    assert done.stdout.count("Plan: sha256:") == 40
+    written = (folder / "plan.json").read_bytes()
+    plans = json.loads(written)["plans"]
+    assert [plan["profile"]["examples"] for plan in plans] == list(range(1000, 1040))
+    assert here("check", "--as-of", "2026-11-28", "--json").stdout.encode() == written
+    (folder / "j07.finetree.yaml").write_text("color: red\n", encoding="utf-8")
+    done = here("check", "--json")
+    assert done.returncode == 2
+    assert "1 of 40 job files could not be checked: 1 problem in j07.finetree.yaml" in done.stderr
+    again = json.loads(done.stdout)["plans"]
+    assert [plan["file"] for plan in again if plan["error"]] == ["j07.finetree.yaml"]
+    assert again[8:] == plans[8:]
+
+
 def test_github_gets_annotations_at_the_line_and_a_table(folder, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
     words = ("check", "job.yaml", "--max-cost", "0.001", "--output", "github")
