@@ -66,7 +66,7 @@ def _annotations(entry: PlanEntry) -> list[_Annotation]:
         reason = entry.error.reason
         for each in entry.error.problems:
             place = each.location
-            found.append(_Annotation("error", reason, each.message, place.file, place.line, place.column))
+            found.append(_Annotation("error", reason, wording.problem(each), place.file, place.line, place.column))
         if not entry.error.problems:
             found.append(_Annotation("error", reason, entry.error.message, entry.file, entry.error.line))
     for check in wording.findings(entry):

@@ -22,7 +22,7 @@ def render(report: Report) -> str:
 def _findings(entry: PlanEntry) -> list[dict[str, Any]]:
     found = []
     if entry.error is not None:
-        lines = [(each.location.line, each.message) for each in entry.error.problems]
+        lines = [(each.location.line, wording.problem(each)) for each in entry.error.problems]
         for line, message in lines or [(entry.error.line, entry.error.message)]:
             name = fingerprint(entry.file, entry.error.reason, f"{line}: {message}")
             found.append(_finding(message, entry.error.reason, "blocker", name, (entry.file, line)))

@@ -115,7 +115,9 @@ def _details(report: Report) -> list[str]:
             continue
         blocks.append(f"#### {code(entry.file)}")
         if entry.error is not None:
-            blocks.append(_list(f"line {each.location.line}: {prose(each.message)}" for each in entry.error.problems))
+            blocks.append(
+                _list(f"line {each.location.line}: {prose(wording.problem(each))}" for each in entry.error.problems)
+            )
         rows = [[code(check.rule_id), check.verdict, prose(wording.explained(check))] for check in found]
         if rows:
             blocks.append(_rows([["Limit", "Verdict", "Finding"], *rows]))

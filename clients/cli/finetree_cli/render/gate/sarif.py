@@ -35,7 +35,7 @@ def _results(entry: PlanEntry) -> list[tuple[str, str, dict[str, Any]]]:
     """Return rule, what it is about, and the result without its rule."""
     found: list[tuple[str, str, dict[str, Any]]] = []
     if entry.error is not None:
-        problems = [(each.location.line, each.location.column, each.message) for each in entry.error.problems]
+        problems = [(each.location.line, each.location.column, wording.problem(each)) for each in entry.error.problems]
         for line, column, message in problems or [(entry.error.line, 1, entry.error.message)]:
             place = _location(entry.file, line, column)
             result = {"level": "error", "message": {"text": message}, "locations": [place]}

@@ -41,7 +41,8 @@ def _whole(entry: PlanEntry) -> list[str]:
     result = [_title(entry)]
     if entry.error is not None:
         result.append(f"  {one_line(entry.error.message)} [{entry.error.reason}]")
-        result += [f"    line {each.location.line}: {one_line(each.message)}" for each in entry.error.problems]
+        result += [f"    line {each.location.line}: {one_line(wording.problem(each))}" for each in entry.error.problems]
+        result += [f"    {one_line(entry.error.remedy)}"] if entry.error.remedy else []
         return result
     width = max((len(check.rule_id) for check in entry.checks), default=0)
     for check in entry.checks:

@@ -13,6 +13,7 @@ from finetree_cli.gate.report import (
     Figures,
     Patch,
     PlanEntry,
+    Problem,
     Range,
     Report,
     Revisions,
@@ -177,6 +178,12 @@ def findings(entry: PlanEntry) -> list[CheckResult]:
     """Return the limits that do not simply pass, worst first."""
     found = [check for check in entry.checks if check.verdict != "PASS"]
     return sorted(found, key=lambda check: (not fails(entry, check), WORST_FIRST.index(check.verdict)))
+
+
+def problem(found: Problem) -> str:
+    """Format a mistake of a file: "lora.ranks: unknown setting"."""
+    path = found.location.field_path
+    return f"{path}: {found.message}" if path else found.message
 
 
 def setting(patch: Patch) -> str:

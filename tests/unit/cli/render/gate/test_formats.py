@@ -59,5 +59,6 @@ def test_machines_get_the_standard_output_to_the_byte(capsys):
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(BadInput, match=r"no/plan\.json: No such file"):
+    with pytest.raises(BadInput, match=r"no/plan\.json: No such file") as refused:
         formats.write(sample.make(), [Target("json", tmp_path / "no" / "plan.json")], Output())
+    assert refused.value.reason == "OUTPUT_FILE_UNWRITABLE"

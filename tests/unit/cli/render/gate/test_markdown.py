@@ -53,7 +53,7 @@ def test_what_stops_a_job_has_its_finding_its_fix_and_what_would_pass():
     assert "| `cost` | FAIL | &#36;62.00 is above &#36;50.00; passes with training.epochs: 1 |" in text
     assert "waived by ada until 2026-12-31: agreed until the sale" in text
     assert "- one epoch: &#36;20.67 (`training.epochs: 1`)" in text
-    assert "- line 4: unknown key &#96;ranks&#96;" in text
+    assert "- line 4: lora.ranks: unknown key &#96;ranks&#96;" in text
 
 
 def test_a_finished_run_stands_beside_its_estimate():
