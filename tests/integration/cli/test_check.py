@@ -167,6 +167,29 @@ def test_a_repository_is_checked_in_one_process_and_a_broken_job_hides_no_other(
     assert again[8:] == plans[8:]
 
 
+def test_a_lock_refuses_other_prices_and_an_upgrade_shows_their_effect(folder, here):
+    head = "price_id,accelerator,provider,hourly_price,currency,date,source"
+    (folder / "mine.csv").write_text(f"{head}\nmine,rtx-4090,me,2,USD,2026-11-01,contract\n", encoding="utf-8")
+    first = here("lock", "small.yaml")
+    assert first.returncode == 0, first.stderr
+    lock = folder / ".finetree/lock.json"
+    written = lock.read_bytes()
+    assert {pack["id"] for pack in json.loads(written)["packs"]} == {"evidence-1", "playbook-1"}
+    check = ("check", "small.yaml", "--fits", "--locked", "--json")
+    assert here(*check).returncode == 0
+    for words in ((*check, "--price-book", "mine.csv"), ("lock", "small.yaml", "--check", "--price-book", "mine.csv")):
+        done = here(*words)
+        assert done.returncode == 5
+        assert "price_book prices-2026-07 → mine [LOCK_DRIFT]" in done.stderr
+    assert lock.read_bytes() == written
+    done = here("lock", "small.yaml", "--upgrade", "--price-book", "mine.csv", "--json")
+    document = json.loads(done.stdout)
+    assert [change["name"] for change in document["changes"]] == ["price_book"]
+    (job,) = document["jobs"]
+    assert job["before"]["cost"]["expected"] < job["after"]["cost"]["expected"]
+    assert here(*check, "--price-book", "mine.csv").returncode == 0
+
+
 def test_github_gets_annotations_at_the_line_and_a_table(folder, monkeypatch):
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "summary.md"))
     words = ("check", "job.yaml", "--max-cost", "0.001", "--output", "github")
