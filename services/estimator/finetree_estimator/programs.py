@@ -79,6 +79,9 @@ class Program:
     experts_in_turn: bool = False
     """Whether the experts of a mixture are linear layers that are computed one after another, each with the tokens that
     chose it, rather than stacked weights in grouped products."""
+    offloads_in_stream: bool = False
+    """Whether offloaded layer inputs are copied in the stream of the computation, which waits for them; torchtune and
+    TRL copy in a stream of its own (their OffloadActivations)."""
     own_grouped_kernels: bool = False
     """Whether grouped products have kernels of the program's own on every device, where torch has none."""
     compiled: bool = False
@@ -184,11 +187,13 @@ UNSLOTH = Program(
     keeps_shard_inputs=True,
     fuses_adapters=True,
     adds_whole_gradients=True,
+    offloads_in_stream=True,
     own_grouped_kernels=True,
     cache="expandable",
 )
 """Unsloth: kernels of its own, for grouped experts too, that keep a norm's input as it is, and an MLP with its adapters
-in one (LoRA_MLP of its kernels/fast_lora.py); importing it asks for segments that expand."""
+in one (LoRA_MLP of its kernels/fast_lora.py); `to` copies layer inputs to the host and back (its
+Unsloth_Offloaded_Gradient_Checkpointer); importing it asks for segments that expand."""
 AXOLOTL = replace(TRANSFORMERS, name="axolotl", raises_quantized_base=False)
 """Axolotl and LLaMA-Factory: transformers' Trainer and PEFT, and a base prepared by themselves, as it was loaded."""
 LLM_FOUNDRY = Program(

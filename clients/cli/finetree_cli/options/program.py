@@ -87,8 +87,6 @@ def set_program(spec: "run_spec_pb2.RunSpec", flags: ProgramFlags) -> None:
         spec.program.sharding_library = tr.ShardingLibrary.Value(_name("SHARDING_LIBRARY", flags.sharding_library))
     if flags.allocator_cache:
         spec.program.allocator_cache = tr.AllocatorCache.Value(_name("ALLOCATOR_CACHE", flags.allocator_cache))
-    if flags.fused_kernels:
-        spec.program.fused_kernels = True
     if flags.layer_kernels:
         spec.program.layer_kernels = tr.LayerKernels.Value(_name("LAYER_KERNELS", flags.layer_kernels))
     if flags.experts:

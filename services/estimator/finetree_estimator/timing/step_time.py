@@ -138,12 +138,20 @@ def elementwise_seconds(run: Run, rows: Rows) -> float:
     left = c.COMPILED_SHARE if run.program.compiled else 1.0
     scores = score_traffic(run) if run.eager_attention else 0.0
     others = loss_traffic(run, rows) + left * run.method.adapter_traffic(run) + scores
-    return (elementwise.memory_share(run, rows) * _layer_traffic(run) + others) / run.device.bandwidth
+    moved = (elementwise.memory_share(run, rows) * _layer_traffic(run) + others) / run.device.bandwidth
+    return moved + _offloading_seconds(run)
 
 
 def forward_elementwise_seconds(run: Run, rows: Rows) -> float:
     """Seconds per token of a forward pass alone outside of matrix products."""
-    return elementwise_seconds(run, rows) / (4.0 if run.checkpointing else 3.0)
+    return (elementwise_seconds(run, rows) - _offloading_seconds(run)) / (4.0 if run.checkpointing else 3.0)
+
+
+def _offloading_seconds(run: Run) -> float:
+    """Seconds per token in which layer inputs go to the host's memory and come back, where nothing hides that."""
+    if not (run.offloaded and run.program.offloads_in_stream):
+        return 0.0
+    return 2.0 * run.stream_bytes * run.shape.hidden * run.shape.layers / c.PLAIN_LINK
 
 
 def _layer_traffic(run: Run) -> float:

@@ -9,7 +9,7 @@ from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.prefix import Prefix
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
-from finetree_estimator.programs import FINETREE, PYTORCH, TORCHTUNE, TRANSFORMERS, variant
+from finetree_estimator.programs import FINETREE, PYTORCH, TORCHTUNE, TRANSFORMERS, UNSLOTH, variant
 from finetree_estimator.run import Rows, Run
 from finetree_estimator.timing import phases, step_time
 from finetree_estimator.timing.elementwise import layer_traffic
@@ -88,6 +88,14 @@ def test_a_fused_loss_moves_no_logits(make_run):
     plain, fused = (elementwise(make_run(loss=loss)) for loss in ("full-logits", "fused"))
 
     assert (plain - fused) * make_run().device.bandwidth == pytest.approx(c.LOSS_TRAFFIC * 128_256)
+
+
+def test_layer_inputs_go_to_the_host_and_back(make_run):
+    """28 layers' inputs of 3,072 16-bit numbers, both ways over a slot of 25 GB/s."""
+    waits, hides = (make_run(checkpointing=True, program=program) for program in (UNSLOTH, TORCHTUNE))
+    moved = [elementwise(replace(kept, offloaded=True)) - elementwise(kept) for kept in (waits, hides)]
+
+    assert moved == pytest.approx([2 * 2 * 3072 * 28 / 25e9, 0])
 
 
 def test_a_raised_base_computes_head_and_adapters_in_float32(make_run, gpu):
