@@ -66,7 +66,7 @@ def test_a_plan_within_its_limits_is_0(folder):
 def test_a_plan_beyond_a_limit_is_3_and_says_which_by_how_much_and_what_would_pass(folder):
     done = finetree("check", "job.yaml", "--max-cost", "50", "--fits", "--accelerator", "rtx-4080")
     assert done.returncode == 3
-    assert re.search(r"^FAIL +fit ", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +FAIL +fit ", done.stdout, re.MULTILINE)
     assert "\n  - " in done.stdout, "remedies"
     assert done.stderr.startswith("error: ")
     assert "the plan does not meet fit;" in done.stderr
@@ -153,7 +153,7 @@ def test_a_repository_is_checked_in_one_process_and_a_broken_job_hides_no_other(
         (folder / f"j{number:02}.finetree.yaml").write_text(text, encoding="utf-8")
     done = here("check", "--as-of", "2026-11-28", "--output", "text,json=plan.json")
     assert (done.returncode, len(started)) == (0, 1), done.stderr
-    assert done.stdout.count("Plan: sha256:") == 40
+    assert len(re.findall(r"^PASS +j\d\d", done.stdout, re.MULTILINE)) == 40
     written = (folder / "plan.json").read_bytes()
     plans = json.loads(written)["plans"]
     assert [plan["profile"]["examples"] for plan in plans] == list(range(1000, 1040))
@@ -165,6 +165,29 @@ def test_a_repository_is_checked_in_one_process_and_a_broken_job_hides_no_other(
     again = json.loads(done.stdout)["plans"]
     assert [plan["file"] for plan in again if plan["error"]] == ["j07.finetree.yaml"]
     assert again[8:] == plans[8:]
+
+
+def test_a_lock_refuses_other_prices_and_an_upgrade_shows_their_effect(folder, here):
+    head = "price_id,accelerator,provider,hourly_price,currency,date,source"
+    (folder / "mine.csv").write_text(f"{head}\nmine,rtx-4090,me,2,USD,2026-11-01,contract\n", encoding="utf-8")
+    first = here("lock", "small.yaml")
+    assert first.returncode == 0, first.stderr
+    lock = folder / ".finetree/lock.json"
+    written = lock.read_bytes()
+    assert {pack["id"] for pack in json.loads(written)["packs"]} == {"evidence-1", "playbook-1"}
+    check = ("check", "small.yaml", "--fits", "--locked", "--json")
+    assert here(*check).returncode == 0
+    for words in ((*check, "--price-book", "mine.csv"), ("lock", "small.yaml", "--check", "--price-book", "mine.csv")):
+        done = here(*words)
+        assert done.returncode == 5
+        assert "price_book prices-2026-07 → mine [LOCK_DRIFT]" in done.stderr
+    assert lock.read_bytes() == written
+    done = here("lock", "small.yaml", "--upgrade", "--price-book", "mine.csv", "--json")
+    document = json.loads(done.stdout)
+    assert [change["name"] for change in document["changes"]] == ["price_book"]
+    (job,) = document["jobs"]
+    assert job["before"]["cost"]["expected"] < job["after"]["cost"]["expected"]
+    assert here(*check, "--price-book", "mine.csv").returncode == 0
 
 
 def test_github_gets_annotations_at_the_line_and_a_table(folder, monkeypatch):

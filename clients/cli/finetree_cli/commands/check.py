@@ -16,7 +16,9 @@ from finetree_cli.options.spec import OwnershipFlags, ownership_options, shardin
 from finetree_cli.options.types import Amount, Day, MoneyAmount, Whole
 
 if TYPE_CHECKING:
-    from finetree_cli.gate.report import PolicyFile, Report
+    from collections.abc import Callable
+
+    from finetree_cli.gate.report import PolicyFile, Report, Revisions
     from finetree_cli.jobfile.policy import Policy
 
 LEVELS = ("low", "medium", "high")
@@ -34,6 +36,8 @@ class CheckFlags:
     fail_on: str
     price_book: Path | None
     local: bool
+    locked: bool
+    lock_file: str | None
     as_of: str | None
     output: str
 
@@ -74,13 +78,15 @@ class CheckFlags:
 @program_options
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
+@click.option("--locked", is_flag=True, help="Refuse to answer with other revisions than the lock file's (exit 5).")
+@click.option("--lock", "lock_file", metavar="FILE", help="The lock file of --locked. [default: .finetree/lock.json]")
 @click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
 @click.option(
     "--output",
     metavar="FORMAT[=FILE],…",
     default="text",
     show_default=True,
-    help="Formats, each to stdout or to a file: text, json, github.",
+    help="Formats, each to stdout or to a file: text, markdown, json, junit, sarif, github, gitlab.",
 )
 @pass_settings
 def check(settings: Settings, /, paths: tuple[str, ...], **flags: Any) -> None:
@@ -141,9 +147,21 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
             lambda job: plan_request(job, settings.out, plan=flags.plan, owner=flags.ownership, program=flags.program),
             undecided_passes=flags.fail_on == "fail",
             profile_source="options" if flags.plan.examples is not None else "",
+            require=_locked(flags),
         )
         plans, revisions = checks.run(read_jobs(files))
     return make_report(plans, as_of=flags.as_of or _today(), revisions=revisions, policy=_policy_file(policy))
+
+
+def _locked(flags: CheckFlags) -> "Callable[[Revisions], None] | None":
+    """Read the lock file and return what compares revisions with it; None where none are locked."""
+    from finetree_cli.gate import lock as locks
+
+    if not flags.locked:
+        return None
+    file = flags.lock_file or locks.DEFAULT_FILE
+    lock = locks.read_lock(Path(file))
+    return lambda revisions: locks.require_locked(lock, file, revisions)
 
 
 def _today() -> str:

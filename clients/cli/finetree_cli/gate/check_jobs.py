@@ -45,6 +45,8 @@ class Checks:
     undecided_passes: bool = False
     profile_source: str = ""
     """Where the rows beside a run come from, for the report; empty for the job's data file."""
+    require: "Callable[[Revisions], None] | None" = None
+    """Raises where an answer's revisions are not those that are wanted."""
 
     def run(self, jobs: "Iterable[ReadJob]") -> tuple[list[PlanEntry], Revisions]:
         """Check jobs and return their entries in order, with the revisions that answered.
@@ -62,9 +64,11 @@ class Checks:
             if isinstance(answer, FinetreeError):
                 order[place] = refused_entry(each.read, _refusal(answer, each))
                 continue
-            if revision is None:
+            if revision != answer.estimate.revision:
                 revision = answer.estimate.revision
                 found = revisions(revision)
+                if self.require is not None:
+                    self.require(found)
             order[place] = checked_entry(
                 each.read,
                 each.job,

@@ -30,20 +30,21 @@ class ReadJob:
     job: JobFile | BadInput
 
 
-def find_job_files(paths: Sequence[str], *, named: Iterable[str] = ()) -> list[str]:
+def find_job_files(paths: Sequence[str], *, named: Iterable[str] = (), needed: bool = True) -> list[str]:
     """Return the job files of files, folders and globs, in their order and each once.
 
     Args:
         paths: what the user gave; "-" is the standard input. Without any, the files that match `named`, or else those
             of the current folder.
         named: globs of the policy.
+        needed: whether nothing found is an error.
 
     Raises:
-        BadInput: Nothing was found.
+        BadInput: Nothing was found and something is needed, or a folder or glob that was given has no job file.
     """
     if not paths:
         found = [file for pattern in named for file in _matching(pattern)] or _inside(".")
-        if not found:
+        if not found and needed:
             remedy = "name the job files, or call them finetree.yaml or NAME.finetree.yaml"
             raise BadInput("no job file below the current folder", remedy=remedy, reason="JOB_FILES_NOT_FOUND")
         return list(dict.fromkeys(found))

@@ -94,6 +94,13 @@ def read_policy(file: str | None, flags: LimitFlags) -> Policy:
     return found
 
 
+def limits_of(flags: LimitFlags) -> "check_plan_pb2.PlanPolicy":
+    """Convert options to a policy of their own."""
+    from finetree_api.estimator.v1 import check_plan_pb2
+
+    return check_plan_pb2.PlanPolicy(limits=_limits(flags))
+
+
 def _empty() -> Policy:
     from finetree_api.estimator.v1 import check_plan_pb2
 
