@@ -230,9 +230,12 @@ def _name_flags(response: "recommendation_pb2.RecommendResponse") -> None:
 
     response.summary = in_flags(response.summary, recommend)
     response.verdict.headline = in_flags(response.verdict.headline, recommend)
-    reasons = (reason for item in response.methods for reason in item.reasons)
-    for told in (*response.cautions, *response.sharpen, *reasons):
-        told.message = in_flags(told.message, recommend)
+    for caution in response.cautions:
+        caution.message = in_flags(caution.message, recommend)
+    for unknown in response.sharpen:
+        unknown.message = in_flags(unknown.message, recommend)
+    for reason in (each for item in response.methods for each in item.reasons):
+        reason.message = in_flags(reason.message, recommend)
 
 
 def _show_tree(
