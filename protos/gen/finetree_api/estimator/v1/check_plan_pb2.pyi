@@ -191,7 +191,7 @@ class PolicyLimit(_message.Message):
     anything lower leaves the plan at WARN.
     """
     level: _check_pb2.LimitLevel.ValueType
-    """Who may let a plan through that breaks it."""
+    """Who may let a plan through that breaks it. An advisory limit cannot have SEVERITY_ERROR."""
     rule_id: _builtins.str
     """Id of its check, unique in the policy. Empty: the metric's name in small letters, for example "device_bytes"; with
     max_increase, followed by "_increase". Two limits of one metric, such as one that warns and one that stops the plan,
@@ -245,7 +245,7 @@ class PlanPolicy(_message.Message):
 
     @_builtins.property
     def waivers(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Waiver]:
-        """Exceptions; each names a limit of this policy, one limit at most once. Need an evaluation_date in the request."""
+        """Exceptions; each names a limit of this policy, one limit at most once. A request with waivers needs an evaluation_date."""
 
     def __init__(
         self,
