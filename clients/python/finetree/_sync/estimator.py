@@ -104,7 +104,7 @@ class EstimatorCalls:
 
         Args:
             spec: a RunSpec, its proto JSON as a dict, or a whole EstimateRunRequest (which leaves the rest unused).
-            policy: bounds by metric, such as {"cost": "50 USD", "duration_seconds": 3600, "method": ["lora", "qlora"]}; a
+            policy: bounds by metric, such as {"cost": "50 USD", "duration_seconds": 3600, "method": ["lora"]}; a
                 PlanPolicy; or its proto JSON as a dict.
             overrides: overridable limits that whoever runs the plan asks to lift.
             evaluation_date: day for which the policy's waivers are judged, such as "2026-12-31"; required with waivers.
