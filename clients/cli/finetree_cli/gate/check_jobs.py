@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check many job files by one estimator and make the report of all."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,11 @@ from finetree_cli.jobfile.error_positions import with_positions
 
 if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.types.v1 import check_pb2
 
     from finetree_cli.gate.job_files import ReadJob
     from finetree_cli.jobfile.job import JobFile
-    from finetree_cli.jobfile.policy import Policy
+    from finetree_cli.gate.policy.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,10 @@ class Checks:
     """The policy of a file by its name."""
     request_of: "Callable[[JobFile], estimate_pb2.EstimateRunRequest]"
     """The request of a job; raises BadInput."""
-    undecided_passes: bool = False
+    evaluation_date: str = ""
+    """Day for which waivers are judged, ISO 8601."""
+    overrides: "Sequence[check_pb2.Override]" = ()
+    """Overrides of limits, each for the jobs whose policy has its limit."""
     profile_source: str = ""
     """Where the rows beside a run come from, for the report; empty for the job's data file."""
     require: "Callable[[Revisions], None] | None" = None
@@ -74,7 +78,7 @@ class Checks:
                 each.job,
                 request=each.request,
                 answer=answer,
-                undecided_passes=self.undecided_passes,
+                policy=each.policy.name,
                 profile_source=self.profile_source,
             )
         return [entry for entry in order if entry is not None], found
@@ -89,7 +93,12 @@ class Checks:
                 if isinstance(read.job, BadInput):
                     raise read.job
                 policy = self.policy_of(read.file)
-                request = check_plan_pb2.CheckPlanRequest(run=self.request_of(read.job), policy=policy.message)
+                request = check_plan_pb2.CheckPlanRequest(
+                    run=self.request_of(read.job),
+                    policy=policy.message,
+                    overrides=[each for each in self.overrides if each.rule_id in policy.rule_ids],
+                    evaluation_date=self.evaluation_date,
+                )
             except BadInput as error:
                 order[-1] = refused_entry(read, error)
                 continue

@@ -24,7 +24,7 @@ def checked_entry(
     *,
     request: check_plan_pb2.CheckPlanRequest,
     answer: check_plan_pb2.CheckPlanResponse,
-    undecided_passes: bool,
+    policy: str,
     profile_source: str,
 ) -> doc.PlanEntry:
     """Make the entry of a job that was checked."""
@@ -35,7 +35,9 @@ def checked_entry(
         file=read.file,
         file_sha256=read.sha256,
         verdict=verdict,
-        passed=verdict != "FAIL" and (verdict != "UNDECIDED" or undecided_passes),
+        passed=verdict not in ("FAIL", "UNDECIDED"),
+        policy=policy,
+        undecided=_undecided(request.policy.undecided),
         plan_digest=estimate.plan_digest,
         plan=as_dict(_plan(request.run, estimate)),
         memory_bytes=_range(estimate.memory.device_bytes) if estimate.HasField("memory") else None,
@@ -104,11 +106,13 @@ def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
     return doc.CheckResult(
         rule_id=check.rule_id,
         severity=severity,
-        level="hard" if severity == "error" else "advisory",
+        level=cast("doc.Level", _word(check_pb2.LimitLevel, check.level).lower()),
         verdict=cast("doc.Verdict", _word(check_pb2.CheckVerdict, check.verdict)),
         measured=_range(check.measured) if check.HasField("measured") else None,
         limit=check.limit if check.HasField("limit") else None,
-        allowed=None,
+        measured_name=check.measured_name,
+        allowed=tuple(check.allowed) or None,
+        denied=tuple(check.denied) or None,
         unit=cast("doc.Unit", "" if not check.unit else _word(check_pb2.CheckUnit, check.unit).lower()),
         currency_code=check.currency_code,
         base=_range(check.base) if check.HasField("base") else None,
@@ -117,10 +121,24 @@ def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
         ),
         fix=_patch(check.fix) if check.HasField("fix") else None,
         message=message_with_option(check),
-        waiver=None,
-        override=None,
+        waiver=_waiver(check.waiver) if check.HasField("waiver") else None,
+        override=_override(check.override) if check.HasField("override") else None,
         fingerprint=doc.fingerprint(job.file, check.rule_id, check.field_path),
     )
+
+
+def _waiver(waiver: check_pb2.Waiver) -> doc.Waiver:
+    return doc.Waiver(reason=waiver.reason, owner=waiver.owner, until=waiver.until)
+
+
+def _override(override: check_pb2.Override) -> doc.Override:
+    return doc.Override(by=override.by, reason=override.reason)
+
+
+def _undecided(treatment: int) -> doc.Undecided:
+    if not treatment:
+        return "fail"
+    return cast("doc.Undecided", _word(check_plan_pb2.UndecidedPolicy, treatment).lower())
 
 
 def _patch(patch: check_pb2.SpecPatch) -> doc.Patch:

@@ -5,7 +5,7 @@ from finetree_cli.errors import BadInput, CliError, FileProblem, GateFailed, Pos
 from finetree_cli.gate.report import CheckResult, PlanEntry, Report
 
 
-def failure(report: Report, *, undecided_passes: bool = False) -> CliError | None:
+def failure(report: Report) -> CliError | None:
     """Return the error to exit with; None if the gate lets every job through.
 
     A job file that could not be checked counts before a limit that fails.
@@ -17,26 +17,27 @@ def failure(report: Report, *, undecided_passes: bool = False) -> CliError | Non
         return None
     failed = any(check.verdict == "FAIL" for entry in stopped for check in stopping(entry))
     if len(report.plans) == 1:
-        text = _what(stopped[0], undecided_passes=undecided_passes)
+        text = _what(stopped[0])
         message = text if text.startswith("undecided") else f"the plan does not meet {text}"
     else:
         count = f"{len(stopped)} of {len(report.plans)} jobs {'does' if len(stopped) == 1 else 'do'} not pass"
         message = f"{count}: " + "; ".join(
-            f"{entry.file} ({_what(entry, undecided_passes=undecided_passes)})" for entry in stopped
+            f"{entry.file} ({_what(entry)})" for entry in stopped
         )
     reason = "CHECK_FAILED" if failed else "CHECK_UNDECIDED"
     return GateFailed(message, remedy="\n  ".join(_remedies(stopped, failed=failed)), reason=reason, reported=True)
 
 
 def stopping(entry: PlanEntry) -> list[CheckResult]:
-    """Return the limits that stop a job, or would unless its policy let undecided ones through."""
-    return [check for check in entry.checks if check.severity == "error" and check.verdict in ("FAIL", "UNDECIDED")]
+    """Return the limits that stop a job; undecided ones may be let through by its policy."""
+    bad = ("FAIL", "UNDECIDED") if entry.undecided == "fail" else ("FAIL",)
+    return [check for check in entry.checks if check.severity == "error" and check.verdict in bad]
 
 
-def _what(entry: PlanEntry, *, undecided_passes: bool) -> str:
+def _what(entry: PlanEntry) -> str:
     """Name the limits that stop a job: "cost, fit; undecided: duration_seconds"."""
     failed = [check.rule_id for check in stopping(entry) if check.verdict == "FAIL"]
-    undecided = [check.rule_id for check in stopping(entry) if check.verdict == "UNDECIDED" and not undecided_passes]
+    undecided = [check.rule_id for check in stopping(entry) if check.verdict == "UNDECIDED"]
     parts = [", ".join(failed)] if failed else []
     parts += [f"undecided: {', '.join(undecided)}"] if undecided else []
     return "; ".join(parts)
