@@ -12,8 +12,8 @@ from finetree_api.types.v1 import evidence_pb2
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
 from finetree._shared import requests, rpcs
-from finetree._shared.recommend_words import RecommendWords, recommend_request
 from finetree._shared.requests import MethodName, PictureFormat, RecommendLike
+from finetree.recommend_words import RecommendWords, recommend_request
 
 
 class AsyncRecommenderCalls:

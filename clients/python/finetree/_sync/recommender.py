@@ -9,10 +9,10 @@ from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommenda
 from finetree_api.types.v1 import evidence_pb2
 
 from finetree._shared import requests, rpcs
-from finetree._shared.recommend_words import RecommendWords, recommend_request
 from finetree._shared.requests import MethodName, PictureFormat, RecommendLike
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
+from finetree.recommend_words import RecommendWords, recommend_request
 
 
 class RecommenderCalls:

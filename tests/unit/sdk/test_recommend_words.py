@@ -5,9 +5,8 @@ from datetime import timedelta
 from typing import Any, get_args
 
 import pytest
-from finetree import InvalidArgument
-from finetree._shared import recommend_words
-from finetree._shared.recommend_words import RecommendWords, recommend_request
+from finetree import InvalidArgument, recommend_words
+from finetree.recommend_words import RecommendWords, recommend_request
 from finetree_api.recommender.v1 import recommendation_pb2 as pb
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import hardware_pb2, serving_pb2, training_data_pb2
