@@ -2,7 +2,7 @@
 """The report as text for a terminal or a log."""
 
 from finetree_cli.gate.report import PlanEntry, Report
-from finetree_cli.render.gate.wording import figures, revisions, setting, summary
+from finetree_cli.render.gate.wording import actual_lines, figures, revisions, setting, summary
 
 
 def render(report: Report) -> str:
@@ -34,5 +34,6 @@ def _entry(entry: PlanEntry) -> list[str]:
     if entry.no_remedy:
         lines.append(f"No remedy: {entry.no_remedy}")
     lines += [f"Note: {text}" for text in entry.assumptions]
+    lines += [f"Ran: {text}" for text in actual_lines(entry)]
     lines.append(f"Plan: {entry.plan_digest}")
     return lines

@@ -3,7 +3,7 @@
 
 import json
 
-from finetree_cli.gate.report import Patch, PlanEntry, Report, Revisions
+from finetree_cli.gate.report import Cost, Patch, PlanEntry, Range, Report, Revisions
 from finetree_cli.render import units
 
 
@@ -39,3 +39,26 @@ def summary(report: Report) -> str:
     if count == 1 or not stopped:
         return report.verdict
     return f"{report.verdict}, {stopped} of {count} jobs {'does' if stopped == 1 else 'do'} not pass"
+
+
+def actual_lines(entry: PlanEntry) -> list[str]:
+    """Format what a plan's run has taken, each beside its estimate; none before the run."""
+    ran = entry.actual
+    if ran is None:
+        return []
+    lines = [f"job {ran.job} {ran.state}"]
+    measured: list[tuple[str, float | None, Range | Cost | None, units.Words]] = [
+        ("memory", ran.memory_bytes, entry.memory_bytes, units.size),
+        ("time", ran.duration_seconds, entry.duration_seconds, units.duration),
+        ("cost", ran.cost, entry.cost, lambda amount: units.amount_of(amount, ran.currency_code)),
+    ]
+    for name, number, estimate, words in measured:
+        if number is None:
+            continue
+        line = f"{name:6}  {words(number)}"
+        if estimate is not None:
+            inside = "within" if estimate.low <= number <= estimate.high else "outside"
+            line += f", {inside} the estimate of {words(estimate.expected)}"
+            line += f" ({words(estimate.low)} to {words(estimate.high)})"
+        lines.append(line)
+    return lines
