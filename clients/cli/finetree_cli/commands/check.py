@@ -86,7 +86,7 @@ class CheckFlags:
     metavar="FORMAT[=FILE],…",
     default="text",
     show_default=True,
-    help="Formats, each to stdout or to a file: text, json, github.",
+    help="Formats, each to stdout or to a file: text, markdown, json, junit, sarif, github, gitlab.",
 )
 @pass_settings
 def check(settings: Settings, /, paths: tuple[str, ...], **flags: Any) -> None:

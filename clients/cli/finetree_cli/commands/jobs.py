@@ -205,8 +205,8 @@ def report(settings: Settings, /, *, job_names: tuple[str, ...], plan_file: Path
 
     The JSON output is the plan file with `actual` filled in; the other formats show the plans of these jobs alone.
     """
-    from finetree_cli.gate.actual import with_actual
     from finetree_cli.gate.report import read_report, replace_plans
+    from finetree_cli.gate.run.actual import with_actual
     from finetree_cli.render.gate.formats import parse_targets, write
 
     targets = parse_targets("json" if settings.out.json else output)

@@ -146,8 +146,8 @@ class _Approved:
 def _approved(settings: Settings, plan_file: Path, file: str | None, *, max_age: float | None) -> _Approved:
     from datetime import UTC, datetime
 
-    from finetree_cli.gate import approved_run
     from finetree_cli.gate.report import read_report
+    from finetree_cli.gate.run import approved as approved_run
 
     report = read_report(plan_file)
     entry = approved_run.choose_entry(report, file)
@@ -179,7 +179,7 @@ def _approve(
     """Give the job its approved plan; what the trainer says of uploaded data replaces what the check knew of it."""
     from finetree import PlanDrift
 
-    from finetree_cli.gate import approved_run
+    from finetree_cli.gate.run import approved as approved_run
     from finetree_cli.jobfile.error_positions import with_positions
 
     job, entry = approved.job, approved.entry

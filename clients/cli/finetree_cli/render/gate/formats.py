@@ -13,10 +13,12 @@ from finetree_cli.errors import BadInput
 from finetree_cli.gate.report import Report
 from finetree_cli.output import Output
 
-FORMATS = ("text", "json", "github")
+FORMATS = ("text", "markdown", "json", "junit", "sarif", "github", "gitlab")
 """json is plan.json itself; github is annotations, and the Markdown in the step's summary."""
 SUMMARY = "GITHUB_STEP_SUMMARY"
 """Environment variable with the file of the step's summary."""
+SUMMARY_LENGTH = 250_000
+"""Characters of a summary: at most four bytes each, and GitHub takes 1 MiB for a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def write(report: Report, targets: Sequence[Target], out: Output) -> None:
         text = render(report, target.format)
         if target.file is not None:
             _save(target.file, text)
-        elif target.format == "text":
+        elif target.format in ("text", "markdown"):
             out.text(text.removesuffix("\n"))
         else:
             click.echo(text, nl=False)  # programs read it: to the byte
@@ -88,10 +90,10 @@ def _append_summary(report: Report, out: Output) -> None:
     name = os.environ.get(SUMMARY)
     if not name:
         return
-    from finetree_cli.render.gate import github
+    from finetree_cli.render.gate import markdown
 
     try:
         with Path(name).open("a", encoding="utf-8") as stream:
-            stream.write(github.render_summary(report))
+            stream.write(markdown.render(report, max_length=SUMMARY_LENGTH))
     except OSError as error:
         out.say(f"cannot write the step's summary: {error.strerror}")

@@ -1,39 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`--output`: which formats go where."""
+"""Formats by name: where each goes."""
 
 import json
 from pathlib import Path
 
+import gate_reports as sample
 import pytest
 from finetree_cli.errors import BadInput
-from finetree_cli.gate.report import PlanEntry, Revisions, make_report
+from finetree_cli.gate.report import read_report
 from finetree_cli.output import Output
-from finetree_cli.render.gate.formats import FORMATS, Target, parse_targets, render, write
+from finetree_cli.render.gate import formats
+from finetree_cli.render.gate.formats import Target
 
-REPORT = make_report([PlanEntry(file="a.yaml", verdict="PASS", passed=True)], as_of="2026-11-28", revisions=Revisions())
 
-
-def test_formats_with_and_without_files():
-    found = parse_targets("text, json=a/plan.json,github")
-    assert found == (Target("text"), Target("json", Path("a/plan.json")), Target("github"))
+def test_several_formats_are_read():
+    assert formats.parse_targets("text, json=plan.json,sarif=out/f.sarif") == (
+        Target("text"),
+        Target("json", Path("plan.json")),
+        Target("sarif", Path("out/f.sarif")),
+    )
+    assert formats.parse_targets("text,github") == (Target("text"), Target("github"))
 
 
 @pytest.mark.parametrize(
-    ("value", "problem"), [("yaml", "'yaml' is no format"), ("json,text", "same place"), ("json=", "names no file")]
+    ("value", "problem"),
+    [
+        ("xml", "'xml' is no format"),
+        ("", "'' is no format"),
+        ("json=", "json= names no file"),
+        ("text,json", "two formats go to the same place"),
+        ("json=a,sarif=a", "two formats go to the same place"),
+        ("text,text", "two formats go to the same place"),
+    ],
 )
-def test_wrong_formats_are_refused(value, problem):
-    with pytest.raises(BadInput, match=problem):
-        parse_targets(value)
+def test_what_cannot_be_is_refused(value, problem):
+    with pytest.raises(BadInput, match=problem) as refused:
+        formats.parse_targets(value)
+    assert refused.value.remedy
 
 
-def test_each_format_renders_a_report():
-    assert all(isinstance(render(REPORT, name), str) for name in FORMATS)
+def test_every_format_goes_to_its_file_and_annotations_to_the_log_with_a_summary(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv(formats.SUMMARY, str(tmp_path / "summary.md"))
+    report = sample.everything()
+    files = [Target(name, tmp_path / name) for name in formats.FORMATS if name != "github"]
+    formats.write(report, [*files, Target("text"), Target("github")], Output())
+    out = capsys.readouterr().out
+    assert "Verdict: FAIL" in out
+    assert "::error file=" in out
+    assert (tmp_path / "summary.md").read_text(encoding="utf-8").startswith("### finetree: FAIL")
+    assert read_report(tmp_path / "json") == report
+    assert all((tmp_path / target.format).read_text(encoding="utf-8").endswith("\n") for target in files)
 
 
-def test_files_are_written_and_stdout_gets_the_rest(tmp_path, capsys):
-    write(REPORT, parse_targets(f"json={tmp_path}/plan.json,text"), Output())
-    assert json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))["passed"] is True
-    assert "a.yaml: PASS" in capsys.readouterr().out
-    with pytest.raises(BadInput) as refused:
-        write(REPORT, parse_targets(f"json={tmp_path}/no/plan.json"), Output())
+def test_machines_get_the_standard_output_to_the_byte(capsys):
+    report = sample.make(sample.entry("a\u202eb.yaml"))
+    formats.write(report, [Target("json")], Output())
+    assert json.loads(capsys.readouterr().out) == report.to_json()
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"no/plan\.json: No such file") as refused:
+        formats.write(sample.make(), [Target("json", tmp_path / "no" / "plan.json")], Output())
     assert refused.value.reason == "OUTPUT_FILE_UNWRITABLE"

@@ -8,8 +8,8 @@ from finetree.money import to_float
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 from finetree_cli.errors import BadInput, StillRunning
-from finetree_cli.gate.approved_run import ANNOTATION
 from finetree_cli.gate.report import Actual, PlanEntry, Report, replace_plans
+from finetree_cli.gate.run.approved import ANNOTATION
 from finetree_cli.output import short_name
 
 if TYPE_CHECKING:
