@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from finetree._sync.events import EventStream
     from finetree._sync.job import Job
     from finetree._sync.pages import Pages
+    from finetree.durations import parse_duration, to_duration
     from finetree.errors import (
         Aborted,
         AlreadyExists,
@@ -71,6 +72,7 @@ _HOMES = {
     "finetree._sync.events": ("EventStream",),
     "finetree._sync.job": ("Job",),
     "finetree._sync.pages": ("Pages",),
+    "finetree.durations": ("parse_duration", "to_duration"),
     "finetree.errors": (
         "Aborted",
         "AlreadyExists",
@@ -136,9 +138,11 @@ __all__ = [
     "__version__",
     "error_of_status",
     "format_money",
+    "parse_duration",
     "parse_money",
     "plan_of",
     "spec_from_dict",
+    "to_duration",
     "to_json",
     "to_money",
 ]

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import run_spec_pb2, training_data_pb2
-from google.protobuf import json_format
+from google.protobuf import duration_pb2, json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.type import money_pb2
 
+from finetree.durations import parse_duration
 from finetree.errors import InvalidSpec, Violation
 from finetree.money import parse_money
 
@@ -28,7 +29,8 @@ def spec_from_dict(data: Mapping[str, Any]) -> run_spec_pb2.RunSpec:
     """Make a RunSpec from the strict proto JSON of a job file.
 
     Args:
-        data: keys as in the .proto (or in lowerCamelCase), enums by name, money also as "0.30 EUR", None for "not set".
+        data: keys as in the .proto (or in lowerCamelCase), enums by name, money also as "0.30 EUR", durations also as
+            "8h", None for "not set".
 
     Raises:
         InvalidSpec: an unknown key, a value of the wrong type, two members of a oneof; `path` names the place.
@@ -130,7 +132,10 @@ def _leaf(message: Message, field: Any, value: Any, path: str) -> None:
 
 def _parse(message: Message, field: Any, content: Any, value: Any, path: str) -> None:
     if field.message_type is money_pb2.Money.DESCRIPTOR and isinstance(content, str):
-        _parse_money(getattr(message, field.name), content, path)
+        _parse_text(parse_money, getattr(message, field.name), content, path)
+        return
+    if field.message_type is duration_pb2.Duration.DESCRIPTOR and isinstance(content, str):
+        _parse_text(parse_duration, getattr(message, field.name), content, path)
         return
     # Into a message of its own: ParseDict empties a list before it fills it.
     parsed = type(message)()
@@ -145,9 +150,9 @@ def _parse(message: Message, field: Any, content: Any, value: Any, path: str) ->
     message.MergeFrom(parsed)
 
 
-def _parse_money(target: money_pb2.Money, text: str, path: str) -> None:
+def _parse_text(parse: Callable[[str], Message], target: Any, text: str, path: str) -> None:
     try:
-        target.CopyFrom(parse_money(text))
+        target.CopyFrom(parse(text))
     except ValueError as error:
         raise _wrong(path, str(error)) from error
 
@@ -158,6 +163,8 @@ def _expected(field: Any) -> str:
         return f"expected one of {', '.join(names)}"
     if field.message_type is money_pb2.Money.DESCRIPTOR:
         return "expected an amount with a currency, such as '50 USD'"
+    if field.message_type is duration_pb2.Duration.DESCRIPTOR:
+        return "expected a duration, such as '8h' or '3600s'"
     if field.message_type is not None:
         return f"expected a {field.message_type.name}"
     kinds = {

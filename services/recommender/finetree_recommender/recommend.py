@@ -138,7 +138,10 @@ class Recommender:
         if evidence is None or not wanted(evidence):
             return {}
         try:
-            return await self._estimator.estimates(ways_out_questions(pack, inputs, evidence))
+            questions = ways_out_questions(pack, inputs, evidence)
+            for row in questions.values():
+                _as_asked(row, inputs.request)
+            return await self._estimator.estimates(questions)
         except EstimatorUnavailableError:
             return {}
 
@@ -318,13 +321,17 @@ def _counted(inputs: Inputs, evidence: Evidence) -> Inputs | None:
 
 def _questions(pack: Pack, inputs: Inputs) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Build the estimator's requests for every method, with adaptations as fallbacks."""
-    request = inputs.request
     rows = recipes.questions(pack, inputs, parameters_of(inputs, None))
     for row in rows.values():
         row.view = estimate_pb2.ESTIMATE_VIEW_SUMMARY
-        if request.HasField("evaluation_profile"):
-            row.evaluation_profile.CopyFrom(request.evaluation_profile)
-        if request.HasField("pinned"):
-            row.pinned.CopyFrom(request.pinned)
-            row.pinned.ClearField("pack")
+        _as_asked(row, inputs.request)
     return rows
+
+
+def _as_asked(row: estimate_pb2.EstimateRunRequest, request: recommendation_pb2.RecommendRequest) -> None:
+    """Copy to a question what the request says of evaluation, and the estimator's revisions that it pins."""
+    if request.HasField("evaluation_profile"):
+        row.evaluation_profile.CopyFrom(request.evaluation_profile)
+    if request.HasField("pinned"):
+        row.pinned.CopyFrom(request.pinned)
+        row.pinned.ClearField("pack")

@@ -184,7 +184,7 @@ async def test_a_fix_is_one_change_after_which_that_rule_passes(stub, check_of):
             },
             ["fit may reach", "8 devices", "other hardware is not proposed"],
         ),
-        ({"cost": 1}, {"hardware": {"cpu": {"cores": 2}}}, ["no change is possible", "cost cannot be"]),
+        ({"cost": 1}, {"hardware": {"cpu": {"cores": 2}}}, ["no change is possible", "cost: unknown without a price"]),
     ],
 )
 async def test_where_no_change_would_pass_it_says_so_and_why(stub, check_of, policy, spec, parts):
@@ -218,16 +218,17 @@ async def test_owned_hardware_is_not_replaced_by_another(stub, check_of):
 @pytest.mark.parametrize(
     "case",
     [
-        ({"cost": 1}, None, 0, "dataset_profile.examples"),
-        ({"duration_seconds": 1}, None, 0, "dataset_profile.examples"),
-        ({"energy_kwh": 1}, None, 0, "dataset_profile.examples"),
-        ({"cost": 1}, {"cpu": {"cores": 2}}, 10, "ownership.owned"),
-        ({"fit": True}, {"cpu": {"cores": 2}}, 10, "give its memory"),
+        ({"cost": 1}, {}, 0, "dataset.profile.examples"),
+        ({"duration_seconds": 1}, {}, 0, "dataset.profile.examples"),
+        ({"energy_kwh": 1}, {}, 0, "dataset.profile.examples"),
+        ({"cost": 1}, {"dataset": {"path": "train.jsonl"}}, 0, "rows of dataset.path"),
+        ({"cost": 1}, {"hardware": {"cpu": {"cores": 2}}}, 10, "ownership.owned"),
+        ({"fit": True}, {"hardware": {"cpu": {"cores": 2}}}, 10, "give its memory"),
     ],
 )
 async def test_a_number_that_cannot_be_known_is_undecided_and_says_what_to_give(stub, check_of, case):
-    policy, device, examples, asked = case
-    request = check_of(policy, {"hardware": device} if device else {})
+    policy, spec, examples, asked = case
+    request = check_of(policy, spec)
     request.run.ClearField("dataset_profile")
     if examples:
         request.run.dataset_profile.examples = examples
@@ -236,6 +237,7 @@ async def test_a_number_that_cannot_be_known_is_undecided_and_says_what_to_give(
     (check,) = reply.checks
     assert (reply.verdict, check.verdict) == (UNDECIDED, UNDECIDED)
     assert asked in check.message
+    assert check.field_path.startswith("hardware" if "fit" in policy else "ownership" if examples else "dataset")
 
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND

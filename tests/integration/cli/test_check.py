@@ -69,17 +69,47 @@ def test_a_plan_beyond_a_limit_is_3_and_says_which_by_how_much_and_what_would_pa
     assert re.search(r"^FAIL +fit ", done.stdout, re.MULTILINE)
     assert "\n  - " in done.stdout, "remedies"
     assert done.stderr.startswith("error: ")
-    assert "fit [CHECK_FAILED]" in done.stderr
+    assert "the plan does not meet fit;" in done.stderr
+    assert "[CHECK_FAILED]" in done.stderr
 
 
-def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
+def test_an_undecided_plan_is_3_unless_only_failures_are_to_fail(folder, here):
     document = json.loads(here("check", "small.yaml", "--max-hours", "1000", "--json").stdout)
     hours = document["checks"][0]["measured"]["expected"] / 3600
     words = ("check", "small.yaml", "--max-hours", str(hours), "--json")
-    lenient, strict = here(*words), here(*words, "--fail-on", "undecided")
-    assert (lenient.returncode, strict.returncode) == (0, 3)
-    assert [json.loads(done.stdout)["verdict"] for done in (lenient, strict)] == ["CHECK_VERDICT_UNDECIDED"] * 2
-    assert [json.loads(done.stdout)["passed"] for done in (lenient, strict)] == [True, False]
+    strict, lenient = here(*words), here(*words, "--fail-on", "fail")
+    assert (strict.returncode, lenient.returncode) == (3, 0)
+    assert [json.loads(done.stdout)["verdict"] for done in (strict, lenient)] == ["CHECK_VERDICT_UNDECIDED"] * 2
+    assert [json.loads(done.stdout)["passed"] for done in (strict, lenient)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "advice"),
+    [("", "give dataset.profile.examples (--examples N)"), ("dataset: {path: rows.jsonl}\n", "(--examples N)")],
+)
+def test_a_gate_without_a_number_does_not_pass_and_its_advice_decides_it(folder, here, dataset, advice):
+    (folder / "unsized.yaml").write_text(SMALL + dataset, encoding="utf-8")
+    (folder / "policy.yaml").write_text(
+        "limits:\n- {metric: cost, max_money: 50 USD}\n- {metric: duration_seconds, max: 28800}\n", encoding="utf-8"
+    )
+    words = ("check", "unsized.yaml", "--policy", "policy.yaml", "--output", "github")
+    done = here(*words)
+    assert done.returncode == 3
+    assert "undecided: cost, duration_seconds [CHECK_UNDECIDED]" in done.stderr
+    assert advice in done.stderr
+    assert "title=cost%3A UNDECIDED::" in done.stdout
+    assert here(*words, "--examples", "100").returncode == 0
+    (folder / "unsized.yaml").write_text(SMALL + "dataset: {profile: {examples: 100}}\n", encoding="utf-8")
+    assert here(*words).returncode == 0
+
+
+def test_a_limit_of_lower_severity_never_stops_the_plan(folder, here):
+    (folder / "policy.yaml").write_text(
+        "limits:\n- {metric: fit}\n- {metric: cost, max_money: 0 USD, severity: warning}\n", encoding="utf-8"
+    )
+    done = here("check", "small.yaml", "--policy", "policy.yaml", "--json")
+    assert (done.returncode, json.loads(done.stdout)["passed"]) == (0, True)
+    assert json.loads(done.stdout)["verdict"] == "CHECK_VERDICT_WARN"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from finetree_cli.jobfile.policy import LimitFlags
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.plan_request import PlanFlags
 from finetree_cli.options.program import ProgramFlags, program_options
-from finetree_cli.options.spec import OwnershipFlags, ownership_options
+from finetree_cli.options.spec import OwnershipFlags, ownership_options, sharding_option, token_options
 from finetree_cli.options.types import Amount, MoneyAmount, Whole
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class CheckFlags:
     cls=Command,
     examples=(
         "finetree check job.yaml --max-cost 50 --max-hours 8 --accelerator rtx-4090",
-        "finetree check job.yaml --fits --examples 5000 --tokens 2000000 --fail-on undecided",
+        "finetree check job.yaml --fits --max-hours 8 --examples 5000 --tokens 2000000",
         "finetree check job.yaml --policy policy.yaml --output github",
         "finetree check job.yaml --max-memory-gib 24 --json | jq .verdict",
     ),
@@ -62,21 +62,16 @@ class CheckFlags:
 @click.option(
     "--fail-on",
     type=click.Choice(("fail", "undecided")),
-    default="fail",
+    default="undecided",
     show_default=True,
-    help="With undecided, a limit inside the predicted range fails too.",
+    help="With fail, undecided limits let the plan pass.",
 )
 @click.option("--accelerator", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
 @click.option("--count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
+@sharding_option
 @click.option("--runs-per-month", type=Amount(), metavar="N", help="Runs in a month, for the monthly cost.")
 @click.option("--examples", type=Whole(1), metavar="N", help="Number of rows, where the job has no data.")
-@click.option("--tokens", type=Whole(1), metavar="N", help="With --examples: tokens of all rows.")
-@click.option(
-    "--target-fraction",
-    type=Amount(1),
-    metavar="0..1",
-    help="With --examples: share of the tokens that enter the loss.",
-)
+@token_options
 @ownership_options
 @program_options
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
@@ -92,10 +87,11 @@ class CheckFlags:
 def check(settings: Settings, /, file: str, **flags: Any) -> None:
     """Check a job against limits, as a gate in a pipeline.
 
-    FILE is a job file, or - for stdin. Exits with 0 if every limit passes and with 3 if one fails. A limit inside the
-    predicted range is undecided: it fails only with --fail-on undecided. Without an address, the installed estimator
-    runs in a child process and nothing is sent anywhere; its answer is the server's. The same input, catalog and
-    prices give the same answer.
+    FILE is a job file, or - for stdin. Exits with 0 if every limit passes and with 3 if one fails or is undecided: a
+    limit inside the predicted range, or a number that is unknown, such as the hours of an unknown number of rows. With
+    --fail-on fail, undecided limits let the plan pass. Without an address, the installed estimator runs in a child
+    process and nothing is sent anywhere; its answer is the server's. The same input, catalog and prices give the same
+    answer.
     """
     given = CheckFlags(
         limits=take_flags(LimitFlags, flags),
@@ -162,15 +158,26 @@ def _with_positions(
 
 
 def _failure(answer: "check_plan_pb2.CheckPlanResponse", fail_on: str) -> CliError | None:
-    """Return the error to exit with; None if every limit passes."""
+    """Return the error to exit with; None if the plan passes."""
     from finetree_api.types.v1 import check_pb2
 
-    bad = {check_pb2.CHECK_VERDICT_FAIL} | ({check_pb2.CHECK_VERDICT_UNDECIDED} if fail_on == "undecided" else set())
-    rules = ", ".join(check.rule_id for check in answer.checks if check.verdict in bad)
-    if not rules:
+    from finetree_cli.gate.undecided import lacks_number, message_with_option
+
+    stopping = [check for check in answer.checks if check.severity == check_pb2.SEVERITY_ERROR]
+    failed = [check.rule_id for check in stopping if check.verdict == check_pb2.CHECK_VERDICT_FAIL]
+    undecided = [check for check in stopping if check.verdict == check_pb2.CHECK_VERDICT_UNDECIDED]
+    if fail_on == "fail":
+        undecided = []
+    if not failed and not undecided:
         return None
-    remedy = f"would pass: {answer.remedies[0].summary}" if answer.remedies else ""
-    return GateFailed(f"the plan does not meet {rules}", remedy=remedy, reason="CHECK_FAILED", reported=True)
+    parts = [f"the plan does not meet {', '.join(failed)}"] if failed else []
+    parts += [f"undecided: {', '.join(check.rule_id for check in undecided)}"] if undecided else []
+    remedies = list(dict.fromkeys(message_with_option(check) for check in undecided if lacks_number(check)))
+    remedies += [f"would pass: {answer.remedies[0].summary}"] if answer.remedies else []
+    if undecided and not failed:
+        remedies.append("--fail-on fail lets undecided limits pass")
+    reason = "CHECK_FAILED" if failed else "CHECK_UNDECIDED"
+    return GateFailed("; ".join(parts), remedy="\n  ".join(remedies), reason=reason, reported=True)
 
 
 def _show(

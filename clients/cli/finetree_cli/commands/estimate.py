@@ -13,6 +13,7 @@ from finetree_cli.jobfile.job import JobFile, read_job
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.model_folder import model_folder
 from finetree_cli.options.program import ProgramFlags, program_options, set_program
+from finetree_cli.options.run_settings import RunFlags, run_options, set_run
 from finetree_cli.options.spec import (
     DataFlags,
     HardwareFlags,
@@ -25,7 +26,7 @@ from finetree_cli.options.spec import (
     ownership,
     ownership_options,
 )
-from finetree_cli.options.types import Names, Whole
+from finetree_cli.options.types import Names
 
 if TYPE_CHECKING:
     from finetree import Client
@@ -45,14 +46,9 @@ class EstimateFlags:
     data: DataFlags
     ownership: OwnershipFlags
     program: ProgramFlags
+    run: RunFlags
     model: str | None
     method: str | None
-    rank: int | None
-    epochs: float | None
-    steps: int | None
-    batch: int | None
-    micro_batch: int | None
-    sequence_length: int | None
     full_view: bool
     compare: bool
     methods: tuple[str, ...]
@@ -72,6 +68,7 @@ class EstimateFlags:
         "finetree estimate --model llama-3.1-8b --method lora --rank 16 --gpu a100-80gb --examples 5000 --full",
         "finetree estimate job.yaml --compare --methods lora,qlora --accelerators rtx-4090,a100-80gb --chart gpus.svg",
         "finetree estimate job.yaml --program unsloth --gpu rtx-4090",
+        "finetree estimate job.yaml --checkpointing off --optimizer adamw-8bit",
         "finetree estimate --requests requests.jsonl --local",
     ),
 )
@@ -82,12 +79,7 @@ class EstimateFlags:
     help="A name of `finetree models list --catalog`, a hub id (org/name), or ./FOLDER with a config.json.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="Fine-tuning method.")
-@click.option("--rank", type=Whole(), help="Rank of LoRA or QLoRA.")
-@click.option("--epochs", type=float, help="Number of epochs.")
-@click.option("--steps", type=Whole(), help="Number of optimizer steps, in place of --epochs.")
-@click.option("--batch", type=Whole(), help="Rows in an optimizer step (effective batch size).")
-@click.option("--micro-batch", type=Whole(), help="Rows in a forward pass of one device (micro-batch size).")
-@click.option("--sequence-length", type=Whole(), help="Longest row in tokens.")
+@run_options
 @hardware_options
 @data_options
 @ownership_options
@@ -136,6 +128,7 @@ def estimate(settings: Settings, /, file: str | None, **flags: Any) -> None:
         data=take_flags(DataFlags, flags),
         ownership=take_flags(OwnershipFlags, flags),
         program=take_flags(ProgramFlags, flags),
+        run=take_flags(RunFlags, flags),
         **flags,
     )
     if given.requests is not None:
@@ -247,7 +240,7 @@ def _request(client: "Client", job: JobFile | None, flags: EstimateFlags) -> "es
     if job is not None:
         request.spec.CopyFrom(job.spec)
     _change_spec(request.spec, flags, from_file=job is not None)
-    machine = hardware(flags.hardware, client)
+    machine = hardware(flags.hardware, client, base=job.spec.hardware if job is not None else None)
     if machine is not None:
         request.spec.hardware.CopyFrom(machine.hardware)
         if machine.matrix_rates is not None:
@@ -267,23 +260,7 @@ def _change_spec(spec: "run_spec_pb2.RunSpec", flags: EstimateFlags, *, from_fil
         raise BadInput("nothing to estimate", remedy="give a job file, or --model, --method and the hardware")
     if flags.method:
         getattr(spec, flags.method).SetInParent()
-    method = spec.WhichOneof("method")
-    if flags.rank is not None:
-        if method not in ("lora", "qlora"):
-            raise BadInput("--rank needs --method lora or qlora")
-        (spec.lora if method == "lora" else spec.qlora.lora).rank = flags.rank
-    if flags.epochs is not None and flags.steps is not None:
-        raise BadInput("--epochs and --steps exclude each other", remedy="keep one of them")
-    settings = {
-        "epochs": flags.epochs,
-        "max_steps": flags.steps,
-        "effective_batch_size": flags.batch,
-        "micro_batch_size": flags.micro_batch,
-        "sequence_length": flags.sequence_length,
-    }
-    for name, value in settings.items():
-        if value is not None:
-            setattr(spec.training, name, value)
+    set_run(spec, flags.run)
 
 
 def _add_data(client: "Client", request: "estimate_pb2.EstimateRunRequest", flags: DataFlags) -> None:

@@ -22,9 +22,9 @@ MAX_PROBLEMS = 32
 
 _WRITTEN_AS_TEXT = {
     "google.protobuf.Timestamp": "a time such as 2026-07-01T12:00:00Z",
-    "google.protobuf.Duration": "a duration such as 3600s",
 }
 _MONEY = "google.type.Money"
+_DURATION = "google.protobuf.Duration"
 
 
 @dataclass(slots=True)
@@ -116,6 +116,9 @@ class YamlReader:
         if target.DESCRIPTOR.full_name == _MONEY and isinstance(node, ScalarNode):
             self._set_money(target, node, path)
             return
+        if target.DESCRIPTOR.full_name == _DURATION:
+            self._set_duration(target, node, path)
+            return
         if form is None:
             self.read(node, target, path)
             return
@@ -133,6 +136,15 @@ class YamlReader:
             target.CopyFrom(parse_money(str(node.value)))
         except ValueError:
             self.report(node, path, f"expected an amount such as 50 USD or 0.30 EUR, got {found(node)}")
+
+    def _set_duration(self, target: Any, node: Node, path: str) -> None:
+        from finetree.durations import parse_duration
+
+        try:
+            target.CopyFrom(parse_duration(str(node.value) if isinstance(node, ScalarNode) else ""))
+        except ValueError as error:
+            text = str(error) if isinstance(node, ScalarNode) else f"expected a duration such as 8h, got {found(node)}"
+            self.report(node, path, text)
 
     def _set_list(self, message: Message, known: FieldDescriptor, node: Node, path: str) -> None:
         if not isinstance(node, SequenceNode):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from finetree_cli.errors import BadInput
 from finetree_cli.options.program import ProgramFlags, set_program
-from finetree_cli.options.spec import OwnershipFlags, ownership
+from finetree_cli.options.spec import OwnershipFlags, divide, ownership, rows_profile
 
 if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimate_pb2
@@ -22,9 +22,11 @@ class PlanFlags:
 
     accelerator: str | None = None
     count: int | None = None
+    sharding: str | None = None
     runs_per_month: float | None = None
     examples: int | None = None
     tokens: int | None = None
+    tokens_per_example: int | None = None
     target_fraction: float | None = None
 
 
@@ -33,19 +35,21 @@ def plan_request(
 ) -> "estimate_pb2.EstimateRunRequest":
     """Build the request for a job file's run with the flags' changes; `out` says how many rows were counted."""
     from finetree_api.estimator.v1 import estimate_pb2
-    from finetree_api.types.v1 import training_data_pb2
 
     request = estimate_pb2.EstimateRunRequest(spec=job.spec, runs_per_month=plan.runs_per_month)
     if plan.accelerator:
         request.spec.hardware.accelerator = plan.accelerator
-    if plan.count:
-        request.spec.hardware.count = plan.count
+    if plan.count is not None or plan.sharding is not None:
+        divide(request.spec.hardware, count=plan.count, sharding=plan.sharding)
     owned = ownership(owner)
     if owned is not None:
         request.spec.ownership.CopyFrom(owned)
     if plan.examples is not None:
-        profile = training_data_pb2.DatasetProfile(
-            examples=plan.examples, total_tokens=plan.tokens, target_fraction=plan.target_fraction
+        profile = rows_profile(
+            plan.examples,
+            tokens=plan.tokens,
+            tokens_per_example=plan.tokens_per_example,
+            target_fraction=plan.target_fraction,
         )
         request.dataset_profile.CopyFrom(profile)
     else:

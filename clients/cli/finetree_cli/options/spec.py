@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# The numbers are those of the contract's enum; a test compares them.
+SHARDING = {"ddp": 1, "zero-1": 2, "zero-2": 3, "fsdp": 4, "zero-3": 4}
+
 RATE_WAIT_SECONDS = 30.0
 """Longest wait for the host's matrix rate to be measured (the contract's limit; it takes about 10 s)."""
 
@@ -32,6 +35,7 @@ class HardwareFlags:
     cpu: bool = False
     this_machine: bool = False
     count: int | None = None
+    sharding: str | None = None
     cores: int | None = None
     memory_gb: float | None = None
 
@@ -44,6 +48,7 @@ class DataFlags:
     eval_dataset: str | None = None
     examples: int | None = None
     tokens: int | None = None
+    tokens_per_example: int | None = None
     target_fraction: float | None = None
 
 
@@ -56,6 +61,40 @@ class OwnershipFlags:
     watts: float | None = None
 
 
+def choice(flag: str, values: Mapping[str, int], text: str) -> Callable[[F], F]:
+    """Create an option whose words stand for an enum's numbers; `enum_value` converts them."""
+    return click.option(flag, type=click.Choice(sorted(values, key=values.__getitem__)), help=text)
+
+
+sharding_option = choice(
+    "--sharding",
+    SHARDING,
+    "What is divided over the GPUs: nothing (ddp: each has a full copy), optimizer states (zero-1), gradients too "
+    "(zero-2), or all (fsdp, zero-3). [default: ddp]",
+)
+"""How several GPUs share the model."""
+
+
+def token_options(command: F) -> F:
+    """Add what is known of the rows besides their number."""
+    return _add(
+        command,
+        click.option("--tokens", type=Whole(1), metavar="N", help="With --examples: tokens of all rows together."),
+        click.option(
+            "--tokens-per-example",
+            type=Whole(1),
+            metavar="N",
+            help="With --examples: average tokens of a row, in place of --tokens.",
+        ),
+        click.option(
+            "--target-fraction",
+            type=Amount(1),
+            metavar="0..1",
+            help="With --examples: share of the tokens that enter the loss.",
+        ),
+    )
+
+
 def hardware_options(command: F) -> F:
     """Add the options of `HardwareFlags`."""
     return _add(
@@ -65,6 +104,7 @@ def hardware_options(command: F) -> F:
         click.option("--cpu", is_flag=True, help="A machine without a GPU."),
         click.option("--this-machine", is_flag=True, help="The trainer's machine, with measured matrix rates."),
         click.option("--gpus", "count", type=Whole(1), metavar="N", help="Number of GPUs. [default: 1]"),
+        sharding_option,
         click.option("--cores", type=Whole(1), metavar="N", help="With --cpu: number of cores."),
         click.option("--memory-gb", type=Amount(MOST / 1e9), metavar="GB", help="With --cpu: memory of the machine."),
     )
@@ -73,17 +113,10 @@ def hardware_options(command: F) -> F:
 def data_options(command: F) -> F:
     """Add the options of `DataFlags`."""
     return _add(
-        command,
+        token_options(command),
         click.option("--dataset", metavar="NAME", help="A dataset of `finetree datasets list`."),
         click.option("--eval-dataset", metavar="NAME", help="A held-out dataset to evaluate on."),
         click.option("--examples", type=Whole(), metavar="N", help="Number of rows, where there is no dataset yet."),
-        click.option("--tokens", type=Whole(1), metavar="N", help="With --examples: tokens of all rows."),
-        click.option(
-            "--target-fraction",
-            type=Amount(1),
-            metavar="0..1",
-            help="With --examples: share of the tokens that enter the loss.",
-        ),
     )
 
 
@@ -122,10 +155,11 @@ class Machine:
     matrix_rates: "hardware_pb2.MatrixRates | None" = None
 
 
-def hardware(flags: HardwareFlags, client: "Client") -> Machine | None:
-    """Convert the hardware flags; None without any. Asks the trainer for --this-machine. Raises BadInput."""
-    from finetree_api.types.v1 import hardware_pb2 as hw
+def hardware(flags: HardwareFlags, client: "Client", *, base: "hardware_pb2.Hardware | None" = None) -> Machine | None:
+    """Convert the hardware flags; None without any. Asks the trainer for --this-machine. Raises BadInput.
 
+    `base` is the hardware of a job file, of which --gpus and --sharding alone change the number and the division.
+    """
     given = {
         "--gpu": flags.gpu is not None or flags.gpu_memory is not None,
         "--cpu": flags.cpu,
@@ -134,24 +168,48 @@ def hardware(flags: HardwareFlags, client: "Client") -> Machine | None:
     chosen = [name for name, there in given.items() if there]
     if len(chosen) > 1:
         raise BadInput(f"{' and '.join(chosen)} exclude each other", remedy="keep one of them")
-    _refuse_unused(flags, chosen)
+    based = not chosen and base is not None and base.WhichOneof("device") in ("accelerator", "unknown_accelerator")
+    _refuse_unused(flags, chosen, on_gpu=chosen == ["--gpu"] or based)
     if flags.this_machine:
         return this_machine(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
+    found = _device(flags)
+    if found is None and base is not None and (flags.count is not None or flags.sharding is not None):
+        found = type(base)()
+        found.CopyFrom(base)
+    if found is None:
+        return None
+    divide(found, count=flags.count, sharding=flags.sharding)
+    return Machine(found)
+
+
+def _device(flags: HardwareFlags) -> "hardware_pb2.Hardware | None":
+    from finetree_api.types.v1 import hardware_pb2 as hw
+
     if flags.gpu_memory is not None:
         unknown = hw.UnknownAccelerator(marketed_memory_gb=flags.gpu_memory, name=flags.gpu or "")
-        return Machine(hw.Hardware(unknown_accelerator=unknown, count=flags.count))
+        return hw.Hardware(unknown_accelerator=unknown)
     if flags.gpu is not None:
-        return Machine(hw.Hardware(accelerator=flags.gpu, count=flags.count))
+        return hw.Hardware(accelerator=flags.gpu)
     if flags.cpu:
         memory = round(flags.memory_gb * 1e9) if flags.memory_gb is not None else None
-        return Machine(hw.Hardware(cpu=hw.CpuDevice(cores=flags.cores, memory_bytes=memory)))
+        return hw.Hardware(cpu=hw.CpuDevice(cores=flags.cores, memory_bytes=memory))
     return None
 
 
-def _refuse_unused(flags: HardwareFlags, chosen: list[str]) -> None:
+def divide(found: "hardware_pb2.Hardware", *, count: int | None, sharding: str | None) -> None:
+    """Set how many devices there are and what is divided over them; None leaves what is there."""
+    if count is not None:
+        found.count = count
+    if sharding is not None:
+        found.sharding = enum_value(SHARDING, sharding)
+
+
+def _refuse_unused(flags: HardwareFlags, chosen: list[str], *, on_gpu: bool) -> None:
     """Refuse flags of hardware that is not given: they would have no effect."""
-    if flags.count and chosen != ["--gpu"]:
+    if flags.count and not on_gpu:
         raise BadInput("--gpus needs a GPU", remedy="name it: --gpu NAME or --gpu-memory GB")
+    if flags.sharding and not on_gpu:
+        raise BadInput("--sharding needs GPUs", remedy="name them: --gpu NAME --gpus N")
     stray = [flag for flag, value in (("--cores", flags.cores), ("--memory-gb", flags.memory_gb)) if value is not None]
     if stray and chosen != ["--cpu"]:
         text = f"{' and '.join(stray)} need{'s' if len(stray) == 1 else ''} --cpu"
@@ -188,26 +246,59 @@ def source_of(dataset: "dataset_pb2.Dataset") -> "training_data_pb2.DatasetSourc
 
 def data(flags: DataFlags, client: "Client") -> Data:
     """Convert the data flags; the trainer gives the profiles of named datasets. Raises BadInput."""
-    from finetree_api.types.v1 import training_data_pb2, training_pb2
+    from finetree_api.types.v1 import training_pb2
 
     if flags.dataset and flags.examples is not None:
         raise BadInput("--dataset and --examples exclude each other", remedy="keep one of them")
-    if flags.examples is None and (flags.tokens is not None or flags.target_fraction is not None):
-        stray = "--tokens" if flags.tokens is not None else "--target-fraction"
-        raise BadInput(f"{stray} needs --examples", remedy="give the number of rows: --examples N")
+    if flags.examples is None:
+        _refuse_without_rows(flags)
     dataset = profile = evaluation = evaluation_profile = None
     if flags.dataset:
         found = client.get_dataset(flags.dataset)
         dataset, profile = source_of(found), found.profile
     elif flags.examples is not None:
-        profile = training_data_pb2.DatasetProfile(
-            examples=flags.examples, total_tokens=flags.tokens, target_fraction=flags.target_fraction
+        profile = rows_profile(
+            flags.examples,
+            tokens=flags.tokens,
+            tokens_per_example=flags.tokens_per_example,
+            target_fraction=flags.target_fraction,
         )
     if flags.eval_dataset:
         held_out = client.get_dataset(flags.eval_dataset)
         evaluation = training_pb2.Evaluation(dataset=source_of(held_out), before_training=True)
         evaluation_profile = held_out.profile
     return Data(dataset, profile, evaluation, evaluation_profile)
+
+
+def _refuse_without_rows(flags: DataFlags) -> None:
+    """Refuse flags that describe rows whose number is not given."""
+    described = {
+        "--tokens": flags.tokens,
+        "--tokens-per-example": flags.tokens_per_example,
+        "--target-fraction": flags.target_fraction,
+    }
+    stray = next((flag for flag, value in described.items() if value is not None), "")
+    if stray:
+        raise BadInput(f"{stray} needs --examples", remedy="give the number of rows: --examples N")
+
+
+def rows_profile(
+    examples: int, *, tokens: int | None, tokens_per_example: int | None, target_fraction: float | None
+) -> "training_data_pb2.DatasetProfile":
+    """Describe rows by their number and their tokens, of all or of an average one. Raises BadInput."""
+    from finetree_api.types.v1 import training_data_pb2
+
+    if tokens is not None and tokens_per_example is not None:
+        raise BadInput("--tokens and --tokens-per-example exclude each other", remedy="keep one of them")
+    if tokens is not None and tokens < examples:
+        text = f"--tokens {tokens:,} is less than one token for each of {examples:,} rows: it counts all rows together"
+        remedy = f"for rows of {tokens:,} tokens give --tokens-per-example {tokens}, or --tokens {tokens * examples}"
+        raise BadInput(text, remedy=remedy)
+    if tokens_per_example is not None:
+        tokens = tokens_per_example * examples
+        if tokens > MOST:
+            raise BadInput(f"--tokens-per-example: {examples:,} such rows have more than {MOST:,} tokens")
+    return training_data_pb2.DatasetProfile(examples=examples, total_tokens=tokens, target_fraction=target_fraction)
 
 
 def ownership(flags: OwnershipFlags) -> "hardware_pb2.Ownership | None":
@@ -222,11 +313,6 @@ def ownership(flags: OwnershipFlags) -> "hardware_pb2.Ownership | None":
     if flags.price_per_kwh is not None or flags.watts is not None:
         return hw.Ownership(owned=hw.OwnedHardware(price_per_kwh=flags.price_per_kwh, watts=flags.watts))
     return None
-
-
-def choice(flag: str, values: Mapping[str, int], text: str) -> Callable[[F], F]:
-    """Create an option whose words stand for an enum's numbers; `enum_value` converts them."""
-    return click.option(flag, type=click.Choice(sorted(values, key=values.__getitem__)), help=text)
 
 
 def enum_value(values: Mapping[str, int], word: str | None) -> Any:

@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 MOST = (1 << 53) - 1
 """Largest whole number in the contract."""
-LONGEST = 100 * 365 * 86400.0
-"""Longest duration in seconds; the services have narrower limits."""
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class Duration(click.ParamType[float]):
-    """A duration in seconds: "90", "90s", "15m", "2h"."""
+    """A duration in seconds, with its unit: "90s", "15m", "8h", "1h30m"."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the seconds."""
+        """Return the seconds; a bare number is refused, since it could be hours as well."""
+        from finetree.durations import parse_duration
+
         if isinstance(value, float):
             return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value))
-        if found is None or float(found[1]) == 0:
-            self.fail(f"{value!r} is no duration; write 90, 90s, 15m or 2h", param, ctx)
-        seconds = float(found[1]) * _UNITS[found[2]]
-        if seconds > LONGEST:
-            self.fail(f"{value!r} is longer than 100 years", param, ctx)
+        try:
+            found = parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        seconds = found.seconds + found.nanos / 1e9
+        if not seconds:
+            self.fail(f"{value!r} is no time at all; write a duration such as 30m or 8h", param, ctx)
         return seconds
 
 

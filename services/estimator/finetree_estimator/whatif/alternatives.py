@@ -239,7 +239,13 @@ def best(trials: Iterable[Trial]) -> list[Trial]:
 
 def why_none(found: Iterable[Finding], trials: list[Trial], *, hardware_tried: bool) -> str:
     """Explain in one line why no change passes: how near the nearest change comes to each limit."""
-    parts = [_obstacle(finding, trials) for finding in found if finding.verdict is not Verdict.PASS]
+    broken = [finding for finding in found if finding.verdict is not Verdict.PASS]
+    unknown: dict[str, list[str]] = {}
+    for finding in broken:
+        if finding.measured is None:
+            unknown.setdefault(finding.message, []).append(finding.rule_id)
+    parts = [f"{', '.join(rule_ids)}: {text}" for text, rule_ids in unknown.items()]
+    parts += [_obstacle(finding, trials) for finding in broken if finding.measured is not None]
     if not hardware_tried:
         parts.append("other hardware is not proposed for owned hardware, a CPU or an unnamed accelerator")
     tried = f"{len(trials)} changes were tried, none passes" if len(trials) > 1 else "the only possible change fails"
@@ -249,8 +255,6 @@ def why_none(found: Iterable[Finding], trials: list[Trial], *, hardware_tried: b
 def _obstacle(finding: Finding, trials: list[Trial]) -> str:
     """Explain why one limit is not passed."""
     rule_id = finding.rule_id
-    if finding.measured is None:
-        return f"{rule_id} cannot be decided: {finding.message}"
     for trial in trials:
         if trial.keeps(rule_id):
             return f"{rule_id} passes {_by(trial)}, but then {_others(trial)}"
@@ -277,7 +281,7 @@ def _nearest(finding: Finding, trials: list[Trial]) -> str:
     reached += [(_excess(trial.findings[rule_id]), _by(trial), trial.findings[rule_id]) for trial in trials]
     _, how, nearest = min(reached, key=lambda item: item[0])
     if nearest.measured is None:
-        return f"cannot be decided: {nearest.message}"
+        return f"is {nearest.message}"
     return f"may reach {write(nearest.measured.high)} {how}, limit {write(nearest.bound or 0.0)}"
 
 

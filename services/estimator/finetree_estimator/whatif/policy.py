@@ -20,10 +20,11 @@ from finetree_estimator.intervals import Interval
 from finetree_estimator.memory import fit
 from finetree_estimator.whatif.fallbacks import Answer
 
-NO_ROWS = "the number of rows is unknown; give dataset_profile.examples"
-NO_POWER = "the power of the devices is unknown; give ownership.owned.watts"
+NO_ROWS = "unknown without the number of rows; give dataset.profile.examples"
+ROWS_ELSEWHERE = "unknown without the number of rows of dataset.{source}; give it beside the run"
+NO_POWER = "unknown without the power of the devices; give ownership.owned.watts"
 NO_PRICE = (
-    "no price is known for this hardware; give ownership.rented.price_id, or ownership.owned with a price_per_kwh"
+    "unknown without a price of this hardware; give ownership.rented.price_id, or ownership.owned with a price_per_kwh"
 )
 MANY = 1e9
 """Ratio from which on "a billion times" is printed."""
@@ -146,10 +147,18 @@ def findings(limits: Iterable[Limit], answer: Answer) -> Iterator[Finding]:
             case Metric.COST | Metric.MONTHLY_COST:
                 _require_currency(limit, estimate)
                 payer = "ownership" if answer.parsed.request.spec.HasField("ownership") else "hardware"
-                yield within(limit, predicted(limit.metric, estimate), setting=payer, missing=_missing(limit, estimate))
+                yield _limited(limit, answer, setting=payer)
             case metric:
-                setting = "training" if metric is Metric.DURATION_SECONDS else "hardware"
-                yield within(limit, predicted(metric, estimate), setting=setting, missing=_missing(limit, estimate))
+                yield _limited(limit, answer, setting="training" if metric is Metric.DURATION_SECONDS else "hardware")
+
+
+def _limited(limit: Limit, answer: Answer, *, setting: str) -> Finding:
+    """Compare a predicted number with its upper limit; without a number, name the setting that would give one."""
+    measured = predicted(limit.metric, answer.estimate)
+    if measured is not None:
+        return within(limit, measured, setting=setting)
+    setting, text = _missing(limit, answer)
+    return within(limit, None, setting=setting, missing=text)
 
 
 def predicted(metric: Metric, estimate: Estimate) -> Interval | None:
@@ -167,15 +176,17 @@ def predicted(metric: Metric, estimate: Estimate) -> Interval | None:
     return {Metric.COST: cost.amount, Metric.ENERGY_KWH: cost.energy_kwh, Metric.CARBON_KG: cost.carbon_kg}[metric]
 
 
-def _missing(limit: Limit, estimate: Estimate) -> str:
-    """Explain why the number is unknown, and which field supplies it."""
-    known_time = estimate.times is not None
-    if limit.metric in COSTS:
-        return f"the cost is unknown because {NO_PRICE if known_time else NO_ROWS}"
-    if limit.metric is Metric.DURATION_SECONDS:
-        return f"the duration is unknown because {NO_ROWS}"
-    what = "energy" if limit.metric is Metric.ENERGY_KWH else "carbon"
-    return f"the {what} is unknown because {NO_POWER if known_time else NO_ROWS}"
+def _missing(limit: Limit, answer: Answer) -> tuple[str, str]:
+    """Name the setting whose value is missing for a number, and explain it."""
+    run = answer.parsed.run
+    if run.rows is None or run.steps == 0:
+        source = answer.parsed.request.spec.dataset.WhichOneof("source")
+        # A file or a dataset excludes a profile in the spec.
+        text = NO_ROWS if source in (None, "profile") else ROWS_ELSEWHERE.format(source=source)
+        return "dataset.profile.examples", text
+    if limit.metric in COSTS and run.payment is None:
+        return "ownership", NO_PRICE
+    return "ownership.owned.watts", NO_POWER
 
 
 def _require_currency(limit: Limit, estimate: Estimate) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from finetree_recommender.estimator.values import NO_PEAKS, FitState, Peaks, States
 from finetree_recommender.formatting import gpu
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, listed
 from finetree_recommender.rule_pack.answers import CPU, UNKNOWN, Answers, matches
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.basic import Cited
@@ -59,8 +59,8 @@ def pass_gate(pack: Pack, answers: Answers, states: States | None = None, peaks:
     """
     physics, memory = pack.rules.gate.physics, answers.memory
     if physics is not None and states is not None:
-        found = _by_estimate(pack, memory, states, rule=physics)
-        return replace(found, yielding=tuple(_yielding(pack, answers, states, peaks=peaks)))
+        passage = _by_estimate(pack, memory, states, rule=physics)
+        return replace(passage, yielding=tuple(_yielding(pack, answers, states, peaks=peaks)))
     gate = pack.rules.gate
     if memory == UNKNOWN:
         return _passage(pack, memory, pack.rules.stars_order.methods, rule=gate.unknown)
@@ -93,7 +93,7 @@ def _by_estimate(pack: Pack, memory: str, states: States, *, rule: Cited) -> Pas
     by_class = _of_class(pack, found) if found is not None else ()
     order = pack.rules.stars_order.methods
     allowed = tuple(m for m in order if states[m].trains or (states[m] is FitState.UNKNOWN and m in by_class))
-    outcome = f"fits by the estimate: {', '.join(allowed)}" if allowed else "no method fits by the estimate: upgrade"
+    outcome = f"fits by the estimate: {listed(allowed)}" if allowed else "no method fits by the estimate: upgrade"
     return Passage(allowed, rule, memory, outcome)
 
 
@@ -106,12 +106,26 @@ def _yielding(pack: Pack, answers: Answers, states: States, *, peaks: Peaks) -> 
     for rule in pack.rules.tight:
         if states[rule.method] is not FitState.TIGHT or (rule.unless and matches(rule.unless, answers)):
             continue
-        smaller = rule.to in peaks and rule.method in peaks and peaks[rule.to] < peaks[rule.method]
-        if states[rule.to] is FitState.FITS or (states[rule.to] is FitState.TIGHT and smaller):
+        if any(_has_more_room(other, rule.method, states, peaks=peaks) for other in _successors(pack, rule)):
             yield rule
+
+
+def _successors(pack: Pack, rule: TightRule) -> Iterator[Method]:
+    """Methods that a method yields to, one after the other."""
+    found: TightRule | None = rule
+    while found is not None:
+        yield (to := found.to)
+        found = next((each for each in pack.rules.tight if each.method is to), None)
+
+
+def _has_more_room(one: Method, other: Method, states: States, *, peaks: Peaks) -> bool:
+    """Whether a method fits with room, or as tightly as another one and with a lower peak."""
+    if states[one] is FitState.TIGHT:
+        return one in peaks and other in peaks and peaks[one] < peaks[other]
+    return states[one] is FitState.FITS
 
 
 def _passage(pack: Pack, memory: str, allowed: tuple[Method, ...], *, rule: Cited | MemoryClass) -> Passage:
     words = {UNKNOWN: "memory unknown", CPU: "no GPU"}.get(memory) or memory_words(pack, memory)
-    says = ", ".join(allowed) if allowed else f"{pack.rules.gate.speaker} says to upgrade the GPU"
+    says = listed(allowed) if allowed else f"{pack.rules.gate.speaker} says to upgrade the GPU"
     return Passage(allowed, rule, memory, f"{words}: {says}")

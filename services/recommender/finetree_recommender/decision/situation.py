@@ -118,15 +118,12 @@ def _fit_elsewhere(best: Best, here: float, there: float) -> FitState:
     """
     if best.estimate is None or best.state is FitState.UNKNOWN:
         return FitState.UNKNOWN
-    peak = best.estimate.device_bytes
-    if there >= peak.high / GIB / USABLE:
+    expected, high = best.estimate.device_bytes.expected / GIB, best.estimate.device_bytes.high / GIB
+    if there >= high / USABLE or (best.state is FitState.FITS and there >= here):
         return FitState.FITS
-    if best.state.trains and there >= here:
-        return best.state
     if best.state is FitState.TIGHT:
-        return FitState.DOES_NOT_FIT
-    if not (best.smallest or best.state is FitState.DOES_NOT_FIT):
-        return FitState.UNKNOWN
-    if there < peak.expected / GIB:
-        return FitState.DOES_NOT_FIT
-    return FitState.TIGHT if there >= peak.expected / GIB / USABLE else FitState.UNKNOWN
+        return FitState.TIGHT if there >= here else FitState.DOES_NOT_FIT
+    if there >= expected / USABLE and best.state is FitState.DOES_NOT_FIT:
+        return FitState.TIGHT
+    smallest = best.smallest or best.state is FitState.DOES_NOT_FIT
+    return FitState.DOES_NOT_FIT if smallest and there < expected else FitState.UNKNOWN

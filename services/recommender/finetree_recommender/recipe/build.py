@@ -27,7 +27,6 @@ from finetree_recommender.rule_pack.fields import assign
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.recipe import Adaptation, Computed, Value
 
-
 _ONE_ROW = {MICRO_BATCH: 1}
 """Settings of the adaptation that takes one row at a time."""
 
@@ -79,9 +78,9 @@ def settings_of(rule: Adaptation) -> Mapping[str, Value]:
 def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Build the estimator's requests: the recipe of each method, with its adaptations as fallbacks.
 
-    Rows are truncated by `cut_questions` alone. What no rule sets is left open. `parameters` of the base model choose the learning rate; None takes the rows for an
-    unknown size. Of a CPU whose memory is not known the recipe with all adaptations is asked: nobody knows what it has
-    to fit into, and what a method takes at its smallest tells most.
+    Rows are truncated by `cut_questions` alone. What no rule sets is left open. `parameters` of the base model choose
+    the learning rate; None takes the rows for an unknown size. Of a CPU whose memory is not known the recipe with all
+    adaptations is asked: nobody knows what it has to fit into, and what a method takes at its smallest tells most.
     """
     unlimited = inputs.on_cpu and not inputs.request.hardware.cpu.memory_bytes
     found = {}
@@ -96,9 +95,7 @@ def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method
     return found
 
 
-def cut_questions(
-    pack: Pack, inputs: Inputs, parameters: int | None
-) -> dict[Method, estimate_pb2.EstimateRunRequest]:
+def cut_questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Build the requests for recipes that truncate rows, after every other adaptation: for what else does not fit.
 
     The first row of a method's fallbacks is the longest length that its rules know.

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from finetree_api.types.v1 import training_data_pb2
 
+_LEAST = 0.01
+"""Share below which it is not worth a number."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loss:
@@ -18,8 +21,9 @@ class Loss:
     @property
     def words(self) -> str:
         """Share of the tokens in words; at most that, where the lengths are known, else at least."""
-        percent = "less than 1" if self.share < 0.01 else f"{self.share * 100:.0f}"
-        return f"{'up to' if self.rows and self.share >= 0.01 else 'at least' if not self.rows else ''} {percent} percent".strip()
+        if self.share < _LEAST:
+            return "less than 1 percent"
+        return f"{'up to' if self.rows else 'at least'} {100 * self.share:.0f} percent"
 
 
 def loss_at(profile: training_data_pb2.DatasetProfile | None, length: int) -> Loss | None:

@@ -91,7 +91,12 @@ WRONG = {
     "wrong duration": (
         "train: {spec: {model: {name: m}}}\nlimits:\n  max_duration: soon\n",
         (3, 17, "limits.max_duration"),
-        "such as 3600s",
+        "such as 30m, 8h",
+    ),
+    "duration without a unit": (
+        "train: {spec: {model: {name: m}}}\nlimits:\n  max_duration: 8\n",
+        (3, 17, "limits.max_duration"),
+        "write 8h for hours",
     ),
     "unknown key inside a request": (
         "train:\n spec:\n  model: {name: m}\n  lora: {rnk: 8}\n",

@@ -33,17 +33,53 @@ def test_a_model_is_named_by_catalog_or_hub(name, source, revision):
         ({"cpu": True, "count": 4}, "--gpus"),
         ({"cores": 8, "memory_gb": 64}, "--cores and --memory-gb"),
         ({"gpu": "t4", "memory_gb": 64}, "--memory-gb"),
+        ({"gpu": None, "sharding": "fsdp"}, "--sharding needs GPUs"),
+        ({"cpu": True, "sharding": "fsdp"}, "--sharding needs GPUs"),
         ({"tokens": 9}, "--tokens needs --examples"),
+        ({"tokens_per_example": 9}, "--tokens-per-example needs --examples"),
+        ({"examples": 5, "tokens": 50, "tokens_per_example": 9}, "exclude each other"),
         ({"target_fraction": 0.5}, "--target-fraction needs --examples"),
     ],
 )
 def test_an_option_without_effect_is_refused(flags, option):
-    if flags.keys() & {"tokens", "target_fraction"}:
+    if flags.keys() & {"tokens", "tokens_per_example", "target_fraction"}:
         read = partial(spec_flags.data, spec_flags.DataFlags(**flags), NOBODY)
     else:
         read = partial(spec_flags.hardware, spec_flags.HardwareFlags(**flags), NOBODY)
     with pytest.raises(BadInput, match=option):
         read()
+
+
+def test_rows_are_described_by_all_tokens_or_by_those_of_an_average_row():
+    both = [spec_flags.DataFlags(examples=5_000, tokens=2_000_000)]
+    both.append(spec_flags.DataFlags(examples=5_000, tokens_per_example=400))
+    first, second = (spec_flags.data(flags, NOBODY).profile for flags in both)
+    assert first == second == training_data_pb2.DatasetProfile(examples=5_000, total_tokens=2_000_000)
+
+
+def test_fewer_tokens_than_rows_are_refused_with_what_was_meant():
+    with pytest.raises(BadInput, match=r"less than one token for each of 5,000 rows") as caught:
+        spec_flags.data(spec_flags.DataFlags(examples=5_000, tokens=400), NOBODY)
+    assert "--tokens-per-example 400, or --tokens 2000000" in caught.value.remedy
+
+
+def test_sharding_has_the_words_of_the_field():
+    assert set(spec_flags.SHARDING.values()) == {value for value in hardware_pb2.Sharding.values() if value}
+    flags = spec_flags.HardwareFlags(gpu="a100-80gb", count=8, sharding="fsdp")
+    machine = spec_flags.hardware(flags, NOBODY)
+    assert machine is not None
+    assert (machine.hardware.count, machine.hardware.sharding) == (8, hardware_pb2.SHARDING_FULL)
+
+
+def test_the_number_of_gpus_and_their_sharding_change_the_hardware_of_a_job_file():
+    base = hardware_pb2.Hardware(accelerator="t4", count=2)
+    machine = spec_flags.hardware(spec_flags.HardwareFlags(count=4, sharding="zero-2"), NOBODY, base=base)
+    assert machine is not None
+    assert machine.hardware == hardware_pb2.Hardware(
+        accelerator="t4", count=4, sharding=hardware_pb2.SHARDING_GRADIENTS
+    )
+    assert spec_flags.hardware(spec_flags.HardwareFlags(), NOBODY, base=base) is None
+    assert base.count == 2
 
 
 def test_electricity_is_money_and_us_dollars_without_a_currency():

@@ -29,11 +29,17 @@ def test_a_whole_number_is_one_that_the_contract_can_hold(word):
         Whole(1).convert(word, None, None)
 
 
-@pytest.mark.parametrize("word", ["0h", "-1h", "soon", "9" * 30 + "h"])
-def test_a_duration_is_above_0_and_shorter_than_a_century(word):
+@pytest.mark.parametrize("word", ["0h", "-1h", "soon", "8", "1.5", "9" * 30 + "h"])
+def test_a_duration_has_a_unit_is_above_0_and_shorter_than_a_century(word):
     assert math.isclose(Duration().convert("1.5h", None, None), 5400.0)
+    assert math.isclose(Duration().convert("1h 30m", None, None), 5400.0)
     with pytest.raises(click.BadParameter):
         Duration().convert(word, None, None)
+
+
+def test_a_bare_number_is_no_duration_since_it_could_be_hours_or_seconds():
+    with pytest.raises(click.BadParameter, match="8 has no unit: write 8h for hours"):
+        Duration().convert("8", None, None)
 
 
 def test_names_are_listed_once_and_known():

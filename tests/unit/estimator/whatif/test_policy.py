@@ -104,9 +104,9 @@ def test_a_distance_is_a_number_that_people_can_read(bound, text):
 
 
 def test_a_number_that_there_is_not_is_undecided_and_says_what_to_give():
-    found = within(Metric.DURATION_SECONDS, None, 5.0, "give dataset_profile.examples")
+    found = within(Metric.DURATION_SECONDS, None, 5.0, "give dataset.profile.examples")
     assert (found.verdict, found.measured, found.bound) == (Verdict.UNDECIDED, None, 5.0)
-    assert found.message == "give dataset_profile.examples"
+    assert found.message == "give dataset.profile.examples"
 
 
 @pytest.mark.parametrize(

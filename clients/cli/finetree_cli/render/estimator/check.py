@@ -6,6 +6,7 @@ import json
 from finetree_api.estimator.v1 import check_plan_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 
+from finetree_cli.gate.undecided import message_with_option
 from finetree_cli.output import Output, as_dict
 from finetree_cli.render import units
 
@@ -14,7 +15,7 @@ def show(out: Output, answer: check_plan_pb2.CheckPlanResponse) -> None:
     """Print one line for each limit, the changes that would pass, and the versions behind the answer."""
     width = max((len(check.rule_id) for check in answer.checks), default=0)
     for check in answer.checks:
-        out.text(f"{verdict(check.verdict):9}  {check.rule_id:{width}}  {check.message}")
+        out.text(f"{verdict(check.verdict):9}  {check.rule_id:{width}}  {message_with_option(check)}")
         if check.HasField("fix"):
             out.text(f"{'':11}{'':{width}}  passes with {setting(check.fix)}")
     if answer.remedies:

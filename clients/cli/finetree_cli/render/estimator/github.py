@@ -12,6 +12,7 @@ from finetree_api.estimator.v1 import check_plan_pb2
 from finetree_api.types.v1 import check_pb2
 
 from finetree_cli.errors import BadInput, Position
+from finetree_cli.gate.undecided import message_with_option
 from finetree_cli.jobfile.job import SPEC, JobFile
 from finetree_cli.output import Output
 from finetree_cli.render.estimator.check import revision, setting, verdict
@@ -30,7 +31,9 @@ def show(out: Output, answer: check_plan_pb2.CheckPlanResponse, job: JobFile, *,
             continue
         is_error = check.verdict == check_pb2.CHECK_VERDICT_FAIL or failed
         position = job.position_of(SPEC + check.field_path)
-        text = f"{check.message}; passes with {setting(check.fix)}" if check.HasField("fix") else check.message
+        text = message_with_option(check)
+        if check.HasField("fix"):
+            text += f"; passes with {setting(check.fix)}"
         title = f"{check.rule_id}: {verdict(check.verdict)}"
         out.text(_command("error" if is_error else "warning", text, position, title))
     _append(out, table(answer))
@@ -53,7 +56,10 @@ def table(answer: check_plan_pb2.CheckPlanResponse) -> str:
         "| Limit | Verdict | Prediction |",
         "| --- | --- | --- |",
     ]
-    lines += [f"| `{check.rule_id}` | {verdict(check.verdict)} | {_cell(check.message)} |" for check in answer.checks]
+    lines += [
+        f"| `{check.rule_id}` | {verdict(check.verdict)} | {_cell(message_with_option(check))} |"
+        for check in answer.checks
+    ]
     if answer.remedies:
         lines += ["", "All limits would pass with one of:", ""]
     for remedy in answer.remedies:

@@ -434,6 +434,7 @@ class Training(_message.Message):
     LOSS_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     NON_FINITE_LIMIT_FIELD_NUMBER: _builtins.int
+    APPEND_EOS_FIELD_NUMBER: _builtins.int
     epochs: _builtins.float
     """Passes over the training rows, may be fractional; rounded up to whole optimizer steps, at least one."""
     max_steps: _builtins.int
@@ -469,6 +470,10 @@ class Training(_message.Message):
     """Steps in a row without a finite loss or gradient after which the run fails as DIVERGED. The update of such a step
     is left out. Unset: 5.
     """
+    append_eos: _builtins.bool
+    """Whether a row that no template ends, a plain text or a completion for a model without a template, gets the
+    tokenizer's end-of-sequence token, learned: the model then learns to stop. Unset: true.
+    """
     def __init__(
         self,
         *,
@@ -486,11 +491,14 @@ class Training(_message.Message):
         loss_tokens: Global___LossTokens.ValueType = ...,
         seed: _builtins.int | None = ...,
         non_finite_limit: _builtins.int | None = ...,
+        append_eos: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_append_eos", b"_append_eos", "_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "append_eos", b"append_eos", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "loss_tokens", b"loss_tokens", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "packing", b"packing", "schedule", b"schedule", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_append_eos", b"_append_eos", "_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "append_eos", b"append_eos", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "loss_tokens", b"loss_tokens", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "packing", b"packing", "schedule", b"schedule", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__append_eos: _TypeAlias = _typing.Literal["append_eos"]  # noqa: Y015
+    _WhichOneofArgType__append_eos: _TypeAlias = _typing.Literal["_append_eos", b"_append_eos"]  # noqa: Y015
     _WhichOneofReturnType__effective_batch_size: _TypeAlias = _typing.Literal["effective_batch_size"]  # noqa: Y015
     _WhichOneofArgType__effective_batch_size: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
@@ -511,6 +519,8 @@ class Training(_message.Message):
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
     _WhichOneofReturnType_length: _TypeAlias = _typing.Literal["epochs", "max_steps"]  # noqa: Y015
     _WhichOneofArgType_length: _TypeAlias = _typing.Literal["length", b"length"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__append_eos) -> _WhichOneofReturnType__append_eos | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__effective_batch_size) -> _WhichOneofReturnType__effective_batch_size | None: ...
     @_typing.overload

@@ -47,7 +47,11 @@ def with_truncated_rows(pack: Pack, inputs: Inputs, evidence: Evidence, found: A
         if asked.kind is not Kind.SHORTER_ROWS:
             continue
         estimate = _estimate(answer)
-        if estimate is not None and estimate.fit.trains and not _too_short(pack, inputs, _length(pack, inputs, asked, answer)):
+        if (
+            estimate is not None
+            and estimate.fit.trains
+            and not _too_short(pack, inputs, _length(pack, inputs, asked, answer))
+        ):
             rows[asked.method, _adapted(pack, inputs, asked, answer)] = estimate
     return replace(evidence, rows=rows)
 
@@ -83,7 +87,8 @@ def _several_gpus(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut
         if estimate is not None and estimate.fit.trains:
             change = run_spec_pb2.RunSpec(hardware=inputs.hardware)
             change.hardware.sharding = hardware_pb2.SHARDING_FULL
-            text = f"{method} with the model sharded across the {inputs.hardware.count} devices {room(estimate)} on each; {NOT_TRAINED}"
+            text = f"{method} with the model sharded across the {inputs.hardware.count} devices {room(estimate)} on each"
+            text += f"; {NOT_TRAINED}"
             yield WayOut(Kind.SEVERAL_GPUS, method, text, change, estimate, trainable_here=False)
             return
     for method in preferred(pack, inputs):

@@ -122,7 +122,9 @@ def _smaller_models(inputs: Inputs, evidence: Evidence) -> tuple[Model, ...]:
     share = min(SMALLER, ROOM * best.usable_bytes / best.device_bytes.expected)
     series = _SIZE.split(ours.name)[0]
     found = [
-        item for item in inputs.catalog.series if item.parameters <= share * ours.parameters and _maker(item) == _maker(ours)
+        item
+        for item in inputs.catalog.series
+        if item.parameters <= share * ours.parameters and _maker(item) == _maker(ours)
     ]
     found.sort(key=lambda item: (_SIZE.split(item.name)[0] != series, -item.parameters, item.name))
     return tuple(_without_variants(found))[:MOST_MODELS]

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which option of a command sets a field of the contract: texts name it in place of the field's path."""
+
+import re
+
+import click
+
+FLAGS: dict[str, tuple[str, ...]] = {
+    "model": ("--model",),
+    "model.name": ("--model",),
+    "method": ("--method",),
+    "lora.rank": ("--rank",),
+    "lora.targets": ("--targets",),
+    "qlora.quantization": ("--quantization",),
+    "qlora.lora.rank": ("--rank",),
+    "qlora.lora.targets": ("--targets",),
+    "prefix.virtual_tokens": ("--virtual-tokens",),
+    "adapter.bottleneck_size": ("--bottleneck",),
+    "training.epochs": ("--epochs",),
+    "training.max_steps": ("--steps",),
+    "training.effective_batch_size": ("--batch",),
+    "training.micro_batch_size": ("--micro-batch",),
+    "training.sequence_length": ("--sequence-length",),
+    "training.packing": ("--packing",),
+    "precision": ("--precision",),
+    "optimizer": ("--optimizer",),
+    "attention": ("--attention",),
+    "loss_kernel": ("--loss-kernel",),
+    "gradient_checkpointing": ("--checkpointing",),
+    "hardware": ("--gpu", "--accelerator"),
+    "hardware.accelerator": ("--gpu", "--accelerator"),
+    "hardware.unknown_accelerator": ("--gpu-memory",),
+    "hardware.unknown_accelerator.marketed_memory_gb": ("--gpu-memory",),
+    "hardware.count": ("--gpus", "--count"),
+    "hardware.sharding": ("--sharding",),
+    "hardware.cpu": ("--cpu",),
+    "hardware.cpu.cores": ("--cores",),
+    "hardware.cpu.memory_bytes": ("--memory-gb",),
+    "ownership.rented.price_id": ("--price",),
+    "ownership.owned.price_per_kwh": ("--price-per-kwh",),
+    "ownership.owned.watts": ("--watts",),
+    "dataset": ("--dataset", "--examples"),
+    "dataset_profile": ("--examples",),
+    "dataset_profile.examples": ("--examples",),
+    "dataset_profile.total_tokens": ("--tokens-per-example", "--tokens"),
+    "dataset_profile.token_lengths": ("--dataset",),
+    "dataset_profile.target_fraction": ("--target-fraction",),
+    "evaluation.dataset": ("--eval-dataset",),
+    "program": ("--program",),
+    "program.program": ("--program",),
+    "program.compile": ("--compile",),
+    "program.sharding_library": ("--sharding-library",),
+    "program.allocator_cache": ("--allocator-cache",),
+    "runs_per_month": ("--runs-per-month",),
+    "max_duration": ("--max-duration",),
+    "budget_per_run": ("--budget-per-run",),
+    "budget_per_month": ("--budget-per-month",),
+}
+"""Options by the path of the field, of a RunSpec or of a request beside it; the first that a command has is its own."""
+_AROUND = ("run.", "request.", "train.", "spec.")
+"""Messages around a RunSpec, in the order in which a path may name them."""
+
+
+def flag_of(field_path: str, command: click.Command) -> str:
+    """Return the option of a command that sets a field; "" where none does."""
+    path = field_path
+    for name in _AROUND:
+        path = path.removeprefix(name)
+    known = {word for parameter in command.params for word in parameter.opts}
+    return next((flag for flag in FLAGS.get(path, ()) if flag in known), "")
+
+
+def in_flags(text: str, command: click.Command) -> str:
+    """Replace the paths of nested fields in a text, such as training.epochs, by the options that a command has."""
+    return _PATHS.sub(lambda found: flag_of(found[0], command) or found[0], text)
+
+
+_PATHS = re.compile(r"(?<![\w.])[a-z_]+(?:\.[a-z_]+)+(?!\w)")
+"""Words with a dot between them: one word may be a word of the text as well."""
