@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from finetree_cli.options.command import Settings
 
 
+CONCURRENT_CALLS = 8
+"""Most calls of a server at the same time; they share one connection."""
+
+
 class Estimator(Protocol):
     """The estimator's rpcs, as the SDK's Client has them. Every method raises FinetreeError."""
 
@@ -80,6 +84,30 @@ def open_estimator(
         yield estimator
 
 
+def check_plans(
+    estimator: Estimator, requests: "Iterable[check_plan_pb2.CheckPlanRequest]"
+) -> "Iterator[check_plan_pb2.CheckPlanResponse | FinetreeError]":
+    """Check many plans and yield the answers in order: in one child process, or by concurrent calls of a server.
+
+    A request that is refused has its exception in place of an answer.
+    """
+    if isinstance(estimator, LocalEstimator):
+        yield from estimator.check_plans(requests)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    from finetree import FinetreeError
+
+    def answer(request: "check_plan_pb2.CheckPlanRequest") -> "check_plan_pb2.CheckPlanResponse | FinetreeError":
+        try:
+            return estimator.check_plan(request.run, request.policy)
+        except FinetreeError as error:
+            return error
+
+    with ThreadPoolExecutor(CONCURRENT_CALLS) as threads:
+        yield from threads.map(answer, requests)
+
+
 class LocalEstimator(LocalService):
     """The installed estimator in child processes.
 
@@ -121,6 +149,14 @@ class LocalEstimator(LocalService):
         from finetree_api.estimator.v1 import check_plan_pb2 as pb
 
         return self.call("CheckPlan", pb.CheckPlanRequest(run=run, policy=policy), pb.CheckPlanResponse())
+
+    def check_plans(
+        self, requests: "Iterable[check_plan_pb2.CheckPlanRequest]"
+    ) -> "Iterator[check_plan_pb2.CheckPlanResponse | FinetreeError]":
+        """Call CheckPlan for each request in one process; a request that is refused has its exception."""
+        from finetree_api.estimator.v1 import check_plan_pb2 as pb
+
+        return self.call_each("CheckPlan", requests, pb.CheckPlanResponse)
 
     def list_models(self, prefix: str = "") -> "Iterator[catalog_pb2.Model]":
         """Call ListModels for all pages."""

@@ -147,8 +147,13 @@ class Model:
     """Longest sequence in tokens; 0 when unknown."""
     experts: int = 0
     """Experts of a layer; 0 where it has none."""
-    name: str = ""
-    """Catalog name; empty where it is in none."""
+    names: tuple[str, ...] = ()
+    """Its names in the catalog, the catalog's own first, then hub ids."""
+
+    @property
+    def name(self) -> str:
+        """The catalog's own name; empty where it is in none."""
+        return self.names[0] if self.names else ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,7 +87,9 @@ def _several_gpus(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut
         if estimate is not None and estimate.fit.trains:
             change = run_spec_pb2.RunSpec(hardware=inputs.hardware)
             change.hardware.sharding = hardware_pb2.SHARDING_FULL
-            text = f"{method} with the model sharded across the {inputs.hardware.count} devices {room(estimate)} on each"
+            text = (
+                f"{method} with the model sharded across the {inputs.hardware.count} devices {room(estimate)} on each"
+            )
             text += f"; {NOT_TRAINED}"
             yield WayOut(Kind.SEVERAL_GPUS, method, text, change, estimate, trainable_here=False)
             return

@@ -22,7 +22,7 @@ GIB = 2**30
 PACK = builtin_packs()["evidence-1"]
 CATALOG = Catalog(
     {"big": Accelerator(80, True, "big", "Big"), "middle": Accelerator(48, True, "middle", "Middle 48GB")},
-    {"m-70b": Model(70_000_000_000, 65_536, name="m-70b"), "m-8b": Model(8_000_000_000, 65_536, name="m-8b")},
+    {"m-70b": Model(70_000_000_000, 65_536, names=("m-70b",)), "m-8b": Model(8_000_000_000, 65_536, names=("m-8b",))},
 )
 LONG = {"examples": 100, "token_lengths": [{"upper_bound": 500, "count": 90}, {"upper_bound": 4000, "count": 10}]}
 

@@ -23,7 +23,7 @@ SIZES = {
     "llama-2-70b": 69e9,
     "qwen3-14b": 14e9,
 }
-CATALOG = Catalog(models={name: Model(int(size), 8192, name=name) for name, size in SIZES.items()})
+CATALOG = Catalog(models={name: Model(int(size), 8192, names=(name,)) for name, size in SIZES.items()})
 
 
 def asked(**fields: Any):

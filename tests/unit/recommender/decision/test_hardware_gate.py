@@ -89,7 +89,7 @@ def on(memory: float, peaks: tuple[float, float, float, float]) -> Evidence:
 
 @given(needs)
 def test_more_memory_never_takes_the_smaller_method(peaks):
-    """Also of two that both fit tightly, whose upper ends decide: with mixtures of experts QLoRA's is the higher one."""
+    """Also of two that both fit tightly, whose upper ends decide: of mixtures of experts QLoRA has the higher."""
     taken = [decide(PACK, Answers(**ASKED), on(memory, peaks)).method for memory in sorted((*peaks, 0.5, 200.0))]
     grades = [GRADES[method] if method is not None else 0.0 for method in taken]
     assert grades == sorted(grades)
