@@ -90,7 +90,7 @@ def test_an_undecided_plan_is_3_unless_only_failures_are_to_fail(folder, here):
 def test_a_gate_without_a_number_does_not_pass_and_its_advice_decides_it(folder, here, dataset, advice):
     (folder / "unsized.yaml").write_text(SMALL + dataset, encoding="utf-8")
     (folder / "policy.yaml").write_text(
-        "limits:\n- {metric: cost, max_money: 50 USD}\n- {metric: duration_seconds, max: 28800}\n", encoding="utf-8"
+        "limits:\n- {metric: cost, max: 50 USD}\n- {metric: duration_seconds, max: 8h}\n", encoding="utf-8"
     )
     words = ("check", "unsized.yaml", "--policy", "policy.yaml", "--output", "github")
     done = here(*words)
@@ -105,7 +105,7 @@ def test_a_gate_without_a_number_does_not_pass_and_its_advice_decides_it(folder,
 
 def test_a_limit_of_lower_severity_never_stops_the_plan(folder, here):
     (folder / "policy.yaml").write_text(
-        "limits:\n- {metric: fit}\n- {metric: cost, max_money: 0 USD, severity: warning}\n", encoding="utf-8"
+        "limits:\n- {metric: fit}\n- {metric: cost, max: 0 USD, severity: warn}\n", encoding="utf-8"
     )
     done = here("check", "small.yaml", "--policy", "policy.yaml", "--json")
     assert (done.returncode, json.loads(done.stdout)["passed"]) == (0, True)
@@ -124,7 +124,7 @@ def test_a_limit_of_lower_severity_never_stops_the_plan(folder, here):
         (["broken.yaml", "--fits"], "JOB_FILE_INVALID", "broken.yaml:2:1"),
         (["absurd.yaml", "--fits"], "INVALID_REQUEST", "absurd.yaml:2:8: lora.rank"),
         (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_MISMATCH", "euro.yaml"),
-        (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_MISMATCH", "euro.yaml:2:18: limits[0].max_money"),
+        (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_MISMATCH", "euro.yaml:2:18: limits[0].max"),
         (["job.yaml", "--price-per-kwh", "0.3 EUR", "--max-cost", "9"], "CURRENCY_MISMATCH", "--max-cost"),
         (["job.yaml", "--fits", "--price-book", "nowhere.csv"], "SETTING_INVALID", "price-book"),
     ],
@@ -133,7 +133,7 @@ def test_a_limit_of_lower_severity_never_stops_the_plan(folder, here):
 def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, fact):
     (folder / "broken.yaml").write_text("model: {name: a}\ncolor: red\n", encoding="utf-8")
     (folder / "absurd.yaml").write_text(SMALL.replace("lora: {}", "lora: {rank: 100000}"), encoding="utf-8")
-    (folder / "euro.yaml").write_text("limits:\n- {metric: cost, max_money: 1 EUR}\n", encoding="utf-8")
+    (folder / "euro.yaml").write_text("limits:\n- {metric: cost, max: 1 EUR}\n", encoding="utf-8")
     done = here("check", *words, "--output", "json")
     assert done.returncode == 2, done.stderr
     document = json.loads(done.stdout)

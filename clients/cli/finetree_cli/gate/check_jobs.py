@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from finetree_api.types.v1 import check_pb2
 
     from finetree_cli.gate.job_files import ReadJob
-    from finetree_cli.jobfile.job import JobFile
     from finetree_cli.gate.policy.policy import Policy
+    from finetree_cli.jobfile.job import JobFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Checks:
     """Day for which waivers are judged, ISO 8601."""
     overrides: "Sequence[check_pb2.Override]" = ()
     """Overrides of limits, each for the jobs whose policy has its limit."""
+    base_of: "Callable[[str], estimate_pb2.EstimateRunRequest | None]" = lambda _: None
+    """The run that a job file was before the change; None for a new one."""
     profile_source: str = ""
     """Where the rows beside a run come from, for the report; empty for the job's data file."""
     require: "Callable[[Revisions], None] | None" = None
@@ -98,6 +100,7 @@ class Checks:
                     policy=policy.message,
                     overrides=[each for each in self.overrides if each.rule_id in policy.rule_ids],
                     evaluation_date=self.evaluation_date,
+                    base_run=self.base_of(read.file),
                 )
             except BadInput as error:
                 order[-1] = refused_entry(read, error)

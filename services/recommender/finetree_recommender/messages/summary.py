@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recommendation in plain words: a headline, and the three sentences that a busy person reads."""
 
+from collections.abc import Iterator
+
 from finetree.quantities import approximate_duration, cost_words, duration_words, memory_words
 from finetree_api.types.v1 import training_pb2
 
@@ -8,6 +10,7 @@ from finetree_recommender.estimator.values import Estimate
 from finetree_recommender.explain.cautions import MISSING_EVIDENCE
 from finetree_recommender.explain.reasons import LEAF_WORDS
 from finetree_recommender.explain.rental_offers import RENT
+from finetree_recommender.explain.ways_out.questions import Kind
 from finetree_recommender.formatting import gpu
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import Recommendation
@@ -52,9 +55,13 @@ def _line(answer: Recommendation) -> str:
     method = answer.decision.method
     if method is None and _unknown(answer):
         return "State the memory of the hardware: it decides which methods can train"
+    if method is None and answer.ways_out:
+        return f"Nothing trains here as asked: {answer.ways_out[0].message}"
     if method is None:
         return "Upgrade the hardware: no method was shown to fit"
     title = answer.pack.card(method).title
+    if answer.cautions and answer.cautions[0].code == "ROWS_CUT":
+        return f"{title}, but {answer.cautions[0].message}"
     if answer.inputs.on_cpu and answer.estimate is not None and answer.estimate.total_seconds is not None:
         title += f", in about {approximate_duration(answer.estimate.total_seconds.expected)} on a CPU{_speed(answer)}"
     if answer.decision.upgrade_advised:
@@ -90,6 +97,8 @@ def _verdict(answer: Recommendation) -> str:
 
 def _nothing_trains(answer: Recommendation) -> str:
     fits = f"no method was shown to fit {_device(answer)}"
+    if answer.ways_out:
+        return f"Nothing trains here as asked, since {fits}. What would: {'; or '.join(_ways(answer))}."
     choice = answer.decision.choice
     if _below_class(answer):
         return f'The playbook says "{UPGRADE_WORDS}", and {fits}.'
@@ -97,6 +106,15 @@ def _nothing_trains(answer: Recommendation) -> str:
         return f"Upgrade the hardware: {fits}."
     title, name = answer.pack.card(choice.method).title, answer.pack.rules.id
     return f"Upgrade the hardware: {name} prefers {title}, but {fits}."
+
+
+def _ways(answer: Recommendation) -> Iterator[str]:
+    """The first way out of each kind."""
+    told: set[Kind] = set()
+    for way in answer.ways_out:
+        if way.kind not in told:
+            told.add(way.kind)
+            yield way.message
 
 
 def _below_class(answer: Recommendation) -> bool:
@@ -211,6 +229,8 @@ def _renting(answer: Recommendation) -> str:
 def _caution(answer: Recommendation) -> str:
     """The most important caution."""
     told = [item for item in answer.cautions if item.code not in _ELSEWHERE]
+    if answer.ways_out and answer.decision.method is None:
+        told = [item for item in told if item.code != "NOTHING_FITS"]
     found = next((item for item in told if item.code not in _UNKNOWN), told[0] if told else None)
     return f"Caution: {found.message}." if found is not None and found.code not in MISSING_EVIDENCE else ""
 

@@ -104,10 +104,8 @@ def _job(reader: SectionReader, node: "Node", path: str, folder: Path) -> JobFil
     from yaml.nodes import ScalarNode
 
     try:
-        if isinstance(node, ScalarNode):
-            job = read_job(str(folder / str(node.value)))
-        else:
-            job = job_of(node, reader.file)
+        named = isinstance(node, ScalarNode)
+        job = read_job(str(folder / str(node.value))) if named else job_of(node, reader.file)
         _ = job.spec  # refused for a job that does not train
     except BadInput as error:
         for problem in error.problems:

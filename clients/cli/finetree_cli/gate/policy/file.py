@@ -63,6 +63,11 @@ def read_policies(name: str | None) -> Policies:
     return replace(found, file=file, sha256=hashlib.sha256(text.encode()).hexdigest(), folder=folder)
 
 
+def file_sha256(name: str) -> str:
+    """Hash the text of a policy file as its report names it. Raises BadInput for one that cannot be read."""
+    return hashlib.sha256(read_text(name)[1].encode()).hexdigest()
+
+
 def _folder(file: str) -> Path:
     """Folder from which the paths in a policy file begin: its own, or the one around .finetree."""
     folder = Path(file).parent

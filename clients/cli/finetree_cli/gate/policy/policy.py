@@ -41,7 +41,9 @@ class Policy:
         # `limits` itself has a position too, but a limit that an option has replaced or added is none of the file's.
         own = {place: found for place, found in self.positions.items() if "[" in place}
         position = nearest(own, name)
-        return FileProblem(position, f"{self.prefix}{name}", text) if position is not None else None
+        # The file has one key for both bounds.
+        shown = self.prefix + re.sub(r"\.max_money\b.*", ".max", name)
+        return FileProblem(position, shown, text) if position is not None else None
 
     def flag(self, path: str) -> str:
         """Return the option that limits what a service's violation is about; "" without one."""

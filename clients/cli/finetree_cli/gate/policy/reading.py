@@ -33,7 +33,9 @@ class SectionReader:
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(FileProblem(self.position(node), path, message))
 
-    def keys(self, node: Node, path: str, *, known: Sequence[str] | None, required: Sequence[str] = ()) -> dict[str, Node]:
+    def keys(
+        self, node: Node, path: str, *, known: Sequence[str] | None, required: Sequence[str] = ()
+    ) -> dict[str, Node]:
         """Return the values of a mapping by key; unknown, repeated, empty and missing keys are reported.
 
         With `known` None every key is known.
