@@ -141,16 +141,18 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
 
         policy = read_policy(flags.policy_file, flags.limits)
         files = find_job_files(paths)
+        as_of = flags.as_of or _today()
         checks = Checks(
             estimator,
             lambda _: policy,
             lambda job: plan_request(job, settings.out, plan=flags.plan, owner=flags.ownership, program=flags.program),
             undecided_passes=flags.fail_on == "fail",
             profile_source="options" if flags.plan.examples is not None else "",
+            as_of=as_of,
             require=_locked(flags),
         )
         plans, revisions = checks.run(read_jobs(files))
-    return make_report(plans, as_of=flags.as_of or _today(), revisions=revisions, policy=_policy_file(policy))
+    return make_report(plans, as_of=as_of, revisions=revisions, policy=_policy_file(policy))
 
 
 def _locked(flags: CheckFlags) -> "Callable[[Revisions], None] | None":
