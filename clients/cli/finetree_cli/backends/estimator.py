@@ -2,7 +2,7 @@
 """The estimator as commands see it: a server, or the installed estimator in a child process."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,6 +14,7 @@ from finetree_cli.options.model_folder import model_root
 if TYPE_CHECKING:
     from finetree import FinetreeError
     from finetree_api.estimator.v1 import catalog_pb2, check_plan_pb2, estimate_pb2
+    from finetree_api.types.v1 import check_pb2
 
     from finetree_cli.options.command import Settings
 
@@ -36,7 +37,14 @@ class Estimator(Protocol):
         ...
 
     def check_plan(
-        self, run: "estimate_pb2.EstimateRunRequest", policy: "check_plan_pb2.PlanPolicy", /
+        self,
+        run: "estimate_pb2.EstimateRunRequest",
+        policy: "check_plan_pb2.PlanPolicy",
+        /,
+        *,
+        overrides: "Sequence[check_pb2.Override]" = (),
+        evaluation_date: str = "",
+        base_run: "estimate_pb2.EstimateRunRequest | None" = None,
     ) -> "check_plan_pb2.CheckPlanResponse":
         """Call CheckPlan."""
         ...
@@ -143,12 +151,21 @@ class LocalEstimator(LocalService):
         }
 
     def check_plan(
-        self, run: "estimate_pb2.EstimateRunRequest", policy: "check_plan_pb2.PlanPolicy"
+        self,
+        run: "estimate_pb2.EstimateRunRequest",
+        policy: "check_plan_pb2.PlanPolicy",
+        *,
+        overrides: "Sequence[check_pb2.Override]" = (),
+        evaluation_date: str = "",
+        base_run: "estimate_pb2.EstimateRunRequest | None" = None,
     ) -> "check_plan_pb2.CheckPlanResponse":
         """Call CheckPlan."""
         from finetree_api.estimator.v1 import check_plan_pb2 as pb
 
-        return self.call("CheckPlan", pb.CheckPlanRequest(run=run, policy=policy), pb.CheckPlanResponse())
+        request = pb.CheckPlanRequest(
+            run=run, policy=policy, overrides=overrides, evaluation_date=evaluation_date, base_run=base_run
+        )
+        return self.call("CheckPlan", request, pb.CheckPlanResponse())
 
     def check_plans(
         self, requests: "Iterable[check_plan_pb2.CheckPlanRequest]"
