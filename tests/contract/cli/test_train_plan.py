@@ -63,10 +63,10 @@ def test_a_plan_of_several_is_named_by_its_job_file_and_its_run_is_reported(fine
 
 def test_a_model_that_is_not_there_is_prepared_for_an_approved_plan(finetree, server):
     server.faults.fail_next("ValidateJob", FailedPrecondition("fetch it first", reason="MODEL_NOT_PREPARED"))
-    created = finetree("train", "--plan", "plan.json", "a.finetree.yaml", "--detach", "--json")
+    created = finetree("train", "--plan", "plan.json", "a.finetree.yaml", "--detach")
     assert created.code == 0, created.err
     assert "preparing the model" in created.err
-    assert json.loads(created.out)["train"]["approved_plan"]["digest"]
+    assert "finetree/job-file: a.finetree.yaml" in finetree("jobs", "show", created.out.split()[-1]).out
 
 
 @pytest.mark.parametrize(
