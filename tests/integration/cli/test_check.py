@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from finetree import FinetreeError
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_cli import __main__ as entry
 from finetree_cli.backends.estimator import LocalEstimator
@@ -79,7 +80,7 @@ def test_an_undecided_plan_is_3_unless_only_failures_are_to_fail(folder, here):
     words = ("check", "small.yaml", "--max-hours", str(hours), "--json")
     strict, lenient = here(*words), here(*words, "--fail-on", "fail")
     assert (strict.returncode, lenient.returncode) == (3, 0)
-    assert [json.loads(done.stdout)["verdict"] for done in (strict, lenient)] == ["UNDECIDED"] * 2
+    assert [json.loads(done.stdout)["verdict"] for done in (strict, lenient)] == ["UNDECIDED", "WARN"]
     assert [json.loads(done.stdout)["passed"] for done in (strict, lenient)] == [False, True]
 
 
@@ -101,6 +102,53 @@ def test_a_gate_without_a_number_does_not_pass_and_its_advice_decides_it(folder,
     assert here(*words, "--examples", "100").returncode == 0
     (folder / "unsized.yaml").write_text(SMALL + "dataset: {profile: {examples: 100}}\n", encoding="utf-8")
     assert here(*words).returncode == 0
+
+
+POLICY = """\
+policies:
+  research:
+    files: ["research/*.yaml"]
+    undecided: pass
+    limits:
+      - {metric: model_license, allowed: [apache-2.0, mit]}
+      - {metric: duration_seconds, max: 1s, level: overridable}
+      - {metric: cost, max: 0 USD}
+    waivers:
+      - {rule_id: cost, owner: ml-platform, reason: trial month, until: 2026-12-31}
+  production:
+    files: ["training/**/*.yaml"]
+    limits: [{metric: method, denied: [lora]}]
+"""
+
+
+def test_a_folder_has_its_policy_with_waivers_to_their_day_and_overrides(folder, here):
+    for name in ("research", "training", ".finetree"):
+        (folder / name).mkdir()
+    (folder / ".finetree" / "policy.yaml").write_text(POLICY, encoding="utf-8")
+    for name in ("research/a.yaml", "training/b.yaml"):
+        (folder / name).write_text(SMALL + PROFILE, encoding="utf-8")
+    once = ("--override", "duration_seconds=release day", "--override-by", "ada", "--json")
+    done = here("check", "research/a.yaml", "--as-of", "2026-12-31", *once)
+    (entry,) = json.loads(done.stdout)["plans"]
+    assert (done.returncode, entry["policy"], entry["verdict"], entry["passed"]) == (0, "research", "WAIVED", True)
+    lawful, hours, cost = entry["checks"]
+    assert (lawful["verdict"], lawful["measured_name"], lawful["allowed"]) == (
+        "PASS",
+        "apache-2.0",
+        ["apache-2.0", "mit"],
+    )
+    assert (hours["override"], hours["level"]) == ({"by": "ada", "reason": "release day"}, "overridable")
+    assert (cost["waiver"]["owner"], cost["level"]) == ("ml-platform", "hard")
+
+    late = here("check", "research/a.yaml", "--as-of", "2027-01-01", *once)
+    assert late.returncode == 3
+    assert "expired after 2026-12-31" in late.stdout
+    denied = here("check", "--as-of", "2026-12-31", *once)
+    assert denied.returncode == 3
+    assert "training/b.yaml (method)" in denied.stderr
+    assert here("check", "small.yaml").returncode == 2
+    wrong = here("check", "research/a.yaml", "--override", "hours=x", "--override-by", "ada")
+    assert (wrong.returncode, "OVERRIDE_WITHOUT_LIMIT" in wrong.stderr) == (2, True)
 
 
 def test_a_limit_of_lower_severity_never_stops_the_plan(folder, here):
@@ -264,9 +312,25 @@ def test_a_server_and_the_local_engine_give_the_same_bytes(suite, folder):
                 assert served.SerializeToString(deterministic=True) == own.SerializeToString(deterministic=True)
 
 
+def test_many_requests_are_sent_ahead_without_blocking_either_side(folder):
+    policy = check_plan_pb2.PlanPolicy(limits=[{"metric": check_plan_pb2.POLICY_METRIC_FIT}])
+    buckets = [{"upper_bound": 1000 + number, "count": number} for number in range(1, 257)]
+    run = estimate_pb2.EstimateRunRequest(
+        spec={"model": {"name": "smollm2-135m-instruct"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}},
+        dataset_profile={"examples": sum(range(257)), "token_lengths": buckets},
+    )
+    requests = [check_plan_pb2.CheckPlanRequest(run=run, policy=policy) for _ in range(120)]
+    requests[7].run.spec.hardware.accelerator = "rtx-9999"
+    assert sum(request.ByteSize() for request in requests) > 1 << 17, "more than the pipes of both directions hold"
+    with LocalEstimator() as local:
+        answers = list(local.check_plans(requests))
+    assert len(answers) == 120
+    assert [number for number, answer in enumerate(answers) if isinstance(answer, FinetreeError)] == [7]
+
+
 def test_an_address_that_is_given_is_asked(suite, folder, monkeypatch, capsys):
     monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", suite.addresses["estimator"])
-    words = ["check", "small.yaml", "--fits", "--json"]
+    words = ["check", "small.yaml", "job.yaml", "small.yaml", "--fits", "--as-of", "2026-11-28", "--json"]
     assert entry.run(words) == 0
     served = capsys.readouterr().out
     assert entry.run([*words, "--local"]) == 0

@@ -161,9 +161,9 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
             estimator,
             policies.of,
             _requests(flags, settings.out),
-            evaluation_date=as_of,
             overrides=overrides_of(flags.override, flags.override_by),
             profile_source="options" if flags.plan.examples is not None else "",
+            as_of=as_of,
             require=_locked(flags),
         )
         base = _base(paths, files, flags=flags, checks=checks)

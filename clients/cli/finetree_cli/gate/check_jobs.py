@@ -16,6 +16,8 @@ from finetree_cli.gate.report import PlanEntry, Revisions
 from finetree_cli.jobfile.error_positions import with_positions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from finetree_api.estimator.v1 import estimate_pb2
     from finetree_api.types.v1 import check_pb2
 
@@ -43,14 +45,14 @@ class Checks:
     """The policy of a file by its name."""
     request_of: "Callable[[JobFile], estimate_pb2.EstimateRunRequest]"
     """The request of a job; raises BadInput."""
-    evaluation_date: str = ""
-    """Day for which waivers are judged, ISO 8601."""
-    overrides: "Sequence[check_pb2.Override]" = ()
-    """Overrides of limits, each for the jobs whose policy has its limit."""
     base_of: "Callable[[str], estimate_pb2.EstimateRunRequest | None]" = lambda _: None
     """The run that a job file was before the change; None for a new one."""
     profile_source: str = ""
     """Where the rows beside a run come from, for the report; empty for the job's data file."""
+    overrides: "Sequence[check_pb2.Override]" = ()
+    """Limits that whoever runs the check asks to lift, each for the jobs whose policy has it."""
+    as_of: str = ""
+    """Day for which waivers are judged, ISO 8601; empty only where no policy has any."""
     require: "Callable[[Revisions], None] | None" = None
     """Raises where an answer's revisions are not those that are wanted."""
 
@@ -99,7 +101,7 @@ class Checks:
                     run=self.request_of(read.job),
                     policy=policy.message,
                     overrides=[each for each in self.overrides if each.rule_id in policy.rule_ids],
-                    evaluation_date=self.evaluation_date,
+                    evaluation_date=self.as_of,
                     base_run=self.base_of(read.file),
                 )
             except BadInput as error:

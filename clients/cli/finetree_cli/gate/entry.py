@@ -121,7 +121,7 @@ def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
     return doc.CheckResult(
         rule_id=check.rule_id,
         severity=severity,
-        level=_level(check),
+        level=_level(check.level, severity),
         verdict=cast("doc.Verdict", _word(check_pb2.CheckVerdict, check.verdict)),
         measured=_range(check.measured) if check.HasField("measured") else None,
         limit=check.limit if check.HasField("limit") else None,
@@ -136,25 +136,21 @@ def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
         ),
         fix=_patch(check.fix) if check.HasField("fix") else None,
         message=message_with_option(check),
-        waiver=_waiver(check.waiver) if check.HasField("waiver") else None,
-        override=_override(check.override) if check.HasField("override") else None,
+        waiver=doc.Waiver(reason=check.waiver.reason, owner=check.waiver.owner, until=check.waiver.until)
+        if check.HasField("waiver")
+        else None,
+        override=doc.Override(by=check.override.by, reason=check.override.reason)
+        if check.HasField("override")
+        else None,
         fingerprint=doc.fingerprint(job.file, check.rule_id, check.field_path),
     )
 
 
-def _level(check: check_pb2.Check) -> doc.Level:
-    """Convert the level; a server that knows none has hard limits, and those of lower severity advise."""
-    if not check.level:
-        return "hard" if check.severity == check_pb2.SEVERITY_ERROR else "advisory"
-    return cast("doc.Level", _word(check_pb2.LimitLevel, check.level).lower())
-
-
-def _waiver(waiver: check_pb2.Waiver) -> doc.Waiver:
-    return doc.Waiver(reason=waiver.reason, owner=waiver.owner, until=waiver.until)
-
-
-def _override(override: check_pb2.Override) -> doc.Override:
-    return doc.Override(by=override.by, reason=override.reason)
+def _level(level: int, severity: doc.Severity) -> doc.Level:
+    """Return a limit's level; a service that knows none has limits that bind by their severity."""
+    if not level:
+        return "hard" if severity == "error" else "advisory"
+    return cast("doc.Level", _word(check_pb2.LimitLevel, level).lower())
 
 
 def _undecided(treatment: int) -> doc.Undecided:

@@ -172,7 +172,7 @@ class CheckResult:
     limit: float | None
     """In `unit`; None where the limit is no number."""
     allowed: tuple[str, ...] | None
-    """Names that the limit allows; None where it lists none."""
+    """Patterns of names that the limit allows; None where it lists none."""
     unit: Unit
     currency_code: str
     """ISO 4217 code where the unit is money, else empty."""
@@ -185,7 +185,7 @@ class CheckResult:
     waiver: Waiver | None
     override: Override | None
     measured_name: str = ""
-    """Name that was judged; empty where the limit is of a number, or the name is unknown."""
+    """The name that was judged, such as a model's; empty where the limit is about a number."""
     denied: tuple[str, ...] | None = None
     """Patterns of names that the limit denies; None where it lists none."""
     fingerprint: str
