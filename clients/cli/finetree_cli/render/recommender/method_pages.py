@@ -257,8 +257,8 @@ def _card(card: method_card_pb2.MethodCard, guide: Guide) -> Iterator[str]:
             yield f"             \tthe source prints ${item.text} for 1,000 rows: {_decision(guide, PREFIX_COST)}"
     names = [item.field_path.rpartition(".")[2].replace("_", " ") for item in card.parameters]
     width = max([11, *map(len, names)])
-    for name, item in zip(names, card.parameters, strict=True):
-        yield f"{name:{width}}  \t{item.default_value}: {item.help}"
+    for name, setting in zip(names, card.parameters, strict=True):
+        yield f"{name:{width}}  \t{setting.default_value}: {setting.help}"
     yield ""
     yield "--full: sources, results of others, and which values to choose"
 
