@@ -23,6 +23,7 @@ ONE_FILE_EACH = {"clients/cli/finetree_cli/commands": "one file a command"}
 ACROSS = {
     "estimator/accuracy": "predictions against published and measured runs",
     "estimator/test_any_run.py": "random runs through every room",
+    "estimator/test_agreement.py": "random runs, and what more of something does to them",
     "recommender/rule_pack/packs": "the packs that come with the service, as data",
     "sdk/test_import.py": "what importing the SDK costs",
     "sdk/test_parity.py": "that both kinds of client have the same methods",
