@@ -13,6 +13,7 @@ COMMANDS: dict[str, str] = {
     "recommend": "finetree_cli.commands.recommend:recommend",
     "estimate": "finetree_cli.commands.estimate:estimate",
     "check": "finetree_cli.commands.check:check",
+    "lock": "finetree_cli.commands.lock:lock",
     "train": "finetree_cli.commands.train:train",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "data": "finetree_cli.commands.data:data",

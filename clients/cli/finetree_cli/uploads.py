@@ -23,6 +23,8 @@ def upload(
     Raises:
         BadInput: The file cannot be read.
     """
+    if path.is_dir():
+        raise BadInput(f"{path} is a directory", remedy="give a file of training rows", reason="DATA_FILE_UNREADABLE")
     if not path.is_file():
         raise BadInput(f"{path}: no such file", remedy="give a file of training rows", reason="DATA_FILE_UNREADABLE")
     try:

@@ -134,6 +134,24 @@ UNALIGNED_FACTOR = 2.0
 """Time of products with rows of another length (GPT-2's vocabulary of 50,257, or one with a token added for padding),
 in units of aligned ones: half of the width is read at once (own assumption). Products in float32 need no tensor
 cores."""
+GROUPED_RATE = 0.6
+"""Share of the dense products' rate that grouped products reach. A forward pass of Qwen3-30B-A3B's experts takes 10.2
+ms for 32,768 tokens on an H100, and one of 512 experts of width 512, ten of them used, 11.4 ms
+(github:ByteDance-Seed/VeOmni pull 460, 2026-02): less what sorting and activations move, 0.65 and 0.55 of 593
+TFLOP/s."""
+SMALL_GROUP, SMALL_GROUP_TILE, GROUP_TILE = 128, 64, 128
+"""Rows of a group up to which a tile has the fewer rows, those, and those of a tile for larger groups (torch's
+aten/src/ATen/native/cuda/GroupMM.cu, dispatch_bf16_grouped_kernel_on_tile_size)."""
+GROUPED_CAPABILITIES = (9, 10)
+"""Major compute capabilities that torch has a kernel for; on others each grouped product is a loop over the groups with
+a wait for their bounds (_grouped_mm_cuda of its GroupedBlas.cpp, _grouped_mm_fallback of its GroupedMMUtils.h)."""
+LOOPED_PRODUCT_SECONDS = 15e-6
+"""Seconds of a step of that loop: an item, two slices, a selection and a product, five calls of 3 microseconds each
+(own assumption)."""
+ROUTING_CALLS = 0.5
+"""Calls that routing and grouped experts add to a layer's pass, in units of a plain layer's: some twenty operations
+(softmax, choice, sort, selection, counts, sums, order restored) beside some forty, less the MLP's (counted in
+transformers' Qwen3MoeSparseMoeBlock and grouped_mm_experts_forward)."""
 EAGER_SCORE_TRAFFIC = (24, 34)
 """Bytes moved per attention score forward and backward where no kernel fuses them, by transformers in 16 bits. Written
 (2), scaled (4), masked (4), through a softmax in float32 (6) and back (6), read by the product with the values (2);

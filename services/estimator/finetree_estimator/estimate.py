@@ -163,8 +163,8 @@ def _remarks(run: Run, correction: Correction, *, memory: Memory, fit: Fit, time
 
 def _row_remarks(run: Run) -> Iterator[Remark]:
     if run.rows is None or run.steps == 0:
-        text = "time and cost are left out: the number of rows is unknown (give dataset_profile.examples)"
-        yield Remark("ROWS_UNKNOWN", text, "dataset_profile.examples")
+        text = "time and cost are left out: the number of rows is unknown (give dataset.profile.examples)"
+        yield Remark("ROWS_UNKNOWN", text, "spec.dataset.profile.examples")
     if run.rows is None or not run.rows.longest_known:
         text = "the longest row is unknown: memory is that of full micro-batches"
         yield Remark("LONGEST_ROW_UNKNOWN", text, "dataset_profile.token_lengths")

@@ -113,7 +113,7 @@ class Run:
     """Whether the layer inputs that checkpointing keeps are moved to the host."""
     eager_attention: bool = False
     loss: str = "completion-only"
-    """full-logits, chunked, fused or completion-only."""
+    """full-logits, in-place, chunked, fused or completion-only."""
 
     evaluation: EvaluationPlan = NOT_EVALUATED
     checkpoints: int = 0
@@ -218,6 +218,11 @@ class Run:
         return self.compute_bytes if casts else self.trained_bytes
 
     # ----------------------------------------------------------------------------------------------------- batches
+
+    @property
+    def whole_logits(self) -> bool:
+        """Whether the logits of all positions exist at once."""
+        return self.loss in ("full-logits", "in-place")
 
     @property
     def one_micro_batch(self) -> bool:

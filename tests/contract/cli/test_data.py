@@ -189,3 +189,9 @@ def test_a_dataset_without_a_report_names_the_remedy(suite, file, capsys):
     assert "PREPARE" in err
     assert "NO_PREVIEW" in err
     assert run(capsys, "data", "preview")[0] == 2
+
+
+def test_a_folder_in_place_of_a_file_is_named_as_one(suite, tmp_path, capsys):
+    code, _, err = run(capsys, "data", "check", str(tmp_path))
+    assert code == 2
+    assert f"{tmp_path} is a directory" in err

@@ -104,7 +104,7 @@ async def test_the_hardware_chart_and_the_tree_at_7b(client, hardware, needs, ve
     if gave_way:
         reasons = [reason.code for reason in assessment(reply, "PREFIX").reasons]
         assert "DOES_NOT_FIT" in reasons
-        assert any("PREFIX" in step.outcome and step.stage == "votes" for step in reply.trace)
+        assert any("prefix tuning" in step.outcome and step.stage == "votes" for step in reply.trace)
 
 
 @pytest.mark.parametrize("rule_pack", ["playbook-1", "evidence-1"])

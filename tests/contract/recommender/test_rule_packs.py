@@ -37,7 +37,7 @@ async def test_the_other_packs_verdict_is_from_the_same_estimates(client):
     assert other.sha256 == asked.revision.pack.sha256
     assert not other.agrees
     # Why either pack takes its method and not the other's, with the deciding rules.
-    assert all(word in other.reason for word in ("evidence-1", "LORA (E5)", "playbook-1", "PREFIX (", "1 vote "))
+    assert all(word in other.reason for word in ("evidence-1", "LoRA (E5)", "playbook-1", "prefix tuning (", "1 vote "))
 
 
 async def test_packs_that_agree_say_so_and_nothing_else(client):
@@ -55,7 +55,7 @@ async def test_the_playbooks_preference_is_named_where_evidence_takes_qlora_on_8
     (other,) = reply.other_packs
     assert other.agrees
     assert other.rule_pack == "playbook-1"
-    assert all(fact in other.reason for fact in ("PREFIX (", "24.0 GiB"))
+    assert all(fact in other.reason for fact in ("prefix tuning (", "24.0 GiB"))
 
 
 async def test_a_cpu_is_no_upgrade_where_the_estimate_shows_that_a_model_trains(client):

@@ -64,6 +64,16 @@ def test_a_plan_is_held_against_limits(do, spec):
     verdicts = [check_pb2.CheckVerdict.Name(answer.verdict) for answer in (passed, straddled, failed)]
     assert verdicts == ["CHECK_VERDICT_PASS", "CHECK_VERDICT_UNDECIDED", "CHECK_VERDICT_FAIL"]
     assert {check.rule_id for check in failed.checks} == {"duration_seconds", "device_bytes"}
+    waived = do(
+        client.check_plan(
+            spec,
+            {"device_bytes": 1},
+            overrides=[{"rule_id": "device_bytes", "by": "ada", "reason": "once"}],
+            evaluation_date="2026-12-31",
+            base_run=spec,
+        )
+    )
+    assert waived.verdict == check_pb2.CHECK_VERDICT_WAIVED
     with pytest.raises(finetree.InvalidArgument) as caught:
         do(client.check_plan(spec, {"cost": "5 EUR"}))
     assert caught.value.reason == "CURRENCY_MISMATCH"

@@ -59,27 +59,57 @@ def here(capsys):
 def test_a_plan_within_its_limits_is_0(folder):
     done = finetree("check", "small.yaml", "--max-cost", "50", "--max-hours", "8", "--accelerator", "rtx-4090")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("PASS") == 3
+    assert done.stdout.count("PASS") == 4, "two limits, the job, the whole"
     assert "Plan: sha256:" in done.stdout
 
 
 def test_a_plan_beyond_a_limit_is_3_and_says_which_by_how_much_and_what_would_pass(folder):
     done = finetree("check", "job.yaml", "--max-cost", "50", "--fits", "--accelerator", "rtx-4080")
     assert done.returncode == 3
-    assert re.search(r"^FAIL +fit ", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +FAIL +fit ", done.stdout, re.MULTILINE)
     assert "\n  - " in done.stdout, "remedies"
     assert done.stderr.startswith("error: ")
-    assert "fit [CHECK_FAILED]" in done.stderr
+    assert "the plan does not meet fit;" in done.stderr
+    assert "[CHECK_FAILED]" in done.stderr
 
 
-def test_an_undecided_plan_is_3_only_when_asked_for(folder, here):
+def test_an_undecided_plan_is_3_unless_only_failures_are_to_fail(folder, here):
     document = json.loads(here("check", "small.yaml", "--max-hours", "1000", "--json").stdout)
-    hours = document["checks"][0]["measured"]["expected"] / 3600
+    hours = document["plans"][0]["checks"][0]["measured"]["expected"] / 3600
     words = ("check", "small.yaml", "--max-hours", str(hours), "--json")
-    lenient, strict = here(*words), here(*words, "--fail-on", "undecided")
-    assert (lenient.returncode, strict.returncode) == (0, 3)
-    assert [json.loads(done.stdout)["verdict"] for done in (lenient, strict)] == ["CHECK_VERDICT_UNDECIDED"] * 2
-    assert [json.loads(done.stdout)["passed"] for done in (lenient, strict)] == [True, False]
+    strict, lenient = here(*words), here(*words, "--fail-on", "fail")
+    assert (strict.returncode, lenient.returncode) == (3, 0)
+    assert [json.loads(done.stdout)["verdict"] for done in (strict, lenient)] == ["UNDECIDED"] * 2
+    assert [json.loads(done.stdout)["passed"] for done in (strict, lenient)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "advice"),
+    [("", "give dataset.profile.examples (--examples N)"), ("dataset: {path: rows.jsonl}\n", "(--examples N)")],
+)
+def test_a_gate_without_a_number_does_not_pass_and_its_advice_decides_it(folder, here, dataset, advice):
+    (folder / "unsized.yaml").write_text(SMALL + dataset, encoding="utf-8")
+    (folder / "policy.yaml").write_text(
+        "limits:\n- {metric: cost, max_money: 50 USD}\n- {metric: duration_seconds, max: 28800}\n", encoding="utf-8"
+    )
+    words = ("check", "unsized.yaml", "--policy", "policy.yaml", "--output", "github")
+    done = here(*words)
+    assert done.returncode == 3
+    assert "undecided: cost, duration_seconds [CHECK_UNDECIDED]" in done.stderr
+    assert advice in done.stderr
+    assert "title=cost%3A UNDECIDED::" in done.stdout
+    assert here(*words, "--examples", "100").returncode == 0
+    (folder / "unsized.yaml").write_text(SMALL + "dataset: {profile: {examples: 100}}\n", encoding="utf-8")
+    assert here(*words).returncode == 0
+
+
+def test_a_limit_of_lower_severity_never_stops_the_plan(folder, here):
+    (folder / "policy.yaml").write_text(
+        "limits:\n- {metric: fit}\n- {metric: cost, max_money: 0 USD, severity: warning}\n", encoding="utf-8"
+    )
+    done = here("check", "small.yaml", "--policy", "policy.yaml", "--json")
+    assert (done.returncode, json.loads(done.stdout)["passed"]) == (0, True)
+    assert json.loads(done.stdout)["verdict"] == "WARN"
 
 
 @pytest.mark.parametrize(
@@ -106,9 +136,58 @@ def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, f
     (folder / "euro.yaml").write_text("limits:\n- {metric: cost, max_money: 1 EUR}\n", encoding="utf-8")
     done = here("check", *words, "--output", "json")
     assert done.returncode == 2, done.stderr
-    assert json.loads(done.stdout)["error"]["reason"] == reason
+    document = json.loads(done.stdout)
+    assert (document.get("error") or document["plans"][0]["error"])["reason"] == reason
     assert fact in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_repository_is_checked_in_one_process_and_a_broken_job_hides_no_other(folder, here, monkeypatch):
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *words, **more: started.append(words) or popen(*words, **more))
+    (folder / ".finetree").mkdir()
+    (folder / ".finetree/policy.yaml").write_text("limits:\n- {metric: fit}\n", encoding="utf-8")
+    for number in range(40):
+        text = SMALL.replace("rtx-4090", "t4" if number % 2 else "l4") + PROFILE.replace("1000", str(1000 + number))
+        (folder / f"j{number:02}.finetree.yaml").write_text(text, encoding="utf-8")
+    done = here("check", "--as-of", "2026-11-28", "--output", "text,json=plan.json")
+    assert (done.returncode, len(started)) == (0, 1), done.stderr
+    assert len(re.findall(r"^PASS +j\d\d", done.stdout, re.MULTILINE)) == 40
+    written = (folder / "plan.json").read_bytes()
+    plans = json.loads(written)["plans"]
+    assert [plan["profile"]["examples"] for plan in plans] == list(range(1000, 1040))
+    assert here("check", "--as-of", "2026-11-28", "--json").stdout.encode() == written
+    (folder / "j07.finetree.yaml").write_text("color: red\n", encoding="utf-8")
+    done = here("check", "--json")
+    assert done.returncode == 2
+    assert "1 of 40 job files could not be checked: 1 problem in j07.finetree.yaml" in done.stderr
+    again = json.loads(done.stdout)["plans"]
+    assert [plan["file"] for plan in again if plan["error"]] == ["j07.finetree.yaml"]
+    assert again[8:] == plans[8:]
+
+
+def test_a_lock_refuses_other_prices_and_an_upgrade_shows_their_effect(folder, here):
+    head = "price_id,accelerator,provider,hourly_price,currency,date,source"
+    (folder / "mine.csv").write_text(f"{head}\nmine,rtx-4090,me,2,USD,2026-11-01,contract\n", encoding="utf-8")
+    first = here("lock", "small.yaml")
+    assert first.returncode == 0, first.stderr
+    lock = folder / ".finetree/lock.json"
+    written = lock.read_bytes()
+    assert {pack["id"] for pack in json.loads(written)["packs"]} == {"evidence-1", "playbook-1"}
+    check = ("check", "small.yaml", "--fits", "--locked", "--json")
+    assert here(*check).returncode == 0
+    for words in ((*check, "--price-book", "mine.csv"), ("lock", "small.yaml", "--check", "--price-book", "mine.csv")):
+        done = here(*words)
+        assert done.returncode == 5
+        assert "price_book prices-2026-07 → mine [LOCK_DRIFT]" in done.stderr
+    assert lock.read_bytes() == written
+    done = here("lock", "small.yaml", "--upgrade", "--price-book", "mine.csv", "--json")
+    document = json.loads(done.stdout)
+    assert [change["name"] for change in document["changes"]] == ["price_book"]
+    (job,) = document["jobs"]
+    assert job["before"]["cost"]["expected"] < job["after"]["cost"]["expected"]
+    assert here(*check, "--price-book", "mine.csv").returncode == 0
 
 
 def test_github_gets_annotations_at_the_line_and_a_table(folder, monkeypatch):
@@ -128,7 +207,7 @@ def test_data_beside_the_job_is_counted_and_stdin_is_a_job(folder):
     (folder / "train.jsonl").write_text('{"text": "a"}\n\n{"text": "b"}\n', encoding="utf-8")
     done = finetree("check", "-", "--max-hours", "9", "--json", stdin=SMALL + "dataset: {path: train.jsonl}\n")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["estimate"]["optimizer_steps"] == 3
+    assert json.loads(done.stdout)["plans"][0]["profile"]["examples"] == 2
     assert "train.jsonl: 2 rows" in done.stderr
 
 
@@ -147,7 +226,7 @@ def test_prices_of_ones_own(folder, here):
     assert here(*words).returncode == 0
     done = here(*words, "--price-book", "mine.csv")
     assert done.returncode == 3
-    assert json.loads(done.stdout)["estimate"]["cost"]["price_id"] == "mine"
+    assert json.loads(done.stdout)["plans"][0]["price"]["id"] == "mine"
     priced = here("estimate", "small.yaml", "--examples", "50", "--price-book", "mine.csv", "--local", "--json")
     assert json.loads(priced.stdout)["cost"]["price_id"] == "mine"
 

@@ -64,7 +64,7 @@ def test_every_code_is_listed_here():
 @pytest.mark.parametrize(
     ("spec", "code", "field_path"),
     [
-        ({}, "ROWS_UNKNOWN", "dataset_profile.examples"),
+        ({}, "ROWS_UNKNOWN", "spec.dataset.profile.examples"),
         ({"hardware": {"cpu": {}}}, "CPU_CORES_UNKNOWN", "spec.hardware.cpu.cores"),
         ({"hardware": {"accelerator": "A100"}}, "ACCELERATOR_MEMORY_ASSUMED", "spec.hardware.accelerator"),
     ],

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree check`: check a job against limits, as a gate in a pipeline."""
+"""`finetree check`: check job files against limits, as a gate in a pipeline."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetree_cli.errors import BadInput, CliError, GateFailed
+from finetree_cli.errors import BadInput
 from finetree_cli.jobfile.policy import LimitFlags
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.plan_request import PlanFlags
 from finetree_cli.options.program import ProgramFlags, program_options
 from finetree_cli.options.spec import OwnershipFlags, ownership_options, sharding_option, token_options
-from finetree_cli.options.types import Amount, MoneyAmount, Whole
+from finetree_cli.options.types import Amount, Day, MoneyAmount, Whole
 
 if TYPE_CHECKING:
-    from finetree_api.estimator.v1 import check_plan_pb2
+    from collections.abc import Callable
 
-    from finetree_cli.jobfile.job import JobFile
+    from finetree_cli.gate.report import PolicyFile, Report, Revisions
     from finetree_cli.jobfile.policy import Policy
 
 LEVELS = ("low", "medium", "high")
@@ -37,6 +36,9 @@ class CheckFlags:
     fail_on: str
     price_book: Path | None
     local: bool
+    locked: bool
+    lock_file: str | None
+    as_of: str | None
     output: str
 
 
@@ -44,12 +46,12 @@ class CheckFlags:
     cls=Command,
     examples=(
         "finetree check job.yaml --max-cost 50 --max-hours 8 --accelerator rtx-4090",
-        "finetree check job.yaml --fits --examples 5000 --tokens 2000000 --fail-on undecided",
-        "finetree check job.yaml --policy policy.yaml --output github",
+        "finetree check job.yaml --fits --max-hours 8 --examples 5000 --tokens 2000000",
+        "finetree check training/ --policy policy.yaml --output github,json=plan.json",
         "finetree check job.yaml --max-memory-gib 24 --json | jq .verdict",
     ),
 )
-@click.argument("file")
+@click.argument("paths", nargs=-1)
 @click.option("--max-cost", type=MoneyAmount(), metavar="AMOUNT", help="Highest cost of the run: 50 or '50 EUR'.")
 @click.option("--max-monthly-cost", type=MoneyAmount(), metavar="AMOUNT", help="Highest cost of a month's runs.")
 @click.option("--max-hours", type=Amount(), metavar="H", help="Longest time.")
@@ -62,9 +64,9 @@ class CheckFlags:
 @click.option(
     "--fail-on",
     type=click.Choice(("fail", "undecided")),
-    default="fail",
+    default="undecided",
     show_default=True,
-    help="With undecided, a limit inside the predicted range fails too.",
+    help="With fail, undecided limits let the plan pass.",
 )
 @click.option("--accelerator", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
 @click.option("--count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
@@ -76,21 +78,28 @@ class CheckFlags:
 @program_options
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
+@click.option("--locked", is_flag=True, help="Refuse to answer with other revisions than the lock file's (exit 5).")
+@click.option("--lock", "lock_file", metavar="FILE", help="The lock file of --locked. [default: .finetree/lock.json]")
+@click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
 @click.option(
     "--output",
-    type=click.Choice(("text", "json", "github")),
+    metavar="FORMAT[=FILE],…",
     default="text",
     show_default=True,
-    help="github: annotations, and a table in the step's summary.",
+    help="Formats, each to stdout or to a file: text, markdown, json, junit, sarif, github, gitlab.",
 )
 @pass_settings
-def check(settings: Settings, /, file: str, **flags: Any) -> None:
-    """Check a job against limits, as a gate in a pipeline.
+def check(settings: Settings, /, paths: tuple[str, ...], **flags: Any) -> None:
+    """Check job files against limits, as a gate in a pipeline.
 
-    FILE is a job file, or - for stdin. Exits with 0 if every limit passes and with 3 if one fails. A limit inside the
-    predicted range is undecided: it fails only with --fail-on undecided. Without an address, the installed estimator
-    runs in a child process and nothing is sent anywhere; its answer is the server's. The same input, catalog and
-    prices give the same answer.
+    PATHS are job files, folders that are searched for finetree.yaml and *.finetree.yaml, globs, or - for stdin; without
+    any, the current folder is searched. Exits with 0 if every limit of every job passes and with 3 if one fails or is
+    undecided: a limit inside the predicted range, or a number that is unknown, such as the hours of an unknown number
+    of rows. With --fail-on fail, undecided limits let the plan pass. A job file that cannot be read is shown with the
+    others and gives 2. Without an address, the installed estimator runs in a child process and nothing is sent
+    anywhere; its answer is the server's. The same input, catalog and prices give the same answer.
+
+    The result is one document, plan.json (--output json=plan.json), which `finetree train --plan` runs.
     """
     given = CheckFlags(
         limits=take_flags(LimitFlags, flags),
@@ -99,91 +108,69 @@ def check(settings: Settings, /, file: str, **flags: Any) -> None:
         program=take_flags(ProgramFlags, flags),
         **flags,
     )
-    settings.out.json = settings.out.json or given.output == "json"
+    from finetree_cli.render.gate.formats import Target, parse_targets, write
+
+    targets = parse_targets("json" if settings.out.json else given.output)
+    settings.out.json = Target("json") in targets
     try:
-        _check(settings, file, given)
+        report = _check(settings, paths, given)
     except BadInput as error:
-        if given.output == "github":
-            from finetree_cli.render.estimator.github import annotate_problems
+        if Target("github") in targets:
+            from finetree_cli.render.gate.github import annotate
 
-            annotate_problems(settings.out, error, file)
+            settings.out.text(annotate(error, given.policy_file or ""))
         raise
+    from finetree_cli.gate.outcome import failure
+
+    write(report, targets, settings.out)
+    if (stop := failure(report, undecided_passes=given.fail_on == "fail")) is not None:
+        raise stop
 
 
-def _check(settings: Settings, file: str, flags: CheckFlags) -> None:
+def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Report":
     from finetree_cli.backends.discovery import has_address
     from finetree_cli.backends.estimator import open_estimator
-    from finetree_cli.jobfile.job import read_job
-    from finetree_cli.jobfile.policy import read_policy
-    from finetree_cli.options.plan_request import plan_request
 
     local = flags.local or not has_address("estimator", settings)
     with open_estimator(settings, "CheckPlan", local=local, price_book=flags.price_book) as estimator:
+        from finetree_cli.gate.check_jobs import Checks
+        from finetree_cli.gate.job_files import find_job_files, read_jobs
+        from finetree_cli.gate.report import make_report
+        from finetree_cli.jobfile.policy import read_policy
+        from finetree_cli.options.plan_request import plan_request
+
         policy = read_policy(flags.policy_file, flags.limits)
-        job = read_job(file)
-        run = plan_request(job, settings.out, plan=flags.plan, owner=flags.ownership, program=flags.program)
-        answer = _with_positions(lambda: estimator.check_plan(run, policy.message), job, policy)
-    failure = _failure(answer, flags.fail_on)
-    _show(settings, answer, failure, job=job, output=flags.output)
-    if failure is not None:
-        raise failure
+        files = find_job_files(paths)
+        checks = Checks(
+            estimator,
+            lambda _: policy,
+            lambda job: plan_request(job, settings.out, plan=flags.plan, owner=flags.ownership, program=flags.program),
+            undecided_passes=flags.fail_on == "fail",
+            profile_source="options" if flags.plan.examples is not None else "",
+            require=_locked(flags),
+        )
+        plans, revisions = checks.run(read_jobs(files))
+    return make_report(plans, as_of=flags.as_of or _today(), revisions=revisions, policy=_policy_file(policy))
 
 
-def _with_positions(
-    call: "Callable[[], check_plan_pb2.CheckPlanResponse]", job: "JobFile", policy: "Policy"
-) -> "check_plan_pb2.CheckPlanResponse":
-    """Call the estimator; a refusal of values names file and line in the job or in the policy."""
-    from finetree import FinetreeError
+def _locked(flags: CheckFlags) -> "Callable[[Revisions], None] | None":
+    """Read the lock file and return what compares revisions with it; None where none are locked."""
+    from finetree_cli.gate import lock as locks
 
-    from finetree_cli.jobfile.error_positions import with_positions
-
-    try:
-        with with_positions(job):
-            return call()
-    except BadInput as error:
-        cause = error.__cause__
-        violations = cause.violations if isinstance(cause, FinetreeError) else ()
-        of_limits = [item for item in violations if item.field.startswith("policy")]
-        if cause is None or not of_limits or len(of_limits) < len(violations):
-            raise
-        found = [item for each in of_limits if (item := policy.problem(each.field, each.description))]
-        if found:
-            text = f"{policy.file} has a limit that cannot be checked"
-            raise BadInput(text, remedy=error.remedy, reason=error.reason, problems=found) from cause
-        if flag := policy.flag(of_limits[0].field):
-            text = f"{flag}: {of_limits[0].description}"
-            raise BadInput(text, remedy=error.remedy, reason=error.reason) from cause
-        raise cause from None
-
-
-def _failure(answer: "check_plan_pb2.CheckPlanResponse", fail_on: str) -> CliError | None:
-    """Return the error to exit with; None if every limit passes."""
-    from finetree_api.types.v1 import check_pb2
-
-    bad = {check_pb2.CHECK_VERDICT_FAIL} | ({check_pb2.CHECK_VERDICT_UNDECIDED} if fail_on == "undecided" else set())
-    rules = ", ".join(check.rule_id for check in answer.checks if check.verdict in bad)
-    if not rules:
+    if not flags.locked:
         return None
-    remedy = f"would pass: {answer.remedies[0].summary}" if answer.remedies else ""
-    return GateFailed(f"the plan does not meet {rules}", remedy=remedy, reason="CHECK_FAILED", reported=True)
+    file = flags.lock_file or locks.DEFAULT_FILE
+    lock = locks.read_lock(Path(file))
+    return lambda revisions: locks.require_locked(lock, file, revisions)
 
 
-def _show(
-    settings: Settings,
-    answer: "check_plan_pb2.CheckPlanResponse",
-    failure: CliError | None,
-    *,
-    job: "JobFile",
-    output: str,
-) -> None:
-    from finetree_cli.output import as_dict
-    from finetree_cli.render.estimator import check as text
+def _today() -> str:
+    from datetime import UTC, datetime
 
-    if settings.out.json:
-        settings.out.document({**as_dict(answer), "passed": failure is None})
-        return
-    text.show(settings.out, answer)
-    if output == "github":
-        from finetree_cli.render.estimator import github
+    return datetime.now(UTC).date().isoformat()
 
-        github.show(settings.out, answer, job, failed=failure is not None)
+
+def _policy_file(policy: "Policy") -> "PolicyFile | None":
+    from finetree_cli.gate.report import PolicyFile
+
+    return PolicyFile(file=policy.file, sha256=policy.sha256) if policy.file else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """plan.json: what `finetree check` found, for people, pipelines and `finetree train --plan`.
 
-Every renderer is a pure function of this document. Numbers are JSON numbers. Nothing in it depends on a clock: the same
-job files, policy, revisions and date give the same bytes.
+Every renderer is a pure function of this document. Numbers are JSON numbers. The same job files, policy, revisions and
+day give the same bytes.
 """
 
 import dataclasses
@@ -228,6 +228,8 @@ class FileError:
     message: str
     line: int
     """Line of the first problem, from 1; 1 for the file itself."""
+    remedy: str = ""
+    """What to do about it; empty where the message says it."""
     problems: tuple[Problem, ...] = ()
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of `finetree check`: a policy file (a PlanPolicy as strict YAML), and options that override it."""
 
+import hashlib
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetree_cli.errors import BadInput, FileProblem, Position
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from finetree_api.estimator.v1 import check_plan_pb2
     from google.type import money_pb2
 
+DEFAULT_FILE = ".finetree/policy.yaml"
+"""Policy of a repository, from its root."""
 SECONDS_PER_HOUR = 3600
 GIB = 1 << 30
 
@@ -51,6 +55,8 @@ class Policy:
     file: str = ""
     positions: dict[str, Position] = field(default_factory=dict)
     """Position in the file by path ("limits[0].max"); limits of options have none."""
+    sha256: str = ""
+    """Of the file's text."""
 
     def problem(self, path: str, text: str) -> FileProblem | None:
         """Add the position in the file to a service's violation of a limit; None for a limit of an option."""
@@ -72,11 +78,13 @@ class Policy:
 
 
 def read_policy(file: str | None, flags: LimitFlags) -> Policy:
-    """Read the limits of a file; options replace those of the same metric.
+    """Read the limits of a file, without one those of `DEFAULT_FILE`; options replace those of the same metric.
 
     Raises:
         BadInput: The file is no policy, or there is no limit.
     """
+    if file is None and Path(DEFAULT_FILE).is_file():
+        file = DEFAULT_FILE
     found = _read(file) if file is not None else _empty()
     for limit in _limits(flags):
         _set(found, limit)
@@ -84,6 +92,13 @@ def read_policy(file: str | None, flags: LimitFlags) -> Policy:
         remedy = "give --max-cost, --max-hours, --max-memory-gib, --fits or another limit, or --policy FILE"
         raise BadInput("no limit is given", remedy=remedy, reason="POLICY_EMPTY")
     return found
+
+
+def limits_of(flags: LimitFlags) -> "check_plan_pb2.PlanPolicy":
+    """Convert options to a policy of their own."""
+    from finetree_api.estimator.v1 import check_plan_pb2
+
+    return check_plan_pb2.PlanPolicy(limits=_limits(flags))
 
 
 def _empty() -> Policy:
@@ -107,7 +122,7 @@ def _read(name: str) -> Policy:
     reader.read(root, found.message)
     if reader.problems:
         raise BadInput(f"{file} is no policy", reason="POLICY_FILE_INVALID", problems=reader.problems)
-    return Policy(found.message, file, reader.positions)
+    return Policy(found.message, file, reader.positions, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _set(policy: Policy, limit: "check_plan_pb2.PolicyLimit") -> None:

@@ -7,6 +7,7 @@ from functools import cache
 
 from finetree_runtime.runspec.device_names import UNSUPPORTED, Named, by_name, canonical
 
+from finetree_estimator import constants as c
 from finetree_estimator.catalog.names import GIB, MIB, UnknownNameError, nearest_names, split, table
 
 LINK_SHARE = 0.8
@@ -63,6 +64,11 @@ class AcceleratorEntry:
     def native_int8(self) -> bool:
         """Whether its tensor cores multiply 8-bit integers."""
         return self.dense_flops > 0 and _capability(self.compute_capability) >= INT8_CAPABILITY
+
+    @property
+    def grouped_products(self) -> bool:
+        """Whether torch has a kernel for grouped products on it, rather than a loop."""
+        return _capability(self.compute_capability)[0] in c.GROUPED_CAPABILITIES
 
     @property
     def unsupported(self) -> str:

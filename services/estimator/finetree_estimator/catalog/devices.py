@@ -52,6 +52,8 @@ class Device:
     """Rate of float32 matrix products where it differs from the 16-bit rate; else 0."""
     cache_bytes: float = 0.0
     """Size of the L2 cache; 0 where unknown, and for a CPU."""
+    grouped_products: bool = True
+    """Whether torch has a kernel for grouped products on it."""
     context_bytes: float = c.CUDA_CONTEXT
     """Memory of a process on a GPU outside the allocator."""
     sources: tuple[Source, ...] = ()
@@ -77,6 +79,7 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
         link_bandwidth=entry.link_bandwidth,
         float32_flops=_fp32_flops(entry),
         cache_bytes=entry.cache_bytes,
+        grouped_products=entry.grouped_products,
         context_bytes=c.CUDA_CONTEXTS.get(entry.segment, c.CUDA_CONTEXT),
         sources=(Source(kind, "accelerators", entry.name, date=entry.date),),
         remarks=tuple(_remarks(entry, fp32=fp32)),
@@ -129,6 +132,7 @@ def by_memory_class(marketed_gb: float) -> Device:
         watts=twin.watts,
         link_bandwidth=twin.link_bandwidth,
         cache_bytes=twin.cache_bytes,
+        grouped_products=twin.grouped_products,
         sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", date=twin.date),),
         remarks=(
             Remark(

@@ -155,7 +155,7 @@ def _loss(run: Run) -> tuple[float, float]:
     targets = run.peak_tokens
     if run.loss == "completion-only" and run.rows is not None:
         targets *= run.rows.target_fraction
-    whole = LOGITS_TRAINING * run.shape.vocab
+    whole = (FLOAT if run.loss == "in-place" else LOGITS_TRAINING) * run.shape.vocab
     if run.loss in ("completion-only", "chunked"):
         return whole * min(targets, c.CHUNK_TOKENS), targets / c.CHUNK_TOKENS
     return whole * targets * (c.FUSED_LOGITS_SHARE if run.loss == "fused" else 1.0), 1.0

@@ -101,7 +101,7 @@ def loss_moment(run: Run, states: ModelStates, layer: LayerActivations) -> Momen
     before = _accumulated_gradients(run, states)
     kept = _kept(run, layer) * tokens + layer.expert_copies
     logits = loss_peak(run, tokens) + states.unsharded.head_weights
-    if run.loss != "full-logits":
+    if not run.whole_logits:
         # The head's gradient grows chunk by chunk, while the logits, or the other chunks, are still there.
         logits += states.chunk_gradient + (0.0 if before else states.head_gradient)
     return Moment(before, kept, logits)
@@ -139,6 +139,8 @@ def loss_peak(run: Run, tokens: float) -> float:
         # Without autocast, loops for several devices raise 16-bit logits themselves (`output.float()` in torchtitan and
         # prime-rl).
         per_logit = c.NATIVE_LOGITS_COPIES * 4.0 + capped
+    if run.loss == "in-place":
+        per_logit = min(per_logit, _overwritten(run) + capped)
     if run.loss == "completion-only":
         targets *= run.rows.target_fraction if run.rows is not None else 1.0
     if run.loss in ("completion-only", "chunked"):
@@ -149,6 +151,16 @@ def loss_peak(run: Run, tokens: float) -> float:
         targets = min(targets, float(run.program.loss_chunk))
     full = per_logit * run.shape.vocab * targets
     return full * c.FUSED_LOGITS_SHARE if run.loss == "fused" else full
+
+
+def _overwritten(run: Run) -> float:
+    """Bytes per logit at the peak of a loss that overwrites logits with their gradient.
+
+    They are there once (Liger's ops/cross_entropy.py, Unsloth's kernels/cross_entropy_loss.py). transformers' loss
+    copies 16-bit ones to float32 first: beside the copy are the logits, which its output holds, and their gradient.
+    """
+    size = float(run.activation_bytes)
+    return 4.0 + 2 * size if run.program.raises_logits and size < 4 else size
 
 
 def _cast_chunk(run: Run, targets: float, per_logit: float) -> float:

@@ -10,7 +10,9 @@ from finetree_estimator.whatif.alternatives import Trial
 from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.check_plan import PlanCheck
 from finetree_estimator.whatif.fallbacks import Answer
-from finetree_estimator.whatif.policy import Finding, Metric, Verdict, duration, money, size
+from finetree_estimator.whatif.findings import Finding, Verdict
+from finetree_estimator.whatif.policy import NAMED, Metric
+from finetree_estimator.whatif.quantities import duration, money, size
 
 _UNITS = {
     Metric.COST: check_pb2.CHECK_UNIT_MONEY,
@@ -21,6 +23,9 @@ _UNITS = {
     Metric.ENERGY_KWH: check_pb2.CHECK_UNIT_KILOWATT_HOURS,
     Metric.CARBON_KG: check_pb2.CHECK_UNIT_KILOGRAMS_CO2,
     Metric.CONFIDENCE: check_pb2.CHECK_UNIT_CONFIDENCE_LEVEL,
+    Metric.EXAMPLES: check_pb2.CHECK_UNIT_UNSPECIFIED,
+    Metric.TOKENS: check_pb2.CHECK_UNIT_TOKENS,
+    **dict.fromkeys(NAMED, check_pb2.CHECK_UNIT_UNSPECIFIED),
 }
 
 
@@ -47,6 +52,13 @@ def _check(finding: Finding, fix: Patch | None) -> check_pb2.Check:
         field_path=finding.setting,
         fix=patch_message(fix) if fix is not None else None,
         message=finding.message,
+        base=optional_interval(finding.limit.base),
+        level=check_pb2.LimitLevel.Value(f"LIMIT_LEVEL_{finding.limit.level.name}"),
+        measured_name=finding.name,
+        allowed=finding.limit.allowed,
+        denied=finding.limit.denied,
+        waiver=finding.waiver,
+        override=finding.override,
     )
 
 

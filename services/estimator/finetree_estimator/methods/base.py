@@ -220,6 +220,10 @@ class Method(ABC):
         """
         return 1.0
 
+    def expert_backward_factor(self, shape: Shape) -> float:
+        """The same of routed experts' products."""
+        return self.backward_flops_factor(shape)
+
     @property
     def prefix_tokens(self) -> int:
         """Virtual tokens that every token looks at beside those of its row."""
@@ -241,7 +245,7 @@ class Method(ABC):
         return 0.0
 
     def decomposition_traffic(self, setup: Setup) -> float:  # noqa: ARG002
-        """Bytes, not per token, of a pass in which weights are decomposed into magnitude and direction."""
+        """Bytes, not per token, of a forward pass in which adapters' products meet whole weights."""
         return 0.0
 
     def dequantization_traffic(self, setup: Setup) -> float:  # noqa: ARG002

@@ -4,8 +4,9 @@
 from dataclasses import dataclass
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.types.v1 import run_spec_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument, invalid_field
+from finetree_runtime.runspec import device_names
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
 from finetree_runtime.runspec.resolve import optimizer_steps, spec_profile, with_defaults
 
@@ -37,6 +38,7 @@ def parse_request(
     `like` is a request that differs in its spec alone: what the specs have in common is not looked up again.
     """
     _require(request.spec)
+    _check_count(request.spec.hardware)
     profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
     if like is not None and like.request.spec.model == request.spec.model:
         model = Described(like.run.shape, like.run.remarks)
@@ -108,6 +110,15 @@ def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSp
 def _agree(one: run_spec_pb2.RunSpec, other: run_spec_pb2.RunSpec, *fields: str) -> bool:
     """Whether two specs have the same values in all of these fields."""
     return all(getattr(one, field) == getattr(other, field) for field in fields)
+
+
+def _check_count(hardware: hardware_pb2.Hardware) -> None:
+    """Refuse a name such as "4x RTX 4090" beside another number of devices."""
+    count, _ = device_names.counted(hardware.accelerator)
+    if count and hardware.HasField("count") and hardware.count != count:
+        path = "spec.hardware.count"
+        text = f"{hardware.count} devices, but the name {hardware.accelerator[:64]!r} says {count}; state one of them"
+        raise invalid_field(path, text)
 
 
 def _require(spec: run_spec_pb2.RunSpec) -> None:

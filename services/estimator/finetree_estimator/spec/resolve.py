@@ -101,10 +101,8 @@ def read_accelerator(name: str) -> AcceleratorEntry:
 
 
 def _elsewhere(name: str) -> str:
-    """Name the field that is meant, where a name contains a count or means a machine without a GPU."""
-    if name.strip().casefold() in _NO_GPU:
-        return "; for a machine without a GPU set hardware.cpu"
-    return "; set the number of devices in hardware.count" if device_names.counted(name)[0] else ""
+    """Name the field that is meant, where a name means a machine without a GPU."""
+    return "; for a machine without a GPU set hardware.cpu" if name.strip().casefold() in _NO_GPU else ""
 
 
 def _not_supported(what: str) -> InvalidArgument:

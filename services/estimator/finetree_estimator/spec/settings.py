@@ -35,6 +35,7 @@ LOSSES = {
     training_pb2.LOSS_KERNEL_CHUNKED: "chunked",
     training_pb2.LOSS_KERNEL_FUSED: "fused",
     training_pb2.LOSS_KERNEL_COMPLETION_ONLY: "completion-only",
+    training_pb2.LOSS_KERNEL_IN_PLACE: "in-place",
 }
 SHARDINGS = {
     hardware_pb2.SHARDING_UNSPECIFIED: "replicated",
@@ -59,8 +60,18 @@ _CACHES = {
     training_pb2.ALLOCATOR_CACHE_EMPTIED: "emptied",
     training_pb2.ALLOCATOR_CACHE_EXPANDABLE: "expandable",
 }
+_LAYERS = {
+    training_pb2.LAYER_KERNELS_PLAIN: "",
+    training_pb2.LAYER_KERNELS_FUSED_NORMS: "norms",
+    training_pb2.LAYER_KERNELS_FUSED: "all",
+}
+_WITH_LIGER = (training_pb2.TRAINING_PROGRAM_TRANSFORMERS, training_pb2.TRAINING_PROGRAM_AXOLOTL)
+"""Programs whose fused loss is Liger's."""
+_IN_TURN = {training_pb2.EXPERT_PRODUCTS_GROUPED: False, training_pb2.EXPERT_PRODUCTS_IN_TURN: True}
 _WORKER_CACHES = (training_pb2.ALLOCATOR_CACHE_UNSPECIFIED, training_pb2.ALLOCATOR_CACHE_EXPANDABLE)
 _WORKER_LIBRARIES = (training_pb2.SHARDING_LIBRARY_UNSPECIFIED, training_pb2.SHARDING_LIBRARY_FSDP2)
+
+_WORKER_LAYERS = (training_pb2.LAYER_KERNELS_UNSPECIFIED, training_pb2.LAYER_KERNELS_PLAIN)
 
 
 class NumberSizes(NamedTuple):
@@ -131,10 +142,22 @@ def training_program(spec: run_spec_pb2.RunSpec) -> Program:
         frozen_kept=kept,
         cache=_CACHES.get(wanted.allocator_cache, ""),
         casts_module=wanted.sharding_library == training_pb2.SHARDING_LIBRARY_DEEPSPEED,
+        experts_in_turn=_IN_TURN.get(wanted.experts),
+        layers=_fused_layers(spec),
     )
     # The chunked loss is TRL's, which leaves the rest of a quantized base in the precision it was loaded in.
     trl = program is TRANSFORMERS and spec.loss_kernel == training_pb2.LOSS_KERNEL_CHUNKED
     return unraised(used) if trl else used
+
+
+def _fused_layers(spec: run_spec_pb2.RunSpec) -> str:
+    """Which of a layer's operations are Liger's kernels: as is said, or all where a program's fused loss is Liger's."""
+    wanted = spec.program
+    if wanted.layer_kernels != training_pb2.LAYER_KERNELS_UNSPECIFIED:
+        # Unsloth's kernels are its own.
+        own = wanted.program == training_pb2.TRAINING_PROGRAM_UNSLOTH
+        return "" if own else _LAYERS[wanted.layer_kernels]
+    return "all" if spec.loss_kernel == training_pb2.LOSS_KERNEL_FUSED and wanted.program in _WITH_LIGER else ""
 
 
 def _require_worker(wanted: training_pb2.ProgramSettings) -> None:
@@ -148,6 +171,12 @@ def _require_worker(wanted: training_pb2.ProgramSettings) -> None:
     if wanted.sharding_library not in _WORKER_LIBRARIES:
         text = "finetree's worker uses fully_shard; set SHARDING_LIBRARY_FSDP2, or name another program"
         raise invalid_field("spec.program.sharding_library", text)
+    if wanted.layer_kernels not in _WORKER_LAYERS:
+        text = "finetree's worker has no fused kernels; leave it unset, or name another program"
+        raise invalid_field("spec.program.layer_kernels", text)
+    if wanted.experts == training_pb2.EXPERT_PRODUCTS_IN_TURN:
+        text = "finetree's worker computes experts in grouped products; leave it unset, or name another program"
+        raise invalid_field("spec.program.experts", text)
 
 
 def training_rows(

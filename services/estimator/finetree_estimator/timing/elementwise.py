@@ -34,13 +34,11 @@ class Traffic:
         return Traffic(self.forward * width, self.backward * width)
 
 
-def layer_traffic(run: Run, *, fused: bool) -> Traffic:
-    """Bytes per token that the operations of one layer move between its products.
-
-    `fused`: by hand-fused kernels, in any program.
-    """
-    fused = fused or run.program.compiled or run.program.fused_kernels
-    kernels = _norms(run, fused=fused) + _rotary(run, fused=fused) + _mlp(run, fused=fused)
+def layer_traffic(run: Run) -> Traffic:
+    """Bytes per token that the operations of one layer move between its products."""
+    norms = run.program.compiled or run.program.fused_norms
+    activation = run.program.compiled or run.program.fused_activation
+    kernels = _norms(run, fused=norms) + _rotary(run, fused=norms) + _mlp(run, fused=activation)
     return kernels + _residual(run) + _casts(run)
 
 
@@ -90,7 +88,8 @@ def _residual(run: Run) -> Traffic:
         return Traffic(2 * (size + stream), 2 * (size + stream)).times(s.hidden)
     roles = _roles(run)
     shared = sum(role in roles for role in (Role.KEY, Role.VALUE)) + (s.gated and Role.GATE in roles)
-    added = 0 if run.program.fused_kernels else 3 * size * shared
+    # Unsloth's functions of several adapted projections add up in place.
+    added = 0 if run.program.fuses_adapters else 3 * size * shared
     return Traffic(2 * (2 * stream + size), 2 * 3 * stream + added).times(s.hidden)
 
 

@@ -14,7 +14,7 @@ from finetree_estimator import constants as c
 from finetree_estimator.catalog.parameters import active_parameters, count, linear_weights
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.run import Rows, Run
-from finetree_estimator.timing import communication, elementwise
+from finetree_estimator.timing import communication, elementwise, mixtures
 from finetree_estimator.timing.memory_traffic import (
     loss_share,
     loss_traffic,
@@ -64,6 +64,7 @@ def step_seconds(run: Run, rows: Rows, step: Step) -> float:
 def _computing_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of a micro-batch on a device by itself."""
     seconds = step.tokens * training_flops(run, rows, step) / run.device.training_flops
+    seconds += mixtures.grouped_seconds(run, step.tokens)
     return seconds + overhead_seconds(run) + step.tokens * elementwise_seconds(run, rows, step.tokens)
 
 
@@ -143,17 +144,25 @@ def elementwise_seconds(run: Run, rows: Rows, tokens: float) -> float:
     layers = _layer_traffic(run) / run.device.bandwidth
     # Kernels whose tensors a cache holds are so short that the device waits for calls: it saves no more than those.
     saved = min(layers * elementwise.cached_share(run, tokens), _call_seconds(run) / tokens)
-    return layers - saved + others / run.device.bandwidth
+    return layers - saved + others / run.device.bandwidth + _offloading_seconds(run)
 
 
 def forward_elementwise_seconds(run: Run, rows: Rows, tokens: float) -> float:
     """Seconds per token of a forward pass of so many tokens alone, outside of matrix products."""
-    return elementwise_seconds(run, rows, tokens) / (4.0 if run.checkpointing else 3.0)
+    seconds = elementwise_seconds(run, rows, tokens) - _offloading_seconds(run)
+    return seconds / (4.0 if run.checkpointing else 3.0)
+
+
+def _offloading_seconds(run: Run) -> float:
+    """Seconds per token in which layer inputs go to the host's memory and come back, where nothing hides that."""
+    if not (run.offloaded and run.program.offloads_in_stream):
+        return 0.0
+    return 2.0 * run.stream_bytes * run.shape.hidden * run.shape.layers / c.PLAIN_LINK
 
 
 def _layer_traffic(run: Run) -> float:
     """Bytes per token that layers move between their products in a step on a GPU, with what is computed again."""
-    moved = elementwise.layer_traffic(run, fused=run.loss == "fused")
+    moved = elementwise.layer_traffic(run)
     forward = moved.forward * (2 if run.checkpointing else 1)
     return run.shape.layers * (forward + moved.backward + run.method.elementwise_traffic(run))
 
@@ -197,9 +206,8 @@ def _layer_call_seconds(run: Run) -> float:
     """Seconds of a layer's pass in which the device waits for calls."""
     if run.on_cpu:
         return c.CPU_LAYER_OVERHEAD
-    # Experts that come in turn take a layer's calls each, and wait for the list of their tokens.
-    turns = 1 + run.shape.experts if run.program.experts_in_turn else 1
-    return turns * run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
+    calls = 1.0 + mixtures.expert_calls(run)
+    return calls * run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
 
 
 def repack_seconds(run: Run) -> float:

@@ -99,12 +99,12 @@ def steps(
     """Trace the fit stage; `applied` are the adaptations in the recipe."""
     for method, violations in found.passed.items():
         for item in violations:
-            yield Step("limits", item.rule_id, f"{method} is skipped: {item.message}", SOURCE)
+            yield Step("limits", item.rule_id, f"{method}, skipped: {item.message}", SOURCE)
     if evidence is None:
         yield Step("fit", "fit.no_estimate", "not checked: there is no estimate, so the rules decide", SOURCE)
         return
     for method in found.rejected:
-        yield Step("fit", "fit.does_not_fit", shortage(method, evidence.best[method].estimate), SOURCE)
+        yield Step("fit", "fit.does_not_fit", f"{method}: {shortage(evidence.best[method].estimate)}", SOURCE)
     if found.method is None:
         yield Step("fit", "fit.nothing_fits", "no recipe of any method was shown to fit", SOURCE)
         return
@@ -113,16 +113,16 @@ def steps(
         return
     for rule in applied:
         yield Step("fit", rule.id, rule.message, rule.source)
-    outcome = f"{found.method} {room(evidence.best[found.method].estimate)}"
+    outcome = f"{found.method}: {room(evidence.best[found.method].estimate)}"
     yield Step("fit", "fit.fits", outcome, SOURCE, overruled_rule_id=overruled_rule_id)
 
 
-def shortage(method: Method, estimate: Estimate | None) -> str:
+def shortage(estimate: Estimate | None) -> str:
     """Memory that a method needs and the device lacks, in words."""
     if estimate is None:
-        return f"{method} does not fit"
+        return "does not fit"
     needs, has = estimate.device_bytes.expected / GIB, estimate.usable_bytes / GIB
-    return f"{method} needs at least {needs:.1f} GiB, and {has:.1f} GiB are available"
+    return f"needs at least {needs:.1f} GiB, and {has:.1f} GiB are available"
 
 
 def room(estimate: Estimate | None) -> str:

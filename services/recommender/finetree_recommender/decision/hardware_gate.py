@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from finetree_recommender.estimator.values import FitState, States
 from finetree_recommender.formatting import gpu
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, listed
 from finetree_recommender.rule_pack.answers import CPU, UNKNOWN, Answers
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.basic import Cited
@@ -74,11 +74,11 @@ def _by_estimate(pack: Pack, memory: str, states: States, *, rule: Cited) -> Pas
     by_class = _of_class(pack, found) if found is not None else ()
     order = pack.rules.stars_order.methods
     allowed = tuple(m for m in order if states[m].trains or (states[m] is FitState.UNKNOWN and m in by_class))
-    outcome = f"fits by the estimate: {', '.join(allowed)}" if allowed else "no method fits by the estimate: upgrade"
+    outcome = f"fits by the estimate: {listed(allowed)}" if allowed else "no method fits by the estimate: upgrade"
     return Passage(allowed, rule, memory, outcome)
 
 
 def _passage(pack: Pack, memory: str, allowed: tuple[Method, ...], *, rule: Cited | MemoryClass) -> Passage:
     words = {UNKNOWN: "memory unknown", CPU: "no GPU"}.get(memory) or memory_words(pack, memory)
-    says = ", ".join(allowed) if allowed else f"{pack.rules.gate.speaker} says to upgrade the GPU"
+    says = listed(allowed) if allowed else f"{pack.rules.gate.speaker} says to upgrade the GPU"
     return Passage(allowed, rule, memory, f"{words}: {says}")

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, target
 from finetree_recommender.rule_pack.answers import UNKNOWN, Answers, matches
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.rules import Leaf, Node
@@ -66,5 +66,5 @@ def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Meth
 
 
 def _node_step(node: Node, answers: Answers, *, yes: bool) -> Step:
-    outcome = f"yes: {node.yes}" if yes else f"no: {node.no}"
+    outcome = f"yes: {target(node.yes)}" if yes else f"no: {target(node.no)}"
     return Step(TREE, node.id, outcome, node.source, answers.read(*node.when))

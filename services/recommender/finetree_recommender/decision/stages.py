@@ -12,7 +12,7 @@ from finetree_recommender.decision import hardware_gate, override_and_tree, tie_
 from finetree_recommender.decision.hardware_gate import Passage
 from finetree_recommender.decision.votes import Ballot
 from finetree_recommender.estimator.values import States
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, listed
 from finetree_recommender.rule_pack.answers import Answers, matches
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.limits import TieBreak
@@ -142,7 +142,7 @@ def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice
 
 def _upgrade(pack: Pack, answers: Answers, passage: Passage, *, ballot: Ballot) -> Choice:
     rule = next(item for item in pack.rules.upgrade if matches(item.when, answers))
-    words = f"if the estimator shows that it fits: {', '.join(rule.order)}"
+    words = f"if the estimator shows that it fits: {listed(rule.order)}"
     return Choice(
         method=None,
         rule_id=rule.id,

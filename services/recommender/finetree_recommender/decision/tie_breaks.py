@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, listed
 from finetree_recommender.rule_pack.answers import Answers
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.limits import TieBreak
@@ -25,7 +25,7 @@ class Narrowed:
             Step(
                 "priorities",
                 rule.id,
-                f"{rule.value.lower()} puts {', '.join(left)} first",
+                f"{rule.value.lower()} puts {listed(left)} first",
                 rule.source,
                 (f"{rule.input}={rule.value}",),
             )

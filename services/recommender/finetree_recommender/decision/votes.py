@@ -4,7 +4,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, listed
 from finetree_recommender.rule_pack.answers import UNKNOWN, Answers
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.rules import Option, Question
@@ -63,7 +63,7 @@ def _steps(answered: tuple[tuple[Question, Option], ...]) -> Iterator[Step]:
     for question, option in answered:
         if not any(item.votes for item in question.options):
             continue  # a pack that does not vote has nothing to say of it
-        outcome = f"a vote for {', '.join(option.votes)}" if option.votes else "no preference"
+        outcome = f"a vote for {listed(option.votes)}" if option.votes else "no preference"
         if option.upgrade:
             outcome = "for an upgrade of the GPU, and for no method"
         yield Step("votes", option.id, outcome, option.source, (f"{question.input}={option.value}",))

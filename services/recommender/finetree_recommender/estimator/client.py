@@ -97,9 +97,9 @@ class EstimatorClient:
     async def _batch(
         self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
     ) -> dict[Method, estimate_pb2.Estimate | finetree.FinetreeError]:
-        requests = {str(method): row for method, row in rows.items()}
+        requests = {method.value: row for method, row in rows.items()}
         answers = await _answered(self._client.estimate_batch(requests, timeout=self._seconds))
-        return {method: answers[str(method)] for method in rows if str(method) in answers}
+        return {method: answers[method.value] for method in rows if method.value in answers}
 
     def _notice(self, revision: evidence_pb2.Revision) -> None:
         """Forget the catalog when the estimator has another one."""
@@ -150,7 +150,8 @@ def _accelerator(card: catalog_pb2.Accelerator) -> Accelerator:
 
 
 def _model(item: catalog_pb2.Model) -> Model:
-    return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
+    names = (item.name, item.hub_id, *item.aliases)
+    return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts, names)
 
 
 def converted(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Estimate | Refused:

@@ -130,6 +130,8 @@ class Model:
     """Longest sequence in tokens; 0 when unknown."""
     experts: int = 0
     """Experts of a layer; 0 where it has none."""
+    names: tuple[str, ...] = ()
+    """Its names in the catalog, the catalog's own first, then hub ids."""
 
 
 @dataclass(frozen=True, eq=False)

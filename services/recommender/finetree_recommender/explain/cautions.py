@@ -12,7 +12,7 @@ from finetree_recommender.estimator.values import Evidence, FitState
 from finetree_recommender.explain import cautions_recipe, rental_offers, unmet_limits
 from finetree_recommender.explain.reasons import caution_code, warnings
 from finetree_recommender.explain.thresholds import NOT_ESTIMATED
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, listed
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.rule_pack.pack import Pack
@@ -135,8 +135,7 @@ def _sharding(situation: Situation) -> Iterator[Caution]:
         )
         yield Caution("NOT_TRAINED_HERE", f"{text}: the trainer refuses the recipe as it is", "fit.sharded")
     elif found := _divisible(situation):
-        *others, last = found
-        words = f"{', '.join(others)} and {last}" if others else last
+        words = listed(found, "and")
         text = f"each of the {hardware.count} devices holds the whole model: {words} may fit if it is sharded "
         text += "across them (hardware.sharding), which is estimated, but not yet trained by this suite"
         yield Caution("NOT_SHARDED", text, "fit.does_not_fit", found[0])
@@ -176,14 +175,14 @@ def _nearest(evidence: Evidence) -> str:
         return ""
     lack = lacks[0][0] / GIB
     much = f"{lack:.1f} GiB" if lack >= _LEAST_GIB else f"less than {_LEAST_GIB} GiB"
-    return f" ({lacks[0][1]} comes nearest and lacks {much})"
+    return f" (nearest: {lacks[0][1]}, which lacks {much})"
 
 
 def _smallest(evidence: Evidence) -> str:
     """Memory that the usual methods need, in words; empty without estimates."""
     usual = ((method, evidence.best[method].estimate) for method in (Method.LORA, Method.QLORA, Method.FULL))
-    takes = [f"{m} needs {p.device_bytes.expected / GIB:.1f} GiB" for m, p in usual if p is not None]
-    return f"; at the smallest, {', '.join(takes)}" if takes else ""
+    takes = [f"{m}: {p.device_bytes.expected / GIB:.1f} GiB" for m, p in usual if p is not None]
+    return f"; needed at the smallest: {', '.join(takes)}" if takes else ""
 
 
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:

@@ -54,7 +54,7 @@ def _overruled(situation: Situation) -> str:
         return ""
     chosen = decision.choice.method
     if chosen is None:
-        return f"{name} says to upgrade ({rule_id}); by the estimate {decision.method} fits"
+        return f"{name} says to upgrade ({rule_id}); by the estimate it trains with {decision.method}"
     return f"{name} prefers {chosen} ({rule_id}); {_why(situation, chosen)}"
 
 

@@ -134,7 +134,7 @@ def reasons(case: Case) -> tuple[Reason, ...]:
 def _not_won(case: Case) -> Iterator[Reason]:
     estimate = case.estimate
     if estimate is not None and estimate.fit is FitState.DOES_NOT_FIT:
-        yield Reason("DOES_NOT_FIT", fit.shortage(case.method, estimate), "fit.does_not_fit")
+        yield Reason("DOES_NOT_FIT", fit.shortage(estimate), "fit.does_not_fit")
     yield from (Reason(item.code, item.message, item.rule_id) for item in case.violations)
     yield from _lost(case)
     if case.standing is Standing.FITS_AGAINST_RULE:
@@ -158,7 +158,7 @@ def _won(case: Case) -> Reason:
         text = f"the rules prefer {choice.method}, but it {broken}"
         nearest = case.pack.rules.limits.nearest
         if case.violations and nearest is not None:
-            return Reason("NEAREST_TO_LIMITS", f"{text}; {case.method} comes nearest", nearest.id)
+            return Reason("NEAREST_TO_LIMITS", f"{text}; nearest is {case.method}", nearest.id)
         return Reason("KEEPS_LIMITS", text, rule_id)
     if decision.verdict.overruled_rule_id:
         if decision.fit.state is FitState.UNKNOWN:
@@ -197,7 +197,7 @@ def _lost(case: Case) -> Iterator[Reason]:
         if case.pack.rules.gate.physics is None or case.estimate is None or case.estimate.fit is FitState.UNKNOWN:
             yield _gated(case)
         if choice.passage.upgrade and case.decision.method is not None:
-            yield Reason("LESS_PREFERRED", f"{case.decision.method} is preferred here", choice.rule_id)
+            yield Reason("LESS_PREFERRED", f"preferred here: {case.decision.method}", choice.rule_id)
     elif choice.method is not None and case.method is not choice.method:
         yield _behind(case, choice.method)
 
@@ -206,7 +206,7 @@ def _behind(case: Case, chosen: Method) -> Reason:
     """Why the rules put another method before one."""
     choice = case.decision.choice
     if choice.overridden:
-        return Reason("OVERRIDDEN", f"{chosen} is preferred for many different tasks", choice.rule_id)
+        return Reason("OVERRIDDEN", f"for many different tasks the rules prefer {chosen}", choice.rule_id)
     ours, theirs = choice.ballot.total(case.method), choice.ballot.total(chosen)
     if theirs == 0:
         return Reason("NO_VOTES", f"no answer decides; rule {choice.rule_id} leads to {chosen}", choice.rule_id)

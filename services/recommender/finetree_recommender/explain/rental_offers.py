@@ -177,7 +177,7 @@ def _cost(offer: Offer) -> float:
 
 def _words(offer: Offer, limits: Limits) -> str:
     price = f"{to_float(offer.hourly_price):.2f} {offer.hourly_price.currency_code} an hour on demand"
-    text = f"{offer.method} fits on a rented {offer.accelerator} ({offer.provider}, {price})"
+    text = f"{offer.method} on a rented {offer.accelerator} ({offer.provider}, {price})"
     if offer.hours is not None and offer.cost is not None:
         cost = f"{offer.cost.amount.expected:.2f} {offer.cost.currency_code}"
         text += f": about {duration(offer.hours.expected * SECONDS)} and {cost} a run"

@@ -9,7 +9,7 @@ from finetree_recommender.decision.prior_figures import prior_of
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.explain.reasons import shortfall
 from finetree_recommender.formatting import duration
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, listed
 from finetree_recommender.trace import Caution
 
 
@@ -19,7 +19,7 @@ def unmet(situation: Situation) -> Iterator[Caution]:
     if method is None:
         return
     for item in situation.violations[method]:
-        text = f"{method} {item.message}; {_kept_by(situation)}{_nearest(situation, item.code, method)}"
+        text = f"{method}: {item.message}; {_kept_by(situation)}{_nearest(situation, item.code, method)}"
         if item.code == OVER_BUDGET and _rented_by_default(situation):
             text += "; this is the price of renting: state `ownership` if the hardware is your own"
         yield Caution(item.code, text, item.rule_id)
@@ -39,7 +39,7 @@ def contradictions(situation: Situation) -> Iterator[Caution]:
     if len(asked) < 2 or set(asked[0][1].votes).intersection(*[option.votes for _, option in asked[1:]]):
         return
     gave = [
-        f"{name} {option.label if name == 'budget' else option.value.lower()} (for {' or '.join(option.votes)})"
+        f"{name} {option.label if name == 'budget' else option.value.lower()} (for {listed(option.votes, 'or')})"
         for name, option in asked
         if decision.method not in option.votes
     ]
@@ -136,7 +136,7 @@ def _kept_by(situation: Situation) -> str:
     kept = [method for method in asked if not situation.violations[method]]
     if not kept:
         return "no method here keeps every limit"
-    return f"only {' and '.join(kept)} would keep every limit, at more quality than the rules ask for"
+    return f"only {listed(kept, 'and')} would keep every limit, at more quality than the rules ask for"
 
 
 def _running(situation: Situation) -> list[Method]:
@@ -164,19 +164,17 @@ def _nearest(situation: Situation, code: str, method: Method) -> str:
     value, nearest = min(found)
     if nearest is method:
         return f", and it is {words}"
-    return (
-        f"; {words}, {nearest}, {f'takes {duration(value)}' if code == OVER_MAX_DURATION else f'costs {value:.2f} USD'}"
-    )
+    return f"; {words}, {nearest}: {duration(value) if code == OVER_MAX_DURATION else f'{value:.2f} USD'}"
 
 
 def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
     pack, answers = situation.pack, situation.answers
     for reason in shortfall(pack, answers, method):
-        yield Caution(reason.code, f"{method} may fall short: {reason.message}", reason.rule_id)
+        yield Caution(reason.code, f"{method}: it may fall short, {reason.message}", reason.rule_id)
     floor = next((item for item in pack.rules.quality_floors if item.need == answers.quality), None)
     figure = pack.card(method).quality_percent
     if prior_of(pack, method, answers.task_domain) is None and floor is not None and figure.expected < floor.percent:
-        text = f"{method} reaches {figure.expected:g} percent of full fine-tuning; {floor.percent:g} are needed"
+        text = f"{method}: {figure.expected:g} percent of full fine-tuning; {floor.percent:g} are needed"
         yield Caution("BELOW_QUALITY_NEED", text, floor.id)
 
 

@@ -8,7 +8,7 @@ from finetree_recommender.method import Method
 
 def number(method: Method | None) -> method_pb2.Method.ValueType:
     """Convert a method to the contract; None is unspecified."""
-    return method_pb2.Method.Value(f"METHOD_{method}") if method is not None else method_pb2.METHOD_UNSPECIFIED
+    return method_pb2.Method.Value(f"METHOD_{method.value}") if method is not None else method_pb2.METHOD_UNSPECIFIED
 
 
 def method_of(value: method_pb2.Method.ValueType) -> Method:

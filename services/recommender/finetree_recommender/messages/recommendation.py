@@ -10,6 +10,7 @@ from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
 from finetree_recommender.explain.other_packs import OtherVerdict
 from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.summary import headline, paragraph
+from finetree_recommender.method import listed
 from finetree_recommender.recommend import Recommendation
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.trace import Caution, Step
@@ -140,7 +141,7 @@ _FITS = {
 
 
 def _unknown_input(gap: Gap) -> recommendation_pb2.UnknownInput:
-    names = " or ".join(gap.methods) or "no method at all"
+    names = listed(gap.methods, "or") if gap.methods else "no method at all"
     return recommendation_pb2.UnknownInput(
         field_path=gap.field_path,
         changing_share=gap.share,

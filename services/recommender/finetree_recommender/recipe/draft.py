@@ -4,10 +4,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from finetree_api.types.v1 import run_spec_pb2, training_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_pb2
+from finetree_runtime.runspec import model_names
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision
 from finetree_runtime.runspec.resolve import steps_of
 
+from finetree_recommender.estimator.values import Model
 from finetree_recommender.method import Method
 from finetree_recommender.recipe.tables import Draft, Reading, apply
 from finetree_recommender.request.inputs import Inputs
@@ -69,11 +71,21 @@ def _named_spec(inputs: Inputs) -> run_spec_pb2.RunSpec:
     for name in ("model", "dataset", "ownership", "evaluation"):
         if request.HasField(name):
             getattr(spec, name).CopyFrom(getattr(request, name))
+    if inputs.model is not None and request.model.WhichOneof("source") == "name":
+        spec.model.CopyFrom(_listed(inputs.model, request.model.name))
     if inputs.hardware_known:
         spec.hardware.CopyFrom(inputs.hardware)
     if not request.HasField("dataset") and inputs.profile is not None:
         spec.dataset.profile.CopyFrom(inputs.profile)
     return spec
+
+
+def _listed(model: Model, name: str) -> model_pb2.ModelSource:
+    """Name a model as the catalog or the hub does: the trainer need not know spellings as "Qwen 2.5 7B Instruct"."""
+    found = model_names.meant(model.names, name)
+    if "/" in found:
+        return model_pb2.ModelSource(hub=model_pb2.HubModel(id=found))
+    return model_pb2.ModelSource(name=found)
 
 
 def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, *, reading: Reading) -> int | None:

@@ -8,6 +8,7 @@ from enum import Enum
 from functools import singledispatch
 from typing import Any
 
+from finetree_recommender.method import listed, target
 from finetree_recommender.rule_pack.schema.basic import Cited, MethodOrder, Number, Resolution, When
 from finetree_recommender.rule_pack.schema.limits import Bracket
 from finetree_recommender.rule_pack.schema.recipe import Adaptation, BatchStart, Computed, Row, Table
@@ -41,7 +42,7 @@ def when_words(when: When) -> str:
 
 def node_words(node: Node) -> str:
     """Describe the question of a node of the tree."""
-    fits = f"{node.needs} fits" if node.needs is not None else ""
+    fits = f"there is room for {node.needs}" if node.needs is not None else ""
     return " and ".join(part for part in (fits, when_words(node.when) if node.when or not fits else "") if part)
 
 
@@ -94,12 +95,12 @@ def _(rule: Leaf) -> str:
 
 @words.register
 def _(rule: Node) -> str:
-    return f"{node_words(rule)}? yes: {rule.yes}; no: {rule.no}"
+    return f"{node_words(rule)}? yes: {target(rule.yes)}; no: {target(rule.no)}"
 
 
 @words.register
 def _(rule: Option) -> str:
-    return f"{rule.value.lower()}: {', '.join(rule.votes) or 'no vote'}"
+    return f"{rule.value.lower()}: {listed(rule.votes) if rule.votes else 'no vote'}"
 
 
 @words.register
@@ -110,17 +111,17 @@ def _(rule: CautionRule) -> str:
 
 @words.register
 def _(rule: UpgradeRule) -> str:
-    return f"when {when_words(rule.when)}, tried in this order: {', '.join(rule.order)}"
+    return f"when {when_words(rule.when)}, tried in this order: {listed(rule.order)}"
 
 
 @words.register
 def _(rule: MethodOrder) -> str:
-    return ", ".join(rule.methods)
+    return listed(rule.methods)
 
 
 @words.register
 def _(rule: Adaptation) -> str:
-    return f"{rule.message} ({', '.join(rule.methods)})"
+    return f"{rule.message} ({listed(rule.methods)})"
 
 
 @words.register

@@ -158,6 +158,7 @@ def _training_defaults(spec: run_spec_pb2.RunSpec, method: str | None, sequence_
         "training.packing", training_pb2.PACKING_ON, "no token is spent on padding", *_paper("torchtune README ladder")
     )
     yield Default("training.loss_tokens", training_pb2.LOSS_TOKENS_COMPLETIONS, "only answers are learned")
+    yield Default("training.append_eos", value=True, reason="a model that never sees an end learns to go on")
     yield Default("training.seed", 0, "fixed, so that a run can be repeated")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from finetree_api.types.v1 import check_pb2, hardware_pb2, run_spec_pb2, training_data_pb2
 
 from finetree_runtime.runspec.defaults import Default, defaults_for, suggested_sequence_length
+from finetree_runtime.runspec.device_names import counted
 from finetree_runtime.runspec.paths import set_paths
 
 
@@ -67,6 +68,7 @@ def _filled(
     """Copy of a spec with its defaults, and those that were filled in by their field paths."""
     resolved = run_spec_pb2.RunSpec()
     resolved.CopyFrom(spec)
+    _split_count(resolved.hardware)
     defaults = defaults_for(
         resolved,
         suggested_length=suggested_sequence_length(profile if profile is not None else spec_profile(spec)),
@@ -74,6 +76,15 @@ def _filled(
         matrix_rates=matrix_rates,
     )
     return resolved, {default.field_path: default for default in defaults if _fill(resolved, default)}
+
+
+def _split_count(hardware: hardware_pb2.Hardware) -> None:
+    """Move a count from the accelerator's name, such as "4x RTX 4090", to its own field; a stated count is kept."""
+    count, name = counted(hardware.accelerator)
+    if count:
+        hardware.accelerator = name
+        if not hardware.HasField("count"):
+            hardware.count = count
 
 
 def given(path: str) -> check_pb2.SettingSource:

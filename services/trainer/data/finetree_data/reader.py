@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from finetree_data.files.content import HEAD_BYTES, PARQUET, Content, open_conte
 from finetree_data.files.json_lines import Record
 from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.remarks import Remark
-from finetree_data.rows.convert import to_row
+from finetree_data.rows.convert import remarks_on, to_row
 from finetree_data.rows.nested import Nesting, detect_nesting
 from finetree_data.rows.row import Row
 
@@ -119,7 +119,8 @@ class RowFile:
         except RecursionError:
             return bad_row(number, RowError("", "is nested too deeply"))
         if self._mapping is None:
-            self._mapping, self._columns = mapping, columns_remark(mapping, value)
+            self._mapping = replace(mapping, remarks=remarks_on(value, mapping))
+            self._columns = columns_remark(mapping, value)
         return row
 
     def _records(self) -> Iterator[Record]:

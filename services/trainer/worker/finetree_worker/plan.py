@@ -154,6 +154,8 @@ class DataPlan:
     sequence_length: int = UNLIMITED
     """Longest row in tokens; longer rows are truncated."""
     loss_on: LossOn = LossOn.COMPLETIONS
+    append_eos: bool = True
+    """Whether a row that no template ends gets the end-of-sequence token."""
     questions: bool = False
     """Whether held-out rows are kept as questions that the model answers."""
     token_cache: Path | None = None
@@ -276,7 +278,12 @@ class Plan:
         decisive = {
             "method": {"name": self.method.name, **asdict(settings)},
             "optimization": asdict(self.optimization),
-            "data": (self.data.sequence_length, self.data.loss_on.value, self.data.split_fraction),
+            "data": (
+                self.data.sequence_length,
+                self.data.loss_on.value,
+                self.data.append_eos,
+                self.data.split_fraction,
+            ),
             "stopping": (
                 self.evaluation.early_stopping_patience,
                 self.evaluation.early_stopping_min_delta,

@@ -105,6 +105,7 @@ def _training_data(task: worker_pb2.Task, *, questions: bool) -> DataPlan:
         split_seed=spec.training.seed,
         sequence_length=spec.training.sequence_length,
         loss_on=spec_values.value_of(spec.training, "loss_tokens", spec_values.LOSS_ON, parent="training."),
+        append_eos=spec.training.append_eos or not spec.training.HasField("append_eos"),
         questions=questions,
         **_held_out(task, spec.evaluation.dataset),
         **_token_cache(task),

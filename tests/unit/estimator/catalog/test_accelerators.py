@@ -13,6 +13,7 @@ from finetree_estimator.catalog.devices import by_memory_class, known
 from finetree_estimator.catalog.names import GIB, UnknownNameError, table
 from finetree_estimator.spec.resolve import read_accelerator
 from finetree_runtime.errors import NotFound
+from finetree_runtime.runspec.device_names import counted
 
 SPELLINGS = {
     "rtx-4090": (
@@ -104,10 +105,30 @@ def test_no_listed_name_means_two_accelerators():
             assert owners.setdefault(name, entry.name) == entry.name, name
 
 
-@pytest.mark.parametrize(("name", "words"), [("4x9999", "hardware.count"), ("CPU", "hardware.cpu")])
-def test_what_is_no_name_is_told_where_it_belongs(name, words):
-    with pytest.raises(NotFound, match=words):
-        read_accelerator(name)
+def test_what_is_no_name_is_told_where_it_belongs():
+    with pytest.raises(NotFound, match=r"hardware\.cpu"):
+        read_accelerator("CPU")
+
+
+def test_no_listed_name_is_read_as_a_number_of_devices():
+    named = (name for entry in accelerators() for name in (entry.name, entry.display_name, *entry.aliases))
+    assert [name for name in named if counted(name)[0]] == []
+
+
+@pytest.mark.parametrize(
+    ("system", "count", "name"),
+    [
+        ("dgx a100", 8, "a100-80gb"),
+        ("NVIDIA DGX A100 640GB", 8, "a100-80gb"),
+        ("DGX A100 40GB", 8, "a100-40gb"),
+        ("HGX-H100", 8, "h100"),
+        ("DGX Station A100", 4, "a100-80gb"),
+        ("DGX B300", 8, "b300"),
+    ],
+)
+def test_a_system_is_so_many_accelerators_of_the_catalog(system, count, name):
+    assert counted(system) == (count, name)
+    assert accelerator(name).name == name
 
 
 def test_an_unknown_accelerator_comes_back_with_the_nearest():

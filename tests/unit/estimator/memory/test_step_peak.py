@@ -21,7 +21,7 @@ from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
-from finetree_estimator.programs import PYTORCH, TORCHTUNE, TRANSFORMERS, variant
+from finetree_estimator.programs import PYTORCH, TORCHTUNE, TRANSFORMERS, UNSLOTH, variant
 from finetree_estimator.run import Run
 
 
@@ -76,6 +76,18 @@ def test_the_loss_kernel_decides_how_many_logits_exist(make_run):
     assert peaks[0] == 8 * peaks[1]
     assert peaks[2] < peaks[1]
     assert loss_peak(make_run(loss="completion-only"), 100.0) == 14 * 128_256 * 50
+
+
+@pytest.mark.parametrize(
+    ("program", "bytes_per_logit"),
+    [(UNSLOTH, 2), (TRANSFORMERS, 2 + 4 + 2)],
+    ids=["as they are", "raised by transformers' loss"],
+)
+def test_logits_that_are_overwritten_exist_once(make_run, program, bytes_per_logit):
+    """Liger's cross entropy stores the gradient where the logits were; ForCausalLMLoss copies 16-bit ones before."""
+    run = make_run(loss="in-place", program=program)
+
+    assert loss_peak(run, 8192.0) == bytes_per_logit * 128_256 * 8192
 
 
 def test_capped_logits_keep_what_the_tanh_gave(make_run):

@@ -10,7 +10,7 @@ from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
-from finetree_estimator.programs import TRANSFORMERS
+from finetree_estimator.programs import TRANSFORMERS, UNSLOTH
 from finetree_estimator.timing import step_time
 
 LORA = Lora(8, PRESETS["all-linear"], 0.1)
@@ -34,6 +34,17 @@ def test_adapters_of_peft_move_many_bytes_around_two_thin_products(make_run):
 
     assert moved == [19 + 29 + 28 + 22, 2 * 19 + 29 + 2 * 28 + 22, 10 + 20 + 28 + 22, 7 + 15 + 12 + 8]
     assert full.method.adapter_traffic(full) == 0
+
+
+def test_adapters_in_functions_of_unsloths_cast_nothing(make_run):
+    """Input read for both factors (2 + 2) and its gradient added to (8); output added to (8) and read back (4)."""
+    plain = make_run(method=Lora(8, ("q_proj",)), program=UNSLOTH)
+    moved = [each.method.adapter_traffic(each) / (28 * 3072) for each in (plain, replace(plain, checkpointing=True))]
+
+    assert moved == [12 + 12, 14 + 20]
+    # Dropout is left to PEFT's own layers.
+    dropped = replace(plain, method=Lora(8, ("q_proj",), 0.1))
+    assert dropped.method.adapter_traffic(dropped) == 28 * 3072 * (2 + 5 + 4 + 5 + 6 + 10 + 2 + 8)
 
 
 def test_dora_goes_over_the_adapted_weights_in_each_forward_pass(make_run):

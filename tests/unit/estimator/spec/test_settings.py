@@ -78,3 +78,39 @@ def test_a_cpu_computes_in_the_faster_format(run_of):
 
     assert found.compute_bytes == 4
     assert found.device.training_flops == pytest.approx(1.8e11)
+
+
+@pytest.mark.parametrize(
+    ("program", "experts", "in_turn"),
+    [
+        ("TRANSFORMERS", "UNSPECIFIED", False),
+        ("TRANSFORMERS", "IN_TURN", True),
+        ("LITGPT", "UNSPECIFIED", True),
+        ("LITGPT", "GROUPED", False),
+        ("FINETREE", "GROUPED", False),
+    ],
+)
+def test_experts_are_grouped_unless_they_are_said_to_come_in_turn(run_of, program_of, program, experts, in_turn):
+    found = run_of(program=program_of(program, experts=f"EXPERT_PRODUCTS_{experts}"))
+
+    assert found.program.experts_in_turn is in_turn
+
+
+@pytest.mark.parametrize(
+    ("asked", "fused"),
+    [
+        (("TRANSFORMERS", "FUSED", "UNSPECIFIED"), (True, True)),
+        (("AXOLOTL", "FUSED", "PLAIN"), (False, False)),
+        (("TRANSFORMERS", "FULL_LOGITS", "UNSPECIFIED"), (False, False)),
+        (("TRANSFORMERS", "IN_PLACE", "FUSED"), (True, True)),
+        (("TRANSFORMERS", "FUSED", "FUSED_NORMS"), (True, False)),
+        (("PYTORCH", "FUSED", "UNSPECIFIED"), (False, False)),
+    ],
+)
+def test_ligers_loss_comes_with_its_layers_unless_something_else_is_said(run_of, program_of, asked, fused):
+    program, loss, kernels = asked
+    settings = program_of(program, layer_kernels=f"LAYER_KERNELS_{kernels}")
+    found = run_of(loss_kernel=f"LOSS_KERNEL_{loss}", program=settings).program
+
+    assert (found.fused_norms, found.fused_activation) == fused
+    assert found.overwrites_halves is fused[1]

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.methods.full import Full
-from finetree_estimator.programs import FINETREE, PYTORCH, TRANSFORMERS, variant
+from finetree_estimator.programs import FINETREE, PYTORCH, TRANSFORMERS, UNSLOTH, variant
 from finetree_estimator.run import Rows
 from finetree_estimator.timing import memory_traffic, step_time
 
@@ -59,3 +59,10 @@ def test_an_update_moves_what_its_optimizer_reads_and_writes(make_run, cpu, opti
 
     assert memory_traffic.update_traffic(run) == trained * bytes_moved
     assert memory_traffic.update_traffic(replace(run, device=cpu)) == trained * (bytes_moved - 4 * 3)
+
+
+@pytest.mark.parametrize(("program", "bytes_per_logit"), [(UNSLOTH, 10), (TRANSFORMERS, 20 + 12)])
+def test_an_overwriting_loss_moves_logits_five_times(make_run, program, bytes_per_logit):
+    run = make_run(loss="in-place", program=program)
+
+    assert memory_traffic.loss_traffic(run, run.rows) == bytes_per_logit * 128_256

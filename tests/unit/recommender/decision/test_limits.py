@@ -71,7 +71,7 @@ def test_a_method_over_the_time_limit_gives_way_to_the_next_that_keeps_it(ask):
     assert late.decision.verdict.overruled_rule_id == "votes.plurality"
     assert reason_codes(late, Method.LORA)[0] == "OVER_MAX_DURATION"
     assert reason_codes(late, Method.PREFIX)[0] == "KEEPS_LIMITS"
-    assert all(fact in late.methods[0].reasons[0].message for fact in ("LORA", "4.0 h"))
+    assert all(fact in late.methods[0].reasons[0].message for fact in ("LoRA", "4.0 h"))
     passed = [step for step in late.trace if step.stage == "limits"]
     assert [step.rule_id for step in passed] == ["limit.max_duration", "limit.max_duration", "limit.max_duration"]
     assert "4.0 h" in passed[0].outcome
@@ -91,8 +91,8 @@ def test_contradictory_limits_get_the_rules_answer_and_what_each_breaks(ask):
     answer = ask(figures(), hardware=gpu(80), max_duration="600s", **fields)
     by_code = {caution.code: caution.message for caution in answer.cautions}
     assert answer.decision.method is not None
-    assert all(fact in by_code["OVER_MAX_DURATION"] for fact in ("10 min", "PREFIX", "3.0 h"))
-    assert all(fact in by_code["OVER_BUDGET"] for fact in ("4.50 USD", "QLORA", "5.00 USD", "`ownership`"))
+    assert all(fact in by_code["OVER_MAX_DURATION"] for fact in ("10 min", "prefix tuning", "3.0 h"))
+    assert all(fact in by_code["OVER_BUDGET"] for fact in ("4.50 USD", "QLoRA", "5.00 USD", "`ownership`"))
     assert ask(figures(), hardware=gpu(16), budget_per_run=usd(1)).decision.method is Method.QLORA
     owned = ask(figures(), hardware=gpu(80), ownership={"owned": {"price_per_kwh": usd(0.3)}}, **fields)
     assert not [item for item in owned.cautions if "`ownership`" in item.message]
@@ -112,7 +112,7 @@ def test_of_methods_that_all_break_a_limit_the_one_that_breaks_fewest_is_taken(a
 def test_less_quality_than_asked_for_is_cautioned_with_both_numbers(ask):
     answer = ask(figures(full="DOES_NOT_FIT"), hardware=gpu(24), quality="QUALITY_NEED_MAXIMUM")
     caution = next(item for item in answer.cautions if item.code == "BELOW_QUALITY_NEED")
-    assert all(fact in caution.message for fact in ("LORA", "95 percent", "100"))
+    assert all(fact in caution.message for fact in ("LoRA", "95 percent", "100"))
 
 
 def test_a_limit_without_a_figure_is_unchecked(ask, evidence):

@@ -85,7 +85,7 @@ def test_an_answer_over_the_budget_names_both_amounts(ask):
     reason = answer.methods[0].reasons[0]
     assert (reason.code, reason.rule_id) == ("NEAREST_TO_LIMITS", "limit.nearest")
     over = next(caution for caution in answer.cautions if caution.code == "OVER_BUDGET")
-    assert all(fact in over.message for fact in ("PREFIX", "2.00 USD", "0.00 USD"))
+    assert all(fact in over.message for fact in ("prefix tuning", "2.00 USD", "0.00 USD"))
 
 
 def test_a_limit_is_no_reason_to_take_more_than_the_rules_prefer(ask):
@@ -94,7 +94,7 @@ def test_a_limit_is_no_reason_to_take_more_than_the_rules_prefer(ask):
     between = ask(runs, budget_per_run=usd(2.5))
     assert between.decision.method is Method.LORA
     over = next(caution for caution in between.cautions if caution.code == "OVER_BUDGET")
-    assert "FULL" in over.message
+    assert "full fine-tuning" in over.message
     assert ask(runs, budget_per_run=usd(3)).decision.method is Method.LORA
     assert ask({Method.FULL: Run(2)}, budget_per_run=usd(1)).decision.method is Method.FULL
 

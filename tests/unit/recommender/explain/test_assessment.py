@@ -38,7 +38,7 @@ def test_all_five_methods_are_listed_with_the_reason_of_each(answer):
     assert codes(answer, Method.QLORA)[:2] == ["OUTVOTED", "CAUTION_QLORA_MEMORY"]
     assert codes(answer, Method.FULL)[:2] == ["DOES_NOT_FIT", "GPU_TOO_SMALL"]
     outvoted = next(item for item in answer.methods if item.method is Method.QLORA).reasons[0]
-    assert all(fact in outvoted.message for fact in ("2 votes", "LORA", "5"))
+    assert all(fact in outvoted.message for fact in ("2 votes", "LoRA", "5"))
 
 
 def test_room_for_a_16_bit_base_is_not_claimed_where_the_estimate_shows_that_it_does_not_fit(pack, read, evidence):

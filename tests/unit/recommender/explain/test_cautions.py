@@ -33,7 +33,7 @@ def test_where_nothing_fits_the_method_that_lacks_least_is_named(pack, read):
     evidence_1 = builtin_packs()["evidence-1"]
     answer = conclude(evidence_1, read(hardware=GPU8).reread(evidence_1), Evidence(rows, evidence_pb2.Revision(), None))
     (message,) = [caution.message for caution in answer.cautions if caution.code == "NOTHING_FITS"]
-    assert "(QLORA comes nearest and lacks 0.7 GiB)" in message
+    assert "(nearest: QLoRA, which lacks 0.7 GiB)" in message
 
 
 def test_several_gpus_are_cautioned_with_the_methods_that_may_fit_when_sharded(pack, read, evidence):
@@ -67,7 +67,7 @@ def test_what_is_unknown_is_cautioned(pack, read, evidence):
     found = evidence(lora="UNKNOWN", qlora=None, full=None)
     silent = conclude(pack, read(hardware={"cpu": {}}), found)
     assert silent.cautions[0].code == "FIT_UNKNOWN"
-    assert all(fact in silent.cautions[0].message for fact in ("hardware.cpu.memory_bytes", "LORA", "10.0 GiB"))
+    assert all(fact in silent.cautions[0].message for fact in ("hardware.cpu.memory_bytes", "LoRA", "10.0 GiB"))
     assert silent.decision.method is None
     assert "memory" in headline(silent)
     assert "a machine without a GPU" in paragraph(silent)

@@ -161,7 +161,7 @@ def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):
     answer = conclude(pack, inputs, evidence(), rented=rented)
     words = paragraph(answer)
     offer = next(item for item in answer.cautions if item.code == "RENT").message
-    assert all(fact in offer for fact in ("LORA", "large", "somewhere", "4.00 USD", "5.0 h"))
+    assert all(fact in offer for fact in ("LoRA", "large", "somewhere", "4.00 USD", "5.0 h"))
     assert words.index(f"To rent: {offer}") < words.index("Caution: ")
     codes = [caution.code for caution in answer.cautions]
     assert codes[:3] == ["NOTHING_FITS", "RENT", "RENT"]

@@ -90,3 +90,11 @@ def test_optimizer_steps_count_the_short_last_batch(epochs: float, examples: int
 
 def test_max_steps_are_the_optimizer_steps() -> None:
     assert optimizer_steps(lora_spec(max_steps=7), 1000) == 7
+
+
+def test_a_count_in_the_name_of_an_accelerator_is_the_number_of_devices() -> None:
+    spec = run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(accelerator="DGX A100"))
+    found = resolve_spec(spec).spec.hardware
+    assert (found.accelerator, found.count) == ("a100-80gb", 8)
+    spec.hardware.count = 2
+    assert resolve_spec(spec).spec.hardware.count == 2

@@ -7,7 +7,7 @@ import pytest
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.scheduling.devices import Device
+from finetree_trainer.scheduling.devices import Device, Slot
 from finetree_trainer.scheduling.queue import JobQueue, Position
 
 GPU = hardware_pb2.Hardware(accelerator="h100", count=1)
@@ -74,11 +74,35 @@ async def test_a_job_of_two_devices_waits_until_both_are_free(queue, enqueue):
 
 
 async def test_what_needs_no_accelerator_runs_on_the_cpu(queue, enqueue):
-    enqueue("a")
-    enqueue("b", CPU)
-    enqueue("c", CPU)
+    for uid in ("a", "b", "c"):
+        enqueue(uid, CPU)
     assert await turn(queue) == [("a", ["n/cpu/0"]), ("b", ["n/cpu/1"])]
     assert queue.position("c").blocked_by == "0 jobs ahead and 2 running on cpu"
+
+
+async def test_what_prepares_does_not_wait_for_runs_and_comes_one_at_a_time(queue, enqueue, monkeypatch):
+    monkeypatch.setattr(Device, "free_bytes", lambda _: 8 << 30)
+    for uid, hardware in (("a", CPU), ("b", CPU), ("c", None), ("d", None), ("e", CPU)):
+        enqueue(uid, hardware)
+    assert await turn(queue) == [("a", ["n/cpu/0"]), ("b", ["n/cpu/1"]), ("c", ["n/cpu/-1"])]
+    assert queue.position("d") == Position(1, "0 jobs ahead and 1 running on cpu")
+    assert queue.position("e") == Position(1, "0 jobs ahead and 2 running on cpu")
+    assert len(queue.running_on(queue._devices[-1])) == 3
+    queue.release([Slot.parse("n/cpu/-1")])
+    assert await turn(queue) == [("d", ["n/cpu/-1"])]
+
+
+async def test_what_prepares_waits_for_memory_beside_a_run(queue, enqueue, monkeypatch):
+    monkeypatch.setattr(Device, "free_bytes", lambda _: 1 << 30)
+    enqueue("a")
+    assert await turn(queue) == [("a", ["n/cpu/-1"])]  # nothing runs beside it
+    queue.release([Slot.parse("n/cpu/-1")])
+    enqueue("b", CPU)
+    enqueue("c")
+    assert await turn(queue) == [("b", ["n/cpu/0"])]
+    assert queue.position("c") == Position(1, "2 GiB of memory must be free beside the running job")
+    queue.release([Slot.parse("n/cpu/0")])
+    assert await turn(queue) == [("c", ["n/cpu/-1"])]
 
 
 async def test_a_suspended_job_lets_others_pass(queue, enqueue):

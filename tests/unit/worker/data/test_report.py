@@ -3,9 +3,11 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1.training_data_pb2 import SPLIT_EVALUATION
 from worker_harness import data_plan, dataset_of
@@ -67,10 +69,25 @@ def test_every_row_learns_to_end_although_padding_and_end_are_one_token(
 
 
 def test_a_row_that_is_cut_does_not_learn_to_end(write_rows: Callable[..., Path], tokenizer: Any) -> None:
-    special = dataset_of(
-        data_plan(write_rows([{"text": "t" * 90}, {"text": "t"}]), length=64), tokenizer
-    ).report.special_tokens
-    assert special.rows_that_learn_to_end == 1
+    report = dataset_of(data_plan(write_rows([{"text": "t" * 90}, {"text": "t"}]), length=64), tokenizer).report
+    assert report.special_tokens.rows_that_learn_to_end == 1
+    assert [(r.message, r.field_path) for r in report.remarks if r.code == "FEW_ROWS_LEARN_TO_END"] == [
+        (
+            "1 of 2 rows learn to end; 1 are cut at 64 tokens: the trained model may not stop.",
+            "training.sequence_length",
+        )
+    ]
+
+
+@pytest.mark.parametrize("append_eos", [True, False])
+def test_texts_without_an_end_are_warned_of(
+    write_rows: Callable[..., Path], tokenizer: Any, *, append_eos: bool
+) -> None:
+    plan = replace(data_plan(write_rows([{"text": "one "}, {"text": "two\n"}])), append_eos=append_eos)
+    report = dataset_of(plan, tokenizer).report
+    assert report.special_tokens.rows_that_learn_to_end == 2 * append_eos
+    warned = [r.field_path for r in report.remarks if r.code == "FEW_ROWS_LEARN_TO_END"]
+    assert warned == ([] if append_eos else ["training.append_eos"])
 
 
 def test_a_template_that_doubles_the_beginning_is_counted(

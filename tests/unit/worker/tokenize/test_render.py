@@ -38,6 +38,57 @@ def test_a_template_that_rewrites_earlier_turns(tokenizer: Any) -> None:
     assert learned_text(example, thinking) == "two<|im_end|><think>\n\n</think>\n\nfour<|im_end|>"
 
 
+THINKING = (
+    # As Qwen 3's: the reasoning of answers before the last question is left out.
+    "{% set last = messages | selectattr('role', 'equalto', 'user') | list | last %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and not loop.last %}{{ m['content'].split('</think>')[-1].lstrip('\n') }}"
+    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+THOUGHTFUL = Row(
+    7,
+    tuple(
+        Message(role, text)
+        for role, text in (
+            ("user", "one"),
+            ("assistant", "<think>\nfirst\n</think>\n\ntwo"),
+            ("user", "three"),
+            ("assistant", "<think>\nsecond\n</think>\n\nfour"),
+        )
+    ),
+)
+
+
+@pytest.mark.parametrize("loss_on", [LossOn.COMPLETIONS, LossOn.ALL])
+def test_an_answer_whose_reasoning_the_template_leaves_out_is_not_learned_without_it(
+    tokenizer: Any, loss_on: LossOn
+) -> None:
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template = THINKING
+    with pytest.raises(DataError) as refused:
+        example_of(THOUGHTFUL, RowFormat.CHAT, thinking, loss_on)
+    assert (refused.value.reason, refused.value.field) == ("REASONING_NOT_RENDERED", "dataset[7].messages[1]")
+    # What the refusal advises helps.
+    last = example_of(THOUGHTFUL, RowFormat.CHAT, thinking, LossOn.LAST_COMPLETION)
+    assert learned_text(last, thinking) == "<think>\nsecond\n</think>\n\nfour<|im_end|>"
+    first = example_of(replace(THOUGHTFUL, messages=THOUGHTFUL.messages[:2]), RowFormat.CHAT, thinking, loss_on)
+    assert "<think>\nfirst\n</think>\n\ntwo" in learned_text(first, thinking)
+
+
+def test_reasoning_that_the_template_drops_everywhere_is_refused(tokenizer: Any) -> None:
+    # As DeepSeek R1's first template.
+    dropping = copy.deepcopy(tokenizer)
+    dropping.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1] }}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    with pytest.raises(DataError) as refused:
+        example_of(THOUGHTFUL, RowFormat.CHAT, dropping, LossOn.LAST_COMPLETION)
+    assert refused.value.field == "dataset[7].messages[3]"
+    assert refused.value.remedy.startswith("Train a model whose template keeps it")
+
+
 def test_a_turn_of_weight_zero_is_read_and_not_learned(tokenizer: Any) -> None:
     turns = (*TWO_TURNS.messages[:1], Message("assistant", "wrong", learned=False), *TWO_TURNS.messages[2:])
     example = example_of(Row(1, turns), RowFormat.CHAT, tokenizer)

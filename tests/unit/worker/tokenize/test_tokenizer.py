@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from finetree_worker.plan import LossOn
 from finetree_worker.tokenize.rows import Message, Row, RowFormat
+from finetree_worker.tokenize.tokenizer import RowTokenizer
 from worker_harness import example_of, learned_text
 
 TWO_TURNS = Row(
@@ -49,6 +50,28 @@ def test_a_template_without_an_end_gets_the_end_token(tokenizer: Any) -> None:
 def test_text_ends_in_the_end_token(tokenizer: Any) -> None:
     example = example_of(Row(1, text="some text"), RowFormat.TEXT, tokenizer)
     assert learned_text(example, tokenizer) == "some text<|im_end|>"
+
+
+@pytest.mark.parametrize("text", ["some text \n", "some text\n\n", "some text\t"])
+def test_text_that_ends_in_white_space_learns_to_end(tokenizer: Any, text: str) -> None:
+    example = example_of(Row(1, text=text), RowFormat.TEXT, tokenizer)
+    assert learned_text(example, tokenizer) == text + "<|im_end|>"
+
+
+def test_a_completion_that_ends_in_a_line_break_learns_to_end_without_a_template(tokenizer: Any) -> None:
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    row = Row(1, (Message("user", "ask:"), Message("assistant", " answer\n")))
+    example = example_of(row, RowFormat.PROMPT_COMPLETION, plain)
+    assert learned_text(example, plain) == " answer\n<|im_end|>"
+
+
+def test_a_job_may_leave_out_the_end_token(tokenizer: Any) -> None:
+    maker = RowTokenizer(tokenizer, LossOn.COMPLETIONS, append_eos=False)
+    block = maker.block([Row(1, text="some text"), Row(2, text="more")], RowFormat.TEXT)
+    assert tokenizer.decode(block.tokens.tolist()) == "some textmore"
+    chat = maker.block([TWO_TURNS], RowFormat.CHAT)
+    assert int((chat.tokens == tokenizer.eos_token_id).sum()) == 4  # the template's own
 
 
 @pytest.mark.parametrize("templated", [True, False])

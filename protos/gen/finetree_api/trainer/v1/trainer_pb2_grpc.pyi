@@ -59,7 +59,7 @@ class TrainerServiceStub:
     """
     WriteDataset: _grpc.StreamUnaryMultiCallable[_dataset_pb2.WriteDatasetRequest, _dataset_pb2.WriteDatasetResponse]
     """Uploads bytes from an offset. What arrives is kept also when the stream is cut: go on from
-    GetDataset.committed_bytes. The message with the last byte has the file checked, hash and every row, before the
+    GetDataset.committed_bytes. The message with the last byte has the file checked, its hash and its first rows, before the
     call returns; a file that is refused deletes the dataset, a wrong hash sets it back to offset 0.
 
     Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again from offset 0; SIZE_MISMATCH: send as many bytes as were
@@ -221,7 +221,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
     WriteDataset: _aio.StreamUnaryMultiCallable[_dataset_pb2.WriteDatasetRequest, _dataset_pb2.WriteDatasetResponse]  # type: ignore[assignment]
     """Uploads bytes from an offset. What arrives is kept also when the stream is cut: go on from
-    GetDataset.committed_bytes. The message with the last byte has the file checked, hash and every row, before the
+    GetDataset.committed_bytes. The message with the last byte has the file checked, its hash and its first rows, before the
     call returns; a file that is refused deletes the dataset, a wrong hash sets it back to offset 0.
 
     Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again from offset 0; SIZE_MISMATCH: send as many bytes as were
@@ -392,7 +392,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.WriteDatasetResponse, _abc.Awaitable[_dataset_pb2.WriteDatasetResponse]]:
         """Uploads bytes from an offset. What arrives is kept also when the stream is cut: go on from
-        GetDataset.committed_bytes. The message with the last byte has the file checked, hash and every row, before the
+        GetDataset.committed_bytes. The message with the last byte has the file checked, its hash and its first rows, before the
         call returns; a file that is refused deletes the dataset, a wrong hash sets it back to offset 0.
 
         Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again from offset 0; SIZE_MISMATCH: send as many bytes as were

@@ -373,6 +373,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The chat template leaves functions of a row out (INVALID_ARGUMENT, job errors). Use a model whose template knows
     tools, or write the calls into the messages.
     """
+    ERROR_REASON_REASONING_NOT_RENDERED: _ErrorReason.ValueType  # 144
+    """The chat template leaves the reasoning of a learned answer out (INVALID_ARGUMENT, job errors). Set loss_tokens to
+    LOSS_TOKENS_LAST_COMPLETION, or train a model whose template keeps it.
+    """
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 160
     """Jobs, their events and their artifacts.
 
@@ -851,6 +855,10 @@ and a system message only first.
 ERROR_REASON_TOOLS_NOT_RENDERED: ErrorReason.ValueType  # 143
 """The chat template leaves functions of a row out (INVALID_ARGUMENT, job errors). Use a model whose template knows
 tools, or write the calls into the messages.
+"""
+ERROR_REASON_REASONING_NOT_RENDERED: ErrorReason.ValueType  # 144
+"""The chat template leaves the reasoning of a learned answer out (INVALID_ARGUMENT, job errors). Set loss_tokens to
+LOSS_TOKENS_LAST_COMPLETION, or train a model whose template keeps it.
 """
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 160
 """Jobs, their events and their artifacts.

@@ -244,6 +244,10 @@ class _LossKernelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossKernel
     """A fused kernel that never holds all logits, such as Liger's."""
     LOSS_KERNEL_COMPLETION_ONLY: _LossKernel.ValueType  # 4
     """Logits only where there is a target, a chunk of positions at a time."""
+    LOSS_KERNEL_IN_PLACE: _LossKernel.ValueType  # 5
+    """Logits of every position at once, which one kernel overwrites with their gradient, such as Liger's cross entropy
+    without the fused linear layer, or Unsloth's.
+    """
 
 class LossKernel(_LossKernel, metaclass=_LossKernelEnumTypeWrapper):
     """How logits and loss are computed; it decides the memory peak of models with a large vocabulary."""
@@ -258,6 +262,10 @@ LOSS_KERNEL_FUSED: LossKernel.ValueType  # 3
 """A fused kernel that never holds all logits, such as Liger's."""
 LOSS_KERNEL_COMPLETION_ONLY: LossKernel.ValueType  # 4
 """Logits only where there is a target, a chunk of positions at a time."""
+LOSS_KERNEL_IN_PLACE: LossKernel.ValueType  # 5
+"""Logits of every position at once, which one kernel overwrites with their gradient, such as Liger's cross entropy
+without the fused linear layer, or Unsloth's.
+"""
 Global___LossKernel: _TypeAlias = LossKernel  # noqa: Y015
 
 class _TrainingProgram:
@@ -382,6 +390,70 @@ ALLOCATOR_CACHE_EXPANDABLE: AllocatorCache.ValueType  # 3
 """Segments that grow (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True): what is unused serves rows of any length."""
 Global___AllocatorCache: _TypeAlias = AllocatorCache  # noqa: Y015
 
+class _ExpertProducts:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExpertProductsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExpertProducts.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPERT_PRODUCTS_UNSPECIFIED: _ExpertProducts.ValueType  # 0
+    """What the program does by itself: EXPERT_PRODUCTS_IN_TURN for LitGPT, EXPERT_PRODUCTS_GROUPED for all others."""
+    EXPERT_PRODUCTS_GROUPED: _ExpertProducts.ValueType  # 1
+    """All experts of a layer in one product over stacked weights (torch's grouped_mm): transformers from version 5 on,
+    Unsloth, this suite's worker.
+    """
+    EXPERT_PRODUCTS_IN_TURN: _ExpertProducts.ValueType  # 2
+    """One expert after another, each with the tokens that chose it, as linear layers of their own: transformers before
+    version 5. bitsandbytes packs such experts, and no stacked ones.
+    """
+
+class ExpertProducts(_ExpertProducts, metaclass=_ExpertProductsEnumTypeWrapper):
+    """How the experts of a mixture are computed. Dense models have none."""
+
+EXPERT_PRODUCTS_UNSPECIFIED: ExpertProducts.ValueType  # 0
+"""What the program does by itself: EXPERT_PRODUCTS_IN_TURN for LitGPT, EXPERT_PRODUCTS_GROUPED for all others."""
+EXPERT_PRODUCTS_GROUPED: ExpertProducts.ValueType  # 1
+"""All experts of a layer in one product over stacked weights (torch's grouped_mm): transformers from version 5 on,
+Unsloth, this suite's worker.
+"""
+EXPERT_PRODUCTS_IN_TURN: ExpertProducts.ValueType  # 2
+"""One expert after another, each with the tokens that chose it, as linear layers of their own: transformers before
+version 5. bitsandbytes packs such experts, and no stacked ones.
+"""
+Global___ExpertProducts: _TypeAlias = ExpertProducts  # noqa: Y015
+
+class _LayerKernels:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LayerKernelsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LayerKernels.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LAYER_KERNELS_UNSPECIFIED: _LayerKernels.ValueType  # 0
+    """What the program does by itself: LAYER_KERNELS_FUSED for Unsloth, and for transformers and Axolotl with
+    LOSS_KERNEL_FUSED, since Liger brings both; else LAYER_KERNELS_PLAIN.
+    """
+    LAYER_KERNELS_PLAIN: _LayerKernels.ValueType  # 1
+    """None: each operation is differentiated by itself."""
+    LAYER_KERNELS_FUSED_NORMS: _LayerKernels.ValueType  # 2
+    """Norms and rotary embedding."""
+    LAYER_KERNELS_FUSED: _LayerKernels.ValueType  # 3
+    """Norms, rotary embedding and the MLP's activation (Liger's layers)."""
+
+class LayerKernels(_LayerKernels, metaclass=_LayerKernelsEnumTypeWrapper):
+    """Which of a layer's operations are hand-fused kernels: they move less, and keep less for the backward pass."""
+
+LAYER_KERNELS_UNSPECIFIED: LayerKernels.ValueType  # 0
+"""What the program does by itself: LAYER_KERNELS_FUSED for Unsloth, and for transformers and Axolotl with
+LOSS_KERNEL_FUSED, since Liger brings both; else LAYER_KERNELS_PLAIN.
+"""
+LAYER_KERNELS_PLAIN: LayerKernels.ValueType  # 1
+"""None: each operation is differentiated by itself."""
+LAYER_KERNELS_FUSED_NORMS: LayerKernels.ValueType  # 2
+"""Norms and rotary embedding."""
+LAYER_KERNELS_FUSED: LayerKernels.ValueType  # 3
+"""Norms, rotary embedding and the MLP's activation (Liger's layers)."""
+Global___LayerKernels: _TypeAlias = LayerKernels  # noqa: Y015
+
 class _Metric:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -434,6 +506,7 @@ class Training(_message.Message):
     LOSS_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     NON_FINITE_LIMIT_FIELD_NUMBER: _builtins.int
+    APPEND_EOS_FIELD_NUMBER: _builtins.int
     epochs: _builtins.float
     """Passes over the training rows, may be fractional; rounded up to whole optimizer steps, at least one."""
     max_steps: _builtins.int
@@ -469,6 +542,10 @@ class Training(_message.Message):
     """Steps in a row without a finite loss or gradient after which the run fails as DIVERGED. The update of such a step
     is left out. Unset: 5.
     """
+    append_eos: _builtins.bool
+    """Whether a row that no template ends, a plain text or a completion for a model without a template, gets the
+    tokenizer's end-of-sequence token, learned: the model then learns to stop. Unset: true.
+    """
     def __init__(
         self,
         *,
@@ -486,11 +563,14 @@ class Training(_message.Message):
         loss_tokens: Global___LossTokens.ValueType = ...,
         seed: _builtins.int | None = ...,
         non_finite_limit: _builtins.int | None = ...,
+        append_eos: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_append_eos", b"_append_eos", "_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "append_eos", b"append_eos", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "loss_tokens", b"loss_tokens", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "packing", b"packing", "schedule", b"schedule", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_append_eos", b"_append_eos", "_effective_batch_size", b"_effective_batch_size", "_learning_rate", b"_learning_rate", "_max_grad_norm", b"_max_grad_norm", "_micro_batch_size", b"_micro_batch_size", "_non_finite_limit", b"_non_finite_limit", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_warmup_ratio", b"_warmup_ratio", "_weight_decay", b"_weight_decay", "append_eos", b"append_eos", "effective_batch_size", b"effective_batch_size", "epochs", b"epochs", "learning_rate", b"learning_rate", "length", b"length", "loss_tokens", b"loss_tokens", "max_grad_norm", b"max_grad_norm", "max_steps", b"max_steps", "micro_batch_size", b"micro_batch_size", "non_finite_limit", b"non_finite_limit", "packing", b"packing", "schedule", b"schedule", "seed", b"seed", "sequence_length", b"sequence_length", "warmup_ratio", b"warmup_ratio", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__append_eos: _TypeAlias = _typing.Literal["append_eos"]  # noqa: Y015
+    _WhichOneofArgType__append_eos: _TypeAlias = _typing.Literal["_append_eos", b"_append_eos"]  # noqa: Y015
     _WhichOneofReturnType__effective_batch_size: _TypeAlias = _typing.Literal["effective_batch_size"]  # noqa: Y015
     _WhichOneofArgType__effective_batch_size: _TypeAlias = _typing.Literal["_effective_batch_size", b"_effective_batch_size"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
@@ -511,6 +591,8 @@ class Training(_message.Message):
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
     _WhichOneofReturnType_length: _TypeAlias = _typing.Literal["epochs", "max_steps"]  # noqa: Y015
     _WhichOneofArgType_length: _TypeAlias = _typing.Literal["length", b"length"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__append_eos) -> _WhichOneofReturnType__append_eos | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__effective_batch_size) -> _WhichOneofReturnType__effective_batch_size | None: ...
     @_typing.overload
@@ -546,6 +628,8 @@ class ProgramSettings(_message.Message):
     COMPILE_FIELD_NUMBER: _builtins.int
     SHARDING_LIBRARY_FIELD_NUMBER: _builtins.int
     ALLOCATOR_CACHE_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
+    LAYER_KERNELS_FIELD_NUMBER: _builtins.int
     program: Global___TrainingProgram.ValueType
     """Whose number formats, copies and kernels the estimate assumes."""
     compile: _builtins.bool
@@ -559,6 +643,12 @@ class ProgramSettings(_message.Message):
     """What the allocator does with memory that nothing uses. TRAINING_PROGRAM_FINETREE takes ALLOCATOR_CACHE_EXPANDABLE
     and no other.
     """
+    experts: Global___ExpertProducts.ValueType
+    """How the experts of a mixture are computed. TRAINING_PROGRAM_FINETREE takes EXPERT_PRODUCTS_GROUPED and no other."""
+    layer_kernels: Global___LayerKernels.ValueType
+    """Which of a layer's operations are hand-fused kernels. TRAINING_PROGRAM_FINETREE takes LAYER_KERNELS_PLAIN and no
+    other.
+    """
     def __init__(
         self,
         *,
@@ -566,10 +656,12 @@ class ProgramSettings(_message.Message):
         compile: _builtins.bool | None = ...,
         sharding_library: Global___ShardingLibrary.ValueType = ...,
         allocator_cache: Global___AllocatorCache.ValueType = ...,
+        experts: Global___ExpertProducts.ValueType = ...,
+        layer_kernels: Global___LayerKernels.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_compile", b"_compile", "compile", b"compile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compile", b"_compile", "allocator_cache", b"allocator_cache", "compile", b"compile", "program", b"program", "sharding_library", b"sharding_library"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compile", b"_compile", "allocator_cache", b"allocator_cache", "compile", b"compile", "experts", b"experts", "layer_kernels", b"layer_kernels", "program", b"program", "sharding_library", b"sharding_library"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compile: _TypeAlias = _typing.Literal["compile"]  # noqa: Y015
     _WhichOneofArgType__compile: _TypeAlias = _typing.Literal["_compile", b"_compile"]  # noqa: Y015

@@ -75,7 +75,9 @@ def _settings(situation: Situation) -> None:
         raise PackError(f"rule {situation.id}: `settings` is no part of a RunSpec: {error}") from None
     chosen = spec.WhichOneof("method")
     if chosen not in (None, situation.method.field):
-        raise PackError(f"rule {situation.id}: its settings are those of {chosen}, its method is {situation.method}")
+        raise PackError(
+            f"rule {situation.id}: its settings are those of {chosen}, its method is {situation.method.value}"
+        )
 
 
 def _figures(rules: Rules) -> None:
@@ -84,9 +86,11 @@ def _figures(rules: Rules) -> None:
         names = [figure.name for figure in card.figures]
         wrong = [name for name in names if name not in kinds or names.count(name) > 1]
         if wrong:
-            raise PackError(f"card {card.method}: figure {wrong[0]!r} is unknown or given twice; kinds are {kinds}")
+            raise PackError(
+                f"card {card.method.value}: figure {wrong[0]!r} is unknown or given twice; kinds are {kinds}"
+            )
         for figure in card.figures:
-            _ordered(f"card {card.method}, figure {figure.name}", figure)
+            _ordered(f"card {card.method.value}, figure {figure.name}", figure)
     for finding in rules.content.findings:
         _ordered(f"rule {finding.id}", finding)
 
@@ -103,7 +107,9 @@ def _guides(rules: Rules) -> None:
     for card in rules.methods:
         for parameter in card.parameters:
             if parameter.choices and parameter.choices not in names:
-                raise PackError(f"card {card.method}: no guide {parameter.choices!r}; guides are {', '.join(names)}")
+                raise PackError(
+                    f"card {card.method.value}: no guide {parameter.choices!r}; guides are {', '.join(names)}"
+                )
     for guide in rules.content.guides:
         if sum(choice.recommended for choice in guide.choices) != 1:
             raise PackError(f"guide {guide.name}: exactly one choice is recommended")
@@ -125,4 +131,6 @@ def _hard(rules: Rules, rule: CautionRule) -> None:
     needs = next(card.minimum_gpu_gb.value for card in rules.methods if card.method is rule.method)
     gated = {item.key for item in rules.gate.classes if item.upgrade or item.low < needs} | {"cpu"}
     if set(rule.when) != {"memory"} or not set(rule.when["memory"]) <= gated:
-        raise PackError(f"rule {rule.id}: the gate keeps {rule.method} from {', '.join(sorted(gated))}; name no other")
+        raise PackError(
+            f"rule {rule.id}: the gate keeps {rule.method.value} from {', '.join(sorted(gated))}; name no other"
+        )

@@ -115,7 +115,9 @@ def _tables(tables: Sequence[Table], method: Method, profile: str) -> None:
     said: dict[tuple[str, str], set[str]] = {}
     for table in tables:
         if table.knob in always:
-            text = f"rule {table.rows[0].id}: {always[table.knob]} always sets {table.knob} of {method} in {profile}"
+            text = (
+                f"rule {table.rows[0].id}: {always[table.knob]} always sets {table.knob} of {method.value} in {profile}"
+            )
             raise PackError(f"{text}, and nothing reaches this one")
         before = said.setdefault((table.knob, table.input), set())
         for row in table.rows:

@@ -53,7 +53,7 @@ def _place(item: Any, outer: str) -> str:
     if hasattr(item, "id") and not isinstance(item, Rules):
         return f"rule {item.id}"
     if hasattr(item, "method"):
-        return f"card {item.method}"
+        return f"card {item.method.value}"
     return "times" if isinstance(item, Times) else outer
 
 
@@ -99,5 +99,5 @@ def _times(times: Times) -> None:
         hours = times.hours.get(method, ())
         if len(hours) != len(sizes) or min(hours) <= 0 or method not in times.usd_per_hour:
             raise PackError(
-                f"times: {method} needs hours above 0 for each of {len(sizes)} sizes, and a price of an hour"
+                f"times: {method.value} needs hours above 0 for each of {len(sizes)} sizes, and a price of an hour"
             )

@@ -177,7 +177,7 @@ def _serving(rules: Rules) -> None:
     for target in SERVING_WORDS:
         for method in Method:
             if pairs.pop((target, method), 0) != 1:
-                raise PackError(f"serving: exactly one rule for {method} on {target}")
+                raise PackError(f"serving: exactly one rule for {method.value} on {target}")
     if pairs:
         raise PackError(f"serving: there is no target {next(iter(pairs))[0]!r}; targets are {', '.join(SERVING_WORDS)}")
 
@@ -199,7 +199,9 @@ def _batch_starts(rules: Rules, method: Method) -> None:
     general = [start.id for start in starts if start.general]
     if not starts or general != [starts[-1].id]:
         found = ", ".join(start.id for start in starts)
-        raise PackError(f"batch.start: of the rules for {method} ({found}) the last, and no other, must be general")
+        raise PackError(
+            f"batch.start: of the rules for {method.value} ({found}) the last, and no other, must be general"
+        )
     for start in starts:
         for kind in start.task_domains:
             if kind not in ENUM_WORDS["task_domain"]:
@@ -220,9 +222,9 @@ def _recipe(rules: Rules, method: Method, profile: str) -> None:
         totals = [table for table in tables if table.knob == knob and table.total]
         if len(totals) > 1:
             ids = f"{totals[0].rows[0].id} and {totals[1].rows[0].id}"
-            raise PackError(f"rules {ids}: both always set {knob} of {method}, an overlap")
+            raise PackError(f"rules {ids}: both always set {knob} of {method.value}, an overlap")
     if not any(table.knob == "training.learning_rate" and table.total for table in tables):
-        raise PackError(f"recipe: no table always sets training.learning_rate of {method} in {profile}, a gap")
+        raise PackError(f"recipe: no table always sets training.learning_rate of {method.value} in {profile}, a gap")
     for table in tables:
         _rows(table, method)
 

@@ -23,8 +23,9 @@ CHARACTERS_PER_TOKEN = 4.0
 TOKENS_PER_MESSAGE = 5
 """Tokens that a chat template adds to a message (ChatML: two markers, role, two line breaks)."""
 
-VALIDATED_BYTES = 256 * 1024 * 1024
-"""Decompressed bytes that are validated here, in some seconds; the worker validates the rest before it trains."""
+VALIDATED_BYTES = 16 * 1024 * 1024
+"""Decompressed bytes that are validated here, in a second or two, while a client waits for the end of its upload. All
+rows are validated by a job: a PREPARE job reports on them, and a TRAIN job refuses wrong ones before it trains."""
 
 TARGET_FRACTION = 0.5
 """Assumed share of target tokens in files whose rows are not read here: half, for lack of anything better."""

@@ -14,9 +14,12 @@ from sqlalchemy import Connection
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
-from finetree_trainer.scheduling.devices import CPU, Device, Slot, matching
+from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
 from finetree_trainer.store.jobs import JobRow
 
+PREPARE_BYTES = 2 * 1024**3
+"""Free memory beside a run on the CPU that a PREPARE job waits for: its process has 0.9 GB after its imports, and had
+0.8 GB at the peak of a million rows (benchmarks/results/worker/data_memory.json has the slope)."""
 ANNOUNCED_POSITIONS = 20
 """Places at the head of the queue whose changes are logged: else each start would log as many events as jobs wait."""
 
@@ -33,15 +36,23 @@ class Position:
 class Demand:
     """The devices that a job needs: their kind, for people, how many, and the ids of those that it can run on.
 
-    `candidates` is empty for a job whose devices no longer exist: it waits.
+    `candidates` is empty for a job whose devices no longer exist: it waits. `prepares`: it takes the slot for PREPARE
+    jobs alone.
     """
 
     kind: str
     count: int
     candidates: frozenset[tuple[str, str]]
+    prepares: bool = False
+
+    def takes(self, slot: Slot) -> bool:
+        """Return whether the job can run in a slot."""
+        return (slot.node, slot.device) in self.candidates and (slot.index == PREPARING) == self.prepares
 
     def overlaps(self, other: "Demand") -> bool:
-        """Return whether two jobs compete for a device."""
+        """Return whether two jobs compete for a slot."""
+        if self.prepares != other.prepares:
+            return False
         return bool(self.candidates & other.candidates) or self.kind == other.kind
 
 
@@ -71,7 +82,9 @@ class JobQueue:
     def __init__(self, log: EventLog, devices: Iterable[Device]) -> None:
         self._log = log
         self._devices = list(devices)
-        self._holders: dict[Slot, Holder | None] = {slot: None for device in self._devices for slot in device.slots()}
+        slots = [slot for device in self._devices for slot in device.slots()]
+        slots += [Slot(device.node, CPU, PREPARING) for device in self._devices if device.id == CPU]
+        self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
         self._demands: dict[str, Demand] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._wake = asyncio.Event()
@@ -106,7 +119,7 @@ class JobQueue:
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
         if record.WhichOneof("task") != "train":
-            return _demand([device for device in self._devices if device.id == CPU], 1)
+            return _demand([device for device in self._devices if device.id == CPU], 1, prepares=True)
         hardware = record.train.spec.hardware
         try:
             return _demand(matching(self._devices, hardware), max(1, hardware.count))
@@ -144,7 +157,12 @@ class JobQueue:
 
     def running_on(self, device: Device) -> list[str]:
         """Names of the jobs that hold a slot of a device."""
-        return [holder.name for slot in device.slots() if (holder := self._holders[slot]) is not None]
+        place = device.node, device.id
+        return [
+            holder.name
+            for slot, holder in self._holders.items()
+            if holder is not None and (slot.node, slot.device) == place
+        ]
 
     async def run(self) -> None:
         """Start jobs until cancelled."""
@@ -156,9 +174,9 @@ class JobQueue:
             await self._wake.wait()
 
     def _maybe_prewarm(self) -> None:
-        holders = self._holders.values()
-        # A PREPARE job is short and often followed by a TRAIN job: ten seconds of imports fit beside it.
-        if any(holder is None or holder.task == job_pb2.TASK_KIND_PREPARE for holder in holders):
+        # A PREPARE job is often followed by a TRAIN job: ten seconds of imports fit beside it. Beside a run that takes
+        # the last slot they would not.
+        if any(holder is None for slot, holder in self._holders.items() if slot.index != PREPARING):
             self.prewarm()
 
     async def _start_all(self) -> None:
@@ -173,13 +191,20 @@ class JobQueue:
 
     def _free_slots(self, demand: Demand) -> tuple[Slot, ...]:
         """Free slots for a job, one of each device; none when it cannot have all that it needs."""
+        if demand.prepares and not self._has_room_beside_runs():
+            return ()
         free: dict[tuple[str, str], Slot] = {}
         for slot, holder in self._holders.items():
-            place = slot.node, slot.device
-            if holder is None and place in demand.candidates:
-                free.setdefault(place, slot)
+            if holder is None and demand.takes(slot):
+                free.setdefault((slot.node, slot.device), slot)
         chosen = tuple(free.values())[: demand.count]
         return chosen if len(chosen) == demand.count else ()
+
+    def _has_room_beside_runs(self) -> bool:
+        """Return whether a PREPARE job's process would not take the memory of a run on the CPU."""
+        if all(holder is None for slot, holder in self._holders.items() if slot.device == CPU):
+            return True
+        return all(device.free_bytes() >= PREPARE_BYTES for device in self._devices if device.id == CPU)
 
     async def _begin(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         assert self.start is not None  # noqa: S101 - set when the service is put together
@@ -213,10 +238,9 @@ class JobQueue:
         if waiting.row.suspended:
             return "suspended: the job is not queued yet"
         demand = waiting.demand
-        running = sum(
-            holder is not None and (slot.node, slot.device) in demand.candidates
-            for slot, holder in self._holders.items()
-        )
+        if demand.prepares and not self._has_room_beside_runs():
+            return f"{PREPARE_BYTES >> 30} GiB of memory must be free beside the running job"
+        running = sum(holder is not None and demand.takes(slot) for slot, holder in self._holders.items())
         return f"{number - 1} jobs ahead and {running} running on {demand.kind}"
 
     async def _announce_positions(self) -> None:
@@ -241,5 +265,6 @@ class JobQueue:
             await self._log.change(waiting.row.uid, decide)
 
 
-def _demand(candidates: list[Device], count: int) -> Demand:
-    return Demand(candidates[0].kind, count, frozenset((device.node, device.id) for device in candidates))
+def _demand(candidates: list[Device], count: int, *, prepares: bool = False) -> Demand:
+    places = frozenset((device.node, device.id) for device in candidates)
+    return Demand(candidates[0].kind, count, places, prepares)

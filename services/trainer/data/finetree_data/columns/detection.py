@@ -19,6 +19,7 @@ from finetree_data.columns.names import (
     VERDICTS,
 )
 from finetree_data.columns.suggestions import advice_for, has_choices, is_transposed_table
+from finetree_data.columns.template_marks import rendered_by
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 
@@ -81,8 +82,16 @@ def _turns(value: dict[str, Any]) -> str:
         # A whole conversation: as turns, or as a transcript with the speakers' names.
         whole = not isinstance(value[alone], str) or value[alone].lstrip().startswith("Human:")
         return alone if whole else ""
+    return _turns_in_text(value, names)
+
+
+def _turns_in_text(value: dict[str, Any], names: dict[str, str]) -> str:
+    """The column of a conversation that is one text with marks; "" for none."""
     # Baize: a transcript under the name of a question, with nothing beside it that could be an answer.
-    return names["input"] if "[|Human|]" in str(value.get(names.get("input", ""), ""))[:2000] else ""
+    if "[|Human|]" in str(value.get(names.get("input", ""), ""))[:2000]:
+        return names["input"]
+    text = names.get("text", "")
+    return text if rendered_by(value.get(text)) and not {*LABELS, *QUESTIONS} & set(names) else ""
 
 
 def _pair(value: dict[str, Any]) -> tuple[str, str]:

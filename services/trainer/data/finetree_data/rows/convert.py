@@ -3,14 +3,18 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 from finetree_data.columns.detection import detect_mapping
 from finetree_data.columns.mapping import Mapping, has, list_columns, lookup, optional
+from finetree_data.columns.template_marks import rendered_by, without_end
 from finetree_data.errors import EmptyTextError, MarkedRowError, MixedFormatError, RowError
 from finetree_data.options import RowFormat
+from finetree_data.remarks import Remark
 from finetree_data.rows.content_parts import parse_parts
 from finetree_data.rows.messages import SPEAKERS, conversation, parse_turns, transcript
+from finetree_data.rows.rendered_chat import READ_BACK, parse_rendered
 from finetree_data.rows.row import Message, Row
 from finetree_data.rows.text import require_text
 from finetree_data.rows.tool_calls import parse_text_calls, parse_tools
@@ -34,10 +38,17 @@ def to_row(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
         raise MarkedRowError(verdict, "is false: the file marks this as a bad answer")
     if mapping.row_format is RowFormat.TEXT:
         path = mapping.parts["text"]
-        return Row(number, text=require_text(lookup(value, path), path))
+        text = require_text(lookup(value, path), path)
+        return Row(number, text=text if mapping.named else without_end(text))
     if "turns" in mapping.parts:
         return _chat(number, value, mapping)
     return _pair(number, value, mapping)
+
+
+def remarks_on(value: dict[str, Any], mapping: Mapping) -> tuple[Remark, ...]:
+    """Return what was decided about the rows of a file, as the first of them shows."""
+    rendered = any(rendered_by(optional(value, mapping.parts.get(part, ""))) for part in ("turns", "prompt"))
+    return (*mapping.remarks, READ_BACK) if rendered else mapping.remarks
 
 
 def _refuse_other(value: dict[str, Any], mapping: Mapping) -> None:
@@ -65,7 +76,9 @@ def _refuse_media(value: dict[str, Any], mapping: Mapping) -> None:
 def _chat(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     path, better = mapping.parts["turns"], mapping.parts.get("chosen", "")
     found = lookup(value, path)
-    if isinstance(found, str) and not found.lstrip().startswith("["):
+    if isinstance(found, str) and rendered_by(found):
+        turns = parse_rendered(found, path)
+    elif isinstance(found, str) and not found.lstrip().startswith("["):
         turns = transcript(found, path)
         if not turns:
             parse_turns(found, path)  # says what is wrong with it
@@ -79,7 +92,20 @@ def _chat(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     system = _system(value, mapping)
     if system and turns[0].role not in ("system", "developer"):
         turns = (Message("system", system), *turns)
-    return Row(number, turns, tools=_tools(value, mapping))
+    return Row(number, _without_marks(turns, path), tools=_tools(value, mapping))
+
+
+def _without_marks(turns: tuple[Message, ...], path: str) -> tuple[Message, ...]:
+    """Return turns without the ends that a template has written behind answers; refuse those that hold a whole chat."""
+    if not any("<" in turn.content or "[INST]" in turn.content for turn in turns):
+        return turns
+    for index, turn in enumerate(turns):
+        if turn.role in ("user", "assistant") and (name := rendered_by(turn.content)):
+            text = f"begins with the marks of {name} inside a turn; write the text of the turn alone"
+            raise RowError(f"{path}[{index}]", text)
+    return tuple(
+        replace(turn, content=without_end(turn.content)) if turn.role == "assistant" else turn for turn in turns
+    )
 
 
 def _answer(value: Any, path: str) -> tuple[Message, ...]:
@@ -104,6 +130,8 @@ def _pair(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
         if len(prompt) != len(completion):
             raise RowError(answered, f"has {len(completion)} answers to {len(prompt)} questions")
         turns = conversation([list(pair) for pair in zip(prompt, completion, strict=True)], answered)
+    elif rendered_by(prompt):
+        turns = _rendered_pair(value, mapping, prompt, require_text(completion, answered))
     else:
         answer = _answer(completion, answered)
         whole = answer[0].role != "assistant"  # of a preference pair, the question is in it
@@ -111,7 +139,21 @@ def _pair(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     system = _system(value, mapping)
     if system and turns[0].role not in ("system", "developer"):
         turns = (Message("system", system), *turns)
-    return Row(number, turns, tools=_tools(value, mapping))
+    return Row(number, _without_marks(turns, answered), tools=_tools(value, mapping))
+
+
+def _rendered_pair(value: dict[str, Any], mapping: Mapping, prompt: str, completion: str) -> tuple[Message, ...]:
+    """Read back a prompt that a template has rendered, and the answer to it, which may begin with its header."""
+    path, answered = mapping.parts["prompt"], mapping.parts["completion"]
+    beside = next((part for part in ("context", "history") if optional(value, mapping.parts.get(part, ""))), "")
+    if beside:
+        raise RowError(path, f'is rendered by a chat template, and "{mapping.parts[beside]}" beside it is not in it')
+    if rendered_by(completion) or completion.lstrip().startswith("[/INST]"):
+        return parse_rendered(prompt + completion, path)
+    turns = parse_rendered(prompt, path)
+    if not turns or turns[-1].role not in ("user", "tool"):
+        raise RowError(path, "is rendered by a chat template, and does not end with a question")
+    return (*turns, Message("assistant", require_text(without_end(completion), answered)))
 
 
 def _question(value: dict[str, Any], prompt: Any, mapping: Mapping) -> tuple[Message, ...]:

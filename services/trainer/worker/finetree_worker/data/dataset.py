@@ -50,7 +50,7 @@ def load_dataset(plan: DataPlan, tokenizer: PreTrainedTokenizerBase, on_fraction
     where no row has target tokens after truncation; StorageError.
     """
     share = 1.0 if plan.held_out is None else _share(plan.train, plan.held_out)
-    wanted = TableInput(RowSource(plan.train, plan.reading), tokenizer, plan.loss_on)
+    wanted = TableInput(RowSource(plan.train, plan.reading), tokenizer, plan.loss_on, plan.append_eos)
     main = _table(plan, wanted, lambda f: on_fraction(f * share))
     held = main
     if plan.held_out is not None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report on a dataset: lengths, and rows that are truncated, skipped, repeated, or in both splits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from finetree_api.trainer.v1 import event_pb2
@@ -22,6 +22,8 @@ LISTED_ROWS = 100
 """Most row numbers that a report lists of a finding; its counts are of all rows."""
 BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 """Upper bounds of the token-length histogram; longer rows extend it by doubling."""
+FEW_LEARN_TO_END = 0.9
+"""Share of the rows below which a report warns that few of them learn to end."""
 LENGTH_MULTIPLE = 32
 """A suggested sequence length is a multiple of this, unless the longest row is shorter."""
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
@@ -59,7 +61,20 @@ def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, from_cache
     has_template = tokenizer.chat_template is not None
     report.template_source = event_pb2.TEMPLATE_SOURCE_TOKENIZER if has_template else event_pb2.TEMPLATE_SOURCE_NONE
     add_reading(report, split.table.read)
+    report.remarks.extend(_endings(report))
     return report
+
+
+def _endings(report: event_pb2.DatasetReport) -> Iterator[check_pb2.Remark]:
+    """Warn where few rows learn to end: a model that is trained on them does not stop."""
+    ending, rows = report.special_tokens.rows_that_learn_to_end, report.rows
+    if ending >= FEW_LEARN_TO_END * rows:
+        return
+    cut = report.truncated.count
+    why = f"{cut} are cut at {report.sequence_length} tokens" if cut else "no end-of-sequence token is learned"
+    text = f"{ending} of {rows} rows learn to end; {why}: the trained model may not stop."
+    field = "training.sequence_length" if cut else "training.append_eos"
+    yield check_pb2.Remark(code="FEW_ROWS_LEARN_TO_END", message=text, field_path=field)
 
 
 def add_reading(report: event_pb2.DatasetReport, found: ReadResult) -> None:

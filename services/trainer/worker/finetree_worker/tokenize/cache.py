@@ -29,7 +29,7 @@ from finetree_worker.tokenize.token_table import ReadResult, TokenTable, open_ta
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
 from finetree_worker.tokenize.tool_calls import WRITTEN_AS_TEXT, uses_tools
 
-VERSION = 6
+VERSION = 7
 """Changes when equal input would give other tokens, marks or columns: entries of earlier versions are not used."""
 SILENCE_SECONDS = 3600.0
 """Time after which an unfinished entry without writes belongs to a task that was killed."""
@@ -37,11 +37,15 @@ SILENCE_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class TableInput:
-    """Everything that decides a table: the file and its reading, the tokenizer, the tokens that count in the loss."""
+    """Everything that decides a table: the file and its reading, the tokenizer, the tokens that count in the loss.
+
+    Without `append_eos` no row gets an end-of-sequence token that it lacks.
+    """
 
     source: RowSource
     tokenizer: PreTrainedTokenizerBase
     loss_on: LossOn
+    append_eos: bool = True
 
     def digest(self) -> str:
         """Return the sha256 (hex) of the file's bytes, the tokenizer, its template, the settings and the code."""
@@ -53,6 +57,7 @@ class TableInput:
             "content": content,
             "tokenizer": tokenizer_digest(tokenizer),
             "loss_on": self.loss_on.value,
+            "append_eos": self.append_eos,
             "libraries": {name: metadata.version(name) for name in ("tokenizers", "transformers", "jinja2")},
             "suffixes": [suffix.lower() for suffix in source.path.suffixes[-2:]],
             "reading": asdict(replace(source.reading, name="")),
@@ -62,7 +67,7 @@ class TableInput:
 
     def write(self, folder: Path, on_fraction: Callable[[float], None]) -> None:
         """Tokenize the file and write its table into `folder`. Raises DataError, OSError."""
-        file, maker = self.source.open(), RowTokenizer(self.tokenizer, self.loss_on)
+        file, maker = self.source.open(), RowTokenizer(self.tokenizer, self.loss_on, append_eos=self.append_eos)
         remarks: list[Remark] = []
 
         def made() -> Iterator[TokenBlock]:

@@ -52,13 +52,18 @@ def _chat(row: Row, template: ChatTemplate, loss_on: LossOn) -> Rendered:
     chat = Conversation(row, template)
     text = chat.text()
     _require_tools(row, text)
+    learned = [i for i, message in enumerate(row.messages) if message.role == "assistant" and message.learned]
     if loss_on is LossOn.ALL:
         # The positions of answers are not needed then, and not every template shows them.
+        for i in learned:
+            _require_thought(row, i, text)
         return Rendered(row.number, text, ())
-    learned = [i for i, message in enumerate(row.messages) if message.role == "assistant" and message.learned]
     if loss_on is LossOn.LAST_COMPLETION:
         learned = learned[-1:]
-    return Rendered(row.number, text, tuple(_span(chat, i, text) for i in learned))
+    spans = tuple(_span(chat, i, text) for i in learned)
+    for i, (start, end) in zip(learned, spans, strict=True):
+        _require_thought(row, i, text[start:end])
+    return Rendered(row.number, text, spans)
 
 
 def _span(chat: Conversation, turn: int, text: str) -> tuple[int, int]:
@@ -79,6 +84,29 @@ def _span(chat: Conversation, turn: int, text: str) -> tuple[int, int]:
         field=f"dataset[{row}].messages[{turn}]",
         remedy='Set loss_tokens to LOSS_TOKENS_ALL, or use rows of "text", which no template changes.',
         row=row,
+    )
+
+
+def _require_thought(row: Row, turn: int, rendered: str) -> None:
+    """Refuse a learned answer whose reasoning the template leaves out, as Qwen 3's does before a later question.
+
+    Learned like this the model would be taught to answer without it.
+    """
+    content = row.messages[turn].content
+    if "</think>" not in content:
+        return
+    thought = content.partition("</think>")[0].rpartition("<think>")[2].strip()
+    if thought in rendered:
+        return
+    last = not any(message.role == "assistant" for message in row.messages[turn + 1 :])
+    fewer = "" if last else "Set loss_tokens to LOSS_TOKENS_LAST_COMPLETION, or write a row for each answer; or "
+    raise DataError(
+        "REASONING_NOT_RENDERED",
+        f"Row {row.number}: the model's chat template leaves out the reasoning (<think> … </think>) of "
+        f"messages[{turn}], so that the answer would be learned without it.",
+        field=f"dataset[{row.number}].messages[{turn}]",
+        remedy=f"{fewer}{'train' if fewer else 'Train'} a model whose template keeps it, or take it out of the rows.",
+        row=row.number,
     )
 
 

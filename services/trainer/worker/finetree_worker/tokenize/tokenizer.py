@@ -38,16 +38,17 @@ class RowTokenizer:
 
     Chat and prompt/completion rows go through the tokenizer's chat template; without a template, a prompt and its
     completion are joined as they are. Every completion ends in the template's end-of-turn token or, where it has
-    none, in the end-of-sequence token, and that token is learned, whatever the padding token is. A tokenizer that
-    begins texts with a BOS token gives each row exactly one.
+    none, in the end-of-sequence token, and that token is learned, whatever the padding token is; so does a plain text.
+    Without `append_eos` no end-of-sequence token is added. A tokenizer that begins texts with a BOS token gives each
+    row exactly one.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, loss_on: LossOn, *, append_eos: bool = True) -> None:
         self.bos = leading_bos(tokenizer)
         self.endings = np.array(sorted(ending_ids(tokenizer) - {None}), np.int64)
         self.template = ChatTemplate(tokenizer)
         self._encoder = Encoder(tokenizer)
-        self._loss_on, self._eos = loss_on, tokenizer.eos_token_id
+        self._loss_on, self._eos, self._append_eos = loss_on, tokenizer.eos_token_id, append_eos
 
     def block(self, rows: Sequence[Row], row_format: RowFormat) -> TokenBlock:
         """Tokenize rows, at least one, without truncation. Raises DataError."""
@@ -67,6 +68,7 @@ class RowTokenizer:
         open_ended = np.fromiter(map(_ends_in_answer, rendered), np.bool_, len(rendered)) & filled
         open_ended[filled] &= ~np.isin(tokens[ends[filled] - 1], self.endings)
         open_ended &= ~self.learns_to_end(tokens, learned, lengths)
+        open_ended &= self._append_eos
         headless = np.zeros_like(filled)
         if self.bos is not None:
             headless = ~filled
@@ -145,8 +147,8 @@ def _spans(rendered: Sequence[Rendered]) -> NDArray[np.int64]:
 
 
 def _ends_in_answer(rendered: Rendered) -> bool:
-    """Return whether the last learned span ends the text but for white space."""
-    return bool(rendered.spans) and rendered.spans[-1][1] == len(rendered.text.rstrip())
+    """Return whether the last learned span ends the text, but for white space that it has or that follows it."""
+    return bool(rendered.spans) and rendered.spans[-1][1] >= len(rendered.text.rstrip())
 
 
 def ending_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

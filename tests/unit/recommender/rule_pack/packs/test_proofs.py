@@ -77,7 +77,7 @@ def descents(name: str, priorities: tuple[str, ...] = ()) -> list[tuple[str, str
             before, after = (verdict_of(pack, choose(pack, each), NOTHING).method for each in asks)
             if grades[after] < grades[before]:
                 words = " ".join(answers.get(question) for question in AXES)
-                found.append((axis, words, scale[place], str(before), str(after)))
+                found.append((axis, words, scale[place], getattr(before, "value", ""), getattr(after, "value", "")))
     return found
 
 
