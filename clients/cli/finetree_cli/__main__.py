@@ -12,6 +12,7 @@ import click
 
 from finetree_cli.app import cli
 from finetree_cli.errors import CliError, ExitCode, Failure, of_cli_error
+from finetree_cli.options.command import Settings
 from finetree_cli.output import Output
 
 DEBUG = "FINETREE_DEBUG"
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
     try:
-        result = cli.main(arguments, prog_name="finetree", standalone_mode=False)
+        given = Settings(arguments=tuple(arguments))
+        result = cli.main(arguments, prog_name="finetree", standalone_mode=False, obj=given)
         sys.stdout.flush()
         return result if isinstance(result, int) else ExitCode.OK
     except (BrokenPipeError, SystemExit):  # click turns the first into the second

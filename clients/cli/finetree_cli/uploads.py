@@ -34,17 +34,21 @@ def upload(
         raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
 
 
-def upload_job_data(settings: "Settings", client: "Client", job: "JobFile", flags: dict[str, Path | None]) -> None:
-    """Upload a job's local files and put their datasets' names into its spec.
+def upload_job_data(
+    settings: "Settings", client: "Client", job: "JobFile", flags: dict[str, Path | None]
+) -> dict[str, str]:
+    """Upload a job's local files, put their datasets' names into its spec, and return those names by field path.
 
     `flags` has a file by field path ("dataset", "evaluation.dataset") that replaces the job file's.
     """
     named = {item.field_path: item.path for item in job.local_data()}
+    uploaded = {}
     for field_path, flag in flags.items():
         path = flag or named.get(field_path)
         if path is None:
             continue
         source = job.spec.evaluation.dataset if "." in field_path else job.spec.dataset
         reading = source.reading if source.HasField("reading") else None
-        dataset = source.name = upload(settings, client, path, reading)
+        dataset = source.name = uploaded[field_path] = upload(settings, client, path, reading)
         settings.out.say(f"{path} is dataset {dataset}")
+    return uploaded

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetree_cli.errors import BadInput
+from finetree_cli.errors import BadInput, GateFailed
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.model_folder import model_folder
 from finetree_cli.options.spec import (
@@ -165,10 +165,13 @@ def recommend(settings: Settings, /, **flags: Any) -> None:
     response = _ask(settings, given)
     if response is None:
         return
-    if given.output is not None:
+    if given.output is not None and response.HasField("spec"):
         write_job(given.output, response)
-        settings.out.say(f"wrote {given.output}: `finetree train {given.output} --data FILE` trains it")
-    _show(settings, response, explain=given.explain)
+        settings.out.say(f"wrote {given.output}")
+    _show(settings, response, given)
+    if not response.verdict.method:
+        # Without a method there is no recipe, and a pipeline must not take the answer for one.
+        raise _no_recipe(given)
 
 
 def _ask(settings: Settings, flags: RecommendFlags) -> "recommendation_pb2.RecommendResponse | None":
@@ -197,17 +200,42 @@ def _ask(settings: Settings, flags: RecommendFlags) -> "recommendation_pb2.Recom
     return response
 
 
-def _show(settings: Settings, response: "recommendation_pb2.RecommendResponse", *, explain: bool) -> None:
+def _no_recipe(flags: RecommendFlags) -> GateFailed:
+    """Build the error of an answer without a method."""
+    text = "no recipe: no method was shown to train here"
+    if flags.output is not None:
+        text += f"; {flags.output} is not written"
+    return GateFailed(text, reason="NO_METHOD_TRAINS", reported=True)
+
+
+def _show(settings: Settings, response: "recommendation_pb2.RecommendResponse", flags: RecommendFlags) -> None:
     if settings.out.json:
         settings.out.message(response)
-    elif explain:
+        return
+    _name_flags(response)
+    if flags.explain:
         from finetree_cli.render.recommender.explanation import show_explanation
 
         show_explanation(settings.out, response)
     else:
-        from finetree_cli.render.recommender.recommendation import show
+        from finetree_cli.render.recommender.verdict import Asked, show_verdict
 
-        show(settings.out, response)
+        job_file = str(flags.output) if flags.output is not None else ""
+        show_verdict(settings.out, response, Asked(settings.arguments, job_file))
+
+
+def _name_flags(response: "recommendation_pb2.RecommendResponse") -> None:
+    """Name this command's options in the reply's texts, in place of the contract's fields."""
+    from finetree_cli.options.flag_names import in_flags
+
+    response.summary = in_flags(response.summary, recommend)
+    response.verdict.headline = in_flags(response.verdict.headline, recommend)
+    for caution in response.cautions:
+        caution.message = in_flags(caution.message, recommend)
+    for unknown in response.sharpen:
+        unknown.message = in_flags(unknown.message, recommend)
+    for reason in (each for item in response.methods for each in item.reasons):
+        reason.message = in_flags(reason.message, recommend)
 
 
 def _show_tree(

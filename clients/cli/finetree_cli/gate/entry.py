@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entries of the report: an answer of CheckPlan, or the reason why a job file has none."""
 
+import hashlib
 from typing import TYPE_CHECKING, Any, cast
 
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, run_spec_pb2
 
+from finetree_cli.errors import BadInput
 from finetree_cli.gate import report as doc
 from finetree_cli.gate.undecided import message_with_option
 from finetree_cli.output import as_dict
 
 if TYPE_CHECKING:
-    from finetree_cli.errors import BadInput
+    from collections.abc import Iterator
+
     from finetree_cli.gate.job_files import ReadJob
     from finetree_cli.jobfile.job import JobFile
 
@@ -38,6 +41,7 @@ def checked_entry(
         passed=verdict != "FAIL" and (verdict != "UNDECIDED" or undecided_passes),
         plan_digest=estimate.plan_digest,
         plan=as_dict(_plan(request.run, estimate)),
+        data_files=tuple(data_files(job)),
         memory_bytes=_range(estimate.memory.device_bytes) if estimate.HasField("memory") else None,
         usable_memory_bytes=estimate.memory.usable_device_bytes or None,
         duration_seconds=_range(estimate.time.total_seconds) if estimate.HasField("time") else None,
@@ -88,6 +92,17 @@ def revisions(revision: evidence_pb2.Revision) -> doc.Revisions:
         if revision.HasField(cast("Any", name)) and (part := getattr(revision, name))
     }
     return doc.Revisions(**found)
+
+
+def data_files(job: "JobFile") -> "Iterator[doc.DataFile]":
+    """Name the data files beside a job file with their content's hash. Raises BadInput for one that cannot be read."""
+    for item in job.local_data():
+        try:
+            with item.path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise BadInput(f"{item.path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
+        yield doc.DataFile(field_path=item.field_path, path=item.path.as_posix(), sha256=digest)
 
 
 def _plan(run: estimate_pb2.EstimateRunRequest, estimate: estimate_pb2.Estimate) -> run_spec_pb2.Plan:

@@ -30,6 +30,8 @@ class Settings:
     trainer: str | None = None
     project: str | None = None
     out: Output = field(default_factory=Output)
+    arguments: tuple[str, ...] = ()
+    """The words of the command line, of which a command may make the next one to type."""
 
     def client(self) -> "Client":
         """Create a client of the services; it connects on first use."""

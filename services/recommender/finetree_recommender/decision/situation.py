@@ -7,9 +7,9 @@ from functools import cached_property
 
 from finetree_recommender.decision.fit import GIB, Constraints, Violations
 from finetree_recommender.decision.limits import seconds_of, usd_of, violations
-from finetree_recommender.decision.pipeline import Decision, Verdict, decide, verdict_of
+from finetree_recommender.decision.pipeline import Decision, Verdict, constrained, decide, verdict_of
 from finetree_recommender.decision.stages import Choice, choose
-from finetree_recommender.estimator.values import Best, Estimate, Evidence, FitState, States
+from finetree_recommender.estimator.values import NO_PEAKS, Best, Estimate, Evidence, FitState, States
 from finetree_recommender.method import Method
 from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.request.limits import Limits
@@ -58,12 +58,12 @@ class Situation:
     @cached_property
     def decision(self) -> Decision:
         """Decision, with everything that led to it."""
-        return decide(self.pack, self.answers, self.evidence, constraints=Constraints(self._states, self.violations))
+        return decide(self.pack, self.answers, self.evidence, constraints=constrained(self.evidence, self.violations))
 
     def verdict(self, answers: Answers | None = None, limits: Limits | None = None) -> Verdict:
         """Return the verdict with other answers or limits, on the same hardware."""
         broken = violations(self.pack, limits, self.evidence) if limits is not None else self.violations
-        return verdict_of(self.pack, self._choice(answers or self.answers), Constraints(self._states, broken))
+        return verdict_of(self.pack, self._choice(answers or self.answers), constrained(self.evidence, broken))
 
     def elsewhere(self, memory: str) -> Verdict:
         """Return the verdict on a GPU of another memory class, with estimates only where they are certain."""
@@ -71,7 +71,7 @@ class Situation:
         if found is None:
             states = self._states_elsewhere(memory)
             choice = choose(self.pack, self.answers.changed("memory", memory), states)
-            found = verdict_of(self.pack, choice, Constraints(states, self._violations_elsewhere))
+            found = verdict_of(self.pack, choice, Constraints(states, violations=self._violations_elsewhere))
             self._verdicts_elsewhere[memory] = found
         return found
 
@@ -79,7 +79,8 @@ class Situation:
         """Choice of the rules on this hardware, found once for the same answers: limits do not change it."""
         found = self._choices.get(answers)
         if found is None:
-            found = self._choices[answers] = choose(self.pack, answers, self._states)
+            states, peaks = (None, NO_PEAKS) if self.evidence is None else (self.evidence.states, self.evidence.peaks)
+            found = self._choices[answers] = choose(self.pack, answers, states, peaks)
         return found
 
     @cached_property
@@ -91,10 +92,6 @@ class Situation:
     def _verdicts_elsewhere(self) -> dict[str, Verdict]:
         """Verdicts on other GPUs so far, by the memory class."""
         return {}
-
-    @property
-    def _states(self) -> States | None:
-        return self.evidence.states if self.evidence is not None else None
 
     @cached_property
     def _violations_elsewhere(self) -> Violations:
@@ -116,11 +113,17 @@ def _fit_elsewhere(best: Best, here: float, there: float) -> FitState:
     """Fit of a method on a GPU of so many marketed GB, by its estimate on another GPU.
 
     What fits here fits where there is more memory, or as much as its recipe takes; what needs more at its smallest than
-    a GPU has does not fit there. A method that fits here may be made smaller still, and is left to the rules below.
+    a GPU has does not fit there, nor does what fits only tightly here where there is less. A method that fits here, and
+    may be made smaller still, is left to the rules below.
     """
     if best.estimate is None or best.state is FitState.UNKNOWN:
         return FitState.UNKNOWN
-    peak = best.estimate.device_bytes
-    if best.state is FitState.DOES_NOT_FIT:
-        return FitState.DOES_NOT_FIT if there < peak.expected / GIB else FitState.UNKNOWN
-    return FitState.FITS if there >= min(here, peak.high / GIB / USABLE) else FitState.UNKNOWN
+    expected, high = best.estimate.device_bytes.expected / GIB, best.estimate.device_bytes.high / GIB
+    if there >= high / USABLE or (best.state is FitState.FITS and there >= here):
+        return FitState.FITS
+    if best.state is FitState.TIGHT:
+        return FitState.TIGHT if there >= here else FitState.DOES_NOT_FIT
+    if there >= expected / USABLE and best.state is FitState.DOES_NOT_FIT:
+        return FitState.TIGHT
+    smallest = best.smallest or best.state is FitState.DOES_NOT_FIT
+    return FitState.DOES_NOT_FIT if smallest and there < expected else FitState.UNKNOWN

@@ -12,33 +12,38 @@ from finetree_recommender.method import Method
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.recipe.draft import BATCH, SEQUENCE, sequence_length
 from finetree_recommender.recipe.tables import tables_of
+from finetree_recommender.recipe.truncation import loss_at
 from finetree_recommender.rule_pack.schema.recipe import Row
 from finetree_recommender.trace import Caution
 
 _RATE = "training.learning_rate"
 _SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
 """Methods with many published learning rates."""
+_MUCH = 0.05
+"""Share of the tokens from which it is told what the longest rows lose."""
 _MANY_ROWS = 10_000
 """Rows from which fewer may be enough; below, the recipes' tables call data small."""
 
 
 def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     """Rows that are truncated, to fit in memory or in the model's longest sequence; how many, where that is known."""
-    profile = situation.inputs.profile
+    inputs, profile = situation.inputs, situation.inputs.profile
     if built is None or profile is None:
         return
-    length, suggested = built.spec.training.sequence_length, situation.inputs.suggested_length
-    uncut, _ = sequence_length(situation.pack, situation.inputs)
-    cut_to_fit = length < uncut
-    if not (cut_to_fit or length < suggested):
+    length = built.spec.training.sequence_length
+    cut_to_fit, lost = length < sequence_length(situation.pack, inputs)[0], loss_at(profile, length)
+    usual = not cut_to_fit and length >= inputs.suggested_length
+    if usual and (lost is None or lost.share < _MUCH):
         return
-    longer = sum(bucket.count for bucket in profile.token_lengths if bucket.upper_bound > length)
-    why = "to make it fit" if cut_to_fit else "the model's longest sequence"
-    text = f"rows are truncated at {length:,} tokens, {why}: "
-    if longer:
-        text += f"up to {longer:,} of {profile.examples:,} are longer and lose their end; split them"
-    else:
+    why = "at most one row in a hundred is longer" if usual else "the model's longest sequence"
+    text = f"rows are truncated at {length:,} tokens, {'to make it fit' if cut_to_fit else why}: "
+    if lost is None:
         text += f"longer ones lose their end{_average(profile)}; state their lengths (dataset_profile.token_lengths)"
+    elif lost.rows:
+        text += f"up to {lost.rows:,} of {profile.examples:,} are longer, and {lost.words} of all tokens are lost; "
+        text += "split them"
+    else:
+        text += f"{lost.words} of all tokens are lost{_average(profile)}; split the rows"
     yield Caution("ROWS_CUT", f"{text}, or use more memory" if cut_to_fit else text, built.rule_id(SEQUENCE))
 
 

@@ -77,7 +77,7 @@ class Case:
 def warnings(pack: Pack, answers: Answers, method: Method, *, evidence: Evidence | None) -> list[CautionRule]:
     """The pack's cautions that apply to a method; the hard ones belong to the hardware gate.
 
-    A caution that the GPU has memory for another method is left out where the estimate shows that it has not.
+    A caution that the GPU has memory for another method is left out where the estimate shows that it has too little.
     """
     return [
         rule
@@ -97,7 +97,7 @@ def _advised(rule: CautionRule) -> Reason:
 def _refuted(rule: CautionRule, evidence: Evidence | None) -> bool:
     if evidence is None or rule.redirect is None:
         return False
-    return evidence.best[rule.redirect].state is FitState.DOES_NOT_FIT
+    return evidence.best[rule.redirect].state in (FitState.DOES_NOT_FIT, FitState.TIGHT)
 
 
 def caution_code(rule: CautionRule) -> str:
@@ -198,6 +198,11 @@ def _lost(case: Case) -> Iterator[Reason]:
             yield _gated(case)
         if choice.passage.upgrade and case.decision.method is not None:
             yield Reason("LESS_PREFERRED", f"preferred here: {case.decision.method}", choice.rule_id)
+        return
+    yielding = next((rule for rule in choice.passage.yielding if rule.method is case.method), None)
+    if yielding is not None:
+        text = f"{fit.risk(case.estimate)}; {yielding.to} leaves more room"
+        yield Reason("MEMORY_TIGHT", text, yielding.id)
     elif choice.method is not None and case.method is not choice.method:
         yield _behind(case, choice.method)
 

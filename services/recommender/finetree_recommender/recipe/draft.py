@@ -17,6 +17,7 @@ from finetree_recommender.rule_pack.answers import UNKNOWN
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.recipe import BatchRules, BatchStart, Computed
 
+PRECISION = "precision"
 EPOCHS, SEQUENCE = "training.epochs", "training.sequence_length"
 BATCH, MICRO_BATCH = "training.effective_batch_size", "training.micro_batch_size"
 
@@ -53,6 +54,11 @@ def sequence_length(pack: Pack, inputs: Inputs) -> tuple[int, Computed]:
     longest = inputs.model.longest if inputs.model is not None else 0
     value, rule = (suggested, rules.p99) if suggested else (UNKNOWN_SEQUENCE_LENGTH, rules.unknown)
     return (longest, rules.model) if 0 < longest < value else (value, rule)
+
+
+def most_rows(pack: Pack, tokens: int) -> int:
+    """Most rows of so many tokens that a GPU computes at once: a power of two."""
+    return _power_of_two(max(1, pack.rules.batch.micro_tokens.value // tokens))
 
 
 def device_of(inputs: Inputs) -> str:
@@ -102,8 +108,7 @@ def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, *, reading: Reading) ->
         drawn.set(MICRO_BATCH, batch, rules.micro_cpu)
     else:
         share = max(1, batch // max(1, inputs.hardware.count))
-        most = max(1, rules.micro_tokens.value // tokens)
-        drawn.set(MICRO_BATCH, min(share, _power_of_two(most)), rules.micro_tokens)
+        drawn.set(MICRO_BATCH, min(share, most_rows(pack, tokens)), rules.micro_tokens)
     return steps
 
 

@@ -75,6 +75,17 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class TightRule:
+    """A method that yields to another one where it fits only tightly, and the other needs less memory."""
+
+    id: str
+    method: Method
+    to: Method
+    source: str
+    unless: When = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A question of the tree; `yes` and `no` name a node or a method. `needs` must be among the feasible methods.
 
@@ -233,6 +244,11 @@ class Rules:
     """Recipe profile of requests that name none."""
     priors: tuple[QualityPrior, ...] = ()
     footprints: tuple[Footprint, ...] = ()
+    tight: tuple[TightRule, ...] = ()
+    offload: Cited | None = None
+    """Whether to name programs that keep weights in the host's memory."""
+    cut_tokens: Number | None = None
+    """Largest share of the tokens that a recipe may lose by truncating rows to make them fit."""
     capacity: Cited | None = None
     """Whether to warn where the data have more tokens than the adapter has parameters."""
     experts: Cited | None = None

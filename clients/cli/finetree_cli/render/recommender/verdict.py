@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recommendation that is read in ten seconds: the method, three numbers, what to beware of, and what to type next."""
+
+import shlex
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from finetree.quantities import cost_words, duration_words, memory_words
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
+
+from finetree_cli.output import Output
+from finetree_cli.render import units
+
+MOST_CAUTIONS = 3
+SHORT_ROWS = "rows are short"
+_RENT = "RENT"
+_TOLD = (_RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE_UNKNOWN")
+"""Cautions that the lines above them say already."""
+_NOTES = ("MODEL_SIZE_UNKNOWN", "SERVING_NOTE")
+"""Cautions that are only to be noted: told after those about a harm."""
+_FITS = {
+    estimate_summary_pb2.FIT_VERDICT_TIGHT: " (tight: it may run out of memory)",
+    estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT: " (does not fit)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How the recommendation was asked for, of which the next command is made."""
+
+    arguments: tuple[str, ...] = ()
+    """The words of the command line."""
+    job_file: str = ""
+    """File that the recipe was written to; empty for none."""
+
+
+def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, asked: Asked) -> None:
+    """Print the verdict; the texts of the reply must name options already, in place of the contract's fields."""
+    level = units.word(evidence_pb2.ConfidenceLevel, response.confidence.level)
+    sure = f" (confidence: {level})" if response.confidence.level else ""
+    out.heading(f"{response.verdict.headline or response.summary}{sure}")
+    out.text()
+    if response.verdict.method:
+        for name, words in _numbers(response):
+            _wrapped(out, f"  {name:7} {words}", indent=10)
+    offer = next((item.message for item in response.cautions if item.code == _RENT), "")
+    if offer:
+        _wrapped(out, f"  Rented  {offer}", indent=10)
+    if response.verdict.method or offer:
+        out.text()
+    cautions = _cautions(response)
+    for caution in cautions[:MOST_CAUTIONS]:
+        _wrapped(out, f"  Caution: {caution.message}", indent=11)
+    if len(cautions) > MOST_CAUTIONS:
+        out.text(f"  and {len(cautions) - MOST_CAUTIONS} more: see --explain")
+    if cautions:
+        out.text()
+    for line in next_commands(response, asked):
+        out.text(line)
+    out.text("Why, the other methods and every value: add --explain")
+
+
+def _numbers(response: recommendation_pb2.RecommendResponse) -> Iterator[tuple[str, str]]:
+    """Memory, time and cost, or what is missing for them."""
+    if not response.HasField("estimate"):
+        yield "Takes", f"not estimated: {_missing(response)}"
+        return
+    found = response.estimate
+    several = f" on each of {response.spec.hardware.count} GPUs" if response.spec.hardware.count > 1 else ""
+    memory = memory_words(found.device_bytes, found.usable_device_bytes)
+    yield "Memory", f"{memory}{several}{_FITS.get(found.fit, '')}"
+    if not found.HasField("total_seconds"):
+        yield "Time", "depends on the number of rows: add --examples N, or --dataset NAME"
+        return
+    short = SHORT_ROWS if _lengths_unknown(response) else ""
+    assumed = f" (rows of {response.spec.training.sequence_length:,} tokens are assumed: --tokens-per-example N)"
+    yield "Time", f"{duration_words(found.total_seconds, low_if=short)}{assumed if short else ''}"
+    if found.HasField("cost") and found.cost.amount.high > 0:
+        yield "Cost", cost_words(found.cost, low_if=short)
+
+
+def _missing(response: recommendation_pb2.RecommendResponse) -> str:
+    """What an estimate needs, as the reply's first caution about it says."""
+    lacking = [] if response.spec.HasField("model") else ["--model NAME"]
+    lacking += [] if response.spec.hardware.WhichOneof("device") else ["--gpu NAME, --cpu or --this-machine"]
+    return f"add {' and '.join(lacking)}" if lacking else "the estimator has no figure"
+
+
+def _lengths_unknown(response: recommendation_pb2.RecommendResponse) -> bool:
+    """Whether nothing is known of the lengths of the rows: the lower ends are then those of short rows."""
+    coded = any(item.code == "LENGTHS_UNKNOWN" for item in response.cautions)
+    return coded and not response.spec.dataset.profile.total_tokens
+
+
+def _cautions(response: recommendation_pb2.RecommendResponse) -> Sequence[recommendation_pb2.Caution]:
+    """The reply's cautions in its order, those about a harm first."""
+    told = [item for item in response.cautions if item.code not in _TOLD]
+    return sorted(told, key=lambda item: item.code in _NOTES)
+
+
+def _wrapped(out: Output, text: str, *, indent: int) -> None:
+    width = min(out.console().width, 100)
+    out.text(textwrap.fill(text, width, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False))
+
+
+def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) -> Iterator[str]:
+    """What to type next; nothing where no recipe was found."""
+    spec = response.spec
+    if not response.HasField("spec"):
+        return
+    train = "finetree train {}" + ("" if spec.dataset.WhichOneof("source") == "name" else " --data FILE")
+    again = shlex.join(["finetree", *asked.arguments])
+    if asked.job_file:
+        yield f"Next: {train.format(shlex.quote(asked.job_file))}"
+    elif not spec.HasField("model") or not spec.hardware.WhichOneof("device"):
+        lacking = "--model NAME" if not spec.HasField("model") else "--gpu NAME"
+        yield f"Next: {again} {lacking}"
+    else:
+        yield f"Next: {again} --output job.yaml"
+        yield f"      {train.format('job.yaml')}"

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdict that `finetree recommend` prints."""
+
+from typing import Any
+
+from finetree_api.recommender.v1 import recommendation_pb2 as pb
+from finetree_api.types.v1 import (
+    estimate_summary_pb2,
+    evidence_pb2,
+    hardware_pb2,
+    method_pb2,
+    model_pb2,
+    run_spec_pb2,
+    training_pb2,
+)
+from finetree_cli.output import Output
+from finetree_cli.render.recommender.verdict import Asked, show_verdict
+
+GIB = 1 << 30
+ASKED = Asked(("recommend", "--model", "llama 3.1 8b", "--gpu", "rtx-4090"))
+
+
+def interval(low: float, expected: float, high: float) -> evidence_pb2.Interval:
+    return evidence_pb2.Interval(low=low, expected=expected, high=high)
+
+
+def answer(**fields: Any) -> pb.RecommendResponse:
+    """A recommendation of LoRA with all three numbers."""
+    cost = evidence_pb2.MoneyInterval(amount=interval(0.16, 1.6, 3.1), currency_code="USD")
+    given = {
+        "verdict": pb.Verdict(method=method_pb2.METHOD_LORA, headline="LoRA: it is what the rules recommend"),
+        "spec": run_spec_pb2.RunSpec(
+            model=model_pb2.ModelSource(name="llama-3.1-8b"),
+            lora=method_pb2.Lora(rank=8),
+            training=training_pb2.Training(sequence_length=2048),
+            hardware=hardware_pb2.Hardware(accelerator="rtx-4090"),
+        ),
+        "estimate": estimate_summary_pb2.EstimateSummary(
+            device_bytes=interval(16.5 * GIB, 18.5 * GIB, 20.5 * GIB),
+            usable_device_bytes=int(23.52 * GIB),
+            fit=estimate_summary_pb2.FIT_VERDICT_FITS,
+            total_seconds=interval(660, 7200, 15000),
+            cost=cost,
+        ),
+        "confidence": pb.VerdictConfidence(level=evidence_pb2.CONFIDENCE_LEVEL_MEDIUM),
+    }
+    return pb.RecommendResponse(**(given | fields))
+
+
+def printed(capsys, response: pb.RecommendResponse, asked: Asked = ASKED) -> str:
+    show_verdict(Output(), response, asked)
+    return capsys.readouterr().out
+
+
+def test_it_is_the_method_three_numbers_and_the_next_command(capsys):
+    out = printed(capsys, answer())
+    assert out.startswith("LoRA: it is what the rules recommend (confidence: medium)\n")
+    for line in (
+        "  Memory  about 17 to 21 GB of 24",
+        "  Time    about 2 h (11 min to 4 h)",
+        "  Cost    about $1.60 ($0.16 to $3.10)",
+        "Next: finetree recommend --model 'llama 3.1 8b' --gpu rtx-4090 --output job.yaml",
+        "      finetree train job.yaml --data FILE",
+    ):
+        assert f"{line}\n" in out
+    assert len(out.splitlines()) <= 10
+
+
+def test_at_most_three_cautions_are_told_those_about_a_harm_first(capsys):
+    codes = ("DATASET_UNKNOWN", "SERVING_NOTE", "MODEL_SIZE_UNKNOWN", "MEMORY_TIGHT", "OVER_BUDGET", "ROWS_CUT")
+    cautions = [pb.Caution(code=code, message=f"beware of {code.lower()}") for code in codes]
+    out = printed(capsys, answer(cautions=cautions))
+    told = [line.split()[-1] for line in out.splitlines() if line.startswith("  Caution:")]
+    assert told == ["memory_tight", "over_budget", "rows_cut"]
+    assert "and 2 more: see --explain" in out
+
+
+def test_a_time_of_rows_of_unknown_length_has_its_lower_end_for_short_rows(capsys):
+    caution = pb.Caution(code="LENGTHS_UNKNOWN", message="lengths are unknown")
+    out = printed(capsys, answer(cautions=[caution]))
+    assert "  Time    about 2 h; 11 min if rows are short (rows of 2,048 tokens are assumed:" in out
+    assert "Caution" not in out
+    assert "  Cost    about $1.60; $0.16 if rows are short\n" in out
+
+
+def test_the_first_offer_to_rent_stands_with_the_numbers(capsys):
+    offers = [pb.Caution(code="RENT", message=f"LoRA on {name}") for name in ("an L4", "an A10")]
+    out = printed(capsys, answer(cautions=offers))
+    assert "  Rented  LoRA on an L4\n" in out
+    assert "an A10" not in out
+
+
+def test_what_is_missing_is_asked_for_with_its_option(capsys):
+    without = answer()
+    without.estimate.ClearField("total_seconds")
+    without.estimate.ClearField("cost")
+    assert "  Time    depends on the number of rows: add --examples N" in printed(capsys, without)
+    unnamed = answer(spec=run_spec_pb2.RunSpec(lora=method_pb2.Lora()))
+    unnamed.ClearField("estimate")
+    out = printed(capsys, unnamed, Asked(("recommend",)))
+    assert "not estimated: add --model NAME and --gpu NAME, --cpu or --this-machine" in out
+    assert "Next: finetree recommend --model NAME\n" in out
+
+
+def test_a_written_job_file_is_trained_next_and_a_named_dataset_needs_no_file(capsys):
+    response = answer()
+    response.spec.dataset.name = "mine"
+    out = printed(capsys, response, Asked(("recommend",), job_file="my job.yaml"))
+    assert "Next: finetree train 'my job.yaml'\n" in out
+
+
+def test_where_nothing_trains_there_is_no_number_and_no_training(capsys):
+    response = pb.RecommendResponse(verdict=pb.Verdict(headline="Nothing trains here"), cautions=[pb.Caution()])
+    out = printed(capsys, response)
+    assert out.startswith("Nothing trains here\n")
+    assert "finetree train" not in out
+    assert "Memory" not in out
