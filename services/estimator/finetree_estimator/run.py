@@ -86,10 +86,6 @@ class Run:
     devices: int = 1
     nodes: int = 1
     """Machines that the devices are spread over."""
-    network_bandwidth: float = math.inf
-    """Bytes per second that the adapters of a machine pass to another, in one direction, all together."""
-    network_known: bool = False
-    """Whether the network's rate is said, rather than that of a usual machine with such devices."""
     sharding: str = "replicated"
     """What several devices share: replicated, optimizer, gradients or full."""
 

@@ -56,11 +56,9 @@ def step_of(run: Run, rows: Rows) -> Step:
 def step_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of an optimizer step, of all devices at once."""
     spread = run.devices if run.sharding != "replicated" else 1
-    computing = _computing_seconds(run, rows, step)
-    micro = computing + communication.micro_batch_seconds(run, computing)
+    micro = _computing_seconds(run, rows, step) + communication.micro_batch_seconds(run)
     update = update_traffic(run) / run.device.bandwidth / spread
-    backward = computing * (_passes(run) - 1) / _passes(run)
-    return step.micro_batches * micro + update + communication.step_seconds(run, backward)
+    return step.micro_batches * micro + update + communication.step_seconds(run)
 
 
 def _computing_seconds(run: Run, rows: Rows, step: Step) -> float:
@@ -225,21 +223,18 @@ def forward_overhead_seconds(run: Run) -> float:
 # ------------------------------------------------------------------------------------------------- the interval's ends
 
 
-def delay_seconds(run: Run, rows: Rows, step: Step) -> float:
+def delay_seconds(run: Run) -> float:
     """Seconds that a micro-batch may take longer for reasons that no rate has: host, kernels, links between devices."""
     if run.on_cpu:
         return 0.0
     slower = (_passes(run) - 1) * run.method.slowest_dequantization_traffic(run)
     host = _call_seconds(run) * c.SLOWEST_HOST
-    computing = _computing_seconds(run, rows, step) if run.sharded else 0.0
-    return host + slower / run.device.bandwidth + communication.delay_seconds(run, computing)
+    return host + slower / run.device.bandwidth + communication.delay_seconds(run)
 
 
 def saving_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds that a micro-batch may take less: waiting hides behind computing, and a loop's loss may be compiled."""
-    hidden = 0.0
-    if run.sharded:
-        computing = _computing_seconds(run, rows, step)
-        hidden = min(communication.waiting_seconds(run), computing) + communication.saved_seconds(run, computing)
+    waiting = communication.waiting_seconds(run)
+    hidden = min(waiting, _computing_seconds(run, rows, step)) if waiting else 0.0
     logits = loss_traffic(run, rows) - loss_traffic(run, rows, whole=True)
     return hidden + step.tokens * logits / run.device.bandwidth
