@@ -216,6 +216,19 @@ class Run:
         casts = self.program.casts_module and self.autocasts_trained_weights
         return self.compute_bytes if casts else self.trained_bytes
 
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes per number of embeddings and head that are trained whole beside adapters, and of their gradients.
+
+        Copies have the type of what they copy (PEFT's ModulesToSaveWrapper), unless the program has one for all.
+        """
+        return self.program.adapter_bytes or self.stored_bytes
+
+    def trained_size(self, adapter_bytes: int) -> int:
+        """Bytes of all that is trained, at so many for each number that is not trained whole beside adapters."""
+        whole = self.method.whole_parameters(self.stored_shape)
+        return (self.trainable_parameters - whole) * adapter_bytes + whole * self.whole_bytes
+
     # ----------------------------------------------------------------------------------------------------- batches
 
     @property

@@ -63,8 +63,7 @@ def step_seconds(run: Run, computing: float) -> float:
     """
     if run.devices == 1 or run.sharded:
         return 0.0
-    sizes = run.method.trainable_parameters(run.shape) * run.master_bytes
-    return _exposed(run, 2.0 * sizes * _share(run), computing)
+    return _exposed(run, 2.0 * run.trained_size(run.master_bytes) * _share(run), computing)
 
 
 def _exposed(run: Run, moved: float, computing: float) -> float:

@@ -95,7 +95,7 @@ def training_flops(run: Run, rows: Rows, step: Step) -> float:
     dense = forward.dense * (1.0 + run.method.backward_flops_factor(run.shape) + again)
     # Attention's backward pass does not depend on what is trained.
     attention = forward.attention * (1.0 + c.ATTENTION_BACKWARD + again) / _attention_share(run)
-    head_passes = 3.0 if run.method.trains_base else 2.0
+    head_passes = 3.0 if run.method.trains_head else 2.0
     if _computes_head_again(run, rows, step):
         head_passes += 1.0
     # Head and adapters compute in float32 where a raised base leaves them that.
