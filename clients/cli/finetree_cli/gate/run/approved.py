@@ -238,7 +238,7 @@ def _day(text: str, name: str) -> date:
 
 
 def _policy_changed(report: Report) -> Iterator[str]:
-    from finetree_cli.jobfile.policy import file_sha256
+    from finetree_cli.gate.policy.file import file_sha256
 
     if report.policy is None or not Path(report.policy.file).is_file():
         return
