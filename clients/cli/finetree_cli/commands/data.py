@@ -95,7 +95,7 @@ def check(
 ) -> None:
     """Report on the rows of FILE: what is asked, learned and left out, in three rows; then lengths, cuts and leaks.
 
-    The file is uploaded (the same content once) and tokenized by a job of the trainer; a second check of the same content
+    The file is uploaded (the same content once) and tokenized by a job of the trainer; a second check of that content
     reuses the result. Exits with 2 if the data is malformed, with row and field, and with 3 if a finding is an error
     that is not accepted, or a --fail-on applies.
     """
