@@ -42,9 +42,9 @@ def test_a_run_that_does_not_fit_has_no_hours_and_no_price(make_run, gpu, memory
 
 
 @pytest.mark.parametrize(("devices", "sharding", "said"), [(1, "replicated", 0), (2, "replicated", 1), (2, "full", 0)])
-def test_several_devices_without_shards_are_said_to_hold_copies(make_run, devices, sharding, copies):
+def test_several_devices_without_shards_are_said_to_hold_copies(make_run, devices, sharding, said):
     found = estimate(make_run(devices=devices, sharding=sharding))
-    assert [remark.code for remark in found.remarks].count("DEVICES_HOLD_COPIES") == copies
+    assert [remark.code for remark in found.remarks].count("DEVICES_HOLD_COPIES") == said
 
 
 def test_the_remedy_is_told(mixed):

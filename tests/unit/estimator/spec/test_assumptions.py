@@ -18,7 +18,8 @@ WITHOUT_EFFECT = {
     *("program.compile", "evaluation.metrics", "evaluation.max_new_tokens", "evaluation.samples"),
     *("evaluation.before_training", "prefix.init", "qlora.double_quantization", "lora.alpha", "qlora.lora.alpha"),
     *("lora.rank_stabilized", "lora.weight_decomposed", "lora.include_experts", "qlora.lora.rank_stabilized"),
-    *("qlora.lora.weight_decomposed", "qlora.lora.include_experts"),
+    *("qlora.lora.weight_decomposed", "qlora.lora.include_experts", "lora.train_embeddings", "lora.train_head"),
+    *("qlora.lora.train_embeddings", "qlora.lora.train_head"),
 }
 """Defaults that change little or nothing of what a run takes, or that switch something off."""
 
