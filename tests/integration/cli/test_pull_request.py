@@ -16,7 +16,7 @@ import pytest
 from finetree_cli import __main__ as entry
 
 DEMO = runpy.run_path(str(Path(__file__).with_name("pull_request_page.py")))
-RENEW = "run `python tests/contract/cli/pull_request_page.py` and look at the difference"
+RENEW = "run `python tests/integration/cli/pull_request_page.py` and look at the difference"
 CHANGES = {"team2": "changed", "team7": "changed", "team10": "new", "team4": "removed"}
 
 
