@@ -20,6 +20,8 @@ def upload(
 ) -> str:
     """Upload a file and return the resource name of its dataset; the same content gives the same dataset.
 
+    What `reading` accepts is a job's, and not kept with the dataset.
+
     Raises:
         BadInput: The file cannot be read.
     """
@@ -28,8 +30,12 @@ def upload(
     if not path.is_file():
         raise BadInput(f"{path}: no such file", remedy="give a file of training rows", reason="DATA_FILE_UNREADABLE")
     try:
+        stated = type(reading)() if reading is not None else None
+        if reading is not None and stated is not None:
+            stated.CopyFrom(reading)
+            del stated.accepted_findings[:]
         with transfer(settings.out, f"uploading {path.name}") as on_progress:
-            return client.upload_dataset(path, display_name=path.name, reading=reading, on_progress=on_progress).name
+            return client.upload_dataset(path, display_name=path.name, reading=stated, on_progress=on_progress).name
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
 

@@ -151,17 +151,19 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
 
         policy = read_policy(flags.policy_file, flags.limits)
         files = find_job_files(paths)
+        as_of = flags.as_of or _today()
         checks = Checks(
             estimator,
             lambda _: policy,
             _requests(flags, settings.out),
             undecided_passes=flags.fail_on == "fail",
             profile_source="options" if flags.plan.examples is not None else "",
+            as_of=as_of,
             require=_locked(flags),
         )
         base = _base(paths, files, flags=flags, checks=checks)
         plans, revisions = checks.run(read_jobs(files))
-    report = make_report(plans, as_of=flags.as_of or _today(), revisions=revisions, policy=_policy_file(policy))
+    report = make_report(plans, as_of=as_of, revisions=revisions, policy=_policy_file(policy))
     if base is None:
         return report
     from finetree_cli.gate.base.difference import compare

@@ -51,6 +51,9 @@ T = TypeVar("T")
 @click.option("--name", default="", help="Display name of the job.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Label; may be repeated.")
 @click.option("--request-id", default="", help="Idempotency key: the same key always gives the same job.")
+@click.option(
+    "--accept", "accepted", multiple=True, metavar="CODE", help="Accept a finding of the data, such as UNREAD_COLUMNS."
+)
 @click.option("--check", is_flag=True, help="Check the job and show its resolved plan; create nothing.")
 @pass_settings
 def train(
@@ -67,6 +70,7 @@ def train(
     name: str,
     labels: tuple[tuple[str, str], ...],
     request_id: str,
+    accepted: tuple[str, ...],
     check: bool,
 ) -> None:
     """Train a job file, and follow the job.
@@ -92,6 +96,8 @@ def train(
         job.template.display_name = name
     for key, value in labels:
         job.template.labels[key] = value
+    if accepted:
+        _accept(job, accepted, evaluates=eval_data is not None)
     with settings.client() as client:
         uploaded = upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
         if approved is not None:
@@ -105,6 +111,13 @@ def train(
             _watch(settings, handle, timeout)
         else:
             _show_created(settings, handle)
+
+
+def _accept(job: "JobFile", codes: tuple[str, ...], *, evaluates: bool) -> None:
+    """Accept findings of the training rows, and of held-out rows where the job has some."""
+    job.spec.dataset.reading.accepted_findings.extend(codes)
+    if evaluates or job.spec.evaluation.HasField("dataset"):
+        job.spec.evaluation.dataset.reading.accepted_findings.extend(codes)
 
 
 def create(

@@ -119,11 +119,13 @@ def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
     return doc.CheckResult(
         rule_id=check.rule_id,
         severity=severity,
-        level="hard" if severity == "error" else "advisory",
+        level=_level(check.level, severity),
         verdict=cast("doc.Verdict", _word(check_pb2.CheckVerdict, check.verdict)),
         measured=_range(check.measured) if check.HasField("measured") else None,
         limit=check.limit if check.HasField("limit") else None,
-        allowed=None,
+        measured_name=check.measured_name,
+        allowed=tuple(check.allowed) or None,
+        denied=tuple(check.denied) or None,
         unit=cast("doc.Unit", "" if not check.unit else _word(check_pb2.CheckUnit, check.unit).lower()),
         currency_code=check.currency_code,
         base=_range(check.base) if check.HasField("base") else None,
@@ -132,10 +134,21 @@ def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
         ),
         fix=_patch(check.fix) if check.HasField("fix") else None,
         message=message_with_option(check),
-        waiver=None,
-        override=None,
+        waiver=doc.Waiver(reason=check.waiver.reason, owner=check.waiver.owner, until=check.waiver.until)
+        if check.HasField("waiver")
+        else None,
+        override=doc.Override(by=check.override.by, reason=check.override.reason)
+        if check.HasField("override")
+        else None,
         fingerprint=doc.fingerprint(job.file, check.rule_id, check.field_path),
     )
+
+
+def _level(level: int, severity: doc.Severity) -> doc.Level:
+    """Return a limit's level; a service that knows none has limits that bind by their severity."""
+    if not level:
+        return "hard" if severity == "error" else "advisory"
+    return cast("doc.Level", _word(check_pb2.LimitLevel, level).lower())
 
 
 def _patch(patch: check_pb2.SpecPatch) -> doc.Patch:

@@ -27,8 +27,8 @@ MAX_VALUE = 4096
 """Longest value of an annotation."""
 SECONDS_PER_DAY = 86_400
 _AGAIN = "run `finetree check` again, and have the new plan approved"
-_OF_DATA = ("job.train.approved_plan.dataset_profile",)
-"""Violations that follow from the data being read by the trainer."""
+_PROFILE = "job.train.approved_plan.dataset_profile"
+"""Violations below it follow from the rows being read by the trainer."""
 
 
 def choose_entry(report: Report, file: str | None) -> PlanEntry:
@@ -127,7 +127,7 @@ def annotations(report: Report, entry: PlanEntry) -> dict[str, str]:
         named = f" {entry.policy}" if entry.policy else ""
         found["policy"] = f"{report.policy.file}{named} (sha256:{report.policy.sha256})"
     for check in entry.checks:
-        if check.override is not None:
+        if check.override is not None and check.verdict == "WAIVED":
             found[f"override.{check.rule_id}"] = f"{check.override.by}: {check.override.reason}"
         if check.waiver is not None and check.verdict == "WAIVED":
             until = f" until {check.waiver.until}" if check.waiver.until else ""
@@ -155,7 +155,10 @@ def require_same_but_data(
     Raises:
         GateFailed: Another field differs, or a limit is no longer kept.
     """
-    allowed = (*_OF_DATA, *(f"job.train.spec.{field_path}" for field_path in uploaded))
+    allowed = [f"job.train.spec.{field_path}" for field_path in uploaded]
+    # A dataset of the trainer never changes; a file below one of its data roots may.
+    if "dataset" in uploaded or approved_plan(entry).spec.dataset.WhichOneof("source") == "name":
+        allowed.append(_PROFILE)
     others = [
         f"{field.removeprefix('job.train.').removeprefix('spec.')}: {text}"
         for field, text in violations

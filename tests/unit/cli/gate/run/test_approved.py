@@ -202,9 +202,17 @@ PRICE = ("job.train.approved_plan.revision.price_book.id", "approved a, now b")
     ("violations", "uploaded", "high", "refusal"),
     [
         ([PROFILE, NAME], {"dataset": "d1"}, 4.0, ("", "")),
-        ([PROFILE], {}, 4.0, ("", "")),
+        ([PROFILE], {}, 4.0, ("PLAN_DRIFT", "dataset_profile.total_tokens: approved unset, now 40")),
         ([PROFILE, NAME], {"dataset": "d1"}, 6.0, ("PLAN_STALE", "cost may reach 6 USD, limit 5 USD")),
-        ([PROFILE, NAME], {}, 4.0, ("PLAN_DRIFT", "1 field differs: dataset.name: approved unset, now d1")),
+        (
+            [PROFILE, NAME],
+            {},
+            4.0,
+            (
+                "PLAN_DRIFT",
+                "2 fields differ: approved_plan.dataset_profile.total_tokens: approved unset, now 40; dataset.name: ",
+            ),
+        ),
         (
             [NAME, PRICE],
             {"dataset": "d1"},
@@ -212,7 +220,7 @@ PRICE = ("job.train.approved_plan.revision.price_book.id", "approved a, now b")
             ("PLAN_DRIFT", "approved_plan.revision.price_book.id: approved a, now b"),
         ),
     ],
-    ids=["same data", "counted again", "dearer", "other data", "other prices"],
+    ids=["same data", "a file of the trainer", "dearer", "other data", "other prices"],
 )
 def test_only_what_the_trainer_says_of_the_checked_data_may_differ(entry, violations, uploaded, high, refusal):
     present = trainer_pb2.ValidateJobResponse()
@@ -224,3 +232,8 @@ def test_only_what_the_trainer_says_of_the_checked_data_may_differ(entry, violat
         found = (error.reason, error.message)
     assert found[0] == refusal[0]
     assert refusal[1] in found[1]
+
+
+def test_a_dataset_of_the_trainer_may_be_counted_again(entry):
+    named = dataclasses.replace(entry, plan={"spec": SPEC | {"dataset": {"name": "d1"}}})
+    approved.require_same_but_data(named, [PROFILE], trainer_pb2.ValidateJobResponse(), {})
