@@ -22,7 +22,7 @@ TOKENS = {"github": "GITHUB_TOKEN", "gitlab": "GITLAB_TOKEN"}
     examples=(
         "finetree comment github --from plan.json",
         "finetree comment gitlab --from plan.json --name nightly",
-        "GITHUB_TOKEN=… GITHUB_REPOSITORY=acme/models finetree comment github --from plan.json --number 12",
+        "finetree comment github --from plan.json --number 12",
     ),
 )
 @click.argument("site", type=click.Choice(tuple(TOKENS)))
