@@ -82,7 +82,7 @@ class Prediction:
         """
         run, correction, memory, fit = self.run, self.correction, self.memory, self.fit
         _guard("memory in bytes", memory.device.high, memory.host.high)
-        times = _times(run, correction, self._nearest.speed.distance)
+        times = _times(run, correction, self._nearest.speed.apart)
         return Estimate(
             memory=memory,
             fit=fit,
@@ -106,7 +106,7 @@ class Prediction:
     @cached_property
     def _peaks(self) -> Memory:
         """Corrected peaks, as wide as the nearest measured peak is far."""
-        spread = memory_spread(self._nearest.peak.distance)
+        spread = memory_spread(self._nearest.peak.apart)
         return correct_memory(peak.estimate(self.run, spread, states=self._states), self.correction)
 
 

@@ -155,6 +155,11 @@ class Run:
         """Whether the weights themselves are spread over devices."""
         return self.sharding == "full" and self.devices > 1
 
+    @property
+    def counts_exactly(self) -> bool:
+        """Whether weights are known to the byte: not of a guessed model, nor in a format that libraries differ in."""
+        return not self.shape.guessed and self.method.packs_exactly
+
     # --------------------------------------------------------------------------------------------- number formats
 
     @property
@@ -223,6 +228,12 @@ class Run:
     def one_micro_batch(self) -> bool:
         """Whether a device's share of the batch is a single micro-batch."""
         return self.batch <= self.micro_batch * self.devices
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that attention sees: packed rows make one of the sequence's length."""
+        rows = self.rows
+        return self.sequence_length if rows is None or self.packing else min(self.sequence_length, rows.longest)
 
     @cached_property
     def peak_tokens(self) -> float:

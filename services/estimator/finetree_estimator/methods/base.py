@@ -120,6 +120,11 @@ class Method(ABC):
         return self.counted_spread
 
     @property
+    def packs_exactly(self) -> bool:
+        """Whether the format of the base's weights says how many bytes they take, whatever library packs them."""
+        return True
+
+    @property
     def measured_on_cpu(self) -> bool:
         """Whether the count of the worker's tensors on a CPU was checked against this method."""
         return True

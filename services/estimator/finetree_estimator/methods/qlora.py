@@ -77,6 +77,11 @@ class Qlora(Lora):
         return 0.12
 
     @property
+    def packs_exactly(self) -> bool:
+        """Whether the format says how many bytes weights take: libraries lay out integers in several ways."""
+        return not self.gptq and self.bits == 4
+
+    @property
     def measured_on_cpu(self) -> bool:
         """Whether the count of the worker's tensors on a CPU was checked: with 4-bit bases alone."""
         return self.bits == 4

@@ -17,7 +17,7 @@ def score_traffic(run: Run) -> float:
     """
     forward, backward = _bytes_per_score(run)
     moved = forward * (2 if run.checkpointing else 1) + backward
-    return float(run.shape.layers * run.shape.heads * run.sequence_length * moved)
+    return float(run.shape.layers * run.shape.heads * run.longest_row * moved)
 
 
 def _bytes_per_score(run: Run) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def _computing_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of a micro-batch on a device by itself."""
     seconds = step.tokens * training_flops(run, rows, step) / run.device.training_flops
     seconds += mixtures.grouped_seconds(run, step.tokens)
-    return seconds + overhead_seconds(run) + step.tokens * elementwise_seconds(run, rows)
+    return seconds + overhead_seconds(run) + step.tokens * elementwise_seconds(run, rows, step.tokens)
 
 
 # ----------------------------------------------------------------------------------------------------- matrix products
@@ -94,7 +94,7 @@ def training_flops(run: Run, rows: Rows, step: Step) -> float:
     # Attention's backward pass does not depend on what is trained.
     attention = forward.attention * (1.0 + c.ATTENTION_BACKWARD + again) / _attention_share(run)
     head_passes = 3.0 if run.method.trains_base else 2.0
-    if _computes_head_again(run, rows, step):
+    if computes_head_again(run, rows, step):
         head_passes += 1.0
     # Head and adapters compute in float32 where a raised base leaves them that.
     slower = _float32_factor(run) if run.activation_bytes > run.compute_bytes else 1.0
@@ -114,11 +114,11 @@ def _alignment_factor(run: Run) -> float:
     return 1.0 if plain_cores or run.shape.vocab % c.ALIGNED_NUMBERS == 0 else c.UNALIGNED_FACTOR
 
 
-def _computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
+def computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
     """Whether chunks of logits are computed a second time for the backward pass: not where they are kept."""
     if run.loss not in ("completion-only", "chunked") or run.program.keeps_chunked_logits:
         return False
-    return step.tokens * loss_share(run, rows) > c.CHUNK_TOKENS
+    return step.tokens * loss_share(run, rows) > run.program.loss_chunk
 
 
 def _float32_factor(run: Run) -> float:
@@ -130,21 +130,27 @@ def _float32_factor(run: Run) -> float:
 # ------------------------------------------------------------------------------------------------- memory's bandwidth
 
 
-def elementwise_seconds(run: Run, rows: Rows) -> float:
-    """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss."""
+def elementwise_seconds(run: Run, rows: Rows, tokens: float) -> float:
+    """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss.
+
+    `tokens` are those of a micro-batch.
+    """
     if run.on_cpu:
         saved = run.shape.layers * layer_activations(run).saved
         return _pass_share(run) * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
     left = c.COMPILED_SHARE if run.program.compiled else 1.0
     scores = score_traffic(run) if run.eager_attention else 0.0
     others = loss_traffic(run, rows) + left * run.method.adapter_traffic(run) + scores
-    moved = (elementwise.memory_share(run, rows) * _layer_traffic(run) + others) / run.device.bandwidth
-    return moved + _offloading_seconds(run)
+    layers = _layer_traffic(run) / run.device.bandwidth
+    # Kernels whose tensors a cache holds are so short that the device waits for calls: it saves no more than those.
+    saved = min(layers * elementwise.cached_share(run, tokens), _call_seconds(run) / tokens)
+    return layers - saved + others / run.device.bandwidth + _offloading_seconds(run)
 
 
-def forward_elementwise_seconds(run: Run, rows: Rows) -> float:
-    """Seconds per token of a forward pass alone outside of matrix products."""
-    return (elementwise_seconds(run, rows) - _offloading_seconds(run)) / (4.0 if run.checkpointing else 3.0)
+def forward_elementwise_seconds(run: Run, rows: Rows, tokens: float) -> float:
+    """Seconds per token of a forward pass of so many tokens alone, outside of matrix products."""
+    seconds = elementwise_seconds(run, rows, tokens) - _offloading_seconds(run)
+    return seconds / (4.0 if run.checkpointing else 3.0)
 
 
 def _offloading_seconds(run: Run) -> float:
