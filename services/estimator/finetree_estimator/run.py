@@ -86,6 +86,10 @@ class Run:
     devices: int = 1
     nodes: int = 1
     """Machines that the devices are spread over."""
+    network_bandwidth: float = math.inf
+    """Bytes per second that the adapters of a machine pass to another, in one direction, all together."""
+    network_known: bool = False
+    """Whether the network's rate is said, rather than that of a usual machine with such devices."""
     sharding: str = "replicated"
     """What several devices share: replicated, optimizer, gradients or full."""
 
@@ -216,6 +220,19 @@ class Run:
         """Bytes per number of gradients: those of 16-bit weights beside float32 masters stay in 16 bits."""
         casts = self.program.casts_module and self.autocasts_trained_weights
         return self.compute_bytes if casts else self.trained_bytes
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes per number of embeddings and head that are trained whole beside adapters, and of their gradients.
+
+        Copies have the type of what they copy (PEFT's ModulesToSaveWrapper), unless the program has one for all.
+        """
+        return self.program.adapter_bytes or self.stored_bytes
+
+    def trained_size(self, adapter_bytes: int) -> int:
+        """Bytes of all that is trained, at so many for each number that is not trained whole beside adapters."""
+        whole = self.method.whole_parameters(self.stored_shape)
+        return (self.trainable_parameters - whole) * adapter_bytes + whole * self.whole_bytes
 
     # ----------------------------------------------------------------------------------------------------- batches
 

@@ -104,7 +104,7 @@ def _at_the_loss(run: Run, gradients: float) -> Moment:
     activations = tokens * (layers * kept + outside_layers(run)) + cast_weights(run)
     loss, chunks = _loss(run)
     # The head's gradient comes with the first chunk, before the other chunks and the layers.
-    head = run.compute_bytes * run.shape.vocab * run.shape.hidden if run.method.trains_base else 0
+    head = run.compute_bytes * run.shape.vocab * run.shape.hidden if run.method.trains_head else 0
     return Moment(gradients, activations, max(loss + (head if chunks > 1 else 0), head + tokens * layer))
 
 

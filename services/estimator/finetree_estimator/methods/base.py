@@ -150,6 +150,15 @@ class Method(ABC):
         return False
 
     @property
+    def trains_head(self) -> bool:
+        """Whether the output head gets a gradient of its own weights."""
+        return self.trains_base
+
+    def whole_parameters(self, shape: Shape) -> int:  # noqa: ARG002
+        """Parameters of embeddings and output head that are trained whole, as copies beside a frozen base."""
+        return 0
+
+    @property
     def layers_without_gradient(self) -> int:
         """Lowest decoder layers that no gradient passes through, so that they keep nothing for the backward pass."""
         return 0

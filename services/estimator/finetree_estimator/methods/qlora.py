@@ -54,6 +54,8 @@ class Qlora(Lora):
             lora.targets,
             lora.dropout,
             weight_decomposed=lora.weight_decomposed,
+            train_embeddings=lora.train_embeddings,
+            train_head=lora.train_head,
             bits=bits,
             double_quantized=double_quantized,
             gptq=gptq,

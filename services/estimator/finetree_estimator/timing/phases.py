@@ -60,7 +60,7 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
     below, above = _rate_ends(run, rows, spread)
     seconds = step_seconds(run, rows, step)
     low = (seconds - step.micro_batches * saving_seconds(run, rows, step)) * below
-    high = seconds * above + step.micro_batches * delay_seconds(run)
+    high = seconds * above + step.micro_batches * delay_seconds(run, rows, step)
     evaluation = evaluation_seconds(run, run.evaluation)
     # What goes with the device's rate rests on its sources too.
     sources = together(_CPU_RATE if run.on_cpu else _GPU_RATE, run.device.sources)

@@ -56,9 +56,11 @@ def step_of(run: Run, rows: Rows) -> Step:
 def step_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of an optimizer step, of all devices at once."""
     spread = run.devices if run.sharding != "replicated" else 1
-    micro = _computing_seconds(run, rows, step) + communication.micro_batch_seconds(run)
+    computing = _computing_seconds(run, rows, step)
+    micro = computing + communication.micro_batch_seconds(run, computing)
     update = update_traffic(run) / run.device.bandwidth / spread
-    return step.micro_batches * micro + update + communication.step_seconds(run)
+    backward = computing * (_passes(run) - 1) / _passes(run)
+    return step.micro_batches * micro + update + communication.step_seconds(run, backward)
 
 
 def _computing_seconds(run: Run, rows: Rows, step: Step) -> float:
@@ -93,7 +95,7 @@ def training_flops(run: Run, rows: Rows, step: Step) -> float:
     dense = forward.dense * (1.0 + run.method.backward_flops_factor(run.shape) + again)
     # Attention's backward pass does not depend on what is trained.
     attention = forward.attention * (1.0 + c.ATTENTION_BACKWARD + again) / _attention_share(run)
-    head_passes = 3.0 if run.method.trains_base else 2.0
+    head_passes = 3.0 if run.method.trains_head else 2.0
     if computes_head_again(run, rows, step):
         head_passes += 1.0
     # Head and adapters compute in float32 where a raised base leaves them that.
@@ -223,18 +225,21 @@ def forward_overhead_seconds(run: Run) -> float:
 # ------------------------------------------------------------------------------------------------- the interval's ends
 
 
-def delay_seconds(run: Run) -> float:
+def delay_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds that a micro-batch may take longer for reasons that no rate has: host, kernels, links between devices."""
     if run.on_cpu:
         return 0.0
     slower = (_passes(run) - 1) * run.method.slowest_dequantization_traffic(run)
     host = _call_seconds(run) * c.SLOWEST_HOST
-    return host + slower / run.device.bandwidth + communication.delay_seconds(run)
+    computing = _computing_seconds(run, rows, step) if run.sharded else 0.0
+    return host + slower / run.device.bandwidth + communication.delay_seconds(run, computing)
 
 
 def saving_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds that a micro-batch may take less: waiting hides behind computing, and a loop's loss may be compiled."""
-    waiting = communication.waiting_seconds(run)
-    hidden = min(waiting, _computing_seconds(run, rows, step)) if waiting else 0.0
+    hidden = 0.0
+    if run.sharded:
+        computing = _computing_seconds(run, rows, step)
+        hidden = min(communication.waiting_seconds(run), computing) + communication.saved_seconds(run, computing)
     logits = loss_traffic(run, rows) - loss_traffic(run, rows, whole=True)
     return hidden + step.tokens * logits / run.device.bandwidth
