@@ -10,7 +10,7 @@ from finetree_recommender.decision.hardware_gate import memory_words
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Evidence, FitState
 from finetree_recommender.explain import cautions_recipe, rental_offers, unmet_limits
-from finetree_recommender.explain.reasons import caution_code, warnings
+from finetree_recommender.explain.reasons import advice_words, caution_code, warnings
 from finetree_recommender.explain.thresholds import NOT_ESTIMATED
 from finetree_recommender.explain.ways_out.offers import WayOut
 from finetree_recommender.explain.ways_out.questions import Kind
@@ -201,7 +201,7 @@ def _smallest(evidence: Evidence) -> str:
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:
     if method is not None:
         for rule in warnings(situation.pack, situation.answers, method, evidence=situation.evidence):
-            yield Caution(caution_code(rule), rule.message, rule.id, rule.redirect)
+            yield Caution(caution_code(rule), advice_words(rule, situation), rule.id, rule.redirect)
 
 
 def _renting(situation: Situation) -> Iterator[Caution]:

@@ -148,7 +148,8 @@ class CautionRule:
     """Advice against a method; `hard` advice is applied by the hardware gate, and is no caution.
 
     `advice` says on the method's card when it holds, instead of `message`; `also` are further methods that it points
-    to, after `redirect`.
+    to, after `redirect`. `ratio` ends the message with a published ratio of times, which the times of a request replace
+    where they are estimated; advice `on_time` alone is left out where those refute it.
     """
 
     id: str
@@ -160,6 +161,13 @@ class CautionRule:
     also: tuple[Method, ...] = ()
     advice: str = ""
     hard: bool = False
+    ratio: str = ""
+    on_time: bool = False
+
+    @property
+    def text(self) -> str:
+        """What it says in general, without a request."""
+        return f"{self.message} {self.ratio}" if self.ratio else self.message
 
     @property
     def is_advice(self) -> bool:
