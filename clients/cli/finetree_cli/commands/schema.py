@@ -13,8 +13,8 @@ FILES = ("job", "policy", "plan")
 @click.command(
     cls=Command,
     examples=(
-        "finetree schema job > job.schema.json",
-        "finetree schema policy > policy.schema.json",
+        "finetree schema job | tee job.schema.json",
+        "finetree schema policy | tee policy.schema.json",
         "finetree schema plan | jq '.\"$defs\" | keys'",
     ),
 )
