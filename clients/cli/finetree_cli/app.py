@@ -18,6 +18,7 @@ COMMANDS: dict[str, str] = {
     "render": "finetree_cli.commands.render:render",
     "comment": "finetree_cli.commands.comment:comment",
     "policy": "finetree_cli.commands.policy:policy",
+    "schema": "finetree_cli.commands.schema:schema",
     "train": "finetree_cli.commands.train:train",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "data": "finetree_cli.commands.data:data",
