@@ -2,7 +2,7 @@
 """Inputs of a verdict, which can be asked for again with one of them changed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from finetree_recommender.decision.fit import GIB, Constraints, Violations
@@ -33,10 +33,10 @@ class Situation:
         """Answers of the request."""
         return self.inputs.answers
 
-    @property
+    @cached_property
     def limits(self) -> Limits:
-        """Limits of the run."""
-        return self.inputs.limits
+        """Limits of the run; without rows where the pack's own figures by rows are not of this model."""
+        return self.inputs.limits if self.inputs.own_figures else replace(self.inputs.limits, examples=None)
 
     def estimate(self, method: Method) -> Estimate | None:
         """Estimate of a method's best recipe; None where there is none."""

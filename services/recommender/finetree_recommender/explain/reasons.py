@@ -10,6 +10,7 @@ from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.prior_figures import falls_short, prior_of
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Estimate, Evidence, FitState
+from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.answers import Answers, matches
 from finetree_recommender.rule_pack.pack import Pack
@@ -18,6 +19,10 @@ from finetree_recommender.trace import Reason, Violation
 
 LEAF_WORDS = "the decision tree leads to it"
 """Why a method is recommended, where the tree gives no reason."""
+
+
+SLOWER = 1.1
+"""Times another method's seconds, above which a method is told to be slower."""
 
 
 class Standing(StrEnum):
@@ -74,30 +79,54 @@ class Case:
         return Standing.REJECTED if state is FitState.UNKNOWN else Standing.FITS_AGAINST_RULE
 
 
-def warnings(pack: Pack, answers: Answers, method: Method, *, evidence: Evidence | None) -> list[CautionRule]:
+def warnings(situation: Situation, method: Method) -> list[CautionRule]:
     """The pack's cautions that apply to a method; the hard ones belong to the hardware gate.
 
-    A caution that the GPU has memory for another method is left out where the estimate shows that it has too little.
+    Left out is a caution that the estimate refutes: that the GPU has memory for another method where it has too little,
+    and that a method is slower than another one where it is not.
     """
     return [
         rule
-        for rule in pack.rules.cautions
+        for rule in situation.pack.rules.cautions
         if rule.method is method
         and not rule.hard
-        and matches(rule.when, answers)
-        and not ("memory" in rule.when and _refuted(rule, evidence))
+        and matches(rule.when, situation.answers)
+        and not ("memory" in rule.when and _lacks_memory(rule, situation.evidence))
+        and not _as_fast(rule, situation)
     ]
 
 
-def _advised(rule: CautionRule) -> Reason:
+def advice_words(rule: CautionRule, situation: Situation) -> str:
+    """What a caution says; of a slower method the times of this request, where they are estimated."""
+    times = _times(rule, situation)
+    if times is None or rule.slower_than is None:
+        return rule.message
+    return f"it takes {duration(times[0])}, {rule.slower_than} {duration(times[1])}"
+
+
+def _advised(rule: CautionRule, situation: Situation) -> Reason:
     pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
-    return Reason(caution_code(rule), f"{rule.message}{pointer}", rule.id)
+    return Reason(caution_code(rule), f"{advice_words(rule, situation)}{pointer}", rule.id)
 
 
-def _refuted(rule: CautionRule, evidence: Evidence | None) -> bool:
+def _lacks_memory(rule: CautionRule, evidence: Evidence | None) -> bool:
     if evidence is None or rule.redirect is None:
         return False
     return evidence.best[rule.redirect].state in (FitState.DOES_NOT_FIT, FitState.TIGHT)
+
+
+def _as_fast(rule: CautionRule, situation: Situation) -> bool:
+    """Whether the estimates show that a method is not slower than the one that it is compared with."""
+    times = _times(rule, situation)
+    return times is not None and times[0] <= SLOWER * times[1]
+
+
+def _times(rule: CautionRule, situation: Situation) -> tuple[float, float] | None:
+    """Estimated seconds of a caution's method, and of the one that it is said to be slower than."""
+    if rule.slower_than is None or situation.evidence is None:
+        return None
+    ours, theirs = situation.seconds(rule.method), situation.seconds(rule.slower_than)
+    return (ours, theirs) if ours is not None and theirs is not None else None
 
 
 def caution_code(rule: CautionRule) -> str:
@@ -122,11 +151,11 @@ def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
 def reasons(case: Case) -> tuple[Reason, ...]:
     """Reasons of a method's standing, most important first."""
     pack, situation, method = case.pack, case.situation, case.method
-    warned = warnings(pack, situation.answers, method, evidence=situation.evidence)
+    warned = warnings(situation, method)
     return (
         *((_won(case),) if case.standing is Standing.RECOMMENDED else _not_won(case)),
         *shortfall(pack, situation.answers, method),
-        *map(_advised, warned),
+        *(_advised(rule, situation) for rule in warned),
         *(_bits(case) if method is Method.QLORA else ()),
     )
 
@@ -214,7 +243,8 @@ def _behind(case: Case, chosen: Method) -> Reason:
         return Reason("OVERRIDDEN", f"for many different tasks the rules prefer {chosen}", choice.rule_id)
     ours, theirs = choice.ballot.total(case.method), choice.ballot.total(chosen)
     if theirs == 0:
-        return Reason("NO_VOTES", f"no answer decides; rule {choice.rule_id} leads to {chosen}", choice.rule_id)
+        decided = "no answer decides; " if choice.rule_id == choice.default_rule_id else ""
+        return Reason("NO_VOTES", f"{decided}rule {choice.rule_id} leads to {chosen}", choice.rule_id)
     if ours < theirs:
         return Reason("OUTVOTED", f"{_votes(ours)} against {theirs} for {chosen}", "votes.plurality")
     text = f"tied at {_votes(ours)}; rule {choice.rule_id} prefers {chosen}"

@@ -74,7 +74,9 @@ def present(request: dict[str, Any], path: str) -> float:
 @pytest.fixture
 def ask(pack, read):
     """The answer to a request, by the rules alone."""
-    return lambda request: conclude(pack, read(**request), None, missing="ESTIMATOR_UNAVAILABLE")
+    return lambda request: conclude(
+        pack, read(parameters=7_000_000_000, **request), None, missing="ESTIMATOR_UNAVAILABLE"
+    )
 
 
 CROSSING = b"""
@@ -82,6 +84,7 @@ id: crossing
 date: "2026-11-26"
 title: LoRA is cheaper than QLoRA from some thousand rows on
 extends: evidence-1
+quote_times: true
 sources: {house: {kind: MEASURED, source: "Runs of the house", date: "2026-11"}}
 times:
   examples: [100, 1000, 10000, 100000]
