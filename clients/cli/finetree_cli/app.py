@@ -14,6 +14,8 @@ COMMANDS: dict[str, str] = {
     "estimate": "finetree_cli.commands.estimate:estimate",
     "check": "finetree_cli.commands.check:check",
     "lock": "finetree_cli.commands.lock:lock",
+    "diff": "finetree_cli.commands.diff:diff",
+    "render": "finetree_cli.commands.render:render",
     "train": "finetree_cli.commands.train:train",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "data": "finetree_cli.commands.data:data",

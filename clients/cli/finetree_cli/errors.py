@@ -246,7 +246,14 @@ _REMEDIES: dict[str, str] = {
 }
 
 
+_DATA_FINDINGS = ("UNREAD_COLUMNS", "LISTS_AS_TEXT", "TRANSCRIPTS_AS_TEXT")
+"""Reasons for which training is refused unless they are accepted."""
+
+
 def _remedy(error: "FinetreeError") -> str:
+    if error.reason in _DATA_FINDINGS:
+        offers = column_flags(error.message)
+        return f"{offers}{'; ' * bool(offers)}to go on as it is: --accept {error.reason}"
     known = _REMEDIES.get(error.reason) or _REMEDIES.get(error.code, "") or column_flags(error.message)
     # The service's own message names the command already.
     known = "" if known and known.split("`")[1:2] and known.split("`")[1] in error.message else known

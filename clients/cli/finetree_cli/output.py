@@ -38,6 +38,8 @@ class Output:
     """Prints the answer of a command as text or as JSON."""
 
     json: bool = False
+    quiet: bool = False
+    """Whether messages are left out."""
 
     def document(self, document: Mapping[str, Any]) -> None:
         """Print the JSON object of a command."""
@@ -61,7 +63,8 @@ class Output:
 
     def say(self, text: str) -> None:
         """Print a line on stderr."""
-        click.echo(plain(text), err=True)
+        if not self.quiet:
+            click.echo(plain(text), err=True)
 
     def console(self, *, err: bool = False) -> "Console":
         """Create a rich console on stdout, or on stderr."""

@@ -20,6 +20,8 @@ def upload(
 ) -> str:
     """Upload a file and return the resource name of its dataset; the same content gives the same dataset.
 
+    What `reading` accepts is a job's, and not kept with the dataset.
+
     Raises:
         BadInput: The file cannot be read.
     """
@@ -28,23 +30,31 @@ def upload(
     if not path.is_file():
         raise BadInput(f"{path}: no such file", remedy="give a file of training rows", reason="DATA_FILE_UNREADABLE")
     try:
+        stated = type(reading)() if reading is not None else None
+        if reading is not None and stated is not None:
+            stated.CopyFrom(reading)
+            del stated.accepted_findings[:]
         with transfer(settings.out, f"uploading {path.name}") as on_progress:
-            return client.upload_dataset(path, display_name=path.name, reading=reading, on_progress=on_progress).name
+            return client.upload_dataset(path, display_name=path.name, reading=stated, on_progress=on_progress).name
     except OSError as error:
         raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
 
 
-def upload_job_data(settings: "Settings", client: "Client", job: "JobFile", flags: dict[str, Path | None]) -> None:
-    """Upload a job's local files and put their datasets' names into its spec.
+def upload_job_data(
+    settings: "Settings", client: "Client", job: "JobFile", flags: dict[str, Path | None]
+) -> dict[str, str]:
+    """Upload a job's local files, put their datasets' names into its spec, and return those names by field path.
 
     `flags` has a file by field path ("dataset", "evaluation.dataset") that replaces the job file's.
     """
     named = {item.field_path: item.path for item in job.local_data()}
+    uploaded = {}
     for field_path, flag in flags.items():
         path = flag or named.get(field_path)
         if path is None:
             continue
         source = job.spec.evaluation.dataset if "." in field_path else job.spec.dataset
         reading = source.reading if source.HasField("reading") else None
-        dataset = source.name = upload(settings, client, path, reading)
+        dataset = source.name = uploaded[field_path] = upload(settings, client, path, reading)
         settings.out.say(f"{path} is dataset {dataset}")
+    return uploaded

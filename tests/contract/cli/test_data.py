@@ -3,12 +3,13 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from finetree import Client
 from finetree.testing import Script, Suite
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2
-from finetree_api.types.v1 import training_data_pb2
+from finetree_api.types.v1 import check_pb2, training_data_pb2
 from finetree_cli import __main__ as entry
 
 ROWS = b'{"prompt": "a", "completion": "b"}\n'
@@ -50,6 +51,7 @@ def suite(server, monkeypatch) -> Suite:
     held = report(training_data_pb2.SPLIT_EVALUATION, leaked=(2, [4, 9]), leaked_prompts=(3, [4, 5, 9]))
     reports = (report(truncated=(5, [1, 2, 3, 4, 5]), without_target=(1, [3])), held)
     server.trainer.script = Script(steps=1, reports=reports)
+    server.datasets.preview = []
     return server
 
 
@@ -78,7 +80,8 @@ def test_a_report_is_text_with_the_target_tokens_marked(suite, file, capsys):
     assert leaked.endswith(": 4, 9")
     assert leaked_prompts.startswith("evaluation: 3 of 100 rows (3.0%)")
     assert "Suggested sequence length: 64" in out
-    assert out.endswith("| <user>a\N{REPLACEMENT CHARACTER}[2J\n| <bot>\n+ b<end>\n")
+    # What is learned comes before all numbers.
+    assert "| <user>a\N{REPLACEMENT CHARACTER}[2J\n| <bot>\n+ b<end>\n" in out.partition("Split")[0]
 
 
 def test_json_is_one_object(suite, file, capsys):
@@ -96,6 +99,7 @@ def test_json_is_one_object(suite, file, capsys):
         "rows": 100,
         "numbers": [4, 9],
         "failed": False,
+        "message": "",
     }
 
 
@@ -130,6 +134,62 @@ def test_the_remarks_of_a_report_are_printed(suite, file, capsys):
     suite.trainer.script = Script(steps=1, reports=(reading,))
     _, out, _ = run(capsys, "data", "check", file, "--model", "small")
     assert 'Read as chat: turns from "messages". Not read: id.' in out
+
+
+def unread(severity=check_pb2.SEVERITY_ERROR) -> event_pb2.DatasetReport:
+    made = report()
+    message = 'Left out: text in "Body" (100% of the rows). Map columns {prompt: Body, input: Question, completion: A}.'
+    found = made.findings.add(code="UNREAD_COLUMNS", severity=severity, message=message, rows=100)
+    found.columns.add(
+        name="Body", kind="text", severity=severity, rows=100, share=1.0, mean_characters=80, longest_characters=200,
+        example="Each pack of DVDs costs 76 dollars.",
+    )  # fmt: skip
+    found.columns.add(name="ID", kind="short values", severity=check_pb2.SEVERITY_INFO, rows=100, share=1.0)
+    return made
+
+
+def test_what_is_left_out_is_on_the_first_screen_and_fails(suite, file, capsys):
+    suite.trainer.script = Script(steps=1, reports=(unread(),))
+    suite.datasets.preview = [
+        dataset_pb2.PreviewRow(split=training_data_pb2.SPLIT_TRAIN, row=n, tokens=6, spans=SPANS) for n in (4, 5, 6, 7)
+    ]
+    code, out, err = run(capsys, "data", "check", file, "--model", "small")
+    first = out.partition("Split")[0]
+    assert code == 3
+    assert "error UNREAD_COLUMNS: Left out: text in" in first
+    assert "  Body: text in 100% of the rows, 80 characters on average, 200 at most\n    Each pack of DVDs" in first
+    assert "Also left out: ID (short values)" in first
+    assert [line for line in first.splitlines() if line.startswith("Row ")][-1].startswith("Row 6 as the model sees it")
+    assert "--column prompt=Body --column input=Question --column completion=A" in err
+    assert "--accept UNREAD_COLUMNS" in err
+
+
+@pytest.mark.parametrize(
+    ("severity", "words", "code"),
+    [
+        (check_pb2.SEVERITY_WARNING, (), 0),
+        (check_pb2.SEVERITY_WARNING, ("--fail-on", "warning"), 3),
+        (check_pb2.SEVERITY_ERROR, ("--fail-on", "warning"), 3),
+        (check_pb2.SEVERITY_ERROR, ("--fail-on", "error=100%"), 0),
+        (check_pb2.SEVERITY_INFO, ("--fail-on", "warning"), 0),
+    ],
+)
+def test_a_finding_fails_by_its_severity(suite, file, capsys, *, severity, words, code):
+    suite.trainer.script = Script(steps=1, reports=(unread(severity),))
+    found, out, _ = run(capsys, "data", "check", file, "--model", "small", *words, "--json")
+    assert (found, json.loads(out)["verdict"]) == (code, "fail" if code else "pass")
+
+
+def test_what_is_accepted_is_the_job_s_and_not_the_dataset_s(suite, file, capsys):
+    Path(file).write_bytes(ROWS * 3)  # content that no test before has uploaded
+    words = ("--accept", "UNREAD_COLUMNS", "--ignore-column", "Body")
+    _, out, _ = run(capsys, "data", "check", file, "--model", "small", *words, "--json")
+    with Client(suite.address) as client:
+        reading = client.get_job(json.loads(out)["job"]).prepare.dataset.reading
+    assert list(reading.accepted_findings) == ["UNREAD_COLUMNS"]
+    assert list(reading.ignored_columns) == ["Body"]
+    own = suite.datasets.find(json.loads(out)["dataset"]).reading
+    assert (list(own.accepted_findings), list(own.ignored_columns)) == ([], ["Body"])
 
 
 def test_skipped_rows_are_listed_with_their_problem(suite, file, capsys):

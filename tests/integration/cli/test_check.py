@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from finetree import FinetreeError
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_cli import __main__ as entry
 from finetree_cli.backends.estimator import LocalEstimator
@@ -264,9 +265,25 @@ def test_a_server_and_the_local_engine_give_the_same_bytes(suite, folder):
                 assert served.SerializeToString(deterministic=True) == own.SerializeToString(deterministic=True)
 
 
+def test_many_requests_are_sent_ahead_without_blocking_either_side(folder):
+    policy = check_plan_pb2.PlanPolicy(limits=[{"metric": check_plan_pb2.POLICY_METRIC_FIT}])
+    buckets = [{"upper_bound": 1000 + number, "count": number} for number in range(1, 257)]
+    run = estimate_pb2.EstimateRunRequest(
+        spec={"model": {"name": "smollm2-135m-instruct"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}},
+        dataset_profile={"examples": sum(range(257)), "token_lengths": buckets},
+    )
+    requests = [check_plan_pb2.CheckPlanRequest(run=run, policy=policy) for _ in range(120)]
+    requests[7].run.spec.hardware.accelerator = "rtx-9999"
+    assert sum(request.ByteSize() for request in requests) > 1 << 17, "more than the pipes of both directions hold"
+    with LocalEstimator() as local:
+        answers = list(local.check_plans(requests))
+    assert len(answers) == 120
+    assert [number for number, answer in enumerate(answers) if isinstance(answer, FinetreeError)] == [7]
+
+
 def test_an_address_that_is_given_is_asked(suite, folder, monkeypatch, capsys):
     monkeypatch.setenv("FINETREE_ESTIMATOR_ADDRESS", suite.addresses["estimator"])
-    words = ["check", "small.yaml", "--fits", "--json"]
+    words = ["check", "small.yaml", "job.yaml", "small.yaml", "--fits", "--as-of", "2026-11-28", "--json"]
     assert entry.run(words) == 0
     served = capsys.readouterr().out
     assert entry.run([*words, "--local"]) == 0

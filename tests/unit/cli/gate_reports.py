@@ -115,8 +115,8 @@ def everything() -> gate.Report:
         FAILING,
         entry("training/a.yaml", checks=(check(),), change="changed", base=figures(9, 3, 20)),
         unreadable(),
-        entry("training/new.yaml", change="new", cost=None, no_remedy=""),
+        entry("training/new.yaml", checks=(check(),), change="new", cost=None),
         gate.PlanEntry(file="training/old.yaml", change="removed", verdict="PASS", passed=True, base=figures(9, 1, 5)),
-        entry("training/ran.yaml", change="unchanged", base=figures(14, 2, 12), actual=ran),
+        entry("training/ran.yaml", checks=(check(),), change="unchanged", base=figures(14, 2, 12), actual=ran),
         base_ref="origin/main",
     )

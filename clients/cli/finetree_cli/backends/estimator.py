@@ -108,7 +108,13 @@ def check_plans(
 
     def answer(request: "check_plan_pb2.CheckPlanRequest") -> "check_plan_pb2.CheckPlanResponse | FinetreeError":
         try:
-            return estimator.check_plan(request.run, request.policy)
+            return estimator.check_plan(
+                request.run,
+                request.policy,
+                overrides=request.overrides,
+                evaluation_date=request.evaluation_date,
+                base_run=request.base_run if request.HasField("base_run") else None,
+            )
         except FinetreeError as error:
             return error
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`finetree check`: check job files against limits, as a gate in a pipeline."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,17 @@ from finetree_cli.options.plan_request import PlanFlags
 from finetree_cli.options.program import ProgramFlags, program_options
 from finetree_cli.options.spec import OwnershipFlags, ownership_options, sharding_option, token_options
 from finetree_cli.options.types import Amount, Day, MoneyAmount, Whole
+from finetree_cli.output import Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from finetree_api.estimator.v1 import estimate_pb2
+
+    from finetree_cli.gate.base.sides import Base
+    from finetree_cli.gate.check_jobs import Checks
     from finetree_cli.gate.report import PolicyFile, Report, Revisions
+    from finetree_cli.jobfile.job import JobFile
     from finetree_cli.jobfile.policy import Policy
 
 LEVELS = ("low", "medium", "high")
@@ -39,6 +46,7 @@ class CheckFlags:
     locked: bool
     lock_file: str | None
     as_of: str | None
+    base: str | None
     output: str
 
 
@@ -48,6 +56,7 @@ class CheckFlags:
         "finetree check job.yaml --max-cost 50 --max-hours 8 --accelerator rtx-4090",
         "finetree check job.yaml --fits --max-hours 8 --examples 5000 --tokens 2000000",
         "finetree check training/ --policy policy.yaml --output github,json=plan.json",
+        "finetree check --policy policy.yaml --base origin/main --output markdown",
         "finetree check job.yaml --max-memory-gib 24 --json | jq .verdict",
     ),
 )
@@ -80,6 +89,7 @@ class CheckFlags:
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
 @click.option("--locked", is_flag=True, help="Refuse to answer with other revisions than the lock file's (exit 5).")
 @click.option("--lock", "lock_file", metavar="FILE", help="The lock file of --locked. [default: .finetree/lock.json]")
+@click.option("--base", metavar="REF", help="Also say what has changed since a commit, such as origin/main.")
 @click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
 @click.option(
     "--output",
@@ -97,7 +107,8 @@ def check(settings: Settings, /, paths: tuple[str, ...], **flags: Any) -> None:
     undecided: a limit inside the predicted range, or a number that is unknown, such as the hours of an unknown number
     of rows. With --fail-on fail, undecided limits let the plan pass. A job file that cannot be read is shown with the
     others and gives 2. Without an address, the installed estimator runs in a child process and nothing is sent
-    anywhere; its answer is the server's. The same input, catalog and prices give the same answer.
+    anywhere; its answer is the server's. The same input, catalog and prices give the same answer. With --base, each job
+    also has what it took in that commit, by the same formulas and prices.
 
     The result is one document, plan.json (--output json=plan.json), which `finetree train --plan` runs.
     """
@@ -137,20 +148,45 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
         from finetree_cli.gate.job_files import find_job_files, read_jobs
         from finetree_cli.gate.report import make_report
         from finetree_cli.jobfile.policy import read_policy
-        from finetree_cli.options.plan_request import plan_request
 
         policy = read_policy(flags.policy_file, flags.limits)
         files = find_job_files(paths)
+        as_of = flags.as_of or _today()
         checks = Checks(
             estimator,
             lambda _: policy,
-            lambda job: plan_request(job, settings.out, plan=flags.plan, owner=flags.ownership, program=flags.program),
+            _requests(flags, settings.out),
             undecided_passes=flags.fail_on == "fail",
             profile_source="options" if flags.plan.examples is not None else "",
+            as_of=as_of,
             require=_locked(flags),
         )
+        base = _base(paths, files, flags=flags, checks=checks)
         plans, revisions = checks.run(read_jobs(files))
-    return make_report(plans, as_of=flags.as_of or _today(), revisions=revisions, policy=_policy_file(policy))
+    report = make_report(plans, as_of=as_of, revisions=revisions, policy=_policy_file(policy))
+    if base is None:
+        return report
+    from finetree_cli.gate.base.difference import compare
+
+    return compare(base.report, report, base_ref=flags.base or "", renames=base.renames)
+
+
+def _requests(flags: CheckFlags, out: Output) -> "Callable[[JobFile], estimate_pb2.EstimateRunRequest]":
+    """Return what makes the request of a job file; `out` gets the number of rows that were counted."""
+    from finetree_cli.options.plan_request import plan_request
+
+    return lambda job: plan_request(job, out, plan=flags.plan, owner=flags.ownership, program=flags.program)
+
+
+def _base(paths: tuple[str, ...], files: list[str], *, flags: CheckFlags, checks: "Checks") -> "Base | None":
+    """Estimate the job files of the base, in silence; None without one."""
+    if flags.base is None:
+        return None
+    from finetree_cli.gate.base.git import find_commit
+    from finetree_cli.gate.base.sides import read_base
+
+    silent = dataclasses.replace(checks, request_of=_requests(flags, Output(quiet=True)))
+    return read_base(find_commit(flags.base), paths, files=files, checks=silent)
 
 
 def _locked(flags: CheckFlags) -> "Callable[[Revisions], None] | None":

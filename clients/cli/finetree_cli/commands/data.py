@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetree_cli.errors import BadInput, GateFailed
+from finetree_cli.errors import BadInput, GateFailed, column_flags
 from finetree_cli.options.command import Group, Settings, pass_settings
 from finetree_cli.options.types import Label, Threshold
 
 if TYPE_CHECKING:
     from finetree import Client, Job
-    from finetree_api.trainer.v1 import event_pb2
+    from finetree_api.trainer.v1 import dataset_pb2, event_pb2
     from finetree_api.types.v1 import training_data_pb2
 
     from finetree_cli.render.trainer.dataset import Found
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-FINDINGS = ("skipped", "truncated", "no-target", "duplicates", "leak", "prompt-leak")
+FINDINGS = ("error", "warning", "skipped", "truncated", "no-target", "duplicates", "leak", "prompt-leak")
 FILE_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "text")
+SHOWN_ROWS = 3
+"""Rows that a report shows as the model sees them."""
 LOSS_TOKENS = ("completions", "last-completion", "all")
 
 
@@ -57,7 +59,8 @@ def data() -> None:
     type=Threshold(FINDINGS),
     multiple=True,
     metavar="FINDING[=SHARE%]",
-    help=f"Exit with 3 if more than this share of the rows (default 0 %) has the finding: {', '.join(FINDINGS)}.",
+    help=f"Exit with 3 if more than this share of the rows (default 0 %) has the finding: {', '.join(FINDINGS)}. What "
+    "`finetree train` refuses (error) always does, unless it is accepted.",
 )
 @click.option(
     "--column",
@@ -67,6 +70,8 @@ def data() -> None:
     metavar="PART=NAME",
     help="Name of a part of the row in FILE, such as prompt=question or completion=answers.text.0.",
 )
+@click.option("--accept", "accepted", multiple=True, metavar="CODE", help="Accept a finding, such as UNREAD_COLUMNS.")
+@click.option("--ignore-column", "ignored", multiple=True, metavar="NAME", help="Column that may be left out.")
 @click.option("--file-format", type=click.Choice(FILE_FORMATS), help="Format of FILE. [default: from its content]")
 @click.option("--skip-bad-rows", is_flag=True, help="Skip malformed rows and list them; without it, they are an error.")
 @click.option("--on-server", is_flag=True, help="FILE is a path under the trainer's data roots; nothing is uploaded.")
@@ -82,14 +87,17 @@ def check(
     loss_tokens: str,
     thresholds: tuple[tuple[str, float], ...],
     columns: tuple[tuple[str, str], ...],
+    accepted: tuple[str, ...],
+    ignored: tuple[str, ...],
     file_format: str | None,
     skip_bad_rows: bool,
     on_server: bool,
 ) -> None:
-    """Report on the rows of FILE: number of tokens, truncated, skipped and duplicate rows, leaks, and an example.
+    """Report on the rows of FILE: what is asked, learned and left out, in three rows; then lengths, cuts and leaks.
 
     The file is uploaded (the same content once) and tokenized by a PREPARE job; a second check of the same content
-    reuses the result. Exits with 2 if the data is malformed, with row and field, and with 3 if a --fail-on applies.
+    reuses the result. Exits with 2 if the data is malformed, with row and field, and with 3 if a finding is an error
+    that is not accepted, or a --fail-on applies.
     """
     from finetree_api.trainer.v1 import job_pb2
     from finetree_api.types.v1 import training_data_pb2, training_pb2
@@ -103,6 +111,8 @@ def check(
     if any(name in ("leak", "prompt-leak") for name, _ in thresholds) and held_out is None:
         raise BadInput("--fail-on leak needs held-out rows", remedy="add --eval FILE")
     _set_reading(task.dataset.reading, columns, skip_bad_rows=skip_bad_rows)
+    task.dataset.reading.accepted_findings.extend(accepted)
+    task.dataset.reading.ignored_columns.extend(ignored)
     if file_format is not None:
         task.dataset.reading.file_format = training_data_pb2.FileFormat.Value(f"FILE_FORMAT_{file_format.upper()}")
     if held_out is not None:
@@ -113,12 +123,13 @@ def check(
             _set_source(settings, client, task.evaluation_dataset, held_out, on_server=on_server)
         job = client.create_job(task, display_name=f"check {Path(file).name}"[:256])
         reports = _reports(settings, job)
+        rows = [] if settings.out.json else _first_rows(client, job)
         source = task.dataset.name or task.dataset.path
     found = dataset.findings(reports, dict(thresholds))
     if settings.out.json:
         settings.out.document(dataset.document(source, job.name, reports, found))
     else:
-        dataset.show(settings.out, reports, found)
+        dataset.show(settings.out, reports, found, rows)
         settings.out.say(f"`finetree data preview --job {short_name(job.name)}` shows the rows")
     _refuse(found, reported=settings.out.json)
 
@@ -169,11 +180,27 @@ def _reports(settings: Settings, job: "Job") -> "list[event_pb2.DatasetReport]":
     return reports
 
 
+def _first_rows(client: "Client", job: "Job") -> "list[dataset_pb2.PreviewRow]":
+    """Return the first training rows as the model sees them; none where the job kept none."""
+    from itertools import islice
+
+    from finetree import FailedPrecondition
+
+    try:
+        return list(islice(client.preview_dataset(job=job.name, split="train", page_size=SHOWN_ROWS), SHOWN_ROWS))
+    except FailedPrecondition:
+        return []
+
+
 def _refuse(found: "list[Found]", *, reported: bool) -> None:
     failed = [one for one in found if one.failed]
     if failed:
         text = "; ".join(f"{one.name}: {one.count} of {one.rows} rows" for one in failed)
+        codes = [one.name for one in failed if one.name.isupper()]
         remedy = "correct the rows, or allow a share: --fail-on NAME=5%"
+        if codes:
+            offers = column_flags(" ".join(one.message for one in failed))
+            remedy = f"{offers}{'; ' * bool(offers)}to go on as it is: {' '.join(f'--accept {code}' for code in codes)}"
         raise GateFailed(text, reason="FINDINGS", remedy=remedy, reported=reported)
 
 

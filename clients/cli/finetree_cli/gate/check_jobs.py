@@ -16,7 +16,10 @@ from finetree_cli.gate.report import PlanEntry, Revisions
 from finetree_cli.jobfile.error_positions import with_positions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.types.v1 import check_pb2
 
     from finetree_cli.gate.job_files import ReadJob
     from finetree_cli.jobfile.job import JobFile
@@ -45,6 +48,10 @@ class Checks:
     undecided_passes: bool = False
     profile_source: str = ""
     """Where the rows beside a run come from, for the report; empty for the job's data file."""
+    overrides: "Sequence[check_pb2.Override]" = ()
+    """Limits that whoever runs the check asks to lift."""
+    as_of: str = ""
+    """Day for which waivers are judged, ISO 8601; empty only where no policy has any."""
     require: "Callable[[Revisions], None] | None" = None
     """Raises where an answer's revisions are not those that are wanted."""
 
@@ -89,7 +96,12 @@ class Checks:
                 if isinstance(read.job, BadInput):
                     raise read.job
                 policy = self.policy_of(read.file)
-                request = check_plan_pb2.CheckPlanRequest(run=self.request_of(read.job), policy=policy.message)
+                request = check_plan_pb2.CheckPlanRequest(
+                    run=self.request_of(read.job),
+                    policy=policy.message,
+                    overrides=self.overrides,
+                    evaluation_date=self.as_of if policy.message.waivers else "",
+                )
             except BadInput as error:
                 order[-1] = refused_entry(read, error)
                 continue

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entries of the report: an answer of CheckPlan, or the reason why a job file has none."""
 
+import hashlib
 from typing import TYPE_CHECKING, Any, cast
 
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, run_spec_pb2
 
+from finetree_cli.errors import BadInput
 from finetree_cli.gate import report as doc
 from finetree_cli.gate.undecided import message_with_option
 from finetree_cli.output import as_dict
 
 if TYPE_CHECKING:
-    from finetree_cli.errors import BadInput
+    from collections.abc import Iterator
+
     from finetree_cli.gate.job_files import ReadJob
     from finetree_cli.jobfile.job import JobFile
 
@@ -38,6 +41,7 @@ def checked_entry(
         passed=verdict != "FAIL" and (verdict != "UNDECIDED" or undecided_passes),
         plan_digest=estimate.plan_digest,
         plan=as_dict(_plan(request.run, estimate)),
+        data_files=tuple(data_files(job)),
         memory_bytes=_range(estimate.memory.device_bytes) if estimate.HasField("memory") else None,
         usable_memory_bytes=estimate.memory.usable_device_bytes or None,
         duration_seconds=_range(estimate.time.total_seconds) if estimate.HasField("time") else None,
@@ -90,6 +94,17 @@ def revisions(revision: evidence_pb2.Revision) -> doc.Revisions:
     return doc.Revisions(**found)
 
 
+def data_files(job: "JobFile") -> "Iterator[doc.DataFile]":
+    """Name the data files beside a job file with their content's hash. Raises BadInput for one that cannot be read."""
+    for item in job.local_data():
+        try:
+            with item.path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise BadInput(f"{item.path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error
+        yield doc.DataFile(field_path=item.field_path, path=item.path.as_posix(), sha256=digest)
+
+
 def _plan(run: estimate_pb2.EstimateRunRequest, estimate: estimate_pb2.Estimate) -> run_spec_pb2.Plan:
     """Build the plan that the digest belongs to: the profile that counts is the request's, else the spec's own."""
     plan = run_spec_pb2.Plan(spec=estimate.resolved_spec, revision=estimate.revision, digest=estimate.plan_digest)
@@ -104,11 +119,13 @@ def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
     return doc.CheckResult(
         rule_id=check.rule_id,
         severity=severity,
-        level="hard" if severity == "error" else "advisory",
+        level=_level(check.level, severity),
         verdict=cast("doc.Verdict", _word(check_pb2.CheckVerdict, check.verdict)),
         measured=_range(check.measured) if check.HasField("measured") else None,
         limit=check.limit if check.HasField("limit") else None,
-        allowed=None,
+        measured_name=check.measured_name,
+        allowed=tuple(check.allowed) or None,
+        denied=tuple(check.denied) or None,
         unit=cast("doc.Unit", "" if not check.unit else _word(check_pb2.CheckUnit, check.unit).lower()),
         currency_code=check.currency_code,
         base=_range(check.base) if check.HasField("base") else None,
@@ -117,10 +134,21 @@ def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
         ),
         fix=_patch(check.fix) if check.HasField("fix") else None,
         message=message_with_option(check),
-        waiver=None,
-        override=None,
+        waiver=doc.Waiver(reason=check.waiver.reason, owner=check.waiver.owner, until=check.waiver.until)
+        if check.HasField("waiver")
+        else None,
+        override=doc.Override(by=check.override.by, reason=check.override.reason)
+        if check.HasField("override")
+        else None,
         fingerprint=doc.fingerprint(job.file, check.rule_id, check.field_path),
     )
+
+
+def _level(level: int, severity: doc.Severity) -> doc.Level:
+    """Return a limit's level; a service that knows none has limits that bind by their severity."""
+    if not level:
+        return "hard" if severity == "error" else "advisory"
+    return cast("doc.Level", _word(check_pb2.LimitLevel, level).lower())
 
 
 def _patch(patch: check_pb2.SpecPatch) -> doc.Patch:

@@ -171,7 +171,7 @@ class CheckResult:
     limit: float | None
     """In `unit`; None where the limit is no number."""
     allowed: tuple[str, ...] | None
-    """Names that the limit allows; None where it lists none."""
+    """Patterns of names that the limit allows; None where it lists none."""
     unit: Unit
     currency_code: str
     """ISO 4217 code where the unit is money, else empty."""
@@ -183,6 +183,10 @@ class CheckResult:
     message: str
     waiver: Waiver | None
     override: Override | None
+    measured_name: str = ""
+    """The name that was judged, such as a model's; empty where the limit is about a number."""
+    denied: tuple[str, ...] | None = None
+    """Patterns of names that the limit denies; None where it lists none."""
     fingerprint: str
     """The same for the same limit of the same setting of the same file, whatever the numbers; 32 hex digits."""
 

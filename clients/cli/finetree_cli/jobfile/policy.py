@@ -94,6 +94,11 @@ def read_policy(file: str | None, flags: LimitFlags) -> Policy:
     return found
 
 
+def file_sha256(name: str) -> str:
+    """Hash the text of a policy file as its report names it. Raises BadInput for one that cannot be read."""
+    return hashlib.sha256(read_text(name)[1].encode()).hexdigest()
+
+
 def limits_of(flags: LimitFlags) -> "check_plan_pb2.PlanPolicy":
     """Convert options to a policy of their own."""
     from finetree_api.estimator.v1 import check_plan_pb2

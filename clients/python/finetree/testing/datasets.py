@@ -90,6 +90,7 @@ class FakeDatasets:
                 size_bytes=request.size_bytes,
                 sha256=request.sha256,
                 labels=request.labels,
+                reading=request.reading if request.HasField("reading") else None,
             )
             return dataset_pb2.CreateDatasetResponse(dataset=self._datasets[name])
 

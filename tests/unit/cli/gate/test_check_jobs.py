@@ -27,6 +27,9 @@ def answer(verdict: str) -> check_plan_pb2.CheckPlanResponse:
         "unit": "CHECK_UNIT_MONEY",
         "currency_code": "USD",
         "field_path": "lora.rank",
+        "level": "LIMIT_LEVEL_OVERRIDABLE",
+        "waiver": {"rule_id": "cost", "owner": "ops", "reason": "old card", "until": "2026-11-27"},
+        "override": {"rule_id": "cost", "by": "ada", "reason": "launch"},
         "message": "too much",
     }
     if verdict != "UNDECIDED":
@@ -56,7 +59,7 @@ class Server:
         self.answers = answers
 
     def check_plan(
-        self, run: estimate_pb2.EstimateRunRequest, _: check_plan_pb2.PlanPolicy
+        self, run: estimate_pb2.EstimateRunRequest, _: check_plan_pb2.PlanPolicy, **__: Any
     ) -> check_plan_pb2.CheckPlanResponse:
         found = self.answers[run.spec.model.name]
         if isinstance(found, Exception):
@@ -114,7 +117,10 @@ def test_an_entry_has_what_was_answered(tmp_path):
     assert (entry.duration_seconds, entry.memory_confidence, entry.time_confidence) == (None, "high", "unknown")
     assert entry.assumptions == ("a note",)
     (found,) = entry.checks
-    assert (found.location.line, found.unit, found.level, found.limit) == (3, "money", "hard", 5)
+    assert (found.location.line, found.unit, found.level, found.limit) == (3, "money", "overridable", 5)
+    assert found.waiver is not None
+    assert found.override is not None
+    assert (found.waiver.owner, found.waiver.until, found.override.by) == ("ops", "2026-11-27", "ada")
     assert found.fix is not None
     assert found.fix.value == 1
     assert entry.remedies[0].patches[0].field_path == "training.micro_batch_size"

@@ -11,10 +11,10 @@ import re
 import unicodedata
 
 ZERO_WIDTH_SPACE = "&#8203;"
-_MARKUP = re.compile(r"[#$&*<>@\[\\\]^_`{|}~!]|%(?=[^\s)])")
+_MARKUP = re.compile(r"[#$&*<>@\[\\\]^_`{|}~!]|%(?=[\w\"])")
 _REFERENCE = re.compile(r"&#(?:33|35|37|38|64|126);(?=[^\s)])")
 _LINK = re.compile(r"www(?=\.)|:(?=//)", re.IGNORECASE)
-_BLOCK = re.compile(r"^(\d*)([-+=.)])")
+_BLOCK = re.compile(r"^(\d*)([-+=.)])(?=[\s=-]|$)")
 """What opens a list or underlines a heading, were the text to begin a line."""
 _SPAN = re.compile(r"[^`|\\]+")
 _NO_WORD = re.compile(r"[^\w ]|_")

@@ -59,7 +59,7 @@ def _jobs(report: Report) -> list[str]:
     shown = [entry for entry in listed if entry not in quiet]
     tables = [_table(shown)] if shown else []
     if quiet:
-        tables.append(_fold(f"{len(quiet)} unchanged, within every limit", _table(quiet)))
+        tables.append(_fold(f"{len(quiet)} unchanged", _table(quiet)))
     return tables
 
 
@@ -70,8 +70,7 @@ def _table(entries: Sequence[PlanEntry]) -> str:
         cells = [prose(entry.error.message)] * 3 if entry.error is not None else _figures(entry)
         if entry.error is not None:
             cells[1:] = ["", ""]
-        verdict = "" if entry.change == "removed" else entry.verdict
-        rows.append([name, verdict, *cells])
+        rows.append([name, wording.verdict(entry), *cells])
     return _rows(rows)
 
 
@@ -139,14 +138,22 @@ def _list(items: Iterable[str]) -> str:
 
 def _folded(report: Report) -> list[str]:
     """Return what a reviewer seldom needs: assumptions, digests and versions."""
-    lines = []
+    assumed: dict[str, list[str]] = {}
     for entry in report.plans:
-        if entry.plan_digest is None:
-            continue
-        assumed = f": assumed {prose('; '.join(entry.assumptions))}" if entry.assumptions else ""
-        lines.append(f"- {code(entry.file)}, plan {code(entry.plan_digest)}{assumed}")
-    versions = f"Computed with {prose(wording.revisions(report.revisions))}."
-    return [_fold("Assumptions and versions", "\n".join([*lines, "", versions]))]
+        for text in entry.assumptions:
+            assumed.setdefault(text, []).append(code(entry.file))
+    lines = [f"- Assumed for {_files(files, report)}: {prose(text)}" for text, files in assumed.items()]
+    lines += [f"- Plan of {code(entry.file)}: {code(entry.plan_digest)}" for entry in report.plans if entry.plan_digest]
+    versions = wording.revisions(report.revisions)
+    lines += [f"- Computed with {prose(versions)}"] if versions else []
+    return [_fold("Assumptions and versions", "\n".join(lines))] if lines else []
+
+
+def _files(files: Sequence[str], report: Report) -> str:
+    """Name a few files, and count many."""
+    if len(files) == sum(entry.plan_digest is not None for entry in report.plans):
+        return "each job" if len(files) > 1 else files[0]
+    return ", ".join(files) if len(files) <= 3 else f"{len(files)} jobs"
 
 
 def _fold(title: str, text: str) -> str:

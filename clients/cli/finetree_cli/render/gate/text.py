@@ -20,7 +20,8 @@ def render(report: Report) -> str:
     if wording.is_compared(report):
         counts, *sums = wording.total_lines(report)
         result += [f"{counts}, against {one_line(report.base_ref)}" if report.base_ref else counts, *sums]
-    result.append(f"Verdict: {wording.summary(report) if not alone else report.verdict}")
+    if alone or any(wording.verdict(entry) for entry in report.plans):
+        result.append(f"Verdict: {report.verdict if alone else wording.summary(report)}")
     if alone and report.plans[0].plan_digest is not None:
         result.append(f"Plan: {report.plans[0].plan_digest}")
     versions = wording.revisions(report.revisions)
@@ -63,9 +64,11 @@ def _whole(entry: PlanEntry) -> list[str]:
 
 
 def _title(entry: PlanEntry) -> str:
-    verdict = "" if entry.change == "removed" else entry.verdict
-    change = f" ({entry.change})" if entry.change is not None else ""
-    return f"{verdict:9}  {one_line(entry.file)}{change}"
+    """Name a job after its verdict, or after its change where nothing was checked."""
+    verdict, change = wording.verdict(entry), entry.change or ""
+    if not verdict:
+        return f"{change:9}  {one_line(entry.file)}"
+    return f"{verdict:9}  {one_line(entry.file)}{f' ({change})' if change else ''}"
 
 
 def _check(check: CheckResult, width: int) -> list[str]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from finetree_cli.gate.difference import CHANGES, Totals, delta, totals
+from finetree_cli.gate.base.difference import CHANGES, Totals, delta, totals
 from finetree_cli.gate.report import (
     WORST_FIRST,
     CheckResult,
@@ -170,7 +170,7 @@ def is_compared(report: Report) -> bool:
 
 def fails(entry: PlanEntry, check: CheckResult) -> bool:
     """Tell whether a finding stops the job: a failed limit, or an undecided one that the policy refuses."""
-    stops = check.severity == "error" and check.verdict in ("FAIL", "UNDECIDED") and check.override is None
+    stops = check.severity == "error" and check.verdict in ("FAIL", "UNDECIDED")
     return stops and not entry.passed
 
 
@@ -192,7 +192,9 @@ def setting(patch: Patch) -> str:
 
 
 def exception(check: CheckResult) -> str:
-    """Say who lets a failed limit stand, why, and until when; "" if nobody does."""
+    """Say who lets a limit be broken, why, and until when; "" if nobody does. An expired waiver is the message's."""
+    if check.verdict != "WAIVED":
+        return ""
     if check.waiver is not None:
         until = f" until {check.waiver.until}" if check.waiver.until else ""
         return f"waived by {check.waiver.owner}{until}: {check.waiver.reason}"
@@ -213,9 +215,16 @@ def revisions(found: Revisions) -> str:
     return ", ".join(part.id for part in parts if part is not None and part.id)
 
 
+def verdict(entry: PlanEntry) -> str:
+    """Return a job's verdict; "" where nothing was checked: the job is gone, or there are no limits."""
+    return entry.verdict if entry.checks or entry.error is not None else ""
+
+
 def summary(report: Report) -> str:
     """Return the verdict with the number of jobs behind it: "FAIL: 1 of 10 jobs does not pass"."""
-    checked = [entry for entry in report.plans if entry.change != "removed"]
+    checked = [entry for entry in report.plans if verdict(entry)]
+    if not checked:
+        return f"{_jobs(len(report.plans))} compared" if is_compared(report) else f"{report.verdict}: no limit"
     stopped = sum(not entry.passed or entry.error is not None for entry in checked)
     if not stopped:
         return f"{report.verdict}: {_jobs(len(checked))} checked"

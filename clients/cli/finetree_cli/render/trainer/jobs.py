@@ -54,6 +54,8 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
     out.text(f"  events    {job.oldest_seq} to {job.last_seq}")
     if job.plan_digest:
         out.text(f"  plan      {job.plan_digest}")
+    for key, value in sorted(job.annotations.items()):
+        out.text(f"  note      {key}: {value}")
 
 
 def _show_metrics(out: Output, metrics: job_pb2.LatestMetrics) -> None:

@@ -119,6 +119,7 @@ class Dataset(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     READING_FIELD_NUMBER: _builtins.int
     COMPRESSION_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/datasets/{dataset}", where {dataset} is the uid."""
     uid: _builtins.str
@@ -163,6 +164,10 @@ class Dataset(_message.Message):
     def reading(self) -> _training_data_pb2.DatasetReading:
         """How it is read, as far as CreateDataset said so. A job's own reading overrules it."""
 
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_training_data_pb2.DataFinding]:
+        """What was found in the rows that were read; after a PREPARE job, in all of them. Empty until READY."""
+
     def __init__(
         self,
         *,
@@ -182,10 +187,11 @@ class Dataset(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         reading: _training_data_pb2.DatasetReading | None = ...,
         compression: _training_data_pb2.Compression.ValueType = ...,
+        findings: _abc.Iterable[_training_data_pb2.DataFinding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "profile", b"profile", "reading", b"reading", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "compression", b"compression", "create_time", b"create_time", "created_by", b"created_by", "display_name", b"display_name", "file_format", b"file_format", "labels", b"labels", "name", b"name", "profile", b"profile", "reading", b"reading", "row_format", b"row_format", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed_bytes", b"committed_bytes", "compression", b"compression", "create_time", b"create_time", "created_by", b"created_by", "display_name", b"display_name", "file_format", b"file_format", "findings", b"findings", "labels", b"labels", "name", b"name", "profile", b"profile", "reading", b"reading", "row_format", b"row_format", "sha256", b"sha256", "size_bytes", b"size_bytes", "state", b"state", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ from finetree_data.columns.resolve import find_mapping
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
+from finetree_data.findings.finding import Finding
 from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.reader import RowFile
 from finetree_data.rows.row import Row
@@ -33,12 +34,16 @@ TARGET_FRACTION = 0.5
 
 @dataclass(frozen=True, slots=True)
 class ValidatedFile:
-    """A file of which every row that was read is valid or may be skipped."""
+    """A file of which every row that was read is valid or may be skipped.
+
+    `findings` are of the rows that were read, before the reading accepts any of them; none of a Parquet file.
+    """
 
     file_format: training_data_pb2.FileFormat.ValueType
     compression: training_data_pb2.Compression.ValueType
     row_format: training_data_pb2.RowFormat.ValueType
     profile: training_data_pb2.DatasetProfile
+    findings: tuple[Finding, ...] = ()
 
 
 def validate_file(file: Path, reading: Reading | None = None) -> ValidatedFile:
@@ -84,6 +89,7 @@ def _validate_rows(file: RowFile) -> ValidatedFile:
         compression=contract.compression(file.compression),
         row_format=contract.row_format(file.row_format),
         profile=lengths.profile(share),
+        findings=file.findings,
     )
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dataset of a task: tokenized examples, held-out questions and reports from files of rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1 import check_pb2
 from finetree_api.types.v1.training_data_pb2 import SPLIT_EVALUATION, SPLIT_TRAIN
 from finetree_api.types.v1.training_data_pb2 import Split as SplitKind
 from torch import Tensor
@@ -18,7 +19,7 @@ from finetree_worker.plan import DataPlan
 from finetree_worker.randomness import key, splitmix64
 from finetree_worker.tokenize.cache import TableInput, TokenCache, Tokenized, tokenized
 from finetree_worker.tokenize.example import Example
-from finetree_worker.tokenize.rows import Row, RowFormat, RowSource, rows_of
+from finetree_worker.tokenize.rows import Reading, Row, RowFormat, RowSource, rows_of
 from finetree_worker.tokenize.token_table import Split
 
 
@@ -67,7 +68,7 @@ def load_dataset(plan: DataPlan, tokenizer: PreTrainedTokenizerBase, on_fraction
         held_out=splits[SPLIT_EVALUATION].kept if SPLIT_EVALUATION in splits else [],
         questions=_questions(plan, splits.get(SPLIT_EVALUATION)),
         splits=splits,
-        reports=_reports(splits, tokenizer, from_cache=main.from_cache and held.from_cache),
+        reports=_reports(plan, splits, tokenizer, from_cache=main.from_cache and held.from_cache),
     )
 
 
@@ -102,16 +103,37 @@ def _splits(plan: DataPlan, main: Tokenized, held: Tokenized) -> dict[SplitKind.
 
 
 def _reports(
-    splits: dict[SplitKind.ValueType, Split], tokenizer: PreTrainedTokenizerBase, *, from_cache: bool
+    plan: DataPlan,
+    splits: dict[SplitKind.ValueType, Split],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    from_cache: bool,
 ) -> dict[SplitKind.ValueType, event_pb2.DatasetReport]:
     # An empty split has no lengths to report.
     reports = {
-        kind: split_report(part, tokenizer, from_cache=from_cache) for kind, part in splits.items() if len(part.index)
+        kind: split_report(part, tokenizer, reading=_reading(plan, kind), from_cache=from_cache)
+        for kind, part in splits.items()
+        if len(part.index)
     }
     if SPLIT_EVALUATION in reports:
         for report in reports.values():
             add_leaks(report, splits[SPLIT_TRAIN], splits[SPLIT_EVALUATION])
     return reports
+
+
+def _reading(plan: DataPlan, kind: SplitKind.ValueType) -> Reading:
+    own = kind == SPLIT_EVALUATION and plan.held_out is not None
+    return plan.held_out_reading if own else plan.reading
+
+
+def require_accepted(reports: Iterable[event_pb2.DatasetReport]) -> None:
+    """Raise DataError with a finding's code where the rows may teach the wrong thing, and no reading accepts that."""
+    for report in reports:
+        place = "dataset" if report.split == SPLIT_TRAIN else "evaluation.dataset"
+        for found in report.findings:
+            if found.severity == check_pb2.SEVERITY_ERROR and not found.accepted:
+                remedy = "Or accept it in reading.accepted_findings."
+                raise DataError(found.code, found.message, field=f"{place}.reading", remedy=remedy)
 
 
 def _questions(plan: DataPlan, held: Split | None) -> list[Row]:

@@ -8,13 +8,14 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
 from finetree_api.types.v1.training_data_pb2 import Split as SplitKind
 from finetree_data import contract
+from finetree_data.findings.finding import settled
 from finetree_data.remarks import Remark
 from finetree_data.row_sizes import RowSizes
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.plan import UNLIMITED
-from finetree_worker.tokenize.rows import RowSource, rows_of
+from finetree_worker.tokenize.rows import Reading, RowSource, rows_of
 from finetree_worker.tokenize.token_table import LEARNS_TO_END, ODD_BEGINNING, ReadResult, Split
 from finetree_worker.tokenize.tokenizer import leading_bos
 
@@ -30,7 +31,9 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
 """Percentiles of the length that are reported, as shares of the rows."""
 
 
-def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, from_cache: bool) -> event_pb2.DatasetReport:
+def split_report(
+    split: Split, tokenizer: PreTrainedTokenizerBase, *, reading: Reading, from_cache: bool
+) -> event_pb2.DatasetReport:
     """Report on one split, which is not empty."""
     lengths, dropped = split.column("lengths"), split.dropped
     tokens, targets = int(split.kept.lengths.sum()), split.kept_targets()
@@ -60,7 +63,7 @@ def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, from_cache
     )
     has_template = tokenizer.chat_template is not None
     report.template_source = event_pb2.TEMPLATE_SOURCE_TOKENIZER if has_template else event_pb2.TEMPLATE_SOURCE_NONE
-    add_reading(report, split.table.read)
+    add_reading(report, split.table.read, reading)
     report.remarks.extend(_endings(report))
     return report
 
@@ -77,12 +80,13 @@ def _endings(report: event_pb2.DatasetReport) -> Iterator[check_pb2.Remark]:
     yield check_pb2.Remark(code="FEW_ROWS_LEARN_TO_END", message=text, field_path=field)
 
 
-def add_reading(report: event_pb2.DatasetReport, found: ReadResult) -> None:
-    """Add to a report the formats of the file, its bad rows and its remarks."""
+def add_reading(report: event_pb2.DatasetReport, found: ReadResult, reading: Reading) -> None:
+    """Add to a report the formats of the file, its bad rows, remarks, and the findings as its reading leaves them."""
     report.row_format = contract.row_format(found.row_format)
     report.file_format = contract.file_format(found.file_format)
     report.compression = contract.compression(found.compression)
     report.remarks.extend(remark_message(remark) for remark in found.remarks)
+    report.findings.extend(contract.finding_message(one) for one in settled(found.findings, reading))
     if found.skipped:
         report.skipped.count = found.skipped
         report.skipped.rows.extend(bad.number for bad in found.bad_rows)
@@ -99,7 +103,7 @@ def rows_report(source: RowSource, kind: SplitKind.ValueType) -> event_pb2.Datas
     for row in rows_of(file, source.place):
         sizes.add(row)
     report = event_pb2.DatasetReport(profile=sizes.profile(), rows=sizes.rows + file.skipped, split=kind)
-    add_reading(report, ReadResult.of(file))
+    add_reading(report, ReadResult.of(file), source.reading)
     return report
 
 

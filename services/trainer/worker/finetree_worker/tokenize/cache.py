@@ -29,7 +29,7 @@ from finetree_worker.tokenize.token_table import ReadResult, TokenTable, open_ta
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
 from finetree_worker.tokenize.tool_calls import WRITTEN_AS_TEXT, uses_tools
 
-VERSION = 7
+VERSION = 8
 """Changes when equal input would give other tokens, marks or columns: entries of earlier versions are not used."""
 SILENCE_SECONDS = 3600.0
 """Time after which an unfinished entry without writes belongs to a task that was killed."""
@@ -60,7 +60,7 @@ class TableInput:
             "append_eos": self.append_eos,
             "libraries": {name: metadata.version(name) for name in ("tokenizers", "transformers", "jinja2")},
             "suffixes": [suffix.lower() for suffix in source.path.suffixes[-2:]],
-            "reading": asdict(replace(source.reading, name="")),
+            "reading": asdict(replace(source.reading, name="", accepted_findings=())),
             "day": _day(tokenizer),
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from finetree_api.types.v1 import training_data_pb2
 from finetree_data.bad_rows import BadRow
+from finetree_data.findings.finding import Finding
 from finetree_data.options import FileFormat
 from finetree_data.remarks import Remark
 from numpy.typing import NDArray
@@ -38,7 +39,8 @@ _TYPES |= {"tokens": ("I32", np.dtype("<i4")), "learned": ("BOOL", np.dtype(bool
 class ReadResult:
     """Result of reading a file: the formats of its rows and of the file, and the number of rows that were skipped.
 
-    `bad_rows` are the first of those, `remarks` say how the rows were read.
+    `bad_rows` are the first of those, `remarks` say how the rows were read, `findings` are those that no reading has
+    accepted yet.
     """
 
     row_format: RowFormat
@@ -47,6 +49,7 @@ class ReadResult:
     skipped: int = 0
     bad_rows: tuple[BadRow, ...] = ()
     remarks: tuple[Remark, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @classmethod
     def of(cls, file: RowFile, *more: Remark) -> Self:
@@ -58,6 +61,7 @@ class ReadResult:
             skipped=file.skipped,
             bad_rows=tuple(file.skipped_rows),
             remarks=(*file.remarks, *more),
+            findings=file.findings,
         )
 
     @classmethod
@@ -71,6 +75,7 @@ class ReadResult:
             skipped=kept["skipped"],
             bad_rows=tuple(BadRow(**row) for row in kept["bad_rows"]),
             remarks=tuple(Remark(**remark) for remark in kept["remarks"]),
+            findings=tuple(Finding.from_json(found) for found in kept["findings"]),
         )
 
 

@@ -18,7 +18,7 @@ def test_a_single_job_has_its_limits_figures_assumptions_and_digest():
 def test_of_many_jobs_those_that_pass_have_a_line_and_what_stops_stands_last():
     shown = text.render(sample.everything()).splitlines()
     assert "PASS       training/new.yaml (new): memory 14.00 GiB, time 2 h 0 min, cost unknown" in shown
-    assert "           training/old.yaml (removed): memory 9.00 GiB, time 1 h 0 min, cost $5.00" in shown
+    assert "removed    training/old.yaml: memory 9.00 GiB, time 1 h 0 min, cost $5.00" in shown
     heads = [line.split()[1] for line in shown if line.startswith(("PASS", "FAIL"))]
     assert heads[-2:] == ["training/fail.yaml", "training/bad.yaml"]
     assert "Verdict: FAIL: 2 of 5 jobs do not pass" in shown
@@ -43,3 +43,13 @@ def test_foreign_text_cannot_begin_a_line():
     failing = sample.entry(name, "FAIL", checks=(finding,), no_remedy=message, assumptions=(message,))
     for report in (sample.make(failing), sample.make(failing, sample.unreadable(name, message), base_ref=message)):
         assert not [line for line in text.render(report).splitlines() if line.lstrip().startswith("::")]
+
+
+def test_without_limits_there_is_no_verdict_but_the_change():
+    report = sample.make(
+        sample.entry("a.yaml", change="unchanged", base=sample.figures(14, 2, 12)), sample.entry("b.yaml", change="new")
+    )
+    shown = text.render(report)
+    assert "PASS" not in shown
+    assert "Verdict" not in shown
+    assert "new        b.yaml: memory 14.00 GiB, time 2 h 0 min, cost $12.00\n" in shown

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetree_cli.errors import BadInput
-from finetree_cli.gate.git import Blob, Commit
+from finetree_cli.gate.base.git import Blob, Commit
 from finetree_cli.gate.job_files import NAMES, SUFFIXES, find_job_files
 from finetree_cli.jobfile.job import MAX_FILE_BYTES, STDIN, read_job
 
@@ -68,7 +68,7 @@ def check_out(
         jobs = {path: blob for path, blob in tree.items() if wanted.fullmatch(_here(path, commit))}
         commit.write({top / path: blob for path, blob in jobs.items() if blob.size <= MAX_FILE_BYTES})
         with contextlib.chdir(folder):
-            files = _job_files(paths, former)
+            files = job_files(paths, former=former)
             data = {_top(path, commit) for file in files for path in _data_of(file)}
         _add_data(commit, sorted(data), tree, top)
         yield Side(folder, files, renames)
@@ -82,8 +82,8 @@ def _patterns(paths: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join([*names, *globs]), re.DOTALL)
 
 
-def _job_files(paths: Sequence[str], former: Sequence[str]) -> tuple[str, ...]:
-    """Find what the paths mean in the commit, whose files the current folder has; some may mean nothing there."""
+def job_files(paths: Sequence[str], *, former: Sequence[str] = ()) -> tuple[str, ...]:
+    """Find the job files that paths mean below the current folder; a side of a change may lack any of them."""
     found: list[str] = []
     for path in (*(paths or ["."]), *former):
         if glob.has_magic(path) or Path(path).exists():

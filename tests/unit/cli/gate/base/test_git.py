@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from finetree_cli.errors import BadInput
-from finetree_cli.gate.git import find_commit
+from finetree_cli.gate.base.git import find_commit
 
 JOB = "model: {name: small}\nlora: {rank: 8}\n# a comment that makes the file long enough to be found again\n"
 

@@ -52,7 +52,8 @@ def compare(base: Report, head: Report, *, base_ref: str, renames: Mapping[str, 
     kept = set(named.values())
     plans = [_with_base(entry, before.get(named[entry.file])) for entry in head.plans]
     plans += [_removed(entry) for entry in base.plans if entry.file not in kept]
-    made = make_report(plans, as_of=head.as_of, revisions=head.revisions, policy=head.policy, base_ref=base_ref)
+    known = head if head.plans else base
+    made = make_report(plans, as_of=head.as_of, revisions=known.revisions, policy=head.policy, base_ref=base_ref)
     return dataclasses.replace(made, finetree_version=head.finetree_version)
 
 

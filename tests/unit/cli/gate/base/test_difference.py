@@ -6,7 +6,7 @@ import dataclasses
 import gate_reports as sample
 import pytest
 from finetree_cli.gate import report as gate
-from finetree_cli.gate.difference import compare, delta, totals
+from finetree_cli.gate.base.difference import compare, delta, totals
 
 
 def entry(file: str, memory: float = 10, hours: float = 2, cost: float = 8, **changes: object) -> gate.PlanEntry:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from finetree_cli.errors import BadInput
-from finetree_cli.gate.base import check_out
-from finetree_cli.gate.git import find_commit
+from finetree_cli.gate.base.checkout import check_out
+from finetree_cli.gate.base.git import find_commit
 
 JOB = "model: {name: small}\nlora: {rank: 8}\ndataset: {path: PATH}\n# long enough to be found under another name\n"
 ROWS = '{"prompt": "a", "completion": "b"}\n'
