@@ -51,7 +51,7 @@ class Inputs:
 
     @property
     def own_figures(self) -> bool:
-        """Whether the pack quotes its own hours and prices, and they are of this model, or of the one that is assumed."""
+        """Whether the pack quotes its own hours and prices, and they are of this model or the assumed one."""
         sizes, parameters = self.pack.rules.times.parameters, self.model.parameters if self.model is not None else 0
         if not self.pack.rules.quote_times or (self.model_known and not parameters):
             return False
