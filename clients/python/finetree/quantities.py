@@ -96,7 +96,8 @@ def _memory(count: float) -> tuple[str, str]:
 def _duration(seconds: float) -> tuple[str, str]:
     for most, size, step, unit in _TIMES:
         if seconds < most:
-            return f"{max(step, round(seconds / size / step) * step):g}", unit
+            number = max(step, round(seconds / size / step) * step)
+            return ("1", "h") if (number, unit) == (60.0, "min") else (f"{number:g}", unit)
     return f"{float(f'{seconds / _YEAR:.2g}'):,.10g}", "years"
 
 

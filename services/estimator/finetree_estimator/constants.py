@@ -177,12 +177,12 @@ of the shifted logits that releases until 4.45 made and its gradient are 20 more
 COMPILED_LOSS_TRAFFIC = 8.0
 """Bytes moved per logit by a compiled loss: 16-bit logits read for the maximum and for the sum, read again, and their
 gradient written."""
-CACHE_SHARE = 0.5
+CACHE_SHARE = 0.12
 """Share of a device's L2 cache that tensors on their way from one kernel to the next may fill: weights and the tensors
-beside them pass through it, too (own assumption)."""
+beside them pass through it, too (own assumption; runs on an L40S find 9.5 MB in its 96, a tenth)."""
 CACHED_TRAFFIC = 0.5
-"""Share of elementwise traffic that reaches the memory where a tensor stays in the cache between two kernels: what is
-written, not what is read."""
+"""Share of elementwise traffic that a cache spares the memory where a tensor stays there between two kernels: what is
+read, not what is written."""
 GATHERS = 2
 """Times that sharded weights are gathered for a micro-batch: forward and backward."""
 EXPOSED_TRAFFIC = 0.066
@@ -191,8 +191,17 @@ PLAIN_LINK = 25e9
 """Bytes per second over PCIe 4 x16 in one direction, where no other link is known."""
 NARROW_LINK = 3.2e9
 """Bytes per second where a plain board gives a card four lanes of PCIe 3 (31.5 Gbit/s, of which 80 % are reached)."""
-NETWORK_LINK = 25e9
-"""Bytes per second of a device's share of a network between machines (200 Gbit/s)."""
+NETWORK_GBITS = 100.0
+"""Rate of the network of a machine in Gbit/s where its cards have plain slots (AWS g5.48xlarge, EC2's instance type
+pages). Those of machines with NVLink: catalog/data/links.csv."""
+NETWORK_SHARE = 0.85
+"""Share of a network's rate that collectives reach: 340 of EFA v1's 400 Gbit/s (github:stas00/ml-engineering
+network/README.md)."""
+NETWORK_REACHED = 0.5
+"""Share of its rate that a network whose rate is said passes at least (own assumption: TCP instead of RDMA)."""
+SLOWEST_NETWORK = 0.125
+"""Share of the usual rate that a network of which nothing is said passes at least: full training of Llama-3.1-8B takes
+6.1 s for the 42 GB that two machines with A100 gather and reduce over TCP (IBM's sweeps: 669 tokens a second)."""
 CPU_LAYER_OVERHEAD = 1.2e-3
 """Seconds of a layer's pass on a CPU that go into calls of some forty operators. Measured: 40 answers of SmolLM2-135M
 take 0.133 s a token, of which the products take 0.06 s."""

@@ -82,7 +82,7 @@ class Prediction:
         """
         run, correction, memory, fit = self.run, self.correction, self.memory, self.fit
         _guard("memory in bytes", memory.device.high, memory.host.high)
-        times = _times(run, correction, self._nearest.speed.distance)
+        times = _times(run, correction, self._nearest.speed.apart)
         return Estimate(
             memory=memory,
             fit=fit,
@@ -106,7 +106,7 @@ class Prediction:
     @cached_property
     def _peaks(self) -> Memory:
         """Corrected peaks, as wide as the nearest measured peak is far."""
-        spread = memory_spread(self._nearest.peak.distance)
+        spread = memory_spread(self._nearest.peak.apart)
         return correct_memory(peak.estimate(self.run, spread, states=self._states), self.correction)
 
 
@@ -155,6 +155,9 @@ def _remarks(run: Run, correction: Correction, *, memory: Memory, fit: Fit, time
     if run.devices > 1:
         text = "few runs on several devices were published, and networks differ: intervals are wider"
         yield Remark("DEVICES_RARELY_MEASURED", text, "spec.hardware.count")
+    if run.nodes > 1 and not run.network_known:
+        text = f"the network of each machine is assumed to pass {run.device.network_gbits:g} Gbit/s in each direction"
+        yield Remark("NETWORK_ASSUMED", text, "spec.hardware.network_gbits_per_second")
     yield from _memory_remarks(run, memory, fit)
     if times is not None and run.checkpoints and (share := _saving_share(times)) > MUCH_SAVING:
         text = f"writing {run.checkpoints} checkpoints takes {share:.0%} of the time: raise checkpoints.every_steps"

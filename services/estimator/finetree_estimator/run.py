@@ -86,6 +86,10 @@ class Run:
     devices: int = 1
     nodes: int = 1
     """Machines that the devices are spread over."""
+    network_bandwidth: float = math.inf
+    """Bytes per second that the adapters of a machine pass to another, in one direction, all together."""
+    network_known: bool = False
+    """Whether the network's rate is said, rather than that of a usual machine with such devices."""
     sharding: str = "replicated"
     """What several devices share: replicated, optimizer, gradients or full."""
 
@@ -155,6 +159,11 @@ class Run:
         """Whether the weights themselves are spread over devices."""
         return self.sharding == "full" and self.devices > 1
 
+    @property
+    def counts_exactly(self) -> bool:
+        """Whether weights are known to the byte: not of a guessed model, nor in a format that libraries differ in."""
+        return not self.shape.guessed and self.method.packs_exactly
+
     # --------------------------------------------------------------------------------------------- number formats
 
     @property
@@ -212,6 +221,19 @@ class Run:
         casts = self.program.casts_module and self.autocasts_trained_weights
         return self.compute_bytes if casts else self.trained_bytes
 
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes per number of embeddings and head that are trained whole beside adapters, and of their gradients.
+
+        Copies have the type of what they copy (PEFT's ModulesToSaveWrapper), unless the program has one for all.
+        """
+        return self.program.adapter_bytes or self.stored_bytes
+
+    def trained_size(self, adapter_bytes: int) -> int:
+        """Bytes of all that is trained, at so many for each number that is not trained whole beside adapters."""
+        whole = self.method.whole_parameters(self.stored_shape)
+        return (self.trainable_parameters - whole) * adapter_bytes + whole * self.whole_bytes
+
     # ----------------------------------------------------------------------------------------------------- batches
 
     @property
@@ -223,6 +245,12 @@ class Run:
     def one_micro_batch(self) -> bool:
         """Whether a device's share of the batch is a single micro-batch."""
         return self.batch <= self.micro_batch * self.devices
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that attention sees: packed rows make one of the sequence's length."""
+        rows = self.rows
+        return self.sequence_length if rows is None or self.packing else min(self.sequence_length, rows.longest)
 
     @cached_property
     def peak_tokens(self) -> float:

@@ -15,8 +15,8 @@ COMMAND = "finetree check --base main --output text,markdown=comment.md,github=a
 POLICY = """\
 limits:
   - {metric: fit}
-  - {metric: cost, max_money: 5 USD}
-  - {metric: duration_seconds, max: 14400}
+  - {metric: cost, max: 5 USD}
+  - {metric: duration_seconds, max: 4h}
 """
 JOB = """\
 model: {{name: {model}}}

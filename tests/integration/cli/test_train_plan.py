@@ -71,7 +71,7 @@ def test_what_was_approved_is_what_runs(finetree):
     assert [each.code for each in (other_prices, other_rank, forged)] == [3, 3, 2]
     assert "price_book.id: approved mine, now prices-" in other_prices.err
     assert "job.finetree.yaml:5:12: lora.rank: approved 4, now 8" in other_rank.err
-    assert "does not belong to this plan" in forged.err
+    assert "[PLAN_EDITED]" in forged.err
     assert json.loads(finetree("jobs", "list", "--json").out)["jobs"] == []
 
     done = finetree(*train)

@@ -63,7 +63,15 @@ def test_a_cost_has_its_currency(ends, currency, words):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.2, "1 s"), (44, "45 s"), (600, "10 min"), (5000, "85 min"), (400 * DAY, "400 days"), (3e12, "95,000 years")],
+    [
+        (0.2, "1 s"),
+        (44, "45 s"),
+        (600, "10 min"),
+        (5000, "85 min"),
+        (3600, "1 h"),
+        (400 * DAY, "400 days"),
+        (3e12, "95,000 years"),
+    ],
 )
 def test_one_time_is_rounded_to_what_matters(seconds, words):
     assert approximate_duration(seconds) == words

@@ -254,7 +254,12 @@ def test_qlora_is_lora_on_a_quantized_base(task, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("qlora.quantization", method_pb2.QUANTIZATION_GPTQ_INT4), ("qlora.lora.include_experts", True)],
+    [
+        ("qlora.quantization", method_pb2.QUANTIZATION_GPTQ_INT4),
+        ("qlora.lora.include_experts", True),
+        ("qlora.lora.train_embeddings", True),
+        ("qlora.lora.train_head", True),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_qlora_cannot_do_is_refused(task, field, value):
@@ -262,6 +267,14 @@ def test_what_qlora_cannot_do_is_refused(task, field, value):
     with pytest.raises(PlanError) as refused:
         train_plan(task)
     assert (refused.value.reason, refused.value.field) == ("SETTING_NOT_SUPPORTED", field)
+
+
+@pytest.mark.parametrize("name", ["train_embeddings", "train_head"])
+def test_embeddings_and_head_stay_frozen_beside_adapters(task, name):
+    setattr(task.train.spec.lora, name, True)
+    with pytest.raises(PlanError) as refused:
+        train_plan(task)
+    assert (refused.value.reason, refused.value.field) == ("SETTING_NOT_SUPPORTED", f"lora.{name}")
 
 
 def test_adapters_of_experts_are_taken_and_go_without_dropout(task):

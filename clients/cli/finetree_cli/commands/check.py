@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from finetree_cli.errors import BadInput
-from finetree_cli.jobfile.policy import LimitFlags
+from finetree_cli.gate.policy.flags import LimitFlags
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.plan_request import PlanFlags
 from finetree_cli.options.program import ProgramFlags, program_options
@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
     from finetree_cli.gate.base.sides import Base
     from finetree_cli.gate.check_jobs import Checks
-    from finetree_cli.gate.report import PolicyFile, Report, Revisions
+    from finetree_cli.gate.report import Report, Revisions
     from finetree_cli.jobfile.job import JobFile
-    from finetree_cli.jobfile.policy import Policy
 
 LEVELS = ("low", "medium", "high")
 
@@ -40,7 +39,9 @@ class CheckFlags:
     ownership: OwnershipFlags
     program: ProgramFlags
     policy_file: str | None
-    fail_on: str
+    override: tuple[str, ...]
+    override_by: str | None
+    fail_on: str | None
     price_book: Path | None
     local: bool
     locked: bool
@@ -71,11 +72,13 @@ class CheckFlags:
 @click.option("--min-confidence", type=click.Choice(LEVELS), help="Lowest confidence of memory and time.")
 @click.option("--policy", "policy_file", metavar="FILE", help="Limits from a YAML file; flags override them.")
 @click.option(
+    "--override", metavar="RULE=REASON", multiple=True, help="Lift an overridable limit this once; may be repeated."
+)
+@click.option("--override-by", metavar="NAME", help="With --override: who takes the decision.")
+@click.option(
     "--fail-on",
     type=click.Choice(("fail", "undecided")),
-    default="undecided",
-    show_default=True,
-    help="With fail, undecided limits let the plan pass.",
+    help="With fail, undecided limits only warn. [default: as the policy says, else undecided]",
 )
 @click.option("--accelerator", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
 @click.option("--count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
@@ -105,7 +108,7 @@ def check(settings: Settings, /, paths: tuple[str, ...], **flags: Any) -> None:
     PATHS are job files, folders that are searched for finetree.yaml and *.finetree.yaml, globs, or - for stdin; without
     any, the current folder is searched. Exits with 0 if every limit of every job passes and with 3 if one fails or is
     undecided: a limit inside the predicted range, or a number that is unknown, such as the hours of an unknown number
-    of rows. With --fail-on fail, undecided limits let the plan pass. A job file that cannot be read is shown with the
+    of rows. With --fail-on fail, undecided limits only warn. A job file that cannot be read is shown with the
     others and gives 2. Without an address, the installed estimator runs in a child process and nothing is sent
     anywhere; its answer is the server's. The same input, catalog and prices give the same answer. With --base, each job
     also has what it took in that commit, by the same formulas and prices.
@@ -134,7 +137,7 @@ def check(settings: Settings, /, paths: tuple[str, ...], **flags: Any) -> None:
     from finetree_cli.gate.outcome import failure
 
     write(report, targets, settings.out)
-    if (stop := failure(report, undecided_passes=given.fail_on == "fail")) is not None:
+    if (stop := failure(report)) is not None:
         raise stop
 
 
@@ -146,24 +149,30 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
     with open_estimator(settings, "CheckPlan", local=local, price_book=flags.price_book) as estimator:
         from finetree_cli.gate.check_jobs import Checks
         from finetree_cli.gate.job_files import find_job_files, read_jobs
-        from finetree_cli.gate.report import make_report
-        from finetree_cli.jobfile.policy import read_policy
+        from finetree_cli.gate.outcome import require_known
+        from finetree_cli.gate.policy.file import read_policies
+        from finetree_cli.gate.policy.flags import overrides_of, undecided_of
+        from finetree_cli.gate.report import PolicyFile, make_report
 
-        policy = read_policy(flags.policy_file, flags.limits)
-        files = find_job_files(paths)
+        policies = read_policies(flags.policy_file).with_flags(flags.limits, undecided_of(flags.fail_on))
+        files = find_job_files(paths, named=policies.job_files())
         as_of = flags.as_of or _today()
         checks = Checks(
             estimator,
-            lambda _: policy,
+            policies.of,
             _requests(flags, settings.out),
-            undecided_passes=flags.fail_on == "fail",
+            overrides=overrides_of(flags.override, flags.override_by),
             profile_source="options" if flags.plan.examples is not None else "",
             as_of=as_of,
             require=_locked(flags),
         )
         base = _base(paths, files, flags=flags, checks=checks)
+        if base is not None:
+            checks = dataclasses.replace(checks, base_of=base.run_of)
         plans, revisions = checks.run(read_jobs(files))
-    report = make_report(plans, as_of=as_of, revisions=revisions, policy=_policy_file(policy))
+    policy = PolicyFile(file=policies.file, sha256=policies.sha256) if policies.file else None
+    report = make_report(plans, as_of=as_of, revisions=revisions, policy=policy)
+    require_known(report, checks.overrides)
     if base is None:
         return report
     from finetree_cli.gate.base.difference import compare
@@ -204,9 +213,3 @@ def _today() -> str:
     from datetime import UTC, datetime
 
     return datetime.now(UTC).date().isoformat()
-
-
-def _policy_file(policy: "Policy") -> "PolicyFile | None":
-    from finetree_cli.gate.report import PolicyFile
-
-    return PolicyFile(file=policy.file, sha256=policy.sha256) if policy.file else None

@@ -75,7 +75,7 @@ def lock(
 
 def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | None, local: bool) -> _Present:
     from finetree import spec_from_dict
-    from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 
     from finetree_cli.backends.discovery import has_address
     from finetree_cli.backends.estimator import open_estimator
@@ -83,8 +83,9 @@ def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | N
     from finetree_cli.gate.entry import revisions
     from finetree_cli.gate.job_files import find_job_files, read_jobs
     from finetree_cli.gate.outcome import failure
+    from finetree_cli.gate.policy.flags import LimitFlags, limits_of
+    from finetree_cli.gate.policy.policy import Policy
     from finetree_cli.gate.report import make_report
-    from finetree_cli.jobfile.policy import LimitFlags, Policy, limits_of
     from finetree_cli.options.plan_request import PlanFlags, plan_request
     from finetree_cli.options.program import ProgramFlags
     from finetree_cli.options.spec import OwnershipFlags
@@ -92,7 +93,7 @@ def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | N
     files = find_job_files(paths, needed=bool(paths))
     own = local or not has_address("estimator", settings)
     with open_estimator(settings, "CheckPlan" if files else "EstimateRun", local=own, price_book=price_book) as found:
-        fits = Policy(limits_of(LimitFlags(fits=True)))
+        fits = Policy(check_plan_pb2.PlanPolicy(limits=limits_of(LimitFlags(fits=True))))
         checks = Checks(
             found,
             lambda _: fits,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from finetree_cli.errors import BadInput
 from finetree_cli.options.command import Command, Settings, pass_settings
 from finetree_cli.options.types import Duration, Label
 
@@ -42,7 +43,10 @@ T = TypeVar("T")
     help="Run exactly a plan that `finetree check` let pass; FILE chooses among several.",
 )
 @click.option(
-    "--max-age", type=Duration(), metavar="TIME", help="With --plan: longest time since the check, such as 7d."
+    "--max-age",
+    type=Duration(),
+    metavar="TIME",
+    help="With --plan: longest time since the check, such as 7d; counted in days.",
 )
 @click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and train on.")
 @click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and evaluate on.")
@@ -88,6 +92,8 @@ def train(
 
     if plan_file is not None and (data is not None or eval_data is not None):
         raise click.UsageError("--plan trains on the plan's own data: leave --data and --eval-data out")
+    if plan_file is not None and accepted:
+        raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
     if plan_file is None and (file is None or max_age is not None):
         raise click.UsageError("name a job file" if file is None else "--max-age needs --plan")
     approved = _approved(settings, plan_file, file, max_age=max_age) if plan_file is not None else None
@@ -205,6 +211,11 @@ def _approve(
 
     try:
         _with_model(settings, client, job, validate, timeout=timeout)
+    except BadInput as error:
+        if any("approved_plan" in problem.field_path for problem in error.problems):
+            text = f"the plan of {entry.file} is not the one that its digest was made of: it has been edited"
+            raise BadInput(text, remedy="take plan.json as `finetree check` wrote it", reason="PLAN_EDITED") from error
+        raise
     except PlanDrift as error:
         violations = [(item.field, item.description) for item in error.violations]
         task.ClearField("approved_plan")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Check many job files by one estimator and make the report of all."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from finetree_api.types.v1 import check_pb2
 
     from finetree_cli.gate.job_files import ReadJob
+    from finetree_cli.gate.policy.policy import Policy
     from finetree_cli.jobfile.job import JobFile
-    from finetree_cli.jobfile.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,12 @@ class Checks:
     """The policy of a file by its name."""
     request_of: "Callable[[JobFile], estimate_pb2.EstimateRunRequest]"
     """The request of a job; raises BadInput."""
-    undecided_passes: bool = False
+    base_of: "Callable[[str], estimate_pb2.EstimateRunRequest | None]" = lambda _: None
+    """The run that a job file was before the change; None for a new one."""
     profile_source: str = ""
     """Where the rows beside a run come from, for the report; empty for the job's data file."""
     overrides: "Sequence[check_pb2.Override]" = ()
-    """Limits that whoever runs the check asks to lift."""
+    """Limits that whoever runs the check asks to lift, each for the jobs whose policy has it."""
     as_of: str = ""
     """Day for which waivers are judged, ISO 8601; empty only where no policy has any."""
     require: "Callable[[Revisions], None] | None" = None
@@ -81,7 +82,7 @@ class Checks:
                 each.job,
                 request=each.request,
                 answer=answer,
-                undecided_passes=self.undecided_passes,
+                policy=each.policy.name,
                 profile_source=self.profile_source,
             )
         return [entry for entry in order if entry is not None], found
@@ -99,8 +100,9 @@ class Checks:
                 request = check_plan_pb2.CheckPlanRequest(
                     run=self.request_of(read.job),
                     policy=policy.message,
-                    overrides=self.overrides,
-                    evaluation_date=self.as_of if policy.message.waivers else "",
+                    overrides=[each for each in self.overrides if each.rule_id in policy.rule_ids],
+                    evaluation_date=self.as_of,
+                    base_run=self.base_of(read.file),
                 )
             except BadInput as error:
                 order[-1] = refused_entry(read, error)

@@ -27,7 +27,7 @@ def checked_entry(
     *,
     request: check_plan_pb2.CheckPlanRequest,
     answer: check_plan_pb2.CheckPlanResponse,
-    undecided_passes: bool,
+    policy: str,
     profile_source: str,
 ) -> doc.PlanEntry:
     """Make the entry of a job that was checked."""
@@ -38,7 +38,9 @@ def checked_entry(
         file=read.file,
         file_sha256=read.sha256,
         verdict=verdict,
-        passed=verdict != "FAIL" and (verdict != "UNDECIDED" or undecided_passes),
+        passed=verdict not in ("FAIL", "UNDECIDED"),
+        policy=policy,
+        undecided=_undecided(request.policy.undecided),
         plan_digest=estimate.plan_digest,
         plan=as_dict(_plan(request.run, estimate)),
         data_files=tuple(data_files(job)),
@@ -149,6 +151,12 @@ def _level(level: int, severity: doc.Severity) -> doc.Level:
     if not level:
         return "hard" if severity == "error" else "advisory"
     return cast("doc.Level", _word(check_pb2.LimitLevel, level).lower())
+
+
+def _undecided(treatment: int) -> doc.Undecided:
+    if not treatment:
+        return "fail"
+    return cast("doc.Undecided", _word(check_plan_pb2.UndecidedPolicy, treatment).lower())
 
 
 def _patch(patch: check_pb2.SpecPatch) -> doc.Patch:

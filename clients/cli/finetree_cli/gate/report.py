@@ -24,6 +24,7 @@ MAX_FILE_BYTES = 64 << 20
 Verdict = Literal["PASS", "WARN", "FAIL", "UNDECIDED", "WAIVED"]
 Severity = Literal["error", "warning", "info"]
 Level = Literal["advisory", "overridable", "hard"]
+Undecided = Literal["fail", "warn", "pass"]
 Fit = Literal["FITS", "TIGHT", "DOES_NOT_FIT", "UNKNOWN"]
 Change = Literal["new", "changed", "unchanged", "removed"]
 Confidence = Literal["low", "medium", "high", "unknown"]
@@ -142,7 +143,7 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiver:
-    """An exception of the policy that lets a failed limit stand until a day."""
+    """An exception of the policy that lets a limit stand until a day; one that has expired does not."""
 
     reason: str
     owner: str
@@ -152,7 +153,7 @@ class Waiver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """A person's decision to let a failed limit stand."""
+    """A person's decision to let a limit stand; one of a limit that is not overridable has no effect."""
 
     by: str
     reason: str
@@ -258,9 +259,11 @@ class PlanEntry:
     """Against the base; None without one."""
     verdict: Verdict
     passed: bool
-    """Whether the gate lets it through: `verdict`, and how the policy treats undecided limits."""
+    """Whether the gate lets it through: false for FAIL and UNDECIDED."""
     policy: str = ""
     """Name of the named policy; empty for the one without a name."""
+    undecided: Undecided = "fail"
+    """What the policy makes of limits that are undecided."""
     plan_digest: str | None = None
     plan: JsonObject | None = None
     """The resolved plan (finetree_api.types.v1.Plan) as proto JSON with numbers; what `finetree train --plan` runs."""

@@ -18,7 +18,7 @@ def score_bytes(run: Run) -> float:
 def score_length(run: Run) -> int:
     """Tokens that each token of a GPU's run has a score for where scores are kept; 0 where none are."""
     if run.eager_attention or (_beyond_kernels(run) and _unmasked(run)):
-        return run.sequence_length
+        return run.longest_row
     return 0
 
 

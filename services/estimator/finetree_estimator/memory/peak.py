@@ -6,11 +6,12 @@ activations and logits at the loss, activations and gradients of a layer, or all
 coincide, so the largest counts and not their sum.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from finetree_estimator import constants as c
-from finetree_estimator.intervals import Interval, Source, around, total
+from finetree_estimator.intervals import Interval, Source, around, exact, together
 from finetree_estimator.memory import cpu, step_peak
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.memory.model_states import ModelStates, model_states
@@ -31,6 +32,9 @@ class Component(Enum):
     RUNTIME = "runtime"
     FRAGMENTATION = "fragmentation"
 
+
+Sizes = Mapping[Component, float]
+Widths = tuple[float, float]
 
 COUNTED = frozenset(
     {Component.BASE_WEIGHTS, Component.TRAINABLE_WEIGHTS, Component.GRADIENTS, Component.OPTIMIZER_STATES}
@@ -62,52 +66,55 @@ def estimate(run: Run, spread: float = 1.0, *, states: ModelStates | None = None
     `states` are the run's model states, where the caller has them.
     """
     states = states or model_states(run)
-    sizes, outside = _sizes(run, states)
-    near = [(kind, _component(run, kind, size)) for kind, size in sizes.items() if size > 0]
-    whole = total(interval for _, interval in near)
-    device = _share(whole, 1.0, spread)
+    outside = run.device.context_bytes + states.collectives
+    if run.on_cpu:
+        outside = cpu.runtime(run)
+    step = [_sizes(run, states, moment, outside) for moment in _moments(run, states)]
+    instants = [*step, *_setup(states, outside)]
+    fullest = max(step, key=lambda sizes: sum(sizes.values()))
+    more = max(sum(sizes.values()) for sizes in instants) - sum(fullest.values())
+    shown = {**fullest, Component.TRANSIENT_PEAK: fullest[Component.TRANSIENT_PEAK] + more}
+    device = _peak(run, instants, spread)
+    inside = [{**sizes, Component.RUNTIME: sizes[Component.RUNTIME] - outside} for sizes in instants]
+    live = [{**sizes, Component.FRAGMENTATION: 0.0} for sizes in inside]
     return Memory(
-        components=tuple((kind, _widened(interval, spread)) for kind, interval in near),
-        allocated=_share(whole, 1 - (outside + sizes[Component.FRAGMENTATION]) / whole.expected, spread),
-        reserved=_share(whole, 1 - outside / whole.expected, spread),
+        components=tuple((kind, _part(run, kind, size, spread)) for kind, size in shown.items() if size > 0),
+        allocated=_peak(run, live, spread),
+        reserved=_peak(run, inside, spread),
         device=device,
         host=device if run.on_cpu else _host(run, states),
     )
 
 
-def _sizes(run: Run, states: ModelStates) -> tuple[dict[Component, float], float]:
-    """Expected bytes of each component, and of what lies outside the allocator.
-
-    That is the context of a GPU, and of a process everything that holds no tensor.
-    """
+def _moments(run: Run, states: ModelStates) -> tuple[Moment, ...]:
     if run.on_cpu:
-        moment, runtime = cpu.fullest_moment(run, states.gradients), cpu.runtime(run)
-        fragmentation, outside = cpu.holes(run, states.gradients), runtime
-    else:
-        moment = step_peak.fullest_moment(run, states, layer_activations(run))
-        outside = run.device.context_bytes + states.collectives
-        runtime, fragmentation = run.device.context_bytes + c.CUDA_WORKSPACE + states.collectives, _holes(run, moment)
-    more = _more_for_setup(states, moment, runtime=runtime, fragmentation=fragmentation)
-    sizes = {
+        return cpu.moments(run, states.gradients)
+    return step_peak.moments(run, states, layer_activations(run))
+
+
+def _sizes(run: Run, states: ModelStates, moment: Moment, outside: float) -> Sizes:
+    """Expected bytes of each component at a moment of the step.
+
+    `outside` of the allocator lie the context of a GPU, and of a process everything that holds no tensor.
+    """
+    return {
         Component.BASE_WEIGHTS: states.base_weights,
         Component.TRAINABLE_WEIGHTS: states.trainable_weights,
         Component.GRADIENTS: moment.gradients,
         Component.OPTIMIZER_STATES: states.optimizer_states,
         Component.ACTIVATIONS: moment.activations,
-        Component.TRANSIENT_PEAK: moment.transient + more,
+        Component.TRANSIENT_PEAK: moment.transient,
         Component.QUANTIZATION: states.quantization,
-        Component.RUNTIME: runtime,
-        Component.FRAGMENTATION: fragmentation,
+        Component.RUNTIME: outside if run.on_cpu else outside + c.CUDA_WORKSPACE,
+        Component.FRAGMENTATION: cpu.holes(run, states.gradients) if run.on_cpu else _holes(run, moment),
     }
-    return sizes, outside
 
 
-def _more_for_setup(states: ModelStates, moment: Moment, *, runtime: float, fragmentation: float) -> float:
-    """Bytes that the setting up of a sharded model needs beyond a step."""
+def _setup(states: ModelStates, outside: float) -> tuple[Sizes, ...]:
+    """Bytes while a model is cut into shards, before the first step; empty where none are cut."""
     if not states.unsharded.setup:
-        return 0.0
-    step = states.kept_for_the_step + states.quantization + moment.total + runtime + fragmentation
-    return max(0.0, states.unsharded.setup + runtime - step)
+        return ()
+    return ({Component.TRANSIENT_PEAK: states.unsharded.setup, Component.RUNTIME: outside + c.CUDA_WORKSPACE},)
 
 
 def _holes(run: Run, moment: Moment) -> float:
@@ -119,15 +126,25 @@ def _holes(run: Run, moment: Moment) -> float:
     return holes + moment.cached
 
 
-def _component(run: Run, kind: Component, size: float) -> Interval:
-    """A component as uncertain as near measured runs: counted parts are exact, kernels and allocators are not."""
+def _part(run: Run, kind: Component, size: float, spread: float) -> Interval:
+    """A component as uncertain as near measured runs: what is counted is exact, kernels and allocators are not."""
+    if kind in COUNTED and run.counts_exactly:
+        return exact(size, *_COUNTED_FROM)
     (below, above), sources = _half_widths(run, kind)
+    return Interval(max(0.0, size * (1 - spread * below)), size, size * (1 + spread * above), sources=sources)
+
+
+def _half_widths(run: Run, kind: Component) -> tuple[Widths, tuple[Source, ...]]:
+    """Half-widths (below, above) of what a component adds to the ends of a peak, and what they rest on.
+
+    Those of counted parts stand for what programs hold beside them: they widen the whole, not the part.
+    """
+    (below, above), sources = _half_widths_of_one_device(run, kind)
     shared = c.DEVICES_SPREAD if run.devices > 1 else 0.0
-    return Interval(size * (1 - (below + shared)), size, size * (1 + (above + shared)), sources=sources)
+    return (below + shared, above + shared), sources
 
 
-def _half_widths(run: Run, kind: Component) -> tuple[tuple[float, float], tuple[Source, ...]]:
-    """Half-widths (below, above) of a component of a run on one device, and what they rest on."""
+def _half_widths_of_one_device(run: Run, kind: Component) -> tuple[Widths, tuple[Source, ...]]:
     if kind in COUNTED:
         counted = run.method.counted_spread_on_cpu if run.on_cpu else run.method.counted_spread
         return (counted, counted), _COUNTED_FROM
@@ -136,19 +153,26 @@ def _half_widths(run: Run, kind: Component) -> tuple[tuple[float, float], tuple[
     return c.GPU_SPREAD, (c.MEMORY_FIT,)
 
 
-def _widened(interval: Interval, spread: float) -> Interval:
-    """An interval whose ends are `spread` times as far from its expected value."""
-    low, expected, high = interval.low, interval.expected, interval.high
-    low, high = max(0.0, expected - spread * (expected - low)), expected + spread * (high - expected)
-    return Interval(low, expected, high, sources=interval.sources)
+def _peak(run: Run, instants: Sequence[Sizes], spread: float) -> Interval:
+    """The largest of what is there at several instants, end by end, but never uselessly wide.
 
-
-def _share(peak: Interval, share: float, spread: float) -> Interval:
-    """A share of a peak, its ends `spread` times as far from the expected value, but never uselessly far."""
-    low, expected, high = peak.low * share, peak.expected * share, peak.high * share
-    low = max(expected - spread * (expected - low), expected * (2 - c.WIDEST))
-    high = min(expected + spread * (high - expected), expected * c.WIDEST)
-    return Interval(low, expected, high, sources=peak.sources)
+    The truth is the maximum over them: its ends are the maxima of theirs.
+    """
+    low = expected = high = 0.0
+    sources: tuple[Source, ...] = ()
+    widths = {kind: _half_widths(run, kind) for kind in Component}
+    for sizes in instants:
+        lows = highs = 0.0
+        for kind, size in sizes.items():
+            (below, above), found = widths[kind]
+            lows += max(0.0, size * (1 - spread * below))
+            highs += size * (1 + spread * above)
+            sources = together(sources, found if size > 0 else ())
+        low, expected, high = max(low, lows), max(expected, sum(sizes.values())), max(high, highs)
+    low, high = max(low, expected * (2 - c.WIDEST)), min(high, expected * c.WIDEST)
+    if run.counts_exactly:
+        low = max(low, *(sum(size for kind, size in sizes.items() if kind in COUNTED) for sizes in instants))
+    return Interval(low, expected, high, sources=sources)
 
 
 def _host(run: Run, states: ModelStates) -> Interval:

@@ -26,6 +26,10 @@ class Lora(Method):
     dropout: float = 0.0
     weight_decomposed: bool = field(default=False, kw_only=True)
     """Whether each adapted weight has a trained magnitude (DoRA, Liu et al. 2024)."""
+    train_embeddings: bool = field(default=False, kw_only=True)
+    """Whether the input embeddings are trained whole (embed_tokens in PEFT's modules_to_save)."""
+    train_head: bool = field(default=False, kw_only=True)
+    """Whether the output head is trained whole (lm_head in PEFT's modules_to_save)."""
 
     name: ClassVar[str] = "lora"
     trained_part: ClassVar[str] = "lora"
@@ -43,8 +47,27 @@ class Lora(Method):
     # ----------------------------------------------------------------------------------------------------- weights
 
     def trainable_parameters(self, shape: Shape) -> int:
-        """Parameters of both factors of all adapters, and of DoRA's magnitudes."""
-        return sum(layers * self._parameters(linear) for _, linear, layers in adapted(shape, self.targets))
+        """Parameters of both factors of all adapters, of DoRA's magnitudes, and of what is trained whole."""
+        factors = sum(layers * self._parameters(linear) for _, linear, layers in adapted(shape, self.targets))
+        return factors + self.whole_parameters(shape)
+
+    def whole_parameters(self, shape: Shape) -> int:
+        """Parameters of embeddings and head that are trained whole: one table where the head is the embeddings.
+
+        PEFT copies such modules and leaves the originals in the base (ModulesToSaveWrapper).
+        """
+        tables = int(self.train_embeddings) + int(self.train_head)
+        return (min(1, tables) if shape.tied else tables) * shape.vocab * shape.hidden
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether the input embeddings get a gradient."""
+        return self.train_embeddings
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the output head gets a gradient of its own weights."""
+        return self.train_head
 
     def _parameters(self, linear: Linear) -> int:
         magnitude = linear.d_out if self.weight_decomposed else 0
@@ -160,7 +183,8 @@ class Lora(Method):
 
     def adapter_flops(self, setup: Setup) -> float:
         """FLOPs per token and step: two per parameter forward, four backward, two where it is computed again."""
-        return (6.0 + (2.0 if setup.checkpointing else 0.0)) * self.trainable_parameters(setup.shape)
+        factors = self.trainable_parameters(setup.shape) - self.whole_parameters(setup.shape)
+        return (6.0 + (2.0 if setup.checkpointing else 0.0)) * factors
 
     def adapter_traffic(self, setup: Setup) -> float:
         """Bytes per token and step that the adapters move in all layers, counted from PEFT's linear layer.

@@ -54,6 +54,8 @@ class Qlora(Lora):
             lora.targets,
             lora.dropout,
             weight_decomposed=lora.weight_decomposed,
+            train_embeddings=lora.train_embeddings,
+            train_head=lora.train_head,
             bits=bits,
             double_quantized=double_quantized,
             gptq=gptq,
@@ -75,6 +77,11 @@ class Qlora(Lora):
     def counted_spread_on_cpu(self) -> float:
         """Half-width, as a share, of the interval of what is counted on a CPU: a single library unpacks there."""
         return 0.12
+
+    @property
+    def packs_exactly(self) -> bool:
+        """Whether the format says how many bytes weights take: libraries lay out integers in several ways."""
+        return not self.gptq and self.bits == 4
 
     @property
     def measured_on_cpu(self) -> bool:

@@ -71,6 +71,8 @@ def parse_request(
         device=device,
         devices=settings.device_count(spec),
         nodes=max(1, spec.hardware.nodes),
+        network_bandwidth=settings.network_bandwidth(spec.hardware, device),
+        network_known=spec.hardware.HasField("network_gbits_per_second"),
         sharding=settings.SHARDINGS[spec.hardware.sharding],
         micro_batch=spec.training.micro_batch_size,
         batch=spec.training.effective_batch_size,

@@ -7,6 +7,8 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_runtime.errors import invalid_field
 
+from finetree_estimator import constants as c
+from finetree_estimator.catalog.devices import Device
 from finetree_estimator.programs import (
     AXOLOTL,
     FINETREE,
@@ -93,6 +95,12 @@ def is_fp32(spec: run_spec_pb2.RunSpec) -> bool:
 def device_count(spec: run_spec_pb2.RunSpec) -> int:
     """Number of devices; 1 where the spec gives none."""
     return max(1, spec.hardware.count)
+
+
+def network_bandwidth(hardware: hardware_pb2.Hardware, device: Device) -> float:
+    """Bytes per second that one machine passes to another; what a usual machine does where nothing is said."""
+    gbits = hardware.network_gbits_per_second or device.network_gbits
+    return c.NETWORK_SHARE * gbits * 1e9 / 8
 
 
 def number_sizes(spec: run_spec_pb2.RunSpec, program: Program, *, trains_base: bool) -> NumberSizes:

@@ -17,7 +17,7 @@ def score_traffic(run: Run) -> float:
     """
     forward, backward = _bytes_per_score(run)
     moved = forward * (2 if run.checkpointing else 1) + backward
-    return float(run.shape.layers * run.shape.heads * run.sequence_length * moved)
+    return float(run.shape.layers * run.shape.heads * run.longest_row * moved)
 
 
 def _bytes_per_score(run: Run) -> tuple[int, int]:
@@ -64,7 +64,7 @@ def update_traffic(run: Run) -> float:
     # A CPU's bandwidth was measured with both.
     clipped = 0 if run.on_cpu else c.CLIPPING_TRAFFIC
     trained = run.method.trainable_parameters(run.shape)
-    return trained * (run.master_bytes * (numbers + clipped) + states)
+    return run.trained_size(run.master_bytes) * (numbers + clipped) + trained * states
 
 
 def _moved_per_weight(run: Run) -> tuple[int, int]:

@@ -56,16 +56,18 @@ def step_of(run: Run, rows: Rows) -> Step:
 def step_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of an optimizer step, of all devices at once."""
     spread = run.devices if run.sharding != "replicated" else 1
-    micro = _computing_seconds(run, rows, step) + communication.micro_batch_seconds(run)
+    computing = _computing_seconds(run, rows, step)
+    micro = computing + communication.micro_batch_seconds(run, computing)
     update = update_traffic(run) / run.device.bandwidth / spread
-    return step.micro_batches * micro + update + communication.step_seconds(run)
+    backward = computing * (_passes(run) - 1) / _passes(run)
+    return step.micro_batches * micro + update + communication.step_seconds(run, backward)
 
 
 def _computing_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of a micro-batch on a device by itself."""
     seconds = step.tokens * training_flops(run, rows, step) / run.device.training_flops
     seconds += mixtures.grouped_seconds(run, step.tokens)
-    return seconds + overhead_seconds(run) + step.tokens * elementwise_seconds(run, rows)
+    return seconds + overhead_seconds(run) + step.tokens * elementwise_seconds(run, rows, step.tokens)
 
 
 # ----------------------------------------------------------------------------------------------------- matrix products
@@ -93,8 +95,8 @@ def training_flops(run: Run, rows: Rows, step: Step) -> float:
     dense = forward.dense * (1.0 + run.method.backward_flops_factor(run.shape) + again)
     # Attention's backward pass does not depend on what is trained.
     attention = forward.attention * (1.0 + c.ATTENTION_BACKWARD + again) / _attention_share(run)
-    head_passes = 3.0 if run.method.trains_base else 2.0
-    if _computes_head_again(run, rows, step):
+    head_passes = 3.0 if run.method.trains_head else 2.0
+    if computes_head_again(run, rows, step):
         head_passes += 1.0
     # Head and adapters compute in float32 where a raised base leaves them that.
     slower = _float32_factor(run) if run.activation_bytes > run.compute_bytes else 1.0
@@ -114,11 +116,11 @@ def _alignment_factor(run: Run) -> float:
     return 1.0 if plain_cores or run.shape.vocab % c.ALIGNED_NUMBERS == 0 else c.UNALIGNED_FACTOR
 
 
-def _computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
+def computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
     """Whether chunks of logits are computed a second time for the backward pass: not where they are kept."""
     if run.loss not in ("completion-only", "chunked") or run.program.keeps_chunked_logits:
         return False
-    return step.tokens * loss_share(run, rows) > c.CHUNK_TOKENS
+    return step.tokens * loss_share(run, rows) > run.program.loss_chunk
 
 
 def _float32_factor(run: Run) -> float:
@@ -130,21 +132,27 @@ def _float32_factor(run: Run) -> float:
 # ------------------------------------------------------------------------------------------------- memory's bandwidth
 
 
-def elementwise_seconds(run: Run, rows: Rows) -> float:
-    """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss."""
+def elementwise_seconds(run: Run, rows: Rows, tokens: float) -> float:
+    """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss.
+
+    `tokens` are those of a micro-batch.
+    """
     if run.on_cpu:
         saved = run.shape.layers * layer_activations(run).saved
         return _pass_share(run) * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
     left = c.COMPILED_SHARE if run.program.compiled else 1.0
     scores = score_traffic(run) if run.eager_attention else 0.0
     others = loss_traffic(run, rows) + left * run.method.adapter_traffic(run) + scores
-    moved = (elementwise.memory_share(run, rows) * _layer_traffic(run) + others) / run.device.bandwidth
-    return moved + _offloading_seconds(run)
+    layers = _layer_traffic(run) / run.device.bandwidth
+    # Kernels whose tensors a cache holds are so short that the device waits for calls: it saves no more than those.
+    saved = min(layers * elementwise.cached_share(run, tokens), _call_seconds(run) / tokens)
+    return layers - saved + others / run.device.bandwidth + _offloading_seconds(run)
 
 
-def forward_elementwise_seconds(run: Run, rows: Rows) -> float:
-    """Seconds per token of a forward pass alone outside of matrix products."""
-    return (elementwise_seconds(run, rows) - _offloading_seconds(run)) / (4.0 if run.checkpointing else 3.0)
+def forward_elementwise_seconds(run: Run, rows: Rows, tokens: float) -> float:
+    """Seconds per token of a forward pass of so many tokens alone, outside of matrix products."""
+    seconds = elementwise_seconds(run, rows, tokens) - _offloading_seconds(run)
+    return seconds / (4.0 if run.checkpointing else 3.0)
 
 
 def _offloading_seconds(run: Run) -> float:
@@ -217,18 +225,21 @@ def forward_overhead_seconds(run: Run) -> float:
 # ------------------------------------------------------------------------------------------------- the interval's ends
 
 
-def delay_seconds(run: Run) -> float:
+def delay_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds that a micro-batch may take longer for reasons that no rate has: host, kernels, links between devices."""
     if run.on_cpu:
         return 0.0
     slower = (_passes(run) - 1) * run.method.slowest_dequantization_traffic(run)
     host = _call_seconds(run) * c.SLOWEST_HOST
-    return host + slower / run.device.bandwidth + communication.delay_seconds(run)
+    computing = _computing_seconds(run, rows, step) if run.sharded else 0.0
+    return host + slower / run.device.bandwidth + communication.delay_seconds(run, computing)
 
 
 def saving_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds that a micro-batch may take less: waiting hides behind computing, and a loop's loss may be compiled."""
-    waiting = communication.waiting_seconds(run)
-    hidden = min(waiting, _computing_seconds(run, rows, step)) if waiting else 0.0
+    hidden = 0.0
+    if run.sharded:
+        computing = _computing_seconds(run, rows, step)
+        hidden = min(communication.waiting_seconds(run), computing) + communication.saved_seconds(run, computing)
     logits = loss_traffic(run, rows) - loss_traffic(run, rows, whole=True)
     return hidden + step.tokens * logits / run.device.bandwidth

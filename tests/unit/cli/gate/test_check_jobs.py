@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many jobs, one estimator: entries in order, refusals at their place, the outcome of all."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from finetree import InvalidArgument, Unavailable, Violation
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2
 from finetree_cli.errors import BadInput, GateFailed
 from finetree_cli.gate.check_jobs import Checks
 from finetree_cli.gate.job_files import read_jobs
-from finetree_cli.gate.outcome import failure
+from finetree_cli.gate.outcome import failure, require_known
+from finetree_cli.gate.policy.file import read_policies
+from finetree_cli.gate.policy.flags import LimitFlags, undecided_of
+from finetree_cli.gate.policy.policy import Policies
 from finetree_cli.gate.report import PlanEntry, Report, Revisions, make_report, plan_schema
-from finetree_cli.jobfile.policy import LimitFlags, Policy, read_policy
 from google.protobuf import json_format
 
 JOB = "model: {{name: {}}}\nlora:\n  rank: 8\nhardware: {{accelerator: rtx-4090}}\n"
@@ -67,18 +71,17 @@ class Server:
         return answer(found)
 
 
-def check(tmp_path, server: Server, policy: Policy | None = None, *, lenient: bool = False) -> Report:
+def check(tmp_path, server: Server, policy: Policies | None = None) -> Report:
     files = []
     for name in [*server.answers, "broken"]:
         text = "color: red\n" if name == "broken" else JOB.format(name)
         (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
         files.append(f"{name}.yaml")
-    limits = policy or read_policy(None, LimitFlags(fits=True))
+    policies = policy or read_policies(None).with_flags(LimitFlags(fits=True))
     checks = Checks(
         server,  # type: ignore[arg-type]  # only check_plan is asked for
-        lambda _: limits,
+        policies.of,
         lambda job: estimate_pb2.EstimateRunRequest(spec=job.spec),
-        undecided_passes=lenient,
     )
     plans, revisions = checks.run(read_jobs(files))
     return make_report(plans, as_of="2026-11-28", revisions=revisions)
@@ -136,11 +139,11 @@ def test_what_concerns_every_job_is_raised(tmp_path):
 
 @pytest.mark.parametrize("by_option", [True, False])
 def test_a_limit_that_is_refused_is_named_where_it_was_given(tmp_path, by_option):
-    (tmp_path / "policy.yaml").write_text("limits:\n- {metric: cost, max_money: 1 EUR}\n", encoding="utf-8")
+    (tmp_path / "policy.yaml").write_text("limits:\n- {metric: cost, max: 1 EUR}\n", encoding="utf-8")
     wrong = InvalidArgument("EUR", violations=[Violation("policy.limits[0].max_money", "is in EUR")])
-    policy = read_policy("policy.yaml", LimitFlags())
+    policy = read_policies("policy.yaml")
     if by_option:
-        policy = read_policy(None, LimitFlags(max_hours=3))
+        policy = read_policies(None).with_flags(LimitFlags(max_hours=3))
     refused = check(tmp_path, Server(a=wrong), policy).plans[0].error
     assert refused is not None
     assert refused.message == (
@@ -149,8 +152,8 @@ def test_a_limit_that_is_refused_is_named_where_it_was_given(tmp_path, by_option
     assert [each.location.file for each in refused.problems] == ([] if by_option else ["policy.yaml"])
 
 
-def outcome(*entries: PlanEntry, lenient: bool = False) -> tuple[str, str, str]:
-    error = failure(make_report(entries, as_of="", revisions=Revisions(), policy=None), undecided_passes=lenient)
+def outcome(*entries: PlanEntry) -> tuple[str, str, str]:
+    error = failure(make_report(entries, as_of="", revisions=Revisions(), policy=None))
     return (type(error).__name__, error.message, error.reason) if error is not None else ("", "", "")
 
 
@@ -165,5 +168,37 @@ def test_the_outcome_names_files_and_limits(tmp_path):
         "1 of 2 job files could not be checked: 1 problem in broken.yaml",
         "JOB_FILE_INVALID",
     )
-    lenient = check(tmp_path, Server(bad="FAIL", unsure="UNDECIDED"), lenient=True).plans
-    assert [entry.passed for entry in lenient] == [False, True, False]
+    lenient = read_policies(None).with_flags(LimitFlags(fits=True), undecided_of("fail"))
+    bad, unsure, _ = check(tmp_path, Server(bad="FAIL", unsure="WARN"), lenient).plans
+    assert (bad.undecided, unsure.passed) == ("warn", True)
+    mixed = replace(bad, checks=(*bad.checks, replace(bad.checks[0], rule_id="fit", verdict="UNDECIDED")))
+    assert outcome(mixed)[1] == "the plan does not meet cost", "an undecided limit does not stop it"
+
+
+def test_what_is_asked_has_the_day_the_base_and_the_overrides_of_the_policys_limits(tmp_path):
+    asked: list[dict[str, Any]] = []
+
+    class Recorder(Server):
+        def check_plan(self, *args: Any, **parts: Any) -> check_plan_pb2.CheckPlanResponse:
+            asked.append(parts)
+            return super().check_plan(*args)
+
+    (tmp_path / "a.yaml").write_text(JOB.format("a"), encoding="utf-8")
+    overrides = [check_pb2.Override(rule_id=name, by="ada", reason="once") for name in ("fit", "cost")]
+    before = estimate_pb2.EstimateRunRequest(runs_per_month=1)
+    checks = Checks(
+        Recorder(a="PASS"),  # type: ignore[arg-type]  # only check_plan is asked for
+        read_policies(None).with_flags(LimitFlags(fits=True)).of,
+        lambda job: estimate_pb2.EstimateRunRequest(spec=job.spec),
+        as_of="2026-11-28",
+        overrides=overrides,
+        base_of={"a.yaml": before}.get,
+    )
+    plans, revisions = checks.run(read_jobs(["a.yaml"]))
+    assert [(each["evaluation_date"], each["base_run"], list(each["overrides"])) for each in asked] == [
+        ("2026-11-28", before, overrides[:1])
+    ]
+    report = make_report(plans, as_of="", revisions=revisions)
+    require_known(report, [check_pb2.Override(rule_id="cost")])
+    with pytest.raises(BadInput, match="there are cost"):
+        require_known(report, overrides)

@@ -111,7 +111,7 @@ WRONG = {
     "setting of another level": ("train: {model: {name: m}}\n", (1, 9, "train.model"), "train.spec.model"),
     "spec without its task": ("spec: {model: {name: m}}\n", (1, 1, "spec"), "train.spec"),
     "label twice": ("train: {spec: {model: {name: m}}}\nlabels:\n  a: b\n  a: c\n", (4, 3, "labels.a"), "line 3"),
-    "empty": ("# nothing\n", (1, 1, ""), "model"),
+    "empty": ("# nothing\n", (1, 1, ""), "is empty"),
     "a list": ("- model\n", (1, 1, ""), "a list"),
     "not YAML": ("model: {name: m\nlora: 1\n", (2, 5, ""), "not YAML"),
     "two documents": ("model: {name: m}\n---\na: b\n", (2, 1, ""), "not YAML"),

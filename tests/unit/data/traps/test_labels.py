@@ -118,6 +118,18 @@ TRAPS = {
         "rows": [{"prompt": f"q{i}", "completion": GOOD, "rating": i} for i in (5, 3, 1)],
         "finding": ("RATED_ANSWERS", "WARNING"),
     },
+    "KTO of short answers in conversations, labelled 0": {
+        "rows": [
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "spam"}], "label": 0},
+        ],
+        "refused": ("MALFORMED_ROW", "which may mark a bad answer, or be a class"),
+        "offer": {"messages": "messages", "verdict": "label"},
+        "then": None,
+    },
+    "how much better the chosen answer is": {
+        "rows": [{"prompt": "q0", "chosen": GOOD, "rejected": BAD, "feedback": -1, "label": 0}],
+        "spans": LEARNED,
+    },
     "PKU-SafeRLHF": compare({"response_0": BAD}, {"response_1": GOOD}, better_response_id=1, is_response_0_safe=True),
     "AlpacaFarm": {
         "rows": [{"instruction": "q0", "input": "", "output_1": GOOD, "output_2": BAD, "preference": 1}],

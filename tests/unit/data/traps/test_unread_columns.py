@@ -237,6 +237,30 @@ TRAPS = {
         ],
         "spans": [[("learned", PASSAGES[i])] for i in range(2)],
     },
+    "MetaMath: the question as it was before": {
+        "rows": [
+            {"query": f"{ASKED[i]} It was rephrased.", "response": "51", "original_question": f"{BODIES[i]} {ASKED[i]}"}
+            for i in range(2)
+        ],
+        "spans": [pair(f"{ASKED[i]} It was rephrased.", "51") for i in range(2)],
+    },
+    "the title of a conversation": {
+        "rows": [
+            {"title": f"How to cook {i} eggs in water", "conversations": [{"from": "human", "value": "q"},
+             {"from": "gpt", "value": "a"}]}
+            for i in range(2)
+        ],
+        "spans": [pair("q", "a") for i in range(2)],
+    },
+    "the title that an article is written for": {
+        "rows": [
+            {"title": f"How to cook {i} eggs in water", "instruction": "Write an article.", "output": PASSAGES[i]}
+            for i in range(2)
+        ],
+        "finding": UNREAD,
+        "offer": {"prompt": "instruction", "input": "title", "completion": "output"},
+        "then": [pair(f"Write an article.\n\nHow to cook {i} eggs in water", PASSAGES[i]) for i in range(2)],
+    },
     "a source that is the text itself": {
         "rows": [{"question": "Where?", "answer": "here", "source": f"{i} {PASSAGES[0]} " * 4} for i in range(2)],
         "finding": UNREAD,

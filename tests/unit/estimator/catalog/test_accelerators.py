@@ -181,6 +181,7 @@ def test_the_numbers_of_an_accelerator_are_plausible():
         assert 0.3 < entry.training_flops / (entry.dense_flops or entry.fp32_flops) < 1.05, entry.name
         assert 80e9 < entry.bandwidth <= 8e12, entry.name
         assert 10e9 < entry.link_bandwidth < 800e9, entry.name
+        assert entry.network_gbits in (0, 100, 400, 3200), entry.name
         assert 30 <= entry.watts <= 1400, entry.name
 
 
@@ -190,6 +191,7 @@ def test_each_row_of_the_hardware_files_has_a_source_and_a_date(file):
         assert len(row["source"]) > 10, row
         assert row["date"][:4] == "2026", row
         assert not row.get("usable_gib") or row["usable_source"], row
+        assert not row.get("machine_gbit_s") or row["machine_source"], row
 
 
 TENSOR_TO_FP32 = {

@@ -114,3 +114,17 @@ def test_ligers_loss_comes_with_its_layers_unless_something_else_is_said(run_of,
 
     assert (found.fused_norms, found.fused_activation) == fused
     assert found.overwrites_halves is fused[1]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "said", "bytes_per_second"),
+    [("a100-80gb", {}, 42.5e9), ("h100", {}, 340e9), ("rtx-4090", {}, 10.625e9), ("h100", 200, 21.25e9)],
+)
+def test_a_network_is_that_of_a_usual_machine_unless_it_is_said(run_of, accelerator, said, bytes_per_second):
+    hardware = {"accelerator": accelerator, "count": 16, "nodes": 2, "sharding": "SHARDING_FULL"}
+    if said:
+        hardware["network_gbits_per_second"] = said
+    found = run_of(hardware=hardware)
+
+    assert found.network_bandwidth == pytest.approx(bytes_per_second)
+    assert found.network_known is bool(said)

@@ -17,8 +17,8 @@ from finetree_cli.gate.base.difference import compare
 from finetree_cli.gate.base.git import Commit, find_commit
 from finetree_cli.gate.check_jobs import Checks
 from finetree_cli.gate.job_files import read_jobs
+from finetree_cli.gate.policy.policy import Policy
 from finetree_cli.gate.report import PlanEntry, Report, Revisions, make_report, read_report
-from finetree_cli.jobfile.policy import Policy
 
 if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimate_pb2

@@ -37,14 +37,15 @@ def choose_entry(report: Report, file: str | None) -> PlanEntry:
     Raises:
         BadInput: No plan or several.
     """
-    names = [entry.file for entry in report.plans]
+    present = [entry for entry in report.plans if entry.change != "removed"]
+    names = [entry.file for entry in present]
     if file is None:
-        if len(report.plans) == 1:
-            return report.plans[0]
+        if len(present) == 1:
+            return present[0]
         remedy = f"name one of its job files: {', '.join(names)}"
         raise BadInput(f"{len(names)} plans are in the plan file", remedy=remedy, reason="PLAN_NOT_CHOSEN")
     wanted = Path(file).as_posix()
-    found = next((entry for entry in report.plans if entry.file == wanted), None)
+    found = next((entry for entry in present if entry.file == wanted), None)
     if found is None:
         raise BadInput(f"{file}: not in the plan file, which has {', '.join(names)}", reason="PLAN_NOT_CHOSEN")
     return found
@@ -238,7 +239,7 @@ def _day(text: str, name: str) -> date:
 
 
 def _policy_changed(report: Report) -> Iterator[str]:
-    from finetree_cli.jobfile.policy import file_sha256
+    from finetree_cli.gate.policy.file import file_sha256
 
     if report.policy is None or not Path(report.policy.file).is_file():
         return

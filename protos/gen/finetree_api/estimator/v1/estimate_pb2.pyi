@@ -407,7 +407,9 @@ Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
 class EstimateConfidence(_message.Message):
-    """How far a case is from measured runs, for memory and for time apart. Intervals are wider where it is farther."""
+    """How far a case is from measured runs, for memory and for time apart. Intervals are wider where it is farther, but not
+    for a number of tokens: else the upper end of a peak could fall as a micro-batch grows.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -632,7 +634,10 @@ class MemoryComponent(_message.Message):
     """Name of the part for people."""
     @_builtins.property
     def bytes(self) -> _evidence_pb2.Interval:
-        """Size at the moment of the peak, in bytes of one device."""
+        """Size at the moment of the peak, in bytes of one device. What follows from shape and number format is exact: low and
+        high are the expected value. The ends of all parts together are no ends of the peak: what programs hold that no part
+        names widens the peak alone.
+        """
 
     def __init__(
         self,

@@ -47,7 +47,15 @@ CAPABILITIES = capacity_pb2.TrainingCapabilities(
     allocator_caches=[training_pb2.ALLOCATOR_CACHE_EXPANDABLE],
     expert_products=[training_pb2.EXPERT_PRODUCTS_GROUPED],
     layer_kernels=[training_pb2.LAYER_KERNELS_PLAIN],
-    unsupported_settings=["optimizer_in_backward", "program.compile", "qlora.lora.include_experts"],
+    unsupported_settings=[
+        "optimizer_in_backward",
+        "program.compile",
+        "lora.train_embeddings",
+        "lora.train_head",
+        "qlora.lora.include_experts",
+        "qlora.lora.train_embeddings",
+        "qlora.lora.train_head",
+    ],
 )
 """Values that a resolved spec may have; unset settings are always allowed."""
 

@@ -18,7 +18,7 @@ from finetree_data.columns.names import (
     TOOLS,
 )
 from finetree_data.columns.speakers import speakers_of
-from finetree_data.columns.suggestions import advice_for, has_choices, is_transposed_table
+from finetree_data.columns.suggestions import advice_for, has_choices, is_transposed_table, other_answers
 from finetree_data.columns.template_marks import rendered_by
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
@@ -101,7 +101,7 @@ def _pair(value: dict[str, Any]) -> tuple[str, str]:
     if asked and answered and asked != answered:
         return (asked, answered) if _is_meant(answered, names) else ("", "")
     right = first_of(names, RIGHT)
-    if asked and right and not {*EXAMINED} & set(names) and not has_choices(names):
+    if asked and right and not has_choices(names) and not other_answers(names, right):
         return asked, right
     found = (pair for pair in PAIRS if pair[0] in names and pair[1] in names and _is_meant(pair[1], names))
     pair = next(found, None)

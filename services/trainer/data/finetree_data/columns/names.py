@@ -67,12 +67,12 @@ SYSTEMS = ("system", "system_prompt", "systeminstruction", "system_instruction")
 TOOLS = ("tools", "functions", "toolconfig")
 """Usual names of the functions that may be called (OpenAI, Anthropic, Gemini; OpenAI's former; Bedrock)."""
 CERTAIN_VERDICTS = (
-    *("kto_tag", "kto_label", "is_correct", "correct", "desirable", "is_desirable", "is_good", "is_preferred"),
-    *("is_chosen", "is_accepted", "accepted", "thumbs_up", "thumbs", "verdict"),
+    *("kto_tag", "kto_label", "is_correct", "desirable", "is_desirable", "is_good", "is_preferred", "is_chosen"),
+    *("is_accepted", "accepted", "thumbs_up", "thumbs", "verdict"),
 )
 """Names of whether an answer is a good one (LLaMA-Factory's KTO; sampled solutions), whatever it is written as."""
-VERDICTS = (*CERTAIN_VERDICTS, "label", "feedback", "rating", "preference")
-"""Usual names of whether an answer is a good one; "label" (TRL's KTO) and those behind it may be of something else."""
+VERDICTS = (*CERTAIN_VERDICTS, "correct", "label", "feedback", "rating")
+"""Usual names of whether an answer is a good one; "label" (TRL's KTO) and those around it may be of something else."""
 
 EXAMINED = ("response", "answer", "output", "generation", "completion", "prediction")
 """Names of an answer that may be a model's, under examination, if the right one stands beside it."""

@@ -46,7 +46,8 @@ class Survey:
         self._unread: dict[str, UnreadValues] = {}
         self._lists = dict.fromkeys(self._texts, 0)
         self.rows = 0
-        self._transcripts = self._results_alone = 0
+        self._answer = mapping.parts.get("completion", "")
+        self._transcripts = self._results_alone = self._answered = 0
 
     def meet(self, value: dict[str, Any]) -> None:
         """Take up the columns of a row that none before it had: `mapping` may read some of them."""
@@ -67,6 +68,8 @@ class Survey:
             self._transcripts += len(set(speakers_of(row.text[:TRANSCRIPT_HEAD]))) > 1
         elif len(row.messages) > 1 and _has_result_alone(row.messages):
             self._results_alone += 1
+        if self._answer:
+            self._answered += len(row.messages[-1].content)
         if not value.keys() <= self._read:
             self._count_unread(value, row, verdict)
 
@@ -101,14 +104,18 @@ class Survey:
         return tuple(sorted((one for one in found if one is not None), key=lambda one: -one.severity))
 
     def _unread_columns(self) -> Finding | None:
-        counted = [values.summary(self.rows) for values in self._unread.values() if values.rows]
+        counted = [self._summary(values) for values in self._unread.values() if values.rows]
         columns = sorted(counted, key=lambda column: (-column.severity, -column.rows))[:LISTED]
         if not columns:
             return None
         grave = [column for column in columns if column.severity > Severity.NOTE]
         severity = columns[0].severity
         errors = {column.name: self._unread[column.name] for column in grave if column.severity is Severity.ERROR}
-        texts = {name: values.listed or values.late for name, values in errors.items() if not values.nested}
+        texts = {
+            name: values.listed or values.late or values.rows < self.rows
+            for name, values in errors.items()
+            if not values.nested
+        }
         mappings = mappings_for(self.mapping, present_parts(self.mapping, self.names), texts)
         if severity is Severity.NOTE:
             message = f"Left out: {_names(columns)}."
@@ -124,6 +131,10 @@ class Survey:
             columns=tuple(columns),
             mappings=mappings,
         )
+
+    def _summary(self, values: UnreadValues) -> UnreadColumn:
+        whole = self.mapping.row_format in (RowFormat.TEXT, RowFormat.CHAT, RowFormat.SHAREGPT)
+        return values.summary(self.rows, answers=self._answered / self.rows, whole=whole)
 
     def _lists_as_text(self) -> Finding | None:
         path = max(self._lists, key=lambda path: self._lists[path], default="")

@@ -32,6 +32,8 @@ TEXT_SHARE = 0.2
 """Share of a column's values that must be free text for it to be a column of text: a few names are long."""
 REPEATED_SHARE = 0.9
 """Share of the texts looked up that must be found for a column to repeat what is read."""
+LONGER_ANSWERS = 3.0
+"""How many times as long as the answers that are learned a model's may be: longer ones have what those leave out."""
 SURE = 200
 """Texts in a column after which its values are told from others by their lengths alone."""
 EXAMPLE = 120
@@ -47,7 +49,11 @@ _METADATA = re.compile(
 _ALWAYS_METADATA = re.compile(r"(?:^|[\W_])(?:meta|metadata|info|extra_info|provenance)$")
 _WORSE = re.compile(r"reject|dispreferred|non_preferred|\blos(?:er|ing)\b|worse")
 _OF_A_MODEL = re.compile(r"predict|(?:^|[\W_])pred(?:$|[\W_])|model.*(?:response|answer|output)|generated")
-_DERIVED = re.compile(r"[\W_](?:html|raw|md|markdown|toks?|tokens|tokenized|cleaned|normalized|no_value)$")
+_TITLE = re.compile(r"(?:^|[\W_])(?:title|headline|subject)$")
+_DERIVED = re.compile(
+    r"[\W_](?:html|raw|md|markdown|toks?|tokens|tokenized|cleaned|normalized|no_value)$"
+    r"|^(?:original|raw)_(?:question|problem|prompt|query|instruction|answer|solution|response|output)$"
+)
 _NEEDED = re.compile(
     r"(?:^|[\W_])(?:definition|instructions?|system|schema|context|passage|body|rationale|cot|chain_of_thought|"
     r"reasoning|thoughts?|explanation|steps|solution|derivation)(?:$|[\W_])"
@@ -106,9 +112,12 @@ class UnreadValues:
             self.compared += 1
             self.found += repeats(text[:COMPARED], read)
 
-    def summary(self, rows: int) -> UnreadColumn:
-        """Describe the column of a file with so many rows."""
-        severity, kind = self._judge()
+    def summary(self, rows: int, *, answers: float, whole: bool) -> UnreadColumn:
+        """Describe the column of a file with so many rows, whose answers have a mean length in characters.
+
+        Of `whole` rows, conversations and texts, a title is metadata; a prompt may be about it.
+        """
+        severity, kind = self._judge(answers, whole=whole)
         return UnreadColumn(
             name=self.name[:256],
             severity=severity,
@@ -120,9 +129,9 @@ class UnreadValues:
             example=one_line(self.example),
         )
 
-    def _judge(self) -> tuple[Severity, str]:
+    def _judge(self, answers: float, *, whole: bool) -> tuple[Severity, str]:
         """Return how grave it is to leave the column out, and what it holds."""
-        note = self._harmless()
+        note = self._harmless(answers, whole=whole)
         if note:
             return Severity.NOTE, note
         if self._repeats and not _NEEDED.search(self.name.lower()):
@@ -134,18 +143,19 @@ class UnreadValues:
         """Whether the same few values come again and again."""
         return len(self._distinct) < DISTINCT and len(self._distinct) * 4 <= self.rows
 
-    def _harmless(self) -> str:
+    def _harmless(self, answers: float, *, whole: bool) -> str:
         """Return what the column holds where it may be left out; "" where it may not."""
         name, mean = self.name.lower(), self.characters / self.rows
         needed = _NEEDED.search(name)
+        about = _METADATA.search(name) or (whole and _TITLE.search(name))
         kinds = (
             ("the worse answers", _WORSE.search(name)),
             ("numbers", self.numbers == self.rows),
             ("short values", self.text_rows < TEXT_SHARE * self.rows and not (needed and mean >= NEEDED_CHARACTERS)),
-            ("metadata", _ALWAYS_METADATA.search(name) or (_METADATA.search(name) and mean < LONG_CHARACTERS)),
+            ("metadata", _ALWAYS_METADATA.search(name) or (about and mean < LONG_CHARACTERS)),
             ("text that is read elsewhere", self.compared and self.found >= REPEATED_SHARE * self.compared),
             ("another form of a text", _DERIVED.search(name)),
-            ("answers of a model", _OF_A_MODEL.search(name)),
+            ("answers of a model", _OF_A_MODEL.search(name) and mean <= LONGER_ANSWERS * answers),
             ("categories", self._repeats and mean <= CATEGORY_CHARACTERS and not needed),
         )
         return next((kind for kind, holds in kinds if holds), "")

@@ -83,6 +83,8 @@ def test_a_plan_is_chosen_by_its_job_file_where_there_are_several(entry):
     other = dataclasses.replace(entry, file="b/c.yaml")
     assert approved.choose_entry(report(entry), None) is entry
     assert approved.choose_entry(report(entry, other), "./b/c.yaml") is other
+    removed = dataclasses.replace(other, change="removed")
+    assert approved.choose_entry(report(entry, removed), None) is entry
     for file in (None, "d.yaml"):
         with pytest.raises(BadInput) as refused:
             approved.choose_entry(report(entry, other), file)
