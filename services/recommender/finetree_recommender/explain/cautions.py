@@ -201,7 +201,7 @@ def _smallest(evidence: Evidence) -> str:
 
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:
     if method is not None:
-        for rule in warnings(situation, method):
+        for rule in warnings(situation.pack, situation.answers, method, evidence=situation.evidence):
             yield Caution(caution_code(rule), advice_words(rule, situation), rule.id, rule.redirect)
 
 

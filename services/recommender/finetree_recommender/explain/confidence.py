@@ -112,7 +112,7 @@ class _Doubt:
 def _doubts(situation: Situation, unmet: int) -> list[_Doubt]:
     pack, evidence, decision = situation.pack, situation.evidence, situation.decision
     weights, method = pack.rules.confidence, decision.method
-    warned = warnings(situation, method) if method is not None else ()
+    warned = warnings(pack, situation.answers, method, evidence=evidence) if method is not None else ()
     missing = evidence is None or decision.fit.state is FitState.UNKNOWN
     unanswered, overruled = decision.choice.ballot.unanswered, bool(decision.verdict.overruled_rule_id)
     tight = decision.fit.state is FitState.TIGHT

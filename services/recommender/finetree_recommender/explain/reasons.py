@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from finetree.quantities import approximate_duration
+
 from finetree_recommender.decision import fit
 from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.prior_figures import falls_short, prior_of
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Estimate, Evidence, FitState
-from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.answers import Answers, matches
 from finetree_recommender.rule_pack.pack import Pack
@@ -19,10 +20,6 @@ from finetree_recommender.trace import Reason, Violation
 
 LEAF_WORDS = "the decision tree leads to it"
 """Why a method is recommended, where the tree gives no reason."""
-
-
-SLOWER = 1.1
-"""Times another method's seconds, above which a method is told to be slower."""
 
 
 class Standing(StrEnum):
@@ -79,29 +76,46 @@ class Case:
         return Standing.REJECTED if state is FitState.UNKNOWN else Standing.FITS_AGAINST_RULE
 
 
-def warnings(situation: Situation, method: Method) -> list[CautionRule]:
+def warnings(pack: Pack, answers: Answers, method: Method, *, evidence: Evidence | None) -> list[CautionRule]:
     """The pack's cautions that apply to a method; the hard ones belong to the hardware gate.
 
-    Left out is a caution that the estimate refutes: that the GPU has memory for another method where it has too little,
-    and that a method is slower than another one where it is not.
+    A caution that the GPU has memory for another method is left out where the estimate shows that it has too little,
+    and one that another method trains faster where it does not.
     """
     return [
         rule
-        for rule in situation.pack.rules.cautions
+        for rule in pack.rules.cautions
         if rule.method is method
         and not rule.hard
-        and matches(rule.when, situation.answers)
-        and not ("memory" in rule.when and _lacks_memory(rule, situation.evidence))
-        and not _as_fast(rule, situation)
+        and matches(rule.when, answers)
+        and not ("memory" in rule.when and _refuted(rule, evidence))
+        and not (rule.on_time and _is_faster(rule, evidence))
     ]
 
 
 def advice_words(rule: CautionRule, situation: Situation) -> str:
-    """What a caution says; of a slower method the times of this request, where they are estimated."""
-    times = _times(rule, situation)
-    if times is None or rule.slower_than is None:
-        return rule.message
-    return f"it takes {duration(times[0])}, {rule.slower_than} {duration(times[1])}"
+    """Words of a caution: a general ratio of times gives way to the times of this request, where they are estimated."""
+    times = _times(rule, situation.evidence) if rule.ratio or rule.on_time else None
+    if times is None:
+        return rule.text
+    ours, theirs = map(approximate_duration, times)
+    return f"{rule.message} ({ours} against {theirs} for {rule.redirect})" if ours != theirs else rule.message
+
+
+def _times(rule: CautionRule, evidence: Evidence | None) -> tuple[float, float] | None:
+    """Expected seconds of a caution's method and of the one that it points to; None where one is unknown."""
+    if evidence is None or rule.redirect is None:
+        return None
+    ours, theirs = (evidence.best[method].estimate for method in (rule.method, rule.redirect))
+    if ours is None or theirs is None or ours.total_seconds is None or theirs.total_seconds is None:
+        return None
+    return ours.total_seconds.expected, theirs.total_seconds.expected
+
+
+def _is_faster(rule: CautionRule, evidence: Evidence | None) -> bool:
+    """Whether a caution's method is estimated to take no longer than the one that it points to."""
+    times = _times(rule, evidence)
+    return times is not None and times[0] <= times[1]
 
 
 def _advised(rule: CautionRule, situation: Situation) -> Reason:
@@ -109,24 +123,10 @@ def _advised(rule: CautionRule, situation: Situation) -> Reason:
     return Reason(caution_code(rule), f"{advice_words(rule, situation)}{pointer}", rule.id)
 
 
-def _lacks_memory(rule: CautionRule, evidence: Evidence | None) -> bool:
+def _refuted(rule: CautionRule, evidence: Evidence | None) -> bool:
     if evidence is None or rule.redirect is None:
         return False
     return evidence.best[rule.redirect].state in (FitState.DOES_NOT_FIT, FitState.TIGHT)
-
-
-def _as_fast(rule: CautionRule, situation: Situation) -> bool:
-    """Whether the estimates show that a method is not slower than the one that it is compared with."""
-    times = _times(rule, situation)
-    return times is not None and times[0] <= SLOWER * times[1]
-
-
-def _times(rule: CautionRule, situation: Situation) -> tuple[float, float] | None:
-    """Estimated seconds of a caution's method, and of the one that it is said to be slower than."""
-    if rule.slower_than is None or situation.evidence is None:
-        return None
-    ours, theirs = situation.seconds(rule.method), situation.seconds(rule.slower_than)
-    return (ours, theirs) if ours is not None and theirs is not None else None
 
 
 def caution_code(rule: CautionRule) -> str:
@@ -151,7 +151,7 @@ def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
 def reasons(case: Case) -> tuple[Reason, ...]:
     """Reasons of a method's standing, most important first."""
     pack, situation, method = case.pack, case.situation, case.method
-    warned = warnings(situation, method)
+    warned = warnings(pack, situation.answers, method, evidence=situation.evidence)
     return (
         *((_won(case),) if case.standing is Standing.RECOMMENDED else _not_won(case)),
         *shortfall(pack, situation.answers, method),

@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cautions: what is unknown, what does not fit, sharding and renting."""
 
-from dataclasses import replace
 from typing import Any
 
-import pytest
 from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.estimator.values import Estimate, Evidence, FitState
 from finetree_recommender.explain import cautions
@@ -81,25 +79,3 @@ def test_renting_is_offered_where_it_would_change_the_method(pack, read, evidenc
     silent = conclude(pack, read(hardware=GPU8), found)
     assert any(item.code == "RENTING_CHANGES_METHOD" for item in offered.cautions)
     assert not any(item.code == "RENTING_CHANGES_METHOD" for item in silent.cautions)
-
-
-@pytest.mark.parametrize(("seconds", "told"), [(420.0, "it takes 8 min, LoRA 7 min"), (470.0, "")])
-def test_a_slower_method_is_told_by_the_times_of_the_request(read, evidence, seconds, told):
-    """QLoRA takes 480 s here: no published ratio is quoted beside the estimates, nor where they show no difference."""
-    policy, found = builtin_packs()["evidence-1"], evidence(qlora="FITS", lora="FITS")
-    by_method = {Method.QLORA: 480.0, Method.LORA: seconds}
-    rows = {
-        (method, adapted): replace(row, total_seconds=point(by_method[method])) if method in by_method else row
-        for (method, adapted), row in found.rows.items()
-    }
-    fields = {"hardware": GPU24, "time": "TIME_NEED_MINUTES", "priorities": ["PRIORITY_MEMORY"]}
-    answer = conclude(policy, read(**fields).reread(policy), replace(found, rows=rows))
-    assert answer.decision.method is Method.QLORA
-    messages = [caution.message for caution in answer.cautions if caution.code == "CAUTION_QLORA_SLOW"]
-    assert messages == ([told] if told else [])
-    unknown = conclude(policy, read(**fields).reread(policy), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
-    assert any("0.64" in caution.message for caution in unknown.cautions)
-
-
-def point(value: float) -> evidence_pb2.Interval:
-    return evidence_pb2.Interval(low=value, expected=value, high=value)

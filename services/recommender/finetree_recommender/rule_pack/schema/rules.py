@@ -148,8 +148,8 @@ class CautionRule:
     """Advice against a method; `hard` advice is applied by the hardware gate, and is no caution.
 
     `advice` says on the method's card when it holds, instead of `message`; `also` are further methods that it points
-    to, after `redirect`. Where it says that the method is `slower_than` another one, estimates of both are quoted in
-    place of `message`, and it does not apply where they show that it is not.
+    to, after `redirect`. `ratio` ends the message with a published ratio of times, which the times of a request replace
+    where they are estimated; advice `on_time` alone is left out where those refute it.
     """
 
     id: str
@@ -161,7 +161,13 @@ class CautionRule:
     also: tuple[Method, ...] = ()
     advice: str = ""
     hard: bool = False
-    slower_than: Method | None = None
+    ratio: str = ""
+    on_time: bool = False
+
+    @property
+    def text(self) -> str:
+        """What it says in general, without a request."""
+        return f"{self.message} {self.ratio}" if self.ratio else self.message
 
     @property
     def is_advice(self) -> bool:
