@@ -61,7 +61,11 @@ def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caut
     length, rule = built.spec.training.sequence_length, situation.pack.rules.sequence
     if not profile.total_tokens:
         text = f"the lengths of the rows are unknown: time and cost assume {length:,} tokens a row, and shorter rows "
-        yield Caution("LENGTHS_UNKNOWN", f"{text}take less; state the number of tokens (total_tokens)", rule.unknown.id)
+        yield Caution(
+            "LENGTHS_UNKNOWN",
+            f"{text}take less; state the number of tokens (dataset_profile.total_tokens)",
+            rule.unknown.id,
+        )
     elif length > UNKNOWN_SEQUENCE_LENGTH and length == situation.inputs.suggested_length:
         text = f"only the average length of the rows is known: those above {length:,} tokens lose their end; "
         yield Caution("LENGTHS_UNKNOWN", f"{text}state their lengths (dataset_profile.token_lengths)", rule.p99.id)

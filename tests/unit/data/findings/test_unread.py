@@ -4,7 +4,7 @@
 import pytest
 from finetree_data.findings import unread
 from finetree_data.findings.finding import Severity
-from finetree_data.findings.unread import UnreadValues, is_free_text, longest_leaf
+from finetree_data.findings.unread import Beside, UnreadValues, is_free_text, longest_leaf
 
 TEXTS = {
     "a sentence": ("It was the best of times.", True),
@@ -36,7 +36,7 @@ def test_a_column_of_any_size_is_counted_in_bounded_memory(monkeypatch):
     assert len(looked) == unread.SURE
     assert len(values._distinct) == unread.DISTINCT
     assert values.compared == unread.DOUBTS
-    column = values.summary(5_000, answers=10.0, whole=False)
+    column = values.summary(Beside(5_000, answers=10.0))
     assert (column.severity, column.rows, column.share) == (Severity.ERROR, 5_000, 1.0)
 
 
@@ -53,4 +53,4 @@ def test_a_few_long_names_make_no_column_of_text():
     values = UnreadValues("writer")
     for number in range(100):
         values.add("John Ronald Reuel Tolkien and his son Christopher" if number % 10 == 0 else "Ann Leckie", ())
-    assert values.summary(100, answers=1.0, whole=False).severity is Severity.NOTE
+    assert values.summary(Beside(100, answers=1.0)).severity is Severity.NOTE

@@ -31,6 +31,13 @@ TRAPS = {
         "then": [[("prompt", "q"), ("learned", "right")]],
         "more": "the other answer is long beside the right one",
     },
+    "what was thought before the answer": {
+        "rows": [{"question": "2+3?", "answer": "5"}, {"question": "3+3?", "thinking": "3+3=6", "answer": "6"}],
+        "spans": [
+            [("prompt", "2+3?"), ("learned", "5")],
+            [("prompt", "3+3?"), ("learned", "<think>\n3+3=6\n</think>\n\n6")],
+        ],
+    },
     "the right answer alone": {
         "rows": [{"question": "q", "gt_answer": "right"}],
         "spans": [[("prompt", "q"), ("learned", "right")]],

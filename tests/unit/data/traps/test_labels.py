@@ -114,6 +114,17 @@ TRAPS = {
         "rows": [{"prompt": f"q{i}", "completion": GOOD, "label": i} for i in (0, 1, 2)],
         "refused": ("MALFORMED_ROW", "must say whether the answer is good"),
     },
+    "answers that are marked as harmful": {
+        "rows": [{"prompt": f"q{i}", "response": GOOD, "harmful": bool(i)} for i in range(2)],
+        "finding": ("RATED_ANSWERS", "WARNING"),
+    },
+    "answers of good and bad quality": {
+        "rows": [
+            {"prompt": "q0", "response": GOOD, "quality": "good"},
+            {"prompt": "q1", "response": BAD, "quality": "bad"},
+        ],
+        "spans": LEARNED,
+    },
     "stars": {
         "rows": [{"prompt": f"q{i}", "completion": GOOD, "rating": i} for i in (5, 3, 1)],
         "finding": ("RATED_ANSWERS", "WARNING"),

@@ -15,6 +15,7 @@ from finetree_data.columns.names import (
     QUESTIONS,
     RIGHT,
     SYSTEMS,
+    THOUGHTS,
     TOOLS,
 )
 from finetree_data.columns.speakers import speakers_of
@@ -168,4 +169,6 @@ def extra_columns(value: dict[str, Any]) -> dict[str, str]:
     """Columns beside a conversation, or a question and its answer; later rows may have them if this one has not."""
     names = by_lower(value)
     found = {"system": first_of(names, SYSTEMS) or "system", "tools": first_of(names, TOOLS) or "tools"}
-    return found if _turns(value) else found | {"history": names.get("history", "history")}
+    if _turns(value):
+        return found
+    return found | {"history": names.get("history", "history"), "thought": first_of(names, THOUGHTS) or THOUGHTS[0]}

@@ -17,7 +17,7 @@ from finetree_data.findings.finding import (
     UnreadColumn,
 )
 from finetree_data.findings.mappings import mappings_for
-from finetree_data.findings.unread import UnreadValues
+from finetree_data.findings.unread import DISTINCT, Beside, UnreadValues
 from finetree_data.options import FileFormat, RowFormat
 from finetree_data.rows.row import Message, Row
 
@@ -30,7 +30,10 @@ MOSTLY = 0.5
 TRANSCRIPT_HEAD = 1_000
 """Characters of a plain text in which speakers are looked for."""
 
-_RATINGS = ("rating", "score", "reward", "stars", "quality", "helpfulness", "vote", "upvotes", "feedback")
+_RATINGS = (
+    *("rating", "score", "reward", "stars", "quality", "helpfulness", "vote", "votes", "upvotes", "feedback"),
+    *("safe", "unsafe", "harmful", "toxic", "bad", "correctness"),
+)
 _CALLS = ("<tool_call", "<function", "functioncall", '"name"', "Action:", "```")
 """What a call of a tool looks like in the text of an answer."""
 
@@ -46,6 +49,8 @@ class Survey:
         self._unread: dict[str, UnreadValues] = {}
         self._lists = dict.fromkeys(self._texts, 0)
         self.rows = 0
+        self._prompts: set[int] = set()
+        self._answers: set[int] = set()
         self._answer = mapping.parts.get("completion", "")
         self._transcripts = self._results_alone = self._answered = 0
 
@@ -70,6 +75,10 @@ class Survey:
             self._results_alone += 1
         if self._answer:
             self._answered += len(row.messages[-1].content)
+            if len(self._prompts) < DISTINCT and len(row.messages) > 1:
+                self._prompts.add(hash(row.messages[-2].content))
+                if len(self._answers) < DISTINCT:
+                    self._answers.add(hash(row.messages[-1].content))
         if not value.keys() <= self._read:
             self._count_unread(value, row, verdict)
 
@@ -133,8 +142,16 @@ class Survey:
         )
 
     def _summary(self, values: UnreadValues) -> UnreadColumn:
-        whole = self.mapping.row_format in (RowFormat.TEXT, RowFormat.CHAT, RowFormat.SHAREGPT)
-        return values.summary(self.rows, answers=self._answered / self.rows, whole=whole)
+        prompts = len(self._prompts)
+        together = prompts < DISTINCT and prompts * 4 <= self.rows and len(self._answers) > prompts
+        return values.summary(
+            Beside(
+                rows=self.rows,
+                answers=self._answered / self.rows,
+                whole=self.mapping.row_format in (RowFormat.TEXT, RowFormat.CHAT, RowFormat.SHAREGPT),
+                prompts=prompts if together else 0,
+            )
+        )
 
     def _lists_as_text(self) -> Finding | None:
         path = max(self._lists, key=lambda path: self._lists[path], default="")
