@@ -16,6 +16,8 @@ COMMANDS: dict[str, str] = {
     "lock": "finetree_cli.commands.lock:lock",
     "diff": "finetree_cli.commands.diff:diff",
     "render": "finetree_cli.commands.render:render",
+    "policy": "finetree_cli.commands.policy:policy",
+    "schema": "finetree_cli.commands.schema:schema",
     "train": "finetree_cli.commands.train:train",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "data": "finetree_cli.commands.data:data",

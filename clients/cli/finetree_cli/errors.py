@@ -253,7 +253,8 @@ _DATA_FINDINGS = ("UNREAD_COLUMNS", "LISTS_AS_TEXT", "TRANSCRIPTS_AS_TEXT")
 def _remedy(error: "FinetreeError") -> str:
     if error.reason in _DATA_FINDINGS:
         offers = column_flags(error.message)
-        return f"{offers}{'; ' * bool(offers)}to go on as it is: --accept {error.reason}"
+        named = f"{offers}; in a job file they are dataset.reading.columns; " if offers else ""
+        return f"{named}to go on as it is: --accept {error.reason}"
     known = _REMEDIES.get(error.reason) or _REMEDIES.get(error.code, "") or column_flags(error.message)
     # The service's own message names the command already.
     known = "" if known and known.split("`")[1:2] and known.split("`")[1] in error.message else known

@@ -246,7 +246,7 @@ def test_a_dataset_without_a_report_names_the_remedy(suite, file, capsys):
     name = json.loads(run(capsys, "datasets", "upload", file, "--json")[1])["name"]
     code, _, err = run(capsys, "data", "preview", name)
     assert code == 2
-    assert "PREPARE" in err
+    assert "finetree data check" in err
     assert "NO_PREVIEW" in err
     assert run(capsys, "data", "preview")[0] == 2
 

@@ -74,6 +74,17 @@ def test_a_plan_beyond_a_limit_is_3_and_says_which_by_how_much_and_what_would_pa
     assert "[CHECK_FAILED]" in done.stderr
 
 
+def test_every_run_gives_the_same_bytes(folder, monkeypatch):
+    found = set()
+    for seed, zone in (("0", "UTC"), ("1", "Asia/Tokyo")):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        monkeypatch.setenv("TZ", zone)
+        found.add(finetree("check", "job.yaml", "--fits", "--accelerator", "rtx-4080", "--json").stdout)
+    (document,) = found
+    patches = [patch for each in json.loads(document)["plans"][0]["remedies"] for patch in each["patches"]]
+    assert any(isinstance(patch["value"], dict) for patch in patches), "an object whose keys could have any order"
+
+
 def test_an_undecided_plan_is_3_unless_only_failures_are_to_fail(folder, here):
     document = json.loads(here("check", "small.yaml", "--max-hours", "1000", "--json").stdout)
     hours = document["plans"][0]["checks"][0]["measured"]["expected"] / 3600

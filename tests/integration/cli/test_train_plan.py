@@ -25,6 +25,7 @@ train:
     hardware: {cpu: {}}
 labels: {team: search}
 """
+POLICY = "limits:\n- {metric: duration_seconds, max: 1s, level: overridable}\n"
 ROWS = [{"prompt": f"What follows {n}?", "completion": f"{n + 1} does."} for n in range(4)]
 PRICES = "price_id,accelerator,provider,hourly_price,currency,date,source\nmine,t4,me,2,USD,2026-11-01,contract\n"
 
@@ -37,6 +38,8 @@ def finetree(smollm2, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "repository")
     Path("training/job.finetree.yaml").write_text(JOB, encoding="utf-8")
     Path("training/train.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS), encoding="utf-8")
+    Path(".finetree").mkdir()
+    Path(".finetree/policy.yaml").write_text(POLICY, encoding="utf-8")
     Path("mine.csv").write_text(PRICES, encoding="utf-8")
 
     def run(*words: str) -> SimpleNamespace:
@@ -51,7 +54,11 @@ def finetree(smollm2, tmp_path, monkeypatch, capsys):
 
 
 def check(finetree, *words: str) -> None:
-    done = finetree("check", "--local", "--max-hours", "8", "--output", "json=plan.json", *words)
+    """Check the job, whose policy allows it one second; a person lets that stand."""
+    given = ("check", "--local", "--output", "json=plan.json", *words)
+    assert finetree(*given).code == 3
+    assert "PLAN_NOT_PASSED" in finetree("train", "--plan", "plan.json").err
+    done = finetree(*given, "--override", "duration_seconds=release day", "--override-by", "ada@example.org")
     assert done.code == 0, done.err
 
 
@@ -80,6 +87,8 @@ def test_what_was_approved_is_what_runs(finetree):
     found = json.loads(finetree("jobs", "show", name, "--json").out)
     approved = json.loads(Path("plan.json").read_text(encoding="utf-8"))["plans"][0]
     assert found["annotations"]["finetree/plan-digest"] == approved["plan_digest"]
+    assert found["annotations"]["finetree/override.duration_seconds"] == "ada@example.org: release day"
+    assert found["annotations"]["finetree/policy"].startswith(".finetree/policy.yaml (sha256:")
     assert found["labels"] == {"team": "search"}
     ran, meant = found["train"]["spec"], approved["plan"]["spec"]
     # The trainer names the data as a dataset of its own, and knows its processor.

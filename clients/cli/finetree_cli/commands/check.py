@@ -55,7 +55,7 @@ class CheckFlags:
     cls=Command,
     examples=(
         "finetree check job.yaml --max-cost 50 --max-hours 8 --accelerator rtx-4090",
-        "finetree check job.yaml --fits --max-hours 8 --examples 5000 --tokens 2000000",
+        "finetree check job.yaml --fits --max-hours 8 --examples 5000 --tokens-per-example 400",
         "finetree check training/ --policy policy.yaml --output github,json=plan.json",
         "finetree check --policy policy.yaml --base origin/main --output markdown",
         "finetree check job.yaml --max-memory-gib 24 --json | jq .verdict",

@@ -95,7 +95,7 @@ def check(
 ) -> None:
     """Report on the rows of FILE: what is asked, learned and left out, in three rows; then lengths, cuts and leaks.
 
-    The file is uploaded (the same content once) and tokenized by a PREPARE job; a second check of the same content
+    The file is uploaded (the same content once) and tokenized by a job of the trainer; a second check of that content
     reuses the result. Exits with 2 if the data is malformed, with row and field, and with 3 if a finding is an error
     that is not accepted, or a --fail-on applies.
     """
@@ -212,7 +212,7 @@ def _refuse(found: "list[Found]", *, reported: bool) -> None:
     )
 )
 @click.argument("dataset", default="")
-@click.option("--job", default="", help="A PREPARE job in place of the dataset.")
+@click.option("--job", default="", help="A job that has checked a dataset, in place of its name.")
 @click.option("--only", type=click.Choice(("truncated", "dropped", "no-target")), help="Only rows with this finding.")
 @click.option("--split", type=click.Choice(("train", "evaluation")), help="Only rows of this split.")
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Largest number of rows.")

@@ -83,6 +83,7 @@ def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | N
     from finetree_cli.gate.entry import revisions
     from finetree_cli.gate.job_files import find_job_files, read_jobs
     from finetree_cli.gate.outcome import failure
+    from finetree_cli.gate.policy.file import read_policies
     from finetree_cli.gate.policy.flags import LimitFlags, limits_of
     from finetree_cli.gate.policy.policy import Policy
     from finetree_cli.gate.report import make_report
@@ -90,7 +91,7 @@ def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | N
     from finetree_cli.options.program import ProgramFlags
     from finetree_cli.options.spec import OwnershipFlags
 
-    files = find_job_files(paths, needed=bool(paths))
+    files = find_job_files(paths, named=read_policies(None).job_files(), needed=bool(paths))
     own = local or not has_address("estimator", settings)
     with open_estimator(settings, "CheckPlan" if files else "EstimateRun", local=own, price_book=price_book) as found:
         fits = Policy(check_plan_pb2.PlanPolicy(limits=limits_of(LimitFlags(fits=True))))

@@ -86,7 +86,8 @@ class RecommendFlags:
 @click.command(
     cls=Command,
     examples=(
-        "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --quality important",
+        "finetree recommend --model llama3.1:8b --gpu rtx-4090 --examples 5000 --tokens-per-example 300",
+        "finetree recommend --model qwen2.5-7b --gpu 'dgx a100' --quality maximum",
         "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
         "finetree recommend --gpu-memory 16 --max-duration 8h --serve vllm --priority quality",
         "finetree recommend --model qwen2.5-7b --gpu-memory 16 --budget-per-month 200 --json | jq .verdict",
@@ -226,14 +227,19 @@ def _show(settings: Settings, response: "recommendation_pb2.RecommendResponse", 
 
 def _name_flags(response: "recommendation_pb2.RecommendResponse") -> None:
     """Name this command's options in the reply's texts, in place of the contract's fields."""
-    from finetree_cli.options.flag_names import in_flags
+    from finetree_cli.options.flag_names import flag_of, in_flags
 
     response.summary = in_flags(response.summary, recommend)
     response.verdict.headline = in_flags(response.verdict.headline, recommend)
     for caution in response.cautions:
         caution.message = in_flags(caution.message, recommend)
     for unknown in response.sharpen:
-        unknown.message = in_flags(unknown.message, recommend)
+        name, colon, rest = unknown.message.partition(":")
+        unknown.message = f"{flag_of(name, recommend) or name}{colon}{in_flags(rest, recommend)}"
+    for given in response.inputs:
+        given.field_path = flag_of(given.field_path, recommend) or given.field_path
+    for change in response.counterfactuals:
+        change.field_path = flag_of(change.field_path, recommend) or change.field_path
     for reason in (each for item in response.methods for each in item.reasons):
         reason.message = in_flags(reason.message, recommend)
 

@@ -55,6 +55,21 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "max_duration": ("--max-duration",),
     "budget_per_run": ("--budget-per-run",),
     "budget_per_month": ("--budget-per-month",),
+    "quality": ("--quality",),
+    "time": ("--time",),
+    "tasks": ("--tasks",),
+    "use_case": ("--use-case",),
+    "task_domain": ("--task-domain",),
+    "behavior_change": ("--behavior",),
+    "experience": ("--experience",),
+    "task_count": ("--task-count",),
+    "serving": ("--serve",),
+    "priorities": ("--priority",),
+    "can_rent": ("--can-rent",),
+    "profile": ("--recipe",),
+    "rule_pack": ("--rule-pack",),
+    "matrix_rates": ("--this-machine",),
+    "ownership": ("--price",),
 }
 """Options by the path of the field, of a RunSpec or of a request beside it; the first that a command has is its own."""
 _AROUND = ("run.", "request.", "train.", "spec.")
@@ -71,9 +86,9 @@ def flag_of(field_path: str, command: click.Command) -> str:
 
 
 def in_flags(text: str, command: click.Command) -> str:
-    """Replace the paths of nested fields in a text, such as training.epochs, by the options that a command has."""
-    return _PATHS.sub(lambda found: flag_of(found[0], command) or found[0], text)
+    """Replace the paths of nested fields, and fields in backticks, in a text by the options that a command has."""
+    return _PATHS.sub(lambda found: flag_of(found[0].strip("`"), command) or found[0], text)
 
 
-_PATHS = re.compile(r"(?<![\w.])[a-z_]+(?:\.[a-z_]+)+(?!\w)")
-"""Words with a dot between them: one word may be a word of the text as well."""
+_PATHS = re.compile(r"(?<![\w.`])[a-z_]+(?:\.[a-z_]+)+(?!\w)|`[a-z_]+(?:\.[a-z_]+)*`")
+"""Words with a dot between them, or in backticks: one word may be a word of the text as well."""

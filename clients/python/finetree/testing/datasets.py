@@ -125,7 +125,10 @@ class FakeDatasets:
         if request.dataset:
             self.find(request.dataset)
         if not self.preview:
-            raise FailedPrecondition("no PREPARE job has reported on this dataset", reason="NO_PREVIEW")
+            raise FailedPrecondition(
+                "no job has read this dataset yet: `finetree data check` or prepare(), with the model to train, does",
+                reason="NO_PREVIEW",
+            )
         finding = dataset_pb2.PreviewFilter.Name(request.filter).removeprefix("PREVIEW_FILTER_").lower()
         rows = [row for row in self.preview if request.split in (training_data_pb2.SPLIT_UNSPECIFIED, row.split)]
         rows = [row for row in rows if not request.filter or getattr(row, finding)]

@@ -114,7 +114,7 @@ def steps(
         return
     for rule in applied:
         yield Step("fit", rule.id, rule.message, rule.source)
-    outcome = f"{found.method}: {room(evidence.best[found.method].estimate)}"
+    outcome = f"with {found.method} it {room(evidence.best[found.method].estimate)}"
     yield Step("fit", "fit.fits", outcome, SOURCE, overruled_rule_id=overruled_rule_id)
 
 

@@ -145,7 +145,7 @@ def _advice(pack: Pack, rule: CautionRule) -> method_card_pb2.Advice:
     redirects = (*((rule.redirect,) if rule.redirect is not None else ()), *rule.also)
     return method_card_pb2.Advice(
         rule_id=rule.id,
-        text=rule.advice or rule.message,
+        text=rule.advice or rule.text,
         redirects=[number(method) for method in redirects],
         excludes=rule.hard,
         provenance=pack.provenance(rule.source),

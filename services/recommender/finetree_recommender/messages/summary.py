@@ -56,7 +56,7 @@ def _line(answer: Recommendation) -> str:
     if method is None and _unknown(answer):
         return "State the memory of the hardware: it decides which methods can train"
     if method is None and answer.ways_out:
-        return f"Nothing trains here as asked: {answer.ways_out[0].message}"
+        return f"Nothing trains here as asked, but {answer.ways_out[0].message}"
     if method is None:
         return "Upgrade the hardware: no method was shown to fit"
     title = answer.pack.card(method).title

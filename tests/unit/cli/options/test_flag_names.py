@@ -38,6 +38,11 @@ def test_paths_in_a_text_become_options_and_other_words_stay():
     )
 
 
+def test_a_field_in_backticks_becomes_an_option_and_the_same_word_without_stays():
+    text = "a model needs `model` to run: state `ownership` or the ownership"
+    assert in_flags(text, command("recommend")) == "a model needs --model to run: state --price or the ownership"
+
+
 def fields(descriptor, depth=4):
     for field in descriptor.fields:
         yield field.name

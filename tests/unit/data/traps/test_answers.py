@@ -26,7 +26,41 @@ TRAPS = {
     },
     "the right answer beside what a model predicted": {
         "rows": [{"question": "q", "model_answer": "what the model said about all of it", "gt_answer": "right"}],
+        "refused": ("MALFORMED_ROW", "it has two answers"),
+        "offer": {"prompt": "question", "completion": "gt_answer"},
+        "then": [[("prompt", "q"), ("learned", "right")]],
+        "more": "the other answer is long beside the right one",
+    },
+    "what was thought before the answer": {
+        "rows": [{"question": "2+3?", "answer": "5"}, {"question": "3+3?", "thinking": "3+3=6", "answer": "6"}],
+        "spans": [
+            [("prompt", "2+3?"), ("learned", "5")],
+            [("prompt", "3+3?"), ("learned", "<think>\n3+3=6\n</think>\n\n6")],
+        ],
+    },
+    "the right answer alone": {
+        "rows": [{"question": "q", "gt_answer": "right"}],
         "spans": [[("prompt", "q"), ("learned", "right")]],
+    },
+    "OpenMathInstruct: the solution beside its last line": {
+        "rows": [{"problem": "p", "generated_solution": "First we add 3 and 4.", "expected_answer": "7"}],
+        "refused": ("MALFORMED_ROW", "it has two answers"),
+        "offer": {"prompt": "problem", "completion": "generated_solution"},
+        "then": [[("prompt", "p"), ("learned", "First we add 3 and 4.")]],
+    },
+    "a model's answer beside one as long": {
+        "rows": [
+            {
+                "instruction": "i",
+                "output": "The sky is blue by day.",
+                "model_response": "The sky is red by day.",
+            }
+        ],
+        "spans": [[("prompt", "i"), ("learned", "The sky is blue by day.")]],
+    },
+    "a model's reasoning beside the last line alone": {
+        "rows": [{"question": "q", "answer": "7", "generated_text": "First we add 3 and 4, then we have it."}],
+        "finding": ("UNREAD_COLUMNS", "ERROR"),
     },
     "the answers' list, as Python writes it": {
         "file": "answers.csv",

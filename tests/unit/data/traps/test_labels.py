@@ -114,9 +114,32 @@ TRAPS = {
         "rows": [{"prompt": f"q{i}", "completion": GOOD, "label": i} for i in (0, 1, 2)],
         "refused": ("MALFORMED_ROW", "must say whether the answer is good"),
     },
+    "answers that are marked as harmful": {
+        "rows": [{"prompt": f"q{i}", "response": GOOD, "harmful": bool(i)} for i in range(2)],
+        "finding": ("RATED_ANSWERS", "WARNING"),
+    },
+    "answers of good and bad quality": {
+        "rows": [
+            {"prompt": "q0", "response": GOOD, "quality": "good"},
+            {"prompt": "q1", "response": BAD, "quality": "bad"},
+        ],
+        "spans": LEARNED,
+    },
     "stars": {
         "rows": [{"prompt": f"q{i}", "completion": GOOD, "rating": i} for i in (5, 3, 1)],
         "finding": ("RATED_ANSWERS", "WARNING"),
+    },
+    "KTO of short answers in conversations, labelled 0": {
+        "rows": [
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "spam"}], "label": 0},
+        ],
+        "refused": ("MALFORMED_ROW", "which may mark a bad answer, or be a class"),
+        "offer": {"messages": "messages", "verdict": "label"},
+        "then": None,
+    },
+    "how much better the chosen answer is": {
+        "rows": [{"prompt": "q0", "chosen": GOOD, "rejected": BAD, "feedback": -1, "label": 0}],
+        "spans": LEARNED,
     },
     "PKU-SafeRLHF": compare({"response_0": BAD}, {"response_1": GOOD}, better_response_id=1, is_response_0_safe=True),
     "AlpacaFarm": {

@@ -237,6 +237,65 @@ TRAPS = {
         ],
         "spans": [[("learned", PASSAGES[i])] for i in range(2)],
     },
+    "MetaMath: the question as it was before": {
+        "rows": [
+            {"query": f"{ASKED[i]} It was rephrased.", "response": "51", "original_question": f"{BODIES[i]} {ASKED[i]}"}
+            for i in range(2)
+        ],
+        "spans": [pair(f"{ASKED[i]} It was rephrased.", "51") for i in range(2)],
+    },
+    "the title of a conversation": {
+        "rows": [
+            {"title": f"How to cook {i} eggs in water", "conversations": [{"from": "human", "value": "q"},
+             {"from": "gpt", "value": "a"}]}
+            for i in range(2)
+        ],
+        "spans": [pair("q", "a") for i in range(2)],
+    },
+    "the title that an article is written for": {
+        "rows": [
+            {"title": f"How to cook {i} eggs in water", "instruction": "Write an article.", "output": PASSAGES[i]}
+            for i in range(2)
+        ],
+        "finding": UNREAD,
+        "offer": {"prompt": "instruction", "input": "title", "completion": "output"},
+        "then": [pair(f"Write an article.\n\nHow to cook {i} eggs in water", PASSAGES[i]) for i in range(2)],
+    },
+    "one prompt for all rows, and what each is about": {
+        "rows": [
+            {"instruction": "Which drug is it?", "id": i, "smiles": f"CC(=O)OC1=CC=CC=C{i}C(=O)O", "output": f"drug {i}"}
+            for i in range(8)
+        ],
+        "finding": UNREAD,
+        "offer": {"prompt": "instruction", "input": "smiles", "completion": "output"},
+        "then": [pair(f"Which drug is it?\n\nCC(=O)OC1=CC=CC=C{i}C(=O)O", f"drug {i}") for i in range(8)],
+    },
+    "one prompt for all rows, and numbers": {
+        "rows": [
+            {"prompt": "Which iris is it?", "petal_width": 0.1 * i, "completion": ["setosa", "virginica"][i > 4]}
+            for i in range(10)
+        ],
+        "finding": UNREAD,
+    },
+    "several answers to each question, with their temperature and number": {
+        "rows": [
+            {"question": f"{i // 8} + 1?", "answer": f"{i // 8 + 1}, as {i % 8} fingers say", "sample": 0.5 + i, "run": i,
+             "sample_id": f"s-{i}"}
+            for i in range(32)
+        ],
+    },
+    "a table beside a question": {
+        "rows": [
+            {"question": f"What is in row {i}?", "table": [["a", "b"], ["1", str(i)]], "answer": str(i)} for i in range(3)
+        ],
+        "finding": UNREAD,
+    },
+    "a short chain of thought": {
+        "rows": [{"question": "2+3?", "cot": "2+3=5", "answer": "5"}],
+        "finding": UNREAD,
+        "offer": {"prompt": "question", "completion": "cot"},
+        "then": [pair("2+3?", "2+3=5")],
+    },
     "a source that is the text itself": {
         "rows": [{"question": "Where?", "answer": "here", "source": f"{i} {PASSAGES[0]} " * 4} for i in range(2)],
         "finding": UNREAD,

@@ -96,10 +96,14 @@ class Policies:
 
     def of(self, job_file: str) -> Policy:
         """Return the policy of a job file, with its waivers. Raises BadInput where there is none."""
+        return _with_waivers(self.scoped_for(job_file), self._relative(job_file))
+
+    def scoped_for(self, job_file: str) -> ScopedPolicy:
+        """Return the first policy whose files match a job file. Raises BadInput where there is none."""
         path = self._relative(job_file)
         for each in self.scoped:
-            if not each.files or (path and any(matches(pattern, path) for pattern in each.files)):
-                return _with_waivers(each, path)
+            if not each.files or _is_among(path, each.files):
+                return each
         remedy = "add its folder to a policy's `files`, or a last policy without `files`"
         text = f"{job_file}: no policy of {self.file} is for this job file"
         raise BadInput(text, remedy=remedy, reason="POLICY_NOT_FOUND")
@@ -141,11 +145,15 @@ def rule_id(limit: "check_plan_pb2.PolicyLimit") -> str:
     return limit.rule_id or f"{metric_name(limit.metric).lower()}{increase}"
 
 
+def _is_among(path: str, patterns: Sequence[str]) -> bool:
+    return bool(path) and any(matches(pattern, path) for pattern in patterns)
+
+
 def _with_waivers(scoped: ScopedPolicy, path: str) -> Policy:
     """Add the waivers of a job file; of two for one limit the one that holds longer."""
     chosen: dict[str, ScopedWaiver] = {}
     for waiver in scoped.waivers:
-        if waiver.files and not (path and any(matches(pattern, path) for pattern in waiver.files)):
+        if waiver.files and not _is_among(path, waiver.files):
             continue
         other = chosen.get(waiver.message.rule_id)
         if other is None or other.message.until < waiver.message.until:

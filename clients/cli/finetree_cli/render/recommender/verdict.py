@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from finetree.quantities import cost_words, duration_words, memory_words
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2, hardware_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
@@ -20,6 +20,17 @@ _TOLD = (_RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE
 """Cautions that the lines above them say already."""
 _NOTES = ("MODEL_SIZE_UNKNOWN", "SERVING_NOTE")
 """Cautions that are only to be noted: told after those about a harm."""
+_HARDWARE = {
+    "--gpu": 1,
+    "--gpu-memory": 1,
+    "--gpus": 1,
+    "--sharding": 1,
+    "--cores": 1,
+    "--memory-gb": 1,
+    "--cpu": 0,
+    "--this-machine": 0,
+}
+"""Options that other hardware replaces, with the number of their values."""
 _FITS = {
     estimate_summary_pb2.FIT_VERDICT_TIGHT: " (tight: it may run out of memory)",
     estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT: " (does not fit)",
@@ -45,6 +56,7 @@ def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, as
     if response.verdict.method:
         for name, words in _numbers(response):
             _wrapped(out, f"  {name:7} {words}", indent=10)
+    _show_ways_out(out, response)
     offer = next((item.message for item in response.cautions if item.code == _RENT), "")
     if offer:
         _wrapped(out, f"  Rented  {offer}", indent=10)
@@ -97,7 +109,32 @@ def _lengths_unknown(response: recommendation_pb2.RecommendResponse) -> bool:
 def _cautions(response: recommendation_pb2.RecommendResponse) -> Sequence[recommendation_pb2.Caution]:
     """The reply's cautions in its order, those about a harm first."""
     told = [item for item in response.cautions if item.code not in _TOLD]
+    if response.ways_out:
+        told = [item for item in told if item.code != "NOTHING_FITS"]
     return sorted(told, key=lambda item: item.code in _NOTES)
+
+
+def _show_ways_out(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
+    """Print what would train, where nothing does as asked or only with truncated rows."""
+    if not response.ways_out:
+        return
+    out.text("  Without truncated rows:" if response.verdict.method else "  What would train:")
+    for way in response.ways_out:
+        options = " ".join(_options(way))
+        _wrapped(out, f"  - {way.message}{f' ({options})' if options else ''}", indent=4)
+    out.text()
+
+
+def _options(way: recommendation_pb2.WayOut) -> tuple[str, ...]:
+    """Options of the command that make the change; none for a change that it has no option for."""
+    if way.change.HasField("model"):
+        return "--model", way.change.model.name or way.change.model.hub.id
+    hardware = way.change.hardware
+    if not hardware.accelerator:
+        return ()
+    several = ("--gpus", str(hardware.count)) if hardware.count > 1 else ()
+    sharded = ("--sharding", "fsdp") if hardware.sharding == hardware_pb2.SHARDING_FULL else ()
+    return "--gpu", hardware.accelerator, *several, *sharded
 
 
 def _wrapped(out: Output, text: str, *, indent: int) -> None:
@@ -109,6 +146,9 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
     """What to type next; nothing where no recipe was found."""
     spec = response.spec
     if not response.HasField("spec"):
+        options = next((found for way in response.ways_out if way.trainable_here and (found := _options(way))), ())
+        if options:
+            yield f"Next: {shlex.join(['finetree', *_changed(asked.arguments, options)])}"
         return
     train = "finetree train {}" + ("" if spec.dataset.WhichOneof("source") == "name" else " --data FILE")
     again = shlex.join(["finetree", *asked.arguments])
@@ -120,3 +160,17 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
     else:
         yield f"Next: {again} --output job.yaml"
         yield f"      {train.format('job.yaml')}"
+
+
+def _changed(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Replace options of a command line by others of the same kind; `--output FILE` is kept."""
+    replaced = {"--model": 1} if options[0] == "--model" else _HARDWARE
+    kept, skipped = list[str](), 0
+    for word in arguments:
+        if skipped:
+            skipped -= 1
+        elif word in replaced:
+            skipped = replaced[word]
+        elif word.partition("=")[0] not in replaced:
+            kept.append(word)
+    return [*kept, *options]

@@ -115,7 +115,8 @@ def _show_first(out: Output, report: event_pb2.DatasetReport, rows: Sequence[dat
         share = f"{report.target_tokens / tokens:.0%}"
         out.text(f"Learned: {share} of the tokens; {ends} of {report.rows} rows learn to end.")
     for one in report.findings:
-        _show_finding(out, one)
+        if one.severity >= check_pb2.SEVERITY_WARNING:  # the remarks name the columns of notes
+            _show_finding(out, one)
     shown = [(row.row, row.spans) for row in rows] or [(report.example_row, report.example_spans)]
     for number, row_spans in shown:
         out.text()

@@ -15,10 +15,11 @@ from finetree_data.columns.names import (
     QUESTIONS,
     RIGHT,
     SYSTEMS,
+    THOUGHTS,
     TOOLS,
 )
 from finetree_data.columns.speakers import speakers_of
-from finetree_data.columns.suggestions import advice_for, has_choices, is_transposed_table
+from finetree_data.columns.suggestions import advice_for, has_choices, is_transposed_table, other_answers
 from finetree_data.columns.template_marks import rendered_by
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
@@ -101,7 +102,7 @@ def _pair(value: dict[str, Any]) -> tuple[str, str]:
     if asked and answered and asked != answered:
         return (asked, answered) if _is_meant(answered, names) else ("", "")
     right = first_of(names, RIGHT)
-    if asked and right and not {*EXAMINED} & set(names) and not has_choices(names):
+    if asked and right and not has_choices(names) and not other_answers(names, right):
         return asked, right
     found = (pair for pair in PAIRS if pair[0] in names and pair[1] in names and _is_meant(pair[1], names))
     pair = next(found, None)
@@ -168,4 +169,6 @@ def extra_columns(value: dict[str, Any]) -> dict[str, str]:
     """Columns beside a conversation, or a question and its answer; later rows may have them if this one has not."""
     names = by_lower(value)
     found = {"system": first_of(names, SYSTEMS) or "system", "tools": first_of(names, TOOLS) or "tools"}
-    return found if _turns(value) else found | {"history": names.get("history", "history")}
+    if _turns(value):
+        return found
+    return found | {"history": names.get("history", "history"), "thought": first_of(names, THOUGHTS) or THOUGHTS[0]}

@@ -12,9 +12,12 @@ from finetree_data.errors import RowError
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 
-PARTS = ("turns", "prompt", "completion", "text", "chosen", "context", "history", "system", "tools", "verdict")
+PARTS = (
+    *("turns", "prompt", "completion", "text", "chosen", "context", "history", "system", "tools", "thought", "verdict"),
+)
 """Parts of a row: turns; prompt and completion, or text; the chosen answer of a preference pair, which follows the
-turns; the context of a prompt; turns before it; system and tools; whether an answer is a good one."""
+turns; the context of a prompt; turns before it; system and tools; the thought before an answer; whether an answer is a
+good one."""
 
 
 @dataclass(frozen=True, slots=True)

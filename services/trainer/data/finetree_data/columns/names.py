@@ -67,12 +67,15 @@ SYSTEMS = ("system", "system_prompt", "systeminstruction", "system_instruction")
 TOOLS = ("tools", "functions", "toolconfig")
 """Usual names of the functions that may be called (OpenAI, Anthropic, Gemini; OpenAI's former; Bedrock)."""
 CERTAIN_VERDICTS = (
-    *("kto_tag", "kto_label", "is_correct", "correct", "desirable", "is_desirable", "is_good", "is_preferred"),
-    *("is_chosen", "is_accepted", "accepted", "thumbs_up", "thumbs", "verdict"),
+    *("kto_tag", "kto_label", "is_correct", "desirable", "is_desirable", "is_good", "is_preferred", "is_chosen"),
+    *("is_accepted", "is_accepted_answer", "accepted", "is_right", "is_valid", "is_helpful", "thumbs_up", "thumbs"),
+    "verdict",
 )
 """Names of whether an answer is a good one (LLaMA-Factory's KTO; sampled solutions), whatever it is written as."""
-VERDICTS = (*CERTAIN_VERDICTS, "label", "feedback", "rating", "preference")
-"""Usual names of whether an answer is a good one; "label" (TRL's KTO) and those behind it may be of something else."""
+THOUGHTS = ("reasoning_content", "thinking")
+"""Names of what is thought before an answer (DeepSeek; Anthropic): learned in front of it, as in a turn."""
+VERDICTS = (*CERTAIN_VERDICTS, "correct", "label", "feedback", "rating", "quality")
+"""Usual names of whether an answer is a good one; "label" (TRL's KTO) and those around it may be of something else."""
 
 EXAMINED = ("response", "answer", "output", "generation", "completion", "prediction")
 """Names of an answer that may be a model's, under examination, if the right one stands beside it."""
@@ -80,7 +83,7 @@ RIGHT = (
     *("gold", "ground_truth", "ground_truths", "gt", "gt_answer", "gt_output", "gold_answer", "golden_answer"),
     *("reference_answer", "reference_output", "reference_response", "expected_answer", "expected_output", "expected"),
     *("expected_response", "ground_truth_answer", "groundtruth", "gold_output", "correct_answer", "correct_response"),
-    *("true_answer", "ref_answer", "target_answer", "label_answer", "right_answer", "standard_answer"),
+    *("true_answer", "gold_label", "ref_answer", "target_answer", "label_answer", "right_answer", "standard_answer"),
 )
 """Names of the right answer beside one under examination (Abel; Ragas). A "reference" is one beside a response alone:
 beside an answer it may be where that comes from."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetree_data.columns.detection import detect_mapping, detect_row_format, extra_columns, usual_columns
 from finetree_data.columns.mapping import Mapping, by_lower, first_of, list_columns
-from finetree_data.columns.names import CONTEXTS, SYSTEMS, TOOLS
+from finetree_data.columns.names import CONTEXTS, SYSTEMS, THOUGHTS, TOOLS
 from finetree_data.columns.suggestions import unknown_columns
 from finetree_data.errors import DatasetError
 from finetree_data.options import Columns, RowFormat
@@ -85,7 +85,7 @@ def _parts(value: dict[str, Any], row_format: RowFormat, named: dict[str, str]) 
     return Mapping(row_format, parts, named=bool(named))
 
 
-_LATER = {"context": CONTEXTS, "system": SYSTEMS, "tools": TOOLS, "history": ("history",)}
+_LATER = {"context": CONTEXTS, "system": SYSTEMS, "tools": TOOLS, "history": ("history",), "thought": THOUGHTS}
 """Usual names of the parts that a row may lack."""
 
 

@@ -20,6 +20,15 @@ def has_choices(names: Collection[str]) -> bool:
     return bool({"choices", "options"} & set(names)) or sum(bool(CHOICE.fullmatch(name)) for name in names) > 2
 
 
+def other_answers(names: dict[str, str], right: str) -> list[str]:
+    """Return the columns beside the right answer that may be an answer too, by a word in their names."""
+    return [
+        column
+        for name, column in names.items()
+        if column != right and any(answer in name for answer in (*EXAMINED, "solution", "rationale", "reasoning"))
+    ]
+
+
 def is_transposed_table(value: dict[str, Any]) -> bool:
     """Return whether a row is a transposed table: each value is a list of as many texts."""
     sizes = {len(item) if isinstance(item, list) and _are_texts(item) else 0 for item in value.values()}
@@ -57,7 +66,8 @@ def _mapped(value: dict[str, Any], by: dict[str, str]) -> str:
         if {one, other} <= set(by):
             parts = f"prompt: {by[one]}, input: {by[other]}, completion: {label}"
             return f"to learn the label of the two texts, map columns {{{parts}}}"
-    asked, examined, right = first_of(by, QUESTIONS), first_of(by, EXAMINED), first_of(by, (*RIGHT, "reference"))
+    asked, right = first_of(by, QUESTIONS), first_of(by, (*RIGHT, "reference"))
+    examined = first_of(by, EXAMINED) or next(iter(other_answers(by, right)), "")
     if asked and examined and right:
         one, other = (f"columns {{prompt: {quoted(asked)}, completion: {quoted(it)}}}" for it in (right, examined))
         return f"it has two answers; map {one} to learn the right one, or {other} to learn the other"

@@ -23,7 +23,7 @@ def mappings_for(mapping: Mapping, present: dict[str, str], columns: dict[str, b
     """Return mappings that read the columns too, the likeliest first; of columns that no mapping can add, none.
 
     `present` are the parts of the mapping whose column the file has, `columns` say of which that is all that they can
-    be: beside a prompt, since they are lists of texts or since the first row lacks them.
+    be: beside a prompt, since they are lists of texts, or since some row lacks them.
     """
     named = _named(mapping, present)
     found: list[dict[str, str]] = []

@@ -17,7 +17,7 @@ from finetree_data.findings.finding import (
     UnreadColumn,
 )
 from finetree_data.findings.mappings import mappings_for
-from finetree_data.findings.unread import UnreadValues
+from finetree_data.findings.unread import DISTINCT, Beside, UnreadValues
 from finetree_data.options import FileFormat, RowFormat
 from finetree_data.rows.row import Message, Row
 
@@ -30,7 +30,10 @@ MOSTLY = 0.5
 TRANSCRIPT_HEAD = 1_000
 """Characters of a plain text in which speakers are looked for."""
 
-_RATINGS = ("rating", "score", "reward", "stars", "quality", "helpfulness", "vote", "upvotes", "feedback")
+_RATINGS = (
+    *("rating", "score", "reward", "stars", "quality", "helpfulness", "vote", "votes", "upvotes", "feedback"),
+    *("safe", "unsafe", "harmful", "toxic", "bad", "correctness"),
+)
 _CALLS = ("<tool_call", "<function", "functioncall", '"name"', "Action:", "```")
 """What a call of a tool looks like in the text of an answer."""
 
@@ -46,7 +49,10 @@ class Survey:
         self._unread: dict[str, UnreadValues] = {}
         self._lists = dict.fromkeys(self._texts, 0)
         self.rows = 0
-        self._transcripts = self._results_alone = 0
+        self._prompts: set[int] = set()
+        self._answers: set[int] = set()
+        self._answer = mapping.parts.get("completion", "")
+        self._transcripts = self._results_alone = self._answered = 0
 
     def meet(self, value: dict[str, Any]) -> None:
         """Take up the columns of a row that none before it had: `mapping` may read some of them."""
@@ -67,6 +73,12 @@ class Survey:
             self._transcripts += len(set(speakers_of(row.text[:TRANSCRIPT_HEAD]))) > 1
         elif len(row.messages) > 1 and _has_result_alone(row.messages):
             self._results_alone += 1
+        if self._answer:
+            self._answered += len(row.messages[-1].content)
+            if len(self._prompts) < DISTINCT and len(row.messages) > 1:
+                self._prompts.add(hash(row.messages[-2].content))
+                if len(self._answers) < DISTINCT:
+                    self._answers.add(hash(row.messages[-1].content))
         if not value.keys() <= self._read:
             self._count_unread(value, row, verdict)
 
@@ -101,14 +113,18 @@ class Survey:
         return tuple(sorted((one for one in found if one is not None), key=lambda one: -one.severity))
 
     def _unread_columns(self) -> Finding | None:
-        counted = [values.summary(self.rows) for values in self._unread.values() if values.rows]
+        counted = [self._summary(values) for values in self._unread.values() if values.rows]
         columns = sorted(counted, key=lambda column: (-column.severity, -column.rows))[:LISTED]
         if not columns:
             return None
         grave = [column for column in columns if column.severity > Severity.NOTE]
         severity = columns[0].severity
         errors = {column.name: self._unread[column.name] for column in grave if column.severity is Severity.ERROR}
-        texts = {name: values.listed or values.late for name, values in errors.items() if not values.nested}
+        texts = {
+            name: values.listed or values.late or values.rows < self.rows
+            for name, values in errors.items()
+            if not values.nested
+        }
         mappings = mappings_for(self.mapping, present_parts(self.mapping, self.names), texts)
         if severity is Severity.NOTE:
             message = f"Left out: {_names(columns)}."
@@ -123,6 +139,18 @@ class Survey:
             rows=max(column.rows for column in grave or columns),
             columns=tuple(columns),
             mappings=mappings,
+        )
+
+    def _summary(self, values: UnreadValues) -> UnreadColumn:
+        prompts = len(self._prompts)
+        together = prompts < DISTINCT and prompts * 4 <= self.rows and len(self._answers) > prompts
+        return values.summary(
+            Beside(
+                rows=self.rows,
+                answers=self._answered / self.rows,
+                whole=self.mapping.row_format in (RowFormat.TEXT, RowFormat.CHAT, RowFormat.SHAREGPT),
+                prompts=prompts if together else 0,
+            )
         )
 
     def _lists_as_text(self) -> Finding | None:

@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from finetree_data.findings.finding import Severity, UnreadColumn
@@ -32,6 +33,8 @@ TEXT_SHARE = 0.2
 """Share of a column's values that must be free text for it to be a column of text: a few names are long."""
 REPEATED_SHARE = 0.9
 """Share of the texts looked up that must be found for a column to repeat what is read."""
+LONGER_ANSWERS = 3.0
+"""How many times as long as the answers that are learned a model's may be: longer ones have what those leave out."""
 SURE = 200
 """Texts in a column after which its values are told from others by their lengths alone."""
 EXAMPLE = 120
@@ -47,11 +50,34 @@ _METADATA = re.compile(
 _ALWAYS_METADATA = re.compile(r"(?:^|[\W_])(?:meta|metadata|info|extra_info|provenance)$")
 _WORSE = re.compile(r"reject|dispreferred|non_preferred|\blos(?:er|ing)\b|worse")
 _OF_A_MODEL = re.compile(r"predict|(?:^|[\W_])pred(?:$|[\W_])|model.*(?:response|answer|output)|generated")
-_DERIVED = re.compile(r"[\W_](?:html|raw|md|markdown|toks?|tokens|tokenized|cleaned|normalized|no_value)$")
+_TITLE = re.compile(r"(?:^|[\W_])(?:title|headline|subject)$")
+_DERIVED = re.compile(
+    r"[\W_](?:html|raw|md|markdown|toks?|tokens|tokenized|cleaned|normalized|no_value)$"
+    r"|^(?:original|raw)_(?:question|problem|prompt|query|instruction|answer|solution|response|output)$"
+)
 _NEEDED = re.compile(
     r"(?:^|[\W_])(?:definition|instructions?|system|schema|context|passage|body|rationale|cot|chain_of_thought|"
-    r"reasoning|thoughts?|explanation|steps|solution|derivation)(?:$|[\W_])"
+    r"reasoning|thoughts?|thinking|explanation|steps|solution|derivation)(?:$|[\W_])|^(?:tables?|triples?|facts?)$"
 )
+_RATINGS = re.compile(r"score|rating|reward|rank|stars|quality|votes?|likes|temperature|tokens|length|count|price|cost")
+
+
+NUMBERS, SHORT = "numbers", "short values"
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What is read beside a column, of a file with so many rows.
+
+    `answers` is the mean length of the answers in characters. Of `whole` rows, conversations and texts, a title is
+    metadata; a prompt may be about it. `prompts` is the number of different prompts where each comes with several
+    answers, 0 where the prompts tell the rows apart.
+    """
+
+    rows: int
+    answers: float = 0.0
+    whole: bool = False
+    prompts: int = 0
 
 
 class UnreadValues:
@@ -60,7 +86,7 @@ class UnreadValues:
     def __init__(self, name: str, *, late: bool = False) -> None:
         self.name, self.late = name, late
         self.rows = self.characters = self.longest = 0
-        self.texts = self.text_rows = self.numbers = self.compared = self.found = 0
+        self.text_rows = self.numbers = self.compared = self.found = 0
         self.lowest = self.highest = 0.0
         self.example = ""
         self.nested = self.listed = False
@@ -106,23 +132,25 @@ class UnreadValues:
             self.compared += 1
             self.found += repeats(text[:COMPARED], read)
 
-    def summary(self, rows: int) -> UnreadColumn:
-        """Describe the column of a file with so many rows."""
-        severity, kind = self._judge()
+    def summary(self, beside: "Beside") -> UnreadColumn:
+        """Describe the column, beside what is read of the rows."""
+        severity, kind = self._judge(beside)
         return UnreadColumn(
             name=self.name[:256],
             severity=severity,
             kind=kind,
             rows=self.rows,
-            share=self.rows / rows if rows else 0.0,
-            mean=round(self.characters / self.rows) if self.rows else 0,
+            share=self.rows / beside.rows,
+            mean=round(self.characters / self.rows),
             longest=self.longest,
             example=one_line(self.example),
         )
 
-    def _judge(self) -> tuple[Severity, str]:
+    def _judge(self, beside: "Beside") -> tuple[Severity, str]:
         """Return how grave it is to leave the column out, and what it holds."""
-        note = self._harmless()
+        note = self._harmless(beside)
+        if note in (NUMBERS, SHORT) and self._tells_apart(beside):
+            return Severity.ERROR, "what rows of one prompt differ by"
         if note:
             return Severity.NOTE, note
         if self._repeats and not _NEEDED.search(self.name.lower()):
@@ -134,18 +162,30 @@ class UnreadValues:
         """Whether the same few values come again and again."""
         return len(self._distinct) < DISTINCT and len(self._distinct) * 4 <= self.rows
 
-    def _harmless(self) -> str:
+    def _tells_apart(self, beside: "Beside") -> bool:
+        """Whether rows with the same prompt and other answers have other values here: the prompt cannot do without."""
+        if not beside.prompts or len(self._distinct) < min(DISTINCT, 2 * beside.prompts):
+            return False
+        name = self.name.lower()
+        named = _METADATA.search(name) or _ALWAYS_METADATA.search(name) or _RATINGS.search(name)
+        # Of several answers to each of some questions, numbers are counts and temperatures.
+        return not named and (self.numbers < self.rows or beside.prompts == 1)
+
+    def _harmless(self, beside: "Beside") -> str:
         """Return what the column holds where it may be left out; "" where it may not."""
         name, mean = self.name.lower(), self.characters / self.rows
         needed = _NEEDED.search(name)
+        long_enough = min(NEEDED_CHARACTERS, beside.answers + 1)
+        is_short = self.text_rows < TEXT_SHARE * self.rows and not (needed and (self.nested or mean >= long_enough))
+        about = _METADATA.search(name) or (beside.whole and _TITLE.search(name))
         kinds = (
             ("the worse answers", _WORSE.search(name)),
-            ("numbers", self.numbers == self.rows),
-            ("short values", self.text_rows < TEXT_SHARE * self.rows and not (needed and mean >= NEEDED_CHARACTERS)),
-            ("metadata", _ALWAYS_METADATA.search(name) or (_METADATA.search(name) and mean < LONG_CHARACTERS)),
+            (NUMBERS, self.numbers == self.rows),
+            (SHORT, is_short),
+            ("metadata", _ALWAYS_METADATA.search(name) or (about and mean < LONG_CHARACTERS)),
             ("text that is read elsewhere", self.compared and self.found >= REPEATED_SHARE * self.compared),
             ("another form of a text", _DERIVED.search(name)),
-            ("answers of a model", _OF_A_MODEL.search(name)),
+            ("answers of a model", _OF_A_MODEL.search(name) and mean <= LONGER_ANSWERS * beside.answers),
             ("categories", self._repeats and mean <= CATEGORY_CHARACTERS and not needed),
         )
         return next((kind for kind, holds in kinds if holds), "")

@@ -13,7 +13,7 @@ from finetree_data.errors import EmptyTextError, MixedFormatError, RowError
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 from finetree_data.rows.content_parts import parse_parts
-from finetree_data.rows.messages import SPEAKERS, conversation, is_conversation, parse_turns
+from finetree_data.rows.messages import SPEAKERS, conversation, is_conversation, parse_turns, with_thought
 from finetree_data.rows.rendered_chat import READ_BACK, parse_rendered
 from finetree_data.rows.row import Message, Row
 from finetree_data.rows.text import require_text
@@ -131,7 +131,7 @@ def _pair(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     elif rendered_by(prompt):
         turns = _rendered_pair(value, mapping, prompt, require_text(completion, answered))
     else:
-        answer = _answer(completion, answered)
+        answer = _thoughtful(_answer(completion, answered), value, mapping)
         whole = answer[0].role != "assistant"  # of a preference pair, the question is in it
         turns = answer if whole else (*_question(value, prompt, mapping), *answer)
     system = _system(value, mapping)
@@ -140,10 +140,22 @@ def _pair(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     return Row(number, _without_marks(turns, answered), tools=_tools(value, mapping))
 
 
+def _thoughtful(answer: tuple[Message, ...], value: dict[str, Any], mapping: Mapping) -> tuple[Message, ...]:
+    """Put what was thought before an answer in front of it."""
+    path = mapping.parts.get("thought", "")
+    thought = optional(value, path)
+    if not thought or path == mapping.parts["completion"] or answer[-1].role != "assistant":
+        return answer
+    text = require_text(thought, path, may_be_empty=True)
+    return (*answer[:-1], replace(answer[-1], content=with_thought(answer[-1].content, text, path)))
+
+
 def _rendered_pair(value: dict[str, Any], mapping: Mapping, prompt: str, completion: str) -> tuple[Message, ...]:
     """Read back a prompt that a template has rendered, and the answer to it, which may begin with its header."""
     path, answered = mapping.parts["prompt"], mapping.parts["completion"]
-    beside = next((part for part in ("context", "history") if optional(value, mapping.parts.get(part, ""))), "")
+    beside = next(
+        (part for part in ("context", "history", "thought") if optional(value, mapping.parts.get(part, ""))), ""
+    )
     if beside:
         raise RowError(path, f'is rendered by a chat template, and "{mapping.parts[beside]}" beside it is not in it')
     if rendered_by(completion) or completion.lstrip().startswith("[/INST]"):

@@ -140,7 +140,7 @@ def _message(turn: dict[str, Any], place: str, speaker: str) -> tuple[Message, .
     words = require_text(found.text, f"{place}.{key}", may_be_empty=bool(calls) or role == "tool")
     message = Message(
         role,
-        _with_thought(words, found.thought or turn.get("reasoning_content"), place)
+        with_thought(words, found.thought or turn.get("reasoning_content"), place)
         if role == "assistant"
         else words.lstrip("\n")
         if role == "user"
@@ -163,8 +163,8 @@ def _parse_content(turn: dict[str, Any], key: str, place: str) -> ParsedParts:
     return ParsedParts(text_of(turn, key, f"{place}.", may_be_empty=True))
 
 
-def _with_thought(words: str, thought: Any, place: str) -> str:
-    """Put the thought before the text, unless it is there already."""
+def with_thought(words: str, thought: Any, place: str) -> str:
+    """Put the thought before the text, unless it is there already. Raises RowError."""
     text = require_text(thought, f"{place}.reasoning_content", may_be_empty=True) if thought else ""
     return THOUGHT.format(text.strip()) + words if text.strip() and "</think>" not in words else words
 

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from finetree_data.columns.mapping import Mapping, by_lower, first_of, optional, quoted_mapping
-from finetree_data.columns.names import CERTAIN_VERDICTS, VERDICTS
+from finetree_data.columns.names import CERTAIN_VERDICTS, CHOSEN, VERDICTS
 from finetree_data.errors import MarkedRowError, RowError
 from finetree_data.options import RowFormat
 
@@ -54,7 +54,9 @@ class Verdicts:
 
     def __init__(self, mapping: Mapping, ignored: Collection[str]) -> None:
         self._stated = mapping.parts.get("verdict", "")
-        self._may_be = mapping.row_format is not RowFormat.TEXT
+        # Of a preference pair, the better answer is known already.
+        pairs = "chosen" in mapping.parts or any(path.partition(".")[0].lower() in CHOSEN for path in mapping.main)
+        self._may_be = mapping.row_format is not RowFormat.TEXT and not pairs
         self._not = {*ignored, *(path.partition(".")[0] for path in mapping.parts.values())}
         self.column = self._stated
         self.known = bool(self._stated)
@@ -88,7 +90,8 @@ class Verdicts:
     def _no_verdict(self, column: str, found: Any) -> None:
         """Take a column for something else, unless rows were left out for it."""
         if column == self._stated or self.left_out:
-            raise RowError(column, f"must say whether the answer is good, as true or false; is {_shown(found)}")
+            text = f"must say whether the answer is good, as true or false; is {_shown(found)}"
+            raise RowError(column, f"{text}; if it says something else, name it in ignored_columns")
         self._not.add(column)
         self.column, self.known = "", False
         self.meet(self._names)
@@ -103,7 +106,9 @@ def _may_be_class(found: Any, answer: str) -> bool:
 
 def _answer(value: dict[str, Any], mapping: Mapping) -> str:
     """Return a row's answer, as far as it is a text or a number; of others something long."""
-    found = optional(value, mapping.parts.get("completion", ""))
+    found = optional(value, mapping.parts.get("completion", mapping.parts.get("turns", "")))
+    if isinstance(found, list) and found and isinstance(found[-1], dict):
+        found = found[-1].get("content", found[-1].get("value"))
     return str(found) if isinstance(found, str | int | float) else " " * (SHORT_ANSWER + 1)
 
 

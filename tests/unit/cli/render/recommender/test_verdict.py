@@ -115,3 +115,44 @@ def test_where_nothing_trains_there_is_no_number_and_no_training(capsys):
     assert out.startswith("Nothing trains here\n")
     assert "finetree train" not in out
     assert "Memory" not in out
+
+
+def way(kind: str, message: str, **change: Any) -> pb.WayOut:
+    found = run_spec_pb2.RunSpec(**change) if change else None
+    return pb.WayOut(kind=f"WAY_OUT_KIND_{kind}", message=message, change=found, trainable_here=kind != "SEVERAL_GPUS")
+
+
+def test_where_nothing_trains_it_is_said_what_would_and_the_first_that_trains_here_is_next(capsys):
+    sharded = hardware_pb2.Hardware(accelerator="t4", count=4, sharding=hardware_pb2.SHARDING_FULL)
+    response = pb.RecommendResponse(
+        verdict=pb.Verdict(headline="Nothing trains here as asked"),
+        cautions=[pb.Caution(code="NOTHING_FITS", message="no recipe was shown to fit")],
+        ways_out=[
+            way("SEVERAL_GPUS", "QLoRA on 4 T4", hardware=sharded),
+            way("ANOTHER_GPU", "LoRA on a B200", hardware=hardware_pb2.Hardware(accelerator="b200", count=1)),
+            way("SMALLER_MODEL", "LoRA of a smaller one", model=model_pb2.ModelSource(name="llama-3.2-1b")),
+            way("OTHER_TOOL", "DeepSpeed with offload"),
+        ],
+    )
+    asked = Asked(("recommend", "--model", "llama-3.1-70b", "--gpu=t4", "--gpus", "2", "--examples", "5000"))
+    out = printed(capsys, response, asked)
+    for line in (
+        "  What would train:",
+        "  - QLoRA on 4 T4 (--gpu t4 --gpus 4 --sharding fsdp)",
+        "  - LoRA on a B200 (--gpu b200)",
+        "  - LoRA of a smaller one (--model llama-3.2-1b)",
+        "  - DeepSpeed with offload",
+        "Next: finetree recommend --model llama-3.1-70b --examples 5000 --gpu b200",
+    ):
+        assert f"{line}\n" in out
+    assert "Caution" not in out
+    del response.ways_out[1]
+    assert "Next: finetree recommend --gpu=t4 --gpus 2 --examples 5000 --model llama-3.2-1b\n" in printed(
+        capsys, response, asked
+    )
+
+
+def test_ways_without_truncated_rows_stand_beside_a_method_that_truncates(capsys):
+    out = printed(capsys, answer(ways_out=[way("ANOTHER_GPU", "LoRA on a B200")]))
+    assert "  Without truncated rows:\n  - LoRA on a B200\n" in out
+    assert "finetree train job.yaml" in out
