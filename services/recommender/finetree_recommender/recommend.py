@@ -128,9 +128,9 @@ class Recommender:
         if evidence is None:
             check_estimator_pins(request.pinned)
         ways = await self._ways_out(pack, inputs, evidence)
+        rented = await self._offers(pack, inputs, evidence)
         if evidence is not None and ways:
             evidence = with_truncated_rows(pack, inputs, evidence, ways)
-        rented = await self._offers(pack, inputs, evidence)
         return conclude(pack, inputs, evidence, missing=missing, others=self._builtin(), rented=rented, ways=ways)
 
     async def _ways_out(self, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> Answers:
@@ -189,8 +189,7 @@ class Recommender:
                 await self._check_hardware(inputs.hardware)
                 return inputs, None
             if not inputs.hardware_known:
-                await self._check_model(request, inputs)
-                return inputs, None
+                return await self._without_hardware(request, inputs), None
             evidence = await self._estimator.evidence(_questions(pack, inputs))
             counted = _counted(inputs, evidence)
             if counted is not None and await self._estimator.catalog() is catalog:
@@ -200,10 +199,9 @@ class Recommender:
                 return inputs, evidence
         raise EstimatorUnavailableError("the catalog changes from call to call")
 
-    async def _answer(self, spec: run_spec_pb2.RunSpec) -> Estimate | Refused:
+    async def _answer(self, spec: run_spec_pb2.RunSpec) -> Evidence:
         """Estimate a run by LoRA."""
-        found = await self._estimator.evidence({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
-        return found.rows[Method.LORA, 0]
+        return await self._estimator.evidence({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
 
     async def _check_hardware(self, hardware: hardware_pb2.Hardware) -> None:
         """Refuse an accelerator that the estimator does not know, also without a model."""
@@ -212,20 +210,23 @@ class Recommender:
         spec = run_spec_pb2.RunSpec(
             model=model_pb2.ModelSource(shape=ANY_SHAPE), lora=method_pb2.Lora(), hardware=hardware
         )
-        answer = await self._answer(spec)
+        answer = (await self._answer(spec)).rows[Method.LORA, 0]
         if isinstance(answer, Refused) and answer.reason == "ACCELERATOR_NOT_FOUND":
             raise as_error(answer)
 
-    async def _check_model(self, request: recommendation_pb2.RecommendRequest, inputs: Inputs) -> None:
-        """Refuse a model that the estimator does not know, also without hardware."""
-        if inputs.model is not None or request.model.WhichOneof("source") not in ("name", "hub"):
-            return
+    async def _without_hardware(self, request: recommendation_pb2.RecommendRequest, inputs: Inputs) -> Inputs:
+        """Count the parameters of a shape, and refuse a model that the estimator does not know."""
+        source = request.model.WhichOneof("source")
+        if source == "path" or (inputs.model is not None and inputs.model.parameters):
+            return inputs
         spec = run_spec_pb2.RunSpec(
             model=request.model, lora=method_pb2.Lora(), hardware=hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice())
         )
-        answer = await self._answer(spec)
-        if isinstance(answer, Refused) and answer.reason == "MODEL_NOT_FOUND":
+        evidence = await self._answer(spec)
+        answer = evidence.rows[Method.LORA, 0]
+        if isinstance(answer, Refused):
             raise as_error(answer)
+        return _counted(inputs, evidence) or inputs
 
 
 def conclude(
@@ -254,18 +255,19 @@ def conclude(
     applied = recipes.adaptations(pack, inputs, decision.method)[: decision.fit.adapted] if decision.method else ()
     steps = fit.steps(decision.fit, evidence, applied=applied, overruled_rule_id=decision.verdict.overruled_rule_id)
     revision = _revision(pack, evidence)
+    told = cautions.collect(
+        situation, broken, missing=missing, parameters=parameters, built=recipe, rented=rented, ways=outs
+    )
     return Recommendation(
         situation=situation,
         recipe=recipe,
         estimate=_estimated(evidence, decision),
         fit_steps=tuple(steps),
         methods=assess(situation, rented),
-        cautions=cautions.collect(
-            situation, broken, missing=missing, parameters=parameters, built=recipe, rented=rented, ways=outs
-        ),
+        cautions=told,
         counterfactuals=neighbors.flips,
         gaps=neighbors.gaps,
-        confidence=confidence.judge(situation, neighbors, parameters=parameters, unmet=len(broken)),
+        confidence=confidence.judge(situation, neighbors, parameters=parameters, unmet=len(broken), cautions=told),
         revision=revision,
         plan_digest=plan_digest(recipe.spec, inputs.profile, revision) if recipe is not None else "",
         others=other_packs.verdicts(others, situation),

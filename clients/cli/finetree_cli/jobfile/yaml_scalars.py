@@ -50,7 +50,7 @@ def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
     if text in numbers:
         return numbers[text], ""
     names = [name for name, number in numbers.items() if number]
-    prefix = _enum_prefix(names)
+    prefix = enum_prefix(names)
     short = {name.removeprefix(prefix).lower(): name for name in names}
     asked = text.upper().removeprefix(prefix).lower().replace("-", "_")
     if asked in short:
@@ -60,7 +60,7 @@ def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
     return None, f"unknown value {text!r}; {hint}"
 
 
-def _enum_prefix(names: list[str]) -> str:
+def enum_prefix(names: list[str]) -> str:
     """Return the common prefix of an enum's names, up to an underscore: "SCHEDULE_"."""
     first, last = min(names), max(names)
     same = next((i for i, letter in enumerate(first) if i >= len(last) or letter != last[i]), len(first))

@@ -2,7 +2,7 @@
 """Inputs of a verdict, which can be asked for again with one of them changed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from finetree_recommender.decision.fit import GIB, Constraints, Violations
@@ -33,10 +33,10 @@ class Situation:
         """Answers of the request."""
         return self.inputs.answers
 
-    @property
+    @cached_property
     def limits(self) -> Limits:
-        """Limits of the run."""
-        return self.inputs.limits
+        """Limits of the run; without rows where the pack's own figures by rows are not of this model."""
+        return self.inputs.limits if self.inputs.own_figures else replace(self.inputs.limits, examples=None)
 
     def estimate(self, method: Method) -> Estimate | None:
         """Estimate of a method's best recipe; None where there is none."""
@@ -65,15 +65,28 @@ class Situation:
         broken = violations(self.pack, limits, self.evidence) if limits is not None else self.violations
         return verdict_of(self.pack, self._choice(answers or self.answers), constrained(self.evidence, broken))
 
-    def elsewhere(self, memory: str) -> Verdict:
-        """Return the verdict on a GPU of another memory class, with estimates only where they are certain."""
-        found = self._verdicts_elsewhere.get(memory)
+    def elsewhere(self, memory: str, gb: float | None = None) -> Verdict:
+        """Return the verdict on a GPU of another memory class, with estimates only where they are certain.
+
+        `gb` is the GPU's memory in GB as marketed; the least of the class without it.
+        """
+        states = self._states_elsewhere(memory, gb)
+        key = memory, tuple(states.values()) if states is not None else None
+        found = self._verdicts_elsewhere.get(key)
         if found is None:
-            states = self._states_elsewhere(memory)
             choice = choose(self.pack, self.answers.changed("memory", memory), states)
             found = verdict_of(self.pack, choice, Constraints(states, violations=self._violations_elsewhere))
-            self._verdicts_elsewhere[memory] = found
+            self._verdicts_elsewhere[key] = found
         return found
+
+    @cached_property
+    def memory_edges(self) -> tuple[float, ...]:
+        """GB at which the verdict's method, LoRA or QLoRA fits or has room, by the estimates; none without them."""
+        if self.evidence is None:
+            return ()
+        methods = {Method.LORA, Method.QLORA, self.decision.method or Method.LORA}
+        peaks = [best.estimate.device_bytes for m in methods if (best := self.evidence.best[m]).estimate is not None]
+        return tuple(edge / GIB for peak in peaks for edge in (peak.expected, peak.high / USABLE))
 
     def _choice(self, answers: Answers) -> Choice:
         """Choice of the rules on this hardware, found once for the same answers: limits do not change it."""
@@ -89,22 +102,23 @@ class Situation:
         return {}
 
     @cached_property
-    def _verdicts_elsewhere(self) -> dict[str, Verdict]:
-        """Verdicts on other GPUs so far, by the memory class."""
+    def _verdicts_elsewhere(self) -> dict[tuple[str, tuple[FitState, ...] | None], Verdict]:
+        """Verdicts on other GPUs so far, by the memory class and by what fits there."""
         return {}
 
     @cached_property
     def _violations_elsewhere(self) -> Violations:
         return violations(self.pack, self.limits.elsewhere(estimate=self.evidence is not None), None)
 
-    def _states_elsewhere(self, memory: str) -> States | None:
-        """Fits on a GPU of another class that follow from estimates on this one; None where none does."""
+    def _states_elsewhere(self, memory: str, gb: float | None) -> States | None:
+        """Fits on a GPU of another size that follow from estimates on this one; None where none does."""
         here, evidence = self.inputs.marketed_gb, self.evidence
         low = next((item.low for item in self.pack.rules.gate.classes if item.key == memory), 0.0)
-        if evidence is None or here is None or not low:
+        there = low if gb is None else gb
+        if evidence is None or here is None or not there:
             return None
         found: Mapping[Method, FitState] = {
-            method: _fit_elsewhere(best, here, low) for method, best in evidence.best.items()
+            method: _fit_elsewhere(best, here, there) for method, best in evidence.best.items()
         }
         return found if any(state is not FitState.UNKNOWN for state in found.values()) else None
 
@@ -123,7 +137,6 @@ def _fit_elsewhere(best: Best, here: float, there: float) -> FitState:
         return FitState.FITS
     if best.state is FitState.TIGHT:
         return FitState.TIGHT if there >= here else FitState.DOES_NOT_FIT
-    if there >= expected / USABLE and best.state is FitState.DOES_NOT_FIT:
-        return FitState.TIGHT
-    smallest = best.smallest or best.state is FitState.DOES_NOT_FIT
-    return FitState.DOES_NOT_FIT if smallest and there < expected else FitState.UNKNOWN
+    if best.state is FitState.DOES_NOT_FIT:
+        return FitState.TIGHT if there >= expected else FitState.DOES_NOT_FIT
+    return FitState.DOES_NOT_FIT if best.smallest and there < expected else FitState.UNKNOWN

@@ -40,7 +40,8 @@ def assess(situation: Situation, rented: tuple[Offer, ...] = ()) -> tuple[Assess
     pack, estimate = situation.pack, situation.evidence is not None
     cases = [Case(situation, method) for method in _order(situation)]
     # The playbook's figures are of 7B models and not comparable with estimates of this model.
-    figures = {case.method: _figures(case, quote_pack=not estimate and not rented) for case in cases}
+    quote_pack = not estimate and not rented and situation.inputs.own_figures
+    figures = {case.method: _figures(case, quote_pack=quote_pack) for case in cases}
     running = {case.method for case in cases if _runs(case)}
     if rented and not estimate:
         figures |= {offer.method: _offered(figures[offer.method], offer) for offer in rented}

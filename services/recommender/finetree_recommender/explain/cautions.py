@@ -13,7 +13,7 @@ from finetree_recommender.explain import cautions_recipe, rental_offers, unmet_l
 from finetree_recommender.explain.reasons import advice_words, caution_code, warnings
 from finetree_recommender.explain.thresholds import NOT_ESTIMATED
 from finetree_recommender.explain.ways_out.offers import WayOut
-from finetree_recommender.explain.ways_out.questions import Kind
+from finetree_recommender.explain.ways_out.questions import Kind, preferred
 from finetree_recommender.method import Method, listed
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.request.inputs import Inputs
@@ -62,6 +62,7 @@ def collect(
     inputs, decision = situation.inputs, situation.decision
     return (
         *cautions_recipe.cut_rows(situation, built),
+        *cautions_recipe.implausible(situation),
         *_evidence(situation, missing, ways),
         *(_advised(situation, rented) if rented else ()),
         *(() if ways else _smaller(situation, parameters)),
@@ -89,10 +90,10 @@ def collect(
 
 
 def _advised(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> Iterator[Caution]:
-    """GPUs to rent."""
-    preferred = situation.decision.method or situation.decision.choice.method
+    """GPUs to rent, first for the method that the rules prefer where hardware sets no limit."""
+    first, *_ = preferred(situation.pack, situation.inputs)
     return rental_offers.advice(
-        situation.pack, preferred, _usable(situation, rented), limits=situation.inputs.stated_limits
+        situation.pack, first, _usable(situation, rented), limits=situation.inputs.stated_limits
     )
 
 

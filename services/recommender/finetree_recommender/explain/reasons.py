@@ -243,7 +243,8 @@ def _behind(case: Case, chosen: Method) -> Reason:
         return Reason("OVERRIDDEN", f"for many different tasks the rules prefer {chosen}", choice.rule_id)
     ours, theirs = choice.ballot.total(case.method), choice.ballot.total(chosen)
     if theirs == 0:
-        return Reason("NO_VOTES", f"no answer decides; rule {choice.rule_id} leads to {chosen}", choice.rule_id)
+        decided = "no answer decides; " if choice.rule_id == choice.default_rule_id else ""
+        return Reason("NO_VOTES", f"{decided}rule {choice.rule_id} leads to {chosen}", choice.rule_id)
     if ours < theirs:
         return Reason("OUTVOTED", f"{_votes(ours)} against {theirs} for {chosen}", "votes.plurality")
     text = f"tied at {_votes(ours)}; rule {choice.rule_id} prefers {chosen}"

@@ -50,6 +50,14 @@ class Inputs:
         return replace(self, limits=replace(self.limits, max_seconds=None, run_usd=None), offered=True)
 
     @property
+    def own_figures(self) -> bool:
+        """Whether the pack quotes its own hours and prices, and they are of this model or the assumed one."""
+        sizes, parameters = self.pack.rules.times.parameters, self.model.parameters if self.model is not None else 0
+        if not self.pack.rules.quote_times or (self.model_known and not parameters):
+            return False
+        return not sizes or not parameters or sizes[0] <= parameters <= sizes[1]
+
+    @property
     def stated_limits(self) -> Limits:
         """Limits of the request, also where they are compared with offers."""
         return stated_limits(self.request)

@@ -80,7 +80,7 @@ def test_dominated_methods_are_not_on_the_frontier(answer):
 
 
 def test_without_the_estimator_figures_are_those_of_the_pack(pack, read):
-    answer = conclude(pack, read(**ALL_ANSWERED), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
+    answer = conclude(pack, read(parameters=7e9, **ALL_ANSWERED), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
     assert [item.code for item in answer.cautions] == ["ESTIMATOR_UNAVAILABLE"]
     assert answer.estimate is None
     assert answer.recipe is not None

@@ -197,6 +197,11 @@ class ConfidenceRules:
     tight: Number
     unmet: Number
     out_of_domain: Number
+    implausible: Number
+    data_unknown: Number
+    few_rows: Number
+    rows_cut: Number
+    rounding: Number
     high_up_to: Number
     medium_up_to: Number
     score_zero_at: Number
@@ -211,6 +216,8 @@ class Times:
     hours: Mapping[Method, tuple[float, ...]]
     usd_per_hour: Mapping[Method, float]
     price_source: str
+    parameters: tuple[float, ...] = ()
+    """Smallest and largest base model that the hours are of, in parameters; empty for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +257,8 @@ class Rules:
     methods: tuple[Card, ...]
     profile: str = "PLAYBOOK"
     """Recipe profile of requests that name none."""
+    quote_times: bool = True
+    """Whether `times` are quoted, and compared with limits, where nothing is estimated."""
     priors: tuple[QualityPrior, ...] = ()
     footprints: tuple[Footprint, ...] = ()
     tight: tuple[TightRule, ...] = ()
@@ -263,6 +272,10 @@ class Rules:
     """Whether to caution about a model's experts."""
     retrieval: Cited | None = None
     """Whether to name retrieval as an alternative for facts."""
+    plausible: Domain | None = None
+    """Rows of data outside of which a number is taken for a mistake."""
+    longest_run: Number | None = None
+    """Seconds of a run above which the inputs are taken for a mistake."""
     few_examples: Number | None = None
     """Rows of data below which to warn."""
     long_run: Number | None = None

@@ -104,6 +104,24 @@ def test_full_fine_tuning_is_taken_exactly_where_lora_is_not_expected_to_suffice
     assert decide(known, everything, None).method is wanted
 
 
+@pytest.mark.parametrize(
+    ("answers", "expected", "rule_id"),
+    [
+        ({}, Method.LORA, "tree.default"),
+        ({"quality": "MAXIMUM"}, Method.FULL, "E3"),
+        ({"quality": "CRITICAL", "task_domain": "CODE"}, Method.FULL, "E2"),
+        ({"quality": "CRITICAL", "task_domain": "STYLE"}, Method.LORA, "E4"),
+        ({"quality": "CRITICAL"}, Method.FULL, "E4"),
+        ({"task_domain": "CODE"}, Method.LORA, "E5"),
+        ({"quality": "MAXIMUM", "budget": "below_50"}, Method.LORA, "E5"),
+    ],
+)
+def test_without_hardware_the_tree_is_walked_from_what_is_known(known, answers, expected, rule_id):
+    found = decide(known, Answers(**answers), None)
+    assert (found.method, found.verdict.rule_id) == (expected, rule_id)
+    assert (found.choice.default_rule_id == rule_id) == (not answers)
+
+
 @pytest.mark.parametrize("answers", [{"budget": "usd_100_500"}, {"time": "MINUTES"}, {"memory": "24"}])
 def test_full_fine_tuning_is_not_taken_where_it_cannot_be_paid_or_waited_for(known, answers):
     everything = {"memory": "80", "budget": "unlimited", "quality": "MAXIMUM", "time": "DAYS", "task_domain": "CODE"}
