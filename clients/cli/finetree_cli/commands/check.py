@@ -169,7 +169,9 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
         base = _base(paths, files, flags=flags, checks=checks)
         if base is not None:
             checks = dataclasses.replace(checks, base_of=base.run_of)
-        plans, revisions = checks.run(read_jobs(files))
+        plans, revisions = checks.run(read_jobs(files, given=paths))
+    if not plans:
+        raise BadInput("none of the job files trains", remedy="name one that does", reason="JOB_FILES_NOT_FOUND")
     policy = PolicyFile(file=policies.file, sha256=policies.sha256) if policies.file else None
     report = make_report(plans, as_of=as_of, revisions=revisions, policy=policy)
     require_known(report, checks.overrides)

@@ -55,8 +55,12 @@ def find_job_files(
     return list(dict.fromkeys(file for path in paths for file in _of_path(path)))
 
 
-def read_jobs(files: Iterable[str]) -> Iterator[ReadJob]:
-    """Read job files one by one; a file that is no job does not stop the rest."""
+def read_jobs(files: Iterable[str], *, given: Iterable[str] = ()) -> Iterator[ReadJob]:
+    """Read job files one by one; a file that is no job does not stop the rest.
+
+    A job that does not train takes nothing that could be checked: it is left out, unless its file was `given` by name.
+    """
+    by_name = {Path(path).as_posix() for path in given}
     for name in files:
         sha256 = ""
         job: JobFile | BadInput
@@ -65,6 +69,8 @@ def read_jobs(files: Iterable[str]) -> Iterator[ReadJob]:
             file, text = read_text(name)
             sha256 = hashlib.sha256(text.encode()).hexdigest()
             job = parse_job(text, file)
+            if job.template.WhichOneof("task") not in ("train", None) and name not in by_name:
+                continue
             _ = job.spec  # refused for a job that does not train
         except BadInput as error:
             job = error

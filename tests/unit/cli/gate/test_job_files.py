@@ -61,7 +61,9 @@ def test_nothing_to_check_is_refused(tmp_path, monkeypatch, paths):
 def test_a_file_that_is_no_job_is_kept_with_its_error(folder):
     (folder / "bad.yaml").write_text("color: red\n", encoding="utf-8")
     (folder / "prepare.yaml").write_text("prepare: {model: {name: a}}\n", encoding="utf-8")
-    read = list(read_jobs(["a/other.yaml", "bad.yaml", "prepare.yaml", "gone.yaml"]))
+    files = ["a/other.yaml", "bad.yaml", "prepare.yaml", "gone.yaml"]
+    assert [each.file for each in read_jobs(files)] == ["a/other.yaml", "bad.yaml", "gone.yaml"], "found in a folder"
+    read = list(read_jobs(files, given=["./prepare.yaml"]))
     assert [type(each.job) for each in read] == [JobFile, BadInput, BadInput, BadInput]
     assert read[0].sha256 == hashlib.sha256(JOB.encode()).hexdigest()
     assert read[3].sha256 == ""
