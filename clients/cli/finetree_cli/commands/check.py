@@ -18,7 +18,7 @@ from finetree_cli.options.types import Amount, Day, MoneyAmount, Whole
 from finetree_cli.output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from finetree_api.estimator.v1 import estimate_pb2
 
@@ -166,7 +166,7 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
             as_of=as_of,
             require=_locked(flags),
         )
-        base = _base(paths, files, flags=flags, checks=checks)
+        base = _base(paths or policies.job_files(), files, flags=flags, checks=checks)
         if base is not None:
             checks = dataclasses.replace(checks, base_of=base.run_of)
         plans, revisions = checks.run(read_jobs(files, given=paths))
@@ -189,7 +189,7 @@ def _requests(flags: CheckFlags, out: Output) -> "Callable[[JobFile], estimate_p
     return lambda job: plan_request(job, out, plan=flags.plan, owner=flags.ownership, program=flags.program)
 
 
-def _base(paths: tuple[str, ...], files: list[str], *, flags: CheckFlags, checks: "Checks") -> "Base | None":
+def _base(paths: "Sequence[str]", files: list[str], *, flags: CheckFlags, checks: "Checks") -> "Base | None":
     """Estimate the job files of the base, in silence; None without one."""
     if flags.base is None:
         return None
