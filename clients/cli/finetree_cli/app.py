@@ -16,6 +16,7 @@ COMMANDS: dict[str, str] = {
     "lock": "finetree_cli.commands.lock:lock",
     "diff": "finetree_cli.commands.diff:diff",
     "render": "finetree_cli.commands.render:render",
+    "comment": "finetree_cli.commands.comment:comment",
     "policy": "finetree_cli.commands.policy:policy",
     "schema": "finetree_cli.commands.schema:schema",
     "train": "finetree_cli.commands.train:train",

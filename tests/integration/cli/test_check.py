@@ -181,6 +181,7 @@ def test_a_limit_of_lower_severity_never_stops_the_plan(folder, here):
         (["nowhere.yaml", "--fits"], "JOB_FILE_UNREADABLE", "nowhere.yaml"),
         (["job.yaml", "--fits", "--accelerator", "rtx-9999"], "ACCELERATOR_NOT_FOUND", "did you mean"),
         (["broken.yaml", "--fits"], "JOB_FILE_INVALID", "broken.yaml:2:1"),
+        (["exports", "--fits"], "JOB_FILES_NOT_FOUND", "none of the job files trains"),
         (["absurd.yaml", "--fits"], "INVALID_REQUEST", "absurd.yaml:2:8: lora.rank"),
         (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_MISMATCH", "euro.yaml"),
         (["job.yaml", "--policy", "euro.yaml"], "CURRENCY_MISMATCH", "euro.yaml:2:18: limits[0].max"),
@@ -191,6 +192,8 @@ def test_a_limit_of_lower_severity_never_stops_the_plan(folder, here):
 )
 def test_bad_input_is_2_with_its_reason_and_place(folder, here, words, reason, fact):
     (folder / "broken.yaml").write_text("model: {name: a}\ncolor: red\n", encoding="utf-8")
+    (folder / "exports").mkdir()
+    (folder / "exports/finetree.yaml").write_text("export: {artifact: a}\n", encoding="utf-8")
     (folder / "absurd.yaml").write_text(SMALL.replace("lora: {}", "lora: {rank: 100000}"), encoding="utf-8")
     (folder / "euro.yaml").write_text("limits:\n- {metric: cost, max: 1 EUR}\n", encoding="utf-8")
     done = here("check", *words, "--output", "json")

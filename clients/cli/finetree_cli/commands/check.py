@@ -18,7 +18,7 @@ from finetree_cli.options.types import Amount, Day, MoneyAmount, Whole
 from finetree_cli.output import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from finetree_api.estimator.v1 import estimate_pb2
 
@@ -155,7 +155,7 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
         from finetree_cli.gate.report import PolicyFile, make_report
 
         policies = read_policies(flags.policy_file).with_flags(flags.limits, undecided_of(flags.fail_on))
-        files = find_job_files(paths, named=policies.job_files())
+        files = find_job_files(paths, named=policies.job_files(), policy_file=policies.file)
         as_of = flags.as_of or _today()
         checks = Checks(
             estimator,
@@ -166,10 +166,12 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
             as_of=as_of,
             require=_locked(flags),
         )
-        base = _base(paths, files, flags=flags, checks=checks)
+        base = _base(paths or policies.job_files(), files, flags=flags, checks=checks)
         if base is not None:
             checks = dataclasses.replace(checks, base_of=base.run_of)
-        plans, revisions = checks.run(read_jobs(files))
+        plans, revisions = checks.run(read_jobs(files, given=paths))
+    if not plans:
+        raise BadInput("none of the job files trains", remedy="name one that does", reason="JOB_FILES_NOT_FOUND")
     policy = PolicyFile(file=policies.file, sha256=policies.sha256) if policies.file else None
     report = make_report(plans, as_of=as_of, revisions=revisions, policy=policy)
     require_known(report, checks.overrides)
@@ -187,7 +189,7 @@ def _requests(flags: CheckFlags, out: Output) -> "Callable[[JobFile], estimate_p
     return lambda job: plan_request(job, out, plan=flags.plan, owner=flags.ownership, program=flags.program)
 
 
-def _base(paths: tuple[str, ...], files: list[str], *, flags: CheckFlags, checks: "Checks") -> "Base | None":
+def _base(paths: "Sequence[str]", files: list[str], *, flags: CheckFlags, checks: "Checks") -> "Base | None":
     """Estimate the job files of the base, in silence; None without one."""
     if flags.base is None:
         return None

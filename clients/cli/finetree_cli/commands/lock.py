@@ -102,7 +102,7 @@ def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | N
                 job, settings.out, plan=PlanFlags(), owner=OwnershipFlags(), program=ProgramFlags()
             ),
         )
-        plans, present = checks.run(read_jobs(files))
+        plans, present = checks.run(read_jobs(files, given=paths))
         if not files:
             # Any question is answered with the revisions; this one needs no file.
             question = {"model": {"name": "smollm2-135m-instruct"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}}

@@ -59,7 +59,7 @@ class PolicyFile:
 
     file: str
     sha256: str
-    """SHA-256 of its bytes, 64 hex digits."""
+    """SHA-256 of its text in UTF-8, 64 hex digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +254,7 @@ class PlanEntry:
 
     file: str
     file_sha256: str = ""
-    """SHA-256 of the job file's bytes; empty where it was not read."""
+    """SHA-256 of the job file's text in UTF-8; empty where it was not read."""
     change: Change | None = None
     """Against the base; None without one."""
     verdict: Verdict

@@ -61,8 +61,18 @@ def test_nothing_to_check_is_refused(tmp_path, monkeypatch, paths):
 def test_a_file_that_is_no_job_is_kept_with_its_error(folder):
     (folder / "bad.yaml").write_text("color: red\n", encoding="utf-8")
     (folder / "prepare.yaml").write_text("prepare: {model: {name: a}}\n", encoding="utf-8")
-    read = list(read_jobs(["a/other.yaml", "bad.yaml", "prepare.yaml", "gone.yaml"]))
+    files = ["a/other.yaml", "bad.yaml", "prepare.yaml", "gone.yaml"]
+    assert [each.file for each in read_jobs(files)] == ["a/other.yaml", "bad.yaml", "gone.yaml"], "found in a folder"
+    read = list(read_jobs(files, given=["./prepare.yaml"]))
     assert [type(each.job) for each in read] == [JobFile, BadInput, BadInput, BadInput]
     assert read[0].sha256 == hashlib.sha256(JOB.encode()).hexdigest()
     assert read[3].sha256 == ""
     assert "does not train" in str(read[2].job)
+
+
+def test_a_policy_file_is_no_job_even_if_its_own_glob_matches_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("policy.yaml", "a.yaml"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    assert find_job_files((), named=["*.yaml"], policy_file=str(tmp_path / "policy.yaml")) == ["a.yaml"]
+    assert find_job_files(("policy.yaml",), policy_file="policy.yaml") == ["policy.yaml"]

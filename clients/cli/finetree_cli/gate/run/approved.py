@@ -89,7 +89,10 @@ def read_approved_job(entry: PlanEntry, resolve: "Callable[[JobFile], run_spec_p
         BadInput: The job file cannot be read.
         GateFailed: The job file or its data has changed since the check.
     """
-    (read,) = read_jobs([entry.file])
+    if entry.file == "<stdin>":
+        text = "the plan is of a job from the standard input, which is not here any more"
+        raise BadInput(text, remedy="check the job as a file", reason="JOB_FILE_UNREADABLE")
+    (read,) = read_jobs([entry.file], given=[entry.file])
     if isinstance(read.job, BadInput):
         raise read.job
     approved = approved_plan(entry)

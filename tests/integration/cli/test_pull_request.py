@@ -16,7 +16,7 @@ import pytest
 from finetree_cli import __main__ as entry
 
 DEMO = runpy.run_path(str(Path(__file__).with_name("pull_request_page.py")))
-RENEW = "run `python tests/contract/cli/pull_request_page.py` and look at the difference"
+RENEW = "run `python tests/integration/cli/pull_request_page.py` and look at the difference"
 CHANGES = {"team2": "changed", "team7": "changed", "team10": "new", "team4": "removed"}
 
 
@@ -162,3 +162,23 @@ def test_rows_are_those_of_each_side_and_a_side_that_cannot_be_read_is_said(run,
     assert done.code == 2
     assert "b.finetree.yaml:1:1: color: unknown setting" in done.err
     assert "changed    a.finetree.yaml" in done.out
+
+
+def test_a_limit_on_an_increase_is_judged_by_the_base_of_the_files_that_the_policy_names(run, tmp_path, monkeypatch):
+    folder = tmp_path / "increase"
+    (folder / "jobs").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    text = "model: {name: llama-3.2-1b}\nlora: {}\nhardware: {accelerator: l4}\ndataset: {profile: {examples: 900}}\n"
+    for name in ("same", "longer"):
+        (folder / f"jobs/{name}.yaml").write_text(text, encoding="utf-8")
+    policy = "policies:\n  all: {files: [jobs/*.yaml], limits: [{metric: cost, max_increase: 20%}]}\n"
+    (folder / "policy.yaml").write_text(policy, encoding="utf-8")
+    for words in (["init", "--quiet", "--initial-branch=main"], ["add", "--all"], ["commit", "--quiet", "-m", "first"]):
+        subprocess.run(["git", *words], check=True, capture_output=True)
+    (folder / "jobs/longer.yaml").write_text(text.replace("900", "2000"), encoding="utf-8")
+    done = run("check", "--policy", "policy.yaml", "--base", "main", "--json")
+    assert done.code == 3, done.err
+    verdicts = {plan["file"]: (plan["change"], plan["verdict"]) for plan in json.loads(done.out)["plans"]}
+    assert verdicts == {"jobs/longer.yaml": ("changed", "FAIL"), "jobs/same.yaml": ("unchanged", "PASS")}
+    (found,) = json.loads(done.out)["plans"][0]["checks"]
+    assert found["base"]["expected"] < found["measured"]["expected"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes docs/examples/pull-request.md anew: `python tests/contract/cli/pull_request_page.py`.
+"""Writes docs/examples/pull-request.md anew: `python tests/integration/cli/pull_request_page.py`.
 
 A repository of ten job files, and a branch that changes two, adds one and removes one: what a pull request shows.
 """
