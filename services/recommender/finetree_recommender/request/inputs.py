@@ -154,9 +154,7 @@ def _wants_evidence(request: recommendation_pb2.RecommendRequest, pack: Pack) ->
     return bool(request.profile == recommendation_pb2.RECIPE_PROFILE_EVIDENCE)
 
 
-def _answers(
-    request: recommendation_pb2.RecommendRequest, pack: Pack, memory: str, examples: int | None
-) -> Answers:
+def _answers(request: recommendation_pb2.RecommendRequest, pack: Pack, memory: str, examples: int | None) -> Answers:
     """Answers of the request in the pack's words."""
     rules, count = pack.rules, request.task_count or None
     words = {name: of[getattr(request, name)] for name, of in WORD_OF.items()}
