@@ -148,6 +148,12 @@ def test_answers_on_stdin_become_inputs(run, asked, answers, quality):
     assert [request.quality for request in asked] == [quality]
     assert out.startswith("LoRA fits")
     assert "How important is quality?" in said
+    word = {
+        recommendation_pb2.QUALITY_NEED_CRITICAL: "critical",
+        recommendation_pb2.QUALITY_NEED_EXPERIMENTAL: "experimental",
+    }
+    options = f" --quality {word[quality]}" if quality else ""
+    assert f"Next: finetree recommend --model small --cpu{options} --output job.yaml\n" in out
 
 
 def test_a_question_that_a_flag_answers_is_not_asked(run, asked):

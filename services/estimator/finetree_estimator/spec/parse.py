@@ -120,7 +120,7 @@ def _check_count(hardware: hardware_pb2.Hardware) -> None:
     count, _ = device_names.counted(hardware.accelerator)
     if count and hardware.HasField("count") and hardware.count != count:
         path = "spec.hardware.count"
-        text = f"{hardware.count} devices, but the name {hardware.accelerator[:64]!r} says {count}; state one of them"
+        text = f"is {hardware.count}, but the name {hardware.accelerator[:64]!r} says {count}; state one of them"
         raise invalid_field(path, text)
 
 
