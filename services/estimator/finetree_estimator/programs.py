@@ -100,6 +100,10 @@ class Program:
     their place (Liger's ops/swiglu.py and geglu.py)."""
     raises_logits: bool = False
     """Whether logits are copied to float32 before any kernel of the loss sees them (transformers' ForCausalLMLoss)."""
+    attends_by_document: bool = False
+    """Whether each row of a packed sequence attends by itself."""
+    windows_in_kernel: bool = False
+    """Whether attention's kernels take sliding windows themselves, whichever is chosen."""
     own_classes: bool = False
     """Whether models are the program's own classes rather than transformers', with native kernels for all families."""
     fuses_adapters: bool = False
@@ -125,6 +129,7 @@ FINETREE = Program(
     rms_norm_bytes=4,
     fused_optimizer=True,
     expands_kv=True,
+    attends_by_document=True,
     cache="expandable",
 )
 """The suite's worker: adapter products in the compute type, masks as booleans, attention by document."""
@@ -188,6 +193,7 @@ UNSLOTH = Program(
     fuses_adapters=True,
     adds_whole_gradients=True,
     offloads_in_stream=True,
+    windows_in_kernel=True,
     own_grouped_kernels=True,
     cache="expandable",
 )

@@ -116,6 +116,8 @@ class Run:
     offloaded: bool = False
     """Whether the layer inputs that checkpointing keeps are moved to the host."""
     eager_attention: bool = False
+    flash_attention: bool = False
+    """Whether attention is FlashAttention's own function, which skips what a sliding window hides."""
     loss: str = "completion-only"
     """full-logits, in-place, chunked, fused or completion-only."""
 
@@ -163,6 +165,23 @@ class Run:
     def counts_exactly(self) -> bool:
         """Whether weights are known to the byte: not of a guessed model, nor in a format that libraries differ in."""
         return not self.shape.guessed and self.method.packs_exactly
+
+    @property
+    def longest_attended(self) -> int:
+        """Tokens of the longest stretch that attention sees at once: a row, or all of a packed one."""
+        if self.rows is not None and self.program.attends_by_document:
+            return min(self.sequence_length, self.rows.longest)
+        return self.longest_row
+
+    @cached_property
+    def masks_windows(self) -> bool:
+        """Whether layers with a sliding window attend under a mask that the kernel of torch's attention reads.
+
+        transformers and the worker make one where a row is longer than the window (transformers' masking_utils,
+        _ignore_causal_mask_sdpa); FlashAttention's function and Unsloth's take the window itself.
+        """
+        masked = not (self.flash_attention or self.eager_attention or self.program.windows_in_kernel)
+        return masked and 0 < self.shape.window < self.longest_attended
 
     # --------------------------------------------------------------------------------------------- number formats
 

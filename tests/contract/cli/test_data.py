@@ -34,6 +34,7 @@ def report(split=training_data_pb2.SPLIT_TRAIN, **groups) -> event_pb2.DatasetRe
         special_tokens=event_pb2.SpecialTokens(eos_token="<end>", pad_is_eos=True, rows_that_learn_to_end=100),
     )
     made.profile.token_lengths.add(upper_bound=64, count=99)
+    made.profile.total_tokens, made.sequence_length = 3600, 64
     for name, (count, rows) in groups.items():
         getattr(made, name).CopyFrom(event_pb2.RowGroup(count=count, rows=rows))
     return made
@@ -81,6 +82,7 @@ def test_a_report_is_text_with_the_target_tokens_marked(suite, file, capsys):
     assert leaked_prompts.startswith("evaluation: 3 of 100 rows (3.0%)")
     assert "Suggested sequence length: 64" in out
     # What is learned comes before all numbers.
+    assert out.startswith("Learned: 25% of the tokens; 100 of 100 rows learn to end; 5 are cut at 64 tokens.\n")
     assert "| <user>a\N{REPLACEMENT CHARACTER}[2J\n| <bot>\n+ b<end>\n" in out.partition("Split")[0]
 
 

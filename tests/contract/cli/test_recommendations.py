@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from finetree import Client
+from finetree import Client, NotFound, Violation
 from finetree.testing import Suite
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_cli import __main__ as entry
@@ -148,6 +148,12 @@ def test_answers_on_stdin_become_inputs(run, asked, answers, quality):
     assert [request.quality for request in asked] == [quality]
     assert out.startswith("LoRA fits")
     assert "How important is quality?" in said
+    word = {
+        recommendation_pb2.QUALITY_NEED_CRITICAL: "critical",
+        recommendation_pb2.QUALITY_NEED_EXPERIMENTAL: "experimental",
+    }
+    options = f" --quality {word[quality]}" if quality else ""
+    assert f"Next: finetree recommend --model small --cpu{options} --output job.yaml\n" in out
 
 
 def test_a_question_that_a_flag_answers_is_not_asked(run, asked):
@@ -163,3 +169,18 @@ def test_an_empty_input_is_an_error_and_quitting_an_interruption(run):
     assert "--interactive" in said
     code, out, _ = run(*ASK, "--interactive", answers=Keyboard("q\n"))
     assert (code, out) == (130, "")
+
+
+def test_a_services_error_names_options_and_commands(run, monkeypatch):
+    def refuse(*_: Any) -> None:
+        text = (
+            "hardware.count: no accelerator 'x'; ListAccelerators lists all, hardware.unknown_accelerator accepts any"
+        )
+        raise NotFound(text, reason="ACCELERATOR_NOT_FOUND", violations=(Violation("hardware.count", "too many"),))
+
+    monkeypatch.setattr(Client, "recommend", refuse)
+    code, _, said = run(*ASK)
+    assert code == 2
+    assert "--gpus: no accelerator 'x'; `finetree gpus` lists all, --gpu-memory accepts any" in said
+    assert "--gpus: too many" in said
+    assert said.count("finetree gpus") == 1

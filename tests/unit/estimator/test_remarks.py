@@ -16,6 +16,7 @@ from google.protobuf import json_format
 CODES = {
     "ACCELERATOR_MEMORY_ASSUMED",
     "ACCELERATOR_UNKNOWN",
+    "ATTENTION_EAGER",
     "CHECKPOINTS_SLOW",
     "CPU_CORES_UNKNOWN",
     "CPU_RATE_UNKNOWN",

@@ -155,7 +155,7 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
         from finetree_cli.gate.report import PolicyFile, make_report
 
         policies = read_policies(flags.policy_file).with_flags(flags.limits, undecided_of(flags.fail_on))
-        files = find_job_files(paths, named=policies.job_files())
+        files = find_job_files(paths, named=policies.job_files(), policy_file=policies.file)
         as_of = flags.as_of or _today()
         checks = Checks(
             estimator,

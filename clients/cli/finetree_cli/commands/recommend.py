@@ -27,6 +27,8 @@ from finetree_cli.options.spec import (
 from finetree_cli.options.types import Amount, Duration, MoneyAmount, Names, Whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from finetree import Client
     from finetree_api.recommender.v1 import recommendation_pb2
     from google.protobuf import duration_pb2
@@ -188,7 +190,10 @@ def _ask(settings: Settings, flags: RecommendFlags) -> "recommendation_pb2.Recom
         if flags.interactive:
             from finetree_cli.interview import interview
 
-            interview(recommender.get_rule_pack(request.rule_pack), request, settings.out)
+            answers = interview(recommender.get_rule_pack(request.rule_pack), request, settings.out)
+            # The next command need not ask again.
+            kept = (word for word in settings.arguments if word != "--interactive")
+            settings.arguments = (*kept, *(word for answer in answers for word in as_options(answer)))
         if flags.tree is not None and flags.tree_output is None:
             _show_tree(settings, recommender, request, flags.tree)
             return None
@@ -287,6 +292,27 @@ def _request(client: "Client", flags: RecommendFlags) -> "recommendation_pb2.Rec
         serving=[enum_value(SERVING, word) for word in flags.serve],
         priorities=[enum_value(PRIORITY, word) for word in flags.priority],
     )
+
+
+def as_options(answer: "recommendation_pb2.RecommendRequest") -> "Iterator[str]":
+    """Say an answer of the interview by options; nothing for one that no option sets."""
+    from finetree.money import to_decimal
+
+    for flag, words, number in (
+        ("--quality", QUALITY, answer.quality),
+        ("--time", TIME, answer.time),
+        ("--tasks", TASKS, answer.tasks),
+        ("--use-case", USE_CASE, answer.use_case),
+        ("--task-domain", TASK_DOMAIN, answer.task_domain),
+    ):
+        yield from (part for word, each in words.items() if each == number for part in (flag, word))
+    if answer.HasField("budget_per_month"):
+        yield from ("--budget-per-month", f"{to_decimal(answer.budget_per_month):f}")
+    device = answer.hardware.WhichOneof("device")
+    if device == "unknown_accelerator":
+        yield from ("--gpu-memory", f"{answer.hardware.unknown_accelerator.marketed_memory_gb:g}")
+    elif device == "cpu":
+        yield "--cpu"
 
 
 def _duration(seconds: float | None) -> "duration_pb2.Duration | None":

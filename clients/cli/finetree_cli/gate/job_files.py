@@ -30,20 +30,24 @@ class ReadJob:
     job: JobFile | BadInput
 
 
-def find_job_files(paths: Sequence[str], *, named: Iterable[str] = (), needed: bool = True) -> list[str]:
+def find_job_files(
+    paths: Sequence[str], *, named: Iterable[str] = (), policy_file: str = "", needed: bool = True
+) -> list[str]:
     """Return the job files of files, folders and globs, in their order and each once.
 
     Args:
         paths: what the user gave; "-" is the standard input. Without any, the files that match `named`, or else those
             of the current folder.
         named: globs of the policy.
+        policy_file: the policy file, which is no job file even if a glob of it matches; empty without one.
         needed: whether nothing found is an error.
 
     Raises:
         BadInput: Nothing was found and something is needed, or a folder or glob that was given has no job file.
     """
     if not paths:
-        found = [file for pattern in named for file in _matching(pattern)] or _inside(".")
+        found = [file for pattern in named for file in _matching(pattern) if not _is_same(file, policy_file)]
+        found = found or _inside(".")
         if not found and needed:
             remedy = "name the job files, or call them finetree.yaml or NAME.finetree.yaml"
             raise BadInput("no job file below the current folder", remedy=remedy, reason="JOB_FILES_NOT_FOUND")
@@ -71,6 +75,10 @@ def read_jobs(files: Iterable[str], *, given: Iterable[str] = ()) -> Iterator[Re
         except BadInput as error:
             job = error
         yield ReadJob(file, sha256, job)
+
+
+def _is_same(file: str, other: str) -> bool:
+    return bool(other) and Path(file).absolute() == Path(other).absolute()
 
 
 def _of_path(path: str) -> list[str]:

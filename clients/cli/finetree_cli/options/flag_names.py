@@ -86,9 +86,23 @@ def flag_of(field_path: str, command: click.Command) -> str:
 
 
 def in_flags(text: str, command: click.Command) -> str:
-    """Replace the paths of nested fields, and fields in backticks, in a text by the options that a command has."""
-    return _PATHS.sub(lambda found: flag_of(found[0].strip("`"), command) or found[0], text)
+    """Replace the paths of nested fields, and fields in backticks, in a text by the options that a command has.
+
+    The rpcs that list what there is become the commands that do.
+    """
+    named = _RPC.sub(lambda found: LISTS[found[0]], text)
+    return _PATHS.sub(lambda found: flag_of(found[0].strip("`"), command) or found[0], named)
 
 
+LISTS = {
+    "ListModels": "`finetree models list --catalog`",
+    "ListAccelerators": "`finetree gpus`",
+    "ListPrices": "`finetree prices list`",
+    "ListRulePacks": "`finetree packs list`",
+    "ListDatasets": "`finetree datasets list`",
+    "ListJobs": "`finetree jobs list`",
+}
+"""Commands by the rpc that they call."""
+_RPC = re.compile(rf"\b({'|'.join(LISTS)})\b")
 _PATHS = re.compile(r"(?<![\w.`])[a-z_]+(?:\.[a-z_]+)+(?!\w)|`[a-z_]+(?:\.[a-z_]+)*`")
 """Words with a dot between them, or in backticks: one word may be a word of the text as well."""

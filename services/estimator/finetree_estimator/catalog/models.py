@@ -47,6 +47,8 @@ _NUMBERS = {
     "dense_layers": "dense_layers",
     "dense_intermediate_size": "dense_intermediate",
     "extra_parameters": "extra",
+    "sliding_window": "window",
+    "full_attention_layers": "full_attention_layers",
 }
 """Numeric columns of the data file (empty means 0), with the fields of Shape."""
 _SWITCHES = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from finetree_estimator import constants as c
 from finetree_estimator.memory.activations import LayerActivations, layer_activations
-from finetree_estimator.memory.attention_scores import score_length
+from finetree_estimator.memory.attention_scores import score_length, shared_mask_bytes
 from finetree_estimator.memory.model_states import ModelStates, model_states
 from finetree_estimator.run import Run
 
@@ -179,8 +179,9 @@ def _kept(run: Run, layer: LayerActivations) -> float:
     """Bytes per token that all layers keep until the backward pass."""
     if run.checkpointing:
         # Only each layer's input is kept; offloading moves it to the host.
-        return 0.0 if run.offloaded else float(run.stream_bytes * run.shape.hidden * run.shape.layers)
-    return run.shape.layers * layer.saved
+        inputs = 0.0 if run.offloaded else float(run.stream_bytes * run.shape.hidden * run.shape.layers)
+        return inputs + shared_mask_bytes(run)
+    return run.shape.layers * layer.saved + shared_mask_bytes(run)
 
 
 def _held_gradients(run: Run) -> float:

@@ -88,12 +88,13 @@ def parse_request(
         checkpointing=spec.gradient_checkpointing
         in (training_pb2.GRADIENT_CHECKPOINTING_FULL, training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED),
         offloaded=spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
-        eager_attention=spec.attention == training_pb2.ATTENTION_KERNEL_EAGER,
+        eager_attention=settings.attends_eagerly(spec, program, model.shape.family),
+        flash_attention=spec.attention == training_pb2.ATTENTION_KERNEL_FLASH,
         loss=settings.LOSSES[spec.loss_kernel],
         evaluation=settings.evaluation_plan(spec.evaluation, settings.held_out_rows(request, spec, profile), steps),
         checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
         payment=payment,
-        remarks=model.remarks,
+        remarks=(*model.remarks, *settings.attention_remarks(spec, program, model.shape.family)),
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
     )
@@ -119,7 +120,7 @@ def _check_count(hardware: hardware_pb2.Hardware) -> None:
     count, _ = device_names.counted(hardware.accelerator)
     if count and hardware.HasField("count") and hardware.count != count:
         path = "spec.hardware.count"
-        text = f"{hardware.count} devices, but the name {hardware.accelerator[:64]!r} says {count}; state one of them"
+        text = f"is {hardware.count}, but the name {hardware.accelerator[:64]!r} says {count}; state one of them"
         raise invalid_field(path, text)
 
 

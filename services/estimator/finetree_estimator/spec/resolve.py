@@ -175,6 +175,8 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
         dense_layers=given.dense_layers,
         dense_intermediate=given.dense_intermediate_size,
         extra=given.extra_parameters,
+        window=given.sliding_window,
+        full_attention_layers=given.full_attention_layers,
         family=family,
         guessed=bool(family) and family not in LAYOUTS,
     )

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of the settings of a resolved RunSpec to plain values."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from finetree_api.estimator.v1 import estimate_pb2
@@ -22,6 +23,7 @@ from finetree_estimator.programs import (
     unraised,
     variant,
 )
+from finetree_estimator.remarks import Remark
 from finetree_estimator.run import EvaluationPlan, Rows
 from finetree_estimator.spec.row_lengths import rows_of
 
@@ -156,6 +158,28 @@ def training_program(spec: run_spec_pb2.RunSpec) -> Program:
     # The chunked loss is TRL's, which leaves the rest of a quantized base in the precision it was loaded in.
     trl = program is TRANSFORMERS and spec.loss_kernel == training_pb2.LOSS_KERNEL_CHUNKED
     return unraised(used) if trl else used
+
+
+def attends_eagerly(spec: run_spec_pb2.RunSpec, program: Program, family: str) -> bool:
+    """Whether scores are computed one by one: as is said, or since the model has no other way but FlashAttention.
+
+    transformers' GPT-OSS has sinks, which torch's attention does not know; the worker bounds Gemma 2's scores, as the
+    model does, which no kernel of torch's attention does.
+    """
+    if spec.attention == training_pb2.ATTENTION_KERNEL_EAGER:
+        return True
+    if spec.attention == training_pb2.ATTENTION_KERNEL_FLASH or spec.hardware.WhichOneof("device") == "cpu":
+        return False
+    if family == "gpt_oss":
+        return not (program.own_classes or program.windows_in_kernel)
+    return family == "gemma2" and program.name == FINETREE.name
+
+
+def attention_remarks(spec: run_spec_pb2.RunSpec, program: Program, family: str) -> Iterator[Remark]:
+    """Remark on attention that keeps its scores although nobody asked for it."""
+    if spec.attention != training_pb2.ATTENTION_KERNEL_EAGER and attends_eagerly(spec, program, family):
+        text = "attention of this model keeps the scores of every head: torch's kernels know no sinks and no bounds"
+        yield Remark("ATTENTION_EAGER", text, "spec.attention")
 
 
 def _fused_layers(spec: run_spec_pb2.RunSpec) -> str:

@@ -76,14 +76,31 @@ def _computing_seconds(run: Run, rows: Rows, step: Step) -> float:
 def forward_flops(run: Run, rows: Rows) -> ForwardFlops:
     """FLOPs per token of a forward pass."""
     shape, parameters = run.shape, count(run.shape)
-    # Causal attention meets half of the row: 2 products x 2 FLOPs x span / 2. A prefix is met as a whole.
-    span = 2.0 * rows.attention_span + 4.0 * run.method.prefix_tokens
     head = 2.0 * shape.vocab * shape.hidden * _alignment_factor(run)
     return ForwardFlops(
         dense=2.0 * (active_parameters(shape) - parameters.embeddings - parameters.lm_head),
-        attention=shape.layers * shape.q_width * span,
+        attention=shape.q_width * _attention_spans(run, rows),
         head=head * loss_share(run, rows),
     )
+
+
+def _attention_spans(run: Run, rows: Rows) -> float:
+    """FLOPs per token and query feature of a forward pass's attention, of all layers: 4 for each key that is met.
+
+    Two products of 2 FLOPs each. Causal attention meets half of the row, a prefix is met as a whole. A kernel that
+    takes a sliding window of w tokens itself meets w, but in the first w tokens of a row of n: w - w^2 / 2n of them on
+    average. One that reads a mask instead skips nothing.
+    """
+    length, window, windowed = rows.attention_span, float(run.shape.window), run.shape.windowed_layers
+    whole = 2.0 * length
+    if run.masks_windows:
+        within = 4.0 * length
+    elif 0 < window < length and not run.eager_attention:
+        within = 4.0 * (window - window * window / (2.0 * length))
+    else:
+        within = whole
+    prefix = 4.0 * run.method.prefix_tokens * run.shape.layers
+    return (run.shape.layers - windowed) * whole + windowed * within + prefix
 
 
 def training_flops(run: Run, rows: Rows, step: Step) -> float:

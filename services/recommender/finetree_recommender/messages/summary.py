@@ -12,7 +12,7 @@ from finetree_recommender.explain.reasons import LEAF_WORDS
 from finetree_recommender.explain.rental_offers import RENT
 from finetree_recommender.explain.ways_out.questions import Kind
 from finetree_recommender.formatting import gpu
-from finetree_recommender.method import Method
+from finetree_recommender.method import Method, listed
 from finetree_recommender.recommend import Recommendation
 from finetree_recommender.request.hardware import NOT_SUPPORTED
 from finetree_recommender.rule_pack.answers import CPU
@@ -35,7 +35,7 @@ _QUESTIONS = {
 _SENTENCES = {
     "MOST_VOTES": "it matches more of your answers than any other method{runnable}",
     "TREE_LEAF": "it is the usual choice when no answer favors another method",
-    "TIE_BREAK": "your answers favor another method equally, and the rules prefer this one of the two",
+    "TIE_BREAK": "your answers favor it and {tied} equally, and the rules put it first",
     "MULTI_TASK": "it is made for many different tasks on one base model",
     "FITS_HERE": "the rules prefer {preferred}, which does not fit in memory; this method does",
     "OTHERS_DO_NOT_FIT": "the rules prefer {preferred}, which does not fit in memory",
@@ -151,7 +151,15 @@ def _why(answer: Recommendation) -> str:
         return reason.message
     preferred = answer.pack.card(choice.method).title if choice.method is not None else "another method"
     runnable = " that this hardware can run" if answer.inputs.hardware_known else ""
-    return sentence.format(preferred=preferred, runnable=runnable)
+    return sentence.format(preferred=preferred, runnable=runnable, tied=_tied(answer))
+
+
+def _tied(answer: Recommendation) -> str:
+    """The other methods with as many votes."""
+    ballot, method = answer.decision.choice.ballot, answer.decision.method
+    others = [each for each in ballot.feasible if each is not method]
+    votes = ballot.total(method) if method is not None else 0
+    return listed([each for each in others if ballot.total(each) == votes] or ["another method"], "and")
 
 
 def _device(answer: Recommendation) -> str:

@@ -68,3 +68,11 @@ def test_a_file_that_is_no_job_is_kept_with_its_error(folder):
     assert read[0].sha256 == hashlib.sha256(JOB.encode()).hexdigest()
     assert read[3].sha256 == ""
     assert "does not train" in str(read[2].job)
+
+
+def test_a_policy_file_is_no_job_even_if_its_own_glob_matches_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("policy.yaml", "a.yaml"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    assert find_job_files((), named=["*.yaml"], policy_file=str(tmp_path / "policy.yaml")) == ["a.yaml"]
+    assert find_job_files(("policy.yaml",), policy_file="policy.yaml") == ["policy.yaml"]

@@ -73,7 +73,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(run_of, parts, reason, hint
 
 def test_a_system_is_its_devices_and_another_number_beside_it_is_refused(run_of):
     assert run_of(hardware={"accelerator": "dgx a100"}).devices == 8
-    with pytest.raises(InvalidArgument, match="2 devices, but the name 'dgx a100' says 8"):
+    with pytest.raises(InvalidArgument, match="is 2, but the name 'dgx a100' says 8"):
         run_of(hardware={"accelerator": "dgx a100", "count": 2})
 
 

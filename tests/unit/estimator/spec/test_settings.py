@@ -128,3 +128,28 @@ def test_a_network_is_that_of_a_usual_machine_unless_it_is_said(run_of, accelera
 
     assert found.network_bandwidth == pytest.approx(bytes_per_second)
     assert found.network_known is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("asked", "eager"),
+    [
+        (("gpt-oss-20b", "TRANSFORMERS", "SDPA"), True),
+        (("gpt-oss-20b", "TRANSFORMERS", "FLASH"), False),
+        (("gpt-oss-20b", "UNSLOTH", "SDPA"), False),
+        (("gemma-2-2b", "FINETREE", "SDPA"), True),
+        (("gemma-2-2b", "TRANSFORMERS", "SDPA"), False),
+        (("llama-3.2-3b", "TRANSFORMERS", "SDPA"), False),
+    ],
+)
+def test_a_model_without_a_kernel_attends_eagerly(run_of, program_of, asked, eager):
+    name, program, kernel = asked
+    found = run_of(
+        model={"name": name},
+        program=program_of(program),
+        attention=f"ATTENTION_KERNEL_{kernel}",
+        lora={"targets": "TARGET_PRESET_ATTENTION"},
+    )
+
+    assert found.eager_attention is eager
+    assert found.flash_attention is (kernel == "FLASH")
+    assert ("ATTENTION_EAGER" in [remark.code for remark in found.remarks]) is eager

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator import constants as c
+from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.parameters import linear_weights
 from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
@@ -60,6 +61,32 @@ def test_attention_grows_with_the_row_not_with_the_packed_sequence(make_run):
     )
 
     assert long - short == 28 * 3072 * 2 * 1000
+
+
+def test_a_window_is_skipped_by_kernels_that_take_it_and_not_under_a_mask(make_run):
+    """Mistral-7B v0.1: 32 layers see 4,096 tokens of 8,192: on average 4,096 - 4,096^2 / 16,384 = 3,072, not 4,096."""
+    rows = Rows(count=10, mean=8192.0, mean_square=8192.0**2, longest=8192, target_fraction=1.0)
+    masked = make_run(shape=model("mistral-7b-v0.1").shape, sequence_length=8192, rows=rows)
+    runs = [
+        masked,
+        replace(masked, flash_attention=True),
+        replace(masked, program=UNSLOTH),
+        replace(masked, eager_attention=True),
+        replace(masked, shape=model("mistral-7b-v0.3").shape),
+    ]
+    met = [forward(run, rows).attention / (4 * 32 * 4096) for run in runs]
+
+    assert met == [8192, 3072, 3072, 4096, 4096]
+
+
+def test_only_layers_with_a_window_skip(make_run):
+    """Gemma 3 1B: 22 of 26 layers see 512 tokens, the others half of 2,048 on average."""
+    rows = Rows(count=10, mean=2048.0, mean_square=2048.0**2, longest=2048, target_fraction=1.0)
+    run = make_run(shape=model("gemma-3-1b").shape, sequence_length=2048, rows=rows, flash_attention=True)
+    short = Rows(count=10, mean=512.0, mean_square=512.0**2, longest=512, target_fraction=1.0)
+
+    assert forward(run, rows).attention / (4 * 1024) == 22 * (512 - 512**2 / 4096) + 4 * 1024
+    assert forward(replace(run, rows=short), short).attention / (4 * 1024) == 26 * 256
 
 
 def test_the_head_is_computed_where_something_is_learned(make_run):

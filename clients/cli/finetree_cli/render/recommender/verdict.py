@@ -15,6 +15,9 @@ from finetree_cli.render import units
 
 MOST_CAUTIONS = 3
 SHORT_ROWS = "rows are short"
+MEASURED = "--this-machine"
+"""Option with which the speed of a CPU is measured."""
+_ASSUMED_SPEED = f"; its speed is assumed, and measured with {MEASURED}"
 _RENT = "RENT"
 _TOLD = (_RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE_UNKNOWN")
 """Cautions that the lines above them say already."""
@@ -54,7 +57,7 @@ def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, as
     out.heading(f"{response.verdict.headline or response.summary}{sure}")
     out.text()
     if response.verdict.method:
-        for name, words in _numbers(response):
+        for name, words in _numbers(response, measured=MEASURED in asked.arguments):
             _wrapped(out, f"  {name:7} {words}", indent=10)
     _show_ways_out(out, response)
     offer = next((item.message for item in response.cautions if item.code == _RENT), "")
@@ -74,8 +77,8 @@ def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, as
     out.text("Why, the other methods and every value: add --explain")
 
 
-def _numbers(response: recommendation_pb2.RecommendResponse) -> Iterator[tuple[str, str]]:
-    """Memory, time and cost, or what is missing for them."""
+def _numbers(response: recommendation_pb2.RecommendResponse, *, measured: bool) -> Iterator[tuple[str, str]]:
+    """Memory, time and cost, or what is missing for them; `measured`: of a CPU the speed was."""
     if not response.HasField("estimate"):
         yield "Takes", f"not estimated: {_missing(response)}"
         return
@@ -87,8 +90,9 @@ def _numbers(response: recommendation_pb2.RecommendResponse) -> Iterator[tuple[s
         yield "Time", "depends on the number of rows: add --examples N, or --dataset NAME"
         return
     short = SHORT_ROWS if _lengths_unknown(response) else ""
-    assumed = f" (rows of {response.spec.training.sequence_length:,} tokens are assumed: --tokens-per-example N)"
-    yield "Time", f"{duration_words(found.total_seconds, low_if=short)}{assumed if short else ''}"
+    assumed = f" (rows of {response.spec.training.sequence_length:,} tokens assumed: --tokens-per-example N)"
+    speed = "" if measured or response.spec.hardware.WhichOneof("device") != "cpu" else _ASSUMED_SPEED
+    yield "Time", f"{duration_words(found.total_seconds, low_if=short)}{assumed if short else ''}{speed}"
     if found.HasField("cost") and found.cost.amount.high > 0:
         yield "Cost", cost_words(found.cost, low_if=short)
 
@@ -109,6 +113,8 @@ def _lengths_unknown(response: recommendation_pb2.RecommendResponse) -> bool:
 def _cautions(response: recommendation_pb2.RecommendResponse) -> Sequence[recommendation_pb2.Caution]:
     """The reply's cautions in its order, those about a harm first."""
     told = [item for item in response.cautions if item.code not in _TOLD]
+    if response.HasField("spec") and not response.spec.HasField("model"):
+        told = [item for item in told if item.code != "MODEL_SIZE_UNKNOWN"]
     if response.ways_out:
         told = [item for item in told if item.code != "NOTHING_FITS"]
     return sorted(told, key=lambda item: item.code in _NOTES)
@@ -152,14 +158,20 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
         return
     train = "finetree train {}" + ("" if spec.dataset.WhichOneof("source") == "name" else " --data FILE")
     again = shlex.join(["finetree", *asked.arguments])
-    if asked.job_file:
+    trained = all(item.code != "NOT_TRAINED_HERE" for item in response.cautions)
+    if asked.job_file and trained:
         yield f"Next: {train.format(shlex.quote(asked.job_file))}"
+    elif asked.job_file:
+        return
     elif not spec.HasField("model") or not spec.hardware.WhichOneof("device"):
-        lacking = "--model NAME" if not spec.HasField("model") else "--gpu NAME"
-        yield f"Next: {again} {lacking}"
+        lacking = [] if spec.HasField("model") else ["--model NAME"]
+        lacking += [] if spec.hardware.WhichOneof("device") else ["--gpu NAME"]
+        yield f"Next: {' '.join([again, *lacking])}"
     else:
         yield f"Next: {again} --output job.yaml"
-        yield f"      {train.format('job.yaml')}"
+        # What this suite does not train is a recipe for another program.
+        if trained:
+            yield f"      {train.format('job.yaml')}"
 
 
 def _changed(arguments: Sequence[str], options: Sequence[str]) -> list[str]:

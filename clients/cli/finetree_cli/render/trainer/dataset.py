@@ -113,7 +113,8 @@ def _show_first(out: Output, report: event_pb2.DatasetReport, rows: Sequence[dat
     tokens, ends = report.profile.total_tokens, report.special_tokens.rows_that_learn_to_end
     if tokens:
         share = f"{report.target_tokens / tokens:.0%}"
-        out.text(f"Learned: {share} of the tokens; {ends} of {report.rows} rows learn to end.")
+        cut = f"; {report.truncated.count} are cut at {report.sequence_length} tokens" if report.truncated.count else ""
+        out.text(f"Learned: {share} of the tokens; {ends} of {report.rows} rows learn to end{cut}.")
     for one in report.findings:
         if one.severity >= check_pb2.SEVERITY_WARNING:  # the remarks name the columns of notes
             _show_finding(out, one)

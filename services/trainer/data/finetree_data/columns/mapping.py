@@ -8,7 +8,7 @@ from collections.abc import Mapping as Parts
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetree_data.errors import RowError
+from finetree_data.errors import RowError, encodable
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 
@@ -44,7 +44,7 @@ def columns_remark(mapping: Mapping, names: Collection[str], unread: list[str]) 
     read = ", ".join(f'{part} from "{path[:60]}"' for part, path in parts.items())
     more = ", …" if len(unread) > 12 else ""
     left = f" Not read: {', '.join(name[:60] for name in unread[:12])}{more}." if unread else ""
-    return Remark("COLUMNS_READ", f"Read as {mapping.row_format.value}: {read}.{left}")
+    return Remark("COLUMNS_READ", encodable(f"Read as {mapping.row_format.value}: {read}.{left}"))
 
 
 def present_parts(mapping: Mapping, names: Collection[str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 from finetree_data.columns.mapping import Mapping, columns_of, present_parts, quoted_mapping
 from finetree_data.columns.resolve import with_later_columns
 from finetree_data.columns.speakers import speakers_of
+from finetree_data.errors import encodable
 from finetree_data.findings.finding import (
     LISTS_AS_TEXT,
     RATED_ANSWERS,
@@ -113,17 +114,17 @@ class Survey:
         return tuple(sorted((one for one in found if one is not None), key=lambda one: -one.severity))
 
     def _unread_columns(self) -> Finding | None:
-        counted = [self._summary(values) for values in self._unread.values() if values.rows]
-        columns = sorted(counted, key=lambda column: (-column.severity, -column.rows))[:LISTED]
+        counted = [(self._summary(values), values) for values in self._unread.values() if values.rows]
+        counted.sort(key=lambda one: (-one[0].severity, -one[0].rows))
+        columns = [column for column, _ in counted[:LISTED]]
         if not columns:
             return None
         grave = [column for column in columns if column.severity > Severity.NOTE]
         severity = columns[0].severity
-        errors = {column.name: self._unread[column.name] for column in grave if column.severity is Severity.ERROR}
         texts = {
-            name: values.listed or values.late or values.rows < self.rows
-            for name, values in errors.items()
-            if not values.nested
+            column.name: values.listed or values.late or values.rows < self.rows
+            for column, values in counted[:LISTED]
+            if column.severity is Severity.ERROR and column.name == values.name and not values.nested
         }
         mappings = mappings_for(self.mapping, present_parts(self.mapping, self.names), texts)
         if severity is Severity.NOTE:
@@ -196,7 +197,7 @@ class Survey:
         for values in self._unread.values():
             last = values.name.lower().replace("-", "_").rpartition("_")[2]
             if last in _RATINGS and values.numbers == values.rows > 1 and values.lowest < values.highest:
-                text = f'"{values.name[:60]}" rates the answers from {values.lowest:g} to {values.highest:g}'
+                text = f'"{encodable(values.name[:60])}" rates the answers from {values.lowest:g} to {values.highest:g}'
                 return Finding(
                     RATED_ANSWERS,
                     Severity.WARNING,

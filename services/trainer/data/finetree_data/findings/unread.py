@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetree_data.errors import encodable
 from finetree_data.findings.finding import Severity, UnreadColumn
 
 HEAD = 240
@@ -136,7 +137,7 @@ class UnreadValues:
         """Describe the column, beside what is read of the rows."""
         severity, kind = self._judge(beside)
         return UnreadColumn(
-            name=self.name[:256],
+            name=encodable(self.name[:256]),
             severity=severity,
             kind=kind,
             rows=self.rows,

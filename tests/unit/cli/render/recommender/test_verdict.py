@@ -78,7 +78,7 @@ def test_at_most_three_cautions_are_told_those_about_a_harm_first(capsys):
 def test_a_time_of_rows_of_unknown_length_has_its_lower_end_for_short_rows(capsys):
     caution = pb.Caution(code="LENGTHS_UNKNOWN", message="lengths are unknown")
     out = printed(capsys, answer(cautions=[caution]))
-    assert "  Time    about 2 h; 11 min if rows are short (rows of 2,048 tokens are assumed:" in out
+    assert "  Time    about 2 h; 11 min if rows are short (rows of 2,048 tokens assumed:" in out
     assert "Caution" not in out
     assert "  Cost    about $1.60; $0.16 if rows are short\n" in out
 
@@ -99,7 +99,7 @@ def test_what_is_missing_is_asked_for_with_its_option(capsys):
     unnamed.ClearField("estimate")
     out = printed(capsys, unnamed, Asked(("recommend",)))
     assert "not estimated: add --model NAME and --gpu NAME, --cpu or --this-machine" in out
-    assert "Next: finetree recommend --model NAME\n" in out
+    assert "Next: finetree recommend --model NAME --gpu NAME\n" in out
 
 
 def test_a_written_job_file_is_trained_next_and_a_named_dataset_needs_no_file(capsys):
@@ -156,3 +156,18 @@ def test_ways_without_truncated_rows_stand_beside_a_method_that_truncates(capsys
     out = printed(capsys, answer(ways_out=[way("ANOTHER_GPU", "LoRA on a B200")]))
     assert "  Without truncated rows:\n  - LoRA on a B200\n" in out
     assert "finetree train job.yaml" in out
+
+
+def test_what_this_suite_does_not_train_is_written_and_not_trained(capsys):
+    caution = pb.Caution(code="NOT_TRAINED_HERE", message="sharded")
+    out = printed(capsys, answer(cautions=[caution]))
+    assert "--output job.yaml" in out
+    assert "finetree train" not in out
+    assert "Next" not in printed(capsys, answer(cautions=[caution]), Asked(("recommend",), job_file="job.yaml"))
+
+
+def test_a_speed_that_is_assumed_can_be_measured(capsys):
+    response = answer()
+    response.spec.hardware.CopyFrom(hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice()))
+    assert "its speed is assumed, and measured with --this-machine" in printed(capsys, response)
+    assert "assumed" not in printed(capsys, response, Asked(("recommend", "--this-machine")))
