@@ -134,11 +134,12 @@ UNALIGNED_FACTOR = 2.0
 """Time of products with rows of another length (GPT-2's vocabulary of 50,257, or one with a token added for padding),
 in units of aligned ones: half of the width is read at once (own assumption). Products in float32 need no tensor
 cores."""
-GROUPED_RATE = 0.6
-"""Share of the dense products' rate that grouped products reach. A forward pass of Qwen3-30B-A3B's experts takes 10.2
-ms for 32,768 tokens on an H100, and one of 512 experts of width 512, ten of them used, 11.4 ms
-(github:ByteDance-Seed/VeOmni pull 460, 2026-02): less what sorting and activations move, 0.65 and 0.55 of 593
-TFLOP/s."""
+GROUPED_HALF_RATE_WIDTH = 416
+"""Width of an expert at which grouped products reach half of the dense products' rate: w / (w + 416) of it. A forward
+pass of 32,768 tokens through 128 experts of width 768, eight of them used, takes 10.2 ms on an H100, and one through
+512 of width 512, ten of them used, 11.4 ms (github:ByteDance-Seed/VeOmni pull 460, 2026-02): less what sorting and
+activations move, 0.65 and 0.55 of 593 TFLOP/s. Groups of 7,168 x 7,168 reach 705 TFLOP/s on an H200, as single products
+do (github:pytorch/pytorch pull 156203)."""
 SMALL_GROUP, SMALL_GROUP_TILE, GROUP_TILE = 128, 64, 128
 """Rows of a group up to which a tile has the fewer rows, those, and those of a tile for larger groups (torch's
 aten/src/ATen/native/cuda/GroupMM.cu, dispatch_bf16_grouped_kernel_on_tile_size)."""

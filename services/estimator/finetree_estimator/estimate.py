@@ -18,7 +18,7 @@ from finetree_estimator.evidence.confidence import (
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.intervals import LIMIT, BeyondLimitError
 from finetree_estimator.memory import peak
-from finetree_estimator.memory.fit import Fit, judge
+from finetree_estimator.memory.fit import Fit, Verdict, judge
 from finetree_estimator.memory.fragmentation import left_over, with_left_over
 from finetree_estimator.memory.model_states import ModelStates, model_states
 from finetree_estimator.memory.peak import Memory
@@ -37,7 +37,10 @@ MUCH_SAVING = 0.25
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a run takes. `times` and `cost` are None where the number of rows is unknown."""
+    """What a run takes. `times` and `cost` are None where the number of rows is unknown.
+
+    Of a run that does not fit they are what it would take if it did: an answer has `duration` and `price` instead.
+    """
 
     memory: Memory
     fit: Fit
@@ -48,6 +51,21 @@ class Estimate:
     optimizer_steps: int
     confidence: Confidence
     remarks: tuple[Remark, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run fits, tightly or not, as far as the device's memory is known."""
+        return self.fit.verdict is not Verdict.DOES_NOT_FIT
+
+    @property
+    def duration(self) -> Times | None:
+        """Times of a run that can be made."""
+        return self.times if self.fits else None
+
+    @property
+    def price(self) -> Cost | None:
+        """Cost of a run that can be made."""
+        return self.cost if self.fits else None
 
 
 @dataclass(frozen=True)
@@ -151,7 +169,13 @@ def _remarks(run: Run, correction: Correction, *, memory: Memory, fit: Fit, time
     yield from run.device.remarks
     yield from correction.remarks()
     yield from _row_remarks(run)
+    if fit.verdict is Verdict.DOES_NOT_FIT:
+        text = "time and cost are left out: the run does not fit; remedies have those of changes that make it fit"
+        yield Remark("RUN_DOES_NOT_FIT", text, "spec.hardware")
     yield from run.method.remarks(run)
+    if run.devices > 1 and run.sharding == "replicated":
+        text = f"each of the {run.devices} devices holds a full copy: more of them take no less memory each"
+        yield Remark("DEVICES_HOLD_COPIES", text, "spec.hardware.sharding")
     if run.devices > 1:
         text = "few runs on several devices were published, and networks differ: intervals are wider"
         yield Remark("DEVICES_RARELY_MEASURED", text, "spec.hardware.count")
@@ -159,7 +183,12 @@ def _remarks(run: Run, correction: Correction, *, memory: Memory, fit: Fit, time
         text = f"the network of each machine is assumed to pass {run.device.network_gbits:g} Gbit/s in each direction"
         yield Remark("NETWORK_ASSUMED", text, "spec.hardware.network_gbits_per_second")
     yield from _memory_remarks(run, memory, fit)
-    if times is not None and run.checkpoints and (share := _saving_share(times)) > MUCH_SAVING:
+    if (
+        times is not None
+        and fit.verdict is not Verdict.DOES_NOT_FIT
+        and run.checkpoints
+        and (share := _saving_share(times)) > MUCH_SAVING
+    ):
         text = f"writing {run.checkpoints} checkpoints takes {share:.0%} of the time: raise checkpoints.every_steps"
         yield Remark("CHECKPOINTS_SLOW", text, "spec.checkpoints.every_steps")
 

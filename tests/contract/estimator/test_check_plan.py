@@ -34,6 +34,10 @@ def policy_of(limits: dict[str, object]) -> check_plan_pb2.PlanPolicy:
     return json_format.ParseDict({"limits": found}, check_plan_pb2.PlanPolicy())
 
 
+BIG = "llama-3.1-70b"
+"""A model that fits on none of the small devices here."""
+
+
 @pytest.fixture
 def check_of(request_of):
     """A CheckPlanRequest from a policy's bounds; the rest is the run of `request_of`."""
@@ -278,8 +282,7 @@ WAIVER = {"rule_id": "duration_seconds", "owner": "ml-platform", "reason": "migr
 
 
 async def test_a_waived_limit_stops_nothing_and_remedies_leave_it_alone(stub, check_of):
-    big = {"model": {"name": "llama-3.1-8b"}, "training": {"epochs": 20}}
-    request = with_policy(check_of({"duration_seconds": 1, "fit": True}, big), waivers=[WAIVER])
+    request = with_policy(check_of({"duration_seconds": 1, "device_bytes": 2 * 10**9}), waivers=[WAIVER])
     reply = await stub.CheckPlan(request)
     assert [check.verdict for check in reply.checks] == [check_pb2.CHECK_VERDICT_WAIVED, FAIL]
     assert reply.remedies
@@ -291,6 +294,17 @@ async def test_a_waived_limit_stops_nothing_and_remedies_leave_it_alone(stub, ch
     expired = await stub.CheckPlan(request)
     assert [check.verdict for check in expired.checks] == [FAIL, FAIL]
     assert "expired after 2026-11-28" in expired.checks[0].message
+
+
+async def test_a_run_that_does_not_fit_fails_there_and_has_no_time_and_no_cost(stub, check_of):
+    reply = await stub.CheckPlan(check_of({"fit": True, "duration_seconds": 1, "cost": 1e9}, {"model": {"name": BIG}}))
+    assert [check.verdict for check in reply.checks] == [FAIL, UNDECIDED, UNDECIDED]
+    for check in reply.checks[1:]:
+        assert "the run does not fit" in check.message
+        assert check.field_path == "hardware"
+        assert not check.HasField("measured")
+    assert not reply.estimate.HasField("time")
+    assert not reply.estimate.HasField("cost")
 
 
 async def test_an_override_lifts_an_overridable_limit_and_no_hard_one(stub, check_of):

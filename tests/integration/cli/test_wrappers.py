@@ -121,18 +121,6 @@ def test_the_action_checks(repository, tmp_path, inputs, code, said):
         assert (tmp_path / "summary.md").read_text(encoding="utf-8").startswith("### finetree: ")
 
 
-def test_the_action_stops_a_job_of_unknown_size(repository, tmp_path):
-    (tmp_path / "finetree/bin").mkdir(parents=True)
-    (tmp_path / "finetree/bin/finetree").symlink_to(BIN / "finetree")
-    unsized = "model: {name: llama-3.1-8b}\nlora: {rank: 16}\nhardware: {accelerator: a100-80gb}\n"
-    (tmp_path / "job.yaml").write_text(unsized, encoding="utf-8")
-    inputs = {"paths": str(tmp_path / "job.yaml")}
-    done = run_step(ACTION["runs"]["steps"][1], inputs, tmp_path, GITHUB_WORKSPACE=str(repository))
-    assert done.returncode == 3
-    assert "undecided: cost, duration_seconds [CHECK_UNDECIDED]" in done.stderr
-    assert json.loads((repository / "plan.json").read_text(encoding="utf-8"))["passed"] is False
-
-
 def test_the_action_installs_what_its_lock_has(tmp_path):
     """The programs that fetch packages are put in place of; what they are asked is what is looked at."""
     step = ACTION["runs"]["steps"][0]

@@ -166,7 +166,7 @@ def _estimate(settings: Settings, file: str | None, flags: EstimateFlags) -> Non
     if settings.out.json:
         settings.out.message(answer)
         return
-    show(settings.out, answer)
+    show(settings.out, answer, click.get_current_context().command)
     if answer.fit.verdict == estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT and not flags.full_view:
         settings.out.say("--full lists changes that would fit; `finetree recommend` gives a recipe that fits")
 

@@ -75,17 +75,16 @@ def lock(
 
 def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | None, local: bool) -> _Present:
     from finetree import spec_from_dict
-    from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
+    from finetree_api.estimator.v1 import estimate_pb2
 
     from finetree_cli.backends.discovery import has_address
     from finetree_cli.backends.estimator import open_estimator
+    from finetree_cli.gate.base.sides import no_limits
     from finetree_cli.gate.check_jobs import Checks
     from finetree_cli.gate.entry import revisions
     from finetree_cli.gate.job_files import find_job_files, read_jobs
     from finetree_cli.gate.outcome import failure
     from finetree_cli.gate.policy.file import read_policies
-    from finetree_cli.gate.policy.flags import LimitFlags, limits_of
-    from finetree_cli.gate.policy.policy import Policy
     from finetree_cli.gate.report import make_report
     from finetree_cli.options.plan_request import PlanFlags, plan_request
     from finetree_cli.options.program import ProgramFlags
@@ -94,16 +93,16 @@ def _present(settings: Settings, paths: tuple[str, ...], *, price_book: Path | N
     files = find_job_files(paths, named=read_policies(None).job_files(), needed=bool(paths))
     own = local or not has_address("estimator", settings)
     with open_estimator(settings, "CheckPlan" if files else "EstimateRun", local=own, price_book=price_book) as found:
-        fits = Policy(check_plan_pb2.PlanPolicy(limits=limits_of(LimitFlags(fits=True))))
+        unlimited = no_limits()
         checks = Checks(
             found,
-            lambda _: fits,
+            lambda _: unlimited,
             lambda job: plan_request(
                 job, settings.out, plan=PlanFlags(), owner=OwnershipFlags(), program=ProgramFlags()
             ),
         )
         plans, present = checks.run(read_jobs(files, given=paths))
-        if not files:
+        if not plans:
             # Any question is answered with the revisions; this one needs no file.
             question = {"model": {"name": "smollm2-135m-instruct"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}}
             spec = spec_from_dict(question)

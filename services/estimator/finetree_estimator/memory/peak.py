@@ -6,9 +6,10 @@ activations and logits at the loss, activations and gradients of a layer, or all
 coincide, so the largest counts and not their sum.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from finetree_estimator import constants as c
 from finetree_estimator.intervals import Interval, Source, around, exact, together
@@ -33,8 +34,35 @@ class Component(Enum):
     FRAGMENTATION = "fragmentation"
 
 
-Sizes = Mapping[Component, float]
-Widths = tuple[float, float]
+class Sizes(NamedTuple):
+    """Bytes of each component at one instant, in the order of Component."""
+
+    base_weights: float = 0.0
+    trainable_weights: float = 0.0
+    gradients: float = 0.0
+    optimizer_states: float = 0.0
+    activations: float = 0.0
+    transient_peak: float = 0.0
+    quantization: float = 0.0
+    runtime: float = 0.0
+    fragmentation: float = 0.0
+
+    @property
+    def counted(self) -> float:
+        """Bytes of the parts in COUNTED."""
+        return self.base_weights + self.trainable_weights + self.gradients + self.optimizer_states
+
+
+class Width(NamedTuple):
+    """What a component adds to the ends of a peak, as shares of its size, and what that rests on.
+
+    Of counted parts it stands for what programs hold beside them: it widens the whole, not the part.
+    """
+
+    low: float
+    high: float
+    sources: tuple[Source, ...]
+
 
 COUNTED = frozenset(
     {Component.BASE_WEIGHTS, Component.TRAINABLE_WEIGHTS, Component.GRADIENTS, Component.OPTIMIZER_STATES}
@@ -66,21 +94,21 @@ def estimate(run: Run, spread: float = 1.0, *, states: ModelStates | None = None
     `states` are the run's model states, where the caller has them.
     """
     states = states or model_states(run)
-    outside = run.device.context_bytes + states.collectives
-    if run.on_cpu:
-        outside = cpu.runtime(run)
+    outside = cpu.runtime(run) if run.on_cpu else run.device.context_bytes + states.collectives
     step = [_sizes(run, states, moment, outside) for moment in _moments(run, states)]
     instants = [*step, *_setup(states, outside)]
-    fullest = max(step, key=lambda sizes: sum(sizes.values()))
-    more = max(sum(sizes.values()) for sizes in instants) - sum(fullest.values())
-    shown = {**fullest, Component.TRANSIENT_PEAK: fullest[Component.TRANSIENT_PEAK] + more}
-    device = _peak(run, instants, spread)
-    inside = [{**sizes, Component.RUNTIME: sizes[Component.RUNTIME] - outside} for sizes in instants]
-    live = [{**sizes, Component.FRAGMENTATION: 0.0} for sizes in inside]
+    inside = [sizes._replace(runtime=sizes.runtime - outside) for sizes in instants]
+    live = [sizes._replace(fragmentation=0.0) for sizes in inside]
+    widths = _widths(run, spread)
+    allocated, reserved, device = (_peak(run, each, widths) for each in (live, inside, instants))
+    fullest = max(step, key=sum)
+    # The parts of a set-up that needs more than any step are shown as those of the step, and what it needs beyond.
+    shown = fullest._replace(transient_peak=fullest.transient_peak + max(map(sum, instants)) - sum(fullest))
+    parts = zip(Component, shown, widths, strict=True)
     return Memory(
-        components=tuple((kind, _part(run, kind, size, spread)) for kind, size in shown.items() if size > 0),
-        allocated=_peak(run, live, spread),
-        reserved=_peak(run, inside, spread),
+        components=tuple((kind, _part(run, kind, size, width)) for kind, size, width in parts if size > 0),
+        allocated=allocated,
+        reserved=reserved,
         device=device,
         host=device if run.on_cpu else _host(run, states),
     )
@@ -97,24 +125,24 @@ def _sizes(run: Run, states: ModelStates, moment: Moment, outside: float) -> Siz
 
     `outside` of the allocator lie the context of a GPU, and of a process everything that holds no tensor.
     """
-    return {
-        Component.BASE_WEIGHTS: states.base_weights,
-        Component.TRAINABLE_WEIGHTS: states.trainable_weights,
-        Component.GRADIENTS: moment.gradients,
-        Component.OPTIMIZER_STATES: states.optimizer_states,
-        Component.ACTIVATIONS: moment.activations,
-        Component.TRANSIENT_PEAK: moment.transient,
-        Component.QUANTIZATION: states.quantization,
-        Component.RUNTIME: outside if run.on_cpu else outside + c.CUDA_WORKSPACE,
-        Component.FRAGMENTATION: cpu.holes(run, states.gradients) if run.on_cpu else _holes(run, moment),
-    }
+    return Sizes(
+        base_weights=states.base_weights,
+        trainable_weights=states.trainable_weights,
+        gradients=moment.gradients,
+        optimizer_states=states.optimizer_states,
+        activations=moment.activations,
+        transient_peak=moment.transient,
+        quantization=states.quantization,
+        runtime=outside if run.on_cpu else outside + c.CUDA_WORKSPACE,
+        fragmentation=cpu.holes(run, states.gradients) if run.on_cpu else _holes(run, moment),
+    )
 
 
 def _setup(states: ModelStates, outside: float) -> tuple[Sizes, ...]:
     """Bytes while a model is cut into shards, before the first step; empty where none are cut."""
     if not states.unsharded.setup:
         return ()
-    return ({Component.TRANSIENT_PEAK: states.unsharded.setup, Component.RUNTIME: outside + c.CUDA_WORKSPACE},)
+    return (Sizes(transient_peak=states.unsharded.setup, runtime=outside + c.CUDA_WORKSPACE),)
 
 
 def _holes(run: Run, moment: Moment) -> float:
@@ -126,52 +154,47 @@ def _holes(run: Run, moment: Moment) -> float:
     return holes + moment.cached
 
 
-def _part(run: Run, kind: Component, size: float, spread: float) -> Interval:
+def _part(run: Run, kind: Component, size: float, width: Width) -> Interval:
     """A component as uncertain as near measured runs: what is counted is exact, kernels and allocators are not."""
     if kind in COUNTED and run.counts_exactly:
-        return exact(size, *_COUNTED_FROM)
-    (below, above), sources = _half_widths(run, kind)
-    return Interval(max(0.0, size * (1 - spread * below)), size, size * (1 + spread * above), sources=sources)
+        return exact(size, *width.sources)
+    return Interval(size * width.low, size, size * width.high, sources=width.sources)
 
 
-def _half_widths(run: Run, kind: Component) -> tuple[Widths, tuple[Source, ...]]:
-    """Half-widths (below, above) of what a component adds to the ends of a peak, and what they rest on.
-
-    Those of counted parts stand for what programs hold beside them: they widen the whole, not the part.
-    """
-    (below, above), sources = _half_widths_of_one_device(run, kind)
+def _widths(run: Run, spread: float) -> list[Width]:
+    """The width of each component, in the order of Component; `spread` as of `estimate`."""
     shared = c.DEVICES_SPREAD if run.devices > 1 else 0.0
-    return (below + shared, above + shared), sources
-
-
-def _half_widths_of_one_device(run: Run, kind: Component) -> tuple[Widths, tuple[Source, ...]]:
-    if kind in COUNTED:
-        counted = run.method.counted_spread_on_cpu if run.on_cpu else run.method.counted_spread
-        return (counted, counted), _COUNTED_FROM
+    counted = run.method.counted_spread_on_cpu if run.on_cpu else run.method.counted_spread
+    exactly = _width((counted, counted), shared, spread, _COUNTED_FROM)
     if run.on_cpu:
-        return _CPU_SPREADS.get(kind) or cpu.tensors_spread(run), (c.CPU_CONSTANTS,)
-    return c.GPU_SPREAD, (c.MEMORY_FIT,)
+        spreads, sources = cpu.tensors_spread(run), (c.CPU_CONSTANTS,)
+    else:
+        spreads, sources = c.GPU_SPREAD, (c.MEMORY_FIT,)
+    other = _width(spreads, shared, spread, sources)
+    own = {kind: _width(ends, shared, spread, sources) for kind, ends in _CPU_SPREADS.items()} if run.on_cpu else {}
+    return [exactly if kind in COUNTED else own.get(kind, other) for kind in Component]
 
 
-def _peak(run: Run, instants: Sequence[Sizes], spread: float) -> Interval:
+def _width(ends: tuple[float, float], shared: float, spread: float, sources: tuple[Source, ...]) -> Width:
+    below, above = ends
+    return Width(max(0.0, 1 - spread * (below + shared)), 1 + spread * (above + shared), sources)
+
+
+def _peak(run: Run, instants: Sequence[Sizes], widths: Sequence[Width]) -> Interval:
     """The largest of what is there at several instants, end by end, but never uselessly wide.
 
     The truth is the maximum over them: its ends are the maxima of theirs.
     """
-    low = expected = high = 0.0
-    sources: tuple[Source, ...] = ()
-    widths = {kind: _half_widths(run, kind) for kind in Component}
-    for sizes in instants:
-        lows = highs = 0.0
-        for kind, size in sizes.items():
-            (below, above), found = widths[kind]
-            lows += max(0.0, size * (1 - spread * below))
-            highs += size * (1 + spread * above)
-            sources = together(sources, found if size > 0 else ())
-        low, expected, high = max(low, lows), max(expected, sum(sizes.values())), max(high, highs)
+    expected = max(map(sum, instants))
+    low = max(sum(size * width.low for size, width in zip(sizes, widths, strict=True)) for sizes in instants)
+    high = max(sum(size * width.high for size, width in zip(sizes, widths, strict=True)) for sizes in instants)
     low, high = max(low, expected * (2 - c.WIDEST)), min(high, expected * c.WIDEST)
     if run.counts_exactly:
-        low = max(low, *(sum(size for kind, size in sizes.items() if kind in COUNTED) for sizes in instants))
+        low = max(low, *(sizes.counted for sizes in instants))
+    sources: tuple[Source, ...] = ()
+    for sizes, width in zip(zip(*instants, strict=True), widths, strict=True):
+        if any(sizes) and not set(width.sources) <= set(sources):
+            sources = together(sources, width.sources)
     return Interval(low, expected, high, sources=sources)
 
 

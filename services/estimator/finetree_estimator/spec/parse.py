@@ -8,7 +8,8 @@ from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_data_pb2,
 from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.runspec import device_names
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
-from finetree_runtime.runspec.resolve import optimizer_steps, spec_profile, with_defaults
+from finetree_runtime.runspec.defaults import Default
+from finetree_runtime.runspec.resolve import fill_defaults, optimizer_steps, spec_profile
 
 from finetree_estimator.catalog.hf_config import Described
 from finetree_estimator.run import Run
@@ -28,6 +29,8 @@ class ParsedRequest:
     profile: training_data_pb2.DatasetProfile | None
     """Row counts and lengths of the training data; None where unknown."""
     run: Run
+    defaults: tuple[Default, ...] = ()
+    """Those that the copy was filled in with."""
 
 
 def parse_request(
@@ -46,7 +49,7 @@ def parse_request(
         model = read_model(request.spec.model, knowledge)
     rates = request.matrix_rates if request.HasField("matrix_rates") else None
     positions = model.shape.max_positions
-    spec = with_defaults(request.spec, profile=profile, positions=positions, matrix_rates=rates)
+    spec, defaults = fill_defaults(request.spec, profile=profile, positions=positions, matrix_rates=rates)
     problem = combination_problem(spec) or sequence_problem(spec, positions)
     if problem is not None:
         path = f"spec.{problem.field_path}"
@@ -98,7 +101,7 @@ def parse_request(
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
     )
-    return ParsedRequest(request=request, spec=spec, profile=profile, run=run)
+    return ParsedRequest(request=request, spec=spec, profile=profile, run=run, defaults=defaults)
 
 
 def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSpec) -> estimate_pb2.EstimateRunRequest:

@@ -3,7 +3,7 @@
 
 One after another, experts take a layer's calls each. Grouped, they are one product over stacked weights, whose kernel
 works in tiles of rows: each expert's last tile is partly empty. It reads the weights of every expert that some token
-chose, however few tokens that are, and reaches less of the device's rate than a single product.
+chose, however few tokens that are, and reaches less of the device's rate the narrower they are.
 """
 
 import math
@@ -38,7 +38,8 @@ def grouped_seconds(run: Run, tokens: float) -> float:
     weights, chosen = routed_weights(shape), chosen_experts(shape, tokens)
     rows = tokens * shape.active_experts
     plain = 2.0 * weights / shape.experts * rows / run.device.training_flops
-    padded = plain * (1.0 + chosen * _tile(rows / shape.experts) / 2 / rows) / c.GROUPED_RATE
+    rate = shape.intermediate / (shape.intermediate + c.GROUPED_HALF_RATE_WIDTH)
+    padded = plain * (1.0 + chosen * _tile(rows / shape.experts) / 2 / rows) / rate
     read = weights * chosen / shape.experts * run.compute_bytes / run.device.bandwidth
     return grouped_passes(run) * (max(padded, read) - plain)
 

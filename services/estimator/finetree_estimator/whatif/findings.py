@@ -193,15 +193,13 @@ def _lifted(finding: Finding, policy: Policy) -> Finding:
     waiver, override = policy.waiver(finding.rule_id), policy.override(finding.rule_id)
     if waiver is not None:
         if policy.today <= date.fromisoformat(waiver.until):
-            text = f"{finding.message}; waived by {waiver.owner} until {waiver.until}: {waiver.reason}"
-            return replace(finding, verdict=Verdict.WAIVED, waiver=waiver, message=text)
+            return replace(finding, verdict=Verdict.WAIVED, waiver=waiver)
         text = f"{finding.message}; the waiver by {waiver.owner} expired after {waiver.until}"
         finding = replace(finding, waiver=waiver, message=text)
     if override is None:
         return finding
     if finding.limit.level is Level.OVERRIDABLE:
-        text = f"{finding.message}; overridden by {override.by}: {override.reason}"
-        return replace(finding, verdict=Verdict.WAIVED, waiver=None, override=override, message=text)
+        return replace(finding, verdict=Verdict.WAIVED, waiver=None, override=override)
     refused = "refused: the limit is hard" if finding.limit.level is Level.HARD else "not needed: the limit is advisory"
     return replace(finding, override=override, message=f"{finding.message}; the override by {override.by} is {refused}")
 

@@ -19,9 +19,12 @@ NO_POWER = "unknown without the power of the devices; give ownership.owned.watts
 NO_PRICE = (
     "unknown without a price of this hardware; give ownership.rented.price_id, or ownership.owned with a price_per_kwh"
 )
+DOES_NOT_FIT = "none, since the run does not fit in the memory of its hardware; remedies say what would"
 NO_NUMBER = "unknown for this run"
 NO_NAME = "unknown for a model that is given by its shape; give model.name or model.hub"
 NO_LICENSE = "unknown for a model outside of the catalog; give model.name or model.hub of one in it, or waive the limit"
+OF_RUNS = (*COSTS, Metric.DURATION_SECONDS, Metric.ENERGY_KWH, Metric.CARBON_KG)
+"""Metrics that only a run that can be made has."""
 OWNED = "owned"
 """Provider of owned hardware."""
 
@@ -33,13 +36,13 @@ def predicted(metric: Metric, answer: Answer) -> Interval | None:
         case Metric.DEVICE_BYTES:
             return estimate.memory.device
         case Metric.DURATION_SECONDS:
-            return estimate.times.total if estimate.times is not None else None
+            return estimate.duration.total if estimate.duration is not None else None
         case Metric.EXAMPLES:
             return exact(float(profile.examples)) if profile is not None and profile.examples else None
         case Metric.TOKENS:
             return _tokens(profile)
         case _:
-            return _of_cost(metric, estimate.cost) if estimate.cost is not None else None
+            return _of_cost(metric, estimate.price) if estimate.price is not None else None
 
 
 def _of_cost(metric: Metric, cost: Cost) -> Interval | None:
@@ -128,6 +131,8 @@ def setting(metric: Metric, answer: Answer) -> str:
 def missing(metric: Metric, answer: Answer) -> tuple[str, str]:
     """RunSpec path of the setting whose value is missing for a metric, and an explanation that names it."""
     run = answer.parsed.run
+    if metric in OF_RUNS and not answer.estimate.fits:
+        return "hardware", DOES_NOT_FIT
     rows_missing = run.rows is None or run.steps == 0
     if metric is Metric.TOKENS or (rows_missing and metric not in NAMED):
         return _missing_data(metric, answer.parsed.request.spec.dataset.WhichOneof("source"))

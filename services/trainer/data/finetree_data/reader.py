@@ -175,9 +175,10 @@ class RowFile:
                 yield from self._parquet(head)
                 return
             require_text_file(head)
-            if self.file_format is FileFormat.TEXT and prose.is_wrapped(head.decode("utf-8-sig", "replace")):
+            width = prose.width_of(head.decode("utf-8-sig", "replace")) if self.file_format is FileFormat.TEXT else 0
+            if width:
                 self.paragraphs = True
-                yield from prose.paragraphs(content)
+                yield from prose.paragraphs(content, width)
                 return
             yield from _READERS[self.file_format](content, head)
 

@@ -27,6 +27,16 @@ TRAPS = {
         "text": f"# Chapter I\n\n{WRAPPED}".replace("\n", "\r\n"),
         "spans": [[("learned", "# Chapter I")], [("learned", ONE)], [("learned", TWO)]],
     },
+    "verse and code between wrapped paragraphs": {
+        "file": "book.md",
+        "text": f"{WRAPPED}\nTyger Tyger, burning bright,\nIn the forests of the night;\n\n    a = 1\n    b = 2\n",
+        "spans": [
+            [("learned", ONE)],
+            [("learned", TWO)],
+            [("learned", "Tyger Tyger, burning bright,\nIn the forests of the night;")],
+            [("learned", "    a = 1\n    b = 2")],
+        ],
+    },
     "a document a line": {
         "file": "lines.txt",
         "text": "".join(f"{ONE[: 40 + 7 * i]}\n" for i in range(20)),

@@ -13,6 +13,7 @@ from finetree_data.findings.finding import Finding, settled
 from finetree_data.options import Reading
 from finetree_runtime.errors import InvalidArgument, NotFound, Violation, invalid_field
 from finetree_runtime.ids import parse_name
+from finetree_runtime.runspec import model_names
 
 from finetree_trainer import paths
 from finetree_trainer.datasets import validate
@@ -56,14 +57,18 @@ class Inputs:
 
         Raises InvalidArgument, NotFound MODEL_NOT_FOUND, PermissionDenied PATH_OUTSIDE_ROOTS.
         """
-        if source.WhichOneof("source") != "name" or locate.is_known(source.name):
+        if source.WhichOneof("source") != "name":
             return await asyncio.to_thread(self._models.locate, source, field_path)
+        name = model_names.meant((known.name for known in locate.KNOWN), source.name)
+        if locate.is_known(name):
+            return await asyncio.to_thread(self._models.locate, model_pb2.ModelSource(name=name), field_path)
         try:
             catalog = await self._estimator.catalog()
         except EstimateUnavailableError as error:
             text = f"{field_path}.name: the catalog is not available now ({error}); name the model by hub.id"
             raise NotFound("MODEL_NOT_FOUND", text) from error
-        hub_id = catalog.get(source.name.lower(), "")
+        listed = model_names.by_name(((known,), hub_id) for known, hub_id in catalog.items())
+        hub_id = model_names.find(listed, source.name)
         if not hub_id:
             raise locate.no_such_name(source.name, catalog, field_path)
         found = model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id))

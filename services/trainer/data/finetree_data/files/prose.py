@@ -18,19 +18,26 @@ WRAPPED_SHARE = 0.85
 """Share of the line breaks inside paragraphs behind which the next word would not have fitted into the line."""
 
 
-def is_wrapped(head: str) -> bool:
-    """Return whether the lines of a text are wrapped: a line ends where the next word would make it too long.
+def width_of(head: str) -> int:
+    """Return the width in characters that the lines of a text are wrapped to; 0 for lines that end anywhere.
 
-    Lines that are documents or sentences of their own end anywhere.
+    A line is wrapped where the next word would make it too long. Lines that are documents or sentences of their own
+    end anywhere.
     """
     written = [line.rstrip() for line in head.splitlines()[:-1] if not line.lstrip().startswith(("#", "|", "```"))]
     # Headings and last lines of a paragraph are shorter; nothing is longer than the width.
     width = max(map(len, written), default=0)
     breaks = [(one, other) for one, other in pairwise(written) if one and other]
     if width > WIDEST or len(breaks) < BREAKS or len(breaks) * 4 < sum(map(bool, written)):
-        return False
-    full = sum(len(one) + 1 + len(other.split(None, 1)[0]) > NEARLY * width for one, other in breaks)
-    return full >= WRAPPED_SHARE * len(breaks) and sum(" " in one for one, _ in breaks) > len(breaks) // 2
+        return 0
+    full = sum(_is_full(one, other, width) for one, other in breaks)
+    wrapped = full >= WRAPPED_SHARE * len(breaks) and sum(" " in one for one, _ in breaks) > len(breaks) // 2
+    return width if wrapped else 0
+
+
+def _is_full(line: str, following: str, width: int) -> bool:
+    """Return whether the next line's first word would not have fitted into a line."""
+    return len(line) + 1 + len(following.split(None, 1)[0]) > NEARLY * width
 
 
 def text_lines(stream: Content) -> Iterator[Record]:
@@ -42,27 +49,33 @@ def text_lines(stream: Content) -> Iterator[Record]:
             yield number, error
 
 
-def paragraphs(stream: Content) -> Iterator[Record]:
-    """Yield the paragraphs of wrapped text, their lines joined by spaces; a row's number is that of its first line."""
-    first, parts, size, last = 0, list[str](), 0, 0
+def paragraphs(stream: Content, width: int) -> Iterator[Record]:
+    """Yield the paragraphs of a text that is wrapped to a width; a row's number is that of its first line.
+
+    Lines are joined by spaces where they are full; others, of verse, lists and code, keep their breaks.
+    """
+    first, parts, size, last, before = 0, list[str](), 0, 0, ""
     for number, line in lines(stream):
         if parts and number != last + 1:
-            yield first, {"text": " ".join(parts)}
+            yield first, {"text": "".join(parts)}
             parts, size = [], 0
         last = number
         try:
-            text = _line(line, number).strip()
+            text = _line(line, number).rstrip()
         except RowError as error:
             yield number, error
             continue
-        first = first if parts else number
-        parts.append(text)
+        if parts:
+            parts.append(" " + text.lstrip() if _is_full(before, text, width) else "\n" + text)
+        else:
+            first, parts = number, [text]
+        before = text
         size += len(line)
         if size > MAX_ROW_BYTES:
             yield first, RowError("text", f"is a paragraph of more than {MAX_ROW_BYTES} bytes")
             parts, size = [], 0
     if parts:
-        yield first, {"text": " ".join(parts)}
+        yield first, {"text": "".join(parts)}
 
 
 def _line(line: bytes, number: int) -> str:
