@@ -145,11 +145,12 @@ def test_rows_are_those_of_each_side_and_a_side_that_cannot_be_read_is_said(run,
     head = "model: {name: llama-3.2-1b}\nlora: {}\nhardware: {accelerator: l4}\n"
     (folder / "a.finetree.yaml").write_text(f"{head}dataset: {{path: rows.jsonl}}\n", encoding="utf-8")
     (folder / "b.finetree.yaml").write_text("color: red\n", encoding="utf-8")
-    (folder / "rows.jsonl").write_text('{"text": "a"}\n' * 50, encoding="utf-8")
+    row = json.dumps({"text": "a row of words " * 100}) + "\n"
+    (folder / "rows.jsonl").write_text(row * 50, encoding="utf-8")
     git("init", "--quiet", "--initial-branch=main")
     git("add", "--all")
     git("commit", "--quiet", "--message", "first")
-    (folder / "rows.jsonl").write_text('{"text": "a"}\n' * 5000, encoding="utf-8")
+    (folder / "rows.jsonl").write_text(row * 5000, encoding="utf-8")
     (folder / "b.finetree.yaml").write_text(f"{head}dataset: {{profile: {{examples: 9}}}}\n", encoding="utf-8")
     done = run("diff", "main", "--json")
     assert done.code == 0, done.err
