@@ -85,9 +85,9 @@ def installed(name: str) -> Distribution | None:
 def licence_names(found: Distribution) -> list[dict[str, Any]]:
     """Return a distribution's licence in CycloneDX's form: its expression, else the name it gives, else classifiers."""
     metadata = found.metadata
-    if expression := metadata.get("License-Expression"):
-        return [{"expression": expression}]
-    name = (metadata.get("License") or "").strip()
+    if "License-Expression" in metadata:
+        return [{"expression": metadata["License-Expression"]}]
+    name = metadata["License"].strip() if "License" in metadata else ""
     if name and name.upper() != "UNKNOWN" and "\n" not in name and len(name) <= LONGEST_NAME:
         return [{"license": {"name": name}}]
     classifiers = [value for value in metadata.get_all("Classifier", []) if value.startswith("License :: ")]
