@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "schema": "finetree_cli.commands.schema:schema",
     "train": "finetree_cli.commands.train:train",
     "jobs": "finetree_cli.commands.jobs:jobs",
+    "costs": "finetree_cli.commands.costs:costs",
     "data": "finetree_cli.commands.data:data",
     "datasets": "finetree_cli.commands.datasets:datasets",
     "methods": "finetree_cli.commands.methods:methods",

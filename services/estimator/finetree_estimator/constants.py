@@ -140,9 +140,9 @@ pass of 32,768 tokens through 128 experts of width 768, eight of them used, take
 512 of width 512, ten of them used, 11.4 ms (github:ByteDance-Seed/VeOmni pull 460, 2026-02): less what sorting and
 activations move, 0.65 and 0.55 of 593 TFLOP/s. Groups of 7,168 x 7,168 reach 705 TFLOP/s on an H200, as single products
 do (github:pytorch/pytorch pull 156203)."""
-SMALL_GROUP, SMALL_GROUP_TILE, GROUP_TILE = 128, 64, 128
-"""Rows of a group up to which a tile has the fewer rows, those, and those of a tile for larger groups (torch's
-aten/src/ATen/native/cuda/GroupMM.cu, dispatch_bf16_grouped_kernel_on_tile_size)."""
+GROUP_TILE = 64
+"""Rows of a tile of grouped products for groups of up to 128 rows, where tiles that are partly empty count (torch's
+aten/src/ATen/native/cuda/GroupMM.cu, dispatch_bf16_grouped_kernel_on_tile_size; larger groups have tiles of 128)."""
 GROUPED_CAPABILITIES = (9, 10)
 """Major compute capabilities that torch has a kernel for; on others each grouped product is a loop over the groups with
 a wait for their bounds (_grouped_mm_cuda of its GroupedBlas.cpp, _grouped_mm_fallback of its GroupedMMUtils.h)."""

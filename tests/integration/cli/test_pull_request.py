@@ -72,12 +72,10 @@ def test_the_gate_says_what_the_branch_does_and_the_page_has_it(run, tmp_path):
 
 
 def figures_left_out(text: str) -> list[str]:
-    """The lines of a page without numbers, digests, units, hardware and the remedies, which follow from the figures."""
-    lines = [
-        line for line in text.splitlines() if "passes with" not in line and not line.startswith(("  - ", "      "))
-    ]
-    plain = [re.sub(r"sha256:\w+|\(.*?\)|\d[\d.,]*|[GM]iB|\b(h|min|s|d)\b", "", line) for line in lines]
-    return [line for line in plain if not line.startswith(("- on ", "- epochs", "-  epochs"))]
+    """The lines of a page without numbers, digests and units, and without what follows from the formulas."""
+    follows = re.compile(r"passes with|^ *- (on|epochs?|\d+ epochs?) |^      |Assumed")
+    lines = [line for line in text.splitlines() if not follows.search(line)]
+    return [re.sub(r"sha256:\w+|\(.*?\)|\d[\d.,]*|[GM]iB|\b(h|min|s|d)\b", "", line) for line in lines]
 
 
 def test_rendering_the_document_gives_the_same_bytes_and_asks_nobody(run, tmp_path, monkeypatch):
@@ -145,11 +143,12 @@ def test_rows_are_those_of_each_side_and_a_side_that_cannot_be_read_is_said(run,
     head = "model: {name: llama-3.2-1b}\nlora: {}\nhardware: {accelerator: l4}\n"
     (folder / "a.finetree.yaml").write_text(f"{head}dataset: {{path: rows.jsonl}}\n", encoding="utf-8")
     (folder / "b.finetree.yaml").write_text("color: red\n", encoding="utf-8")
-    (folder / "rows.jsonl").write_text('{"text": "a"}\n' * 50, encoding="utf-8")
+    row = json.dumps({"text": "a row of words " * 100}) + "\n"
+    (folder / "rows.jsonl").write_text(row * 50, encoding="utf-8")
     git("init", "--quiet", "--initial-branch=main")
     git("add", "--all")
     git("commit", "--quiet", "--message", "first")
-    (folder / "rows.jsonl").write_text('{"text": "a"}\n' * 5000, encoding="utf-8")
+    (folder / "rows.jsonl").write_text(row * 5000, encoding="utf-8")
     (folder / "b.finetree.yaml").write_text(f"{head}dataset: {{profile: {{examples: 9}}}}\n", encoding="utf-8")
     done = run("diff", "main", "--json")
     assert done.code == 0, done.err

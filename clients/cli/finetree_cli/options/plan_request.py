@@ -2,10 +2,9 @@
 """Build the estimator's request from a job file and options, without another service."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetree_cli.errors import BadInput
+from finetree_cli.options.local_rows import add_local_profiles
 from finetree_cli.options.program import ProgramFlags, set_program
 from finetree_cli.options.spec import OwnershipFlags, divide, ownership, rows_profile
 
@@ -53,24 +52,6 @@ def plan_request(
         )
         request.dataset_profile.CopyFrom(profile)
     else:
-        _count_local_rows(job, out, request)
+        add_local_profiles(job, out, request)
     set_program(request.spec, program)
     return request
-
-
-def _count_local_rows(job: "JobFile", out: "Output", request: "estimate_pb2.EstimateRunRequest") -> None:
-    """Count the rows of the job file's local data files. Their tokens are left to the estimator's assumptions."""
-    targets = {"dataset": request.dataset_profile, "evaluation.dataset": request.evaluation_profile}
-    for item in job.local_data():
-        rows = _rows(item.path)
-        if rows:
-            targets[item.field_path].examples = rows
-            out.say(f"{item.path}: {rows} rows")
-
-
-def _rows(path: Path) -> int:
-    try:
-        with path.open("rb") as stream:
-            return sum(1 for line in stream if line.strip())
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error

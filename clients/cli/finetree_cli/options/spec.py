@@ -36,6 +36,8 @@ class HardwareFlags:
     this_machine: bool = False
     count: int | None = None
     sharding: str | None = None
+    nodes: int | None = None
+    network: float | None = None
     cores: int | None = None
     memory_gb: float | None = None
 
@@ -105,6 +107,15 @@ def hardware_options(command: F) -> F:
         click.option("--this-machine", is_flag=True, help="The trainer's machine, with measured matrix rates."),
         click.option("--gpus", "count", type=Whole(1), metavar="N", help="Number of GPUs. [default: 1]"),
         sharding_option,
+        click.option(
+            "--nodes", type=Whole(1), metavar="N", help="Machines that the GPUs are spread over. [default: 1]"
+        ),
+        click.option(
+            "--network",
+            type=Amount(1e6),
+            metavar="GBIT/S",
+            help="With --nodes: rate of each machine's network, one way. [default: as such machines have]",
+        ),
         click.option("--cores", type=Whole(1), metavar="N", help="With --cpu: number of cores."),
         click.option("--memory-gb", type=Amount(MOST / 1e9), metavar="GB", help="With --cpu: memory of the machine."),
     )
@@ -158,7 +169,7 @@ class Machine:
 def hardware(flags: HardwareFlags, client: "Client", *, base: "hardware_pb2.Hardware | None" = None) -> Machine | None:
     """Convert the hardware flags; None without any. Asks the trainer for --this-machine. Raises BadInput.
 
-    `base` is the hardware of a job file, of which --gpus and --sharding alone change the number and the division.
+    `base` is the hardware of a job file, of which --gpus, --sharding, --nodes and --network change what they say alone.
     """
     given = {
         "--gpu": flags.gpu is not None or flags.gpu_memory is not None,
@@ -173,12 +184,17 @@ def hardware(flags: HardwareFlags, client: "Client", *, base: "hardware_pb2.Hard
     if flags.this_machine:
         return this_machine(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
     found = _device(flags)
-    if found is None and base is not None and (flags.count is not None or flags.sharding is not None):
+    divided = (flags.count, flags.sharding, flags.nodes, flags.network)
+    if found is None and base is not None and any(each is not None for each in divided):
         found = type(base)()
         found.CopyFrom(base)
     if found is None:
         return None
     divide(found, count=flags.count, sharding=flags.sharding)
+    if flags.nodes is not None:
+        found.nodes = flags.nodes
+    if flags.network is not None:
+        found.network_gbits_per_second = flags.network
     return Machine(found)
 
 
@@ -210,6 +226,9 @@ def _refuse_unused(flags: HardwareFlags, chosen: list[str], *, on_gpu: bool) -> 
         raise BadInput("--gpus needs a GPU", remedy="name it: --gpu NAME or --gpu-memory GB")
     if flags.sharding and not on_gpu:
         raise BadInput("--sharding needs GPUs", remedy="name them: --gpu NAME --gpus N")
+    for flag, value in (("--nodes", flags.nodes), ("--network", flags.network)):
+        if value is not None and not on_gpu:
+            raise BadInput(f"{flag} needs GPUs", remedy="name them: --gpu NAME --gpus N")
     stray = [flag for flag, value in (("--cores", flags.cores), ("--memory-gb", flags.memory_gb)) if value is not None]
     if stray and chosen != ["--cpu"]:
         text = f"{' and '.join(stray)} need{'s' if len(stray) == 1 else ''} --cpu"

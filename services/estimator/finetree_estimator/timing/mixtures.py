@@ -39,7 +39,7 @@ def grouped_seconds(run: Run, tokens: float) -> float:
     rows = tokens * shape.active_experts
     plain = 2.0 * weights / shape.experts * rows / run.device.training_flops
     rate = shape.intermediate / (shape.intermediate + c.GROUPED_HALF_RATE_WIDTH)
-    padded = plain * (1.0 + chosen * _tile(rows / shape.experts) / 2 / rows) / rate
+    padded = plain * (1.0 + chosen * c.GROUP_TILE / 2 / rows) / rate
     read = weights * chosen / shape.experts * run.compute_bytes / run.device.bandwidth
     return grouped_passes(run) * (max(padded, read) - plain)
 
@@ -68,8 +68,3 @@ def expert_calls(run: Run) -> float:
 def _chooses(shape: Shape) -> bool:
     """Whether a token leaves some expert out."""
     return 0 < shape.active_experts < shape.experts
-
-
-def _tile(rows: float) -> int:
-    """Rows of a tile for groups of so many rows on average."""
-    return c.SMALL_GROUP_TILE if rows <= c.SMALL_GROUP else c.GROUP_TILE

@@ -31,6 +31,8 @@ class Passage:
     @property
     def open(self) -> tuple[Method, ...]:
         """Feasible methods that yield to no other one: those among which the rules choose."""
+        if not self.yielding:
+            return self.feasible
         yielding = {rule.method for rule in self.yielding}
         return tuple(method for method in self.feasible if method not in yielding)
 
@@ -60,7 +62,8 @@ def pass_gate(pack: Pack, answers: Answers, states: States | None = None, peaks:
     physics, memory = pack.rules.gate.physics, answers.memory
     if physics is not None and states is not None:
         passage = _by_estimate(pack, memory, states, rule=physics)
-        return replace(passage, yielding=tuple(_yielding(pack, answers, states, peaks=peaks)))
+        yielding = tuple(_yielding(pack, answers, states, peaks=peaks))
+        return replace(passage, yielding=yielding) if yielding else passage
     gate = pack.rules.gate
     if memory == UNKNOWN:
         return _passage(pack, memory, pack.rules.stars_order.methods, rule=gate.unknown)

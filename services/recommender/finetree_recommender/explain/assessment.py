@@ -79,7 +79,7 @@ def _runs(case: Case) -> bool:
 
 def _figures(case: Case, *, quote_pack: bool) -> Figures:
     pack, method, estimate, inputs = case.pack, case.method, case.estimate, case.situation.inputs
-    grade = quality(pack, method, inputs.answers.task_domain)
+    grade = quality(pack, method, inputs.answers.task_domain, inputs.answers.data)
     if estimate is not None:
         return Figures(
             grade, device_bytes=estimate.device_bytes, total_seconds=estimate.total_seconds, cost=estimate.cost

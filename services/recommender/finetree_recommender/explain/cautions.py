@@ -135,7 +135,10 @@ def _evidence(situation: Situation, missing: str, ways: tuple[WayOut, ...]) -> I
         tight = situation.estimate(decision.method)
         roomy = next((m for m in _ROOMY if evidence.best[m].state is FitState.FITS and m is not decision.method), None)
         text = f"{decision.method} fits only tightly: {risk(tight)}"
-        text += f"; {roomy} {room(situation.estimate(roomy))}" if roomy is not None else ""
+        if roomy is not None:
+            text += f"; {roomy} {room(situation.estimate(roomy))}"
+        else:
+            text += "; more memory or shorter rows leave room"
         yield Caution("MEMORY_TIGHT", text, "fit.fits", roomy)
 
 

@@ -137,11 +137,12 @@ def caution_code(rule: CautionRule) -> str:
 def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
     """Shortfall of a method's quality, where the pack has priors; one reason, or none."""
     need, task_domain = answers.quality, answers.task_domain
-    floor = falls_short(pack, method, need, task_domain=task_domain)
-    prior = prior_of(pack, method, task_domain)
+    floor = falls_short(pack, method, need, task_domain=task_domain, data=answers.data)
+    prior = prior_of(pack, method, task_domain, answers.data)
     if floor is None or prior is None:
         return
     kind = "an unknown task domain" if not prior.task_domains else task_domain.lower()
+    kind = f"{answers.data} rows" if prior.data else kind
     asked = "at the lower end" if floor.by == "low" else "expected"
     text = f"{prior.low:g} to {prior.high:g} percent of full fine-tuning for {kind} ({prior.expected:g} expected); "
     text += f"{need.lower()} quality needs {floor.percent:g} {asked}"

@@ -192,7 +192,11 @@ def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
         yield Caution(reason.code, f"{method}: it may fall short, {reason.message}", reason.rule_id)
     floor = next((item for item in pack.rules.quality_floors if item.need == answers.quality), None)
     figure = pack.card(method).quality_percent
-    if prior_of(pack, method, answers.task_domain) is None and floor is not None and figure.expected < floor.percent:
+    if (
+        prior_of(pack, method, answers.task_domain, answers.data) is None
+        and floor is not None
+        and figure.expected < floor.percent
+    ):
         text = f"{method}: {figure.expected:g} percent of full fine-tuning; {floor.percent:g} are needed"
         yield Caution("BELOW_QUALITY_NEED", text, floor.id)
 

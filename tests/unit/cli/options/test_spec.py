@@ -35,6 +35,8 @@ def test_a_model_is_named_by_catalog_or_hub(name, source, revision):
         ({"gpu": "t4", "memory_gb": 64}, "--memory-gb"),
         ({"gpu": None, "sharding": "fsdp"}, "--sharding needs GPUs"),
         ({"cpu": True, "sharding": "fsdp"}, "--sharding needs GPUs"),
+        ({"cpu": True, "nodes": 2}, "--nodes needs GPUs"),
+        ({"network": 400.0}, "--network needs GPUs"),
         ({"tokens": 9}, "--tokens needs --examples"),
         ({"tokens_per_example": 9}, "--tokens-per-example needs --examples"),
         ({"examples": 5, "tokens": 50, "tokens_per_example": 9}, "exclude each other"),
@@ -69,6 +71,16 @@ def test_sharding_has_the_words_of_the_field():
     machine = spec_flags.hardware(flags, NOBODY)
     assert machine is not None
     assert (machine.hardware.count, machine.hardware.sharding) == (8, hardware_pb2.SHARDING_FULL)
+
+
+def test_machines_and_their_network_are_said_with_gpus_or_of_a_job_file():
+    said = {"nodes": 2, "network": 400.0}
+    found = spec_flags.hardware(spec_flags.HardwareFlags(gpu="a100-80gb", count=16, **said), NOBODY).hardware
+    base = hardware_pb2.Hardware(accelerator="h100", count=16)
+    changed = spec_flags.hardware(spec_flags.HardwareFlags(**said), NOBODY, base=base).hardware
+
+    assert (found.nodes, found.network_gbits_per_second) == (2, 400)
+    assert (changed.count, changed.nodes, changed.network_gbits_per_second) == (16, 2, 400)
 
 
 def test_the_number_of_gpus_and_their_sharding_change_the_hardware_of_a_job_file():

@@ -60,6 +60,7 @@ def test_what_is_unknown_is_cautioned(pack, read, evidence):
     assert [item.code for item in answer.cautions] == ["HARDWARE_UNKNOWN", "DATASET_UNKNOWN", "MODEL_SIZE_UNKNOWN"]
     tight = conclude(pack, read(**ALL_ANSWERED), evidence(lora="TIGHT"))
     assert [item.code for item in tight.cautions] == ["MEMORY_TIGHT", "LENGTHS_UNKNOWN"]
+    assert "shorter rows" in tight.cautions[0].message
     nothing = conclude(pack, read(**ALL_ANSWERED), evidence())
     assert nothing.cautions[0].code == "NOTHING_FITS"
     assert nothing.recipe is None

@@ -140,8 +140,8 @@ def _folded(report: Report) -> list[str]:
     """Return what a reviewer seldom needs: assumptions, digests and versions."""
     assumed: dict[str, list[str]] = {}
     for entry in report.plans:
-        for text in entry.assumptions:
-            assumed.setdefault(text, []).append(code(entry.file))
+        if entry.assumptions:
+            assumed.setdefault("; ".join(entry.assumptions), []).append(code(entry.file))
     lines = [f"- Assumed for {_files(files, report)}: {prose(text)}" for text, files in assumed.items()]
     lines += [f"- Plan of {code(entry.file)}: {code(entry.plan_digest)}" for entry in report.plans if entry.plan_digest]
     versions = wording.revisions(report.revisions)

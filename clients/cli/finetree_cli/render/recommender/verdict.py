@@ -15,6 +15,8 @@ from finetree_cli.render import units
 
 MOST_CAUTIONS = 3
 SHORT_ROWS = "rows are short"
+_HANGING = "\t"
+"""In a line, the place under which what is wrapped begins."""
 MEASURED = "--this-machine"
 """Option with which the speed of a CPU is measured."""
 _ASSUMED_SPEED = f"; its speed is assumed, and measured with {MEASURED}"
@@ -54,27 +56,40 @@ def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, as
     """Print the verdict; the texts of the reply must name options already, in place of the contract's fields."""
     level = units.word(evidence_pb2.ConfidenceLevel, response.confidence.level)
     sure = f" (confidence: {level})" if response.confidence.level else ""
-    out.heading(f"{response.verdict.headline or response.summary}{sure}")
-    out.text()
+    headline = response.verdict.headline or response.summary
+    out.heading(f"{headline}{sure}")
+    sections = (
+        _takes(response, measured=MEASURED in asked.arguments),
+        _ways_out(response),
+        _warnings(response, headline),
+        next_commands(response, asked),
+    )
+    for section in sections:
+        lines = list(section)
+        if lines:
+            out.text()
+        for line in lines:
+            _wrapped(out, line)
+    out.text("Why, the other methods and every value: add --explain")
+
+
+def _takes(response: recommendation_pb2.RecommendResponse, *, measured: bool) -> Iterator[str]:
+    """The numbers, and the first offer to rent."""
     if response.verdict.method:
-        for name, words in _numbers(response, measured=MEASURED in asked.arguments):
-            _wrapped(out, f"  {name:7} {words}", indent=10)
-    _show_ways_out(out, response)
+        for name, words in _numbers(response, measured=measured):
+            yield f"  {name:7} {_HANGING}{words}"
     offer = next((item.message for item in response.cautions if item.code == _RENT), "")
     if offer:
-        _wrapped(out, f"  Rented  {offer}", indent=10)
-    if response.verdict.method or offer:
-        out.text()
-    cautions = _cautions(response)
+        yield f"  Rented  {_HANGING}{offer}"
+
+
+def _warnings(response: recommendation_pb2.RecommendResponse, headline: str) -> Iterator[str]:
+    """The first cautions of those that the headline does not say."""
+    cautions = [item for item in _cautions(response) if item.message not in headline]
     for caution in cautions[:MOST_CAUTIONS]:
-        _wrapped(out, f"  Caution: {caution.message}", indent=11)
+        yield f"  Caution: {_HANGING}{caution.message}"
     if len(cautions) > MOST_CAUTIONS:
-        out.text(f"  and {len(cautions) - MOST_CAUTIONS} more: see --explain")
-    if cautions:
-        out.text()
-    for line in next_commands(response, asked):
-        out.text(line)
-    out.text("Why, the other methods and every value: add --explain")
+        yield f"  and {len(cautions) - MOST_CAUTIONS} more: see --explain"
 
 
 def _numbers(response: recommendation_pb2.RecommendResponse, *, measured: bool) -> Iterator[tuple[str, str]]:
@@ -120,15 +135,14 @@ def _cautions(response: recommendation_pb2.RecommendResponse) -> Sequence[recomm
     return sorted(told, key=lambda item: item.code in _NOTES)
 
 
-def _show_ways_out(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
-    """Print what would train, where nothing does as asked or only with truncated rows."""
-    if not response.ways_out:
-        return
-    out.text("  Without truncated rows:" if response.verdict.method else "  What would train:")
-    for way in response.ways_out:
+def _ways_out(response: recommendation_pb2.RecommendResponse) -> Iterator[str]:
+    """What would train, where nothing does as asked or only with truncated rows."""
+    truncated = bool(response.verdict.method)
+    if response.ways_out:
+        yield "  Without truncated rows:" if truncated else "  What would train:"
+    for way in response.ways_out[:MOST_CAUTIONS] if truncated else response.ways_out:
         options = " ".join(_options(way))
-        _wrapped(out, f"  - {way.message}{f' ({options})' if options else ''}", indent=4)
-    out.text()
+        yield f"  - {_HANGING}{way.message}{f' ({options})' if options else ''}"
 
 
 def _options(way: recommendation_pb2.WayOut) -> tuple[str, ...]:
@@ -143,9 +157,15 @@ def _options(way: recommendation_pb2.WayOut) -> tuple[str, ...]:
     return "--gpu", hardware.accelerator, *several, *sharded
 
 
-def _wrapped(out: Output, text: str, *, indent: int) -> None:
+def _wrapped(out: Output, line: str) -> None:
+    """Print a line; what does not fit stands under its mark. A command is not broken: it is to be copied."""
+    indent, plain = line.find(_HANGING), line.replace(_HANGING, "")
     width = min(out.console().width, 100)
-    out.text(textwrap.fill(text, width, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False))
+    if indent >= 0:
+        plain = textwrap.fill(
+            plain, width, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
+        )
+    out.text(plain)
 
 
 def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) -> Iterator[str]:

@@ -892,8 +892,8 @@ Global___MethodReason: _TypeAlias = MethodReason  # noqa: Y015
 
 @_typing.final
 class MethodAssessment(_message.Message):
-    """How one method did, with the figures it was compared by: estimated, or where nothing is estimated the pack's, which
-    are of 7B models.
+    """How one method did, with the figures it was compared by: estimated, or where nothing is estimated the pack's, where it
+    has some of models of this size; the playbook's are of 7B models.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -259,6 +259,8 @@ class Rules:
     """Recipe profile of requests that name none."""
     quote_times: bool = True
     """Whether `times` are quoted, and compared with limits, where nothing is estimated."""
+    data_sizes: tuple[Bracket, ...] = ()
+    """Sizes of the data, in rows, that rules tell apart; none in a pack that does not."""
     priors: tuple[QualityPrior, ...] = ()
     footprints: tuple[Footprint, ...] = ()
     tight: tuple[TightRule, ...] = ()

@@ -8,12 +8,12 @@ from finetree_api.types.v1 import training_data_pb2
 from finetree_data import contract
 from finetree_data.bad_rows import BadRow, describe, empty_dataset
 from finetree_data.errors import DatasetError
+from finetree_data.file_profile import columns_profile
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
 from finetree_data.findings.finding import Finding
 from finetree_data.options import FileFormat, Reading
 from finetree_data.reader import RowFile
-from finetree_data.report.build import columns_profile
 from finetree_data.row_sizes import RowSizes, estimated_tokens
 from finetree_data.rows.row import Row
 from finetree_runtime.errors import MAX_VIOLATIONS, InvalidArgument, Violation

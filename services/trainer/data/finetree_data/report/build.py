@@ -9,9 +9,8 @@ from finetree_api.trainer.v1 import dataset_pb2, event_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2, training_pb2
 
 from finetree_data import contract
-from finetree_data.bad_rows import BadRow, empty_dataset
-from finetree_data.columns.resolve import find_mapping
-from finetree_data.errors import DatasetError, RowError
+from finetree_data.bad_rows import BadRow
+from finetree_data.file_profile import columns_profile
 from finetree_data.files.parquet_footer import Footer
 from finetree_data.findings.finding import Finding, settled
 from finetree_data.options import FileFormat, Reading, RowFormat
@@ -19,7 +18,7 @@ from finetree_data.reader import RowFile
 from finetree_data.remarks import Remark
 from finetree_data.report.keys import row_keys
 from finetree_data.report.spans import preview_row
-from finetree_data.row_sizes import CHARACTERS_PER_TOKEN, RowSizes, estimated_tokens
+from finetree_data.row_sizes import RowSizes, estimated_tokens
 from finetree_data.rows.row import Row
 
 LISTED_ROWS = 100
@@ -30,9 +29,6 @@ PROGRESS_ROWS = 512
 """Rows between two calls about progress."""
 RENDERED_CHARACTERS = 4000
 """Longest rendered example of a report in characters; the rest of the row is left out."""
-TARGET_FRACTION = 0.5
-"""Assumed share of target tokens in files whose rows are not read: half, for lack of anything better."""
-
 Split = training_data_pb2.Split
 LossTokens = training_pb2.LossTokens
 Progress = Callable[[float, int], None]
@@ -186,28 +182,6 @@ def add_reading(
 def remark_message(remark: Remark) -> check_pb2.Remark:
     """Return a remark on how a file was read as the contract's message."""
     return check_pb2.Remark(code=remark.code, message=remark.message[:1000], field_path="dataset")
-
-
-def columns_profile(footer: Footer, reading: Reading) -> tuple[RowFormat, training_data_pb2.DatasetProfile]:
-    """Check the names of a Parquet file's columns, and estimate sizes from its footer; no value is read.
-
-    Raises DatasetError MALFORMED_ROW for columns that no row format has, EMPTY_DATASET.
-    """
-    turns = [{"from": None}] if any(leaf.endswith(".from") for leaf in footer.leaves) else None
-    try:
-        row_format = find_mapping(dict.fromkeys(footer.columns, turns), reading.row_format, reading.columns).row_format
-    except RowError as error:
-        remedy = "" if "columns {" in error.problem else "Name its columns."
-        raise DatasetError("MALFORMED_ROW", f"The file {error.problem}.", remedy=remedy) from None
-    if not footer.rows:
-        raise empty_dataset()
-    profile = training_data_pb2.DatasetProfile(
-        examples=footer.rows,
-        total_tokens=max(footer.rows, round(footer.content_bytes / CHARACTERS_PER_TOKEN)),
-        target_fraction=1.0 if row_format is RowFormat.TEXT else TARGET_FRACTION,
-        exact=False,
-    )
-    return row_format, profile
 
 
 def columns_report(footer: Footer, reading: Reading, split: Split.ValueType) -> event_pb2.DatasetReport:
