@@ -81,7 +81,8 @@ def train_task(
         FailedPrecondition: NO_METHOD_TRAINS: the recommendation has no recipe; the message says why.
     """
     if isinstance(spec, recommendation_pb2.RecommendResponse):
-        spec, recommendation = spec.spec, recommendation or spec
+        recommendation = recommendation or spec
+        spec = spec.spec
     task = job_pb2.TrainTask(
         spec=coerce(run_spec_pb2.RunSpec, spec),
         approved_plan=None
@@ -105,7 +106,8 @@ def _no_recipe(recommendation: RecommendationLike | None) -> FailedPrecondition:
             "spec: it has neither a model nor a method, as that of a recommendation that found no method which trains"
         )
         return FailedPrecondition(f"{text}; its verdict.headline says why", reason="NO_METHOD_TRAINS")
-    remarks = [each.message for each in (*recommendation.cautions[:1], *recommendation.ways_out[:1])]
+    remarks = [caution.message for caution in recommendation.cautions[:1]]
+    remarks += [way.message for way in recommendation.ways_out[:1]]
     why = "; ".join(text.rstrip(".") for text in (recommendation.verdict.headline, *remarks) if text)
     return FailedPrecondition(f"the recommendation has no recipe to train: {why}", reason="NO_METHOD_TRAINS")
 
