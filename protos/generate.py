@@ -154,7 +154,7 @@ def release() -> int:
     last = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     if last.get("version") == version and last.get("sha256") != digest:
         image.unlink()
-        print(f"{version} is released already: raise the version in protos/pyproject.toml first", file=sys.stderr)
+        print(f"{version} is released already: raise the version first (make version VERSION=…)", file=sys.stderr)
         return 1
     image.replace(PROTOS / "released.binpb")
     record.write_text(json.dumps({"version": version, "sha256": digest}, indent=2) + "\n", encoding="utf-8")

@@ -170,7 +170,10 @@ def _remarks(run: Run, correction: Correction, *, memory: Memory, fit: Fit, time
     yield from correction.remarks()
     yield from _row_remarks(run)
     if fit.verdict is Verdict.DOES_NOT_FIT:
-        text = "time and cost are left out: the run does not fit; remedies have those of changes that make it fit"
+        text = (
+            "time and cost are left out: the run does not fit at its expected memory; remedies have those of changes "
+        )
+        text += "that make it fit"
         yield Remark("RUN_DOES_NOT_FIT", text, "spec.hardware")
     yield from run.method.remarks(run)
     if run.devices > 1 and run.sharding == "replicated":

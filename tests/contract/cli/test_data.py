@@ -2,15 +2,23 @@
 """`finetree data` against the SDK's fake suite."""
 
 import json
+import os
+import select
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from finetree import Client
 from finetree.testing import Script, Suite
-from finetree_api.trainer.v1 import dataset_pb2, event_pb2
+from finetree_api.trainer.v1 import dataset_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
 from finetree_cli import __main__ as entry
+from finetree_cli import data_check
+from finetree_cli.output import Output
+from finetree_cli.render.trainer import events
 
 ROWS = b'{"prompt": "a", "completion": "b"}\n'
 SPANS = [
@@ -257,3 +265,120 @@ def test_a_folder_in_place_of_a_file_is_named_as_one(suite, tmp_path, capsys):
     code, _, err = run(capsys, "data", "check", str(tmp_path))
     assert code == 2
     assert f"{tmp_path} is a directory" in err
+
+
+def test_ctrl_c_cancels_the_job_that_reads(suite, file):
+    suite.trainer.script = Script(steps=1, hold_at=2)
+    with subprocess.Popen(
+        [sys.executable, "-m", "finetree_cli", "data", "check", file, "--model", "small"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"FINETREE_ADDRESS": suite.address},
+    ) as process:
+        assert process.stderr is not None
+        try:
+            assert select.select([process.stderr], [], [], 40)[0]
+            assert process.stderr.readline() == "the job is queued\n"
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (130, "")
+    assert "cancelled job" in err
+    with Client(suite.address) as client:
+        job = next(iter(client.list_jobs()))
+    assert job.display_name == "check train.jsonl"
+    assert job.state == job_pb2.JOB_STATE_CANCELLED
+
+
+def test_detached_it_prints_the_job_and_leaves_it(suite, file, capsys):
+    suite.trainer.script = Script(steps=1, hold_at=2)
+    code, out, _ = run(capsys, "data", "check", file, "--model", "small", "--detach")
+    assert code == 0
+    with Client(suite.address) as client:
+        assert client.get_job(out.strip()).prepare.model.name == "small"
+
+
+def test_progress_names_the_rows_that_were_read(capsys):
+    shown = events.LineView(Output())
+    progress = event_pb2.PhaseProgress(
+        phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=0.5, done=1200, unit=event_pb2.PROGRESS_UNIT_ROWS
+    )
+    shown.show(event_pb2.JobEvent(phase_progress=progress))
+    assert capsys.readouterr().err == "reading rows 50%, 1200 rows\n"
+
+
+JOB = "model: {name: small}\nlora: {rank: 8}\ntraining: {sequence_length: 512}\n"
+
+
+@pytest.fixture
+def train(suite, file, tmp_path, capsys, monkeypatch):
+    """`train(*words)` trains on a file of 35 bytes; returns the exit code, stderr, and the jobs that were created."""
+    suite.base_models.add("acme/small")
+    suite.trainer.script = Script(steps=1, reports=(unread(),))
+    (tmp_path / "job.yaml").write_text(JOB)
+
+    def call(*words: str, checked_bytes: int) -> tuple[int, str, list[job_pb2.Job]]:
+        monkeypatch.setattr(data_check, "CHECKED_BYTES", checked_bytes)
+        with Client(suite.address) as client:
+            before = {job.name for job in client.list_jobs()}
+            words = ("train", str(tmp_path / "job.yaml"), "--data", file, "--detach", *words)
+            code, _, err = run(capsys, *words)
+            return code, err, [job for job in client.list_jobs() if job.name not in before]
+
+    return call
+
+
+def test_all_rows_of_a_large_file_are_checked_before_a_job_trains_on_them(train):
+    code, err, jobs = train(checked_bytes=len(ROWS) - 1)
+    assert (code, [job.WhichOneof("task") for job in jobs]) == (2, ["prepare"])
+    assert "[UNREAD_COLUMNS]" in err
+    assert "--column prompt=Body --column input=Question --column completion=A" in err
+    assert "--accept UNREAD_COLUMNS" in err
+    task = jobs[0].prepare
+    assert (task.model.name, task.sequence_length) == ("small", 512)
+
+
+def test_what_is_accepted_trains(train, suite):
+    accepted = unread()
+    accepted.findings[0].accepted = True
+    suite.trainer.script = Script(steps=1, reports=(accepted,))
+    code, _, jobs = train("--accept", "UNREAD_COLUMNS", checked_bytes=0)
+    assert (code, [job.WhichOneof("task") for job in jobs]) == (0, ["train", "prepare"])
+    assert list(jobs[1].prepare.dataset.reading.accepted_findings) == ["UNREAD_COLUMNS"]
+
+
+@pytest.mark.parametrize(("words", "checked_bytes"), [((), len(ROWS)), (("--no-data-check",), 0)])
+def test_a_file_that_the_upload_has_read_or_that_nobody_wants_checked_is_not(train, words, checked_bytes):
+    code, _, jobs = train(*words, checked_bytes=checked_bytes)
+    assert (code, [job.WhichOneof("task") for job in jobs]) == (0, ["train"])
+
+
+@pytest.mark.parametrize(
+    ("file_format", "compression", "size", "whole"),
+    [
+        (training_data_pb2.FILE_FORMAT_JSONL, training_data_pb2.COMPRESSION_NONE, 16 << 20, True),
+        (training_data_pb2.FILE_FORMAT_JSONL, training_data_pb2.COMPRESSION_NONE, (16 << 20) + 1, False),
+        (training_data_pb2.FILE_FORMAT_CSV, training_data_pb2.COMPRESSION_GZIP, 1 << 20, True),
+        (training_data_pb2.FILE_FORMAT_CSV, training_data_pb2.COMPRESSION_ZSTD, (1 << 20) + 1, False),
+        (training_data_pb2.FILE_FORMAT_PARQUET, training_data_pb2.COMPRESSION_NONE, 10, False),
+    ],
+)
+def test_a_compressed_file_has_more_content_and_of_parquet_no_row_is_read(file_format, compression, size, whole):
+    dataset = dataset_pb2.Dataset(file_format=file_format, compression=compression, size_bytes=size)
+    assert data_check.read_whole(dataset) is whole
+
+
+def test_the_fake_suite_refuses_an_error_in_the_rows_as_the_trainer_does(suite, file, tmp_path, capsys):
+    suite.base_models.add("acme/small")
+    Path(file).write_bytes(ROWS * 5)  # content that no test before has uploaded
+    suite.datasets.findings = list(unread().findings)
+    (tmp_path / "job.yaml").write_text(JOB)
+    words = ("train", str(tmp_path / "job.yaml"), "--data", file, "--detach")
+    try:
+        code, _, err = run(capsys, *words)
+        assert (code, "[UNREAD_COLUMNS]" in err, "--accept UNREAD_COLUMNS" in err) == (2, True, True)
+        assert run(capsys, *words, "--accept", "UNREAD_COLUMNS")[0] == 0
+    finally:
+        suite.datasets.findings = []

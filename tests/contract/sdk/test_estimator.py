@@ -43,8 +43,10 @@ def test_pages_are_fetched_as_they_are_needed(do, suite, page_size):
     assert suite.faults.calls("ListModels") == []
     assert do.all(models, 1)[0].name == "large"
     assert len(suite.faults.calls("ListModels")) == 1
-    assert [model.name for model in do.all(models)] == ["large", "small", "tiny"]
-    assert [len(page) for page in do.all(models.pages())] == {0: [3], 1: [1, 1, 1], 2: [2, 1], 3: [3]}[page_size]
+    names = ["large", "llama-3.1-8b", "small", "smollm2-135m-instruct", "tiny"]
+    assert [model.name for model in do.all(models)] == names
+    sizes = {0: [5], 1: [1, 1, 1, 1, 1], 2: [2, 2, 1], 3: [3, 2]}[page_size]
+    assert [len(page) for page in do.all(models.pages())] == sizes
 
 
 def test_prefixes(do):

@@ -118,6 +118,32 @@ def test_a_difference_is_of_the_paths_that_are_named(run):
     assert "Jobs: 1 changed, 1 removed, against main" in done.out
 
 
+def test_without_paths_a_difference_is_of_the_job_files_that_the_policies_are_for(run, tmp_path, monkeypatch):
+    """As `finetree check` takes them: a job file of any name is not left out in silence."""
+    folder = tmp_path / "named"
+    (folder / ".finetree").mkdir(parents=True)
+    (folder / "training").mkdir()
+    monkeypatch.chdir(folder)
+    policy = "policies:\n  all:\n    files: [training/*.yaml]\n    limits: [{metric: fit}]\n"
+    (folder / ".finetree/policy.yaml").write_text(policy, encoding="utf-8")
+    job = "model: {name: llama-3.2-1b}\nlora: {}\nhardware: {accelerator: l4}\ndataset: {profile: {examples: 9}}\n"
+    (folder / "training/big.yaml").write_text(job, encoding="utf-8")
+    (folder / "training/broken.yaml").write_text("color: red\n", encoding="utf-8")
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "first"]):
+        subprocess.run(["git", *words], check=True, capture_output=True)
+    (folder / "training/big.yaml").write_text(job.replace("9", "900"), encoding="utf-8")
+    (folder / "training/broken.yaml").unlink()
+    plans = json.loads(run("diff", "HEAD", "--json").out)["plans"]
+    assert [(plan["file"], plan["change"]) for plan in plans] == [
+        ("training/big.yaml", "changed"),
+        ("training/broken.yaml", "removed"),
+    ]
+    (folder / "training/big.yaml").write_text("color: red\n", encoding="utf-8")
+    done = run("diff", "HEAD")
+    assert done.code == 2
+    assert "differs between the sides" not in done.err
+
+
 def test_without_a_job_on_either_side_it_says_so(run, repository):
     (repository / "empty").mkdir(exist_ok=True)
     done = run("diff", "main", "--path", "empty")

@@ -162,7 +162,7 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
             policies.of,
             _requests(flags, settings.out),
             overrides=overrides_of(flags.override, flags.override_by),
-            profile_source="options" if flags.plan.examples is not None else "",
+            profile_source="options" if flags.plan.describes_rows else "",
             as_of=as_of,
             require=_locked(flags),
         )

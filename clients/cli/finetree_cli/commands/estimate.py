@@ -271,7 +271,7 @@ def _change_spec(spec: "run_spec_pb2.RunSpec", flags: EstimateFlags, *, from_fil
 
 
 def _add_data(client: "Client", request: "estimate_pb2.EstimateRunRequest", flags: DataFlags) -> None:
-    known = data(flags, client)
+    known = data(flags, client, request.spec.dataset.profile)
     if known.dataset is not None:
         request.spec.dataset.CopyFrom(known.dataset)
     elif request.spec.dataset.WhichOneof("source") == "name" and known.profile is None:

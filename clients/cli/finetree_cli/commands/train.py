@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from finetree import Client, Job
-    from finetree_api.trainer.v1 import trainer_pb2
+    from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2
     from finetree_api.types.v1 import model_pb2, run_spec_pb2
 
     from finetree_cli.gate.report import PlanEntry
@@ -58,6 +58,7 @@ T = TypeVar("T")
 @click.option(
     "--accept", "accepted", multiple=True, metavar="CODE", help="Accept a finding of the data, such as UNREAD_COLUMNS."
 )
+@click.option("--no-data-check", is_flag=True, help="Do not check all rows of large uploads before the job is created.")
 @click.option("--check", is_flag=True, help="Check the job and show its resolved plan; create nothing.")
 @pass_settings
 def train(
@@ -75,27 +76,27 @@ def train(
     labels: tuple[tuple[str, str], ...],
     request_id: str,
     accepted: tuple[str, ...],
+    no_data_check: bool,
     check: bool,
 ) -> None:
     """Train a job file, and follow the job.
 
     FILE is a job file, or - for stdin. A dataset that it gives by a path on this machine is uploaded first; so are
-    --data and --eval-data. A model that is not prepared yet is prepared first. Ctrl-C stops watching, not the job. With
-    --json, stdout has one event on each line; with --detach, the job; with --check, the plan.
+    --data and --eval-data, and all rows of a large file (16 MiB of content, or Parquet) are checked before the job is
+    created, which then tokenizes nothing again. A model that is not prepared yet is prepared first. Ctrl-C stops
+    watching, not the job. With --json, stdout has one event on each line; with --detach, the job; with --check, the
+    plan.
 
     With --plan, the job runs as its plan was approved, or not at all: the plan must have passed, its waivers must still
     hold, and job file, data, policy, prices and formulas must be those of the check; otherwise it exits with 3 and
     names what differs. The job keeps the digest and who overrode or waived a limit; `finetree jobs show` shows them.
     """
+    from finetree_cli.data_check import check_uploads
+    from finetree_cli.follow import show_created
     from finetree_cli.jobfile.job import read_job
     from finetree_cli.uploads import upload_job_data
 
-    if plan_file is not None and (data is not None or eval_data is not None):
-        raise click.UsageError("--plan trains on the plan's own data: leave --data and --eval-data out")
-    if plan_file is not None and accepted:
-        raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
-    if plan_file is None and (file is None or max_age is not None):
-        raise click.UsageError("name a job file" if file is None else "--max-age needs --plan")
+    _refuse_contradictions(plan_file, file, max_age=max_age, data=data or eval_data, accepted=accepted)
     approved = _approved(settings, plan_file, file, max_age=max_age) if plan_file is not None else None
     job = approved.job if approved is not None else read_job(file or "")
     if name:
@@ -111,12 +112,25 @@ def train(
         if check:
             _check(settings, client, job)
             return
+        if not no_data_check:
+            check_uploads(settings, client, job, uploaded)
         handle = create(settings, client, job, request_id=request_id, timeout=timeout)
         settings.out.say(f"job {handle.name}")
         if watch:
             _watch(settings, handle, timeout)
         else:
-            _show_created(settings, handle)
+            show_created(settings, handle)
+
+
+def _refuse_contradictions(
+    plan_file: Path | None, file: str | None, *, max_age: float | None, data: Path | None, accepted: tuple[str, ...]
+) -> None:
+    if plan_file is not None and data is not None:
+        raise click.UsageError("--plan trains on the plan's own data: leave --data and --eval-data out")
+    if plan_file is not None and accepted:
+        raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
+    if plan_file is None and (file is None or max_age is not None):
+        raise click.UsageError("name a job file" if file is None else "--max-age needs --plan")
 
 
 def _accept(job: "JobFile", codes: tuple[str, ...], *, evaluates: bool) -> None:
@@ -193,7 +207,12 @@ def _resolve(settings: Settings, job: "JobFile") -> "run_spec_pb2.RunSpec | None
 
 
 def _approve(
-    settings: Settings, client: "Client", approved: _Approved, uploaded: "dict[str, str]", *, timeout: float | None
+    settings: Settings,
+    client: "Client",
+    approved: _Approved,
+    uploaded: "dict[str, dataset_pb2.Dataset]",
+    *,
+    timeout: float | None,
 ) -> None:
     """Give the job its approved plan; what the trainer says of uploaded data replaces what the check knew of it."""
     from finetree import PlanDrift
@@ -257,13 +276,3 @@ def _watch(settings: Settings, handle: "Job", timeout: float | None) -> None:
     if not settings.out.json:
         show_end(settings.out, terminal.summary, handle.artifacts())
         settings.out.say(f"`finetree jobs download {short_name(handle.name)}` downloads the artifacts")
-
-
-def _show_created(settings: Settings, handle: "Job") -> None:
-    from finetree_cli.output import short_name
-
-    if settings.out.json:
-        settings.out.message(handle.snapshot or handle.refresh())
-    else:
-        settings.out.text(handle.name)
-    settings.out.say(f"`finetree jobs watch {short_name(handle.name)}` follows it")

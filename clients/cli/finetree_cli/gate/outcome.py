@@ -63,7 +63,7 @@ def _remedies(stopped: list[PlanEntry], *, failed: bool) -> list[str]:
         prefix = f"{entry.file}: " if len(stopped) > 1 else ""
         for check in stopping(entry):
             if check.verdict == "UNDECIDED" and check.measured is None:
-                found[check.message] = None
+                found[f"{prefix}{check.message}"] = None
         if entry.remedies:
             found[f"{prefix}would pass: {entry.remedies[0].summary}"] = None
     if not failed:

@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from finetree_cli.jobfile.job import TEMPLATE_KEYS
-from finetree_cli.jobfile.yaml_scalars import enum_prefix
+from finetree_cli.jobfile.yaml_scalars import ALSO, enum_prefix
 
 JsonObject = dict[str, Any]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -148,7 +148,8 @@ class _Contract:
         prefix = enum_prefix(names)
         short = [value.removeprefix(prefix).lower() for value in names]
         texts = [self.comments.get(f"{name}.{value}", "") for value in names]
-        return {"anyOf": [{"enum": short, "enumDescriptions": texts}, {"enum": names}]}
+        also = list(ALSO.get(name, ()))
+        return {"anyOf": [{"enum": short, "enumDescriptions": texts}, {"enum": names + also}]}
 
 
 def _nested(scope: str, message: Any) -> Iterator[tuple[str, Any]]:

@@ -18,6 +18,16 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT64,
 }
 _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
+ALSO = {
+    "finetree_api.types.v1.Sharding": {
+        "ddp": "replicated",
+        "zero-1": "optimizer",
+        "zero-2": "gradients",
+        "fsdp": "full",
+        "zero-3": "full",
+    }
+}
+"""Usual words for values, by enum: those of the --sharding option."""
 
 
 def convert(known: FieldDescriptor, node: ScalarNode) -> tuple[Any, str]:
@@ -53,6 +63,7 @@ def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
     prefix = enum_prefix(names)
     short = {name.removeprefix(prefix).lower(): name for name in names}
     asked = text.upper().removeprefix(prefix).lower().replace("-", "_")
+    asked = ALSO.get(kind.full_name, {}).get(asked.replace("_", "-"), asked)
     if asked in short:
         return numbers[short[asked]], ""
     close = difflib.get_close_matches(asked, short, n=1, cutoff=0.6)

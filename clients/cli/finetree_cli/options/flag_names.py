@@ -99,6 +99,8 @@ def in_flags(text: str, command: click.Command) -> str:
     The rpcs that list what there is become the commands that do.
     """
     named = _RPC.sub(lambda found: LISTS[found[0]], text)
+    if flag_of("model", command):
+        named = named.replace("model.shape accepts any", "--model ./FOLDER takes any that has a config.json")
     return _PATHS.sub(lambda found: flag_of(found[0].strip("`"), command) or found[0], named)
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from finetree_cli.options.local_rows import add_local_profiles
 from finetree_cli.options.program import ProgramFlags, set_program
-from finetree_cli.options.spec import OwnershipFlags, divide, ownership, rows_profile
+from finetree_cli.options.spec import OwnershipFlags, divide, given_rows, ownership
 
 if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimate_pb2
@@ -28,6 +28,13 @@ class PlanFlags:
     tokens_per_example: int | None = None
     target_fraction: float | None = None
 
+    @property
+    def describes_rows(self) -> bool:
+        """Whether an option says something about the rows."""
+        return any(
+            each is not None for each in (self.examples, self.tokens, self.tokens_per_example, self.target_fraction)
+        )
+
 
 def plan_request(
     job: "JobFile", out: "Output", *, plan: PlanFlags, owner: OwnershipFlags, program: ProgramFlags
@@ -43,14 +50,9 @@ def plan_request(
     owned = ownership(owner)
     if owned is not None:
         request.spec.ownership.CopyFrom(owned)
-    if plan.examples is not None:
-        profile = rows_profile(
-            plan.examples,
-            tokens=plan.tokens,
-            tokens_per_example=plan.tokens_per_example,
-            target_fraction=plan.target_fraction,
-        )
-        request.dataset_profile.CopyFrom(profile)
+    rows = given_rows(plan, job.spec.dataset.profile)
+    if rows is not None:
+        request.dataset_profile.CopyFrom(rows)
     else:
         add_local_profiles(job, out, request)
     set_program(request.spec, program)

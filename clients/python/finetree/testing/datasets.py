@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import training_data_pb2
+from finetree_api.types.v1 import check_pb2, run_spec_pb2, training_data_pb2
 
 from finetree._shared import rpcs
 from finetree.errors import (
@@ -32,10 +32,13 @@ class FakeDatasets:
 
     Attributes:
         preview: rows that every dataset shows.
+        findings: what is found in the rows of the next upload; a job that trains is refused for an error that it does
+            not accept.
     """
 
     def __init__(self, handlers: Handlers) -> None:
         self.preview: list[dataset_pb2.PreviewRow] = []
+        self.findings: list[training_data_pb2.DataFinding] = []
         self._lock = threading.RLock()
         self._datasets: dict[str, dataset_pb2.Dataset] = {}
         self._bytes: dict[str, bytearray] = {}
@@ -69,6 +72,25 @@ class FakeDatasets:
             if name not in self._datasets:
                 raise NotFound(f"no dataset {name!r}", reason="DATASET_NOT_FOUND")
             return self._datasets[name]
+
+    def require_accepted(self, spec: run_spec_pb2.RunSpec) -> None:
+        """Refuse a run for an error in its rows that its reading does not accept, as the trainer does.
+
+        Raises:
+            InvalidArgument: the finding's code.
+        """
+        for path, source in (("dataset", spec.dataset), ("evaluation.dataset", spec.evaluation.dataset)):
+            with self._lock:
+                dataset = self._datasets.get(source.name)
+            for found in dataset.findings if dataset is not None else ():
+                columns = {c.name for c in found.columns if c.severity == check_pb2.SEVERITY_ERROR}
+                accepted = found.code in source.reading.accepted_findings
+                ignored = bool(columns) and columns <= set(source.reading.ignored_columns)
+                if found.severity == check_pb2.SEVERITY_ERROR and not (accepted or ignored):
+                    place = f"job.train.spec.{path}.reading"
+                    raise InvalidArgument(
+                        f"{place}: {found.message}", reason=found.code, violations=(Violation(place, found.message),)
+                    )
 
     def create(self, request: dataset_pb2.CreateDatasetRequest) -> dataset_pb2.CreateDatasetResponse:
         """Create a dataset; the same content gives the existing one."""
@@ -163,6 +185,7 @@ class FakeDatasets:
         dataset.row_format = (
             training_data_pb2.ROW_FORMAT_CHAT if "messages" in rows[0] else training_data_pb2.ROW_FORMAT_TEXT
         )
+        dataset.findings.extend(self.findings)
         dataset.state = dataset_pb2.DATASET_STATE_READY
 
 

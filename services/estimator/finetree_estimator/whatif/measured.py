@@ -19,7 +19,7 @@ NO_POWER = "unknown without the power of the devices; give ownership.owned.watts
 NO_PRICE = (
     "unknown without a price of this hardware; give ownership.rented.price_id, or ownership.owned with a price_per_kwh"
 )
-DOES_NOT_FIT = "none, since the run does not fit in the memory of its hardware; remedies say what would"
+DOES_NOT_FIT = "no figure: the run does not fit at its expected memory; remedies say what would"
 NO_NUMBER = "unknown for this run"
 NO_NAME = "unknown for a model that is given by its shape; give model.name or model.hub"
 NO_LICENSE = "unknown for a model outside of the catalog; give model.name or model.hub of one in it, or waive the limit"

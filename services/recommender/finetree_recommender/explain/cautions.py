@@ -143,18 +143,17 @@ def _evidence(situation: Situation, missing: str, ways: tuple[WayOut, ...]) -> I
 
 
 def _sharding(situation: Situation, told: set[Kind]) -> Iterator[Caution]:
-    """Sharding: methods that would fit with it, and setups that this suite does not train yet."""
-    hardware = situation.inputs.hardware
+    """Several devices: this suite trains on one; and methods that would fit if the model were sharded."""
+    hardware, has_method = situation.inputs.hardware, situation.decision.method is not None
     sharded = hardware.sharding == hardware_pb2.SHARDING_FULL
-    if situation.decision.method is not None and (sharded or hardware.nodes > 1):
-        text = (
-            "sharding across devices and training on several nodes are estimated, but this suite does not train so yet"
-        )
-        yield Caution("NOT_TRAINED_HERE", f"{text}: the trainer refuses the recipe as it is", "fit.sharded")
-    elif Kind.SEVERAL_GPUS not in told and (found := _divisible(situation)):
+    if has_method and (sharded or hardware.count > 1 or hardware.nodes > 1):
+        text = "training on several devices is estimated, but this suite trains on one so far: the trainer refuses the "
+        yield Caution("NOT_TRAINED_HERE", f"{text}recipe as it is", "fit.sharded")
+    if Kind.SEVERAL_GPUS not in told and (found := _divisible(situation)):
         words = listed(found, "and")
         text = f"each of the {hardware.count} devices holds the whole model: {words} may fit if it is sharded "
-        text += "across them (hardware.sharding), which is estimated, but not yet trained by this suite"
+        text += "across them (hardware.sharding)"
+        text += "" if has_method else ", which is estimated, but not yet trained by this suite"
         yield Caution("NOT_SHARDED", text, "fit.does_not_fit", found[0])
 
 

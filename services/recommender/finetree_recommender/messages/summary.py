@@ -53,12 +53,8 @@ def headline(answer: Recommendation) -> str:
 
 def _line(answer: Recommendation) -> str:
     method = answer.decision.method
-    if method is None and _unknown(answer):
-        return "State the memory of the hardware: it decides which methods can train"
-    if method is None and answer.ways_out:
-        return f"Nothing trains here as asked, but {answer.ways_out[0].message}"
     if method is None:
-        return "Upgrade the hardware: no method was shown to fit"
+        return _without_method(answer)
     title = answer.pack.card(method).title
     if answer.cautions and answer.cautions[0].code == "ROWS_CUT":
         return f"{title}, but {answer.cautions[0].message}"
@@ -68,6 +64,16 @@ def _line(answer: Recommendation) -> str:
         speaker = answer.pack.rules.gate.speaker
         return f"{title}: it fits by the estimate, although {speaker} advises to upgrade the GPU first"
     return f"{title}: {_why(answer)}"
+
+
+def _without_method(answer: Recommendation) -> str:
+    if _unknown(answer):
+        return "State the memory of the hardware: it decides which methods can train"
+    if answer.ways_out:
+        return f"Nothing trains here as asked, but {answer.ways_out[0].message}"
+    if not answer.inputs.model_known:
+        return "Name the model: the rules alone train none on so small a device, but a small model may fit"
+    return "Upgrade the hardware: no method was shown to fit"
 
 
 def paragraph(answer: Recommendation) -> str:
@@ -88,11 +94,10 @@ def _verdict(answer: Recommendation) -> str:
         return f"Which methods train on {_device(answer)} depends on its memory, which is unknown."
     if method is None:
         return _nothing_trains(answer)
-    title = answer.pack.card(method).title
     if answer.decision.upgrade_advised:
         advice = f'For {_device(answer)} the playbook says "{UPGRADE_WORDS}"'
-        return f"{advice}; by the estimate {title} trains this model on it all the same."
-    return f"Use {title}: {_why(answer)}."
+        return f"{advice}; by the estimate {method} trains this model on it all the same."
+    return f"Use {method}: {_why(answer)}."
 
 
 def _nothing_trains(answer: Recommendation) -> str:
@@ -104,8 +109,7 @@ def _nothing_trains(answer: Recommendation) -> str:
         return f'The playbook says "{UPGRADE_WORDS}", and {fits}.'
     if choice.method is None:
         return f"Upgrade the hardware: {fits}."
-    title, name = answer.pack.card(choice.method).title, answer.pack.rules.id
-    return f"Upgrade the hardware: {name} prefers {title}, but {fits}."
+    return f"Upgrade the hardware: {answer.pack.rules.id} prefers {choice.method}, but {fits}."
 
 
 def _ways(answer: Recommendation) -> Iterator[str]:
@@ -149,7 +153,7 @@ def _why(answer: Recommendation) -> str:
     sentence = _SENTENCES.get(reason.code)
     if sentence is None:
         return reason.message
-    preferred = answer.pack.card(choice.method).title if choice.method is not None else "another method"
+    preferred = choice.method if choice.method is not None else "another method"
     runnable = " that this hardware can run" if answer.inputs.hardware_known else ""
     return sentence.format(preferred=preferred, runnable=runnable, tied=_tied(answer))
 

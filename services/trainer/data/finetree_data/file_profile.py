@@ -6,13 +6,14 @@ from pathlib import Path
 
 from finetree_api.types.v1 import training_data_pb2
 
+from finetree_data.bad_rows import empty_dataset
 from finetree_data.columns.resolve import find_mapping
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
 from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.reader import RowFile
-from finetree_data.row_sizes import CHARACTERS_PER_TOKEN, RowSizes
+from finetree_data.row_sizes import CHARACTERS_PER_TOKEN, RowSizes, estimated_tokens
 from finetree_data.rows.row import Row
 
 READ_BYTES = 16 * 1024 * 1024
@@ -44,7 +45,7 @@ def file_profile(path: Path, reading: Reading) -> FileProfile:
     file, sizes, share = RowFile(path, reading), RowSizes(), 1.0
     for entry in file.entries():
         if isinstance(entry, Row):
-            sizes.add(entry)
+            sizes.add(*estimated_tokens(entry))
         else:
             file.bad_rows.skip(entry)
         if file.content is not None and file.content.count > READ_BYTES:
@@ -70,6 +71,15 @@ def _is_parquet(path: Path, reading: Reading) -> bool:
 
 def _of_footer(footer: Footer, reading: Reading) -> FileProfile:
     """Rows and sizes of a Parquet file by its footer."""
+    _, profile = columns_profile(footer, reading)
+    return FileProfile(profile=profile, file_format=FileFormat.PARQUET, values_read=False)
+
+
+def columns_profile(footer: Footer, reading: Reading) -> tuple[RowFormat, training_data_pb2.DatasetProfile]:
+    """Check the names of a Parquet file's columns, and estimate sizes from its footer; no value is read.
+
+    Raises DatasetError MALFORMED_ROW for columns that no row format has, EMPTY_DATASET.
+    """
     turns = [{"from": None}] if any(leaf.endswith(".from") for leaf in footer.leaves) else None
     try:
         row_format = find_mapping(dict.fromkeys(footer.columns, turns), reading.row_format, reading.columns).row_format
@@ -77,11 +87,11 @@ def _of_footer(footer: Footer, reading: Reading) -> FileProfile:
         remedy = "" if "columns {" in error.problem else "Name its columns."
         raise DatasetError("MALFORMED_ROW", f"The file {error.problem}.", remedy=remedy) from None
     if not footer.rows:
-        raise DatasetError("EMPTY_DATASET", "The file has no rows.")
+        raise empty_dataset()
     profile = training_data_pb2.DatasetProfile(
         examples=footer.rows,
         total_tokens=max(footer.rows, round(footer.content_bytes / CHARACTERS_PER_TOKEN)),
         target_fraction=1.0 if row_format is RowFormat.TEXT else TARGET_FRACTION,
         exact=False,
     )
-    return FileProfile(profile=profile, file_format=FileFormat.PARQUET, values_read=False)
+    return row_format, profile

@@ -15,6 +15,7 @@ from finetree_data.errors import DatasetError, MarkedRowError, RowError
 from finetree_data.files import csv, json_document, json_lines, prose
 from finetree_data.files.content import HEAD_BYTES, PARQUET, Content, open_content, require_text_file
 from finetree_data.files.json_lines import Record
+from finetree_data.files.parquet_footer import read_footer
 from finetree_data.findings.finding import Finding
 from finetree_data.findings.survey import Survey
 from finetree_data.options import FileFormat, Reading, RowFormat
@@ -43,6 +44,7 @@ class RowFile:
     _survey: Survey | None = None
     _verdicts: Verdicts | None = None
     _nesting: Nesting | None = None
+    _parquet_share: float | None = None
 
     def __post_init__(self) -> None:
         self.bad_rows = BadRowPolicy(self.reading)
@@ -89,7 +91,9 @@ class RowFile:
 
     @property
     def fraction(self) -> float:
-        """Share of the file's bytes that were read, 0 to 1."""
+        """Share of the file's bytes that were read, 0 to 1; of a Parquet file's rows."""
+        if self._parquet_share is not None:
+            return self._parquet_share
         return self.content.fraction if self.content is not None else 0.0
 
     def rows(self) -> Iterator[Row]:
@@ -192,7 +196,10 @@ class RowFile:
             raise DatasetError("DATASET_UNREADABLE", f"The file is {what}.", remedy="Send the Parquet file as it is.")
         if self.parquet is None:
             raise DatasetError("UNSUPPORTED_FILE", "Parquet is not read here.", remedy="Write JSONL.")
-        yield from self.parquet(self.path)
+        rows = max(1, read_footer(self.path).rows)
+        for number, record in self.parquet(self.path):
+            self._parquet_share = min(1.0, number / rows)
+            yield number, record
 
 
 def _delimited(content: Content, head: bytes) -> Iterator[Record]:

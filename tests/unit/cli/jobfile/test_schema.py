@@ -23,6 +23,7 @@ HEAD = "model: {name: smollm2-135m}\n"
 GOOD = {
     "a run": HEAD + "lora: {rank: 16, target_modules: [q_proj]}\nhardware: {accelerator: rtx-4090, count: 2}\n",
     "short and full names": HEAD + "full: {}\nprecision: bf16\noptimizer: OPTIMIZER_ADAMW\n",
+    "the words of --sharding": HEAD + "lora: {}\nhardware: {accelerator: h100, count: 8, sharding: zero-3}\n",
     "a number that YAML 1.1 reads as text": HEAD + "lora: {}\ntraining: {learning_rate: 5e-4, epochs: 3}\n",
     "money": HEAD + "lora: {}\nownership: {owned: {price_per_kwh: 0.30 EUR, watts: 450}}\n",
     "a profile": HEAD + "lora: {}\ndataset: {profile: {examples: 5000, total_tokens: 2000000}}\n",

@@ -59,6 +59,20 @@ def test_rows_are_described_by_all_tokens_or_by_those_of_an_average_row():
     assert first == second == training_data_pb2.DatasetProfile(examples=5_000, total_tokens=2_000_000)
 
 
+def test_the_tokens_of_a_job_files_rows_can_be_said_without_their_number():
+    job = training_data_pb2.DatasetProfile(examples=5_000, target_fraction=0.5)
+    for flags, rows in (
+        (spec_flags.DataFlags(tokens_per_example=400), {"total_tokens": 2_000_000, "target_fraction": 0.5}),
+        (spec_flags.DataFlags(tokens=5_000), {"total_tokens": 5_000, "target_fraction": 0.5}),
+        (spec_flags.DataFlags(target_fraction=0.25), {"target_fraction": 0.25}),
+    ):
+        found = spec_flags.data(flags, NOBODY, job).profile
+        assert found == training_data_pb2.DatasetProfile(examples=5_000, **rows)
+    assert spec_flags.data(spec_flags.DataFlags(), NOBODY, job).profile is None
+    with pytest.raises(BadInput, match="less than one token for each of 5,000 rows"):
+        spec_flags.data(spec_flags.DataFlags(tokens=400), NOBODY, job)
+
+
 def test_fewer_tokens_than_rows_are_refused_with_what_was_meant():
     with pytest.raises(BadInput, match=r"less than one token for each of 5,000 rows") as caught:
         spec_flags.data(spec_flags.DataFlags(examples=5_000, tokens=400), NOBODY)

@@ -165,7 +165,7 @@ def test_memory_thresholds_allow_for_five_percent(ask):
     assert found["hardware", None].threshold == 7.61
     assert "16 GB" in qlora.to_value
     assert NOT_ESTIMATED in qlora.to_value
-    assert found["tasks", Method.ADAPTER].to_value == "many_different"
+    assert found["tasks", Method.ADAPTER].to_value == "many different"
 
 
 def test_for_other_hardware_the_packs_rules_decide(pack, read, evidence):

@@ -5,10 +5,12 @@ import re
 from typing import Any
 
 import pytest
+from finetree_recommender.estimator.values import Catalog
 from finetree_recommender.explain import cautions
 from finetree_recommender.messages.summary import UPGRADE_WORDS, headline, paragraph
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import conclude
+from finetree_recommender.request.inputs import normalize
 from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_runtime.money import to_money
 from google.protobuf import json_format
@@ -75,7 +77,17 @@ def test_where_nothing_fits_an_upgrade_is_all_that_is_recommended(pack, read, ev
     assert paragraph(too_large).startswith("Upgrade the hardware: playbook-1 prefers LoRA")
 
 
-@pytest.mark.parametrize(("pack_id", "title"), [("playbook-1", "Adapter layers"), ("evidence-1", "LoRA")])
+def test_where_the_rules_refuse_the_device_and_no_model_is_named_it_is_asked_for(pack, read):
+    """By the rules alone 6 GB train nothing; a small model may all the same, which only the estimate can say."""
+    device = {"unknown_accelerator": {"marketed_memory_gb": 6}}
+    unnamed = read(hardware=device).request
+    unnamed.ClearField("model")
+    answer = conclude(pack, normalize(unnamed, pack, Catalog(models={})), None, missing=cautions.MODEL_UNKNOWN)
+    assert answer.decision.method is None
+    assert headline(answer).startswith("Name the model: ")
+
+
+@pytest.mark.parametrize(("pack_id", "title"), [("playbook-1", "adapter layers"), ("evidence-1", "LoRA")])
 def test_many_tasks_are_the_reason_of_the_method_made_for_them(read, evidence, pack_id, title):
     found = evidence(lora="FITS", adapter="FITS")
     many = {"hardware": GPU24, "tasks": "TASK_VARIETY_MANY_DIFFERENT"}

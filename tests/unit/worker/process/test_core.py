@@ -114,10 +114,11 @@ def test_without_a_model_rows_are_checked_and_counted_in_characters(task, write_
     task.base.Clear()
     task.dataset_file = str(write_rows([{"text": "a" * 400}, {"text": ""}, {"text": "b" * 40}] + [{"text": "c"}] * 200))
     report = prepared(task).reports[SPLIT_TRAIN]
-    assert (report.rows, report.profile.examples, report.skipped.count) == (203, 202, 1)
+    assert (report.rows, report.profile.examples, report.skipped.count) == (202, 202, 1)
     assert (report.profile.exact, report.profile.total_tokens) == (False, 100 + 10 + 200)
     assert report.row_format == training_data_pb2.ROW_FORMAT_TEXT
-    assert not report.HasField("percentiles")
+    assert (report.percentiles.p50, report.longest_row_tokens) == (1, 100)
+    assert not report.HasField("special_tokens")
 
 
 def test_without_a_model_a_bad_row_is_named_too(task, write_rows):

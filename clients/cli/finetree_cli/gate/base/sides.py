@@ -17,6 +17,7 @@ from finetree_cli.gate.base.difference import compare
 from finetree_cli.gate.base.git import Commit, find_commit
 from finetree_cli.gate.check_jobs import Checks
 from finetree_cli.gate.job_files import read_jobs
+from finetree_cli.gate.policy.file import read_policies
 from finetree_cli.gate.policy.policy import Policy
 from finetree_cli.gate.report import PlanEntry, Report, Revisions, make_report, read_report
 
@@ -80,13 +81,16 @@ def difference(base: str, head: str | None, paths: Sequence[str], *, checks: Che
         base: before the change.
         head: after it.
         paths: job files, folders and globs, relative to the current folder or to the folder of a side; without any,
-            the whole folder. Not for a plan.json.
+            the whole folder, and in the repository the files that its policies are for. Not for a plan.json.
         checks: gives the estimator and the requests.
 
     Raises:
         BadInput: A side is none of these, or no side has a job.
     """
     before, now = _commit(base), _commit(head)
+    if not paths and before is not None and (head is None or now is not None):
+        named = read_policies(None).job_files()
+        paths = named if job_files(named) else ()
     if now is None:
         after = _present(head, paths, checks)
     else:
@@ -107,8 +111,8 @@ def difference(base: str, head: str | None, paths: Sequence[str], *, checks: Che
 
 def _other_revisions(base: Report, head: Report) -> list[str]:
     """Name the revisions that differ between the sides: a part of the difference is theirs."""
-    if not base.plans or not head.plans:
-        return []
+    if any(all(entry.error is not None for entry in side.plans) for side in (base, head)):
+        return []  # nothing was computed on a side, so it has none
     pairs = [
         (item.name, getattr(base.revisions, item.name), getattr(head.revisions, item.name))
         for item in dataclasses.fields(Revisions)

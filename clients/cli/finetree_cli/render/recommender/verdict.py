@@ -25,6 +25,8 @@ _TOLD = (_RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE
 """Cautions that the lines above them say already."""
 _NOTES = ("MODEL_SIZE_UNKNOWN", "SERVING_NOTE")
 """Cautions that are only to be noted: told after those about a harm."""
+_LACKING = {"MODEL_UNKNOWN": "--model NAME", "FIT_UNKNOWN": "--memory-gb GB"}
+"""Options that would give an answer with a method, by the caution that says that something is unknown."""
 _HARDWARE = {
     "--gpu": 1,
     "--gpu-memory": 1,
@@ -128,7 +130,7 @@ def _lengths_unknown(response: recommendation_pb2.RecommendResponse) -> bool:
 def _cautions(response: recommendation_pb2.RecommendResponse) -> Sequence[recommendation_pb2.Caution]:
     """The reply's cautions in its order, those about a harm first."""
     told = [item for item in response.cautions if item.code not in _TOLD]
-    if response.HasField("spec") and not response.spec.HasField("model"):
+    if not response.HasField("spec") or not response.spec.HasField("model"):
         told = [item for item in told if item.code != "MODEL_SIZE_UNKNOWN"]
     if response.ways_out:
         told = [item for item in told if item.code != "NOTHING_FITS"]
@@ -173,8 +175,10 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
     spec = response.spec
     if not response.HasField("spec"):
         options = next((found for way in response.ways_out if way.trainable_here and (found := _options(way))), ())
-        if options:
-            yield f"Next: {shlex.join(['finetree', *_changed(asked.arguments, options)])}"
+        lacking = [_LACKING[item.code] for item in response.cautions if item.code in _LACKING]
+        if options or lacking:
+            again = shlex.join(["finetree", *_changed(asked.arguments, options)])
+            yield f"Next: {' '.join([again, *lacking])}"
         return
     train = "finetree train {}" + ("" if spec.dataset.WhichOneof("source") == "name" else " --data FILE")
     again = shlex.join(["finetree", *asked.arguments])
@@ -196,7 +200,7 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
 
 def _changed(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
     """Replace options of a command line by others of the same kind; `--output FILE` is kept."""
-    replaced = {"--model": 1} if options[0] == "--model" else _HARDWARE
+    replaced = {"--model": 1} if options[:1] == ("--model",) else _HARDWARE if options else {}
     kept, skipped = list[str](), 0
     for word in arguments:
         if skipped:

@@ -15,6 +15,8 @@ from finetree_cli.render import units
 
 BAR = 30
 """Width in columns of the longest bar of a histogram."""
+SHORTEST_BOUND = 32
+"""Tokens of the rows in the histogram's first bar; each further one has rows of up to twice as many."""
 SHOWN_NUMBERS = 10
 """Largest number of row numbers in a line; --json has all that the report lists."""
 _MARKS = {"target": "+ ", "truncated": "x ", "context": "| "}
@@ -112,17 +114,26 @@ def _show_first(out: Output, report: event_pb2.DatasetReport, rows: Sequence[dat
         out.text(plain(remark.message))
     tokens, ends = report.profile.total_tokens, report.special_tokens.rows_that_learn_to_end
     if tokens:
-        share = f"{report.target_tokens / tokens:.0%}"
+        learned = f"Learned: {report.target_tokens / tokens:.0%} of the tokens"
         cut = f"; {report.truncated.count} are cut at {report.sequence_length} tokens" if report.truncated.count else ""
-        out.text(f"Learned: {share} of the tokens; {ends} of {report.rows} rows learn to end{cut}.")
+        ends_too = (
+            f"; {ends} of {report.rows} rows learn to end" if rendered(report) else " (estimated from characters)"
+        )
+        out.text(f"{learned}{ends_too}{cut}.")
     for one in report.findings:
         if one.severity >= check_pb2.SEVERITY_WARNING:  # the remarks name the columns of notes
             _show_finding(out, one)
     shown = [(row.row, row.spans) for row in rows] or [(report.example_row, report.example_spans)]
     for number, row_spans in shown:
         out.text()
-        out.text(f"Row {number} as the model sees it; {_legend()}:")
+        how = "as the model sees it" if rendered(report) else "by its roles, without the model's chat template"
+        out.text(f"Row {number} {how}; {_legend()}:")
         out.styled(marked(row_spans))
+
+
+def rendered(report: event_pb2.DatasetReport) -> bool:
+    """Tell whether the rows were rendered and counted for a model, and not estimated from their characters."""
+    return report.HasField("special_tokens")
 
 
 _SEVERITIES = {
@@ -174,22 +185,30 @@ def _line(one: Found) -> str:
 
 
 def _show_lengths(out: Output, report: event_pb2.DatasetReport) -> None:
-    buckets = report.profile.token_lengths
-    most = max((bucket.count for bucket in buckets), default=0)
+    counts: dict[int, int] = {}
+    for bucket in report.profile.token_lengths:
+        bound = max(SHORTEST_BOUND, 1 << (bucket.upper_bound - 1).bit_length())
+        counts[bound] = counts.get(bound, 0) + bucket.count
+    most = max(counts.values(), default=0)
     if not most:
         return
     out.text()
-    out.text("Rows by tokens:")
-    for bucket in buckets:
-        bar = "#" * -(-bucket.count * BAR // most)
-        out.text(f"  up to {bucket.upper_bound:>7} {bucket.count:>9} {bar}".rstrip())
+    out.text("Rows by tokens:" if rendered(report) else "Rows by tokens, estimated from 4 characters a token:")
+    for bound, count in counts.items():
+        bar = "#" * -(-count * BAR // most)
+        out.text(f"  up to {bound:>7} {count:>9} {bar}".rstrip())
     if report.sequence_length:
         out.text(f"Sequence length: {report.sequence_length}")
-    out.text(f"Suggested sequence length: {report.suggested_sequence_length} (keeps 99 % of the rows whole)")
+    if report.suggested_sequence_length:
+        text = f"Suggested sequence length: {report.suggested_sequence_length}"
+        out.text(f"{text} (keeps 99 % of the rows whole)")
 
 
 def _show_reading(out: Output, report: event_pb2.DatasetReport) -> None:
     special, rows = report.special_tokens, report.rows
+    if not rendered(report):
+        out.text("Chat template, BOS and EOS tokens: a check by a trainer (`finetree up`) applies those of the model.")
+        return
     template = (
         "the tokenizer's"
         if report.template_source == event_pb2.TEMPLATE_SOURCE_TOKENIZER

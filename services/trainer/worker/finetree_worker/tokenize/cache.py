@@ -11,13 +11,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 from finetree_data.remarks import Remark
+from finetree_data.report.build import Progress
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
@@ -65,20 +66,24 @@ class TableInput:
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
-    def write(self, folder: Path, on_fraction: Callable[[float], None]) -> None:
+    def write(self, folder: Path, on_progress: Progress) -> None:
         """Tokenize the file and write its table into `folder`. Raises DataError, OSError."""
         file, maker = self.source.open(), RowTokenizer(self.tokenizer, self.loss_on, append_eos=self.append_eos)
         remarks: list[Remark] = []
 
+        count = 0
+
         def made() -> Iterator[TokenBlock]:
+            nonlocal count
             for rows in blocks(rows_of(file, self.source.place)):
                 if not remarks and any(map(uses_tools, rows)) and not maker.template.knows_tools:
                     remarks.append(WRITTEN_AS_TEXT)
                 yield maker.block(rows, found_row_format(file))
-                on_fraction(file.fraction)
+                count += len(rows)
+                on_progress(file.fraction, count)
 
         write_table(folder, made(), maker, read=lambda: ReadResult.of(file, *remarks))
-        on_fraction(1.0)
+        on_progress(1.0, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +101,20 @@ class TokenCache:
     folder: Path
     limit: int
 
-    def table(self, wanted: TableInput, on_fraction: Callable[[float], None]) -> Tokenized:
+    def table(self, wanted: TableInput, on_progress: Progress) -> Tokenized:
         """Return the table of a file, tokenized unless the cache has it.
 
-        `on_fraction` is called with 0..1 and may raise to stop. Raises DataError (those of `rows_of` and of
-        `RowTokenizer.block`), StorageError.
+        `on_progress` is called with 0..1 and the rows so far, and may raise to stop. Raises DataError (those of
+        `rows_of` and of `RowTokenizer.block`), StorageError.
         """
         entry = self.folder / wanted.digest()
         found = _open(entry)
         if found is not None:
-            on_fraction(1.0)
+            on_progress(1.0, len(found.rows))
             return Tokenized(found, from_cache=True)
         # An entry that does not open is damaged.
         shutil.rmtree(entry, ignore_errors=True)
-        table = _make(entry, wanted, on_fraction)
+        table = _make(entry, wanted, on_progress)
         self.trim()
         return Tokenized(table, from_cache=False)
 
@@ -129,14 +134,14 @@ class TokenCache:
             total -= bytes_
 
 
-def tokenized(wanted: TableInput, scratch: Path, on_fraction: Callable[[float], None]) -> Tokenized:
+def tokenized(wanted: TableInput, scratch: Path, on_progress: Progress) -> Tokenized:
     """Return the table of a file without a cache: its file is made below `scratch`, mapped and deleted."""
     with storage_errors():
         scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".tokens-", dir=scratch))
     try:
         with storage_errors():
-            wanted.write(folder, on_fraction)
+            wanted.write(folder, on_progress)
         return Tokenized(open_table(folder), from_cache=False)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -167,11 +172,11 @@ def _open(entry: Path) -> TokenTable | None:
     return table
 
 
-def _make(entry: Path, wanted: TableInput, on_fraction: Callable[[float], None]) -> TokenTable:
+def _make(entry: Path, wanted: TableInput, on_progress: Progress) -> TokenTable:
     made: list[TokenTable] = []
     try:
         with atomic_folder(entry, {"format": VERSION}) as draft:
-            wanted.write(draft, on_fraction)
+            wanted.write(draft, on_progress)
             # Mapped before another task can delete it for its size.
             made.append(open_table(draft))
     except StorageError as error:

@@ -99,7 +99,8 @@ class _Run:
         return tokenizer, model
 
     def _tokenize(self, tokenizer: PreTrainedTokenizerBase, progress: Callable[[float], None]) -> Dataset:
-        dataset = load_dataset(self.plan.data, tokenizer, _both(progress, self.steering.stop_here))
+        look = _both(progress, self.steering.stop_here)
+        dataset = load_dataset(self.plan.data, tokenizer, lambda fraction, _: look(fraction))
         report, held_out = dataset.report, len(dataset.held_out)
         self.reporter.emit(report)
         require_accepted(dataset.reports.values())

@@ -2,7 +2,9 @@
 """The report as text: all about one job, a line for each of many that need no attention."""
 
 import gate_reports as sample
-from finetree_cli.render.gate import text
+import pytest
+from finetree_cli.gate.report import Patch
+from finetree_cli.render.gate import text, wording
 
 
 def test_a_single_job_has_its_limits_figures_assumptions_and_digest():
@@ -53,3 +55,18 @@ def test_without_limits_there_is_no_verdict_but_the_change():
     assert "PASS" not in shown
     assert "Verdict" not in shown
     assert "new        b.yaml: memory 14.00 GiB, time 2 h 0 min, cost $12.00\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("field_path", "value", "line"),
+    [
+        ("optimizer", "OPTIMIZER_PAGED_ADAMW_8BIT", "optimizer: paged_adamw_8bit"),
+        ("hardware.sharding", "SHARDING_FULL", "hardware.sharding: full"),
+        ("hardware.accelerator", "H100", 'hardware.accelerator: "H100"'),
+        ("lora.target_modules", ["Q"], 'lora.target_modules: ["Q"]'),
+        ("no.such.setting", "SHARDING_FULL", 'no.such.setting: "SHARDING_FULL"'),
+        ("training.packing", "PACKING_ON", "training.packing: on"),
+    ],
+)
+def test_a_change_is_written_as_a_job_file_has_it(field_path, value, line):
+    assert wording.setting(Patch(field_path=field_path, value=value, summary="")) == line

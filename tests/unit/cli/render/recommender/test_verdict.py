@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import pytest
 from finetree_api.recommender.v1 import recommendation_pb2 as pb
 from finetree_api.types.v1 import (
     estimate_summary_pb2,
@@ -100,6 +101,18 @@ def test_what_is_missing_is_asked_for_with_its_option(capsys):
     out = printed(capsys, unnamed, Asked(("recommend",)))
     assert "not estimated: add --model NAME and --gpu NAME, --cpu or --this-machine" in out
     assert "Next: finetree recommend --model NAME --gpu NAME\n" in out
+
+
+@pytest.mark.parametrize(("code", "option"), [("MODEL_UNKNOWN", "--model NAME"), ("FIT_UNKNOWN", "--memory-gb GB")])
+def test_without_a_method_what_would_give_one_is_asked_for(capsys, code, option):
+    cautions = [
+        pb.Caution(code=code, message="unknown"),
+        pb.Caution(code="MODEL_SIZE_UNKNOWN", message="a 7B model's rate"),
+    ]
+    response = pb.RecommendResponse(verdict=pb.Verdict(headline="Name it"), cautions=cautions)
+    out = printed(capsys, response, Asked(("recommend", "--cpu")))
+    assert f"Next: finetree recommend --cpu {option}\n" in out
+    assert "rate" not in out
 
 
 def test_a_written_job_file_is_trained_next_and_a_named_dataset_needs_no_file(capsys):
