@@ -101,6 +101,7 @@ def check_uploads(
         evaluation_dataset=spec.evaluation.dataset if spec.evaluation.HasField("dataset") else None,
         sequence_length=spec.training.sequence_length if spec.training.HasField("sequence_length") else None,
         loss_tokens=spec.training.loss_tokens,
+        append_eos=spec.training.append_eos if spec.training.HasField("append_eos") else None,
     )
     settings.out.say(
         f"checking all rows of {', '.join(dataset.display_name for dataset in large)}; --no-data-check skips"

@@ -9,6 +9,8 @@ import grpc
 import pytest
 from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
+from finetree_data.files import content
+from finetree_trainer.datasets import validate
 from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, refusal, trainer
 
 CONTENT = jsonl(ROWS)
@@ -393,3 +395,30 @@ async def test_files_that_cannot_be_read_are_refused_and_nothing_of_them_stays(t
             assert error.value.details().startswith("my-rows"), name
         assert not (await talk.stub.ListDatasets(dataset_pb2.ListDatasetsRequest())).datasets
         assert not list((tmp_path / "data" / "uploads").iterdir())
+
+
+async def test_a_file_that_unpacks_to_far_more_is_taken_by_its_first_rows_and_blocks_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(validate, "VALIDATED_BYTES", 20_000)
+    bomb = gzip.compress(jsonl([{"text": "a" * 1000}] * 5_000))
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(bomb, display_name="rows.jsonl.gz")
+        taken = await talk.write(created.name, [(0, bomb)])
+        assert (taken.state, taken.compression) == (
+            dataset_pb2.DATASET_STATE_READY,
+            training_data_pb2.COMPRESSION_GZIP,
+        )
+        # Beyond what may come out of it, an upload is refused as a job is.
+        monkeypatch.setattr(content, "FREE_BYTES", 10_000)
+        monkeypatch.setattr(content, "MAX_RATIO", 1)
+        refused = bomb + gzip.compress(b" ")
+        created = await talk.create_dataset(refused, request_id="r")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.write(created.name, [(0, refused)])
+        assert refusal(error.value)[:2] == ("INVALID_ARGUMENT", "DATASET_TOO_LARGE")
+        half = await talk.create_dataset(CONTENT, request_id="h")
+        await talk.write(half.name, [(0, CONTENT[:300])])
+        await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=half.name))
+        assert not list((tmp_path / "data" / "uploads").iterdir())
+        good = await talk.create_dataset(CONTENT, request_id="g")
+        assert (await talk.write(good.name, [(0, CONTENT)])).state == dataset_pb2.DATASET_STATE_READY
+        assert len(list((tmp_path / "data" / "datasets").iterdir())) == 2

@@ -127,6 +127,22 @@ def test_a_report_is_as_it_was_asked_for(preparing):
     assert prepare_plan(preparing).data.split_fraction == 0.0
 
 
+def test_a_report_made_as_the_run_will_be_makes_the_tokens_of_the_run(task):
+    training = task.train.spec.training
+    training.append_eos, training.loss_tokens = False, training_pb2.LOSS_TOKENS_ALL
+    task.train.spec.dataset.reading.columns.text = "body"
+    run = train_plan(task).data
+    task.prepare.CopyFrom(
+        job_pb2.PrepareTask(
+            dataset=task.train.spec.dataset, loss_tokens=training.loss_tokens, append_eos=training.append_eos
+        )
+    )
+    report = prepare_plan(task).data
+    # With file and tokenizer, all that the digest of cached tokens is made of.
+    assert (report.train, report.reading, report.loss_on) == (run.train, run.reading, run.loss_on)
+    assert report.append_eos is run.append_eos is False
+
+
 def test_a_model_or_rows_may_be_prepared_alone(preparing):
     preparing.base.Clear()
     assert prepare_plan(preparing).base is None

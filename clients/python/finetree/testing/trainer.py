@@ -192,12 +192,15 @@ class FakeTrainer:
     def _start(self, request: event_log_pb2.WatchJobRequest, job: FakeJob) -> int:
         start = request.WhichOneof("start")
         if start == "cursor":
-            epoch, separator, seq = request.cursor.partition(".")
+            base, mark, seen = request.cursor.rpartition("~")
+            if mark and not base and seen.isdecimal():
+                return int(seen)
+            epoch, separator, seq = (base or request.cursor).partition(".")
             if not separator or not seq.isdecimal():
                 raise InvalidArgument("cursor: not one of ours", reason="CURSOR_INVALID")
             if epoch != str(self._epoch):
                 raise FailedPrecondition("the log was restored; start again", reason="LOG_RESET")
-            return int(seq)
+            return max(int(seq), int(seen)) if mark else int(seq)
         if request.after_seq > len(job.log):
             raise OutOfRange(
                 f"the newest event is {len(job.log)}", reason="FUTURE_SEQ", metadata={"last_seq": str(len(job.log))}

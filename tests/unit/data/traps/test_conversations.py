@@ -11,6 +11,8 @@ TALK = [
 ]
 WRITTEN = "Agent: Hello, how can I help?\nCustomer: My parcel is late.\nBy a week.\nAgent: I am sorry."
 
+BELOW = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+
 TRAPS = {
     "a transcript of an agent and a customer": {"rows": [{"conversation": WRITTEN}], "spans": [TALK]},
     "the same in Markdown": {
@@ -50,6 +52,49 @@ TRAPS = {
         "rows": [{"text": "### Human: What is a river?### Human"}, {"text": "### Human: q\n### Assistant: a"},
                  {"text": "### Human: r\n### Assistant: b"}],
         "finding": ("TRANSCRIPTS_AS_TEXT", "ERROR"),
+    },
+    "Alpaca's prompt text": {
+        "rows": [
+            {"text": f"{BELOW}\n\n### Instruction:\nAdd.\n\n### Input:\n2 and {n}\n\n### Response:\n{n + 2}</s>"}
+            for n in (1, 2)
+        ],
+        "finding": ("TRANSCRIPTS_AS_TEXT", "ERROR"),
+        "offer": {"messages": "text"},
+        "then": [[("prompt", BELOW), ("prompt", f"Add.\n\n2 and {n}"), ("learned", f"{n + 2}")] for n in (1, 2)],
+    },
+    "Dolly's prompt text, with an empty input and an end": {
+        "rows": [{"text": "<s>### Instruction:\nSay hi.\n### Input:\n\n### Response:\n# Hi\nthere\n\n### End"}] * 2,
+        "finding": ("TRANSCRIPTS_AS_TEXT", "ERROR"),
+        "offer": {"messages": "text"},
+        "then": [[("prompt", "Say hi."), ("learned", "# Hi\nthere")]] * 2,
+    },
+    "Q and A": {
+        "rows": [{"text": "Q: What is a river?\nIs it long?\nA: Water.\nQ: And a lake?\nA: Also: water."}] * 2,
+        "finding": ("TRANSCRIPTS_AS_TEXT", "ERROR"),
+        "offer": {"messages": "text"},
+        "then": [
+            [("prompt", "What is a river?\nIs it long?"), ("learned", "Water."),
+             ("prompt", "And a lake?"), ("learned", "Also: water.")]
+        ] * 2,
+    },
+    "a question, its choices, and their letter": {
+        "rows": [{"text": "Question: Which is wet?\nA: fire\nB: rain\nAnswer: B"}] * 2,
+        "finding": ("TRANSCRIPTS_AS_TEXT", "ERROR"),
+        "offer": {"messages": "text"},
+        "then": [[("prompt", "Which is wet?\nA: fire\nB: rain"), ("learned", "B")]] * 2,
+    },
+    "a page of questions and answers a line, as text": {
+        "file": "faq.txt",
+        "text": "Q: one? A: 1\nQ: two? A: 2\n",
+        "spans": [[("learned", "Q: one? A: 1")], [("learned", "Q: two? A: 2")]],
+    },
+    "a manual with headings": {
+        "rows": [{"text": "# add\n\n## Input\n\nTwo numbers.\n\n## Output\n\nTheir sum.\n\nA: see B."}],
+        "spans": [[("learned", "# add\n\n## Input\n\nTwo numbers.\n\n## Output\n\nTheir sum.\n\nA: see B.")]],
+    },
+    "questions without answers": {
+        "rows": [{"text": "Q: What is left?"}, {"text": "### Instruction:\nGo."}],
+        "spans": [[("learned", "Q: What is left?")], [("learned", "### Instruction:\nGo.")]],
     },
     "prose with a colon": {
         "rows": [{"text": "The user: a person who uses.\nHe said: the agent is late."}],

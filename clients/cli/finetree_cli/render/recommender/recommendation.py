@@ -47,7 +47,7 @@ def show_methods(out: Output, response: recommendation_pb2.RecommendResponse) ->
         )
         for item in response.methods
     ]
-    out.table(["Method", "Verdict", ">Memory", ">Time", ">Quality", "Why"], rows)
+    out.table(["Method", "Verdict", ">Memory", ">Time", ">Quality", "Why"], rows, wrap=True)
 
 
 def show_recipe(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
@@ -57,7 +57,7 @@ def show_recipe(out: Output, response: recommendation_pb2.RecommendResponse) -> 
     values = flat(as_dict(response.spec))
     reasons = {source.field_path: source for source in response.setting_sources}
     rows = [(path, value, _reason(reasons.get(path))) for path, value in values.items()]
-    out.table(["Setting", "Value", "Why"], rows)
+    out.table(["Setting", "Value", "Why"], rows, wrap=True)
 
 
 def show_estimate(out: Output, response: recommendation_pb2.RecommendResponse) -> None:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts, over all rows of a file, what is not read of them and what is read as something that it may not be."""
 
+from collections import Counter
 from typing import Any
 
 from finetree_data.columns.mapping import Mapping, columns_of, present_parts, quoted_mapping
 from finetree_data.columns.resolve import with_later_columns
+from finetree_data.columns.sections import form_of
 from finetree_data.columns.speakers import speakers_of
 from finetree_data.errors import encodable
 from finetree_data.findings.finding import (
@@ -31,6 +33,7 @@ MOSTLY = 0.5
 TRANSCRIPT_HEAD = 1_000
 """Characters of a plain text in which speakers are looked for."""
 
+_CONVERSATIONS = "conversations"
 _RATINGS = (
     *("rating", "score", "reward", "stars", "quality", "helpfulness", "vote", "votes", "upvotes", "feedback"),
     *("safe", "unsafe", "harmful", "toxic", "bad", "correctness"),
@@ -53,7 +56,8 @@ class Survey:
         self._prompts: set[int] = set()
         self._answers: set[int] = set()
         self._answer = mapping.parts.get("completion", "")
-        self._transcripts = self._results_alone = self._answered = 0
+        self._transcripts: Counter[str] = Counter()
+        self._results_alone = self._answered = 0
 
     def meet(self, value: dict[str, Any]) -> None:
         """Take up the columns of a row that none before it had: `mapping` may read some of them."""
@@ -71,7 +75,7 @@ class Survey:
             if isinstance(text, str) and text[:1] == "[" and text[1:2] in ("'", '"') and text.rstrip()[-1:] == "]":
                 self._lists[path] += 1
         if not row.messages:
-            self._transcripts += len(set(speakers_of(row.text[:TRANSCRIPT_HEAD]))) > 1
+            self._count_text(row.text)
         elif len(row.messages) > 1 and _has_result_alone(row.messages):
             self._results_alone += 1
         if self._answer:
@@ -82,6 +86,12 @@ class Survey:
                     self._answers.add(hash(row.messages[-1].content))
         if not value.keys() <= self._read:
             self._count_unread(value, row, verdict)
+
+    def _count_text(self, text: str) -> None:
+        if len(set(speakers_of(text[:TRANSCRIPT_HEAD]))) > 1:
+            self._transcripts[_CONVERSATIONS] += 1
+        elif form := form_of(text):
+            self._transcripts[form] += 1
 
     def _count_unread(self, value: dict[str, Any], row: Row, verdict: str) -> None:
         texts = [text for path in self._texts if isinstance(text := value.get(path), str)]
@@ -169,19 +179,23 @@ class Survey:
         return Finding(LISTS_AS_TEXT, Severity.ERROR, message, rows=count, mappings=mappings)
 
     def _transcripts_as_text(self, file_format: FileFormat | None) -> Finding | None:
-        if self.mapping.row_format is not RowFormat.TEXT or self._transcripts < MOSTLY * self.rows:
+        count = self._transcripts.total()
+        if self.mapping.row_format is not RowFormat.TEXT or not count or count < MOSTLY * self.rows:
             return None
+        kind = self._transcripts.most_common(1)[0][0]
+        what = (
+            "are conversations: what every speaker says is learned"
+            if kind == _CONVERSATIONS
+            else f'are questions and answers, "{kind}": the questions are learned too'
+        )
         mapping = {"messages": self.mapping.parts["text"]}
         lines = file_format is FileFormat.TEXT
-        message = (
-            f"{self._transcripts} of {self.rows} texts are conversations: what every speaker says is learned."
-            f"{'' if lines else _to_do((mapping,))}"
-        )
+        message = f"{count} of {self.rows} texts {what}.{'' if lines else _to_do((mapping,))}"
         return Finding(
             TRANSCRIPTS_AS_TEXT,
             Severity.WARNING if lines else Severity.ERROR,
             message,
-            rows=self._transcripts,
+            rows=count,
             mappings=() if lines else (mapping,),
         )
 

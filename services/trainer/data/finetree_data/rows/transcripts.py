@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations that are written as one text, with the names of their speakers."""
+"""Conversations that are written as one text, with the names of their speakers or with headings."""
 
 import re
 
+from finetree_data.columns.sections import turns_of
 from finetree_data.columns.speakers import LABEL, SPEAKERS, speakers_of
 from finetree_data.errors import RowError
 from finetree_data.rows.row import Message
@@ -33,7 +34,7 @@ def transcript(text: str, place: str) -> tuple[Message, ...]:
             return _messages(list(zip(roles, texts, strict=True)), place)
     roles = speakers_of(text)
     if len(set(roles)) < 2:
-        return ()
+        return _messages(turns_of(text), place)
     texts = [words.strip() for words in LABEL.split(text)[2::2]]
     return _messages(list(zip(roles, texts, strict=True)), place)
 

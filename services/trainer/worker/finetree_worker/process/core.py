@@ -118,11 +118,12 @@ def report_rows(plan: "DataPlan", reporter: Reporter, steering: Steering) -> Non
 
 
 class RowsProgress:
-    """Reports how far the reading of rows is, in steps of half a percent; stops where the task is told to."""
+    """Reports how far the reading of rows is, in steps of half a percent; raises Cancelled where told to stop."""
 
     def __init__(self, reporter: Reporter, steering: Steering) -> None:
         self._reporter, self._steering = reporter, steering
         self._fraction, self._rows = 0.0, 0
+        steering.stop_here()
         self._emit()
 
     def __call__(self, fraction: float, rows: int) -> None:

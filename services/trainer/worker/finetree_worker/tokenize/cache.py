@@ -30,7 +30,7 @@ from finetree_worker.tokenize.token_table import ReadResult, TokenTable, open_ta
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
 from finetree_worker.tokenize.tool_calls import WRITTEN_AS_TEXT, uses_tools
 
-VERSION = 9
+VERSION = 10
 """Changes when equal input would give other tokens, marks or columns: entries of earlier versions are not used."""
 SILENCE_SECONDS = 3600.0
 """Time after which an unfinished entry without writes belongs to a task that was killed."""
