@@ -187,7 +187,7 @@ def test_any_footer(tmp_path, body):
 def test_any_damage_of_a_parquet_file(tmp_path, at, byte):
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from finetree_worker.tokenize.rows import parquet_rows
+    from finetree_data.files.parquet import parquet_rows
 
     file = tmp_path / "file"
     table = pa.table({"prompt": [f"q{i}" for i in range(40)], "completion": [f"a{i}" for i in range(40)]})
