@@ -25,7 +25,7 @@ class Settings(ServiceSettings):
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
     worker_heartbeat: Duration = setting(
         20.0,
-        "Longest silence between the trainer and a worker; one that is silent and idle for four times as long is ended.",
+        "Longest silence between the trainer and a worker; silent and idle four times as long, it is ended.",
     )
     start_time: Duration = setting(120.0, "Longest time from a worker's start until it attaches.")
     orphan_grace: Duration = setting(
