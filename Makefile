@@ -122,7 +122,7 @@ version: setup  ## give all distributions one version: make version VERSION=0.2.
 	@$(BIN)/python release/versions.py "$(VERSION)"
 	$(UV) lock --quiet  # it names the version too
 
-build: setup  ## build every wheel and sdist into dist/, with an SBOM and the licences of what they need
+build: setup  ## build every wheel and sdist into dist/, with an SBOM and the licenses of what they need
 	@$(BIN)/python release/build.py --uv $(UV)
 
 release: setup  ## make the present contract the baseline of the compatibility check (make version first)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build every distribution into a folder, beside an inventory of what they need from others and its licences.
+"""Build every distribution into a folder, beside an inventory of what they need from others and its licenses.
 
 python release/build.py --uv UV [--output dist]
 
 The inventory is CycloneDX 1.5 (`uv export`): the locked closure of the whole suite, with hashes, on every platform.
-uv.lock knows no licences, so they are read from the environment this runs in; what is not installed there (CUDA
+uv.lock knows no licenses, so they are read from the environment this runs in; what is not installed there (CUDA
 libraries beside a torch for CPUs) is listed without.
 """
 
@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-LICENCE_FILE = re.compile(r"(licen[cs]e|copying|notice|authors)[^/]*$", flags=re.IGNORECASE)
+LICENSE_FILE = re.compile(r"(licen[cs]e|copying|notice|authors)[^/]*$", flags=re.IGNORECASE)
 LONGEST_NAME = 80
-"""Characters of a licence's name in metadata; older packages have the whole text there."""
+"""Characters of a license's name in metadata; older packages have the whole text there."""
 
 
 def main() -> int:
     """Build what the command line asks for; return the exit status."""
-    parser = argparse.ArgumentParser(description="Build every distribution, an SBOM and the third-party licences.")
+    parser = argparse.ArgumentParser(description="Build every distribution, an SBOM and the third-party licenses.")
     parser.add_argument("--uv", default="uv", help="uv, of the version that pyproject.toml asks for")
     parser.add_argument("--output", type=Path, default=ROOT / "dist", help="folder; what is in it is removed")
     arguments = parser.parse_args()
@@ -35,7 +35,7 @@ def main() -> int:
     shutil.rmtree(output, ignore_errors=True)
     uv(arguments.uv, "build", "--all-packages", "--out-dir", str(output))
     sbom = json.loads(uv(arguments.uv, "export", *CLOSURE))
-    third_party = list(with_licences(sbom))
+    third_party = list(with_licenses(sbom))
     (output / "sbom.cdx.json").write_text(json.dumps(sbom, indent=2) + "\n", encoding="utf-8")
     (output / "THIRD-PARTY-LICENSES.txt").write_text("".join(third_party), encoding="utf-8")
     (output / ".gitignore").unlink(missing_ok=True)
@@ -58,18 +58,18 @@ def uv(program: str, *arguments: str) -> str:
     return finished.stdout
 
 
-def with_licences(sbom: dict[str, Any]) -> Iterator[str]:
-    """Add licences to the inventory's components, in place; yield a chapter for each component of others."""
+def with_licenses(sbom: dict[str, Any]) -> Iterator[str]:
+    """Add licenses to the inventory's components, in place; yield a chapter for each component of others."""
     for component in sbom["components"]:
         if "purl" not in component:
             component["licenses"] = [{"expression": "Apache-2.0"}]  # a distribution of this repository
             continue
         found = installed(component["name"])
-        names = licence_names(found) if found else []
+        names = license_names(found) if found else []
         if names:
             component["licenses"] = names
         said = ", ".join(entry.get("expression") or entry["license"]["name"] for entry in names)
-        texts = licence_texts(found) if found else []
+        texts = license_texts(found) if found else []
         title = f"{component['name']} {component['version']}: {said or 'see its own distribution'}"
         yield "\n".join([title, "=" * len(title), *texts, "", ""])
 
@@ -82,8 +82,8 @@ def installed(name: str) -> Distribution | None:
         return None
 
 
-def licence_names(found: Distribution) -> list[dict[str, Any]]:
-    """Return a distribution's licence in CycloneDX's form: its expression, else the name it gives, else classifiers."""
+def license_names(found: Distribution) -> list[dict[str, Any]]:
+    """Return a distribution's license in CycloneDX's form: its expression, else the name it gives, else classifiers."""
     metadata = found.metadata
     if "License-Expression" in metadata:
         return [{"expression": metadata["License-Expression"]}]
@@ -94,10 +94,10 @@ def licence_names(found: Distribution) -> list[dict[str, Any]]:
     return [{"license": {"name": value.rpartition(" :: ")[2]}} for value in classifiers]
 
 
-def licence_texts(found: Distribution) -> list[str]:
-    """Return the licence files that a distribution's metadata folder carries, each once, in order of their paths."""
+def license_texts(found: Distribution) -> list[str]:
+    """Return the license files that a distribution's metadata folder carries, each once, in order of their paths."""
     files = sorted(
-        (str(path), path) for path in found.files or [] if ".dist-info/" in str(path) and LICENCE_FILE.search(path.name)
+        (str(path), path) for path in found.files or [] if ".dist-info/" in str(path) and LICENSE_FILE.search(path.name)
     )
     texts = (path.read_binary().decode(errors="replace") for _, path in files)
     return list(dict.fromkeys(text.strip() + "\n" for text in texts))

@@ -50,6 +50,10 @@ class RecommendWords(TypedDict, total=False):
     """GB as sold; overrides the name's."""
     gpus: int
     sharding: ShardingWord
+    nodes: int
+    """Machines that the GPUs are spread over."""
+    network: float
+    """With nodes: rate of each machine's network, one way, in Gbit/s."""
     cpu: bool
     """A machine without a GPU."""
     cores: int
@@ -80,6 +84,12 @@ class RecommendWords(TypedDict, total=False):
     serve: Sequence[Server]
     priority: Sequence[PriorityWord]
     can_rent: bool
+    price: str
+    """Rented at this price of `list_prices`, by id; "": the cheapest."""
+    price_per_kwh: str | float | money_pb2.Money
+    """Owned: price of a kilowatt-hour, "0.30 EUR", or a number of US dollars."""
+    watts: float
+    """Owned: power of the whole machine under load."""
     recipe: Recipe
     rule_pack: str
 
@@ -103,7 +113,7 @@ _SHORT = {"many_different": "many", "llama_cpp": "llama.cpp"}
 """Words that differ from the contract's."""
 _AS_THEY_ARE = ("runs_per_month", "task_count", "can_rent", "rule_pack")
 _GPU = ("gpu", "gpu_memory")
-_OF_GPUS = ("gpus", "sharding")
+_OF_GPUS = ("gpus", "sharding", "nodes", "network")
 _OF_CPU = ("cores", "memory_gb")
 _OF_ROWS = ("tokens", "tokens_per_example", "target_fraction")
 
@@ -135,6 +145,7 @@ def recommend_request(request: RecommendLike | None, words: RecommendWords) -> r
         found.model.CopyFrom(_model(given["model"]))
     _set_device(found, given)
     _set_shares(found.hardware, given)
+    _set_ownership(found, given)
     _set_dataset(found, given.get("dataset"))
     _set_rows(found, given)
     return found
@@ -229,10 +240,31 @@ def _set_shares(hardware: hardware_pb2.Hardware, given: Mapping[str, Any]) -> No
         if given["sharding"] not in SHARDING:
             raise invalid("sharding", f"expected one of {', '.join(SHARDING)}, got {given['sharding']!r}")
         hardware.sharding = SHARDING[given["sharding"]]
+    if "nodes" in given:
+        _set(hardware, "nodes", given["nodes"])
+    if "network" in given:
+        _set(hardware, "network_gbits_per_second", given["network"], "network")
     if "cores" in given:
         _set(hardware.cpu, "cores", given["cores"])
     if "memory_gb" in given:
         hardware.cpu.memory_bytes = round(given["memory_gb"] * 1e9)
+
+
+def _set_ownership(found: recommendation_pb2.RecommendRequest, given: Mapping[str, Any]) -> None:
+    owned = next((name for name in ("price_per_kwh", "watts") if name in given), "")
+    if "price" in given and owned:
+        raise invalid("price", f"price is for rented hardware, {owned} for owned: they exclude each other")
+    if "price" in given:
+        rented = hardware_pb2.RentedHardware()
+        _set(rented, "price_id", given["price"], "price")
+        found.ownership.CopyFrom(hardware_pb2.Ownership(rented=rented))
+    if owned:
+        machine = hardware_pb2.OwnedHardware()
+        if "price_per_kwh" in given:
+            machine.price_per_kwh.CopyFrom(_money(given["price_per_kwh"], "price_per_kwh"))
+        if "watts" in given:
+            _set(machine, "watts", given["watts"])
+        found.ownership.CopyFrom(hardware_pb2.Ownership(owned=machine))
 
 
 def _set_dataset(found: recommendation_pb2.RecommendRequest, dataset: str | dataset_pb2.Dataset | None) -> None:

@@ -31,6 +31,8 @@ FULL_CARD = 0.92
 """Share of a device's memory above which its allocator frees its cache and tries again."""
 MUCH_LEFT_OVER = 1.02
 """Device peak over what must be there from which on it is said how much is left over, and what avoids it."""
+MUCH_TRUNCATED = 0.005
+"""Share of all tokens from which on it is said that truncation leaves them out."""
 MUCH_SAVING = 0.25
 """Share of a run's time beyond which its checkpoints are worth a remark."""
 
@@ -200,6 +202,10 @@ def _row_remarks(run: Run) -> Iterator[Remark]:
     if run.rows is None or run.steps == 0:
         text = "time and cost are left out: the number of rows is unknown (give dataset.profile.examples)"
         yield Remark("ROWS_UNKNOWN", text, "spec.dataset.profile.examples")
+    if run.rows is not None and run.rows.truncated >= MUCH_TRUNCATED:
+        share = f"{run.rows.truncated:.0%}"
+        text = f"rows are truncated at {run.sequence_length:,} tokens: at least {share} of all tokens are lost"
+        yield Remark("ROWS_TRUNCATED", text, "spec.training.sequence_length")
     if run.rows is None or not run.rows.longest_known:
         text = "the longest row is unknown: memory is that of full micro-batches"
         yield Remark("LONGEST_ROW_UNKNOWN", text, "dataset_profile.token_lengths")

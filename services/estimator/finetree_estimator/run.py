@@ -40,6 +40,8 @@ class Rows:
     """Whether the distribution of lengths is known rather than only their mean."""
     mean_known: bool = True
     """Whether the mean length is known rather than assumed to be the limit."""
+    truncated: float = 0.0
+    """Share of all tokens that truncation leaves out, 0 to 1; the least possible, since lengths are ranges."""
     length_ranges: tuple[LengthRange, ...] = ()
     """How the lengths are spread, shortest first; empty where nothing says so, or nothing depends on it."""
 

@@ -110,7 +110,7 @@ def test_metadata_says_what_an_index_shows(dist):
         assert all(f"=={said['Version']}" in text for text in ours), ours
 
 
-def test_the_inventory_names_what_is_needed_with_hashes_and_licences(dist):
+def test_the_inventory_names_what_is_needed_with_hashes_and_licenses(dist):
     sbom = json.loads((dist / "sbom.cdx.json").read_text(encoding="utf-8"))
     assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.5")
     parts = {part["name"]: part for part in sbom["components"]}

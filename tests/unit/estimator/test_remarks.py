@@ -37,6 +37,7 @@ CODES = {
     "NO_TENSOR_CORES",
     "RATE_FROM_CLASS",
     "RATE_FROM_PRODUCTS",
+    "ROWS_TRUNCATED",
     "ROWS_UNKNOWN",
     "ROW_LENGTHS_UNKNOWN",
     "RUN_DOES_NOT_FIT",
@@ -70,6 +71,11 @@ def test_every_code_is_listed_here():
     ("spec", "code", "field_path"),
     [
         ({}, "ROWS_UNKNOWN", "spec.dataset.profile.examples"),
+        (
+            {"dataset": {"profile": {"examples": 9, "total_tokens": 576_000}}, "training": {"sequence_length": 2048}},
+            "ROWS_TRUNCATED",
+            "spec.training.sequence_length",
+        ),
         ({"hardware": {"cpu": {}}}, "CPU_CORES_UNKNOWN", "spec.hardware.cpu.cores"),
         ({"hardware": {"accelerator": "A100"}}, "ACCELERATOR_MEMORY_ASSUMED", "spec.hardware.accelerator"),
     ],

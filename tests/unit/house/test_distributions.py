@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The distributions: one version for all, complete metadata, and the licence in each."""
+"""The distributions: one version for all, complete metadata, and the license in each."""
 
 import re
 import subprocess
@@ -67,7 +67,7 @@ def test_metadata_is_complete(member):
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_a_distribution_carries_its_licence_and_its_types(member):
+def test_a_distribution_carries_its_license_and_its_types(member):
     assert project(member)["license-files"] == ["LICENSE", "NOTICE"]
     for name in ("LICENSE", "NOTICE"):
         assert (ROOT / member / name).read_bytes() == (ROOT / name).read_bytes(), f"copy {name} into {member}"

@@ -50,6 +50,16 @@ def test_words_become_the_fields_of_the_contract():
     assert found.dataset_profile == training_data_pb2.DatasetProfile(examples=5000, total_tokens=1_500_000)
 
 
+def test_hardware_may_be_spread_over_machines_rented_or_owned():
+    spread = request(gpu="h100", gpus=16, nodes=2, network=400).hardware
+    assert (spread.count, spread.nodes, spread.network_gbits_per_second) == (16, 2, 400)
+    owned = request(gpu="rtx-4090", price_per_kwh="0.30 EUR", watts=600).ownership.owned
+    assert (owned.price_per_kwh.currency_code, owned.price_per_kwh.nanos, owned.watts) == ("EUR", 300_000_000, 600)
+    assert request(watts=600).ownership.owned == hardware_pb2.OwnedHardware(watts=600)
+    assert request(price="a/b/1").ownership.rented.price_id == "a/b/1"
+    assert request(price="").ownership.HasField("rented")
+
+
 def test_times_and_money_are_texts_or_numbers():
     assert {request(max_duration=each).max_duration.seconds for each in ("1h", 3600, timedelta(hours=1))} == {3600}
     amounts = ("50 USD", 50, money_pb2.Money(currency_code="USD", units=50))
@@ -81,6 +91,10 @@ def test_words_replace_fields_of_a_request_and_a_dataset_brings_its_profile():
         ({"budget_per_run": "fifty"}, "budget_per_run: expected an amount such as '50 USD'"),
         ({"gpu": "t4", "cpu": True}, "exclude each other"),
         ({"gpus": 2}, "gpus: has no effect without a GPU"),
+        ({"nodes": 2}, "nodes: has no effect without a GPU"),
+        ({"cpu": True, "network": 400}, "network: has no effect without a GPU"),
+        ({"price": "a", "watts": 300}, "exclude each other"),
+        ({"watts": "many"}, "watts: "),
         ({"gpu": "t4", "cores": 2}, "cores: has no effect without cpu=True"),
         ({"tokens": 5}, "tokens: needs examples"),
         ({"examples": 5000, "tokens": 400}, "tokens: 400 is less than one for each of 5000 rows"),

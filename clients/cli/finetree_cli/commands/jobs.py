@@ -159,20 +159,25 @@ def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -
 )
 @pass_settings
 def download(settings: Settings, job: str, output: Path) -> None:
-    """Download a job's artifacts; an interrupted download is resumed."""
+    """Download a job's artifacts, and say what loads them; an interrupted download is resumed."""
     from finetree_cli.errors import BadInput
+    from finetree_cli.render.trainer.artifacts import show_next
     from finetree_cli.render.transfer import transfer
 
     try:
         with settings.client() as client, transfer(settings.out, "downloading") as on_progress:
-            folders = client.job(job).download(output, on_progress=on_progress)
+            handle = client.job(job)
+            folders = handle.download(output, on_progress=on_progress)
+            artifacts = handle.artifacts()
     except OSError as error:
         raise BadInput(f"{output}: {error.strerror or error}", remedy="give a writable folder with --output") from error
     if settings.out.json:
         settings.out.document({"artifacts": [{"name": name, "path": str(path)} for name, path in folders.items()]})
         return
-    for path in folders.values():
-        settings.out.text(str(path))
+    for artifact in artifacts:
+        if artifact.name in folders:
+            settings.out.text(str(folders[artifact.name]))
+            show_next(settings.out, artifact, folders[artifact.name])
     if not folders:
         settings.out.say("the job has no artifacts")
 

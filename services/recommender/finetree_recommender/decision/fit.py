@@ -123,7 +123,7 @@ def shortage(estimate: Estimate | None) -> str:
     if estimate is None:
         return "does not fit"
     needs, has = estimate.device_bytes.expected / GIB, estimate.usable_bytes / GIB
-    return f"needs at least {needs:.1f} GiB, and {has:.1f} GiB are available"
+    return f"needs about {needs:.1f} GiB at its smallest, and {has:.1f} GiB are available"
 
 
 def room(estimate: Estimate | None) -> str:
