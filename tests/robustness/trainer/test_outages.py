@@ -22,13 +22,25 @@ import pytest
 from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_trainer import outages
 from finetree_trainer.api import worker_servicer
-from finetree_trainer.jobs import time_limits
+from finetree_trainer.estimator import EstimateUnavailableError
+from finetree_trainer.jobs import observations, time_limits
 from finetree_trainer.store.writer import Writer
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.exc import OperationalError
-from trainer_harness import ROWS, Server, assert_whole, job_request, jsonl, refusal, states, steps, trainer
+from trainer_harness import (
+    ROWS,
+    FixedEstimator,
+    Server,
+    assert_whole,
+    job_request,
+    jsonl,
+    refusal,
+    states,
+    steps,
+    trainer,
+)
 
 STEP = event_pb2.EVENT_KIND_STEP_METRICS
 SERVICE = "finetree_api.trainer.v1.TrainerService"
@@ -44,6 +56,7 @@ def soon(monkeypatch):
     monkeypatch.setattr(outages, "LONGEST_RETRY_SECONDS", 0.05)
     monkeypatch.setattr(worker_servicer, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(time_limits, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(observations, "FIRST_DELAY_SECONDS", 0.05)
 
 
 class Lock:
@@ -92,7 +105,8 @@ def writer_of(run) -> str:
     while isinstance(run, functools.partial):
         run = run.func
     inner = inspect.getclosurevars(run).nonlocals
-    return (inner.get("decide") or inner.get("make") or run).__qualname__
+    deciding = inner.get("decide") or inner.get("make") or run
+    return f"{deciding.__module__.rpartition('.')[2]}.{deciding.__qualname__}"
 
 
 async def impatient(talk) -> None:
@@ -151,7 +165,9 @@ async def free_slots(talk) -> int:
 @pytest.mark.parametrize("kind", ["full", "locked"])
 async def test_an_outage_at_every_write_costs_no_job(tmp_path, monkeypatch, soon, kind):
     script = {"steps": 12, "delay": 0.01, "kill_at": {"1": 5}, "summary": {"steps": 12, "total_seconds": 1.0}}
-    async with trainer(tmp_path, script) as talk:
+    estimator = FixedEstimator()
+    estimator.failure = EstimateUnavailableError("down")
+    async with trainer(tmp_path, script, estimator) as talk:
         await impatient(talk)
         with outage_at_every_write(talk, kind, monkeypatch) as met:
             content = jsonl(ROWS)
@@ -168,24 +184,54 @@ async def test_an_outage_at_every_write_costs_no_job(tmp_path, monkeypatch, soon
             deadline.FromNanoseconds(time.time_ns() + 10**9)
             late = await create("late", {"suspended": True, "deadline": deadline})
             unwanted = await create("unwanted")
+            request = trainer_pb2.CreateJobRequest(job=job_request(""), request_id="without-rows")
+            request.job.train.spec.dataset.path = "train.jsonl"
+            without_rows = (await insist(kind, lambda: talk.stub.CreateJob(request))).job
+            (tmp_path / "rows" / "train.jsonl").unlink()
             events = await talk.events(ran.name, seconds=20)
             await insist(kind, lambda: talk.cancel(unwanted.name))
-            ends = {job.name: (await talk.events(job.name, seconds=20)) for job in (late, unwanted)}
+            ends = [await talk.events(job.name, seconds=20) for job in (late, unwanted)]
+            failed = (await talk.events(without_rows.name, seconds=20))[-1].terminal
             async with asyncio.timeout(10):
-                while await free_slots(talk) == 0 or "_remove" not in met:
+                while "observations.ObservationReporter._postpone" not in met:
+                    await asyncio.sleep(0.02)
+                estimator.failure = None
+                while await free_slots(talk) == 0 or "observations._remove" not in met:
                     await asyncio.sleep(0.02)
         assert_whole(events)
         # The worker's death costs an attempt, and no outage does.
         assert steps(events) == [*((1, step) for step in range(1, 5)), *((2, step) for step in range(1, 13))]
         assert events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED
-        for told in ends.values():
+        for told in ends:
             assert_whole(told)
             assert told[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
+        assert failed.state == job_pb2.JOB_STATE_FAILED
+        assert failed.failure_category == job_pb2.FAILURE_CATEGORY_USER
+        assert estimator.reported.qsize() >= 1
         assert {
-            *("Jobs.create.<locals>.make", "JobQueue._announce.<locals>.decide", "Supervisor.start.<locals>.begin"),
-            *("Supervisor.ingest.<locals>.add", "close_attempt.<locals>.close", "Jobs.cancel.<locals>.decide"),
+            *("jobs.Jobs.create.<locals>.make", "jobs.Jobs.cancel.<locals>.decide"),
+            *("queue.JobQueue._announce.<locals>.decide", "queue.JobQueue._fail.<locals>.decide"),
+            *("supervisor.Supervisor.start.<locals>.begin", "supervisor.Supervisor.ingest.<locals>.add"),
+            *("recovery._replay.<locals>.add", "recovery.close_attempt.<locals>.close"),
         } <= set(met)
         assert await health_of(talk) == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("kind", ["full", "locked"])
+async def test_an_outage_while_a_worker_comes_back_to_another_service_costs_no_attempt(
+    tmp_path, monkeypatch, soon, kind
+):
+    late = {"steps": 3, "start_delay": 1.5}
+    async with trainer(tmp_path, late) as talk:
+        job = await talk.train()
+        await talk.until(job.name, lambda e: e.state_changed.current == job_pb2.JOB_STATE_PREPARING)
+    async with trainer(tmp_path, late) as talk:
+        await impatient(talk)
+        with outage_at_every_write(talk, kind, monkeypatch) as met:
+            events = await talk.events(job.name)
+        assert_whole(events)
+        assert steps(events) == [(1, 1), (1, 2), (1, 3)]
+        assert "supervisor.Supervisor.task_for.<locals>.<lambda>" in met
 
 
 async def test_a_job_that_meets_a_locked_database_waits_and_says_so(tmp_path, soon):

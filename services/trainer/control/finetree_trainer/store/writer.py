@@ -112,10 +112,16 @@ def _run(connection: Connection, work: _Work[Any]) -> None:
 
 
 def _leave_transaction(connection: Connection) -> None:
-    """Roll back what a COMMIT that failed has left open: nothing else could ever be written behind it."""
-    driver = connection.connection.dbapi_connection
-    if driver is not None and getattr(driver, "in_transaction", False):
-        driver.rollback()
+    """Roll back what a COMMIT that failed has left open: nothing else could ever be written behind it.
+
+    A connection that does not even do that is given up; the next transaction opens another one.
+    """
+    try:
+        driver = connection.connection.dbapi_connection
+        if driver is not None and getattr(driver, "in_transaction", False):
+            driver.rollback()
+    except (sqlite3.Error, DBAPIError):
+        connection.invalidate()
 
 
 def as_domain(error: Exception) -> Exception:
