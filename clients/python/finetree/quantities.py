@@ -46,7 +46,8 @@ def memory_words(interval: evidence_pb2.Interval, usable_bytes: int = 0) -> str:
 
 
 def duration_words(interval: evidence_pb2.Interval, *, low_if: str = "") -> str:
-    """Say a time: "about 1.5 to 2.5 h"; with `low_if` "about 4.5 h; 27 min if rows are short".
+    """Say a time: "about 1.5 to 2.5 h"; with `low_if` "about 4.5 h, at most 9 h; 27 min if rows are
+    short".
 
     Args:
         interval: seconds.
@@ -73,7 +74,8 @@ def _range(interval: evidence_pb2.Interval, words: Words, *, low_if: str = "") -
     """Say a range in one unit where both ends have it; what rounds to the same is said once."""
     low, expected, high = (words(value) for value in (interval.low, interval.expected, interval.high))
     if low_if and low != expected:
-        return f"about {_joined(expected)}; {_joined(low)} if {low_if}"
+        most = f", at most {_joined(high)}" if high != expected else ""
+        return f"about {_joined(expected)}{most}; {_joined(low)} if {low_if}"
     if low == high or low_if:
         return f"about {_joined(expected)}"
     ends = f"{low[0]} to {_joined(high)}" if low[1] == high[1] else f"{_joined(low)} to {_joined(high)}"

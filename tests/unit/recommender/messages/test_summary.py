@@ -47,7 +47,7 @@ def test_a_time_of_rows_of_unknown_length_has_its_lower_end_for_short_rows(pack,
     row.total_seconds.low, row.total_seconds.high = 600, 40_000
     row.total_seconds.expected = 16_200
     unknown = paragraph(answered(pack, read, found, hardware=GPU24, **ROWS))
-    assert "about 4.5 h; 10 min if rows are short" in unknown
+    assert "about 4.5 h, at most 11 h; 10 min if rows are short" in unknown
     rows = {"dataset_profile": {"examples": 500, "total_tokens": 100_000}}
     assert "about 4.5 h (10 min to 11 h)" in paragraph(answered(pack, read, found, hardware=GPU24, **rows))
 

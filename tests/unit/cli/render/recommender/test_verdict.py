@@ -79,9 +79,9 @@ def test_at_most_three_cautions_are_told_those_about_a_harm_first(capsys):
 def test_a_time_of_rows_of_unknown_length_has_its_lower_end_for_short_rows(capsys):
     caution = pb.Caution(code="LENGTHS_UNKNOWN", message="lengths are unknown")
     out = printed(capsys, answer(cautions=[caution]))
-    assert "  Time    about 2 h; 11 min if rows are short (rows of 2,048 tokens assumed:" in out
+    assert "  Time    about 2 h, at most 4 h; 11 min if rows are short" in out
     assert "Caution" not in out
-    assert "  Cost    about $1.60; $0.16 if rows are short\n" in out
+    assert "  Cost    about $1.60, at most $3.10; $0.16 if rows are short\n" in out
 
 
 def test_the_first_offer_to_rent_stands_with_the_numbers(capsys):
