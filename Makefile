@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help setup run test test-unit test-integration test-robustness check check-code check-contract check-lock generate release clean
+.PHONY: help setup run test test-unit test-integration test-robustness check check-code check-contract check-lock generate version build release clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -116,9 +116,17 @@ check-contract: setup
 generate: setup  ## write protos/gen and typings from the .proto files
 	@$(BIN)/python protos/generate.py
 
-release: setup  ## make the present contract the baseline of the compatibility check (bump its version first)
-	@$(BIN)/python protos/generate.py --release
+# ------------------------------------------------------------------------------------------------------- packages
+
+version: setup  ## give all distributions one version: make version VERSION=0.2.0
+	@$(BIN)/python release/versions.py "$(VERSION)"
 	$(UV) lock --quiet  # it names the version too
+
+build: setup  ## build every wheel and sdist into dist/, with an SBOM and the licenses of what they need
+	@$(BIN)/python release/build.py --uv $(UV)
+
+release: setup  ## make the present contract the baseline of the compatibility check (make version first)
+	@$(BIN)/python protos/generate.py --release
 
 clean:  ## remove the environment and everything that tools left behind
 	@rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -15,11 +15,15 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 PROTOS = Path(__file__).resolve().parent
 TYPINGS = PROTOS.parent / "typings"
 API = "finetree_api"
 RULES = f"{API}/rules.binpb"
+COMMENTS = f"{API}/comments.json"
+COMMENTED = (f"{API}/types/", f"{API}/trainer/v1/job.proto")
+"""Files whose comments are kept: those of a job file, which editors show."""
 HEADER = '# SPDX-License-Identifier: Apache-2.0\n"""{}"""\n'
 ROOT_DOC = "The finetree contract as generated code, and its validation rules (rules.binpb, a FileDescriptorSet)."
 
@@ -47,6 +51,7 @@ def generate(scratch: Path) -> dict[Path, bytes]:
     generate_services(gen, scratch / "all.binpb")
     rules = gen / RULES
     build_image(rules, "--as-file-descriptor-set")
+    (gen / COMMENTS).write_text(comments(scratch / "commented.json"), encoding="utf-8")
     vendored = [str(path.relative_to(PROTOS / "vendor")) for path in sorted(PROTOS.glob("vendor/google/**/*.proto"))]
     protoc("-Ivendor", f"--mypy_out=quiet:{typings}", *vendored)
     add_packages(gen)
@@ -66,6 +71,31 @@ def generate_services(gen: Path, descriptors: Path) -> None:
 def build_image(target: Path, *options: str) -> None:
     """Write the contract and all it imports, options included and comments not, to `target`."""
     run("buf", "build", "--path", API, "--exclude-source-info", "--output", str(target), *options)
+
+
+def comments(image: Path) -> str:
+    """Return the comments of messages, fields and enum values by full name, as JSON; `image` is a scratch file."""
+    run("buf", "build", "--path", API, "--as-file-descriptor-set", "--output", str(image))
+    found: dict[str, str] = {}
+    for file in json.loads(image.read_text(encoding="utf-8"))["file"]:
+        if not file["name"].startswith(COMMENTED):
+            continue
+        for location in file["sourceCodeInfo"]["location"]:
+            name = commented_name(file, location.get("path", []))
+            if name and "leadingComments" in location:
+                found[name] = " ".join(location["leadingComments"].split())
+    return json.dumps(dict(sorted(found.items())), indent=1, ensure_ascii=False) + "\n"
+
+
+def commented_name(file: dict[str, Any], path: list[int]) -> str:
+    """Return the full name of what a location is about: a message, its field, or an enum's value; "" for the rest."""
+    # descriptor.proto: 4 is message_type and 5 is enum_type of a file; 2 is field of a message and value of an enum.
+    if len(path) not in (2, 4) or path[0] not in (4, 5) or (len(path) == 4 and path[2] != 2):
+        return ""
+    kind, member = ("messageType", "field") if path[0] == 4 else ("enumType", "value")
+    outer = file[kind][path[1]]
+    name = f"{file['package']}.{outer['name']}"
+    return name if len(path) == 2 else f"{name}.{outer[member][path[3]]['name']}"
 
 
 def contract_files() -> list[str]:
@@ -124,7 +154,7 @@ def release() -> int:
     last = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     if last.get("version") == version and last.get("sha256") != digest:
         image.unlink()
-        print(f"{version} is released already: raise the version in protos/pyproject.toml first", file=sys.stderr)
+        print(f"{version} is released already: raise the version first (make version VERSION=…)", file=sys.stderr)
         return 1
     image.replace(PROTOS / "released.binpb")
     record.write_text(json.dumps({"version": version, "sha256": digest}, indent=2) + "\n", encoding="utf-8")

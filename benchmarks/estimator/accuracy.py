@@ -23,9 +23,9 @@ from pathlib import Path
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.accelerators import accelerator
-from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError
+from made_runs import MadeRuns
 from row_requests import request
 from rows import MeasuredRow, measured_rows
 
@@ -50,7 +50,7 @@ class Scored:
         return self.expected / self.measured - 1
 
 
-def scores(rows: Iterable[MeasuredRow], servicer: EstimatorServicer) -> Iterator[Scored]:
+def scores(rows: Iterable[MeasuredRow], servicer: MadeRuns) -> Iterator[Scored]:
     """What can be scored of the rows."""
     for row in rows:
         if not row.answerable or row.outcome != "fit":
@@ -152,7 +152,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.fit is None and options.validation is None:
         parser.error("give --fit, --validation or both")
-    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
+    servicer = MadeRuns(Knowledge(price_book.packaged()))
     results = {}
     for title, path in (("fit", options.fit), ("validation", options.validation)):
         if path is None:

@@ -71,6 +71,7 @@ _SHARDING = {
 }
 
 
+_IN_TURN = training_pb2.EXPERT_PRODUCTS_IN_TURN
 _LIBRARIES = {
     "": training_pb2.SHARDING_LIBRARY_UNSPECIFIED,
     "fsdp": training_pb2.SHARDING_LIBRARY_FSDP,
@@ -156,11 +157,25 @@ def request_of(row: dict[str, str]) -> estimate_pb2.EstimateRunRequest:
             program=_PROGRAMS[row["program"]],
             compile=row["compiled"] == "true",
             sharding_library=_LIBRARIES[row["library"]],
+            experts=_IN_TURN if "experts come in turn" in row["note"] else training_pb2.EXPERT_PRODUCTS_UNSPECIFIED,
+            layer_kernels=_layer_kernels(row),
         )
     )
     found = estimate_pb2.EstimateRunRequest(spec=spec)
     found.dataset_profile.CopyFrom(_profile(row, 100 * spec.training.effective_batch_size))
     return found
+
+
+def _layer_kernels(row: dict[str, str]) -> training_pb2.LayerKernels.ValueType:
+    """Which of a layer's operations are fused, by what a row's note says of the loss that came with them or without.
+
+    fms-acceleration's foak fuses norms and rotary embedding, a cut cross-entropy and prime-rl's head in parts nothing.
+    """
+    if "foak" in row["note"] and row["program"] != "unsloth":
+        return training_pb2.LAYER_KERNELS_FUSED_NORMS
+    if "cut cross-entropy" in row["note"] or "parts of the vocabulary" in row["note"]:
+        return training_pb2.LAYER_KERNELS_PLAIN
+    return training_pb2.LAYER_KERNELS_UNSPECIFIED
 
 
 SWIFT = "github:modelscope/ms-swift"

@@ -37,13 +37,13 @@ from accuracy import FULL_CARD, Scored, print_table, shown, summary
 from finetree_api.types.v1 import evidence_pb2
 from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.accelerators import accelerator
-from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.errors import DomainError
+from made_runs import MadeRuns
 from other_rows import TABLES, OtherRow, other_rows
 
 
-def scores(rows: Iterable[OtherRow], servicer: EstimatorServicer) -> Iterator[Scored]:
+def scores(rows: Iterable[OtherRow], servicer: MadeRuns) -> Iterator[Scored]:
     """What can be scored of the rows."""
     for row in rows:
         try:
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", action="store_true", help="print every row, worst last")
     options = parser.parse_args()
-    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
+    servicer = MadeRuns(Knowledge(price_book.packaged()))
     found: list[Scored] = []
     body: dict[str, object] = {"constants": "none was fitted on these rows"}
     for path in TABLES:

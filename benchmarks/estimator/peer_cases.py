@@ -14,8 +14,8 @@ from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_estimator.catalog.accelerators import accelerator
 from finetree_estimator.catalog.parameters import count
-from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge, read_model
+from made_runs import MadeRuns
 from other_rows import QUANTITIES, TABLES, OtherRow, other_rows
 from row_requests import request
 from rows import GIB, MeasuredRow
@@ -73,7 +73,7 @@ class Cases:
 
     def __init__(self, knowledge: Knowledge) -> None:
         self._knowledge = knowledge
-        self._servicer = EstimatorServicer(knowledge)
+        self._servicer = MadeRuns(knowledge)
 
     def fitted_peaks(self, rows: Sequence[MeasuredRow]) -> tuple[list[Asked], int]:
         """Peaks of fitted and of validation rows, and how many were left out because the card was nearly full."""

@@ -24,8 +24,8 @@ from typing import Any
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import training_pb2
 from finetree_estimator.catalog import price_book
-from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
+from made_runs import MadeRuns
 from other_rows import request_of
 
 TABLE = Path(__file__).with_name("whole_runs.csv")
@@ -67,7 +67,7 @@ def request(row: dict[str, str]) -> estimate_pb2.EstimateRunRequest:
     return found
 
 
-def predicted(row: dict[str, str], servicer: EstimatorServicer) -> dict[str, Any]:
+def predicted(row: dict[str, str], servicer: MadeRuns) -> dict[str, Any]:
     """A run and what is predicted of it; times in hours, money in the price book's currency."""
     found = servicer.estimate(request(row))
     cost, hours = found.cost.total.amount, float(row["hours"])
@@ -121,7 +121,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
+    servicer = MadeRuns(Knowledge(price_book.packaged()))
     found = [predicted(row, servicer) for row in whole_runs()]
     for one in found:
         low, expected, high = one["predicted_hours"]

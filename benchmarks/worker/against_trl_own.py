@@ -58,7 +58,7 @@ def write_tokens(asked: dict[str, Any]) -> None:
     from finetree_worker.plan_from_task import train_plan
 
     here = train_plan(task(asked))
-    made = load_dataset(here.data, load_tokenizer(here.base.folder), lambda _: None)
+    made = load_dataset(here.data, load_tokenizer(here.base.folder), lambda *_: None)
     for path, examples in ((asked["tokens"], made.train), (asked["held_out_tokens"], made.held_out)):
         with Path(path).open("w", encoding="ascii") as stream:
             for example in examples:

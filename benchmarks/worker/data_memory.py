@@ -103,7 +103,7 @@ def measure(path: Path) -> dict[str, int]:
     reader("warm up")
     before = _peak()
     wanted = TableInput(RowSource(path), reader, LossOn.COMPLETIONS)
-    table = tokenized(wanted, path.parent, lambda _: None).table
+    table = tokenized(wanted, path.parent, lambda *_: None).table
     return {"before_bytes": before, "peak_bytes": _peak(), "rows": len(table.rows), "tokens": len(table.tokens)}
 
 

@@ -51,7 +51,7 @@ def own() -> None:
     pacer = Pacer()
     pacer.ready()
     for _ in range(asked["rounds"]):
-        table = tokenized(TableInput(source, tokenizer, loss_on), work, lambda _: None).table
+        table = tokenized(TableInput(source, tokenizer, loss_on), work, lambda *_: None).table
         pacer.step(tokens=len(table.tokens), loss=int(table.learned.sum()))
     pacer.tell("done", peak_bytes=peak_bytes())
 

@@ -93,7 +93,7 @@ def profiles(plan: Any) -> dict[str, Any]:
     from finetree_worker.models.load import load_tokenizer
     from google.protobuf import json_format
 
-    reports = load_dataset(plan.data, load_tokenizer(plan.base.folder), lambda _: None).reports
+    reports = load_dataset(plan.data, load_tokenizer(plan.base.folder), lambda *_: None).reports
     return {
         Split.Name(kind).removeprefix("SPLIT_").lower(): json_format.MessageToDict(
             report.profile, preserving_proto_field_name=True

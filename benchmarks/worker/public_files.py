@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What becomes of training files of other projects, unmodified.
 
-    python benchmarks/worker/public_files.py FOLDER --model MODEL_FOLDER [--output public_files.json]
+    python benchmarks/worker/public_files.py FOLDER --model MODEL_FOLDER [--output public_files.json [--update]]
 
 FOLDER has a folder for each project with its files in it; none of them is part of this repository. Where there is a
 FOLDER/sources.json, {"project": {"repository": URL, "commit": hash}}, its entries are copied. Each file is read as the
 service reads it before a job is accepted, then as a task reads and tokenizes it (the first 200 of its rows are
 tokenized), with MODEL_FOLDER's tokenizer and chat template. A file is "read", or "refused" with a reason; where the
-refusal offers a mapping of its columns, the file is read with that. No text of the files is kept, and no time is
-measured.
+refusal or a finding offers a mapping of its columns, the file is read with that. No text of the files is kept, and no
+time is measured. With --update, files that FOLDER does not have keep their entries, which have no "findings".
 """
 
 import argparse
@@ -62,6 +62,9 @@ def outcome(path: Path, tokenizer: PreTrainedTokenizerBase, columns: Columns | N
         "learned_share": round(learned / tokens, 4),
         "rows_without_target": sum(not learned_of_row for _, learned_of_row in targets),
         "notes": [remark.message for remark in file.remarks],
+        "findings": [
+            {"code": one.code, "severity": one.severity.name.lower(), "message": one.message} for one in file.findings
+        ],
     }
 
 
@@ -88,7 +91,8 @@ def entry(path: Path, folder: Path, tokenizer: PreTrainedTokenizerBase) -> dict[
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     project, _, name = path.relative_to(folder).as_posix().partition("/")
     found = outcome(path, tokenizer)
-    for columns in offered(found.get("message", "")):
+    messages = [found.get("message", ""), *(one["message"] for one in found.get("findings", ()))]
+    for columns in (columns for message in messages for columns in offered(message)):
         found.setdefault("with_the_offered_mapping", []).append(columns.given() | outcome(path, tokenizer, columns))
     return {"project": project, "file": name, "bytes": path.stat().st_size, "sha256": digest} | found
 
@@ -99,15 +103,20 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--update", action="store_true")
     options = parser.parse_args()
+    known = json.loads(options.output.read_text(encoding="utf-8")) if options.update else {"files": [], "sources": {}}
     tokenizer = AutoTokenizer.from_pretrained(options.model, local_files_only=True)
     files = [path for path in sorted(options.folder.glob("*/**/*")) if path.is_file()]
     entries = [entry(path, options.folder, tokenizer) for path in files]
+    mine = {(item["project"], item["file"]) for item in entries}
+    entries += [item for item in known["files"] if (item["project"], item["file"]) not in mine]
+    entries.sort(key=lambda item: (item["project"], item["file"]))
     sources = options.folder / "sources.json"
     result = {
         "what": "Training files of other projects, read unmodified",
         "tokenizer": getattr(tokenizer, "name_or_path", "").rpartition("/")[2],
-        "sources": json.loads(sources.read_text(encoding="utf-8")) if sources.is_file() else {},
+        "sources": known["sources"] | (json.loads(sources.read_text(encoding="utf-8")) if sources.is_file() else {}),
         "counts": dict(sorted(Counter(item["outcome"] for item in entries).items())),
         "files": entries,
     }

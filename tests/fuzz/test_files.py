@@ -7,8 +7,10 @@ import json
 
 import pytest
 import zstandard
+from finetree_data.contract import finding_message, findings_of
 from finetree_data.errors import DatasetError
 from finetree_data.files.parquet_footer import read_footer
+from finetree_data.findings.finding import settled
 from finetree_data.options import Columns, FileFormat, Reading, RowFormat
 from finetree_data.reader import RowFile
 from hypothesis import HealthCheck, given, settings
@@ -66,12 +68,28 @@ KEYS = st.sampled_from(
         "functionCall",
         "functionDeclarations",
         "toolSpec",
+        "context",
+        "Body",
+        "gold_answer",
+        "rating",
+        "response_0",
+        "response_1",
+        "better_response_id",
+        "conversation",
+        "unheard of\ud800",
     ]
 )
 WORDS = st.sampled_from(
     [
         *("user", "assistant", "human", "gpt", "function_call", "tool", "[]", '{"name": "f"}', "", "\ud800"),
         *("tool_use", "tool_result", "thinking", "\n\nHuman: a\n\nAssistant: b", "[|Human|] a [|AI|] b"),
+        *(
+            "Agent: a\nCustomer: b",
+            "['a', 'b']",
+            "[{'role': 'user', 'content': 'a'}]",
+            "a text of more than five words \ud800",
+        ),
+        *("false", "1", "bad", "b", "a text of more than five words \ud800"),
     ]
 )
 VALUES = st.recursive(
@@ -106,10 +124,11 @@ FUZZ = settings(max_examples=300, deadline=2000, suppress_health_check=[HealthCh
 
 
 def read(tmp_path, data, reading):
-    file = tmp_path / "file"
-    file.write_bytes(data)
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    file = RowFile(path, reading)
     try:
-        for row in RowFile(file, reading).rows():
+        for row in file.rows():
             assert row.messages or row.text
             assert all(message.role for message in row.messages)
             (row.text + "".join(message.content for message in row.messages)).encode()
@@ -117,6 +136,11 @@ def read(tmp_path, data, reading):
         assert error.reason in REASONS
         assert error.problem
         assert str(tmp_path) not in error.problem
+        error.problem.encode()
+    for found in settled(file.findings, reading):
+        assert findings_of([finding_message(found)]) == (found,)
+    for remark in file.remarks:
+        remark.message.encode()
 
 
 @FUZZ
@@ -163,7 +187,7 @@ def test_any_footer(tmp_path, body):
 def test_any_damage_of_a_parquet_file(tmp_path, at, byte):
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from finetree_worker.tokenize.rows import parquet_rows
+    from finetree_data.files.parquet import parquet_rows
 
     file = tmp_path / "file"
     table = pa.table({"prompt": [f"q{i}" for i in range(40)], "completion": [f"a{i}" for i in range(40)]})

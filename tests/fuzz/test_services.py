@@ -65,7 +65,16 @@ LIMITS = {
         {"metric": "POLICY_METRIC_DURATION_SECONDS", "max": 3600, "severity": "SEVERITY_WARNING"},
         {"metric": "POLICY_METRIC_FIT"},
         {"metric": "POLICY_METRIC_CONFIDENCE", "minConfidence": "CONFIDENCE_LEVEL_LOW"},
-    ]
+        {"metric": "POLICY_METRIC_MODEL", "names": {"allowed": ["l*[a-z]?", "smol*"], "denied": ["*/*"]}},
+        {"metric": "POLICY_METRIC_PROVIDER", "names": {"allowed": ["runpod"]}, "level": "LIMIT_LEVEL_OVERRIDABLE"},
+        {"metric": "POLICY_METRIC_COST", "maxIncrease": 0.2, "ruleId": "cost.more"},
+    ],
+    "undecided": "UNDECIDED_POLICY_WARN",
+    "waivers": [{"ruleId": "fit", "owner": "a", "reason": "b", "until": "2026-12-31"}],
+}
+EXCEPTIONS = {
+    "overrides": [{"ruleId": "provider", "by": "a", "reason": "b"}],
+    "evaluationDate": "2026-12-31",
 }
 TOLD = {"marketedMemoryGb": 16, "name": "RTX 4060"}
 WISHES: dict[str, Any] = {
@@ -94,7 +103,7 @@ JOBS = [
 SEEDS: dict[str, list[dict[str, Any]]] = {
     "EstimateRun": RUNS,
     "BatchEstimateRuns": [{"rows": [{"key": str(key), "request": run} for key, run in enumerate(RUNS)]}],
-    "CheckPlan": [{"run": run, "policy": LIMITS} for run in RUNS],
+    "CheckPlan": [{"run": run, "policy": LIMITS, "baseRun": RUNS[0]} | EXCEPTIONS for run in RUNS],
     "ReportObservation": [{"observation": MEASURED}],
     "Recommend": [
         {key: GOOD[key] for key in ("model", "dataset", "hardware", "evaluation", "ownership")},

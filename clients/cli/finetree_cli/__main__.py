@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the `finetree` command; every error becomes one message and an exit code."""
 
+import dataclasses
 import itertools
 import os
 import sys
@@ -12,6 +13,7 @@ import click
 
 from finetree_cli.app import cli
 from finetree_cli.errors import CliError, ExitCode, Failure, of_cli_error
+from finetree_cli.options.command import Settings
 from finetree_cli.output import Output
 
 DEBUG = "FINETREE_DEBUG"
@@ -29,8 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line and return its exit code."""
+    given = Settings(arguments=tuple(arguments))
     try:
-        result = cli.main(arguments, prog_name="finetree", standalone_mode=False)
+        result = cli.main(arguments, prog_name="finetree", standalone_mode=False, obj=given)
         sys.stdout.flush()
         return result if isinstance(result, int) else ExitCode.OK
     except (BrokenPipeError, SystemExit):  # click turns the first into the second
@@ -38,16 +41,28 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_EXIT
     except (click.Abort, KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - no user sees a stack trace
-        return _show(_failure(error), arguments)
+        return _show(_failure(error, given.command), arguments)
 
 
-def _failure(error: BaseException) -> Failure:
-    """Convert an exception to what is printed."""
+def _failure(error: BaseException, command: click.Command | None) -> Failure:
+    """Convert an exception to what is printed, in the words of the command that ran."""
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return Failure(ExitCode.INTERRUPTED, "interrupted", "INTERRUPTED")
     if isinstance(error, click.ClickException):
         return _of_usage(error)
-    return of_cli_error(error) if isinstance(error, CliError) else _of_exception(error)
+    return of_cli_error(error) if isinstance(error, CliError) else _of_exception(error, command)
+
+
+def _in_flags(failure: Failure, command: click.Command) -> Failure:
+    """Name options and commands in place of the contract's fields and rpcs."""
+    from finetree_cli.options.flag_names import in_flags
+
+    message = in_flags(failure.message, command)
+    # A remedy only names the command that the message then names too.
+    named = failure.remedy.split("`")[1:2]
+    remedy = "" if named and f"`{named[0]}`" in message else failure.remedy
+    details = tuple(in_flags(line, command) for line in failure.details)
+    return dataclasses.replace(failure, message=message, details=details, remedy=remedy)
 
 
 def _show(failure: Failure, arguments: list[str]) -> int:
@@ -75,13 +90,14 @@ def _of_usage(error: click.ClickException) -> Failure:
     return Failure(ExitCode.USAGE, message, "USAGE", f"`{command} --help` shows its use")
 
 
-def _of_exception(error: BaseException) -> Failure:
+def _of_exception(error: BaseException, command: click.Command | None) -> Failure:
     # An exception of the SDK implies that the SDK is loaded: it need not be imported to check.
     sdk = sys.modules.get("finetree.errors")
     if sdk is not None and isinstance(error, sdk.FinetreeError):
         from finetree_cli.errors import of_service_error
 
-        return of_service_error(error)
+        failure = of_service_error(error)
+        return failure if command is None else _in_flags(failure, command)
     error_id = uuid.uuid4().hex[:12]
     if os.environ.get(DEBUG):
         traceback.print_exception(error)

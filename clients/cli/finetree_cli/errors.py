@@ -246,7 +246,20 @@ _REMEDIES: dict[str, str] = {
 }
 
 
+_DATA_FINDINGS = ("UNREAD_COLUMNS", "LISTS_AS_TEXT", "TRANSCRIPTS_AS_TEXT")
+"""Reasons for which training is refused unless they are accepted."""
+
+
+def finding_remedy(message: str, code: str) -> str:
+    """Return what to do about a finding for which training is refused."""
+    offers = column_flags(message)
+    named = f"{offers}; in a job file they are dataset.reading.columns; " if offers else ""
+    return f"{named}to go on as it is: --accept {code}"
+
+
 def _remedy(error: "FinetreeError") -> str:
+    if error.reason in _DATA_FINDINGS:
+        return finding_remedy(error.message, error.reason)
     known = _REMEDIES.get(error.reason) or _REMEDIES.get(error.code, "") or column_flags(error.message)
     # The service's own message names the command already.
     known = "" if known and known.split("`")[1:2] and known.split("`")[1] in error.message else known

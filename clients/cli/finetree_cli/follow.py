@@ -71,6 +71,15 @@ def error_reason(terminal: event_pb2.Terminal) -> str:
     return "JOB_FAILED"
 
 
+def show_created(settings: Settings, job: "Job") -> None:
+    """Print a job that is left to itself."""
+    if settings.out.json:
+        settings.out.message(job.snapshot or job.refresh())
+    else:
+        settings.out.text(job.name)
+    settings.out.say(f"`finetree jobs watch {short_name(job.name)}` follows it")
+
+
 def _next_steps(job: "Job") -> str:
     name = short_name(job.name)
     return f"`finetree jobs watch {name}` follows it again, `finetree jobs cancel {name}` stops it"

@@ -19,8 +19,8 @@ def interview(
     request: "recommendation_pb2.RecommendRequest",
     out: "Output",
     source: TextIO | None = None,
-) -> None:
-    """Ask the questions that the request does not answer yet, and add the answers to it.
+) -> "list[recommendation_pb2.RecommendRequest]":
+    """Ask the questions that the request does not answer yet, add the answers to it, and return what each one adds.
 
     Raises:
         BadInput: The input is empty and no terminal.
@@ -28,9 +28,10 @@ def interview(
     """
     open_questions = [question for question in policy.questions if not _answered(request, question.field_path)]
     chosen = _Interview(open_questions, out, source or sys.stdin).run()
-    for option in chosen:
-        if option is not None:
-            request.MergeFrom(option.request)
+    added = [option.request for option in chosen if option is not None]
+    for part in added:
+        request.MergeFrom(part)
+    return added
 
 
 def _answered(request: "recommendation_pb2.RecommendRequest", path: str) -> bool:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PIPE_WIDTH = 120
-"""Width in columns where stdout is no terminal: a table in a log or a pipe is not squeezed into 80."""
+"""Width in columns of texts where stdout is no terminal: in a log or a pipe they are not squeezed into 80."""
+WIDEST = 100_000
+"""Columns of a row in a pipe: more than the longest names together have."""
 HARMLESS = "\n\t\u200c\u200d"
 """Unprintable characters that are kept: line ends, tabs, and the joiners of scripts and emoji."""
 
@@ -38,6 +40,8 @@ class Output:
     """Prints the answer of a command as text or as JSON."""
 
     json: bool = False
+    quiet: bool = False
+    """Whether messages are left out."""
 
     def document(self, document: Mapping[str, Any]) -> None:
         """Print the JSON object of a command."""
@@ -61,7 +65,8 @@ class Output:
 
     def say(self, text: str) -> None:
         """Print a line on stderr."""
-        click.echo(plain(text), err=True)
+        if not self.quiet:
+            click.echo(plain(text), err=True)
 
     def console(self, *, err: bool = False) -> "Console":
         """Create a rich console on stdout, or on stderr."""
@@ -86,21 +91,39 @@ class Output:
         width = self.console().width
         self.text(textwrap.fill(text, width, initial_indent="  - ", subsequent_indent="    ", break_on_hyphens=False))
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
-        """Print a table; columns whose name begins with ">" are aligned to the right."""
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", wrap: bool = False
+    ) -> None:
+        """Print a table; columns whose name begins with ">" are aligned to the right.
+
+        Args:
+            columns: the heading of each.
+            rows: cells, one for each column.
+            title: printed above; empty: none.
+            wrap: whether cells are texts, which wrap in a pipe too. Otherwise each row is one line there, however
+                long, so that what reads it finds names whole.
+        """
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
+        console = self.console()
         table = Table(
             title=plain(title) or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
         )
-        for column in columns:
+        for number, column in enumerate(columns):
             justify: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-            table.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
+            # The first column names the row: others give way before a name is folded.
+            name = 0 if number else max((len(row[0]) for row in rows), default=0)
+            kept = name if name <= console.width // 2 else None
+            table.add_column(column.removeprefix(">"), justify=justify, overflow="fold", min_width=kept)
         for row in rows:
             table.add_row(*(Text(plain(cell)) for cell in row))
-        self.console().print(table)
+        if not (wrap or console.file.isatty()):
+            console.width = max(
+                PIPE_WIDTH, console.measure(table, options=console.options.update(width=WIDEST)).maximum
+            )
+        console.print(table)
 
 
 def as_dict(message: "Message") -> dict[str, Any]:

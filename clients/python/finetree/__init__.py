@@ -2,8 +2,8 @@
 """The finetree SDK: the one client of the recommender, the estimator and the trainer.
 
     client = finetree.Client()
-    answer = client.recommend({"model": {"name": "smollm2-135m-instruct"}, "hardware": {"accelerator": "rtx-4090"}})
-    job = client.train(answer.spec, recommendation=answer)
+    answer = client.recommend(model="smollm2-135m-instruct", gpu="rtx-4090")
+    job = client.train(answer)
     for event in job.events():
         print(event.message)
 

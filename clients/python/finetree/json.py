@@ -83,9 +83,12 @@ def _message(message: Message, *, defaults: bool) -> Any:
 
 
 def _whole_numbers(value: Any) -> Any:
-    """Write whole numbers without a fraction: google.protobuf.Value keeps every number as a double."""
+    """Write whole numbers without a fraction, and keys in order.
+
+    google.protobuf.Value keeps every number as a double, and its maps have another order in every process.
+    """
     if isinstance(value, dict):
-        return {key: _whole_numbers(each) for key, each in value.items()}
+        return {key: _whole_numbers(value[key]) for key in sorted(value)}
     if isinstance(value, list):
         return [_whole_numbers(each) for each in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -134,6 +134,25 @@ UNALIGNED_FACTOR = 2.0
 """Time of products with rows of another length (GPT-2's vocabulary of 50,257, or one with a token added for padding),
 in units of aligned ones: half of the width is read at once (own assumption). Products in float32 need no tensor
 cores."""
+GROUPED_HALF_RATE_WIDTH = 416
+"""Width of an expert at which grouped products reach half of the dense products' rate: w / (w + 416) of it. A forward
+pass of 32,768 tokens through 128 experts of width 768, eight of them used, takes 10.2 ms on an H100, and one through
+512 of width 512, ten of them used, 11.4 ms (github:ByteDance-Seed/VeOmni pull 460, 2026-02): less what sorting and
+activations move, 0.65 and 0.55 of 593 TFLOP/s. Groups of 7,168 x 7,168 reach 705 TFLOP/s on an H200, as single products
+do (github:pytorch/pytorch pull 156203)."""
+GROUP_TILE = 64
+"""Rows of a tile of grouped products for groups of up to 128 rows, where tiles that are partly empty count (torch's
+aten/src/ATen/native/cuda/GroupMM.cu, dispatch_bf16_grouped_kernel_on_tile_size; larger groups have tiles of 128)."""
+GROUPED_CAPABILITIES = (9, 10)
+"""Major compute capabilities that torch has a kernel for; on others each grouped product is a loop over the groups with
+a wait for their bounds (_grouped_mm_cuda of its GroupedBlas.cpp, _grouped_mm_fallback of its GroupedMMUtils.h)."""
+LOOPED_PRODUCT_SECONDS = 15e-6
+"""Seconds of a step of that loop: an item, two slices, a selection and a product, five calls of 3 microseconds each
+(own assumption)."""
+ROUTING_CALLS = 0.5
+"""Calls that routing and grouped experts add to a layer's pass, in units of a plain layer's: some twenty operations
+(softmax, choice, sort, selection, counts, sums, order restored) beside some forty, less the MLP's (counted in
+transformers' Qwen3MoeSparseMoeBlock and grouped_mm_experts_forward)."""
 EAGER_SCORE_TRAFFIC = (24, 34)
 """Bytes moved per attention score forward and backward where no kernel fuses them, by transformers in 16 bits. Written
 (2), scaled (4), masked (4), through a softmax in float32 (6) and back (6), read by the product with the values (2);
@@ -159,12 +178,12 @@ of the shifted logits that releases until 4.45 made and its gradient are 20 more
 COMPILED_LOSS_TRAFFIC = 8.0
 """Bytes moved per logit by a compiled loss: 16-bit logits read for the maximum and for the sum, read again, and their
 gradient written."""
-CACHE_SHARE = 0.5
+CACHE_SHARE = 0.12
 """Share of a device's L2 cache that tensors on their way from one kernel to the next may fill: weights and the tensors
-beside them pass through it, too (own assumption)."""
+beside them pass through it, too (own assumption; runs on an L40S find 9.5 MB in its 96, a tenth)."""
 CACHED_TRAFFIC = 0.5
-"""Share of elementwise traffic that reaches the memory where a tensor stays in the cache between two kernels: what is
-written, not what is read."""
+"""Share of elementwise traffic that a cache spares the memory where a tensor stays there between two kernels: what is
+read, not what is written."""
 GATHERS = 2
 """Times that sharded weights are gathered for a micro-batch: forward and backward."""
 EXPOSED_TRAFFIC = 0.066
@@ -173,8 +192,17 @@ PLAIN_LINK = 25e9
 """Bytes per second over PCIe 4 x16 in one direction, where no other link is known."""
 NARROW_LINK = 3.2e9
 """Bytes per second where a plain board gives a card four lanes of PCIe 3 (31.5 Gbit/s, of which 80 % are reached)."""
-NETWORK_LINK = 25e9
-"""Bytes per second of a device's share of a network between machines (200 Gbit/s)."""
+NETWORK_GBITS = 100.0
+"""Rate of the network of a machine in Gbit/s where its cards have plain slots (AWS g5.48xlarge, EC2's instance type
+pages). Those of machines with NVLink: catalog/data/links.csv."""
+NETWORK_SHARE = 0.85
+"""Share of a network's rate that collectives reach: 340 of EFA v1's 400 Gbit/s (github:stas00/ml-engineering
+network/README.md)."""
+NETWORK_REACHED = 0.5
+"""Share of its rate that a network whose rate is said passes at least (own assumption: TCP instead of RDMA)."""
+SLOWEST_NETWORK = 0.125
+"""Share of the usual rate that a network of which nothing is said passes at least: full training of Llama-3.1-8B takes
+6.1 s for the 42 GB that two machines with A100 gather and reduce over TCP (IBM's sweeps: 669 tokens a second)."""
 CPU_LAYER_OVERHEAD = 1.2e-3
 """Seconds of a layer's pass on a CPU that go into calls of some forty operators. Measured: 40 answers of SmolLM2-135M
 take 0.133 s a token, of which the products take 0.06 s."""

@@ -18,7 +18,7 @@ from finetree_estimator.evidence.confidence import (
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.intervals import LIMIT, BeyondLimitError
 from finetree_estimator.memory import peak
-from finetree_estimator.memory.fit import Fit, judge
+from finetree_estimator.memory.fit import Fit, Verdict, judge
 from finetree_estimator.memory.fragmentation import left_over, with_left_over
 from finetree_estimator.memory.model_states import ModelStates, model_states
 from finetree_estimator.memory.peak import Memory
@@ -31,13 +31,18 @@ FULL_CARD = 0.92
 """Share of a device's memory above which its allocator frees its cache and tries again."""
 MUCH_LEFT_OVER = 1.02
 """Device peak over what must be there from which on it is said how much is left over, and what avoids it."""
+MUCH_TRUNCATED = 0.005
+"""Share of all tokens from which on it is said that truncation leaves them out."""
 MUCH_SAVING = 0.25
 """Share of a run's time beyond which its checkpoints are worth a remark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a run takes. `times` and `cost` are None where the number of rows is unknown."""
+    """What a run takes. `times` and `cost` are None where the number of rows is unknown.
+
+    Of a run that does not fit they are what it would take if it did: an answer has `duration` and `price` instead.
+    """
 
     memory: Memory
     fit: Fit
@@ -48,6 +53,21 @@ class Estimate:
     optimizer_steps: int
     confidence: Confidence
     remarks: tuple[Remark, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the run fits, tightly or not, as far as the device's memory is known."""
+        return self.fit.verdict is not Verdict.DOES_NOT_FIT
+
+    @property
+    def duration(self) -> Times | None:
+        """Times of a run that can be made."""
+        return self.times if self.fits else None
+
+    @property
+    def price(self) -> Cost | None:
+        """Cost of a run that can be made."""
+        return self.cost if self.fits else None
 
 
 @dataclass(frozen=True)
@@ -82,7 +102,7 @@ class Prediction:
         """
         run, correction, memory, fit = self.run, self.correction, self.memory, self.fit
         _guard("memory in bytes", memory.device.high, memory.host.high)
-        times = _times(run, correction, self._nearest.speed.distance)
+        times = _times(run, correction, self._nearest.speed.apart)
         return Estimate(
             memory=memory,
             fit=fit,
@@ -106,7 +126,7 @@ class Prediction:
     @cached_property
     def _peaks(self) -> Memory:
         """Corrected peaks, as wide as the nearest measured peak is far."""
-        spread = memory_spread(self._nearest.peak.distance)
+        spread = memory_spread(self._nearest.peak.apart)
         return correct_memory(peak.estimate(self.run, spread, states=self._states), self.correction)
 
 
@@ -151,12 +171,29 @@ def _remarks(run: Run, correction: Correction, *, memory: Memory, fit: Fit, time
     yield from run.device.remarks
     yield from correction.remarks()
     yield from _row_remarks(run)
+    if fit.verdict is Verdict.DOES_NOT_FIT:
+        text = (
+            "time and cost are left out: the run does not fit at its expected memory; remedies have those of changes "
+        )
+        text += "that make it fit"
+        yield Remark("RUN_DOES_NOT_FIT", text, "spec.hardware")
     yield from run.method.remarks(run)
+    if run.devices > 1 and run.sharding == "replicated":
+        text = f"each of the {run.devices} devices holds a full copy: more of them take no less memory each"
+        yield Remark("DEVICES_HOLD_COPIES", text, "spec.hardware.sharding")
     if run.devices > 1:
         text = "few runs on several devices were published, and networks differ: intervals are wider"
         yield Remark("DEVICES_RARELY_MEASURED", text, "spec.hardware.count")
+    if run.nodes > 1 and not run.network_known:
+        text = f"the network of each machine is assumed to pass {run.device.network_gbits:g} Gbit/s in each direction"
+        yield Remark("NETWORK_ASSUMED", text, "spec.hardware.network_gbits_per_second")
     yield from _memory_remarks(run, memory, fit)
-    if times is not None and run.checkpoints and (share := _saving_share(times)) > MUCH_SAVING:
+    if (
+        times is not None
+        and fit.verdict is not Verdict.DOES_NOT_FIT
+        and run.checkpoints
+        and (share := _saving_share(times)) > MUCH_SAVING
+    ):
         text = f"writing {run.checkpoints} checkpoints takes {share:.0%} of the time: raise checkpoints.every_steps"
         yield Remark("CHECKPOINTS_SLOW", text, "spec.checkpoints.every_steps")
 
@@ -165,6 +202,10 @@ def _row_remarks(run: Run) -> Iterator[Remark]:
     if run.rows is None or run.steps == 0:
         text = "time and cost are left out: the number of rows is unknown (give dataset.profile.examples)"
         yield Remark("ROWS_UNKNOWN", text, "spec.dataset.profile.examples")
+    if run.rows is not None and run.rows.truncated >= MUCH_TRUNCATED:
+        share = f"{run.rows.truncated:.0%}"
+        text = f"rows are truncated at {run.sequence_length:,} tokens: at least {share} of all tokens are lost"
+        yield Remark("ROWS_TRUNCATED", text, "spec.training.sequence_length")
     if run.rows is None or not run.rows.longest_known:
         text = "the longest row is unknown: memory is that of full micro-batches"
         yield Remark("LONGEST_ROW_UNKNOWN", text, "dataset_profile.token_lengths")

@@ -76,39 +76,63 @@ class Program:
     (accelerate's no_sync under FSDP)."""
     keeps_frozen_whole: bool = False
     """Whether sharded layers without gradients stay whole from the forward pass to the end of the backward pass."""
-    packs_experts: bool = True
-    """Whether the experts of a mixture are packed with the linear layers of a quantized base."""
     experts_in_turn: bool = False
-    """Whether the experts of a mixture are computed one after another, each with the tokens that chose it."""
+    """Whether the experts of a mixture are linear layers that are computed one after another, each with the tokens that
+    chose it, rather than stacked weights in grouped products."""
+    offloads_in_stream: bool = False
+    """Whether offloaded layer inputs are copied in the stream of the computation, which waits for them; torchtune and
+    TRL copy in a stream of its own (their OffloadActivations)."""
+    own_grouped_kernels: bool = False
+    """Whether grouped products have kernels of the program's own on every device, where torch has none."""
     compiled: bool = False
     """Whether layers and loss are compiled: what is cheap is computed again rather than kept."""
     compiles_loss: bool = True
     """Whether the loss is part of what is compiled, for its time; a loop of one's own computes it outside the model."""
     cache: str = "kept"
     """What becomes of memory that its allocator holds and nobody uses: kept, emptied (each step) or expandable."""
-    fused_kernels: bool = False
-    """Whether norms, rotary embedding and the MLP's activation are one kernel each, forward and backward."""
+    fused_norms: bool = False
+    """Whether norms and rotary embedding are one kernel each, forward and backward, and norms keep nothing but their
+    input as it is (Liger's ops/rms_norm.py, Unsloth's kernels/rms_layernorm.py)."""
+    fused_activation: bool = False
+    """Whether the MLP's activation and its gate are one kernel, forward and backward."""
+    overwrites_halves: bool = False
+    """Whether that kernel keeps the halves before the gate alone, in a node of its own, and puts their gradients in
+    their place (Liger's ops/swiglu.py and geglu.py)."""
+    raises_logits: bool = False
+    """Whether logits are copied to float32 before any kernel of the loss sees them (transformers' ForCausalLMLoss)."""
+    attends_by_document: bool = False
+    """Whether each row of a packed sequence attends by itself."""
+    windows_in_kernel: bool = False
+    """Whether attention's kernels take sliding windows themselves, whichever is chosen."""
     own_classes: bool = False
     """Whether models are the program's own classes rather than transformers', with native kernels for all families."""
-    fuses_adapted_mlp: bool = False
-    """Whether an MLP whose three projections are adapted, without dropout, is one function that keeps its input and the
-    halves before the gate, and overwrites them in the backward pass."""
+    fuses_adapters: bool = False
+    """Whether adapted projections, without dropout, are functions of the program's own that cast nothing (Unsloth's
+    kernels/fast_lora.py). An MLP with all three adapted is one of them: it keeps its input and the halves before the
+    gate, and overwrites them in the backward pass."""
     expands_kv: bool = False
     """Whether grouped keys and values are repeated to one per query head before attention."""
     hands_over_groups: bool = False
     """Whether grouped keys and values go to torch's attention as they are where a kernel of its takes them."""
+
+    @property
+    def packs_experts(self) -> bool:
+        """Whether the experts of a mixture are packed with the linear layers of a quantized base.
+
+        bitsandbytes replaces linear layers (replace_with_bnb_linear of transformers); stacked experts are none.
+        """
+        return self.experts_in_turn
 
 
 FINETREE = Program(
     "finetree",
     rms_norm_bytes=4,
     fused_optimizer=True,
-    packs_experts=False,
     expands_kv=True,
+    attends_by_document=True,
     cache="expandable",
 )
-"""The suite's worker: adapter products in the compute type, masks as booleans, attention by document; bitsandbytes
-replaces linear layers, and transformers 5 has none among the experts of a mixture."""
+"""The suite's worker: adapter products in the compute type, masks as booleans, attention by document."""
 TRANSFORMERS = Program(
     "transformers",
     rms_norm_bytes=4,
@@ -120,13 +144,13 @@ TRANSFORMERS = Program(
     casts_chunk_head=True,
     keeps_shard_inputs=True,
     adds_whole_gradients=True,
-    experts_in_turn=True,
+    raises_logits=True,
     hands_over_groups=True,
 )
 """transformers and PEFT: adapters are float32 and cast their inputs (autocast_adapter_dtype); a quantized base is
 prepared by prepare_model_for_kbit_training; accelerate raises sharded trainable weights to float32 (its FSDP guide).
-Experts are packed, and come in turn, as in the runs that were published, made before version 5 stacked them. A loss in
-chunks is TRL's, its default since 2026-06 (chunked_nll, huggingface/trl@f2cd5771 sft_trainer.py); by then TRL took a
+Experts are grouped, as from version 5 on (grouped_mm_experts_forward of its integrations/moe.py). A loss in chunks is
+TRL's, its default since 2026-06 (chunked_nll, huggingface/trl@f2cd5771 sft_trainer.py); by then TRL took a
 quantized base as it was loaded."""
 LITGPT = Program(
     "litgpt",
@@ -141,6 +165,7 @@ LITGPT = Program(
     keeps_last_loss=True,
     mixed_base_bytes=4,
     keeps_frozen_whole=True,
+    experts_in_turn=True,
     own_classes=True,
 )
 """LitGPT in "bf16-true": adapters too are 16-bit; one projection makes queries, keys and values, whose values are a
@@ -161,15 +186,20 @@ segments that expand."""
 UNSLOTH = Program(
     "unsloth",
     rms_norm_bytes=2,
-    fused_kernels=True,
+    fused_norms=True,
+    fused_activation=True,
     adapter_bytes=4,
     keeps_shard_inputs=True,
-    fuses_adapted_mlp=True,
+    fuses_adapters=True,
     adds_whole_gradients=True,
+    offloads_in_stream=True,
+    windows_in_kernel=True,
+    own_grouped_kernels=True,
     cache="expandable",
 )
-"""Unsloth: kernels of its own that keep a norm's input as it is, and an MLP with its adapters in one (LoRA_MLP of its
-kernels/fast_lora.py); importing it asks for segments that expand."""
+"""Unsloth: kernels of its own, for grouped experts too, that keep a norm's input as it is, and an MLP with its adapters
+in one (LoRA_MLP of its kernels/fast_lora.py); `to` copies layer inputs to the host and back (its
+Unsloth_Offloaded_Gradient_Checkpointer); importing it asks for segments that expand."""
 AXOLOTL = replace(TRANSFORMERS, name="axolotl", raises_quantized_base=False)
 """Axolotl and LLaMA-Factory: transformers' Trainer and PEFT, and a base prepared by themselves, as it was loaded."""
 LLM_FOUNDRY = Program(
@@ -202,14 +232,29 @@ PROGRAMS = {each.name: each for each in _ALL}
 
 
 def variant(
-    program: Program, *, compiled: bool, frozen_kept: bool, cache: str = "", casts_module: bool = False
+    program: Program,
+    *,
+    compiled: bool,
+    frozen_kept: bool,
+    cache: str = "",
+    casts_module: bool = False,
+    experts_in_turn: bool | None = None,
+    layers: str = "",
 ) -> Program:
     """The program as a run uses it.
 
     `compiled`: layers and loss are compiled. Without `frozen_kept`, weights are spread by a library that keeps nothing
     of frozen layers and builds no whole copies to cut into shards. `cache` is what becomes of unused memory, where it
-    is said. `casts_module`: the library makes all of it 16-bit and brings a fused optimizer.
+    is said. `casts_module`: the library makes all of it 16-bit and brings a fused optimizer. `experts_in_turn`: how a
+    mixture's experts are computed, where it is said. `layers`: which of a
+    layer's operations are Liger's kernels, norms or all of them; empty where they are the program's own.
     """
+    if layers:
+        program = replace(program, fused_norms=True, rms_norm_bytes=2)
+    if layers == "all":
+        program = replace(program, fused_activation=True, overwrites_halves=True)
+    if experts_in_turn is not None:
+        program = replace(program, experts_in_turn=experts_in_turn)
     if casts_module:
         program = replace(program, casts_module=True, copies_adapter_inputs=False, fused_optimizer=True)
     if cache:

@@ -40,6 +40,8 @@ class Rows:
     """Whether the distribution of lengths is known rather than only their mean."""
     mean_known: bool = True
     """Whether the mean length is known rather than assumed to be the limit."""
+    truncated: float = 0.0
+    """Share of all tokens that truncation leaves out, 0 to 1; the least possible, since lengths are ranges."""
     length_ranges: tuple[LengthRange, ...] = ()
     """How the lengths are spread, shortest first; empty where nothing says so, or nothing depends on it."""
 
@@ -86,6 +88,10 @@ class Run:
     devices: int = 1
     nodes: int = 1
     """Machines that the devices are spread over."""
+    network_bandwidth: float = math.inf
+    """Bytes per second that the adapters of a machine pass to another, in one direction, all together."""
+    network_known: bool = False
+    """Whether the network's rate is said, rather than that of a usual machine with such devices."""
     sharding: str = "replicated"
     """What several devices share: replicated, optimizer, gradients or full."""
 
@@ -112,8 +118,10 @@ class Run:
     offloaded: bool = False
     """Whether the layer inputs that checkpointing keeps are moved to the host."""
     eager_attention: bool = False
+    flash_attention: bool = False
+    """Whether attention is FlashAttention's own function, which skips what a sliding window hides."""
     loss: str = "completion-only"
-    """full-logits, chunked, fused or completion-only."""
+    """full-logits, in-place, chunked, fused or completion-only."""
 
     evaluation: EvaluationPlan = NOT_EVALUATED
     checkpoints: int = 0
@@ -154,6 +162,28 @@ class Run:
     def sharded(self) -> bool:
         """Whether the weights themselves are spread over devices."""
         return self.sharding == "full" and self.devices > 1
+
+    @property
+    def counts_exactly(self) -> bool:
+        """Whether weights are known to the byte: not of a guessed model, nor in a format that libraries differ in."""
+        return not self.shape.guessed and self.method.packs_exactly
+
+    @property
+    def longest_attended(self) -> int:
+        """Tokens of the longest stretch that attention sees at once: a row, or all of a packed one."""
+        if self.rows is not None and self.program.attends_by_document:
+            return min(self.sequence_length, self.rows.longest)
+        return self.longest_row
+
+    @cached_property
+    def masks_windows(self) -> bool:
+        """Whether layers with a sliding window attend under a mask that the kernel of torch's attention reads.
+
+        transformers and the worker make one where a row is longer than the window (transformers' masking_utils,
+        _ignore_causal_mask_sdpa); FlashAttention's function and Unsloth's take the window itself.
+        """
+        masked = not (self.flash_attention or self.eager_attention or self.program.windows_in_kernel)
+        return masked and 0 < self.shape.window < self.longest_attended
 
     # --------------------------------------------------------------------------------------------- number formats
 
@@ -212,12 +242,36 @@ class Run:
         casts = self.program.casts_module and self.autocasts_trained_weights
         return self.compute_bytes if casts else self.trained_bytes
 
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes per number of embeddings and head that are trained whole beside adapters, and of their gradients.
+
+        Copies have the type of what they copy (PEFT's ModulesToSaveWrapper), unless the program has one for all.
+        """
+        return self.program.adapter_bytes or self.stored_bytes
+
+    def trained_size(self, adapter_bytes: int) -> int:
+        """Bytes of all that is trained, at so many for each number that is not trained whole beside adapters."""
+        whole = self.method.whole_parameters(self.stored_shape)
+        return (self.trainable_parameters - whole) * adapter_bytes + whole * self.whole_bytes
+
     # ----------------------------------------------------------------------------------------------------- batches
+
+    @property
+    def whole_logits(self) -> bool:
+        """Whether the logits of all positions exist at once."""
+        return self.loss in ("full-logits", "in-place")
 
     @property
     def one_micro_batch(self) -> bool:
         """Whether a device's share of the batch is a single micro-batch."""
         return self.batch <= self.micro_batch * self.devices
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest row that attention sees: packed rows make one of the sequence's length."""
+        rows = self.rows
+        return self.sequence_length if rows is None or self.packing else min(self.sequence_length, rows.longest)
 
     @cached_property
     def peak_tokens(self) -> float:

@@ -1,35 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers, times, money and intervals as text."""
-
-from finetree_api.types.v1 import evidence_pb2
-
-_UNITS = (("seconds", 1, 90.0), ("minutes", 60, 5400.0), ("hours", 3600, 2 * 86400.0), ("days", 86400, 1000 * 86400.0))
-"""Units of time, the seconds of each, and the seconds up to which it is used."""
-_YEAR = 365 * 86400
-_CENT = 0.01
-
-
-def time(interval: evidence_pb2.Interval) -> str:
-    """Format seconds in a suitable unit: 49.4 (37.3 to 77.1) minutes."""
-    found = next(((unit, size) for unit, size, most in _UNITS if interval.expected < most), ("years", _YEAR))
-    return f"{scaled(interval, found[1])} {found[0]}"
-
-
-def money(interval: evidence_pb2.Interval) -> str:
-    """Format an amount: 0.29 (0.22 to 0.45), or less than 0.01."""
-    return ranged(interval, ",.2f") if interval.expected >= _CENT else f"less than {max(_CENT, interval.high):.2f}"
-
-
-def scaled(interval: evidence_pb2.Interval, unit: float) -> str:
-    """Format an interval in multiples of a unit, to one decimal."""
-    return ranged(interval, ",.1f", unit)
-
-
-def ranged(interval: evidence_pb2.Interval, form: str, unit: float = 1) -> str:
-    """Format an interval in multiples of a unit: 19.3 (17.9 to 20.8), or 19.3 where its ends are equal."""
-    expected = format(interval.expected / unit, form)
-    low, high = format(interval.low / unit, form), format(interval.high / unit, form)
-    return expected if low == high else f"{expected} ({low} to {high})"
+"""Numbers and times as text."""
 
 
 def gpu(gb: float) -> str:

@@ -36,7 +36,7 @@ _NAMES = {
 """Names of the methods inside of a sentence."""
 
 
-def listed(methods: Iterable[Method], last: str = ",") -> str:
+def listed(methods: Iterable[str], last: str = ",") -> str:
     """Name methods in a row: "LoRA, QLoRA", and with `last` "or": "LoRA, QLoRA or prefix tuning"."""
     *rest, end = map(str, methods)
     joint = f"{last} " if last == "," else f" {last} "

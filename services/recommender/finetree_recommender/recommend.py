@@ -27,6 +27,8 @@ from finetree_recommender.explain.assessment import Assessment, assess
 from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
 from finetree_recommender.explain.other_packs import OtherVerdict
 from finetree_recommender.explain.unmet_limits import unmet
+from finetree_recommender.explain.ways_out.offers import WayOut, ways_out, with_truncated_rows
+from finetree_recommender.explain.ways_out.questions import NO_ANSWERS, Answers, wanted, ways_out_questions
 from finetree_recommender.method import Method
 from finetree_recommender.recipe import build as recipes
 from finetree_recommender.recipe.build import Recipe
@@ -67,6 +69,8 @@ class Recommendation:
     revision: evidence_pb2.Revision
     plan_digest: str
     others: tuple[OtherVerdict, ...]
+    ways_out: tuple[WayOut, ...]
+    """What would train, where nothing does as asked."""
 
     @property
     def pack(self) -> Pack:
@@ -123,8 +127,23 @@ class Recommender:
         inputs, evidence, missing = await self._ask(request, pack)
         if evidence is None:
             check_estimator_pins(request.pinned)
+        ways = await self._ways_out(pack, inputs, evidence)
         rented = await self._offers(pack, inputs, evidence)
-        return conclude(pack, inputs, evidence, missing=missing, others=self._builtin(), rented=rented)
+        if evidence is not None and ways:
+            evidence = with_truncated_rows(pack, inputs, evidence, ways)
+        return conclude(pack, inputs, evidence, missing=missing, others=self._builtin(), rented=rented, ways=ways)
+
+    async def _ways_out(self, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> Answers:
+        """Ask what would train, where nothing does as asked; nothing where the estimator does not answer."""
+        if evidence is None or not wanted(evidence):
+            return {}
+        try:
+            questions = ways_out_questions(pack, inputs, evidence)
+            for row in questions.values():
+                _as_asked(row, inputs.request)
+            return await self._estimator.estimates(questions)
+        except EstimatorUnavailableError:
+            return {}
 
     async def _offers(self, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> tuple[rental_offers.Offer, ...]:
         """Find offers to rent, where they help; none where the estimator does not answer."""
@@ -170,8 +189,7 @@ class Recommender:
                 await self._check_hardware(inputs.hardware)
                 return inputs, None
             if not inputs.hardware_known:
-                await self._check_model(request, inputs)
-                return inputs, None
+                return await self._without_hardware(request, inputs), None
             evidence = await self._estimator.evidence(_questions(pack, inputs))
             counted = _counted(inputs, evidence)
             if counted is not None and await self._estimator.catalog() is catalog:
@@ -181,10 +199,9 @@ class Recommender:
                 return inputs, evidence
         raise EstimatorUnavailableError("the catalog changes from call to call")
 
-    async def _answer(self, spec: run_spec_pb2.RunSpec) -> Estimate | Refused:
+    async def _answer(self, spec: run_spec_pb2.RunSpec) -> Evidence:
         """Estimate a run by LoRA."""
-        found = await self._estimator.evidence({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
-        return found.rows[Method.LORA, 0]
+        return await self._estimator.evidence({Method.LORA: estimate_pb2.EstimateRunRequest(spec=spec)})
 
     async def _check_hardware(self, hardware: hardware_pb2.Hardware) -> None:
         """Refuse an accelerator that the estimator does not know, also without a model."""
@@ -193,20 +210,23 @@ class Recommender:
         spec = run_spec_pb2.RunSpec(
             model=model_pb2.ModelSource(shape=ANY_SHAPE), lora=method_pb2.Lora(), hardware=hardware
         )
-        answer = await self._answer(spec)
+        answer = (await self._answer(spec)).rows[Method.LORA, 0]
         if isinstance(answer, Refused) and answer.reason == "ACCELERATOR_NOT_FOUND":
             raise as_error(answer)
 
-    async def _check_model(self, request: recommendation_pb2.RecommendRequest, inputs: Inputs) -> None:
-        """Refuse a model that the estimator does not know, also without hardware."""
-        if inputs.model is not None or request.model.WhichOneof("source") not in ("name", "hub"):
-            return
+    async def _without_hardware(self, request: recommendation_pb2.RecommendRequest, inputs: Inputs) -> Inputs:
+        """Count the parameters of a shape, and refuse a model that the estimator does not know."""
+        source = request.model.WhichOneof("source")
+        if source == "path" or (inputs.model is not None and inputs.model.parameters):
+            return inputs
         spec = run_spec_pb2.RunSpec(
             model=request.model, lora=method_pb2.Lora(), hardware=hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice())
         )
-        answer = await self._answer(spec)
-        if isinstance(answer, Refused) and answer.reason == "MODEL_NOT_FOUND":
+        evidence = await self._answer(spec)
+        answer = evidence.rows[Method.LORA, 0]
+        if isinstance(answer, Refused):
             raise as_error(answer)
+        return _counted(inputs, evidence) or inputs
 
 
 def conclude(
@@ -217,11 +237,12 @@ def conclude(
     missing: str = "",
     others: Iterable[Pack] = (),
     rented: tuple[rental_offers.Offer, ...] = (),
+    ways: Answers = NO_ANSWERS,
 ) -> Recommendation:
     """Conclude from the estimator's answer, without side effects.
 
     `missing` is the code of why there is no evidence, `others` are packs to compare with, `rented` is what could be
-    rented.
+    rented, `ways` are the estimates of what would train.
     """
     if rented and evidence is None:
         inputs = inputs.on_offer()
@@ -229,25 +250,28 @@ def conclude(
     decision, parameters = situation.decision, parameters_of(inputs, evidence)
     neighbors = counterfactuals.explore(situation)
     broken = tuple(unmet(situation))
+    outs = ways_out(pack, inputs, evidence, ways)
     recipe = _recipe(situation, parameters)
     applied = recipes.adaptations(pack, inputs, decision.method)[: decision.fit.adapted] if decision.method else ()
     steps = fit.steps(decision.fit, evidence, applied=applied, overruled_rule_id=decision.verdict.overruled_rule_id)
     revision = _revision(pack, evidence)
+    told = cautions.collect(
+        situation, broken, missing=missing, parameters=parameters, built=recipe, rented=rented, ways=outs
+    )
     return Recommendation(
         situation=situation,
         recipe=recipe,
         estimate=_estimated(evidence, decision),
         fit_steps=tuple(steps),
         methods=assess(situation, rented),
-        cautions=cautions.collect(
-            situation, broken, missing=missing, parameters=parameters, built=recipe, rented=rented
-        ),
+        cautions=told,
         counterfactuals=neighbors.flips,
         gaps=neighbors.gaps,
-        confidence=confidence.judge(situation, neighbors, parameters=parameters, unmet=len(broken)),
+        confidence=confidence.judge(situation, neighbors, parameters=parameters, unmet=len(broken), cautions=told),
         revision=revision,
         plan_digest=plan_digest(recipe.spec, inputs.profile, revision) if recipe is not None else "",
         others=other_packs.verdicts(others, situation),
+        ways_out=outs,
     )
 
 
@@ -299,13 +323,17 @@ def _counted(inputs: Inputs, evidence: Evidence) -> Inputs | None:
 
 def _questions(pack: Pack, inputs: Inputs) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Build the estimator's requests for every method, with adaptations as fallbacks."""
-    request = inputs.request
     rows = recipes.questions(pack, inputs, parameters_of(inputs, None))
     for row in rows.values():
         row.view = estimate_pb2.ESTIMATE_VIEW_SUMMARY
-        if request.HasField("evaluation_profile"):
-            row.evaluation_profile.CopyFrom(request.evaluation_profile)
-        if request.HasField("pinned"):
-            row.pinned.CopyFrom(request.pinned)
-            row.pinned.ClearField("pack")
+        _as_asked(row, inputs.request)
     return rows
+
+
+def _as_asked(row: estimate_pb2.EstimateRunRequest, request: recommendation_pb2.RecommendRequest) -> None:
+    """Copy to a question what the request says of evaluation, and the estimator's revisions that it pins."""
+    if request.HasField("evaluation_profile"):
+        row.evaluation_profile.CopyFrom(request.evaluation_profile)
+    if request.HasField("pinned"):
+        row.pinned.CopyFrom(request.pinned)
+        row.pinned.ClearField("pack")

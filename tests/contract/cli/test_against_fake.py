@@ -253,6 +253,9 @@ def test_artifacts_are_downloaded(run, job_file, tmp_path):
     folders = [Path(item["path"]) for item in ran.document["artifacts"]]
     assert folders
     assert all(any(folder.iterdir()) for folder in folders)
+    shown = run("jobs", "download", events[0]["job"], "--output", tmp_path / "out")
+    assert shown.out.splitlines() == [str(folder) for folder in folders]
+    assert f"AutoPeftModelForCausalLM.from_pretrained('{folders[0]}')" in shown.err
 
 
 def test_a_model_that_is_not_prepared_is_prepared_first(run, suite, job_file):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from finetree import Client
+from finetree import Client, NotFound, Violation
 from finetree.testing import Suite
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_cli import __main__ as entry
@@ -60,8 +60,26 @@ def asked(monkeypatch) -> list[Any]:
 def test_the_short_answer_stays_on_one_screen(run):
     code, out, _ = run(*ASK)
     assert code == 0
-    assert len(out.splitlines()) <= 40
+    assert len(out.splitlines()) <= 12
     assert "--explain" in out
+    assert "Next: finetree recommend --model small --cpu --output job.yaml" in out
+
+
+def test_without_a_method_nothing_is_written_and_the_exit_code_is_3(run, monkeypatch, tmp_path):
+    def nothing(*_: Any) -> recommendation_pb2.RecommendResponse:
+        return recommendation_pb2.RecommendResponse(
+            verdict=recommendation_pb2.Verdict(headline="Nothing trains here"),
+            cautions=[recommendation_pb2.Caution(code="X", message="divide it (hardware.sharding)")],
+        )
+
+    monkeypatch.setattr(Client, "recommend", nothing)
+    for words in ((), ("--explain",), ("--json",)):
+        code, out, said = run(*ASK, "--output", "job.yaml", *words)
+        assert code == 3
+        assert "Nothing trains here" in out
+        assert "job.yaml is not written" in said
+        assert not (tmp_path / "job.yaml").exists()
+        assert ("--sharding" in out) is (words != ("--json",))
 
 
 def test_an_explanation_has_every_part_without_color(run):
@@ -80,7 +98,7 @@ def test_a_tree_is_the_answer_or_a_file(run, tmp_path, form, begins):
     assert out.startswith(begins)
     code, out, _ = run(*ASK, "--tree", form, "--tree-output", "tree")
     assert code == 0
-    assert out.startswith("Recommendation")
+    assert out.startswith("LoRA fits")
     assert (tmp_path / "tree").read_text(encoding="utf-8").startswith(begins)
 
 
@@ -128,8 +146,14 @@ def test_answers_on_stdin_become_inputs(run, asked, answers, quality):
     code, out, said = run(*ASK, "--interactive", answers=answers)
     assert code == 0, said
     assert [request.quality for request in asked] == [quality]
-    assert out.startswith("Recommendation")
+    assert out.startswith("LoRA fits")
     assert "How important is quality?" in said
+    word = {
+        recommendation_pb2.QUALITY_NEED_CRITICAL: "critical",
+        recommendation_pb2.QUALITY_NEED_EXPERIMENTAL: "experimental",
+    }
+    options = f" --quality {word[quality]}" if quality else ""
+    assert f"Next: finetree recommend --model small --cpu{options} --output job.yaml\n" in out
 
 
 def test_a_question_that_a_flag_answers_is_not_asked(run, asked):
@@ -145,3 +169,18 @@ def test_an_empty_input_is_an_error_and_quitting_an_interruption(run):
     assert "--interactive" in said
     code, out, _ = run(*ASK, "--interactive", answers=Keyboard("q\n"))
     assert (code, out) == (130, "")
+
+
+def test_a_services_error_names_options_and_commands(run, monkeypatch):
+    def refuse(*_: Any) -> None:
+        text = (
+            "hardware.count: no accelerator 'x'; ListAccelerators lists all, hardware.unknown_accelerator accepts any"
+        )
+        raise NotFound(text, reason="ACCELERATOR_NOT_FOUND", violations=(Violation("hardware.count", "too many"),))
+
+    monkeypatch.setattr(Client, "recommend", refuse)
+    code, _, said = run(*ASK)
+    assert code == 2
+    assert "--gpus: no accelerator 'x'; `finetree gpus` lists all, --gpu-memory accepts any" in said
+    assert "--gpus: too many" in said
+    assert said.count("finetree gpus") == 1

@@ -128,8 +128,10 @@ async def test_recipes_that_contradict_themselves(stub, request_of, explain, spe
         {"sharding_library": "SHARDING_LIBRARY_DEEPSPEED"},
         {"allocator_cache": "ALLOCATOR_CACHE_KEPT"},
         {"allocator_cache": "ALLOCATOR_CACHE_EMPTIED"},
+        {"experts": "EXPERT_PRODUCTS_IN_TURN"},
+        {"layer_kernels": "LAYER_KERNELS_FUSED"},
     ],
-    ids=["compile", "library", "kept", "emptied"],
+    ids=["compile", "library", "kept", "emptied", "experts", "kernels"],
 )
 async def test_what_only_other_programs_do(stub, request_of, explain, said):
     fields = [f"spec.program.{name}" for name in said]

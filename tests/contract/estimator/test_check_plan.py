@@ -34,6 +34,10 @@ def policy_of(limits: dict[str, object]) -> check_plan_pb2.PlanPolicy:
     return json_format.ParseDict({"limits": found}, check_plan_pb2.PlanPolicy())
 
 
+BIG = "llama-3.1-70b"
+"""A model that fits on none of the small devices here."""
+
+
 @pytest.fixture
 def check_of(request_of):
     """A CheckPlanRequest from a policy's bounds; the rest is the run of `request_of`."""
@@ -240,6 +244,126 @@ async def test_a_number_that_cannot_be_known_is_undecided_and_says_what_to_give(
     assert check.field_path.startswith("hardware" if "fit" in policy else "ownership" if examples else "dataset")
 
 
+def lists(metric: str, **names: list[str]) -> dict[str, object]:
+    return {"metric": f"POLICY_METRIC_{metric}", "names": names}
+
+
+def with_policy(request: check_plan_pb2.CheckPlanRequest, **parts: object) -> check_plan_pb2.CheckPlanRequest:
+    """The request with further parts of its policy, and a date."""
+    json_format.ParseDict({"policy": parts, "evaluation_date": "2026-11-28"}, request)
+    return request
+
+
+async def test_a_provider_that_is_not_allowed_is_replaced_by_one_that_is(stub, check_of):
+    request = check_of({"cost": 50}, {"model": {"name": "llama-3.2-3b"}})
+    request.policy.limits.append(
+        json_format.ParseDict(lists("PROVIDER", allowed=["runpod"]), check_plan_pb2.PolicyLimit())
+    )
+    reply = await stub.CheckPlan(request)
+
+    assert reply.verdict == FAIL
+    assert reply.checks[1].measured_name not in ("", "runpod")
+    assert reply.checks[1].fix.field_path == "ownership.rented.price_id"
+    assert reply.remedies
+    for remedy in reply.remedies:
+        assert (await stub.CheckPlan(patched(request, list(remedy.patches)))).verdict == PASS, remedy.summary
+
+
+async def test_a_method_is_not_replaced_and_the_answer_says_so(stub, check_of):
+    request = check_of({"fit": True})
+    request.policy.limits.append(json_format.ParseDict(lists("METHOD", denied=["l*"]), check_plan_pb2.PolicyLimit()))
+    reply = await stub.CheckPlan(request)
+
+    assert [check.verdict for check in reply.checks] == [PASS, FAIL]
+    assert "no other one is proposed" in reply.no_remedy
+
+
+WAIVER = {"rule_id": "duration_seconds", "owner": "ml-platform", "reason": "migration", "until": "2026-11-28"}
+
+
+async def test_a_waived_limit_stops_nothing_and_remedies_leave_it_alone(stub, check_of):
+    request = with_policy(check_of({"duration_seconds": 1, "device_bytes": 2 * 10**9}), waivers=[WAIVER])
+    reply = await stub.CheckPlan(request)
+    assert [check.verdict for check in reply.checks] == [check_pb2.CHECK_VERDICT_WAIVED, FAIL]
+    assert reply.remedies
+    for remedy in reply.remedies:
+        after = await stub.CheckPlan(patched(request, list(remedy.patches)))
+        assert after.verdict == check_pb2.CHECK_VERDICT_WAIVED, remedy.summary
+
+    request.evaluation_date = "2026-11-29"
+    expired = await stub.CheckPlan(request)
+    assert [check.verdict for check in expired.checks] == [FAIL, FAIL]
+    assert "expired after 2026-11-28" in expired.checks[0].message
+
+
+async def test_a_run_that_does_not_fit_fails_there_and_has_no_time_and_no_cost(stub, check_of):
+    reply = await stub.CheckPlan(check_of({"fit": True, "duration_seconds": 1, "cost": 1e9}, {"model": {"name": BIG}}))
+    assert [check.verdict for check in reply.checks] == [FAIL, UNDECIDED, UNDECIDED]
+    for check in reply.checks[1:]:
+        assert "the run does not fit" in check.message
+        assert check.field_path == "hardware"
+        assert not check.HasField("measured")
+    assert not reply.estimate.HasField("time")
+    assert not reply.estimate.HasField("cost")
+
+
+async def test_an_override_lifts_an_overridable_limit_and_no_hard_one(stub, check_of):
+    request = check_of({"duration_seconds": 1, "cost": 0})
+    request.policy.limits[0].level = check_pb2.LIMIT_LEVEL_OVERRIDABLE
+    for rule_id in ("duration_seconds", "cost"):
+        request.overrides.add(rule_id=rule_id, by="ada", reason="release day")
+    reply = await stub.CheckPlan(request)
+    assert [check.verdict for check in reply.checks] == [check_pb2.CHECK_VERDICT_WAIVED, FAIL]
+    assert "refused: the limit is hard" in reply.checks[1].message
+
+
+@pytest.mark.parametrize(
+    ("undecided", "verdict"),
+    [("FAIL", UNDECIDED), ("WARN", check_pb2.CHECK_VERDICT_WARN), ("PASS", PASS), ("UNSPECIFIED", UNDECIDED)],
+)
+async def test_the_policy_says_what_becomes_of_undecided_limits(stub, check_of, undecided, verdict):
+    request = with_policy(check_of({"cost": 5, "fit": True}), undecided=f"UNDECIDED_POLICY_{undecided}")
+    request.run.ClearField("dataset_profile")
+    reply = await stub.CheckPlan(request)
+    assert [check.verdict for check in reply.checks] == [UNDECIDED, PASS]
+    assert reply.verdict == verdict
+    assert bool(reply.no_remedy) == (undecided != "PASS")
+
+
+async def test_an_increase_is_held_against_the_base_run_and_every_number_shows_it(stub, check_of):
+    request = check_of({"cost": 50, "fit": True}, {"training": {"epochs": 3}})
+    limit = {"metric": "POLICY_METRIC_DURATION_SECONDS", "max_increase": 0.2}
+    request.policy.limits.append(json_format.ParseDict(limit, check_plan_pb2.PolicyLimit()))
+    new = await stub.CheckPlan(request)
+    assert [check.verdict for check in new.checks] == [PASS, PASS, PASS]
+    assert not any(check.HasField("base") for check in new.checks)
+
+    request.base_run.CopyFrom(request.run)
+    request.base_run.spec.training.epochs = 1
+    before = (await stub.EstimateRun(request.base_run)).estimate
+    reply = await stub.CheckPlan(request)
+    cost, fit, increase = reply.checks
+    assert (cost.base, increase.base) == (before.cost.total.amount, before.time.total_seconds)
+    assert not fit.HasField("base")
+    assert (increase.rule_id, increase.verdict) == ("duration_seconds_increase", FAIL)
+    assert increase.limit == pytest.approx(1.2 * before.time.total_seconds.expected)
+    assert reply.remedies
+    for remedy in reply.remedies:
+        assert (await stub.CheckPlan(patched(request, list(remedy.patches)))).verdict == PASS, remedy.summary
+
+
+async def test_two_limits_of_a_metric_warn_and_stop(stub, check_of):
+    request = check_of({"cost": 50})
+    request.policy.limits[0].rule_id = "cost.stop"
+    request.policy.limits.append(request.policy.limits[0])
+    request.policy.limits[1].rule_id = "cost.warn"
+    request.policy.limits[1].max_money.units = 0
+    request.policy.limits[1].level = check_pb2.LIMIT_LEVEL_ADVISORY
+    reply = await stub.CheckPlan(request)
+    assert reply.verdict == check_pb2.CHECK_VERDICT_WARN
+    assert {check.rule_id: check.verdict for check in reply.checks} == {"cost.stop": PASS, "cost.warn": FAIL}
+
+
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 
 
@@ -284,6 +408,43 @@ async def test_each_documented_error(stub, check_of, explain, case):
     found = explain(caught.value)
     assert (caught.value.code(), found.reason, found.domain) == (code, reason, "finetree")
     assert field is None or field in found.fields
+
+
+LIMIT = {"metric": "POLICY_METRIC_FIT"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "field"),
+    [
+        ({"policy": {"limits": [LIMIT, LIMIT]}}, "policy"),
+        ({"policy": {"limits": [{"metric": "POLICY_METRIC_METHOD", "max": 1}]}}, "policy.limits[0]"),
+        ({"policy": {"limits": [{"metric": "POLICY_METRIC_TOKENS", "names": {"allowed": ["a"]}}]}}, "policy.limits[0]"),
+        ({"policy": {"limits": [LIMIT | {"max_increase": 1}]}}, "policy.limits[0]"),
+        ({"policy": {"limits": [LIMIT | {"rule_id": "A b"}]}}, "policy.limits[0].rule_id"),
+        ({"policy": {"limits": [lists("METHOD")]}}, "policy.limits[0].names"),
+        ({"policy": {"limits": [lists("METHOD", allowed=["x"] * 65)]}}, "policy.limits[0].names.allowed"),
+        ({"policy": {"limits": [LIMIT], "waivers": [WAIVER | {"owner": ""}]}}, "policy.waivers[0].owner"),
+        ({"policy": {"limits": [LIMIT], "waivers": [WAIVER | {"until": "soon"}]}}, "policy.waivers[0].until"),
+        (
+            {"policy": {"limits": [LIMIT], "waivers": [WAIVER]}, "evaluation_date": "2026-11-28"},
+            "policy.waivers[0].rule_id",
+        ),
+        ({"policy": {"limits": [LIMIT], "waivers": [WAIVER | {"rule_id": "fit"}]}}, "evaluation_date"),
+        ({"overrides": [{"rule_id": "cost", "by": "", "reason": "x"}]}, "overrides[0].by"),
+        ({"evaluation_date": "yesterday"}, "evaluation_date"),
+        ({"base_run": {"spec": {"model": {"name": "smollm2-135m"}, "lora": {"rank": -1}}}}, "base_run.spec.lora.rank"),
+        ({"base_run": {"spec": {"model": {"name": "smollm2-135m"}}}}, "base_run.spec.method"),
+    ],
+)
+async def test_what_a_policy_may_hold_is_bounded(stub, check_of, explain, parts, field):
+    request = check_of({"cost": 1})
+    if "policy" in parts:
+        request.ClearField("policy")
+    json_format.ParseDict(parts, request)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CheckPlan(request)
+    found = explain(caught.value)
+    assert (found.reason, found.fields) == ("INVALID_REQUEST", [field])
 
 
 @pytest.mark.parametrize("part", ["run", "policy"])

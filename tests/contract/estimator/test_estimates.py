@@ -178,7 +178,8 @@ async def test_without_the_number_of_rows_memory_is_answered_and_time_left_out(s
 
 @pytest.mark.parametrize(("every", "remarked"), [(1, True), (10_000, False)])
 async def test_a_run_that_mostly_writes_checkpoints_is_remarked_upon(stub, request_of, every, remarked):
-    request = request_of({"full": {}, "checkpoints": {"every_steps": every}})
+    hardware = {"accelerator": "h200"}
+    request = request_of({"full": {}, "checkpoints": {"every_steps": every}, "hardware": hardware})
     estimate = (await stub.EstimateRun(request)).estimate
 
     assert any("raise checkpoints.every_steps" in remark.message for remark in estimate.remarks) is remarked

@@ -37,6 +37,15 @@ async def test_an_instructed_model_and_a_shape_get_the_recipe_of_their_size_and_
     assert reply.estimate.device_bytes == other.estimate.device_bytes
 
 
+async def test_spellings_of_model_and_system_are_understood_and_the_recipe_has_the_catalogs_names(client):
+    reply = await client.recommend({"model": {"name": "llama3.1:8b"}, "hardware": {"accelerator": "dgx a100"}})
+    assert reply.spec.model.name == "llama-3.1-8b"
+    assert (reply.spec.hardware.accelerator, reply.spec.hardware.count) == ("a100-80gb", 8)
+    assert reply.HasField("estimate")
+    tuned = await client.recommend({"model": {"name": "Qwen 2.5 7B Instruct"}, "hardware": {"accelerator": "4090"}})
+    assert tuned.spec.model.hub.id == "Qwen/Qwen2.5-7B-Instruct"
+
+
 async def test_an_accelerator_that_is_not_supported_is_answered_by_its_memory_and_said_to_be_so(client):
     asked = {"model": {"name": "llama-3.1-8b"}, "dataset_profile": SHORT_ROWS}
     reply = await client.recommend(asked | {"hardware": {"accelerator": "RX 7900 XTX"}})

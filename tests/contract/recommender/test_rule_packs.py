@@ -6,7 +6,7 @@ from typing import Any
 import finetree
 import grpc
 import pytest
-from finetree_api.recommender.v1 import rule_pack_pb2
+from finetree_api.recommender.v1 import recommendation_pb2, rule_pack_pb2
 from finetree_api.types.v1 import method_pb2
 from finetree_runtime.money import to_money
 from google.protobuf import json_format
@@ -67,12 +67,23 @@ async def test_a_cpu_is_no_upgrade_where_the_estimate_shows_that_a_model_trains(
     assert "gate.cpu" in other.reason
 
 
-@pytest.mark.parametrize(("gb", "model", "size"), [(4, "llama-2-7b", "3B"), (48, "llama-3.1-405b", "70B")])
-async def test_where_nothing_fits_a_smaller_model_is_named(client, gb, model, size):
-    reply = await client.recommend(on_gpu(gb, model, rule_pack="evidence-1"))
+@pytest.mark.parametrize(
+    ("gb", "model", "smaller"), [(6, "llama-3.1-8b", "llama-3.2-1b"), (48, "llama-3.1-405b", "llama-3.1-8b")]
+)
+async def test_where_nothing_fits_what_would_train_is_named(client, gb, model, smaller):
+    request = on_gpu(gb, model, rule_pack="evidence-1")
+    reply = await client.recommend(request)
     assert reply.verdict.method == method_pb2.METHOD_UNSPECIFIED
-    (caution,) = (item for item in reply.cautions if item.code == "SMALLER_MODEL")
-    assert (caution.redirect, caution.rule_id) == (method_pb2.METHOD_QLORA, f"footprint.qlora_{size.lower()}")
+    assert not reply.HasField("spec")
+    assert reply.ways_out[0].message in reply.verdict.headline
+    ways = {way.kind: way for way in reversed(reply.ways_out)}
+    way = ways[recommendation_pb2.WAY_OUT_KIND_SMALLER_MODEL]
+    assert way.change.model.name == smaller
+    # The same request with the change is answered with that method.
+    request["model"] = {"name": smaller}
+    changed = await client.recommend(request)
+    assert changed.verdict.method == way.method
+    assert changed.estimate.device_bytes == way.estimate.device_bytes
 
 
 async def test_the_packs_are_listed_with_their_hashes(client):

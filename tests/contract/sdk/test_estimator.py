@@ -43,8 +43,10 @@ def test_pages_are_fetched_as_they_are_needed(do, suite, page_size):
     assert suite.faults.calls("ListModels") == []
     assert do.all(models, 1)[0].name == "large"
     assert len(suite.faults.calls("ListModels")) == 1
-    assert [model.name for model in do.all(models)] == ["large", "small", "tiny"]
-    assert [len(page) for page in do.all(models.pages())] == {0: [3], 1: [1, 1, 1], 2: [2, 1], 3: [3]}[page_size]
+    names = ["large", "llama-3.1-8b", "small", "smollm2-135m-instruct", "tiny"]
+    assert [model.name for model in do.all(models)] == names
+    sizes = {0: [5], 1: [1, 1, 1, 1, 1], 2: [2, 2, 1], 3: [3, 2]}[page_size]
+    assert [len(page) for page in do.all(models.pages())] == sizes
 
 
 def test_prefixes(do):
@@ -64,6 +66,16 @@ def test_a_plan_is_held_against_limits(do, spec):
     verdicts = [check_pb2.CheckVerdict.Name(answer.verdict) for answer in (passed, straddled, failed)]
     assert verdicts == ["CHECK_VERDICT_PASS", "CHECK_VERDICT_UNDECIDED", "CHECK_VERDICT_FAIL"]
     assert {check.rule_id for check in failed.checks} == {"duration_seconds", "device_bytes"}
+    waived = do(
+        client.check_plan(
+            spec,
+            {"device_bytes": 1},
+            overrides=[{"rule_id": "device_bytes", "by": "ada", "reason": "once"}],
+            evaluation_date="2026-12-31",
+            base_run=spec,
+        )
+    )
+    assert waived.verdict == check_pb2.CHECK_VERDICT_WAIVED
     with pytest.raises(finetree.InvalidArgument) as caught:
         do(client.check_plan(spec, {"cost": "5 EUR"}))
     assert caught.value.reason == "CURRENCY_MISMATCH"

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job's events over the wire."""
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 
 import finetree
 import pytest
 from finetree.testing import Script
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
 
 ALL = list(range(1, 20))
 
@@ -158,6 +161,54 @@ def test_closing_ends_the_iteration(do, held):
     do(stream.close())
     do(stream.close())
     assert do.all(stream) == []
+
+
+def test_threads_that_share_a_stream_get_each_event_once(suite, spec):
+    with suite.client() as client, ThreadPoolExecutor(4) as threads:
+        stream = client.create_job(spec).events()
+        found = list(threads.map(list, [stream] * 4, timeout=30))
+    assert sorted(event.seq for events in found for event in events) == ALL
+
+
+def test_closing_ends_what_threads_wait_for(suite, spec):
+    suite.trainer.script = Script(hold_at=5)
+    found: Queue[int] = Queue()
+
+    def read(stream) -> None:
+        for event in stream:
+            found.put(event.seq)
+
+    with suite.client() as client, ThreadPoolExecutor(2) as threads:
+        stream = client.create_job(spec).events()
+        reading = [threads.submit(read, stream) for _ in range(2)]
+        assert sorted(found.get(timeout=20) for _ in range(5)) == ALL[:5]
+        stream.close()
+        for each in reading:
+            each.result(timeout=20)
+    assert found.empty()
+
+
+async def test_tasks_that_share_a_stream_get_each_event_once(suite, spec):
+    async def read(stream) -> list[int]:
+        return [event.seq async for event in stream]
+
+    async with suite.async_client() as client:
+        stream = (await client.create_job(spec)).events()
+        found = await asyncio.gather(*(read(stream) for _ in range(4)))
+    assert sorted(seq for seqs in found for seq in seqs) == ALL
+
+
+@pytest.mark.parametrize("stop", [1, 10])
+def test_the_trainer_takes_a_cursor_of_the_sdk(suite, spec, stop):
+    with suite.client() as client:
+        job = client.create_job(spec)
+        job.wait()
+        stream = job.events()
+        for _, _event in zip(range(stop), stream, strict=False):
+            pass
+        request = event_log_pb2.WatchJobRequest(name=job.name, cursor=stream.cursor)
+        rest = [event.seq for batch in client.raw.trainer.WatchJob(request, timeout=20) for event in batch.events]
+    assert rest == ALL[stop:]
 
 
 def test_no_job(do):

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import finetree
 import pytest
 from finetree.testing import Script
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import method_pb2, training_data_pb2, training_pb2
 
@@ -223,3 +224,36 @@ def test_capacity(do, suite):
     seconds = [call.seconds for call in suite.faults.calls("GetCapacity")]
     assert seconds[0] <= 10.1
     assert 20 < seconds[1] <= 30.1
+
+
+def test_a_recommendation_is_trained_as_it_is(do):
+    client = do.client()
+    answer = do(client.recommend(model="tiny", gpu="rtx-4090"))
+    for create in (client.train, client.create_job):
+        job = do(client.get_job(do(create(answer)).name))
+        assert job.train.spec.lora == answer.spec.lora
+        assert job.train.recommendation.headline == "LoRA fits"
+
+
+def test_a_recommendation_without_a_recipe_says_why(do, suite):
+    answer = recommendation_pb2.RecommendResponse(
+        verdict=recommendation_pb2.Verdict(headline="State the memory of the hardware"),
+        cautions=[recommendation_pb2.Caution(message="whether any method fits is unknown: state the memory.")],
+        ways_out=[recommendation_pb2.WayOut(message="a smaller model")],
+    )
+    client = do.client()
+    why = "State the memory of the hardware; whether any method fits is unknown: state the memory; a smaller model"
+    for create in (
+        lambda: client.train(answer),
+        lambda: client.train(answer.spec, recommendation=answer),
+        lambda: client.create_job(answer),
+        lambda: client.validate_job(answer),
+    ):
+        with pytest.raises(finetree.FailedPrecondition) as caught:
+            do(create())
+        assert caught.value.reason == "NO_METHOD_TRAINS"
+        assert caught.value.message == f"the recommendation has no recipe to train: {why}"
+    answer.spec.dataset.name = "data"
+    with pytest.raises(finetree.FailedPrecondition, match=r"neither a model nor a method.* verdict\.headline says why"):
+        do(client.create_job(answer.spec))
+    assert suite.faults.calls("CreateJob") == []

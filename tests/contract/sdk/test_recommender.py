@@ -13,6 +13,15 @@ def test_messages_and_dicts_are_the_same_request(do):
     assert do(client.recommend(message)) == do(client.recommend({"model": {"name": "small"}}))
 
 
+def test_words_are_the_same_request_as_a_message(do):
+    client = do.client()
+    message = recommendation_pb2.RecommendRequest(model={"name": "small"}, hardware={"accelerator": "rtx-4090"})
+    said = do(client.recommend(model="small", gpu="rtx-4090", quality="maximum", max_duration="8h", budget_per_run=50))
+    assert said == do(client.recommend(message))
+    with pytest.raises(finetree.InvalidArgument, match="quality: expected one of maximum, critical"):
+        do(client.recommend(quality="best"))
+
+
 def test_methods_by_name_and_number(do):
     client = do.client()
     cards = do(client.list_methods())

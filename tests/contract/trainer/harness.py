@@ -69,6 +69,7 @@ class Talker:
 
     stub: trainer_pb2_grpc.TrainerServiceStub
     application: object = None
+    channel: grpc.aio.Channel | None = None
 
     async def upload(self, content: bytes, **fields) -> dataset_pb2.Dataset:
         created = await self.create_dataset(content, **fields)
@@ -195,7 +196,7 @@ async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **
         built = service(settings, estimator or FixedEstimator())
         async with serving(built) as address:
             channel = await clients.enter_async_context(grpc.aio.insecure_channel(address, options=OPTIONS))
-            yield Talker(trainer_pb2_grpc.TrainerServiceStub(channel), built.on_start.__self__)
+            yield Talker(trainer_pb2_grpc.TrainerServiceStub(channel), built.on_start.__self__, channel)
 
 
 class Server:
@@ -206,12 +207,15 @@ class Server:
         self.options = options_of(tmp_path, script, **changes)
         self.process: asyncio.subprocess.Process | None = None
         self.channel: grpc.aio.Channel | None = None
+        self.within: tuple[str, ...] = ()
+        """A command that runs the one that follows it, in other surroundings."""
 
     async def start(self) -> Talker:
         ready = self.tmp_path / "ready.json"
         ready.unlink(missing_ok=True)
         flags = [f"--{key.replace('_', '-')}={_text(value)}" for key, value in self.options.items() if key != "prewarm"]
         self.process = await asyncio.create_subprocess_exec(
+            *self.within,
             sys.executable,
             "-m",
             "finetree_trainer",

@@ -196,6 +196,7 @@ async def test_a_name_of_the_catalog_is_a_model_of_the_hub(tmp_path):
         assert "finetree models pull acme/Small-1B" in faults[0].description
         put(tmp_path)
         assert (await train(talk, name="acme-small-1b")).base.revision == ONE
+        assert (await train(talk, name="ACME small 1b")).base.revision == ONE
 
 
 async def test_without_a_catalog_a_name_is_refused_with_what_to_do(tmp_path):

@@ -8,8 +8,10 @@ import json
 import grpc
 import pytest
 from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import training_data_pb2
-from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
+from finetree_api.types.v1 import check_pb2, training_data_pb2
+from finetree_data.files import content
+from finetree_trainer.datasets import validate
+from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, refusal, trainer
 
 CONTENT = jsonl(ROWS)
 
@@ -294,6 +296,70 @@ async def test_a_job_may_read_a_dataset_in_its_own_way(tmp_path):
         assert answer.train.spec.dataset.reading.columns.completion == "short"
 
 
+BODY = "Each pack of dvds costs {} dollars, and there is a discount of 25 dollars on each of them."
+SVAMP = jsonl([{"ID": f"c-{i}", "Body": BODY.format(i), "Question": "How much?", "Answer": str(i)} for i in range(9)])
+
+
+MAPPED = training_data_pb2.DatasetColumns(prompt="Body", input="Question", completion="Answer")
+
+
+def _to_train(dataset, reading):
+    request = job_request(dataset.name)
+    request.train.spec.dataset.reading.MergeFrom(training_data_pb2.DatasetReading(**reading))
+    return request
+
+
+async def test_a_job_that_would_learn_without_the_text_is_refused_before_it_is_queued(tmp_path):
+    async with trainer(tmp_path) as talk:
+        dataset = await talk.upload(SVAMP)
+        (found,) = dataset.findings
+        assert (found.code, found.severity, found.rows) == ("UNREAD_COLUMNS", check_pb2.SEVERITY_ERROR, 9)
+        assert [column.name for column in found.columns] == ["Body", "ID"]
+        assert found.mappings[0] == MAPPED
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.train(dataset=dataset.name)
+        code, reason, _, faults = refusal(error.value)
+        assert (code, reason) == ("INVALID_ARGUMENT", "UNREAD_COLUMNS")
+        assert (faults[0].field, faults[0].reason) == ("job.train.spec.dataset.reading", "UNREAD_COLUMNS")
+        assert "columns {prompt: Body, input: Question, completion: Answer}" in error.value.details()
+        held = job_request((await talk.upload(CONTENT)).name)
+        held.train.spec.evaluation.dataset.name = dataset.name
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=held))
+        assert refusal(error.value)[3][0].field == "job.train.spec.evaluation.dataset.reading"
+        assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
+
+
+GOES_ON = {
+    "accepted": {"accepted_findings": ["UNREAD_COLUMNS"]},
+    "the column may be left out": {"ignored_columns": ["Body"]},
+    "read": {"columns": MAPPED},
+}
+
+
+@pytest.mark.parametrize("name", GOES_ON)
+async def test_what_the_job_says_of_the_text_is_kept_in_it_and_in_its_digest(tmp_path, name):
+    async with trainer(tmp_path, estimator=FixedEstimator()) as talk:
+        dataset = await talk.upload(SVAMP)
+        request = _to_train(dataset, GOES_ON[name])
+        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
+        said = training_data_pb2.DatasetReading(**GOES_ON[name])
+        assert answer.train.spec.dataset.reading == said
+        assert answer.plan.spec.dataset.reading == said
+
+
+async def test_what_a_job_accepts_is_not_the_dataset_s(tmp_path):
+    async with trainer(tmp_path) as talk:
+        columns = training_data_pb2.DatasetColumns(prompt="Question", completion="Answer")
+        dataset = await talk.upload(SVAMP, reading=training_data_pb2.DatasetReading(columns=columns))
+        request = _to_train(dataset, {"accepted_findings": ["UNREAD_COLUMNS"]})
+        answer = await talk.stub.ValidateJob(trainer_pb2.ValidateJobRequest(job=request))
+        # The rest is read as the dataset says.
+        assert answer.train.spec.dataset.reading.columns == columns
+        with pytest.raises(grpc.aio.AioRpcError):
+            await talk.train(dataset=dataset.name)
+
+
 FILES = {
     "a column that is not there": (
         MIXED_CSV,
@@ -329,3 +395,30 @@ async def test_files_that_cannot_be_read_are_refused_and_nothing_of_them_stays(t
             assert error.value.details().startswith("my-rows"), name
         assert not (await talk.stub.ListDatasets(dataset_pb2.ListDatasetsRequest())).datasets
         assert not list((tmp_path / "data" / "uploads").iterdir())
+
+
+async def test_a_file_that_unpacks_to_far_more_is_taken_by_its_first_rows_and_blocks_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(validate, "VALIDATED_BYTES", 20_000)
+    bomb = gzip.compress(jsonl([{"text": "a" * 1000}] * 5_000))
+    async with trainer(tmp_path) as talk:
+        created = await talk.create_dataset(bomb, display_name="rows.jsonl.gz")
+        taken = await talk.write(created.name, [(0, bomb)])
+        assert (taken.state, taken.compression) == (
+            dataset_pb2.DATASET_STATE_READY,
+            training_data_pb2.COMPRESSION_GZIP,
+        )
+        # Beyond what may come out of it, an upload is refused as a job is.
+        monkeypatch.setattr(content, "FREE_BYTES", 10_000)
+        monkeypatch.setattr(content, "MAX_RATIO", 1)
+        refused = bomb + gzip.compress(b" ")
+        created = await talk.create_dataset(refused, request_id="r")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.write(created.name, [(0, refused)])
+        assert refusal(error.value)[:2] == ("INVALID_ARGUMENT", "DATASET_TOO_LARGE")
+        half = await talk.create_dataset(CONTENT, request_id="h")
+        await talk.write(half.name, [(0, CONTENT[:300])])
+        await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=half.name))
+        assert not list((tmp_path / "data" / "uploads").iterdir())
+        good = await talk.create_dataset(CONTENT, request_id="g")
+        assert (await talk.write(good.name, [(0, CONTENT)])).state == dataset_pb2.DATASET_STATE_READY
+        assert len(list((tmp_path / "data" / "datasets").iterdir())) == 2

@@ -26,6 +26,7 @@ def config_of(shape: Shape) -> PretrainedConfig:
         "vocab_size": shape.vocab,
         "tie_word_embeddings": shape.tied,
         "max_position_embeddings": shape.max_positions or 2048,
+        "sliding_window": shape.window or None,
         WIDTHS.get(shape.family, "intermediate_size"): shape.dense_intermediate or shape.intermediate,
         # Token ids beyond a tiny vocabulary are refused.
         "pad_token_id": 0,

@@ -137,7 +137,7 @@ def test_a_method_learns_and_its_artifact_is_the_trained_model(plan: Plan, kind:
     chosen = replace(plan, method=METHODS[kind])
     adapted, subject = adapt(chosen, load(chosen, CPU), CPU)
     tokenizer = load_tokenizer(plan.base.folder)
-    rows = load_dataset(chosen.data, tokenizer, lambda _: None).train
+    rows = load_dataset(chosen.data, tokenizer, lambda *_: None).train
     eta = Eta(chosen.evaluation, chosen.checkpoints)
     Loop(chosen, subject, rows, reporter=quiet, steering=Steering(quiet), eta=eta).run(lambda _: None)
     losses = [step.loss for step in quiet.of(event_pb2.StepMetrics)]

@@ -124,7 +124,7 @@ class Trainer:
         if key not in self.bases:
             self.bases[key] = load(plan, cpu)
         if self.rows is None:
-            self.rows = load_dataset(plan.data, load_tokenizer(plan.base.folder), lambda _: None).train
+            self.rows = load_dataset(plan.data, load_tokenizer(plan.base.folder), lambda *_: None).train
         _, subject = adapt(plan, copy.deepcopy(self.bases[key]), cpu)
         self.quiet.events.clear()
         eta = Eta(plan.evaluation, plan.checkpoints)

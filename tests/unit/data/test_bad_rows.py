@@ -81,4 +81,4 @@ def test_rows_that_the_file_marks_as_bad_answers_are_left_out_whatever_is_done_a
     rows = [{"prompt": "q", "completion": "a", "label": i == 1} for i in range(3)]
     found, file = read(tmp_path, *rows, refuse_empty=True)
     assert ([row.number for row in found], file.skipped) == ([2], 2)
-    assert "label is false" in file.remarks[-1].message
+    assert '2 rows whose "label" is false' in file.remarks[-1].message

@@ -21,8 +21,10 @@ MAX_MODULES = 12
 ONE_FILE_EACH = {"clients/cli/finetree_cli/commands": "one file a command"}
 """Folders that may hold more, and what their files are."""
 ACROSS = {
+    "data/traps": "files of which a careless reader learns the wrong thing, through every room",
     "estimator/accuracy": "predictions against published and measured runs",
     "estimator/test_any_run.py": "random runs through every room",
+    "estimator/test_agreement.py": "random runs, and what more of something does to them",
     "recommender/rule_pack/packs": "the packs that come with the service, as data",
     "sdk/test_import.py": "what importing the SDK costs",
     "sdk/test_parity.py": "that both kinds of client have the same methods",

@@ -14,8 +14,10 @@ from finetree_recommender.estimator.values import (
     Refused,
 )
 from finetree_recommender.explain import cautions
+from finetree_recommender.explain.ways_out.questions import Kind
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import Recommender
+from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 from google.protobuf import json_format
 
@@ -59,7 +61,7 @@ async def test_one_batch_estimates_every_method_and_adaptation(pack, evidence):
     (rows,) = estimator.asked
     assert set(rows) == set(Method)
     counts = {method: len(row.fallbacks) for method, row in rows.items()}
-    assert counts == {Method.FULL: 3, Method.LORA: 2, Method.QLORA: 4, Method.PREFIX: 1, Method.ADAPTER: 3}
+    assert counts == {Method.FULL: 3, Method.LORA: 2, Method.QLORA: 2, Method.PREFIX: 1, Method.ADAPTER: 3}
     for method, row in rows.items():
         assert row.spec.WhichOneof("method") == method.field
         assert row.dataset_profile.examples == 500
@@ -125,3 +127,37 @@ async def test_a_local_model_that_cannot_be_estimated_is_still_advised_on(pack, 
     answer = await recommender(pack, estimator).recommend(request(model={"path": "mine"}))
     assert answer.cautions[0].code == "MODEL_NOT_ESTIMATED"
     assert answer.recipe.spec.model.path == "mine"
+
+
+async def test_a_shape_without_hardware_gets_the_rate_of_its_size(evidence):
+    """The estimator counts the parameters of a shape; 8B has 2e-4, and 135M, as here, 2e-3."""
+    pack = builtin_packs()["evidence-1"]
+    shape = {"hidden_size": 576, "layers": 30, "intermediate_size": 1536, "attention_heads": 9, "vocab_size": 49152}
+    asked = request(model={"shape": shape}, rule_pack="evidence-1")
+    asked.ClearField("hardware")
+    estimator = Recording(evidence(lora="FITS"))
+    answer = await recommender(pack, estimator).recommend(asked)
+    assert [list(rows) for rows in estimator.asked] == [[Method.LORA]]
+    assert answer.recipe.spec.training.learning_rate == 2e-3
+    assert "MODEL_SIZE_UNKNOWN" not in {caution.code for caution in answer.cautions}
+    refused = Evidence({(Method.LORA, 0): Refused("INVALID_REQUEST", "no such shape")}, evidence().revision, None)
+    with pytest.raises(InvalidArgument):
+        await recommender(pack, Recording(refused)).recommend(asked)
+
+
+async def test_only_where_nothing_trains_is_the_estimator_asked_again(pack, evidence):
+    class Twice(Recording):
+        again: list[Any]
+
+        async def estimates(self, rows: Any) -> Any:
+            self.again = list(rows)
+            return {}
+
+    trains, nothing = Twice(evidence(qlora="TIGHT")), Twice(evidence())
+    trains.again = nothing.again = []
+    await recommender(pack, trains).recommend(request())
+    answer = await recommender(pack, nothing).recommend(request(pinned={"engine": {"id": "engine-1"}}))
+    assert not trains.again
+    assert len(nothing.asked) == 1
+    assert {key.kind for key in nothing.again} == {Kind.ANOTHER_GPU, Kind.SHORTER_ROWS}
+    assert (answer.decision.method, answer.ways_out) == (None, ())

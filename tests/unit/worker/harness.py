@@ -116,7 +116,7 @@ def loop_of(plan: Plan, recorder: Recorder | None = None) -> Any:
 
     recorder, cpu = recorder or Recorder(), torch.device("cpu")
     adapted, subject = adapt(plan, load(plan, cpu), cpu)
-    rows = load_dataset(plan.data, load_tokenizer(plan.base.folder), lambda _: None).train
+    rows = load_dataset(plan.data, load_tokenizer(plan.base.folder), lambda *_: None).train
     return bare_loop(plan, subject, rows, recorder, adapted=adapted)
 
 
@@ -180,7 +180,7 @@ def dataset_of(plan: DataPlan, tokenizer: Any) -> Any:
     """The rows of a plan as tokens, with their report."""
     from finetree_worker.data.dataset import load_dataset
 
-    return load_dataset(plan, tokenizer, lambda _: None)
+    return load_dataset(plan, tokenizer, lambda *_: None)
 
 
 def read_rows(path: Path, reading: Any = None, *, place: str = "dataset") -> tuple[Any, list[Any]]:

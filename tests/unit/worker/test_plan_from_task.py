@@ -127,6 +127,22 @@ def test_a_report_is_as_it_was_asked_for(preparing):
     assert prepare_plan(preparing).data.split_fraction == 0.0
 
 
+def test_a_report_made_as_the_run_will_be_makes_the_tokens_of_the_run(task):
+    training = task.train.spec.training
+    training.append_eos, training.loss_tokens = False, training_pb2.LOSS_TOKENS_ALL
+    task.train.spec.dataset.reading.columns.text = "body"
+    run = train_plan(task).data
+    task.prepare.CopyFrom(
+        job_pb2.PrepareTask(
+            dataset=task.train.spec.dataset, loss_tokens=training.loss_tokens, append_eos=training.append_eos
+        )
+    )
+    report = prepare_plan(task).data
+    # With file and tokenizer, all that the digest of cached tokens is made of.
+    assert (report.train, report.reading, report.loss_on) == (run.train, run.reading, run.loss_on)
+    assert report.append_eos is run.append_eos is False
+
+
 def test_a_model_or_rows_may_be_prepared_alone(preparing):
     preparing.base.Clear()
     assert prepare_plan(preparing).base is None
@@ -254,7 +270,12 @@ def test_qlora_is_lora_on_a_quantized_base(task, tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("qlora.quantization", method_pb2.QUANTIZATION_GPTQ_INT4), ("qlora.lora.include_experts", True)],
+    [
+        ("qlora.quantization", method_pb2.QUANTIZATION_GPTQ_INT4),
+        ("qlora.lora.include_experts", True),
+        ("qlora.lora.train_embeddings", True),
+        ("qlora.lora.train_head", True),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_qlora_cannot_do_is_refused(task, field, value):
@@ -262,6 +283,14 @@ def test_what_qlora_cannot_do_is_refused(task, field, value):
     with pytest.raises(PlanError) as refused:
         train_plan(task)
     assert (refused.value.reason, refused.value.field) == ("SETTING_NOT_SUPPORTED", field)
+
+
+@pytest.mark.parametrize("name", ["train_embeddings", "train_head"])
+def test_embeddings_and_head_stay_frozen_beside_adapters(task, name):
+    setattr(task.train.spec.lora, name, True)
+    with pytest.raises(PlanError) as refused:
+        train_plan(task)
+    assert (refused.value.reason, refused.value.field) == ("SETTING_NOT_SUPPORTED", f"lora.{name}")
 
 
 def test_adapters_of_experts_are_taken_and_go_without_dropout(task):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetree_cli.backends.local_process import installed
+from finetree_cli.errors import NotAvailable
 from finetree_cli.options.model_folder import refuse_server
 
 if TYPE_CHECKING:
@@ -39,10 +40,33 @@ def runs_locally(service: str, settings: "Settings", *, local: bool, model: Path
         refuse_server(model, address_given=has_address(service, settings))
     if local or model is not None:
         return True
-    if has_address(service, settings) or not installed(service) or _listens(DEFAULT_PORTS[service]):
+    if not _is_missing(service, settings) or not installed(service):
         return False
     settings.out.say(f"no {service} server found: the installed {service} answers")
     return True
+
+
+def reads_locally(settings: "Settings", *, local: bool) -> bool:
+    """Tell whether training files are read by the reader that is installed here (True), or by a trainer.
+
+    As `runs_locally`, of the trainer, which itself does not run in a child process.
+
+    Raises:
+        NotAvailable: `local`, and the reader is not installed.
+    """
+    if local and not installed("data"):
+        text = "the reader of training files is not installed"
+        raise NotAvailable(text, remedy="pip install 'finetree-cli[local]'", reason="LOCAL_ENGINE_NOT_INSTALLED")
+    if local:
+        return True
+    if not _is_missing("trainer", settings) or not installed("data"):
+        return False
+    settings.out.say("no trainer server found: the rows are read here, without a model's tokenizer")
+    return True
+
+
+def _is_missing(service: str, settings: "Settings") -> bool:
+    return not has_address(service, settings) and not _listens(DEFAULT_PORTS[service])
 
 
 def _listens(port: int) -> bool:

@@ -2,7 +2,7 @@
 """The estimator as commands see it: a server, or the installed estimator in a child process."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,8 +14,13 @@ from finetree_cli.options.model_folder import model_root
 if TYPE_CHECKING:
     from finetree import FinetreeError
     from finetree_api.estimator.v1 import catalog_pb2, check_plan_pb2, estimate_pb2
+    from finetree_api.types.v1 import check_pb2
 
     from finetree_cli.options.command import Settings
+
+
+CONCURRENT_CALLS = 8
+"""Most calls of a server at the same time; they share one connection."""
 
 
 class Estimator(Protocol):
@@ -32,7 +37,14 @@ class Estimator(Protocol):
         ...
 
     def check_plan(
-        self, run: "estimate_pb2.EstimateRunRequest", policy: "check_plan_pb2.PlanPolicy", /
+        self,
+        run: "estimate_pb2.EstimateRunRequest",
+        policy: "check_plan_pb2.PlanPolicy",
+        /,
+        *,
+        overrides: "Sequence[check_pb2.Override]" = (),
+        evaluation_date: str = "",
+        base_run: "estimate_pb2.EstimateRunRequest | None" = None,
     ) -> "check_plan_pb2.CheckPlanResponse":
         """Call CheckPlan."""
         ...
@@ -80,6 +92,36 @@ def open_estimator(
         yield estimator
 
 
+def check_plans(
+    estimator: Estimator, requests: "Iterable[check_plan_pb2.CheckPlanRequest]"
+) -> "Iterator[check_plan_pb2.CheckPlanResponse | FinetreeError]":
+    """Check many plans and yield the answers in order: in one child process, or by concurrent calls of a server.
+
+    A request that is refused has its exception in place of an answer.
+    """
+    if isinstance(estimator, LocalEstimator):
+        yield from estimator.check_plans(requests)
+        return
+    from concurrent.futures import ThreadPoolExecutor
+
+    from finetree import FinetreeError
+
+    def answer(request: "check_plan_pb2.CheckPlanRequest") -> "check_plan_pb2.CheckPlanResponse | FinetreeError":
+        try:
+            return estimator.check_plan(
+                request.run,
+                request.policy,
+                overrides=request.overrides,
+                evaluation_date=request.evaluation_date,
+                base_run=request.base_run if request.HasField("base_run") else None,
+            )
+        except FinetreeError as error:
+            return error
+
+    with ThreadPoolExecutor(CONCURRENT_CALLS) as threads:
+        yield from threads.map(answer, requests)
+
+
 class LocalEstimator(LocalService):
     """The installed estimator in child processes.
 
@@ -115,12 +157,29 @@ class LocalEstimator(LocalService):
         }
 
     def check_plan(
-        self, run: "estimate_pb2.EstimateRunRequest", policy: "check_plan_pb2.PlanPolicy"
+        self,
+        run: "estimate_pb2.EstimateRunRequest",
+        policy: "check_plan_pb2.PlanPolicy",
+        *,
+        overrides: "Sequence[check_pb2.Override]" = (),
+        evaluation_date: str = "",
+        base_run: "estimate_pb2.EstimateRunRequest | None" = None,
     ) -> "check_plan_pb2.CheckPlanResponse":
         """Call CheckPlan."""
         from finetree_api.estimator.v1 import check_plan_pb2 as pb
 
-        return self.call("CheckPlan", pb.CheckPlanRequest(run=run, policy=policy), pb.CheckPlanResponse())
+        request = pb.CheckPlanRequest(
+            run=run, policy=policy, overrides=overrides, evaluation_date=evaluation_date, base_run=base_run
+        )
+        return self.call("CheckPlan", request, pb.CheckPlanResponse())
+
+    def check_plans(
+        self, requests: "Iterable[check_plan_pb2.CheckPlanRequest]"
+    ) -> "Iterator[check_plan_pb2.CheckPlanResponse | FinetreeError]":
+        """Call CheckPlan for each request in one process; a request that is refused has its exception."""
+        from finetree_api.estimator.v1 import check_plan_pb2 as pb
+
+        return self.call_each("CheckPlan", requests, pb.CheckPlanResponse)
 
     def list_models(self, prefix: str = "") -> "Iterator[catalog_pb2.Model]":
         """Call ListModels for all pages."""

@@ -12,13 +12,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from finetree_cli.errors import BadInput, CliError, NotAvailable
 
 if TYPE_CHECKING:
+    from finetree import FinetreeError
     from google.protobuf.message import Message
     from google.rpc import status_pb2
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 1000
 """Largest page that the contract allows."""
+AHEAD_BYTES = 32 << 10
+"""Bytes of requests that are sent ahead of their answers."""
 STOP_SECONDS = 5.0
 """Longest wait for a process to end after its input has ended."""
 
@@ -60,10 +64,35 @@ class LocalService:
         from finetree import error_of_status
 
         self.start(rpc)
-        status = self._processes[rpc].exchange(request, response)
-        if status.code:
-            raise error_of_status(status)
-        return response
+        process = self._processes[rpc]
+        process.send(request)
+        answer = _answer(process, response, error_of_status)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def call_each(
+        self, rpc: str, requests: "Iterable[Message]", response: "type[Response]"
+    ) -> "Iterator[Response | FinetreeError]":
+        """Call an rpc for each request and yield the answers in order; a request that is refused has its exception.
+
+        Requests are taken and sent while the process answers those before them.
+        """
+        from finetree import error_of_status
+
+        self.start(rpc)
+        process = self._processes[rpc]
+        sent = deque[int]()
+        for request in requests:
+            size = request.ByteSize()
+            # A pipe holds 64 KiB: beyond that, both sides could wait for each other to read.
+            while sent and sum(sent) + size > AHEAD_BYTES:
+                sent.popleft()
+                yield _answer(process, response(), error_of_status)
+            process.send(request)
+            sent.append(size)
+        for _ in sent:
+            yield _answer(process, response(), error_of_status)
 
     def pages(self, rpc: str, request: Any, response: type[Any]) -> Iterator[Any]:
         """Call a list rpc page by page and yield each response."""
@@ -100,6 +129,13 @@ def require_installed(service: str) -> None:
         )
 
 
+def _answer(
+    process: "_Process", response: "Response", error_of: "Callable[[status_pb2.Status], FinetreeError]"
+) -> "Response | FinetreeError":
+    status = process.receive(response)
+    return error_of(status) if status.code else response
+
+
 class _Process:
     """The child process of one rpc."""
 
@@ -116,21 +152,28 @@ class _Process:
             env=os.environ | variables,
         )
 
-    def exchange(self, request: "Message", response: "Message") -> "status_pb2.Status":
-        """Send a request and return the status of its answer; if it is OK, the answer is in `response`."""
+    def send(self, request: "Message") -> None:
+        """Send a request; `receive` reads its answer."""
+        from google.protobuf import proto
+
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        try:
+            proto.serialize_length_prefixed(request, cast("io.BytesIO", self._process.stdin))
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._exit_error() from None
+
+    def receive(self, response: "Message") -> "status_pb2.Status":
+        """Return the status of the next answer; if it is OK, the answer is in `response`."""
         from google.protobuf import proto
         from google.rpc import status_pb2
 
-        assert self._process.stdin is not None  # noqa: S101 - both are pipes
-        assert self._process.stdout is not None  # noqa: S101
-        source, sink = (cast("io.BytesIO", pipe) for pipe in (self._process.stdout, self._process.stdin))
+        source = cast("io.BytesIO", self._process.stdout)
         try:
-            proto.serialize_length_prefixed(request, sink)
-            sink.flush()
             status = cast("status_pb2.Status | None", proto.parse_length_prefixed(status_pb2.Status, source))
             if status is not None and not status.code:
                 response.CopyFrom(proto.parse_length_prefixed(type(response), source))
-        except (BrokenPipeError, EOFError, TypeError, ValueError):  # TypeError: no response came
+        except (EOFError, TypeError, ValueError):  # TypeError: no response came
             raise self._exit_error() from None
         if status is None:
             raise self._exit_error()

@@ -44,10 +44,6 @@ class Recommender(Protocol):
         """Call ListRulePacks for all pages."""
         ...
 
-    def get_method(self, method: int, /, *, rule_pack: str) -> "method_card_pb2.MethodCard":
-        """Call GetMethod with a number of Method."""
-        ...
-
     def list_methods(self, *, rule_pack: str) -> "list[method_card_pb2.MethodCard]":
         """Call ListMethods and return the cards."""
         ...
@@ -126,14 +122,6 @@ class LocalRecommender(LocalService):
 
         for page in self.pages("ListRulePacks", pb.ListRulePacksRequest(), pb.ListRulePacksResponse):
             yield from page.rule_packs
-
-    def get_method(self, method: int, *, rule_pack: str) -> "method_card_pb2.MethodCard":
-        """Call GetMethod."""
-        from finetree_api.recommender.v1 import method_card_pb2 as pb
-
-        request = pb.GetMethodRequest(rule_pack=rule_pack)
-        request.method = method  # type: ignore[assignment]  # an open enum takes any number
-        return self.call("GetMethod", request, pb.GetMethodResponse()).method
 
     def list_methods(self, *, rule_pack: str) -> "list[method_card_pb2.MethodCard]":
         """Call ListMethods and return the cards."""

@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree check`: check a job against limits, as a gate in a pipeline."""
+"""`finetree check`: check job files against limits, as a gate in a pipeline."""
 
-from collections.abc import Callable
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetree_cli.errors import BadInput, CliError, GateFailed
-from finetree_cli.jobfile.policy import LimitFlags
+from finetree_cli.errors import BadInput
+from finetree_cli.gate.policy.flags import LimitFlags
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.plan_request import PlanFlags
 from finetree_cli.options.program import ProgramFlags, program_options
 from finetree_cli.options.spec import OwnershipFlags, ownership_options, sharding_option, token_options
-from finetree_cli.options.types import Amount, MoneyAmount, Whole
+from finetree_cli.options.types import Amount, Day, MoneyAmount, Whole
+from finetree_cli.output import Output
 
 if TYPE_CHECKING:
-    from finetree_api.estimator.v1 import check_plan_pb2
+    from collections.abc import Callable, Sequence
 
+    from finetree_api.estimator.v1 import estimate_pb2
+
+    from finetree_cli.gate.base.sides import Base
+    from finetree_cli.gate.check_jobs import Checks
+    from finetree_cli.gate.report import Report, Revisions
     from finetree_cli.jobfile.job import JobFile
-    from finetree_cli.jobfile.policy import Policy
 
 LEVELS = ("low", "medium", "high")
 
@@ -34,9 +39,15 @@ class CheckFlags:
     ownership: OwnershipFlags
     program: ProgramFlags
     policy_file: str | None
-    fail_on: str
+    override: tuple[str, ...]
+    override_by: str | None
+    fail_on: str | None
     price_book: Path | None
     local: bool
+    locked: bool
+    lock_file: str | None
+    as_of: str | None
+    base: str | None
     output: str
 
 
@@ -44,12 +55,13 @@ class CheckFlags:
     cls=Command,
     examples=(
         "finetree check job.yaml --max-cost 50 --max-hours 8 --accelerator rtx-4090",
-        "finetree check job.yaml --fits --max-hours 8 --examples 5000 --tokens 2000000",
-        "finetree check job.yaml --policy policy.yaml --output github",
+        "finetree check job.yaml --fits --max-hours 8 --examples 5000 --tokens-per-example 400",
+        "finetree check training/ --policy policy.yaml --output github,json=plan.json",
+        "finetree check --policy policy.yaml --base origin/main --output markdown",
         "finetree check job.yaml --max-memory-gib 24 --json | jq .verdict",
     ),
 )
-@click.argument("file")
+@click.argument("paths", nargs=-1)
 @click.option("--max-cost", type=MoneyAmount(), metavar="AMOUNT", help="Highest cost of the run: 50 or '50 EUR'.")
 @click.option("--max-monthly-cost", type=MoneyAmount(), metavar="AMOUNT", help="Highest cost of a month's runs.")
 @click.option("--max-hours", type=Amount(), metavar="H", help="Longest time.")
@@ -60,11 +72,13 @@ class CheckFlags:
 @click.option("--min-confidence", type=click.Choice(LEVELS), help="Lowest confidence of memory and time.")
 @click.option("--policy", "policy_file", metavar="FILE", help="Limits from a YAML file; flags override them.")
 @click.option(
+    "--override", metavar="RULE=REASON", multiple=True, help="Lift an overridable limit this once; may be repeated."
+)
+@click.option("--override-by", metavar="NAME", help="With --override: who takes the decision.")
+@click.option(
     "--fail-on",
     type=click.Choice(("fail", "undecided")),
-    default="undecided",
-    show_default=True,
-    help="With fail, undecided limits let the plan pass.",
+    help="With fail, undecided limits only warn. [default: as the policy says, else undecided]",
 )
 @click.option("--accelerator", metavar="NAME", help="Hardware in place of the job's; a name of `finetree gpus`.")
 @click.option("--count", type=Whole(1), metavar="N", help="Number of devices in place of the job's.")
@@ -76,22 +90,30 @@ class CheckFlags:
 @program_options
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
+@click.option("--locked", is_flag=True, help="Refuse to answer with other revisions than the lock file's (exit 5).")
+@click.option("--lock", "lock_file", metavar="FILE", help="The lock file of --locked. [default: .finetree/lock.json]")
+@click.option("--base", metavar="REF", help="Also say what has changed since a commit, such as origin/main.")
+@click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
 @click.option(
     "--output",
-    type=click.Choice(("text", "json", "github")),
+    metavar="FORMAT[=FILE],…",
     default="text",
     show_default=True,
-    help="github: annotations, and a table in the step's summary.",
+    help="Formats, each to stdout or to a file: text, markdown, json, junit, sarif, github, gitlab.",
 )
 @pass_settings
-def check(settings: Settings, /, file: str, **flags: Any) -> None:
-    """Check a job against limits, as a gate in a pipeline.
+def check(settings: Settings, /, paths: tuple[str, ...], **flags: Any) -> None:
+    """Check job files against limits, as a gate in a pipeline.
 
-    FILE is a job file, or - for stdin. Exits with 0 if every limit passes and with 3 if one fails or is undecided: a
-    limit inside the predicted range, or a number that is unknown, such as the hours of an unknown number of rows. With
-    --fail-on fail, undecided limits let the plan pass. Without an address, the installed estimator runs in a child
-    process and nothing is sent anywhere; its answer is the server's. The same input, catalog and prices give the same
-    answer.
+    PATHS are job files, folders that are searched for finetree.yaml and *.finetree.yaml, globs, or - for stdin; without
+    any, the current folder is searched. Exits with 0 if every limit of every job passes and with 3 if one fails or is
+    undecided: a limit inside the predicted range, or a number that is unknown, such as the hours of an unknown number
+    of rows. With --fail-on fail, undecided limits only warn. A job file that cannot be read is shown with the
+    others and gives 2. Without an address, the installed estimator runs in a child process and nothing is sent
+    anywhere; its answer is the server's. The same input, catalog and prices give the same answer. With --base, each job
+    also has what it took in that commit, by the same formulas and prices.
+
+    The result is one document, plan.json (--output json=plan.json), which `finetree train --plan` runs.
     """
     given = CheckFlags(
         limits=take_flags(LimitFlags, flags),
@@ -100,102 +122,96 @@ def check(settings: Settings, /, file: str, **flags: Any) -> None:
         program=take_flags(ProgramFlags, flags),
         **flags,
     )
-    settings.out.json = settings.out.json or given.output == "json"
+    from finetree_cli.render.gate.formats import Target, parse_targets, write
+
+    targets = parse_targets("json" if settings.out.json else given.output)
+    settings.out.json = Target("json") in targets
     try:
-        _check(settings, file, given)
+        report = _check(settings, paths, given)
     except BadInput as error:
-        if given.output == "github":
-            from finetree_cli.render.estimator.github import annotate_problems
+        if Target("github") in targets:
+            from finetree_cli.render.gate.github import annotate
 
-            annotate_problems(settings.out, error, file)
+            settings.out.text(annotate(error, given.policy_file or ""))
         raise
+    from finetree_cli.gate.outcome import failure
+
+    write(report, targets, settings.out)
+    if (stop := failure(report)) is not None:
+        raise stop
 
 
-def _check(settings: Settings, file: str, flags: CheckFlags) -> None:
+def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Report":
     from finetree_cli.backends.discovery import has_address
     from finetree_cli.backends.estimator import open_estimator
-    from finetree_cli.jobfile.job import read_job
-    from finetree_cli.jobfile.policy import read_policy
-    from finetree_cli.options.plan_request import plan_request
 
     local = flags.local or not has_address("estimator", settings)
     with open_estimator(settings, "CheckPlan", local=local, price_book=flags.price_book) as estimator:
-        policy = read_policy(flags.policy_file, flags.limits)
-        job = read_job(file)
-        run = plan_request(job, settings.out, plan=flags.plan, owner=flags.ownership, program=flags.program)
-        answer = _with_positions(lambda: estimator.check_plan(run, policy.message), job, policy)
-    failure = _failure(answer, flags.fail_on)
-    _show(settings, answer, failure, job=job, output=flags.output)
-    if failure is not None:
-        raise failure
+        from finetree_cli.gate.check_jobs import Checks
+        from finetree_cli.gate.job_files import find_job_files, read_jobs
+        from finetree_cli.gate.outcome import require_known
+        from finetree_cli.gate.policy.file import read_policies
+        from finetree_cli.gate.policy.flags import overrides_of, undecided_of
+        from finetree_cli.gate.report import PolicyFile, make_report
+
+        policies = read_policies(flags.policy_file).with_flags(flags.limits, undecided_of(flags.fail_on))
+        files = find_job_files(paths, named=policies.job_files(), policy_file=policies.file)
+        as_of = flags.as_of or _today()
+        checks = Checks(
+            estimator,
+            policies.of,
+            _requests(flags, settings.out),
+            overrides=overrides_of(flags.override, flags.override_by),
+            profile_source="options" if flags.plan.describes_rows else "",
+            as_of=as_of,
+            require=_locked(flags),
+        )
+        base = _base(paths or policies.job_files(), files, flags=flags, checks=checks)
+        if base is not None:
+            checks = dataclasses.replace(checks, base_of=base.run_of)
+        plans, revisions = checks.run(read_jobs(files, given=paths))
+    if not plans:
+        raise BadInput("none of the job files trains", remedy="name one that does", reason="JOB_FILES_NOT_FOUND")
+    policy = PolicyFile(file=policies.file, sha256=policies.sha256) if policies.file else None
+    report = make_report(plans, as_of=as_of, revisions=revisions, policy=policy)
+    require_known(report, checks.overrides)
+    if base is None:
+        return report
+    from finetree_cli.gate.base.difference import compare
+
+    return compare(base.report, report, base_ref=flags.base or "", renames=base.renames)
 
 
-def _with_positions(
-    call: "Callable[[], check_plan_pb2.CheckPlanResponse]", job: "JobFile", policy: "Policy"
-) -> "check_plan_pb2.CheckPlanResponse":
-    """Call the estimator; a refusal of values names file and line in the job or in the policy."""
-    from finetree import FinetreeError
+def _requests(flags: CheckFlags, out: Output) -> "Callable[[JobFile], estimate_pb2.EstimateRunRequest]":
+    """Return what makes the request of a job file; `out` gets the number of rows that were counted."""
+    from finetree_cli.options.plan_request import plan_request
 
-    from finetree_cli.jobfile.error_positions import with_positions
-
-    try:
-        with with_positions(job):
-            return call()
-    except BadInput as error:
-        cause = error.__cause__
-        violations = cause.violations if isinstance(cause, FinetreeError) else ()
-        of_limits = [item for item in violations if item.field.startswith("policy")]
-        if cause is None or not of_limits or len(of_limits) < len(violations):
-            raise
-        found = [item for each in of_limits if (item := policy.problem(each.field, each.description))]
-        if found:
-            text = f"{policy.file} has a limit that cannot be checked"
-            raise BadInput(text, remedy=error.remedy, reason=error.reason, problems=found) from cause
-        if flag := policy.flag(of_limits[0].field):
-            text = f"{flag}: {of_limits[0].description}"
-            raise BadInput(text, remedy=error.remedy, reason=error.reason) from cause
-        raise cause from None
+    return lambda job: plan_request(job, out, plan=flags.plan, owner=flags.ownership, program=flags.program)
 
 
-def _failure(answer: "check_plan_pb2.CheckPlanResponse", fail_on: str) -> CliError | None:
-    """Return the error to exit with; None if the plan passes."""
-    from finetree_api.types.v1 import check_pb2
-
-    from finetree_cli.gate.undecided import lacks_number, message_with_option
-
-    stopping = [check for check in answer.checks if check.severity == check_pb2.SEVERITY_ERROR]
-    failed = [check.rule_id for check in stopping if check.verdict == check_pb2.CHECK_VERDICT_FAIL]
-    undecided = [check for check in stopping if check.verdict == check_pb2.CHECK_VERDICT_UNDECIDED]
-    if fail_on == "fail":
-        undecided = []
-    if not failed and not undecided:
+def _base(paths: "Sequence[str]", files: list[str], *, flags: CheckFlags, checks: "Checks") -> "Base | None":
+    """Estimate the job files of the base, in silence; None without one."""
+    if flags.base is None:
         return None
-    parts = [f"the plan does not meet {', '.join(failed)}"] if failed else []
-    parts += [f"undecided: {', '.join(check.rule_id for check in undecided)}"] if undecided else []
-    remedies = list(dict.fromkeys(message_with_option(check) for check in undecided if lacks_number(check)))
-    remedies += [f"would pass: {answer.remedies[0].summary}"] if answer.remedies else []
-    if undecided and not failed:
-        remedies.append("--fail-on fail lets undecided limits pass")
-    reason = "CHECK_FAILED" if failed else "CHECK_UNDECIDED"
-    return GateFailed("; ".join(parts), remedy="\n  ".join(remedies), reason=reason, reported=True)
+    from finetree_cli.gate.base.git import find_commit
+    from finetree_cli.gate.base.sides import read_base
+
+    silent = dataclasses.replace(checks, request_of=_requests(flags, Output(quiet=True)))
+    return read_base(find_commit(flags.base), paths, files=files, checks=silent)
 
 
-def _show(
-    settings: Settings,
-    answer: "check_plan_pb2.CheckPlanResponse",
-    failure: CliError | None,
-    *,
-    job: "JobFile",
-    output: str,
-) -> None:
-    from finetree_cli.output import as_dict
-    from finetree_cli.render.estimator import check as text
+def _locked(flags: CheckFlags) -> "Callable[[Revisions], None] | None":
+    """Read the lock file and return what compares revisions with it; None where none are locked."""
+    from finetree_cli.gate import lock as locks
 
-    if settings.out.json:
-        settings.out.document({**as_dict(answer), "passed": failure is None})
-        return
-    text.show(settings.out, answer)
-    if output == "github":
-        from finetree_cli.render.estimator import github
+    if not flags.locked:
+        return None
+    file = flags.lock_file or locks.DEFAULT_FILE
+    lock = locks.read_lock(Path(file))
+    return lambda revisions: locks.require_locked(lock, file, revisions)
 
-        github.show(settings.out, answer, job, failed=failure is not None)
+
+def _today() -> str:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).date().isoformat()

@@ -1,26 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """`finetree data`: check and preview training rows as a model's tokenizer sees them."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetree_cli.errors import BadInput, GateFailed
-from finetree_cli.options.command import Group, Settings, pass_settings
+from finetree_cli.errors import BadInput, GateFailed, column_flags
+from finetree_cli.options.command import Group, Settings, pass_settings, take_flags
 from finetree_cli.options.types import Label, Threshold
 
 if TYPE_CHECKING:
     from finetree import Client, Job
-    from finetree_api.trainer.v1 import event_pb2
+    from finetree_api.trainer.v1 import dataset_pb2, job_pb2
     from finetree_api.types.v1 import training_data_pb2
 
+    from finetree_cli.data_check import Checked
     from finetree_cli.render.trainer.dataset import Found
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
-FINDINGS = ("skipped", "truncated", "no-target", "duplicates", "leak", "prompt-leak")
+FINDINGS = ("error", "warning", "skipped", "truncated", "no-target", "duplicates", "leak", "prompt-leak")
 FILE_FORMATS = ("jsonl", "json", "csv", "tsv", "parquet", "text")
+SHOWN_ROWS = 3
+"""Rows that a report shows as the model sees them."""
 LOSS_TOKENS = ("completions", "last-completion", "all")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFlags:
+    """Options of `finetree data check`; None and empty are not given."""
+
+    file: str
+    model: str
+    held_out: str | None
+    sequence_length: int | None
+    loss_tokens: str
+    thresholds: tuple[tuple[str, float], ...]
+    columns: tuple[tuple[str, str], ...]
+    accepted: tuple[str, ...]
+    ignored: tuple[str, ...]
+    file_format: str | None
+    skip_bad_rows: bool
+    on_server: bool
+    local: bool
+    detach: bool
 
 
 @click.group(cls=Group, examples=("finetree data check train.jsonl", "finetree data preview DATASET"))
@@ -33,6 +57,7 @@ def data() -> None:
         "finetree data check train.jsonl --model smollm2-135m-instruct",
         "finetree data check train.jsonl --eval held-out.jsonl --fail-on leak --fail-on truncated=5%",
         "finetree data check train.jsonl --sequence-length 1024 --json | jq .findings",
+        "finetree data check train.jsonl --local --eval held-out.jsonl --fail-on leak",
         "finetree data check corpora/train.jsonl --on-server",
     )
 )
@@ -57,7 +82,8 @@ def data() -> None:
     type=Threshold(FINDINGS),
     multiple=True,
     metavar="FINDING[=SHARE%]",
-    help=f"Exit with 3 if more than this share of the rows (default 0 %) has the finding: {', '.join(FINDINGS)}.",
+    help=f"Exit with 3 if more than this share of the rows (default 0 %) has the finding: {', '.join(FINDINGS)}. What "
+    "`finetree train` refuses (error) always does, unless it is accepted.",
 )
 @click.option(
     "--column",
@@ -67,59 +93,102 @@ def data() -> None:
     metavar="PART=NAME",
     help="Name of a part of the row in FILE, such as prompt=question or completion=answers.text.0.",
 )
+@click.option("--accept", "accepted", multiple=True, metavar="CODE", help="Accept a finding, such as UNREAD_COLUMNS.")
+@click.option("--ignore-column", "ignored", multiple=True, metavar="NAME", help="Column that may be left out.")
 @click.option("--file-format", type=click.Choice(FILE_FORMATS), help="Format of FILE. [default: from its content]")
 @click.option("--skip-bad-rows", is_flag=True, help="Skip malformed rows and list them; without it, they are an error.")
 @click.option("--on-server", is_flag=True, help="FILE is a path under the trainer's data roots; nothing is uploaded.")
+@click.option("--local", is_flag=True, help="Use no server, even if an address is given: lengths are then estimates.")
+@click.option("--detach", is_flag=True, help="Start the trainer's job, print its name, and do not wait for it.")
 @pass_settings
-def check(
-    settings: Settings,
-    /,
-    *,
-    file: str,
-    model: str,
-    held_out: str | None,
-    sequence_length: int | None,
-    loss_tokens: str,
-    thresholds: tuple[tuple[str, float], ...],
-    columns: tuple[tuple[str, str], ...],
-    file_format: str | None,
-    skip_bad_rows: bool,
-    on_server: bool,
-) -> None:
-    """Report on the rows of FILE: number of tokens, truncated, skipped and duplicate rows, leaks, and an example.
+def check(settings: Settings, /, **flags: Any) -> None:
+    """Report on the rows of FILE: what is asked, learned and left out, in three rows; then lengths, cuts and leaks.
 
-    The file is uploaded (the same content once) and tokenized by a PREPARE job; a second check of the same content
-    reuses the result. Exits with 2 if the data is malformed, with row and field, and with 3 if a --fail-on applies.
+    All rows are read. A trainer gets the file as an upload (the same content once), and a job of it tokenizes the rows
+    with the model's tokenizer and chat template; a second check of that content reuses the result, and so does
+    training. Ctrl-C cancels the job. Where no trainer is found, or with --local, the file is read here: rows and
+    findings are the same, but no chat template is applied (turns are marked by their roles), --model is not used, and
+    lengths are estimated from characters. Parquet files are then read with pyarrow, where that is installed.
+
+    Exits with 2 if the data is malformed, with row and field, and with 3 if a finding is an error that is not accepted,
+    or a --fail-on applies.
     """
+    _check(settings, take_flags(CheckFlags, flags))
+
+
+def _check(settings: Settings, flags: CheckFlags) -> None:
+    from finetree_cli.backends.discovery import reads_locally
+    from finetree_cli.data_check import read_locally
+    from finetree_cli.uploads import require_file
+
+    if flags.held_out is None and any(name in ("leak", "prompt-leak") for name, _ in flags.thresholds):
+        raise BadInput("--fail-on leak needs held-out rows", remedy="add --eval FILE")
+    if flags.local and (flags.on_server or flags.detach):
+        other = "--on-server" if flags.on_server else "--detach"
+        raise BadInput(f"--local uses no server, and {other} needs one", remedy="leave one of them out")
+    task = _task(flags)
+    if not flags.on_server:
+        for path in filter(None, (flags.file, flags.held_out)):
+            require_file(Path(path))
+    if flags.on_server or flags.detach or not reads_locally(settings, local=flags.local):
+        _check_on_server(settings, task, flags)
+        return
+    task.dataset.path = str(Path(flags.file).absolute())
+    if flags.held_out is not None:
+        task.evaluation_dataset.path = str(Path(flags.held_out).absolute())
+    _show(settings, read_locally(settings, task), flags.file, dict(flags.thresholds))
+
+
+def _task(flags: CheckFlags) -> "job_pb2.PrepareTask":
+    """Build the task without its files."""
     from finetree_api.trainer.v1 import job_pb2
     from finetree_api.types.v1 import training_data_pb2, training_pb2
 
+    targets = training_pb2.LossTokens.Value(f"LOSS_TOKENS_{flags.loss_tokens.upper().replace('-', '_')}")
+    task = job_pb2.PrepareTask(sequence_length=flags.sequence_length, loss_tokens=targets)
+    reading = task.dataset.reading
+    _set_reading(reading, flags.columns, skip_bad_rows=flags.skip_bad_rows)
+    reading.accepted_findings.extend(flags.accepted)
+    reading.ignored_columns.extend(flags.ignored)
+    if flags.file_format is not None:
+        reading.file_format = training_data_pb2.FileFormat.Value(f"FILE_FORMAT_{flags.file_format.upper()}")
+    if flags.held_out is not None:
+        task.evaluation_dataset.reading.CopyFrom(reading)
+    return task
+
+
+def _check_on_server(settings: Settings, task: "job_pb2.PrepareTask", flags: CheckFlags) -> None:
+    from finetree_cli.data_check import follow_check
+    from finetree_cli.follow import show_created
     from finetree_cli.options.spec import model_source
+
+    task.model.CopyFrom(model_source(flags.model))
+    with settings.client() as client:
+        _set_source(settings, client, task.dataset, flags.file, on_server=flags.on_server)
+        if flags.held_out is not None:
+            _set_source(settings, client, task.evaluation_dataset, flags.held_out, on_server=flags.on_server)
+        job = client.create_job(task, display_name=f"check {Path(flags.file).name}"[:256])
+        if flags.detach:
+            show_created(settings, job)
+            return
+        checked = follow_check(settings, job)
+        if not settings.out.json:
+            checked.rows.extend(_first_rows(client, job))
+    _show(settings, checked, task.dataset.name or task.dataset.path, dict(flags.thresholds))
+
+
+def _show(settings: Settings, checked: "Checked", source: str, thresholds: dict[str, float]) -> None:
+    """Print what was found in a source of rows. Raises GateFailed where a threshold is exceeded."""
     from finetree_cli.output import short_name
     from finetree_cli.render.trainer import dataset
 
-    targets = training_pb2.LossTokens.Value(f"LOSS_TOKENS_{loss_tokens.upper().replace('-', '_')}")
-    task = job_pb2.PrepareTask(model=model_source(model), sequence_length=sequence_length, loss_tokens=targets)
-    if any(name in ("leak", "prompt-leak") for name, _ in thresholds) and held_out is None:
-        raise BadInput("--fail-on leak needs held-out rows", remedy="add --eval FILE")
-    _set_reading(task.dataset.reading, columns, skip_bad_rows=skip_bad_rows)
-    if file_format is not None:
-        task.dataset.reading.file_format = training_data_pb2.FileFormat.Value(f"FILE_FORMAT_{file_format.upper()}")
-    if held_out is not None:
-        task.evaluation_dataset.reading.CopyFrom(task.dataset.reading)
-    with settings.client() as client:
-        _set_source(settings, client, task.dataset, file, on_server=on_server)
-        if held_out is not None:
-            _set_source(settings, client, task.evaluation_dataset, held_out, on_server=on_server)
-        job = client.create_job(task, display_name=f"check {Path(file).name}"[:256])
-        reports = _reports(settings, job)
-        source = task.dataset.name or task.dataset.path
-    found = dataset.findings(reports, dict(thresholds))
+    found = dataset.findings(checked.reports, thresholds)
     if settings.out.json:
-        settings.out.document(dataset.document(source, job.name, reports, found))
+        settings.out.document(dataset.document(source, checked.job, checked.reports, found))
     else:
-        dataset.show(settings.out, reports, found)
-        settings.out.say(f"`finetree data preview --job {short_name(job.name)}` shows the rows")
+        dataset.show(settings.out, checked.reports, found, checked.rows)
+        if checked.job:
+            settings.out.say(f"`finetree data preview --job {short_name(checked.job)}` shows the rows")
     _refuse(found, reported=settings.out.json)
 
 
@@ -131,7 +200,7 @@ def _set_source(
     if on_server:
         source.path = file
     else:
-        source.name = upload(settings, client, Path(file), source.reading)
+        source.name = upload(settings, client, Path(file), source.reading).name
 
 
 def _set_reading(
@@ -149,31 +218,27 @@ def _set_reading(
         reading.bad_rows = training_data_pb2.BAD_ROWS_SKIP
 
 
-def _reports(settings: Settings, job: "Job") -> "list[event_pb2.DatasetReport]":
-    """Follow a job to its end and return its reports. Raises BadInput if it refuses the data."""
-    from finetree_api.trainer.v1 import event_pb2, job_pb2
+def _first_rows(client: "Client", job: "Job") -> "list[dataset_pb2.PreviewRow]":
+    """Return the first training rows as the model sees them; none where the job kept none."""
+    from itertools import islice
 
-    from finetree_cli.follow import error_reason, refuse_failure
+    from finetree import FailedPrecondition
 
-    reports, terminal = [], event_pb2.Terminal()
-    for event in job.events():
-        if event.WhichOneof("payload") == "dataset_report":
-            reports.append(event.dataset_report)
-        elif event.WhichOneof("payload") == "terminal":
-            terminal = event.terminal
-        elif event.WhichOneof("payload") == "state_changed":
-            settings.out.say(event.message)
-    if terminal.failure_category == job_pb2.FAILURE_CATEGORY_USER:
-        raise BadInput(terminal.error.message, reason=error_reason(terminal))
-    refuse_failure(job.name, terminal)
-    return reports
+    try:
+        return list(islice(client.preview_dataset(job=job.name, split="train", page_size=SHOWN_ROWS), SHOWN_ROWS))
+    except FailedPrecondition:
+        return []
 
 
 def _refuse(found: "list[Found]", *, reported: bool) -> None:
     failed = [one for one in found if one.failed]
     if failed:
         text = "; ".join(f"{one.name}: {one.count} of {one.rows} rows" for one in failed)
+        codes = [one.name for one in failed if one.name.isupper()]
         remedy = "correct the rows, or allow a share: --fail-on NAME=5%"
+        if codes:
+            offers = column_flags(" ".join(one.message for one in failed))
+            remedy = f"{offers}{'; ' * bool(offers)}to go on as it is: {' '.join(f'--accept {code}' for code in codes)}"
         raise GateFailed(text, reason="FINDINGS", remedy=remedy, reported=reported)
 
 
@@ -185,7 +250,7 @@ def _refuse(found: "list[Found]", *, reported: bool) -> None:
     )
 )
 @click.argument("dataset", default="")
-@click.option("--job", default="", help="A PREPARE job in place of the dataset.")
+@click.option("--job", default="", help="A job that has checked a dataset, in place of its name.")
 @click.option("--only", type=click.Choice(("truncated", "dropped", "no-target")), help="Only rows with this finding.")
 @click.option("--split", type=click.Choice(("train", "evaluation")), help="Only rows of this split.")
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True, help="Largest number of rows.")

@@ -56,7 +56,7 @@ def upload(settings: Settings, file: Path) -> None:
     from finetree_cli.uploads import upload as upload_file
 
     with settings.client() as client:
-        found = client.get_dataset(upload_file(settings, client, file))
+        found = upload_file(settings, client, file)
     if settings.out.json:
         settings.out.message(found)
     else:

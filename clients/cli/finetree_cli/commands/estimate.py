@@ -11,6 +11,7 @@ import click
 from finetree_cli.errors import BadInput
 from finetree_cli.jobfile.job import JobFile, read_job
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
+from finetree_cli.options.local_rows import add_local_profiles
 from finetree_cli.options.model_folder import model_folder
 from finetree_cli.options.program import ProgramFlags, program_options, set_program
 from finetree_cli.options.run_settings import RunFlags, run_options, set_run
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimate_pb2
     from finetree_api.types.v1 import model_pb2, run_spec_pb2
 
+    from finetree_cli.output import Output
     from finetree_cli.render.chart.memory import Row
 
 METHODS = ("full", "lora", "qlora", "prefix", "adapter")
@@ -65,7 +67,8 @@ class EstimateFlags:
     examples=(
         "finetree estimate job.yaml",
         "finetree estimate job.yaml --gpu rtx-4090 --json | jq .memory.device_bytes.high",
-        "finetree estimate --model llama-3.1-8b --method lora --rank 16 --gpu a100-80gb --examples 5000 --full",
+        "finetree estimate --model llama-3.1-8b --method lora --gpu l4 --examples 5000 --tokens-per-example 400 --full",
+        "finetree estimate --model llama-3.1-70b --method lora --gpu h100 --gpus 8 --sharding fsdp",
         "finetree estimate job.yaml --compare --methods lora,qlora --accelerators rtx-4090,a100-80gb --chart gpus.svg",
         "finetree estimate job.yaml --program unsloth --gpu rtx-4090",
         "finetree estimate job.yaml --checkpointing off --optimizer adamw-8bit",
@@ -157,7 +160,7 @@ def _estimate(settings: Settings, file: str | None, flags: EstimateFlags) -> Non
         settings.client() as client,
     ):
         job = read_job(file) if file is not None else None
-        request = _request(client, job, flags)
+        request = _request(client, job, flags, settings.out)
         if flags.full_view:
             request.view = estimate_pb2.ESTIMATE_VIEW_FULL
         with with_positions(job):
@@ -165,7 +168,7 @@ def _estimate(settings: Settings, file: str | None, flags: EstimateFlags) -> Non
     if settings.out.json:
         settings.out.message(answer)
         return
-    show(settings.out, answer)
+    show(settings.out, answer, click.get_current_context().command)
     if answer.fit.verdict == estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT and not flags.full_view:
         settings.out.say("--full lists changes that would fit; `finetree recommend` gives a recipe that fits")
 
@@ -183,7 +186,7 @@ def _compare(settings: Settings, file: str | None, flags: EstimateFlags) -> None
         ) as estimator,
         settings.client() as client,
     ):
-        request = _request(client, read_job(file) if file is not None else None, flags)
+        request = _request(client, read_job(file) if file is not None else None, flags, settings.out)
         accelerators = accelerators_of(request, flags.accelerators or ())
         cells = compare(request, estimator, methods=flags.methods, accelerators=accelerators)
     failures = [cell.error for cell in cells if cell.error is not None]
@@ -233,7 +236,9 @@ def _model_name(model: "model_pb2.ModelSource") -> str:
     return model.name or model.hub.id or model.path or "model"
 
 
-def _request(client: "Client", job: JobFile | None, flags: EstimateFlags) -> "estimate_pb2.EstimateRunRequest":
+def _request(
+    client: "Client", job: JobFile | None, flags: EstimateFlags, out: "Output"
+) -> "estimate_pb2.EstimateRunRequest":
     from finetree_api.estimator.v1 import estimate_pb2
 
     request = estimate_pb2.EstimateRunRequest()
@@ -248,6 +253,8 @@ def _request(client: "Client", job: JobFile | None, flags: EstimateFlags) -> "es
     owner = ownership(flags.ownership)
     if owner is not None:
         request.spec.ownership.CopyFrom(owner)
+    if job is not None and flags.data.dataset is None and flags.data.examples is None:
+        add_local_profiles(job, out, request)
     _add_data(client, request, flags.data)
     set_program(request.spec, flags.program)
     return request
@@ -264,7 +271,7 @@ def _change_spec(spec: "run_spec_pb2.RunSpec", flags: EstimateFlags, *, from_fil
 
 
 def _add_data(client: "Client", request: "estimate_pb2.EstimateRunRequest", flags: DataFlags) -> None:
-    known = data(flags, client)
+    known = data(flags, client, request.spec.dataset.profile)
     if known.dataset is not None:
         request.spec.dataset.CopyFrom(known.dataset)
     elif request.spec.dataset.WhichOneof("source") == "name" and known.profile is None:

@@ -159,19 +159,67 @@ def cancel(settings: Settings, job: str, checkpoint: bool, wait: float | None) -
 )
 @pass_settings
 def download(settings: Settings, job: str, output: Path) -> None:
-    """Download a job's artifacts; an interrupted download is resumed."""
+    """Download a job's artifacts, and say what loads them; an interrupted download is resumed."""
     from finetree_cli.errors import BadInput
+    from finetree_cli.render.trainer.artifacts import show_next
     from finetree_cli.render.transfer import transfer
 
     try:
         with settings.client() as client, transfer(settings.out, "downloading") as on_progress:
-            folders = client.job(job).download(output, on_progress=on_progress)
+            handle = client.job(job)
+            folders = handle.download(output, on_progress=on_progress)
+            artifacts = handle.artifacts()
     except OSError as error:
         raise BadInput(f"{output}: {error.strerror or error}", remedy="give a writable folder with --output") from error
     if settings.out.json:
         settings.out.document({"artifacts": [{"name": name, "path": str(path)} for name, path in folders.items()]})
         return
-    for path in folders.values():
-        settings.out.text(str(path))
+    for artifact in artifacts:
+        if artifact.name in folders:
+            settings.out.text(str(folders[artifact.name]))
+            show_next(settings.out, artifact, folders[artifact.name])
     if not folders:
         settings.out.say("the job has no artifacts")
+
+
+@jobs.command(
+    examples=(
+        "finetree jobs report JOB --plan plan.json",
+        "finetree jobs report JOB --plan plan.json --output text,json=plan.json",
+    )
+)
+@click.argument("job_names", metavar="JOB...", nargs=-1, required=True)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The plan file that `finetree train --plan` has run.",
+)
+@click.option(
+    "--output",
+    metavar="FORMAT[=FILE],…",
+    default="text",
+    show_default=True,
+    help="Formats, each to stdout or to a file, as for `finetree check`.",
+)
+@pass_settings
+def report(settings: Settings, /, *, job_names: tuple[str, ...], plan_file: Path, output: str) -> None:
+    """Compare what ended jobs have taken with what their plans expected: memory, time and cost.
+
+    The JSON output is the plan file with `actual` filled in; the other formats show the plans of these jobs alone.
+    """
+    from finetree_cli.gate.report import read_report, replace_plans
+    from finetree_cli.gate.run.actual import with_actual
+    from finetree_cli.render.gate.formats import parse_targets, write
+
+    targets = parse_targets("json" if settings.out.json else output)
+    found, shown = read_report(plan_file), {}
+    with settings.client() as client:
+        for name in job_names:
+            found, entry = with_actual(client, found, name)
+            shown[entry.file] = entry
+    for target in targets:
+        whole = target.format == "json"
+        write(found if whole else replace_plans(found, shown.values()), (target,), settings.out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from finetree_cli.errors import BadInput
+from finetree_cli.errors import BadInput, GateFailed
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
 from finetree_cli.options.model_folder import model_folder
 from finetree_cli.options.spec import (
@@ -27,6 +27,8 @@ from finetree_cli.options.spec import (
 from finetree_cli.options.types import Amount, Duration, MoneyAmount, Names, Whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from finetree import Client
     from finetree_api.recommender.v1 import recommendation_pb2
     from google.protobuf import duration_pb2
@@ -86,7 +88,8 @@ class RecommendFlags:
 @click.command(
     cls=Command,
     examples=(
-        "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --quality important",
+        "finetree recommend --model llama3.1:8b --gpu rtx-4090 --examples 5000 --tokens-per-example 300",
+        "finetree recommend --model qwen2.5-7b --gpu 'dgx a100' --quality maximum",
         "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
         "finetree recommend --gpu-memory 16 --max-duration 8h --serve vllm --priority quality",
         "finetree recommend --model qwen2.5-7b --gpu-memory 16 --budget-per-month 200 --json | jq .verdict",
@@ -165,10 +168,13 @@ def recommend(settings: Settings, /, **flags: Any) -> None:
     response = _ask(settings, given)
     if response is None:
         return
-    if given.output is not None:
+    if given.output is not None and response.HasField("spec"):
         write_job(given.output, response)
-        settings.out.say(f"wrote {given.output}: `finetree train {given.output} --data FILE` trains it")
-    _show(settings, response, explain=given.explain)
+        settings.out.say(f"wrote {given.output}")
+    _show(settings, response, given)
+    if not response.verdict.method:
+        # Without a method there is no recipe, and a pipeline must not take the answer for one.
+        raise _no_recipe(given)
 
 
 def _ask(settings: Settings, flags: RecommendFlags) -> "recommendation_pb2.RecommendResponse | None":
@@ -184,7 +190,10 @@ def _ask(settings: Settings, flags: RecommendFlags) -> "recommendation_pb2.Recom
         if flags.interactive:
             from finetree_cli.interview import interview
 
-            interview(recommender.get_rule_pack(request.rule_pack), request, settings.out)
+            answers = interview(recommender.get_rule_pack(request.rule_pack), request, settings.out)
+            # The next command need not ask again.
+            kept = (word for word in settings.arguments if word != "--interactive")
+            settings.arguments = (*kept, *(word for answer in answers for word in as_options(answer)))
         if flags.tree is not None and flags.tree_output is None:
             _show_tree(settings, recommender, request, flags.tree)
             return None
@@ -197,17 +206,47 @@ def _ask(settings: Settings, flags: RecommendFlags) -> "recommendation_pb2.Recom
     return response
 
 
-def _show(settings: Settings, response: "recommendation_pb2.RecommendResponse", *, explain: bool) -> None:
+def _no_recipe(flags: RecommendFlags) -> GateFailed:
+    """Build the error of an answer without a method."""
+    text = "no recipe: no method was shown to train here"
+    if flags.output is not None:
+        text += f"; {flags.output} is not written"
+    return GateFailed(text, reason="NO_METHOD_TRAINS", reported=True)
+
+
+def _show(settings: Settings, response: "recommendation_pb2.RecommendResponse", flags: RecommendFlags) -> None:
     if settings.out.json:
         settings.out.message(response)
-    elif explain:
+        return
+    _name_flags(response)
+    if flags.explain:
         from finetree_cli.render.recommender.explanation import show_explanation
 
         show_explanation(settings.out, response)
     else:
-        from finetree_cli.render.recommender.recommendation import show
+        from finetree_cli.render.recommender.verdict import Asked, show_verdict
 
-        show(settings.out, response)
+        job_file = str(flags.output) if flags.output is not None else ""
+        show_verdict(settings.out, response, Asked(settings.arguments, job_file))
+
+
+def _name_flags(response: "recommendation_pb2.RecommendResponse") -> None:
+    """Name this command's options in the reply's texts, in place of the contract's fields."""
+    from finetree_cli.options.flag_names import flag_of, in_flags
+
+    response.summary = in_flags(response.summary, recommend)
+    response.verdict.headline = in_flags(response.verdict.headline, recommend)
+    for caution in response.cautions:
+        caution.message = in_flags(caution.message, recommend)
+    for unknown in response.sharpen:
+        name, colon, rest = unknown.message.partition(":")
+        unknown.message = f"{flag_of(name, recommend) or name}{colon}{in_flags(rest, recommend)}"
+    for given in response.inputs:
+        given.field_path = flag_of(given.field_path, recommend) or given.field_path
+    for change in response.counterfactuals:
+        change.field_path = flag_of(change.field_path, recommend) or change.field_path
+    for reason in (each for item in response.methods for each in item.reasons):
+        reason.message = in_flags(reason.message, recommend)
 
 
 def _show_tree(
@@ -253,6 +292,27 @@ def _request(client: "Client", flags: RecommendFlags) -> "recommendation_pb2.Rec
         serving=[enum_value(SERVING, word) for word in flags.serve],
         priorities=[enum_value(PRIORITY, word) for word in flags.priority],
     )
+
+
+def as_options(answer: "recommendation_pb2.RecommendRequest") -> "Iterator[str]":
+    """Say an answer of the interview by options; nothing for one that no option sets."""
+    from finetree.money import to_decimal
+
+    for flag, words, number in (
+        ("--quality", QUALITY, answer.quality),
+        ("--time", TIME, answer.time),
+        ("--tasks", TASKS, answer.tasks),
+        ("--use-case", USE_CASE, answer.use_case),
+        ("--task-domain", TASK_DOMAIN, answer.task_domain),
+    ):
+        yield from (part for word, each in words.items() if each == number for part in (flag, word))
+    if answer.HasField("budget_per_month"):
+        yield from ("--budget-per-month", f"{to_decimal(answer.budget_per_month):f}")
+    device = answer.hardware.WhichOneof("device")
+    if device == "unknown_accelerator":
+        yield from ("--gpu-memory", f"{answer.hardware.unknown_accelerator.marketed_memory_gb:g}")
+    elif device == "cpu":
+        yield "--cpu"
 
 
 def _duration(seconds: float | None) -> "duration_pb2.Duration | None":

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """`finetree train`: run a job file and follow the job."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from finetree_cli.errors import BadInput
 from finetree_cli.options.command import Command, Settings, pass_settings
 from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
-    from finetree import Client, Job
-    from finetree_api.types.v1 import model_pb2
+    from collections.abc import Callable
 
+    from finetree import Client, Job
+    from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2
+    from finetree_api.types.v1 import model_pb2, run_spec_pb2
+
+    from finetree_cli.gate.report import PlanEntry
     from finetree_cli.jobfile.job import JobFile
+
+T = TypeVar("T")
 
 
 @click.command(
@@ -23,9 +31,23 @@ if TYPE_CHECKING:
         "finetree train job.yaml --detach --json | jq -r .name",
         "finetree train job.yaml --timeout 30m --label team=search",
         "finetree train job.yaml --check",
+        "finetree train --plan plan.json training/job.yaml --max-age 7d",
     ),
 )
-@click.argument("file")
+@click.argument("file", required=False)
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run exactly a plan that `finetree check` let pass; FILE chooses among several.",
+)
+@click.option(
+    "--max-age",
+    type=Duration(),
+    metavar="TIME",
+    help="With --plan: longest time since the check, such as 7d; counted in days.",
+)
 @click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and train on.")
 @click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and evaluate on.")
 @click.option("--watch/--detach", default=True, help="Follow the job to its end, or return once it is accepted.")
@@ -33,13 +55,19 @@ if TYPE_CHECKING:
 @click.option("--name", default="", help="Display name of the job.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Label; may be repeated.")
 @click.option("--request-id", default="", help="Idempotency key: the same key always gives the same job.")
+@click.option(
+    "--accept", "accepted", multiple=True, metavar="CODE", help="Accept a finding of the data, such as UNREAD_COLUMNS."
+)
+@click.option("--no-data-check", is_flag=True, help="Do not check all rows of large uploads before the job is created.")
 @click.option("--check", is_flag=True, help="Check the job and show its resolved plan; create nothing.")
 @pass_settings
 def train(
     settings: Settings,
     /,
     *,
-    file: str,
+    file: str | None,
+    plan_file: Path | None,
+    max_age: float | None,
     data: Path | None,
     eval_data: Path | None,
     watch: bool,
@@ -47,52 +75,173 @@ def train(
     name: str,
     labels: tuple[tuple[str, str], ...],
     request_id: str,
+    accepted: tuple[str, ...],
+    no_data_check: bool,
     check: bool,
 ) -> None:
     """Train a job file, and follow the job.
 
     FILE is a job file, or - for stdin. A dataset that it gives by a path on this machine is uploaded first; so are
-    --data and --eval-data. A model that is not prepared yet is prepared first. Ctrl-C stops watching, not the job. With
-    --json, stdout has one event on each line; with --detach, the job; with --check, the plan.
+    --data and --eval-data, and all rows of a large file (16 MiB of content, or Parquet) are checked before the job is
+    created, which then tokenizes nothing again. A model that is not prepared yet is prepared first. Ctrl-C stops
+    watching, not the job. With --json, stdout has one event on each line; with --detach, the job; with --check, the
+    plan.
+
+    With --plan, the job runs as its plan was approved, or not at all: the plan must have passed, its waivers must still
+    hold, and job file, data, policy, prices and formulas must be those of the check; otherwise it exits with 3 and
+    names what differs. The job keeps the digest and who overrode or waived a limit; `finetree jobs show` shows them.
     """
+    from finetree_cli.data_check import check_uploads
+    from finetree_cli.follow import show_created
     from finetree_cli.jobfile.job import read_job
     from finetree_cli.uploads import upload_job_data
 
-    job = read_job(file)
+    _refuse_contradictions(plan_file, file, max_age=max_age, data=data or eval_data, accepted=accepted)
+    approved = _approved(settings, plan_file, file, max_age=max_age) if plan_file is not None else None
+    job = approved.job if approved is not None else read_job(file or "")
     if name:
         job.template.display_name = name
     for key, value in labels:
         job.template.labels[key] = value
+    if accepted:
+        _accept(job, accepted, evaluates=eval_data is not None)
     with settings.client() as client:
-        upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
+        uploaded = upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
+        if approved is not None:
+            _approve(settings, client, approved, uploaded, timeout=timeout)
         if check:
             _check(settings, client, job)
             return
+        if not no_data_check:
+            check_uploads(settings, client, job, uploaded)
         handle = create(settings, client, job, request_id=request_id, timeout=timeout)
         settings.out.say(f"job {handle.name}")
         if watch:
             _watch(settings, handle, timeout)
         else:
-            _show_created(settings, handle)
+            show_created(settings, handle)
+
+
+def _refuse_contradictions(
+    plan_file: Path | None, file: str | None, *, max_age: float | None, data: Path | None, accepted: tuple[str, ...]
+) -> None:
+    if plan_file is not None and data is not None:
+        raise click.UsageError("--plan trains on the plan's own data: leave --data and --eval-data out")
+    if plan_file is not None and accepted:
+        raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
+    if plan_file is None and (file is None or max_age is not None):
+        raise click.UsageError("name a job file" if file is None else "--max-age needs --plan")
+
+
+def _accept(job: "JobFile", codes: tuple[str, ...], *, evaluates: bool) -> None:
+    """Accept findings of the training rows, and of held-out rows where the job has some."""
+    job.spec.dataset.reading.accepted_findings.extend(codes)
+    if evaluates or job.spec.evaluation.HasField("dataset"):
+        job.spec.evaluation.dataset.reading.accepted_findings.extend(codes)
 
 
 def create(
     settings: Settings, client: "Client", job: "JobFile", *, request_id: str = "", timeout: float | None = None
 ) -> "Job":
     """Create the job; if it trains and its model is not prepared, prepare the model first."""
-    from finetree import FailedPrecondition
-
     from finetree_cli.jobfile.error_positions import with_positions
 
-    with with_positions(job):
-        try:
+    def call() -> "Job":
+        with with_positions(job):
             return client.create_job(job.template, request_id=request_id)
-        except FailedPrecondition as error:
-            if error.reason != "MODEL_NOT_PREPARED":
-                raise
+
+    return _with_model(settings, client, job, call, timeout=timeout)
+
+
+def _with_model(
+    settings: Settings, client: "Client", job: "JobFile", call: "Callable[[], T]", *, timeout: float | None
+) -> "T":
+    """Call the trainer; if the job's model is not prepared, prepare it and call again."""
+    from finetree import FailedPrecondition
+
+    try:
+        return call()
+    except FailedPrecondition as error:
+        if error.reason != "MODEL_NOT_PREPARED":
+            raise
     prepare(settings, client, job.spec.model, timeout=timeout)
-    with with_positions(job):
-        return client.create_job(job.template, request_id=request_id)
+    return call()
+
+
+@dataclass(frozen=True, slots=True)
+class _Approved:
+    """A plan that passed, and its job with the plan's resolved run."""
+
+    entry: "PlanEntry"
+    job: "JobFile"
+
+
+def _approved(settings: Settings, plan_file: Path, file: str | None, *, max_age: float | None) -> _Approved:
+    from datetime import UTC, datetime
+
+    from finetree_cli.gate.report import read_report
+    from finetree_cli.gate.run import approved as approved_run
+
+    report = read_report(plan_file)
+    entry = approved_run.choose_entry(report, file)
+    approved_run.require_passed(report, entry, today=datetime.now(UTC).date(), max_age=max_age)
+    job = approved_run.read_approved_job(entry, lambda present: _resolve(settings, present))
+    for key, value in approved_run.annotations(report, entry).items():
+        job.template.annotations[key] = value
+    return _Approved(entry, job)
+
+
+def _resolve(settings: Settings, job: "JobFile") -> "run_spec_pb2.RunSpec | None":
+    """Fill in the defaults of a job file's run; None where no estimator answers."""
+    from finetree import FinetreeError
+    from finetree_api.estimator.v1 import estimate_pb2
+
+    from finetree_cli.backends.estimator import open_estimator
+    from finetree_cli.errors import CliError
+
+    try:
+        with open_estimator(settings, "EstimateRun") as estimator:
+            return estimator.estimate(estimate_pb2.EstimateRunRequest(spec=job.spec)).resolved_spec
+    except (CliError, FinetreeError):
+        return None
+
+
+def _approve(
+    settings: Settings,
+    client: "Client",
+    approved: _Approved,
+    uploaded: "dict[str, dataset_pb2.Dataset]",
+    *,
+    timeout: float | None,
+) -> None:
+    """Give the job its approved plan; what the trainer says of uploaded data replaces what the check knew of it."""
+    from finetree import PlanDrift
+
+    from finetree_cli.gate.run import approved as approved_run
+    from finetree_cli.jobfile.error_positions import with_positions
+
+    job, entry = approved.job, approved.entry
+    task = job.template.train
+    task.approved_plan.CopyFrom(approved_run.approved_plan(entry))
+
+    def validate() -> "trainer_pb2.ValidateJobResponse":
+        with with_positions(job):
+            return client.validate_job(job.template)
+
+    try:
+        _with_model(settings, client, job, validate, timeout=timeout)
+    except BadInput as error:
+        if any("approved_plan" in problem.field_path for problem in error.problems):
+            text = f"the plan of {entry.file} is not the one that its digest was made of: it has been edited"
+            raise BadInput(text, remedy="take plan.json as `finetree check` wrote it", reason="PLAN_EDITED") from error
+        raise
+    except PlanDrift as error:
+        violations = [(item.field, item.description) for item in error.violations]
+        task.ClearField("approved_plan")
+        present = validate()
+        approved_run.require_same_but_data(entry, violations, present, uploaded)
+        # Held from here on: nothing may change between this answer and the job.
+        task.approved_plan.CopyFrom(present.plan)
 
 
 def prepare(
@@ -127,13 +276,3 @@ def _watch(settings: Settings, handle: "Job", timeout: float | None) -> None:
     if not settings.out.json:
         show_end(settings.out, terminal.summary, handle.artifacts())
         settings.out.say(f"`finetree jobs download {short_name(handle.name)}` downloads the artifacts")
-
-
-def _show_created(settings: Settings, handle: "Job") -> None:
-    from finetree_cli.output import short_name
-
-    if settings.out.json:
-        settings.out.message(handle.snapshot or handle.refresh())
-    else:
-        settings.out.text(handle.name)
-    settings.out.say(f"`finetree jobs watch {short_name(handle.name)}` follows it")

@@ -61,7 +61,10 @@ def run(settings: Settings, countries: int | None, data_dir: Path | None) -> Non
     demo.stage("starting estimator, recommender and trainer on this machine")
     with Suite(folder) as suite:
         demo.note(", ".join(f"{name} {address}" for name, address in suite.addresses.items()))
-        here = Settings(**suite.addresses, out=settings.out)
+        found = suite.addresses
+        here = Settings(
+            recommender=found["recommender"], estimator=found["estimator"], trainer=found["trainer"], out=settings.out
+        )
         with here.client() as client:
             outcome = demo.run(client, countries)
     show_outcome(settings.out, outcome)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """plan.json: what `finetree check` found, for people, pipelines and `finetree train --plan`.
 
-Every renderer is a pure function of this document. Numbers are JSON numbers. Nothing in it depends on a clock: the same
-job files, policy, revisions and date give the same bytes.
+Every renderer is a pure function of this document. Numbers are JSON numbers. The same job files, policy, revisions and
+day give the same bytes.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ MAX_FILE_BYTES = 64 << 20
 Verdict = Literal["PASS", "WARN", "FAIL", "UNDECIDED", "WAIVED"]
 Severity = Literal["error", "warning", "info"]
 Level = Literal["advisory", "overridable", "hard"]
+Undecided = Literal["fail", "warn", "pass"]
 Fit = Literal["FITS", "TIGHT", "DOES_NOT_FIT", "UNKNOWN"]
 Change = Literal["new", "changed", "unchanged", "removed"]
 Confidence = Literal["low", "medium", "high", "unknown"]
@@ -58,7 +59,7 @@ class PolicyFile:
 
     file: str
     sha256: str
-    """SHA-256 of its bytes, 64 hex digits."""
+    """SHA-256 of its text in UTF-8, 64 hex digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ class Remedy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiver:
-    """An exception of the policy that lets a failed limit stand until a day."""
+    """An exception of the policy that lets a limit stand until a day; one that has expired does not."""
 
     reason: str
     owner: str
@@ -152,7 +153,7 @@ class Waiver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """A person's decision to let a failed limit stand."""
+    """A person's decision to let a limit stand; one of a limit that is not overridable has no effect."""
 
     by: str
     reason: str
@@ -171,7 +172,7 @@ class CheckResult:
     limit: float | None
     """In `unit`; None where the limit is no number."""
     allowed: tuple[str, ...] | None
-    """Names that the limit allows; None where it lists none."""
+    """Patterns of names that the limit allows; None where it lists none."""
     unit: Unit
     currency_code: str
     """ISO 4217 code where the unit is money, else empty."""
@@ -183,6 +184,10 @@ class CheckResult:
     message: str
     waiver: Waiver | None
     override: Override | None
+    measured_name: str = ""
+    """The name that was judged, such as a model's; empty where the limit is about a number."""
+    denied: tuple[str, ...] | None = None
+    """Patterns of names that the limit denies; None where it lists none."""
     fingerprint: str
     """The same for the same limit of the same setting of the same file, whatever the numbers; 32 hex digits."""
 
@@ -228,6 +233,8 @@ class FileError:
     message: str
     line: int
     """Line of the first problem, from 1; 1 for the file itself."""
+    remedy: str = ""
+    """What to do about it; empty where the message says it."""
     problems: tuple[Problem, ...] = ()
 
 
@@ -247,14 +254,16 @@ class PlanEntry:
 
     file: str
     file_sha256: str = ""
-    """SHA-256 of the job file's bytes; empty where it was not read."""
+    """SHA-256 of the job file's text in UTF-8; empty where it was not read."""
     change: Change | None = None
     """Against the base; None without one."""
     verdict: Verdict
     passed: bool
-    """Whether the gate lets it through: `verdict`, and how the policy treats undecided limits."""
+    """Whether the gate lets it through: false for FAIL and UNDECIDED."""
     policy: str = ""
     """Name of the named policy; empty for the one without a name."""
+    undecided: Undecided = "fail"
+    """What the policy makes of limits that are undecided."""
     plan_digest: str | None = None
     plan: JsonObject | None = None
     """The resolved plan (finetree_api.types.v1.Plan) as proto JSON with numbers; what `finetree train --plan` runs."""

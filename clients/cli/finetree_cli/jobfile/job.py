@@ -98,13 +98,17 @@ def read_job(name: str) -> JobFile:
 
 def parse_job(text: str, file: str) -> JobFile:
     """Parse the text of a job file; `file` is its name in messages. Raises BadInput."""
+    return job_of(compose(text, file), file)
+
+
+def job_of(root: "Node", file: str) -> JobFile:
+    """Read a job from a YAML tree of a file. Raises BadInput."""
     from finetree_api.trainer.v1 import job_pb2
 
     from finetree_cli.jobfile.yaml_reader import YamlReader
 
     template = job_pb2.JobTemplate()
     reader = YamlReader(file)
-    root = compose(text, file)
     short = not _is_template(root)
     if short:
         template.train.spec.SetInParent()
@@ -160,7 +164,7 @@ def compose(text: str, file: str) -> "Node":
     except RecursionError as error:
         raise _invalid(file, [FileProblem(start, "", "nested too deeply")]) from error
     if root is None:
-        raise _invalid(file, [FileProblem(start, "", "empty; a job names at least its model")])
+        raise _invalid(file, [FileProblem(start, "", "the file is empty")])
     return root
 
 

@@ -18,6 +18,16 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT64,
 }
 _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
+ALSO = {
+    "finetree_api.types.v1.Sharding": {
+        "ddp": "replicated",
+        "zero-1": "optimizer",
+        "zero-2": "gradients",
+        "fsdp": "full",
+        "zero-3": "full",
+    }
+}
+"""Usual words for values, by enum: those of the --sharding option."""
 
 
 def convert(known: FieldDescriptor, node: ScalarNode) -> tuple[Any, str]:
@@ -50,9 +60,10 @@ def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
     if text in numbers:
         return numbers[text], ""
     names = [name for name, number in numbers.items() if number]
-    prefix = _enum_prefix(names)
+    prefix = enum_prefix(names)
     short = {name.removeprefix(prefix).lower(): name for name in names}
     asked = text.upper().removeprefix(prefix).lower().replace("-", "_")
+    asked = ALSO.get(kind.full_name, {}).get(asked.replace("_", "-"), asked)
     if asked in short:
         return numbers[short[asked]], ""
     close = difflib.get_close_matches(asked, short, n=1, cutoff=0.6)
@@ -60,7 +71,7 @@ def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
     return None, f"unknown value {text!r}; {hint}"
 
 
-def _enum_prefix(names: list[str]) -> str:
+def enum_prefix(names: list[str]) -> str:
     """Return the common prefix of an enum's names, up to an underscore: "SCHEDULE_"."""
     first, last = min(names), max(names)
     same = next((i for i, letter in enumerate(first) if i >= len(last) or letter != last[i]), len(first))

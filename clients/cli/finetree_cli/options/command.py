@@ -30,6 +30,10 @@ class Settings:
     trainer: str | None = None
     project: str | None = None
     out: Output = field(default_factory=Output)
+    arguments: tuple[str, ...] = ()
+    """The words of the command line, of which a command may make the next one to type."""
+    command: click.Command | None = None
+    """The command that runs: errors name its options in place of the contract's fields."""
 
     def client(self) -> "Client":
         """Create a client of the services; it connects on first use."""
@@ -117,6 +121,11 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
         self.params.extend(shared_options())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and keep which one it is for errors."""
+        settings(ctx).command = self
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, then the shared ones."""

@@ -33,6 +33,8 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "hardware.unknown_accelerator.marketed_memory_gb": ("--gpu-memory",),
     "hardware.count": ("--gpus", "--count"),
     "hardware.sharding": ("--sharding",),
+    "hardware.nodes": ("--nodes",),
+    "hardware.network_gbits_per_second": ("--network",),
     "hardware.cpu": ("--cpu",),
     "hardware.cpu.cores": ("--cores",),
     "hardware.cpu.memory_bytes": ("--memory-gb",),
@@ -45,16 +47,37 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "dataset_profile.total_tokens": ("--tokens-per-example", "--tokens"),
     "dataset_profile.token_lengths": ("--dataset",),
     "dataset_profile.target_fraction": ("--target-fraction",),
+    "dataset.profile.examples": ("--examples",),
+    "dataset.profile.total_tokens": ("--tokens-per-example", "--tokens"),
+    "dataset.profile.token_lengths": ("--dataset",),
+    "dataset.profile.target_fraction": ("--target-fraction",),
     "evaluation.dataset": ("--eval-dataset",),
     "program": ("--program",),
     "program.program": ("--program",),
     "program.compile": ("--compile",),
     "program.sharding_library": ("--sharding-library",),
     "program.allocator_cache": ("--allocator-cache",),
+    "program.experts": ("--experts",),
+    "program.layer_kernels": ("--layer-kernels",),
     "runs_per_month": ("--runs-per-month",),
     "max_duration": ("--max-duration",),
     "budget_per_run": ("--budget-per-run",),
     "budget_per_month": ("--budget-per-month",),
+    "quality": ("--quality",),
+    "time": ("--time",),
+    "tasks": ("--tasks",),
+    "use_case": ("--use-case",),
+    "task_domain": ("--task-domain",),
+    "behavior_change": ("--behavior",),
+    "experience": ("--experience",),
+    "task_count": ("--task-count",),
+    "serving": ("--serve",),
+    "priorities": ("--priority",),
+    "can_rent": ("--can-rent",),
+    "profile": ("--recipe",),
+    "rule_pack": ("--rule-pack",),
+    "matrix_rates": ("--this-machine",),
+    "ownership": ("--price",),
 }
 """Options by the path of the field, of a RunSpec or of a request beside it; the first that a command has is its own."""
 _AROUND = ("run.", "request.", "train.", "spec.")
@@ -71,9 +94,25 @@ def flag_of(field_path: str, command: click.Command) -> str:
 
 
 def in_flags(text: str, command: click.Command) -> str:
-    """Replace the paths of nested fields in a text, such as training.epochs, by the options that a command has."""
-    return _PATHS.sub(lambda found: flag_of(found[0], command) or found[0], text)
+    """Replace the paths of nested fields, and fields in backticks, in a text by the options that a command has.
+
+    The rpcs that list what there is become the commands that do.
+    """
+    named = _RPC.sub(lambda found: LISTS[found[0]], text)
+    if flag_of("model", command):
+        named = named.replace("model.shape accepts any", "--model ./FOLDER takes any that has a config.json")
+    return _PATHS.sub(lambda found: flag_of(found[0].strip("`"), command) or found[0], named)
 
 
-_PATHS = re.compile(r"(?<![\w.])[a-z_]+(?:\.[a-z_]+)+(?!\w)")
-"""Words with a dot between them: one word may be a word of the text as well."""
+LISTS = {
+    "ListModels": "`finetree models list --catalog`",
+    "ListAccelerators": "`finetree gpus`",
+    "ListPrices": "`finetree prices list`",
+    "ListRulePacks": "`finetree packs list`",
+    "ListDatasets": "`finetree datasets list`",
+    "ListJobs": "`finetree jobs list`",
+}
+"""Commands by the rpc that they call."""
+_RPC = re.compile(rf"\b({'|'.join(LISTS)})\b")
+_PATHS = re.compile(r"(?<![\w.`])[a-z_]+(?:\.[a-z_]+)+(?!\w)|`[a-z_]+(?:\.[a-z_]+)*`")
+"""Words with a dot between them, or in backticks: one word may be a word of the text as well."""

@@ -2,12 +2,11 @@
 """Build the estimator's request from a job file and options, without another service."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetree_cli.errors import BadInput
+from finetree_cli.options.local_rows import add_local_profiles
 from finetree_cli.options.program import ProgramFlags, set_program
-from finetree_cli.options.spec import OwnershipFlags, divide, ownership, rows_profile
+from finetree_cli.options.spec import OwnershipFlags, divide, given_rows, ownership
 
 if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimate_pb2
@@ -29,6 +28,13 @@ class PlanFlags:
     tokens_per_example: int | None = None
     target_fraction: float | None = None
 
+    @property
+    def describes_rows(self) -> bool:
+        """Whether an option says something about the rows."""
+        return any(
+            each is not None for each in (self.examples, self.tokens, self.tokens_per_example, self.target_fraction)
+        )
+
 
 def plan_request(
     job: "JobFile", out: "Output", *, plan: PlanFlags, owner: OwnershipFlags, program: ProgramFlags
@@ -44,33 +50,10 @@ def plan_request(
     owned = ownership(owner)
     if owned is not None:
         request.spec.ownership.CopyFrom(owned)
-    if plan.examples is not None:
-        profile = rows_profile(
-            plan.examples,
-            tokens=plan.tokens,
-            tokens_per_example=plan.tokens_per_example,
-            target_fraction=plan.target_fraction,
-        )
-        request.dataset_profile.CopyFrom(profile)
+    rows = given_rows(plan, job.spec.dataset.profile)
+    if rows is not None:
+        request.dataset_profile.CopyFrom(rows)
     else:
-        _count_local_rows(job, out, request)
+        add_local_profiles(job, out, request)
     set_program(request.spec, program)
     return request
-
-
-def _count_local_rows(job: "JobFile", out: "Output", request: "estimate_pb2.EstimateRunRequest") -> None:
-    """Count the rows of the job file's local data files. Their tokens are left to the estimator's assumptions."""
-    targets = {"dataset": request.dataset_profile, "evaluation.dataset": request.evaluation_profile}
-    for item in job.local_data():
-        rows = _rows(item.path)
-        if rows:
-            targets[item.field_path].examples = rows
-            out.say(f"{item.path}: {rows} rows")
-
-
-def _rows(path: Path) -> int:
-    try:
-        with path.open("rb") as stream:
-            return sum(1 for line in stream if line.strip())
-    except OSError as error:
-        raise BadInput(f"{path}: {error.strerror or error}", reason="DATA_FILE_UNREADABLE") from error

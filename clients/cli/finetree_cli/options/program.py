@@ -19,6 +19,11 @@ LIBRARIES = ("fsdp", "fsdp2", "deepspeed")
 CACHES = ("kept", "emptied", "expandable")
 """Names of the contract's AllocatorCache."""
 
+EXPERTS = ("grouped", "in-turn")
+"""Names of the contract's ExpertProducts."""
+LAYER_KERNELS = ("plain", "fused-norms", "fused")
+"""Names of the contract's LayerKernels."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProgramFlags:
@@ -28,6 +33,9 @@ class ProgramFlags:
     compile: bool = False
     sharding_library: str | None = None
     allocator_cache: str | None = None
+    experts: str | None = None
+    layer_kernels: str | None = None
+    fused_kernels: bool = False
 
 
 def program_options(command: F) -> F:
@@ -45,6 +53,21 @@ def program_options(command: F) -> F:
             "--allocator-cache",
             type=click.Choice(CACHES),
             help="PyTorch's cache of freed memory: kept, emptied after each step, or in expandable segments.",
+        ),
+        click.option(
+            "--experts",
+            type=click.Choice(EXPERTS),
+            help="A mixture's experts: in grouped products (transformers 5), or in turn (transformers 4).",
+        ),
+        click.option(
+            "--fused-kernels",
+            is_flag=True,
+            help="Norms, rotary embedding and activation are one kernel each, as Liger's.",
+        ),
+        click.option(
+            "--layer-kernels",
+            type=click.Choice(LAYER_KERNELS),
+            help="Fused kernels in the layers: none, of norms and rotary embedding, or of the activation too (Liger).",
         ),
     )
     for option in reversed(options):
@@ -64,6 +87,10 @@ def set_program(spec: "run_spec_pb2.RunSpec", flags: ProgramFlags) -> None:
         spec.program.sharding_library = tr.ShardingLibrary.Value(_name("SHARDING_LIBRARY", flags.sharding_library))
     if flags.allocator_cache:
         spec.program.allocator_cache = tr.AllocatorCache.Value(_name("ALLOCATOR_CACHE", flags.allocator_cache))
+    if flags.layer_kernels:
+        spec.program.layer_kernels = tr.LayerKernels.Value(_name("LAYER_KERNELS", flags.layer_kernels))
+    if flags.experts:
+        spec.program.experts = tr.ExpertProducts.Value(_name("EXPERT_PRODUCTS", flags.experts))
 
 
 def _name(prefix: str, word: str) -> str:

@@ -24,7 +24,7 @@ PRECISIONS = {"bf16": 1, "bf16-mixed": 2, "fp32": 3, "fp16-mixed": 4}
 OPTIMIZERS = {"adamw": 1, "adamw-8bit": 2, "paged-adamw-8bit": 3, "adafactor": 4, "sgd": 5}
 ATTENTION = {"sdpa": 1, "flash": 2, "eager": 3}
 CHECKPOINTING = {"off": 1, "on": 2, "offloaded": 3}
-LOSS_KERNELS = {"full-logits": 1, "chunked": 2, "fused": 3, "completion-only": 4}
+LOSS_KERNELS = {"full-logits": 1, "chunked": 2, "fused": 3, "completion-only": 4, "in-place": 5}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

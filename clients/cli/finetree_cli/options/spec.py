@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
@@ -36,6 +36,8 @@ class HardwareFlags:
     this_machine: bool = False
     count: int | None = None
     sharding: str | None = None
+    nodes: int | None = None
+    network: float | None = None
     cores: int | None = None
     memory_gb: float | None = None
 
@@ -79,12 +81,17 @@ def token_options(command: F) -> F:
     """Add what is known of the rows besides their number."""
     return _add(
         command,
-        click.option("--tokens", type=Whole(1), metavar="N", help="With --examples: tokens of all rows together."),
+        click.option(
+            "--tokens",
+            type=Whole(1),
+            metavar="N",
+            help="With --examples, or a job file that has them: tokens of all rows together.",
+        ),
         click.option(
             "--tokens-per-example",
             type=Whole(1),
             metavar="N",
-            help="With --examples: average tokens of a row, in place of --tokens.",
+            help="Average tokens of a row, in place of --tokens.",
         ),
         click.option(
             "--target-fraction",
@@ -105,6 +112,15 @@ def hardware_options(command: F) -> F:
         click.option("--this-machine", is_flag=True, help="The trainer's machine, with measured matrix rates."),
         click.option("--gpus", "count", type=Whole(1), metavar="N", help="Number of GPUs. [default: 1]"),
         sharding_option,
+        click.option(
+            "--nodes", type=Whole(1), metavar="N", help="Machines that the GPUs are spread over. [default: 1]"
+        ),
+        click.option(
+            "--network",
+            type=Amount(1e6),
+            metavar="GBIT/S",
+            help="With --nodes: rate of each machine's network, one way. [default: as such machines have]",
+        ),
         click.option("--cores", type=Whole(1), metavar="N", help="With --cpu: number of cores."),
         click.option("--memory-gb", type=Amount(MOST / 1e9), metavar="GB", help="With --cpu: memory of the machine."),
     )
@@ -158,7 +174,7 @@ class Machine:
 def hardware(flags: HardwareFlags, client: "Client", *, base: "hardware_pb2.Hardware | None" = None) -> Machine | None:
     """Convert the hardware flags; None without any. Asks the trainer for --this-machine. Raises BadInput.
 
-    `base` is the hardware of a job file, of which --gpus and --sharding alone change the number and the division.
+    `base` is the hardware of a job file, of which --gpus, --sharding, --nodes and --network change what they say alone.
     """
     given = {
         "--gpu": flags.gpu is not None or flags.gpu_memory is not None,
@@ -173,12 +189,17 @@ def hardware(flags: HardwareFlags, client: "Client", *, base: "hardware_pb2.Hard
     if flags.this_machine:
         return this_machine(client.capacity(wait_for_rate=RATE_WAIT_SECONDS))
     found = _device(flags)
-    if found is None and base is not None and (flags.count is not None or flags.sharding is not None):
+    divided = (flags.count, flags.sharding, flags.nodes, flags.network)
+    if found is None and base is not None and any(each is not None for each in divided):
         found = type(base)()
         found.CopyFrom(base)
     if found is None:
         return None
     divide(found, count=flags.count, sharding=flags.sharding)
+    if flags.nodes is not None:
+        found.nodes = flags.nodes
+    if flags.network is not None:
+        found.network_gbits_per_second = flags.network
     return Machine(found)
 
 
@@ -210,6 +231,9 @@ def _refuse_unused(flags: HardwareFlags, chosen: list[str], *, on_gpu: bool) -> 
         raise BadInput("--gpus needs a GPU", remedy="name it: --gpu NAME or --gpu-memory GB")
     if flags.sharding and not on_gpu:
         raise BadInput("--sharding needs GPUs", remedy="name them: --gpu NAME --gpus N")
+    for flag, value in (("--nodes", flags.nodes), ("--network", flags.network)):
+        if value is not None and not on_gpu:
+            raise BadInput(f"{flag} needs GPUs", remedy="name them: --gpu NAME --gpus N")
     stray = [flag for flag, value in (("--cores", flags.cores), ("--memory-gb", flags.memory_gb)) if value is not None]
     if stray and chosen != ["--cpu"]:
         text = f"{' and '.join(stray)} need{'s' if len(stray) == 1 else ''} --cpu"
@@ -244,25 +268,17 @@ def source_of(dataset: "dataset_pb2.Dataset") -> "training_data_pb2.DatasetSourc
     return training_data_pb2.DatasetSource(name=dataset.name, reading=reading)
 
 
-def data(flags: DataFlags, client: "Client") -> Data:
-    """Convert the data flags; the trainer gives the profiles of named datasets. Raises BadInput."""
+def data(flags: DataFlags, client: "Client", job: "training_data_pb2.DatasetProfile | None" = None) -> Data:
+    """Convert the data flags; the trainer gives the profiles of named datasets; `job` is a file's. Raises BadInput."""
     from finetree_api.types.v1 import training_pb2
 
     if flags.dataset and flags.examples is not None:
         raise BadInput("--dataset and --examples exclude each other", remedy="keep one of them")
-    if flags.examples is None:
-        _refuse_without_rows(flags)
-    dataset = profile = evaluation = evaluation_profile = None
+    dataset = evaluation = evaluation_profile = None
+    profile = given_rows(flags, None if flags.dataset else job)
     if flags.dataset:
         found = client.get_dataset(flags.dataset)
         dataset, profile = source_of(found), found.profile
-    elif flags.examples is not None:
-        profile = rows_profile(
-            flags.examples,
-            tokens=flags.tokens,
-            tokens_per_example=flags.tokens_per_example,
-            target_fraction=flags.target_fraction,
-        )
     if flags.eval_dataset:
         held_out = client.get_dataset(flags.eval_dataset)
         evaluation = training_pb2.Evaluation(dataset=source_of(held_out), before_training=True)
@@ -270,35 +286,78 @@ def data(flags: DataFlags, client: "Client") -> Data:
     return Data(dataset, profile, evaluation, evaluation_profile)
 
 
-def _refuse_without_rows(flags: DataFlags) -> None:
-    """Refuse flags that describe rows whose number is not given."""
+class RowFlags(Protocol):
+    """Options that describe rows; None is not given."""
+
+    @property
+    def examples(self) -> int | None:
+        """Number of rows."""
+
+    @property
+    def tokens(self) -> int | None:
+        """Of all rows together."""
+
+    @property
+    def tokens_per_example(self) -> int | None:
+        """Of an average row."""
+
+    @property
+    def target_fraction(self) -> float | None:
+        """Share of the tokens that enter the loss."""
+
+
+def given_rows(
+    flags: RowFlags, job: "training_data_pb2.DatasetProfile | None" = None
+) -> "training_data_pb2.DatasetProfile | None":
+    """Describe rows by their number and their tokens, of all or of an average one; None where no option is given.
+
+    Without --examples the other options describe the rows of a job file's profile, whose other values are kept.
+
+    Raises:
+        BadInput: The options exclude each other, or describe rows whose number is not given.
+    """
+    from finetree_api.types.v1 import training_data_pb2
+
     described = {
         "--tokens": flags.tokens,
         "--tokens-per-example": flags.tokens_per_example,
         "--target-fraction": flags.target_fraction,
     }
     stray = next((flag for flag, value in described.items() if value is not None), "")
-    if stray:
+    if flags.examples is not None:
+        found = training_data_pb2.DatasetProfile(examples=flags.examples)
+    elif not stray:
+        return None
+    elif job is None or not job.examples:
         raise BadInput(f"{stray} needs --examples", remedy="give the number of rows: --examples N")
+    else:
+        found = training_data_pb2.DatasetProfile(examples=job.examples)
+        if job.HasField("total_tokens"):
+            found.total_tokens = job.total_tokens
+        if job.HasField("target_fraction"):
+            found.target_fraction = job.target_fraction
+    tokens = _tokens(found.examples, flags)
+    if tokens is not None:
+        found.total_tokens = tokens
+    if flags.target_fraction is not None:
+        found.target_fraction = flags.target_fraction
+    return found
 
 
-def rows_profile(
-    examples: int, *, tokens: int | None, tokens_per_example: int | None, target_fraction: float | None
-) -> "training_data_pb2.DatasetProfile":
-    """Describe rows by their number and their tokens, of all or of an average one. Raises BadInput."""
-    from finetree_api.types.v1 import training_data_pb2
-
-    if tokens is not None and tokens_per_example is not None:
+def _tokens(examples: int, flags: RowFlags) -> int | None:
+    """Tokens of all rows together. Raises BadInput."""
+    tokens = flags.tokens
+    if tokens is not None and flags.tokens_per_example is not None:
         raise BadInput("--tokens and --tokens-per-example exclude each other", remedy="keep one of them")
     if tokens is not None and tokens < examples:
         text = f"--tokens {tokens:,} is less than one token for each of {examples:,} rows: it counts all rows together"
         remedy = f"for rows of {tokens:,} tokens give --tokens-per-example {tokens}, or --tokens {tokens * examples}"
         raise BadInput(text, remedy=remedy)
-    if tokens_per_example is not None:
-        tokens = tokens_per_example * examples
+    if flags.tokens_per_example is not None:
+        tokens = flags.tokens_per_example * examples
         if tokens > MOST:
             raise BadInput(f"--tokens-per-example: {examples:,} such rows have more than {MOST:,} tokens")
-    return training_data_pb2.DatasetProfile(examples=examples, total_tokens=tokens, target_fraction=target_fraction)
+    return tokens
 
 
 def ownership(flags: OwnershipFlags) -> "hardware_pb2.Ownership | None":

@@ -143,3 +143,18 @@ class Threshold(click.ParamType[tuple[str, float]]):
             known = ", ".join(self._known)
             self.fail(f"{value!r} is no threshold; write NAME or NAME=5%, where NAME is one of: {known}", param, ctx)
         return found[1], float(found[2] or 0) / 100
+
+
+class Day(click.ParamType[str]):
+    """A day: "2026-11-28"."""
+
+    name = "day"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the day as it was written."""
+        from datetime import date
+
+        try:
+            return date.fromisoformat(str(value)).isoformat()
+        except ValueError:
+            self.fail(f"{value!r} is no day; write it as 2026-11-28", param, ctx)

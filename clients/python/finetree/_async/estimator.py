@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2
 
 from finetree._async.pages import AsyncPages
@@ -13,6 +15,7 @@ from finetree._shared.requests import (
     BatchLike,
     EstimateLike,
     ObservationLike,
+    OverrideLike,
     PolicyLike,
     ProfileLike,
     RatesLike,
@@ -92,6 +95,9 @@ class AsyncEstimatorCalls:
         spec: EstimateLike,
         policy: PolicyLike,
         *,
+        overrides: Sequence[OverrideLike] = (),
+        evaluation_date: str = "",
+        base_run: EstimateLike | None = None,
         dataset_profile: ProfileLike | None = None,
         evaluation_profile: ProfileLike | None = None,
         matrix_rates: RatesLike | None = None,
@@ -103,8 +109,11 @@ class AsyncEstimatorCalls:
 
         Args:
             spec: a RunSpec, its proto JSON as a dict, or a whole EstimateRunRequest (which leaves the rest unused).
-            policy: bounds by metric, such as {"cost": "50 USD", "duration_seconds": 3600, "fit": True}; a PlanPolicy;
-                or its proto JSON as a dict.
+            policy: bounds by metric, such as {"cost": "50 USD", "duration_seconds": 3600, "method": ["lora"]}; a
+                PlanPolicy; or its proto JSON as a dict.
+            overrides: overridable limits that whoever runs the plan asks to lift.
+            evaluation_date: day for which the policy's waivers are judged, such as "2026-12-31"; required with waivers.
+            base_run: the run before the change, for limits on the increase.
             dataset_profile: what is known of the training data.
             evaluation_profile: what is known of the held-out data.
             matrix_rates: measured rates of the CPU that trains, as `capacity` gives them.
@@ -124,7 +133,9 @@ class AsyncEstimatorCalls:
             matrix_rates=matrix_rates,
             pinned=pinned,
         )
-        request = requests.check_plan(run, policy)
+        request = requests.check_plan(
+            run, policy, overrides=overrides, evaluation_date=evaluation_date, base_run=base_run
+        )
         return await self._transport.unary(rpcs.CHECK_PLAN, request, timeout=timeout, request_id=request_id)
 
     def list_models(

@@ -22,7 +22,8 @@ class AsyncEventStream:
 
     It attaches on the first `next`, and re-attaches from its position after a broken connection, a restarted server, a
     missing number, and when nothing (not even a heartbeat) arrives for three heartbeats. After `reconnect_timeout`
-    seconds without a message it raises the last error. `close()` ends it; it is a context.
+    seconds without a message it raises the last error. `close()` ends it; it is a context. Threads and tasks may
+    share one: each event goes to one of them.
     """
 
     def __init__(self, transport: AsyncTransport, follow: Follow, *, deadline: float | None = None) -> None:
@@ -30,6 +31,7 @@ class AsyncEventStream:
         self._backoff = Backoff(transport.options.reconnect_timeout, deadline)
         self._stream: Stream[event_log_pb2.WatchJobResponse] | None = None
         self._closed = asyncio.Event()
+        self._turn = asyncio.Lock()
 
     @property
     def cursor(self) -> str:
@@ -40,6 +42,10 @@ class AsyncEventStream:
         return self
 
     async def __anext__(self) -> event_pb2.JobEvent:
+        async with self._turn:
+            return await self._next()
+
+    async def _next(self) -> event_pb2.JobEvent:
         while not self._closed.is_set():
             event = self._follow.take()
             if event is not None:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
 from finetree_api.types.v1 import evidence_pb2
 
@@ -11,6 +13,7 @@ from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
 from finetree._shared import requests, rpcs
 from finetree._shared.requests import MethodName, PictureFormat, RecommendLike
+from finetree.recommend_words import RecommendWords, recommend_request
 
 
 class AsyncRecommenderCalls:
@@ -19,23 +22,31 @@ class AsyncRecommenderCalls:
     _transport: AsyncTransport
 
     async def recommend(
-        self, request: RecommendLike, *, timeout: float | None = None, request_id: str = ""
+        self,
+        request: RecommendLike | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        **words: Unpack[RecommendWords],
     ) -> recommendation_pb2.RecommendResponse:
         """Recommend a method and a complete recipe.
 
+        Nothing is required: `recommend(model="llama-3.1-8b", gpu="rtx-4090", quality="maximum", max_duration="8h",
+        budget_per_run="50 USD")`.
+
         Args:
-            request: a RecommendRequest, or its proto JSON as a dict; nothing is required.
+            request: a RecommendRequest, or its proto JSON as a dict; None means that the words say all.
             timeout: seconds; None means the client's timeout, else 30.
             request_id: id for the logs; empty means a new one.
+            words: what `finetree recommend` takes, in its words; they replace fields of the request.
 
         Raises:
             InvalidArgument: a field is wrong; `violations` names it. CURRENCY_MISMATCH.
             NotFound: MODEL_NOT_FOUND, ACCELERATOR_NOT_FOUND, RULE_PACK_NOT_FOUND.
             FailedPrecondition: REVISION_UNAVAILABLE.
         """
-        return await self._transport.unary(
-            rpcs.RECOMMEND, requests.recommend(request), timeout=timeout, request_id=request_id
-        )
+        question = recommend_request(request, words)
+        return await self._transport.unary(rpcs.RECOMMEND, question, timeout=timeout, request_id=request_id)
 
     async def render_decision_tree(
         self,

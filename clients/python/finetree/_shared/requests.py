@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2, estimator_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
-from finetree_api.types.v1 import evidence_pb2, hardware_pb2, method_pb2, run_spec_pb2, training_data_pb2
+from finetree_api.types.v1 import check_pb2, evidence_pb2, hardware_pb2, method_pb2, run_spec_pb2, training_data_pb2
 from google.type import money_pb2
 
 from finetree._shared import rpcs
@@ -27,8 +27,16 @@ RecommendLike = recommendation_pb2.RecommendRequest | Mapping[str, Any]
 EstimateLike = estimate_pb2.EstimateRunRequest | SpecLike
 BatchLike = estimator_pb2.BatchEstimateRunsRequest | Mapping[str, EstimateLike]
 PolicyLike = check_plan_pb2.PlanPolicy | Mapping[str, Any]
+OverrideLike = check_pb2.Override | Mapping[str, Any]
 ObservationLike = calibration_pb2.Observation | Mapping[str, Any]
 View = Literal["BASIC", "FULL", "SUMMARY"]
+NAMED = (
+    check_plan_pb2.POLICY_METRIC_METHOD,
+    check_plan_pb2.POLICY_METRIC_MODEL,
+    check_plan_pb2.POLICY_METRIC_MODEL_LICENSE,
+    check_plan_pb2.POLICY_METRIC_PROVIDER,
+)
+"""Metrics of names, not of numbers."""
 MethodName = Literal["full", "lora", "qlora", "prefix", "adapter"]
 PictureFormat = Literal["text", "mermaid", "svg"]
 
@@ -133,13 +141,30 @@ def batch_results(
     }
 
 
-def check_plan(run: estimate_pb2.EstimateRunRequest, policy: PolicyLike) -> check_plan_pb2.CheckPlanRequest:
+def check_plan(
+    run: estimate_pb2.EstimateRunRequest,
+    policy: PolicyLike,
+    *,
+    overrides: Sequence[OverrideLike] = (),
+    evaluation_date: str = "",
+    base_run: EstimateLike | None = None,
+) -> check_plan_pb2.CheckPlanRequest:
     """Build the request of CheckPlan."""
-    return check_plan_pb2.CheckPlanRequest(run=run, policy=plan_policy(policy))
+    return check_plan_pb2.CheckPlanRequest(
+        run=run,
+        policy=plan_policy(policy),
+        overrides=[coerce(check_pb2.Override, each, prefix=f"overrides[{n}]") for n, each in enumerate(overrides)],
+        evaluation_date=evaluation_date,
+        base_run=estimate(base_run) if base_run is not None else None,
+    )
 
 
 def plan_policy(policy: PolicyLike) -> check_plan_pb2.PlanPolicy:
-    """Make a PlanPolicy from its proto JSON, or from bounds by metric: {"cost": "50 USD", "fit": True}."""
+    """Make a PlanPolicy from its proto JSON, or from bounds by metric.
+
+    {"cost": "50 USD", "fit": True, "method": ["lora", "qlora"], "model": {"denied": ["org/*"]}}: a list is what is
+    allowed.
+    """
     if not isinstance(policy, Mapping) or "limits" in policy:
         return coerce(check_plan_pb2.PlanPolicy, policy, prefix="policy")
     return check_plan_pb2.PlanPolicy(limits=[_limit(metric, bound) for metric, bound in policy.items()])
@@ -156,6 +181,11 @@ def _limit(metric: str, bound: Any) -> check_plan_pb2.PolicyLimit:
         limit.min_confidence = enum_number(evidence_pb2.ConfidenceLevel, bound, path)
     elif number in (check_plan_pb2.POLICY_METRIC_COST, check_plan_pb2.POLICY_METRIC_MONTHLY_COST):
         limit.max_money.CopyFrom(_money(bound, path))
+    elif number in NAMED:
+        if isinstance(bound, str) or not isinstance(bound, Sequence | Mapping):
+            raise _wrong_bound(path, "a list of allowed names, or {allowed: […], denied: […]}", bound)
+        lists = bound if isinstance(bound, Mapping) else {"allowed": list(bound)}
+        limit.names.CopyFrom(coerce(check_plan_pb2.NameLimit, lists, prefix=path))
     elif isinstance(bound, int | float) and not isinstance(bound, bool):
         limit.max = bound
     else:

@@ -26,11 +26,11 @@ from finetree._shared.follow import Follow
 from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, invalid
 from finetree._shared.status import error_of_status
-from finetree.errors import InvalidArgument, JobFailed, Violation
+from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
 from finetree.spec import coerce
 
 TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask
-JobLike = job_pb2.JobTemplate | TaskLike | SpecLike
+JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
 ModelLike = model_pb2.ModelSource | str | Mapping[str, Any]
 DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
 PlanLike = run_spec_pb2.Plan | Mapping[str, Any]
@@ -70,24 +70,46 @@ def full_name(project: str, collection: Collection, name: str) -> str:
 
 
 def train_task(
-    spec: SpecLike,
+    spec: SpecLike | recommendation_pb2.RecommendResponse,
     *,
     recommendation: RecommendationLike | None = None,
     approved_plan: PlanLike | None = None,
 ) -> job_pb2.TrainTask:
-    """Build a TrainTask."""
+    """Build a TrainTask.
+
+    Raises:
+        FailedPrecondition: NO_METHOD_TRAINS: the recommendation has no recipe; the message says why.
+    """
+    if isinstance(spec, recommendation_pb2.RecommendResponse):
+        recommendation = recommendation or spec
+        spec = spec.spec
     task = job_pb2.TrainTask(
         spec=coerce(run_spec_pb2.RunSpec, spec),
         approved_plan=None
         if approved_plan is None
         else coerce(run_spec_pb2.Plan, approved_plan, prefix="approved_plan"),
     )
+    if task.spec.WhichOneof("method") is None and not task.spec.model.WhichOneof("source"):
+        raise _no_recipe(recommendation)
     if isinstance(recommendation, recommendation_pb2.RecommendResponse):
         task.setting_sources.extend(recommendation.setting_sources)
         task.recommendation.CopyFrom(_kept(recommendation))
     elif recommendation is not None:
         task.recommendation.CopyFrom(recommendation)
     return task
+
+
+def _no_recipe(recommendation: RecommendationLike | None) -> FailedPrecondition:
+    """Make the error for a spec without model and method: that of an answer which recommends nothing."""
+    if not isinstance(recommendation, recommendation_pb2.RecommendResponse):
+        text = (
+            "spec: it has neither a model nor a method, as that of a recommendation that found no method which trains"
+        )
+        return FailedPrecondition(f"{text}; its verdict.headline says why", reason="NO_METHOD_TRAINS")
+    remarks = [caution.message for caution in recommendation.cautions[:1]]
+    remarks += [way.message for way in recommendation.ways_out[:1]]
+    why = "; ".join(text.rstrip(".") for text in (recommendation.verdict.headline, *remarks) if text)
+    return FailedPrecondition(f"the recommendation has no recipe to train: {why}", reason="NO_METHOD_TRAINS")
 
 
 def prepare_task(

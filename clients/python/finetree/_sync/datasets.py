@@ -50,7 +50,7 @@ class DatasetCalls:
             request_id: idempotency key; empty means a new one, made once per call.
 
         Returns:
-            The dataset, READY: its hash and its rows are checked.
+            The dataset, READY: its hash and its first rows (16 MiB of content) are checked.
 
         Raises:
             InvalidArgument: EMPTY_DATASET, MALFORMED_ROW (with row and field), UNREADABLE_SOURCE, HASH_MISMATCH; and

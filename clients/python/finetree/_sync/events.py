@@ -24,7 +24,8 @@ class EventStream:
 
     It attaches on the first `next`, and re-attaches from its position after a broken connection, a restarted server, a
     missing number, and when nothing (not even a heartbeat) arrives for three heartbeats. After `reconnect_timeout`
-    seconds without a message it raises the last error. `close()` ends it; it is a context.
+    seconds without a message it raises the last error. `close()` ends it; it is a context. Threads and tasks may
+    share one: each event goes to one of them.
     """
 
     def __init__(self, transport: Transport, follow: Follow, *, deadline: float | None = None) -> None:
@@ -33,6 +34,7 @@ class EventStream:
         self._stream: Stream[event_log_pb2.WatchJobResponse] | None = None
         self._watchdog: Watchdog | None = None
         self._closed = threading.Event()
+        self._turns: dict[int, threading.Lock] = {}
 
     @property
     def cursor(self) -> str:
@@ -43,6 +45,11 @@ class EventStream:
         return self
 
     def __next__(self) -> event_pb2.JobEvent:
+        # One for each process: a forked child cannot wait for a thread of its parent.
+        with self._turns.setdefault(GATE.generation, threading.Lock()):
+            return self._next()
+
+    def _next(self) -> event_pb2.JobEvent:
         while not self._closed.is_set():
             event = self._follow.take()
             if event is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
+from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
 
 from finetree._shared import rpcs, trainer_requests
@@ -31,7 +32,7 @@ class JobCalls:
 
     def train(
         self,
-        spec: SpecLike,
+        spec: SpecLike | recommendation_pb2.RecommendResponse,
         *,
         recommendation: RecommendationLike | None = None,
         approved_plan: PlanLike | None = None,
@@ -42,7 +43,7 @@ class JobCalls:
         """Create a job that fine-tunes a model.
 
         Args:
-            spec: a RunSpec, or its proto JSON as a dict.
+            spec: a RunSpec, or its proto JSON as a dict; or a recommendation, whose recipe is trained.
             recommendation: the answer that the spec comes from; the job keeps what it says.
             approved_plan: plan that must hold, from `validate_job` or `plan_of`; None means any.
             timeout: as in `create_job`.
@@ -50,6 +51,7 @@ class JobCalls:
             fields: as in `create_job`.
 
         Raises:
+            FailedPrecondition: NO_METHOD_TRAINS: the recommendation has no recipe; the message says why.
             PlanDrift: the plan is not the approved one; `violations` names each field that differs.
             FinetreeError: what `create_job` raises.
         """
@@ -135,8 +137,8 @@ class JobCalls:
         """Create a job. When it returns, the job is durable.
 
         Args:
-            job: a RunSpec to train, or its proto JSON as a dict; a TrainTask, PrepareTask or ExportTask; or a whole
-                JobTemplate (which leaves the fields unused).
+            job: a RunSpec to train, its proto JSON as a dict, or a recommendation; a TrainTask, PrepareTask or
+                ExportTask; or a whole JobTemplate (which leaves the fields unused).
             timeout: seconds; None means the client's timeout, else 30.
             request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
             fields: display_name, limits that end it cleanly, deadline (its latest end), suspended (created, but not
@@ -148,7 +150,7 @@ class JobCalls:
             NotFound: MODEL_NOT_FOUND, DATASET_NOT_FOUND.
             AlreadyExists: REQUEST_ID_REUSED: the request_id made another job.
             PlanDrift: the plan is not the approved one.
-            FailedPrecondition: DATASET_NOT_READY, MODEL_NOT_PREPARED, NO_SUCH_DEVICE, JOB_DELETED.
+            FailedPrecondition: NO_METHOD_TRAINS, DATASET_NOT_READY, MODEL_NOT_PREPARED, NO_SUCH_DEVICE, JOB_DELETED.
             PermissionDenied: PATH_OUTSIDE_ROOTS.
             ResourceExhausted: QUEUE_FULL, DISK_FULL.
         """

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 
 from finetree_api.trainer.v1 import dataset_pb2
-from finetree_api.types.v1 import training_data_pb2
+from finetree_api.types.v1 import check_pb2, run_spec_pb2, training_data_pb2
 
 from finetree._shared import rpcs
 from finetree.errors import (
@@ -32,10 +32,13 @@ class FakeDatasets:
 
     Attributes:
         preview: rows that every dataset shows.
+        findings: what is found in the rows of the next upload; a job that trains is refused for an error that it does
+            not accept.
     """
 
     def __init__(self, handlers: Handlers) -> None:
         self.preview: list[dataset_pb2.PreviewRow] = []
+        self.findings: list[training_data_pb2.DataFinding] = []
         self._lock = threading.RLock()
         self._datasets: dict[str, dataset_pb2.Dataset] = {}
         self._bytes: dict[str, bytearray] = {}
@@ -70,6 +73,25 @@ class FakeDatasets:
                 raise NotFound(f"no dataset {name!r}", reason="DATASET_NOT_FOUND")
             return self._datasets[name]
 
+    def require_accepted(self, spec: run_spec_pb2.RunSpec) -> None:
+        """Refuse a run for an error in its rows that its reading does not accept, as the trainer does.
+
+        Raises:
+            InvalidArgument: the finding's code.
+        """
+        for path, source in (("dataset", spec.dataset), ("evaluation.dataset", spec.evaluation.dataset)):
+            with self._lock:
+                dataset = self._datasets.get(source.name)
+            for found in dataset.findings if dataset is not None else ():
+                columns = {c.name for c in found.columns if c.severity == check_pb2.SEVERITY_ERROR}
+                accepted = found.code in source.reading.accepted_findings
+                ignored = bool(columns) and columns <= set(source.reading.ignored_columns)
+                if found.severity == check_pb2.SEVERITY_ERROR and not (accepted or ignored):
+                    place = f"job.train.spec.{path}.reading"
+                    raise InvalidArgument(
+                        f"{place}: {found.message}", reason=found.code, violations=(Violation(place, found.message),)
+                    )
+
     def create(self, request: dataset_pb2.CreateDatasetRequest) -> dataset_pb2.CreateDatasetResponse:
         """Create a dataset; the same content gives the existing one."""
         with self._lock:
@@ -90,6 +112,7 @@ class FakeDatasets:
                 size_bytes=request.size_bytes,
                 sha256=request.sha256,
                 labels=request.labels,
+                reading=request.reading if request.HasField("reading") else None,
             )
             return dataset_pb2.CreateDatasetResponse(dataset=self._datasets[name])
 
@@ -124,7 +147,10 @@ class FakeDatasets:
         if request.dataset:
             self.find(request.dataset)
         if not self.preview:
-            raise FailedPrecondition("no PREPARE job has reported on this dataset", reason="NO_PREVIEW")
+            raise FailedPrecondition(
+                "no job has read this dataset yet: `finetree data check` or prepare(), with the model to train, does",
+                reason="NO_PREVIEW",
+            )
         finding = dataset_pb2.PreviewFilter.Name(request.filter).removeprefix("PREVIEW_FILTER_").lower()
         rows = [row for row in self.preview if request.split in (training_data_pb2.SPLIT_UNSPECIFIED, row.split)]
         rows = [row for row in rows if not request.filter or getattr(row, finding)]
@@ -159,6 +185,7 @@ class FakeDatasets:
         dataset.row_format = (
             training_data_pb2.ROW_FORMAT_CHAT if "messages" in rows[0] else training_data_pb2.ROW_FORMAT_TEXT
         )
+        dataset.findings.extend(self.findings)
         dataset.state = dataset_pb2.DATASET_STATE_READY
 
 

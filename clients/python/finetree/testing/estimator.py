@@ -121,13 +121,19 @@ class FakeEstimator:
         return catalog_pb2.ListPricesResponse(prices=prices, next_page_token=token)
 
     def check(self, request: check_plan_pb2.CheckPlanRequest) -> check_plan_pb2.CheckPlanResponse:
-        """Check the limits on cost, time and memory."""
+        """Check the limits on cost, time and memory; waivers hold whatever the day, and so do overrides."""
         estimate = self.estimate(request.run)
         checks = [_check(limit, estimate) for limit in request.policy.limits]
+        lifted = {waiver.rule_id for waiver in request.policy.waivers}
+        lifted |= {override.rule_id for override in request.overrides}
+        for check in checks:
+            if check.rule_id in lifted and check.verdict != check_pb2.CHECK_VERDICT_PASS:
+                check.verdict = check_pb2.CHECK_VERDICT_WAIVED
         verdicts = {check.verdict for check in checks}
         order = (
             check_pb2.CHECK_VERDICT_FAIL,
             check_pb2.CHECK_VERDICT_UNDECIDED,
+            check_pb2.CHECK_VERDICT_WAIVED,
             check_pb2.CHECK_VERDICT_PASS,
         )
         worst = next(verdict for verdict in order if verdict in verdicts)
@@ -183,7 +189,7 @@ def _check(limit: check_plan_pb2.PolicyLimit, estimate: estimate_pb2.Estimate) -
     """Compare an estimate with a limit; only cost, duration, memory and fit are known."""
     metric = check_plan_pb2.PolicyMetric.Name(limit.metric).removeprefix("POLICY_METRIC_").lower()
     check = check_pb2.Check(
-        rule_id=metric,
+        rule_id=limit.rule_id or metric,
         severity=limit.severity or check_pb2.SEVERITY_ERROR,
         verdict=check_pb2.CHECK_VERDICT_UNDECIDED,
         field_path="hardware",

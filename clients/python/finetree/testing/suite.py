@@ -44,7 +44,7 @@ class Suite:
         self.estimator = FakeEstimator(self._handlers)
         self.datasets = FakeDatasets(self._handlers)
         self.base_models = FakeBaseModels(self._handlers)
-        self.trainer = FakeTrainer(self._handlers)
+        self.trainer = FakeTrainer(self._handlers, self.datasets)
         self._credentials = credentials
         self._port = port
         self._server: grpc.Server | None = None

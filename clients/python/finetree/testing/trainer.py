@@ -22,6 +22,7 @@ from finetree.errors import (
     Unavailable,
     Violation,
 )
+from finetree.testing.datasets import FakeDatasets
 from finetree.testing.handlers import Handlers
 from finetree.testing.job import FakeJob
 from finetree.testing.script import Script
@@ -39,8 +40,9 @@ class FakeTrainer:
         attached: how many watchers have attached so far.
     """
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, datasets: FakeDatasets) -> None:
         self.script = Script()
+        self._datasets = datasets
         self.attached = 0
         self._changed = threading.Condition(threading.RLock())
         self._jobs: dict[str, FakeJob] = {}
@@ -118,12 +120,17 @@ class FakeTrainer:
             return self._jobs[name]
 
     def _validate(self, request: trainer_pb2.ValidateJobRequest) -> trainer_pb2.ValidateJobResponse:
-        _check(request.job)
+        self._check(request.job)
         if not request.job.HasField("train"):
             return trainer_pb2.ValidateJobResponse(
                 prepare=request.job.prepare if request.job.HasField("prepare") else None,
             )
         return trainer_pb2.ValidateJobResponse(train=request.job.train, plan=make_plan(request.job.train.spec))
+
+    def _check(self, job: job_pb2.JobTemplate) -> None:
+        _check(job)
+        if job.HasField("train"):
+            self._datasets.require_accepted(job.train.spec)
 
     def _create(self, request: trainer_pb2.CreateJobRequest) -> trainer_pb2.CreateJobResponse:
         body = request.job.SerializeToString(deterministic=True)
@@ -133,7 +140,7 @@ class FakeTrainer:
                 if known != body:
                     raise AlreadyExists("the request_id made another job; take another one", reason="REQUEST_ID_REUSED")
                 return trainer_pb2.CreateJobResponse(job=job.message)
-            _check(request.job)
+            self._check(request.job)
             job = FakeJob(request, self.script)
             self._jobs[job.message.name] = job
             self._requests[request.request_id] = body, job
@@ -185,12 +192,15 @@ class FakeTrainer:
     def _start(self, request: event_log_pb2.WatchJobRequest, job: FakeJob) -> int:
         start = request.WhichOneof("start")
         if start == "cursor":
-            epoch, separator, seq = request.cursor.partition(".")
+            base, mark, seen = request.cursor.rpartition("~")
+            if mark and not base and seen.isdecimal():
+                return int(seen)
+            epoch, separator, seq = (base or request.cursor).partition(".")
             if not separator or not seq.isdecimal():
                 raise InvalidArgument("cursor: not one of ours", reason="CURSOR_INVALID")
             if epoch != str(self._epoch):
                 raise FailedPrecondition("the log was restored; start again", reason="LOG_RESET")
-            return int(seq)
+            return max(int(seq), int(seen)) if mark else int(seq)
         if request.after_seq > len(job.log):
             raise OutOfRange(
                 f"the newest event is {len(job.log)}", reason="FUTURE_SEQ", metadata={"last_seq": str(len(job.log))}

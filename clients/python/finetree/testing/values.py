@@ -14,8 +14,14 @@ from finetree.errors import InvalidArgument, NotFound, Violation
 
 T = TypeVar("T")
 
-PARAMETERS = {"tiny": 1_000_000, "small": 135_000_000, "large": 7_000_000_000}
-"""Parameters of the models of the catalog."""
+PARAMETERS = {
+    "tiny": 1_000_000,
+    "small": 135_000_000,
+    "large": 7_000_000_000,
+    "smollm2-135m-instruct": 134_515_008,
+    "llama-3.1-8b": 8_030_261_248,
+}
+"""Parameters of the models of the catalog: three invented ones, and those that examples name."""
 USABLE_BYTES = {"cpu": 8 * 2**30, "rtx-4090": 24 * 10**9}
 """Memory of the devices of the catalog."""
 REVISION = evidence_pb2.Revision(engine=evidence_pb2.RevisionComponent(id="fake-1", date="2026-01-01"))

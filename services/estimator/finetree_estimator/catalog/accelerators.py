@@ -7,6 +7,7 @@ from functools import cache
 
 from finetree_runtime.runspec.device_names import UNSUPPORTED, Named, by_name, canonical
 
+from finetree_estimator import constants as c
 from finetree_estimator.catalog.names import GIB, MIB, UnknownNameError, nearest_names, split, table
 
 LINK_SHARE = 0.8
@@ -49,6 +50,8 @@ class AcceleratorEntry:
     """Whether the rate follows from matrix products measured on this accelerator."""
     link_bandwidth: float
     """Bytes per second between two devices of a machine, in one direction."""
+    network_gbits: float
+    """Gbit/s of the network of a usual machine with such links, in one direction; 0 where none is usual."""
     watts: float
     aliases: tuple[str, ...]
     source: str
@@ -63,6 +66,11 @@ class AcceleratorEntry:
     def native_int8(self) -> bool:
         """Whether its tensor cores multiply 8-bit integers."""
         return self.dense_flops > 0 and _capability(self.compute_capability) >= INT8_CAPABILITY
+
+    @property
+    def grouped_products(self) -> bool:
+        """Whether torch has a kernel for grouped products on it, rather than a loop."""
+        return _capability(self.compute_capability)[0] in c.GROUPED_CAPABILITIES
 
     @property
     def unsupported(self) -> str:
@@ -147,6 +155,7 @@ def _accelerator(row: dict[str, str]) -> AcceleratorEntry:
         measured=row["training_evidence"] == "published",
         products_measured=row["training_evidence"] == "products",
         link_bandwidth=LINK_SHARE * _links()[row["link"]] if row["link"] else 0.0,
+        network_gbits=_networks().get(row["link"], 0.0),
         watts=float(row["watts"] or 0),
         aliases=split(row["aliases"]),
         source=row["source"],
@@ -158,6 +167,12 @@ def _accelerator(row: dict[str, str]) -> AcceleratorEntry:
 def _links() -> dict[str, float]:
     """Bytes per second in one direction, by link name."""
     return {row["name"]: float(row["gb_s"]) * 1e9 for row in table("links.csv")}
+
+
+@cache
+def _networks() -> dict[str, float]:
+    """Gbit/s of a usual machine's network, by the name of the links inside."""
+    return {row["name"]: float(row["machine_gbit_s"] or 0) for row in table("links.csv")}
 
 
 @cache

@@ -61,6 +61,10 @@ class Shape:
     """Width of that MLP; 0 means `intermediate`."""
     extra: int = 0
     """Parameters that no other field counts, spread evenly over the layers; the remainder lies outside of them."""
+    window: int = 0
+    """Tokens that a token attends to at most in layers with a sliding window, itself included; 0 where none has one."""
+    full_attention_layers: int = 0
+    """Layers that attend to the whole row although the others have a window."""
     family: str = ""
     """model_type of config.json; empty where unknown."""
     guessed: bool = False
@@ -80,6 +84,11 @@ class Shape:
     def mlp_copies(self) -> int:
         """Experts of a layer; 1 in a dense model."""
         return max(1, self.experts)
+
+    @property
+    def windowed_layers(self) -> int:
+        """Layers with a sliding window."""
+        return self.layers - self.full_attention_layers if self.window else 0
 
     @cached_property
     def layer_kinds(self) -> "tuple[LayerKind, ...]":
@@ -242,6 +251,10 @@ def _of_experts(shape: Shape) -> Contradiction | None:
 
 
 def _of_dense(shape: Shape) -> Contradiction | None:
+    if shape.full_attention_layers > shape.layers:
+        return Contradiction("full_attention_layers", f"is more than the {shape.layers} layers")
+    if shape.full_attention_layers and not shape.window:
+        return Contradiction("full_attention_layers", "needs sliding_window; without one all layers attend to all")
     for name, value in (
         ("active_experts", shape.active_experts),
         ("shared_expert_size", shape.shared_expert),

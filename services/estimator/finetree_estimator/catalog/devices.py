@@ -48,10 +48,14 @@ class Device:
     """Cores of a CPU; 0 for an accelerator."""
     link_bandwidth: float = 0.0
     """Bandwidth to the other devices of a machine, in one direction; 0 where unknown, and for a CPU."""
+    network_gbits: float = c.NETWORK_GBITS
+    """Rate of the network of a usual machine with such devices, in Gbit/s and one direction."""
     float32_flops: float = 0.0
     """Rate of float32 matrix products where it differs from the 16-bit rate; else 0."""
     cache_bytes: float = 0.0
     """Size of the L2 cache; 0 where unknown, and for a CPU."""
+    grouped_products: bool = True
+    """Whether torch has a kernel for grouped products on it."""
     context_bytes: float = c.CUDA_CONTEXT
     """Memory of a process on a GPU outside the allocator."""
     sources: tuple[Source, ...] = ()
@@ -75,8 +79,10 @@ def known(entry: AcceleratorEntry, *, fp32: bool) -> Device:
         bandwidth=c.BANDWIDTH_SHARE * entry.bandwidth,
         watts=entry.watts,
         link_bandwidth=entry.link_bandwidth,
+        network_gbits=entry.network_gbits or c.NETWORK_GBITS,
         float32_flops=_fp32_flops(entry),
         cache_bytes=entry.cache_bytes,
+        grouped_products=entry.grouped_products,
         context_bytes=c.CUDA_CONTEXTS.get(entry.segment, c.CUDA_CONTEXT),
         sources=(Source(kind, "accelerators", entry.name, date=entry.date),),
         remarks=tuple(_remarks(entry, fp32=fp32)),
@@ -128,7 +134,9 @@ def by_memory_class(marketed_gb: float) -> Device:
         bandwidth=c.BANDWIDTH_SHARE * twin.bandwidth,
         watts=twin.watts,
         link_bandwidth=twin.link_bandwidth,
+        network_gbits=twin.network_gbits or c.NETWORK_GBITS,
         cache_bytes=twin.cache_bytes,
+        grouped_products=twin.grouped_products,
         sources=(Source(Kind.COMPUTED, "accelerators", f"class of {twin.name}", date=twin.date),),
         remarks=(
             Remark(

@@ -5,7 +5,7 @@ Read from the configuration and model classes of transformers 5.24 (a test build
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 
@@ -19,6 +19,20 @@ class Setting:
 
 Switch = bool | Setting
 """True, False, or a setting of config.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which layers of a family have a sliding window, where config.json does not list them (layer_types)."""
+
+    default: int = 0
+    """Default of sliding_window in tokens; 0 for none."""
+    full_every: int = 0
+    """Every so manieth layer attends to the whole row; 0 for none."""
+    switched: bool = False
+    """Whether use_sliding_window turns it on, for layers from max_window_layers on."""
+    first: int = 28
+    """Default of max_window_layers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +59,13 @@ class Family:
     """Whether positions are encoded as attention biases (ALiBi), which do not limit the sequence length."""
     defaults: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Default dimensions."""
+    window: Window | None = None
+    """Sliding windows; None where the family has none."""
 
 
-_NO_BIAS = Family(qkv_bias=False, output_bias=False, mlp_bias=False)
+_NO_BIAS = Family(qkv_bias=False, output_bias=False, mlp_bias=False, window=Window())
+_MISTRAL = replace(_NO_BIAS, window=Window(4096))
+_SWITCHED = Window(switched=True)
 _USE_BIAS = Setting("use_bias")
 
 
@@ -62,34 +80,40 @@ _GPT2 = Family(
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(),
-    "mistral": _NO_BIAS,
-    "ministral": _NO_BIAS,
+    "mistral": _MISTRAL,
+    "ministral": _MISTRAL,
     "mixtral": _NO_BIAS,
-    "qwen2": Family(qkv_bias=True, output_bias=False, mlp_bias=False),
-    "qwen2_moe": Family(qkv_bias=Setting("qkv_bias", default=True), output_bias=False, mlp_bias=False),
-    "qwen3": Family(mlp_bias=False, head_norms=True, defaults=MappingProxyType({"head_dim": 128})),
-    "qwen3_moe": Family(mlp_bias=False, head_norms=True),
+    "qwen2": Family(qkv_bias=True, output_bias=False, mlp_bias=False, window=_SWITCHED),
+    "qwen2_moe": Family(
+        qkv_bias=Setting("qkv_bias", default=True), output_bias=False, mlp_bias=False, window=_SWITCHED
+    ),
+    "qwen3": Family(mlp_bias=False, head_norms=True, defaults=MappingProxyType({"head_dim": 128}), window=_SWITCHED),
+    "qwen3_moe": Family(mlp_bias=False, head_norms=True, window=Window(switched=True, first=0)),
     "gemma": _gemma(2),
-    "gemma2": _gemma(4),
+    "gemma2": replace(_gemma(4), window=Window(4096, full_every=2)),
     # config.json of the multimodal releases holds only values that differ from these.
-    "gemma3_text": _gemma(
-        4, head_norms=True, num_attention_heads=8, num_key_value_heads=4, vocab_size=262208, num_hidden_layers=26
+    "gemma3_text": replace(
+        _gemma(
+            4, head_norms=True, num_attention_heads=8, num_key_value_heads=4, vocab_size=262208, num_hidden_layers=26
+        ),
+        window=Window(4096, full_every=6),
     ),
     "phi": Family(
         qkv_bias=True, output_bias=True, mlp_bias=True, lm_head_bias=True, gated=False, norms=1, norm_bias=True
     ),
     "phi3": _NO_BIAS,
-    "phimoe": Family(mlp_bias=False, norm_bias=True, lm_head_bias=Setting("lm_head_bias")),
-    "smollm3": Family(tied=True),
+    "phimoe": Family(mlp_bias=False, norm_bias=True, lm_head_bias=Setting("lm_head_bias"), window=Window()),
+    "smollm3": Family(tied=True, window=Window(switched=True, first=0)),
     "gpt_oss": Family(
         qkv_bias=Setting("attention_bias", default=True),
         output_bias=Setting("attention_bias", default=True),
         mlp_bias=True,
         defaults=MappingProxyType({"head_dim": 64}),
+        window=Window(128, full_every=2),
     ),
     "olmo": Family(mlp_bias=False),
     "olmo2": Family(mlp_bias=False, wide_norms=True),
-    "olmo3": Family(mlp_bias=False, wide_norms=True),
+    "olmo3": Family(mlp_bias=False, wide_norms=True, window=Window(4096, full_every=4)),
     "olmoe": Family(mlp_bias=False, wide_norms=True),
     "falcon": Family(
         qkv_bias=Setting("bias"),
@@ -121,9 +145,10 @@ FAMILIES: dict[str, Family] = {
         gated=False,
         tied=True,
         norm_bias=True,
+        window=Window(),
     ),
     "cohere": Family(mlp_bias=False, tied=True, norms=1, wide_norms=Setting("use_qk_norm")),
-    "cohere2": Family(mlp_bias=False, tied=True, norms=1),
+    "cohere2": Family(mlp_bias=False, tied=True, norms=1, window=Window(4096, full_every=4)),
     "opt": Family(
         qkv_bias=Setting("enable_bias", default=True),
         output_bias=Setting("enable_bias", default=True),
@@ -144,7 +169,9 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": Family(output_bias=False, mlp_bias=False, head_norms=Setting("use_qk_norm")),
     "ernie4_5": Family(qkv_bias=_USE_BIAS, output_bias=_USE_BIAS, mlp_bias=_USE_BIAS, tied=True),
     "seed_oss": Family(qkv_bias=Setting("attention_bias", default=True), output_bias=Setting("attention_out_bias")),
-    "exaone4": Family(qkv_bias=False, output_bias=False, mlp_bias=False, head_norms=True),
+    "exaone4": Family(
+        qkv_bias=False, output_bias=False, mlp_bias=False, head_norms=True, window=Window(4096, full_every=4)
+    ),
     "hunyuan_v1_dense": Family(mlp_bias=False, head_norms=True),
     "nemotron": Family(gated=False, norm_bias=True),
     "llama4_text": Family(mlp_bias=False),

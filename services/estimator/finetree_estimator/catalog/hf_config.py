@@ -24,6 +24,8 @@ _LIMITS = {
     "num_experts_per_tok": 1 << 16,
     "first_k_dense_replace": 4096,
     "num_ln_in_parallel_attn": 2,
+    "sliding_window": 1 << 30,
+    "max_window_layers": 4096,
 }
 """Largest accepted values, those of the contract's ModelShape."""
 SPELLINGS = {
@@ -240,9 +242,35 @@ def _shape(config: dict[str, Any], name: str, family: Family) -> Shape:
     shape = _with_experts(config, family, shape)
     if name in ("falcon", "gpt_bigcode"):
         shape = _with_shared_keys(config, shape)
+    shape = _with_window(config, family, shape)
     if flag(config, "use_parallel_residual", default=False) and name == "stablelm":
         shape = replace(shape, norms_per_layer=1)
     return replace(shape, extra=_extra(config, family, shape))
+
+
+def _with_window(config: dict[str, Any], family: Family, shape: Shape) -> Shape:
+    """Add sliding windows to a shape: by the list of layer types, or by the family's rule."""
+    rule = family.window
+    if rule is None or (rule.switched and not flag(config, "use_sliding_window", default=False)):
+        return shape
+    if config.get("sliding_window", rule.default) in (None, 0):
+        return shape
+    window = number(config, family, "sliding_window", default=rule.default or None)
+    listed, every = config.get("layer_types"), config.get("sliding_window_pattern") or rule.full_every
+    if isinstance(listed, list) and len(listed) == shape.layers:
+        full = sum(kind != "sliding_attention" for kind in listed)
+    elif rule.switched:
+        first = (
+            0
+            if config.get("max_window_layers") == 0
+            else number(config, family, "max_window_layers", default=rule.first)
+        )
+        full = min(shape.layers, first)
+    else:
+        # A pattern is a number of layers, or spelled out ("LLLG").
+        every = len(every) if isinstance(every, str) else every
+        full = shape.layers // every if isinstance(every, int) and every > 0 else 0
+    return replace(shape, window=window, full_attention_layers=full) if full < shape.layers else shape
 
 
 def _with_experts(config: dict[str, Any], family: Family, shape: Shape) -> Shape:

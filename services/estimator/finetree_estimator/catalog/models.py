@@ -9,7 +9,7 @@ from functools import cache
 from finetree_runtime.runspec import model_names
 
 from finetree_estimator.catalog.architecture import Shape
-from finetree_estimator.catalog.names import UnknownNameError, nearest_names, split, table
+from finetree_estimator.catalog.names import UnknownNameError, split, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ _NUMBERS = {
     "dense_layers": "dense_layers",
     "dense_intermediate_size": "dense_intermediate",
     "extra_parameters": "extra",
+    "sliding_window": "window",
+    "full_attention_layers": "full_attention_layers",
 }
 """Numeric columns of the data file (empty means 0), with the fields of Shape."""
 _SWITCHES = {
@@ -71,7 +73,8 @@ def models() -> tuple[ModelEntry, ...]:
 def model(name: str) -> ModelEntry:
     """Look up a model by catalog name or Hub id, ignoring case. Raises UnknownNameError."""
     if (entry := model_names.find(_model_index(), name)) is None:
-        raise UnknownNameError(name, nearest_names(name, (m.name for m in models()), (m.hub_id for m in models())))
+        names = (known for m in models() for known in (m.name, m.hub_id))
+        raise UnknownNameError(name, model_names.nearest(names, name))
     return entry
 
 

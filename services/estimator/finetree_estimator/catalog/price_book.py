@@ -7,7 +7,7 @@ import io
 import math
 import re
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
@@ -104,6 +104,10 @@ class PriceBook:
             quote.hourly for quote in self.of(accelerator) if quote.currency == "USD" and quote.term is Term.ON_DEMAND
         ]
         return statistics.median(quotes) if quotes else None
+
+    def only(self, accepts: Callable[[Quote], bool]) -> "PriceBook":
+        """Keep the quotes that are accepted, under the same id and hash: to search in, not to answer from."""
+        return PriceBook(tuple(filter(accepts, self.quotes)), self.book_id, self.sha256)
 
     def extended(self, other: "PriceBook") -> "PriceBook":
         """Add the quotes of another book; of equal ids, the other book's quote is kept."""

@@ -53,6 +53,8 @@ class Near:
 
     row: MeasuredRun
     distance: float
+    apart: float = 0.0
+    """Distance of the nearest run where the number of tokens does not count, 0 to 1."""
 
 
 @cache
@@ -119,14 +121,17 @@ def nearest(case: Case, weights: Weights) -> Near:
     ]
     groups.sort(key=lambda group: group[0])
     found: list[tuple[float, MeasuredRun]] = []
-    least = math.inf
-    for apart, rows in groups:
-        if apart > least:
+    least = apart = math.inf
+    for settings, rows in groups:
+        if settings > least:
             break
-        found += [(apart + sum(size_terms(case, row.case, weights).values()), row) for row in rows]
+        for row in rows:
+            sizes = size_terms(case, row.case, weights)
+            found.append((settings + sum(sizes.values()), row))
+            apart = min(apart, settings + sizes["parameters"])
         least = min(distance for distance, _ in found)
     distance, row = min(found, key=lambda pair: (pair[0], pair[1].place))
-    return Near(row, min(FAR, round(distance, DIGITS)))
+    return Near(row, min(FAR, round(distance, DIGITS)), min(FAR, round(apart, DIGITS)))
 
 
 def _distance(case: Case, row: MeasuredRun, weights: Weights) -> float:

@@ -58,7 +58,7 @@ def layer_activations(run: Run) -> LayerActivations:
         mlp=_mlp(run),
         trained_inputs=run.method.saved_inputs(run),
         scores=score_bytes(run),
-        gradients=run.stream_bytes * (_wide_tensors(run) * run.shape.intermediate + 4 * run.shape.hidden),
+        gradients=run.stream_bytes * (_wide_features(run) + 4 * run.shape.hidden),
         expert_copies=expert_copies,
         expert_copy=expert_copy,
     )
@@ -70,7 +70,7 @@ def _norms(run: Run) -> float:
     kept = stream if s.norm_bias else max(stream, run.program.rms_norm_bytes)
     # A trained scale needs the normalized input as well.
     trained = 4 if s.family in _FLOAT32_SCALES else stream
-    scales = trained if run.method.trains_base and not s.norm_bias else 0
+    scales = trained if run.method.trains_base and not (s.norm_bias or run.program.fused_norms) else 0
     heads = (s.q_width + s.kv_width) if s.head_norms or s.family in {"olmo2", "olmo3"} else 0
     inputs = 1 if s.family in _PARALLEL_NORMS else s.norms_per_layer
     return float((kept + scales) * (inputs * s.hidden + heads))
@@ -96,22 +96,39 @@ def _mlp(run: Run) -> float:
     s = run.shape
     written_out = s.family in PLAIN_GELU and not run.program.own_classes
     tensors = 3 if s.gated else 4 if written_out else 1
-    if run.method.fuses_mlp(run):
+    if run.method.fuses_mlp(run) or (s.gated and run.program.overwrites_halves):
         tensors = 2
     if run.program.compiled:
         # The gate's activation and a written-out GELU's steps are computed again from their inputs.
         tensors = 2 if s.gated else 1
-    routed = 2 * s.hidden * s.active_experts if s.experts else 0
-    return float(run.stream_bytes * (tensors * s.intermediate * max(1, s.active_experts) + routed))
+    return float(run.stream_bytes * (tensors * s.intermediate * max(1, s.active_experts) + _routed(run)))
 
 
-def _wide_tensors(run: Run) -> float:
-    """Tensors of the MLP's width that its backward pass makes, for each token.
+def _routed(run: Run) -> int:
+    """Features per token that a mixture's layer keeps beside its experts' own, for each expert that a token uses.
 
-    Where experts come in turn, a token has its share of one of them at a time.
+    Grouped, the experts' outputs, which the gradient of the router's weights needs, and where experts are trained their
+    inputs in the experts' order (a traced step of transformers 5.24's Qwen3-MoE and Mixtral). In turn, both.
     """
-    if run.method.fuses_mlp(run):
-        return 1.0
     s = run.shape
-    active = float(max(1, s.active_experts))
-    return 3 * (active / s.experts if s.experts and run.program.experts_in_turn else active)
+    if not s.experts:
+        return 0
+    inputs = run.program.experts_in_turn or run.method.trains_base
+    return (2 if inputs else 1) * s.hidden * s.active_experts
+
+
+def _wide_features(run: Run) -> float:
+    """Features of the tensors that the MLP's backward pass makes, for each token: three of its width.
+
+    One, where it overwrites what it kept. Where experts come in turn, a token has its share of one of them at a time.
+    Grouped, each token has as many rows as experts, which are first put back into their order: three of the stream's
+    width, where that is more than the experts' own (a traced step of transformers 5.24's Qwen3-MoE).
+    """
+    s = run.shape
+    halves = s.gated and run.program.overwrites_halves
+    wide = s.intermediate * (1.0 if halves or run.method.fuses_mlp(run) else 3.0)
+    if not s.experts:
+        return wide
+    if run.program.experts_in_turn:
+        return wide * s.active_experts / s.experts
+    return max(wide, 3.0 * s.hidden) * s.active_experts

@@ -12,13 +12,31 @@ def score_bytes(run: Run) -> float:
         return heads * _cpu_score_bytes(run)
     length = score_length(run)
     repeated = _repeated_bytes(run) if length or _beyond_kernels(run) else 0.0
-    return repeated + heads * _bytes_of_one(run) * length
+    return max(repeated + heads * _bytes_of_one(run) * length, _mask_bytes(run))
+
+
+def shared_mask_bytes(run: Run) -> float:
+    """Bytes per token of the mask that all layers with a sliding window share: a boolean for each token of the row."""
+    return float(run.longest_attended) if run.masks_windows else 0.0
+
+
+def _mask_bytes(run: Run) -> float:
+    """Bytes per token that a layer keeps on average since layers with a window attend under a mask.
+
+    torch's attention makes numbers of the compute type of a boolean mask, one for each token of the row, and keeps them
+    for the backward pass (convert_boolean_attn_mask in its attention.cpp); transformers repeats grouped keys and values
+    where there is a mask (use_gqa_in_sdpa).
+    """
+    if not run.masks_windows:
+        return 0.0
+    kept = run.activation_bytes * float(run.longest_attended) + _repeated_bytes(run)
+    return kept * run.shape.windowed_layers / run.shape.layers
 
 
 def score_length(run: Run) -> int:
     """Tokens that each token of a GPU's run has a score for where scores are kept; 0 where none are."""
     if run.eager_attention or (_beyond_kernels(run) and _unmasked(run)):
-        return run.sequence_length
+        return run.longest_row
     return 0
 
 

@@ -54,17 +54,18 @@ LOGITS_EVALUATION = 2 * FLOAT
 """Bytes per logit of a loss without gradient: logits and log-probabilities."""
 
 
-def fullest_moment(run: Run, gradients: float) -> Moment:
-    """Bytes at the fullest moment of a step, or of an evaluation, on a CPU; all gradients take `gradients` bytes."""
+def moments(run: Run, gradients: float) -> tuple[Moment, ...]:
+    """The moments of a step, or of an evaluation, that may be the fullest; all gradients take `gradients` bytes."""
     again = _micro_batches(run) > 1
-    moments = (
+    found = (
         _at_the_loss(run, gradients if again else 0.0),
         _after_backward(run, gradients, again=again),
         _in_evaluation(run),
     )
-    fullest = max(moments, key=lambda moment: moment.total)
-    expert_copies, expert_copy = run.method.expert_copies(run)
-    return replace(fullest, activations=fullest.activations + expert_copies, transient=fullest.transient + expert_copy)
+    copies, copy = run.method.expert_copies(run)
+    return tuple(
+        replace(moment, activations=moment.activations + copies, transient=moment.transient + copy) for moment in found
+    )
 
 
 def runtime(run: Run) -> float:
@@ -103,7 +104,7 @@ def _at_the_loss(run: Run, gradients: float) -> Moment:
     activations = tokens * (layers * kept + outside_layers(run)) + cast_weights(run)
     loss, chunks = _loss(run)
     # The head's gradient comes with the first chunk, before the other chunks and the layers.
-    head = run.compute_bytes * run.shape.vocab * run.shape.hidden if run.method.trains_base else 0
+    head = run.compute_bytes * run.shape.vocab * run.shape.hidden if run.method.trains_head else 0
     return Moment(gradients, activations, max(loss + (head if chunks > 1 else 0), head + tokens * layer))
 
 
@@ -154,7 +155,7 @@ def _loss(run: Run) -> tuple[float, float]:
     targets = run.peak_tokens
     if run.loss == "completion-only" and run.rows is not None:
         targets *= run.rows.target_fraction
-    whole = LOGITS_TRAINING * run.shape.vocab
+    whole = (FLOAT if run.loss == "in-place" else LOGITS_TRAINING) * run.shape.vocab
     if run.loss in ("completion-only", "chunked"):
         return whole * min(targets, c.CHUNK_TOKENS), targets / c.CHUNK_TOKENS
     return whole * targets * (c.FUSED_LOGITS_SHARE if run.loss == "fused" else 1.0), 1.0

@@ -74,7 +74,7 @@ def _of_logits(run: Run, rows: Rows, moment: Moment, *, spare: float, trained: f
     `spare` is what other moments reserve beyond it. Optimizer states and gradients, `trained` bytes of them, come into
     what the first step's rows leave over.
     """
-    if run.loss != "full-logits":
+    if not run.whole_logits:
         # Chunks have one size.
         return 0.0
     per_logit = c.RENEWED_LOGITS_BYTES[4 if run.activation_bytes == 4 else 2]

@@ -48,8 +48,8 @@ class ModelStates:
 
 def model_states(run: Run) -> ModelStates:
     """Bytes that one device of a run holds beside activations."""
-    trained = run.trainable_parameters
-    head = run.shape.vocab * run.shape.hidden if run.method.trains_base else 0
+    head = run.shape.vocab * run.shape.hidden if run.method.trains_head else 0
+    states = _states(run)
     spread = run.devices if run.sharding != "replicated" else 1
     shards = run.devices if run.sharding == "full" else 1
     whole = unsharded(run)
@@ -59,18 +59,18 @@ def model_states(run: Run) -> ModelStates:
         # Master copies are spread with the optimizer's states, adapters with the weights.
         trainable_weights=_separate_weights(run) / (spread if run.method.trains_base else shards),
         # Paged states live in memory of the driver that moves to the host where the device needs the room.
-        optimizer_states=0.0 if paged and not run.on_cpu else trained * state_bytes(run) / spread,
+        optimizer_states=0.0 if paged and not run.on_cpu else states / spread,
         quantization=run.method.quantization_overhead(run) / shards,
         gradients=_gradients(run) + whole.gradients,
         # What is gathered from shards is of 16 bits, and so is its gradient until it is reduced.
-        head_gradient=float(head * (run.compute_bytes if run.sharded else run.trained_bytes)),
+        head_gradient=float(head * (run.compute_bytes if run.sharded else _head_bytes(run))),
         chunk_gradient=float(head * run.compute_bytes),
         tied_gradient=_tied_gradient(run),
         unsharded=whole,
         update_copies=_update_copies(run, spread),
         collectives=(c.COLLECTIVES if run.devices > 1 else 0.0) + (c.COLLECTIVES_ACROSS if run.nodes > 1 else 0.0),
         whole_weights=run.parameters.total * float(run.weight_bytes),
-        paged_states=trained * state_bytes(run) if paged else 0.0,
+        paged_states=states if paged else 0.0,
     )
 
 
@@ -85,30 +85,44 @@ def state_bytes(run: Run) -> float:
     }[run.optimizer]
 
 
+def _states(run: Run) -> float:
+    """Bytes of the optimizer's states of all that is trained."""
+    if run.optimizer == "adamw":
+        return 2.0 * run.trained_size(run.trained_bytes)
+    return run.trainable_parameters * state_bytes(run)
+
+
+def _head_bytes(run: Run) -> int:
+    """Bytes per number of the gradient of a trained output head."""
+    return run.trained_bytes if run.method.trains_base else run.whole_bytes
+
+
 def _separate_weights(run: Run) -> int:
     """Bytes of weights beside the base: adapters, or a fully trained model's master copy where it has another type."""
     if run.method.trains_base and run.weight_bytes == run.master_bytes:
         return 0
-    return run.trainable_parameters * run.trained_bytes
+    return run.trained_size(run.trained_bytes)
 
 
 def _gradients(run: Run) -> float:
     """Bytes of the gradients that one device holds at the end of the backward pass."""
-    trained = run.trainable_parameters
+    size = run.trained_size(run.gradient_bytes)
     if run.optimizer_in_backward and run.one_micro_batch:
-        trained = min(trained, trained // run.shape.layers + run.parameters.embeddings)
+        trained = run.trainable_parameters
+        size = min(size, (trained // run.shape.layers + run.parameters.embeddings) * run.gradient_bytes)
     spread = run.devices if run.sharding in ("gradients", "full") else 1
     # Replicas reduce copies of their gradients (DDP's buckets).
     copies = 2 if run.devices > 1 and run.sharding in ("replicated", "optimizer") else 1
-    return trained * run.gradient_bytes * copies / spread
+    return size * copies / spread
 
 
 def _tied_gradient(run: Run) -> float:
     """Bytes of one gradient of a trained matrix that is embeddings and head."""
     shape = run.stored_shape
-    if not (shape.tied and run.method.trains_base) or run.sharded:
+    trained = run.method.trains_base or run.method.whole_parameters(shape)
+    if not (shape.tied and trained) or run.sharded:
         return 0.0
-    return float(shape.vocab * shape.hidden * run.trained_bytes)
+    return float(shape.vocab * shape.hidden * _head_bytes(run))
 
 
 def _update_copies(run: Run, spread: int) -> float:
@@ -122,4 +136,4 @@ def _update_copies(run: Run, spread: int) -> float:
         return 4.0 * (min(share, c.ZERO_GROUP) if run.sharded else share)
     if run.program.fused_optimizer or run.optimizer_in_backward or run.optimizer != "adamw":
         return 0.0
-    return c.FOREACH_COPIES * run.trainable_parameters * run.trained_bytes / spread
+    return c.FOREACH_COPIES * run.trained_size(run.trained_bytes) / spread

@@ -6,11 +6,13 @@ activations and logits at the loss, activations and gradients of a layer, or all
 coincide, so the largest counts and not their sum.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from finetree_estimator import constants as c
-from finetree_estimator.intervals import Interval, Source, around, total
+from finetree_estimator.intervals import Interval, Source, around, exact, together
 from finetree_estimator.memory import cpu, step_peak
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.memory.model_states import ModelStates, model_states
@@ -30,6 +32,36 @@ class Component(Enum):
     QUANTIZATION = "quantization constants and workspace"
     RUNTIME = "runtime"
     FRAGMENTATION = "fragmentation"
+
+
+class Sizes(NamedTuple):
+    """Bytes of each component at one instant, in the order of Component."""
+
+    base_weights: float = 0.0
+    trainable_weights: float = 0.0
+    gradients: float = 0.0
+    optimizer_states: float = 0.0
+    activations: float = 0.0
+    transient_peak: float = 0.0
+    quantization: float = 0.0
+    runtime: float = 0.0
+    fragmentation: float = 0.0
+
+    @property
+    def counted(self) -> float:
+        """Bytes of the parts in COUNTED."""
+        return self.base_weights + self.trainable_weights + self.gradients + self.optimizer_states
+
+
+class Width(NamedTuple):
+    """What a component adds to the ends of a peak, as shares of its size, and what that rests on.
+
+    Of counted parts it stands for what programs hold beside them: it widens the whole, not the part.
+    """
+
+    low: float
+    high: float
+    sources: tuple[Source, ...]
 
 
 COUNTED = frozenset(
@@ -62,52 +94,55 @@ def estimate(run: Run, spread: float = 1.0, *, states: ModelStates | None = None
     `states` are the run's model states, where the caller has them.
     """
     states = states or model_states(run)
-    sizes, outside = _sizes(run, states)
-    near = [(kind, _component(run, kind, size)) for kind, size in sizes.items() if size > 0]
-    whole = total(interval for _, interval in near)
-    device = _share(whole, 1.0, spread)
+    outside = cpu.runtime(run) if run.on_cpu else run.device.context_bytes + states.collectives
+    step = [_sizes(run, states, moment, outside) for moment in _moments(run, states)]
+    instants = [*step, *_setup(states, outside)]
+    inside = [sizes._replace(runtime=sizes.runtime - outside) for sizes in instants]
+    live = [sizes._replace(fragmentation=0.0) for sizes in inside]
+    widths = _widths(run, spread)
+    allocated, reserved, device = (_peak(run, each, widths) for each in (live, inside, instants))
+    fullest = max(step, key=sum)
+    # The parts of a set-up that needs more than any step are shown as those of the step, and what it needs beyond.
+    shown = fullest._replace(transient_peak=fullest.transient_peak + max(map(sum, instants)) - sum(fullest))
+    parts = zip(Component, shown, widths, strict=True)
     return Memory(
-        components=tuple((kind, _widened(interval, spread)) for kind, interval in near),
-        allocated=_share(whole, 1 - (outside + sizes[Component.FRAGMENTATION]) / whole.expected, spread),
-        reserved=_share(whole, 1 - outside / whole.expected, spread),
+        components=tuple((kind, _part(run, kind, size, width)) for kind, size, width in parts if size > 0),
+        allocated=allocated,
+        reserved=reserved,
         device=device,
         host=device if run.on_cpu else _host(run, states),
     )
 
 
-def _sizes(run: Run, states: ModelStates) -> tuple[dict[Component, float], float]:
-    """Expected bytes of each component, and of what lies outside the allocator.
-
-    That is the context of a GPU, and of a process everything that holds no tensor.
-    """
+def _moments(run: Run, states: ModelStates) -> tuple[Moment, ...]:
     if run.on_cpu:
-        moment, runtime = cpu.fullest_moment(run, states.gradients), cpu.runtime(run)
-        fragmentation, outside = cpu.holes(run, states.gradients), runtime
-    else:
-        moment = step_peak.fullest_moment(run, states, layer_activations(run))
-        outside = run.device.context_bytes + states.collectives
-        runtime, fragmentation = run.device.context_bytes + c.CUDA_WORKSPACE + states.collectives, _holes(run, moment)
-    more = _more_for_setup(states, moment, runtime=runtime, fragmentation=fragmentation)
-    sizes = {
-        Component.BASE_WEIGHTS: states.base_weights,
-        Component.TRAINABLE_WEIGHTS: states.trainable_weights,
-        Component.GRADIENTS: moment.gradients,
-        Component.OPTIMIZER_STATES: states.optimizer_states,
-        Component.ACTIVATIONS: moment.activations,
-        Component.TRANSIENT_PEAK: moment.transient + more,
-        Component.QUANTIZATION: states.quantization,
-        Component.RUNTIME: runtime,
-        Component.FRAGMENTATION: fragmentation,
-    }
-    return sizes, outside
+        return cpu.moments(run, states.gradients)
+    return step_peak.moments(run, states, layer_activations(run))
 
 
-def _more_for_setup(states: ModelStates, moment: Moment, *, runtime: float, fragmentation: float) -> float:
-    """Bytes that the setting up of a sharded model needs beyond a step."""
+def _sizes(run: Run, states: ModelStates, moment: Moment, outside: float) -> Sizes:
+    """Expected bytes of each component at a moment of the step.
+
+    `outside` of the allocator lie the context of a GPU, and of a process everything that holds no tensor.
+    """
+    return Sizes(
+        base_weights=states.base_weights,
+        trainable_weights=states.trainable_weights,
+        gradients=moment.gradients,
+        optimizer_states=states.optimizer_states,
+        activations=moment.activations,
+        transient_peak=moment.transient,
+        quantization=states.quantization,
+        runtime=outside if run.on_cpu else outside + c.CUDA_WORKSPACE,
+        fragmentation=cpu.holes(run, states.gradients) if run.on_cpu else _holes(run, moment),
+    )
+
+
+def _setup(states: ModelStates, outside: float) -> tuple[Sizes, ...]:
+    """Bytes while a model is cut into shards, before the first step; empty where none are cut."""
     if not states.unsharded.setup:
-        return 0.0
-    step = states.kept_for_the_step + states.quantization + moment.total + runtime + fragmentation
-    return max(0.0, states.unsharded.setup + runtime - step)
+        return ()
+    return (Sizes(transient_peak=states.unsharded.setup, runtime=outside + c.CUDA_WORKSPACE),)
 
 
 def _holes(run: Run, moment: Moment) -> float:
@@ -119,36 +154,48 @@ def _holes(run: Run, moment: Moment) -> float:
     return holes + moment.cached
 
 
-def _component(run: Run, kind: Component, size: float) -> Interval:
-    """A component as uncertain as near measured runs: counted parts are exact, kernels and allocators are not."""
-    (below, above), sources = _half_widths(run, kind)
+def _part(run: Run, kind: Component, size: float, width: Width) -> Interval:
+    """A component as uncertain as near measured runs: what is counted is exact, kernels and allocators are not."""
+    if kind in COUNTED and run.counts_exactly:
+        return exact(size, *width.sources)
+    return Interval(size * width.low, size, size * width.high, sources=width.sources)
+
+
+def _widths(run: Run, spread: float) -> list[Width]:
+    """The width of each component, in the order of Component; `spread` as of `estimate`."""
     shared = c.DEVICES_SPREAD if run.devices > 1 else 0.0
-    return Interval(size * (1 - (below + shared)), size, size * (1 + (above + shared)), sources=sources)
-
-
-def _half_widths(run: Run, kind: Component) -> tuple[tuple[float, float], tuple[Source, ...]]:
-    """Half-widths (below, above) of a component of a run on one device, and what they rest on."""
-    if kind in COUNTED:
-        counted = run.method.counted_spread_on_cpu if run.on_cpu else run.method.counted_spread
-        return (counted, counted), _COUNTED_FROM
+    counted = run.method.counted_spread_on_cpu if run.on_cpu else run.method.counted_spread
+    exactly = _width((counted, counted), shared, spread, _COUNTED_FROM)
     if run.on_cpu:
-        return _CPU_SPREADS.get(kind) or cpu.tensors_spread(run), (c.CPU_CONSTANTS,)
-    return c.GPU_SPREAD, (c.MEMORY_FIT,)
+        spreads, sources = cpu.tensors_spread(run), (c.CPU_CONSTANTS,)
+    else:
+        spreads, sources = c.GPU_SPREAD, (c.MEMORY_FIT,)
+    other = _width(spreads, shared, spread, sources)
+    own = {kind: _width(ends, shared, spread, sources) for kind, ends in _CPU_SPREADS.items()} if run.on_cpu else {}
+    return [exactly if kind in COUNTED else own.get(kind, other) for kind in Component]
 
 
-def _widened(interval: Interval, spread: float) -> Interval:
-    """An interval whose ends are `spread` times as far from its expected value."""
-    low, expected, high = interval.low, interval.expected, interval.high
-    low, high = max(0.0, expected - spread * (expected - low)), expected + spread * (high - expected)
-    return Interval(low, expected, high, sources=interval.sources)
+def _width(ends: tuple[float, float], shared: float, spread: float, sources: tuple[Source, ...]) -> Width:
+    below, above = ends
+    return Width(max(0.0, 1 - spread * (below + shared)), 1 + spread * (above + shared), sources)
 
 
-def _share(peak: Interval, share: float, spread: float) -> Interval:
-    """A share of a peak, its ends `spread` times as far from the expected value, but never uselessly far."""
-    low, expected, high = peak.low * share, peak.expected * share, peak.high * share
-    low = max(expected - spread * (expected - low), expected * (2 - c.WIDEST))
-    high = min(expected + spread * (high - expected), expected * c.WIDEST)
-    return Interval(low, expected, high, sources=peak.sources)
+def _peak(run: Run, instants: Sequence[Sizes], widths: Sequence[Width]) -> Interval:
+    """The largest of what is there at several instants, end by end, but never uselessly wide.
+
+    The truth is the maximum over them: its ends are the maxima of theirs.
+    """
+    expected = max(map(sum, instants))
+    low = max(sum(size * width.low for size, width in zip(sizes, widths, strict=True)) for sizes in instants)
+    high = max(sum(size * width.high for size, width in zip(sizes, widths, strict=True)) for sizes in instants)
+    low, high = max(low, expected * (2 - c.WIDEST)), min(high, expected * c.WIDEST)
+    if run.counts_exactly:
+        low = max(low, *(sizes.counted for sizes in instants))
+    sources: tuple[Source, ...] = ()
+    for sizes, width in zip(zip(*instants, strict=True), widths, strict=True):
+        if any(sizes) and not set(width.sources) <= set(sources):
+            sources = together(sources, width.sources)
+    return Interval(low, expected, high, sources=sources)
 
 
 def _host(run: Run, states: ModelStates) -> Interval:

@@ -38,11 +38,13 @@ def unsharded(run: Run) -> Unsharded:
     if not run.sharded:
         return Unsharded()
     trains_base, apart = run.method.trains_base, _has_embedding_units(run)
+    whole = run.method.whole_parameters(run.stored_shape)
     return Unsharded(
         kept_weights=_kept_weights(run),
         fetched_weights=0.0 if _keeps_all_weights(run) else c.GATHERED_LAYERS * run.method.gathered_layer(run),
         head_weights=float(run.compute_bytes * run.parameters.lm_head) if apart else 0.0,
-        gradients=_gradients(run) if trains_base else 0.0,
+        # Beside adapters, of trained embeddings and head alone.
+        gradients=_gradients(run) if trains_base else float(run.compute_bytes * whole),
         unreduced_gradients=_unreduced_gradients(run),
         root_gradients=_root_gradients(run) if trains_base else 0.0,
         root_shards=run.gradient_bytes * _root_weights(run) / run.devices if trains_base else 0.0,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from finetree_estimator import constants as c
 from finetree_estimator.memory.activations import LayerActivations, layer_activations
-from finetree_estimator.memory.attention_scores import score_length
+from finetree_estimator.memory.attention_scores import score_length, shared_mask_bytes
 from finetree_estimator.memory.model_states import ModelStates, model_states
 from finetree_estimator.run import Run
 
@@ -38,6 +38,11 @@ def step_peak(run: Run) -> Moment:
 
 def fullest_moment(run: Run, states: ModelStates, layer: LayerActivations) -> Moment:
     """Bytes at the fullest moment of a step of a run that holds `states` and whose layers keep `layer`."""
+    return max(moments(run, states, layer), key=lambda moment: moment.total)
+
+
+def moments(run: Run, states: ModelStates, layer: LayerActivations) -> tuple[Moment, ...]:
+    """The moments that may be the fullest: at the loss, while a layer is differentiated, and at the update."""
     tokens, gradients, whole = run.peak_tokens, states.gradients, states.unsharded
     at_loss = loss_moment(run, states, layer)
     before, kept, logits = at_loss.gradients, at_loss.activations, at_loss.transient
@@ -49,15 +54,13 @@ def fullest_moment(run: Run, states: ModelStates, layer: LayerActivations) -> Mo
     late = 0.0 if before else whole.root_shards
     after = max(differentiated - late, whole.root_gradients, updated, copies * states.tied_gradient)
     gone = _autocast_copies(run, states)
-    if before + kept + max(logits, differentiated) >= gradients + after - gone:
-        moment = at_loss if logits >= differentiated else Moment(before, kept, differentiated)
-    else:
-        # What comes last has the room of the copies; what that leaves of it, gradients have.
-        moment = Moment(gradients - max(0.0, gone - after), 0.0, max(0.0, after - gone))
+    # What comes last has the room of the copies; what that leaves of it, gradients have.
+    last = Moment(gradients - max(0.0, gone - after), 0.0, max(0.0, after - gone))
+    found = at_loss, Moment(before, kept, differentiated), last
     if run.sharded:
         asked = _asked_for(run, states, kept=kept + max(logits, computed), last=max(computed, whole.root_gradients))
-        return replace(moment, cached=max(0.0, asked - moment.total))
-    return moment
+        return tuple(replace(moment, cached=max(0.0, asked - moment.total)) for moment in found)
+    return found
 
 
 def _asked_for(run: Run, states: ModelStates, *, kept: float, last: float) -> float:
@@ -86,7 +89,7 @@ def _autocast_copies(run: Run, states: ModelStates) -> float:
     A product's node keeps its copy and goes with it, and autocast's own references go as the forward pass leaves it
     (torch's autocast_mode, clear_cache); 16-bit weights that a library holds, or gathers from shards, stay.
     """
-    library = run.program.casts_module or run.sharding != "replicated"
+    library = run.program.casts_module or run.sharding in ("gradients", "full")
     copies = run.autocasts_trained_weights and run.weight_bytes < run.master_bytes and not library
     return states.base_weights if copies else 0.0
 
@@ -98,7 +101,7 @@ def loss_moment(run: Run, states: ModelStates, layer: LayerActivations) -> Momen
     before = _accumulated_gradients(run, states)
     kept = _kept(run, layer) * tokens + layer.expert_copies
     logits = loss_peak(run, tokens) + states.unsharded.head_weights
-    if run.loss != "full-logits":
+    if not run.whole_logits:
         # The head's gradient grows chunk by chunk, while the logits, or the other chunks, are still there.
         logits += states.chunk_gradient + (0.0 if before else states.head_gradient)
     return Moment(before, kept, logits)
@@ -132,9 +135,12 @@ def loss_peak(run: Run, tokens: float) -> float:
         per_logit, kept = c.COMPILED_CHUNK_BYTES if chunks else c.COMPILED_LOGITS_BYTES, c.COMPILED_CHUNK_BYTES
     if run.program.native_loss and (run.compute_bytes == run.master_bytes or run.program.casts_module):
         per_logit = min(per_logit, c.NATIVE_LOGITS_COPIES * size + capped)
-    elif run.program.native_loss and run.sharded:
-        # Without autocast, loops raise 16-bit logits themselves (`output.float()` in torchtitan and prime-rl).
+    elif run.program.native_loss and run.devices > 1:
+        # Without autocast, loops for several devices raise 16-bit logits themselves (`output.float()` in torchtitan and
+        # prime-rl).
         per_logit = c.NATIVE_LOGITS_COPIES * 4.0 + capped
+    if run.loss == "in-place":
+        per_logit = min(per_logit, _overwritten(run) + capped)
     if run.loss == "completion-only":
         targets *= run.rows.target_fraction if run.rows is not None else 1.0
     if run.loss in ("completion-only", "chunked"):
@@ -145,6 +151,16 @@ def loss_peak(run: Run, tokens: float) -> float:
         targets = min(targets, float(run.program.loss_chunk))
     full = per_logit * run.shape.vocab * targets
     return full * c.FUSED_LOGITS_SHARE if run.loss == "fused" else full
+
+
+def _overwritten(run: Run) -> float:
+    """Bytes per logit at the peak of a loss that overwrites logits with their gradient.
+
+    They are there once (Liger's ops/cross_entropy.py, Unsloth's kernels/cross_entropy_loss.py). transformers' loss
+    copies 16-bit ones to float32 first: beside the copy are the logits, which its output holds, and their gradient.
+    """
+    size = float(run.activation_bytes)
+    return 4.0 + 2 * size if run.program.raises_logits and size < 4 else size
 
 
 def _cast_chunk(run: Run, targets: float, per_logit: float) -> float:
@@ -163,8 +179,9 @@ def _kept(run: Run, layer: LayerActivations) -> float:
     """Bytes per token that all layers keep until the backward pass."""
     if run.checkpointing:
         # Only each layer's input is kept; offloading moves it to the host.
-        return 0.0 if run.offloaded else float(run.stream_bytes * run.shape.hidden * run.shape.layers)
-    return run.shape.layers * layer.saved
+        inputs = 0.0 if run.offloaded else float(run.stream_bytes * run.shape.hidden * run.shape.layers)
+        return inputs + shared_mask_bytes(run)
+    return run.shape.layers * layer.saved + shared_mask_bytes(run)
 
 
 def _held_gradients(run: Run) -> float:

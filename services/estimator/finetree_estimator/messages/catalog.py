@@ -98,6 +98,8 @@ def _shape(shape: Shape) -> model_pb2.ModelShape:
         tied_embeddings=shape.tied,
         gated_mlp=shape.gated,
         max_position_embeddings=shape.max_positions or None,
+        sliding_window=shape.window or None,
+        full_attention_layers=shape.full_attention_layers,
         experts=shape.experts,
         active_experts=shape.active_experts,
         attention_bias=shape.qkv_bias,

@@ -22,6 +22,7 @@ from finetree_estimator.messages.provenance import (
     provenance_message,
 )
 from finetree_estimator.remarks import Remark
+from finetree_estimator.spec.assumptions import assumptions
 from finetree_estimator.timing.phases import Times
 from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.fallbacks import Answer
@@ -45,11 +46,11 @@ def summary_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate
         revision=revision,
         fallbacks_taken=answer.fallbacks_taken,
     )
-    if estimate.times is not None:
-        message.time.total_seconds.CopyFrom(interval_message(estimate.times.total))
-    if estimate.cost is not None and estimate.cost.amount is not None:
-        message.cost.total.amount.CopyFrom(interval_message(estimate.cost.amount))
-        message.cost.total.currency_code = estimate.cost.currency
+    if estimate.duration is not None:
+        message.time.total_seconds.CopyFrom(interval_message(estimate.duration.total))
+    if estimate.price is not None and estimate.price.amount is not None:
+        message.cost.total.amount.CopyFrom(interval_message(estimate.price.amount))
+        message.cost.total.currency_code = estimate.price.currency
     return message
 
 
@@ -65,18 +66,18 @@ def basic_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_p
         trainable_parameters=estimate.trainable_parameters,
         total_parameters=estimate.total_parameters,
         optimizer_steps=estimate.optimizer_steps,
-        remarks=map(_remark, estimate.remarks),
+        remarks=map(_remark, (*assumptions(parsed.spec, parsed.defaults, parsed.run), *estimate.remarks)),
         revision=revision,
         plan_digest=plan_digest(parsed.spec, parsed.profile, revision),
         confidence=_confidence(estimate.confidence),
         playbook=map(_playbook_figure, figures),
         fallbacks_taken=answer.fallbacks_taken,
     )
-    if estimate.times is not None:
-        message.time.CopyFrom(_times(estimate.times))
-        message.processed_tokens = estimate.times.processed_tokens
-    if estimate.cost is not None:
-        message.cost.CopyFrom(_cost(estimate.cost))
+    if estimate.duration is not None:
+        message.time.CopyFrom(times_message(estimate.duration))
+        message.processed_tokens = estimate.duration.processed_tokens
+    if estimate.price is not None:
+        message.cost.CopyFrom(_cost(estimate.price))
     return message
 
 
@@ -120,6 +121,8 @@ def _remedy(remedy: Remedy) -> estimate_pb2.Remedy:
         device_bytes=interval_message(remedy.peak),
         verdict=verdict_value(remedy.verdict),
         summary=remedy.summary,
+        total_seconds=optional_interval(remedy.total_seconds),
+        cost=money_interval(remedy.cost.amount, remedy.cost.currency) if remedy.cost is not None else None,
     )
 
 
@@ -189,7 +192,8 @@ def _fit(fit: Fit) -> estimate_pb2.Fit:
     )
 
 
-def _times(times: Times) -> estimate_pb2.TimeEstimate:
+def times_message(times: Times) -> estimate_pb2.TimeEstimate:
+    """Write times by phase."""
     return estimate_pb2.TimeEstimate(
         phases=[
             estimate_pb2.TimePhase(

@@ -120,6 +120,11 @@ class Method(ABC):
         return self.counted_spread
 
     @property
+    def packs_exactly(self) -> bool:
+        """Whether the format of the base's weights says how many bytes they take, whatever library packs them."""
+        return True
+
+    @property
     def measured_on_cpu(self) -> bool:
         """Whether the count of the worker's tensors on a CPU was checked against this method."""
         return True
@@ -143,6 +148,15 @@ class Method(ABC):
     def trains_embeddings(self) -> bool:
         """Whether the input embeddings get a gradient."""
         return False
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the output head gets a gradient of its own weights."""
+        return self.trains_base
+
+    def whole_parameters(self, shape: Shape) -> int:  # noqa: ARG002
+        """Parameters of embeddings and output head that are trained whole, as copies beside a frozen base."""
+        return 0
 
     @property
     def layers_without_gradient(self) -> int:
@@ -215,6 +229,10 @@ class Method(ABC):
         """
         return 1.0
 
+    def expert_backward_factor(self, shape: Shape) -> float:
+        """The same of routed experts' products."""
+        return self.backward_flops_factor(shape)
+
     @property
     def prefix_tokens(self) -> int:
         """Virtual tokens that every token looks at beside those of its row."""
@@ -236,7 +254,7 @@ class Method(ABC):
         return 0.0
 
     def decomposition_traffic(self, setup: Setup) -> float:  # noqa: ARG002
-        """Bytes, not per token, of a pass in which weights are decomposed into magnitude and direction."""
+        """Bytes, not per token, of a forward pass in which adapters' products meet whole weights."""
         return 0.0
 
     def dequantization_traffic(self, setup: Setup) -> float:  # noqa: ARG002

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from finetree_estimator.catalog.architecture import Linear, Shape
+from finetree_estimator.catalog.parameters import active_parameters, count
 from finetree_estimator.catalog.projections import Role
 from finetree_estimator.methods.base import Method, Setup
 from finetree_estimator.methods.targets import SAME_INPUT, adapted, target_linears, used_copies
@@ -25,6 +26,10 @@ class Lora(Method):
     dropout: float = 0.0
     weight_decomposed: bool = field(default=False, kw_only=True)
     """Whether each adapted weight has a trained magnitude (DoRA, Liu et al. 2024)."""
+    train_embeddings: bool = field(default=False, kw_only=True)
+    """Whether the input embeddings are trained whole (embed_tokens in PEFT's modules_to_save)."""
+    train_head: bool = field(default=False, kw_only=True)
+    """Whether the output head is trained whole (lm_head in PEFT's modules_to_save)."""
 
     name: ClassVar[str] = "lora"
     trained_part: ClassVar[str] = "lora"
@@ -42,8 +47,27 @@ class Lora(Method):
     # ----------------------------------------------------------------------------------------------------- weights
 
     def trainable_parameters(self, shape: Shape) -> int:
-        """Parameters of both factors of all adapters, and of DoRA's magnitudes."""
-        return sum(layers * self._parameters(linear) for _, linear, layers in adapted(shape, self.targets))
+        """Parameters of both factors of all adapters, of DoRA's magnitudes, and of what is trained whole."""
+        factors = sum(layers * self._parameters(linear) for _, linear, layers in adapted(shape, self.targets))
+        return factors + self.whole_parameters(shape)
+
+    def whole_parameters(self, shape: Shape) -> int:
+        """Parameters of embeddings and head that are trained whole: one table where the head is the embeddings.
+
+        PEFT copies such modules and leaves the originals in the base (ModulesToSaveWrapper).
+        """
+        tables = int(self.train_embeddings) + int(self.train_head)
+        return (min(1, tables) if shape.tied else tables) * shape.vocab * shape.hidden
+
+    @property
+    def trains_embeddings(self) -> bool:
+        """Whether the input embeddings get a gradient."""
+        return self.train_embeddings
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether the output head gets a gradient of its own weights."""
+        return self.train_head
 
     def _parameters(self, linear: Linear) -> int:
         magnitude = linear.d_out if self.weight_decomposed else 0
@@ -65,7 +89,7 @@ class Lora(Method):
     def fuses_mlp(self, setup: Setup) -> bool:
         """Whether the MLP and its adapters are one function: where all three are adapted and nothing is dropped."""
         shape = setup.shape
-        if not setup.program.fuses_adapted_mlp or self.dropout > 0:
+        if not setup.program.fuses_adapters or self.dropout > 0:
             return False
         if not shape.gated or shape.experts or shape.mlp_bias:
             return False
@@ -135,40 +159,68 @@ class Lora(Method):
 
     # ------------------------------------------------------------------------------------------- FLOPs and traffic
 
+    def backward_flops_factor(self, shape: Shape) -> float:
+        """FLOPs of the backward pass in units of the forward pass: once for inputs, and once for adapted experts.
+
+        The gradient of an expert's adapter is taken from that of its summed weights (`expert_copies`).
+        """
+        routed = self._adapted_experts(shape)
+        if not routed:
+            return 1.0
+        parameters = count(shape)
+        used = active_parameters(shape) - parameters.embeddings - parameters.lm_head
+        return 1.0 + routed * max(1, shape.active_experts) / shape.experts / used
+
+    def expert_backward_factor(self, shape: Shape) -> float:
+        """The same of routed experts' products: their weights have a gradient where they are adapted."""
+        return 2.0 if self._adapted_experts(shape) else 1.0
+
+    def _adapted_experts(self, shape: Shape) -> int:
+        """Weights of all routed experts' projections that carry an adapter."""
+        if not shape.experts:
+            return 0
+        return sum(layers * linear.weights for _, linear, layers in adapted(shape, self.targets) if linear.routed)
+
     def adapter_flops(self, setup: Setup) -> float:
         """FLOPs per token and step: two per parameter forward, four backward, two where it is computed again."""
-        return (6.0 + (2.0 if setup.checkpointing else 0.0)) * self.trainable_parameters(setup.shape)
+        factors = self.trainable_parameters(setup.shape) - self.whole_parameters(setup.shape)
+        return (6.0 + (2.0 if setup.checkpointing else 0.0)) * factors
 
     def adapter_traffic(self, setup: Setup) -> float:
         """Bytes per token and step that the adapters move in all layers, counted from PEFT's linear layer.
 
         `own` are the bytes of the adapter's numbers, `stream` those of what it reads and adds to. Forward, the input is
         cast, dropped out and read, the output written, scaled, added and cast back; backward the same the other way
-        round, and each factor's own gradient reads its input.
+        round, and each factor's own gradient reads its input. Functions of a program's own read the input as it is,
+        and write a product once before they add it (matmul_lora of Unsloth's kernels/utils.py).
         """
         stream, own = setup.stream_bytes, self._own_bytes(setup)
-        cast = stream + own if stream != own else 0
-        dropped = 2 * own + DROPOUT_MASK_BYTES if self.dropout > 0 else 0
-        read = cast + dropped + own
-        # A magnitude scales what the adapted product gives: read, written, and its own gradient.
-        scaled = 4 * own if self.weight_decomposed else 0
-        written = 5 * own + stream + cast + scaled
-        read_back = 2 * own + dropped + cast + 3 * stream
-        written_back = cast + 4 * own + scaled
         again = 2 if setup.checkpointing else 1
+        if setup.program.fuses_adapters and self.dropout == 0 and not self.weight_decomposed:
+            into, out = again * own + own + 4 * stream, again * 4 * stream + 2 * own
+        else:
+            cast = stream + own if stream != own else 0
+            dropped = 2 * own + DROPOUT_MASK_BYTES if self.dropout > 0 else 0
+            # A magnitude scales what the adapted product gives: read, written, and its own gradient.
+            scaled = 4 * own if self.weight_decomposed else 0
+            product = 5 * own + stream + cast + scaled
+            into = again * (cast + dropped + own) + 2 * own + dropped + cast + 3 * stream
+            out = again * product + cast + 4 * own + scaled
         linears = target_linears(setup.shape, self.targets)
-        into = sum(used_copies(setup.shape, each) * each.d_in for each in linears) * (again * read + read_back)
-        out = sum(used_copies(setup.shape, each) * each.d_out for each in linears) * (again * written + written_back)
-        return float(setup.shape.layers * (into + out))
+        read = sum(used_copies(setup.shape, each) * each.d_in for each in linears)
+        written = sum(used_copies(setup.shape, each) * each.d_out for each in linears)
+        return float(setup.shape.layers * (read * into + written * out))
 
     def decomposition_traffic(self, setup: Setup) -> float:
-        """Bytes of a pass in which DoRA finds the norms of the adapted weights, independent of the number of tokens.
+        """Bytes of a pass in which adapters' products meet whole weights, independent of the number of tokens.
 
-        The product of an adapter's matrices is written, read and added to the weights, and the sum's norm is taken
-        (PEFT).
+        DoRA finds the norms of the adapted weights: the product of an adapter's matrices is written, read and added to
+        the weights, and the sum's norm is taken (PEFT). So are sums of adapted experts made (`expert_copies`): product
+        written and read, weights read, sum written.
         """
+        sums = 4.0 * setup.compute_bytes * self._adapted_experts(setup.shape)
         if not self.weight_decomposed:
-            return 0.0
+            return sums
         own = self._own_bytes(setup)
         weights = sum(linear.weights for linear in target_linears(setup.shape, self.targets))
         return float(setup.shape.layers * weights * (4 * own + setup.compute_bytes))

@@ -54,6 +54,8 @@ class Qlora(Lora):
             lora.targets,
             lora.dropout,
             weight_decomposed=lora.weight_decomposed,
+            train_embeddings=lora.train_embeddings,
+            train_head=lora.train_head,
             bits=bits,
             double_quantized=double_quantized,
             gptq=gptq,
@@ -75,6 +77,11 @@ class Qlora(Lora):
     def counted_spread_on_cpu(self) -> float:
         """Half-width, as a share, of the interval of what is counted on a CPU: a single library unpacks there."""
         return 0.12
+
+    @property
+    def packs_exactly(self) -> bool:
+        """Whether the format says how many bytes weights take: libraries lay out integers in several ways."""
+        return not self.gptq and self.bits == 4
 
     @property
     def measured_on_cpu(self) -> bool:
@@ -132,7 +139,7 @@ class Qlora(Lora):
 
     def gathered_model(self, setup: Setup) -> float:
         """Bytes of all weights as they travel to a device: those of projections packed."""
-        packed = linear_weights(setup.shape) * (setup.compute_bytes - self.bits / 8)
+        packed = _packed_projections(setup) * (setup.compute_bytes - self.bits / 8)
         return super().gathered_model(setup) - packed
 
     # --------------------------------------------------------------------------------- kept for the backward pass
@@ -176,16 +183,19 @@ class Qlora(Lora):
 
     def dequantization_traffic(self, setup: Setup) -> float:
         """Bytes that unpacking the base before its products moves in one pass, independent of the number of tokens."""
-        return linear_weights(setup.shape) * DEQUANTIZE_BYTES
+        return _packed_projections(setup) * DEQUANTIZE_BYTES
 
     def slowest_dequantization_traffic(self, setup: Setup) -> float:
         """Bytes that the slowest kernels in use move beyond that: GPTQ's have changed by a factor of five."""
-        return linear_weights(setup.shape) * (UNFUSED_GPTQ_BYTES - DEQUANTIZE_BYTES) if self.gptq else 0.0
+        return _packed_projections(setup) * (UNFUSED_GPTQ_BYTES - DEQUANTIZE_BYTES) if self.gptq else 0.0
 
 
 def _packed_weights(setup: Setup) -> int:
     """Weights that are packed: those of linear layers, the head and stacked experts where the program packs them."""
-    packed = linear_weights(setup.shape)
-    if setup.program.quantizes_head:
-        packed += setup.parameters.lm_head
-    return packed if setup.program.packs_experts else packed - routed_weights(setup.shape)
+    return _packed_projections(setup) + (setup.parameters.lm_head if setup.program.quantizes_head else 0)
+
+
+def _packed_projections(setup: Setup) -> int:
+    """Weights of the decoder's projections that are packed: stacked experts are none."""
+    stacked = 0 if setup.program.packs_experts else routed_weights(setup.shape)
+    return linear_weights(setup.shape) - stacked

@@ -79,7 +79,14 @@ def _adapters(given: method_pb2.Lora, shape: Shape, path: str) -> Lora:
     if given.weight_decomposed and any(part.routed for part in found):
         text = "is not supported for adapters of experts, which are stacked parameters, not linear layers"
         raise invalid_field(f"{path}.weight_decomposed", text)
-    return Lora(given.rank, targets, given.dropout, weight_decomposed=given.weight_decomposed)
+    return Lora(
+        given.rank,
+        targets,
+        given.dropout,
+        weight_decomposed=given.weight_decomposed,
+        train_embeddings=given.train_embeddings,
+        train_head=given.train_head,
+    )
 
 
 def _preset(given: method_pb2.Lora, shape: Shape, path: str) -> tuple[str, ...]:

@@ -4,10 +4,12 @@
 from dataclasses import dataclass
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.types.v1 import run_spec_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument, invalid_field
+from finetree_runtime.runspec import device_names
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
-from finetree_runtime.runspec.resolve import optimizer_steps, spec_profile, with_defaults
+from finetree_runtime.runspec.defaults import Default
+from finetree_runtime.runspec.resolve import fill_defaults, optimizer_steps, spec_profile
 
 from finetree_estimator.catalog.hf_config import Described
 from finetree_estimator.run import Run
@@ -27,6 +29,8 @@ class ParsedRequest:
     profile: training_data_pb2.DatasetProfile | None
     """Row counts and lengths of the training data; None where unknown."""
     run: Run
+    defaults: tuple[Default, ...] = ()
+    """Those that the copy was filled in with."""
 
 
 def parse_request(
@@ -37,6 +41,7 @@ def parse_request(
     `like` is a request that differs in its spec alone: what the specs have in common is not looked up again.
     """
     _require(request.spec)
+    _check_count(request.spec.hardware)
     profile = request.dataset_profile if request.HasField("dataset_profile") else spec_profile(request.spec)
     if like is not None and like.request.spec.model == request.spec.model:
         model = Described(like.run.shape, like.run.remarks)
@@ -44,7 +49,7 @@ def parse_request(
         model = read_model(request.spec.model, knowledge)
     rates = request.matrix_rates if request.HasField("matrix_rates") else None
     positions = model.shape.max_positions
-    spec = with_defaults(request.spec, profile=profile, positions=positions, matrix_rates=rates)
+    spec, defaults = fill_defaults(request.spec, profile=profile, positions=positions, matrix_rates=rates)
     problem = combination_problem(spec) or sequence_problem(spec, positions)
     if problem is not None:
         path = f"spec.{problem.field_path}"
@@ -69,6 +74,8 @@ def parse_request(
         device=device,
         devices=settings.device_count(spec),
         nodes=max(1, spec.hardware.nodes),
+        network_bandwidth=settings.network_bandwidth(spec.hardware, device),
+        network_known=spec.hardware.HasField("network_gbits_per_second"),
         sharding=settings.SHARDINGS[spec.hardware.sharding],
         micro_batch=spec.training.micro_batch_size,
         batch=spec.training.effective_batch_size,
@@ -84,16 +91,17 @@ def parse_request(
         checkpointing=spec.gradient_checkpointing
         in (training_pb2.GRADIENT_CHECKPOINTING_FULL, training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED),
         offloaded=spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFFLOADED,
-        eager_attention=spec.attention == training_pb2.ATTENTION_KERNEL_EAGER,
+        eager_attention=settings.attends_eagerly(spec, program, model.shape.family),
+        flash_attention=spec.attention == training_pb2.ATTENTION_KERNEL_FLASH,
         loss=settings.LOSSES[spec.loss_kernel],
         evaluation=settings.evaluation_plan(spec.evaluation, settings.held_out_rows(request, spec, profile), steps),
         checkpoints=max(0, steps - 1) // spec.checkpoints.every_steps,
         payment=payment,
-        remarks=model.remarks,
+        remarks=(*model.remarks, *settings.attention_remarks(spec, program, model.shape.family)),
         runs_per_month=request.runs_per_month,
         carbon_kg_per_kwh=request.carbon_kg_per_kwh,
     )
-    return ParsedRequest(request=request, spec=spec, profile=profile, run=run)
+    return ParsedRequest(request=request, spec=spec, profile=profile, run=run, defaults=defaults)
 
 
 def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSpec) -> estimate_pb2.EstimateRunRequest:
@@ -108,6 +116,15 @@ def with_spec(request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSp
 def _agree(one: run_spec_pb2.RunSpec, other: run_spec_pb2.RunSpec, *fields: str) -> bool:
     """Whether two specs have the same values in all of these fields."""
     return all(getattr(one, field) == getattr(other, field) for field in fields)
+
+
+def _check_count(hardware: hardware_pb2.Hardware) -> None:
+    """Refuse a name such as "4x RTX 4090" beside another number of devices."""
+    count, _ = device_names.counted(hardware.accelerator)
+    if count and hardware.HasField("count") and hardware.count != count:
+        path = "spec.hardware.count"
+        text = f"is {hardware.count}, but the name {hardware.accelerator[:64]!r} says {count}; state one of them"
+        raise invalid_field(path, text)
 
 
 def _require(spec: run_spec_pb2.RunSpec) -> None:

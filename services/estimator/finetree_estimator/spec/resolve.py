@@ -101,10 +101,8 @@ def read_accelerator(name: str) -> AcceleratorEntry:
 
 
 def _elsewhere(name: str) -> str:
-    """Name the field that is meant, where a name contains a count or means a machine without a GPU."""
-    if name.strip().casefold() in _NO_GPU:
-        return "; for a machine without a GPU set hardware.cpu"
-    return "; set the number of devices in hardware.count" if device_names.counted(name)[0] else ""
+    """Name the field that is meant, where a name means a machine without a GPU."""
+    return "; for a machine without a GPU set hardware.cpu" if name.strip().casefold() in _NO_GPU else ""
 
 
 def _not_supported(what: str) -> InvalidArgument:
@@ -177,6 +175,8 @@ def _given_shape(given: model_pb2.ModelShape) -> Described:
         dense_layers=given.dense_layers,
         dense_intermediate=given.dense_intermediate_size,
         extra=given.extra_parameters,
+        window=given.sliding_window,
+        full_attention_layers=given.full_attention_layers,
         family=family,
         guessed=bool(family) and family not in LAYOUTS,
     )

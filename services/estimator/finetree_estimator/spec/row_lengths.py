@@ -24,6 +24,7 @@ def rows_of(
     rows = sum(number for _, _, number in buckets)
     if rows == 0:
         mean = total_tokens / examples if total_tokens else float(sequence_length)
+        truncated = max(0.0, 1 - sequence_length / mean)
         mean = min(max(mean, 1.0), float(sequence_length))
         # The longest row is unknown: memory is that of rows at the limit.
         return Rows(
@@ -34,10 +35,13 @@ def rows_of(
             target_fraction=target,
             longest_known=False,
             mean_known=total_tokens > 0,
+            truncated=truncated,
         )
     middle = sum(length * number for length, _, number in buckets) / rows
     scale = total_tokens / examples / middle if total_tokens else 1.0
-    lengths = [(min(length * scale, float(upper), float(sequence_length)), number) for length, upper, number in buckets]
+    whole = [(min(length * scale, float(upper)), number) for length, upper, number in buckets]
+    lengths = [(min(length, float(sequence_length)), number) for length, number in whole]
+    before = sum(length * number for length, number in whole)
     longest = min(max(upper for _, upper, number in buckets if number), sequence_length)
     mean = sum(length * number for length, number in lengths) / rows
     square = sum(length * length * number for length, number in lengths) / rows
@@ -47,6 +51,7 @@ def rows_of(
         mean_square=max(square, 1.0),
         longest=longest,
         target_fraction=target,
+        truncated=max(0.0, 1 - mean * rows / before),
         length_ranges=tuple(_length_ranges(buckets, scale=scale, limit=sequence_length, rows=rows)),
     )
 

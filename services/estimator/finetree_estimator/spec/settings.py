@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of the settings of a resolved RunSpec to plain values."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, run_spec_pb2, training_data_pb2, training_pb2
 from finetree_runtime.errors import invalid_field
 
+from finetree_estimator import constants as c
+from finetree_estimator.catalog.devices import Device
 from finetree_estimator.programs import (
     AXOLOTL,
     FINETREE,
@@ -20,6 +23,7 @@ from finetree_estimator.programs import (
     unraised,
     variant,
 )
+from finetree_estimator.remarks import Remark
 from finetree_estimator.run import EvaluationPlan, Rows
 from finetree_estimator.spec.row_lengths import rows_of
 
@@ -35,6 +39,7 @@ LOSSES = {
     training_pb2.LOSS_KERNEL_CHUNKED: "chunked",
     training_pb2.LOSS_KERNEL_FUSED: "fused",
     training_pb2.LOSS_KERNEL_COMPLETION_ONLY: "completion-only",
+    training_pb2.LOSS_KERNEL_IN_PLACE: "in-place",
 }
 SHARDINGS = {
     hardware_pb2.SHARDING_UNSPECIFIED: "replicated",
@@ -59,8 +64,18 @@ _CACHES = {
     training_pb2.ALLOCATOR_CACHE_EMPTIED: "emptied",
     training_pb2.ALLOCATOR_CACHE_EXPANDABLE: "expandable",
 }
+_LAYERS = {
+    training_pb2.LAYER_KERNELS_PLAIN: "",
+    training_pb2.LAYER_KERNELS_FUSED_NORMS: "norms",
+    training_pb2.LAYER_KERNELS_FUSED: "all",
+}
+_WITH_LIGER = (training_pb2.TRAINING_PROGRAM_TRANSFORMERS, training_pb2.TRAINING_PROGRAM_AXOLOTL)
+"""Programs whose fused loss is Liger's."""
+_IN_TURN = {training_pb2.EXPERT_PRODUCTS_GROUPED: False, training_pb2.EXPERT_PRODUCTS_IN_TURN: True}
 _WORKER_CACHES = (training_pb2.ALLOCATOR_CACHE_UNSPECIFIED, training_pb2.ALLOCATOR_CACHE_EXPANDABLE)
 _WORKER_LIBRARIES = (training_pb2.SHARDING_LIBRARY_UNSPECIFIED, training_pb2.SHARDING_LIBRARY_FSDP2)
+
+_WORKER_LAYERS = (training_pb2.LAYER_KERNELS_UNSPECIFIED, training_pb2.LAYER_KERNELS_PLAIN)
 
 
 class NumberSizes(NamedTuple):
@@ -82,6 +97,12 @@ def is_fp32(spec: run_spec_pb2.RunSpec) -> bool:
 def device_count(spec: run_spec_pb2.RunSpec) -> int:
     """Number of devices; 1 where the spec gives none."""
     return max(1, spec.hardware.count)
+
+
+def network_bandwidth(hardware: hardware_pb2.Hardware, device: Device) -> float:
+    """Bytes per second that one machine passes to another; what a usual machine does where nothing is said."""
+    gbits = hardware.network_gbits_per_second or device.network_gbits
+    return c.NETWORK_SHARE * gbits * 1e9 / 8
 
 
 def number_sizes(spec: run_spec_pb2.RunSpec, program: Program, *, trains_base: bool) -> NumberSizes:
@@ -131,10 +152,44 @@ def training_program(spec: run_spec_pb2.RunSpec) -> Program:
         frozen_kept=kept,
         cache=_CACHES.get(wanted.allocator_cache, ""),
         casts_module=wanted.sharding_library == training_pb2.SHARDING_LIBRARY_DEEPSPEED,
+        experts_in_turn=_IN_TURN.get(wanted.experts),
+        layers=_fused_layers(spec),
     )
     # The chunked loss is TRL's, which leaves the rest of a quantized base in the precision it was loaded in.
     trl = program is TRANSFORMERS and spec.loss_kernel == training_pb2.LOSS_KERNEL_CHUNKED
     return unraised(used) if trl else used
+
+
+def attends_eagerly(spec: run_spec_pb2.RunSpec, program: Program, family: str) -> bool:
+    """Whether scores are computed one by one: as is said, or since the model has no other way but FlashAttention.
+
+    transformers' GPT-OSS has sinks, which torch's attention does not know; the worker bounds Gemma 2's scores, as the
+    model does, which no kernel of torch's attention does.
+    """
+    if spec.attention == training_pb2.ATTENTION_KERNEL_EAGER:
+        return True
+    if spec.attention == training_pb2.ATTENTION_KERNEL_FLASH or spec.hardware.WhichOneof("device") == "cpu":
+        return False
+    if family == "gpt_oss":
+        return not (program.own_classes or program.windows_in_kernel)
+    return family == "gemma2" and program.name == FINETREE.name
+
+
+def attention_remarks(spec: run_spec_pb2.RunSpec, program: Program, family: str) -> Iterator[Remark]:
+    """Remark on attention that keeps its scores although nobody asked for it."""
+    if spec.attention != training_pb2.ATTENTION_KERNEL_EAGER and attends_eagerly(spec, program, family):
+        text = "attention of this model keeps the scores of every head: torch's kernels know no sinks and no bounds"
+        yield Remark("ATTENTION_EAGER", text, "spec.attention")
+
+
+def _fused_layers(spec: run_spec_pb2.RunSpec) -> str:
+    """Which of a layer's operations are Liger's kernels: as is said, or all where a program's fused loss is Liger's."""
+    wanted = spec.program
+    if wanted.layer_kernels != training_pb2.LAYER_KERNELS_UNSPECIFIED:
+        # Unsloth's kernels are its own.
+        own = wanted.program == training_pb2.TRAINING_PROGRAM_UNSLOTH
+        return "" if own else _LAYERS[wanted.layer_kernels]
+    return "all" if spec.loss_kernel == training_pb2.LOSS_KERNEL_FUSED and wanted.program in _WITH_LIGER else ""
 
 
 def _require_worker(wanted: training_pb2.ProgramSettings) -> None:
@@ -148,6 +203,12 @@ def _require_worker(wanted: training_pb2.ProgramSettings) -> None:
     if wanted.sharding_library not in _WORKER_LIBRARIES:
         text = "finetree's worker uses fully_shard; set SHARDING_LIBRARY_FSDP2, or name another program"
         raise invalid_field("spec.program.sharding_library", text)
+    if wanted.layer_kernels not in _WORKER_LAYERS:
+        text = "finetree's worker has no fused kernels; leave it unset, or name another program"
+        raise invalid_field("spec.program.layer_kernels", text)
+    if wanted.experts == training_pb2.EXPERT_PRODUCTS_IN_TURN:
+        text = "finetree's worker computes experts in grouped products; leave it unset, or name another program"
+        raise invalid_field("spec.program.experts", text)
 
 
 def training_rows(

@@ -1,15 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Seconds that several devices wait for each other: weights are gathered and gradients are reduced."""
+"""Seconds that several devices wait for each other: weights are gathered and gradients are reduced.
+
+Devices pass what they have around a ring (NCCL's all-gather and reduce-scatter), so that each link of it, those between
+machines too, carries nearly all of the bytes. The ring is as slow as its slowest link. Inside a machine computing hides
+most of it; a network is hidden for as long as the computing lasts, and what it takes beyond that is waited for.
+"""
 
 from finetree_estimator import constants as c
 from finetree_estimator.run import Run
 
 
-def micro_batch_seconds(run: Run) -> float:
-    """Seconds that each micro-batch waits: sharded weights are gathered for both passes, and gradients reduced."""
+def micro_batch_seconds(run: Run, computing: float) -> float:
+    """Seconds that each micro-batch waits beside `computing` seconds of its own.
+
+    Sharded weights are gathered for both passes, and gradients reduced.
+    """
     if not run.sharded:
         return 0.0
-    return waiting_seconds(run) + c.EXPOSED_TRAFFIC * _gathered_bytes(run) / _link(run)
+    waiting = waiting_seconds(run)
+    return waiting + _exposed(run, _gathered_bytes(run), computing + waiting)
 
 
 def waiting_seconds(run: Run) -> float:
@@ -21,22 +30,47 @@ def waiting_seconds(run: Run) -> float:
     return c.GATHERS * run.shape.layers * run.program.gather_overhead if run.sharded else 0.0
 
 
-def delay_seconds(run: Run) -> float:
-    """Seconds that each micro-batch may wait longer: devices without a link of their own share a board's few lanes.
+def delay_seconds(run: Run, computing: float) -> float:
+    """Seconds that each micro-batch may wait longer: devices and machines may share less than is taken.
 
-    Sharded weights then come over the slot's bus and through the host's memory, and nothing of it is hidden.
+    Devices without a link of their own may share a board's few lanes: sharded weights then come over the slot's bus and
+    through the host's memory, and nothing of it is hidden. A network may pass a part of its rate.
     """
-    if not run.sharded or _link(run) > c.PLAIN_LINK:
+    if not run.sharded:
         return 0.0
-    return _gathered_bytes(run) * (1.0 / c.NARROW_LINK - c.EXPOSED_TRAFFIC / _link(run))
+    moved = _gathered_bytes(run)
+    if run.nodes > 1:
+        computing += waiting_seconds(run)
+        slower = c.NETWORK_REACHED if run.network_known else c.SLOWEST_NETWORK
+        return max(0.0, moved / (run.network_bandwidth * slower) - computing - _exposed(run, moved, computing))
+    if _link(run) > c.PLAIN_LINK:
+        return 0.0
+    return moved * (1.0 / c.NARROW_LINK - c.EXPOSED_TRAFFIC / _link(run))
 
 
-def step_seconds(run: Run) -> float:
-    """Seconds that each optimizer step waits for the reduction of gradients that every device has whole."""
+def saved_seconds(run: Run, computing: float) -> float:
+    """Seconds that each micro-batch may wait less: what is waited for a network that is only assumed."""
+    if not run.sharded or run.nodes == 1 or run.network_known:
+        return 0.0
+    moved, computing = _gathered_bytes(run), computing + waiting_seconds(run)
+    return _exposed(run, moved, computing) - c.EXPOSED_TRAFFIC * moved / _link(run)
+
+
+def step_seconds(run: Run, computing: float) -> float:
+    """Seconds that each optimizer step waits for the reduction of gradients that every device has whole.
+
+    `computing` are the seconds of the last micro-batch's backward pass, in which they appear.
+    """
     if run.devices == 1 or run.sharded:
         return 0.0
-    sizes = run.method.trainable_parameters(run.shape) * run.master_bytes
-    return c.EXPOSED_TRAFFIC * 2.0 * sizes * _share(run) / _link(run)
+    return _exposed(run, 2.0 * run.trained_size(run.master_bytes) * _share(run), computing)
+
+
+def _exposed(run: Run, moved: float, computing: float) -> float:
+    """Seconds that so many bytes are waited for."""
+    seconds = moved / _link(run)
+    beyond = seconds - computing if run.nodes > 1 else 0.0
+    return max(c.EXPOSED_TRAFFIC * seconds, beyond)
 
 
 def _gathered_bytes(run: Run) -> float:
@@ -51,7 +85,7 @@ def _share(run: Run) -> float:
 
 
 def _link(run: Run) -> float:
-    """Bytes per second that a device gets from the others, in one direction."""
+    """Bytes per second that the slowest link of the ring passes, in one direction."""
     inside = run.device.link_bandwidth or c.PLAIN_LINK
-    # The devices of a machine share what connects it to the next.
-    return inside if run.nodes == 1 else min(inside, c.NETWORK_LINK)
+    # All adapters of a machine together stand between two neighbors of the ring.
+    return inside if run.nodes == 1 else min(inside, run.network_bandwidth)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from finetree_estimator import constants as c
 from finetree_estimator.catalog.projections import Role, layout
 from finetree_estimator.memory.activations import PLAIN_GELU
-from finetree_estimator.run import Rows, Run
+from finetree_estimator.run import Run
 
 _NO_ROTARY = frozenset({"mpt", "bloom", "gpt2", "gpt_bigcode", "opt"})
 """Families whose positions are learned, or slopes of attention's scores."""
@@ -34,24 +34,22 @@ class Traffic:
         return Traffic(self.forward * width, self.backward * width)
 
 
-def layer_traffic(run: Run, *, fused: bool) -> Traffic:
-    """Bytes per token that the operations of one layer move between its products.
-
-    `fused`: by hand-fused kernels, in any program.
-    """
-    fused = fused or run.program.compiled or run.program.fused_kernels
-    kernels = _norms(run, fused=fused) + _rotary(run, fused=fused) + _mlp(run, fused=fused)
+def layer_traffic(run: Run) -> Traffic:
+    """Bytes per token that the operations of one layer move between its products."""
+    norms = run.program.compiled or run.program.fused_norms
+    activation = run.program.compiled or run.program.fused_activation
+    kernels = _norms(run, fused=norms) + _rotary(run, fused=norms) + _mlp(run, fused=activation)
     return kernels + _residual(run) + _casts(run)
 
 
-def memory_share(run: Run, rows: Rows) -> float:
-    """Share of the traffic that reaches the memory: what one kernel wrote, the next reads from a cache that holds it.
+def cached_share(run: Run, tokens: float) -> float:
+    """Share of a micro-batch's traffic that a cache spares the memory: what one kernel wrote, the next finds there.
 
-    Micro-batches of few tokens make tensors of a few MB, the stream's and the MLP's width in turn.
+    The stream's and the MLP's tensors come in turn; of larger ones a cache keeps no more than it has room for.
     """
-    tensor = run.micro_batch * rows.mean * (run.shape.hidden + run.shape.intermediate) / 2 * run.compute_bytes
-    room = c.CACHE_SHARE * run.device.cache_bytes
-    return min(1.0, max(c.CACHED_TRAFFIC, tensor / room)) if room else 1.0
+    s = run.shape
+    tensor = tokens * (s.hidden + s.intermediate * max(1, s.active_experts)) / 2 * run.compute_bytes
+    return c.CACHED_TRAFFIC * min(1.0, c.CACHE_SHARE * run.device.cache_bytes / tensor)
 
 
 def _norms(run: Run, *, fused: bool) -> Traffic:
@@ -90,7 +88,8 @@ def _residual(run: Run) -> Traffic:
         return Traffic(2 * (size + stream), 2 * (size + stream)).times(s.hidden)
     roles = _roles(run)
     shared = sum(role in roles for role in (Role.KEY, Role.VALUE)) + (s.gated and Role.GATE in roles)
-    added = 0 if run.program.fused_kernels else 3 * size * shared
+    # Unsloth's functions of several adapted projections add up in place.
+    added = 0 if run.program.fuses_adapters else 3 * size * shared
     return Traffic(2 * (2 * stream + size), 2 * 3 * stream + added).times(s.hidden)
 
 

@@ -17,7 +17,7 @@ def score_traffic(run: Run) -> float:
     """
     forward, backward = _bytes_per_score(run)
     moved = forward * (2 if run.checkpointing else 1) + backward
-    return float(run.shape.layers * run.shape.heads * run.sequence_length * moved)
+    return float(run.shape.layers * run.shape.heads * run.longest_row * moved)
 
 
 def _bytes_per_score(run: Run) -> tuple[int, int]:
@@ -37,7 +37,20 @@ def loss_traffic(run: Run, rows: Rows, *, whole: bool = False) -> float:
         return 0.0
     compiled = run.program.compiled and (whole or run.program.compiles_loss)
     per_logit = c.COMPILED_LOSS_TRAFFIC if compiled else c.LOSS_TRAFFIC
+    if run.loss == "in-place":
+        per_logit = min(per_logit, _in_place_traffic(run))
     return per_logit * run.shape.vocab * loss_share(run, rows)
+
+
+def _in_place_traffic(run: Run) -> float:
+    """Bytes moved per logit by a loss that overwrites logits with their gradient.
+
+    Read for the sum, read again and overwritten, read and scaled by the loss's own gradient (Liger's
+    ops/cross_entropy.py); copied to float32 before, and back, where the program does that.
+    """
+    size = run.activation_bytes
+    raised = 4 if run.program.raises_logits else size
+    return float(5 * raised + (2 * (size + raised) if raised > size else 0))
 
 
 def loss_share(run: Run, rows: Rows) -> float:
@@ -51,7 +64,7 @@ def update_traffic(run: Run) -> float:
     # A CPU's bandwidth was measured with both.
     clipped = 0 if run.on_cpu else c.CLIPPING_TRAFFIC
     trained = run.method.trainable_parameters(run.shape)
-    return trained * (run.master_bytes * (numbers + clipped) + states)
+    return run.trained_size(run.master_bytes) * (numbers + clipped) + trained * states
 
 
 def _moved_per_weight(run: Run) -> tuple[int, int]:

@@ -57,24 +57,22 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
         return None
     step = step_of(run, rows)
     tokens = step.micro_batches * step.tokens * run.devices
-    below, above = _rate_ends(run, rows)
+    below, above = _rate_ends(run, rows, spread)
     seconds = step_seconds(run, rows, step)
-    low = (seconds - step.micro_batches * saving_seconds(run, rows, step)) * (1 - below)
-    high = seconds * (1 + above) + step.micro_batches * delay_seconds(run)
+    low = (seconds - step.micro_batches * saving_seconds(run, rows, step)) * below
+    high = seconds * above + step.micro_batches * delay_seconds(run, rows, step)
     evaluation = evaluation_seconds(run, run.evaluation)
     # What goes with the device's rate rests on its sources too.
     sources = together(_CPU_RATE if run.on_cpu else _GPU_RATE, run.device.sources)
 
     def by_rate(low: float, expected: float, high: float) -> Interval:
-        if spread != 1.0 and low > 0 and expected > 0:
-            low, high = expected * (low / expected) ** spread, expected * (high / expected) ** spread
         return Interval(low, expected, high, sources=sources)
 
     phases = {
         Phase.LOAD: _by_disk(load_seconds(run)),
         Phase.TOKENIZE: _by_disk(rows.tokens / c.TOKENIZE_TOKENS_PER_SECOND),
         Phase.TRAIN: by_rate(low * run.steps, seconds * run.steps, high * run.steps),
-        Phase.EVALUATE: by_rate(evaluation * (1 - below), evaluation, evaluation * (1 + above)),
+        Phase.EVALUATE: by_rate(evaluation * below, evaluation, evaluation * above),
         Phase.SAVE: _by_disk(save_seconds(run)),
     }
     return Times(
@@ -86,11 +84,10 @@ def estimate(run: Run, spread: float = 1.0) -> Times | None:
     )
 
 
-def _rate_ends(run: Run, rows: Rows) -> tuple[float, float]:
-    """Half-widths (below, above) of times that go with the device's rate; unknown rows can only be shorter."""
-    below = 1 - 1 / (1 + run.device.rate_above)
-    above = 1 / (1 - run.device.rate_below) - 1
-    return below if rows.mean_known else 1 - (1 - below) * c.SHORTEST_ROWS, above
+def _rate_ends(run: Run, rows: Rows, spread: float) -> tuple[float, float]:
+    """Ends of times that go with the device's rate, in units of expected ones; unknown rows can only be shorter."""
+    below, above = 1 / (1 + run.device.rate_above), 1 / (1 - run.device.rate_below)
+    return (below if rows.mean_known else below * c.SHORTEST_ROWS) ** spread, above**spread
 
 
 def _by_disk(seconds: float) -> Interval:
@@ -131,7 +128,8 @@ def _loss_seconds(run: Run, rows: Rows) -> float:
     forward = forward_flops(run, rows)
     batches = math.ceil(rows.tokens / c.EVALUATION_TOKENS)
     flops = forward.dense + forward.attention / run.program.attention_efficiency + forward.head
-    per_token = flops / run.device.training_flops + forward_elementwise_seconds(run, rows)
+    tokens = min(rows.tokens, float(c.EVALUATION_TOKENS))
+    per_token = flops / run.device.training_flops + forward_elementwise_seconds(run, rows, tokens)
     return rows.tokens * per_token + batches * forward_overhead_seconds(run)
 
 
@@ -150,5 +148,6 @@ def _generation_seconds(run: Run, rows: Rows, answer: float) -> float:
     else:
         # A GPU works while the next calls are made: the slowest of the three decides.
         per_token = max(weights, products, run.shape.layers * c.GENERATION_LAYER_OVERHEAD)
-    per_token += min(rows.count, c.GENERATION_BATCH) * forward_elementwise_seconds(run, rows)
+    questions = min(rows.count, c.GENERATION_BATCH)
+    per_token += questions * forward_elementwise_seconds(run, rows, questions)
     return prompts + batches * answer * per_token

@@ -14,7 +14,7 @@ from finetree_estimator import constants as c
 from finetree_estimator.catalog.parameters import active_parameters, count, linear_weights
 from finetree_estimator.memory.activations import layer_activations
 from finetree_estimator.run import Rows, Run
-from finetree_estimator.timing import communication, elementwise
+from finetree_estimator.timing import communication, elementwise, mixtures
 from finetree_estimator.timing.memory_traffic import (
     loss_share,
     loss_traffic,
@@ -56,15 +56,18 @@ def step_of(run: Run, rows: Rows) -> Step:
 def step_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of an optimizer step, of all devices at once."""
     spread = run.devices if run.sharding != "replicated" else 1
-    micro = _computing_seconds(run, rows, step) + communication.micro_batch_seconds(run)
+    computing = _computing_seconds(run, rows, step)
+    micro = computing + communication.micro_batch_seconds(run, computing)
     update = update_traffic(run) / run.device.bandwidth / spread
-    return step.micro_batches * micro + update + communication.step_seconds(run)
+    backward = computing * (_passes(run) - 1) / _passes(run)
+    return step.micro_batches * micro + update + communication.step_seconds(run, backward)
 
 
 def _computing_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds of a micro-batch on a device by itself."""
     seconds = step.tokens * training_flops(run, rows, step) / run.device.training_flops
-    return seconds + overhead_seconds(run) + step.tokens * elementwise_seconds(run, rows)
+    seconds += mixtures.grouped_seconds(run, step.tokens)
+    return seconds + overhead_seconds(run) + step.tokens * elementwise_seconds(run, rows, step.tokens)
 
 
 # ----------------------------------------------------------------------------------------------------- matrix products
@@ -73,14 +76,31 @@ def _computing_seconds(run: Run, rows: Rows, step: Step) -> float:
 def forward_flops(run: Run, rows: Rows) -> ForwardFlops:
     """FLOPs per token of a forward pass."""
     shape, parameters = run.shape, count(run.shape)
-    # Causal attention meets half of the row: 2 products x 2 FLOPs x span / 2. A prefix is met as a whole.
-    span = 2.0 * rows.attention_span + 4.0 * run.method.prefix_tokens
     head = 2.0 * shape.vocab * shape.hidden * _alignment_factor(run)
     return ForwardFlops(
         dense=2.0 * (active_parameters(shape) - parameters.embeddings - parameters.lm_head),
-        attention=shape.layers * shape.q_width * span,
+        attention=shape.q_width * _attention_spans(run, rows),
         head=head * loss_share(run, rows),
     )
+
+
+def _attention_spans(run: Run, rows: Rows) -> float:
+    """FLOPs per token and query feature of a forward pass's attention, of all layers: 4 for each key that is met.
+
+    Two products of 2 FLOPs each. Causal attention meets half of the row, a prefix is met as a whole. A kernel that
+    takes a sliding window of w tokens itself meets w, but in the first w tokens of a row of n: w - w^2 / 2n of them on
+    average. One that reads a mask instead skips nothing.
+    """
+    length, window, windowed = rows.attention_span, float(run.shape.window), run.shape.windowed_layers
+    whole = 2.0 * length
+    if run.masks_windows:
+        within = 4.0 * length
+    elif 0 < window < length and not run.eager_attention:
+        within = 4.0 * (window - window * window / (2.0 * length))
+    else:
+        within = whole
+    prefix = 4.0 * run.method.prefix_tokens * run.shape.layers
+    return (run.shape.layers - windowed) * whole + windowed * within + prefix
 
 
 def training_flops(run: Run, rows: Rows, step: Step) -> float:
@@ -92,8 +112,8 @@ def training_flops(run: Run, rows: Rows, step: Step) -> float:
     dense = forward.dense * (1.0 + run.method.backward_flops_factor(run.shape) + again)
     # Attention's backward pass does not depend on what is trained.
     attention = forward.attention * (1.0 + c.ATTENTION_BACKWARD + again) / _attention_share(run)
-    head_passes = 3.0 if run.method.trains_base else 2.0
-    if _computes_head_again(run, rows, step):
+    head_passes = 3.0 if run.method.trains_head else 2.0
+    if computes_head_again(run, rows, step):
         head_passes += 1.0
     # Head and adapters compute in float32 where a raised base leaves them that.
     slower = _float32_factor(run) if run.activation_bytes > run.compute_bytes else 1.0
@@ -113,11 +133,11 @@ def _alignment_factor(run: Run) -> float:
     return 1.0 if plain_cores or run.shape.vocab % c.ALIGNED_NUMBERS == 0 else c.UNALIGNED_FACTOR
 
 
-def _computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
+def computes_head_again(run: Run, rows: Rows, step: Step) -> bool:
     """Whether chunks of logits are computed a second time for the backward pass: not where they are kept."""
     if run.loss not in ("completion-only", "chunked") or run.program.keeps_chunked_logits:
         return False
-    return step.tokens * loss_share(run, rows) > c.CHUNK_TOKENS
+    return step.tokens * loss_share(run, rows) > run.program.loss_chunk
 
 
 def _float32_factor(run: Run) -> float:
@@ -129,25 +149,39 @@ def _float32_factor(run: Run) -> float:
 # ------------------------------------------------------------------------------------------------- memory's bandwidth
 
 
-def elementwise_seconds(run: Run, rows: Rows) -> float:
-    """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss."""
+def elementwise_seconds(run: Run, rows: Rows, tokens: float) -> float:
+    """Seconds per token and step outside of matrix products: norms, gates, softmax, adapters' additions, the loss.
+
+    `tokens` are those of a micro-batch.
+    """
     if run.on_cpu:
         saved = run.shape.layers * layer_activations(run).saved
         return _pass_share(run) * saved / run.compute_bytes / (c.CPU_ELEMENTWISE * run.device.cores)
     left = c.COMPILED_SHARE if run.program.compiled else 1.0
     scores = score_traffic(run) if run.eager_attention else 0.0
     others = loss_traffic(run, rows) + left * run.method.adapter_traffic(run) + scores
-    return (elementwise.memory_share(run, rows) * _layer_traffic(run) + others) / run.device.bandwidth
+    layers = _layer_traffic(run) / run.device.bandwidth
+    # Kernels whose tensors a cache holds are so short that the device waits for calls: it saves no more than those.
+    saved = min(layers * elementwise.cached_share(run, tokens), _call_seconds(run) / tokens)
+    return layers - saved + others / run.device.bandwidth + _offloading_seconds(run)
 
 
-def forward_elementwise_seconds(run: Run, rows: Rows) -> float:
-    """Seconds per token of a forward pass alone outside of matrix products."""
-    return elementwise_seconds(run, rows) / (4.0 if run.checkpointing else 3.0)
+def forward_elementwise_seconds(run: Run, rows: Rows, tokens: float) -> float:
+    """Seconds per token of a forward pass of so many tokens alone, outside of matrix products."""
+    seconds = elementwise_seconds(run, rows, tokens) - _offloading_seconds(run)
+    return seconds / (4.0 if run.checkpointing else 3.0)
+
+
+def _offloading_seconds(run: Run) -> float:
+    """Seconds per token in which layer inputs go to the host's memory and come back, where nothing hides that."""
+    if not (run.offloaded and run.program.offloads_in_stream):
+        return 0.0
+    return 2.0 * run.stream_bytes * run.shape.hidden * run.shape.layers / c.PLAIN_LINK
 
 
 def _layer_traffic(run: Run) -> float:
     """Bytes per token that layers move between their products in a step on a GPU, with what is computed again."""
-    moved = elementwise.layer_traffic(run, fused=run.loss == "fused")
+    moved = elementwise.layer_traffic(run)
     forward = moved.forward * (2 if run.checkpointing else 1)
     return run.shape.layers * (forward + moved.backward + run.method.elementwise_traffic(run))
 
@@ -191,9 +225,8 @@ def _layer_call_seconds(run: Run) -> float:
     """Seconds of a layer's pass in which the device waits for calls."""
     if run.on_cpu:
         return c.CPU_LAYER_OVERHEAD
-    # Experts that come in turn take a layer's calls each, and wait for the list of their tokens.
-    turns = 1 + run.shape.experts if run.program.experts_in_turn else 1
-    return turns * run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
+    calls = 1.0 + mixtures.expert_calls(run)
+    return calls * run.program.layer_overhead * (c.COMPILED_SHARE if run.program.compiled else 1.0)
 
 
 def repack_seconds(run: Run) -> float:
@@ -209,18 +242,21 @@ def forward_overhead_seconds(run: Run) -> float:
 # ------------------------------------------------------------------------------------------------- the interval's ends
 
 
-def delay_seconds(run: Run) -> float:
+def delay_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds that a micro-batch may take longer for reasons that no rate has: host, kernels, links between devices."""
     if run.on_cpu:
         return 0.0
     slower = (_passes(run) - 1) * run.method.slowest_dequantization_traffic(run)
     host = _call_seconds(run) * c.SLOWEST_HOST
-    return host + slower / run.device.bandwidth + communication.delay_seconds(run)
+    computing = _computing_seconds(run, rows, step) if run.sharded else 0.0
+    return host + slower / run.device.bandwidth + communication.delay_seconds(run, computing)
 
 
 def saving_seconds(run: Run, rows: Rows, step: Step) -> float:
     """Seconds that a micro-batch may take less: waiting hides behind computing, and a loop's loss may be compiled."""
-    waiting = communication.waiting_seconds(run)
-    hidden = min(waiting, _computing_seconds(run, rows, step)) if waiting else 0.0
+    hidden = 0.0
+    if run.sharded:
+        computing = _computing_seconds(run, rows, step)
+        hidden = min(communication.waiting_seconds(run), computing) + communication.saved_seconds(run, computing)
     logits = loss_traffic(run, rows) - loss_traffic(run, rows, whole=True)
     return hidden + step.tokens * logits / run.device.bandwidth

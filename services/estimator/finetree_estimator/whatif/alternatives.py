@@ -3,12 +3,12 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
 from finetree_runtime.errors import DomainError
 
-from finetree_estimator.catalog.accelerators import accelerators
+from finetree_estimator.catalog.accelerators import accelerator, accelerators
 from finetree_estimator.catalog.price_book import Term
 from finetree_estimator.evidence.calibration import EMPTY, Calibration
 from finetree_estimator.memory import fit
@@ -16,10 +16,12 @@ from finetree_estimator.spec.parse import with_spec
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.spec.settings import device_count
 from finetree_estimator.timing.phases import Phase
-from finetree_estimator.whatif import hardware, policy, remedies
+from finetree_estimator.whatif import hardware, remedies
 from finetree_estimator.whatif.changes import Patch, apply_patches
 from finetree_estimator.whatif.fallbacks import Answer, answer_request
-from finetree_estimator.whatif.policy import Finding, Limit, Metric, Verdict
+from finetree_estimator.whatif.findings import Finding, Verdict, accepts, findings, is_settled
+from finetree_estimator.whatif.measured import predicted
+from finetree_estimator.whatif.policy import NAMED, Limit, Metric, Policy, Undecided
 
 MAX_DEVICES = 8
 """Most devices that are proposed: one machine's."""
@@ -53,11 +55,13 @@ class Trial:
     answer: Answer
     findings: dict[str, Finding]
     """By rule id."""
+    undecided: Undecided = Undecided.FAIL
+    """What the policy makes of undecided limits."""
 
     @property
     def passes(self) -> bool:
-        """Whether every limit passes."""
-        return all(finding.verdict is Verdict.PASS for finding in self.findings.values())
+        """Whether every limit passes or is lifted."""
+        return all(is_settled(finding, self.undecided) for finding in self.findings.values())
 
     def keeps(self, rule_id: str) -> bool:
         """Whether one limit passes."""
@@ -68,7 +72,9 @@ class Trial:
 class Search:
     """Search for alternatives to an answered run."""
 
+    policy: Policy
     limits: tuple[Limit, ...]
+    """Limits of the policy that are not lifted."""
     answer: Answer
     knowledge: Knowledge
     calibration: Calibration = EMPTY
@@ -97,12 +103,12 @@ class Search:
         changed = with_spec(request, apply_patches(request.spec, alternative.patches))
         try:
             other = answer_request(changed, self.knowledge, self.calibration)
-            found = {finding.rule_id: finding for finding in policy.findings(self.limits, other)}
+            found = {finding.rule_id: finding for finding in findings(self.policy, other)}
         except DomainError:
             return None
         if other.estimate.fit.verdict is not fit.Verdict.FITS and alternative.patches[0].path.startswith("hardware."):
             return None
-        return Trial(alternative, other, found)
+        return Trial(alternative, other, found, self.policy.undecided)
 
     def _alternatives(self) -> Iterator[Alternative]:
         """Generate alternatives to the request's spec."""
@@ -112,19 +118,26 @@ class Search:
             if free:
                 yield from self._on_smallest()
         if free:
+            yield from self._from_another_provider()
             yield from self._offered()
             yield from self._faster()
         yield from shorter_runs(self.limits, self.answer)
 
     def _too_large(self) -> bool:
-        """Whether the upper end of the peak exceeds the policy's memory limit, or the device where it must fit."""
-        peak, usable = self.answer.estimate.memory.device.high, self.answer.parsed.run.device.usable_bytes
+        """Whether the peak exceeds the policy's memory limit, or the device where it must fit."""
+        peak, usable = self.answer.estimate.memory.device, self.answer.parsed.run.device.usable_bytes
         must_fit = any(limit.metric is Metric.FIT for limit in self.limits)
-        return peak > (self._device_bytes() or math.inf) or (must_fit and 0 < usable < peak)
+        exceeds = any(limit.compared(peak) > bound for limit, bound in self._memory_limits())
+        return exceeds or (must_fit and 0 < usable < peak.high)
 
     def _device_bytes(self) -> int:
-        """Limit of the device peak in bytes; 0 where the policy has none."""
-        return next((int(limit.bound) for limit in self.limits if limit.metric is Metric.DEVICE_BYTES), 0)
+        """Lowest limit of the device peak in bytes; 0 where the policy has none."""
+        return int(min((bound for _, bound in self._memory_limits()), default=0))
+
+    def _memory_limits(self) -> list[tuple[Limit, float]]:
+        """Limits of the device peak with their bounds in bytes."""
+        of_memory = (limit for limit in self.limits if limit.metric is Metric.DEVICE_BYTES)
+        return [(limit, limit.bound) for limit in of_memory if limit.bound is not None]
 
     def _lighter(self) -> Iterator[Alternative]:
         """Generate changes that lower memory until the run fits and is below the policy's limit."""
@@ -152,13 +165,22 @@ class Search:
                 patches.append(Patch("hardware.sharding", name, text))
             yield Alternative(tuple(patches), _said(patch.summary for patch in patches))
 
+    def _from_another_provider(self) -> Iterator[Alternative]:
+        """Generate the same hardware at the lowest price of the providers that the policy accepts."""
+        spec, offering = self.answer.parsed.request.spec, self._offering()
+        name = accelerator(spec.hardware.accelerator).name
+        quote = offering.prices.cheapest(name, device_count(spec))
+        if offering is not self.knowledge and quote is not None and quote.price_id != spec.ownership.rented.price_id:
+            patch = Patch("ownership.rented.price_id", quote.price_id, f"at {quote.price_id}")
+            yield Alternative((patch,), f"from {quote.provider}")
+
     def _offered(self) -> Iterator[Alternative]:
         """Generate moves to the cheapest offer of each accelerator on which the run fits.
 
         Spot offers come last, since they can be withdrawn at any time.
         """
         spec, own = self.answer.parsed.request.spec, self.answer.estimate.cost
-        found = hardware.offers(self.answer, self.knowledge, self.calibration)
+        found = hardware.offers(self.answer, self._offering(), self.calibration)
         seen: set[str] = set()
         for offer in sorted(found, key=lambda item: item.quote.term is Term.SPOT):
             quote = offer.quote
@@ -172,6 +194,14 @@ class Search:
             if patches:
                 term = quote.term.name.lower().replace("_", " ")
                 yield Alternative(tuple(patches), f"on {quote.accelerator} from {quote.provider}, {term}")
+
+    def _offering(self) -> Knowledge:
+        """The same knowledge with the prices of the providers alone that the policy accepts."""
+        limits = [limit for limit in self.limits if limit.metric is Metric.PROVIDER]
+        if not limits:
+            return self.knowledge
+        prices = self.knowledge.prices.only(lambda quote: all(accepts(limit, quote.provider) for limit in limits))
+        return replace(self.knowledge, prices=prices)
 
     def _faster(self) -> Iterator[Alternative]:
         """Generate moves to the FASTEST accelerators with a price and enough memory; then more devices."""
@@ -220,10 +250,10 @@ def shorter_runs(limits: tuple[Limit, ...], answer: Answer) -> Iterator[Alternat
 def _shares(limits: Iterable[Limit], answer: Answer) -> Iterator[float]:
     """Bound divided by the upper end, for each limit of a metric in GROWING."""
     for limit in limits:
-        if limit.metric in GROWING:
-            number = policy.predicted(limit.metric, answer.estimate)
-            if number is not None and number.high > 0:
-                yield limit.bound / number.high
+        if limit.metric in GROWING and limit.bound is not None:
+            number = predicted(limit.metric, answer)
+            if number is not None and limit.compared(number) > 0:
+                yield limit.bound / limit.compared(number)
 
 
 def best(trials: Iterable[Trial]) -> list[Trial]:
@@ -237,15 +267,15 @@ def best(trials: Iterable[Trial]) -> list[Trial]:
     return chosen[:MAX_REMEDIES]
 
 
-def why_none(found: Iterable[Finding], trials: list[Trial], *, hardware_tried: bool) -> str:
+def why_none(found: Iterable[Finding], trials: list[Trial], *, undecided: Undecided, hardware_tried: bool) -> str:
     """Explain in one line why no change passes: how near the nearest change comes to each limit."""
-    broken = [finding for finding in found if finding.verdict is not Verdict.PASS]
+    broken = [finding for finding in found if not is_settled(finding, undecided)]
     unknown: dict[str, list[str]] = {}
     for finding in broken:
-        if finding.measured is None:
+        if finding.is_missing:
             unknown.setdefault(finding.message, []).append(finding.rule_id)
     parts = [f"{', '.join(rule_ids)}: {text}" for text, rule_ids in unknown.items()]
-    parts += [_obstacle(finding, trials) for finding in broken if finding.measured is not None]
+    parts += [_obstacle(finding, trials) for finding in broken if not finding.is_missing]
     if not hardware_tried:
         parts.append("other hardware is not proposed for owned hardware, a CPU or an unnamed accelerator")
     tried = f"{len(trials)} changes were tried, none passes" if len(trials) > 1 else "the only possible change fails"
@@ -254,12 +284,16 @@ def why_none(found: Iterable[Finding], trials: list[Trial], *, hardware_tried: b
 
 def _obstacle(finding: Finding, trials: list[Trial]) -> str:
     """Explain why one limit is not passed."""
-    rule_id = finding.rule_id
+    rule_id, metric = finding.rule_id, finding.limit.metric
     for trial in trials:
         if trial.keeps(rule_id):
             return f"{rule_id} passes {_by(trial)}, but then {_others(trial)}"
-    if finding.limit.metric is Metric.CONFIDENCE:
+    if metric is Metric.CONFIDENCE:
         return f"{rule_id} depends on how similar the measured runs are, and no change brings a more similar one"
+    if metric in NAMED or metric in (Metric.EXAMPLES, Metric.TOKENS):
+        # Which model, method and data a run needs is not ours to say.
+        what = "offer of another one was found" if metric is Metric.PROVIDER else "other one is proposed"
+        return f"{rule_id}: {finding.message}; no {what}"
     return f"{rule_id} {_nearest(finding, trials)}"
 
 
@@ -270,7 +304,7 @@ def _by(trial: Trial) -> str:
 
 def _others(trial: Trial) -> str:
     """List the limits that fail after a change."""
-    broken = [rule_id for rule_id, finding in trial.findings.items() if finding.verdict is not Verdict.PASS]
+    broken = [rule_id for rule_id, finding in trial.findings.items() if not is_settled(finding, trial.undecided)]
     return f"{' and '.join(broken)} {'does' if len(broken) == 1 else 'do'} not"
 
 
@@ -282,14 +316,15 @@ def _nearest(finding: Finding, trials: list[Trial]) -> str:
     _, how, nearest = min(reached, key=lambda item: item[0])
     if nearest.measured is None:
         return f"is {nearest.message}"
-    return f"may reach {write(nearest.measured.high)} {how}, limit {write(nearest.bound or 0.0)}"
+    return f"may reach {write(nearest.limit.compared(nearest.measured))} {how}, limit {write(nearest.bound or 0.0)}"
 
 
 def _excess(finding: Finding) -> float:
-    """Upper end divided by the limit; infinite where unknown, the upper end itself where the limit is 0."""
+    """What is compared, divided by the limit; infinite where unknown, undivided where the limit is 0."""
     if finding.measured is None:
         return math.inf
-    return finding.measured.high / finding.bound if finding.bound else finding.measured.high
+    compared = finding.limit.compared(finding.measured)
+    return compared / finding.bound if finding.bound else compared
 
 
 def _rented_on(spec: run_spec_pb2.RunSpec, accelerator: str, price_id: str = "") -> list[Patch]:

@@ -44,10 +44,10 @@ def compare(run: Run, estimate: Estimate, *, examples: int, runs_per_month: floa
 def _computed(estimate: Estimate, runs_per_month: float) -> dict[FigureKind, Interval]:
     """Computed figures in the playbook's units; money only in its currency. A GB of a GPU is 2^30 bytes."""
     found = {FigureKind.GPU_MEMORY_GB: _in_unit(estimate.memory.device, 1 / GIB, "memory")}
-    if estimate.times is not None:
-        hours = _in_unit(estimate.times.total, 1 / 3600, "time")
+    if estimate.duration is not None:
+        hours = _in_unit(estimate.duration.total, 1 / 3600, "time")
         found[FigureKind.TIME_HOURS] = found[FigureKind.CHART_TIME_HOURS] = hours
-    cost = estimate.cost
+    cost = estimate.price
     if cost is not None and cost.amount is not None and cost.currency == DOLLARS:
         found[FigureKind.COST_USD] = _in_unit(cost.amount, 1.0, "cost")
         if runs_per_month > 0:

@@ -14,7 +14,8 @@ from typing import Any
 
 from finetree_runtime.errors import DomainError
 
-from finetree_estimator.estimate import fit_of
+from finetree_estimator.cost import Cost
+from finetree_estimator.estimate import Prediction, fit_of
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction
 from finetree_estimator.intervals import Interval
 from finetree_estimator.memory.fit import Verdict
@@ -22,6 +23,7 @@ from finetree_estimator.run import Run
 from finetree_estimator.spec.parse import ParsedRequest, parse_request, with_spec
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif.changes import MAJOR, Change, applicable, apply_patches
+from finetree_estimator.whatif.quantities import duration, money
 
 MAX_REMEDIES = 4
 """Most remedies in an answer."""
@@ -34,17 +36,25 @@ Test = Callable[[Changes], bool]
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """Changes to be made together, and the device peak in bytes after them."""
+    """Changes to be made together, and the device peak in bytes, the seconds and the cost after them."""
 
     changes: Changes
     peak: Interval
     verdict: Verdict
+    total_seconds: Interval | None = None
+    """None where the number of rows is unknown."""
+    cost: Cost | None = None
 
     @property
     def summary(self) -> str:
-        """One line of text: the changes, the peak and the verdict."""
+        """One line of text: the changes, the peak, the verdict, time and cost."""
         changes = ", ".join(change.summary for change in self.changes)
-        return f"{changes}: about {self.peak.expected / 1024**3:.1f} GiB, {self.verdict.value}"
+        parts = [f"about {self.peak.expected / 1024**3:.1f} GiB, {self.verdict.value}"]
+        if self.total_seconds is not None:
+            parts.append(duration(self.total_seconds.expected))
+        if self.cost is not None and self.cost.amount is not None:
+            parts.append(money(self.cost.amount.expected, self.cost.currency))
+        return f"{changes}: {', '.join(parts)}"
 
 
 def search(
@@ -118,8 +128,9 @@ def _remedy(parsed: ParsedRequest, knowledge: Knowledge, changes: Changes, *, co
         after = _changed(parsed, knowledge, changes)
     except DomainError:
         return None
-    peaks, fit = fit_of(after.run, correction)
-    return Remedy(changes, peaks.device, fit.verdict)
+    found = Prediction(after.run, correction).estimate(explained=False)
+    seconds = found.duration.total if found.duration is not None else None
+    return Remedy(changes, found.memory.device, found.fit.verdict, seconds, found.price)
 
 
 def _changed(parsed: ParsedRequest, knowledge: Knowledge, changes: Changes) -> ParsedRequest:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from finetree_recommender.decision.stages import Choice
-from finetree_recommender.estimator.values import Estimate, Evidence, FitState, States
+from finetree_recommender.estimator.values import NO_PEAKS, Estimate, Evidence, FitState, Peaks, States
 from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.recipe import Adaptation
@@ -29,6 +29,7 @@ class Constraints:
 
     states: States | None
     """Whether each method fits; None where nothing was estimated."""
+    peaks: Peaks = field(default_factory=lambda: NO_PEAKS)
     violations: Violations = field(default_factory=lambda: NO_VIOLATIONS)
 
 
@@ -113,7 +114,7 @@ def steps(
         return
     for rule in applied:
         yield Step("fit", rule.id, rule.message, rule.source)
-    outcome = f"{found.method}: {room(evidence.best[found.method].estimate)}"
+    outcome = f"with {found.method} it {room(evidence.best[found.method].estimate)}"
     yield Step("fit", "fit.fits", outcome, SOURCE, overruled_rule_id=overruled_rule_id)
 
 
@@ -122,7 +123,7 @@ def shortage(estimate: Estimate | None) -> str:
     if estimate is None:
         return "does not fit"
     needs, has = estimate.device_bytes.expected / GIB, estimate.usable_bytes / GIB
-    return f"needs at least {needs:.1f} GiB, and {has:.1f} GiB are available"
+    return f"needs about {needs:.1f} GiB at its smallest, and {has:.1f} GiB are available"
 
 
 def room(estimate: Estimate | None) -> str:
@@ -130,7 +131,16 @@ def room(estimate: Estimate | None) -> str:
     if estimate is None:
         return "fits"
     needs, has = estimate.device_bytes.expected / GIB, estimate.usable_bytes / GIB
-    return f"fits: {needs:.1f} of {has:.1f} GiB"
+    word = "fits tightly" if estimate.fit is FitState.TIGHT else "fits"
+    return f"{word}: {needs:.1f} of {has:.1f} GiB"
+
+
+def risk(estimate: Estimate | None) -> str:
+    """What a tight fit risks, in words."""
+    if estimate is None:
+        return "it fits only tightly"
+    high, has = estimate.device_bytes.high / GIB, estimate.usable_bytes / GIB
+    return f"it may need up to {high:.1f} GiB of the {has:.1f} available and run out of memory"
 
 
 def _least(

@@ -49,11 +49,13 @@ def override(pack: Pack, answers: Answers) -> Walk | None:
 
 
 def leaf(pack: Pack, answers: Answers, feasible: tuple[Method, ...] = tuple(Method)) -> Walk:
-    """Walk the tree to its leaf; where the memory is unknown, take the use case's method or the pack's default.
+    """Walk the tree to its leaf, or take the use case's method or the pack's default where it cannot be walked.
 
+    That is where the memory is unknown and a node asks for it, or where nothing is known that any node asks for.
     `feasible` are the methods that the hardware gate lets through.
     """
-    if answers.memory == UNKNOWN:
+    asked = pack.tree_inputs
+    if answers.memory == UNKNOWN and ("memory" in asked or all(answers.get(name) == UNKNOWN for name in asked)):
         rules = (*pack.rules.use_cases, pack.rules.default_leaf)
         rule = next(rule for rule in rules if matches(rule.when, answers))
         return Walk(rule.method, TREE, answers, leaf=rule)

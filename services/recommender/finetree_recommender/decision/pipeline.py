@@ -8,7 +8,7 @@ Pure functions of the pack, the answers and the estimator's evidence, so the sam
 from dataclasses import dataclass
 
 from finetree_recommender.decision import fit
-from finetree_recommender.decision.fit import Constraints, FitResult
+from finetree_recommender.decision.fit import NO_VIOLATIONS, Constraints, FitResult, Violations
 from finetree_recommender.decision.stages import Choice, choose
 from finetree_recommender.estimator.values import Evidence
 from finetree_recommender.method import Method
@@ -55,11 +55,18 @@ def decide(
     `constraints` are those of the evidence and of the limits; without them no limit is broken.
     """
     if constraints is None:
-        constraints = Constraints(evidence.states if evidence is not None else None)
-    choice = choose(pack, answers, constraints.states)
+        constraints = constrained(evidence)
+    choice = choose(pack, answers, constraints.states, constraints.peaks)
     found = verdict_of(pack, choice, constraints)
     fitted = fit.result(pack, choice, constraints, evidence=evidence, method=found.method)
     return Decision(found, choice, fitted)
+
+
+def constrained(evidence: Evidence | None, violations: Violations = NO_VIOLATIONS) -> Constraints:
+    """Build what a verdict reads of the estimates and of the limits."""
+    if evidence is None:
+        return Constraints(None, violations=violations)
+    return Constraints(evidence.states, evidence.peaks, violations)
 
 
 def verdict_of(pack: Pack, choice: Choice, constraints: Constraints) -> Verdict:

@@ -2,7 +2,7 @@
 """Figures of the pack as intervals: quality, and the playbook's times and prices where there is no estimate."""
 
 import math
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from finetree_api.types.v1 import evidence_pb2
 
@@ -17,27 +17,31 @@ BYTES_OF_GB = 1e9
 """Bytes of a marketed GB."""
 
 
-def quality(pack: Pack, method: Method, task_domain: str = UNKNOWN) -> evidence_pb2.Interval:
-    """Quality in percent of full fine-tuning, for this task domain where the pack distinguishes them.
+def quality(pack: Pack, method: Method, task_domain: str = UNKNOWN, data: str = UNKNOWN) -> evidence_pb2.Interval:
+    """Quality in percent of full fine-tuning, for this task domain and size of data where the pack distinguishes them.
 
     Neither the playbook nor the published comparisons state a coverage, so it is 0.
     """
-    prior = prior_of(pack, method, task_domain)
+    prior = prior_of(pack, method, task_domain, data)
     figure = prior if prior is not None else pack.card(method).quality_percent
     source = pack.provenance(figure.source)
     return evidence_pb2.Interval(low=figure.low, expected=figure.expected, high=figure.high, provenance=[source])
 
 
-def prior_of(pack: Pack, method: Method, task_domain: str) -> QualityPrior | None:
-    """Prior of a method for a task domain, else for an unknown one; None where the pack has neither."""
+def prior_of(pack: Pack, method: Method, task_domain: str, data: str = UNKNOWN) -> QualityPrior | None:
+    """Prior of a method for this size of data, else for the task domain, else for an unknown one; None without any."""
     ours = [prior for prior in pack.rules.priors if prior.method is method]
-    named = (prior for prior in ours if task_domain in prior.task_domains)
-    return next(named, next((prior for prior in ours if not prior.task_domains), None))
+    sized = (prior for prior in ours if data in prior.data)
+    named = (prior for prior in ours if task_domain in prior.task_domains and not prior.data)
+    general = (prior for prior in ours if not prior.task_domains and not prior.data)
+    return next(chain(sized, named, general), None)
 
 
-def falls_short(pack: Pack, method: Method, quality_need: str, *, task_domain: str) -> QualityFloor | None:
+def falls_short(
+    pack: Pack, method: Method, quality_need: str, *, task_domain: str, data: str = UNKNOWN
+) -> QualityFloor | None:
     """Floor of a quality need that a method is not expected to reach; None where it is, or without a prior."""
-    prior = prior_of(pack, method, task_domain)
+    prior = prior_of(pack, method, task_domain, data)
     floor = next((item for item in pack.rules.quality_floors if item.need == quality_need), None)
     if prior is None or floor is None:
         return None

@@ -11,7 +11,7 @@ from typing import Protocol
 from finetree_recommender.decision import hardware_gate, override_and_tree, tie_breaks, votes
 from finetree_recommender.decision.hardware_gate import Passage
 from finetree_recommender.decision.votes import Ballot
-from finetree_recommender.estimator.values import States
+from finetree_recommender.estimator.values import NO_PEAKS, Peaks, States
 from finetree_recommender.method import Method, listed
 from finetree_recommender.rule_pack.answers import Answers, matches
 from finetree_recommender.rule_pack.pack import Pack
@@ -74,14 +74,17 @@ class Choice:
         return order if estimate else tuple(method for method in order if method in self.passage.feasible)
 
 
-def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice:
-    """Run the stages before the fit; `states` say which methods fit, for packs whose gate reads them."""
-    passage = hardware_gate.pass_gate(pack, answers, states)
-    ballot = votes.count(pack, answers, passage.feasible)
+def choose(pack: Pack, answers: Answers, states: States | None = None, peaks: Peaks = NO_PEAKS) -> Choice:
+    """Run the stages before the fit.
+
+    `states` and `peaks` say which methods fit and how tightly, for packs whose gate reads them.
+    """
+    passage = hardware_gate.pass_gate(pack, answers, states, peaks)
+    ballot = votes.count(pack, answers, passage.open)
     if passage.upgrade:
         return _upgrade(pack, answers, passage, ballot=ballot)
     special = override_and_tree.override(pack, answers)
-    leaf = override_and_tree.leaf(pack, answers, passage.feasible)
+    leaf = override_and_tree.leaf(pack, answers, passage.open)
     leaders = ballot.leaders
     # Without any answered question the leaf is no tie-break.
     tied = ballot.total(leaders[0]) > 0
@@ -90,11 +93,11 @@ def choose(pack: Pack, answers: Answers, states: States | None = None) -> Choice
 
     def order(winner: Method) -> Order:
         if pack.rules.limits.nearest is not None:
-            return _by_quality(pack, passage.feasible, winner)
+            return _by_quality(pack, passage.open, winner)
         return _by_votes(pack, ballot, matter, leaf=leaf.method, winner=winner)
 
     # Without votes the priorities come before the tree and the use cases.
-    left = passage.feasible if tied else preferred.methods
+    left = passage.open if tied else preferred.methods
     if special is not None and special.method in left:
         return Choice(
             method=special.method,

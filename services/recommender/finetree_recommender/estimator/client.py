@@ -18,6 +18,7 @@ from finetree_recommender.estimator.values import (
     EstimatorUnavailableError,
     Evidence,
     FitState,
+    Key,
     Model,
     Refused,
 )
@@ -85,21 +86,20 @@ class EstimatorClient:
         revision = estimates[0].revision if estimates else evidence_pb2.Revision()
         self._notice(revision)
         parameters = estimates[0].total_parameters if estimates else 0
-        return Evidence(found, revision, parameters or None)
+        return Evidence(found, revision, parameters or None, {m: len(row.fallbacks) for m, row in rows.items()})
 
-    async def estimates(
-        self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
-    ) -> dict[Method, estimate_pb2.Estimate]:
+    async def estimates(self, rows: Mapping[Key, estimate_pb2.EstimateRunRequest]) -> dict[Key, estimate_pb2.Estimate]:
         """Estimate, and return the replies; a row that is refused is left out."""
         answers = await self._batch(rows)
-        return {method: answer for method, answer in answers.items() if isinstance(answer, estimate_pb2.Estimate)}
+        return {key: answer for key, answer in answers.items() if isinstance(answer, estimate_pb2.Estimate)}
 
     async def _batch(
-        self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
-    ) -> dict[Method, estimate_pb2.Estimate | finetree.FinetreeError]:
-        requests = {method.value: row for method, row in rows.items()}
+        self, rows: Mapping[Key, estimate_pb2.EstimateRunRequest]
+    ) -> dict[Key, estimate_pb2.Estimate | finetree.FinetreeError]:
+        keys = {str(number): key for number, key in enumerate(rows)}
+        requests = {number: rows[key] for number, key in keys.items()}
         answers = await _answered(self._client.estimate_batch(requests, timeout=self._seconds))
-        return {method: answers[method.value] for method in rows if method.value in answers}
+        return {key: answers[number] for number, key in keys.items() if number in answers}
 
     def _notice(self, revision: evidence_pb2.Revision) -> None:
         """Forget the catalog when the estimator has another one."""
@@ -150,7 +150,8 @@ def _accelerator(card: catalog_pb2.Accelerator) -> Accelerator:
 
 
 def _model(item: catalog_pb2.Model) -> Model:
-    return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts)
+    names = (item.name, item.hub_id, *item.aliases)
+    return Model(item.parameters, item.shape.max_position_embeddings, item.shape.experts, names)
 
 
 def converted(answer: estimate_pb2.Estimate | finetree.FinetreeError) -> Estimate | Refused:

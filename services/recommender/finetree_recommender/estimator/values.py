@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers of the estimator as values, and the interface of its client."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Protocol
+from types import MappingProxyType
+from typing import Protocol, TypeVar
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import evidence_pb2
@@ -33,6 +34,13 @@ class FitState(StrEnum):
 
 States = Mapping[Method, FitState]
 """Whether each method's recipe fits."""
+
+
+Key = TypeVar("Key", bound=Hashable)
+"""What a question to the estimator is known by."""
+Peaks = Mapping[Method, float]
+"""Upper end of the peak of each method's recipe, bytes; methods without an estimate are left out."""
+NO_PEAKS: Peaks = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,8 @@ class Best:
     adapted: int = 0
     """Number of adaptations."""
     estimate: Estimate | None = None
+    smallest: bool = False
+    """Whether it has every adaptation that was asked for, so that the method needs no less."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +89,23 @@ class Evidence:
     revision: evidence_pb2.Revision
     parameters: int | None
     """Parameters of the base model."""
+    asked: Mapping[Method, int] = field(default_factory=dict)
+    """Number of adaptations that each method was asked for."""
 
     @cached_property
     def best(self) -> Mapping[Method, Best]:
         """Best recipe of each method: the first that fits, else the first that fits tightly, else the smallest."""
-        return {method: _best(list(self._estimated(method))) for method in Method}
+        return {method: _best(list(self._estimated(method)), self.asked.get(method)) for method in Method}
 
     @cached_property
     def states(self) -> States:
         """Whether each method's best recipe fits."""
         return {method: best.state for method, best in self.best.items()}
+
+    @cached_property
+    def peaks(self) -> Peaks:
+        """Upper end of the peak of each method's best recipe."""
+        return {m: best.estimate.device_bytes.high for m, best in self.best.items() if best.estimate is not None}
 
     def _estimated(self, method: Method) -> Iterator[tuple[int, Estimate]]:
         """Estimates of a method's recipes by the number of their adaptations, the least adapted first."""
@@ -97,13 +114,13 @@ class Evidence:
                 yield adapted, row
 
 
-def _best(estimates: list[tuple[int, Estimate]]) -> Best:
+def _best(estimates: list[tuple[int, Estimate]], asked: int | None) -> Best:
     for state in (FitState.FITS, FitState.TIGHT, FitState.UNKNOWN, FitState.DOES_NOT_FIT):
         found = [pair for pair in estimates if pair[1].fit is state]
         if found:
             # Of recipes that do not fit, the smallest lacks the least memory.
             adapted, row = found[-1] if state is FitState.DOES_NOT_FIT else found[0]
-            return Best(state, adapted, row)
+            return Best(state, adapted, row, smallest=adapted == asked)
     return Best(FitState.UNKNOWN)
 
 
@@ -130,6 +147,13 @@ class Model:
     """Longest sequence in tokens; 0 when unknown."""
     experts: int = 0
     """Experts of a layer; 0 where it has none."""
+    names: tuple[str, ...] = ()
+    """Its names in the catalog, the catalog's own first, then hub ids."""
+
+    @property
+    def name(self) -> str:
+        """The catalog's own name; empty where it is in none."""
+        return self.names[0] if self.names else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +167,11 @@ class Catalog:
     def entries(self) -> tuple[Accelerator, ...]:
         """Every accelerator once, whatever its aliases."""
         return tuple({item.name: item for item in self.accelerators.values()}.values())
+
+    @cached_property
+    def series(self) -> tuple[Model, ...]:
+        """Every model with a name once, whatever its aliases."""
+        return tuple({item.name: item for item in self.models.values() if item.name}.values())
 
     @cached_property
     def trainable(self) -> tuple[tuple[str, Accelerator], ...]:
@@ -173,9 +202,7 @@ class Estimator(Protocol):
         """
         ...
 
-    async def estimates(
-        self, rows: Mapping[Method, estimate_pb2.EstimateRunRequest]
-    ) -> dict[Method, estimate_pb2.Estimate]:
+    async def estimates(self, rows: Mapping[Key, estimate_pb2.EstimateRunRequest]) -> dict[Key, estimate_pb2.Estimate]:
         """Estimate in one call, and return the replies; a row that is refused is left out.
 
         Raises:

@@ -40,7 +40,8 @@ def assess(situation: Situation, rented: tuple[Offer, ...] = ()) -> tuple[Assess
     pack, estimate = situation.pack, situation.evidence is not None
     cases = [Case(situation, method) for method in _order(situation)]
     # The playbook's figures are of 7B models and not comparable with estimates of this model.
-    figures = {case.method: _figures(case, quote_pack=not estimate and not rented) for case in cases}
+    quote_pack = not estimate and not rented and situation.inputs.own_figures
+    figures = {case.method: _figures(case, quote_pack=quote_pack) for case in cases}
     running = {case.method for case in cases if _runs(case)}
     if rented and not estimate:
         figures |= {offer.method: _offered(figures[offer.method], offer) for offer in rented}
@@ -78,7 +79,7 @@ def _runs(case: Case) -> bool:
 
 def _figures(case: Case, *, quote_pack: bool) -> Figures:
     pack, method, estimate, inputs = case.pack, case.method, case.estimate, case.situation.inputs
-    grade = quality(pack, method, inputs.answers.task_domain)
+    grade = quality(pack, method, inputs.answers.task_domain, inputs.answers.data)
     if estimate is not None:
         return Figures(
             grade, device_bytes=estimate.device_bytes, total_seconds=estimate.total_seconds, cost=estimate.cost

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 from finetree_api.types.v1 import hardware_pb2
 
-from finetree_recommender.decision.fit import GIB
+from finetree_recommender.decision.fit import GIB, risk, room
 from finetree_recommender.decision.hardware_gate import memory_words
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.estimator.values import Evidence, FitState
 from finetree_recommender.explain import cautions_recipe, rental_offers, unmet_limits
-from finetree_recommender.explain.reasons import caution_code, warnings
+from finetree_recommender.explain.reasons import advice_words, caution_code, warnings
 from finetree_recommender.explain.thresholds import NOT_ESTIMATED
+from finetree_recommender.explain.ways_out.offers import WayOut
+from finetree_recommender.explain.ways_out.questions import Kind, preferred
 from finetree_recommender.method import Method, listed
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.request.inputs import Inputs
@@ -28,6 +30,9 @@ SMALLER = 0.8
 """Largest size of a smaller model, as a share: names round, and a 7B model has 6.7 to 7.6 billion parameters."""
 
 _LEAST_GIB = 0.1
+
+_ROOMY = (Method.LORA, Method.QLORA)
+"""Methods to take in place of one that fits only tightly, in this order."""
 
 MISSING_EVIDENCE = {
     ESTIMATOR_UNAVAILABLE: "the estimator did not answer: memory and time are the rule pack's figures; ask again later",
@@ -47,19 +52,21 @@ def collect(
     parameters: int | None,
     built: Recipe | None,
     rented: tuple[rental_offers.Offer, ...] = (),
+    ways: tuple[WayOut, ...] = (),
 ) -> tuple[Caution, ...]:
     """Collect all cautions, the gravest first.
 
     `unmet` are the limits that the verdict breaks, `missing` is the code of why there is no estimate, `rented` are
-    offers of GPUs to rent.
+    offers of GPUs to rent, `ways` what would train where nothing does.
     """
     inputs, decision = situation.inputs, situation.decision
     return (
-        *_evidence(situation, missing),
-        *(_advised(situation, rented) if rented else ()),
-        *_smaller(situation, parameters),
-        *_sharding(situation),
         *cautions_recipe.cut_rows(situation, built),
+        *cautions_recipe.implausible(situation),
+        *_evidence(situation, missing, ways),
+        *(_advised(situation, rented) if rented else ()),
+        *(() if ways else _smaller(situation, parameters)),
+        *_sharding(situation, told={way.kind for way in ways}),
         *cautions_recipe.experts(situation, decision.method),
         *cautions_recipe.idle_devices(built),
         *unmet,
@@ -83,10 +90,10 @@ def collect(
 
 
 def _advised(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> Iterator[Caution]:
-    """GPUs to rent."""
-    preferred = situation.decision.method or situation.decision.choice.method
+    """GPUs to rent, first for the method that the rules prefer where hardware sets no limit."""
+    first, *_ = preferred(situation.pack, situation.inputs)
     return rental_offers.advice(
-        situation.pack, preferred, _usable(situation, rented), limits=situation.inputs.stated_limits
+        situation.pack, first, _usable(situation, rented), limits=situation.inputs.stated_limits
     )
 
 
@@ -103,7 +110,7 @@ def _rank(built: Recipe | None) -> int | None:
     return lora.rank or None
 
 
-def _evidence(situation: Situation, missing: str) -> Iterator[Caution]:
+def _evidence(situation: Situation, missing: str, ways: tuple[WayOut, ...]) -> Iterator[Caution]:
     inputs, evidence, decision = situation.inputs, situation.evidence, situation.decision
     if evidence is None:
         yield Caution(missing, MISSING_EVIDENCE[missing], "fit.no_estimate")
@@ -113,8 +120,11 @@ def _evidence(situation: Situation, missing: str) -> Iterator[Caution]:
         yield Caution("FIT_UNKNOWN", text, "fit.nothing_fits")
     elif decision.method is None:
         text = f"no recipe was shown to fit this hardware{_nearest(evidence)}: "
-        text += "shard the model across the devices, " if _divisible(situation) else ""
-        text += "use more memory or a smaller model"
+        if ways:
+            text += ways[0].message
+        else:
+            text += "shard the model across the devices, " if _divisible(situation) else ""
+            text += "use more memory or a smaller model"
         if inputs.profile is None:
             text += ", or state the lengths of the rows (dataset_profile.token_lengths); short rows need less"
         yield Caution("NOTHING_FITS", text, "fit.nothing_fits")
@@ -122,22 +132,28 @@ def _evidence(situation: Situation, missing: str) -> Iterator[Caution]:
         text = f"the estimator has no figure for {decision.method} here: whether it fits is unknown"
         yield Caution("METHOD_NOT_ESTIMATED", text, "fit.not_estimated")
     elif decision.fit.state is FitState.TIGHT:
-        yield Caution("MEMORY_TIGHT", "the upper end of the memory estimate does not fit", "fit.fits")
+        tight = situation.estimate(decision.method)
+        roomy = next((m for m in _ROOMY if evidence.best[m].state is FitState.FITS and m is not decision.method), None)
+        text = f"{decision.method} fits only tightly: {risk(tight)}"
+        if roomy is not None:
+            text += f"; {roomy} {room(situation.estimate(roomy))}"
+        else:
+            text += "; more memory or shorter rows leave room"
+        yield Caution("MEMORY_TIGHT", text, "fit.fits", roomy)
 
 
-def _sharding(situation: Situation) -> Iterator[Caution]:
-    """Sharding: methods that would fit with it, and setups that this suite does not train yet."""
-    hardware = situation.inputs.hardware
+def _sharding(situation: Situation, told: set[Kind]) -> Iterator[Caution]:
+    """Several devices: this suite trains on one; and methods that would fit if the model were sharded."""
+    hardware, has_method = situation.inputs.hardware, situation.decision.method is not None
     sharded = hardware.sharding == hardware_pb2.SHARDING_FULL
-    if situation.decision.method is not None and (sharded or hardware.nodes > 1):
-        text = (
-            "sharding across devices and training on several nodes are estimated, but this suite does not train so yet"
-        )
-        yield Caution("NOT_TRAINED_HERE", f"{text}: the trainer refuses the recipe as it is", "fit.sharded")
-    elif found := _divisible(situation):
+    if has_method and (sharded or hardware.count > 1 or hardware.nodes > 1):
+        text = "training on several devices is estimated, but this suite trains on one so far: the trainer refuses the "
+        yield Caution("NOT_TRAINED_HERE", f"{text}recipe as it is", "fit.sharded")
+    if Kind.SEVERAL_GPUS not in told and (found := _divisible(situation)):
         words = listed(found, "and")
         text = f"each of the {hardware.count} devices holds the whole model: {words} may fit if it is sharded "
-        text += "across them (hardware.sharding), which is estimated, but not yet trained by this suite"
+        text += "across them (hardware.sharding)"
+        text += "" if has_method else ", which is estimated, but not yet trained by this suite"
         yield Caution("NOT_SHARDED", text, "fit.does_not_fit", found[0])
 
 
@@ -188,7 +204,7 @@ def _smallest(evidence: Evidence) -> str:
 def _advice(situation: Situation, method: Method | None) -> Iterator[Caution]:
     if method is not None:
         for rule in warnings(situation.pack, situation.answers, method, evidence=situation.evidence):
-            yield Caution(caution_code(rule), rule.message, rule.id, rule.redirect)
+            yield Caution(caution_code(rule), advice_words(rule, situation), rule.id, rule.redirect)
 
 
 def _renting(situation: Situation) -> Iterator[Caution]:

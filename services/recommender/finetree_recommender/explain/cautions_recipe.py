@@ -1,44 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cautions on the recipe: truncated rows, too little data, uncertain rates, rounding, experts."""
 
+import math
 from collections.abc import Iterator
 
 from finetree_api.types.v1 import hardware_pb2, training_data_pb2, training_pb2
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
 
+from finetree_recommender.decision.fit import room
 from finetree_recommender.decision.situation import Situation
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
 from finetree_recommender.recipe.build import Recipe
 from finetree_recommender.recipe.draft import BATCH, SEQUENCE, sequence_length
 from finetree_recommender.recipe.tables import tables_of
+from finetree_recommender.recipe.truncation import loss_at
 from finetree_recommender.rule_pack.schema.recipe import Row
 from finetree_recommender.trace import Caution
 
 _RATE = "training.learning_rate"
 _SWEPT = (Method.FULL, Method.LORA, Method.QLORA)
 """Methods with many published learning rates."""
+_MUCH = 0.05
+"""Share of the tokens from which it is told what the longest rows lose."""
 _MANY_ROWS = 10_000
 """Rows from which fewer may be enough; below, the recipes' tables call data small."""
 
 
 def cut_rows(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
     """Rows that are truncated, to fit in memory or in the model's longest sequence; how many, where that is known."""
-    profile = situation.inputs.profile
+    inputs, profile = situation.inputs, situation.inputs.profile
     if built is None or profile is None:
         return
-    length, suggested = built.spec.training.sequence_length, situation.inputs.suggested_length
-    uncut, _ = sequence_length(situation.pack, situation.inputs)
-    cut_to_fit = length < uncut
-    if not (cut_to_fit or length < suggested):
+    length = built.spec.training.sequence_length
+    cut_to_fit, lost = length < sequence_length(situation.pack, inputs)[0], loss_at(profile, length)
+    usual = not cut_to_fit and length >= inputs.suggested_length
+    if usual and (lost is None or lost.share < _MUCH):
         return
-    longer = sum(bucket.count for bucket in profile.token_lengths if bucket.upper_bound > length)
-    why = "to make it fit" if cut_to_fit else "the model's longest sequence"
-    text = f"rows are truncated at {length:,} tokens, {why}: "
-    if longer:
-        text += f"up to {longer:,} of {profile.examples:,} are longer and lose their end; split them"
-    else:
+    why = "at most one row in a hundred is longer" if usual else "the model's longest sequence"
+    text = f"rows are truncated at {length:,} tokens, {'to make it fit' if cut_to_fit else why}: "
+    if lost is None:
         text += f"longer ones lose their end{_average(profile)}; state their lengths (dataset_profile.token_lengths)"
+    elif lost.rows:
+        text += f"up to {lost.rows:,} of {profile.examples:,} are longer, and {lost.words} of all tokens are lost; "
+        text += "split them"
+    else:
+        text += f"{lost.words} of all tokens are lost{_average(profile)}; split the rows"
     yield Caution("ROWS_CUT", f"{text}, or use more memory" if cut_to_fit else text, built.rule_id(SEQUENCE))
 
 
@@ -56,7 +63,11 @@ def unknown_lengths(situation: Situation, built: Recipe | None) -> Iterator[Caut
     length, rule = built.spec.training.sequence_length, situation.pack.rules.sequence
     if not profile.total_tokens:
         text = f"the lengths of the rows are unknown: time and cost assume {length:,} tokens a row, and shorter rows "
-        yield Caution("LENGTHS_UNKNOWN", f"{text}take less; state the number of tokens (total_tokens)", rule.unknown.id)
+        yield Caution(
+            "LENGTHS_UNKNOWN",
+            f"{text}take less; state the number of tokens (dataset_profile.total_tokens)",
+            rule.unknown.id,
+        )
     elif length > UNKNOWN_SEQUENCE_LENGTH and length == situation.inputs.suggested_length:
         text = f"only the average length of the rows is known: those above {length:,} tokens lose their end; "
         yield Caution("LENGTHS_UNKNOWN", f"{text}state their lengths (dataset_profile.token_lengths)", rule.p99.id)
@@ -75,8 +86,8 @@ def long_run(situation: Situation, method: Method | None) -> Iterator[Caution]:
     rule = situation.pack.rules.long_run
     if rule is None or method is None or situation.evidence is None:
         return
-    seconds = situation.seconds(method)
-    if seconds is not None and seconds > rule.value:
+    seconds, most = situation.seconds(method), situation.pack.rules.longest_run
+    if seconds is not None and rule.value < seconds <= (most.value if most is not None else math.inf):
         many = (situation.inputs.examples or 0) >= _MANY_ROWS
         less = "fewer rows (a few thousand selected ones may do as well)" if many else "a smaller model"
         text = f"a run takes {duration(seconds)}: {less}, fewer epochs or faster hardware make it shorter"
@@ -93,9 +104,34 @@ def idle_devices(built: Recipe | None) -> Iterator[Caution]:
         yield Caution("IDLE_DEVICES", text, built.rule_id(BATCH))
 
 
+def implausible(situation: Situation) -> Iterator[Caution]:
+    """Numbers that are more likely a mistake than a plan."""
+    rows, seconds = situation.pack.rules.plausible, situation.pack.rules.longest_run
+    examples, method = situation.inputs.examples, situation.decision.method
+    if rows is not None and examples is not None and not rows.low <= examples <= rows.high:
+        few = examples < rows.low
+        counted = "1 row" if examples == 1 else f"{examples:,} rows"
+        text = (
+            "nothing is learned from so few that examples in the prompt would not do"
+            if few
+            else "nobody fine-tunes on so many"
+        )
+        yield Caution("IMPLAUSIBLE_INPUT", f"{counted} of data: {text}; check dataset_profile.examples", rows.id)
+    takes = situation.seconds(method) if method is not None and situation.evidence is not None else None
+    if seconds is not None and takes is not None and takes > seconds.value:
+        text = f"a run would take {duration(takes)}: check the rows, their tokens and the hardware"
+        yield Caution("IMPLAUSIBLE_INPUT", text, seconds.id)
+
+
 def few_rows(situation: Situation) -> Iterator[Caution]:
     """Less data than guides ask for."""
-    rule, examples = situation.pack.rules.few_examples, situation.inputs.examples
+    rule, examples, plausible = (
+        situation.pack.rules.few_examples,
+        situation.inputs.examples,
+        situation.pack.rules.plausible,
+    )
+    if plausible is not None and examples is not None and examples < plausible.low:
+        return
     if rule is not None and examples is not None and examples < rule.value:
         rows = "1 row" if examples == 1 else f"{examples} rows"
         text = f"only {rows} of data: guides ask for at least {rule.value:g} and recommend 500 to 1,000; "
@@ -140,7 +176,12 @@ def rounding(situation: Situation, built: Recipe | None) -> Iterator[Caution]:
             "float32 weights where memory allows (mixed precision, 8 to 10 bytes more a parameter), else a higher rate"
         )
         text += ", or shard the model across the devices" if spec.hardware.count > 1 else ""
-        yield Caution("BF16_ROUNDING", text, rule.id)
+        lora = situation.estimate(Method.LORA)
+        if lora is None or not lora.fit.trains:
+            yield Caution("BF16_ROUNDING", text, rule.id)
+        else:
+            text += f"; {Method.LORA}, whose weights are float32, loses none, and {room(lora)}"
+            yield Caution("BF16_ROUNDING", text, rule.id, Method.LORA)
 
 
 def experts(situation: Situation, method: Method | None) -> Iterator[Caution]:

@@ -11,6 +11,7 @@ from finetree_recommender.explain.counterfactuals import Neighborhood
 from finetree_recommender.explain.reasons import warnings
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.basic import Number
+from finetree_recommender.trace import Caution
 
 
 class Level(StrEnum):
@@ -43,12 +44,26 @@ class Confidence:
     """Whether the verdict is only a default."""
 
 
-def judge(situation: Situation, neighbors: Neighborhood, *, parameters: int | None, unmet: int) -> Confidence:
-    """Judge a decision; `unmet` counts the limits that it breaks, `parameters` are those of the base model."""
+def judge(
+    situation: Situation,
+    neighbors: Neighborhood,
+    *,
+    parameters: int | None,
+    unmet: int,
+    cautions: tuple[Caution, ...] = (),
+) -> Confidence:
+    """Judge a decision.
+
+    `unmet` counts the limits that it breaks, `parameters` are those of the base model, `cautions` those of the answer.
+    """
     pack, decision = situation.pack, situation.decision
     weights = pack.rules.confidence
     outside = _outside(pack, parameters)
-    doubts = [*_doubts(situation, unmet), _Doubt("MODEL_OUT_OF_DOMAIN", weights.out_of_domain, outside, _OUTSIDE)]
+    doubts = [
+        *_doubts(situation, unmet),
+        _Doubt("MODEL_OUT_OF_DOMAIN", weights.out_of_domain, outside, _OUTSIDE),
+        *_cautioned(pack, cautions),
+    ]
     points = sum(doubt.weight.value * doubt.count for doubt in doubts)
     factors = [Factor(doubt.code, doubt.message) for doubt in doubts if doubt.count]
     kept = f"{neighbors.kept} of {neighbors.tried} single changes of input keep the verdict"
@@ -74,6 +89,7 @@ def judge(situation: Situation, neighbors: Neighborhood, *, parameters: int | No
 
 
 _OUTSIDE = "a model size that the rules do not cover"
+_IMPLAUSIBLE = "number that is taken for a mistake"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +127,19 @@ def _doubts(situation: Situation, unmet: int) -> list[_Doubt]:
     ]
 
 
+def _cautioned(pack: Pack, cautions: tuple[Caution, ...]) -> list[_Doubt]:
+    """Doubts about the inputs and the recipe, which a caution of the same code explains."""
+    weights, codes = pack.rules.confidence, [caution.code for caution in cautions]
+    return [
+        _Doubt("IMPLAUSIBLE_INPUT", weights.implausible, codes.count("IMPLAUSIBLE_INPUT"), _IMPLAUSIBLE, counted=True),
+        _Doubt("DATASET_UNKNOWN", weights.data_unknown, codes.count("DATASET_UNKNOWN"), "unknown data"),
+        _Doubt("LENGTHS_UNKNOWN", weights.data_unknown, codes.count("LENGTHS_UNKNOWN"), "unknown lengths of the rows"),
+        _Doubt("FEW_EXAMPLES", weights.few_rows, codes.count("FEW_EXAMPLES"), "few rows of data"),
+        _Doubt("ROWS_CUT", weights.rows_cut, codes.count("ROWS_CUT"), "truncated rows"),
+        _Doubt("BF16_ROUNDING", weights.rounding, codes.count("BF16_ROUNDING"), "updates that rounding loses"),
+    ]
+
+
 def _outside(pack: Pack, parameters: int | None) -> int:
     """1 where the base model is smaller or larger than those that the rules cover, else 0."""
     domain = pack.rules.domain
@@ -139,6 +168,11 @@ def _definition(pack: Pack) -> str:
         (weights.tight, "a memory estimate that may not fit"),
         (weights.unmet, "a limit not kept"),
         (weights.out_of_domain, "a model size that the rules do not cover"),
+        (weights.implausible, "a number that is taken for a mistake"),
+        (weights.data_unknown, "unknown data or lengths of rows"),
+        (weights.few_rows, "few rows"),
+        (weights.rows_cut, "truncated rows"),
+        (weights.rounding, "updates that rounding loses"),
     )
     words = ", ".join(f"{number.value:g} for {text}" for number, text in counted)
     return (

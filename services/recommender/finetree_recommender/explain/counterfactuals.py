@@ -170,6 +170,6 @@ def _words(pack: Pack, name: str, value: str) -> str:
     if name == MEMORY:
         return f"{memory_words(pack, value)} {thresholds.NOT_ESTIMATED}"
     if name != "budget":
-        return value.lower()
+        return value.lower().replace("_", " ")
     bracket = next(item for item in pack.rules.budget if item.key == value)
     return thresholds.bracket_words(bracket)

@@ -50,9 +50,11 @@ class _Dimension:
 
 
 def dominators(figures: Mapping[Method, Figures], order: Sequence[Method]) -> dict[Method, Method]:
-    """Find for each dominated method the first in `order` that dominates it."""
-    dimensions = _dimensions(figures)
-    found = {}
+    """Find for each dominated method the first in `order` that dominates it; none where one figure alone is known."""
+    dimensions, found = _dimensions(figures), {}
+    # By quality alone the best would dominate every other method, whatever it takes.
+    if len(dimensions) < 2:
+        return {}
     for method in figures:
         rivals = (rival for rival in order if rival in figures and rival is not method)
         better = next((rival for rival in rivals if _dominates(dimensions, rival, method)), None)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from finetree.quantities import approximate_duration
+
 from finetree_recommender.decision import fit
 from finetree_recommender.decision.pipeline import Decision
 from finetree_recommender.decision.prior_figures import falls_short, prior_of
@@ -77,7 +79,8 @@ class Case:
 def warnings(pack: Pack, answers: Answers, method: Method, *, evidence: Evidence | None) -> list[CautionRule]:
     """The pack's cautions that apply to a method; the hard ones belong to the hardware gate.
 
-    A caution that the GPU has memory for another method is left out where the estimate shows that it has not.
+    A caution that the GPU has memory for another method is left out where the estimate shows that it has too little,
+    and one that another method trains faster where it does not.
     """
     return [
         rule
@@ -86,18 +89,44 @@ def warnings(pack: Pack, answers: Answers, method: Method, *, evidence: Evidence
         and not rule.hard
         and matches(rule.when, answers)
         and not ("memory" in rule.when and _refuted(rule, evidence))
+        and not (rule.on_time and _is_faster(rule, evidence))
     ]
 
 
-def _advised(rule: CautionRule) -> Reason:
+def advice_words(rule: CautionRule, situation: Situation) -> str:
+    """Words of a caution: a general ratio of times gives way to the times of this request, where they are estimated."""
+    times = _times(rule, situation.evidence) if rule.ratio or rule.on_time else None
+    if times is None:
+        return rule.text
+    ours, theirs = map(approximate_duration, times)
+    return f"{rule.message} ({ours} against {theirs} for {rule.redirect})" if ours != theirs else rule.message
+
+
+def _times(rule: CautionRule, evidence: Evidence | None) -> tuple[float, float] | None:
+    """Expected seconds of a caution's method and of the one that it points to; None where one is unknown."""
+    if evidence is None or rule.redirect is None:
+        return None
+    ours, theirs = (evidence.best[method].estimate for method in (rule.method, rule.redirect))
+    if ours is None or theirs is None or ours.total_seconds is None or theirs.total_seconds is None:
+        return None
+    return ours.total_seconds.expected, theirs.total_seconds.expected
+
+
+def _is_faster(rule: CautionRule, evidence: Evidence | None) -> bool:
+    """Whether a caution's method is estimated to take no longer than the one that it points to."""
+    times = _times(rule, evidence)
+    return times is not None and times[0] <= times[1]
+
+
+def _advised(rule: CautionRule, situation: Situation) -> Reason:
     pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
-    return Reason(caution_code(rule), f"{rule.message}{pointer}", rule.id)
+    return Reason(caution_code(rule), f"{advice_words(rule, situation)}{pointer}", rule.id)
 
 
 def _refuted(rule: CautionRule, evidence: Evidence | None) -> bool:
     if evidence is None or rule.redirect is None:
         return False
-    return evidence.best[rule.redirect].state is FitState.DOES_NOT_FIT
+    return evidence.best[rule.redirect].state in (FitState.DOES_NOT_FIT, FitState.TIGHT)
 
 
 def caution_code(rule: CautionRule) -> str:
@@ -108,11 +137,12 @@ def caution_code(rule: CautionRule) -> str:
 def shortfall(pack: Pack, answers: Answers, method: Method) -> Iterator[Reason]:
     """Shortfall of a method's quality, where the pack has priors; one reason, or none."""
     need, task_domain = answers.quality, answers.task_domain
-    floor = falls_short(pack, method, need, task_domain=task_domain)
-    prior = prior_of(pack, method, task_domain)
+    floor = falls_short(pack, method, need, task_domain=task_domain, data=answers.data)
+    prior = prior_of(pack, method, task_domain, answers.data)
     if floor is None or prior is None:
         return
     kind = "an unknown task domain" if not prior.task_domains else task_domain.lower()
+    kind = f"{answers.data} rows" if prior.data else kind
     asked = "at the lower end" if floor.by == "low" else "expected"
     text = f"{prior.low:g} to {prior.high:g} percent of full fine-tuning for {kind} ({prior.expected:g} expected); "
     text += f"{need.lower()} quality needs {floor.percent:g} {asked}"
@@ -126,7 +156,7 @@ def reasons(case: Case) -> tuple[Reason, ...]:
     return (
         *((_won(case),) if case.standing is Standing.RECOMMENDED else _not_won(case)),
         *shortfall(pack, situation.answers, method),
-        *map(_advised, warned),
+        *(_advised(rule, situation) for rule in warned),
         *(_bits(case) if method is Method.QLORA else ()),
     )
 
@@ -198,6 +228,11 @@ def _lost(case: Case) -> Iterator[Reason]:
             yield _gated(case)
         if choice.passage.upgrade and case.decision.method is not None:
             yield Reason("LESS_PREFERRED", f"preferred here: {case.decision.method}", choice.rule_id)
+        return
+    yielding = next((rule for rule in choice.passage.yielding if rule.method is case.method), None)
+    if yielding is not None:
+        text = f"{fit.risk(case.estimate)}; {yielding.to} leaves more room"
+        yield Reason("MEMORY_TIGHT", text, yielding.id)
     elif choice.method is not None and case.method is not choice.method:
         yield _behind(case, choice.method)
 
@@ -209,7 +244,8 @@ def _behind(case: Case, chosen: Method) -> Reason:
         return Reason("OVERRIDDEN", f"for many different tasks the rules prefer {chosen}", choice.rule_id)
     ours, theirs = choice.ballot.total(case.method), choice.ballot.total(chosen)
     if theirs == 0:
-        return Reason("NO_VOTES", f"no answer decides; rule {choice.rule_id} leads to {chosen}", choice.rule_id)
+        decided = "no answer decides; " if choice.rule_id == choice.default_rule_id else ""
+        return Reason("NO_VOTES", f"{decided}rule {choice.rule_id} leads to {chosen}", choice.rule_id)
     if ours < theirs:
         return Reason("OUTVOTED", f"{_votes(ours)} against {theirs} for {chosen}", "votes.plurality")
     text = f"tied at {_votes(ours)}; rule {choice.rule_id} prefers {chosen}"

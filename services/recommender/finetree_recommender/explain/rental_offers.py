@@ -15,7 +15,7 @@ from finetree_recommender.decision.prior_figures import SECONDS
 from finetree_recommender.estimator.values import Catalog, Evidence
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
-from finetree_recommender.recipe.build import adaptations, build
+from finetree_recommender.recipe.build import adaptations, build, lossless
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.request.limits import Limits
 from finetree_recommender.rule_pack.pack import Pack
@@ -60,8 +60,8 @@ def wanted(inputs: Inputs, evidence: Evidence | None) -> bool:
 def questions(
     pack: Pack, request: recommendation_pb2.RecommendRequest, catalog: Catalog, *, parameters: int | None
 ) -> dict[Method, estimate_pb2.EstimateRunRequest]:
-    """Ask for each method's recipe at its smallest without truncated rows, on no GPU in particular."""
-    inputs = _elsewhere(pack, request, catalog)
+    """Ask for each method's recipe at its smallest without loss, on no GPU in particular."""
+    inputs = elsewhere(pack, request, catalog)
     evaluation = request.evaluation_profile if request.HasField("evaluation_profile") else None
     rows = {}
     for method in Method:
@@ -84,7 +84,7 @@ def offers(
     found: Mapping[Method, estimate_pb2.Estimate],
 ) -> tuple[Offer, ...]:
     """Find for each method the cheapest offer on demand; methods without one are left out."""
-    inputs = _elsewhere(pack, request, catalog)
+    inputs = elsewhere(pack, request, catalog)
     cheapest = ((method, next(_steady(answer, catalog), None)) for method, answer in found.items())
     return tuple(
         _offer(method, offer, _savings(pack, inputs, method)) for method, offer in cheapest if offer is not None
@@ -128,7 +128,7 @@ def _over(offer: Offer, limits: Limits) -> str:
     return " and ".join(parts)
 
 
-def _elsewhere(pack: Pack, request: recommendation_pb2.RecommendRequest, catalog: Catalog) -> Inputs:
+def elsewhere(pack: Pack, request: recommendation_pb2.RecommendRequest, catalog: Catalog) -> Inputs:
     """The request, on a rented GPU of no particular kind."""
     moved = recommendation_pb2.RecommendRequest()
     moved.CopyFrom(request)
@@ -139,10 +139,8 @@ def _elsewhere(pack: Pack, request: recommendation_pb2.RecommendRequest, catalog
 
 
 def _savings(pack: Pack, inputs: Inputs, method: Method) -> tuple[str, ...]:
-    """The method's adaptations, in the pack's order, up to those that cut rows."""
-    rules = adaptations(pack, inputs, method)
-    kept = next((place for place, rule in enumerate(rules) if rule.cut_rows_at), len(rules))
-    return tuple(rule.message for rule in rules[:kept])
+    """The method's adaptations, in the pack's order, up to those that lose something of the run."""
+    return tuple(rule.message for rule in lossless(adaptations(pack, inputs, method)))
 
 
 def _steady(answer: estimate_pb2.Estimate, catalog: Catalog) -> Iterator[estimate_pb2.Offer]:

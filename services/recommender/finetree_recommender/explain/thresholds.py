@@ -110,16 +110,26 @@ def _memory(situation: Situation) -> Iterator[Number]:
     if now is None:
         return
 
+    estimated = situation.evidence is not None
+
     def verdict(gb: float) -> Verdict:
         key = memory_class(pack, gb).key
-        return situation.verdict() if key == situation.answers.memory else situation.elsewhere(key)
+        if key == situation.answers.memory and not estimated:
+            return situation.verdict()
+        return situation.elsewhere(key, gb if estimated else None)
 
     def words(gb: float) -> str:
-        return f"{gb:g} GB" if gb == now else f"{memory_words(pack, memory_class(pack, gb).key)} {NOT_ESTIMATED}"
+        if gb == now:
+            return f"{gb:g} GB"
+        known = memory_class(pack, gb)
+        # Inside of a class it is the estimate that changes the verdict, at its lower end the class.
+        if estimated and not gb <= known.low * (1 + tolerance):
+            return f"a GPU with {gb:.0f} GB {NOT_ESTIMATED}"
+        return f"{memory_words(pack, known.key)} {NOT_ESTIMATED}"
 
     tolerance = pack.rules.gate.tolerance.value
-    points = tuple(item.low / (1 + tolerance) for item in pack.rules.gate.classes)
-    yield Number("hardware", "GB", now, 0.01, points, words, verdict)
+    edges = (item.low / (1 + tolerance) for item in pack.rules.gate.classes)
+    yield Number("hardware", "GB", now, 0.01, (*edges, *situation.memory_edges), words, verdict)
 
 
 def _month_budget(situation: Situation) -> Iterator[Number]:

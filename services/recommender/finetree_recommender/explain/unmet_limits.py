@@ -10,6 +10,7 @@ from finetree_recommender.decision.situation import Situation
 from finetree_recommender.explain.reasons import shortfall
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method, listed
+from finetree_recommender.request.limits import month_budget, runs_per_month
 from finetree_recommender.trace import Caution
 
 
@@ -41,11 +42,29 @@ def contradictions(situation: Situation) -> Iterator[Caution]:
     gave = [
         f"{name} {option.label if name == 'budget' else option.value.lower()} (for {listed(option.votes, 'or')})"
         for name, option in asked
-        if decision.method not in option.votes
+        if decision.method not in option.votes and not _is_met(situation, name)
     ]
     if gave:
         text = f"no method meets all answers; not met: {'; '.join(gave)}"
         yield Caution("CONTRADICTORY_ANSWERS", text, decision.verdict.rule_id)
+
+
+def _is_met(situation: Situation, question: str) -> bool:
+    """Whether the verdict meets an answer that votes for other methods: a limit that it keeps, or enough quality."""
+    pack, method = situation.pack, situation.decision.method
+    if method is None:
+        return False
+    if question == "budget":
+        usd, month = situation.usd(method), month_budget(situation.inputs.request)
+        return usd is not None and month is not None and usd * runs_per_month(situation.inputs.request) <= month
+    if question == "time":
+        seconds = situation.seconds(method)
+        asked = next((each for each in pack.rules.durations if each.implies == situation.answers.time), None)
+        return seconds is not None and asked is not None and seconds <= asked.high
+    if question == "quality":
+        floor = next((item for item in pack.rules.quality_floors if item.need == situation.answers.quality), None)
+        return floor is None or pack.card(method).quality_percent.expected >= floor.percent
+    return False
 
 
 def unchecked(situation: Situation) -> Iterator[Caution]:
@@ -173,7 +192,11 @@ def _quality(situation: Situation, method: Method) -> Iterator[Caution]:
         yield Caution(reason.code, f"{method}: it may fall short, {reason.message}", reason.rule_id)
     floor = next((item for item in pack.rules.quality_floors if item.need == answers.quality), None)
     figure = pack.card(method).quality_percent
-    if prior_of(pack, method, answers.task_domain) is None and floor is not None and figure.expected < floor.percent:
+    if (
+        prior_of(pack, method, answers.task_domain, answers.data) is None
+        and floor is not None
+        and figure.expected < floor.percent
+    ):
         text = f"{method}: {figure.expected:g} percent of full fine-tuning; {floor.percent:g} are needed"
         yield Caution("BELOW_QUALITY_NEED", text, floor.id)
 
@@ -186,6 +209,8 @@ def _missing(situation: Situation) -> str:
     lacking += [] if inputs.profile is not None else ["the number of examples"]
     if lacking:
         return f"state {', '.join(lacking)}"
+    if situation.evidence is None:
+        return "ask again once the estimator answers"
     currency = situation.inputs.request.ownership.owned.price_per_kwh.currency_code
     if currency not in ("", USD):
         return f"the cost is in {currency}; state the price of a kilowatt-hour in USD to have it checked"

@@ -11,11 +11,12 @@ from finetree_recommender.decision.limits import USD
 from finetree_recommender.decision.prior_figures import SECONDS, quality
 from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.questionnaire import questionnaire
-from finetree_recommender.method import TRAINABLE_HERE, Method
+from finetree_recommender.method import TRAINABLE_HERE, Method, target
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.cards import Card, Figure
 from finetree_recommender.rule_pack.schema.cards import Guide as Parameter
-from finetree_recommender.rule_pack.schema.content import Choice, Finding, HardwareEntry, Situation
+from finetree_recommender.rule_pack.schema.content import Choice, Finding, HardwareEntry, Literal, Situation
+from finetree_recommender.rule_pack.schema.recipe import Value
 from finetree_recommender.rule_pack.schema.rules import CautionRule
 
 
@@ -33,7 +34,28 @@ def guide(pack: Pack) -> method_card_pb2.Guide:
         quick_reference=[_situation(pack, item) for item in content.quick_reference],
         scenarios=[_situation(pack, item) for item in content.scenarios],
         hardware=[_hardware(pack, entry) for entry in content.hardware],
+        superseded=[_superseded(pack, item) for item in content.literals],
     )
+
+
+def _superseded(pack: Pack, item: Literal) -> method_card_pb2.SupersededStatement:
+    found = next(each for each in pack.rules.resolutions if each.id == item.resolution)
+    return method_card_pb2.SupersededStatement(
+        id=item.id,
+        about=item.about,
+        values=[
+            method_card_pb2.StatedValue(name=target(name), text=_stated(value)) for name, value in item.values.items()
+        ],
+        resolution_id=item.resolution,
+        decision=found.decision,
+        provenance=pack.provenance(item.source),
+    )
+
+
+def _stated(value: Value) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, int | float) else target(value)
 
 
 def _card(pack: Pack, card: Card) -> method_card_pb2.MethodCard:
@@ -123,7 +145,7 @@ def _advice(pack: Pack, rule: CautionRule) -> method_card_pb2.Advice:
     redirects = (*((rule.redirect,) if rule.redirect is not None else ()), *rule.also)
     return method_card_pb2.Advice(
         rule_id=rule.id,
-        text=rule.advice or rule.message,
+        text=rule.advice or rule.text,
         redirects=[number(method) for method in redirects],
         excludes=rule.hard,
         provenance=pack.provenance(rule.source),

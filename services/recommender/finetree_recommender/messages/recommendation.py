@@ -8,6 +8,7 @@ from finetree_recommender.estimator.values import Estimate, FitState
 from finetree_recommender.explain.assessment import Assessment
 from finetree_recommender.explain.counterfactuals import Counterfactual, Gap
 from finetree_recommender.explain.other_packs import OtherVerdict
+from finetree_recommender.explain.ways_out.offers import WayOut
 from finetree_recommender.messages.methods import number
 from finetree_recommender.messages.summary import headline, paragraph
 from finetree_recommender.method import listed
@@ -43,6 +44,18 @@ def recommendation(answer: Recommendation) -> recommendation_pb2.RecommendRespon
         estimate=_estimate(answer, answer.estimate) if answer.estimate is not None else None,
         summary=paragraph(answer),
         sharpen=map(_unknown_input, answer.gaps),
+        ways_out=[_way_out(answer, way) for way in answer.ways_out],
+    )
+
+
+def _way_out(answer: Recommendation, way: WayOut) -> recommendation_pb2.WayOut:
+    return recommendation_pb2.WayOut(
+        kind=recommendation_pb2.WayOutKind.Value(f"WAY_OUT_KIND_{way.kind}"),
+        method=number(way.method),
+        message=way.message,
+        change=way.change,
+        estimate=_estimate(answer, way.estimate) if way.estimate is not None else None,
+        trainable_here=way.trainable_here,
     )
 
 

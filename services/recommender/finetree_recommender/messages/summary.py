@@ -1,43 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recommendation in plain words: a headline and a paragraph."""
+"""Recommendation in plain words: a headline, and the three sentences that a busy person reads."""
 
 from collections.abc import Iterator
 
-from finetree_recommender.decision.fit import GIB
+from finetree.quantities import approximate_duration, cost_words, duration_words, memory_words
+from finetree_api.types.v1 import training_pb2
+
 from finetree_recommender.estimator.values import Estimate
 from finetree_recommender.explain.cautions import MISSING_EVIDENCE
-from finetree_recommender.explain.counterfactuals import Counterfactual
 from finetree_recommender.explain.reasons import LEAF_WORDS
 from finetree_recommender.explain.rental_offers import RENT
-from finetree_recommender.formatting import gpu, money, ranged, scaled, time
-from finetree_recommender.method import Method
+from finetree_recommender.explain.ways_out.questions import Kind
+from finetree_recommender.formatting import gpu
+from finetree_recommender.method import Method, listed
 from finetree_recommender.recommend import Recommendation
 from finetree_recommender.request.hardware import NOT_SUPPORTED
 from finetree_recommender.rule_pack.answers import CPU
 
 UPGRADE_WORDS = "upgrade GPU first"
 """Playbook's words for GPUs below 8 GB (L268)."""
-_MOST_CHANGES = 2
 _REMARKS = ("DATASET_UNKNOWN", "MODEL_SIZE_UNKNOWN", "LENGTHS_UNKNOWN")
 """Cautions about missing inputs rather than risks: quoted only where there is no risk."""
 _ELSEWHERE = (RENT, NOT_SUPPORTED, "SERVING_NOTE")
 """Cautions that have a sentence of their own, or stand beside the paragraph."""
 _UNKNOWN = (*MISSING_EVIDENCE, *_REMARKS)
-_CONDITIONS = {
-    "hardware": "With {}",
-    "budget_per_month": "With a budget of {}",
-    "quality": "If {} quality is needed,",
-    "time": "If {} are available,",
-    "tasks": "For {} tasks",
-    "max_duration": "With a time limit of {}",
-    "budget_per_run": "With a budget of {} for a run",
-    "task_count": "For {}",
-    "dataset_profile.examples": "With {}",
-    "task_domain": "For the task domain {}",
-    "use_case": "For {} use",
-    "experience": "With {} experience",
-}
-"""Beginning of a sentence on another value of an input, by its field."""
 _QUESTIONS = {
     "hardware": "the hardware",
     "budget_per_month": "the budget",
@@ -49,7 +35,7 @@ _QUESTIONS = {
 _SENTENCES = {
     "MOST_VOTES": "it matches more of your answers than any other method{runnable}",
     "TREE_LEAF": "it is the usual choice when no answer favors another method",
-    "TIE_BREAK": "your answers favor another method equally, and the rules prefer this one of the two",
+    "TIE_BREAK": "your answers favor it and {tied} equally, and the rules put it first",
     "MULTI_TASK": "it is made for many different tasks on one base model",
     "FITS_HERE": "the rules prefer {preferred}, which does not fit in memory; this method does",
     "OTHERS_DO_NOT_FIT": "the rules prefer {preferred}, which does not fit in memory",
@@ -67,20 +53,32 @@ def headline(answer: Recommendation) -> str:
 
 def _line(answer: Recommendation) -> str:
     method = answer.decision.method
-    if method is None and _unknown(answer):
-        return "State the memory of the hardware: it decides which methods can train"
     if method is None:
-        return "Upgrade the hardware: no method was shown to fit"
+        return _without_method(answer)
     title = answer.pack.card(method).title
+    if answer.cautions and answer.cautions[0].code == "ROWS_CUT":
+        return f"{title}, but {answer.cautions[0].message}"
+    if answer.inputs.on_cpu and answer.estimate is not None and answer.estimate.total_seconds is not None:
+        title += f", in about {approximate_duration(answer.estimate.total_seconds.expected)} on a CPU{_speed(answer)}"
     if answer.decision.upgrade_advised:
         speaker = answer.pack.rules.gate.speaker
         return f"{title}: it fits by the estimate, although {speaker} advises to upgrade the GPU first"
-    return f"{title}: {answer.methods[0].reasons[0].message}"
+    return f"{title}: {_why(answer)}"
+
+
+def _without_method(answer: Recommendation) -> str:
+    if _unknown(answer):
+        return "State the memory of the hardware: it decides which methods can train"
+    if answer.ways_out:
+        return f"Nothing trains here as asked, but {answer.ways_out[0].message}"
+    if not answer.inputs.model_known:
+        return "Name the model: the rules alone train none on so small a device, but a small model may fit"
+    return "Upgrade the hardware: no method was shown to fit"
 
 
 def paragraph(answer: Recommendation) -> str:
-    """Write the whole answer: method and why, what it needs, the main caution, and what would change it."""
-    parts = (_foreign, _verdict, _figures, _renting, _caution, _changes, _others, _sharpening, _sure)
+    """Write the answer in short: method and why, what it takes, and what to beware of or to state first."""
+    parts = (_foreign, _verdict, _needs, _renting, _caution, _sharpening)
     return " ".join(text for text in (part(answer) for part in parts) if text)
 
 
@@ -96,22 +94,31 @@ def _verdict(answer: Recommendation) -> str:
         return f"Which methods train on {_device(answer)} depends on its memory, which is unknown."
     if method is None:
         return _nothing_trains(answer)
-    title = answer.pack.card(method).title
     if answer.decision.upgrade_advised:
         advice = f'For {_device(answer)} the playbook says "{UPGRADE_WORDS}"'
-        return f"{advice}; by the estimate {title} trains this model on it all the same."
-    return f"Use {title}: {_why(answer)}."
+        return f"{advice}; by the estimate {method} trains this model on it all the same."
+    return f"Use {method}: {_why(answer)}."
 
 
 def _nothing_trains(answer: Recommendation) -> str:
     fits = f"no method was shown to fit {_device(answer)}"
+    if answer.ways_out:
+        return f"Nothing trains here as asked, since {fits}. What would: {'; or '.join(_ways(answer))}."
     choice = answer.decision.choice
     if _below_class(answer):
         return f'The playbook says "{UPGRADE_WORDS}", and {fits}.'
     if choice.method is None:
         return f"Upgrade the hardware: {fits}."
-    title, name = answer.pack.card(choice.method).title, answer.pack.rules.id
-    return f"Upgrade the hardware: {name} prefers {title}, but {fits}."
+    return f"Upgrade the hardware: {answer.pack.rules.id} prefers {choice.method}, but {fits}."
+
+
+def _ways(answer: Recommendation) -> Iterator[str]:
+    """The first way out of each kind."""
+    told: set[Kind] = set()
+    for way in answer.ways_out:
+        if way.kind not in told:
+            told.add(way.kind)
+            yield way.message
 
 
 def _below_class(answer: Recommendation) -> bool:
@@ -146,9 +153,17 @@ def _why(answer: Recommendation) -> str:
     sentence = _SENTENCES.get(reason.code)
     if sentence is None:
         return reason.message
-    preferred = answer.pack.card(choice.method).title if choice.method is not None else "another method"
+    preferred = choice.method if choice.method is not None else "another method"
     runnable = " that this hardware can run" if answer.inputs.hardware_known else ""
-    return sentence.format(preferred=preferred, runnable=runnable)
+    return sentence.format(preferred=preferred, runnable=runnable, tied=_tied(answer))
+
+
+def _tied(answer: Recommendation) -> str:
+    """The other methods with as many votes."""
+    ballot, method = answer.decision.choice.ballot, answer.decision.method
+    others = [each for each in ballot.feasible if each is not method]
+    votes = ballot.total(method) if method is not None else 0
+    return listed([each for each in others if ballot.total(each) == votes] or ["another method"], "and")
 
 
 def _device(answer: Recommendation) -> str:
@@ -166,14 +181,11 @@ def _device(answer: Recommendation) -> str:
     return f"each of the {hardware.count} GPUs with {gb:g} GB" if several else gpu(gb)
 
 
-def _figures(answer: Recommendation) -> str:
-    quality = answer.methods[0].figures.quality_percent
+def _needs(answer: Recommendation) -> str:
+    """What the recipe takes."""
     if answer.decision.method is None:
         return ""
-    needs = _not_estimated(answer) if answer.estimate is None else _estimated(answer, answer.estimate)
-    if answer.decision.method is Method.FULL:  # the measure itself
-        return needs
-    return f"Expect {ranged(quality, '.0f')} percent of the quality of full fine-tuning. {needs}"
+    return _not_estimated(answer) if answer.estimate is None else _estimated(answer, answer.estimate)
 
 
 def _not_estimated(answer: Recommendation) -> str:
@@ -190,15 +202,34 @@ def _not_estimated(answer: Recommendation) -> str:
 
 
 def _estimated(answer: Recommendation, estimate: Estimate) -> str:
-    available = f"{estimate.usable_bytes / GIB:,.1f} GiB available on {_device(answer)}"
-    text = f"It needs {scaled(estimate.device_bytes, GIB)} of the {available}"
+    memory = memory_words(estimate.device_bytes, estimate.usable_bytes)
+    text = f"It needs {memory} on {_device(answer)}"
     if estimate.total_seconds is None:
         return f"{text}; state the number of rows for time and cost."
-    text += f", and takes {time(estimate.total_seconds)}"
+    short = "rows are short" if _lengths_unknown(answer) else ""
+    text += f" and takes {duration_words(estimate.total_seconds, low_if=short)}{_speed(answer)}"
     cost = estimate.cost
     if cost is not None and cost.amount.high > 0:  # owned hardware without a price of electricity costs nothing
-        text += f" at a cost of {money(cost.amount)} {cost.currency_code}"
+        text += f", for {cost_words(cost)}"
     return f"{text}."
+
+
+def _lengths_unknown(answer: Recommendation) -> bool:
+    """Whether nothing is known of the lengths of the rows, so that the lower end of the time is that of short ones."""
+    profile = answer.inputs.profile
+    return profile is not None and not profile.total_tokens and not profile.token_lengths
+
+
+def _speed(answer: Recommendation) -> str:
+    """Whether the speed of a CPU was measured, in words; empty for a GPU, whose speed the catalog knows."""
+    if not answer.inputs.on_cpu or answer.recipe is None:
+        return ""
+    rates, cores = answer.inputs.matrix_rates, answer.inputs.hardware.cpu.cores
+    is_fp32 = answer.recipe.spec.precision == training_pb2.PRECISION_FP32
+    rate = 0.0 if rates is None else rates.fp32_flops_per_second if is_fp32 else rates.bf16_flops_per_second
+    if rate:
+        return f" at its measured {rate / 1e12:.2g} TFLOP/s"
+    return f" at the assumed speed of {cores} cores" if cores else " at an assumed speed, since its cores are unknown"
 
 
 def _renting(answer: Recommendation) -> str:
@@ -210,52 +241,19 @@ def _renting(answer: Recommendation) -> str:
 def _caution(answer: Recommendation) -> str:
     """The most important caution."""
     told = [item for item in answer.cautions if item.code not in _ELSEWHERE]
+    if answer.ways_out and answer.decision.method is None:
+        told = [item for item in told if item.code != "NOTHING_FITS"]
     found = next((item for item in told if item.code not in _UNKNOWN), told[0] if told else None)
     return f"Caution: {found.message}." if found is not None and found.code not in MISSING_EVIDENCE else ""
 
 
-def _changes(answer: Recommendation) -> str:
-    """The nearest changes of an input that lead to other methods."""
-    return " ".join(_change(answer, flip) for flip in _first_of_each(answer))
-
-
-def _first_of_each(answer: Recommendation) -> Iterator[Counterfactual]:
-    """The nearest changes, each to another method."""
-    told: set[Method] = set()
-    for flip in answer.counterfactuals:
-        if flip.method is not None and flip.method not in told and len(told) < _MOST_CHANGES:
-            told.add(flip.method)
-            yield flip
-
-
-def _change(answer: Recommendation, flip: Counterfactual) -> str:
-    title = answer.pack.card(flip.method).title if flip.method is not None else "nothing"
-    value = flip.to_value.partition(" (")[0].replace("_", " ")
-    condition = _CONDITIONS.get(flip.field_path, f"With {flip.field_path} {{}}").format(value)
-    return f"{condition} the recommendation would be {title}."
-
-
-def _others(answer: Recommendation) -> str:
-    """Verdicts of other packs that differ."""
-    parts = []
-    for other in answer.others:
-        if other.method is not answer.decision.method:
-            method = answer.pack.card(other.method).title if other.method is not None else "a hardware upgrade"
-            parts.append(f"The rule pack {other.pack.rules.id} recommends {method} instead.")
-    return " ".join(parts)
-
-
 def _sharpening(answer: Recommendation) -> str:
-    """Unknown inputs of which at least half of the answers would change the verdict."""
+    """Without an estimate: unknown inputs of which at least half of the answers would change the verdict."""
     asked = [
         _QUESTIONS[gap.field_path] for gap in answer.gaps if gap.share >= _MATTERS and gap.field_path in _QUESTIONS
     ]
-    if not asked:
+    if not asked or answer.estimate is not None:
         return ""
     *rest, last = asked
     words = f"{', '.join(rest)} and {last}" if rest else last
     return f"For a more certain answer, state {words}."
-
-
-def _sure(answer: Recommendation) -> str:
-    return f"Confidence: {answer.confidence.level.lower()}, by the rules of {answer.pack.rules.id}."

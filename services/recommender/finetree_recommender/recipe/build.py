@@ -3,19 +3,32 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import check_pb2, run_spec_pb2
 from finetree_runtime.runspec.resolve import resolve_spec
 
 from finetree_recommender.method import Method
-from finetree_recommender.recipe.draft import SEQUENCE, device_of, draft, drafts, sequence_length
+from finetree_recommender.recipe.draft import (
+    MICRO_BATCH,
+    PRECISION,
+    SEQUENCE,
+    device_of,
+    draft,
+    drafts,
+    most_rows,
+    sequence_length,
+)
 from finetree_recommender.recipe.tables import Rule, value_range
 from finetree_recommender.request.inputs import Inputs
 from finetree_recommender.rule_pack.answers import UNKNOWN
 from finetree_recommender.rule_pack.fields import assign
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.recipe import Adaptation, Computed, Value
+
+_ONE_ROW = {MICRO_BATCH: 1}
+"""Settings of the adaptation that takes one row at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +50,24 @@ def adaptations(pack: Pack, inputs: Inputs, method: Method) -> tuple[Adaptation,
     # An unknown GPU is taken to compute in bfloat16, as its recipe does.
     kinds = {device.partition("_")[0], device} if device != UNKNOWN else {"gpu", "gpu_bf16"}
     rules = (rule for rule in pack.rules.adaptations if method in rule.methods and not kinds.isdisjoint(rule.devices))
-    # Truncating at more tokens than the recipe has would not shorten it.
-    return tuple(rule for rule in rules if rule.set or 0 < rule.cut_rows_at < length)
+    # Truncating at more tokens than the recipe has would not shorten it, nor would one row at a time change what
+    # already takes one.
+    return tuple(
+        rule
+        for rule in rules
+        if (0 < rule.cut_rows_at < length)
+        or (rule.set and not (rule.set == _ONE_ROW and not inputs.on_cpu and most_rows(pack, length) == 1))
+    )
+
+
+def uncut(rules: tuple[Adaptation, ...]) -> tuple[Adaptation, ...]:
+    """Return the adaptations up to those that truncate rows."""
+    return tuple(takewhile(lambda rule: not rule.cut_rows_at, rules))
+
+
+def lossless(rules: tuple[Adaptation, ...]) -> tuple[Adaptation, ...]:
+    """Return the adaptations up to the first that loses something: the end of rows, or the float32 weights."""
+    return tuple(takewhile(lambda rule: not rule.cut_rows_at and PRECISION not in rule.set, rules))
 
 
 def settings_of(rule: Adaptation) -> Mapping[str, Value]:
@@ -49,20 +78,39 @@ def settings_of(rule: Adaptation) -> Mapping[str, Value]:
 def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method, estimate_pb2.EstimateRunRequest]:
     """Build the estimator's requests: the recipe of each method, with its adaptations as fallbacks.
 
-    What no rule sets is left open. `parameters` of the base model choose the learning rate; None takes the rows for an
-    unknown size. Of a CPU whose memory is not known the recipe with all adaptations is asked: nobody knows what it has
-    to fit into, and what a method takes at its smallest tells most.
+    Rows are truncated by `cut_questions` alone. What no rule sets is left open. `parameters` of the base model choose
+    the learning rate; None takes the rows for an unknown size. Of a CPU whose memory is not known the recipe with all
+    adaptations is asked: nobody knows what it has to fit into, and what a method takes at its smallest tells most.
     """
     unlimited = inputs.on_cpu and not inputs.request.hardware.cpu.memory_bytes
     found = {}
     for method, drawn in drafts(pack, inputs, parameters).items():
-        rules = adaptations(pack, inputs, method)
+        rules = uncut(adaptations(pack, inputs, method))
         for rule in rules if unlimited else ():
             _adapt(drawn.spec, rule)
         fallbacks = [_adapt(run_spec_pb2.RunSpec(), rule) for rule in (() if unlimited else rules)]
         found[method] = estimate_pb2.EstimateRunRequest(
             spec=drawn.spec, fallbacks=fallbacks, dataset_profile=inputs.profile, matrix_rates=inputs.matrix_rates
         )
+    return found
+
+
+def cut_questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method, estimate_pb2.EstimateRunRequest]:
+    """Build the requests for recipes that truncate rows, after every other adaptation: for what else does not fit.
+
+    The first row of a method's fallbacks is the longest length that its rules know.
+    """
+    found = {}
+    for method in Method:
+        rules = adaptations(pack, inputs, method)
+        kept = len(uncut(rules))
+        if kept == len(rules):
+            continue
+        spec = draft(pack, inputs, method, parameters=parameters).spec
+        for rule in rules[: kept + 1]:
+            _adapt(spec, rule)
+        fallbacks = [_adapt(run_spec_pb2.RunSpec(), rule) for rule in rules[kept + 1 :]]
+        found[method] = estimate_pb2.EstimateRunRequest(spec=spec, fallbacks=fallbacks, dataset_profile=inputs.profile)
     return found
 
 

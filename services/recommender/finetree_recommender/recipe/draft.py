@@ -4,10 +4,12 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from finetree_api.types.v1 import run_spec_pb2, training_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_pb2
+from finetree_runtime.runspec import model_names
 from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH, cpu_precision
 from finetree_runtime.runspec.resolve import steps_of
 
+from finetree_recommender.estimator.values import Model
 from finetree_recommender.method import Method
 from finetree_recommender.recipe.tables import Draft, Reading, apply
 from finetree_recommender.request.inputs import Inputs
@@ -15,6 +17,7 @@ from finetree_recommender.rule_pack.answers import UNKNOWN
 from finetree_recommender.rule_pack.pack import Pack
 from finetree_recommender.rule_pack.schema.recipe import BatchRules, BatchStart, Computed
 
+PRECISION = "precision"
 EPOCHS, SEQUENCE = "training.epochs", "training.sequence_length"
 BATCH, MICRO_BATCH = "training.effective_batch_size", "training.micro_batch_size"
 
@@ -53,6 +56,11 @@ def sequence_length(pack: Pack, inputs: Inputs) -> tuple[int, Computed]:
     return (longest, rules.model) if 0 < longest < value else (value, rule)
 
 
+def most_rows(pack: Pack, tokens: int) -> int:
+    """Most rows of so many tokens that a GPU computes at once: a power of two."""
+    return _power_of_two(max(1, pack.rules.batch.micro_tokens.value // tokens))
+
+
 def device_of(inputs: Inputs) -> str:
     """Kind of device and precision: the recipe input `device`."""
     if inputs.on_cpu:
@@ -69,11 +77,21 @@ def _named_spec(inputs: Inputs) -> run_spec_pb2.RunSpec:
     for name in ("model", "dataset", "ownership", "evaluation"):
         if request.HasField(name):
             getattr(spec, name).CopyFrom(getattr(request, name))
+    if inputs.model is not None and request.model.WhichOneof("source") == "name":
+        spec.model.CopyFrom(_listed(inputs.model, request.model.name))
     if inputs.hardware_known:
         spec.hardware.CopyFrom(inputs.hardware)
     if not request.HasField("dataset") and inputs.profile is not None:
         spec.dataset.profile.CopyFrom(inputs.profile)
     return spec
+
+
+def _listed(model: Model, name: str) -> model_pb2.ModelSource:
+    """Name a model as the catalog or the hub does: the trainer need not know spellings as "Qwen 2.5 7B Instruct"."""
+    found = model_names.meant(model.names, name)
+    if "/" in found:
+        return model_pb2.ModelSource(hub=model_pb2.HubModel(id=found))
+    return model_pb2.ModelSource(name=found)
 
 
 def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, *, reading: Reading) -> int | None:
@@ -90,8 +108,7 @@ def _set_sizes(drawn: Draft, pack: Pack, inputs: Inputs, *, reading: Reading) ->
         drawn.set(MICRO_BATCH, batch, rules.micro_cpu)
     else:
         share = max(1, batch // max(1, inputs.hardware.count))
-        most = max(1, rules.micro_tokens.value // tokens)
-        drawn.set(MICRO_BATCH, min(share, _power_of_two(most)), rules.micro_tokens)
+        drawn.set(MICRO_BATCH, min(share, most_rows(pack, tokens)), rules.micro_tokens)
     return steps
 
 

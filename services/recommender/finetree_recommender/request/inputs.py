@@ -50,6 +50,14 @@ class Inputs:
         return replace(self, limits=replace(self.limits, max_seconds=None, run_usd=None), offered=True)
 
     @property
+    def own_figures(self) -> bool:
+        """Whether the pack quotes its own hours and prices, and they are of this model or the assumed one."""
+        sizes, parameters = self.pack.rules.times.parameters, self.model.parameters if self.model is not None else 0
+        if not self.pack.rules.quote_times or (self.model_known and not parameters):
+            return False
+        return not sizes or not parameters or sizes[0] <= parameters <= sizes[1]
+
+    @property
     def stated_limits(self) -> Limits:
         """Limits of the request, also where they are compared with offers."""
         return stated_limits(self.request)
@@ -129,7 +137,7 @@ def normalize(request: recommendation_pb2.RecommendRequest, pack: Pack, catalog:
     return Inputs(
         request=request,
         pack=pack,
-        answers=_answers(request, pack, _memory(device, pack)),
+        answers=_answers(request, pack, _memory(device, pack), examples),
         limits=replace(stated_limits(request), capability=device.capability, examples=examples),
         device=device,
         model=_model(request.model, catalog),
@@ -146,7 +154,7 @@ def _wants_evidence(request: recommendation_pb2.RecommendRequest, pack: Pack) ->
     return bool(request.profile == recommendation_pb2.RECIPE_PROFILE_EVIDENCE)
 
 
-def _answers(request: recommendation_pb2.RecommendRequest, pack: Pack, memory: str) -> Answers:
+def _answers(request: recommendation_pb2.RecommendRequest, pack: Pack, memory: str, examples: int | None) -> Answers:
     """Answers of the request in the pack's words."""
     rules, count = pack.rules, request.task_count or None
     words = {name: of[getattr(request, name)] for name, of in WORD_OF.items()}
@@ -161,14 +169,15 @@ def _answers(request: recommendation_pb2.RecommendRequest, pack: Pack, memory: s
         memory=memory,
         budget=bracket_key(rules.budget, month_budget(request)),
         task_count=bracket_key(rules.task_counts, count),
+        data=bracket_key(rules.data_sizes, examples),
         priorities=tuple(PRIORITY_OF[item] for item in request.priorities),
         **words,
     )
 
 
 def bracket_key(brackets: tuple[Bracket, ...], number: float | None) -> str:
-    """Answer that a number stands for; unknown without a number."""
-    if number is None:
+    """Answer that a number stands for; unknown without a number, or without brackets."""
+    if number is None or not brackets:
         return UNKNOWN
     # A loaded pack's brackets follow each other without a gap, so the upper ends are enough.
     for item in brackets:

@@ -53,6 +53,7 @@ class Answers(NamedTuple):
     behavior_change: str = UNKNOWN
     experience: str = UNKNOWN
     task_count: str = UNKNOWN
+    data: str = UNKNOWN
     priorities: tuple[str, ...] = ()
     """Priorities, most important first; only tie-breaks read them."""
 
@@ -78,7 +79,8 @@ def vocabulary(rules: Rules) -> dict[str, tuple[str, ...]]:
     """Every answer of every input, in the pack's and the contract's order, without "unknown"."""
     memory = (CPU, *(item.key for item in rules.gate.classes))
     budget = tuple(item.key for item in rules.budget)
-    return {"memory": memory, "budget": budget, **ENUM_WORDS, "task_count": tuple(i.key for i in rules.task_counts)}
+    counts, data = (tuple(item.key for item in brackets) for brackets in (rules.task_counts, rules.data_sizes))
+    return {"memory": memory, "budget": budget, **ENUM_WORDS, "task_count": counts, "data": data}
 
 
 def matches(when: When, answers: Answers) -> bool:

@@ -78,6 +78,11 @@ class Pack:
         return {node.id: node for node in self.rules.tree.nodes}
 
     @cached_property
+    def tree_inputs(self) -> frozenset[str]:
+        """Inputs that the nodes of the decision tree ask for."""
+        return frozenset(name for node in self.rules.tree.nodes for name in node.when)
+
+    @cached_property
     def _cards(self) -> Mapping[Method, Card]:
         return {card.method: card for card in self.rules.methods}
 

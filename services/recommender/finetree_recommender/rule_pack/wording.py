@@ -106,7 +106,7 @@ def _(rule: Option) -> str:
 @words.register
 def _(rule: CautionRule) -> str:
     pointer = f"; consider {rule.redirect}" if rule.redirect is not None else ""
-    return f"{rule.method} when {when_words(rule.when)}: {rule.message}{pointer}"
+    return f"{rule.method} when {when_words(rule.when)}: {rule.text}{pointer}"
 
 
 @words.register

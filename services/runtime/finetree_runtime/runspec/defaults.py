@@ -131,6 +131,8 @@ def _lora_defaults(lora: method_pb2.Lora, prefix: str) -> Iterator[Default]:
     yield Default(f"{prefix}.rank_stabilized", value=False, reason="scaled by alpha / rank")
     yield Default(f"{prefix}.weight_decomposed", value=False, reason="DoRA is slower")
     yield Default(f"{prefix}.include_experts", value=False, reason="experts are most of a mixture's parameters")
+    yield Default(f"{prefix}.train_embeddings", value=False, reason="no tokens are new")
+    yield Default(f"{prefix}.train_head", value=False, reason="no tokens are new")
 
 
 def _sequence_length(suggested: int, positions: int) -> Default:

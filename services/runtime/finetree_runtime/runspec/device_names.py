@@ -31,6 +31,17 @@ _COUNTED = (
     re.compile(r"(?P<name>.*?\S)(?:\s+\(?|(?<=\d))[x\u00d7*]\s*(?P<count>\d{1,3})\)?\s*", re.IGNORECASE),
 )
 """A count before or after a name: "4x4090", "2 x A100 80GB", "T4 x2", "L40S (x4)"."""
+_SYSTEMS = {
+    "a100": (8, "a100-80gb"),
+    "a100-40gb": (8, "a100-40gb"),
+    "h100": (8, "h100"),
+    "h200": (8, "h200"),
+    "b200": (8, "b200"),
+    "b300": (8, "b300"),
+    "station-a100": (4, "a100-80gb"),
+}
+"""Number and kind of the GPUs of NVIDIA's DGX and HGX systems, by the words after the series (their user guides)."""
+_SYSTEM = re.compile(r"(dgx|hgx)-(?P<station>station-)?(?P<letter>[a-z])-(?P<number>\d{3})(?P<memory>-40gb)?(-|$)")
 _IGNORED = {"nvidia", "geforce", "tesla", "quadro", "amd", "instinct", "radeon", "intel", "apple", "blackwell"} | {
     "generation",
     "graphics",
@@ -77,7 +88,12 @@ def by_name(entries: Iterable[tuple[Named, T]]) -> dict[str, T]:
 
 
 def counted(name: str) -> tuple[int, str]:
-    """Split a count from a name: "4x RTX 4090" is (4, "RTX 4090"); the count is 0 where there is none."""
+    """Split a count from a name: "4x RTX 4090" is (4, "RTX 4090"), "DGX A100" (8, "a100-80gb"); 0 without a count."""
+    system = _SYSTEM.match(canonical(name))
+    if system is not None:
+        station, letter, number, memory = (system[part] or "" for part in ("station", "letter", "number", "memory"))
+        if (known := _SYSTEMS.get(f"{station}{letter}{number}{memory}")) is not None:
+            return known
     found = next((match for pattern in _COUNTED if (match := pattern.fullmatch(name))), None)
     return (int(found["count"]), found["name"]) if found is not None else (0, name)
 

@@ -6,11 +6,12 @@ The recommender, the estimator and the trainer never import each other, yet must
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetree_api.types.v1 import check_pb2, hardware_pb2, run_spec_pb2, training_data_pb2
 
 from finetree_runtime.runspec.defaults import Default, defaults_for, suggested_sequence_length
+from finetree_runtime.runspec.device_names import counted
 from finetree_runtime.runspec.paths import set_paths
 
 
@@ -41,39 +42,46 @@ def resolve_spec(
         positions: Longest sequence of the model in tokens, which limits that default; 0 when unknown.
         matrix_rates: Measured rates of the CPU that trains, for the precision on a CPU.
     """
-    resolved, taken = _filled(spec, profile, positions=positions, matrix_rates=matrix_rates)
+    filled = fill_defaults(spec, profile=profile, positions=positions, matrix_rates=matrix_rates)
+    resolved, taken = filled.spec, {default.field_path: default for default in filled.defaults}
     paths = set_paths(resolved)
     return Resolved(resolved, tuple(taken[path].setting() if path in taken else given(path) for path in paths))
 
 
-def with_defaults(
+class Filled(NamedTuple):
+    """A copy of a spec with every default filled in, and the defaults that were."""
+
+    spec: run_spec_pb2.RunSpec
+    defaults: tuple[Default, ...]
+
+
+def fill_defaults(
     spec: run_spec_pb2.RunSpec,
     *,
     profile: training_data_pb2.DatasetProfile | None = None,
     positions: int = 0,
     matrix_rates: hardware_pb2.MatrixRates | None = None,
-) -> run_spec_pb2.RunSpec:
+) -> Filled:
     """Copy a spec and fill in its defaults, for callers that need no sources; arguments as of `resolve_spec`."""
-    return _filled(spec, profile, positions=positions, matrix_rates=matrix_rates)[0]
-
-
-def _filled(
-    spec: run_spec_pb2.RunSpec,
-    profile: training_data_pb2.DatasetProfile | None,
-    *,
-    positions: int,
-    matrix_rates: hardware_pb2.MatrixRates | None,
-) -> tuple[run_spec_pb2.RunSpec, dict[str, Default]]:
-    """Copy of a spec with its defaults, and those that were filled in by their field paths."""
     resolved = run_spec_pb2.RunSpec()
     resolved.CopyFrom(spec)
+    _split_count(resolved.hardware)
     defaults = defaults_for(
         resolved,
         suggested_length=suggested_sequence_length(profile if profile is not None else spec_profile(spec)),
         positions=positions,
         matrix_rates=matrix_rates,
     )
-    return resolved, {default.field_path: default for default in defaults if _fill(resolved, default)}
+    return Filled(resolved, tuple(default for default in defaults if _fill(resolved, default)))
+
+
+def _split_count(hardware: hardware_pb2.Hardware) -> None:
+    """Move a count from the accelerator's name, such as "4x RTX 4090", to its own field; a stated count is kept."""
+    count, name = counted(hardware.accelerator)
+    if count:
+        hardware.accelerator = name
+        if not hardware.HasField("count"):
+            hardware.count = count
 
 
 def given(path: str) -> check_pb2.SettingSource:

@@ -78,6 +78,7 @@ class Service:
     on_stop: Hook | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
+    _unfit: bool = False
 
     def add(self, add_function: Callable[[Any, Any], None], servicer: Any, full_name: str) -> None:
         """Serve one more gRPC service, for example "finetree_api.estimator.v1.EstimatorService"."""
@@ -85,8 +86,14 @@ class Service:
 
     async def set_ready(self, *, ready: bool) -> None:
         """Set the health status of each service. Liveness, the health entry "", stays SERVING until the exit."""
+        ready = ready and not self._unfit and not self.draining.is_set()
         for _, _, full_name in self.servicers:
-            await self._health.set(full_name, _SERVING if ready and not self.draining.is_set() else _NOT_SERVING)
+            await self._health.set(full_name, _SERVING if ready else _NOT_SERVING)
+
+    async def end_readiness(self) -> None:
+        """Set the health status to NOT_SERVING for the rest of the run: a part that the service needs has died."""
+        self._unfit = True
+        await self.set_ready(ready=False)
 
 
 def run(service: Service) -> int:

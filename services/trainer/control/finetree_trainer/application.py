@@ -12,7 +12,6 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
 from finetree_runtime.server.identity import distribution_version
-from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
 
 from finetree_trainer.api import worker_servicer
@@ -35,6 +34,7 @@ from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.locate import Models
+from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import Holder, JobQueue
@@ -121,8 +121,16 @@ class Application:
         self._queue.start = self._supervisor.start
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         retention = Retention(self._log, retention=self._settings.event_retention)
-        for work in (self._queue.run(), self._time_limits.run(), retention.run(), reporter.run()):
-            self._running.append(asyncio.create_task(_logged(work)))
+        loops = {
+            "queue": self._queue.run,
+            "time_limits": self._time_limits.run,
+            "retention": retention.run,
+            "observation_reports": reporter.run,
+            "heartbeats": self._supervisor.heartbeats.run,
+        }
+        for name, loop in loops.items():
+            work = keep_running(loop, name=name, on_death=self._service.end_readiness)
+            self._running.append(asyncio.create_task(work))
 
     async def drain(self) -> None:
         """Send the watchers their last cursor, so that their calls end."""
@@ -194,11 +202,3 @@ def _limits(settings: Settings) -> dict[str, int]:
         "event_retention_seconds": int(settings.event_retention),
         "orphan_grace_seconds": int(settings.orphan_grace),
     }
-
-
-async def _logged(work: Any) -> None:
-    try:
-        await work
-    except Exception as error:
-        get_logger().error("background_task_failed", exc_info=error)
-        raise

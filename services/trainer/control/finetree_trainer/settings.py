@@ -23,7 +23,10 @@ class Settings(ServiceSettings):
     cpu_threads: int = setting(0, "Threads of a CPU slot; 0: the machine's cores divided by the slots.")
     prewarm: bool = setting(default=True, text="Keep one idle worker with its libraries loaded.")
     worker_command: tuple[str, ...] = setting((), "Program that runs a task. Default: this Python, -m finetree_worker.")
-    worker_heartbeat: Duration = setting(20.0, "Longest silence between the trainer and a worker.")
+    worker_heartbeat: Duration = setting(
+        20.0,
+        "Longest silence between the trainer and a worker; silent and idle four times as long, it is ended.",
+    )
     start_time: Duration = setting(120.0, "Longest time from a worker's start until it attaches.")
     orphan_grace: Duration = setting(
         900.0, "How long a worker that lost the trainer continues before it saves a checkpoint and stops."

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract's values for how a file is read as the reader's own, and back. Both have the same names."""
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import TypeVar
 
-from finetree_api.types.v1 import training_data_pb2
+from finetree_api.types.v1 import check_pb2, training_data_pb2
 
+from finetree_data.findings.finding import Finding, Severity, UnreadColumn
 from finetree_data.options import Columns, FileFormat, Reading, RowFormat
 
 E = TypeVar("E", bound=Enum)
@@ -27,6 +29,8 @@ def to_reading(given: training_data_pb2.DatasetReading, *, name: str = "") -> Re
         skip_bad_rows=given.bad_rows == training_data_pb2.BAD_ROWS_SKIP,
         skip_limit=given.skip_limit if given.HasField("skip_limit") else None,
         refuse_empty=given.bad_rows == training_data_pb2.BAD_ROWS_REFUSE,
+        accepted_findings=tuple(given.accepted_findings),
+        ignored_columns=tuple(given.ignored_columns),
     )
 
 
@@ -48,3 +52,65 @@ def file_format(found: FileFormat) -> training_data_pb2.FileFormat.ValueType:
 def compression(name: str) -> training_data_pb2.Compression.ValueType:
     """Return the contract's value of "", "gzip" or "zstd"."""
     return training_data_pb2.Compression.Value(f"COMPRESSION_{name.upper() or 'NONE'}")
+
+
+_SEVERITIES = {
+    Severity.NOTE: check_pb2.SEVERITY_INFO,
+    Severity.WARNING: check_pb2.SEVERITY_WARNING,
+    Severity.ERROR: check_pb2.SEVERITY_ERROR,
+}
+
+
+def finding_message(found: Finding) -> training_data_pb2.DataFinding:
+    """Return the contract's message of a finding."""
+    return training_data_pb2.DataFinding(
+        code=found.code,
+        severity=_SEVERITIES[found.severity],
+        message=found.message,
+        rows=found.rows,
+        columns=[_column_message(column) for column in found.columns],
+        mappings=[training_data_pb2.DatasetColumns(**mapping) for mapping in found.mappings],
+        accepted=found.accepted,
+    )
+
+
+def _column_message(column: UnreadColumn) -> training_data_pb2.UnreadColumn:
+    return training_data_pb2.UnreadColumn(
+        name=column.name,
+        severity=_SEVERITIES[column.severity],
+        kind=column.kind,
+        rows=column.rows,
+        share=column.share,
+        mean_characters=column.mean,
+        longest_characters=column.longest,
+        example=column.example,
+    )
+
+
+def findings_of(messages: Iterable[training_data_pb2.DataFinding]) -> tuple[Finding, ...]:
+    """Return the findings of messages."""
+    severities = {message: severity for severity, message in _SEVERITIES.items()}
+    return tuple(
+        Finding(
+            code=message.code,
+            severity=severities[message.severity],
+            message=message.message,
+            rows=message.rows,
+            columns=tuple(
+                UnreadColumn(
+                    name=column.name,
+                    severity=severities[column.severity],
+                    kind=column.kind,
+                    rows=column.rows,
+                    share=column.share,
+                    mean=column.mean_characters,
+                    longest=column.longest_characters,
+                    example=column.example,
+                )
+                for column in message.columns
+            ),
+            mappings=tuple({part.name: path for part, path in mapping.ListFields()} for mapping in message.mappings),
+            accepted=message.accepted,
+        )
+        for message in messages
+    )

@@ -9,16 +9,21 @@ RowError             one row is wrong; the policy for bad rows decides about the
 """
 
 
+def encodable(text: str) -> str:
+    """Return a text with half characters replaced: JSON may have some, and no message of the contract can."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 class DatasetError(Exception):
     """A file is refused. `reason` is a stable UPPER_SNAKE name, `row` is counted from 1 (0: no single row)."""
 
     def __init__(self, reason: str, problem: str, *, remedy: str = "", row: int = 0, field: str = "") -> None:
-        super().__init__(problem)
+        super().__init__(encodable(problem))
         self.reason = reason
-        self.problem = problem
+        self.problem = encodable(problem)
         self.remedy = remedy
         self.row = row
-        self.field = field
+        self.field = encodable(field)
 
 
 class RowError(Exception):
@@ -31,9 +36,9 @@ class RowError(Exception):
     tolerated = 0.0
 
     def __init__(self, field: str, problem: str) -> None:
-        super().__init__(problem)
-        self.field = field
-        self.problem = problem
+        super().__init__(encodable(problem))
+        self.field = encodable(field)
+        self.problem = encodable(problem)
 
 
 class MixedFormatError(RowError):

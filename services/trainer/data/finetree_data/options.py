@@ -43,6 +43,7 @@ class Columns:
     text: str = ""
     system: str = ""
     tools: str = ""
+    verdict: str = ""
 
     def given(self) -> dict[str, str]:
         """Return the columns that are named, by what they hold."""
@@ -55,7 +56,8 @@ class Reading:
 
     `skip_bad_rows` skips wrong rows, at most `skip_limit` of them (None: any number). `refuse_empty` refuses the
     file also for the few rows without an answer or a question that are otherwise skipped. `name` may tell the format
-    by its suffix, where the path of the file does not.
+    by its suffix, where the path of the file does not. `accepted_findings` are codes of findings that may stand,
+    `ignored_columns` may be left out: they change nothing of the rows, but that an ignored column is no verdict.
     """
 
     name: str = ""
@@ -65,3 +67,5 @@ class Reading:
     skip_bad_rows: bool = False
     skip_limit: int | None = None
     refuse_empty: bool = False
+    accepted_findings: tuple[str, ...] = ()
+    ignored_columns: tuple[str, ...] = ()

@@ -9,17 +9,21 @@ from typing import Any
 
 from finetree_data.bad_rows import BadRow, BadRowPolicy, bad_row
 from finetree_data.columns.detection import detect_row_format
-from finetree_data.columns.mapping import Mapping, columns_remark
-from finetree_data.columns.resolve import find_mapping, present
-from finetree_data.errors import DatasetError, RowError
-from finetree_data.files import csv, json_document, json_lines
+from finetree_data.columns.mapping import columns_remark
+from finetree_data.columns.resolve import OPTIONAL, find_mapping, present, require_column
+from finetree_data.errors import DatasetError, MarkedRowError, RowError
+from finetree_data.files import csv, json_document, json_lines, prose
 from finetree_data.files.content import HEAD_BYTES, PARQUET, Content, open_content, require_text_file
 from finetree_data.files.json_lines import Record
+from finetree_data.files.parquet_footer import read_footer
+from finetree_data.findings.finding import Finding
+from finetree_data.findings.survey import Survey
 from finetree_data.options import FileFormat, Reading, RowFormat
 from finetree_data.remarks import Remark
 from finetree_data.rows.convert import remarks_on, to_row
 from finetree_data.rows.nested import Nesting, detect_nesting
 from finetree_data.rows.row import Row
+from finetree_data.rows.verdicts import Verdicts
 
 ParquetReader = Callable[[Path], Iterable[Record]]
 """Reads the rows of a Parquet file; given by the worker, which alone has a library for it."""
@@ -35,10 +39,12 @@ class RowFile:
     file_format: FileFormat | None = None
     compression: str = ""
     content: Content | None = None
+    paragraphs: bool = False
     bad_rows: BadRowPolicy = field(init=False)
-    _mapping: Mapping | None = None
+    _survey: Survey | None = None
+    _verdicts: Verdicts | None = None
     _nesting: Nesting | None = None
-    _columns: Remark | None = None
+    _parquet_share: float | None = None
 
     def __post_init__(self) -> None:
         self.bad_rows = BadRowPolicy(self.reading)
@@ -46,7 +52,7 @@ class RowFile:
     @property
     def row_format(self) -> RowFormat | None:
         """The format of its rows."""
-        return self._mapping.row_format if self._mapping is not None else None
+        return self._survey.mapping.row_format if self._survey is not None else None
 
     @property
     def skipped(self) -> int:
@@ -61,14 +67,33 @@ class RowFile:
     @property
     def remarks(self) -> tuple[Remark, ...]:
         """How its rows are read: the columns that are used, and what was decided where a file leaves a choice."""
-        if self._mapping is None or self._columns is None:
+        if self._survey is None or self._verdicts is None:
             return ()
-        nesting = (Remark("NESTED_ROWS", self._nesting.note),) if self._nesting is not None else ()
-        return (self._columns, *nesting, *self._mapping.remarks)
+        survey, column = self._survey, self._verdicts.column if self._verdicts.known else ""
+        verdict = {"verdict": column} if column else {}
+        mapping = replace(survey.mapping, parts=survey.mapping.parts | verdict)
+        unread = [name for name in survey.unread() if name != column]
+        found = [columns_remark(mapping, survey.names, unread)]
+        if self._nesting is not None:
+            found.append(Remark("NESTED_ROWS", self._nesting.note))
+        if self._verdicts.left_out:
+            bad = f'{self._verdicts.left_out} rows whose "{column[:60]}" is false'
+            text = f"{bad} are bad answers (as for KTO): they are skipped."
+            found.append(Remark("BAD_ANSWERS_SKIPPED", text))
+        if self.paragraphs:
+            found.append(Remark("PARAGRAPHS_READ", "The lines are wrapped: each paragraph is a row."))
+        return (*found, *mapping.remarks)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What was found in the rows that were read that may make a run learn the wrong thing, the gravest first."""
+        return self._survey.findings(self.file_format) if self._survey is not None else ()
 
     @property
     def fraction(self) -> float:
-        """Share of the file's bytes that were read, 0 to 1."""
+        """Share of the file's bytes that were read, 0 to 1; of a Parquet file's rows."""
+        if self._parquet_share is not None:
+            return self._parquet_share
         return self.content.fraction if self.content is not None else 0.0
 
     def rows(self) -> Iterator[Row]:
@@ -94,6 +119,11 @@ class RowFile:
                     yield self._entry(number, value)
             except RowError as error:
                 yield bad_row(number, error)
+        if self._survey is not None:
+            for part in OPTIONAL:
+                path = getattr(self.reading.columns, part)
+                if path:
+                    require_column(dict.fromkeys(self._survey.names), part, path)
 
     def _plain(self, record: dict[str, Any] | RowError) -> Iterable[dict[str, Any] | RowError]:
         """The rows of a record: more than one if they are nested in it. Raises RowError."""
@@ -101,7 +131,7 @@ class RowFile:
             raise record
         named = self.reading.columns.given().values()
         if (
-            self._mapping is None
+            self._survey is None
             and self.reading.row_format is None
             and not any(present(record, path) for path in named)
         ):
@@ -112,15 +142,32 @@ class RowFile:
         try:
             if isinstance(value, RowError):
                 raise value
-            mapping = self._mapping or find_mapping(value, self.reading.row_format, self.reading.columns)
-            row = to_row(number, value, mapping)
+            return self._row(number, value)
         except RowError as error:
             return bad_row(number, error)
         except RecursionError:
             return bad_row(number, RowError("", "is nested too deeply"))
-        if self._mapping is None:
-            self._mapping = replace(mapping, remarks=remarks_on(value, mapping))
-            self._columns = columns_remark(mapping, value)
+
+    def _row(self, number: int, value: dict[str, Any]) -> Row:
+        """Convert a row's object; the first valid one, or one that is marked as bad, decides how the file is read."""
+        survey, verdicts = self._survey, self._verdicts
+        if survey is None or verdicts is None:
+            survey = Survey(find_mapping(value, self.reading.row_format, self.reading.columns))
+            verdicts = Verdicts(survey.mapping, self.reading.ignored_columns)
+        if not value.keys() <= survey.names:
+            survey.meet(value)
+            verdicts.meet(survey.names)
+        if verdicts.column:
+            try:
+                verdicts.require_good(value, survey.mapping)
+            except MarkedRowError:
+                self._survey, self._verdicts = survey, verdicts
+                raise
+        row = to_row(number, value, survey.mapping)
+        if self._survey is None:
+            survey.mapping = replace(survey.mapping, remarks=remarks_on(value, survey.mapping))
+        self._survey, self._verdicts = survey, verdicts
+        survey.add(value, row, verdicts.column if verdicts.known else "")
         return row
 
     def _records(self) -> Iterator[Record]:
@@ -132,6 +179,11 @@ class RowFile:
                 yield from self._parquet(head)
                 return
             require_text_file(head)
+            width = prose.width_of(head.decode("utf-8-sig", "replace")) if self.file_format is FileFormat.TEXT else 0
+            if width:
+                self.paragraphs = True
+                yield from prose.paragraphs(content, width)
+                return
             yield from _READERS[self.file_format](content, head)
 
     def _parquet(self, head: bytes) -> Iterator[Record]:
@@ -144,7 +196,10 @@ class RowFile:
             raise DatasetError("DATASET_UNREADABLE", f"The file is {what}.", remedy="Send the Parquet file as it is.")
         if self.parquet is None:
             raise DatasetError("UNSUPPORTED_FILE", "Parquet is not read here.", remedy="Write JSONL.")
-        yield from self.parquet(self.path)
+        rows = max(1, read_footer(self.path).rows)
+        for number, record in self.parquet(self.path):
+            self._parquet_share = min(1.0, number / rows)
+            yield number, record
 
 
 def _delimited(content: Content, head: bytes) -> Iterator[Record]:
@@ -157,7 +212,7 @@ _READERS: dict[FileFormat, Callable[[Content, bytes], Iterator[Record]]] = {
     FileFormat.JSON: lambda content, _: json_document.json_document(content),
     FileFormat.CSV: _delimited,
     FileFormat.TSV: lambda content, _: csv.table(content, "\t"),
-    FileFormat.TEXT: lambda content, _: csv.text_lines(content),
+    FileFormat.TEXT: lambda content, _: prose.text_lines(content),
 }
 
 _BY_SUFFIX = {

@@ -121,6 +121,7 @@ def _reported_data(task: worker_pb2.Task, asked: job_pb2.PrepareTask) -> DataPla
         split_seed=asked.seed,
         sequence_length=asked.sequence_length if asked.HasField("sequence_length") else UNLIMITED,
         loss_on=spec_values.value_of(asked, "loss_tokens", spec_values.LOSS_ON),
+        append_eos=asked.append_eos or not asked.HasField("append_eos"),
         **_held_out(task, asked.evaluation_dataset),
         **_token_cache(task),
     )

@@ -5,6 +5,8 @@ import pytest
 from finetree_api.recommender.v1 import picture_pb2, recommendation_pb2
 from finetree_api.types.v1 import serving_pb2
 from finetree_cli.commands import recommend
+from finetree_recommender.messages.questionnaire import questionnaire
+from finetree_recommender.rule_pack.pack import builtin_packs
 
 
 @pytest.mark.parametrize(
@@ -28,3 +30,15 @@ def test_the_words_of_flags_are_those_of_the_contract(words, enum, prefix):
     ours = {"many_different": "many", "llama_cpp": "llama.cpp"}
     names = {ours.get(name, name): number for name, number in names.items()}
     assert words == names
+
+
+def test_every_answer_of_the_built_in_questionnaires_can_be_said_by_options():
+    for pack in builtin_packs().values():
+        for option in (each for question in questionnaire(pack) for each in question.options):
+            words = list(recommend.as_options(option.request))
+            with recommend.recommend.make_context("recommend", list(words)) as context:
+                given = context.params
+            assert words, option.id
+            budget = given["budget_per_month"] or option.request.budget_per_month
+            assert budget == option.request.budget_per_month
+            assert given["gpu_memory"] in (None, option.request.hardware.unknown_accelerator.marketed_memory_gb)

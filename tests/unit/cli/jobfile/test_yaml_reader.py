@@ -2,7 +2,7 @@
 """Values of a job file by the types of their fields, and mistakes with their positions."""
 
 import pytest
-from finetree_api.types.v1 import method_pb2, training_pb2
+from finetree_api.types.v1 import hardware_pb2, method_pb2, training_pb2
 from finetree_cli.errors import BadInput, FileProblem
 from finetree_cli.jobfile.job import parse_job
 
@@ -48,6 +48,14 @@ def test_a_name_may_leave_out_what_all_names_of_its_enum_begin_with(written):
     assert spec.gradient_checkpointing == training_pb2.GRADIENT_CHECKPOINTING_OFF
     assert spec.training.packing == training_pb2.PACKING_ON
     assert spec.qlora.quantization == method_pb2.QUANTIZATION_NF4
+
+
+@pytest.mark.parametrize(
+    ("word", "name"), [("fsdp", "FULL"), ("zero-3", "FULL"), ("ZeRO-2", "GRADIENTS"), ("ddp", "REPLICATED")]
+)
+def test_sharding_has_the_words_of_its_option(word, name):
+    spec = parse_job(f"hardware: {{accelerator: h100, count: 8, sharding: {word}}}\n", "job.yaml").spec
+    assert hardware_pb2.Sharding.Name(spec.hardware.sharding) == f"SHARDING_{name}"
 
 
 WRONG = {
@@ -111,7 +119,7 @@ WRONG = {
     "setting of another level": ("train: {model: {name: m}}\n", (1, 9, "train.model"), "train.spec.model"),
     "spec without its task": ("spec: {model: {name: m}}\n", (1, 1, "spec"), "train.spec"),
     "label twice": ("train: {spec: {model: {name: m}}}\nlabels:\n  a: b\n  a: c\n", (4, 3, "labels.a"), "line 3"),
-    "empty": ("# nothing\n", (1, 1, ""), "model"),
+    "empty": ("# nothing\n", (1, 1, ""), "is empty"),
     "a list": ("- model\n", (1, 1, ""), "a list"),
     "not YAML": ("model: {name: m\nlora: 1\n", (2, 5, ""), "not YAML"),
     "two documents": ("model: {name: m}\n---\na: b\n", (2, 1, ""), "not YAML"),

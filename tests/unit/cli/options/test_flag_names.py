@@ -38,6 +38,18 @@ def test_paths_in_a_text_become_options_and_other_words_stay():
     )
 
 
+def test_a_model_that_no_catalog_has_is_a_folder_of_the_commands_that_name_one():
+    text = "no model 'x'; ListModels lists all, model.shape accepts any"
+    named = in_flags(text, command("recommend"))
+    assert named.endswith("catalog` lists all, --model ./FOLDER takes any that has a config.json")
+    assert in_flags(text, command("check")).endswith("model.shape accepts any")
+
+
+def test_a_field_in_backticks_becomes_an_option_and_the_same_word_without_stays():
+    text = "a model needs `model` to run: state `ownership` or the ownership"
+    assert in_flags(text, command("recommend")) == "a model needs --model to run: state --price or the ownership"
+
+
 def fields(descriptor, depth=4):
     for field in descriptor.fields:
         yield field.name

@@ -31,6 +31,8 @@ def asked(*words: str) -> run_spec_pb2.RunSpec:
         (program.PROGRAMS, training_pb2.TrainingProgram),
         (program.LIBRARIES, training_pb2.ShardingLibrary),
         (program.CACHES, training_pb2.AllocatorCache),
+        (program.EXPERTS, training_pb2.ExpertProducts),
+        (program.LAYER_KERNELS, training_pb2.LayerKernels),
     ],
 )
 def test_each_choice_of_the_contract_has_a_word(words, kind):
@@ -41,13 +43,16 @@ def test_each_choice_of_the_contract_has_a_word(words, kind):
 
 
 def test_flags_become_the_programs_settings():
-    spec = asked("--program", "llm-foundry", "--compile", "--sharding-library", "fsdp2", "--allocator-cache", "kept")
+    names = ("--program", "llm-foundry", "--compile", "--sharding-library", "fsdp2", "--allocator-cache", "kept")
+    spec = asked(*names, "--experts", "in-turn", "--layer-kernels", "fused")
 
     assert spec.program == training_pb2.ProgramSettings(
         program=training_pb2.TRAINING_PROGRAM_LLM_FOUNDRY,
         compile=True,
         sharding_library=training_pb2.SHARDING_LIBRARY_FSDP2,
         allocator_cache=training_pb2.ALLOCATOR_CACHE_KEPT,
+        experts=training_pb2.EXPERT_PRODUCTS_IN_TURN,
+        layer_kernels=training_pb2.LAYER_KERNELS_FUSED,
     )
 
 

@@ -35,6 +35,8 @@ def test_a_model_is_named_by_catalog_or_hub(name, source, revision):
         ({"gpu": "t4", "memory_gb": 64}, "--memory-gb"),
         ({"gpu": None, "sharding": "fsdp"}, "--sharding needs GPUs"),
         ({"cpu": True, "sharding": "fsdp"}, "--sharding needs GPUs"),
+        ({"cpu": True, "nodes": 2}, "--nodes needs GPUs"),
+        ({"network": 400.0}, "--network needs GPUs"),
         ({"tokens": 9}, "--tokens needs --examples"),
         ({"tokens_per_example": 9}, "--tokens-per-example needs --examples"),
         ({"examples": 5, "tokens": 50, "tokens_per_example": 9}, "exclude each other"),
@@ -57,6 +59,20 @@ def test_rows_are_described_by_all_tokens_or_by_those_of_an_average_row():
     assert first == second == training_data_pb2.DatasetProfile(examples=5_000, total_tokens=2_000_000)
 
 
+def test_the_tokens_of_a_job_files_rows_can_be_said_without_their_number():
+    job = training_data_pb2.DatasetProfile(examples=5_000, target_fraction=0.5)
+    for flags, rows in (
+        (spec_flags.DataFlags(tokens_per_example=400), {"total_tokens": 2_000_000, "target_fraction": 0.5}),
+        (spec_flags.DataFlags(tokens=5_000), {"total_tokens": 5_000, "target_fraction": 0.5}),
+        (spec_flags.DataFlags(target_fraction=0.25), {"target_fraction": 0.25}),
+    ):
+        found = spec_flags.data(flags, NOBODY, job).profile
+        assert found == training_data_pb2.DatasetProfile(examples=5_000, **rows)
+    assert spec_flags.data(spec_flags.DataFlags(), NOBODY, job).profile is None
+    with pytest.raises(BadInput, match="less than one token for each of 5,000 rows"):
+        spec_flags.data(spec_flags.DataFlags(tokens=400), NOBODY, job)
+
+
 def test_fewer_tokens_than_rows_are_refused_with_what_was_meant():
     with pytest.raises(BadInput, match=r"less than one token for each of 5,000 rows") as caught:
         spec_flags.data(spec_flags.DataFlags(examples=5_000, tokens=400), NOBODY)
@@ -69,6 +85,16 @@ def test_sharding_has_the_words_of_the_field():
     machine = spec_flags.hardware(flags, NOBODY)
     assert machine is not None
     assert (machine.hardware.count, machine.hardware.sharding) == (8, hardware_pb2.SHARDING_FULL)
+
+
+def test_machines_and_their_network_are_said_with_gpus_or_of_a_job_file():
+    said = {"nodes": 2, "network": 400.0}
+    found = spec_flags.hardware(spec_flags.HardwareFlags(gpu="a100-80gb", count=16, **said), NOBODY).hardware
+    base = hardware_pb2.Hardware(accelerator="h100", count=16)
+    changed = spec_flags.hardware(spec_flags.HardwareFlags(**said), NOBODY, base=base).hardware
+
+    assert (found.nodes, found.network_gbits_per_second) == (2, 400)
+    assert (changed.count, changed.nodes, changed.network_gbits_per_second) == (16, 2, 400)
 
 
 def test_the_number_of_gpus_and_their_sharding_change_the_hardware_of_a_job_file():

@@ -50,7 +50,7 @@ def test_cells_hold_line_breaks_quotes_and_json(read_rows):
 
 
 def test_python_in_a_cell_is_told_from_json(refusal):
-    found = refusal("messages,id\n\"[{'role': 'user'}]\",1\n")
+    found = refusal("messages,id\n\"[{'role': 'user'} {'role': 'assistant'}]\",1\n")
     assert "Python, not JSON" in found.problem
 
 

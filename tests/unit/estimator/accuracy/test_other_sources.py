@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from finetree_estimator.catalog import price_book
-from finetree_estimator.servicer import EstimatorServicer
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_runtime.server.validation import validate
 
 sys.path.append(str(Path(__file__).parents[4] / "benchmarks" / "estimator"))
 
+from made_runs import MadeRuns
 from other_rows import OtherRow, other_rows
 from whole_runs import predicted, request, whole_runs
 
@@ -22,7 +22,7 @@ FMS = "github:foundation-model-stack/fms-acceleration"
 
 @pytest.fixture(scope="module")
 def found():
-    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
+    servicer = MadeRuns(Knowledge(price_book.packaged()))
     return [(row, servicer.estimate(row.request)) for row in ROWS]
 
 
@@ -106,7 +106,7 @@ def test_nine_of_ten_speeds_are_inside_intervals_that_say_something(found):
 
 
 def test_whole_runs_take_the_hours_that_are_foretold():
-    servicer = EstimatorServicer(Knowledge(price_book.packaged()))
+    servicer = MadeRuns(Knowledge(price_book.packaged()))
     rows = whole_runs()
     for row in rows:
         validate(request(row))

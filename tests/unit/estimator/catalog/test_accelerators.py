@@ -13,6 +13,7 @@ from finetree_estimator.catalog.devices import by_memory_class, known
 from finetree_estimator.catalog.names import GIB, UnknownNameError, table
 from finetree_estimator.spec.resolve import read_accelerator
 from finetree_runtime.errors import NotFound
+from finetree_runtime.runspec.device_names import counted
 
 SPELLINGS = {
     "rtx-4090": (
@@ -104,10 +105,30 @@ def test_no_listed_name_means_two_accelerators():
             assert owners.setdefault(name, entry.name) == entry.name, name
 
 
-@pytest.mark.parametrize(("name", "words"), [("4x9999", "hardware.count"), ("CPU", "hardware.cpu")])
-def test_what_is_no_name_is_told_where_it_belongs(name, words):
-    with pytest.raises(NotFound, match=words):
-        read_accelerator(name)
+def test_what_is_no_name_is_told_where_it_belongs():
+    with pytest.raises(NotFound, match=r"hardware\.cpu"):
+        read_accelerator("CPU")
+
+
+def test_no_listed_name_is_read_as_a_number_of_devices():
+    named = (name for entry in accelerators() for name in (entry.name, entry.display_name, *entry.aliases))
+    assert [name for name in named if counted(name)[0]] == []
+
+
+@pytest.mark.parametrize(
+    ("system", "count", "name"),
+    [
+        ("dgx a100", 8, "a100-80gb"),
+        ("NVIDIA DGX A100 640GB", 8, "a100-80gb"),
+        ("DGX A100 40GB", 8, "a100-40gb"),
+        ("HGX-H100", 8, "h100"),
+        ("DGX Station A100", 4, "a100-80gb"),
+        ("DGX B300", 8, "b300"),
+    ],
+)
+def test_a_system_is_so_many_accelerators_of_the_catalog(system, count, name):
+    assert counted(system) == (count, name)
+    assert accelerator(name).name == name
 
 
 def test_an_unknown_accelerator_comes_back_with_the_nearest():
@@ -160,6 +181,7 @@ def test_the_numbers_of_an_accelerator_are_plausible():
         assert 0.3 < entry.training_flops / (entry.dense_flops or entry.fp32_flops) < 1.05, entry.name
         assert 80e9 < entry.bandwidth <= 8e12, entry.name
         assert 10e9 < entry.link_bandwidth < 800e9, entry.name
+        assert entry.network_gbits in (0, 100, 400, 3200), entry.name
         assert 30 <= entry.watts <= 1400, entry.name
 
 
@@ -169,6 +191,7 @@ def test_each_row_of_the_hardware_files_has_a_source_and_a_date(file):
         assert len(row["source"]) > 10, row
         assert row["date"][:4] == "2026", row
         assert not row.get("usable_gib") or row["usable_source"], row
+        assert not row.get("machine_gbit_s") or row["machine_source"], row
 
 
 TENSOR_TO_FP32 = {

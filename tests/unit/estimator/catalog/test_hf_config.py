@@ -46,7 +46,7 @@ GEMMA3 = {
     "vision_config": {"hidden_size": 1152},
     "text_config": {
         "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
-        "max_position_embeddings": 131072,
+        "max_position_embeddings": 131072, "sliding_window": 1024,
     },
 }  # fmt: skip
 FALCON = {
@@ -208,3 +208,43 @@ def test_any_configuration_gives_a_possible_shape_or_an_error_of_ours(family, ch
     assert isinstance(found.shape, Shape)
     assert contradiction(found.shape) is None
     assert count(found.shape).total > 0
+
+
+SIX = SMALL | {"num_hidden_layers": 6}
+
+
+@pytest.mark.parametrize(
+    ("config", "window", "full"),
+    [
+        ({"model_type": "mistral"}, 4096, 0),
+        ({"model_type": "mistral", "sliding_window": None}, 0, 0),
+        ({"model_type": "llama", "sliding_window": 128}, 0, 0),
+        ({"model_type": "gemma2"}, 4096, 3),
+        ({"model_type": "gemma3_text", "sliding_window": 512, "sliding_window_pattern": 3}, 512, 2),
+        ({"model_type": "gpt_oss", "layer_types": ["sliding_attention"] * 5 + ["full_attention"]}, 128, 1),
+        ({"model_type": "exaone4", "sliding_window_pattern": "LLG"}, 4096, 2),
+        ({"model_type": "phi3", "sliding_window": 2047}, 2047, 0),
+        ({"model_type": "qwen2", "sliding_window": 64}, 0, 0),
+        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True, "max_window_layers": 4}, 64, 4),
+        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True, "max_window_layers": 0}, 64, 0),
+        ({"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}, 0, 0),
+        ({"model_type": "qwen3_moe", "sliding_window": 64, "use_sliding_window": True}, 64, 0),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else str(value),
+)
+def test_windows_are_those_of_the_configuration(config, window, full):
+    """As the configuration classes of transformers 5.24 list layer_types."""
+    shape = hf_config.parse(SIX | config).shape
+
+    assert (shape.window, shape.full_attention_layers, shape.windowed_layers) == (
+        window,
+        full,
+        (6 - full) * (window > 0),
+    )
+
+
+@pytest.mark.parametrize(("full", "window"), [(1, 0), (3, 64)])
+def test_full_layers_need_a_window_and_are_no_more_than_all(full, window):
+    shape = replace(hf_config.parse(LLAMA).shape, full_attention_layers=full, window=window)
+
+    assert contradiction(shape).field == "full_attention_layers"

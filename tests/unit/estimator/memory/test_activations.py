@@ -8,7 +8,7 @@ from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.prefix import Prefix
 from finetree_estimator.methods.targets import preset_targets
-from finetree_estimator.programs import FINETREE, TRANSFORMERS, UNSLOTH
+from finetree_estimator.programs import FINETREE, TRANSFORMERS, UNSLOTH, variant
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LLAMA = model("llama-3.1-8b").shape
@@ -35,10 +35,26 @@ def test_full_fine_tuning_keeps_the_inputs_of_every_linear_layer(make_run):
 
 def test_experts_in_turn_are_differentiated_with_the_tokens_that_chose_them(make_run):
     run = make_run(shape=model("mixtral-8x7b").shape, method=Lora(8, ("q_proj",)))
-    layers = [layer_activations(replace(run, program=program)) for program in (FINETREE, TRANSFORMERS)]
+    turns = replace(FINETREE, experts_in_turn=True)
+    layers = [layer_activations(replace(run, program=program)) for program in (FINETREE, turns)]
     together, in_turn = (layer.gradients / 2 - 4 * 4096 for layer in layers)
 
     assert (together, in_turn) == (3 * 14336 * 2, 3 * 14336 * 2 / 8)
+
+
+def test_grouped_experts_keep_what_a_traced_step_keeps(make_run):
+    """transformers 5.24's Qwen3-MoE, eight experts of width 768 for each token, a stream of 2,048 features.
+
+    Traced with stacked weights frozen: 6 bytes for each feature of a chosen expert and 2 for each of its output; with
+    all weights trained 2 more for each expert's feature (counted with the inputs) and 2 for each of its input.
+    """
+    run = make_run(shape=model("qwen3-30b-a3b").shape, method=Lora(8, ("q_proj",)), program=TRANSFORMERS)
+    full = replace(run, method=Full(), master_bytes=2)
+
+    assert layer_activations(run).mlp == 8 * (6 * 768 + 2 * 2048)
+    assert layer_activations(full).mlp == 8 * (6 * 768 + 4 * 2048)
+    # Rows of the stream's width, one for each expert, are put back into the tokens' order: they are the wide ones.
+    assert layer_activations(run).gradients == 2 * (3 * 8 * 2048 + 4 * 2048)
 
 
 @pytest.mark.parametrize(("name", "norms"), [("phi-3.5-mini", 2), ("pythia-1b", 1)])
@@ -77,3 +93,16 @@ def test_a_fused_mlp_keeps_no_input_of_its_last_adapter(make_run):
     )
 
     assert with_it.trained_inputs == without.trained_inputs
+
+
+def test_ligers_layers_keep_no_float32_norms_and_no_gated_product(make_run):
+    """Its RMS norm keeps its input as it is, its SwiGLU the two halves, whose gradients take their place."""
+    liger = variant(TRANSFORMERS, compiled=False, frozen_kept=True, layers="all")
+    runs = [make_run(method=Full(), master_bytes=2, program=program) for program in (TRANSFORMERS, liger)]
+    plain, fused = (layer_activations(run) for run in runs)
+
+    # Two norms of 3,072 features: a float32 copy and the normalized 16-bit one each, or the 16-bit input.
+    assert (plain.norms, fused.norms) == (2 * 3072 * 6, 2 * 3072 * 2)
+    assert (plain.mlp, fused.mlp) == (3 * 2 * 8192, 2 * 2 * 8192)
+    assert (plain.gradients - fused.gradients) == 2 * 2 * 8192
+    assert plain.trained_inputs == fused.trained_inputs

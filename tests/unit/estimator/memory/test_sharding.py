@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of a sharded model is whole, and when."""
 
+from dataclasses import replace
+
 import pytest
 from finetree_estimator.catalog.models import model
 from finetree_estimator.catalog.parameters import count
@@ -117,7 +119,7 @@ def test_a_sharded_quantized_base_is_gathered_packed(make_run):
     run = make_run(
         shape=shape,
         method=Qlora.of(Lora(16, attention, 0.1), double_quantized=True),
-        program=TRANSFORMERS,
+        program=replace(TRANSFORMERS, experts_in_turn=True),
         checkpointing=True,
         loss="full-logits",
         micro_batch=2,

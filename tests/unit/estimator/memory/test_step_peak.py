@@ -21,7 +21,7 @@ from finetree_estimator.methods.full import Full
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
-from finetree_estimator.programs import PYTORCH, TORCHTUNE, TRANSFORMERS, variant
+from finetree_estimator.programs import PYTORCH, TORCHTUNE, TRANSFORMERS, UNSLOTH, variant
 from finetree_estimator.run import Run
 
 
@@ -78,6 +78,18 @@ def test_the_loss_kernel_decides_how_many_logits_exist(make_run):
     assert loss_peak(make_run(loss="completion-only"), 100.0) == 14 * 128_256 * 50
 
 
+@pytest.mark.parametrize(
+    ("program", "bytes_per_logit"),
+    [(UNSLOTH, 2), (TRANSFORMERS, 2 + 4 + 2)],
+    ids=["as they are", "raised by transformers' loss"],
+)
+def test_logits_that_are_overwritten_exist_once(make_run, program, bytes_per_logit):
+    """Liger's cross entropy stores the gradient where the logits were; ForCausalLMLoss copies 16-bit ones before."""
+    run = make_run(loss="in-place", program=program)
+
+    assert loss_peak(run, 8192.0) == bytes_per_logit * 128_256 * 8192
+
+
 def test_capped_logits_keep_what_the_tanh_gave(make_run):
     shapes = [model(name).shape for name in ("gemma-2b", "gemma-2-2b")]
     plain, capped = (make_run(shape=shape, program=TRANSFORMERS, loss="full-logits") for shape in shapes)
@@ -95,7 +107,7 @@ def test_logits_after_a_raised_base_are_float32_unless_autocast_takes_them_down(
 
 
 def test_scores_are_differentiated_when_the_mlp_is_done(make_run):
-    long = make_run(eager_attention=True, checkpointing=True, micro_batch=1, sequence_length=8192)
+    long = make_run(eager_attention=True, checkpointing=True, micro_batch=1, sequence_length=8192, rows=None)
     short = replace(long, sequence_length=64)
     layer = layer_activations(long)
 

@@ -9,7 +9,7 @@ from finetree_estimator.memory.peak import Component
 from finetree_estimator.methods.lora import Lora
 from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
-from finetree_estimator.programs import FINETREE, LITGPT, TRANSFORMERS
+from finetree_estimator.programs import LITGPT, TRANSFORMERS
 from finetree_estimator.run import Rows, Run
 from finetree_estimator.timing import step_time
 from finetree_estimator.timing.step_time import Step
@@ -86,7 +86,8 @@ def test_experts_stay_in_16_bits_where_nothing_packs_them(make_run):
     """transformers 5 stacks them into parameters; bitsandbytes packs linear layers."""
     mixture = {"shape": model("mixtral-8x7b").shape, "method": Qlora.of(Lora(8, ("self_attn.q_proj",)))}
     stacked, packed = (
-        parts(make_run(**mixture, program=program))[Component.BASE_WEIGHTS] for program in (FINETREE, TRANSFORMERS)
+        parts(make_run(**mixture, program=replace(TRANSFORMERS, experts_in_turn=in_turn)))[Component.BASE_WEIGHTS]
+        for in_turn in (False, True)
     )
     experts = 32 * 8 * 3 * 4096 * 14336
 

@@ -38,3 +38,12 @@ def test_adapters_of_experts_are_read_where_they_are_asked_for(run_of):
     assert targets == ("experts.gate_up_proj", "experts.down_proj")
     assert run_of(model=MIXTRAL, lora={}).method.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
     assert run_of(lora={"include_experts": True}).method == run_of(lora={"dropout": 0}).method
+
+
+def test_trained_embeddings_and_head_are_read_in_both_methods(run_of):
+    said = {"train_embeddings": True, "train_head": True}
+    for parts in ({"lora": said}, {"qlora": {"lora": said}}):
+        found = run_of(**parts).method
+        assert (found.train_embeddings, found.train_head) == (True, True)
+        assert found.trains_embeddings
+        assert found.trains_head

@@ -71,6 +71,12 @@ def test_an_unknown_name_is_refused_with_the_nearest(run_of, parts, reason, hint
     assert hint in caught.value.message
 
 
+def test_a_system_is_its_devices_and_another_number_beside_it_is_refused(run_of):
+    assert run_of(hardware={"accelerator": "dgx a100"}).devices == 8
+    with pytest.raises(InvalidArgument, match="is 2, but the name 'dgx a100' says 8"):
+        run_of(hardware={"accelerator": "dgx a100", "count": 2})
+
+
 def test_a_shape_says_everything_that_a_model_of_the_catalog_has(run_of):
     shape = {"family": "gemma3", "norms_per_layer": 4, "norm_bias": True, "head_norms": True, "learned_positions": 64}
     base = {"hidden_size": 64, "layers": 2, "intermediate_size": 8, "attention_heads": 4, "vocab_size": 9}

@@ -14,6 +14,7 @@ def test_buckets_are_cut_at_the_sequence_length():
     assert found.longest == 150
     assert found.mean == pytest.approx((10 * 50.5 + 20 * 150) / 30)
     assert found.target_fraction == 0.25
+    assert found.truncated == pytest.approx(20 * 50.5 / (10 * 50.5 + 20 * 200.5))
 
 
 def test_how_lengths_are_spread():
@@ -53,4 +54,7 @@ def test_without_buckets_the_mean_or_the_limit_counts():
     limit = rows_of(training_data_pb2.DatasetProfile(examples=10), sequence_length=512, learns_all=True)
 
     assert (mean.mean, mean.longest, mean.longest_known, mean.mean_known) == (80, 512, False, True)
+    assert mean.truncated == limit.truncated == 0
+    long = training_data_pb2.DatasetProfile(examples=10, total_tokens=640_000)
+    assert rows_of(long, sequence_length=16_000, learns_all=True).truncated == 0.75
     assert (limit.mean, limit.longest_known, limit.mean_known) == (512, False, False)

@@ -78,3 +78,78 @@ def test_a_cpu_computes_in_the_faster_format(run_of):
 
     assert found.compute_bytes == 4
     assert found.device.training_flops == pytest.approx(1.8e11)
+
+
+@pytest.mark.parametrize(
+    ("program", "experts", "in_turn"),
+    [
+        ("TRANSFORMERS", "UNSPECIFIED", False),
+        ("TRANSFORMERS", "IN_TURN", True),
+        ("LITGPT", "UNSPECIFIED", True),
+        ("LITGPT", "GROUPED", False),
+        ("FINETREE", "GROUPED", False),
+    ],
+)
+def test_experts_are_grouped_unless_they_are_said_to_come_in_turn(run_of, program_of, program, experts, in_turn):
+    found = run_of(program=program_of(program, experts=f"EXPERT_PRODUCTS_{experts}"))
+
+    assert found.program.experts_in_turn is in_turn
+
+
+@pytest.mark.parametrize(
+    ("asked", "fused"),
+    [
+        (("TRANSFORMERS", "FUSED", "UNSPECIFIED"), (True, True)),
+        (("AXOLOTL", "FUSED", "PLAIN"), (False, False)),
+        (("TRANSFORMERS", "FULL_LOGITS", "UNSPECIFIED"), (False, False)),
+        (("TRANSFORMERS", "IN_PLACE", "FUSED"), (True, True)),
+        (("TRANSFORMERS", "FUSED", "FUSED_NORMS"), (True, False)),
+        (("PYTORCH", "FUSED", "UNSPECIFIED"), (False, False)),
+    ],
+)
+def test_ligers_loss_comes_with_its_layers_unless_something_else_is_said(run_of, program_of, asked, fused):
+    program, loss, kernels = asked
+    settings = program_of(program, layer_kernels=f"LAYER_KERNELS_{kernels}")
+    found = run_of(loss_kernel=f"LOSS_KERNEL_{loss}", program=settings).program
+
+    assert (found.fused_norms, found.fused_activation) == fused
+    assert found.overwrites_halves is fused[1]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "said", "bytes_per_second"),
+    [("a100-80gb", {}, 42.5e9), ("h100", {}, 340e9), ("rtx-4090", {}, 10.625e9), ("h100", 200, 21.25e9)],
+)
+def test_a_network_is_that_of_a_usual_machine_unless_it_is_said(run_of, accelerator, said, bytes_per_second):
+    hardware = {"accelerator": accelerator, "count": 16, "nodes": 2, "sharding": "SHARDING_FULL"}
+    if said:
+        hardware["network_gbits_per_second"] = said
+    found = run_of(hardware=hardware)
+
+    assert found.network_bandwidth == pytest.approx(bytes_per_second)
+    assert found.network_known is bool(said)
+
+
+@pytest.mark.parametrize(
+    ("asked", "eager"),
+    [
+        (("gpt-oss-20b", "TRANSFORMERS", "SDPA"), True),
+        (("gpt-oss-20b", "TRANSFORMERS", "FLASH"), False),
+        (("gpt-oss-20b", "UNSLOTH", "SDPA"), False),
+        (("gemma-2-2b", "FINETREE", "SDPA"), True),
+        (("gemma-2-2b", "TRANSFORMERS", "SDPA"), False),
+        (("llama-3.2-3b", "TRANSFORMERS", "SDPA"), False),
+    ],
+)
+def test_a_model_without_a_kernel_attends_eagerly(run_of, program_of, asked, eager):
+    name, program, kernel = asked
+    found = run_of(
+        model={"name": name},
+        program=program_of(program),
+        attention=f"ATTENTION_KERNEL_{kernel}",
+        lora={"targets": "TARGET_PRESET_ATTENTION"},
+    )
+
+    assert found.eager_attention is eager
+    assert found.flash_attention is (kernel == "FLASH")
+    assert ("ATTENTION_EAGER" in [remark.code for remark in found.remarks]) is eager

@@ -10,16 +10,17 @@ from finetree_estimator.methods.qlora import Qlora
 from finetree_estimator.methods.targets import PRESETS
 from finetree_estimator.programs import FINETREE, PYTORCH, TRANSFORMERS, UNSLOTH, variant
 from finetree_estimator.run import Rows
-from finetree_estimator.timing.elementwise import Traffic, layer_traffic, memory_share
+from finetree_estimator.timing.elementwise import Traffic, cached_share, layer_traffic
 from finetree_estimator.timing.memory_traffic import weight_cast_traffic
+from finetree_estimator.timing.step_time import elementwise_seconds
 
 HIDDEN, QUERIES_AND_KEYS, MLP = 3072, 3072 + 1024, 8192
 """Of Llama-3.2-3B."""
 ROWS = Rows(count=1000, mean=200.0, mean_square=45_000.0, longest=512, target_fraction=0.5)
 
 
-def moved(run, *, fused=False):
-    return layer_traffic(run, fused=fused)
+def moved(run):
+    return layer_traffic(run)
 
 
 def test_each_step_of_a_plain_layer_reads_and_writes_what_autograd_says(make_run):
@@ -36,8 +37,9 @@ def test_hand_fused_kernels_read_and_write_once(make_run):
     assert moved(run).forward == 2 * 4 * HIDDEN + 4 * QUERIES_AND_KEYS + 12 * HIDDEN + 6 * MLP
     assert moved(run).backward == 2 * 6 * HIDDEN + 4 * QUERIES_AND_KEYS + 12 * HIDDEN + 12 * MLP
     # Those that anybody can switch on leave the gradients of one input to autograd.
-    assert moved(make_run(program=TRANSFORMERS), fused=True).forward == moved(run).forward
-    assert moved(make_run(program=TRANSFORMERS), fused=True).backward == moved(run).backward + 18 * HIDDEN
+    liger = make_run(program=variant(TRANSFORMERS, compiled=False, frozen_kept=True, layers="all"))
+    assert moved(liger).forward == moved(run).forward
+    assert moved(liger).backward == moved(run).backward + 18 * HIDDEN
 
 
 def test_compilation_leaves_a_third_of_a_plain_layer(make_run):
@@ -88,15 +90,22 @@ def test_a_mixture_copies_tokens_for_each_expert(make_run):
     assert two.backward - one.backward == 18 * mixtral.intermediate + 2 * 16 * mixtral.hidden
 
 
-def test_only_what_a_cache_cannot_hold_goes_to_memory_twice(make_run, gpu):
-    """800 tokens of (3072 + 8192) / 2 numbers are 9 MB: in half of 50 MiB, not in half of 6."""
-    shares = [memory_share(make_run(device=replace(gpu, cache_bytes=size * 2**20)), ROWS) for size in (0, 6, 24, 50)]
+def test_a_cache_spares_reading_what_it_has_room_for(make_run, gpu):
+    """800 tokens of (3072 + 8192) / 2 numbers are 9 MB: in an eighth of 96 MiB, some of them in that of 32."""
+    runs = [make_run(device=replace(gpu, cache_bytes=size * 2**20)) for size in (0, 32, 96)]
+    shares = [cached_share(run, 800.0) for run in runs]
 
-    assert shares[:2] == [1.0, 1.0]
-    assert shares[2] == pytest.approx(800 * 11264 / (12 * 2**20))
-    assert shares[3] == 0.5
-    long = replace(make_run(device=replace(gpu, cache_bytes=50 * 2**20)), micro_batch=400)
-    assert memory_share(long, ROWS) == 1.0
+    assert shares == [0.0, pytest.approx(0.5 * 0.12 * 32 * 2**20 / (800 * 11264)), 0.5]
+    assert 80_000 * cached_share(runs[2], 80_000.0) == pytest.approx(8000 * cached_share(runs[2], 8000.0))
+
+
+def test_a_cache_saves_no_more_than_calls_take(make_run, gpu):
+    """Otherwise larger micro-batches were slower: what leaves the cache would cost more than the spared calls."""
+    run = make_run(device=replace(gpu, cache_bytes=10**12, bandwidth=gpu.bandwidth / 100))
+    spared = make_run(device=replace(run.device, cache_bytes=0))
+    seconds = [800.0 * elementwise_seconds(each, ROWS, 800.0) for each in (spared, run)]
+
+    assert seconds[0] - seconds[1] == pytest.approx(28 * 3 * run.program.layer_overhead)
 
 
 def test_a_raised_base_casts_in_its_packed_layers_alone(make_run):

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 from finetree_estimator.methods.full import Full
-from finetree_estimator.programs import FINETREE, PYTORCH, TRANSFORMERS, variant
+from finetree_estimator.programs import FINETREE, PYTORCH, TRANSFORMERS, UNSLOTH, variant
 from finetree_estimator.run import Rows
 from finetree_estimator.timing import memory_traffic, step_time
 
@@ -11,7 +11,7 @@ ROWS = Rows(count=1000, mean=200.0, mean_square=45_000.0, longest=512, target_fr
 
 
 def elementwise(run):
-    return step_time.elementwise_seconds(run, ROWS)
+    return step_time.elementwise_seconds(run, ROWS, 800.0)
 
 
 def test_plain_attention_goes_over_its_scores_again_and_again(make_run):
@@ -59,3 +59,10 @@ def test_an_update_moves_what_its_optimizer_reads_and_writes(make_run, cpu, opti
 
     assert memory_traffic.update_traffic(run) == trained * bytes_moved
     assert memory_traffic.update_traffic(replace(run, device=cpu)) == trained * (bytes_moved - 4 * 3)
+
+
+@pytest.mark.parametrize(("program", "bytes_per_logit"), [(UNSLOTH, 10), (TRANSFORMERS, 20 + 12)])
+def test_an_overwriting_loss_moves_logits_five_times(make_run, program, bytes_per_logit):
+    run = make_run(loss="in-place", program=program)
+
+    assert memory_traffic.loss_traffic(run, run.rows) == bytes_per_logit * 128_256

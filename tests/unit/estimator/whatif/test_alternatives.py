@@ -7,7 +7,8 @@ from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import alternatives
 from finetree_estimator.whatif.changes import Patch, apply_patches
 from finetree_estimator.whatif.fallbacks import Answer, answer_request
-from finetree_estimator.whatif.policy import Limit, Metric, Verdict
+from finetree_estimator.whatif.findings import Verdict
+from finetree_estimator.whatif.policy import Limit, Metric, Policy
 from google.protobuf import json_format
 
 KNOWLEDGE = Knowledge(price_book.packaged())
@@ -72,7 +73,7 @@ def test_other_hardware_is_proposed_only_for_rented_named_accelerators(parts, ex
 def test_remedies_are_of_several_kinds_and_pass_every_limit():
     found = answer(model={"name": "llama-3.1-8b"}, full={}, lora=None)
     limits = (Limit(Metric.FIT),)
-    trials = alternatives.Search(limits, found, KNOWLEDGE).trials()
+    trials = alternatives.Search(Policy(limits), limits, found, KNOWLEDGE).trials()
     chosen = alternatives.best(trials)
 
     first = [trial.alternative.patches[0].path for trial in chosen]

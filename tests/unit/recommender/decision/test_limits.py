@@ -59,7 +59,7 @@ def reason_codes(answer, method):
 @pytest.fixture
 def ask(pack, read):
     return lambda found=None, **fields: conclude(
-        pack, read(**fields), found, missing="" if found else "HARDWARE_UNKNOWN"
+        pack, read(**{"parameters": 7_000_000_000, **fields}), found, missing="" if found else "HARDWARE_UNKNOWN"
     )
 
 
@@ -101,6 +101,20 @@ def test_contradictory_limits_get_the_rules_answer_and_what_each_breaks(ask):
     assert "LIMITS_UNMET" in {factor.code for factor in answer.confidence.factors}
 
 
+def test_a_limit_that_is_kept_is_not_among_the_answers_that_are_not_met(ask):
+    """The budget votes for QLoRA and the days for full fine-tuning: LoRA takes 4 hours and 8 USD."""
+    fields = {"quality": "QUALITY_NEED_CRITICAL", "time": "TIME_NEED_DAYS", "tasks": "TASK_VARIETY_SIMILAR"}
+    kept = ask(figures(), hardware=gpu(24), budget_per_month=usd(75), **fields)
+    assert kept.decision.method is Method.LORA
+    assert "CONTRADICTORY_ANSWERS" not in codes(kept)
+    # Ten runs of LoRA cost 80 USD; QLoRA keeps the budget, and not the quality.
+    broken = ask(figures(), hardware=gpu(24), budget_per_month=usd(75), runs_per_month=10, **fields)
+    told = {caution.code: caution.message for caution in broken.cautions}
+    assert broken.decision.method is Method.QLORA
+    assert "quality critical" in told["CONTRADICTORY_ANSWERS"]
+    assert not any(word in told["CONTRADICTORY_ANSWERS"] for word in ("days", "budget"))
+
+
 def test_of_methods_that_all_break_a_limit_the_one_that_breaks_fewest_is_taken(ask):
     # Nothing is done in an hour; only QLoRA is within 5 USD.
     answer = ask(figures(), hardware=gpu(24), time="TIME_NEED_HOURS", max_duration="3600s", budget_per_run=usd(5))
@@ -135,6 +149,16 @@ def test_without_an_estimator_the_packs_own_hours_are_checked_and_named(ask):
     assert answer.decision.method is Method.PREFIX
     lora = next(item for item in answer.methods if item.method is Method.LORA)
     assert "by the playbook's table for 7B models" in lora.reasons[0].message
+
+
+@pytest.mark.parametrize("parameters", [135_000_000, 405_000_000_000])
+def test_nothing_is_priced_from_the_table_for_a_model_of_another_size(ask, parameters):
+    rows = {"dataset_profile": {"examples": 5000}}
+    answer = ask(parameters=parameters, budget_per_run=usd(1), max_duration="7200s", **rows)
+    assert answer.decision.method is Method.LORA
+    assert {"MAX_DURATION_UNCHECKED", "BUDGET_UNCHECKED"} <= set(codes(answer))
+    assert all(item.figures.cost is item.figures.total_seconds is None for item in answer.methods)
+    assert ask(budget_per_run=usd(1), **rows).decision.method is Method.PREFIX
 
 
 @pytest.mark.parametrize("target", SERVING_WORDS)

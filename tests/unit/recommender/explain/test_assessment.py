@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Assessment of the five methods: standing, reasons, votes, figures and the frontier."""
 
+from dataclasses import replace
+
 import pytest
+from finetree_api.types.v1 import evidence_pb2
 from finetree_recommender.explain import cautions
 from finetree_recommender.explain.confidence import Level
 from finetree_recommender.explain.reasons import Standing
 from finetree_recommender.method import Method
 from finetree_recommender.recommend import conclude
+from finetree_recommender.rule_pack.pack import builtin_packs
 
 GPU16 = {"unknown_accelerator": {"marketed_memory_gb": 16}}
 GPU24 = {"unknown_accelerator": {"marketed_memory_gb": 24}}
@@ -76,7 +80,7 @@ def test_dominated_methods_are_not_on_the_frontier(answer):
 
 
 def test_without_the_estimator_figures_are_those_of_the_pack(pack, read):
-    answer = conclude(pack, read(**ALL_ANSWERED), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
+    answer = conclude(pack, read(parameters=7e9, **ALL_ANSWERED), None, missing=cautions.ESTIMATOR_UNAVAILABLE)
     assert [item.code for item in answer.cautions] == ["ESTIMATOR_UNAVAILABLE"]
     assert answer.estimate is None
     assert answer.recipe is not None
@@ -99,3 +103,31 @@ def test_the_playbooks_hours_are_not_mixed_with_estimates(pack, read, evidence):
     assert by_method[Method.PREFIX].figures.total_seconds is None
     assert by_method[Method.PREFIX].figures.cost is None
     assert by_method[Method.LORA].figures.total_seconds.expected == 100
+
+
+@pytest.mark.parametrize(
+    ("qlora", "words"),
+    [
+        (480.0, "it trains slower (8 min against 7 min for LoRA)"),
+        (300.0, None),
+        (None, "it trains slower at 0.64 to 0.78 of LoRA's rate on the same GPU"),
+    ],
+)
+def test_a_ratio_of_times_gives_way_to_the_times_of_this_request(read, evidence, qlora, words):
+    pack = builtin_packs()["evidence-1"]
+    found = evidence(lora="FITS", qlora="FITS")
+    times = {Method.LORA: 420.0, Method.QLORA: qlora}
+    rows = {
+        key: replace(row, total_seconds=point(times[key[0]])) if key[0] in times else row
+        for key, row in found.rows.items()
+    }
+    asked = {"hardware": {"unknown_accelerator": {"marketed_memory_gb": 24}}, "time": "TIME_NEED_MINUTES"}
+    answer = conclude(pack, read(**asked).reread(pack), replace(found, rows=rows))
+    (item,) = [each for each in answer.methods if each.method is Method.QLORA]
+    said = [each.message for each in item.reasons if each.code == "CAUTION_QLORA_SLOW"]
+    assert said == ([f"{words}; consider LoRA"] if words else [])
+
+
+def point(seconds: float | None) -> evidence_pb2.Interval | None:
+    """An interval of one value; None for None."""
+    return None if seconds is None else evidence_pb2.Interval(low=seconds, expected=seconds, high=seconds)

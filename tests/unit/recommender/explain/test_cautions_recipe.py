@@ -44,6 +44,10 @@ FACTS = {"task_domain": "TASK_DOMAIN_KNOWLEDGE"}
 EIGHT = {"hardware": {**GPU24, "count": 8}}
 LONG, LONGER = rows(400, 100, bounds=(3000, 8192)), rows(9, bounds=(9000,))
 CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT DOES_NOT_FIT FITS"}
+# Of rows as long as these no more than one is taken at a time anyway.
+LONG_CUT = {"qlora": "DOES_NOT_FIT DOES_NOT_FIT FITS"}
+# One row in two hundred is longer than what keeps 99 of 100 whole, and has nearly all of the tokens.
+TAIL = rows(199, 1, bounds=(500, 200_000))
 BEST = ON_24 | rows(20_000) | {"quality": "QUALITY_NEED_MAXIMUM"}
 
 
@@ -52,15 +56,17 @@ BEST = ON_24 | rows(20_000) | {"quality": "QUALITY_NEED_MAXIMUM"}
     [
         # The first cut of rows of up to 8192 tokens is at 4096. What fits is the plain recipe, or an adapted one.
         (
-            ("evidence-1", 8e9, ON_24 | LONG, CUT),
+            ("evidence-1", 8e9, ON_24 | LONG, LONG_CUT),
             "ROWS_CUT",
-            ("4,096 tokens", "100 of 500"),
+            ("4,096 tokens", "100 of 500", "up to 20 percent of all tokens"),
         ),
         (("evidence-1", 8e9, ON_24 | rows(500), CUT), "ROWS_CUT", ("dataset_profile.token_lengths",)),
-        (("playbook-1", 8e9, LONGER, {}), "ROWS_CUT", ("8,192 tokens", "9 of 9")),
+        (("playbook-1", 8e9, LONGER, {}), "ROWS_CUT", ("8,192 tokens", "9 of 9", "up to 9 percent of all tokens")),
+        (("evidence-1", 8e9, ON_24 | TAIL, LORA), "ROWS_CUT", ("512 tokens", "1 of 200", "up to 67 percent")),
         (("playbook-1", 8e9, ON_24 | LONG, {"lora": "FITS"}), "ROWS_CUT", None),
         (("playbook-1", 8e9, rows(40), {}), "FEW_EXAMPLES", ("40 rows",)),
-        (("playbook-1", 8e9, rows(1), {}), "FEW_EXAMPLES", ("1 row ",)),
+        (("playbook-1", 8e9, rows(1), {}), "IMPLAUSIBLE_INPUT", ("1 row ", "dataset_profile.examples")),
+        (("playbook-1", 8e9, rows(1), {}), "FEW_EXAMPLES", None),
         (("evidence-1", 8e9, rows(100), {}), "FEW_EXAMPLES", None),
         (("evidence-1", 5e8, BEST, FULL), "LEARNING_RATE_UNCERTAIN", ("from 2e-05 to 0.001", "50")),
         (("evidence-1", 8e9, BEST, FULL), "LEARNING_RATE_UNCERTAIN", None),

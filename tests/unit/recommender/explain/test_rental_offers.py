@@ -14,6 +14,7 @@ from finetree_recommender.method import Method
 from finetree_recommender.recommend import conclude
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.request.limits import Limits
+from finetree_recommender.rule_pack.pack import builtin_packs
 from finetree_runtime.money import to_money
 from google.protobuf import json_format
 
@@ -152,6 +153,27 @@ def test_where_nothing_keeps_to_the_limits_the_cheapest_comes_first(pack):
     rented = rental_offers.offers(pack, request(), CATALOG, found=found(lora=20, qlora=10, full=40))
     advised = [caution.redirect for caution in rental_offers.advice(pack, None, rented, limits=Limits(run_usd=1))]
     assert advised == [Method.QLORA, Method.LORA, Method.FULL]
+
+
+def test_the_method_that_the_rules_prefer_on_any_gpu_comes_first(pack, evidence):
+    """Nothing trains at hand, so that the rules choose nothing here; by quality full fine-tuning would come first."""
+    asked = request(hardware=SMALL_GPU)
+    rented = rental_offers.offers(pack, asked, CATALOG, found=found(full=0.04, lora=0.05, qlora=0.06))
+    answer = conclude(pack, normalize(asked, pack, CATALOG), evidence(), rented=rented)
+    assert answer.decision.choice.method is not Method.FULL
+    assert next(item.redirect for item in answer.cautions if item.code == "RENT") is Method.LORA
+    best = request(hardware=SMALL_GPU, quality="QUALITY_NEED_MAXIMUM")
+    evidence_1 = builtin_packs()["evidence-1"]
+    answer = conclude(evidence_1, normalize(best, evidence_1, CATALOG), evidence(), rented=rented)
+    assert next(item.redirect for item in answer.cautions if item.code == "RENT") is Method.FULL
+
+
+def test_what_is_rented_keeps_float32_weights_and_whole_rows():
+    evidence_1 = builtin_packs()["evidence-1"]
+    asked = request(hardware=SMALL_GPU, dataset_profile={"examples": 9, "total_tokens": 90_000})
+    row = rental_offers.questions(evidence_1, asked, CATALOG, parameters=70_000_000_000)[Method.FULL]
+    assert row.spec.precision == training_pb2.PRECISION_BF16_MIXED
+    assert row.spec.optimizer == training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT
 
 
 def test_the_answer_names_what_to_rent_before_it_warns(pack, evidence):

@@ -176,15 +176,28 @@ def test_adaptations_add_up(pack, read):
 
 
 @pytest.mark.parametrize(
-    ("bound", "cuts"),
-    [(300, []), (700, [512]), (1024, [512]), (3000, [2048, 1024, 512]), (8192, [4096, 2048, 1024, 512])],
+    ("bound", "whole", "cuts"),
+    [
+        (300, 3, []),
+        (700, 3, [512]),
+        (1024, 3, [512]),
+        (3000, 3, [2048, 1024, 512]),
+        # Rows that are taken one at a time anyway are not made fewer.
+        (8192, 2, [4096, 2048, 1024, 512]),
+    ],
 )
-def test_rows_are_cut_last_and_only_where_they_are_longer(pack, read, bound, cuts):
+def test_rows_are_cut_last_and_only_where_they_are_longer(pack, read, bound, whole, cuts):
     inputs = read(hardware=GPU24, dataset_profile=profile(500, (bound, 500)))
     count = len(build.adaptations(pack, inputs, Method.QLORA))
     lengths = [spec_of(pack, inputs, Method.QLORA, adapted=n).training.sequence_length for n in range(count + 1)]
-    assert lengths[3:] == cuts
-    assert len(set(lengths[:3])) == 1
+    assert lengths[whole:] == cuts
+    assert len(set(lengths[:whole])) == 1
+    # What is asked at first truncates nothing, and the second question starts at the longest rows of the rules.
+    asked = build.questions(pack, inputs, 135_000_000)[Method.QLORA]
+    assert len(asked.fallbacks) == whole - 1
+    cut = build.cut_questions(pack, inputs, 135_000_000)
+    assert [row.spec.training.sequence_length for row in cut.values()] == cuts[:1]
+    assert [len(row.fallbacks) for row in cut.values()] == [len(cuts) - 1] * bool(cuts)
 
 
 @pytest.mark.parametrize("method", list(Method))

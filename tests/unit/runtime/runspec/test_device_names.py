@@ -61,5 +61,29 @@ def test_a_name_is_found_with_its_memory_and_without_the_word_of_its_series():
 def test_a_model_is_found_without_its_organization_and_the_first_of_a_name_has_it():
     index = model_names.by_name([(("m", "Org/M-Instruct"), 1), (("other/m-instruct",), 2)])
     assert index == {"m": 1, "org/m-instruct": 1, "m-instruct": 1, "other/m-instruct": 2}
+    assert model_names.find(index, "M instruct") == 1
     found = {name: model_names.find(index, name) for name in ("unsloth/M-Instruct", "Unsloth/n", "another/m", " M ")}
     assert found == {"unsloth/M-Instruct": 1, "Unsloth/n": None, "another/m": None, " M ": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["llama 3.1 8b", "llama3.1:8b", "Meta-Llama-3.1-8B", "LLAMA_3.1_8B", "Meta Llama 3.1 8B", "llama-3.1-8b "]
+)
+def test_a_model_is_found_however_it_is_spelled(name):
+    index = model_names.by_name([(("llama-3.1-8b", "meta-llama/Llama-3.1-8B"), 1), (("llama-3-8b",), 2)])
+    assert model_names.find(index, name) == 1
+    assert model_names.find(index, f"somebody/{name}") is None
+
+
+def test_a_spelling_means_the_name_that_is_listed():
+    names = ("qwen2.5-7b", "Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct")
+    assert model_names.meant(names, "qwen 2.5 7b") == "qwen2.5-7b"
+    assert model_names.meant(names, "Qwen 2.5 7B Instruct") == "Qwen/Qwen2.5-7B-Instruct"
+    assert model_names.meant(names, "mine") == "mine"
+
+
+def test_names_that_begin_as_it_is_spelled_are_the_nearest():
+    names = ("llama-3.2-1b", "llama-3.1-8b", "llama-3.1-70b", "meta-llama/Llama-3.1-8B")
+    assert model_names.nearest(names, "llama3.1")[:2] == ("llama-3.1-8b", "llama-3.1-70b")
+    assert model_names.nearest(names, "meta-llama/Llama-3.1-9B") == ("meta-llama/Llama-3.1-8B",)
+    assert model_names.nearest(names, "qqq") == ()

@@ -4,7 +4,7 @@
 import pytest
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.runspec.paths import set_paths
-from finetree_runtime.runspec.resolve import optimizer_steps, resolve_spec, with_defaults
+from finetree_runtime.runspec.resolve import fill_defaults, optimizer_steps, resolve_spec
 
 METHODS = ("full", "lora", "qlora", "prefix", "adapter")
 
@@ -51,7 +51,7 @@ def test_every_set_value_has_exactly_one_source() -> None:
     resolved = resolve_spec(lora_spec(learning_rate=1e-3))
     paths = [source.field_path for source in resolved.sources]
     assert paths == set_paths(resolved.spec)
-    assert with_defaults(lora_spec(learning_rate=1e-3)) == resolved.spec
+    assert fill_defaults(lora_spec(learning_rate=1e-3)).spec == resolved.spec
     assert len(paths) == len(set(paths))
     by_path = {source.field_path: source for source in resolved.sources}
     assert by_path["training.learning_rate"].rule_id == "request"
@@ -90,3 +90,11 @@ def test_optimizer_steps_count_the_short_last_batch(epochs: float, examples: int
 
 def test_max_steps_are_the_optimizer_steps() -> None:
     assert optimizer_steps(lora_spec(max_steps=7), 1000) == 7
+
+
+def test_a_count_in_the_name_of_an_accelerator_is_the_number_of_devices() -> None:
+    spec = run_spec_pb2.RunSpec(hardware=hardware_pb2.Hardware(accelerator="DGX A100"))
+    found = resolve_spec(spec).spec.hardware
+    assert (found.accelerator, found.count) == ("a100-80gb", 8)
+    spec.hardware.count = 2
+    assert resolve_spec(spec).spec.hardware.count == 2

@@ -27,7 +27,7 @@ def test_an_unknown_enum_value_is_refused_with_all_that_are_known():
 def test_a_policy_is_bounds_by_metric():
     policy = plan_policy(
         {"cost": "50 USD", "monthly_cost": {"currency_code": "EUR", "units": 9}, "device_bytes": 8e9, "fit": True}
-        | {"confidence": "medium"}
+        | {"confidence": "medium", "method": ["lora", "qlora"], "model": {"denied": ["org/*"]}}
     )
     assert [json_format.MessageToDict(limit, preserving_proto_field_name=True) for limit in policy.limits] == [
         {"metric": "POLICY_METRIC_COST", "max_money": {"currency_code": "USD", "units": "50"}},
@@ -35,6 +35,8 @@ def test_a_policy_is_bounds_by_metric():
         {"metric": "POLICY_METRIC_DEVICE_BYTES", "max": 8e9},
         {"metric": "POLICY_METRIC_FIT"},
         {"metric": "POLICY_METRIC_CONFIDENCE", "min_confidence": "CONFIDENCE_LEVEL_MEDIUM"},
+        {"metric": "POLICY_METRIC_METHOD", "names": {"allowed": ["lora", "qlora"]}},
+        {"metric": "POLICY_METRIC_MODEL", "names": {"denied": ["org/*"]}},
     ]
     assert plan_policy({"limits": [{"metric": "POLICY_METRIC_FIT"}]}).limits[0].metric == METRICS.POLICY_METRIC_FIT
 
@@ -49,6 +51,8 @@ def test_a_policy_is_bounds_by_metric():
         ({"device_bytes": "8 GB"}, "policy.device_bytes", "expected a number"),
         ({"device_bytes": True}, "policy.device_bytes", "expected a number"),
         ({"confidence": "sure"}, "policy.confidence", "known are low, medium, high"),
+        ({"method": "lora"}, "policy.method", "expected a list of allowed names"),
+        ({"model": {"allow": ["x"]}}, "policy.model.allow", "did you mean allowed"),
         ({"limits": [{"metrik": 1}]}, "policy.limits[0].metrik", "did you mean metric"),
     ],
 )

@@ -4,6 +4,7 @@ import itertools
 import json
 
 import pytest
+from finetree_data.row_sizes import TOKENS_PER_MESSAGE
 from finetree_runtime.errors import InvalidArgument
 from finetree_trainer.datasets import validate
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +21,7 @@ def test_token_lengths_are_estimated_from_characters(tmp_path):
     row = {"prompt": "x" * 400, "completion": "y" * 100}
     profile = validate.validate_file(write(tmp_path, (json.dumps(row) + "\n").encode() * 3)).profile
     assert profile.examples == 3
-    assert profile.total_tokens == 3 * (100 + 25 + 2 * validate.TOKENS_PER_MESSAGE)
+    assert profile.total_tokens == 3 * (100 + 25 + 2 * TOKENS_PER_MESSAGE)
     assert profile.target_fraction == pytest.approx(25 / 135)
     assert [(b.upper_bound, b.count) for b in profile.token_lengths] == [(144, 3)]
 

@@ -11,7 +11,22 @@ def test_a_cursor_comes_back_as_it_was(seq):
     assert cursor.decode(cursor.encode("ab12", "job", seq), "ab12", "job") == seq
 
 
-@given(text=st.text(max_size=60))
+@given(seq=st.integers(0, 2**50), seen=st.integers(0, 2**50))
+def test_the_number_of_an_event_seen_after_it_counts(seq, seen):
+    base = cursor.encode("ab12", "job", seq)
+    assert cursor.decode(f"{base}~{seen}", "ab12", "job") == max(seq, seen)
+    assert cursor.decode(f"~{seen}", "ab12", "job") == seen
+    with pytest.raises(FailedPrecondition):
+        cursor.decode(f"{base}~{seen}", "new", "job")
+
+
+@pytest.mark.parametrize("text", ["~", "~x", "~-1", "~1~2", "nonsense~4", "~" + "9" * 17])
+def test_a_number_behind_anything_else_is_refused(text):
+    with pytest.raises(InvalidArgument, match="not a cursor"):
+        cursor.decode(text, "ab12", "job")
+
+
+@given(text=st.text(max_size=60).filter(lambda text: "~" not in text))
 def test_nothing_else_is_taken_for_a_cursor(text):
     with pytest.raises(InvalidArgument, match="not a cursor"):
         cursor.decode(text, "ab12", "job")

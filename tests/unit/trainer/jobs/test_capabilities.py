@@ -24,6 +24,8 @@ FIXED = {
     "program.program": training_pb2.TRAINING_PROGRAM_FINETREE,
     "program.sharding_library": training_pb2.SHARDING_LIBRARY_FSDP2,
     "program.allocator_cache": training_pb2.ALLOCATOR_CACHE_EXPANDABLE,
+    "program.experts": training_pb2.EXPERT_PRODUCTS_GROUPED,
+    "program.layer_kernels": training_pb2.LAYER_KERNELS_PLAIN,
 }
 """Settings of which the worker has one value, and never asks."""
 

@@ -7,7 +7,7 @@ import pytest
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.scheduling.devices import Device
+from finetree_trainer.scheduling.devices import Device, Slot
 from finetree_trainer.scheduling.queue import JobQueue, Position
 
 GPU = hardware_pb2.Hardware(accelerator="h100", count=1)
@@ -60,7 +60,7 @@ async def test_jobs_of_one_kind_of_device_spread_over_the_devices(queue, enqueue
         enqueue(uid, GPU)
     assert await turn(queue) == [("a", ["n/cuda:0/0"]), ("b", ["n/cuda:1/0"])]
     assert queue.position("c") == Position(1, "0 jobs ahead and 2 running on h100")
-    queue.release([slot for slot in queue._holders if slot.device == "cuda:1"])
+    queue.release([slot for slot in queue._holders if slot.device == "cuda:1"], "b")
     assert await turn(queue) == [("c", ["n/cuda:1/0"])]
 
 
@@ -69,16 +69,40 @@ async def test_a_job_of_two_devices_waits_until_both_are_free(queue, enqueue):
     await turn(queue)
     enqueue("two", hardware_pb2.Hardware(accelerator="h100", count=2))
     assert await turn(queue) == []
-    queue.release([slot for slot in queue._holders if slot.device == "cuda:0"])
+    queue.release([slot for slot in queue._holders if slot.device == "cuda:0"], "one")
     assert await turn(queue) == [("two", ["n/cuda:0/0", "n/cuda:1/0"])]
 
 
 async def test_what_needs_no_accelerator_runs_on_the_cpu(queue, enqueue):
-    enqueue("a")
-    enqueue("b", CPU)
-    enqueue("c", CPU)
+    for uid in ("a", "b", "c"):
+        enqueue(uid, CPU)
     assert await turn(queue) == [("a", ["n/cpu/0"]), ("b", ["n/cpu/1"])]
     assert queue.position("c").blocked_by == "0 jobs ahead and 2 running on cpu"
+
+
+async def test_what_prepares_does_not_wait_for_runs_and_comes_one_at_a_time(queue, enqueue, monkeypatch):
+    monkeypatch.setattr(Device, "free_bytes", lambda _: 8 << 30)
+    for uid, hardware in (("a", CPU), ("b", CPU), ("c", None), ("d", None), ("e", CPU)):
+        enqueue(uid, hardware)
+    assert await turn(queue) == [("a", ["n/cpu/0"]), ("b", ["n/cpu/1"]), ("c", ["n/cpu/-1"])]
+    assert queue.position("d") == Position(1, "0 jobs ahead and 1 running on cpu")
+    assert queue.position("e") == Position(1, "0 jobs ahead and 2 running on cpu")
+    assert len(queue.running_on(queue._devices[-1])) == 3
+    queue.release([Slot.parse("n/cpu/-1")], "c")
+    assert await turn(queue) == [("d", ["n/cpu/-1"])]
+
+
+async def test_what_prepares_waits_for_memory_beside_a_run(queue, enqueue, monkeypatch):
+    monkeypatch.setattr(Device, "free_bytes", lambda _: 1 << 30)
+    enqueue("a")
+    assert await turn(queue) == [("a", ["n/cpu/-1"])]  # nothing runs beside it
+    queue.release([Slot.parse("n/cpu/-1")], "a")
+    enqueue("b", CPU)
+    enqueue("c")
+    assert await turn(queue) == [("b", ["n/cpu/0"])]
+    assert queue.position("c") == Position(1, "2 GiB of memory must be free beside the running job")
+    queue.release([Slot.parse("n/cpu/0")], "b")
+    assert await turn(queue) == [("c", ["n/cpu/-1"])]
 
 
 async def test_a_suspended_job_lets_others_pass(queue, enqueue):
@@ -104,3 +128,36 @@ async def test_a_worker_is_kept_warm_while_a_slot_is_free(queue, enqueue):
         while not warmed:  # noqa: ASYNC110 - the queue's own task
             await asyncio.sleep(0.001)
     task.cancel()
+
+
+async def test_a_slot_that_another_job_was_given_since_is_not_freed_a_second_time(queue, enqueue):
+    enqueue("a", CPU)
+    assert await turn(queue) == [("a", ["n/cpu/0"])]
+    slot = Slot.parse("n/cpu/0")
+    queue.release([slot], "a")
+    enqueue("b", CPU)
+    assert await turn(queue) == [("b", ["n/cpu/0"])]
+    queue.release([slot], "a")
+    assert queue.running_on(queue._devices[-1]) == [queue._holders[slot].name]
+
+
+async def test_what_cannot_be_started_lets_others_pass_and_is_tried_again(queue, enqueue):
+    start, refusals = queue.start, ["a", "a"]
+
+    async def refuse(uid, slots) -> bool:
+        if uid in refusals:
+            refusals.remove(uid)
+            raise OSError(28, "No space left on device")
+        return await start(uid, slots)
+
+    queue.start = refuse
+    enqueue("a", CPU)
+    enqueue("b", CPU)
+    assert await turn(queue) == [("b", ["n/cpu/0"])]
+    assert queue.position("a") == Position(1, "it could not be started (OSError) and is tried again")
+    running = asyncio.create_task(queue.run())
+    async with asyncio.timeout(5):
+        while not queue.started:  # noqa: ASYNC110 - the queue's own task
+            await asyncio.sleep(0.01)
+    running.cancel()
+    assert queue.started == [("a", ["n/cpu/1"])]

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN202, PT012 - inner functions are pieces of work for the store; a full disk may show at any of them
+import sqlite3
 import threading
 
 import pytest
-from finetree_runtime.errors import ResourceExhausted
+from finetree_runtime.errors import ResourceExhausted, Unavailable
 from finetree_trainer.store import jobs
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 
 def test_work_that_fails_is_undone_alone_while_its_group_commits(store, new_row):
@@ -44,3 +47,24 @@ def test_a_full_database_is_a_refusal_and_the_writer_goes_on(store, new_row, cre
     assert error.value.reason == "DISK_FULL"
     store.submit(lambda connection: connection.exec_driver_sql("PRAGMA max_page_count = 100000").scalar()).result()
     create_job(new_row("after"))
+
+
+def test_a_commit_that_fails_and_stays_open_does_not_keep_the_next_one_from_its_turn(store, new_row, create_job):
+    failures = [sqlite3.OperationalError("disk I/O error")]
+
+    def fail_once(_connection):
+        if failures:
+            raise OperationalError("COMMIT", None, failures.pop())
+
+    event.listen(store._writing, "commit", fail_once)
+    with pytest.raises(Unavailable):
+        create_job(new_row("lost"))
+    create_job(new_row("kept"))
+    there = store.read_now(lambda connection: [row.uid for row in jobs.page(connection, "p", before="", limit=9)])
+    assert there == ["kept"]
+
+
+def test_a_connection_that_is_broken_is_replaced(store, new_row, create_job):
+    with pytest.raises(Unavailable):
+        store.submit(lambda connection: connection.connection.dbapi_connection.close()).result(5)
+    create_job(new_row("kept"))

@@ -96,3 +96,13 @@ def test_a_worker_sees_no_secret_of_the_service(name):
 @pytest.mark.parametrize("name", ["CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
 def test_a_worker_sees_what_the_operator_says_of_its_devices(name):
     assert worker_environment({name: "said"})[name] == "said"
+
+
+async def test_a_worker_that_could_not_be_noted_is_not_left_running(tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir()
+    # The kernel's own full device.
+    (folder / NOTE).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        Process.start(SLEEP, os.environ, folder)
+    assert liveness(folder) is Liveness.DEAD

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1.check_pb2 import SEVERITY_ERROR
 from finetree_api.types.v1.training_data_pb2 import SPLIT_EVALUATION
+from finetree_data.options import Reading
+from finetree_worker.data.dataset import require_accepted
+from finetree_worker.errors import DataError
 from worker_harness import data_plan, dataset_of
 
 
@@ -57,6 +61,38 @@ def test_texts_that_begin_alike_are_no_leak(write_rows: Callable[..., Path], tok
     train, held = write_rows([{"text": "a b"}]), write_rows([{"text": "a c"}, {"text": "d"}], "held.jsonl")
     report = dataset_of(data_plan(train, held_out=held), tokenizer).reports[SPLIT_EVALUATION]
     assert (report.leaked.count, report.leaked_prompts.count) == (0, 0)
+
+
+LEFT_OUT = [
+    {"question": f"{n}?", "answer": "a", "body": f"The body of question {n}, without which it says nothing."}
+    for n in range(3)
+]
+
+
+def test_findings_are_in_the_report_of_new_and_of_cached_tokens_alike(
+    write_rows: Callable[..., Path], tokenizer: Any, tmp_path: Path
+) -> None:
+    plan = data_plan(write_rows(LEFT_OUT), token_cache=tmp_path / "cache", token_cache_bytes=1 << 20)
+    (tmp_path / "cache").mkdir()
+    first, again = (dataset_of(plan, tokenizer).report for _ in range(2))
+    assert (first.tokens_from_cache, again.tokens_from_cache) == (False, True)
+    assert first.findings == again.findings
+    (found,) = first.findings
+    assert (found.code, found.severity, found.columns[0].name) == ("UNREAD_COLUMNS", SEVERITY_ERROR, "body")
+
+
+def test_what_the_reading_accepts_takes_the_same_tokens_and_stops_nothing(
+    write_rows: Callable[..., Path], tokenizer: Any, tmp_path: Path
+) -> None:
+    plan = data_plan(write_rows(LEFT_OUT), token_cache=tmp_path / "cache", token_cache_bytes=1 << 20)
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(DataError) as refused:
+        require_accepted(dataset_of(plan, tokenizer).reports.values())
+    assert (refused.value.reason, refused.value.field) == ("UNREAD_COLUMNS", "dataset.reading")
+    accepted = dataset_of(replace(plan, reading=Reading(accepted_findings=("UNREAD_COLUMNS",))), tokenizer)
+    require_accepted(accepted.reports.values())
+    assert accepted.report.tokens_from_cache
+    assert accepted.report.findings[0].accepted
 
 
 def test_every_row_learns_to_end_although_padding_and_end_are_one_token(

@@ -2,6 +2,7 @@
 """A task that prepares: its reports, counted with the model's tokenizer, or in characters without one."""
 
 import gc
+import gzip
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.types.v1.training_data_pb2 import SPLIT_EVALUATION, SPLIT_TRAIN
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.files import content
 from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled, DataError
 from finetree_worker.process.runner import Sealing
@@ -114,10 +116,11 @@ def test_without_a_model_rows_are_checked_and_counted_in_characters(task, write_
     task.base.Clear()
     task.dataset_file = str(write_rows([{"text": "a" * 400}, {"text": ""}, {"text": "b" * 40}] + [{"text": "c"}] * 200))
     report = prepared(task).reports[SPLIT_TRAIN]
-    assert (report.rows, report.profile.examples, report.skipped.count) == (203, 202, 1)
+    assert (report.rows, report.profile.examples, report.skipped.count) == (202, 202, 1)
     assert (report.profile.exact, report.profile.total_tokens) == (False, 100 + 10 + 200)
     assert report.row_format == training_data_pb2.ROW_FORMAT_TEXT
-    assert not report.HasField("percentiles")
+    assert (report.percentiles.p50, report.longest_row_tokens) == (1, 100)
+    assert not report.HasField("special_tokens")
 
 
 def test_without_a_model_a_bad_row_is_named_too(task, write_rows):
@@ -126,6 +129,32 @@ def test_without_a_model_a_bad_row_is_named_too(task, write_rows):
     with pytest.raises(DataError) as refused:
         prepared(task)
     assert (refused.value.reason, refused.value.row) == ("MALFORMED_ROW", 2)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["with a model", "without"])
+def test_a_file_that_unpacks_to_far_more_is_refused_on_the_way_and_leaves_nothing(task, tmp_path, monkeypatch, named):
+    monkeypatch.setattr(content, "FREE_BYTES", 100_000)
+    path, rows = tmp_path / "bomb.jsonl.gz", b'{"text": "' + b"a" * 20_000 + b'"}\n'
+    path.write_bytes(gzip.compress(rows * 1_000))
+    task.dataset_file = str(path)
+    if not named:
+        task.base.Clear()
+    with pytest.raises(DataError) as refused:
+        prepared(task)
+    assert refused.value.reason == "DATASET_TOO_LARGE"
+    made = (task.folders.work_dir, task.folders.token_cache_dir, task.folders.artifact_dir)
+    assert not [path for folder in made for path in Path(folder).rglob("*")]
+
+
+def test_without_a_model_progress_names_rows_and_held_out_rows_are_compared(task, write_rows):
+    task.base.Clear()
+    rows = [{"prompt": f"{n}?", "completion": "a"} for n in range(2_000)]
+    task.dataset_file = str(write_rows(rows))
+    task.evaluation_file = str(write_rows(rows[:2], "held.jsonl"))
+    found = prepared(task)
+    assert found.reports[SPLIT_EVALUATION].leaked.count == 2
+    told = [event.done for event in found.events if isinstance(event, event_pb2.PhaseProgress)]
+    assert {512, 1024, 1536} <= set(told)
 
 
 def test_progress_begins_and_ends(task):

@@ -157,7 +157,7 @@ def test_a_task_that_is_killed_while_it_tokenizes_spoils_nothing(
 ) -> None:
     plan = _cached(data_plan(write_rows(chat_rows)), tmp_path)
 
-    def die(_: float) -> None:
+    def die(*_: float) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     child = os.fork()
@@ -182,12 +182,12 @@ def test_two_tasks_that_tokenize_the_same_at_once_both_get_it(
     inner = cache.TokenCache(tokens.folder, tokens.limit)
     found: list[cache.Tokenized] = []
 
-    def overtaken(fraction: float) -> None:
+    def overtaken(*_: float) -> None:
         # The other task begins and ends while this one is still at it, in a process of its own.
         if not found:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("finetree_worker.atomic_files.os.getpid", lambda: 1)
-                found.append(inner.table(wanted, lambda _: None))
+                found.append(inner.table(wanted, lambda *_: None))
 
     mine = tokens.table(wanted, overtaken)
     assert torch.equal(mine.table.tokens, found[0].table.tokens)
@@ -197,7 +197,7 @@ def test_two_tasks_that_tokenize_the_same_at_once_both_get_it(
 def test_a_stop_leaves_nothing_behind(
     write_rows: Callable[..., Path], tokenizer: Any, chat_rows: list[Any], tmp_path: Path
 ) -> None:
-    def stop(_: float) -> None:
+    def stop(*_: float) -> None:
         raise Cancelled
 
     with pytest.raises(Cancelled):

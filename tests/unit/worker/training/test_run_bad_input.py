@@ -66,6 +66,10 @@ def lying_parquet() -> bytes:
     return stream.getvalue().replace(b"row 1500", b"row \xff\xff\xff\xff")
 
 
+LEFT_OUT = b"""{"Question": "How much?", "Answer": "51", "Body": "Each pack costs 76 dollars, and 25 less today."}
+{"Question": "How many?", "Answer": "3", "Body": "Dan had 7 dollars left when he bought a bar for 4."}
+"""
+
 CASES: dict[str, tuple[Callable[[Plan, Path], Plan], str, str]] = {
     # What is changed, the reason, and the field.
     "no training data at all": (file_of(lambda: b"%PDF-1.7"), "UNSUPPORTED_FILE", "dataset"),
@@ -91,6 +95,7 @@ CASES: dict[str, tuple[Callable[[Plan, Path], Plan], str, str]] = {
         "MALFORMED_ROW",
         "dataset[1].messages[0].role",
     ),
+    "rows that need what is left out": (file_of(lambda: LEFT_OUT), "UNREAD_COLUMNS", "dataset.reading"),
     "a Parquet file that lies": (file_of(lying_parquet, "train.parquet"), "DATASET_UNREADABLE", "dataset"),
     "a zip bomb": (
         file_of(lambda: gzip.compress(b'{"text": "' + b"x" * 500_000 + b'"}\n')),

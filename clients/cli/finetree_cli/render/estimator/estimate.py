@@ -1,27 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
 """Estimates as text."""
 
-from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
-from finetree_api.types.v1 import estimate_summary_pb2
+from collections.abc import Iterable
 
+import click
+from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2
+
+from finetree_cli.options.flag_names import flag_of, in_flags
 from finetree_cli.output import Output
 from finetree_cli.render import units
 
+ASSUMED = "SETTING_ASSUMED"
+"""Code of a remark on a setting that the request left open."""
 MOST_OFFERS = 3
 """Largest number of offers shown; the cheapest come first."""
 
 
-def show(out: Output, estimate: estimate_pb2.Estimate) -> None:
-    """Print memory by component, fit, time by phase, cost and notes."""
+def show(out: Output, estimate: estimate_pb2.Estimate, command: click.Command) -> None:
+    """Print memory by component, fit, time by phase, cost and notes, with the options of the command that was used."""
     show_memory(out, estimate)
     show_time(out, estimate)
     show_cost(out, estimate)
     show_what_fits(out, estimate)
     for row in estimate.nearest_runs:
         out.text(f"Measured: {row.description}: {_measured(row)}")
+    if text := assumed(estimate.remarks, command):
+        out.text(f"Assumed: {text}")
     for remark in estimate.remarks:
-        out.text(f"Note: {remark.message}")
+        if remark.code != ASSUMED:
+            out.text(f"Note: {in_flags(remark.message, command)}")
     out.text(f"Plan: {estimate.plan_digest}")
+
+
+def assumed(remarks: Iterable[check_pb2.Remark], command: click.Command) -> str:
+    """One line of the settings that were left open, each with the option or the key of a job file that changes it."""
+    settings = [remark for remark in remarks if remark.code == ASSUMED]
+    return ", ".join(
+        f"{setting.message} ({flag_of(setting.field_path, command) or setting.field_path.removeprefix('spec.')})"
+        for setting in settings
+    )
 
 
 def _measured(row: estimate_pb2.MeasuredRun) -> str:

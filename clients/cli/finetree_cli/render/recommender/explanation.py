@@ -44,7 +44,7 @@ def source(provenance: evidence_pb2.Provenance) -> str:
 def _show_inputs(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
     known = [(item.field_path, item.value) for item in response.inputs if item.known]
     unknown = [item.field_path for item in response.inputs if not item.known]
-    out.table(["Input", "Value"], known, title="Inputs")
+    out.table(["Input", "Value"], known, title="Inputs", wrap=True)
     if unknown:
         out.paragraph(f"Not provided: {', '.join(unknown)}.")
     for item in response.sharpen:
@@ -59,7 +59,7 @@ def _show_trace(out: Output, response: recommendation_pb2.RecommendResponse) -> 
         read = ", ".join(step.inputs_read)
         outcome = f"{step.outcome}{overruled}"
         rows.append((str(number), step.stage, step.rule_id, read or NONE, outcome, source(step.provenance)))
-    out.table([">#", "Stage", "Rule", "Inputs read", "Outcome", "Source"], rows, title="Decision")
+    out.table([">#", "Stage", "Rule", "Inputs read", "Outcome", "Source"], rows, title="Decision", wrap=True)
 
 
 def _show_methods(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
@@ -73,7 +73,7 @@ def _show_methods(out: Output, response: recommendation_pb2.RecommendResponse) -
         for item in response.methods
     ]
     columns = ["Method", "Verdict", "Quality", "Memory", "Time", "Cost", "Frontier"]
-    out.table(columns, rows, title="Methods")
+    out.table(columns, rows, title="Methods", wrap=True)
     for item in response.methods:
         out.text(f"{method_name(item.method)}: {units.word(recommendation_pb2.MethodVerdict, item.verdict)}")
         for reason in item.reasons:
@@ -129,7 +129,7 @@ def _show_changes(out: Output, response: recommendation_pb2.RecommendResponse) -
     ]
     title = "What would change the verdict"
     if rows:
-        out.table(["Input", "From", "To", "Threshold", "New verdict", "Rule"], rows, title=title)
+        out.table(["Input", "From", "To", "Threshold", "New verdict", "Rule"], rows, title=title, wrap=True)
     else:
         out.heading(title)
         out.paragraph("No change of one input does.")
@@ -157,7 +157,7 @@ def _show_other_packs(out: Output, response: recommendation_pb2.RecommendRespons
         for item in response.other_packs
     ]
     if rows:
-        out.table(["Rule pack", "Method", "", "Why"], rows, title="Other rule packs")
+        out.table(["Rule pack", "Method", "", "Why"], rows, title="Other rule packs", wrap=True)
 
 
 def _show_recipe(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
@@ -172,7 +172,7 @@ def _show_recipe(out: Output, response: recommendation_pb2.RecommendResponse) ->
         item = sources.get(path, nothing)
         why = f"{item.reason} [{item.rule_id}]" if item.rule_id else item.reason or "as requested"
         rows.append((path, value, limits(item), why, source(item.provenance)))
-    out.table(["Setting", "Value", "Range", "Why", "Source"], rows, title="Recipe")
+    out.table(["Setting", "Value", "Range", "Why", "Source"], rows, title="Recipe", wrap=True)
 
 
 def limits(item: check_pb2.SettingSource) -> str:

@@ -29,11 +29,15 @@ def show_methods(out: Output, cards: Sequence[method_card_pb2.MethodCard], guide
         )
         for card in cards
     ]
-    out.table(["Method", "Stars", ">GPU", ">Quality", ">Memory", ">Speed", "Cost", "Trainable here", "Best for"], rows)
+    out.table(
+        ["Method", "Stars", ">GPU", ">Quality", ">Memory", ">Speed", "Cost", "Trainable here", "Best for"],
+        rows,
+        wrap=True,
+    )
     _show_hardware(out, guide.hardware)
     situations = [(item.title, method_name(item.method), "; ".join(item.reasons)) for item in guide.situations]
     if situations:
-        out.table(["Situation", "Method", "Why"], situations)
+        out.table(["Situation", "Method", "Why"], situations, wrap=True)
 
 
 def show_card(out: Output, card: method_card_pb2.MethodCard) -> None:
@@ -51,7 +55,7 @@ def show_card(out: Output, card: method_card_pb2.MethodCard) -> None:
     _show_parameters(out, card.parameters)
     rows = [(item.claim, item.text, _source(item.provenance)) for item in card.evidence]
     if rows:
-        out.table(["Published result", ">Value", "Source"], rows)
+        out.table(["Published result", ">Value", "Source"], rows, wrap=True)
 
 
 def _stars(card: method_card_pb2.MethodCard) -> str:
@@ -82,7 +86,7 @@ def _show_figures(out: Output, card: method_card_pb2.MethodCard) -> None:
         source = _source(found.provenance[0]) if found.provenance else ""
         rows.insert(0, ("Quality against full fine-tuning", words, "", source))
     if rows:
-        out.table(["Figure", ">Value", "Note", "Source"], rows)
+        out.table(["Figure", ">Value", "Note", "Source"], rows, wrap=True)
 
 
 def _show_hardware(out: Output, found: Sequence[method_card_pb2.HardwareRow]) -> None:
@@ -98,7 +102,7 @@ def _show_hardware(out: Output, found: Sequence[method_card_pb2.HardwareRow]) ->
         for item in found
     ]
     if rows:
-        out.table(["GPU", ">Memory", "Method", ">A run", ">A month", "Note"], rows)
+        out.table(["GPU", ">Memory", "Method", ">A run", ">A month", "Note"], rows, wrap=True)
 
 
 def _month(item: method_card_pb2.HardwareRow) -> str:
@@ -119,13 +123,13 @@ def _show_costs(out: Output, found: method_card_pb2.ReferenceCost) -> None:
     if rows:
         price = units.expected_money(found.price_per_hour)
         out.text(f"On {found.accelerator} at {price} an hour; {found.basis}")
-        out.table([">Examples", ">Time", ">Cost"], rows)
+        out.table([">Examples", ">Time", ">Cost"], rows, wrap=True)
 
 
 def _show_parameters(out: Output, found: Sequence[method_card_pb2.ParameterGuide]) -> None:
     rows = [(item.field_path, item.default_value, item.help) for item in found]
     if rows:
-        out.table(["Parameter", "Default", "Effect"], rows)
+        out.table(["Parameter", "Default", "Effect"], rows, wrap=True)
     for item in found:
         choices = [
             (
@@ -137,7 +141,7 @@ def _show_parameters(out: Output, found: Sequence[method_card_pb2.ParameterGuide
             for choice in item.choices
         ]
         if choices:
-            out.table([item.field_path, "Meaning", "Use for", "Note"], choices)
+            out.table([item.field_path, "Meaning", "Use for", "Note"], choices, wrap=True)
 
 
 def _source(found: evidence_pb2.Provenance) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recommendations as text: the short answer on one screen."""
+"""Parts of a recommendation as text: methods, estimate and recipe."""
 
 from finetree.money import format_money
 from finetree_api.recommender.v1 import recommendation_pb2
@@ -17,22 +17,11 @@ METHOD_NAMES: dict[int, str] = {
     method_pb2.METHOD_ADAPTER: "adapter layers",
 }
 NONE = "-"
-MOST_CAUTIONS = 3
-"""Largest number of cautions in the short answer, so that it fits on one screen."""
 
 
 def method_name(method: int) -> str:
     """Return the display name of a method."""
     return METHOD_NAMES.get(method, "none" if method == method_pb2.METHOD_UNSPECIFIED else f"method {method}")
-
-
-def show(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
-    """Print the short answer: verdict, methods, estimate, confidence and cautions."""
-    show_head(out, response)
-    show_methods(out, response)
-    show_estimate(out, response)
-    _show_remarks(out, response)
-    out.text("--explain shows the rules, every value of the recipe, and what would change the verdict")
 
 
 def show_head(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
@@ -58,7 +47,7 @@ def show_methods(out: Output, response: recommendation_pb2.RecommendResponse) ->
         )
         for item in response.methods
     ]
-    out.table(["Method", "Verdict", ">Memory", ">Time", ">Quality", "Why"], rows)
+    out.table(["Method", "Verdict", ">Memory", ">Time", ">Quality", "Why"], rows, wrap=True)
 
 
 def show_recipe(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
@@ -68,7 +57,7 @@ def show_recipe(out: Output, response: recommendation_pb2.RecommendResponse) -> 
     values = flat(as_dict(response.spec))
     reasons = {source.field_path: source for source in response.setting_sources}
     rows = [(path, value, _reason(reasons.get(path))) for path, value in values.items()]
-    out.table(["Setting", "Value", "Why"], rows)
+    out.table(["Setting", "Value", "Why"], rows, wrap=True)
 
 
 def show_estimate(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
@@ -93,22 +82,6 @@ def _fit_note(fit: int) -> str:
     return (
         "" if fit == estimate_summary_pb2.FIT_VERDICT_FITS else f"; {units.word(estimate_summary_pb2.FitVerdict, fit)}"
     )
-
-
-def _show_remarks(out: Output, response: recommendation_pb2.RecommendResponse) -> None:
-    level = units.word(evidence_pb2.ConfidenceLevel, response.confidence.level)
-    words = "; ".join(factor.message for factor in response.confidence.factors)
-    factors = f": {words}" if words else ""
-    out.paragraph(f"Confidence: {level}{factors}")
-    for caution in response.cautions[:MOST_CAUTIONS]:
-        out.paragraph(f"Caution: {caution.message} [{caution.code}]")
-    if len(response.cautions) > MOST_CAUTIONS:
-        out.paragraph(f"{len(response.cautions) - MOST_CAUTIONS} more cautions: see --explain")
-    for pack in response.other_packs:
-        if not pack.agrees:
-            out.paragraph(f"Rule pack {pack.rule_pack} recommends {method_name(pack.method)}: {pack.reason}")
-    if response.plan_digest:
-        out.text(f"Plan: {response.plan_digest}")
 
 
 def _size(item: recommendation_pb2.MethodAssessment, field: str) -> str:

@@ -45,13 +45,13 @@ def show(out: Output, pack: rule_pack_pb2.GetRulePackResponse) -> None:
             (f"{item.label or item.value} {item.badge}".rstrip(), _votes(item), item.tooltip)
             for item in question.options
         ]
-        out.table(["Answer", "In favor of", "Meaning"], rows, title=question.text or question.id)
+        out.table(["Answer", "In favor of", "Meaning"], rows, title=question.text or question.id, wrap=True)
     rules = [(rule.id, rule.words, rule.source or "-") for rule in pack.rules]
     if rules:
-        out.table(["Rule", "Meaning", "Source"], rules)
+        out.table(["Rule", "Meaning", "Source"], rules, wrap=True)
     resolutions = [(item.id, item.about, item.decision, item.reason) for item in pack.resolutions]
     if resolutions:
-        out.table(["Resolution", "About", "Decision", "Reason"], resolutions)
+        out.table(["Resolution", "About", "Decision", "Reason"], resolutions, wrap=True)
 
 
 def _votes(option: rule_pack_pb2.QuestionOption) -> str:

@@ -8,13 +8,15 @@ from typing import Any
 
 import click
 from finetree_api.trainer.v1 import dataset_pb2, event_pb2
-from finetree_api.types.v1 import training_data_pb2
+from finetree_api.types.v1 import check_pb2, training_data_pb2
 
 from finetree_cli.output import Output, as_dict, plain
 from finetree_cli.render import units
 
 BAR = 30
 """Width in columns of the longest bar of a histogram."""
+SHORTEST_BOUND = 32
+"""Tokens of the rows in the histogram's first bar; each further one has rows of up to twice as many."""
 SHOWN_NUMBERS = 10
 """Largest number of row numbers in a line; --json has all that the report lists."""
 _MARKS = {"target": "+ ", "truncated": "x ", "context": "| "}
@@ -30,6 +32,8 @@ class Found:
     rows: int
     numbers: tuple[int, ...]
     failed: bool
+    message: str = ""
+    """What is wrong and what to do, of a finding about how rows are read."""
 
 
 def findings(reports: Iterable[event_pb2.DatasetReport], allowed: Mapping[str, float]) -> list[Found]:
@@ -51,7 +55,18 @@ def findings(reports: Iterable[event_pb2.DatasetReport], allowed: Mapping[str, f
             rows = report.rows + (group.count if name == "skipped" else 0)
             failed = limit is not None and group.count > limit * rows
             found.append(Found(name, split(report.split), group.count, rows, tuple(group.rows), failed))
+        found += [_of_reading(one, report, allowed) for one in report.findings]
     return found
+
+
+def _of_reading(
+    one: training_data_pb2.DataFinding, report: event_pb2.DatasetReport, allowed: Mapping[str, float]
+) -> Found:
+    """Convert a finding about how rows are read: an error fails by default, a warning where that is asked for."""
+    limit = allowed.get("error", 0.0) if one.severity == check_pb2.SEVERITY_ERROR else None
+    limit = allowed.get("warning", limit) if one.severity >= check_pb2.SEVERITY_WARNING else None
+    failed = limit is not None and not one.accepted and one.rows > limit * report.rows
+    return Found(one.code, split(report.split), one.rows, report.rows, (), failed, one.message)
 
 
 def document(
@@ -67,26 +82,78 @@ def document(
     }
 
 
-def show(out: Output, reports: Sequence[event_pb2.DatasetReport], found: Sequence[Found]) -> None:
-    """Print a report."""
+def show(
+    out: Output,
+    reports: Sequence[event_pb2.DatasetReport],
+    found: Sequence[Found],
+    rows: Sequence[dataset_pb2.PreviewRow] = (),
+) -> None:
+    """Print a report: how rows are read, in `rows`, then their lengths and what becomes of them."""
+    for report in reports[:1]:
+        _show_first(out, report, rows)
+        out.text()
     columns = ["Split", "Format", ">Rows", ">Kept", ">Tokens", ">Targets", ">p50", ">p90", ">p95", ">p99", ">Longest"]
     out.table(columns, [_numbers(report) for report in reports])
-    for one in found:
+    groups = [one for one in found if not one.message]
+    for one in groups:
         if one.count:
             out.text(_line(one))
     for report in reports:
         for bad in report.bad_rows:
             out.text(plain(f"{split(report.split)} row {bad.row}{', ' * bool(bad.field)}{bad.field}: {bad.problem}"))
-    if not any(one.count for one in found):
+    if not any(one.count for one in groups):
         out.text("No row is skipped, truncated, without a target, or duplicated.")
-    for remark in reports[0].remarks if reports else ():
-        out.text(plain(remark.message))
     for report in reports[:1]:
         _show_lengths(out, report)
         _show_reading(out, report)
+
+
+def _show_first(out: Output, report: event_pb2.DatasetReport, rows: Sequence[dataset_pb2.PreviewRow]) -> None:
+    """Print what is asked, what is learned and what is left out: the questions that come before all numbers."""
+    for remark in report.remarks:
+        out.text(plain(remark.message))
+    tokens, ends = report.profile.total_tokens, report.special_tokens.rows_that_learn_to_end
+    if tokens:
+        learned = f"Learned: {report.target_tokens / tokens:.0%} of the tokens"
+        cut = f"; {report.truncated.count} are cut at {report.sequence_length} tokens" if report.truncated.count else ""
+        ends_too = (
+            f"; {ends} of {report.rows} rows learn to end" if rendered(report) else " (estimated from characters)"
+        )
+        out.text(f"{learned}{ends_too}{cut}.")
+    for one in report.findings:
+        if one.severity >= check_pb2.SEVERITY_WARNING:  # the remarks name the columns of notes
+            _show_finding(out, one)
+    shown = [(row.row, row.spans) for row in rows] or [(report.example_row, report.example_spans)]
+    for number, row_spans in shown:
         out.text()
-        out.text(f"Row {report.example_row} as the model sees it; {_legend()}:")
-        out.styled(marked(report.example_spans))
+        how = "as the model sees it" if rendered(report) else "by its roles, without the model's chat template"
+        out.text(f"Row {number} {how}; {_legend()}:")
+        out.styled(marked(row_spans))
+
+
+def rendered(report: event_pb2.DatasetReport) -> bool:
+    """Tell whether the rows were rendered and counted for a model, and not estimated from their characters."""
+    return report.HasField("special_tokens")
+
+
+_SEVERITIES = {
+    check_pb2.SEVERITY_ERROR: "error",
+    check_pb2.SEVERITY_WARNING: "warning",
+    check_pb2.SEVERITY_INFO: "note",
+}
+
+
+def _show_finding(out: Output, one: training_data_pb2.DataFinding) -> None:
+    accepted = " (accepted)" if one.accepted else ""
+    out.text(plain(f"{_SEVERITIES.get(one.severity, 'note')}{accepted} {one.code}: {one.message}"))
+    for column in one.columns:
+        if column.severity >= check_pb2.SEVERITY_WARNING:
+            size = f"{column.mean_characters} characters on average, {column.longest_characters} at most"
+            out.text(plain(f"  {column.name}: {column.kind} in {column.share:.0%} of the rows, {size}"))
+            out.text(plain(f"    {column.example}"))
+    notes = [f"{column.name} ({column.kind})" for column in one.columns if column.severity == check_pb2.SEVERITY_INFO]
+    if notes and len(notes) < len(one.columns):
+        out.text(plain(f"  Also left out: {', '.join(notes[:SHOWN_NUMBERS])}{', …' * (len(notes) > SHOWN_NUMBERS)}"))
 
 
 def _numbers(report: event_pb2.DatasetReport) -> tuple[str, ...]:
@@ -118,22 +185,30 @@ def _line(one: Found) -> str:
 
 
 def _show_lengths(out: Output, report: event_pb2.DatasetReport) -> None:
-    buckets = report.profile.token_lengths
-    most = max((bucket.count for bucket in buckets), default=0)
+    counts: dict[int, int] = {}
+    for bucket in report.profile.token_lengths:
+        bound = max(SHORTEST_BOUND, 1 << (bucket.upper_bound - 1).bit_length())
+        counts[bound] = counts.get(bound, 0) + bucket.count
+    most = max(counts.values(), default=0)
     if not most:
         return
     out.text()
-    out.text("Rows by tokens:")
-    for bucket in buckets:
-        bar = "#" * -(-bucket.count * BAR // most)
-        out.text(f"  up to {bucket.upper_bound:>7} {bucket.count:>9} {bar}".rstrip())
+    out.text("Rows by tokens:" if rendered(report) else "Rows by tokens, estimated from 4 characters a token:")
+    for bound, count in counts.items():
+        bar = "#" * -(-count * BAR // most)
+        out.text(f"  up to {bound:>7} {count:>9} {bar}".rstrip())
     if report.sequence_length:
         out.text(f"Sequence length: {report.sequence_length}")
-    out.text(f"Suggested sequence length: {report.suggested_sequence_length} (keeps 99 % of the rows whole)")
+    if report.suggested_sequence_length:
+        text = f"Suggested sequence length: {report.suggested_sequence_length}"
+        out.text(f"{text} (keeps 99 % of the rows whole)")
 
 
 def _show_reading(out: Output, report: event_pb2.DatasetReport) -> None:
     special, rows = report.special_tokens, report.rows
+    if not rendered(report):
+        out.text("Chat template, BOS and EOS tokens: a check by a trainer (`finetree up`) applies those of the model.")
+        return
     template = (
         "the tokenizer's"
         if report.template_source == event_pb2.TEMPLATE_SOURCE_TOKENIZER

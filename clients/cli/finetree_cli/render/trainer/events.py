@@ -21,7 +21,7 @@ PHASES: dict[int, str] = {
     job_pb2.JOB_PHASE_DOWNLOAD_MODEL: "downloading the model",
     job_pb2.JOB_PHASE_CONVERT_MODEL: "preparing the model",
     job_pb2.JOB_PHASE_LOAD_MODEL: "loading the model",
-    job_pb2.JOB_PHASE_TOKENIZE: "tokenizing",
+    job_pb2.JOB_PHASE_TOKENIZE: "reading rows",
     job_pb2.JOB_PHASE_EVALUATE_BEFORE: "evaluating before training",
     job_pb2.JOB_PHASE_TRAIN: "training",
     job_pb2.JOB_PHASE_EVALUATE_AFTER: "evaluating after training",
@@ -47,8 +47,11 @@ class View(Protocol):
 
 def view(out: Output) -> View:
     """Return the view for the output."""
-    if out.json:
-        return JsonView(out)
+    return JsonView(out) if out.json else messages_view(out)
+
+
+def messages_view(out: Output) -> View:
+    """Return the view that writes to stderr alone, so that stdout is the answer's, as JSON too."""
     console = out.console(err=True)
     return BarView(out) if console.is_terminal else LineView(out)
 
@@ -115,8 +118,8 @@ class BarView:
         elif payload == "phase_progress":
             at = event.phase_progress
             done, total = (at.done, at.total) if at.total else (round(at.fraction * 100), 100)
-            unit = units.word(event_pb2.ProgressUnit, at.unit) if at.total and at.unit else ""
-            self._move(at.phase, done, total, unit)
+            unit = units.word(event_pb2.ProgressUnit, at.unit) if at.unit else ""
+            self._move(at.phase, done, total, unit if at.total else f"{at.done} {unit}" * bool(unit))
         else:
             line = text(event)
             if line:
@@ -169,7 +172,8 @@ def text(event: event_pb2.JobEvent) -> str:
         return f"step {step.step}/{step.total_steps}  {step_note(step)}"
     if payload == "phase_progress":
         at = event.phase_progress
-        return f"{PHASES.get(at.phase, 'working')} {at.fraction:.0%}"
+        rows = f", {at.done} rows" if at.unit == event_pb2.PROGRESS_UNIT_ROWS else ""
+        return f"{PHASES.get(at.phase, 'working')} {at.fraction:.0%}{rows}"
     if payload == "eval_metrics":
         return _evaluation(event.eval_metrics)
     if payload in ("log_line", "forecast") or (payload == "state_changed" and event.state in _ENDS):

@@ -54,6 +54,8 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
     out.text(f"  events    {job.oldest_seq} to {job.last_seq}")
     if job.plan_digest:
         out.text(f"  plan      {job.plan_digest}")
+    for key, value in sorted(job.annotations.items()):
+        out.text(f"  note      {key}: {value}")
 
 
 def _show_metrics(out: Output, metrics: job_pb2.LatestMetrics) -> None:
@@ -71,9 +73,12 @@ def _show_metrics(out: Output, metrics: job_pb2.LatestMetrics) -> None:
 
 
 def _show_frozen_estimate(out: Output, estimate: estimate_summary_pb2.EstimateSummary) -> None:
-    cost = f", {units.money_range(estimate.cost)}" if estimate.HasField("cost") else ""
-    memory, time = units.size_range(estimate.device_bytes), units.duration_range(estimate.total_seconds)
-    out.text(f"  estimate  {memory}, {time}{cost}")
+    parts = [units.size_range(estimate.device_bytes)]
+    if estimate.HasField("total_seconds"):
+        parts.append(units.duration_range(estimate.total_seconds))
+    if estimate.HasField("cost"):
+        parts.append(units.money_range(estimate.cost))
+    out.text(f"  estimate  {', '.join(parts)}")
 
 
 def show_plan(out: Output, plan: trainer_pb2.ValidateJobResponse) -> None:

@@ -28,21 +28,25 @@ from finetree_api.types.v1 import evidence_pb2 as finetree__api_dot_types_dot_v1
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*finetree_api/estimator/v1/check_plan.proto\x12\x19\x66inetree_api.estimator.v1\x1a(finetree_api/estimator/v1/estimate.proto\x1a!finetree_api/types/v1/check.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\x17google/type/money.proto\"\xac\x02\n\x0bPolicyLimit\x12?\n\x06metric\x18\x01 \x01(\x0e\x32\'.finetree_api.estimator.v1.PolicyMetricR\x06metric\x12\x12\n\x03max\x18\x02 \x01(\x01H\x00R\x03max\x12\x31\n\tmax_money\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyH\x00R\x08maxMoney\x12O\n\x0emin_confidence\x18\x04 \x01(\x0e\x32&.finetree_api.types.v1.ConfidenceLevelH\x00R\rminConfidence\x12;\n\x08severity\x18\x05 \x01(\x0e\x32\x1f.finetree_api.types.v1.SeverityR\x08severityB\x07\n\x05\x62ound\"L\n\nPlanPolicy\x12>\n\x06limits\x18\x01 \x03(\x0b\x32&.finetree_api.estimator.v1.PolicyLimitR\x06limits\"\x92\x01\n\x10\x43heckPlanRequest\x12?\n\x03run\x18\x01 \x01(\x0b\x32-.finetree_api.estimator.v1.EstimateRunRequestR\x03run\x12=\n\x06policy\x18\x02 \x01(\x0b\x32%.finetree_api.estimator.v1.PlanPolicyR\x06policy\"\xa5\x02\n\x11\x43heckPlanResponse\x12=\n\x07verdict\x18\x01 \x01(\x0e\x32#.finetree_api.types.v1.CheckVerdictR\x07verdict\x12\x34\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x1c.finetree_api.types.v1.CheckR\x06\x63hecks\x12?\n\x08\x65stimate\x18\x03 \x01(\x0b\x32#.finetree_api.estimator.v1.EstimateR\x08\x65stimate\x12=\n\x08remedies\x18\x04 \x03(\x0b\x32!.finetree_api.estimator.v1.RemedyR\x08remedies\x12\x1b\n\tno_remedy\x18\x05 \x01(\tR\x08noRemedy*\x99\x02\n\x0cPolicyMetric\x12\x1d\n\x19POLICY_METRIC_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_METRIC_COST\x10\x01\x12\x1e\n\x1aPOLICY_METRIC_MONTHLY_COST\x10\x02\x12\"\n\x1ePOLICY_METRIC_DURATION_SECONDS\x10\x03\x12\x1e\n\x1aPOLICY_METRIC_DEVICE_BYTES\x10\x04\x12\x1c\n\x18POLICY_METRIC_ENERGY_KWH\x10\x05\x12\x1b\n\x17POLICY_METRIC_CARBON_KG\x10\x06\x12\x15\n\x11POLICY_METRIC_FIT\x10\x07\x12\x1c\n\x18POLICY_METRIC_CONFIDENCE\x10\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*finetree_api/estimator/v1/check_plan.proto\x12\x19\x66inetree_api.estimator.v1\x1a(finetree_api/estimator/v1/estimate.proto\x1a!finetree_api/types/v1/check.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\x17google/type/money.proto\"=\n\tNameLimit\x12\x18\n\x07\x61llowed\x18\x01 \x03(\tR\x07\x61llowed\x12\x16\n\x06\x64\x65nied\x18\x02 \x03(\tR\x06\x64\x65nied\"\xe1\x03\n\x0bPolicyLimit\x12?\n\x06metric\x18\x01 \x01(\x0e\x32\'.finetree_api.estimator.v1.PolicyMetricR\x06metric\x12\x12\n\x03max\x18\x02 \x01(\x01H\x00R\x03max\x12\x31\n\tmax_money\x18\x03 \x01(\x0b\x32\x12.google.type.MoneyH\x00R\x08maxMoney\x12O\n\x0emin_confidence\x18\x04 \x01(\x0e\x32&.finetree_api.types.v1.ConfidenceLevelH\x00R\rminConfidence\x12<\n\x05names\x18\x06 \x01(\x0b\x32$.finetree_api.estimator.v1.NameLimitH\x00R\x05names\x12#\n\x0cmax_increase\x18\x07 \x01(\x01H\x00R\x0bmaxIncrease\x12;\n\x08severity\x18\x05 \x01(\x0e\x32\x1f.finetree_api.types.v1.SeverityR\x08severity\x12\x37\n\x05level\x18\x08 \x01(\x0e\x32!.finetree_api.types.v1.LimitLevelR\x05level\x12\x17\n\x07rule_id\x18\t \x01(\tR\x06ruleIdB\x07\n\x05\x62ound\"\xcf\x01\n\nPlanPolicy\x12>\n\x06limits\x18\x01 \x03(\x0b\x32&.finetree_api.estimator.v1.PolicyLimitR\x06limits\x12H\n\tundecided\x18\x02 \x01(\x0e\x32*.finetree_api.estimator.v1.UndecidedPolicyR\tundecided\x12\x37\n\x07waivers\x18\x03 \x03(\x0b\x32\x1d.finetree_api.types.v1.WaiverR\x07waivers\"\xc4\x02\n\x10\x43heckPlanRequest\x12?\n\x03run\x18\x01 \x01(\x0b\x32-.finetree_api.estimator.v1.EstimateRunRequestR\x03run\x12=\n\x06policy\x18\x02 \x01(\x0b\x32%.finetree_api.estimator.v1.PlanPolicyR\x06policy\x12=\n\toverrides\x18\x03 \x03(\x0b\x32\x1f.finetree_api.types.v1.OverrideR\toverrides\x12\'\n\x0f\x65valuation_date\x18\x04 \x01(\tR\x0e\x65valuationDate\x12H\n\x08\x62\x61se_run\x18\x05 \x01(\x0b\x32-.finetree_api.estimator.v1.EstimateRunRequestR\x07\x62\x61seRun\"\xa5\x02\n\x11\x43heckPlanResponse\x12=\n\x07verdict\x18\x01 \x01(\x0e\x32#.finetree_api.types.v1.CheckVerdictR\x07verdict\x12\x34\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x1c.finetree_api.types.v1.CheckR\x06\x63hecks\x12?\n\x08\x65stimate\x18\x03 \x01(\x0b\x32#.finetree_api.estimator.v1.EstimateR\x08\x65stimate\x12=\n\x08remedies\x18\x04 \x03(\x0b\x32!.finetree_api.estimator.v1.RemedyR\x08remedies\x12\x1b\n\tno_remedy\x18\x05 \x01(\tR\x08noRemedy*\xbf\x03\n\x0cPolicyMetric\x12\x1d\n\x19POLICY_METRIC_UNSPECIFIED\x10\x00\x12\x16\n\x12POLICY_METRIC_COST\x10\x01\x12\x1e\n\x1aPOLICY_METRIC_MONTHLY_COST\x10\x02\x12\"\n\x1ePOLICY_METRIC_DURATION_SECONDS\x10\x03\x12\x1e\n\x1aPOLICY_METRIC_DEVICE_BYTES\x10\x04\x12\x1c\n\x18POLICY_METRIC_ENERGY_KWH\x10\x05\x12\x1b\n\x17POLICY_METRIC_CARBON_KG\x10\x06\x12\x15\n\x11POLICY_METRIC_FIT\x10\x07\x12\x1c\n\x18POLICY_METRIC_CONFIDENCE\x10\x08\x12\x1a\n\x16POLICY_METRIC_EXAMPLES\x10\t\x12\x18\n\x14POLICY_METRIC_TOKENS\x10\n\x12\x18\n\x14POLICY_METRIC_METHOD\x10\x0b\x12\x17\n\x13POLICY_METRIC_MODEL\x10\x0c\x12\x1f\n\x1bPOLICY_METRIC_MODEL_LICENSE\x10\r\x12\x1a\n\x16POLICY_METRIC_PROVIDER\x10\x0e*\x84\x01\n\x0fUndecidedPolicy\x12 \n\x1cUNDECIDED_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15UNDECIDED_POLICY_FAIL\x10\x01\x12\x19\n\x15UNDECIDED_POLICY_WARN\x10\x02\x12\x19\n\x15UNDECIDED_POLICY_PASS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.estimator.v1.check_plan_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_POLICYMETRIC']._serialized_start=1040
-  _globals['_POLICYMETRIC']._serialized_end=1321
-  _globals['_POLICYLIMIT']._serialized_start=214
-  _globals['_POLICYLIMIT']._serialized_end=514
-  _globals['_PLANPOLICY']._serialized_start=516
-  _globals['_PLANPOLICY']._serialized_end=592
-  _globals['_CHECKPLANREQUEST']._serialized_start=595
-  _globals['_CHECKPLANREQUEST']._serialized_end=741
-  _globals['_CHECKPLANRESPONSE']._serialized_start=744
-  _globals['_CHECKPLANRESPONSE']._serialized_end=1037
+  _globals['_POLICYMETRIC']._serialized_start=1594
+  _globals['_POLICYMETRIC']._serialized_end=2041
+  _globals['_UNDECIDEDPOLICY']._serialized_start=2044
+  _globals['_UNDECIDEDPOLICY']._serialized_end=2176
+  _globals['_NAMELIMIT']._serialized_start=213
+  _globals['_NAMELIMIT']._serialized_end=274
+  _globals['_POLICYLIMIT']._serialized_start=277
+  _globals['_POLICYLIMIT']._serialized_end=758
+  _globals['_PLANPOLICY']._serialized_start=761
+  _globals['_PLANPOLICY']._serialized_end=968
+  _globals['_CHECKPLANREQUEST']._serialized_start=971
+  _globals['_CHECKPLANREQUEST']._serialized_end=1295
+  _globals['_CHECKPLANRESPONSE']._serialized_start=1298
+  _globals['_CHECKPLANRESPONSE']._serialized_end=1591
 # @@protoc_insertion_point(module_scope)

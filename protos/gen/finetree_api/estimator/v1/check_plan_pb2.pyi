@@ -47,6 +47,22 @@ class _PolicyMetricEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PolicyMe
     """Whether the run fits its hardware. No bound."""
     POLICY_METRIC_CONFIDENCE: _PolicyMetric.ValueType  # 8
     """The lower of the confidences of memory and time. Bound: min_confidence."""
+    POLICY_METRIC_EXAMPLES: _PolicyMetric.ValueType  # 9
+    """Rows of the training data. Bound: max."""
+    POLICY_METRIC_TOKENS: _PolicyMetric.ValueType  # 10
+    """Tokens of all rows of the training data, before any truncation. Bound: max."""
+    POLICY_METRIC_METHOD: _PolicyMetric.ValueType  # 11
+    """Method: "full", "lora", "qlora", "prefix" or "adapter". Bound: names."""
+    POLICY_METRIC_MODEL: _PolicyMetric.ValueType  # 12
+    """Base model by each of its names: as the spec has it, the catalog's name, and the hub id. A pattern of the bound
+    applies where it matches one of them. Bound: names.
+    """
+    POLICY_METRIC_MODEL_LICENSE: _PolicyMetric.ValueType  # 13
+    """License of the base model as the catalog has it, for example "apache-2.0"; of a model outside of the catalog it is
+    unknown. Bound: names.
+    """
+    POLICY_METRIC_PROVIDER: _PolicyMetric.ValueType  # 14
+    """Provider of the price that the cost is computed with; "owned" for owned hardware. Bound: names."""
 
 class PolicyMetric(_PolicyMetric, metaclass=_PolicyMetricEnumTypeWrapper):
     """What a limit limits, and which bound it takes."""
@@ -69,11 +85,85 @@ POLICY_METRIC_FIT: PolicyMetric.ValueType  # 7
 """Whether the run fits its hardware. No bound."""
 POLICY_METRIC_CONFIDENCE: PolicyMetric.ValueType  # 8
 """The lower of the confidences of memory and time. Bound: min_confidence."""
+POLICY_METRIC_EXAMPLES: PolicyMetric.ValueType  # 9
+"""Rows of the training data. Bound: max."""
+POLICY_METRIC_TOKENS: PolicyMetric.ValueType  # 10
+"""Tokens of all rows of the training data, before any truncation. Bound: max."""
+POLICY_METRIC_METHOD: PolicyMetric.ValueType  # 11
+"""Method: "full", "lora", "qlora", "prefix" or "adapter". Bound: names."""
+POLICY_METRIC_MODEL: PolicyMetric.ValueType  # 12
+"""Base model by each of its names: as the spec has it, the catalog's name, and the hub id. A pattern of the bound
+applies where it matches one of them. Bound: names.
+"""
+POLICY_METRIC_MODEL_LICENSE: PolicyMetric.ValueType  # 13
+"""License of the base model as the catalog has it, for example "apache-2.0"; of a model outside of the catalog it is
+unknown. Bound: names.
+"""
+POLICY_METRIC_PROVIDER: PolicyMetric.ValueType  # 14
+"""Provider of the price that the cost is computed with; "owned" for owned hardware. Bound: names."""
 Global___PolicyMetric: _TypeAlias = PolicyMetric  # noqa: Y015
+
+class _UndecidedPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _UndecidedPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UndecidedPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    UNDECIDED_POLICY_UNSPECIFIED: _UndecidedPolicy.ValueType  # 0
+    """As UNDECIDED_POLICY_FAIL."""
+    UNDECIDED_POLICY_FAIL: _UndecidedPolicy.ValueType  # 1
+    """The overall verdict is UNDECIDED, and the plan does not pass."""
+    UNDECIDED_POLICY_WARN: _UndecidedPolicy.ValueType  # 2
+    """The overall verdict is WARN at most, as if the limit were advisory."""
+    UNDECIDED_POLICY_PASS: _UndecidedPolicy.ValueType  # 3
+    """It counts as passed."""
+
+class UndecidedPolicy(_UndecidedPolicy, metaclass=_UndecidedPolicyEnumTypeWrapper):
+    """What becomes of the plan where a limit that may stop it is undecided."""
+
+UNDECIDED_POLICY_UNSPECIFIED: UndecidedPolicy.ValueType  # 0
+"""As UNDECIDED_POLICY_FAIL."""
+UNDECIDED_POLICY_FAIL: UndecidedPolicy.ValueType  # 1
+"""The overall verdict is UNDECIDED, and the plan does not pass."""
+UNDECIDED_POLICY_WARN: UndecidedPolicy.ValueType  # 2
+"""The overall verdict is WARN at most, as if the limit were advisory."""
+UNDECIDED_POLICY_PASS: UndecidedPolicy.ValueType  # 3
+"""It counts as passed."""
+Global___UndecidedPolicy: _TypeAlias = UndecidedPolicy  # noqa: Y015
+
+@_typing.final
+class NameLimit(_message.Message):
+    """Names that pass. Patterns match the whole name in any letter case; "*" stands for any text, "?" for one character."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    DENIED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A name must match one of them. Empty: any name that is not denied passes."""
+
+    @_builtins.property
+    def denied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """A name that matches one of them fails, also if it is allowed."""
+
+    def __init__(
+        self,
+        *,
+        allowed: _abc.Iterable[_builtins.str] | None = ...,
+        denied: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "denied", b"denied"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NameLimit: _TypeAlias = NameLimit  # noqa: Y015
 
 @_typing.final
 class PolicyLimit(_message.Message):
-    """One limit of a policy. Its check has the metric's name in small letters as rule_id, for example "device_bytes"."""
+    """One limit of a policy."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -81,18 +171,39 @@ class PolicyLimit(_message.Message):
     MAX_FIELD_NUMBER: _builtins.int
     MAX_MONEY_FIELD_NUMBER: _builtins.int
     MIN_CONFIDENCE_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MAX_INCREASE_FIELD_NUMBER: _builtins.int
     SEVERITY_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    RULE_ID_FIELD_NUMBER: _builtins.int
     metric: Global___PolicyMetric.ValueType
     """Decides which bound must be set."""
     max: _builtins.float
     """Largest value that passes, in the metric's unit. 0 allows nothing above 0."""
     min_confidence: _evidence_pb2.ConfidenceLevel.ValueType
     """Lowest confidence that passes."""
+    max_increase: _builtins.float
+    """Largest increase over the base run that passes, as a share: 0.2 allows 20 % more. The expected values are
+    compared, since what is uncertain is so in both runs. Without a base run it passes.
+    """
     severity: _check_pb2.Severity.ValueType
-    """What a failure means for the plan. Unset: SEVERITY_ERROR, which fails it; anything lower leaves it at WARN."""
+    """What a failure means for the plan. Unset: SEVERITY_ERROR, which fails it, or SEVERITY_WARNING in an advisory limit;
+    anything lower leaves the plan at WARN.
+    """
+    level: _check_pb2.LimitLevel.ValueType
+    """Who may let a plan through that breaks it. An advisory limit cannot have SEVERITY_ERROR."""
+    rule_id: _builtins.str
+    """Id of its check, unique in the policy. Empty: the metric's name in small letters, for example "device_bytes"; with
+    max_increase, followed by "_increase". Two limits of one metric, such as one that warns and one that stops the plan,
+    need an id of their own.
+    """
     @_builtins.property
     def max_money(self) -> _money_pb2.Money:
         """Largest cost that passes. In another currency than the cost it is refused with CURRENCY_MISMATCH."""
+
+    @_builtins.property
+    def names(self) -> Global___NameLimit:
+        """Names that pass."""
 
     def __init__(
         self,
@@ -101,13 +212,17 @@ class PolicyLimit(_message.Message):
         max: _builtins.float = ...,
         max_money: _money_pb2.Money | None = ...,
         min_confidence: _evidence_pb2.ConfidenceLevel.ValueType = ...,
+        names: Global___NameLimit | None = ...,
+        max_increase: _builtins.float = ...,
         severity: _check_pb2.Severity.ValueType = ...,
+        level: _check_pb2.LimitLevel.ValueType = ...,
+        rule_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "max", b"max", "max_money", b"max_money", "min_confidence", b"min_confidence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "max", b"max", "max_increase", b"max_increase", "max_money", b"max_money", "min_confidence", b"min_confidence", "names", b"names"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "max", b"max", "max_money", b"max_money", "metric", b"metric", "min_confidence", b"min_confidence", "severity", b"severity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "level", b"level", "max", b"max", "max_increase", b"max_increase", "max_money", b"max_money", "metric", b"metric", "min_confidence", b"min_confidence", "names", b"names", "rule_id", b"rule_id", "severity", b"severity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_bound: _TypeAlias = _typing.Literal["max", "max_money", "min_confidence"]  # noqa: Y015
+    _WhichOneofReturnType_bound: _TypeAlias = _typing.Literal["max", "max_money", "min_confidence", "names", "max_increase"]  # noqa: Y015
     _WhichOneofArgType_bound: _TypeAlias = _typing.Literal["bound", b"bound"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_bound) -> _WhichOneofReturnType_bound | None: ...
 
@@ -115,23 +230,33 @@ Global___PolicyLimit: _TypeAlias = PolicyLimit  # noqa: Y015
 
 @_typing.final
 class PlanPolicy(_message.Message):
-    """Limits that a plan must keep."""
+    """Limits that a plan must keep, and how they are applied."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LIMITS_FIELD_NUMBER: _builtins.int
+    UNDECIDED_FIELD_NUMBER: _builtins.int
+    WAIVERS_FIELD_NUMBER: _builtins.int
+    undecided: Global___UndecidedPolicy.ValueType
+    """What becomes of the plan where a limit of severity ERROR is undecided."""
     @_builtins.property
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyLimit]:
-        """At least one; each metric at most once. Checks come in this order."""
+        """At least one. Checks come in this order."""
+
+    @_builtins.property
+    def waivers(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Waiver]:
+        """Exceptions; each names a limit of this policy, one limit at most once. A request with waivers needs an evaluation_date."""
 
     def __init__(
         self,
         *,
         limits: _abc.Iterable[Global___PolicyLimit] | None = ...,
+        undecided: Global___UndecidedPolicy.ValueType = ...,
+        waivers: _abc.Iterable[_check_pb2.Waiver] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "undecided", b"undecided", "waivers", b"waivers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -145,6 +270,13 @@ class CheckPlanRequest(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    EVALUATION_DATE_FIELD_NUMBER: _builtins.int
+    BASE_RUN_FIELD_NUMBER: _builtins.int
+    evaluation_date: _builtins.str
+    """Day for which waivers are judged, ISO 8601: the service asks no clock, so that the same request always has the same
+    answer. May be empty where the policy has no waivers.
+    """
     @_builtins.property
     def run(self) -> _estimate_pb2.EstimateRunRequest:
         """The run, as EstimateRun takes it, without fallbacks. Its view is ignored."""
@@ -153,15 +285,30 @@ class CheckPlanRequest(_message.Message):
     def policy(self) -> Global___PlanPolicy:
         """The limits of the pipeline or project."""
 
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Override]:
+        """Limits that whoever runs the plan asks to lift; each names a limit of the policy, one limit at most once. Only an
+        overridable limit is lifted; for any other the check says that the override is refused.
+        """
+
+    @_builtins.property
+    def base_run(self) -> _estimate_pb2.EstimateRunRequest:
+        """The run before the change, for `base` of the checks and for limits with max_increase; its view is ignored, its
+        fallbacks must be empty. Unset: the run is new.
+        """
+
     def __init__(
         self,
         *,
         run: _estimate_pb2.EstimateRunRequest | None = ...,
         policy: Global___PlanPolicy | None = ...,
+        overrides: _abc.Iterable[_check_pb2.Override] | None = ...,
+        evaluation_date: _builtins.str = ...,
+        base_run: _estimate_pb2.EstimateRunRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base_run", b"base_run", "policy", b"policy", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_run", b"base_run", "evaluation_date", b"evaluation_date", "overrides", b"overrides", "policy", b"policy", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -169,7 +316,7 @@ Global___CheckPlanRequest: _TypeAlias = CheckPlanRequest  # noqa: Y015
 
 @_typing.final
 class CheckPlanResponse(_message.Message):
-    """The checks and what they amount to. A caller gates on `verdict` and decides itself whether UNDECIDED passes."""
+    """The checks and what they amount to. A plan passes unless `verdict` is FAIL or UNDECIDED."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -179,8 +326,9 @@ class CheckPlanResponse(_message.Message):
     REMEDIES_FIELD_NUMBER: _builtins.int
     NO_REMEDY_FIELD_NUMBER: _builtins.int
     verdict: _check_pb2.CheckVerdict.ValueType
-    """FAIL when a check of severity ERROR fails; else UNDECIDED when an interval of one straddles its limit, or its
-    number is unknown; else WARN when a check warns or one of lower severity fails; else PASS.
+    """FAIL when a check of severity ERROR fails; else UNDECIDED when one is undecided and the policy does not say
+    otherwise; else WARN when a check of lower severity fails or is undecided, or a check of severity ERROR is
+    undecided and the policy says that this warns; else WAIVED when a check is waived; else PASS.
     """
     no_remedy: _builtins.str
     """Why no change that was tried makes every check pass, one line for people. Empty: one does, or none is needed."""
@@ -194,7 +342,9 @@ class CheckPlanResponse(_message.Message):
 
     @_builtins.property
     def remedies(self) -> _containers.RepeatedCompositeFieldContainer[_estimate_pb2.Remedy]:
-        """Changes after which every check passes, least harmful first. Empty: the plan passes, or see no_remedy."""
+        """Changes after which every check passes that is not waived, least harmful first; where the policy lets undecided
+        limits pass, they may stay undecided. Empty: none is needed, or see no_remedy.
+        """
 
     def __init__(
         self,

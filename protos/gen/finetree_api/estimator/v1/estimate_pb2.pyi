@@ -302,7 +302,9 @@ class Estimate(_message.Message):
     optimizer_steps: _builtins.int
     """Optimizer steps of the run. 0: the number of rows is unknown."""
     processed_tokens: _builtins.int
-    """Tokens that pass through the model in all steps, padding included. 0: unknown, or not in this view."""
+    """Tokens that pass through the model in all steps, padding included. 0: unknown, not in this view, or the run does not
+    fit.
+    """
     plan_digest: _builtins.str
     """"sha256:" and 64 hex digits over the resolved spec, the dataset profile and the revisions of engine, catalog and
     price book: equal digests mean an equal plan. Empty in the SUMMARY view.
@@ -325,7 +327,9 @@ class Estimate(_message.Message):
 
     @_builtins.property
     def time(self) -> Global___TimeEstimate:
-        """Duration by phase. Unset: the number of rows is unknown. The SUMMARY view has the total alone."""
+        """Duration by phase. Unset: the number of rows is unknown, or the run does not fit (DOES_NOT_FIT): only the changes
+        that make it fit, in remedies or fallbacks, have one. The SUMMARY view has the total alone.
+        """
 
     @_builtins.property
     def cost(self) -> Global___CostEstimate:
@@ -339,7 +343,10 @@ class Estimate(_message.Message):
 
     @_builtins.property
     def remarks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Remark]:
-        """What was assumed, and what is far from the evidence. Empty: nothing worth saying."""
+        """What was assumed, and what is far from the evidence. One with code SETTING_ASSUMED for each setting that the request
+        left open and that changes memory, time or cost, with the value that was taken; they come first. Empty in the SUMMARY
+        view.
+        """
 
     @_builtins.property
     def revision(self) -> _evidence_pb2.Revision:
@@ -407,7 +414,9 @@ Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
 class EstimateConfidence(_message.Message):
-    """How far a case is from measured runs, for memory and for time apart. Intervals are wider where it is farther."""
+    """How far a case is from measured runs, for memory and for time apart. Intervals are wider where it is farther, but not
+    for a number of tokens: else the upper end of a peak could fall as a micro-batch grows.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -632,7 +641,10 @@ class MemoryComponent(_message.Message):
     """Name of the part for people."""
     @_builtins.property
     def bytes(self) -> _evidence_pb2.Interval:
-        """Size at the moment of the peak, in bytes of one device."""
+        """Size at the moment of the peak, in bytes of one device. What follows from shape and number format is exact: low and
+        high are the expected value. The ends of all parts together are no ends of the peak: what programs hold that no part
+        names widens the peak alone.
+        """
 
     def __init__(
         self,
@@ -885,6 +897,8 @@ class Remedy(_message.Message):
     DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     verdict: _estimate_summary_pb2.FitVerdict.ValueType
     """Fit after the changes."""
     summary: _builtins.str
@@ -897,6 +911,14 @@ class Remedy(_message.Message):
     def device_bytes(self) -> _evidence_pb2.Interval:
         """Peak of one device after the changes, bytes."""
 
+    @_builtins.property
+    def total_seconds(self) -> _evidence_pb2.Interval:
+        """Duration of the whole run after the changes, seconds. Unset: the number of rows is unknown."""
+
+    @_builtins.property
+    def cost(self) -> _evidence_pb2.MoneyInterval:
+        """Cost of the run after the changes. Unset: nothing prices it, or its duration is unknown."""
+
     def __init__(
         self,
         *,
@@ -904,10 +926,12 @@ class Remedy(_message.Message):
         device_bytes: _evidence_pb2.Interval | None = ...,
         verdict: _estimate_summary_pb2.FitVerdict.ValueType = ...,
         summary: _builtins.str = ...,
+        total_seconds: _evidence_pb2.Interval | None = ...,
+        cost: _evidence_pb2.MoneyInterval | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["device_bytes", b"device_bytes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "device_bytes", b"device_bytes", "total_seconds", b"total_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_bytes", b"device_bytes", "patches", b"patches", "summary", b"summary", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost", b"cost", "device_bytes", b"device_bytes", "patches", b"patches", "summary", b"summary", "total_seconds", b"total_seconds", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

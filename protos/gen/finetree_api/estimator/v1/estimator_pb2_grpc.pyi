@@ -82,8 +82,8 @@ class EstimatorServiceStub:
     """Checks a run against limits: what a CI pipeline gates on. A plan that fails is an answer, not an error.
     Milliseconds when every check passes; otherwise dozens of changed runs are tried for `remedies`.
 
-    Errors: those of EstimateRun, their fields below `run`; INVALID_ARGUMENT (CURRENCY_MISMATCH: state the limit in the
-    currency of the price).
+    Errors: those of EstimateRun, their fields below `run` or `base_run`; INVALID_ARGUMENT (CURRENCY_MISMATCH: state the
+    limit in the currency of the price).
     """
     ReportObservation: _grpc.UnaryUnaryMultiCallable[_calibration_pb2.ReportObservationRequest, _calibration_pb2.ReportObservationResponse]
     """Takes what a run measured; estimates for the same device learn from it. Durable when it returns. The same job and
@@ -164,8 +164,8 @@ class EstimatorServiceAsyncStub(EstimatorServiceStub):
     """Checks a run against limits: what a CI pipeline gates on. A plan that fails is an answer, not an error.
     Milliseconds when every check passes; otherwise dozens of changed runs are tried for `remedies`.
 
-    Errors: those of EstimateRun, their fields below `run`; INVALID_ARGUMENT (CURRENCY_MISMATCH: state the limit in the
-    currency of the price).
+    Errors: those of EstimateRun, their fields below `run` or `base_run`; INVALID_ARGUMENT (CURRENCY_MISMATCH: state the
+    limit in the currency of the price).
     """
     ReportObservation: _aio.UnaryUnaryMultiCallable[_calibration_pb2.ReportObservationRequest, _calibration_pb2.ReportObservationResponse]  # type: ignore[assignment]
     """Takes what a run measured; estimates for the same device learn from it. Durable when it returns. The same job and
@@ -279,8 +279,8 @@ class EstimatorServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks a run against limits: what a CI pipeline gates on. A plan that fails is an answer, not an error.
         Milliseconds when every check passes; otherwise dozens of changed runs are tried for `remedies`.
 
-        Errors: those of EstimateRun, their fields below `run`; INVALID_ARGUMENT (CURRENCY_MISMATCH: state the limit in the
-        currency of the price).
+        Errors: those of EstimateRun, their fields below `run` or `base_run`; INVALID_ARGUMENT (CURRENCY_MISMATCH: state the
+        limit in the currency of the price).
         """
 
     @_abc_1.abstractmethod

@@ -591,6 +591,7 @@ class Guide(_message.Message):
     QUICK_REFERENCE_FIELD_NUMBER: _builtins.int
     SCENARIOS_FIELD_NUMBER: _builtins.int
     HARDWARE_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def questions(self) -> _containers.RepeatedCompositeFieldContainer[_rule_pack_pb2.Question]:
         """The questionnaire in order; a question may be left out, and its answer is then unknown."""
@@ -611,6 +612,10 @@ class Guide(_message.Message):
     def hardware(self) -> _containers.RepeatedCompositeFieldContainer[Global___HardwareRow]:
         """The hardware chart, the largest GPU first."""
 
+    @_builtins.property
+    def superseded(self) -> _containers.RepeatedCompositeFieldContainer[Global___SupersededStatement]:
+        """What the pack's source states and no rule of the pack follows, so that nothing of it is lost. Empty: none."""
+
     def __init__(
         self,
         *,
@@ -619,14 +624,87 @@ class Guide(_message.Message):
         quick_reference: _abc.Iterable[Global___Situation] | None = ...,
         scenarios: _abc.Iterable[Global___Situation] | None = ...,
         hardware: _abc.Iterable[Global___HardwareRow] | None = ...,
+        superseded: _abc.Iterable[Global___SupersededStatement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "questions", b"questions", "quick_reference", b"quick_reference", "scenarios", b"scenarios", "situations", b"situations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware", "questions", b"questions", "quick_reference", b"quick_reference", "scenarios", b"scenarios", "situations", b"situations", "superseded", b"superseded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Guide: _TypeAlias = Guide  # noqa: Y015
+
+@_typing.final
+class SupersededStatement(_message.Message):
+    """A statement of the source that contradicts another one, or physics, with what holds instead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ABOUT_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    RESOLUTION_ID_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Stable within the pack."""
+    about: _builtins.str
+    """What it is about, one line for people."""
+    resolution_id: _builtins.str
+    """Contradiction that it is part of, as in PackResolution."""
+    decision: _builtins.str
+    """What holds instead, one line for people."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatedValue]:
+        """What the source states, in its order."""
+
+    @_builtins.property
+    def provenance(self) -> _evidence_pb2.Provenance:
+        """Where it is stated."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        about: _builtins.str = ...,
+        values: _abc.Iterable[Global___StatedValue] | None = ...,
+        resolution_id: _builtins.str = ...,
+        decision: _builtins.str = ...,
+        provenance: _evidence_pb2.Provenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["about", b"about", "decision", b"decision", "id", b"id", "provenance", b"provenance", "resolution_id", b"resolution_id", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SupersededStatement: _TypeAlias = SupersededStatement  # noqa: Y015
+
+@_typing.final
+class StatedValue(_message.Message):
+    """A value as the source states it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What the value is of: a method's name for people, or a word of the source."""
+    text: _builtins.str
+    """The value in words."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatedValue: _TypeAlias = StatedValue  # noqa: Y015
 
 @_typing.final
 class Situation(_message.Message):

@@ -311,6 +311,42 @@ PRIORITY_MODULARITY: Priority.ValueType  # 6
 """One base model with many adapters."""
 Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
+class _WayOutKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WayOutKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WayOutKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAY_OUT_KIND_UNSPECIFIED: _WayOutKind.ValueType  # 0
+    """Never answered."""
+    WAY_OUT_KIND_ANOTHER_GPU: _WayOutKind.ValueType  # 1
+    """One GPU with more memory."""
+    WAY_OUT_KIND_SEVERAL_GPUS: _WayOutKind.ValueType  # 2
+    """Several GPUs of one machine, with the model sharded across them."""
+    WAY_OUT_KIND_SMALLER_MODEL: _WayOutKind.ValueType  # 3
+    """A smaller model, of the same family where there is one."""
+    WAY_OUT_KIND_SHORTER_ROWS: _WayOutKind.ValueType  # 4
+    """Shorter rows: split them, or accept that they lose their end."""
+    WAY_OUT_KIND_OTHER_TOOL: _WayOutKind.ValueType  # 5
+    """Another program, which needs less memory of the device."""
+
+class WayOutKind(_WayOutKind, metaclass=_WayOutKindEnumTypeWrapper):
+    """What a way out changes."""
+
+WAY_OUT_KIND_UNSPECIFIED: WayOutKind.ValueType  # 0
+"""Never answered."""
+WAY_OUT_KIND_ANOTHER_GPU: WayOutKind.ValueType  # 1
+"""One GPU with more memory."""
+WAY_OUT_KIND_SEVERAL_GPUS: WayOutKind.ValueType  # 2
+"""Several GPUs of one machine, with the model sharded across them."""
+WAY_OUT_KIND_SMALLER_MODEL: WayOutKind.ValueType  # 3
+"""A smaller model, of the same family where there is one."""
+WAY_OUT_KIND_SHORTER_ROWS: WayOutKind.ValueType  # 4
+"""Shorter rows: split them, or accept that they lose their end."""
+WAY_OUT_KIND_OTHER_TOOL: WayOutKind.ValueType  # 5
+"""Another program, which needs less memory of the device."""
+Global___WayOutKind: _TypeAlias = WayOutKind  # noqa: Y015
+
 class _MethodVerdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -537,6 +573,7 @@ class RecommendResponse(_message.Message):
     ESTIMATE_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     SHARPEN_FIELD_NUMBER: _builtins.int
+    WAYS_OUT_FIELD_NUMBER: _builtins.int
     plan_digest: _builtins.str
     """Digest of the recipe as EstimateRun would answer it. Empty: there is no recipe."""
     summary: _builtins.str
@@ -595,6 +632,12 @@ class RecommendResponse(_message.Message):
     def sharpen(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnknownInput]:
         """Unknown inputs that could change the verdict, the one that changes it most often first: what to ask the user next."""
 
+    @_builtins.property
+    def ways_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___WayOut]:
+        """What would train, where nothing does on this hardware or only with truncated rows; the most useful first. Empty
+        otherwise.
+        """
+
     def __init__(
         self,
         *,
@@ -613,14 +656,61 @@ class RecommendResponse(_message.Message):
         estimate: _estimate_summary_pb2.EstimateSummary | None = ...,
         summary: _builtins.str = ...,
         sharpen: _abc.Iterable[Global___UnknownInput] | None = ...,
+        ways_out: _abc.Iterable[Global___WayOut] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "estimate", b"estimate", "revision", b"revision", "spec", b"spec", "verdict", b"verdict"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cautions", b"cautions", "confidence", b"confidence", "counterfactuals", b"counterfactuals", "estimate", b"estimate", "inputs", b"inputs", "methods", b"methods", "other_packs", b"other_packs", "plan_digest", b"plan_digest", "revision", b"revision", "setting_sources", b"setting_sources", "sharpen", b"sharpen", "spec", b"spec", "summary", b"summary", "trace", b"trace", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cautions", b"cautions", "confidence", b"confidence", "counterfactuals", b"counterfactuals", "estimate", b"estimate", "inputs", b"inputs", "methods", b"methods", "other_packs", b"other_packs", "plan_digest", b"plan_digest", "revision", b"revision", "setting_sources", b"setting_sources", "sharpen", b"sharpen", "spec", b"spec", "summary", b"summary", "trace", b"trace", "verdict", b"verdict", "ways_out", b"ways_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecommendResponse: _TypeAlias = RecommendResponse  # noqa: Y015
+
+@_typing.final
+class WayOut(_message.Message):
+    """A change with which a method trains that does not train as asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
+    TRAINABLE_HERE_FIELD_NUMBER: _builtins.int
+    kind: Global___WayOutKind.ValueType
+    """What is changed."""
+    method: _method_pb2.Method.ValueType
+    """Method that trains then."""
+    message: _builtins.str
+    """What to change and what the run needs then; one line for people."""
+    trainable_here: _builtins.bool
+    """Whether this suite trains it so."""
+    @_builtins.property
+    def change(self) -> _run_spec_pb2.RunSpec:
+        """The change alone: hardware, model, or training.sequence_length. Unset: another tool."""
+
+    @_builtins.property
+    def estimate(self) -> _estimate_summary_pb2.EstimateSummary:
+        """Memory after the change; time and cost where they were estimated. Unset: nothing is estimated."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___WayOutKind.ValueType = ...,
+        method: _method_pb2.Method.ValueType = ...,
+        message: _builtins.str = ...,
+        change: _run_spec_pb2.RunSpec | None = ...,
+        estimate: _estimate_summary_pb2.EstimateSummary | None = ...,
+        trainable_here: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "estimate", b"estimate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "estimate", b"estimate", "kind", b"kind", "message", b"message", "method", b"method", "trainable_here", b"trainable_here"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WayOut: _TypeAlias = WayOut  # noqa: Y015
 
 @_typing.final
 class UnknownInput(_message.Message):
@@ -669,7 +759,9 @@ class Verdict(_message.Message):
     HEADLINE_FIELD_NUMBER: _builtins.int
     RULE_ID_FIELD_NUMBER: _builtins.int
     method: _method_pb2.Method.ValueType
-    """Unspecified when nothing was shown to train on this hardware."""
+    """Unspecified when nothing was shown to train on this hardware; there is no recipe then, and `ways_out` says what
+    would train.
+    """
     upgrade_advised: _builtins.bool
     """Whether the playbook's advice for this hardware is to upgrade the GPU; a method may be recommended all the same."""
     headline: _builtins.str
@@ -800,8 +892,8 @@ Global___MethodReason: _TypeAlias = MethodReason  # noqa: Y015
 
 @_typing.final
 class MethodAssessment(_message.Message):
-    """How one method did, with the figures it was compared by: estimated, or where nothing is estimated the pack's, which
-    are of 7B models.
+    """How one method did, with the figures it was compared by: estimated, or where nothing is estimated the pack's, where it
+    has some of models of this size; the playbook's are of 7B models.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

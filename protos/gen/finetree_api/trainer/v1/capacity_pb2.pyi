@@ -142,6 +142,8 @@ class TrainingCapabilities(_message.Message):
     UNSUPPORTED_SETTINGS_FIELD_NUMBER: _builtins.int
     SHARDING_LIBRARIES_FIELD_NUMBER: _builtins.int
     ALLOCATOR_CACHES_FIELD_NUMBER: _builtins.int
+    EXPERT_PRODUCTS_FIELD_NUMBER: _builtins.int
+    LAYER_KERNELS_FIELD_NUMBER: _builtins.int
     max_devices: _builtins.int
     """Most devices of one job, over all nodes."""
     max_nodes: _builtins.int
@@ -198,6 +200,14 @@ class TrainingCapabilities(_message.Message):
     def allocator_caches(self) -> _containers.RepeatedScalarFieldContainer[_training_pb2.AllocatorCache.ValueType]:
         """Values of ProgramSettings.allocator_cache."""
 
+    @_builtins.property
+    def expert_products(self) -> _containers.RepeatedScalarFieldContainer[_training_pb2.ExpertProducts.ValueType]:
+        """Values of ProgramSettings.experts."""
+
+    @_builtins.property
+    def layer_kernels(self) -> _containers.RepeatedScalarFieldContainer[_training_pb2.LayerKernels.ValueType]:
+        """Values of ProgramSettings.layer_kernels."""
+
     def __init__(
         self,
         *,
@@ -216,10 +226,12 @@ class TrainingCapabilities(_message.Message):
         unsupported_settings: _abc.Iterable[_builtins.str] | None = ...,
         sharding_libraries: _abc.Iterable[_training_pb2.ShardingLibrary.ValueType] | None = ...,
         allocator_caches: _abc.Iterable[_training_pb2.AllocatorCache.ValueType] | None = ...,
+        expert_products: _abc.Iterable[_training_pb2.ExpertProducts.ValueType] | None = ...,
+        layer_kernels: _abc.Iterable[_training_pb2.LayerKernels.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocator_caches", b"allocator_caches", "attention_kernels", b"attention_kernels", "gradient_checkpointing", b"gradient_checkpointing", "loss_kernels", b"loss_kernels", "max_devices", b"max_devices", "max_nodes", b"max_nodes", "methods", b"methods", "optimizers", b"optimizers", "precisions", b"precisions", "programs", b"programs", "quantizations", b"quantizations", "sharding_libraries", b"sharding_libraries", "shardings", b"shardings", "tasks", b"tasks", "unsupported_settings", b"unsupported_settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocator_caches", b"allocator_caches", "attention_kernels", b"attention_kernels", "expert_products", b"expert_products", "gradient_checkpointing", b"gradient_checkpointing", "layer_kernels", b"layer_kernels", "loss_kernels", b"loss_kernels", "max_devices", b"max_devices", "max_nodes", b"max_nodes", "methods", b"methods", "optimizers", b"optimizers", "precisions", b"precisions", "programs", b"programs", "quantizations", b"quantizations", "sharding_libraries", b"sharding_libraries", "shardings", b"shardings", "tasks", b"tasks", "unsupported_settings", b"unsupported_settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

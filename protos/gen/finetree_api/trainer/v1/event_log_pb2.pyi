@@ -82,7 +82,9 @@ class WatchJobRequest(_message.Message):
     name: _builtins.str
     """"projects/{project}/jobs/{job}" or the id alone."""
     cursor: _builtins.str
-    """After the place of a cursor from a WatchJobResponse of this job: how a client goes on after a break."""
+    """After the place of a cursor from a WatchJobResponse of this job: how a client goes on after a break. "~" and a
+    number behind it, as in the SDK's cursors, is a place inside of the next batch: after the event of that number.
+    """
     after_seq: _builtins.int
     """After the event of this number. 0: from the first one. Beyond the newest: FUTURE_SEQ."""
     min_level: _event_pb2.EventLevel.ValueType

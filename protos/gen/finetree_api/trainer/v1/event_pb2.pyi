@@ -590,6 +590,7 @@ class DatasetReport(_message.Message):
     FILE_FORMAT_FIELD_NUMBER: _builtins.int
     COMPRESSION_FIELD_NUMBER: _builtins.int
     REMARKS_FIELD_NUMBER: _builtins.int
+    FINDINGS_FIELD_NUMBER: _builtins.int
     row_format: _training_data_pb2.RowFormat.ValueType
     """What the rows hold."""
     suggested_sequence_length: _builtins.int
@@ -670,6 +671,10 @@ class DatasetReport(_message.Message):
         leaves a choice, such as that the chosen answers of preference pairs are learned.
         """
 
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[_training_data_pb2.DataFinding]:
+        """What was found in the rows of the file that may make a run learn the wrong thing, the gravest first."""
+
     def __init__(
         self,
         *,
@@ -698,10 +703,11 @@ class DatasetReport(_message.Message):
         file_format: _training_data_pb2.FileFormat.ValueType = ...,
         compression: _training_data_pb2.Compression.ValueType = ...,
         remarks: _abc.Iterable[_check_pb2.Remark] | None = ...,
+        findings: _abc.Iterable[_training_data_pb2.DataFinding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["duplicates", b"duplicates", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "percentiles", b"percentiles", "profile", b"profile", "skipped", b"skipped", "special_tokens", b"special_tokens", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "compression", b"compression", "duplicates", b"duplicates", "example_row", b"example_row", "example_spans", b"example_spans", "file_format", b"file_format", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "longest_row_tokens", b"longest_row_tokens", "percentiles", b"percentiles", "profile", b"profile", "remarks", b"remarks", "rendered_example", b"rendered_example", "row_format", b"row_format", "rows", b"rows", "sequence_length", b"sequence_length", "skipped", b"skipped", "special_tokens", b"special_tokens", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "template_source", b"template_source", "tokens_from_cache", b"tokens_from_cache", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad_rows", b"bad_rows", "compression", b"compression", "duplicates", b"duplicates", "example_row", b"example_row", "example_spans", b"example_spans", "file_format", b"file_format", "findings", b"findings", "leaked", b"leaked", "leaked_prompts", b"leaked_prompts", "longest_row_tokens", b"longest_row_tokens", "percentiles", b"percentiles", "profile", b"profile", "remarks", b"remarks", "rendered_example", b"rendered_example", "row_format", b"row_format", "rows", b"rows", "sequence_length", b"sequence_length", "skipped", b"skipped", "special_tokens", b"special_tokens", "split", b"split", "suggested_sequence_length", b"suggested_sequence_length", "target_tokens", b"target_tokens", "template_source", b"template_source", "tokens_from_cache", b"tokens_from_cache", "truncated", b"truncated", "without_target", b"without_target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

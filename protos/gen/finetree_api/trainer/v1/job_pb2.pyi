@@ -565,6 +565,7 @@ class PrepareTask(_message.Message):
     SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
     LOSS_TOKENS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    APPEND_EOS_FIELD_NUMBER: _builtins.int
     split_fraction: _builtins.float
     """Share of the training rows that would be held out, 0 to 0.9. Ignored with an evaluation dataset. Unset: 0."""
     sequence_length: _builtins.int
@@ -573,6 +574,8 @@ class PrepareTask(_message.Message):
     """Tokens that would be learned."""
     seed: _builtins.int
     """Seed by which rows are held out. Unset: 0."""
+    append_eos: _builtins.bool
+    """Whether rows that lack an end-of-sequence token would get one, as TrainingConfig.append_eos. Unset: true."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelSource:
         """Base model to fetch or convert, whose tokenizer the report is made with. Unset: the rows are checked and counted in
@@ -597,17 +600,22 @@ class PrepareTask(_message.Message):
         sequence_length: _builtins.int | None = ...,
         loss_tokens: _training_pb2.LossTokens.ValueType = ...,
         seed: _builtins.int | None = ...,
+        append_eos: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_sequence_length", b"_sequence_length", "_split_fraction", b"_split_fraction", "dataset", b"dataset", "evaluation_dataset", b"evaluation_dataset", "model", b"model", "seed", b"seed", "sequence_length", b"sequence_length", "split_fraction", b"split_fraction"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_append_eos", b"_append_eos", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_split_fraction", b"_split_fraction", "append_eos", b"append_eos", "dataset", b"dataset", "evaluation_dataset", b"evaluation_dataset", "model", b"model", "seed", b"seed", "sequence_length", b"sequence_length", "split_fraction", b"split_fraction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_sequence_length", b"_sequence_length", "_split_fraction", b"_split_fraction", "dataset", b"dataset", "evaluation_dataset", b"evaluation_dataset", "loss_tokens", b"loss_tokens", "model", b"model", "seed", b"seed", "sequence_length", b"sequence_length", "split_fraction", b"split_fraction"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_append_eos", b"_append_eos", "_seed", b"_seed", "_sequence_length", b"_sequence_length", "_split_fraction", b"_split_fraction", "append_eos", b"append_eos", "dataset", b"dataset", "evaluation_dataset", b"evaluation_dataset", "loss_tokens", b"loss_tokens", "model", b"model", "seed", b"seed", "sequence_length", b"sequence_length", "split_fraction", b"split_fraction"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__append_eos: _TypeAlias = _typing.Literal["append_eos"]  # noqa: Y015
+    _WhichOneofArgType__append_eos: _TypeAlias = _typing.Literal["_append_eos", b"_append_eos"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__sequence_length: _TypeAlias = _typing.Literal["sequence_length"]  # noqa: Y015
     _WhichOneofArgType__sequence_length: _TypeAlias = _typing.Literal["_sequence_length", b"_sequence_length"]  # noqa: Y015
     _WhichOneofReturnType__split_fraction: _TypeAlias = _typing.Literal["split_fraction"]  # noqa: Y015
     _WhichOneofArgType__split_fraction: _TypeAlias = _typing.Literal["_split_fraction", b"_split_fraction"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__append_eos) -> _WhichOneofReturnType__append_eos | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload

@@ -59,7 +59,7 @@ class TrainerServiceStub:
     """
     WriteDataset: _grpc.StreamUnaryMultiCallable[_dataset_pb2.WriteDatasetRequest, _dataset_pb2.WriteDatasetResponse]
     """Uploads bytes from an offset. What arrives is kept also when the stream is cut: go on from
-    GetDataset.committed_bytes. The message with the last byte has the file checked, hash and every row, before the
+    GetDataset.committed_bytes. The message with the last byte has the file checked, its hash and its first rows, before the
     call returns; a file that is refused deletes the dataset, a wrong hash sets it back to offset 0.
 
     Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again from offset 0; SIZE_MISMATCH: send as many bytes as were
@@ -129,7 +129,8 @@ class TrainerServiceStub:
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-    WriteDataset), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
+    the finding in dataset.reading), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION
     (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
@@ -221,7 +222,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """
     WriteDataset: _aio.StreamUnaryMultiCallable[_dataset_pb2.WriteDatasetRequest, _dataset_pb2.WriteDatasetResponse]  # type: ignore[assignment]
     """Uploads bytes from an offset. What arrives is kept also when the stream is cut: go on from
-    GetDataset.committed_bytes. The message with the last byte has the file checked, hash and every row, before the
+    GetDataset.committed_bytes. The message with the last byte has the file checked, its hash and its first rows, before the
     call returns; a file that is refused deletes the dataset, a wrong hash sets it back to offset 0.
 
     Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again from offset 0; SIZE_MISMATCH: send as many bytes as were
@@ -291,7 +292,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-    WriteDataset), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
+    the finding in dataset.reading), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION
     (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
@@ -392,7 +394,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dataset_pb2.WriteDatasetResponse, _abc.Awaitable[_dataset_pb2.WriteDatasetResponse]]:
         """Uploads bytes from an offset. What arrives is kept also when the stream is cut: go on from
-        GetDataset.committed_bytes. The message with the last byte has the file checked, hash and every row, before the
+        GetDataset.committed_bytes. The message with the last byte has the file checked, its hash and its first rows, before the
         call returns; a file that is refused deletes the dataset, a wrong hash sets it back to offset 0.
 
         Errors: INVALID_ARGUMENT (HASH_MISMATCH: upload again from offset 0; SIZE_MISMATCH: send as many bytes as were
@@ -516,7 +518,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
         another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
         NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-        WriteDataset), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+        WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
+        the finding in dataset.reading), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
         ListDatasets), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION
         (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
         the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new

@@ -26,25 +26,31 @@ from finetree_api.types.v1 import evidence_pb2 as finetree__api_dot_types_dot_v1
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!finetree_api/types/v1/check.proto\x12\x15\x66inetree_api.types.v1\x1a$finetree_api/types/v1/evidence.proto\x1a\x1cgoogle/protobuf/struct.proto\"U\n\x06Remark\x12\x12\n\x04\x63ode\x18\x01 \x01(\tR\x04\x63ode\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x1d\n\nfield_path\x18\x03 \x01(\tR\tfieldPath\"r\n\tSpecPatch\x12\x1d\n\nfield_path\x18\x01 \x01(\tR\tfieldPath\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value\x12\x18\n\x07summary\x18\x03 \x01(\tR\x07summary\"\xfb\x03\n\x05\x43heck\x12\x17\n\x07rule_id\x18\x01 \x01(\tR\x06ruleId\x12;\n\x08severity\x18\x02 \x01(\x0e\x32\x1f.finetree_api.types.v1.SeverityR\x08severity\x12=\n\x07verdict\x18\x03 \x01(\x0e\x32#.finetree_api.types.v1.CheckVerdictR\x07verdict\x12;\n\x08measured\x18\x04 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x08measured\x12\x19\n\x05limit\x18\x05 \x01(\x01H\x00R\x05limit\x88\x01\x01\x12\x34\n\x04unit\x18\x06 \x01(\x0e\x32 .finetree_api.types.v1.CheckUnitR\x04unit\x12#\n\rcurrency_code\x18\x07 \x01(\tR\x0c\x63urrencyCode\x12\x33\n\x04\x62\x61se\x18\x08 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x04\x62\x61se\x12\x1d\n\nfield_path\x18\t \x01(\tR\tfieldPath\x12\x32\n\x03\x66ix\x18\n \x01(\x0b\x32 .finetree_api.types.v1.SpecPatchR\x03\x66ix\x12\x18\n\x07message\x18\x0b \x01(\tR\x07messageB\x08\n\x06_limit\"\xe0\x01\n\rSettingSource\x12\x1d\n\nfield_path\x18\x01 \x01(\tR\tfieldPath\x12\x17\n\x07rule_id\x18\x02 \x01(\tR\x06ruleId\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x41\n\nprovenance\x18\x04 \x01(\x0b\x32!.finetree_api.types.v1.ProvenanceR\nprovenance\x12\x15\n\x03min\x18\x05 \x01(\x01H\x00R\x03min\x88\x01\x01\x12\x15\n\x03max\x18\x06 \x01(\x01H\x01R\x03max\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_max*a\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_INFO\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02\x12\x12\n\x0eSEVERITY_ERROR\x10\x03*\xac\x01\n\x0c\x43heckVerdict\x12\x1d\n\x19\x43HECK_VERDICT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HECK_VERDICT_PASS\x10\x01\x12\x16\n\x12\x43HECK_VERDICT_WARN\x10\x02\x12\x16\n\x12\x43HECK_VERDICT_FAIL\x10\x03\x12\x1b\n\x17\x43HECK_VERDICT_UNDECIDED\x10\x04\x12\x18\n\x14\x43HECK_VERDICT_WAIVED\x10\x05*\xe0\x01\n\tCheckUnit\x12\x1a\n\x16\x43HECK_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HECK_UNIT_BYTES\x10\x01\x12\x16\n\x12\x43HECK_UNIT_SECONDS\x10\x02\x12\x14\n\x10\x43HECK_UNIT_MONEY\x10\x03\x12\x1d\n\x19\x43HECK_UNIT_KILOWATT_HOURS\x10\x04\x12\x1c\n\x18\x43HECK_UNIT_KILOGRAMS_CO2\x10\x05\x12\x1f\n\x1b\x43HECK_UNIT_CONFIDENCE_LEVEL\x10\x06\x12\x15\n\x11\x43HECK_UNIT_TOKENS\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!finetree_api/types/v1/check.proto\x12\x15\x66inetree_api.types.v1\x1a$finetree_api/types/v1/evidence.proto\x1a\x1cgoogle/protobuf/struct.proto\"U\n\x06Remark\x12\x12\n\x04\x63ode\x18\x01 \x01(\tR\x04\x63ode\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x1d\n\nfield_path\x18\x03 \x01(\tR\tfieldPath\"r\n\tSpecPatch\x12\x1d\n\nfield_path\x18\x01 \x01(\tR\tfieldPath\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueR\x05value\x12\x18\n\x07summary\x18\x03 \x01(\tR\x07summary\"e\n\x06Waiver\x12\x17\n\x07rule_id\x18\x01 \x01(\tR\x06ruleId\x12\x14\n\x05owner\x18\x02 \x01(\tR\x05owner\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n\x05until\x18\x04 \x01(\tR\x05until\"K\n\x08Override\x12\x17\n\x07rule_id\x18\x01 \x01(\tR\x06ruleId\x12\x0e\n\x02\x62y\x18\x02 \x01(\tR\x02\x62y\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\"\xff\x05\n\x05\x43heck\x12\x17\n\x07rule_id\x18\x01 \x01(\tR\x06ruleId\x12;\n\x08severity\x18\x02 \x01(\x0e\x32\x1f.finetree_api.types.v1.SeverityR\x08severity\x12=\n\x07verdict\x18\x03 \x01(\x0e\x32#.finetree_api.types.v1.CheckVerdictR\x07verdict\x12;\n\x08measured\x18\x04 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x08measured\x12\x19\n\x05limit\x18\x05 \x01(\x01H\x00R\x05limit\x88\x01\x01\x12\x34\n\x04unit\x18\x06 \x01(\x0e\x32 .finetree_api.types.v1.CheckUnitR\x04unit\x12#\n\rcurrency_code\x18\x07 \x01(\tR\x0c\x63urrencyCode\x12\x33\n\x04\x62\x61se\x18\x08 \x01(\x0b\x32\x1f.finetree_api.types.v1.IntervalR\x04\x62\x61se\x12\x1d\n\nfield_path\x18\t \x01(\tR\tfieldPath\x12\x32\n\x03\x66ix\x18\n \x01(\x0b\x32 .finetree_api.types.v1.SpecPatchR\x03\x66ix\x12\x18\n\x07message\x18\x0b \x01(\tR\x07message\x12\x37\n\x05level\x18\x0c \x01(\x0e\x32!.finetree_api.types.v1.LimitLevelR\x05level\x12#\n\rmeasured_name\x18\r \x01(\tR\x0cmeasuredName\x12\x18\n\x07\x61llowed\x18\x0e \x03(\tR\x07\x61llowed\x12\x16\n\x06\x64\x65nied\x18\x0f \x03(\tR\x06\x64\x65nied\x12\x35\n\x06waiver\x18\x10 \x01(\x0b\x32\x1d.finetree_api.types.v1.WaiverR\x06waiver\x12;\n\x08override\x18\x11 \x01(\x0b\x32\x1f.finetree_api.types.v1.OverrideR\x08overrideB\x08\n\x06_limit\"\xe0\x01\n\rSettingSource\x12\x1d\n\nfield_path\x18\x01 \x01(\tR\tfieldPath\x12\x17\n\x07rule_id\x18\x02 \x01(\tR\x06ruleId\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x41\n\nprovenance\x18\x04 \x01(\x0b\x32!.finetree_api.types.v1.ProvenanceR\nprovenance\x12\x15\n\x03min\x18\x05 \x01(\x01H\x00R\x03min\x88\x01\x01\x12\x15\n\x03max\x18\x06 \x01(\x01H\x01R\x03max\x88\x01\x01\x42\x06\n\x04_minB\x06\n\x04_max*a\n\x08Severity\x12\x18\n\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n\rSEVERITY_INFO\x10\x01\x12\x14\n\x10SEVERITY_WARNING\x10\x02\x12\x12\n\x0eSEVERITY_ERROR\x10\x03*v\n\nLimitLevel\x12\x1b\n\x17LIMIT_LEVEL_UNSPECIFIED\x10\x00\x12\x18\n\x14LIMIT_LEVEL_ADVISORY\x10\x01\x12\x1b\n\x17LIMIT_LEVEL_OVERRIDABLE\x10\x02\x12\x14\n\x10LIMIT_LEVEL_HARD\x10\x03*\xac\x01\n\x0c\x43heckVerdict\x12\x1d\n\x19\x43HECK_VERDICT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HECK_VERDICT_PASS\x10\x01\x12\x16\n\x12\x43HECK_VERDICT_WARN\x10\x02\x12\x16\n\x12\x43HECK_VERDICT_FAIL\x10\x03\x12\x1b\n\x17\x43HECK_VERDICT_UNDECIDED\x10\x04\x12\x18\n\x14\x43HECK_VERDICT_WAIVED\x10\x05*\xe0\x01\n\tCheckUnit\x12\x1a\n\x16\x43HECK_UNIT_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HECK_UNIT_BYTES\x10\x01\x12\x16\n\x12\x43HECK_UNIT_SECONDS\x10\x02\x12\x14\n\x10\x43HECK_UNIT_MONEY\x10\x03\x12\x1d\n\x19\x43HECK_UNIT_KILOWATT_HOURS\x10\x04\x12\x1c\n\x18\x43HECK_UNIT_KILOGRAMS_CO2\x10\x05\x12\x1f\n\x1b\x43HECK_UNIT_CONFIDENCE_LEVEL\x10\x06\x12\x15\n\x11\x43HECK_UNIT_TOKENS\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.check_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEVERITY']._serialized_start=1068
-  _globals['_SEVERITY']._serialized_end=1165
-  _globals['_CHECKVERDICT']._serialized_start=1168
-  _globals['_CHECKVERDICT']._serialized_end=1340
-  _globals['_CHECKUNIT']._serialized_start=1343
-  _globals['_CHECKUNIT']._serialized_end=1567
+  _globals['_SEVERITY']._serialized_start=1508
+  _globals['_SEVERITY']._serialized_end=1605
+  _globals['_LIMITLEVEL']._serialized_start=1607
+  _globals['_LIMITLEVEL']._serialized_end=1725
+  _globals['_CHECKVERDICT']._serialized_start=1728
+  _globals['_CHECKVERDICT']._serialized_end=1900
+  _globals['_CHECKUNIT']._serialized_start=1903
+  _globals['_CHECKUNIT']._serialized_end=2127
   _globals['_REMARK']._serialized_start=128
   _globals['_REMARK']._serialized_end=213
   _globals['_SPECPATCH']._serialized_start=215
   _globals['_SPECPATCH']._serialized_end=329
-  _globals['_CHECK']._serialized_start=332
-  _globals['_CHECK']._serialized_end=839
-  _globals['_SETTINGSOURCE']._serialized_start=842
-  _globals['_SETTINGSOURCE']._serialized_end=1066
+  _globals['_WAIVER']._serialized_start=331
+  _globals['_WAIVER']._serialized_end=432
+  _globals['_OVERRIDE']._serialized_start=434
+  _globals['_OVERRIDE']._serialized_end=509
+  _globals['_CHECK']._serialized_start=512
+  _globals['_CHECK']._serialized_end=1279
+  _globals['_SETTINGSOURCE']._serialized_start=1282
+  _globals['_SETTINGSOURCE']._serialized_end=1506
 # @@protoc_insertion_point(module_scope)

@@ -3,10 +3,12 @@
 isort:skip_file
 Checks of a plan, remarks on an answer, proposed changes of a spec, and where settings come from."""
 
+from collections import abc as _abc
 from finetree_api.types.v1 import evidence_pb2 as _evidence_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -47,6 +49,38 @@ SEVERITY_ERROR: Severity.ValueType  # 3
 """A failure makes the overall verdict FAIL."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
+class _LimitLevel:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LimitLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LimitLevel.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LIMIT_LEVEL_UNSPECIFIED: _LimitLevel.ValueType  # 0
+    """In a limit: LIMIT_LEVEL_HARD, or LIMIT_LEVEL_ADVISORY where its severity is below ERROR. In a check: it comes from
+    no policy.
+    """
+    LIMIT_LEVEL_ADVISORY: _LimitLevel.ValueType  # 1
+    """Nobody needs to: a failure never stops a plan."""
+    LIMIT_LEVEL_OVERRIDABLE: _LimitLevel.ValueType  # 2
+    """Whoever runs the plan, by an override with name and reason."""
+    LIMIT_LEVEL_HARD: _LimitLevel.ValueType  # 3
+    """Nobody; only a change of the policy does."""
+
+class LimitLevel(_LimitLevel, metaclass=_LimitLevelEnumTypeWrapper):
+    """How binding a limit is: who may let a plan through that breaks it. A waiver lifts a limit of any level."""
+
+LIMIT_LEVEL_UNSPECIFIED: LimitLevel.ValueType  # 0
+"""In a limit: LIMIT_LEVEL_HARD, or LIMIT_LEVEL_ADVISORY where its severity is below ERROR. In a check: it comes from
+no policy.
+"""
+LIMIT_LEVEL_ADVISORY: LimitLevel.ValueType  # 1
+"""Nobody needs to: a failure never stops a plan."""
+LIMIT_LEVEL_OVERRIDABLE: LimitLevel.ValueType  # 2
+"""Whoever runs the plan, by an override with name and reason."""
+LIMIT_LEVEL_HARD: LimitLevel.ValueType  # 3
+"""Nobody; only a change of the policy does."""
+Global___LimitLevel: _TypeAlias = LimitLevel  # noqa: Y015
+
 class _CheckVerdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -58,17 +92,17 @@ class _CheckVerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckVer
     CHECK_VERDICT_PASS: _CheckVerdict.ValueType  # 1
     """The whole interval is inside the limit."""
     CHECK_VERDICT_WARN: _CheckVerdict.ValueType  # 2
-    """Passes, but narrowly: the expected value is inside the limit and the upper end is not. Also a failure whose
-    severity is below ERROR, in an overall verdict.
+    """Passes, but narrowly: the expected value is inside the limit and the upper end is not. In an overall verdict: a
+    limit that may not stop the plan fails or is undecided. CheckPlan answers it in no single check.
     """
     CHECK_VERDICT_FAIL: _CheckVerdict.ValueType  # 3
     """The whole interval is outside the limit, or what was measured is."""
     CHECK_VERDICT_UNDECIDED: _CheckVerdict.ValueType  # 4
-    """The limit lies inside the interval, or there is no number to compare. The caller decides whether that stops the
-    plan.
+    """The limit lies inside the interval, or there is nothing to compare. It stops the plan, unless the policy says
+    otherwise.
     """
     CHECK_VERDICT_WAIVED: _CheckVerdict.ValueType  # 5
-    """Failed, and an exception allows it. No service of this version answers it."""
+    """Fails or is undecided, and a waiver or an override allows it."""
 
 class CheckVerdict(_CheckVerdict, metaclass=_CheckVerdictEnumTypeWrapper):
     """Outcome of a check. A predicted number is an interval, so that a limit can also lie inside it."""
@@ -78,17 +112,17 @@ CHECK_VERDICT_UNSPECIFIED: CheckVerdict.ValueType  # 0
 CHECK_VERDICT_PASS: CheckVerdict.ValueType  # 1
 """The whole interval is inside the limit."""
 CHECK_VERDICT_WARN: CheckVerdict.ValueType  # 2
-"""Passes, but narrowly: the expected value is inside the limit and the upper end is not. Also a failure whose
-severity is below ERROR, in an overall verdict.
+"""Passes, but narrowly: the expected value is inside the limit and the upper end is not. In an overall verdict: a
+limit that may not stop the plan fails or is undecided. CheckPlan answers it in no single check.
 """
 CHECK_VERDICT_FAIL: CheckVerdict.ValueType  # 3
 """The whole interval is outside the limit, or what was measured is."""
 CHECK_VERDICT_UNDECIDED: CheckVerdict.ValueType  # 4
-"""The limit lies inside the interval, or there is no number to compare. The caller decides whether that stops the
-plan.
+"""The limit lies inside the interval, or there is nothing to compare. It stops the plan, unless the policy says
+otherwise.
 """
 CHECK_VERDICT_WAIVED: CheckVerdict.ValueType  # 5
-"""Failed, and an exception allows it. No service of this version answers it."""
+"""Fails or is undecided, and a waiver or an override allows it."""
 Global___CheckVerdict: _TypeAlias = CheckVerdict  # noqa: Y015
 
 class _CheckUnit:
@@ -200,6 +234,72 @@ class SpecPatch(_message.Message):
 Global___SpecPatch: _TypeAlias = SpecPatch  # noqa: Y015
 
 @_typing.final
+class Waiver(_message.Message):
+    """An exception of a policy: until a day, a check that fails or is undecided is WAIVED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    rule_id: _builtins.str
+    """The limit that it lifts, by the rule_id of its check."""
+    owner: _builtins.str
+    """Who answers for it: a person or a team."""
+    reason: _builtins.str
+    """Why it is granted, one line for people."""
+    until: _builtins.str
+    """Last day on which it holds, ISO 8601: "2026-12-31". From the next day on it has no effect, and the check says so."""
+    def __init__(
+        self,
+        *,
+        rule_id: _builtins.str = ...,
+        owner: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        until: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "reason", b"reason", "rule_id", b"rule_id", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Waiver: _TypeAlias = Waiver  # noqa: Y015
+
+@_typing.final
+class Override(_message.Message):
+    """Word of the person who runs a plan that a limit may be broken this once: its check is WAIVED where it fails or is
+    undecided.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    rule_id: _builtins.str
+    """The limit that it lifts, by the rule_id of its check. Only a limit of LIMIT_LEVEL_OVERRIDABLE is lifted."""
+    by: _builtins.str
+    """Who says so."""
+    reason: _builtins.str
+    """Why, one line for people."""
+    def __init__(
+        self,
+        *,
+        rule_id: _builtins.str = ...,
+        by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["by", b"by", "reason", b"reason", "rule_id", b"rule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Override: _TypeAlias = Override  # noqa: Y015
+
+@_typing.final
 class Check(_message.Message):
     """A rule applied to a plan, as CheckPlan, ValidateJob and a job's preflight answer it."""
 
@@ -216,12 +316,18 @@ class Check(_message.Message):
     FIELD_PATH_FIELD_NUMBER: _builtins.int
     FIX_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    MEASURED_NAME_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    DENIED_FIELD_NUMBER: _builtins.int
+    WAIVER_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
     rule_id: _builtins.str
     """Stable id of the rule, for example "cost" or "memory.fits_device"."""
     severity: Global___Severity.ValueType
     """Decides whether a FAIL here fails the plan."""
     verdict: Global___CheckVerdict.ValueType
-    """PASS, WARN, FAIL or UNDECIDED for this rule alone."""
+    """PASS, WARN, FAIL, UNDECIDED or WAIVED for this rule alone."""
     limit: _builtins.float
     """The bound that it was compared with, in `unit`. Unset: the rule has no number."""
     unit: Global___CheckUnit.ValueType
@@ -232,17 +338,41 @@ class Check(_message.Message):
     """RunSpec path of the setting that decides it. Empty: the whole plan does."""
     message: _builtins.str
     """What was found, by how much, and what to do; one line for people."""
+    level: Global___LimitLevel.ValueType
+    """How binding the rule is."""
+    measured_name: _builtins.str
+    """The name that was judged, for example "llama-3.1-8b" or "apache-2.0". Empty: the rule is about a number, or the
+    name is unknown and the verdict is UNDECIDED.
+    """
     @_builtins.property
     def measured(self) -> _evidence_pb2.Interval:
-        """The predicted or measured number, in `unit`. Unset: there is none, and the verdict is UNDECIDED."""
+        """The predicted or measured number, in `unit`. Unset: the rule is about a name, or there is no number and the verdict
+        is UNDECIDED.
+        """
 
     @_builtins.property
     def base(self) -> _evidence_pb2.Interval:
-        """This number in the plan that it is compared with, in `unit`. Unset: nothing is compared."""
+        """This number in the plan that it is compared with, in `unit`. Unset: nothing is compared, or it is unknown there."""
 
     @_builtins.property
     def fix(self) -> Global___SpecPatch:
         """Smallest single change after which this rule passes, whatever the other rules say. Unset: none is known or needed."""
+
+    @_builtins.property
+    def allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patterns one of which the name must match. Empty: any name that is not denied."""
+
+    @_builtins.property
+    def denied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Patterns none of which the name may match."""
+
+    @_builtins.property
+    def waiver(self) -> Global___Waiver:
+        """The waiver by which it is WAIVED; also one that has expired, with another verdict. Unset: there is none."""
+
+    @_builtins.property
+    def override(self) -> Global___Override:
+        """The override by which it is WAIVED; also one that the level refuses, with another verdict. Unset: there is none."""
 
     def __init__(
         self,
@@ -258,10 +388,16 @@ class Check(_message.Message):
         field_path: _builtins.str = ...,
         fix: Global___SpecPatch | None = ...,
         message: _builtins.str = ...,
+        level: Global___LimitLevel.ValueType = ...,
+        measured_name: _builtins.str = ...,
+        allowed: _abc.Iterable[_builtins.str] | None = ...,
+        denied: _abc.Iterable[_builtins.str] | None = ...,
+        waiver: Global___Waiver | None = ...,
+        override: Global___Override | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "base", b"base", "fix", b"fix", "limit", b"limit", "measured", b"measured"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "base", b"base", "fix", b"fix", "limit", b"limit", "measured", b"measured", "override", b"override", "waiver", b"waiver"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "base", b"base", "currency_code", b"currency_code", "field_path", b"field_path", "fix", b"fix", "limit", b"limit", "measured", b"measured", "message", b"message", "rule_id", b"rule_id", "severity", b"severity", "unit", b"unit", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit", b"_limit", "allowed", b"allowed", "base", b"base", "currency_code", b"currency_code", "denied", b"denied", "field_path", b"field_path", "fix", b"fix", "level", b"level", "limit", b"limit", "measured", b"measured", "measured_name", b"measured_name", "message", b"message", "override", b"override", "rule_id", b"rule_id", "severity", b"severity", "unit", b"unit", "verdict", b"verdict", "waiver", b"waiver"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__limit: _TypeAlias = _typing.Literal["limit"]  # noqa: Y015
     _WhichOneofArgType__limit: _TypeAlias = _typing.Literal["_limit", b"_limit"]  # noqa: Y015

@@ -377,6 +377,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The chat template leaves the reasoning of a learned answer out (INVALID_ARGUMENT, job errors). Set loss_tokens to
     LOSS_TOKENS_LAST_COMPLETION, or train a model whose template keeps it.
     """
+    ERROR_REASON_UNREAD_COLUMNS: _ErrorReason.ValueType  # 145
+    """Columns that are not read hold text that the rest may not make sense without (INVALID_ARGUMENT, the trainer and job
+    errors). Name them in reading.columns or reading.ignored_columns, or accept the finding.
+    """
+    ERROR_REASON_LISTS_AS_TEXT: _ErrorReason.ValueType  # 146
+    """Texts that are learned or asked are lists in the notation of JSON or Python (INVALID_ARGUMENT, the trainer and job
+    errors). Map an item of the list, or accept the finding.
+    """
+    ERROR_REASON_TRANSCRIPTS_AS_TEXT: _ErrorReason.ValueType  # 147
+    """Plain texts are conversations, of which every speaker would be learned (INVALID_ARGUMENT, the trainer and job
+    errors). Map them as messages, or accept the finding.
+    """
     ERROR_REASON_JOB_NOT_FOUND: _ErrorReason.ValueType  # 160
     """Jobs, their events and their artifacts.
 
@@ -859,6 +871,18 @@ tools, or write the calls into the messages.
 ERROR_REASON_REASONING_NOT_RENDERED: ErrorReason.ValueType  # 144
 """The chat template leaves the reasoning of a learned answer out (INVALID_ARGUMENT, job errors). Set loss_tokens to
 LOSS_TOKENS_LAST_COMPLETION, or train a model whose template keeps it.
+"""
+ERROR_REASON_UNREAD_COLUMNS: ErrorReason.ValueType  # 145
+"""Columns that are not read hold text that the rest may not make sense without (INVALID_ARGUMENT, the trainer and job
+errors). Name them in reading.columns or reading.ignored_columns, or accept the finding.
+"""
+ERROR_REASON_LISTS_AS_TEXT: ErrorReason.ValueType  # 146
+"""Texts that are learned or asked are lists in the notation of JSON or Python (INVALID_ARGUMENT, the trainer and job
+errors). Map an item of the list, or accept the finding.
+"""
+ERROR_REASON_TRANSCRIPTS_AS_TEXT: ErrorReason.ValueType  # 147
+"""Plain texts are conversations, of which every speaker would be learned (INVALID_ARGUMENT, the trainer and job
+errors). Map them as messages, or accept the finding.
 """
 ERROR_REASON_JOB_NOT_FOUND: ErrorReason.ValueType  # 160
 """Jobs, their events and their artifacts.

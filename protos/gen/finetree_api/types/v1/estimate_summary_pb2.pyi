@@ -72,7 +72,9 @@ class EstimateSummary(_message.Message):
 
     @_builtins.property
     def total_seconds(self) -> _evidence_pb2.Interval:
-        """Duration of the whole run, seconds, loading and saving included. Unset: the number of rows is unknown."""
+        """Duration of the whole run, seconds, loading and saving included. Unset: the number of rows is unknown, or the run
+        does not fit.
+        """
 
     @_builtins.property
     def step_seconds(self) -> _evidence_pb2.Interval:

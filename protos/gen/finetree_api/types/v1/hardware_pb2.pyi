@@ -62,6 +62,7 @@ class Hardware(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     SHARDING_FIELD_NUMBER: _builtins.int
     NODES_FIELD_NUMBER: _builtins.int
+    NETWORK_GBITS_PER_SECOND_FIELD_NUMBER: _builtins.int
     accelerator: _builtins.str
     """An accelerator by any of its catalog names, in any letter case, for example "rtx-4090". ListAccelerators lists
     them.
@@ -72,6 +73,10 @@ class Hardware(_message.Message):
     """What the devices divide among themselves; only SHARDING_REPLICATED is trained by this version."""
     nodes: _builtins.int
     """Machines that the devices are spread over. Unset: 1. Must divide `count`, else NODES_UNEVEN."""
+    network_gbits_per_second: _builtins.float
+    """Rate of the network between the machines, of all adapters of one machine together and in one direction, Gbit/s.
+    Unset: that of a usual machine with such devices, which the answer names. Has no effect on one machine.
+    """
     @_builtins.property
     def cpu(self) -> Global___CpuDevice:
         """A machine that trains without an accelerator."""
@@ -89,19 +94,24 @@ class Hardware(_message.Message):
         count: _builtins.int | None = ...,
         sharding: Global___Sharding.ValueType = ...,
         nodes: _builtins.int | None = ...,
+        network_gbits_per_second: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_nodes", b"_nodes", "accelerator", b"accelerator", "count", b"count", "cpu", b"cpu", "device", b"device", "nodes", b"nodes", "unknown_accelerator", b"unknown_accelerator"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_network_gbits_per_second", b"_network_gbits_per_second", "_nodes", b"_nodes", "accelerator", b"accelerator", "count", b"count", "cpu", b"cpu", "device", b"device", "network_gbits_per_second", b"network_gbits_per_second", "nodes", b"nodes", "unknown_accelerator", b"unknown_accelerator"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_nodes", b"_nodes", "accelerator", b"accelerator", "count", b"count", "cpu", b"cpu", "device", b"device", "nodes", b"nodes", "sharding", b"sharding", "unknown_accelerator", b"unknown_accelerator"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_count", b"_count", "_network_gbits_per_second", b"_network_gbits_per_second", "_nodes", b"_nodes", "accelerator", b"accelerator", "count", b"count", "cpu", b"cpu", "device", b"device", "network_gbits_per_second", b"network_gbits_per_second", "nodes", b"nodes", "sharding", b"sharding", "unknown_accelerator", b"unknown_accelerator"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__count: _TypeAlias = _typing.Literal["count"]  # noqa: Y015
     _WhichOneofArgType__count: _TypeAlias = _typing.Literal["_count", b"_count"]  # noqa: Y015
+    _WhichOneofReturnType__network_gbits_per_second: _TypeAlias = _typing.Literal["network_gbits_per_second"]  # noqa: Y015
+    _WhichOneofArgType__network_gbits_per_second: _TypeAlias = _typing.Literal["_network_gbits_per_second", b"_network_gbits_per_second"]  # noqa: Y015
     _WhichOneofReturnType__nodes: _TypeAlias = _typing.Literal["nodes"]  # noqa: Y015
     _WhichOneofArgType__nodes: _TypeAlias = _typing.Literal["_nodes", b"_nodes"]  # noqa: Y015
     _WhichOneofReturnType_device: _TypeAlias = _typing.Literal["accelerator", "cpu", "unknown_accelerator"]  # noqa: Y015
     _WhichOneofArgType_device: _TypeAlias = _typing.Literal["device", b"device"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__count) -> _WhichOneofReturnType__count | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__network_gbits_per_second) -> _WhichOneofReturnType__network_gbits_per_second | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__nodes) -> _WhichOneofReturnType__nodes | None: ...
     @_typing.overload

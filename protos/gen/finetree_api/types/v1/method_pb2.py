@@ -24,31 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"finetree_api/types/v1/method.proto\x12\x15\x66inetree_api.types.v1\"5\n\x0e\x46ullFineTuning\x12#\n\rfrozen_layers\x18\x01 \x01(\x05R\x0c\x66rozenLayers\"\xaa\x03\n\x04Lora\x12\x17\n\x04rank\x18\x01 \x01(\x05H\x00R\x04rank\x88\x01\x01\x12\x19\n\x05\x61lpha\x18\x02 \x01(\x01H\x01R\x05\x61lpha\x88\x01\x01\x12\x1d\n\x07\x64ropout\x18\x03 \x01(\x01H\x02R\x07\x64ropout\x88\x01\x01\x12=\n\x07targets\x18\x04 \x01(\x0e\x32#.finetree_api.types.v1.TargetPresetR\x07targets\x12%\n\x0etarget_modules\x18\x05 \x03(\tR\rtargetModules\x12,\n\x0frank_stabilized\x18\x06 \x01(\x08H\x03R\x0erankStabilized\x88\x01\x01\x12\x30\n\x11weight_decomposed\x18\x07 \x01(\x08H\x04R\x10weightDecomposed\x88\x01\x01\x12,\n\x0finclude_experts\x18\x08 \x01(\x08H\x05R\x0eincludeExperts\x88\x01\x01\x42\x07\n\x05_rankB\x08\n\x06_alphaB\n\n\x08_dropoutB\x12\n\x10_rank_stabilizedB\x14\n\x12_weight_decomposedB\x12\n\x10_include_experts\"\xcf\x01\n\x05Qlora\x12/\n\x04lora\x18\x01 \x01(\x0b\x32\x1b.finetree_api.types.v1.LoraR\x04lora\x12G\n\x0cquantization\x18\x02 \x01(\x0e\x32#.finetree_api.types.v1.QuantizationR\x0cquantization\x12\x34\n\x13\x64ouble_quantization\x18\x03 \x01(\x08H\x00R\x12\x64oubleQuantization\x88\x01\x01\x42\x16\n\x14_double_quantization\"\xa1\x01\n\x0cPrefixTuning\x12*\n\x0evirtual_tokens\x18\x01 \x01(\x05H\x00R\rvirtualTokens\x88\x01\x01\x12\x35\n\x04init\x18\x02 \x01(\x0e\x32!.finetree_api.types.v1.PrefixInitR\x04init\x12\x1b\n\tinit_text\x18\x03 \x01(\tR\x08initTextB\x11\n\x0f_virtual_tokens\"\x98\x01\n\rAdapterLayers\x12,\n\x0f\x62ottleneck_size\x18\x01 \x01(\x05H\x00R\x0e\x62ottleneckSize\x88\x01\x01\x12\x45\n\tplacement\x18\x02 \x01(\x0e\x32\'.finetree_api.types.v1.AdapterPlacementR\tplacementB\x12\n\x10_bottleneck_size*{\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMETHOD_FULL\x10\x01\x12\x0f\n\x0bMETHOD_LORA\x10\x02\x12\x10\n\x0cMETHOD_QLORA\x10\x03\x12\x11\n\rMETHOD_PREFIX\x10\x04\x12\x12\n\x0eMETHOD_ADAPTER\x10\x05*\x9e\x01\n\x0cTargetPreset\x12\x1d\n\x19TARGET_PRESET_UNSPECIFIED\x10\x00\x12\x1c\n\x18TARGET_PRESET_ALL_LINEAR\x10\x01\x12\x1b\n\x17TARGET_PRESET_ATTENTION\x10\x02\x12\x1d\n\x19TARGET_PRESET_QUERY_VALUE\x10\x03\x12\x15\n\x11TARGET_PRESET_MLP\x10\x04*\x8b\x01\n\x0cQuantization\x12\x1c\n\x18QUANTIZATION_UNSPECIFIED\x10\x00\x12\x14\n\x10QUANTIZATION_NF4\x10\x01\x12\x14\n\x10QUANTIZATION_FP4\x10\x02\x12\x15\n\x11QUANTIZATION_INT8\x10\x03\x12\x1a\n\x16QUANTIZATION_GPTQ_INT4\x10\x04*U\n\nPrefixInit\x12\x1b\n\x17PREFIX_INIT_UNSPECIFIED\x10\x00\x12\x14\n\x10PREFIX_INIT_TEXT\x10\x01\x12\x14\n\x10PREFIX_INIT_ZERO\x10\x02*\x94\x01\n\x10\x41\x64\x61pterPlacement\x12!\n\x1d\x41\x44\x41PTER_PLACEMENT_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41\x44\x41PTER_PLACEMENT_PFEIFFER\x10\x01\x12\x1d\n\x19\x41\x44\x41PTER_PLACEMENT_HOULSBY\x10\x02\x12\x1e\n\x1a\x41\x44\x41PTER_PLACEMENT_PARALLEL\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"finetree_api/types/v1/method.proto\x12\x15\x66inetree_api.types.v1\"5\n\x0e\x46ullFineTuning\x12#\n\rfrozen_layers\x18\x01 \x01(\x05R\x0c\x66rozenLayers\"\xa2\x04\n\x04Lora\x12\x17\n\x04rank\x18\x01 \x01(\x05H\x00R\x04rank\x88\x01\x01\x12\x19\n\x05\x61lpha\x18\x02 \x01(\x01H\x01R\x05\x61lpha\x88\x01\x01\x12\x1d\n\x07\x64ropout\x18\x03 \x01(\x01H\x02R\x07\x64ropout\x88\x01\x01\x12=\n\x07targets\x18\x04 \x01(\x0e\x32#.finetree_api.types.v1.TargetPresetR\x07targets\x12%\n\x0etarget_modules\x18\x05 \x03(\tR\rtargetModules\x12,\n\x0frank_stabilized\x18\x06 \x01(\x08H\x03R\x0erankStabilized\x88\x01\x01\x12\x30\n\x11weight_decomposed\x18\x07 \x01(\x08H\x04R\x10weightDecomposed\x88\x01\x01\x12,\n\x0finclude_experts\x18\x08 \x01(\x08H\x05R\x0eincludeExperts\x88\x01\x01\x12.\n\x10train_embeddings\x18\t \x01(\x08H\x06R\x0ftrainEmbeddings\x88\x01\x01\x12\"\n\ntrain_head\x18\n \x01(\x08H\x07R\ttrainHead\x88\x01\x01\x42\x07\n\x05_rankB\x08\n\x06_alphaB\n\n\x08_dropoutB\x12\n\x10_rank_stabilizedB\x14\n\x12_weight_decomposedB\x12\n\x10_include_expertsB\x13\n\x11_train_embeddingsB\r\n\x0b_train_head\"\xcf\x01\n\x05Qlora\x12/\n\x04lora\x18\x01 \x01(\x0b\x32\x1b.finetree_api.types.v1.LoraR\x04lora\x12G\n\x0cquantization\x18\x02 \x01(\x0e\x32#.finetree_api.types.v1.QuantizationR\x0cquantization\x12\x34\n\x13\x64ouble_quantization\x18\x03 \x01(\x08H\x00R\x12\x64oubleQuantization\x88\x01\x01\x42\x16\n\x14_double_quantization\"\xa1\x01\n\x0cPrefixTuning\x12*\n\x0evirtual_tokens\x18\x01 \x01(\x05H\x00R\rvirtualTokens\x88\x01\x01\x12\x35\n\x04init\x18\x02 \x01(\x0e\x32!.finetree_api.types.v1.PrefixInitR\x04init\x12\x1b\n\tinit_text\x18\x03 \x01(\tR\x08initTextB\x11\n\x0f_virtual_tokens\"\x98\x01\n\rAdapterLayers\x12,\n\x0f\x62ottleneck_size\x18\x01 \x01(\x05H\x00R\x0e\x62ottleneckSize\x88\x01\x01\x12\x45\n\tplacement\x18\x02 \x01(\x0e\x32\'.finetree_api.types.v1.AdapterPlacementR\tplacementB\x12\n\x10_bottleneck_size*{\n\x06Method\x12\x16\n\x12METHOD_UNSPECIFIED\x10\x00\x12\x0f\n\x0bMETHOD_FULL\x10\x01\x12\x0f\n\x0bMETHOD_LORA\x10\x02\x12\x10\n\x0cMETHOD_QLORA\x10\x03\x12\x11\n\rMETHOD_PREFIX\x10\x04\x12\x12\n\x0eMETHOD_ADAPTER\x10\x05*\x9e\x01\n\x0cTargetPreset\x12\x1d\n\x19TARGET_PRESET_UNSPECIFIED\x10\x00\x12\x1c\n\x18TARGET_PRESET_ALL_LINEAR\x10\x01\x12\x1b\n\x17TARGET_PRESET_ATTENTION\x10\x02\x12\x1d\n\x19TARGET_PRESET_QUERY_VALUE\x10\x03\x12\x15\n\x11TARGET_PRESET_MLP\x10\x04*\x8b\x01\n\x0cQuantization\x12\x1c\n\x18QUANTIZATION_UNSPECIFIED\x10\x00\x12\x14\n\x10QUANTIZATION_NF4\x10\x01\x12\x14\n\x10QUANTIZATION_FP4\x10\x02\x12\x15\n\x11QUANTIZATION_INT8\x10\x03\x12\x1a\n\x16QUANTIZATION_GPTQ_INT4\x10\x04*U\n\nPrefixInit\x12\x1b\n\x17PREFIX_INIT_UNSPECIFIED\x10\x00\x12\x14\n\x10PREFIX_INIT_TEXT\x10\x01\x12\x14\n\x10PREFIX_INIT_ZERO\x10\x02*\x94\x01\n\x10\x41\x64\x61pterPlacement\x12!\n\x1d\x41\x44\x41PTER_PLACEMENT_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41\x44\x41PTER_PLACEMENT_PFEIFFER\x10\x01\x12\x1d\n\x19\x41\x44\x41PTER_PLACEMENT_HOULSBY\x10\x02\x12\x1e\n\x1a\x41\x44\x41PTER_PLACEMENT_PARALLEL\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.method_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_METHOD']._serialized_start=1074
-  _globals['_METHOD']._serialized_end=1197
-  _globals['_TARGETPRESET']._serialized_start=1200
-  _globals['_TARGETPRESET']._serialized_end=1358
-  _globals['_QUANTIZATION']._serialized_start=1361
-  _globals['_QUANTIZATION']._serialized_end=1500
-  _globals['_PREFIXINIT']._serialized_start=1502
-  _globals['_PREFIXINIT']._serialized_end=1587
-  _globals['_ADAPTERPLACEMENT']._serialized_start=1590
-  _globals['_ADAPTERPLACEMENT']._serialized_end=1738
+  _globals['_METHOD']._serialized_start=1194
+  _globals['_METHOD']._serialized_end=1317
+  _globals['_TARGETPRESET']._serialized_start=1320
+  _globals['_TARGETPRESET']._serialized_end=1478
+  _globals['_QUANTIZATION']._serialized_start=1481
+  _globals['_QUANTIZATION']._serialized_end=1620
+  _globals['_PREFIXINIT']._serialized_start=1622
+  _globals['_PREFIXINIT']._serialized_end=1707
+  _globals['_ADAPTERPLACEMENT']._serialized_start=1710
+  _globals['_ADAPTERPLACEMENT']._serialized_end=1858
   _globals['_FULLFINETUNING']._serialized_start=61
   _globals['_FULLFINETUNING']._serialized_end=114
   _globals['_LORA']._serialized_start=117
-  _globals['_LORA']._serialized_end=543
-  _globals['_QLORA']._serialized_start=546
-  _globals['_QLORA']._serialized_end=753
-  _globals['_PREFIXTUNING']._serialized_start=756
-  _globals['_PREFIXTUNING']._serialized_end=917
-  _globals['_ADAPTERLAYERS']._serialized_start=920
-  _globals['_ADAPTERLAYERS']._serialized_end=1072
+  _globals['_LORA']._serialized_end=663
+  _globals['_QLORA']._serialized_start=666
+  _globals['_QLORA']._serialized_end=873
+  _globals['_PREFIXTUNING']._serialized_start=876
+  _globals['_PREFIXTUNING']._serialized_end=1037
+  _globals['_ADAPTERLAYERS']._serialized_start=1040
+  _globals['_ADAPTERLAYERS']._serialized_end=1192
 # @@protoc_insertion_point(module_scope)

@@ -209,6 +209,8 @@ class Lora(_message.Message):
     RANK_STABILIZED_FIELD_NUMBER: _builtins.int
     WEIGHT_DECOMPOSED_FIELD_NUMBER: _builtins.int
     INCLUDE_EXPERTS_FIELD_NUMBER: _builtins.int
+    TRAIN_EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    TRAIN_HEAD_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Rank r of the update: r * (inputs + outputs) parameters for each layer. Unset: 8."""
     alpha: _builtins.float
@@ -227,6 +229,14 @@ class Lora(_message.Message):
     """Whether the experts of a mixture get adapters too, where the layers named hold the MLP; routers never do. Unset:
     false. Not with QLoRA.
     """
+    train_embeddings: _builtins.bool
+    """Whether the input embeddings are trained whole beside the adapters, as new tokens need (embed_tokens in PEFT's
+    modules_to_save). Unset: false. Can be estimated, not trained.
+    """
+    train_head: _builtins.bool
+    """Whether the output head is trained whole beside the adapters (lm_head in PEFT's modules_to_save). In a model whose
+    head is the embedding table, either of the two trains that table. Unset: false. Can be estimated, not trained.
+    """
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Module names in place of the preset, for example "q_proj". Empty: the preset decides. A name that the model does
@@ -244,10 +254,12 @@ class Lora(_message.Message):
         rank_stabilized: _builtins.bool | None = ...,
         weight_decomposed: _builtins.bool | None = ...,
         include_experts: _builtins.bool | None = ...,
+        train_embeddings: _builtins.bool | None = ...,
+        train_head: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_include_experts", b"_include_experts", "_rank", b"_rank", "_rank_stabilized", b"_rank_stabilized", "_weight_decomposed", b"_weight_decomposed", "alpha", b"alpha", "dropout", b"dropout", "include_experts", b"include_experts", "rank", b"rank", "rank_stabilized", b"rank_stabilized", "weight_decomposed", b"weight_decomposed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_include_experts", b"_include_experts", "_rank", b"_rank", "_rank_stabilized", b"_rank_stabilized", "_train_embeddings", b"_train_embeddings", "_train_head", b"_train_head", "_weight_decomposed", b"_weight_decomposed", "alpha", b"alpha", "dropout", b"dropout", "include_experts", b"include_experts", "rank", b"rank", "rank_stabilized", b"rank_stabilized", "train_embeddings", b"train_embeddings", "train_head", b"train_head", "weight_decomposed", b"weight_decomposed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_include_experts", b"_include_experts", "_rank", b"_rank", "_rank_stabilized", b"_rank_stabilized", "_weight_decomposed", b"_weight_decomposed", "alpha", b"alpha", "dropout", b"dropout", "include_experts", b"include_experts", "rank", b"rank", "rank_stabilized", b"rank_stabilized", "target_modules", b"target_modules", "targets", b"targets", "weight_decomposed", b"weight_decomposed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_dropout", b"_dropout", "_include_experts", b"_include_experts", "_rank", b"_rank", "_rank_stabilized", b"_rank_stabilized", "_train_embeddings", b"_train_embeddings", "_train_head", b"_train_head", "_weight_decomposed", b"_weight_decomposed", "alpha", b"alpha", "dropout", b"dropout", "include_experts", b"include_experts", "rank", b"rank", "rank_stabilized", b"rank_stabilized", "target_modules", b"target_modules", "targets", b"targets", "train_embeddings", b"train_embeddings", "train_head", b"train_head", "weight_decomposed", b"weight_decomposed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
@@ -259,6 +271,10 @@ class Lora(_message.Message):
     _WhichOneofArgType__rank: _TypeAlias = _typing.Literal["_rank", b"_rank"]  # noqa: Y015
     _WhichOneofReturnType__rank_stabilized: _TypeAlias = _typing.Literal["rank_stabilized"]  # noqa: Y015
     _WhichOneofArgType__rank_stabilized: _TypeAlias = _typing.Literal["_rank_stabilized", b"_rank_stabilized"]  # noqa: Y015
+    _WhichOneofReturnType__train_embeddings: _TypeAlias = _typing.Literal["train_embeddings"]  # noqa: Y015
+    _WhichOneofArgType__train_embeddings: _TypeAlias = _typing.Literal["_train_embeddings", b"_train_embeddings"]  # noqa: Y015
+    _WhichOneofReturnType__train_head: _TypeAlias = _typing.Literal["train_head"]  # noqa: Y015
+    _WhichOneofArgType__train_head: _TypeAlias = _typing.Literal["_train_head", b"_train_head"]  # noqa: Y015
     _WhichOneofReturnType__weight_decomposed: _TypeAlias = _typing.Literal["weight_decomposed"]  # noqa: Y015
     _WhichOneofArgType__weight_decomposed: _TypeAlias = _typing.Literal["_weight_decomposed", b"_weight_decomposed"]  # noqa: Y015
     @_typing.overload
@@ -271,6 +287,10 @@ class Lora(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rank) -> _WhichOneofReturnType__rank | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rank_stabilized) -> _WhichOneofReturnType__rank_stabilized | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__train_embeddings) -> _WhichOneofReturnType__train_embeddings | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__train_head) -> _WhichOneofReturnType__train_head | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decomposed) -> _WhichOneofReturnType__weight_decomposed | None: ...
 

@@ -117,6 +117,8 @@ class ModelShape(_message.Message):
     DENSE_INTERMEDIATE_SIZE_FIELD_NUMBER: _builtins.int
     EXTRA_PARAMETERS_FIELD_NUMBER: _builtins.int
     FAMILY_FIELD_NUMBER: _builtins.int
+    SLIDING_WINDOW_FIELD_NUMBER: _builtins.int
+    FULL_ATTENTION_LAYERS_FIELD_NUMBER: _builtins.int
     hidden_size: _builtins.int
     """Width of the residual stream (hidden_size of config.json)."""
     layers: _builtins.int
@@ -169,6 +171,12 @@ class ModelShape(_message.Message):
     """Family, as model_type of config.json names it, for example "llama"; it decides module names. Empty or unknown: they
     are taken to be a Llama's.
     """
+    sliding_window: _builtins.int
+    """Tokens that a token attends to at most in layers with a sliding window, itself included (sliding_window). Unset: no
+    layer has one.
+    """
+    full_attention_layers: _builtins.int
+    """Layers that attend to the whole row although the others have a window. 0: all layers have it. Needs sliding_window."""
     def __init__(
         self,
         *,
@@ -197,10 +205,12 @@ class ModelShape(_message.Message):
         dense_intermediate_size: _builtins.int | None = ...,
         extra_parameters: _builtins.int = ...,
         family: _builtins.str = ...,
+        sliding_window: _builtins.int | None = ...,
+        full_attention_layers: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "dense_intermediate_size", b"dense_intermediate_size", "head_dim", b"head_dim", "kv_heads", b"kv_heads", "max_position_embeddings", b"max_position_embeddings", "norms_per_layer", b"norms_per_layer"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "dense_intermediate_size", b"dense_intermediate_size", "head_dim", b"head_dim", "kv_heads", b"kv_heads", "max_position_embeddings", b"max_position_embeddings", "norms_per_layer", b"norms_per_layer", "sliding_window", b"sliding_window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "layers", b"layers", "learned_positions", b"learned_positions", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "tied_embeddings", b"tied_embeddings", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size", "_head_dim", b"_head_dim", "_kv_heads", b"_kv_heads", "_max_position_embeddings", b"_max_position_embeddings", "_norms_per_layer", b"_norms_per_layer", "_sliding_window", b"_sliding_window", "active_experts", b"active_experts", "attention_bias", b"attention_bias", "attention_heads", b"attention_heads", "attention_output_bias", b"attention_output_bias", "dense_intermediate_size", b"dense_intermediate_size", "dense_layers", b"dense_layers", "experts", b"experts", "extra_parameters", b"extra_parameters", "family", b"family", "full_attention_layers", b"full_attention_layers", "gated_mlp", b"gated_mlp", "head_dim", b"head_dim", "head_norms", b"head_norms", "hidden_size", b"hidden_size", "intermediate_size", b"intermediate_size", "kv_heads", b"kv_heads", "layers", b"layers", "learned_positions", b"learned_positions", "lm_head_bias", b"lm_head_bias", "max_position_embeddings", b"max_position_embeddings", "mlp_bias", b"mlp_bias", "norm_bias", b"norm_bias", "norms_per_layer", b"norms_per_layer", "shared_expert_size", b"shared_expert_size", "sliding_window", b"sliding_window", "tied_embeddings", b"tied_embeddings", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dense_intermediate_size: _TypeAlias = _typing.Literal["dense_intermediate_size"]  # noqa: Y015
     _WhichOneofArgType__dense_intermediate_size: _TypeAlias = _typing.Literal["_dense_intermediate_size", b"_dense_intermediate_size"]  # noqa: Y015
@@ -212,6 +222,8 @@ class ModelShape(_message.Message):
     _WhichOneofArgType__max_position_embeddings: _TypeAlias = _typing.Literal["_max_position_embeddings", b"_max_position_embeddings"]  # noqa: Y015
     _WhichOneofReturnType__norms_per_layer: _TypeAlias = _typing.Literal["norms_per_layer"]  # noqa: Y015
     _WhichOneofArgType__norms_per_layer: _TypeAlias = _typing.Literal["_norms_per_layer", b"_norms_per_layer"]  # noqa: Y015
+    _WhichOneofReturnType__sliding_window: _TypeAlias = _typing.Literal["sliding_window"]  # noqa: Y015
+    _WhichOneofArgType__sliding_window: _TypeAlias = _typing.Literal["_sliding_window", b"_sliding_window"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__dense_intermediate_size) -> _WhichOneofReturnType__dense_intermediate_size | None: ...
     @_typing.overload
@@ -222,5 +234,7 @@ class ModelShape(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_position_embeddings) -> _WhichOneofReturnType__max_position_embeddings | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__norms_per_layer) -> _WhichOneofReturnType__norms_per_layer | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sliding_window) -> _WhichOneofReturnType__sliding_window | None: ...
 
 Global___ModelShape: _TypeAlias = ModelShape  # noqa: Y015

@@ -4,6 +4,7 @@ isort:skip_file
 Training data: where it is, how it is read, and what is known of it."""
 
 from collections import abc as _abc
+from finetree_api.types.v1 import check_pb2 as _check_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
@@ -234,6 +235,8 @@ class DatasetReading(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     BAD_ROWS_FIELD_NUMBER: _builtins.int
     SKIP_LIMIT_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FINDINGS_FIELD_NUMBER: _builtins.int
+    IGNORED_COLUMNS_FIELD_NUMBER: _builtins.int
     file_format: Global___FileFormat.ValueType
     """What the file is written in; overrules its content and its name."""
     row_format: Global___RowFormat.ValueType
@@ -248,6 +251,18 @@ class DatasetReading(_message.Message):
     def columns(self) -> Global___DatasetColumns:
         """The file's names for what a row holds, where they are not the usual ones."""
 
+    @_builtins.property
+    def accepted_findings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Codes of findings that stop training and may stand, such as "UNREAD_COLUMNS". They change nothing of how rows are
+        read.
+        """
+
+    @_builtins.property
+    def ignored_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns that may be left out, whatever they hold: UNREAD_COLUMNS does not stop training for them. One that is the
+        label of good and bad answers is not taken as that either.
+        """
+
     def __init__(
         self,
         *,
@@ -256,10 +271,12 @@ class DatasetReading(_message.Message):
         columns: Global___DatasetColumns | None = ...,
         bad_rows: Global___BadRows.ValueType = ...,
         skip_limit: _builtins.int | None = ...,
+        accepted_findings: _abc.Iterable[_builtins.str] | None = ...,
+        ignored_columns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_skip_limit", b"_skip_limit", "columns", b"columns", "skip_limit", b"skip_limit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_limit", b"_skip_limit", "bad_rows", b"bad_rows", "columns", b"columns", "file_format", b"file_format", "row_format", b"row_format", "skip_limit", b"skip_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_skip_limit", b"_skip_limit", "accepted_findings", b"accepted_findings", "bad_rows", b"bad_rows", "columns", b"columns", "file_format", b"file_format", "ignored_columns", b"ignored_columns", "row_format", b"row_format", "skip_limit", b"skip_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__skip_limit: _TypeAlias = _typing.Literal["skip_limit"]  # noqa: Y015
     _WhichOneofArgType__skip_limit: _TypeAlias = _typing.Literal["_skip_limit", b"_skip_limit"]  # noqa: Y015
@@ -285,6 +302,7 @@ class DatasetColumns(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     SYSTEM_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
     messages: _builtins.str
     """A list of turns with role and content."""
     prompt: _builtins.str
@@ -305,6 +323,10 @@ class DatasetColumns(_message.Message):
     """A system message, beside any of the others but text. May be empty in a row."""
     tools: _builtins.str
     """JSON schemas of the functions that the assistant may call, beside messages."""
+    verdict: _builtins.str
+    """Whether the answer is a good one: true or false, 1 or 0, "good" or "bad" and the like. Rows with a bad answer are
+    left out.
+    """
     def __init__(
         self,
         *,
@@ -318,14 +340,121 @@ class DatasetColumns(_message.Message):
         text: _builtins.str = ...,
         system: _builtins.str = ...,
         tools: _builtins.str = ...,
+        verdict: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "conversations", b"conversations", "input", b"input", "instruction", b"instruction", "messages", b"messages", "output", b"output", "prompt", b"prompt", "system", b"system", "text", b"text", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "conversations", b"conversations", "input", b"input", "instruction", b"instruction", "messages", b"messages", "output", b"output", "prompt", b"prompt", "system", b"system", "text", b"text", "tools", b"tools", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetColumns: _TypeAlias = DatasetColumns  # noqa: Y015
+
+@_typing.final
+class DataFinding(_message.Message):
+    """Something about the rows of a file that may make a run learn the wrong thing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
+    MAPPINGS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    code: _builtins.str
+    """Stable code: "UNREAD_COLUMNS", "LISTS_AS_TEXT", "TRANSCRIPTS_AS_TEXT", "TOOL_RESULTS_WITHOUT_CALLS",
+    "RATED_ANSWERS". New codes may come with a release.
+    """
+    severity: _check_pb2.Severity.ValueType
+    """SEVERITY_ERROR: a job that trains is refused unless its reading accepts the code, or reads the rows in another way.
+    SEVERITY_WARNING: it goes on. SEVERITY_INFO: a note.
+    """
+    message: _builtins.str
+    """One line for people, with what to do."""
+    rows: _builtins.int
+    """Rows that it is about."""
+    accepted: _builtins.bool
+    """Whether the reading accepts it, so that it stops nothing."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnreadColumn]:
+        """Of UNREAD_COLUMNS: the columns, the gravest first; at most 64."""
+
+    @_builtins.property
+    def mappings(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetColumns]:
+        """Mappings that would read the rows in another way, the likeliest first."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.str = ...,
+        severity: _check_pb2.Severity.ValueType = ...,
+        message: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        columns: _abc.Iterable[Global___UnreadColumn] | None = ...,
+        mappings: _abc.Iterable[Global___DatasetColumns] | None = ...,
+        accepted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "code", b"code", "columns", b"columns", "mappings", b"mappings", "message", b"message", "rows", b"rows", "severity", b"severity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DataFinding: _TypeAlias = DataFinding  # noqa: Y015
+
+@_typing.final
+class UnreadColumn(_message.Message):
+    """A column of which nothing is read, over all rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    MEAN_CHARACTERS_FIELD_NUMBER: _builtins.int
+    LONGEST_CHARACTERS_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The column."""
+    severity: _check_pb2.Severity.ValueType
+    """SEVERITY_ERROR: text that the rest may not make sense without. SEVERITY_INFO: identifiers, numbers, dates, short
+    categories, or what is read elsewhere.
+    """
+    kind: _builtins.str
+    """What it holds, in a few words."""
+    rows: _builtins.int
+    """Rows that have something in it."""
+    share: _builtins.float
+    """Share of the rows that have, 0 to 1."""
+    mean_characters: _builtins.int
+    """Mean length in characters where it has something."""
+    longest_characters: _builtins.int
+    """Length of the longest in characters."""
+    example: _builtins.str
+    """One of its values; at most 120 characters, on one line."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        severity: _check_pb2.Severity.ValueType = ...,
+        kind: _builtins.str = ...,
+        rows: _builtins.int = ...,
+        share: _builtins.float = ...,
+        mean_characters: _builtins.int = ...,
+        longest_characters: _builtins.int = ...,
+        example: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["example", b"example", "kind", b"kind", "longest_characters", b"longest_characters", "mean_characters", b"mean_characters", "name", b"name", "rows", b"rows", "severity", b"severity", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnreadColumn: _TypeAlias = UnreadColumn  # noqa: Y015
 
 @_typing.final
 class DatasetProfile(_message.Message):

@@ -244,6 +244,10 @@ class _LossKernelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossKernel
     """A fused kernel that never holds all logits, such as Liger's."""
     LOSS_KERNEL_COMPLETION_ONLY: _LossKernel.ValueType  # 4
     """Logits only where there is a target, a chunk of positions at a time."""
+    LOSS_KERNEL_IN_PLACE: _LossKernel.ValueType  # 5
+    """Logits of every position at once, which one kernel overwrites with their gradient, such as Liger's cross entropy
+    without the fused linear layer, or Unsloth's.
+    """
 
 class LossKernel(_LossKernel, metaclass=_LossKernelEnumTypeWrapper):
     """How logits and loss are computed; it decides the memory peak of models with a large vocabulary."""
@@ -258,6 +262,10 @@ LOSS_KERNEL_FUSED: LossKernel.ValueType  # 3
 """A fused kernel that never holds all logits, such as Liger's."""
 LOSS_KERNEL_COMPLETION_ONLY: LossKernel.ValueType  # 4
 """Logits only where there is a target, a chunk of positions at a time."""
+LOSS_KERNEL_IN_PLACE: LossKernel.ValueType  # 5
+"""Logits of every position at once, which one kernel overwrites with their gradient, such as Liger's cross entropy
+without the fused linear layer, or Unsloth's.
+"""
 Global___LossKernel: _TypeAlias = LossKernel  # noqa: Y015
 
 class _TrainingProgram:
@@ -381,6 +389,70 @@ ALLOCATOR_CACHE_EMPTIED: AllocatorCache.ValueType  # 2
 ALLOCATOR_CACHE_EXPANDABLE: AllocatorCache.ValueType  # 3
 """Segments that grow (PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True): what is unused serves rows of any length."""
 Global___AllocatorCache: _TypeAlias = AllocatorCache  # noqa: Y015
+
+class _ExpertProducts:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExpertProductsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExpertProducts.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPERT_PRODUCTS_UNSPECIFIED: _ExpertProducts.ValueType  # 0
+    """What the program does by itself: EXPERT_PRODUCTS_IN_TURN for LitGPT, EXPERT_PRODUCTS_GROUPED for all others."""
+    EXPERT_PRODUCTS_GROUPED: _ExpertProducts.ValueType  # 1
+    """All experts of a layer in one product over stacked weights (torch's grouped_mm): transformers from version 5 on,
+    Unsloth, this suite's worker.
+    """
+    EXPERT_PRODUCTS_IN_TURN: _ExpertProducts.ValueType  # 2
+    """One expert after another, each with the tokens that chose it, as linear layers of their own: transformers before
+    version 5. bitsandbytes packs such experts, and no stacked ones.
+    """
+
+class ExpertProducts(_ExpertProducts, metaclass=_ExpertProductsEnumTypeWrapper):
+    """How the experts of a mixture are computed. Dense models have none."""
+
+EXPERT_PRODUCTS_UNSPECIFIED: ExpertProducts.ValueType  # 0
+"""What the program does by itself: EXPERT_PRODUCTS_IN_TURN for LitGPT, EXPERT_PRODUCTS_GROUPED for all others."""
+EXPERT_PRODUCTS_GROUPED: ExpertProducts.ValueType  # 1
+"""All experts of a layer in one product over stacked weights (torch's grouped_mm): transformers from version 5 on,
+Unsloth, this suite's worker.
+"""
+EXPERT_PRODUCTS_IN_TURN: ExpertProducts.ValueType  # 2
+"""One expert after another, each with the tokens that chose it, as linear layers of their own: transformers before
+version 5. bitsandbytes packs such experts, and no stacked ones.
+"""
+Global___ExpertProducts: _TypeAlias = ExpertProducts  # noqa: Y015
+
+class _LayerKernels:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LayerKernelsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LayerKernels.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LAYER_KERNELS_UNSPECIFIED: _LayerKernels.ValueType  # 0
+    """What the program does by itself: LAYER_KERNELS_FUSED for Unsloth, and for transformers and Axolotl with
+    LOSS_KERNEL_FUSED, since Liger brings both; else LAYER_KERNELS_PLAIN.
+    """
+    LAYER_KERNELS_PLAIN: _LayerKernels.ValueType  # 1
+    """None: each operation is differentiated by itself."""
+    LAYER_KERNELS_FUSED_NORMS: _LayerKernels.ValueType  # 2
+    """Norms and rotary embedding."""
+    LAYER_KERNELS_FUSED: _LayerKernels.ValueType  # 3
+    """Norms, rotary embedding and the MLP's activation (Liger's layers)."""
+
+class LayerKernels(_LayerKernels, metaclass=_LayerKernelsEnumTypeWrapper):
+    """Which of a layer's operations are hand-fused kernels: they move less, and keep less for the backward pass."""
+
+LAYER_KERNELS_UNSPECIFIED: LayerKernels.ValueType  # 0
+"""What the program does by itself: LAYER_KERNELS_FUSED for Unsloth, and for transformers and Axolotl with
+LOSS_KERNEL_FUSED, since Liger brings both; else LAYER_KERNELS_PLAIN.
+"""
+LAYER_KERNELS_PLAIN: LayerKernels.ValueType  # 1
+"""None: each operation is differentiated by itself."""
+LAYER_KERNELS_FUSED_NORMS: LayerKernels.ValueType  # 2
+"""Norms and rotary embedding."""
+LAYER_KERNELS_FUSED: LayerKernels.ValueType  # 3
+"""Norms, rotary embedding and the MLP's activation (Liger's layers)."""
+Global___LayerKernels: _TypeAlias = LayerKernels  # noqa: Y015
 
 class _Metric:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -556,6 +628,8 @@ class ProgramSettings(_message.Message):
     COMPILE_FIELD_NUMBER: _builtins.int
     SHARDING_LIBRARY_FIELD_NUMBER: _builtins.int
     ALLOCATOR_CACHE_FIELD_NUMBER: _builtins.int
+    EXPERTS_FIELD_NUMBER: _builtins.int
+    LAYER_KERNELS_FIELD_NUMBER: _builtins.int
     program: Global___TrainingProgram.ValueType
     """Whose number formats, copies and kernels the estimate assumes."""
     compile: _builtins.bool
@@ -569,6 +643,12 @@ class ProgramSettings(_message.Message):
     """What the allocator does with memory that nothing uses. TRAINING_PROGRAM_FINETREE takes ALLOCATOR_CACHE_EXPANDABLE
     and no other.
     """
+    experts: Global___ExpertProducts.ValueType
+    """How the experts of a mixture are computed. TRAINING_PROGRAM_FINETREE takes EXPERT_PRODUCTS_GROUPED and no other."""
+    layer_kernels: Global___LayerKernels.ValueType
+    """Which of a layer's operations are hand-fused kernels. TRAINING_PROGRAM_FINETREE takes LAYER_KERNELS_PLAIN and no
+    other.
+    """
     def __init__(
         self,
         *,
@@ -576,10 +656,12 @@ class ProgramSettings(_message.Message):
         compile: _builtins.bool | None = ...,
         sharding_library: Global___ShardingLibrary.ValueType = ...,
         allocator_cache: Global___AllocatorCache.ValueType = ...,
+        experts: Global___ExpertProducts.ValueType = ...,
+        layer_kernels: Global___LayerKernels.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_compile", b"_compile", "compile", b"compile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compile", b"_compile", "allocator_cache", b"allocator_cache", "compile", b"compile", "program", b"program", "sharding_library", b"sharding_library"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_compile", b"_compile", "allocator_cache", b"allocator_cache", "compile", b"compile", "experts", b"experts", "layer_kernels", b"layer_kernels", "program", b"program", "sharding_library", b"sharding_library"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__compile: _TypeAlias = _typing.Literal["compile"]  # noqa: Y015
     _WhichOneofArgType__compile: _TypeAlias = _typing.Literal["_compile", b"_compile"]  # noqa: Y015

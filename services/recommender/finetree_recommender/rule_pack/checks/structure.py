@@ -43,6 +43,10 @@ def check(rules: Rules, resolve: Callable[[str], Any]) -> None:
     _contiguous("gate", rules.gate.classes)
     for name in ("budget", "durations", "task_counts"):
         _contiguous(name, getattr(rules, name))
+    if rules.data_sizes:
+        _contiguous("data_sizes", rules.data_sizes)
+    for prior in rules.priors:
+        _condition(prior.id, {"task_domain": prior.task_domains, "data": prior.data}, vocabulary(rules))
     _tree(rules)
     _conditions(rules, named)
     _questions(rules)

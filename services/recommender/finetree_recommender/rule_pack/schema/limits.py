@@ -97,7 +97,8 @@ class Domain:
 class QualityPrior:
     """Expected quality of a method in percent of well-tuned full fine-tuning, by task domain.
 
-    No `task_domains` means a task of unknown kind. `studies` counts the published comparisons behind it.
+    No `task_domains` means a task of unknown kind. With `data` it is of data of that size alone, and goes before those
+    that are of any. `studies` counts the comparisons behind it.
     """
 
     id: str
@@ -108,6 +109,7 @@ class QualityPrior:
     studies: int
     source: str
     task_domains: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
     note: str = ""
 
 

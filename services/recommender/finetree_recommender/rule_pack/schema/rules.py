@@ -75,6 +75,17 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class TightRule:
+    """A method that yields to another one where it fits only tightly, and the other needs less memory."""
+
+    id: str
+    method: Method
+    to: Method
+    source: str
+    unless: When = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A question of the tree; `yes` and `no` name a node or a method. `needs` must be among the feasible methods.
 
@@ -137,7 +148,8 @@ class CautionRule:
     """Advice against a method; `hard` advice is applied by the hardware gate, and is no caution.
 
     `advice` says on the method's card when it holds, instead of `message`; `also` are further methods that it points
-    to, after `redirect`.
+    to, after `redirect`. `ratio` ends the message with a published ratio of times, which the times of a request replace
+    where they are estimated; advice `on_time` alone is left out where those refute it.
     """
 
     id: str
@@ -149,6 +161,13 @@ class CautionRule:
     also: tuple[Method, ...] = ()
     advice: str = ""
     hard: bool = False
+    ratio: str = ""
+    on_time: bool = False
+
+    @property
+    def text(self) -> str:
+        """What it says in general, without a request."""
+        return f"{self.message} {self.ratio}" if self.ratio else self.message
 
     @property
     def is_advice(self) -> bool:
@@ -178,6 +197,11 @@ class ConfidenceRules:
     tight: Number
     unmet: Number
     out_of_domain: Number
+    implausible: Number
+    data_unknown: Number
+    few_rows: Number
+    rows_cut: Number
+    rounding: Number
     high_up_to: Number
     medium_up_to: Number
     score_zero_at: Number
@@ -192,6 +216,8 @@ class Times:
     hours: Mapping[Method, tuple[float, ...]]
     usd_per_hour: Mapping[Method, float]
     price_source: str
+    parameters: tuple[float, ...] = ()
+    """Smallest and largest base model that the hours are of, in parameters; empty for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +257,27 @@ class Rules:
     methods: tuple[Card, ...]
     profile: str = "PLAYBOOK"
     """Recipe profile of requests that name none."""
+    quote_times: bool = True
+    """Whether `times` are quoted, and compared with limits, where nothing is estimated."""
+    data_sizes: tuple[Bracket, ...] = ()
+    """Sizes of the data, in rows, that rules tell apart; none in a pack that does not."""
     priors: tuple[QualityPrior, ...] = ()
     footprints: tuple[Footprint, ...] = ()
+    tight: tuple[TightRule, ...] = ()
+    offload: Cited | None = None
+    """Whether to name programs that keep weights in the host's memory."""
+    cut_tokens: Number | None = None
+    """Largest share of the tokens that a recipe may lose by truncating rows to make them fit."""
     capacity: Cited | None = None
     """Whether to warn where the data have more tokens than the adapter has parameters."""
     experts: Cited | None = None
     """Whether to caution about a model's experts."""
     retrieval: Cited | None = None
     """Whether to name retrieval as an alternative for facts."""
+    plausible: Domain | None = None
+    """Rows of data outside of which a number is taken for a mistake."""
+    longest_run: Number | None = None
+    """Seconds of a run above which the inputs are taken for a mistake."""
     few_examples: Number | None = None
     """Rows of data below which to warn."""
     long_run: Number | None = None

@@ -100,13 +100,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     async def _read(self, requests: AsyncIterator[worker_pb2.AttachRequest], worker: Worker, session: Session) -> None:
         try:
             async for request in requests:
-                match request.WhichOneof("message"):
-                    case "events":
-                        session.acknowledge(await self._ingest(worker, request.events))
-                    case "heartbeat":
-                        await self._record_heartbeat(worker)
-                    case "host_profile":
-                        await self._on_profile(request.host_profile)
+                with worker.heard():
+                    await self._handle(request, worker, session)
         except FencedError as fenced:
             session.send(worker_pb2.AttachResponse(fenced=worker_pb2.Fenced(current_attempt=fenced.current_attempt)))
             await asyncio.sleep(RETRY_SECONDS)
@@ -116,6 +111,15 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             pass  # the stream broke; the worker attaches again
         finally:
             session.close()
+
+    async def _handle(self, request: worker_pb2.AttachRequest, worker: Worker, session: Session) -> None:
+        match request.WhichOneof("message"):
+            case "events":
+                session.acknowledge(await self._ingest(worker, request.events))
+            case "heartbeat":
+                await self._record_heartbeat(worker)
+            case "host_profile":
+                await self._on_profile(request.host_profile)
 
     async def _ingest(self, worker: Worker, batch: worker_pb2.WorkerEventBatch) -> int:
         """Log a batch. While the store cannot (a full disk), the worker gets no acknowledgement and trains on."""

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import dataset_pb2
+from finetree_data.contract import finding_message, findings_of, to_reading
+from finetree_data.findings.finding import settled
 from finetree_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -185,6 +187,9 @@ def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
     message.state = dataset_pb2.DATASET_STATE_READY if row.ready else dataset_pb2.DATASET_STATE_UPLOADING
     message.committed_bytes = row.size_bytes if row.ready else row.committed_bytes
     message.update_time.CopyFrom(timestamp(row.update_time))
+    found = settled(findings_of(message.findings), to_reading(message.reading))
+    del message.findings[:]
+    message.findings.extend(map(finding_message, found))
     return message
 
 

@@ -45,7 +45,9 @@ class Previews:
             )
         )
         if found is None:
-            raise _no_preview("no PREPARE job has read this dataset; run one with the model to train")
+            raise _no_preview(
+                "no job has read this dataset yet: `finetree data check` or prepare(), with the model to train, does"
+            )
         return found
 
     async def page(
@@ -65,13 +67,13 @@ class Previews:
         record = await self._log.store.read(load)
         if record is None:
             raise _no_preview(
-                "this job has no preview, or its dataset was deleted; name a PREPARE job that has read a dataset"
+                "this job has no preview, or its dataset was deleted; name a job of `finetree data check` or prepare()"
             )
         file = self._layout.artifacts(job, artifact_pb2.Artifact.FromString(record).attempt) / ARTIFACT / FILE
         try:
             return await asyncio.to_thread(partial(_read, file, request, offset=offset, limit=limit))
         except FileNotFoundError:
-            raise _no_preview("this job's preview was removed from the disk; run another PREPARE job") from None
+            raise _no_preview("this job's preview was removed from the disk; check the dataset again") from None
 
 
 def _read(

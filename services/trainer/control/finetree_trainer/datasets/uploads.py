@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
-from finetree_data.contract import to_reading
+from finetree_data.contract import finding_message, to_reading
 from finetree_data.options import Reading
 from finetree_runtime.errors import DomainError, InvalidArgument, OutOfRange
 from sqlalchemy import Connection
@@ -125,6 +125,7 @@ class Uploads:
         record.file_format, record.row_format = valid.file_format, valid.row_format
         record.compression = valid.compression
         record.profile.CopyFrom(valid.profile)
+        record.findings.extend(map(finding_message, valid.findings))
         if valid.file_format not in _SHOWN_BY_CONTENT:
             # Found by the name: whoever reads the file later has its content alone.
             record.reading.file_format = valid.file_format

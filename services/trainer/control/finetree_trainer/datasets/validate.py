@@ -1,43 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
 """Validates the rows of a file, and estimates their numbers of tokens without a tokenizer."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.types.v1 import training_data_pb2
 from finetree_data import contract
 from finetree_data.bad_rows import BadRow, describe, empty_dataset
-from finetree_data.columns.resolve import find_mapping
-from finetree_data.errors import DatasetError, RowError
+from finetree_data.errors import DatasetError
+from finetree_data.file_profile import columns_profile
 from finetree_data.files.content import PARQUET
 from finetree_data.files.parquet_footer import Footer, read_footer
-from finetree_data.options import FileFormat, Reading, RowFormat
+from finetree_data.findings.finding import Finding
+from finetree_data.options import FileFormat, Reading
 from finetree_data.reader import RowFile
+from finetree_data.row_sizes import RowSizes, estimated_tokens
 from finetree_data.rows.row import Row
 from finetree_runtime.errors import MAX_VIOLATIONS, InvalidArgument, Violation
 
-CHARACTERS_PER_TOKEN = 4.0
-"""Characters per token: a rule of thumb for English text (OpenAI, "What are tokens and how to count them?")."""
-
-TOKENS_PER_MESSAGE = 5
-"""Tokens that a chat template adds to a message (ChatML: two markers, role, two line breaks)."""
-
-VALIDATED_BYTES = 256 * 1024 * 1024
-"""Decompressed bytes that are validated here, in some seconds; the worker validates the rest before it trains."""
-
-TARGET_FRACTION = 0.5
-"""Assumed share of target tokens in files whose rows are not read here: half, for lack of anything better."""
+VALIDATED_BYTES = 16 * 1024 * 1024
+"""Decompressed bytes that are validated here, in a second or two, while a client waits for the end of its upload. All
+rows are validated by a job: a PREPARE job reports on them, and a TRAIN job refuses wrong ones before it trains."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidatedFile:
-    """A file of which every row that was read is valid or may be skipped."""
+    """A file of which every row that was read is valid or may be skipped.
+
+    `findings` are of the rows that were read, before the reading accepts any of them; none of a Parquet file.
+    """
 
     file_format: training_data_pb2.FileFormat.ValueType
     compression: training_data_pb2.Compression.ValueType
     row_format: training_data_pb2.RowFormat.ValueType
     profile: training_data_pb2.DatasetProfile
+    findings: tuple[Finding, ...] = ()
 
 
 def validate_file(file: Path, reading: Reading | None = None) -> ValidatedFile:
@@ -57,11 +54,11 @@ def validate_file(file: Path, reading: Reading | None = None) -> ValidatedFile:
 
 
 def _validate_rows(file: RowFile) -> ValidatedFile:
-    lengths, bad_rows = _TokenLengths(), list[BadRow]()
+    sizes, bad_rows = RowSizes(), list[BadRow]()
     share = 1.0
     for entry in file.entries():
         if isinstance(entry, Row):
-            lengths.add(*estimate_tokens(entry))
+            sizes.add(*estimated_tokens(entry))
         elif file.bad_rows.allows(entry):
             file.bad_rows.skip(entry)
         elif bad_rows and file.row_format is None and entry.problem == bad_rows[0].problem and not entry.field:
@@ -75,14 +72,15 @@ def _validate_rows(file: RowFile) -> ValidatedFile:
             break
     if bad_rows:
         raise _wrong_rows(bad_rows, file.reading)
-    file.bad_rows.finish(lengths.rows)
+    file.bad_rows.finish(sizes.rows)
     if file.row_format is None or file.file_format is None:
         raise empty_dataset(file.skipped)
     return ValidatedFile(
         file_format=contract.file_format(file.file_format),
         compression=contract.compression(file.compression),
         row_format=contract.row_format(file.row_format),
-        profile=lengths.profile(share),
+        profile=sizes.profile(share),
+        findings=file.findings,
     )
 
 
@@ -93,21 +91,7 @@ def _is_parquet(file: Path, reading: Reading) -> bool:
 
 def _validate_footer(footer: Footer, reading: Reading) -> ValidatedFile:
     """Validate the columns' names and estimate sizes from the footer; the worker reads the values."""
-    turns = [{"from": None}] if any(leaf.endswith(".from") for leaf in footer.leaves) else None
-    try:
-        row_format = find_mapping(dict.fromkeys(footer.columns, turns), reading.row_format, reading.columns).row_format
-    except RowError as error:
-        remedy = "" if "columns {" in error.problem else "Name its columns."
-        raise DatasetError("MALFORMED_ROW", f"The file {error.problem}.", remedy=remedy) from None
-    if not footer.rows:
-        raise empty_dataset()
-    tokens = max(footer.rows, round(footer.content_bytes / CHARACTERS_PER_TOKEN))
-    profile = training_data_pb2.DatasetProfile(
-        examples=footer.rows,
-        total_tokens=tokens,
-        target_fraction=1.0 if row_format is RowFormat.TEXT else TARGET_FRACTION,
-        exact=False,
-    )
+    row_format, profile = columns_profile(footer, reading)
     return ValidatedFile(
         file_format=training_data_pb2.FILE_FORMAT_PARQUET,
         compression=training_data_pb2.COMPRESSION_NONE,
@@ -136,52 +120,3 @@ def _refusal(error: DatasetError, reading: Reading) -> InvalidArgument:
     metadata = {"row": str(error.row)} if error.row else {}
     text = f"{error.problem} {error.remedy}".rstrip()
     return InvalidArgument(error.reason, name + text, metadata=metadata, violations=[(place, text, error.reason)])
-
-
-class _TokenLengths:
-    """Histogram of token lengths. Bounds are at most an eighth apart, so there are at most 256 of them up to 2^30."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self._total = 0
-        self._target = 0
-        self._buckets: Counter[int] = Counter()
-
-    def add(self, tokens: int, target: int) -> None:
-        self.rows += 1
-        self._total += tokens
-        self._target += target
-        shift = max(0, tokens.bit_length() - 4)
-        self._buckets[-(-tokens >> shift) << shift] += 1
-
-    def profile(self, share: float) -> training_data_pb2.DatasetProfile:
-        """The profile of a file of which the given share was read."""
-        lengths = [
-            training_data_pb2.TokenLengthBucket(upper_bound=bound, count=round(count / share))
-            for bound, count in sorted(self._buckets.items())
-        ]
-        return training_data_pb2.DatasetProfile(
-            examples=round(self.rows / share),
-            token_lengths=lengths,
-            total_tokens=round(self._total / share),
-            target_fraction=self._target / self._total,
-            exact=False,
-        )
-
-
-def estimate_tokens(row: Row) -> tuple[int, int]:
-    """Estimated number of tokens of a row, and of its target tokens."""
-    if not row.messages:
-        return _tokens_of(row.text), _tokens_of(row.text)
-    total = target = 0
-    for message in row.messages:
-        calls = sum(len(str(call["function"])) for call in message.tool_calls)
-        tokens = _tokens_of(message.content, more=calls)
-        total += tokens + TOKENS_PER_MESSAGE
-        target += tokens if message.role == "assistant" and message.learned else 0
-    return total + sum(len(str(tool)) for tool in row.tools) // int(CHARACTERS_PER_TOKEN), target
-
-
-def _tokens_of(text: str, *, more: int = 0) -> int:
-    """Estimated number of tokens of a text and `more` characters, at least 1."""
-    return max(1, round((len(text) + more) / CHARACTERS_PER_TOKEN))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import FencedError
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.store import artifacts, attempts, datasets, observation_reports
+from finetree_trainer.store import artifacts, attempts, datasets, jobs, observation_reports
 
 MAX_EVENT_BYTES = 1024 * 1024
 """Largest event that is logged; a larger one is replaced by an Alert, since no watcher could receive it."""
@@ -106,7 +106,24 @@ def _keep_profile(transaction: Transaction, connection: Connection, report: even
     if record.profile.exact and not report.profile.exact:
         return
     record.profile.CopyFrom(report.profile)
+    job = jobs.load(connection, transaction.row.uid)
+    if job is not None and _read_alike(job_pb2.Job.FromString(job.record).prepare, record, report.split):
+        del record.findings[:]
+        record.findings.extend(report.findings)
     datasets.make_ready(connection, uid, record.SerializeToString(), now=transaction.now)
+
+
+def _read_alike(
+    task: job_pb2.PrepareTask, record: dataset_pb2.Dataset, split: training_data_pb2.Split.ValueType
+) -> bool:
+    """Return whether a task reads a dataset's rows as the dataset says: then what it found is the dataset's own."""
+    source = task.dataset if split == training_data_pb2.SPLIT_TRAIN else task.evaluation_dataset
+    own, read = training_data_pb2.DatasetReading(), training_data_pb2.DatasetReading()
+    own.CopyFrom(record.reading)
+    read.CopyFrom(source.reading)
+    del own.accepted_findings[:]
+    del read.accepted_findings[:]
+    return own == read
 
 
 def _add_outcome(

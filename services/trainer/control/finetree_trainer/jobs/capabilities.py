@@ -45,7 +45,17 @@ CAPABILITIES = capacity_pb2.TrainingCapabilities(
     max_nodes=1,
     sharding_libraries=[training_pb2.SHARDING_LIBRARY_FSDP2],
     allocator_caches=[training_pb2.ALLOCATOR_CACHE_EXPANDABLE],
-    unsupported_settings=["optimizer_in_backward", "program.compile", "qlora.lora.include_experts"],
+    expert_products=[training_pb2.EXPERT_PRODUCTS_GROUPED],
+    layer_kernels=[training_pb2.LAYER_KERNELS_PLAIN],
+    unsupported_settings=[
+        "optimizer_in_backward",
+        "program.compile",
+        "lora.train_embeddings",
+        "lora.train_head",
+        "qlora.lora.include_experts",
+        "qlora.lora.train_embeddings",
+        "qlora.lora.train_head",
+    ],
 )
 """Values that a resolved spec may have; unset settings are always allowed."""
 
@@ -60,6 +70,8 @@ ENUM_SETTINGS = {
     "program.program": "programs",
     "program.sharding_library": "sharding_libraries",
     "program.allocator_cache": "allocator_caches",
+    "program.experts": "expert_products",
+    "program.layer_kernels": "layer_kernels",
 }
 """RunSpec paths of enum settings, and the field of CAPABILITIES that lists their values."""
 

@@ -22,7 +22,7 @@ from finetree_trainer import estimator as estimates
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.approval import require_approved
 from finetree_trainer.jobs.evaluation_settings import require_evaluations
-from finetree_trainer.jobs.inputs import Inputs, PlannedDataset
+from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
 from finetree_trainer.models import locate
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.scheduling.devices import CPU, Device, matching
@@ -95,10 +95,12 @@ class Planner:
         data = await self._inputs.dataset(project, spec.dataset, f"{_SPEC}.dataset")
         if data is None:
             raise invalid_field(f"{_SPEC}.dataset", "is needed to train; name a dataset or a path")
+        require_accepted(data, f"{_SPEC}.dataset")
         evaluation = None
         if spec.evaluation.HasField("dataset"):
             field_path = f"{_SPEC}.evaluation.dataset"
             evaluation = await self._inputs.dataset(project, spec.evaluation.dataset, field_path)
+            require_accepted(evaluation, field_path)
         device = self._choose_device(spec)
         job = PlannedJob(task, model, device.kind, data, evaluation)
         self._resolve(task, job)

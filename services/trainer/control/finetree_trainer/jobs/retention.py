@@ -4,8 +4,6 @@
 import asyncio
 from functools import partial
 
-from finetree_runtime.errors import DomainError
-from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import EventLog
@@ -22,12 +20,9 @@ class Retention:
         self._log, self._retention = log, retention
 
     async def run(self) -> None:
-        """Sweep until cancelled."""
+        """Sweep until cancelled. Raises DomainError when the store cannot be used."""
         while True:
-            try:
-                await self.sweep()
-            except DomainError as refusal:
-                get_logger().error("retention_failed", reason=refusal.reason)
+            await self.sweep()
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> None:

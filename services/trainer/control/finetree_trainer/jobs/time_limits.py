@@ -6,11 +6,11 @@ import asyncio
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import DomainError
 from finetree_runtime.money import to_decimal
-from finetree_runtime.server.logging import get_logger
 
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.jobs import Jobs
+from finetree_trainer.outages import log_failure
 from finetree_trainer.store.jobs import JobRow
 
 TICK_SECONDS = 1.0
@@ -47,18 +47,18 @@ class TimeLimits:
     async def run(self) -> None:
         """Check until cancelled."""
         while True:
-            try:
-                for row in list(self._live.values()):
+            for row in list(self._live.values()):
+                try:
                     await self._enforce(row)
-            except DomainError as refusal:
-                get_logger().error("limits_not_enforced", reason=refusal.reason)
+                except DomainError as refusal:
+                    log_failure(refusal, doing="enforce_limits", job=row.uid)
             await asyncio.sleep(TICK_SECONDS)
 
     async def _enforce(self, row: JobRow) -> None:
         why = broken_limit(self._limited[row.uid], job_pb2.Job.FromString(row.snapshot), self._log.clock())
         if why:
-            self._live.pop(row.uid, None)
             await self._jobs.cancel(row.uid, save=True, why=why)
+            self._live.pop(row.uid, None)
 
 
 def has_limits(record: job_pb2.Job) -> bool:

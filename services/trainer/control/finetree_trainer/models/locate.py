@@ -138,7 +138,7 @@ def no_such_name(name: str, catalog: Mapping[str, str], field_path: str) -> NotF
 def require_prepared(model: BaseModel, field_path: str) -> None:
     """Raise FailedPrecondition MODEL_NOT_PREPARED unless the model can be loaded."""
     if not model.prepared:
-        how = f"run a PREPARE job for it first (finetree models pull {model.name})"
+        how = f"get it first: `finetree models pull {model.name}`, or prepare() in Python"
         text = f"model {model.name} is not prepared on this server; {how}"
         raise FailedPrecondition(
             "MODEL_NOT_PREPARED",

@@ -14,6 +14,9 @@ from finetree_api.types.v1 import hardware_pb2
 from finetree_runtime.errors import FailedPrecondition
 
 CPU = "cpu"
+PREPARING = -1
+"""Index of a node's slot for PREPARE jobs, on its CPU beside the slots for training: they are short, and whoever checks
+a file does not wait for hours behind a run."""
 
 _NAMES: tuple[tuple[str, str], ...] = (
     (r"GH200", "gh200-96gb"),

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_runtime.errors import DomainError, to_status
-from finetree_runtime.server.logging import get_logger
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
-from finetree_trainer.scheduling.devices import CPU, Device, Slot, matching
+from finetree_trainer.outages import Pauses, is_outage, log_failure
+from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
 from finetree_trainer.store.jobs import JobRow
 
+PREPARE_BYTES = 2 * 1024**3
+"""Free memory beside a run on the CPU that a PREPARE job waits for: its process has 0.9 GB after its imports, and had
+0.8 GB at the peak of a million rows (benchmarks/results/worker/data_memory.json has the slope)."""
 ANNOUNCED_POSITIONS = 20
 """Places at the head of the queue whose changes are logged: else each start would log as many events as jobs wait."""
 
@@ -33,15 +36,23 @@ class Position:
 class Demand:
     """The devices that a job needs: their kind, for people, how many, and the ids of those that it can run on.
 
-    `candidates` is empty for a job whose devices no longer exist: it waits.
+    `candidates` is empty for a job whose devices no longer exist: it waits. `prepares`: it takes the slot for PREPARE
+    jobs alone.
     """
 
     kind: str
     count: int
     candidates: frozenset[tuple[str, str]]
+    prepares: bool = False
+
+    def takes(self, slot: Slot) -> bool:
+        """Return whether the job can run in a slot."""
+        return (slot.node, slot.device) in self.candidates and (slot.index == PREPARING) == self.prepares
 
     def overlaps(self, other: "Demand") -> bool:
-        """Return whether two jobs compete for a device."""
+        """Return whether two jobs compete for a slot."""
+        if self.prepares != other.prepares:
+            return False
         return bool(self.candidates & other.candidates) or self.kind == other.kind
 
 
@@ -50,6 +61,8 @@ class _Waiting:
     row: JobRow
     demand: Demand
     announced: Position = Position()
+    trouble: str = ""
+    """Why it could not be started the last time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +84,15 @@ class JobQueue:
     def __init__(self, log: EventLog, devices: Iterable[Device]) -> None:
         self._log = log
         self._devices = list(devices)
-        self._holders: dict[Slot, Holder | None] = {slot: None for device in self._devices for slot in device.slots()}
+        slots = [slot for device in self._devices for slot in device.slots()]
+        slots += [Slot(device.node, CPU, PREPARING) for device in self._devices if device.id == CPU]
+        self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
         self._demands: dict[str, Demand] = {}
         self._waiting: dict[str, _Waiting] = {}
         self._wake = asyncio.Event()
+        self._pauses = Pauses()
+        self._troubled = False
+        """Whether something could not be started in this round, so that there is another one without news."""
         self.start: Callable[[str, tuple[Slot, ...]], Awaitable[bool]] | None = None
         self.prewarm: Callable[[], None] = lambda: None
         log.listeners.append(self._on_change)
@@ -106,7 +124,7 @@ class JobQueue:
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
         if record.WhichOneof("task") != "train":
-            return _demand([device for device in self._devices if device.id == CPU], 1)
+            return _demand([device for device in self._devices if device.id == CPU], 1, prepares=True)
         hardware = record.train.spec.hardware
         try:
             return _demand(matching(self._devices, hardware), max(1, hardware.count))
@@ -117,10 +135,16 @@ class JobQueue:
         """Mark slots as held by a job."""
         self._holders |= dict.fromkeys(slots, holder)
 
-    def release(self, slots: Iterable[Slot]) -> None:
-        """Free the slots of a process that is proven dead."""
-        self._holders |= {slot: None for slot in slots if slot in self._holders}
+    def release(self, slots: Iterable[Slot], uid: str) -> None:
+        """Free those slots of a job whose process is proven dead that no other job has been given since."""
+        self._free(slots, uid)
         self._wake.set()
+
+    def _free(self, slots: Iterable[Slot], uid: str) -> None:
+        for slot in slots:
+            holder = self._holders.get(slot)
+            if holder is not None and holder.uid == uid:
+                self._holders[slot] = None
 
     def wake(self) -> None:
         """Look again for jobs that can start."""
@@ -144,57 +168,92 @@ class JobQueue:
 
     def running_on(self, device: Device) -> list[str]:
         """Names of the jobs that hold a slot of a device."""
-        return [holder.name for slot in device.slots() if (holder := self._holders[slot]) is not None]
+        place = device.node, device.id
+        return [
+            holder.name
+            for slot, holder in self._holders.items()
+            if holder is not None and (slot.node, slot.device) == place
+        ]
 
     async def run(self) -> None:
         """Start jobs until cancelled."""
         while True:
             self._wake.clear()
+            self._troubled = False
             await self._start_all()
             await self._announce_positions()
             self._maybe_prewarm()
-            await self._wake.wait()
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait for news, or for the next try where something could not be started."""
+        if not self._troubled:
+            self._pauses.reset()
+        pause = self._pauses.following() if self._troubled else None
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), pause)
 
     def _maybe_prewarm(self) -> None:
-        holders = self._holders.values()
-        # A PREPARE job is short and often followed by a TRAIN job: ten seconds of imports fit beside it.
-        if any(holder is None or holder.task == job_pb2.TASK_KIND_PREPARE for holder in holders):
-            self.prewarm()
+        # A PREPARE job is often followed by a TRAIN job: ten seconds of imports fit beside it. Beside a run that takes
+        # the last slot they would not.
+        if any(holder is None for slot, holder in self._holders.items() if slot.index != PREPARING):
+            try:
+                self.prewarm()
+            except Exception as error:  # noqa: BLE001 - what only saves time must not stop the queue
+                self._troubled = True
+                log_failure(error, doing="prewarm_worker")
 
     async def _start_all(self) -> None:
         for waiting in list(self._waiting.values()):
             row = waiting.row
             slots = () if row.suspended else self._free_slots(waiting.demand)
+            waiting.trouble = ""
             if not slots or row.uid not in self._waiting:
                 continue
             self.hold(slots, Holder(row.uid, row.name, row.task))
-            if not await self._begin(row.uid, slots):
-                self.release(slots)
+            if not await self._begin(waiting, slots):
+                # Without waking this loop: what could not be started now is tried again after a pause.
+                self._free(slots, row.uid)
 
     def _free_slots(self, demand: Demand) -> tuple[Slot, ...]:
         """Free slots for a job, one of each device; none when it cannot have all that it needs."""
+        if demand.prepares and not self._has_room_beside_runs():
+            return ()
         free: dict[tuple[str, str], Slot] = {}
         for slot, holder in self._holders.items():
-            place = slot.node, slot.device
-            if holder is None and place in demand.candidates:
-                free.setdefault(place, slot)
+            if holder is None and demand.takes(slot):
+                free.setdefault((slot.node, slot.device), slot)
         chosen = tuple(free.values())[: demand.count]
         return chosen if len(chosen) == demand.count else ()
 
-    async def _begin(self, uid: str, slots: tuple[Slot, ...]) -> bool:
+    def _has_room_beside_runs(self) -> bool:
+        """Return whether a PREPARE job's process would not take the memory of a run on the CPU."""
+        if all(holder is None for slot, holder in self._holders.items() if slot.device == CPU):
+            return True
+        return all(device.free_bytes() >= PREPARE_BYTES for device in self._devices if device.id == CPU)
+
+    async def _begin(self, waiting: _Waiting, slots: tuple[Slot, ...]) -> bool:
+        try:
+            return await self._start_or_fail(waiting.row.uid, slots)
+        except Exception as error:  # noqa: BLE001 - one job that cannot start now must not stop the queue
+            why = error.reason if isinstance(error, DomainError) else type(error).__name__
+            waiting.trouble = f"it could not be started ({why}) and is tried again"
+            self._troubled = True
+            log_failure(error, doing="start_job", job=waiting.row.uid)
+        return False
+
+    async def _start_or_fail(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         assert self.start is not None  # noqa: S101 - set when the service is put together
         try:
             return await self.start(uid, slots)
         except DomainError as refusal:
+            if is_outage(refusal):
+                raise
             await self._fail(uid, refusal)
-        except Exception as error:  # noqa: BLE001 - one job that cannot start must not stop the queue
-            get_logger().error("job_not_started", job=uid, exc_info=error)
-            self._waiting.pop(uid, None)
         return False
 
     async def _fail(self, uid: str, refusal: DomainError) -> None:
-        """Fail a job whose inputs no longer exist, or whose folder cannot be made, before its first attempt."""
-        full = refusal.reason == "DISK_FULL"
+        """Fail a job whose inputs no longer exist."""
 
         def decide(transaction: Transaction, _connection: Connection) -> None:
             if transaction.row.state in states.WAITING:
@@ -203,7 +262,7 @@ class JobQueue:
                     refusal.reason,
                     refusal.message,
                     error=to_status(refusal),
-                    category=job_pb2.FAILURE_CATEGORY_CAPACITY if full else job_pb2.FAILURE_CATEGORY_USER,
+                    category=job_pb2.FAILURE_CATEGORY_USER,
                     retryable=refusal.retry_delay is not None,
                 )
 
@@ -212,11 +271,12 @@ class JobQueue:
     def _blocked_by(self, waiting: _Waiting, number: int) -> str:
         if waiting.row.suspended:
             return "suspended: the job is not queued yet"
+        if waiting.trouble:
+            return waiting.trouble
         demand = waiting.demand
-        running = sum(
-            holder is not None and (slot.node, slot.device) in demand.candidates
-            for slot, holder in self._holders.items()
-        )
+        if demand.prepares and not self._has_room_beside_runs():
+            return f"{PREPARE_BYTES >> 30} GiB of memory must be free beside the running job"
+        running = sum(holder is not None and demand.takes(slot) for slot, holder in self._holders.items())
         return f"{number - 1} jobs ahead and {running} running on {demand.kind}"
 
     async def _announce_positions(self) -> None:
@@ -241,5 +301,6 @@ class JobQueue:
             await self._log.change(waiting.row.uid, decide)
 
 
-def _demand(candidates: list[Device], count: int) -> Demand:
-    return Demand(candidates[0].kind, count, frozenset((device.node, device.id) for device in candidates))
+def _demand(candidates: list[Device], count: int, *, prepares: bool = False) -> Demand:
+    places = frozenset((device.node, device.id) for device in candidates)
+    return Demand(candidates[0].kind, count, places, prepares)

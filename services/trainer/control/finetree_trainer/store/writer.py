@@ -86,6 +86,7 @@ class Writer:
                 for work in group:
                     _run(connection, work)
         except Exception as error:  # noqa: BLE001 - whatever broke the transaction is the answer to all of its work
+            _leave_transaction(connection)
             failure = as_domain(error)
             for work in group:
                 work.failure = work.failure or failure
@@ -108,6 +109,19 @@ def _run(connection: Connection, work: _Work[Any]) -> None:
             # A full disk has rolled back the whole transaction already: the group fails as one, and of that.
             raise error from None
     connection.exec_driver_sql("RELEASE work")
+
+
+def _leave_transaction(connection: Connection) -> None:
+    """Roll back what a COMMIT that failed has left open: nothing else could ever be written behind it.
+
+    A connection that does not even do that is given up; the next transaction opens another one.
+    """
+    try:
+        driver = connection.connection.dbapi_connection
+        if driver is not None and getattr(driver, "in_transaction", False):
+            driver.rollback()
+    except (sqlite3.Error, DBAPIError):
+        connection.invalidate()
 
 
 def as_domain(error: Exception) -> Exception:

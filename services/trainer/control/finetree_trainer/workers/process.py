@@ -88,7 +88,7 @@ class Process:
 
     @classmethod
     def start(cls, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> "Process":
-        """Start a worker; its output goes to a file in its folder."""
+        """Start a worker; its output goes to a file in its folder. Raises OSError; then nothing of it runs."""
         private_folder(folder)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -108,13 +108,33 @@ class Process:
             # The worker has its own descriptor of the same lock; from here on the lock lives as long as it does.
             os.close(lock)
         note = {"pid": child.pid, "started": _start_ticks(child.pid)}
-        (folder / NOTE).write_text(json.dumps(note), encoding="ascii")
+        try:
+            (folder / NOTE).write_text(json.dumps(note), encoding="ascii")
+        except OSError:
+            # Nobody could find it again after a restart of the service.
+            child.kill()
+            child.wait()
+            raise
         return cls(folder, child.pid, child)
 
     @classmethod
     def adopt(cls, folder: Path, pid: int) -> "Process":
         """Watch a worker that an earlier run of the service started and that is known to be alive."""
         return cls(folder, pid, None)
+
+    def activity(self) -> tuple[int, ...] | None:
+        """What the process has done so far: clock ticks of processor time, bytes read, bytes written.
+
+        None where it cannot be told, and for a process that waits for a processor or a disk.
+        """
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            moved = Path(f"/proc/{self.pid}/io").read_text(encoding="ascii").split()
+        except OSError:
+            return None
+        if fields[0] in "RD" or not self._is_ours():
+            return None
+        return int(fields[11]), int(fields[12]), *(int(count) for count in moved[1::2])
 
     def terminate(self) -> None:
         """Ask the worker to end (SIGTERM)."""

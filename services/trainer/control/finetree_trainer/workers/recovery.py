@@ -9,12 +9,14 @@ from pathlib import Path
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data import journal
+from finetree_runtime.server.logging import get_logger
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog import ingest, states
 from finetree_trainer.joblog.log import EventLog, FencedError
 from finetree_trainer.joblog.transaction import Transaction
+from finetree_trainer.outages import until_done
 from finetree_trainer.store import attempts
 
 INTERRUPTIONS = 16
@@ -36,16 +38,25 @@ class DeadAttempt:
 async def close_attempt(log: EventLog, dead: DeadAttempt, *, retries: int) -> None:
     """Log the events that the attempt left in its journal, and decide what becomes of its job.
 
-    A failure of the machine is tried again `retries` times. An attempt that is closed already stays as it is.
+    A failure of the machine is tried again `retries` times. An attempt that is closed already stays as it is. While
+    the store is away, this waits for it: otherwise the job would have no worker and no end.
     """
-    await _replay(log, dead)
-    await log.change(dead.job, lambda transaction, connection: _close(transaction, connection, dead, retries=retries))
+
+    def close(transaction: Transaction, connection: Connection) -> None:
+        _close(transaction, connection, dead, retries=retries)
+
+    await until_done(lambda: _replay(log, dead), doing="replay_journal", job=dead.job)
+    await until_done(lambda: log.change(dead.job, close), doing="close_attempt", job=dead.job)
 
 
 async def _replay(log: EventLog, dead: DeadAttempt) -> None:
     """Log the events that never reached the service, up to the first that must not be logged."""
     row = await log.store.read(lambda connection: attempts.load(connection, dead.job, dead.attempt))
-    left = await asyncio.to_thread(journal.events_after, dead.folder, row.acknowledged if row else 0)
+    try:
+        left = await asyncio.to_thread(journal.events_after, dead.folder, row.acknowledged if row else 0)
+    except OSError as error:
+        get_logger().error("journal_unreadable", job=dead.job, attempt=dead.attempt, exc_info=error)
+        return
     for start in range(0, len(left), REPLAY_EVENTS):
         part = left[start : start + REPLAY_EVENTS]
 

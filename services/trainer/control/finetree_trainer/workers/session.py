@@ -4,6 +4,8 @@
 import asyncio
 import hashlib
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from finetree_api.worker.v1 import worker_pb2
@@ -83,12 +85,37 @@ class Worker:
     save_on_cancel: bool = False
     done: bool = False
     """Whether its outcome is in the log: nothing of it is needed any more."""
+    adopted: bool = False
+    """Whether an earlier run of the service started it: it is not loading its libraries, and must attach soon."""
+    handling: bool = False
+    """Whether a message of it is being handled now."""
+    silent: int = 0
+    still: int = 0
+    """Checks in a row without a message of it, and without progress of its process."""
+    activity: tuple[int, ...] | None = None
+    """What its process had done at the last check."""
+
+    @property
+    def expected(self) -> bool:
+        """Whether it has a stream, or had one, and so must be heard of."""
+        return self.adopted or self.attached.is_set()
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Note a message of the worker, which is handled in the block."""
+        self.handling = True
+        try:
+            yield
+        finally:
+            self.handling = False
+            self.silent = self.still = 0
 
     def attach(self, session: Session) -> None:
         """Take a stream as the worker's; an older one is closed, since a worker has one at a time."""
         if self.session is not None:
             self.session.close()
         self.session = session
+        self.silent = self.still = 0
         self.attached.set()
 
     def detach(self, session: Session) -> None:

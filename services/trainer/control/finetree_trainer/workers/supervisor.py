@@ -3,6 +3,7 @@
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from finetree_trainer.layout import Layout
 from finetree_trainer.scheduling.devices import Slot, placements
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts
+from finetree_trainer.workers.heartbeats import Heartbeats
 from finetree_trainer.workers.process import Liveness, Process, liveness, worker_environment
 from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
 from finetree_trainer.workers.session import Session, Worker, new_token, token_hash
@@ -37,12 +39,20 @@ from finetree_trainer.workers.termination import (
 
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
 
+CLOSE_SECONDS = 1.0
+"""How long a dead worker keeps its slot while the end of its attempt is written."""
+
 
 class Supervisor:
-    """All workers of this service. `on_released(slots)` is called when the process that held them is proven dead."""
+    """All workers of this service. `on_released(slots, uid)` is called when a job's process is proven dead."""
 
     def __init__(
-        self, log: EventLog, tasks: TaskBuilder, settings: Settings, *, on_released: Callable[[Sequence[Slot]], None]
+        self,
+        log: EventLog,
+        tasks: TaskBuilder,
+        settings: Settings,
+        *,
+        on_released: Callable[[Sequence[Slot], str], None],
     ) -> None:
         self._log, self._tasks, self._settings = log, tasks, settings
         self._on_released = on_released
@@ -52,14 +62,22 @@ class Supervisor:
         self._stopping = False
         self.measure = True
         """Whether the next idle worker measures the host's matrix rates: once in each run of the service."""
+        lease = settings.orphan_grace + settings.checkpoint_grace
+        self.heartbeats = Heartbeats(
+            self._workers.values, interval=settings.worker_heartbeat, lease=lease, end=self._kill
+        )
         private_folder(self._layout.workers)
 
     # ------------------------------------------------------------------------------------------------- start
 
     async def adopt(self, node: str) -> list[Worker]:
-        """Take over the attempts that an earlier run of the service left open on this node; they keep their slots."""
+        """Take over the attempts that an earlier run of the service left open on this node; they keep their slots.
+
+        Those whose worker is dead come first: a living one may have been given a slot of theirs.
+        """
         rows = await self._log.store.read(attempts.open_attempts)
-        for row in rows:
+        found = [(row, liveness(self._layout.workers / row.worker)) for row in rows]
+        for row, alive in sorted(found, key=lambda pair: pair[1] is not Liveness.DEAD):
             folder = self._layout.workers / row.worker
             worker = Worker(
                 id=row.worker,
@@ -69,9 +87,10 @@ class Supervisor:
                 attempt=row.attempt,
                 # The machine may have another name than it had then; its devices are the same.
                 slots=tuple(replace(Slot.parse(text), node=node) for text in row.slots.split(",")),
+                adopted=True,
             )
             self._workers[worker.id] = worker
-            match liveness(folder):
+            match alive:
                 case Liveness.ALIVE:
                     worker.process = Process.adopt(folder, row.pid)
                     self._spawn(self._watch_exit(worker, worker.process))
@@ -85,19 +104,24 @@ class Supervisor:
     async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
 
-        Raises NotFound for inputs of the job that no longer exist.
+        Raises NotFound for inputs of the job that no longer exist; DomainError and OSError of an outage, which changes
+        nothing.
         """
+        task = await self._tasks.build(uid, slots)
+        expected = (await self._log.row(uid)).attempt + 1
+        # Before the attempt exists: a full disk must not cost the job one.
+        self._tasks.make_folders(uid, expected)
         worker = self._idle_worker() or self._launch(measure=False)
         token = new_token()
-        task = await self._tasks.build(uid, slots)
         devices = ", ".join(slot.device for slot in slots)
 
         def begin(transaction: Transaction, connection: Connection) -> int:
-            if transaction.row.state not in states.WAITING or transaction.row.cancel_requested:
+            row = transaction.row
+            if row.state not in states.WAITING or row.cancel_requested or row.attempt + 1 != expected:
                 return 0
             attempt = transaction.begin_attempt(placements(slots))
             transaction.move(job_pb2.JOB_STATE_PREPARING, "STARTING", f"Attempt {attempt} starts on {devices}.")
-            row = attempts.AttemptRow(
+            started = attempts.AttemptRow(
                 job_uid=uid,
                 attempt=attempt,
                 token_hash=token_hash(token),
@@ -107,7 +131,7 @@ class Supervisor:
                 slots=",".join(map(str, slots)),
                 started=transaction.now,
             )
-            attempts.create(connection, row)
+            attempts.create(connection, started)
             return attempt
 
         attempt = (await self._log.change(uid, begin)).result
@@ -118,12 +142,7 @@ class Supervisor:
         return True
 
     def _assign(self, worker: Worker, task: worker_pb2.Task, token: str) -> None:
-        try:
-            worker.task = self._tasks.assign(task, worker.attempt, token)
-        except (DomainError, OSError) as error:
-            get_logger().error("task_not_assigned", job=worker.job, attempt=worker.attempt, exc_info=error)
-            self._kill(worker, "its folder could not be made")
-            return
+        worker.task = self._tasks.assign(task, worker.attempt, token)
         worker.send(worker_pb2.AttachResponse(task=worker.task))
         if worker.id not in self._workers:
             # It died between the choice and the transaction, when nothing knew yet that it had a job.
@@ -148,7 +167,11 @@ class Supervisor:
         arguments = ["--socket", socket, "--idle", *(["--measure"] if measure else [])]
         folder = self._layout.workers / str(uuid7())
         environment = worker_environment(os.environ, **{TOKEN_VARIABLE: token})
-        process = Process.start([*command, *arguments], environment, folder)
+        try:
+            process = Process.start([*command, *arguments], environment, folder)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         worker = Worker(folder.name, token_hash(token), process)
         self._workers[worker.id] = worker
         self._spawn(self._watch_exit(worker, process))
@@ -170,11 +193,13 @@ class Supervisor:
         if worker.job and worker.task is None:
             token = new_token()
             task = await self._tasks.build(worker.job, worker.slots)
-            worker.task = self._tasks.assign(task, worker.attempt, token)
+            task = self._tasks.assign(task, worker.attempt, token)
             uid, attempt, hashed = worker.job, worker.attempt, token_hash(token)
             await self._log.store.write(
                 lambda connection: attempts.renew_token(connection, uid, attempt, token_hash=hashed)
             )
+            # Not before its secret is stored: with another one the worker would be sent away.
+            worker.task = task
         return worker.task
 
     def on_attach(self, worker: Worker, session: Session) -> None:
@@ -279,8 +304,11 @@ class Supervisor:
         keep_in = self._layout.attempt(worker.job, worker.attempt) if worker.job else None
         if keep_in is not None:
             dead = DeadAttempt(worker.job, worker.attempt, keep_in, ending)
-            await close_attempt(self._log, dead, retries=self._settings.system_retries)
-            self._on_released(worker.slots)
+            closing = self._spawn(close_attempt(self._log, dead, retries=self._settings.system_retries))
+            # So that the job comes before others that wait for its slot; but its death is proof enough to free it.
+            await asyncio.wait((closing,), timeout=CLOSE_SECONDS)
+            self._on_released(worker.slots, worker.job)
+            await closing
         elif not self._stopping:
             get_logger().warning("idle_worker_ended", worker=worker.id, ending=ending)
         await asyncio.to_thread(remove_folder, self._layout.workers / worker.id, keep_in)

@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import training_data_pb2
@@ -76,30 +77,33 @@ class TaskBuilder:
             task.hub.CopyFrom(self._hub)
 
     def assign(self, task: worker_pb2.Task, attempt: int, token: str) -> worker_pb2.Task:
-        """Give a task to an attempt: its number, its secret and its folders, which are made.
-
-        Raises ResourceExhausted DISK_FULL, OSError.
-        """
-        uid, layout, cache_bytes = task.job_uid, self._layout, self._settings.token_cache_bytes
-        work, artifacts, checkpoints = (
-            layout.attempt(uid, attempt),
-            layout.artifacts(uid, attempt),
-            layout.checkpoints(uid),
-        )
+        """Give a task to an attempt: its number, its secret and its folders."""
+        work, artifacts, checkpoints = self._folders(task.job_uid, attempt)
+        cache_bytes = self._settings.token_cache_bytes
         task.attempt, task.token = attempt, token
         task.folders.CopyFrom(
             worker_pb2.TaskFolders(
                 work_dir=str(work),
                 artifact_dir=str(artifacts),
                 checkpoint_dir=str(checkpoints),
-                token_cache_dir=str(layout.tokens) if cache_bytes else "",
+                token_cache_dir=str(self._layout.tokens) if cache_bytes else "",
                 token_cache_bytes=cache_bytes,
             )
         )
-        with full_disk_refused():
-            for folder in (work, artifacts, checkpoints):
-                private_folder(folder)
         return task
+
+    def make_folders(self, uid: str, attempt: int) -> None:
+        """Make the folders of an attempt, those that are there excepted.
+
+        Raises ResourceExhausted DISK_FULL, OSError.
+        """
+        with full_disk_refused():
+            for folder in self._folders(uid, attempt):
+                private_folder(folder)
+
+    def _folders(self, uid: str, attempt: int) -> tuple[Path, Path, Path]:
+        layout = self._layout
+        return layout.attempt(uid, attempt), layout.artifacts(uid, attempt), layout.checkpoints(uid)
 
     async def _file(self, uid: str, source: training_data_pb2.DatasetSource) -> str:
         if uid:

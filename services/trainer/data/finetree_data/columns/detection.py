@@ -15,19 +15,20 @@ from finetree_data.columns.names import (
     QUESTIONS,
     RIGHT,
     SYSTEMS,
+    THOUGHTS,
     TOOLS,
-    VERDICTS,
 )
-from finetree_data.columns.suggestions import advice_for, has_choices, is_transposed_table
+from finetree_data.columns.speakers import speakers_of
+from finetree_data.columns.suggestions import advice_for, has_choices, is_transposed_table, other_answers
 from finetree_data.columns.template_marks import rendered_by
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 
+TRANSCRIPT_HEAD = 1_000
+"""Characters of a text in which speakers are looked for."""
+
 CHOSEN_LEARNED = Remark(
     "CHOSEN_ANSWERS_LEARNED", "Preference pairs: the chosen answers are learned, the rejected ones are skipped."
-)
-BAD_ANSWERS_SKIPPED = Remark(
-    "BAD_ANSWERS_SKIPPED", "Rows whose label is false are bad answers (as for KTO): they are skipped."
 )
 FIRST_ANSWER_LEARNED = Remark("FIRST_ANSWER_LEARNED", "Of several answers to a question, the first one is learned.")
 
@@ -40,9 +41,6 @@ def detect_mapping(value: dict[str, Any]) -> Mapping | None:
     parts = usual_columns(value, row_format) | extra_columns(value)
     learned = parts.get("completion", parts.get("turns", "")).lower().partition(".")[0]
     remarks = [CHOSEN_LEARNED] * ("chosen" in parts or learned in CHOSEN)
-    verdict = first_of(by_lower(value), VERDICTS)
-    if row_format is not RowFormat.TEXT and isinstance(value.get(verdict), bool):
-        parts, remarks = parts | {"verdict": verdict}, [*remarks, BAD_ANSWERS_SKIPPED]
     if parts.get("completion") == "answers.text.0":
         remarks.append(FIRST_ANSWER_LEARNED)
     return Mapping(row_format, parts, remarks=tuple(remarks))
@@ -71,7 +69,10 @@ def _turns(value: dict[str, Any]) -> str:
     found = first_of(names, CONVERSATIONS)
     # Some names also mean a conversation in one text: SAMSum's "dialogue".
     certain = found.lower() in CONVERSATIONS[:2]
-    if found and (certain or value[found] is None or isinstance(value[found], list) or _is_conversation(value[found])):
+    # With an answer beside it, the conversation is what the answer is about.
+    paired = any(one == found.lower() and other in names for one, other in PAIRS)
+    spoken = found and (value[found] is None or isinstance(value[found], list) or _is_conversation(value[found]))
+    if found and (certain or (spoken and not (paired and isinstance(value[found], str)))):
         return found
     if _is_strings(value.get("data")):  # UltraChat
         return "data"
@@ -100,6 +101,9 @@ def _pair(value: dict[str, Any]) -> tuple[str, str]:
     asked, answered = first_of(names, QUESTIONS), first_of(names, ANSWERS) or first_of(names, CHOSEN)
     if asked and answered and asked != answered:
         return (asked, answered) if _is_meant(answered, names) else ("", "")
+    right = first_of(names, RIGHT)
+    if asked and right and not has_choices(names) and not other_answers(names, right):
+        return asked, right
     found = (pair for pair in PAIRS if pair[0] in names and pair[1] in names and _is_meant(pair[1], names))
     pair = next(found, None)
     if pair is not None:
@@ -132,7 +136,9 @@ def _is_strings(value: Any) -> bool:
 
 def _is_conversation(value: Any) -> bool:
     """Return whether a text is a conversation: as JSON, or as Glaive marks turns."""
-    return isinstance(value, str) and value.lstrip().startswith(("[", "USER:"))
+    return isinstance(value, str) and (
+        value.lstrip().startswith(("[", "USER:")) or len(set(speakers_of(value[:TRANSCRIPT_HEAD]))) > 1
+    )
 
 
 def _speaks_sharegpt(turns: Any) -> bool:
@@ -163,4 +169,6 @@ def extra_columns(value: dict[str, Any]) -> dict[str, str]:
     """Columns beside a conversation, or a question and its answer; later rows may have them if this one has not."""
     names = by_lower(value)
     found = {"system": first_of(names, SYSTEMS) or "system", "tools": first_of(names, TOOLS) or "tools"}
-    return found if _turns(value) else found | {"history": names.get("history", "history")}
+    if _turns(value):
+        return found
+    return found | {"history": names.get("history", "history"), "thought": first_of(names, THOUGHTS) or THOUGHTS[0]}

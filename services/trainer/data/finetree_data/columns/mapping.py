@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mappings of a row's parts to columns, and how values are looked up."""
 
+import ast
+import json
+from collections.abc import Collection
+from collections.abc import Mapping as Parts
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetree_data.errors import RowError
+from finetree_data.errors import RowError, encodable
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 
-PARTS = ("turns", "prompt", "completion", "text", "chosen", "context", "history", "system", "tools", "verdict")
+PARTS = (
+    *("turns", "prompt", "completion", "text", "chosen", "context", "history", "system", "tools", "thought", "verdict"),
+)
 """Parts of a row: turns; prompt and completion, or text; the chosen answer of a preference pair, which follows the
-turns; the context of a prompt; turns before it; system and tools; whether an answer is a good one."""
+turns; the context of a prompt; turns before it; system and tools; the thought before an answer; whether an answer is a
+good one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +38,35 @@ class Mapping:
         return tuple(self.parts[part] for part in ("turns", "prompt", "completion", "text") if part in self.parts)
 
 
-def columns_remark(mapping: Mapping, value: dict[str, Any]) -> Remark:
-    """Describe which columns of a row are read as what, and which are not read."""
-    read = ", ".join(f'{part} from "{path[:60]}"' for part, path in mapping.parts.items() if has(value, path))
-    used = {path if path in value else path.partition(".")[0] for path in mapping.parts.values()}
-    rest = [name[:60] for name in value if name not in used]
-    more = ", …" if len(rest) > 12 else ""
-    left = f" Not read: {', '.join(rest[:12])}{more}." if rest else ""
-    return Remark("COLUMNS_READ", f"Read as {mapping.row_format.value}: {read}.{left}")
+def columns_remark(mapping: Mapping, names: Collection[str], unread: list[str]) -> Remark:
+    """Describe which of a file's columns are read as what, and which are not read."""
+    parts = present_parts(mapping, names)
+    read = ", ".join(f'{part} from "{path[:60]}"' for part, path in parts.items())
+    more = ", …" if len(unread) > 12 else ""
+    left = f" Not read: {', '.join(name[:60] for name in unread[:12])}{more}." if unread else ""
+    return Remark("COLUMNS_READ", encodable(f"Read as {mapping.row_format.value}: {read}.{left}"))
+
+
+def present_parts(mapping: Mapping, names: Collection[str]) -> dict[str, str]:
+    """Return the parts whose column the file has; others are read once a row has one."""
+    return {part: path for part, path in mapping.parts.items() if path in names or path.partition(".")[0] in names}
+
+
+def columns_of(mapping: Mapping) -> frozenset[str]:
+    """Return the columns that a mapping reads, those around nested paths too."""
+    paths = mapping.parts.values()
+    return frozenset({*paths, *(path.partition(".")[0] for path in paths)})
+
+
+def quoted_mapping(parts: Parts[str, str]) -> str:
+    """Write a mapping as a user may copy it: {prompt: question, completion: "the answer"}."""
+    return f"{{{', '.join(f'{part}: {quoted(path)}' for part, path in parts.items())}}}"
+
+
+def quoted(name: str) -> str:
+    """Write a column's name, in quotation marks where it needs them."""
+    short = name[:60]
+    return short if short.replace("-", "_").replace(".", "_").isidentifier() else json.dumps(short, ensure_ascii=False)
 
 
 def optional(value: dict[str, Any], path: str) -> Any:
@@ -77,6 +105,8 @@ def lookup(value: Any, path: str) -> Any:
     if isinstance(value, dict) and path in value:
         return value[path]
     for name in path.split("."):
+        if isinstance(value, str):
+            value = parse_list(value)
         if isinstance(value, dict) and name in value:
             value = value[name]
         elif isinstance(value, list) and name.isdecimal() and len(name) < 9 and int(name) < len(value):
@@ -84,3 +114,25 @@ def lookup(value: Any, path: str) -> Any:
         else:
             raise RowError(path, "is missing")
     return value
+
+
+MAX_LITERAL = 1 << 20
+"""Longest list in Python's notation that is parsed, in characters."""
+
+
+def parse_list(text: str) -> Any:
+    """Parse a list or an object in JSON's or Python's notation; None for other texts.
+
+    Only literals: nothing is evaluated.
+    """
+    if text[:1] not in ("[", "{") or len(text) > MAX_LITERAL:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, list | dict) else None

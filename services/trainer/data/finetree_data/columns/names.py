@@ -29,6 +29,7 @@ PAIRS = (
     ("request", "response"),  # YandexGPT
     ("prompt", "referenceresponse"),  # Bedrock's evaluations
     ("prompt", "canonical_solution"),  # HumanEval
+    ("prompt", "code"),  # MBPP, sanitized
     ("context", "continuation"),  # LLM Foundry's LAMBADA
     ("document", "summary"),  # XSum
     ("article", "highlights"),  # CNN/DailyMail
@@ -46,7 +47,10 @@ PAIRS = (
 )
 """Names of a question and an answer that mean that only together."""
 
-CHOSEN = ("chosen", "chosen_messages", "chosen_response", "preferred_output")
+CHOSEN = (
+    *("chosen", "chosen_messages", "chosen_response", "preferred_output", "chosen_answer", "chosen_output"),
+    *("chosen_completion", "preferred", "preferred_response", "preferred_answer", "better_response", "better_answer"),
+)
 """Names of the better answer of a preference pair (HH-RLHF, UltraFeedback; LLaMA-Factory; OpenAI)."""
 
 LABELS = (
@@ -62,12 +66,25 @@ SYSTEMS = ("system", "system_prompt", "systeminstruction", "system_instruction")
 """Usual names of a system message (LLaMA-Factory; OpenOrca; Gemini)."""
 TOOLS = ("tools", "functions", "toolconfig")
 """Usual names of the functions that may be called (OpenAI, Anthropic, Gemini; OpenAI's former; Bedrock)."""
-VERDICTS = ("label", "kto_tag", "is_correct", "correct")
-"""Usual names of whether an answer is a good one (true or false: TRL's KTO; LLaMA-Factory; sampled solutions)."""
+CERTAIN_VERDICTS = (
+    *("kto_tag", "kto_label", "is_correct", "desirable", "is_desirable", "is_good", "is_preferred", "is_chosen"),
+    *("is_accepted", "is_accepted_answer", "accepted", "is_right", "is_valid", "is_helpful", "thumbs_up", "thumbs"),
+    "verdict",
+)
+"""Names of whether an answer is a good one (LLaMA-Factory's KTO; sampled solutions), whatever it is written as."""
+THOUGHTS = ("reasoning_content", "thinking")
+"""Names of what is thought before an answer (DeepSeek; Anthropic): learned in front of it, as in a turn."""
+VERDICTS = (*CERTAIN_VERDICTS, "correct", "label", "feedback", "rating", "quality")
+"""Usual names of whether an answer is a good one; "label" (TRL's KTO) and those around it may be of something else."""
 
-EXAMINED = ("response", "answer", "output", "generation")
+EXAMINED = ("response", "answer", "output", "generation", "completion", "prediction")
 """Names of an answer that may be a model's, under examination, if the right one stands beside it."""
-RIGHT = ("gold", "ground_truth", "ground_truths")
+RIGHT = (
+    *("gold", "ground_truth", "ground_truths", "gt", "gt_answer", "gt_output", "gold_answer", "golden_answer"),
+    *("reference_answer", "reference_output", "reference_response", "expected_answer", "expected_output", "expected"),
+    *("expected_response", "ground_truth_answer", "groundtruth", "gold_output", "correct_answer", "correct_response"),
+    *("true_answer", "gold_label", "ref_answer", "target_answer", "label_answer", "right_answer", "standard_answer"),
+)
 """Names of the right answer beside one under examination (Abel; Ragas). A "reference" is one beside a response alone:
 beside an answer it may be where that comes from."""
 

@@ -2,14 +2,19 @@
 """Finds the mapping of a file: by the usual names in its first valid row, or as the user names its columns."""
 
 import difflib
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from finetree_data.columns.detection import detect_mapping, detect_row_format, extra_columns, usual_columns
-from finetree_data.columns.mapping import Mapping, list_columns
+from finetree_data.columns.mapping import Mapping, by_lower, first_of, list_columns
+from finetree_data.columns.names import CONTEXTS, SYSTEMS, THOUGHTS, TOOLS
 from finetree_data.columns.suggestions import unknown_columns
 from finetree_data.errors import DatasetError
 from finetree_data.options import Columns, RowFormat
 
+OPTIONAL = ("input", "system", "tools", "verdict")
+"""Named columns that a row may lack, so that the first one says nothing of whether the file has them."""
 _MAIN = ("turns", "prompt", "completion", "text")
 
 
@@ -26,7 +31,8 @@ def find_mapping(value: dict[str, Any], row_format: RowFormat | None, columns: C
             raise unknown_columns(value)
         return found
     for part, path in named.items():
-        _require_column(value, part, path)
+        if part not in OPTIONAL:
+            require_column(value, part, path)
     return _parts(value, row_format or _format_of_names(named) or _require_format(value), named)
 
 
@@ -58,11 +64,13 @@ def _parts(value: dict[str, Any], row_format: RowFormat, named: dict[str, str]) 
         "text": named.get("text"),
         "system": named.get("system"),
         "tools": named.get("tools"),
+        "verdict": named.get("verdict"),
     }
     if "input" in named:
         given["context" if given["prompt"] or row_format is RowFormat.INSTRUCTION else "prompt"] = named["input"]
     mine = {part for part in parts if part in _MAIN}
-    kept = {part: path for part, path in given.items() if path and part in mine | {"system", "tools", "context"}}
+    beside = {"system", "tools", "context", "verdict"}
+    kept = {part: path for part, path in given.items() if path and part in mine | beside}
     parts |= kept
     if parts.get("context") in (parts.get("prompt"), parts.get("completion")):
         parts.pop("context", None)
@@ -77,7 +85,29 @@ def _parts(value: dict[str, Any], row_format: RowFormat, named: dict[str, str]) 
     return Mapping(row_format, parts, named=bool(named))
 
 
-def _require_column(value: dict[str, Any], part: str, path: str) -> None:
+_LATER = {"context": CONTEXTS, "system": SYSTEMS, "tools": TOOLS, "history": ("history",), "thought": THOUGHTS}
+"""Usual names of the parts that a row may lack."""
+
+
+def with_later_columns(mapping: Mapping, new: Collection[str], before: Collection[str]) -> Mapping:
+    """Return the mapping for rows that have `new` columns, which none of the rows `before` had.
+
+    A part that no row had so far is read from then on: no row before is read in another way by it.
+    """
+    names = by_lower(dict.fromkeys(new))
+    parts = dict(mapping.parts)
+    for part, usual in _LATER.items():
+        if part not in parts or parts[part] in before or parts[part] in new:
+            continue
+        wanted = usual[1:] if part == "context" and mapping.row_format is not RowFormat.INSTRUCTION else usual
+        column = first_of(names, wanted)
+        if column and column not in parts.values():
+            parts[part] = column
+    return mapping if parts == mapping.parts else replace(mapping, parts=parts)
+
+
+def require_column(value: dict[str, Any], part: str, path: str) -> None:
+    """Raise DatasetError COLUMN_NOT_FOUND unless a row, or the names of all rows, has a named column."""
     if present(value, path):
         return
     near = difflib.get_close_matches(path, list(value), n=1, cutoff=0.5)

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Advice for rows whose columns show no format: a mapping that would read them, where there is one."""
 
-import json
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from finetree_data.columns.mapping import by_lower, first_of, list_columns, lookup
+from finetree_data.columns.mapping import by_lower, first_of, list_columns, lookup, quoted
 from finetree_data.columns.names import CHOICE, CONVERSATIONS, EXAMINED, LABELS, QUESTIONS, RIGHT
 from finetree_data.errors import RowError
 
@@ -19,6 +18,15 @@ _COMPARED = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_a
 def has_choices(names: Collection[str]) -> bool:
     """Return whether columns hold choices: all of them in one, or one each."""
     return bool({"choices", "options"} & set(names)) or sum(bool(CHOICE.fullmatch(name)) for name in names) > 2
+
+
+def other_answers(names: dict[str, str], right: str) -> list[str]:
+    """Return the columns beside the right answer that may be an answer too, by a word in their names."""
+    return [
+        column
+        for name, column in names.items()
+        if column != right and any(answer in name for answer in (*EXAMINED, "solution", "rationale", "reasoning"))
+    ]
 
 
 def is_transposed_table(value: dict[str, Any]) -> bool:
@@ -58,9 +66,10 @@ def _mapped(value: dict[str, Any], by: dict[str, str]) -> str:
         if {one, other} <= set(by):
             parts = f"prompt: {by[one]}, input: {by[other]}, completion: {label}"
             return f"to learn the label of the two texts, map columns {{{parts}}}"
-    asked, examined, right = first_of(by, QUESTIONS), first_of(by, EXAMINED), first_of(by, (*RIGHT, "reference"))
+    asked, right = first_of(by, QUESTIONS), first_of(by, (*RIGHT, "reference"))
+    examined = first_of(by, EXAMINED) or next(iter(other_answers(by, right)), "")
     if asked and examined and right:
-        one, other = (f"columns {{prompt: {_quoted(asked)}, completion: {_quoted(it)}}}" for it in (right, examined))
+        one, other = (f"columns {{prompt: {quoted(asked)}, completion: {quoted(it)}}}" for it in (right, examined))
         return f"it has two answers; map {one} to learn the right one, or {other} to learn the other"
     return ""
 
@@ -99,12 +108,12 @@ def _example(value: dict[str, Any]) -> str:
         answered = beside
     answered = answered or next((path for path in rest if path != asked), "")
     if asked and answered:
-        pair = f"columns {{prompt: {_quoted(asked)}, completion: {_quoted(answered)}}}"
+        pair = f"columns {{prompt: {quoted(asked)}, completion: {quoted(answered)}}}"
         plain = asked if texts[asked] in _PLAIN else beside
         if plain:
-            return f"{pair} to learn the {answered}, or columns {{text: {_quoted(plain)}}} to learn the text"
+            return f"{pair} to learn the {answered}, or columns {{text: {quoted(plain)}}} to learn the text"
         return pair
-    return f"columns {{text: {_quoted(asked)}}}" if asked else "columns {prompt: …, completion: …}"
+    return f"columns {{text: {quoted(asked)}}}" if asked else "columns {prompt: …, completion: …}"
 
 
 _PLAIN = ("text", "document", "content", "body")
@@ -136,8 +145,3 @@ def _likeliest(texts: dict[str, str], wanted: tuple[str, ...]) -> str:
     whole = (path for name in wanted for path, found in texts.items() if found == name)
     part = (path for name in wanted for path, found in texts.items() if name in found)
     return next(whole, "") or next(part, "")
-
-
-def _quoted(name: str) -> str:
-    short = name[:60]
-    return short if short.replace("-", "_").replace(".", "_").isidentifier() else json.dumps(short, ensure_ascii=False)

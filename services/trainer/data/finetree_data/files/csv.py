@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of CSV and TSV tables, and of plain text."""
+"""Rows of CSV and TSV tables."""
 
 import csv
 import io
@@ -8,26 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetree_data.errors import DatasetError, RowError
-from finetree_data.files.content import MAX_ROW_BYTES, Content, decode, undecodable
-from finetree_data.files.json_lines import Record, lines
+from finetree_data.files.content import MAX_ROW_BYTES, Content, undecodable
+from finetree_data.files.json_lines import Record
 
 DELIMITERS = ",\t;|"
 """Delimiters of tables; the header shows which one a table has."""
-
-
-def text_lines(stream: Content) -> Iterator[Record]:
-    """Yield the lines of plain text that are not blank: as Hugging Face's "text" loader, each one is a row."""
-    for number, line in lines(stream):
-        if len(line) > MAX_ROW_BYTES:
-            yield number, RowError("text", f"is a line of more than {MAX_ROW_BYTES} bytes")
-            continue
-        if b"\x00" in line:
-            yield number, RowError("text", "has a NUL byte, which no text has")
-            continue
-        try:
-            yield number, {"text": decode(line, first=number == 1).rstrip("\r\n")}
-        except ValueError as error:
-            yield number, RowError("text", str(error))
 
 
 def find_delimiter(head: str) -> str:

@@ -9,15 +9,16 @@ from typing import Any
 from finetree_data.columns.detection import detect_mapping
 from finetree_data.columns.mapping import Mapping, has, list_columns, lookup, optional
 from finetree_data.columns.template_marks import rendered_by, without_end
-from finetree_data.errors import EmptyTextError, MarkedRowError, MixedFormatError, RowError
+from finetree_data.errors import EmptyTextError, MixedFormatError, RowError
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
 from finetree_data.rows.content_parts import parse_parts
-from finetree_data.rows.messages import SPEAKERS, conversation, parse_turns, transcript
+from finetree_data.rows.messages import SPEAKERS, conversation, is_conversation, parse_turns, with_thought
 from finetree_data.rows.rendered_chat import READ_BACK, parse_rendered
 from finetree_data.rows.row import Message, Row
 from finetree_data.rows.text import require_text
 from finetree_data.rows.tool_calls import parse_text_calls, parse_tools
+from finetree_data.rows.transcripts import transcript
 
 MEDIA = frozenset(
     f"{kind}{more}"
@@ -33,9 +34,6 @@ def to_row(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
         _refuse_other(value, mapping)
     if not mapping.named:
         _refuse_media(value, mapping)
-    verdict = mapping.parts.get("verdict", "")
-    if verdict and value.get(verdict) is False:
-        raise MarkedRowError(verdict, "is false: the file marks this as a bad answer")
     if mapping.row_format is RowFormat.TEXT:
         path = mapping.parts["text"]
         text = require_text(lookup(value, path), path)
@@ -78,7 +76,7 @@ def _chat(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     found = lookup(value, path)
     if isinstance(found, str) and rendered_by(found):
         turns = parse_rendered(found, path)
-    elif isinstance(found, str) and not found.lstrip().startswith("["):
+    elif isinstance(found, str) and not found.lstrip().startswith(("[{", "[[", "['", '["')):
         turns = transcript(found, path)
         if not turns:
             parse_turns(found, path)  # says what is wrong with it
@@ -117,7 +115,7 @@ def _answer(value: Any, path: str) -> tuple[Message, ...]:
     if isinstance(value, int | float) and not isinstance(value, bool):
         # A table's cell with a number is a text, so is a number; NaN and Infinity stand for nothing, as in a JSON file.
         value = json.dumps(value) if math.isfinite(value) else None
-    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+    if (isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value)) or is_conversation(value):
         return conversation(value, path)
     return (Message("assistant", require_text(value, path)),)
 
@@ -133,7 +131,7 @@ def _pair(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     elif rendered_by(prompt):
         turns = _rendered_pair(value, mapping, prompt, require_text(completion, answered))
     else:
-        answer = _answer(completion, answered)
+        answer = _thoughtful(_answer(completion, answered), value, mapping)
         whole = answer[0].role != "assistant"  # of a preference pair, the question is in it
         turns = answer if whole else (*_question(value, prompt, mapping), *answer)
     system = _system(value, mapping)
@@ -142,10 +140,22 @@ def _pair(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     return Row(number, _without_marks(turns, answered), tools=_tools(value, mapping))
 
 
+def _thoughtful(answer: tuple[Message, ...], value: dict[str, Any], mapping: Mapping) -> tuple[Message, ...]:
+    """Put what was thought before an answer in front of it."""
+    path = mapping.parts.get("thought", "")
+    thought = optional(value, path)
+    if not thought or path == mapping.parts["completion"] or answer[-1].role != "assistant":
+        return answer
+    text = require_text(thought, path, may_be_empty=True)
+    return (*answer[:-1], replace(answer[-1], content=with_thought(answer[-1].content, text, path)))
+
+
 def _rendered_pair(value: dict[str, Any], mapping: Mapping, prompt: str, completion: str) -> tuple[Message, ...]:
     """Read back a prompt that a template has rendered, and the answer to it, which may begin with its header."""
     path, answered = mapping.parts["prompt"], mapping.parts["completion"]
-    beside = next((part for part in ("context", "history") if optional(value, mapping.parts.get(part, ""))), "")
+    beside = next(
+        (part for part in ("context", "history", "thought") if optional(value, mapping.parts.get(part, ""))), ""
+    )
     if beside:
         raise RowError(path, f'is rendered by a chat template, and "{mapping.parts[beside]}" beside it is not in it')
     if rendered_by(completion) or completion.lstrip().startswith("[/INST]"):
@@ -158,11 +168,11 @@ def _rendered_pair(value: dict[str, Any], mapping: Mapping, prompt: str, complet
 
 def _question(value: dict[str, Any], prompt: Any, mapping: Mapping) -> tuple[Message, ...]:
     path = mapping.parts["prompt"]
-    if isinstance(prompt, list):  # TRL's conversational prompt
+    if isinstance(prompt, list) or is_conversation(prompt):  # TRL's conversational prompt, in a table as text
         return parse_turns(prompt, path)
     about, earlier = _words(value, mapping, "context"), mapping.parts.get("history", "")
     text = require_text(prompt, path, may_be_empty=mapping.row_format is RowFormat.PROMPT_COMPLETION or bool(about))
-    question = Message("user", f"{text}\n\n{about}" if about else text)
+    question = Message("user", "\n\n".join(part for part in (text.lstrip("\n"), about) if part))
     history = optional(value, earlier)
     return (*parse_turns(history, earlier), question) if history else (question,)
 
@@ -185,6 +195,8 @@ def _system(value: dict[str, Any], mapping: Mapping) -> str:
 def _words(value: dict[str, Any], mapping: Mapping, part: str) -> str:
     path = mapping.parts.get(part, "")
     found = optional(value, path)
+    if part == "context" and _are_texts(found):  # passages, each of them a text
+        found = "\n\n".join(found)
     text = "" if found is None else require_text(found, path, may_be_empty=True)
     return text.removeprefix("SYSTEM: ") if text.strip() else ""  # Glaive's begin so
 

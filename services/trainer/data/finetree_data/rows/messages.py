@@ -12,19 +12,21 @@ from finetree_data.rows.content_parts import THOUGHT, ParsedParts, parse_parts
 from finetree_data.rows.row import Message
 from finetree_data.rows.text import parse_json_cell, require_text, text_of
 from finetree_data.rows.tool_calls import parse_text_calls, parse_turn_calls
+from finetree_data.rows.transcripts import labelled
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
 """Roles that a message may have."""
 
 ALIASES = {
     **{role: role for role in ROLES},
-    **dict.fromkeys(("human", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("human", "prompter", "customer", "client", "caller", "patient"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing", "bard", "agent"), "assistant"),
     **dict.fromkeys(("function", "observation", "function_response", "tool_response", "ipython"), "tool"),
     **dict.fromkeys(("function_call", "tool_call"), "call"),
 }
 """Names of the roles in datasets: ShareGPT's human and gpt, OpenAssistant's prompter, Gemini's model, Cohere's chatbot,
-OpenAI's former function, LLaMA-Factory's observation and function_call ("call": an assistant's turn that is a call)."""
+customer and agent of support transcripts, OpenAI's former function, LLaMA-Factory's observation and function_call
+("call": an assistant's turn that is a call)."""
 
 SPEAKERS = ("role", "from", "speaker", "sender", "author")
 """Keys of a turn's speaker (OpenAI, ShareGPT; Cohere's examples; OpenDialKG; PaLM)."""
@@ -32,17 +34,13 @@ TEXTS = ("content", "value", "parts", "text", "message")
 """Keys of a turn's text (OpenAI, ShareGPT, Gemini, YandexGPT, Cohere)."""
 _UNLEARNED = ("weight", "loss_weight", "loss", "train", "trainable")
 """Keys that mark a turn as context where they are 0 or false (OpenAI, LLaMA-Factory, ms-swift, Axolotl)."""
-_TRANSCRIPTS = (
-    re.compile(r"(?:^|\n\n)(Human|Assistant): ?"),
-    re.compile(r"\[\|(Human|AI)\|\]"),
-    re.compile(r"(?:^|\n)(USER|ASSISTANT|FUNCTION RESPONSE): ?"),
-)
-"""Markers of speakers in conversations written as one text (HH-RLHF, Baize, Glaive)."""
-_MARKED = {
-    **dict.fromkeys(("Human", "USER"), "user"),
-    **dict.fromkeys(("Assistant", "AI", "ASSISTANT"), "assistant"),
-    "FUNCTION RESPONSE": "tool",
-}
+
+_BEGINS_TURNS = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
+
+
+def is_conversation(text: Any) -> bool:
+    """Return whether a text is a list of messages in the notation of JSON or Python."""
+    return isinstance(text, str) and text.lstrip()[:1] == "[" and _BEGINS_TURNS.match(text) is not None
 
 
 def conversation(turns: Any, place: str) -> tuple[Message, ...]:
@@ -72,27 +70,15 @@ def parse_turns(turns: Any, place: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def transcript(text: str, place: str) -> tuple[Message, ...]:
-    """Parse a conversation in one text with markers of its speakers; no turns where it has no markers."""
-    for marks in _TRANSCRIPTS:
-        pieces = marks.split(text)
-        roles = [_MARKED[mark] for mark in pieces[1::2]]
-        if "user" in roles and len(set(roles)) > 1:
-            texts = (words.replace("<|endoftext|>", "").strip() for words in pieces[2::2])  # Glaive's answers end so
-            turns = list(zip(roles, texts, strict=True))
-            # Baize's transcripts end in the mark of a question that nobody asked.
-            while turns and not turns[-1][1]:
-                turns.pop()
-            return tuple(Message(role, require_text(words, place)) for role, words in turns)
-    return ()
-
-
 def _alternating(turns: list[str], place: str) -> tuple[Message, ...]:
     # UltraChat's own files and DailyDialog: question and answer in turn, the user first.
     if place.rpartition(".")[2].lower() == "turns":  # FastChat's questions: each of them is a user's
         raise RowError(place, "are texts without a speaker; write {role, content} objects")
     if len(turns) < 2:
         raise EmptyTextError(place, "has no assistant message, so there is nothing to learn")
+    named = labelled(turns, place)
+    if named:
+        return tuple(Message(role, require_text(words, f"{place}[{i}]")) for i, (role, words) in enumerate(named))
     roles = ("user", "assistant")
     return tuple(Message(roles[i % 2], require_text(turn, f"{place}[{i}]")) for i, turn in enumerate(turns))
 
@@ -154,7 +140,11 @@ def _message(turn: dict[str, Any], place: str, speaker: str) -> tuple[Message, .
     words = require_text(found.text, f"{place}.{key}", may_be_empty=bool(calls) or role == "tool")
     message = Message(
         role,
-        _with_thought(words, found.thought or turn.get("reasoning_content"), place) if role == "assistant" else words,
+        with_thought(words, found.thought or turn.get("reasoning_content"), place)
+        if role == "assistant"
+        else words.lstrip("\n")
+        if role == "user"
+        else words,
         tool_calls=calls,
         tool_call_id=_short(turn, "tool_call_id"),
         name=_short(turn, "name"),
@@ -173,8 +163,8 @@ def _parse_content(turn: dict[str, Any], key: str, place: str) -> ParsedParts:
     return ParsedParts(text_of(turn, key, f"{place}.", may_be_empty=True))
 
 
-def _with_thought(words: str, thought: Any, place: str) -> str:
-    """Put the thought before the text, unless it is there already."""
+def with_thought(words: str, thought: Any, place: str) -> str:
+    """Put the thought before the text, unless it is there already. Raises RowError."""
     text = require_text(thought, f"{place}.reasoning_content", may_be_empty=True) if thought else ""
     return THOUGHT.format(text.strip()) + words if text.strip() and "</think>" not in words else words
 

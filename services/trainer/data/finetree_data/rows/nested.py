@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetree_data.errors import EmptyTextError, MarkedRowError, RowError
+from finetree_data.rows.comparisons import chosen_row, is_comparison
 
 Value = dict[str, Any]
 
@@ -100,6 +101,10 @@ def _listed(value: Value, key: str) -> list[Any]:
     return found
 
 
+def _compared_rows(value: Value) -> Iterator[Value | RowError]:
+    yield chosen_row(value)
+
+
 _KNOWN: tuple[tuple[Callable[[Value], bool], Nesting], ...] = (
     (
         lambda value: "instruction" in value and isinstance(value.get("instances"), list),
@@ -117,6 +122,7 @@ _KNOWN: tuple[tuple[Callable[[Value], bool], Nesting], ...] = (
         lambda value: "message_tree_id" in value and isinstance(value.get("prompt"), dict),
         Nesting(_tree_rows, "OpenAssistant's message trees: of each, the branch of best rank is a row."),
     ),
+    (is_comparison, Nesting(_compared_rows, "Two answers and which is better: the better one is learned.")),
     (
         lambda value: set(value) <= {"row_idx", "row", "truncated_cells"} and isinstance(value.get("row"), dict),
         Nesting(_inner_row, "An answer of Hugging Face's dataset server: its rows are read."),

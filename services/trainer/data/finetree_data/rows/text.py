@@ -4,6 +4,7 @@
 import json
 from typing import Any
 
+from finetree_data.columns.mapping import parse_list
 from finetree_data.columns.names import QUESTIONS
 from finetree_data.errors import EmptyTextError, RowError, json_type
 
@@ -40,9 +41,12 @@ def _way_out(value: Any, place: str) -> str:
 
 
 def parse_json_cell(text: str, place: str) -> Any:
-    """Parse JSON in a table's cell. Raises RowError."""
+    """Parse a list or an object in a table's cell: JSON, or Python's notation of it. Raises RowError."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
+        found = parse_list(text.strip())
+    if found is None:
         hint = "; it looks like Python, not JSON" if text.lstrip().startswith(("[{'", "{'", "['")) else ""
-        raise RowError(place, f"must be a list, or a list as JSON text{hint}") from None
+        raise RowError(place, f"must be a list, or a list as JSON text{hint}")
+    return found

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dataset of a task: tokenized examples, held-out questions and reports from files of rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from finetree_api.trainer.v1 import event_pb2
+from finetree_api.types.v1 import check_pb2
 from finetree_api.types.v1.training_data_pb2 import SPLIT_EVALUATION, SPLIT_TRAIN
 from finetree_api.types.v1.training_data_pb2 import Split as SplitKind
+from finetree_data.report.build import Progress
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +20,7 @@ from finetree_worker.plan import DataPlan
 from finetree_worker.randomness import key, splitmix64
 from finetree_worker.tokenize.cache import TableInput, TokenCache, Tokenized, tokenized
 from finetree_worker.tokenize.example import Example
-from finetree_worker.tokenize.rows import Row, RowFormat, RowSource, rows_of
+from finetree_worker.tokenize.rows import Reading, Row, RowFormat, RowSource, rows_of
 from finetree_worker.tokenize.token_table import Split
 
 
@@ -43,20 +45,21 @@ class Dataset:
         return self.reports[SPLIT_TRAIN]
 
 
-def load_dataset(plan: DataPlan, tokenizer: PreTrainedTokenizerBase, on_fraction: Callable[[float], None]) -> Dataset:
+def load_dataset(plan: DataPlan, tokenizer: PreTrainedTokenizerBase, on_progress: Progress) -> Dataset:
     """Read, tokenize unless that is done already, split, truncate and report.
 
-    `on_fraction` is called with 0..1 and may raise to stop. Raises DataError: those of `rows_of`, and NO_TARGET_LEFT
-    where no row has target tokens after truncation; StorageError.
+    `on_progress` is called with 0..1 and the rows so far, and may raise to stop. Raises DataError: those of `rows_of`,
+    and NO_TARGET_LEFT where no row has target tokens after truncation; StorageError.
     """
     share = 1.0 if plan.held_out is None else _share(plan.train, plan.held_out)
     wanted = TableInput(RowSource(plan.train, plan.reading), tokenizer, plan.loss_on, plan.append_eos)
-    main = _table(plan, wanted, lambda f: on_fraction(f * share))
+    main = _table(plan, wanted, lambda f, rows: on_progress(f * share, rows))
     held = main
     if plan.held_out is not None:
         source = RowSource(plan.held_out, plan.held_out_reading, "evaluation.dataset")
         wanted = replace(wanted, source=source)
-        held = _table(plan, wanted, lambda f: on_fraction(share + f * (1 - share)))
+        before = len(main.table.rows)
+        held = _table(plan, wanted, lambda f, rows: on_progress(share + f * (1 - share), before + rows))
     splits = _splits(plan, main, held)
     train = splits[SPLIT_TRAIN]
     if not len(train.kept):
@@ -67,7 +70,7 @@ def load_dataset(plan: DataPlan, tokenizer: PreTrainedTokenizerBase, on_fraction
         held_out=splits[SPLIT_EVALUATION].kept if SPLIT_EVALUATION in splits else [],
         questions=_questions(plan, splits.get(SPLIT_EVALUATION)),
         splits=splits,
-        reports=_reports(splits, tokenizer, from_cache=main.from_cache and held.from_cache),
+        reports=_reports(plan, splits, tokenizer, from_cache=main.from_cache and held.from_cache),
     )
 
 
@@ -77,12 +80,12 @@ def _share(train: Path, held: Path) -> float:
     return sizes[0] / max(1, sum(sizes))
 
 
-def _table(plan: DataPlan, wanted: TableInput, on_fraction: Callable[[float], None]) -> Tokenized:
+def _table(plan: DataPlan, wanted: TableInput, on_progress: Progress) -> Tokenized:
     if not wanted.source.path.is_file():
         raise DataError("DATASET_NOT_FOUND", "The dataset's file cannot be read.", field=wanted.source.place)
     if plan.token_cache is None:
-        return tokenized(wanted, plan.scratch, on_fraction)
-    return TokenCache(plan.token_cache, plan.token_cache_bytes).table(wanted, on_fraction)
+        return tokenized(wanted, plan.scratch, on_progress)
+    return TokenCache(plan.token_cache, plan.token_cache_bytes).table(wanted, on_progress)
 
 
 def _splits(plan: DataPlan, main: Tokenized, held: Tokenized) -> dict[SplitKind.ValueType, Split]:
@@ -102,16 +105,37 @@ def _splits(plan: DataPlan, main: Tokenized, held: Tokenized) -> dict[SplitKind.
 
 
 def _reports(
-    splits: dict[SplitKind.ValueType, Split], tokenizer: PreTrainedTokenizerBase, *, from_cache: bool
+    plan: DataPlan,
+    splits: dict[SplitKind.ValueType, Split],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    from_cache: bool,
 ) -> dict[SplitKind.ValueType, event_pb2.DatasetReport]:
     # An empty split has no lengths to report.
     reports = {
-        kind: split_report(part, tokenizer, from_cache=from_cache) for kind, part in splits.items() if len(part.index)
+        kind: split_report(part, tokenizer, reading=_reading(plan, kind), from_cache=from_cache)
+        for kind, part in splits.items()
+        if len(part.index)
     }
     if SPLIT_EVALUATION in reports:
         for report in reports.values():
             add_leaks(report, splits[SPLIT_TRAIN], splits[SPLIT_EVALUATION])
     return reports
+
+
+def _reading(plan: DataPlan, kind: SplitKind.ValueType) -> Reading:
+    own = kind == SPLIT_EVALUATION and plan.held_out is not None
+    return plan.held_out_reading if own else plan.reading
+
+
+def require_accepted(reports: Iterable[event_pb2.DatasetReport]) -> None:
+    """Raise DataError with a finding's code where the rows may teach the wrong thing, and no reading accepts that."""
+    for report in reports:
+        place = "dataset" if report.split == SPLIT_TRAIN else "evaluation.dataset"
+        for found in report.findings:
+            if found.severity == check_pb2.SEVERITY_ERROR and not found.accepted:
+                remedy = "Or accept it in reading.accepted_findings."
+                raise DataError(found.code, found.message, field=f"{place}.reading", remedy=remedy)
 
 
 def _questions(plan: DataPlan, held: Split | None) -> list[Row]:

@@ -7,19 +7,15 @@ import torch
 from finetree_api.trainer.v1 import event_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
 from finetree_api.types.v1.training_data_pb2 import Split as SplitKind
-from finetree_data import contract
-from finetree_data.remarks import Remark
-from finetree_data.row_sizes import RowSizes
+from finetree_data.report.build import LISTED_ROWS, Progress, RowsReport, Use, add_reading, read_rows
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from finetree_worker.plan import UNLIMITED
-from finetree_worker.tokenize.rows import RowSource, rows_of
-from finetree_worker.tokenize.token_table import LEARNS_TO_END, ODD_BEGINNING, ReadResult, Split
+from finetree_worker.tokenize.rows import Reading, RowSource, data_errors
+from finetree_worker.tokenize.token_table import LEARNS_TO_END, ODD_BEGINNING, Split
 from finetree_worker.tokenize.tokenizer import leading_bos
 
-LISTED_ROWS = 100
-"""Most row numbers that a report lists of a finding; its counts are of all rows."""
 BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 """Upper bounds of the token-length histogram; longer rows extend it by doubling."""
 FEW_LEARN_TO_END = 0.9
@@ -30,7 +26,9 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
 """Percentiles of the length that are reported, as shares of the rows."""
 
 
-def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, from_cache: bool) -> event_pb2.DatasetReport:
+def split_report(
+    split: Split, tokenizer: PreTrainedTokenizerBase, *, reading: Reading, from_cache: bool
+) -> event_pb2.DatasetReport:
     """Report on one split, which is not empty."""
     lengths, dropped = split.column("lengths"), split.dropped
     tokens, targets = int(split.kept.lengths.sum()), split.kept_targets()
@@ -60,7 +58,8 @@ def split_report(split: Split, tokenizer: PreTrainedTokenizerBase, *, from_cache
     )
     has_template = tokenizer.chat_template is not None
     report.template_source = event_pb2.TEMPLATE_SOURCE_TOKENIZER if has_template else event_pb2.TEMPLATE_SOURCE_NONE
-    add_reading(report, split.table.read)
+    read = split.table.read
+    add_reading(report, read, reading, bad_rows=read.bad_rows)
     report.remarks.extend(_endings(report))
     return report
 
@@ -77,35 +76,16 @@ def _endings(report: event_pb2.DatasetReport) -> Iterator[check_pb2.Remark]:
     yield check_pb2.Remark(code="FEW_ROWS_LEARN_TO_END", message=text, field_path=field)
 
 
-def add_reading(report: event_pb2.DatasetReport, found: ReadResult) -> None:
-    """Add to a report the formats of the file, its bad rows and its remarks."""
-    report.row_format = contract.row_format(found.row_format)
-    report.file_format = contract.file_format(found.file_format)
-    report.compression = contract.compression(found.compression)
-    report.remarks.extend(remark_message(remark) for remark in found.remarks)
-    if found.skipped:
-        report.skipped.count = found.skipped
-        report.skipped.rows.extend(bad.number for bad in found.bad_rows)
-    for bad in found.bad_rows:
-        report.bad_rows.add(row=bad.number, field=bad.field[:200], problem=bad.problem[:400], reason=bad.reason)
+def rows_report(
+    source: RowSource, kind: SplitKind.ValueType, *, train: RowsReport | None, use: Use, on_progress: Progress
+) -> RowsReport:
+    """Read and check all rows, and report on them without a tokenizer, held-out ones against those of `train`.
 
-
-def rows_report(source: RowSource, kind: SplitKind.ValueType) -> event_pb2.DatasetReport:
-    """Read and check all rows, and report on them without a tokenizer: lengths are estimated from characters.
-
-    Raises DataError as `rows_of` does.
+    Raises DataError as `rows_of` does; `on_progress` may raise to stop.
     """
-    file, sizes = source.open(), RowSizes()
-    for row in rows_of(file, source.place):
-        sizes.add(row)
-    report = event_pb2.DatasetReport(profile=sizes.profile(), rows=sizes.rows + file.skipped, split=kind)
-    add_reading(report, ReadResult.of(file))
-    return report
-
-
-def remark_message(remark: Remark) -> check_pb2.Remark:
-    """Return a remark on how a file was read as the contract's message."""
-    return check_pb2.Remark(code=remark.code, message=remark.message[:1000], field_path="dataset")
+    file = source.open()
+    with data_errors(file, source.place):
+        return read_rows(file, kind, use=use, train=train, on_progress=on_progress)
 
 
 def add_leaks(report: event_pb2.DatasetReport, train: Split, held: Split) -> None:

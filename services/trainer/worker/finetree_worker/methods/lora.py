@@ -20,7 +20,7 @@ from finetree_worker.methods import compatibility, peft_format
 from finetree_worker.methods.targets import PRESETS, Targets, expert_parameters, is_mixture, linear_names, short_name
 from finetree_worker.plan import BaseModel, Method, Plan
 from finetree_worker.randomness import CounterDropout
-from finetree_worker.spec_values import stated, value_of
+from finetree_worker.spec_values import not_supported, stated, value_of
 
 ADAPTER = "default"
 """peft's name for the one adapter of a model."""
@@ -96,6 +96,9 @@ class Lora(Method):
 
         Raises PlanError: SETTING_NOT_SUPPORTED, EXPERTS_WITH_DORA, EXPERTS_WITH_DROPOUT.
         """
+        for name in ("train_embeddings", "train_head"):
+            if getattr(lora, name):
+                raise not_supported(f"{path}.{name}", "true")
         if lora.include_experts:
             _check_experts(lora, path)
         given = stated(lora, "rank", "alpha", "dropout", "rank_stabilized", "weight_decomposed")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from finetree_worker.plan import BaseModel, DataPlan, PreparePlan
 
 _PROFILED = ("torch", "transformers", "peft")
+_PROGRESS_STEP = 0.005
 
 
 class TrainingCore:
@@ -96,19 +97,52 @@ def prepare_base(
 
 def report_rows(plan: "DataPlan", reporter: Reporter, steering: Steering) -> None:
     """Read and check the rows of both splits and report on each, without a tokenizer. Raises DataError, Cancelled."""
+    from finetree_data.report.build import Use
+
     from finetree_worker.data.report import rows_report
+    from finetree_worker.plan import UNLIMITED
+    from finetree_worker.spec_values import LOSS_ON
     from finetree_worker.tokenize.rows import RowSource
 
+    length = plan.sequence_length if plan.sequence_length < UNLIMITED else 0
+    use = Use(length, next(value for value, loss_on in LOSS_ON.items() if value and loss_on is plan.loss_on))
+    progress = RowsProgress(reporter, steering)
     train = RowSource(plan.train, plan.reading)
-    sources = {training_data_pb2.SPLIT_TRAIN: train}
+    found = rows_report(train, training_data_pb2.SPLIT_TRAIN, train=None, use=use, on_progress=progress)
+    reporter.emit(found.report)
     if plan.held_out is not None:
         held = RowSource(plan.held_out, plan.held_out_reading, "evaluation_dataset")
-        sources[training_data_pb2.SPLIT_EVALUATION] = held
-    for done, (kind, source) in enumerate(sources.items()):
+        kind, progress = training_data_pb2.SPLIT_EVALUATION, RowsProgress(reporter, steering)
+        reporter.emit(rows_report(held, kind, train=found, use=use, on_progress=progress).report)
+    progress.finish()
+
+
+class RowsProgress:
+    """Reports how far the reading of rows is, in steps of half a percent; raises Cancelled where told to stop."""
+
+    def __init__(self, reporter: Reporter, steering: Steering) -> None:
+        self._reporter, self._steering = reporter, steering
+        self._fraction, self._rows = 0.0, 0
         steering.stop_here()
-        reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=done / len(sources)))
-        reporter.emit(rows_report(source, kind))
-    reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=1.0))
+        self._emit()
+
+    def __call__(self, fraction: float, rows: int) -> None:
+        """Report the share of the reading, 0 to 1, and the rows that were read. Raises Cancelled."""
+        self._steering.stop_here()
+        if fraction - self._fraction >= _PROGRESS_STEP and fraction < 1:
+            self._fraction, self._rows = fraction, rows
+            self._emit()
+        self._rows = rows
+
+    def finish(self) -> None:
+        """Report the end."""
+        self._fraction = 1.0
+        self._emit()
+
+    def _emit(self) -> None:
+        progress = event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=self._fraction, done=self._rows)
+        progress.unit = event_pb2.PROGRESS_UNIT_ROWS if self._rows else event_pb2.PROGRESS_UNIT_UNSPECIFIED
+        self._reporter.emit(progress)
 
 
 def report_dataset(plan: "PreparePlan", base: "BaseModel", *, reporter: Reporter, steering: Steering) -> None:
@@ -125,11 +159,7 @@ def report_dataset(plan: "PreparePlan", base: "BaseModel", *, reporter: Reporter
     if plan.data is None:
         return
 
-    def progress(fraction: float) -> None:
-        steering.stop_here()
-        reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=fraction))
-
-    progress(0.0)
+    progress = RowsProgress(reporter, steering)
     tokenizer = load_tokenizer(base.folder)
     dataset = load_dataset(plan.data, tokenizer, progress)
     for kind, report in dataset.reports.items():
@@ -142,7 +172,7 @@ def report_dataset(plan: "PreparePlan", base: "BaseModel", *, reporter: Reporter
         name=f"{plan.job}/artifacts/{plan.artifact.name}", kind=artifact_pb2.ARTIFACT_KIND_REPORT, base=base.message()
     )
     reporter.emit(event_pb2.ArtifactReady(artifact=artifact))
-    reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_TOKENIZE, fraction=1.0))
+    progress.finish()
 
 
 def cpu_name() -> str:

@@ -19,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 
 from finetree_data.remarks import Remark
+from finetree_data.report.build import Progress
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase
 
@@ -31,7 +32,7 @@ from finetree_worker.tokenize.token_table import ReadResult, TokenTable, open_ta
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock, blocks
 from finetree_worker.tokenize.tool_calls import WRITTEN_AS_TEXT, uses_tools
 
-VERSION = 7
+VERSION = 10
 """Changes when equal input would give other tokens, marks or columns: entries of earlier versions are not used."""
 SILENCE_SECONDS = 3600.0
 """Time after which an unfinished entry without writes belongs to a task that was killed."""
@@ -62,27 +63,31 @@ class TableInput:
             "append_eos": self.append_eos,
             "libraries": {name: metadata.version(name) for name in ("tokenizers", "transformers", "jinja2")},
             "suffixes": [suffix.lower() for suffix in source.path.suffixes[-2:]],
-            "reading": asdict(replace(source.reading, name="")),
+            "reading": asdict(replace(source.reading, name="", accepted_findings=())),
             "day": _day(tokenizer),
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
-    def write(self, folder: Path, on_fraction: Callable[[float], None]) -> None:
+    def write(self, folder: Path, on_progress: Progress) -> None:
         """Tokenize the file and write its table into `folder`. Raises DataError, OSError."""
         file, maker = self.source.open(), RowTokenizer(self.tokenizer, self.loss_on, append_eos=self.append_eos)
         remarks: list[Remark] = []
 
+        count = 0
+
         def rendered() -> Iterator[tuple[list[Row], list[Rendered]]]:
+            nonlocal count
             for rows in blocks(rows_of(file, self.source.place)):
                 if not remarks and any(map(uses_tools, rows)) and not maker.template.knows_tools:
                     remarks.append(WRITTEN_AS_TEXT)
                 yield rows, maker.render(rows, found_row_format(file))
-                on_fraction(file.fraction)
+                count += len(rows)
+                on_progress(file.fraction, count)
 
         with ThreadPoolExecutor(1) as thread:
             made = _one_ahead(thread, maker.block, rendered())
             write_table(folder, made, maker, read=lambda: ReadResult.of(file, *remarks))
-        on_fraction(1.0)
+        on_progress(1.0, count)
 
 
 def _one_ahead(
@@ -118,20 +123,20 @@ class TokenCache:
     folder: Path
     limit: int
 
-    def table(self, wanted: TableInput, on_fraction: Callable[[float], None]) -> Tokenized:
+    def table(self, wanted: TableInput, on_progress: Progress) -> Tokenized:
         """Return the table of a file, tokenized unless the cache has it.
 
-        `on_fraction` is called with 0..1 and may raise to stop. Raises DataError (those of `rows_of` and of
-        `RowTokenizer.block`), StorageError.
+        `on_progress` is called with 0..1 and the rows so far, and may raise to stop. Raises DataError (those of
+        `rows_of` and of `RowTokenizer.block`), StorageError.
         """
         entry = self.folder / wanted.digest()
         found = _open(entry)
         if found is not None:
-            on_fraction(1.0)
+            on_progress(1.0, len(found.rows))
             return Tokenized(found, from_cache=True)
         # An entry that does not open is damaged.
         shutil.rmtree(entry, ignore_errors=True)
-        table = _make(entry, wanted, on_fraction)
+        table = _make(entry, wanted, on_progress)
         self.trim()
         return Tokenized(table, from_cache=False)
 
@@ -151,14 +156,14 @@ class TokenCache:
             total -= bytes_
 
 
-def tokenized(wanted: TableInput, scratch: Path, on_fraction: Callable[[float], None]) -> Tokenized:
+def tokenized(wanted: TableInput, scratch: Path, on_progress: Progress) -> Tokenized:
     """Return the table of a file without a cache: its file is made below `scratch`, mapped and deleted."""
     with storage_errors():
         scratch.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".tokens-", dir=scratch))
     try:
         with storage_errors():
-            wanted.write(folder, on_fraction)
+            wanted.write(folder, on_progress)
         return Tokenized(open_table(folder), from_cache=False)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -189,11 +194,11 @@ def _open(entry: Path) -> TokenTable | None:
     return table
 
 
-def _make(entry: Path, wanted: TableInput, on_fraction: Callable[[float], None]) -> TokenTable:
+def _make(entry: Path, wanted: TableInput, on_progress: Progress) -> TokenTable:
     made: list[TokenTable] = []
     try:
         with atomic_folder(entry, {"format": VERSION}) as draft:
-            wanted.write(draft, on_fraction)
+            wanted.write(draft, on_progress)
             # Mapped before another task can delete it for its size.
             made.append(open_table(draft))
     except StorageError as error:

@@ -2,12 +2,12 @@
 """Reading the rows of a dataset's file; errors name the row and the field."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetree_data.errors import DatasetError
-from finetree_data.files.json_lines import Record
-from finetree_data.files.parquet_footer import read_footer
+from finetree_data.files.parquet import parquet_rows
 from finetree_data.options import Reading, RowFormat
 from finetree_data.reader import RowFile
 from finetree_data.rows.row import Message, Row
@@ -22,14 +22,13 @@ __all__ = [
     "RowFile",
     "RowFormat",
     "RowSource",
+    "data_errors",
     "found_row_format",
     "rows_of",
 ]
 
 CONVERSATIONS = (RowFormat.CHAT, RowFormat.SHAREGPT)
 """Row formats of many turns, which only a chat template can join."""
-PARQUET_ROWS = 256
-"""Number of rows of a Parquet file that are turned into Python objects at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +51,15 @@ def rows_of(file: RowFile, place: str = "dataset") -> Iterator[Row]:
     TOO_MANY_BAD_ROWS where they are skipped; MALFORMED_FILE, NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE or
     DATASET_TOO_LARGE for the file; COLUMN_NOT_FOUND or COLUMNS_INCOMPLETE for a mapping that does not fit it.
     """
-    try:
+    with data_errors(file, place):
         yield from file.rows()
+
+
+@contextmanager
+def data_errors(file: RowFile, place: str) -> Iterator[None]:
+    """Raise DataError in place of DatasetError, with the setting that names the file."""
+    try:
+        yield
     except DatasetError as error:
         raise _data_error(error, file.reading.name, place) from error
 
@@ -63,34 +69,6 @@ def found_row_format(file: RowFile) -> RowFormat:
     if file.row_format is None:
         raise ValueError("no row was read yet")
     return file.row_format
-
-
-def parquet_rows(path: Path) -> Iterator[Record]:
-    """Yield the rows of a Parquet file with their numbers from 1.
-
-    Raises DatasetError DATASET_UNREADABLE for a file that is damaged or does not match its schema.
-    """
-    footer = read_footer(path)
-    # Imported on use: it takes a tenth of a second and 60 MB.
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        # Memory-mapped and unbuffered it would hold whole column chunks.
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield number, value
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise _unreadable(f"it is damaged, or does not match its schema, after row {number}") from error
-    if number != footer.rows:
-        raise _unreadable(f"its footer names {footer.rows} rows, and it has {number}")
-
-
-def _unreadable(why: str) -> DatasetError:
-    return DatasetError("DATASET_UNREADABLE", f"The Parquet file cannot be read: {why}.", remedy="Write it again.")
 
 
 def _data_error(error: DatasetError, name: str, place: str) -> DataError:

@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, Self, overload
 
@@ -13,14 +12,16 @@ import numpy as np
 import torch
 from finetree_api.types.v1 import training_data_pb2
 from finetree_data.bad_rows import BadRow
+from finetree_data.findings.finding import Finding
 from finetree_data.options import FileFormat
 from finetree_data.remarks import Remark
+from finetree_data.report.keys import row_keys
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
 from finetree_worker.tokenize.example import Example
-from finetree_worker.tokenize.rows import Message, Row, RowFile, RowFormat, found_row_format
+from finetree_worker.tokenize.rows import RowFile, RowFormat, found_row_format
 from finetree_worker.tokenize.tokenizer import RowTokenizer, TokenBlock
 
 FILE = "tokens.safetensors"
@@ -38,7 +39,8 @@ _TYPES |= {"tokens": ("I32", np.dtype("<i4")), "learned": ("BOOL", np.dtype(bool
 class ReadResult:
     """Result of reading a file: the formats of its rows and of the file, and the number of rows that were skipped.
 
-    `bad_rows` are the first of those, `remarks` say how the rows were read.
+    `bad_rows` are the first of those, `remarks` say how the rows were read, `findings` are those that no reading has
+    accepted yet.
     """
 
     row_format: RowFormat
@@ -47,6 +49,7 @@ class ReadResult:
     skipped: int = 0
     bad_rows: tuple[BadRow, ...] = ()
     remarks: tuple[Remark, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @classmethod
     def of(cls, file: RowFile, *more: Remark) -> Self:
@@ -58,6 +61,7 @@ class ReadResult:
             skipped=file.skipped,
             bad_rows=tuple(file.skipped_rows),
             remarks=(*file.remarks, *more),
+            findings=file.findings,
         )
 
     @classmethod
@@ -71,6 +75,7 @@ class ReadResult:
             skipped=kept["skipped"],
             bad_rows=tuple(BadRow(**row) for row in kept["bad_rows"]),
             remarks=tuple(Remark(**remark) for remark in kept["remarks"]),
+            findings=tuple(Finding.from_json(found) for found in kept["findings"]),
         )
 
 
@@ -167,33 +172,6 @@ class Split:
         cut = self.column("lengths") > self.limit
         whole = int(self.column("targets")[~cut].sum())
         return whole + sum(self.table.example(int(i), self.limit).targets for i in self.index[cut])
-
-
-def row_keys(row: Row) -> tuple[int, int]:
-    """Return 64-bit hashes of a row's content and of the part before its last answer, 0 where it has no question.
-
-    The probability that any two of ten million different rows share a hash is 3e-6 (n^2 / 2^65, the birthday bound).
-    """
-    # The text of repr(row) with number 0, which takes three times as long: splits depend on these hashes.
-    said = [_said(message) for message in row.messages]
-    content = f"Row(number=0, messages={_tuple(said)}, text={row.text!r}, tools={row.tools!r})"
-    last = next((i for i in reversed(range(len(said))) if row.messages[i].role == "assistant"), 0)
-    return _hash(content), (_hash(_tuple(said[:last])) or 1) if last else 0
-
-
-def _said(message: Message) -> str:
-    words = f"role={message.role!r}, content={message.content!r}, tool_calls={message.tool_calls!r}"
-    rest = f"tool_call_id={message.tool_call_id!r}, name={message.name!r}, learned={message.learned!r}"
-    return f"Message({words}, {rest})"
-
-
-def _tuple(items: list[str]) -> str:
-    return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
-
-
-def _hash(text: str) -> int:
-    digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
 
 
 def write_table(

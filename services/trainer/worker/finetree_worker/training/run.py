@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from finetree_worker import device_memory, randomness
 from finetree_worker.atomic_files import atomic_folder
 from finetree_worker.control import STOPS, Control, Steering
-from finetree_worker.data.dataset import Dataset, load_dataset
+from finetree_worker.data.dataset import Dataset, load_dataset, require_accepted
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta, Rows
 from finetree_worker.models import checks
@@ -99,9 +99,11 @@ class _Run:
         return tokenizer, model
 
     def _tokenize(self, tokenizer: PreTrainedTokenizerBase, progress: Callable[[float], None]) -> Dataset:
-        dataset = load_dataset(self.plan.data, tokenizer, _both(progress, self.steering.stop_here))
+        look = _both(progress, self.steering.stop_here)
+        dataset = load_dataset(self.plan.data, tokenizer, lambda fraction, _: look(fraction))
         report, held_out = dataset.report, len(dataset.held_out)
         self.reporter.emit(report)
+        require_accepted(dataset.reports.values())
         if report.leaked.count:
             leaked = f"{report.leaked.count} of {held_out} held-out rows"
             text = f"{leaked} are training rows too: their scores measure memorization."

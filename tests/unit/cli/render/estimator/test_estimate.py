@@ -1,9 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Estimates as text."""
 
+import click
 from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
+from finetree_api.types.v1 import check_pb2
 from finetree_cli.output import Output
 from finetree_cli.render.estimator import estimate
+
+COMMAND = click.Command("estimate", params=[click.Option(["--rank"]), click.Option(["--examples"])])
+
+
+def test_what_was_assumed_is_one_line_with_the_option_or_the_key_that_changes_it(capsys):
+    settings = [("rank 8", "spec.lora.rank"), ("dropout 0.1", "spec.lora.dropout")]
+    remarks = [check_pb2.Remark(code="SETTING_ASSUMED", message=text, field_path=path) for text, path in settings]
+    remarks.append(check_pb2.Remark(code="ROWS_UNKNOWN", message="unknown: give dataset.profile.examples"))
+    estimate.show(Output(), estimate_pb2.Estimate(remarks=remarks), COMMAND)
+    lines = capsys.readouterr().out.splitlines()
+    assert "Assumed: rank 8 (--rank), dropout 0.1 (lora.dropout)" in lines
+    assert [line for line in lines if line.startswith("Note")] == ["Note: unknown: give --examples"]
 
 
 def test_remedies_sizes_hardware_and_offers_are_shown(capsys):
@@ -39,7 +53,7 @@ def test_what_is_unknown_is_left_out_and_no_zero(capsys):
     ]
     found = estimate_pb2.Estimate(nearest_runs=runs, trainable_parameters=8, total_parameters=135_000_000)
     estimate.show_time(Output(), found)
-    estimate.show(Output(), found)
+    estimate.show(Output(), found, COMMAND)
 
     printed = capsys.readouterr().out.splitlines()
     assert "8 of 135 M" in printed[0]

@@ -96,12 +96,36 @@ def test_many_tasks_get_qlora_adapters_where_memory_matters_most(known, quality)
     assert decide(known, answers, None).method is Method.QLORA
 
 
+@pytest.mark.parametrize("rows", [UNKNOWN, "few", "many"])
 @pytest.mark.parametrize("kind", [UNKNOWN, *KINDS])
 @pytest.mark.parametrize("need", ["MAXIMUM", "CRITICAL", "IMPORTANT", "ACCEPTABLE", "EXPERIMENTAL", UNKNOWN])
-def test_full_fine_tuning_is_taken_exactly_where_lora_is_not_expected_to_suffice(known, kind, need):
-    everything = Answers(memory="80", budget="unlimited", quality=need, time="DAYS", task_domain=kind)
-    wanted = Method.FULL if falls_short(known, Method.LORA, need, task_domain=kind) else Method.LORA
+def test_full_fine_tuning_is_taken_exactly_where_lora_is_not_expected_to_suffice(known, kind, need, rows):
+    everything = Answers(memory="80", budget="unlimited", quality=need, time="DAYS", task_domain=kind, data=rows)
+    wanted = Method.FULL if falls_short(known, Method.LORA, need, task_domain=kind, data=rows) else Method.LORA
     assert decide(known, everything, None).method is wanted
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected", "rule_id"),
+    [
+        ({}, Method.LORA, "tree.default"),
+        ({"quality": "MAXIMUM"}, Method.FULL, "E3"),
+        ({"quality": "CRITICAL", "task_domain": "CODE"}, Method.FULL, "E2"),
+        ({"quality": "CRITICAL", "task_domain": "STYLE"}, Method.LORA, "E4"),
+        ({"quality": "CRITICAL"}, Method.FULL, "E4"),
+        ({"quality": "CRITICAL", "task_domain": "CODE", "data": "many"}, Method.FULL, "E2"),
+        # Of few rows an adapter learns as much as all weights.
+        ({"quality": "CRITICAL", "task_domain": "CODE", "data": "few"}, Method.LORA, "E1b"),
+        ({"quality": "MAXIMUM", "data": "few"}, Method.FULL, "E3"),
+        ({"data": "few"}, Method.LORA, "E5"),
+        ({"task_domain": "CODE"}, Method.LORA, "E5"),
+        ({"quality": "MAXIMUM", "budget": "below_50"}, Method.LORA, "E5"),
+    ],
+)
+def test_without_hardware_the_tree_is_walked_from_what_is_known(known, answers, expected, rule_id):
+    found = decide(known, Answers(**answers), None)
+    assert (found.method, found.verdict.rule_id) == (expected, rule_id)
+    assert (found.choice.default_rule_id == rule_id) == (not answers)
 
 
 @pytest.mark.parametrize("answers", [{"budget": "usd_100_500"}, {"time": "MINUTES"}, {"memory": "24"}])
@@ -138,6 +162,16 @@ def test_every_method_has_a_prior_for_every_kind_of_task(known):
         interval = quality(known, method, kind)
         assert interval.low <= interval.expected <= interval.high
         assert interval.provenance[0].source
+
+
+@pytest.mark.parametrize(("rows", "answer"), [(1, "few"), (999, "few"), (1000, "many"), (10**6, "many")])
+def test_the_rows_of_a_request_answer_for_the_size_of_the_data(known, pack, rows, answer):
+    request = recommendation_pb2.RecommendRequest()
+    request.dataset_profile.examples = rows
+    assert normalize(request, known, Catalog()).answers.data == answer
+    # The playbook reads no size of data (B12).
+    assert normalize(request, pack, Catalog()).answers.data == UNKNOWN
+    assert normalize(recommendation_pb2.RecommendRequest(), known, Catalog()).answers.data == UNKNOWN
 
 
 def test_every_need_but_an_experiment_has_a_floor(known):

@@ -8,7 +8,7 @@ from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import check_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_recommender.estimator.values import Accelerator, Catalog, Model
 from finetree_recommender.method import Method
-from finetree_recommender.recipe.build import adaptations, build
+from finetree_recommender.recipe.build import adaptations, build, lossless
 from finetree_recommender.request.inputs import normalize
 from finetree_recommender.rule_pack.fields import value_of
 from finetree_recommender.rule_pack.pack import builtin_packs
@@ -176,11 +176,14 @@ def test_float32_weights_are_given_up_last_and_never_on_a_gpu_without_bfloat16()
         request = recommendation_pb2.RecommendRequest(model={"name": "m"}, hardware={"accelerator": "card"})
         inputs = normalize(request, EVIDENCE, catalog)
         rules = adaptations(EVIDENCE, inputs, Method.FULL)
-        specs = [build(EVIDENCE, inputs, Method.FULL, parameters=8_000_000_000, adapted=n).spec for n in range(5)]
+        specs = [build(EVIDENCE, inputs, Method.FULL, parameters=8_000_000_000, adapted=n).spec for n in range(6)]
         assert specs[3].optimizer == training_pb2.OPTIMIZER_ADAMW_8BIT
-        assert specs[3].precision == specs[0].precision == (training_pb2.PRECISION_BF16_MIXED if native else last)
+        assert specs[4].optimizer == training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT
+        assert specs[4].precision == specs[0].precision == (training_pb2.PRECISION_BF16_MIXED if native else last)
         assert specs[-1].precision == last
-        assert len(rules) == (4 if native else 3)
+        assert len(rules) == (5 if native else 4)
+        # What is rented has room for float32 weights.
+        assert lossless(rules) == rules[:4]
 
 
 def test_the_share_of_updates_that_rounding_takes_is_the_measured_one():

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recommendation that is read in ten seconds: the method, three numbers, what to beware of, and what to type next."""
+
+import shlex
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from finetree.quantities import cost_words, duration_words, memory_words
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import estimate_summary_pb2, evidence_pb2, hardware_pb2
+
+from finetree_cli.output import Output
+from finetree_cli.render import units
+
+MOST_CAUTIONS = 3
+SHORT_ROWS = "rows are short"
+_HANGING = "\t"
+"""In a line, the place under which what is wrapped begins."""
+MEASURED = "--this-machine"
+"""Option with which the speed of a CPU is measured."""
+_ASSUMED_SPEED = f"; its speed is assumed, and measured with {MEASURED}"
+_RENT = "RENT"
+_TOLD = (_RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE_UNKNOWN")
+"""Cautions that the lines above them say already."""
+_NOTES = ("MODEL_SIZE_UNKNOWN", "SERVING_NOTE")
+"""Cautions that are only to be noted: told after those about a harm."""
+_LACKING = {"MODEL_UNKNOWN": "--model NAME", "FIT_UNKNOWN": "--memory-gb GB"}
+"""Options that would give an answer with a method, by the caution that says that something is unknown."""
+_HARDWARE = {
+    "--gpu": 1,
+    "--gpu-memory": 1,
+    "--gpus": 1,
+    "--sharding": 1,
+    "--cores": 1,
+    "--memory-gb": 1,
+    "--cpu": 0,
+    "--this-machine": 0,
+}
+"""Options that other hardware replaces, with the number of their values."""
+_FITS = {
+    estimate_summary_pb2.FIT_VERDICT_TIGHT: " (tight: it may run out of memory)",
+    estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT: " (does not fit)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How the recommendation was asked for, of which the next command is made."""
+
+    arguments: tuple[str, ...] = ()
+    """The words of the command line."""
+    job_file: str = ""
+    """File that the recipe was written to; empty for none."""
+
+
+def show_verdict(out: Output, response: recommendation_pb2.RecommendResponse, asked: Asked) -> None:
+    """Print the verdict; the texts of the reply must name options already, in place of the contract's fields."""
+    level = units.word(evidence_pb2.ConfidenceLevel, response.confidence.level)
+    sure = f" (confidence: {level})" if response.confidence.level else ""
+    headline = response.verdict.headline or response.summary
+    out.heading(f"{headline}{sure}")
+    sections = (
+        _takes(response, measured=MEASURED in asked.arguments),
+        _ways_out(response),
+        _warnings(response, headline),
+        next_commands(response, asked),
+    )
+    for section in sections:
+        lines = list(section)
+        if lines:
+            out.text()
+        for line in lines:
+            _wrapped(out, line)
+    out.text("Why, the other methods and every value: add --explain")
+
+
+def _takes(response: recommendation_pb2.RecommendResponse, *, measured: bool) -> Iterator[str]:
+    """The numbers, and the first offer to rent."""
+    if response.verdict.method:
+        for name, words in _numbers(response, measured=measured):
+            yield f"  {name:7} {_HANGING}{words}"
+    offer = next((item.message for item in response.cautions if item.code == _RENT), "")
+    if offer:
+        yield f"  Rented  {_HANGING}{offer}"
+
+
+def _warnings(response: recommendation_pb2.RecommendResponse, headline: str) -> Iterator[str]:
+    """The first cautions of those that the headline does not say."""
+    cautions = [item for item in _cautions(response) if item.message not in headline]
+    for caution in cautions[:MOST_CAUTIONS]:
+        yield f"  Caution: {_HANGING}{caution.message}"
+    if len(cautions) > MOST_CAUTIONS:
+        yield f"  and {len(cautions) - MOST_CAUTIONS} more: see --explain"
+
+
+def _numbers(response: recommendation_pb2.RecommendResponse, *, measured: bool) -> Iterator[tuple[str, str]]:
+    """Memory, time and cost, or what is missing for them; `measured`: of a CPU the speed was."""
+    if not response.HasField("estimate"):
+        yield "Takes", f"not estimated: {_missing(response)}"
+        return
+    found = response.estimate
+    several = f" on each of {response.spec.hardware.count} GPUs" if response.spec.hardware.count > 1 else ""
+    memory = memory_words(found.device_bytes, found.usable_device_bytes)
+    yield "Memory", f"{memory}{several}{_FITS.get(found.fit, '')}"
+    if not found.HasField("total_seconds"):
+        yield "Time", "depends on the number of rows: add --examples N, or --dataset NAME"
+        return
+    short = SHORT_ROWS if _lengths_unknown(response) else ""
+    assumed = f" (rows of {response.spec.training.sequence_length:,} tokens assumed: --tokens-per-example N)"
+    speed = "" if measured or response.spec.hardware.WhichOneof("device") != "cpu" else _ASSUMED_SPEED
+    yield "Time", f"{duration_words(found.total_seconds, low_if=short)}{assumed if short else ''}{speed}"
+    if found.HasField("cost") and found.cost.amount.high > 0:
+        yield "Cost", cost_words(found.cost, low_if=short)
+
+
+def _missing(response: recommendation_pb2.RecommendResponse) -> str:
+    """What an estimate needs, as the reply's first caution about it says."""
+    lacking = [] if response.spec.HasField("model") else ["--model NAME"]
+    lacking += [] if response.spec.hardware.WhichOneof("device") else ["--gpu NAME, --cpu or --this-machine"]
+    return f"add {' and '.join(lacking)}" if lacking else "the estimator has no figure"
+
+
+def _lengths_unknown(response: recommendation_pb2.RecommendResponse) -> bool:
+    """Whether nothing is known of the lengths of the rows: the lower ends are then those of short rows."""
+    coded = any(item.code == "LENGTHS_UNKNOWN" for item in response.cautions)
+    return coded and not response.spec.dataset.profile.total_tokens
+
+
+def _cautions(response: recommendation_pb2.RecommendResponse) -> Sequence[recommendation_pb2.Caution]:
+    """The reply's cautions in its order, those about a harm first."""
+    told = [item for item in response.cautions if item.code not in _TOLD]
+    if not response.HasField("spec") or not response.spec.HasField("model"):
+        told = [item for item in told if item.code != "MODEL_SIZE_UNKNOWN"]
+    if response.ways_out:
+        told = [item for item in told if item.code != "NOTHING_FITS"]
+    return sorted(told, key=lambda item: item.code in _NOTES)
+
+
+def _ways_out(response: recommendation_pb2.RecommendResponse) -> Iterator[str]:
+    """What would train, where nothing does as asked or only with truncated rows."""
+    truncated = bool(response.verdict.method)
+    if response.ways_out:
+        yield "  Without truncated rows:" if truncated else "  What would train:"
+    for way in response.ways_out[:MOST_CAUTIONS] if truncated else response.ways_out:
+        options = " ".join(_options(way))
+        yield f"  - {_HANGING}{way.message}{f' ({options})' if options else ''}"
+
+
+def _options(way: recommendation_pb2.WayOut) -> tuple[str, ...]:
+    """Options of the command that make the change; none for a change that it has no option for."""
+    if way.change.HasField("model"):
+        return "--model", way.change.model.name or way.change.model.hub.id
+    hardware = way.change.hardware
+    if not hardware.accelerator:
+        return ()
+    several = ("--gpus", str(hardware.count)) if hardware.count > 1 else ()
+    sharded = ("--sharding", "fsdp") if hardware.sharding == hardware_pb2.SHARDING_FULL else ()
+    return "--gpu", hardware.accelerator, *several, *sharded
+
+
+def _wrapped(out: Output, line: str) -> None:
+    """Print a line; what does not fit stands under its mark. A command is not broken: it is to be copied."""
+    indent, plain = line.find(_HANGING), line.replace(_HANGING, "")
+    width = min(out.console().width, 100)
+    if indent >= 0:
+        plain = textwrap.fill(
+            plain, width, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False
+        )
+    out.text(plain)
+
+
+def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) -> Iterator[str]:
+    """What to type next; nothing where no recipe was found."""
+    spec = response.spec
+    if not response.HasField("spec"):
+        options = next((found for way in response.ways_out if way.trainable_here and (found := _options(way))), ())
+        lacking = [_LACKING[item.code] for item in response.cautions if item.code in _LACKING]
+        if options or lacking:
+            again = shlex.join(["finetree", *_changed(asked.arguments, options)])
+            yield f"Next: {' '.join([again, *lacking])}"
+        return
+    train = "finetree train {}" + ("" if spec.dataset.WhichOneof("source") == "name" else " --data FILE")
+    again = shlex.join(["finetree", *asked.arguments])
+    trained = all(item.code != "NOT_TRAINED_HERE" for item in response.cautions)
+    if asked.job_file and trained:
+        yield f"Next: {train.format(shlex.quote(asked.job_file))}"
+    elif asked.job_file:
+        return
+    elif not spec.HasField("model") or not spec.hardware.WhichOneof("device"):
+        lacking = [] if spec.HasField("model") else ["--model NAME"]
+        lacking += [] if spec.hardware.WhichOneof("device") else ["--gpu NAME"]
+        yield f"Next: {' '.join([again, *lacking])}"
+    else:
+        yield f"Next: {again} --output job.yaml"
+        # What this suite does not train is a recipe for another program.
+        if trained:
+            yield f"      {train.format('job.yaml')}"
+
+
+def _changed(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Replace options of a command line by others of the same kind; `--output FILE` is kept."""
+    replaced = {"--model": 1} if options[:1] == ("--model",) else _HARDWARE if options else {}
+    kept, skipped = list[str](), 0
+    for word in arguments:
+        if skipped:
+            skipped -= 1
+        elif word in replaced:
+            skipped = replaced[word]
+        elif word.partition("=")[0] not in replaced:
+            kept.append(word)
+    return [*kept, *options]

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the estimator is asked where nothing trains as asked: truncated rows, other hardware, smaller models.
+
+All of it goes in one call, which only such a request makes.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.types.v1 import hardware_pb2
+
+from finetree_recommender.decision.stages import choose
+from finetree_recommender.estimator.values import Evidence, FitState, Model
+from finetree_recommender.explain.rental_offers import elsewhere
+from finetree_recommender.method import Method
+from finetree_recommender.recipe.build import adaptations, build, cut_questions, lossless, questions
+from finetree_recommender.request.inputs import Inputs, normalize
+from finetree_recommender.rule_pack.answers import UNKNOWN
+from finetree_recommender.rule_pack.pack import Pack
+
+SMALLER = 0.8
+"""Largest size of a smaller model, as a share of the one that was asked for: names round, and a 7B model has 6.7 to 7.6
+billion parameters."""
+ROOM = 1.5
+"""Times the size that the memory allows by proportion, up to which a smaller model is tried: not all memory grows with
+the size."""
+MOST_MODELS = 3
+_SIZE = re.compile(r"-\d+(\.\d+)?[bm](?=-|$)")
+
+
+class Kind(StrEnum):
+    """What is changed; the values are the contract's names."""
+
+    ANOTHER_GPU = "ANOTHER_GPU"
+    SEVERAL_GPUS = "SEVERAL_GPUS"
+    SMALLER_MODEL = "SMALLER_MODEL"
+    SHORTER_ROWS = "SHORTER_ROWS"
+    OTHER_TOOL = "OTHER_TOOL"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question to the estimator: what is changed, and the method."""
+
+    kind: Kind
+    method: Method
+    model: str = ""
+    """Catalog name of a smaller model."""
+
+
+Questions = Mapping[Asked, estimate_pb2.EstimateRunRequest]
+Answers = Mapping[Asked, estimate_pb2.Estimate]
+"""Answers of the estimator; what it refused is left out."""
+NO_ANSWERS: Answers = MappingProxyType({})
+
+
+def wanted(evidence: Evidence | None) -> bool:
+    """Whether no method is shown to train, and at least one is shown not to fit."""
+    states = set(evidence.states.values()) if evidence is not None else set[FitState]()
+    return FitState.DOES_NOT_FIT in states and not any(state.trains for state in states)
+
+
+def ways_out_questions(pack: Pack, inputs: Inputs, evidence: Evidence) -> Questions:
+    """Build the questions: for the method that the rules prefer on any hardware, and for the smallest, QLoRA."""
+    parameters = evidence.parameters or (inputs.model.parameters if inputs.model is not None else None)
+    found = {
+        Asked(Kind.SHORTER_ROWS, method): row for method, row in cut_questions(pack, inputs, parameters or None).items()
+    }
+    for method in preferred(pack, inputs):
+        found[Asked(Kind.ANOTHER_GPU, method)] = _anywhere(pack, inputs, method, parameters=parameters)
+        for model in _smaller_models(inputs, evidence):
+            found[Asked(Kind.SMALLER_MODEL, method, model.name)] = _of_model(pack, inputs, method, model=model)
+        if inputs.hardware.count > 1 and inputs.hardware.sharding != hardware_pb2.SHARDING_FULL:
+            found[Asked(Kind.SEVERAL_GPUS, method)] = _sharded(pack, inputs, method, parameters=parameters)
+    return found
+
+
+def preferred(pack: Pack, inputs: Inputs) -> tuple[Method, ...]:
+    """The method that the rules prefer where hardware sets no limit, and QLoRA, which needs the least memory."""
+    chosen = choose(pack, inputs.answers.changed("memory", UNKNOWN)).method or Method.LORA
+    return tuple(dict.fromkeys((chosen, Method.QLORA)))
+
+
+def _anywhere(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> estimate_pb2.EstimateRunRequest:
+    """Ask for the hardware on which a method fits at its smallest, without loss."""
+    there = elsewhere(pack, inputs.request, inputs.catalog)
+    adapted = len(lossless(adaptations(pack, there, method)))
+    spec = build(pack, there, method, parameters=parameters, adapted=adapted).spec
+    return estimate_pb2.EstimateRunRequest(
+        view=estimate_pb2.ESTIMATE_VIEW_FULL, spec=spec, dataset_profile=inputs.profile
+    )
+
+
+def _of_model(pack: Pack, inputs: Inputs, method: Method, *, model: Model) -> estimate_pb2.EstimateRunRequest:
+    """Ask for a smaller model on the hardware at hand."""
+    changed = recommendation_pb2.RecommendRequest()
+    changed.CopyFrom(inputs.request)
+    changed.model.Clear()
+    changed.model.name = model.name
+    return questions(pack, normalize(changed, pack, inputs.catalog), model.parameters)[method]
+
+
+def _sharded(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> estimate_pb2.EstimateRunRequest:
+    """Ask for the devices at hand, with the model sharded across them."""
+    hardware = hardware_pb2.Hardware()
+    hardware.CopyFrom(inputs.hardware)
+    hardware.sharding = hardware_pb2.SHARDING_FULL
+    together = replace(inputs, device=replace(inputs.device, hardware=hardware))
+    return questions(pack, together, parameters)[method]
+
+
+def _smaller_models(inputs: Inputs, evidence: Evidence) -> tuple[Model, ...]:
+    """Catalog models of the same family that may fit, those of the same series first, then the largest first."""
+    ours, best = inputs.model, evidence.best[Method.QLORA].estimate
+    if ours is None or not ours.name or best is None or best.device_bytes.expected <= 0:
+        return ()
+    share = min(SMALLER, ROOM * best.usable_bytes / best.device_bytes.expected)
+    series = _SIZE.split(ours.name)[0]
+    found = [
+        item
+        for item in inputs.catalog.series
+        if item.parameters <= share * ours.parameters and _maker(item) == _maker(ours)
+    ]
+    found.sort(key=lambda item: (_SIZE.split(item.name)[0] != series, -item.parameters, item.name))
+    return tuple(_without_variants(found))[:MOST_MODELS]
+
+
+def _without_variants(found: list[Model]) -> Iterator[Model]:
+    """Models without those that only differ from one before in how they were trained on."""
+    seen: set[int] = set()
+    for item in found:
+        if item.parameters not in seen:
+            seen.add(item.parameters)
+            yield item
+
+
+def _maker(model: Model) -> str:
+    """First word of a name, without its version: "qwen" of qwen2.5-7b."""
+    return re.split(r"[\d.-]", model.name)[0]

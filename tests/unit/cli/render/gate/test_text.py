@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report as text: all about one job, a line for each of many that need no attention."""
+
+import gate_reports as sample
+import pytest
+from finetree_cli.gate.report import Patch
+from finetree_cli.render.gate import text, wording
+
+
+def test_a_single_job_has_its_limits_figures_assumptions_and_digest():
+    shown = text.render(sample.make(sample.FAILING))
+    assert "  FAIL       cost              $62.00 is above $50.00\n" in shown
+    assert "passes with training.epochs: 1\n" in shown
+    assert "  - one epoch: $20.67\n      training.epochs: 1\n" in shown
+    assert "  memory  14.00 GiB (12.60 GiB to 16.80 GiB)\n" in shown
+    assert "  Assumed: rows are as long as the job allows\n" in shown
+    assert shown.endswith(f"Verdict: FAIL\nPlan: sha256:{'0' * 64}\nComputed with: engine-9, prices-3\n")
+
+
+def test_of_many_jobs_those_that_pass_have_a_line_and_what_stops_stands_last():
+    shown = text.render(sample.everything()).splitlines()
+    assert "PASS       training/new.yaml (new): memory 14.00 GiB, time 2 h 0 min, cost unknown" in shown
+    assert "removed    training/old.yaml: memory 9.00 GiB, time 1 h 0 min, cost $5.00" in shown
+    heads = [line.split()[1] for line in shown if line.startswith(("PASS", "FAIL"))]
+    assert heads[-2:] == ["training/fail.yaml", "training/bad.yaml"]
+    assert "Verdict: FAIL: 2 of 5 jobs do not pass" in shown
+
+
+def test_a_change_stands_beside_each_figure_and_in_the_totals():
+    shown = text.render(sample.everything())
+    assert "  cost    $12.00 ($6.00 to $24.00)  -$8.00, -40 % (-$16.00 to -$4.00)\n" in shown
+    assert "Jobs: 1 new, 1 changed, 1 removed, 1 unchanged, against origin/main\n" in shown
+    assert "Total time: 6 h 0 min → 8 h 0 min: +2 h 0 min, +33 % (+1 h 48 min to +2 h 24 min)\n" in shown
+
+
+def test_a_finished_run_stands_beside_its_estimate():
+    shown = text.render(sample.everything())
+    assert "  ran: time    2 h 30 min (above the range), estimated 2 h 0 min (1 h 48 min to 2 h 24 min)\n" in shown
+
+
+def test_foreign_text_cannot_begin_a_line():
+    name = "a.yaml\n::set-output name=x::"
+    message = "model b\n::error::c\r::warning::d"
+    finding = sample.check("cost", "FAIL", file=name, message=message)
+    failing = sample.entry(name, "FAIL", checks=(finding,), no_remedy=message, assumptions=(message,))
+    for report in (sample.make(failing), sample.make(failing, sample.unreadable(name, message), base_ref=message)):
+        assert not [line for line in text.render(report).splitlines() if line.lstrip().startswith("::")]
+
+
+def test_without_limits_there_is_no_verdict_but_the_change():
+    report = sample.make(
+        sample.entry("a.yaml", change="unchanged", base=sample.figures(14, 2, 12)), sample.entry("b.yaml", change="new")
+    )
+    shown = text.render(report)
+    assert "PASS" not in shown
+    assert "Verdict" not in shown
+    assert "new        b.yaml: memory 14.00 GiB, time 2 h 0 min, cost $12.00\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("field_path", "value", "line"),
+    [
+        ("optimizer", "OPTIMIZER_PAGED_ADAMW_8BIT", "optimizer: paged_adamw_8bit"),
+        ("hardware.sharding", "SHARDING_FULL", "hardware.sharding: full"),
+        ("hardware.accelerator", "H100", 'hardware.accelerator: "H100"'),
+        ("lora.target_modules", ["Q"], 'lora.target_modules: ["Q"]'),
+        ("no.such.setting", "SHARDING_FULL", 'no.such.setting: "SHARDING_FULL"'),
+        ("training.packing", "PACKING_ON", "training.packing: on"),
+    ],
+)
+def test_a_change_is_written_as_a_job_file_has_it(field_path, value, line):
+    assert wording.setting(Patch(field_path=field_path, value=value, summary="")) == line
