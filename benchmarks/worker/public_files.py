@@ -45,7 +45,9 @@ def outcome(path: Path, tokenizer: PreTrainedTokenizerBase, columns: Columns | N
         rows = rows_of(file)
         first = list(islice(rows, TOKENIZED_ROWS))
         maker = RowTokenizer(tokenizer, LossOn.COMPLETIONS)
-        targets = [n for some in blocks(first) for n in _targets(maker.block(some, maker.render(some, found_row_format(file))))]
+        targets = [
+            n for some in blocks(first) for n in _targets(maker.block(some, maker.render(some, found_row_format(file))))
+        ]
         count = len(first) + sum(1 for _ in rows)
     except InvalidArgument as error:
         return {"outcome": "refused", "by": "service", "reason": error.reason, "message": _told(error.message)}

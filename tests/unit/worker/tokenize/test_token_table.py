@@ -61,7 +61,10 @@ def test_columns_are_those_of_the_rows(  # noqa: PLR0917 - fixtures and paramete
     alone = [example for row in rows for example in examples_of([row], row_format, mine, loss_on)]
     maker = RowTokenizer(mine, loss_on)
     write_table(
-        tmp_path, (maker.block(some, maker.render(some, row_format)) for some in blocks(rows)), maker, read=lambda: ReadResult(row_format)
+        tmp_path,
+        (maker.block(some, maker.render(some, row_format)) for some in blocks(rows)),
+        maker,
+        read=lambda: ReadResult(row_format),
     )
     table = open_table(tmp_path)
     assert table.rows.tolist() == [row.number for row in rows]
