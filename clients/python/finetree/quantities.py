@@ -46,8 +46,7 @@ def memory_words(interval: evidence_pb2.Interval, usable_bytes: int = 0) -> str:
 
 
 def duration_words(interval: evidence_pb2.Interval, *, low_if: str = "") -> str:
-    """Say a time: "about 1.5 to 2.5 h"; with `low_if` "about 4.5 h, at most 9 h; 27 min if rows are
-    short".
+    """Say a time: "about 1.5 to 2.5 h"; with `low_if` "about 2 h, at most 4 h; 11 min if rows are short".
 
     Args:
         interval: seconds.
