@@ -118,8 +118,11 @@ def check_plans(
         except FinetreeError as error:
             return error
 
+    # All of them before the first is yielded: a reader that stops early must not leave threads to be joined by whoever
+    # collects the generator.
     with ThreadPoolExecutor(CONCURRENT_CALLS) as threads:
-        yield from threads.map(answer, requests)
+        answers = list(threads.map(answer, requests))
+    yield from answers
 
 
 class LocalEstimator(LocalService):
