@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: ANN002, ANN003, ANN202 - the methods are the SDK's
+# ruff: noqa: ANN002, ANN003 - the methods are as the SDK has them
 """Many plans are checked by concurrent calls, and answered in order."""
 
 import threading
@@ -13,7 +13,7 @@ from finetree_cli.backends.estimator import check_plans
 class Server:
     """A client of a server that answers with the number of runs that a month has."""
 
-    def check_plan(self, run, policy, **_):  # noqa: ANN003 - as the SDK's
+    def check_plan(self, run, _policy, **_):
         if not run.runs_per_month:
             raise NotFound("no such model")
         return check_plan_pb2.CheckPlanResponse(no_remedy=str(run.runs_per_month))
