@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from finetree_estimator.evidence.corrections import UNCORRECTED, Correction, Factor
-from finetree_estimator.evidence.measured_runs import Near, case_of, measured, nearest
+from finetree_estimator.evidence.measured_runs import Near, case_of, measured_settings, nearest
 from finetree_estimator.evidence.similarity import (
     FAR,
     MEMORY,
@@ -225,7 +225,7 @@ def _setting_reasons(mine: Setting, other: Setting, weights: Weights) -> list[Re
 
 def _measured_values(name: str, *, peaks: bool) -> frozenset[object]:
     """Values that the measured runs have in a respect."""
-    return frozenset(getattr(row.case.setting, name) for row in measured(peaks=peaks))
+    return frozenset(getattr(setting, name) for setting in measured_settings(peaks=peaks))
 
 
 def _size_reasons(case: Case, near: Near, weights: Weights) -> list[Remark]:

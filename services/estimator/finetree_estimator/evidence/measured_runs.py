@@ -77,6 +77,11 @@ def _by_setting(*, peaks: bool) -> tuple[tuple[Setting, tuple[MeasuredRun, ...]]
     return tuple((setting, tuple(rows)) for setting, rows in found.items())
 
 
+def measured_settings(*, peaks: bool) -> tuple[Setting, ...]:
+    """The different settings of the runs that measured a peak, or of those that measured a speed."""
+    return tuple(setting for setting, _ in _by_setting(peaks=peaks))
+
+
 def case_of(run: Run) -> Case:
     """A run as the distance sees it."""
     name, architecture = _known(run.device.name, is_cpu=run.on_cpu)
