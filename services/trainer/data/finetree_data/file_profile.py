@@ -40,7 +40,7 @@ class FileProfile:
 
 def file_profile(path: Path, reading: Reading) -> FileProfile:
     """Read a file's rows, up to READ_BYTES. Raises DatasetError where a run would refuse the file."""
-    if _is_parquet(path, reading):
+    if is_parquet(path, reading):
         return _of_footer(read_footer(path), reading)
     file, sizes, share = RowFile(path, reading), RowSizes(), 1.0
     for entry in file.entries():
@@ -61,7 +61,8 @@ def file_profile(path: Path, reading: Reading) -> FileProfile:
     )
 
 
-def _is_parquet(path: Path, reading: Reading) -> bool:
+def is_parquet(path: Path, reading: Reading) -> bool:
+    """Return whether a file is read as Parquet. Raises DatasetError DATASET_NOT_FOUND."""
     try:
         with path.open("rb") as stream:
             return stream.read(len(PARQUET)) == PARQUET and reading.file_format in (None, FileFormat.PARQUET)

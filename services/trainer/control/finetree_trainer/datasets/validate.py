@@ -8,11 +8,10 @@ from finetree_api.types.v1 import training_data_pb2
 from finetree_data import contract
 from finetree_data.bad_rows import BadRow, describe, empty_dataset
 from finetree_data.errors import DatasetError
-from finetree_data.file_profile import columns_profile
-from finetree_data.files.content import PARQUET
+from finetree_data.file_profile import columns_profile, is_parquet
 from finetree_data.files.parquet_footer import Footer, read_footer
 from finetree_data.findings.finding import Finding
-from finetree_data.options import FileFormat, Reading
+from finetree_data.options import Reading
 from finetree_data.reader import RowFile
 from finetree_data.row_sizes import RowSizes, estimated_tokens
 from finetree_data.rows.row import Row
@@ -46,7 +45,7 @@ def validate_file(file: Path, reading: Reading | None = None) -> ValidatedFile:
     """
     reading = reading or Reading()
     try:
-        if _is_parquet(file, reading):
+        if is_parquet(file, reading):
             return _validate_footer(read_footer(file), reading)
         return _validate_rows(RowFile(file, reading))
     except DatasetError as error:
@@ -82,11 +81,6 @@ def _validate_rows(file: RowFile) -> ValidatedFile:
         profile=sizes.profile(share),
         findings=file.findings,
     )
-
-
-def _is_parquet(file: Path, reading: Reading) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(len(PARQUET)) == PARQUET and reading.file_format in (None, FileFormat.PARQUET)
 
 
 def _validate_footer(footer: Footer, reading: Reading) -> ValidatedFile:
