@@ -222,6 +222,30 @@ async def test_a_worker_whose_outcome_was_shown_but_not_yet_noted_does_not_outli
     await all_gone(tmp_path)
 
 
+async def test_a_service_that_stops_while_it_begins_an_attempt_costs_the_job_none(tmp_path, monkeypatch):
+    from finetree_trainer.joblog.log import EventLog
+
+    change, never = EventLog.change, asyncio.Event()
+
+    async def held(*arguments: object, **options: object) -> object:
+        """The attempt is stored and shown; whoever began it would go on later, and meets the end of the service."""
+        stored = await change(*arguments, **options)
+        if stored.row.state == job_pb2.JOB_STATE_PREPARING:
+            await never.wait()
+        return stored
+
+    script = {"steps": 3, "start_delay": 1.0}
+    with monkeypatch.context() as patch:
+        patch.setattr(EventLog, "change", held)
+        async with trainer(tmp_path, script) as talk:
+            job = await talk.train()
+            await talk.until(job.name, lambda e: e.state_changed.current == job_pb2.JOB_STATE_PREPARING)
+    async with trainer(tmp_path, script) as talk:
+        events = await talk.events(job.name)
+        assert_whole(events)
+        assert steps(events) == [(1, 1), (1, 2), (1, 3)]
+
+
 async def test_a_dead_prewarmed_worker_harms_no_job(tmp_path):
     async with trainer(tmp_path, {"profile": 1e12, "steps": 2}, prewarm=True) as talk:
         from google.protobuf.duration_pb2 import Duration

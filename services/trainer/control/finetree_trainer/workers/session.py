@@ -77,6 +77,9 @@ class Worker:
     attempt: int = 0
     slots: tuple[Slot, ...] = ()
     task: worker_pb2.Task | None = None
+    starting: bool = False
+    """Whether an attempt is being begun for it. Stays True where the service stops meanwhile: the attempt may be in the
+    log by then, and the next run of the service finds the worker by it."""
     session: Session | None = None
     attached: asyncio.Event = field(default_factory=asyncio.Event)
     termination: "asyncio.Task[None] | None" = None

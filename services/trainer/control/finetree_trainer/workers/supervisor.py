@@ -134,7 +134,13 @@ class Supervisor:
             attempts.create(connection, started)
             return attempt
 
-        attempt = (await self._log.change(uid, begin)).result
+        worker.starting = True
+        try:
+            attempt = (await self._log.change(uid, begin)).result
+        except Exception:
+            worker.starting = False
+            raise
+        worker.starting = False
         if not attempt:
             return False
         worker.job, worker.attempt, worker.slots = uid, attempt, slots
@@ -275,6 +281,8 @@ class Supervisor:
 
         The log is asked: an outcome is in it, and sent to watchers, before `ingest` sets `done`.
         """
+        if worker.starting:
+            return False
         if not worker.job or worker.done:
             return True
         try:
