@@ -18,7 +18,7 @@ from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Evidence, FitState, Model
 from finetree_recommender.explain.rental_offers import elsewhere
 from finetree_recommender.method import Method
-from finetree_recommender.recipe.build import adaptations, build, cut_questions, lossless, questions
+from finetree_recommender.recipe.build import adaptations, adapted_draft, cut_questions, lossless, question
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.rule_pack.answers import UNKNOWN
 from finetree_recommender.rule_pack.pack import Pack
@@ -89,10 +89,12 @@ def preferred(pack: Pack, inputs: Inputs) -> tuple[Method, ...]:
 def _anywhere(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> estimate_pb2.EstimateRunRequest:
     """Ask for the hardware on which a method fits at its smallest, without loss."""
     there = elsewhere(pack, inputs.request, inputs.catalog)
-    adapted = len(lossless(adaptations(pack, there, method)))
-    spec = build(pack, there, method, parameters=parameters, adapted=adapted).spec
+    rules = lossless(adaptations(pack, there, method))
     return estimate_pb2.EstimateRunRequest(
-        view=estimate_pb2.ESTIMATE_VIEW_FULL, spec=spec, dataset_profile=inputs.profile
+        view=estimate_pb2.ESTIMATE_VIEW_SUMMARY,
+        searches=[estimate_pb2.ESTIMATE_SEARCH_SMALLEST_HARDWARE],
+        spec=adapted_draft(pack, there, method, parameters=parameters, rules=rules),
+        dataset_profile=inputs.profile,
     )
 
 
@@ -102,7 +104,7 @@ def _of_model(pack: Pack, inputs: Inputs, method: Method, *, model: Model) -> es
     changed.CopyFrom(inputs.request)
     changed.model.Clear()
     changed.model.name = model.name
-    return questions(pack, normalize(changed, pack, inputs.catalog), model.parameters)[method]
+    return question(pack, normalize(changed, pack, inputs.catalog), method, parameters=model.parameters)
 
 
 def _sharded(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> estimate_pb2.EstimateRunRequest:
@@ -111,7 +113,7 @@ def _sharded(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | No
     hardware.CopyFrom(inputs.hardware)
     hardware.sharding = hardware_pb2.SHARDING_FULL
     together = replace(inputs, device=replace(inputs.device, hardware=hardware))
-    return questions(pack, together, parameters)[method]
+    return question(pack, together, method, parameters=parameters)
 
 
 def _smaller_models(inputs: Inputs, evidence: Evidence) -> tuple[Model, ...]:
