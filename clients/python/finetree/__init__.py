@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from finetree._async.events import AsyncEventStream
     from finetree._async.job import AsyncJob
     from finetree._async.pages import AsyncPages
-    from finetree._shared.options import TLS
     from finetree._shared.status import error_of_status
     from finetree._sync.client import Client
     from finetree._sync.events import EventStream
     from finetree._sync.job import Job
     from finetree._sync.pages import Pages
+    from finetree.config.options import TLS
     from finetree.durations import parse_duration, to_duration
     from finetree.errors import (
         Aborted,
@@ -68,7 +68,7 @@ _HOMES = {
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
     "finetree.metadata": ("call_metadata",),
-    "finetree._shared.options": ("TLS",),
+    "finetree.config.options": ("TLS",),
     "finetree._shared.status": ("error_of_status",),
     "finetree._sync.client": ("Client",),
     "finetree._sync.events": ("EventStream",),

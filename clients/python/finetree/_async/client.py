@@ -20,8 +20,8 @@ from finetree._async.jobs import AsyncJobCalls
 from finetree._async.recommender import AsyncRecommenderCalls
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
-from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 from finetree._shared.requests import unknown_service
+from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 
 
 class Raw:

@@ -11,8 +11,8 @@ from typing import Literal
 
 import grpc
 
-from finetree._shared.options import TLS, Options, Target
 from finetree._version import __version__
+from finetree.config.options import TLS, Options, Target
 from finetree.metadata import current
 
 Kind = Literal["unary", "stream"]

@@ -13,7 +13,6 @@ from finetree_api.types.v1 import server_pb2
 from google.protobuf.message import Message
 
 from finetree._shared import rpcs
-from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 from finetree._shared.requests import unknown_service
 from finetree._sync.base_models import BaseModelCalls
 from finetree._sync.datasets import DatasetCalls
@@ -21,6 +20,7 @@ from finetree._sync.estimator import EstimatorCalls
 from finetree._sync.jobs import JobCalls
 from finetree._sync.recommender import RecommenderCalls
 from finetree._sync.transport import Transport
+from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 
 
 class Raw:

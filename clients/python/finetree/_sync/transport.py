@@ -12,9 +12,9 @@ import grpc
 from finetree._shared import channels
 from finetree._shared.channels import Kind
 from finetree._shared.fork import GATE
-from finetree._shared.options import Options, Service
 from finetree._shared.rpcs import Q, R, Rpc
 from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
+from finetree.config.options import Options, Service
 from finetree.errors import ClientClosed, FinetreeError
 
 
