@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute
 
 from finetree_console import health
 from finetree_console.errors import HttpError, response_of
+from finetree_console.events import watch
 from finetree_console.guard.capacity import Capacity
 from finetree_console.guard.checks import check_origin, host_check, token_check
 from finetree_console.guard.middleware import CREDENTIALS, REQUEST_ID, TRACE, Guard
@@ -27,7 +28,7 @@ from finetree_console.settings import Settings, SettingsError, is_local
 
 def routes() -> list[BaseRoute]:
     """Routes of everything that the console serves."""
-    return [*health.routes(), *unary.routes()]
+    return [*health.routes(), *watch.routes(), *unary.routes()]
 
 
 def build(settings: Settings, served: Sequence[BaseRoute] | None = None) -> Starlette:
