@@ -13,6 +13,7 @@ import grpc
 
 from finetree._version import __version__
 from finetree.config.options import TLS, Options, Target
+from finetree.config.settings import Service
 
 Kind = Literal["unary", "stream"]
 RETRY = {
@@ -69,11 +70,12 @@ def new_request_id() -> str:
     return str(uuid.uuid4())
 
 
-def metadata(options: Options, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+def metadata(options: Options, service: Service, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
     """Build the metadata of a call."""
     pairs: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
-    if options.token:
-        pairs.append(("authorization", f"Bearer {options.token}"))
+    token = options.targets[service].token
+    if token is not None:
+        pairs.append(("authorization", f"Bearer {token.value()}"))
     if trace := trace_context():
         pairs.append(("traceparent", trace))
     return tuple(pairs)
