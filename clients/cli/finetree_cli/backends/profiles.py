@@ -83,9 +83,9 @@ def change(name: str, values: Mapping[str, str]) -> Path:
     parsed = {key: _parsed(key, text) for key, text in values.items()}
     document = _document()
     table = _table(_table(document, "profiles", super_table=True), name)
-    given = [key for key in TOKENS if parsed.get(key) is not None]
-    if given:  # a token replaces the one that there was, whichever kind it had
-        parsed = dict.fromkeys(TOKENS) | parsed
+    if any(parsed.get(key) is not None for key in TOKENS):
+        # It replaces the token that there was, whichever kind it had.
+        parsed |= {key: None for key in TOKENS if key not in parsed}
     for key, value in parsed.items():
         if value is not None:
             table[key] = value
@@ -151,7 +151,7 @@ def _require(document: Any, name: str) -> None:
 
 def _write(document: "TOMLDocument", profile: str = "") -> Path:
     """Replace the file in one step, if a client would accept the profile."""
-    text = document.as_string()
+    text = f"{document.as_string().rstrip()}\n"
     path = require_path().resolve()  # a link stays one
     file = parse_config(path, text)
     if profile:
