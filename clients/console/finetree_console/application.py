@@ -78,6 +78,7 @@ def client_of(settings: Settings) -> finetree.AsyncClient:
     }
     try:
         client = finetree.AsyncClient(
+            profile="",  # what somebody set up for their shell is no setting of this program
             recommender_address=given["recommender"],
             estimator_address=given["estimator"],
             trainer_address=given["trainer"],
