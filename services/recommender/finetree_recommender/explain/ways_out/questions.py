@@ -5,6 +5,7 @@ All of it goes in one call, which only such a request makes.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -29,7 +30,11 @@ billion parameters."""
 ROOM = 1.5
 """Times the size that the memory allows by proportion, up to which a smaller model is tried: not all memory grows with
 the size."""
+SURE = (0.6, 0.2)
+"""Times that size up to which the largest model is tried too: where the memory is far too small, none of the nearest
+fits."""
 MOST_MODELS = 3
+"""Models that are tried beside those."""
 _SIZE = re.compile(r"-\d+(\.\d+)?[bm](?=-|$)")
 
 
@@ -117,19 +122,28 @@ def _sharded(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | No
 
 
 def _smaller_models(inputs: Inputs, evidence: Evidence) -> tuple[Model, ...]:
-    """Catalog models of the same family that may fit, those of the same series first, then the largest first."""
+    """Catalog models that may fit: those of the same series first, then of the same maker, then the largest first."""
     ours, best = inputs.model, evidence.best[Method.QLORA].estimate
     if ours is None or not ours.name or best is None or best.device_bytes.expected <= 0:
         return ()
-    share = min(SMALLER, ROOM * best.usable_bytes / best.device_bytes.expected)
-    series = _SIZE.split(ours.name)[0]
-    found = [
-        item
-        for item in inputs.catalog.series
-        if item.parameters <= share * ours.parameters and _maker(item) == _maker(ours)
-    ]
-    found.sort(key=lambda item: (_SIZE.split(item.name)[0] != series, -item.parameters, item.name))
-    return tuple(_without_variants(found))[:MOST_MODELS]
+    proportion = best.usable_bytes / best.device_bytes.expected
+    series, makers = _SIZE.split(ours.name)[0], Counter(maker(item.name) for item in inputs.catalog.series)
+
+    def rank(item: Model) -> tuple[float, bool, int, str]:
+        # Of another maker, one with many models: the usual ones.
+        foreign = 0 if maker(item.name) == maker(ours.name) else 1 / makers[maker(item.name)]
+        return foreign, _SIZE.split(item.name)[0] != series, -item.parameters, item.name
+
+    found = sorted((item for item in inputs.catalog.series if item.parameters <= SMALLER * ours.parameters), key=rank)
+    alike = [item for item in found if maker(item.name) == maker(ours.name)]
+
+    def up_to(times: float, models: list[Model]) -> list[Model]:
+        most = times * proportion * ours.parameters
+        return list(_without_variants([item for item in models if item.parameters <= most]))
+
+    near = up_to(ROOM, alike)[:MOST_MODELS]
+    sure = [item for times in SURE for item in up_to(times, alike if up_to(SURE[0], alike) else found)[:1]]
+    return tuple(dict.fromkeys((*near, *sure)))
 
 
 def _without_variants(found: list[Model]) -> Iterator[Model]:
@@ -141,6 +155,6 @@ def _without_variants(found: list[Model]) -> Iterator[Model]:
             yield item
 
 
-def _maker(model: Model) -> str:
-    """First word of a name, without its version: "qwen" of qwen2.5-7b."""
-    return re.split(r"[\d.-]", model.name)[0]
+def maker(name: str) -> str:
+    """First word of a model's name, without its version: "qwen" of qwen2.5-7b."""
+    return re.split(r"[\d.-]", name)[0]
