@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         Violation,
     )
     from finetree.json import to_json
+    from finetree.metadata import call_metadata
     from finetree.money import format_money, parse_money, to_money
     from finetree.spec import plan_of, spec_from_dict
 
@@ -66,6 +67,7 @@ _HOMES = {
     "finetree._async.events": ("AsyncEventStream",),
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
+    "finetree.metadata": ("call_metadata",),
     "finetree.config.options": ("TLS",),
     "finetree._shared.status": ("error_of_status",),
     "finetree._sync.client": ("Client",),
@@ -136,6 +138,7 @@ __all__ = [
     "Unimplemented",
     "Violation",
     "__version__",
+    "call_metadata",
     "error_of_status",
     "format_money",
     "parse_duration",

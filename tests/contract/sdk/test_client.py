@@ -6,6 +6,7 @@ from typing import Any
 import finetree
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.trainer.v1 import trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2
 
 
@@ -34,3 +35,27 @@ def test_raw_stubs_are_typed_and_share_the_channel(do):
     assert response.estimate.total_parameters == 1_000_000
     assert hasattr(trainer, "WatchJob")
     assert hasattr(recommender, "Recommend")
+
+
+def test_any_unary_rpc_can_be_called_by_its_path(do):
+    client = do.client()
+    request = estimate_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "tiny"}))
+    answer = do(client.call("/finetree_api.estimator.v1.EstimatorService/EstimateRun", request))
+    assert answer.estimate.total_parameters == 1_000_000
+    with pytest.raises(finetree.NotFound) as caught:
+        do(client.call("/finetree_api.trainer.v1.TrainerService/GetJob", trainer_pb2.GetJobRequest(name="none")))
+    assert caught.value.reason == "JOB_NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("/finetree_api.trainer.v1.TrainerService/WatchJob", "is no unary rpc"),
+        ("/finetree_api.trainer.v1.TrainerService/WriteDataset", "is no unary rpc"),
+        ("TrainerService/GetTea", "is no unary rpc"),
+        ("/finetree_api.trainer.v1.TrainerService/ListJobs", "takes a ListJobsRequest, not a GetJobRequest"),
+    ],
+)
+def test_a_path_or_a_request_that_does_not_fit_is_refused(do, path, text):
+    with pytest.raises(finetree.InvalidArgument, match=text):
+        do(do.client().call(path, trainer_pb2.GetJobRequest(name="none")))

@@ -11,6 +11,7 @@ from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
 from finetree_api.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from finetree_api.types.v1 import server_pb2
+from google.protobuf.message import Message
 
 from finetree._async.base_models import AsyncBaseModelCalls
 from finetree._async.datasets import AsyncDatasetCalls
@@ -127,6 +128,20 @@ class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls,
         if service == "trainer":
             return (await call(rpcs.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout)).server
         raise unknown_service(service)
+
+    async def call(self, method: str, request: Message, *, timeout: float | None = None) -> Message:
+        """Make any unary rpc of the contract, with the retries, the deadline and the errors of the other methods.
+
+        Args:
+            method: path of the rpc, such as "/finetree_api.trainer.v1.TrainerService/GetJob".
+            request: its request message.
+            timeout: seconds; None means the client's timeout, else the default of the rpc.
+
+        Raises:
+            FinetreeError: what the service answered; InvalidArgument (INVALID_OPTION) for no such rpc.
+        """
+        answer: Message = await self._transport.unary(rpcs.unary(method, request), request, timeout=timeout)
+        return answer
 
     async def close(self) -> None:
         """Close the channels. Open event streams end with ClientClosed."""

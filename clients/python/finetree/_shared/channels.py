@@ -13,6 +13,7 @@ import grpc
 
 from finetree._version import __version__
 from finetree.config.options import TLS, Options, Target
+from finetree.metadata import current
 
 Kind = Literal["unary", "stream"]
 RETRY = {
@@ -65,18 +66,18 @@ def credentials(tls: TLS) -> grpc.ChannelCredentials:
 
 
 def new_request_id() -> str:
-    """Make the id of a call, the same for all of its attempts."""
-    return str(uuid.uuid4())
+    """Make the id of a call, the same for all of its attempts; inside `call_metadata` it may be given."""
+    return current().get("x-request-id") or str(uuid.uuid4())
 
 
 def metadata(options: Options, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
     """Build the metadata of a call."""
-    pairs: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
+    entries = {"x-request-id": request_id}
     if options.token:
-        pairs.append(("authorization", f"Bearer {options.token}"))
+        entries["authorization"] = f"Bearer {options.token}"
     if trace := trace_context():
-        pairs.append(("traceparent", trace))
-    return tuple(pairs)
+        entries["traceparent"] = trace
+    return tuple({**entries, **current()}.items())
 
 
 def trace_context() -> str:

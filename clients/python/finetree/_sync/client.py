@@ -10,6 +10,7 @@ from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
 from finetree_api.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from finetree_api.types.v1 import server_pb2
+from google.protobuf.message import Message
 
 from finetree._shared import rpcs
 from finetree._shared.requests import unknown_service
@@ -126,6 +127,20 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
         if service == "trainer":
             return call(rpcs.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout).server
         raise unknown_service(service)
+
+    def call(self, method: str, request: Message, *, timeout: float | None = None) -> Message:
+        """Make any unary rpc of the contract, with the retries, the deadline and the errors of the other methods.
+
+        Args:
+            method: path of the rpc, such as "/finetree_api.trainer.v1.TrainerService/GetJob".
+            request: its request message.
+            timeout: seconds; None means the client's timeout, else the default of the rpc.
+
+        Raises:
+            FinetreeError: what the service answered; InvalidArgument (INVALID_OPTION) for no such rpc.
+        """
+        answer: Message = self._transport.unary(rpcs.unary(method, request), request, timeout=timeout)
+        return answer
 
     def close(self) -> None:
         """Close the channels. Open event streams end with ClientClosed."""

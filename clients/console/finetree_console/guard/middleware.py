@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first thing that sees a request: gives it an id, checks it, counts it, and passes its metadata on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable
+
+import finetree
+from finetree import FinetreeError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from finetree_console.errors import response_of
+
+Check = Callable[[HTTPConnection], None]
+"""Refuses a request by raising FinetreeError."""
+PASSED_ON = ("authorization", "traceparent", "tracestate")
+"""Headers that go to the services as metadata of the calls made for a request."""
+REQUEST_ID = "x-request-id"
+HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+"""Headers of every response, unless it has them already."""
+
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_METADATA = re.compile(r"[ -~]{1,8192}")
+_log = logging.getLogger("finetree_console")
+
+
+class Guard:
+    """Surrounds an application.
+
+    Args:
+        app: the application.
+        checks: run in this order before it.
+    """
+
+    def __init__(self, app: ASGIApp, *, checks: Iterable[Check] = ()) -> None:
+        self._app = app
+        self._checks = tuple(checks)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        answer = _Answer(send, request_id)
+        started = time.monotonic()
+        try:
+            with finetree.call_metadata({**_metadata(headers), REQUEST_ID: request_id}):
+                try:
+                    self._check(HTTPConnection(scope))
+                except FinetreeError as error:
+                    await response_of(error, request_id)(scope, receive, answer.send)
+                    return
+                await self._app(scope, receive, answer.send)
+        finally:
+            line = {
+                "event": "http",
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": answer.status,
+                "ms": round((time.monotonic() - started) * 1000, 3),
+                "request_id": request_id,
+            }
+            _log.info(json.dumps(line))
+
+    def _check(self, connection: HTTPConnection) -> None:
+        for check in self._checks:
+            check(connection)
+
+
+class _Answer:
+    """Sends a response on, with the headers that all of them have; `status` is 0 until it begins."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send, self._request_id = send, request_id
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers[REQUEST_ID] = self._request_id
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        await self._send(message)
+
+
+def _metadata(headers: Headers) -> dict[str, str]:
+    """Headers to pass on; what gRPC does not take as metadata is left out."""
+    found = {name: headers.get(name, "") for name in PASSED_ON}
+    return {name: value for name, value in found.items() if _METADATA.fullmatch(value)}
