@@ -18,13 +18,14 @@ from starlette.routing import BaseRoute
 
 from finetree_console.errors import HttpError, response_of
 from finetree_console.guard.middleware import REQUEST_ID, Guard
+from finetree_console.openai import routes as openai
 from finetree_console.rpc import unary
 from finetree_console.settings import Settings
 
 
 def routes() -> list[BaseRoute]:
     """Routes of everything that the console serves."""
-    return [*unary.routes()]
+    return [*unary.routes(), *openai.routes()]
 
 
 def build(settings: Settings, served: Sequence[BaseRoute] | None = None) -> Starlette:

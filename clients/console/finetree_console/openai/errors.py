@@ -43,14 +43,14 @@ _PARAMS = {
 """Fields of the interface by the contract's field that they become."""
 
 
-class Refusal(HttpError):
+class RefusedError(HttpError):
     """A request that is refused here. The violation's field is one of the interface."""
 
 
-def refusal(param: str, message: str, reason: str = "INVALID_REQUEST", *, status: int = 400) -> Refusal:
+def refusal(param: str, message: str, reason: str = "INVALID_REQUEST", *, status: int = 400) -> RefusedError:
     """Make the error for a field of a request; `param` "" means the request as a whole."""
     violations = (Violation(param, message),) if param else ()
-    return Refusal(message, status=status, reason=reason, violations=violations)
+    return RefusedError(message, status=status, reason=reason, violations=violations)
 
 
 def answered(endpoint: Endpoint) -> Endpoint:
@@ -82,11 +82,18 @@ def document(error: FinetreeError) -> dict[str, str | None]:
     status = http_status(error)
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {
-        "message": str(error).removesuffix(f" [{error.reason or error.code}]"),
+        "message": _message(error),
         "type": kind,
         "code": error.reason or error.code,
         "param": param_of(error),
     }
+
+
+def _message(error: FinetreeError) -> str:
+    """What was wrong, with the fields that its own text does not name."""
+    if isinstance(error, RefusedError):
+        return error.message
+    return str(error).removesuffix(f" [{error.reason or error.code}]")
 
 
 def http_status(error: FinetreeError) -> int:
@@ -98,7 +105,7 @@ def http_status(error: FinetreeError) -> int:
 def param_of(error: FinetreeError) -> str | None:
     """Field of the request that an error is about; None for the request as a whole."""
     path = next((each.field for each in error.violations if each.field), "")
-    if not path or isinstance(error, Refusal):
+    if not path or isinstance(error, RefusedError):
         return path or None
     inner = path
     for prefix in ("job.", "train.", "spec.", "run."):

@@ -66,7 +66,7 @@ def dataset_of(text: str, param: str) -> str:
     """UUID of the dataset of a file id.
 
     Raises:
-        Refusal: FILE_NOT_FOUND.
+        RefusedError: FILE_NOT_FOUND.
     """
     found = _FILE.fullmatch(text)
     if found is None:
@@ -84,7 +84,7 @@ def job_of(text: str, param: str = "fine_tuning_job_id") -> str:
     """UUID of the job of a job id.
 
     Raises:
-        Refusal: JOB_NOT_FOUND.
+        RefusedError: JOB_NOT_FOUND.
     """
     found = _JOB.fullmatch(text)
     if found is None:
@@ -96,7 +96,7 @@ def seq_of(text: str, param: str) -> int:
     """Number of the event of an event id or a checkpoint id.
 
     Raises:
-        Refusal: CURSOR_INVALID.
+        RefusedError: CURSOR_INVALID.
     """
     found = _EVENT.fullmatch(text) or _CHECKPOINT.fullmatch(text)
     if found is None:

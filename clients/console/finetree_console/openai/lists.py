@@ -18,7 +18,7 @@ def limit_of(request: Request, *, default: int, most: int) -> int:
     """Number of items that a request asks for.
 
     Raises:
-        Refusal: INVALID_REQUEST.
+        RefusedError: INVALID_REQUEST.
     """
     text = request.query_params.get("limit", str(default))
     if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= most):
@@ -36,7 +36,7 @@ async def select(items: AsyncIterable[T], key: Callable[[T], str], last: str, li
     """Take at most `limit` items behind the one with the key `last` ("": from the first), and whether more follow.
 
     Raises:
-        Refusal: CURSOR_INVALID: there is no such item.
+        RefusedError: CURSOR_INVALID: there is no such item.
     """
     found: list[T] = []
     waiting = bool(last)

@@ -43,7 +43,7 @@ async def get_model(request: Request) -> Response:
     raise refusal("model", f"no model {wanted!r}; GET /v1/models lists them", "MODEL_NOT_FOUND", status=404)
 
 
-async def answer_chat(request: Request) -> Response:
+async def refuse_chat(request: Request) -> Response:  # noqa: ARG001  # the signature of an endpoint
     """POST /v1/chat/completions: not served; says how to use a tuned model today."""
     raise refusal(
         "",
@@ -59,9 +59,7 @@ async def answer_chat(request: Request) -> Response:
 
 async def base_models(client: finetree.AsyncClient) -> dict[str, base_model_pb2.BaseModel]:
     """Get the base models that can be trained, by the name that a request gives them."""
-    ready = [
-        model async for model in client.list_base_models() if model.state == base_model_pb2.BASE_MODEL_STATE_READY
-    ]
+    ready = [model async for model in client.list_base_models() if model.state == base_model_pb2.BASE_MODEL_STATE_READY]
     revisions = Counter(model.source.hub.id for model in ready if model.source.HasField("hub"))
     return {_name(model.source, several=revisions[model.source.hub.id] > 1): model for model in ready}
 

@@ -11,7 +11,7 @@ from finetree_console.openai.errors import Endpoint, answered, refusal
 from finetree_console.openai.files import endpoints as files
 from finetree_console.openai.jobs import checkpoints, events
 from finetree_console.openai.jobs import endpoints as jobs
-from finetree_console.openai.models import answer_chat, get_model, list_models
+from finetree_console.openai.models import get_model, list_models, refuse_chat
 
 PREFIX = "/v1"
 JOBS = "/fine_tuning/jobs"
@@ -36,7 +36,7 @@ def routes() -> list[BaseRoute]:
         _route("GET", f"{JOB}/checkpoints", checkpoints.list_checkpoints),
         _route("GET", "/models", list_models),
         _route("GET", "/models/{model:path}", get_model),
-        _route("POST", "/chat/completions", answer_chat),
+        _route("POST", "/chat/completions", refuse_chat),
         Route(f"{PREFIX}/{{rest:path}}", answered(_unknown), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
     ]
 

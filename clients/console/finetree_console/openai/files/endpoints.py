@@ -8,7 +8,7 @@ from typing import Any
 
 import finetree
 from finetree_api.trainer.v1 import dataset_pb2
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,21 +30,25 @@ async def create_file(request: Request) -> Response:
     """POST /v1/files: upload a dataset; the same content gives the same file."""
     client: finetree.AsyncClient = request.app.state.client
     try:
-        form = await request.form(max_files=1, max_fields=8, max_part_size=MAX_FIELD_BYTES)
+        async with request.form(max_files=1, max_fields=8, max_part_size=MAX_FIELD_BYTES) as form:
+            file = _form_file(form)
+            dataset = await client.upload_dataset(file.file, display_name=(file.filename or "")[:256])
     except HTTPException as error:
         raise refusal("", f"the body is no form with a file: {error.detail}", "MALFORMED_REQUEST") from None
-    async with form:
-        file, purpose = form.get("file"), form.get("purpose")
-        if not isinstance(file, UploadFile):
-            raise refusal("file", "file: send the rows as the part `file` of a multipart form")
-        if purpose != PURPOSE:
-            text = f"purpose: only {PURPOSE!r} is supported, got {purpose!r}"
-            raise refusal("purpose", text, "PURPOSE_UNSUPPORTED")
-        if form.get("expires_after[seconds]") is not None:
-            text = "expires_after: files are kept until they are deleted; leave it out"
-            raise refusal("expires_after", text, "EXPIRY_UNSUPPORTED")
-        dataset = await client.upload_dataset(file.file, display_name=(file.filename or "")[:256])
     return Json(_object(dataset))
+
+
+def _form_file(form: FormData) -> UploadFile:
+    """Return the file of a form. Raises RefusedError for what is not supported."""
+    file, purpose = form.get("file"), form.get("purpose")
+    if not isinstance(file, UploadFile):
+        raise refusal("file", "file: send the rows as the part `file` of a multipart form")
+    if purpose != PURPOSE:
+        raise refusal("purpose", f"purpose: only {PURPOSE!r} is supported, got {purpose!r}", "PURPOSE_UNSUPPORTED")
+    if form.get("expires_after[seconds]") is not None:
+        text = "expires_after: files are kept until they are deleted; leave it out"
+        raise refusal("expires_after", text, "EXPIRY_UNSUPPORTED")
+    return file
 
 
 async def list_files(request: Request) -> Response:

@@ -44,7 +44,7 @@ async def result_object(client: finetree.AsyncClient, wanted: ResultFile) -> dic
     """Make the object of a result.
 
     Raises:
-        Refusal: FILE_NOT_FOUND.
+        RefusedError: FILE_NOT_FOUND.
     """
     job = await _ended(client, wanted)
     if wanted.artifact == METRICS:
@@ -57,7 +57,7 @@ async def result_content(client: finetree.AsyncClient, wanted: ResultFile) -> Re
     """Answer with the bytes of a result.
 
     Raises:
-        Refusal: FILE_NOT_FOUND.
+        RefusedError: FILE_NOT_FOUND.
     """
     job = await _ended(client, wanted)
     handle = client.job(job.name)

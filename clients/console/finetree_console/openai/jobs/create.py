@@ -9,19 +9,19 @@ same time, through one door or through several, ask the trainer under the same r
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import time
 import uuid
-import weakref
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import finetree
 from finetree_api.trainer.v1 import job_pb2
 from starlette.requests import Request
 
 from finetree_console.openai.errors import refusal
+from finetree_console.openai.jobs.memory import Memory, memory_of
 from finetree_console.openai.jobs.object import REQUEST_LABEL
 
 REPEAT_SECONDS = 600.0
@@ -31,56 +31,69 @@ BODY = "openai.body"
 KEY = "idempotency-key"
 RETRY_COUNT = "x-stainless-retry-count"
 MAX_KEY = 255
-
-_running: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-"""One lock for each request that is being answered: what it has made is seen by the one that repeats it."""
+Build = Callable[[], Awaitable[job_pb2.JobTemplate]]
 
 
-async def create_once(
-    client: finetree.AsyncClient,
-    request: Request,
-    body: bytes,
-    build: Callable[[], Awaitable[job_pb2.JobTemplate]],
-) -> job_pb2.Job:
-    """Create the job of a request, or return the one that the same request has made before.
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes two requests the same."""
+
+    label: str
+    """Hash of the caller's credential with the idempotency key, or without one with the body."""
+    body: str
+    """Hash of the caller's credential with the body."""
+    keyed: bool
+    """Whether there is an idempotency key."""
+    again: bool
+    """Whether the request may have been answered before."""
+
+
+def identity_of(request: Request, body: bytes) -> Identity:
+    """Identify a request.
 
     Raises:
-        Refusal: IDEMPOTENCY_KEY_REUSED: the key came with another body.
-        FinetreeError: what the trainer answers.
+        RefusedError: INVALID_REQUEST: the idempotency key is too long.
     """
     key = request.headers.get(KEY, "")
     if len(key) > MAX_KEY:
         raise refusal(KEY, f"{KEY}: at most {MAX_KEY} characters")
     caller = request.headers.get("authorization", "")
     content = _digest(caller, body)
-    label = _digest(caller, b"key " + key.encode()) if key else content
-    lock = _running.setdefault(label, asyncio.Lock())
-    async with lock:
-        return await _create(client, build, label=label, content=content, keyed=bool(key), again=_is_repeated(request))
+    count = request.headers.get(RETRY_COUNT, "0")
+    repeated = count.isascii() and count.isdecimal() and int(count) > 0
+    return Identity(
+        _digest(caller, b"key " + key.encode()) if key else content, content, bool(key), bool(key) or repeated
+    )
 
 
-async def _create(
-    client: finetree.AsyncClient,
-    build: Callable[[], Awaitable[job_pb2.JobTemplate]],
-    *,
-    label: str,
-    content: str,
-    keyed: bool,
-    again: bool,
-) -> job_pb2.Job:
-    made = await _made(client, label)
-    if found := _repeated(made, content, keyed=keyed, again=again):
+async def create_once(client: finetree.AsyncClient, request: Request, body: bytes, build: Build) -> job_pb2.Job:
+    """Create the job of a request, or return the one that the same request has made before.
+
+    Raises:
+        RefusedError: IDEMPOTENCY_KEY_REUSED: the key came with another body.
+        FinetreeError: what the trainer answers.
+    """
+    identity, memory = identity_of(request, body), memory_of(request)
+    async with memory.lock(identity.label):
+        job = await _create(client, memory, identity, build)
+        memory.made(identity.label)
+        return job
+
+
+async def _create(client: finetree.AsyncClient, memory: Memory, identity: Identity, build: Build) -> job_pb2.Job:
+    made = await _made(client, identity.label)
+    if found := _repeated(made, memory, identity):
         return found
     template = await build()
-    template.labels[REQUEST_LABEL] = label
-    template.annotations[BODY] = content
+    template.labels[REQUEST_LABEL] = identity.label
+    template.annotations[BODY] = identity.body
     try:
-        return _snapshot(await client.create_job(template, request_id=f"openai-{label}-{len(made)}"))
+        return _snapshot(await client.create_job(template, request_id=f"openai-{identity.label}-{len(made)}"))
     except (finetree.AlreadyExists, finetree.FailedPrecondition) as error:
         if error.reason not in ("REQUEST_ID_REUSED", "JOB_DELETED"):
             raise
     # Another door has made a job under this id meanwhile, with a recipe that came out otherwise; or it was deleted.
-    if found := _repeated(await _made(client, label), content, keyed=keyed, again=again):
+    if found := _repeated(await _made(client, identity.label), memory, identity):
         return found
     return _snapshot(await client.create_job(template, request_id=f"openai-{uuid.uuid4()}"))
 
@@ -90,21 +103,22 @@ async def _made(client: finetree.AsyncClient, label: str) -> list[job_pb2.Job]:
     return [job async for job in client.list_jobs(labels={REQUEST_LABEL: label}, page_size=1000)]
 
 
-def _repeated(made: list[job_pb2.Job], content: str, *, keyed: bool, again: bool) -> job_pb2.Job | None:
+def _repeated(made: list[job_pb2.Job], memory: Memory, identity: Identity) -> job_pb2.Job | None:
     """The job that a repeated request asks for; None for a request that is new."""
-    if not made:
+    if not made or not identity.again:
         return None
     newest = made[0]
-    if keyed:
-        if newest.annotations.get(BODY) != content:
-            raise refusal(KEY, f"{KEY}: it came with another request before; take a new one", "IDEMPOTENCY_KEY_REUSED")
-        return newest
-    return newest if again and time.time() - newest.create_time.seconds <= REPEAT_SECONDS else None
+    if not identity.keyed:
+        return newest if age_of(newest, memory, time.time()) <= REPEAT_SECONDS else None
+    if newest.annotations.get(BODY) != identity.body:
+        raise refusal(KEY, f"{KEY}: it came with another request before; take a new one", "IDEMPOTENCY_KEY_REUSED")
+    return newest
 
 
-def _is_repeated(request: Request) -> bool:
-    count = request.headers.get(RETRY_COUNT, "0")
-    return count.isascii() and count.isdecimal() and int(count) > 0
+def age_of(job: job_pb2.Job, memory: Memory, now: float) -> float:
+    """Seconds since a request was answered with a job: as remembered here, else by the trainer's clock and `now`."""
+    remembered = memory.seconds_since(job.labels[REQUEST_LABEL])
+    return now - job.create_time.seconds if remembered is None else remembered
 
 
 def _snapshot(job: finetree.AsyncJob) -> job_pb2.Job:

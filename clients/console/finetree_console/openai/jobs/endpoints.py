@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from finetree_console.openai.errors import refusal
 from finetree_console.openai.files.results import result_ids
 from finetree_console.openai.ids import job_of
 from finetree_console.openai.jobs.create import create_once
+from finetree_console.openai.jobs.memory import memory_of
 from finetree_console.openai.jobs.object import ENDED, job_object, metadata_of, metadata_parts
 from finetree_console.openai.jobs.request import read_create
 from finetree_console.openai.jobs.template import template_of
@@ -27,12 +27,8 @@ from finetree_console.openai.lists import limit_of, page, select
 from finetree_console.rpc.body import read_body
 
 MOST = 100
-REMEMBERED = 1024
-"""Ended jobs whose numbers are kept: they never change."""
 
 _PAIR = re.compile(r"metadata\[(.*)\]", re.DOTALL)
-_ended: OrderedDict[str, tuple[list[str], int | None]] = OrderedDict()
-"""Result files and trained tokens by the UUID of an ended job."""
 
 
 async def create_job(request: Request) -> Response:
@@ -41,13 +37,13 @@ async def create_job(request: Request) -> Response:
     body = await read_body(request, max_bytes=request.app.state.settings.max_body_bytes)
     asked = read_create(_json(body))
     job = await create_once(client, request, body, lambda: template_of(client, asked))
-    return Json(await _object(client, job))
+    return Json(await _object(client, request, job))
 
 
 async def get_job(request: Request) -> Response:
     """GET /v1/fine_tuning/jobs/{id}."""
     client: finetree.AsyncClient = request.app.state.client
-    return Json(await _object(client, await _job(client, request)))
+    return Json(await _object(client, request, await _job(client, request)))
 
 
 async def list_jobs(request: Request) -> Response:
@@ -57,14 +53,14 @@ async def list_jobs(request: Request) -> Response:
     last = request.query_params.get("after")
     last_uid = job_of(last, "after") if last is not None else ""
     jobs, more = await select(_matching(client, _wanted(request)), lambda job: job.uid, last_uid, limit)
-    return page([await _object(client, job) for job in jobs], more=more)
+    return page([await _object(client, request, job) for job in jobs], more=more)
 
 
 async def cancel_job(request: Request) -> Response:
     """POST /v1/fine_tuning/jobs/{id}/cancel; of an ended job nothing changes."""
     client: finetree.AsyncClient = request.app.state.client
     job = await _job(client, request)
-    return Json(await _object(client, await client.job(job.name).cancel()))
+    return Json(await _object(client, request, await client.job(job.name).cancel()))
 
 
 async def refuse_pause(request: Request) -> Response:
@@ -76,7 +72,7 @@ async def refuse_pause(request: Request) -> Response:
 
 
 async def _job(client: finetree.AsyncClient, request: Request) -> job_pb2.Job:
-    """Get the job of a request's path. Raises Refusal for one that does not train."""
+    """Get the job of a request's path. Raises RefusedError for one that does not train."""
     name = request.path_params["id"]
     job = await client.get_job(job_of(name))
     if not job.HasField("train"):
@@ -84,28 +80,27 @@ async def _job(client: finetree.AsyncClient, request: Request) -> job_pb2.Job:
     return job
 
 
-async def _object(client: finetree.AsyncClient, job: job_pb2.Job) -> dict[str, Any]:
-    files, tokens = await _results(client, job)
+async def _object(client: finetree.AsyncClient, request: Request, job: job_pb2.Job) -> dict[str, Any]:
+    files, tokens = await _results(client, request, job)
     return job_object(job, result_files=files, trained_tokens=tokens, now=time.time())
 
 
-async def _results(client: finetree.AsyncClient, job: job_pb2.Job) -> tuple[list[str], int | None]:
+async def _results(client: finetree.AsyncClient, request: Request, job: job_pb2.Job) -> tuple[list[str], int | None]:
     """Result files and trained tokens of a job; none while it has not ended."""
     if job.state not in ENDED:
         return [], None
-    if job.uid not in _ended:
+    memory = memory_of(request)
+    found = memory.results.get(job.uid)
+    if found is None:
         handle = client.job(job.name)
         last = await handle.list_events(last=1, kinds=["terminal"])
-        tokens = last[0].terminal.summary.processed_tokens if last else None
-        _ended[job.uid] = (result_ids(job, await handle.artifacts()), tokens)
-        while len(_ended) > REMEMBERED:
-            _ended.popitem(last=False)
-    return _ended[job.uid]
+        tokens = last[0].terminal.summary.processed_tokens if last else 0
+        found = (result_ids(job, await handle.artifacts()), tokens)
+        memory.results.put(job.uid, found)
+    return found
 
 
-async def _matching(
-    client: finetree.AsyncClient, wanted: Mapping[str, str] | None
-) -> AsyncIterator[job_pb2.Job]:
+async def _matching(client: finetree.AsyncClient, wanted: Mapping[str, str] | None) -> AsyncIterator[job_pb2.Job]:
     """Jobs whose metadata has all pairs that are wanted; None: that have no metadata."""
     labels, _ = metadata_parts(wanted or {})
     async for job in client.list_jobs(tasks=["train"], labels=labels, page_size=MOST):

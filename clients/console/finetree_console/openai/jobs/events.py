@@ -76,9 +76,7 @@ async def frames(
             following = asyncio.ensure_future(anext(events, None))
             try:
                 while not stopping.done():
-                    await asyncio.wait(
-                        {following, stopping}, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED
-                    )
+                    await asyncio.wait({following, stopping}, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
                     if not following.done():
                         yield ": still there\n\n"
                         continue

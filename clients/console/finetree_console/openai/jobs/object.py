@@ -42,9 +42,7 @@ _LABEL_KEY = re.compile(r"(?=.{1,63}\Z)[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?
 _MAX_LABEL_VALUE = 256
 
 
-def job_object(
-    job: job_pb2.Job, *, result_files: list[str], trained_tokens: int | None, now: float
-) -> dict[str, Any]:
+def job_object(job: job_pb2.Job, *, result_files: list[str], trained_tokens: int | None, now: float) -> dict[str, Any]:
     """Make the object of a job that trains.
 
     Args:
@@ -140,7 +138,7 @@ def _estimated_finish(job: job_pb2.Job, now: float) -> int | None:
 
 
 def _error(job: job_pb2.Job) -> dict[str, Any] | None:
-    if not job.HasField("error"):
+    if not job.error.code:
         return None
     cause = error_of_status(job.error)
     return {"code": cause.reason or cause.code, "message": cause.message, "param": param_of(cause)}
@@ -161,5 +159,3 @@ def _own(job: job_pb2.Job) -> dict[str, Any]:
     if job.train.HasField("recommendation"):
         found["recommendation"] = to_json(job.train.recommendation)
     return found
-
-

@@ -61,7 +61,7 @@ def read_create(body: Any) -> CreateRequest:
     """Check a body.
 
     Raises:
-        Refusal: INVALID_REQUEST, METHOD_UNSUPPORTED, INTEGRATION_UNSUPPORTED, MODEL_NOT_TRAINABLE, FILE_NOT_FOUND.
+        RefusedError: INVALID_REQUEST, METHOD_UNSUPPORTED, INTEGRATION_UNSUPPORTED, MODEL_NOT_TRAINABLE, FILE_NOT_FOUND.
     """
     if not isinstance(body, Mapping):
         raise refusal("", "the body must be a JSON object", "MALFORMED_REQUEST")
@@ -113,9 +113,7 @@ def _text(body: Mapping[str, Any], name: str, *, required: bool = True) -> str:
 
 def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
     """Merge the two places of hyperparameters: `method.supervised.hyperparameters`, and the deprecated one."""
-    method = body.get("method") or {}
-    if not isinstance(method, Mapping):
-        raise refusal("method", f"method: expected an object, got {_kind(method)}")
+    method = _mapping(body, "method")
     kind = method.get("type", "supervised")
     if kind != "supervised":
         text = (
@@ -127,14 +125,17 @@ def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
         if name not in ("type", "supervised"):
             raise refusal(f"method.{name}", f"method.{name}: does not go with the type 'supervised'")
     inner = _mapping(method, "supervised", "method.supervised")
-    for name in inner:
-        if name != "hyperparameters":
-            raise refusal(f"method.supervised.{name}", f"method.supervised.{name}: unknown field")
+    for name in set(inner) - {"hyperparameters"}:
+        raise refusal(f"method.supervised.{name}", f"method.supervised.{name}: unknown field")
+    place = "method.supervised.hyperparameters"
+    return _merged(
+        ("hyperparameters", _mapping(body, "hyperparameters")), (place, _mapping(inner, "hyperparameters", place))
+    )
+
+
+def _merged(*places: tuple[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     found: dict[str, Any] = {}
-    for place, given in (
-        ("hyperparameters", _mapping(body, "hyperparameters")),
-        ("method.supervised.hyperparameters", _mapping(inner, "hyperparameters", "method.supervised.hyperparameters")),
-    ):
+    for place, given in places:
         for name, value in given.items():
             if name not in HYPERPARAMETERS:
                 raise refusal(f"{place}.{name}", f"{place}.{name}: unknown; known are {', '.join(HYPERPARAMETERS)}")
@@ -209,5 +210,12 @@ def _shown(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    names = {str: "a text", int: "a number", float: "a number", bool: "true or false", list: "a list", dict: "an object"}
+    names = {
+        str: "a text",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+        list: "a list",
+        dict: "an object",
+    }
     return names.get(type(value), "nothing" if value is None else type(value).__name__)

@@ -165,6 +165,9 @@ async def _multiply_learning_rate(
     training = template.train.spec.training
     if not training.HasField("learning_rate"):
         resolved = (await client.validate_job(template)).train.spec.training
+        if not resolved.HasField("learning_rate"):
+            text = f"nothing to multiply: give a learning rate in {OWN}.training.learning_rate"
+            raise refusal("hyperparameters.learning_rate_multiplier", text)
         training.learning_rate = resolved.learning_rate
     training.learning_rate *= multiplier
 
@@ -181,7 +184,8 @@ def _replace(sources: Any, kept: Iterable[check_pb2.SettingSource]) -> None:
     sources.extend(found)
 
 
-def _same(one: Message, other: Message, path: str) -> bool:
+def _same(one: Any, other: Any, path: str) -> bool:
+    """Tell whether two specs have the same value at a path; a path that is not one of plain fields counts as such."""
     for name in path.split("."):
         if not isinstance(one, Message) or name not in one.DESCRIPTOR.fields_by_name:
             return True
