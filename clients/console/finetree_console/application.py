@@ -55,6 +55,7 @@ def build(settings: Settings, served: Sequence[BaseRoute] | None = None) -> Star
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     app.state.client = finetree.AsyncClient(
+        profile="",  # what somebody set up for their shell is no setting of this program
         recommender_address=settings.recommender_address,
         estimator_address=settings.estimator_address,
         trainer_address=settings.trainer_address,

@@ -9,7 +9,7 @@ from finetree.metadata import current
 
 
 def sent(client: Client) -> dict[str, str | bytes]:
-    return dict(channels.metadata(client.options, channels.new_request_id()))
+    return dict(channels.metadata(client.options, "trainer", channels.new_request_id()))
 
 
 def test_entries_take_the_place_of_the_clients_own():

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +22,8 @@ from finetree._async.recommender import AsyncRecommenderCalls
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
 from finetree._shared.requests import unknown_service
-from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
+from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, make_options
+from finetree.config.settings import Service
 
 
 class Raw:
@@ -54,17 +56,22 @@ class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls,
         recommender_address: the recommender's own address; default 127.0.0.1:50051.
         estimator_address: the estimator's own address; default 127.0.0.1:50052.
         trainer_address: the trainer's own address; default 127.0.0.1:50053.
-        project: project of datasets and jobs; None means FINETREE_PROJECT, else "default".
-        token: bearer token; None means FINETREE_TOKEN. It switches TLS on, unless the address says http://.
-        tls: True, False or a TLS; None means: when the address says https:// or a token is given.
+        profile: profile of the configuration file; None means FINETREE_PROFILE, else the one that the file chooses, ""
+            means none.
+        project: project of datasets and jobs; default "default".
+        token: bearer token, or a function that returns it: it is called on the first call, when a JSON Web Token
+            expires, and when a service refuses the token. A token switches TLS on, unless the address says http://.
+        tls: True, False or a TLS; None means: when the address says https://, or there is a token or certificate.
         timeout: seconds for every unary call; None means the default of each.
         retries: whether unary calls are tried again (4 attempts) while a service is unavailable.
         reconnect_timeout: seconds of continuous failure after which streams, uploads and downloads give up.
 
-    Addresses that are not given come from FINETREE_ADDRESS or FINETREE_{RECOMMENDER,ESTIMATOR,TRAINER}_ADDRESS.
+    What is not given comes from the environment (FINETREE_ADDRESS, FINETREE_TRAINER_ADDRESS, FINETREE_TOKEN_FILE, …),
+    else from the profile in ~/.config/finetree/config.toml; `finetree config show --origin` says from where. A
+    profile's token is sent to the profile's servers alone.
 
     Raises:
-        InvalidArgument: INVALID_OPTION.
+        InvalidArgument: INVALID_OPTION; INVALID_CONFIG: a mistake in the configuration file, with its line.
     """
 
     def __init__(
@@ -74,8 +81,9 @@ class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls,
         recommender_address: str | None = None,
         estimator_address: str | None = None,
         trainer_address: str | None = None,
+        profile: str | None = None,
         project: str | None = None,
-        token: str | None = None,
+        token: str | Callable[[], str] | None = None,
         tls: bool | TLS | None = None,
         timeout: float | None = None,
         retries: bool = True,
@@ -90,6 +98,7 @@ class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls,
             make_options(
                 address,
                 own,
+                profile=profile,
                 project=project,
                 token=token,
                 tls=tls,

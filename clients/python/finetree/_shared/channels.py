@@ -13,6 +13,7 @@ import grpc
 
 from finetree._version import __version__
 from finetree.config.options import TLS, Options, Target
+from finetree.config.settings import Service
 from finetree.metadata import current
 
 Kind = Literal["unary", "stream"]
@@ -70,11 +71,12 @@ def new_request_id() -> str:
     return current().get("x-request-id") or str(uuid.uuid4())
 
 
-def metadata(options: Options, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+def metadata(options: Options, service: Service, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
     """Build the metadata of a call."""
     entries = {"x-request-id": request_id}
-    if options.token:
-        entries["authorization"] = f"Bearer {options.token}"
+    token = options.targets[service].token
+    if token is not None and "authorization" not in current():
+        entries["authorization"] = f"Bearer {token.value()}"
     if trace := trace_context():
         entries["traceparent"] = trace
     return tuple({**entries, **current()}.items())

@@ -11,7 +11,7 @@ from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommenda
 from finetree_api.trainer.v1 import artifact_pb2, base_model_pb2, capacity_pb2, dataset_pb2, event_log_pb2, trainer_pb2
 from google.protobuf.message import Message
 
-from finetree.config.options import Service
+from finetree.config.settings import Service
 from finetree.errors import InvalidArgument, Violation
 
 Q = TypeVar("Q", bound=Message)

@@ -3,21 +3,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from finetree.errors import InvalidArgument, Violation
+from finetree.config.settings import SERVICES, Service, Settings, invalid, resolve, token_of
+from finetree.config.token import Token
 
-Service = Literal["recommender", "estimator", "trainer"]
-SERVICES: tuple[Service, ...] = ("recommender", "estimator", "trainer")
-DEFAULT_ADDRESS: Mapping[Service, str] = {
-    "recommender": "127.0.0.1:50051",
-    "estimator": "127.0.0.1:50052",
-    "trainer": "127.0.0.1:50053",
-}
 RECONNECT_TIMEOUT = 300.0
 """Seconds of continuous failure after which streams, uploads and downloads give up."""
 
@@ -38,10 +31,11 @@ class TLS:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Address of a service as gRPC takes it ("host:port" or "unix:…"), and its encryption; None for plain text."""
+    """Address of a service as gRPC takes it ("host:port" or "unix:…"), its encryption; None for plain text."""
 
     address: str
     tls: TLS | None
+    token: Token | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,71 +44,80 @@ class Options:
 
     targets: Mapping[Service, Target]
     project: str
-    token: str | None = field(default=None, repr=False)
     timeout: float | None = None
     retries: bool = True
     reconnect_timeout: float = RECONNECT_TIMEOUT
+    profile: str = ""
 
     def without_secrets(self) -> Options:
-        """Make a copy that may be pickled: no token, no private key."""
-        bare = {name: replace(t, tls=t.tls and replace(t.tls, key=None)) for name, t in self.targets.items()}
-        return replace(self, targets=bare, token=None)
+        """Make a copy that may be pickled: no private key, and of a token only where it is read."""
+        bare = {
+            name: replace(
+                target,
+                tls=target.tls
+                and replace(target.tls, key=target.tls.key if isinstance(target.tls.key, Path) else None),
+                token=target.token and target.token.without_secrets(),
+            )
+            for name, target in self.targets.items()
+        }
+        return replace(self, targets=bare)
 
 
 def make_options(
     address: str | None,
     addresses: Mapping[Service, str | None],
     *,
-    project: str | None,
-    token: str | None,
-    tls: bool | TLS | None,
-    timeout: float | None,
-    retries: bool,
-    reconnect_timeout: float,
+    profile: str | None = None,
+    project: str | None = None,
+    token: str | Callable[[], str] | None = None,
+    tls: bool | TLS | None = None,
+    timeout: float | None = None,
+    retries: bool = True,
+    reconnect_timeout: float = RECONNECT_TIMEOUT,
 ) -> Options:
-    """Build options from arguments, then environment variables (FINETREE_ADDRESS, …), then defaults."""
+    """Build options from arguments, then environment variables (FINETREE_ADDRESS, …), the profile, defaults."""
     if timeout is not None and timeout <= 0:
-        raise _invalid("timeout", f"must be more than 0 seconds, got {timeout}")
-    token = token or os.environ.get("FINETREE_TOKEN") or None
-    targets = {
-        service: _target(_address(service, address, addresses.get(service)), tls=tls, token=token)
-        for service in SERVICES
-    }
-    project = project or os.environ.get("FINETREE_PROJECT") or "default"
-    return Options(targets, project.removeprefix("projects/"), token, timeout, retries, reconnect_timeout)
-
-
-def _address(service: Service, shared: str | None, own: str | None) -> str:
-    env = os.environ
-    return (
-        own
-        or shared
-        or env.get(f"FINETREE_{service.upper()}_ADDRESS")
-        or env.get("FINETREE_ADDRESS")
-        or DEFAULT_ADDRESS[service]
+        raise invalid("timeout", f"must be more than 0 seconds, got {timeout}")
+    given: dict[str, Any] = {f"{service}_address": own for service, own in addresses.items()}
+    given |= {"address": address, "project": project, "token": token, "tls": tls, "timeout": timeout}
+    settings = resolve(given, profile=profile)
+    own_token = token_of(settings)
+    targets = {service: _target(service, settings, own_token) for service in SERVICES}
+    found = settings.found
+    return Options(
+        targets,
+        str(found["project"].value).removeprefix("projects/"),
+        found["timeout"].value if "timeout" in found else None,
+        retries,
+        reconnect_timeout,
+        settings.profile.value,
     )
 
 
-def _target(address: str, *, tls: bool | TLS | None, token: str | None) -> Target:
+def _target(service: Service, settings: Settings, token: Token | None) -> Target:
+    address = str(settings.addresses[service].value)
     scheme, separator, rest = address.partition("://")
     if separator and scheme not in {"http", "https", "dns"}:
-        raise _invalid("address", f"{address!r} has the scheme {scheme!r}; use host:port, http://, https:// or unix:")
+        raise invalid("address", f"{address!r} has the scheme {scheme!r}; use host:port, http://, https:// or unix:")
     bare = rest.rstrip("/") if separator and scheme != "dns" else address
     if not bare.startswith(("unix:", "dns:")) and not _has_port(bare):
-        raise _invalid("address", f"{address!r} has no port; write it as host:port, such as 127.0.0.1:50053")
-    if isinstance(tls, TLS):
-        return Target(bare, tls)
-    # A token must not travel in clear text: it switches encryption on, unless the caller wrote http://.
-    encrypt = (
-        tls if tls is not None else scheme == "https" or (token is not None and not (separator and scheme == "http"))
-    )
-    return Target(bare, TLS() if encrypt else None)
+        raise invalid("address", f"{address!r} has no port; write it as host:port, such as 127.0.0.1:50053")
+    used = next((key for key in ("token", "token_file", "token_command") if settings.applies(key, service)), "")
+    sent = token if used else None
+    return Target(bare, _tls(service, settings, scheme if separator else "", has_token=sent is not None), sent)
+
+
+def _tls(service: Service, settings: Settings, scheme: str, *, has_token: bool) -> TLS | None:
+    # A token must not travel in clear text: it switches encryption on, unless the address says http://.
+    switch = settings.get("tls", service)
+    if isinstance(switch, TLS):
+        return switch
+    named = {field: settings.get(f"tls_{field}", service) for field in ("ca", "certificate", "key", "server_name")}
+    given = {field: value for field, value in named.items() if value is not None}
+    implied = scheme == "https" or (scheme != "http" and (has_token or bool(given)))
+    return TLS(**given) if (implied if switch is None else switch) else None
 
 
 def _has_port(address: str) -> bool:
     port = address.rpartition(":")[2]
     return port.isdecimal() and 0 < int(port) < 65536
-
-
-def _invalid(name: str, text: str) -> InvalidArgument:
-    return InvalidArgument(f"{name}: {text}", reason="INVALID_OPTION", violations=(Violation(name, text),))
