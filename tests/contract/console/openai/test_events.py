@@ -110,7 +110,7 @@ def test_a_stream_that_was_cut_goes_on_after_the_last_event(address, client, sui
 
 @pytest.mark.usefixtures("held")
 def test_a_stream_is_live_and_says_so_in_silence(address, client, suite, training_file, monkeypatch):
-    monkeypatch.setattr(module, "SILENCE", 0.05)
+    monkeypatch.setattr(module, "SILENCE", 0.2)
     job = create(client, training_file)
     arrived, comments, seen = threading.Event(), threading.Event(), []
 

@@ -66,7 +66,7 @@ def test_repetitions_at_the_same_time_make_one_job(client, second_address, addre
 
     def post(number: int) -> str:
         base = address if number % 2 else second_address
-        headers = {"x-stainless-retry-count": str(number), "Authorization": "Bearer key-of-a-test"}
+        headers = {"x-stainless-retry-count": str(number + 1), "Authorization": "Bearer key-of-a-test"}
         return httpx2.post(f"http://{base}{JOBS}", json=asked, headers=headers, timeout=30).json()["id"]
 
     with ThreadPoolExecutor(8) as pool:

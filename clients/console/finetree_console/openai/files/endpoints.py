@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import finetree
 from finetree_api.trainer.v1 import dataset_pb2
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,6 +19,7 @@ from finetree_console.openai.errors import refusal
 from finetree_console.openai.files.results import result_content, result_object, result_objects
 from finetree_console.openai.ids import dataset_of, file_id, result_of
 from finetree_console.openai.lists import limit_of, page, select
+from finetree_console.transfer.uploads import STALLED_SECONDS
 
 PURPOSE = "fine-tune"
 RESULTS = "fine-tune-results"
@@ -29,13 +31,49 @@ MAX_FIELD_BYTES = 64 * 1024
 async def create_file(request: Request) -> Response:
     """POST /v1/files: upload a dataset; the same content gives the same file."""
     client: finetree.AsyncClient = request.app.state.client
+    request.state.slot.become_stream()
+    limit = (await client.capacity()).limits.get("max_upload_bytes", 0)
+    form = await _read_form(request, limit + MAX_FIELD_BYTES if limit else None)
     try:
-        async with request.form(max_files=1, max_fields=8, max_part_size=MAX_FIELD_BYTES) as form:
-            file = _form_file(form)
-            dataset = await client.upload_dataset(file.file, display_name=(file.filename or "")[:256])
-    except HTTPException as error:
-        raise refusal("", f"the body is no form with a file: {error.detail}", "MALFORMED_REQUEST") from None
+        file = _form_file(form)
+        dataset = await client.upload_dataset(file.file, display_name=(file.filename or "")[:256])
+    finally:
+        await form.close()
     return Json(_object(dataset))
+
+
+async def _read_form(request: Request, most: int | None) -> FormData:
+    """Read a multipart form of at most `most` bytes; the file is kept in memory up to 1 MiB, else on the disk.
+
+    Raises:
+        RefusedError: MALFORMED_REQUEST, DATASET_TOO_LARGE, BODY_TOO_SLOW.
+    """
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        raise refusal("file", "file: send the rows as the part `file` of a multipart form")
+    parser = MultiPartParser(
+        request.headers, _bounded(request, most), max_files=1, max_fields=8, max_part_size=MAX_FIELD_BYTES
+    )
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        raise refusal("", f"the body is no form with a file: {error.message}", "MALFORMED_REQUEST") from None
+
+
+async def _bounded(request: Request, most: int | None) -> AsyncGenerator[bytes, None]:
+    size, pieces = 0, request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(STALLED_SECONDS):
+                piece = await anext(pieces, None)
+        except TimeoutError:
+            text = f"nothing of the body arrived for {STALLED_SECONDS:g} s; send it again"
+            raise refusal("file", text, "BODY_TOO_SLOW", status=408) from None
+        if piece is None:
+            return
+        size += len(piece)
+        if most is not None and size > most:
+            raise refusal("file", f"the file has more than {most} bytes", "DATASET_TOO_LARGE", status=413)
+        yield piece
 
 
 def _form_file(form: FormData) -> UploadFile:
@@ -82,7 +120,7 @@ async def get_content(request: Request) -> Response:
     name = request.path_params["id"]
     result = result_of(name)
     if result is not None:
-        return await result_content(client, result)
+        return await result_content(request, result)
     await _dataset(client, name)
     text = f"{name!r} was uploaded, and uploads are not given back; the result_files of jobs are"
     raise refusal("file_id", text, "CONTENT_UNAVAILABLE")

@@ -7,11 +7,14 @@ import csv
 import io
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import finetree
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response
 
+from finetree_console.connection import Streamed
 from finetree_console.openai.errors import refusal
 from finetree_console.openai.ids import METRICS, ResultFile, uid_of
 from finetree_console.openai.jobs.object import ENDED
@@ -53,20 +56,27 @@ async def result_object(client: finetree.AsyncClient, wanted: ResultFile) -> dic
     return _artifact_object(wanted, *await _find(client, job, wanted))
 
 
-async def result_content(client: finetree.AsyncClient, wanted: ResultFile) -> Response:
+async def result_content(request: Request, wanted: ResultFile) -> Response:
     """Answer with the bytes of a result.
 
     Raises:
         RefusedError: FILE_NOT_FOUND.
     """
+    client: finetree.AsyncClient = request.app.state.client
+    request.state.slot.become_stream()
     job = await _ended(client, wanted)
     handle = client.job(job.name)
     if wanted.artifact == METRICS:
         return Response(await _metrics(handle), media_type="text/csv", headers=_named(METRICS_NAME))
     artifact, file = await _find(client, job, wanted)
-    headers = {"Content-Length": str(file.size_bytes), "ETag": f'"{file.sha256}"', **_named(_name(artifact, file))}
-    body = handle.read_file(artifact.name, file.path)
-    return StreamingResponse(body, media_type=file.media_type or "application/octet-stream", headers=headers)
+    headers = {
+        "Content-Type": file.media_type or "application/octet-stream",
+        "Content-Length": str(file.size_bytes),
+        "ETag": f'"{file.sha256}"',
+        **_named(_name(artifact, file)),
+    }
+    pieces = handle.read_file(artifact.name, file.path)
+    return Streamed(pieces, headers=headers, release=pieces.aclose)
 
 
 async def _ended(client: finetree.AsyncClient, wanted: ResultFile) -> job_pb2.Job:
@@ -144,6 +154,8 @@ def _name(artifact: artifact_pb2.Artifact, file: artifact_pb2.ArtifactFile) -> s
 
 
 def _named(name: str) -> dict[str, str]:
-    plain = name.rpartition("/")[2]
-    quoted = "".join(char if char.isascii() and char.isprintable() and char not in '"\\' else "_" for char in plain)
-    return {"Content-Disposition": f'attachment; filename="{quoted}"'}
+    """Headers of a file that is saved: what somebody trained is never a page of this server."""
+    return {
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name.rpartition('/')[2], safe='')}",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }

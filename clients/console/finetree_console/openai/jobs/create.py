@@ -89,12 +89,15 @@ async def _create(client: finetree.AsyncClient, memory: Memory, identity: Identi
     template.annotations[BODY] = identity.body
     try:
         return _snapshot(await client.create_job(template, request_id=f"openai-{identity.label}-{len(made)}"))
-    except (finetree.AlreadyExists, finetree.FailedPrecondition) as error:
-        if error.reason not in ("REQUEST_ID_REUSED", "JOB_DELETED"):
+    except finetree.AlreadyExists:
+        # Another door has made a job for this request meanwhile, with a recipe that came out otherwise.
+        now_made = await _made(client, identity.label)
+        if len(now_made) > len(made):
+            return now_made[0]
+    except finetree.FailedPrecondition as error:
+        if error.reason != "JOB_DELETED":
             raise
-    # Another door has made a job under this id meanwhile, with a recipe that came out otherwise; or it was deleted.
-    if found := _repeated(await _made(client, identity.label), memory, identity):
-        return found
+    # The number of jobs is not that of the requests, since jobs were deleted.
     return _snapshot(await client.create_job(template, request_id=f"openai-{uuid.uuid4()}"))
 
 

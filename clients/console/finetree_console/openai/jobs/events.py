@@ -6,18 +6,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import finetree
 from finetree import to_json
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
+from finetree_console.connection import Streamed
+from finetree_console.events.frames import following, paced
+from finetree_console.events.watch import HEADERS
 from finetree_console.openai import errors
 from finetree_console.openai.errors import refusal
 from finetree_console.openai.ids import event_id, job_of, seq_of
+from finetree_console.openai.jobs.object import ENDED
 from finetree_console.openai.lists import limit_of, page
 
 MOST = 500
@@ -25,6 +29,7 @@ MOST = 500
 SILENCE = 10.0
 """Seconds after which a stream without events sends a comment, so that proxies keep it open."""
 STREAM = "text/event-stream"
+EVENT = "fine_tuning.job.event"
 LEVELS: Mapping[int, str] = {event_pb2.EVENT_LEVEL_WARNING: "warn", event_pb2.EVENT_LEVEL_ERROR: "error"}
 """`level` by level; everything else is "info"."""
 METRICS = (event_pb2.EVENT_KIND_STEP_METRICS, event_pb2.EVENT_KIND_EVAL_METRICS)
@@ -58,43 +63,39 @@ async def _stream(request: Request, job: finetree.AsyncJob) -> Response:
     if after > known.last_seq or (after and after + 1 < known.oldest_seq):
         text = f"Last-Event-ID: this job has the events {event_id(known.oldest_seq)} to {event_id(known.last_seq)}"
         raise refusal("Last-Event-ID", text, "FUTURE_SEQ" if after > known.last_seq else "EVENTS_EXPIRED")
-    after = max(after, known.oldest_seq - 1)
-    body = frames(job, after, _reason_of(known), request.app.state.draining)
-    return StreamingResponse(body, media_type=STREAM, headers={"X-Accel-Buffering": "no"})
+    request.state.slot.become_stream()
+    events = job.events(after_seq=max(after, known.oldest_seq - 1), heartbeat=SILENCE)
+    ended = known.state in ENDED and after == known.last_seq
+    body = _frames(events, request.app.state.draining, _reason_of(known), ended=ended)
+    return Streamed(body, headers=HEADERS, release=events.close)
 
 
-async def frames(
-    job: finetree.AsyncJob, after: int, reason: Mapping[str, Any] | None, draining: asyncio.Event
-) -> AsyncIterator[str]:
-    """Write the events behind a number as frames, and "[DONE]" behind the last; a failure is a frame as well.
+async def _frames(
+    events: finetree.AsyncEventStream, draining: asyncio.Event, reason: Mapping[str, Any] | None, *, ended: bool
+) -> AsyncGenerator[bytes]:
+    """Write events as frames, and "[DONE]" behind the last; a failure is a frame as well.
 
-    It ends early, without "[DONE]", when the server stops: the client then goes on from its last id elsewhere.
+    Without "[DONE]" the server has stopped: the client goes on from its last id elsewhere. `ended` says that the last
+    event lies before the first one that is written.
     """
-    stopping = asyncio.ensure_future(draining.wait())
+    first = asyncio.ensure_future(following(events))
     try:
-        async with job.events(after_seq=after) as events:
-            following = asyncio.ensure_future(anext(events, None))
-            try:
-                while not stopping.done():
-                    await asyncio.wait({following, stopping}, timeout=SILENCE, return_when=asyncio.FIRST_COMPLETED)
-                    if not following.done():
-                        yield ": still there\n\n"
-                        continue
-                    event = following.result()
-                    if event is None:
-                        yield "data: [DONE]\n\n"
-                        return
-                    data = json.dumps(event_object(event, reason), ensure_ascii=False)
-                    yield f"id: {event_id(event.seq)}\nevent: fine_tuning.job.event\ndata: {data}\n\n"
-                    following = asyncio.ensure_future(anext(events, None))
-            finally:
-                following.cancel()
-                with contextlib.suppress(asyncio.CancelledError, finetree.FinetreeError):
-                    await following
+        async with contextlib.aclosing(paced(events, first, draining, heartbeat=SILENCE)) as coming:
+            async for event in coming:
+                if event is None:
+                    yield b": \n\n"
+                    continue
+                yield _frame(event_object(event, reason), f"id: {event_id(event.seq)}\nevent: {EVENT}\n")
+                ended = event.HasField("terminal")
     except finetree.FinetreeError as error:
-        yield f"event: error\ndata: {json.dumps({'error': errors.document(error)}, ensure_ascii=False)}\n\n"
-    finally:
-        stopping.cancel()
+        yield _frame({"error": errors.document(error)}, "event: error\n")
+    else:
+        if ended:
+            yield b"data: [DONE]\n\n"
+
+
+def _frame(document: Mapping[str, Any], head: str) -> bytes:
+    return f"{head}data: {json.dumps(document, ensure_ascii=False, allow_nan=False)}\n\n".encode()
 
 
 def event_object(event: event_pb2.JobEvent, reason: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -119,7 +120,7 @@ def event_object(event: event_pb2.JobEvent, reason: Mapping[str, Any] | None = N
         message = f"{message}; {_chosen(reason)}"
     return {
         "id": event_id(event.seq),
-        "object": "fine_tuning.job.event",
+        "object": EVENT,
         "created_at": event.event_time.seconds,
         "level": LEVELS.get(event.level, "info"),
         "message": message,
