@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 import finetree
-from finetree import FinetreeError
+from finetree import FinetreeError, InvalidArgument
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,15 +16,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
+from finetree_console import health
 from finetree_console.errors import HttpError, response_of
-from finetree_console.guard.middleware import REQUEST_ID, Guard
+from finetree_console.events import watch
+from finetree_console.guard.capacity import Capacity
+from finetree_console.guard.checks import check_origin, host_check, token_check
+from finetree_console.guard.middleware import CREDENTIALS, REQUEST_ID, TRACE, Guard
 from finetree_console.rpc import unary
-from finetree_console.settings import Settings
+from finetree_console.settings import Settings, SettingsError, is_local
+from finetree_console.transfer import downloads, uploads
 
 
 def routes() -> list[BaseRoute]:
     """Routes of everything that the console serves."""
-    return [*unary.routes()]
+    return [*health.routes(), *watch.routes(), *uploads.routes(), *downloads.routes(), *unary.routes()]
 
 
 def build(settings: Settings, served: Sequence[BaseRoute] | None = None) -> Starlette:
@@ -38,27 +43,62 @@ def build(settings: Settings, served: Sequence[BaseRoute] | None = None) -> Star
         settings: what it is set to.
         served: its routes; None means all of `routes`.
     """
+    token = [token_check(settings.token)] if settings.token else []
+    guard = Middleware(
+        Guard,
+        checks=[host_check(settings.allowed_hosts), check_origin, *token],
+        capacity=Capacity(settings.max_calls, settings.max_streams),
+        # A token of the console's own is for nobody else; the calls carry what the client of the SDK is set to.
+        passed_on=TRACE if settings.token else (CREDENTIALS, *TRACE),
+        exempt=health.PATHS,
+    )
     app = Starlette(
         routes=routes() if served is None else served,
-        middleware=[Middleware(Guard)],
+        middleware=[guard],
         exception_handlers={FinetreeError: _refuse, HTTPException: _refuse_by_status, Exception: _fail},
         lifespan=_lifespan,
     )
     app.router.redirect_slashes = False
     app.state.settings = settings
     app.state.draining = asyncio.Event()
+    app.state.client = client_of(settings)
     return app
+
+
+def client_of(settings: Settings) -> finetree.AsyncClient:
+    """Make the client of the three services; it connects with its first call.
+
+    Raises:
+        SettingsError: SETTING_INVALID; INSECURE_UPSTREAM: credentials would travel in clear text over a network.
+    """
+    given = {
+        "recommender": settings.recommender_address,
+        "estimator": settings.estimator_address,
+        "trainer": settings.trainer_address,
+    }
+    try:
+        client = finetree.AsyncClient(
+            profile="",  # what somebody set up for their shell is no setting of this program
+            recommender_address=given["recommender"],
+            estimator_address=given["estimator"],
+            trainer_address=given["trainer"],
+        )
+    except InvalidArgument as error:
+        raise SettingsError("SETTING_INVALID", error.message) from None
+    for service, target in client.options.targets.items():
+        said = (given[service] or "").startswith("http://")
+        if target.tls is None and not said and not is_local(target.address):
+            flag = f"--{service}-address"
+            text = (
+                f"{flag}: calls to {target.address} would carry tokens in clear text: "
+                f"write https://{target.address}, or http://{target.address} if its network is trusted"
+            )
+            raise SettingsError("INSECURE_UPSTREAM", text)
+    return client
 
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
-    settings: Settings = app.state.settings
-    app.state.client = finetree.AsyncClient(
-        profile="",  # what somebody set up for their shell is no setting of this program
-        recommender_address=settings.recommender_address,
-        estimator_address=settings.estimator_address,
-        trainer_address=settings.trainer_address,
-    )
     async with app.state.client:
         yield
 

@@ -78,8 +78,8 @@ def status_of(error: FinetreeError) -> int:
     return STATUS_OF_REASON.get(error.reason) or STATUS.get(error.code, 500)
 
 
-def response_of(error: FinetreeError, request_id: str) -> Json:
-    """Make the response for an error."""
+def document_of(error: FinetreeError, request_id: str) -> dict[str, Any]:
+    """Make the JSON document of an error."""
     document = {
         "code": error.code,
         "reason": error.reason,
@@ -89,10 +89,15 @@ def response_of(error: FinetreeError, request_id: str) -> Json:
         "retry_after": error.retry_after,
         "request_id": request_id,
     }
+    return {"error": document}
+
+
+def response_of(error: FinetreeError, request_id: str) -> Json:
+    """Make the response for an error."""
     headers = dict(error.headers) if isinstance(error, HttpError) else {}
     if error.retry_after is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after))
     status = status_of(error)
     if status == 401:
         headers.setdefault("WWW-Authenticate", "Bearer")
-    return Json({"error": document}, status, headers)
+    return Json(document_of(error, request_id), status, headers)

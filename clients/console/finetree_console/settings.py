@@ -7,9 +7,6 @@ import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-"""Host names under which a browser or curl on this machine reaches a loopback address."""
-
 
 class SettingsError(Exception):
     """A setting that cannot be used. `reason` is UPPER_SNAKE, the message names the flag and what to do."""
@@ -33,7 +30,7 @@ class Settings:
         tls_cert: PEM certificate chain to serve with.
         tls_key: PEM private key of the certificate.
         token: bearer token that every request must carry; empty: requests are passed on with what they carry.
-        allowed_hosts: names that the Host header may have besides the listening address and loopback.
+        allowed_hosts: names that the Host header may have; IP addresses and "localhost" always may.
         max_body_bytes: largest JSON body of a request.
         max_calls: requests at once; more are refused with 429.
         max_streams: event streams, uploads and downloads at once; more are refused with 429.
@@ -65,7 +62,7 @@ class Settings:
             raise SettingsError("TLS_INCOMPLETE", "--tls-cert and --tls-key go together")
         if is_loopback(self.host) or self.insecure:
             return
-        missing = [
+        missing = [  # as a service does; and a token, since the services themselves may take every caller
             *(["--tls-cert and --tls-key"] if self.tls_cert is None else []),
             *([] if self.token else ["--token-file"]),
         ]
@@ -82,6 +79,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_local(address: str) -> bool:
+    """Whether an address of gRPC ("host:port", "unix:…") is on this machine."""
+    return address.startswith("unix:") or is_loopback(address.rpartition(":")[0])
 
 
 def host_and_port(address: str) -> tuple[str, int]:

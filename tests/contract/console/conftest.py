@@ -36,6 +36,12 @@ def serving(suite: Suite, **given: Any) -> Iterator[str]:
         thread.join()
 
 
+@pytest.fixture(scope="session")
+def serve():
+    """Runs another console, with settings of its own."""
+    return serving
+
+
 @pytest.fixture(scope="module")
 def suite():
     with Suite() as running:

@@ -26,7 +26,7 @@ def test_a_job_is_created_found_and_listed(http):
 
 
 def test_int64_is_a_json_number(http):
-    created = http.post("/trainer/v1/CreateDataset", json={"display_name": "a.jsonl", "size_bytes": 5_000_000_000})
+    created = http.post("/trainer/v1/CreateDataset", json={"size_bytes": 5_000_000_000, "sha256": "0" * 64})
     dataset = created.json()["dataset"]
     assert (dataset["size_bytes"], dataset["committed_bytes"]) == (5_000_000_000, 0)
 

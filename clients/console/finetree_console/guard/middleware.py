@@ -8,7 +8,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import finetree
 from finetree import FinetreeError
@@ -17,10 +17,11 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from finetree_console.errors import response_of
+from finetree_console.guard.capacity import Capacity
+from finetree_console.guard.checks import Check
 
-Check = Callable[[HTTPConnection], None]
-"""Refuses a request by raising FinetreeError."""
-PASSED_ON = ("authorization", "traceparent", "tracestate")
+CREDENTIALS = "authorization"
+TRACE = ("traceparent", "tracestate")
 """Headers that go to the services as metadata of the calls made for a request."""
 REQUEST_ID = "x-request-id"
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
@@ -37,11 +38,23 @@ class Guard:
     Args:
         app: the application.
         checks: run in this order before it.
+        capacity: takes the request as a call; `request.state.slot` makes it a stream.
+        passed_on: names of headers that go to the services with the calls of a request.
+        exempt: paths that are neither checked nor counted: probes must be answered also when nothing else is.
     """
 
-    def __init__(self, app: ASGIApp, *, checks: Iterable[Check] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        checks: Iterable[Check],
+        capacity: Capacity,
+        passed_on: Iterable[str],
+        exempt: Iterable[str],
+    ) -> None:
         self._app = app
-        self._checks = tuple(checks)
+        self._checks, self._capacity = tuple(checks), capacity
+        self._passed_on, self._exempt = tuple(passed_on), frozenset(exempt)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -55,13 +68,8 @@ class Guard:
         answer = _Answer(send, request_id)
         started = time.monotonic()
         try:
-            with finetree.call_metadata({**_metadata(headers), REQUEST_ID: request_id}):
-                try:
-                    self._check(HTTPConnection(scope))
-                except FinetreeError as error:
-                    await response_of(error, request_id)(scope, receive, answer.send)
-                    return
-                await self._app(scope, receive, answer.send)
+            with finetree.call_metadata({**self._metadata(headers), REQUEST_ID: request_id}):
+                await self._serve(scope, receive, answer.send)
         finally:
             line = {
                 "event": "http",
@@ -73,9 +81,27 @@ class Guard:
             }
             _log.info(json.dumps(line))
 
-    def _check(self, connection: HTTPConnection) -> None:
-        for check in self._checks:
-            check(connection)
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in self._exempt:
+            await self._app(scope, receive, send)
+            return
+        try:
+            for check in self._checks:
+                check(HTTPConnection(scope))
+            slot = self._capacity.enter()
+        except FinetreeError as error:
+            await response_of(error, scope["state"]["request_id"])(scope, receive, send)
+            return
+        scope["state"]["slot"] = slot
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            slot.leave()
+
+    def _metadata(self, headers: Headers) -> dict[str, str]:
+        """Headers to pass on; what gRPC does not take as metadata is left out."""
+        found = {name: headers.get(name, "") for name in self._passed_on}
+        return {name: value for name, value in found.items() if _METADATA.fullmatch(value)}
 
 
 class _Answer:
@@ -93,9 +119,3 @@ class _Answer:
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)
-
-
-def _metadata(headers: Headers) -> dict[str, str]:
-    """Headers to pass on; what gRPC does not take as metadata is left out."""
-    found = {name: headers.get(name, "") for name in PASSED_ON}
-    return {name: value for name, value in found.items() if _METADATA.fullmatch(value)}

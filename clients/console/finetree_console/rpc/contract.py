@@ -64,6 +64,11 @@ def methods() -> Iterator[Method]:
             yield _method(service, method)
 
 
+def method_of(request: type[Message]) -> Method:
+    """Find the rpc that takes a message."""
+    return next(method for method in methods() if method.request.DESCRIPTOR is request.DESCRIPTOR)
+
+
 def _method(service: ServiceDescriptor, method: MethodDescriptor) -> Method:
     name, version = service.file.package.split(".")[1:3]
     level = method.GetOptions().idempotency_level

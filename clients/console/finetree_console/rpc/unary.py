@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
 
 from finetree import to_json
 from google.protobuf.message import Message
@@ -15,12 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from finetree_console.errors import HttpError, Json, invalid
+from finetree_console.connection import unless_gone
+from finetree_console.errors import Json, invalid
 from finetree_console.rpc.body import read_message
 from finetree_console.rpc.contract import Method, methods
 from finetree_console.rpc.query import message_of_query
 
-T = TypeVar("T")
 TIMEOUT = "x-request-timeout"
 """Header with the seconds that a call may take."""
 MAX_TIMEOUT = 300.0
@@ -74,25 +72,3 @@ def _fill_request_id(message: Message, request: Request) -> None:
     if "request_id" not in message.DESCRIPTOR.fields_by_name or message.request_id:  # type: ignore[attr-defined]
         return
     message.request_id = request.headers.get(IDEMPOTENCY_KEY) or str(uuid.uuid4())  # type: ignore[attr-defined]
-
-
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await a call, and cancel it when the client hangs up.
-
-    Raises:
-        HttpError: CLIENT_GONE, which nobody reads.
-    """
-    call, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({call, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if call.done():
-            return call.result()
-        raise HttpError("the client hung up", status=499, code="CANCELLED", reason="CLIENT_GONE")
-    finally:
-        call.cancel()
-        gone.cancel()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -133,16 +133,18 @@ BY_PATH = {value.path: value for value in tuple(globals().values()) if isinstanc
 """Every rpc by its path."""
 
 
-def unary(path: str, request: Message) -> Rpc[Any, Any]:
-    """Find a unary rpc by its path.
+def answered_once(path: str, request: object) -> Rpc[Any, Any]:
+    """Find an rpc with a single answer by its path: a unary one for a message, else one that takes a stream.
 
     Raises:
         InvalidArgument: INVALID_OPTION: there is none, or it takes another message.
     """
     rpc = BY_PATH.get(path)
-    if rpc is None or rpc.timeout is None or rpc is WRITE_DATASET:
-        raise _invalid("method", f"{path!r} is no unary rpc, such as {GET_JOB.path!r}")
-    if not isinstance(request, rpc.request):
+    kind = "unary rpc" if isinstance(request, Message) else "rpc that takes a stream of messages"
+    if rpc is None or rpc.timeout is None or (rpc is WRITE_DATASET) == isinstance(request, Message):
+        example = GET_JOB if isinstance(request, Message) else WRITE_DATASET
+        raise _invalid("method", f"{path!r} is no {kind}, such as {example.path!r}")
+    if isinstance(request, Message) and not isinstance(request, rpc.request):
         raise _invalid("request", f"{path} takes a {rpc.request.DESCRIPTOR.name}, not a {type(request).__name__}")
     return rpc
 

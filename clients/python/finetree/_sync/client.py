@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -137,18 +137,23 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
             return call(rpcs.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout).server
         raise unknown_service(service)
 
-    def call(self, method: str, request: Message, *, timeout: float | None = None) -> Message:
-        """Make any unary rpc of the contract, with the retries, the deadline and the errors of the other methods.
+    def call(self, method: str, request: Message | Iterator[Message], *, timeout: float | None = None) -> Message:
+        """Make any rpc of the contract that answers once, with the deadline and the errors of the other methods.
 
         Args:
             method: path of the rpc, such as "/finetree_api.trainer.v1.TrainerService/GetJob".
-            request: its request message.
+            request: its request message, or the messages of its stream; only the first is retried.
             timeout: seconds; None means the client's timeout, else the default of the rpc.
 
         Raises:
             FinetreeError: what the service answered; InvalidArgument (INVALID_OPTION) for no such rpc.
         """
-        answer: Message = self._transport.unary(rpcs.unary(method, request), request, timeout=timeout)
+        rpc = rpcs.answered_once(method, request)
+        answer: Message = (
+            self._transport.unary(rpc, request, timeout=timeout)
+            if isinstance(request, Message)
+            else self._transport.upload(rpc, request, timeout=timeout)
+        )
         return answer
 
     def close(self) -> None:
