@@ -20,7 +20,7 @@ from finetree_console import health
 from finetree_console.errors import HttpError, response_of
 from finetree_console.events import watch
 from finetree_console.guard.capacity import Capacity
-from finetree_console.guard.checks import check_origin, host_check, token_check
+from finetree_console.guard.checks import check_head, check_origin, host_check, token_check
 from finetree_console.guard.middleware import CREDENTIALS, REQUEST_ID, TRACE, Guard
 from finetree_console.openapi import serve
 from finetree_console.rpc import unary
@@ -47,7 +47,7 @@ def build(settings: Settings, served: Sequence[BaseRoute] | None = None) -> Star
     token = [token_check(settings.token)] if settings.token else []
     guard = Middleware(
         Guard,
-        checks=[host_check(settings.allowed_hosts), check_origin, *token],
+        checks=[check_head, host_check(settings.allowed_hosts), check_origin, *token],
         capacity=Capacity(settings.max_calls, settings.max_streams),
         # A token of the console's own is for nobody else; the calls carry what the client of the SDK is set to.
         passed_on=TRACE if settings.token else (CREDENTIALS, *TRACE),
