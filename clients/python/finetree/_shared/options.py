@@ -18,6 +18,8 @@ DEFAULT_ADDRESS: Mapping[Service, str] = {
     "estimator": "127.0.0.1:50052",
     "trainer": "127.0.0.1:50053",
 }
+RETRIES = 3
+"""Attempts of a unary call after its first."""
 RECONNECT_TIMEOUT = 300.0
 """Seconds of continuous failure after which streams, uploads and downloads give up."""
 
@@ -46,14 +48,32 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options of a client. `timeout` is that of unary calls in seconds; None means the default of each."""
+    """Options of a client.
+
+    `timeout` is that of unary calls in seconds, None means the default of each; `retries` are their further attempts.
+    """
 
     targets: Mapping[Service, Target]
     project: str
     token: str | None = field(default=None, repr=False)
     timeout: float | None = None
-    retries: bool = True
+    retries: int = RETRIES
     reconnect_timeout: float = RECONNECT_TIMEOUT
+
+    def changed(
+        self, *, timeout: float | None = None, retries: bool | int | None = None, reconnect_timeout: float | None = None
+    ) -> Options:
+        """Make a copy with other limits; None leaves one as it is."""
+        return replace(
+            self,
+            timeout=self.timeout if timeout is None else _positive("timeout", timeout),
+            retries=_retries(self.retries if retries is None else retries),
+            reconnect_timeout=(
+                self.reconnect_timeout
+                if reconnect_timeout is None
+                else _positive("reconnect_timeout", reconnect_timeout)
+            ),
+        )
 
     def without_secrets(self) -> Options:
         """Make a copy that may be pickled: no token, no private key."""
@@ -69,19 +89,18 @@ def make_options(
     token: str | None,
     tls: bool | TLS | None,
     timeout: float | None,
-    retries: bool,
+    retries: bool | int,
     reconnect_timeout: float,
 ) -> Options:
     """Build options from arguments, then environment variables (FINETREE_ADDRESS, …), then defaults."""
-    if timeout is not None and timeout <= 0:
-        raise _invalid("timeout", f"must be more than 0 seconds, got {timeout}")
     token = token or os.environ.get("FINETREE_TOKEN") or None
     targets = {
         service: _target(_address(service, address, addresses.get(service)), tls=tls, token=token)
         for service in SERVICES
     }
     project = project or os.environ.get("FINETREE_PROJECT") or "default"
-    return Options(targets, project.removeprefix("projects/"), token, timeout, retries, reconnect_timeout)
+    bare = Options(targets, project.removeprefix("projects/"), token)
+    return bare.changed(timeout=timeout, retries=retries, reconnect_timeout=reconnect_timeout)
 
 
 def _address(service: Service, shared: str | None, own: str | None) -> str:
@@ -109,6 +128,20 @@ def _target(address: str, *, tls: bool | TLS | None, token: str | None) -> Targe
         tls if tls is not None else scheme == "https" or (token is not None and not (separator and scheme == "http"))
     )
     return Target(bare, TLS() if encrypt else None)
+
+
+def _positive(name: str, seconds: float) -> float:
+    if not seconds > 0:
+        raise _invalid(name, f"must be more than 0 seconds, got {seconds}")
+    return seconds
+
+
+def _retries(retries: int) -> int:
+    if retries is True:
+        return RETRIES
+    if retries < 0:
+        raise _invalid("retries", f"must be 0 or more further attempts, got {retries}")
+    return int(retries)
 
 
 def _has_port(address: str) -> bool:

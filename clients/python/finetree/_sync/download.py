@@ -13,8 +13,7 @@ from finetree_api.trainer.v1 import artifact_pb2
 from finetree._shared import rpcs
 from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
-from finetree._sync.transport import Transport
-from finetree._sync.watchdog import Watchdog
+from finetree._sync.transport import Transport, Watchdog
 from finetree.errors import FinetreeError
 
 

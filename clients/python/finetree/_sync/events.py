@@ -14,8 +14,7 @@ from finetree._shared import rpcs
 from finetree._shared.follow import Follow, ended_early, heartbeats_missed
 from finetree._shared.fork import GATE
 from finetree._shared.retry import Backoff
-from finetree._sync.transport import Stream, Transport
-from finetree._sync.watchdog import Watchdog
+from finetree._sync.transport import Stream, Transport, Watchdog
 from finetree.errors import FinetreeError
 
 
