@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from finetree._async.events import AsyncEventStream
     from finetree._async.job import AsyncJob
     from finetree._async.pages import AsyncPages
+    from finetree._shared.listing import Page
     from finetree._shared.options import TLS
     from finetree._shared.status import error_of_status
     from finetree._sync.client import Client
@@ -66,6 +67,7 @@ _HOMES = {
     "finetree._async.events": ("AsyncEventStream",),
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
+    "finetree._shared.listing": ("Page",),
     "finetree._shared.options": ("TLS",),
     "finetree._shared.status": ("error_of_status",),
     "finetree._sync.client": ("Client",),
@@ -127,6 +129,7 @@ __all__ = [
     "JobFailed",
     "NotFound",
     "OutOfRange",
+    "Page",
     "Pages",
     "PermissionDenied",
     "PlanDrift",

@@ -31,11 +31,11 @@ def test_a_service_that_asks_for_too_much_time_is_not_waited_for(do, suite):
 
 def test_an_outage_is_multiplied_by_no_client(do, suite):
     suite.faults.fail_next("ListMethods", STOPPING, times=10_000)
-    client = do.client().with_options(retries=8)
+    client = do.client().with_options(retries=1)
     for _ in range(30):
         with pytest.raises(finetree.Unavailable):
-            do(client.list_methods(timeout=0.5))
-    assert 30 < len(suite.faults.calls("ListMethods")) <= 30 + 20
+            do(client.list_methods())
+    assert len(suite.faults.calls("ListMethods")) == 30 + 20
 
 
 def test_a_client_made_of_another_shares_its_channels_and_its_budget(do, suite):
@@ -65,13 +65,12 @@ def test_handles_keep_the_limits_of_their_client(do, suite, spec):
 
 def test_every_attempt_has_the_same_id_and_one_deadline_bounds_them_all(do, suite):
     suite.faults.fail_next("ListMethods", STOPPING, times=3)
-    do(do.client().list_methods(timeout=30))
+    do(do.client().list_methods(timeout=3))
     calls = suite.faults.calls("ListMethods")
     assert len(calls) == 4
     assert len({call.request_id for call in calls}) == 1
-    left = [call.seconds for call in calls]
-    assert left == sorted(left, reverse=True)
-    assert left[-1] < 29.8
+    # Their pauses are 0.3 s at least, and gRPC writes a timeout of seconds in hundredths.
+    assert calls[-1].seconds < calls[0].seconds - 0.25
 
 
 def test_a_call_rides_out_a_restart(do, suite):

@@ -16,7 +16,7 @@ from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
-from finetree._shared.retry import deadline_after
+from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer_requests import Mode
 
 
@@ -129,11 +129,12 @@ class AsyncJob:
         follow = trainer_requests.follow_job(
             self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
         )
+        deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
-        async with AsyncEventStream(self._transport, follow, deadline=deadline_after(timeout)) as stream:
+        async with AsyncEventStream(self._transport, follow, deadline=deadline) as stream:
             async for event in stream:
                 terminal = event.terminal
-        job = await self.refresh()
+        job = await self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
             raise trainer_requests.job_failed(job, terminal)
         return job
@@ -186,13 +187,10 @@ class AsyncJob:
             Internal: ARTIFACT_CORRUPT: a file does not have its hash; UNSAFE_PATH: a file would leave the folder.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        return await download(
-            self._transport,
-            await self.artifacts(),
-            Path(directory),
-            on_progress=on_progress,
-            deadline=deadline_after(timeout),
-        )
+        deadline = deadline_after(timeout)
+        pages = AsyncPages(self._transport, trainer_requests.list_artifacts(self.name), None, deadline=deadline)
+        artifacts = [artifact async for artifact in pages]
+        return await download(self._transport, artifacts, Path(directory), on_progress=on_progress, deadline=deadline)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "request_id": self.request_id, "options": self._transport.options.without_secrets()}

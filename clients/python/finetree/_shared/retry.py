@@ -79,12 +79,7 @@ class Backoff:
         Raises:
             FinetreeTimeout: it has passed.
         """
-        if self.deadline is None:
-            return seconds
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise out_of_time(None)
-        return left if seconds is None else min(left, seconds)
+        return within(self.deadline, seconds)
 
 
 class RetryBudget:
@@ -158,6 +153,20 @@ def may_help(error: FinetreeError) -> bool:
 def deadline_after(timeout: float | None) -> float | None:
     """`time.monotonic()` of a deadline."""
     return None if timeout is None else time.monotonic() + timeout
+
+
+def within(deadline: float | None, seconds: float | None) -> float | None:
+    """Timeout of an attempt: `seconds` (None: no limit of its own), but no later than the deadline (None: none).
+
+    Raises:
+        FinetreeTimeout: the deadline has passed.
+    """
+    if deadline is None:
+        return seconds
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise out_of_time(None)
+    return left if seconds is None else min(left, seconds)
 
 
 def out_of_time(cause: FinetreeError | None) -> FinetreeTimeout:
