@@ -37,7 +37,7 @@ FOR_AS_LONG_AS_IT_TAKES = {"download", "events", "upload_dataset", "wait"}
 """Their `timeout` is for the whole and the caller's alone: that of a client is for unary calls."""
 
 
-def methods(*classes):
+def methods(*classes: type):
     """Public methods, by class and name."""
     return [
         (cls, name)

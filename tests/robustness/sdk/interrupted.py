@@ -12,7 +12,7 @@ import time
 
 import finetree
 
-ROUNDS = 120
+ROUNDS = 60
 
 
 def interrupted_round(address: str, name: str, moment: float) -> tuple[bool, float]:

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 import grpc
 
@@ -16,23 +20,38 @@ from finetree._shared.retry import RetryBudget
 from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
 from finetree.errors import ClientClosed, FinetreeError
 
+T = TypeVar("T")
 CLOSE_SECONDS = 2.0
 """Longest time that closing a channel may take; it takes milliseconds, or for ever (`close_channel`)."""
+
+
+def in_background(work: Callable[[], T]) -> SimpleQueue[tuple[T | None, BaseException | None]]:
+    """Run something in a thread of its own and give its result, or what it raised.
+
+    Python raises KeyboardInterrupt in the main thread, between any two instructions. Inside of gRPC or of a
+    `threading.Condition` it leaves locks held and calls without the thread that would end them, for ever. A thread
+    made by `_thread` and a SimpleQueue are made of single C calls: an interrupt comes before or after, never within.
+    """
+    outcome: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((work(), None))
+        except BaseException as error:  # noqa: BLE001 - the thread that waits raises it
+            outcome.put((None, error))
+
+    _thread.start_new_thread(run, ())
+    return outcome
 
 
 def close_channel(channel: grpc.Channel) -> None:
     """Close a channel, and give up waiting for it after `CLOSE_SECONDS`.
 
-    gRPC waits without a limit for the calls of a channel that it closes. A KeyboardInterrupt in the instant in which
-    a stream is opened leaves a call without the thread that would end it (grpcio 1.85.3, `_channel.py`: between the
-    call and its `_run_channel_spin_thread`), so that a plain `close()` would never return.
+    gRPC waits without a limit for the calls of a channel that it closes. An interrupt inside of gRPC can leave a call
+    that never ends (grpcio 1.85.3), so that a plain `close()` would never return.
     """
-    closing = threading.Thread(target=channel.close, name="finetree-close", daemon=True)
-    try:
-        closing.start()
-    except RuntimeError:  # no thread can be started: the interpreter ends, and the operating system closes
-        return
-    closing.join(CLOSE_SECONDS)
+    with suppress(Empty, RuntimeError):  # no thread can be started: the interpreter ends, and the system closes
+        in_background(channel.close).get(timeout=CLOSE_SECONDS)
 
 
 class Connection:

@@ -13,7 +13,7 @@ from finetree_api.trainer.v1 import artifact_pb2
 from finetree._shared import rpcs
 from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
-from finetree._sync.transport import Transport, Watchdog
+from finetree._sync.transport import Silence, Transport
 from finetree.errors import FinetreeError
 
 
@@ -50,20 +50,16 @@ def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
 
 def _stream(transport: Transport, target: Download, backoff: Backoff) -> None:
     stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
-    watchdog = Watchdog(stream, STALLED)
+    broken = True
     try:
-        for piece in stream:
-            watchdog.beat()
+        while (piece := stream.read(timeout=STALLED)) is not None:
             target.write(piece.offset, piece.chunk)
             target.report()
             backoff.progressed()
-    except FinetreeError:
-        stream.renew()
-        if watchdog.fired:
-            raise stalled() from None
-        raise
+        broken = False
+    except Silence:
+        raise stalled() from None
     finally:
-        watchdog.stop()
-        stream.close()
+        stream.close(renew=broken)
     if not target.complete:
         raise target.cut()

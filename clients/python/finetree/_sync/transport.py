@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls over synchronous channels: unary ones with retries, server streams and the watch over them, uploads."""
+"""Calls over synchronous channels: unary ones with retries, server streams, uploads."""
 
 from __future__ import annotations
 
-import threading
+import _thread
 import time
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Generic
 
 import grpc
@@ -16,56 +19,104 @@ from finetree._shared.options import Options, Service
 from finetree._shared.retry import Attempts
 from finetree._shared.rpcs import Q, R, Rpc
 from finetree._shared.status import error_of
-from finetree._sync.connections import Connection, Connections
+from finetree._sync.connections import Connection, Connections, in_background
+from finetree.errors import Internal, Unavailable
+
+
+class Silence(Exception):  # noqa: N818 - not an error: what follows is its reader's to decide
+    """Nothing arrived on a stream for as long as its reader waits."""
+
+
+class Reader(Generic[R]):
+    """The thread of a stream. It opens the call, reads a message each time one is wanted, and ends the call."""
+
+    def __init__(self, begin: Callable[[], Any], connection: Connection) -> None:
+        self.wanted: SimpleQueue[bool] = SimpleQueue()
+        self.answers: SimpleQueue[R | BaseException] = SimpleQueue()
+        self.busy = False
+        self._begin, self._connection = begin, connection
+        self._call: Any = None
+        self._stopped = False
+        _thread.start_new_thread(self._run, ())
+
+    def stop(self) -> None:
+        """End the call."""
+        self._stopped = True
+        self.wanted.put(False)  # noqa: FBT003 - the one thing that the queue says
+        if self.busy and self._call is not None:
+            with suppress(RuntimeError):  # the interpreter ends, and so does the call
+                in_background(self._call.cancel)
+
+    def _run(self) -> None:
+        try:
+            self._call = self._begin()
+            while self.wanted.get() and not self._stopped:
+                self.answers.put(next(self._call))
+            self.answers.put(Unavailable("the stream was closed", reason="STREAM_CLOSED"))
+        except BaseException as error:  # noqa: BLE001 - the thread that reads raises it
+            self.answers.put(error)
+        finally:
+            if self._call is not None:
+                self._call.cancel()
+            self._connection.leave()
 
 
 class Stream(Generic[R]):
-    """An open server stream. Iteration raises FinetreeError; `close` is idempotent and safe from any thread."""
+    """An open server stream. `close` is idempotent and safe from any thread; a stream that is forgotten closes."""
 
     def __init__(
-        self, connections: Connections, connection: Connection, call: Any, *, service: Service, request_id: str
+        self,
+        connections: Connections,
+        connection: Connection,
+        begin: Callable[[], Any],
+        *,
+        service: Service,
+        request_id: str,
     ) -> None:
         self.generation = GATE.generation
-        self._connections, self._connection, self._call = connections, connection, call
+        self._connections, self._connection = connections, connection
         self._service, self._request_id = service, request_id
-        self._open = True
-        self._lock = threading.Lock()
+        self._reader: Reader[R] = Reader(begin, connection)
+        self._stop = weakref.finalize(self, self._reader.stop)
+        self._stop.atexit = False
 
-    def __iter__(self) -> Iterator[R]:
-        return self
+    def read(self, timeout: float | None = None) -> R | None:
+        """Read the next message; None at the end.
 
-    def __next__(self) -> R:
+        Args:
+            timeout: seconds to wait for it; None means for ever.
+
+        Raises:
+            Silence: it did not come in time.
+            FinetreeError: why the stream ended.
+        """
+        reader = self._reader
+        reader.busy = True
+        reader.wanted.put(True)  # noqa: FBT003 - the one thing that the queue says
         try:
-            message: R = next(self._call)
-        except StopIteration:
-            self.close()
-            raise
-        except grpc.RpcError as error:
-            self.close()
-            raise self._connections.error_of_call(error, self._service, self._request_id) from None
+            answer = reader.answers.get(timeout=timeout)
+        except Empty:
+            raise Silence from None
+        reader.busy = False
+        if isinstance(answer, StopIteration):
+            return None
+        if isinstance(answer, grpc.RpcError):
+            raise self._connections.error_of_call(answer, self._service, self._request_id) from None
+        if isinstance(answer, BaseException):
+            self.close(renew=True)
+            raise answer
         self._connections.note_reached(self._service)
-        return message
+        return answer
 
-    def cancel(self) -> None:
-        """Cancel the stream from another thread; its reader gets Cancelled."""
-        self._call.cancel()
-
-    def close(self) -> None:
-        """Cancel the stream if it is open."""
+    def close(self, *, renew: bool = False) -> None:
+        """End the stream. With `renew` the next one uses a new connection: this one is broken or silent."""
         if self.generation != GATE.generation:
-            # Inherited by a forked child: neither the call nor the lock, which a thread may have held, can be used.
-            GATE.keep((self._call, self._connection, self._lock))
+            # Inherited by a forked child: the thread and the call are the parent's.
+            GATE.keep(self._reader)
             return
-        with self._lock:
-            was_open, self._open = self._open, False
-        if not was_open:
-            return
-        self._call.cancel()
-        self._connection.leave()
-
-    def renew(self) -> None:
-        """Make the next stream use a new connection: this one is broken or silent."""
-        self._connections.renew(self._service, self._connection)
+        if renew:
+            self._connections.renew(self._service, self._connection)
+        self._stop()
 
 
 class Transport:
@@ -108,18 +159,16 @@ class Transport:
     def stream(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
         """Open a server stream. Without a `timeout` it has no deadline: its reader watches for silence."""
         request_id = channels.new_request_id()
-        with GATE.call():
-            connection = self._connections.to(rpc.service, "stream")
-            stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
-            connection.enter()
-            try:
-                call = stub(request, timeout, channels.metadata(self.options, request_id))
-            except BaseException:
-                # A Ctrl-C in here may leave a channel on which no event is ever delivered (`close_channel`).
-                self._connections.renew(rpc.service, connection)
-                connection.leave()
-                raise
-        return Stream(self._connections, connection, call, service=rpc.service, request_id=request_id)
+        connection = self._connections.to(rpc.service, "stream")
+        metadata = channels.metadata(self.options, request_id)
+        stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+
+        def begin() -> Any:
+            with GATE.call():
+                return stub(request, timeout, metadata)
+
+        connection.enter()
+        return Stream(self._connections, connection, begin, service=rpc.service, request_id=request_id)
 
     def upload(self, rpc: Rpc[Q, R], requests: Iterable[Q], *, timeout: float | None = None) -> R:
         """Send a client stream and wait for its answer.
@@ -128,31 +177,27 @@ class Transport:
             FinetreeError: what the service answered, or why it could not be reached.
         """
         request_id = channels.new_request_id()
-        with GATE.call():
-            connection = self._connections.to(rpc.service, "stream")
-            stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
-            connection.enter()
-            try:
-                # A future runs on the channel's own thread: a fork in its middle is as harmless as beside a stream.
-                call: Any = stub.future(
-                    iter(requests),
-                    timeout if timeout is not None else rpc.timeout,
-                    channels.metadata(self.options, request_id),
-                )
-            except BaseException:
-                self._connections.renew(rpc.service, connection)
-                connection.leave()
-                raise
+        connection = self._connections.to(rpc.service, "stream")
+        metadata = channels.metadata(self.options, request_id)
+        stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+
+        def begin() -> Iterator[R]:
+            # A future runs on the channel's own thread: a fork in its middle is as harmless as one beside a stream.
+            with GATE.call():
+                return Answer(stub.future(iter(requests), timeout if timeout is not None else rpc.timeout, metadata))
+
+        connection.enter()
+        stream: Stream[R] = Stream(self._connections, connection, begin, service=rpc.service, request_id=request_id)
+        renew = True
         try:
-            response: R = call.result()
-        except grpc.RpcError as error:
-            self._connections.renew(rpc.service, connection)
-            raise self._connections.error_of_call(error, rpc.service, request_id) from None
+            response = stream.read()
+            renew = False
         except grpc.FutureCancelledError:
             raise error_of("CANCELLED", "", None, request_id=request_id) from None
         finally:
-            call.cancel()
-            connection.leave()
+            stream.close(renew=renew)
+        if response is None:
+            raise Internal(f"{rpc.path} ended without an answer", reason="NO_ANSWER", request_id=request_id)
         return response
 
     def channel(self, service: Service) -> grpc.Channel:
@@ -175,30 +220,19 @@ class Transport:
         return timeout if timeout is not None else self.options.timeout or rpc.timeout
 
 
-class Watchdog:
-    """Cancels a stream after `limit` seconds without a `beat`, in a daemon thread that wakes once per limit.
+class Answer(Generic[R]):
+    """The one answer of a client stream, to be read and cancelled like a server stream."""
 
-    Reading from a synchronous gRPC stream has no timeout of its own.
-    """
+    def __init__(self, future: Any) -> None:
+        self._future = future
 
-    def __init__(self, stream: Stream[Any], limit: float) -> None:
-        self.fired = False
-        self._stream, self._limit = stream, limit
-        self._last = time.monotonic()
-        self._stopped = threading.Event()
-        threading.Thread(target=self._watch, name="finetree-watchdog", daemon=True).start()
+    def __iter__(self) -> Iterator[R]:
+        return self
 
-    def beat(self) -> None:
-        """Record that a message arrived."""
-        self._last = time.monotonic()
+    def __next__(self) -> R:
+        answer: R = self._future.result()
+        return answer
 
-    def stop(self) -> None:
-        """End the thread; the stream has ended."""
-        self._stopped.set()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(max(0.0, self._last + self._limit - time.monotonic())):
-            if time.monotonic() - self._last >= self._limit:
-                self.fired = True
-                self._stream.cancel()
-                return
+    def cancel(self) -> None:
+        """Cancel the call."""
+        self._future.cancel()
