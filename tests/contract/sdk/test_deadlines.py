@@ -5,11 +5,13 @@ import asyncio
 import inspect
 import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import finetree
 import pytest
 from finetree.testing import Script
+from finetree_api.trainer.v1 import trainer_pb2
 
 SECONDS = 0.5
 LATE = 10.0
@@ -21,6 +23,7 @@ ARGUMENTS = {
     "job": SPEC,
     "method": "lora",
     "name": "1",
+    "path": "a",
     "observation": {"job": "projects/default/jobs/a", "attempt": 1, "run": {"spec": SPEC}, "step_seconds": 0.5},
     "policy": {"fit": True},
     "request": {"model": {"name": "tiny"}},
@@ -30,10 +33,15 @@ ARGUMENTS = {
     "spec": SPEC,
 }
 """Value of each parameter that has no default, in whichever method; a new method may need one more."""
-NEEDED = {"prepare": {"dataset": "d"}, "preview_dataset": {"dataset": "d"}, "recommend": {"request": SPEC}}
-"""Of parameters that have a default, those without which a method refuses before it calls."""
+NEEDED = {
+    "call": {"method": "/finetree_api.trainer.v1.TrainerService/GetJob", "request": trainer_pb2.GetJobRequest()},
+    "prepare": {"dataset": "d"},
+    "preview_dataset": {"dataset": "d"},
+    "recommend": {"request": SPEC},
+}
+"""What else a method must be given, or be given in place of the above, lest it refuse before it calls."""
 WITHOUT_A_CALL = {"close", "job", "with_options"}
-FOR_AS_LONG_AS_IT_TAKES = {"download", "events", "upload_dataset", "wait"}
+FOR_AS_LONG_AS_IT_TAKES = {"download", "events", "read_file", "upload_dataset", "wait"}
 """Their `timeout` is for the whole and the caller's alone: that of a client is for unary calls."""
 
 
@@ -51,8 +59,9 @@ def call(target, name, **options: float):
     """Call a method with what it needs."""
     method = getattr(target, name)
     parameters = inspect.signature(method).parameters.values()
-    required = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
-    return method(**{p.name: ARGUMENTS[p.name] for p in required}, **NEEDED.get(name, {}), **options)
+    required = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    own = NEEDED.get(name, {})
+    return method(**{each: ARGUMENTS[each] for each in required - set(own)}, **own, **options)
 
 
 def seconds_until_timeout(work):
@@ -84,7 +93,7 @@ def test_every_method_ends(black_hole, of_the_client):
 
         def work() -> None:
             result = call(target, name, **options)
-            if isinstance(result, finetree.Pages | finetree.EventStream):
+            if isinstance(result, finetree.Pages | Iterator):
                 list(result)
 
         return seconds_until_timeout(work)

@@ -15,9 +15,10 @@ import grpc.aio
 from finetree._shared import channels
 from finetree._shared.channels import Kind
 from finetree._shared.fork import GATE
-from finetree._shared.options import Options, Service
 from finetree._shared.retry import RetryBudget
 from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
+from finetree.config.options import Options
+from finetree.config.settings import Service
 from finetree.errors import ClientClosed, FinetreeError
 
 

@@ -13,9 +13,10 @@ import grpc.aio
 
 from finetree._async.connections import AsyncConnections, Connection
 from finetree._shared import channels
-from finetree._shared.options import Options, Service
 from finetree._shared.retry import Attempts
 from finetree._shared.rpcs import Q, R, Rpc
+from finetree.config.options import Options
+from finetree.config.settings import Service
 from finetree.errors import ClientClosed
 
 
@@ -100,7 +101,7 @@ class AsyncTransport:
         request_id = channels.new_request_id()
         connection = self._connections.to(rpc.service, "stream")
         stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
-        call = stub(request, timeout=timeout, metadata=channels.metadata(self.options, request_id))
+        call = stub(request, timeout=timeout, metadata=channels.metadata(self.options, rpc.service, request_id))
         return Stream(self._connections, connection, call, service=rpc.service, request_id=request_id)
 
     async def upload(self, rpc: Rpc[Q, R], requests: AsyncIterator[Q], *, timeout: float | None = None) -> R:
@@ -115,7 +116,7 @@ class AsyncTransport:
         call: Any = stub(
             requests,
             timeout=timeout if timeout is not None else rpc.timeout,
-            metadata=channels.metadata(self.options, request_id),
+            metadata=channels.metadata(self.options, rpc.service, request_id),
         )
         connection.streams += 1
         try:
@@ -146,7 +147,9 @@ class AsyncTransport:
             rpc.path, rpc.request.SerializeToString, rpc.response.FromString
         )
         try:
-            response: R = await stub(request, timeout=timeout, metadata=channels.metadata(self.options, request_id))
+            response: R = await stub(
+                request, timeout=timeout, metadata=channels.metadata(self.options, rpc.service, request_id)
+            )
         except asyncio.CancelledError:
             if _cancelling():
                 raise

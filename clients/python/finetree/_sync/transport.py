@@ -15,11 +15,12 @@ import grpc
 
 from finetree._shared import channels
 from finetree._shared.fork import GATE
-from finetree._shared.options import Options, Service
 from finetree._shared.retry import Attempts
 from finetree._shared.rpcs import Q, R, Rpc
 from finetree._shared.status import error_of
 from finetree._sync.connections import Connection, Connections, in_background
+from finetree.config.options import Options
+from finetree.config.settings import Service
 from finetree.errors import Internal, Unavailable
 
 
@@ -160,7 +161,7 @@ class Transport:
         """Open a server stream. Without a `timeout` it has no deadline: its reader watches for silence."""
         request_id = channels.new_request_id()
         connection = self._connections.to(rpc.service, "stream")
-        metadata = channels.metadata(self.options, request_id)
+        metadata = channels.metadata(self.options, rpc.service, request_id)
         stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
 
         def begin() -> Any:
@@ -178,7 +179,7 @@ class Transport:
         """
         request_id = channels.new_request_id()
         connection = self._connections.to(rpc.service, "stream")
-        metadata = channels.metadata(self.options, request_id)
+        metadata = channels.metadata(self.options, rpc.service, request_id)
         stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
 
         def begin() -> Iterator[R]:
@@ -213,7 +214,7 @@ class Transport:
             stub = self._connections.to(rpc.service, "unary").channel.unary_unary(
                 rpc.path, rpc.request.SerializeToString, rpc.response.FromString
             )
-            response: R = stub(request, timeout, channels.metadata(self.options, request_id))
+            response: R = stub(request, timeout, channels.metadata(self.options, rpc.service, request_id))
             return response
 
     def _timeout(self, rpc: Rpc[Q, R], timeout: float | None) -> float | None:

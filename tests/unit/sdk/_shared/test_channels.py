@@ -3,7 +3,7 @@
 
 import finetree
 from finetree._shared.channels import USER_AGENT, channel_arguments
-from finetree._shared.options import Target
+from finetree.config.options import Target
 
 
 def test_grpc_itself_retries_only_what_no_server_has_seen():
