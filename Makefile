@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help setup run test test-unit test-integration test-robustness check check-code check-contract check-lock generate version build release clean
+.PHONY: help setup run test test-unit test-integration test-robustness check check-code check-contract check-lock generate reference version build release clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -115,6 +115,9 @@ check-contract: setup
 
 generate: setup  ## write protos/gen and typings from the .proto files
 	@$(BIN)/python protos/generate.py
+
+reference: setup  ## write docs/sdk from the SDK's docstrings
+	@$(BIN)/python clients/python/reference.py
 
 # ------------------------------------------------------------------------------------------------------- packages
 

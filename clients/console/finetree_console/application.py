@@ -22,6 +22,7 @@ from finetree_console.events import watch
 from finetree_console.guard.capacity import Capacity
 from finetree_console.guard.checks import check_origin, host_check, token_check
 from finetree_console.guard.middleware import CREDENTIALS, REQUEST_ID, TRACE, Guard
+from finetree_console.openai import routes as openai
 from finetree_console.rpc import unary
 from finetree_console.settings import Settings, SettingsError, is_local
 from finetree_console.transfer import downloads, uploads
@@ -29,7 +30,14 @@ from finetree_console.transfer import downloads, uploads
 
 def routes() -> list[BaseRoute]:
     """Routes of everything that the console serves."""
-    return [*health.routes(), *watch.routes(), *uploads.routes(), *downloads.routes(), *unary.routes()]
+    return [
+        *health.routes(),
+        *watch.routes(),
+        *uploads.routes(),
+        *downloads.routes(),
+        *openai.routes(),
+        *unary.routes(),
+    ]
 
 
 def build(settings: Settings, served: Sequence[BaseRoute] | None = None) -> Starlette:

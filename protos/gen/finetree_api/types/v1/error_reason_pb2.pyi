@@ -419,7 +419,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LOG_RESET: _ErrorReason.ValueType  # 168
     """The event log was restored from a backup (FAILED_PRECONDITION, WatchJob). Watch again from the beginning."""
     ERROR_REASON_EVENTS_DAMAGED: _ErrorReason.ValueType  # 169
-    """A block of the event log is damaged on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
+    """Events of the log are damaged or missing on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
     trainer's data from a backup.
     """
     ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 170
@@ -435,6 +435,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OFFSET_BEYOND_END: _ErrorReason.ValueType  # 173
     """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
     below.
+    """
+    ERROR_REASON_RECORD_DAMAGED: _ErrorReason.ValueType  # 174
+    """What the trainer's database holds of a job, a dataset, an artifact or a request is damaged on the disk
+    (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
+    data from a backup.
     """
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 180
     """Failures of a running job.
@@ -497,6 +502,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_STORAGE_FAILED: _ErrorReason.ValueType  # 205
     """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job
     again.
+    """
+    ERROR_REASON_STORE_DAMAGED: _ErrorReason.ValueType  # 206
+    """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
+    from a backup.
     """
     ERROR_REASON_WORKER_TOKEN_INVALID: _ErrorReason.ValueType  # 220
     """Workers that attach to the trainer.
@@ -914,7 +923,7 @@ ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 167
 ERROR_REASON_LOG_RESET: ErrorReason.ValueType  # 168
 """The event log was restored from a backup (FAILED_PRECONDITION, WatchJob). Watch again from the beginning."""
 ERROR_REASON_EVENTS_DAMAGED: ErrorReason.ValueType  # 169
-"""A block of the event log is damaged on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
+"""Events of the log are damaged or missing on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
 trainer's data from a backup.
 """
 ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 170
@@ -930,6 +939,11 @@ artifact's files.
 ERROR_REASON_OFFSET_BEYOND_END: ErrorReason.ValueType  # 173
 """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
 below.
+"""
+ERROR_REASON_RECORD_DAMAGED: ErrorReason.ValueType  # 174
+"""What the trainer's database holds of a job, a dataset, an artifact or a request is damaged on the disk
+(FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
+data from a backup.
 """
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 180
 """Failures of a running job.
@@ -992,6 +1006,10 @@ Try again after the time in RetryInfo.
 ERROR_REASON_STORAGE_FAILED: ErrorReason.ValueType  # 205
 """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job
 again.
+"""
+ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 206
+"""The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
+from a backup.
 """
 ERROR_REASON_WORKER_TOKEN_INVALID: ErrorReason.ValueType  # 220
 """Workers that attach to the trainer.
