@@ -205,7 +205,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     hub_endpoint, then start the job again.
     """
     ERROR_REASON_MODEL_IS_ADAPTER: _ErrorReason.ValueType  # 81
-    """The repository holds an adapter and no base model (INVALID_ARGUMENT, job errors). Name its base model."""
+    """The repository holds an adapter and no base model, or a model folder has an adapter beside its weights
+    (INVALID_ARGUMENT, job errors). Name its base model, or move adapter_config.json out of the folder.
+    """
     ERROR_REASON_MODEL_INCOMPLETE: _ErrorReason.ValueType  # 82
     """The model lacks its configuration or some of its weights (INVALID_ARGUMENT, job errors). Fetch the model again, or
     name one in the transformers format with safetensors.
@@ -709,7 +711,9 @@ ERROR_REASON_HUB_UNREACHABLE: ErrorReason.ValueType  # 80
 hub_endpoint, then start the job again.
 """
 ERROR_REASON_MODEL_IS_ADAPTER: ErrorReason.ValueType  # 81
-"""The repository holds an adapter and no base model (INVALID_ARGUMENT, job errors). Name its base model."""
+"""The repository holds an adapter and no base model, or a model folder has an adapter beside its weights
+(INVALID_ARGUMENT, job errors). Name its base model, or move adapter_config.json out of the folder.
+"""
 ERROR_REASON_MODEL_INCOMPLETE: ErrorReason.ValueType  # 82
 """The model lacks its configuration or some of its weights (INVALID_ARGUMENT, job errors). Fetch the model again, or
 name one in the transformers format with safetensors.

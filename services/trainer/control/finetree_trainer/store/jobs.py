@@ -142,6 +142,11 @@ def in_states(connection: Connection, states: Iterable[int]) -> list[JobRow]:
     return [_row(found) for found in connection.execute(query)]
 
 
+def ended(connection: Connection) -> set[str]:
+    """Uids of every job that has ended."""
+    return set(connection.execute(select(_jobs.uid).where(_jobs.end_time > 0)).scalars())
+
+
 def ended_before(connection: Connection, time: int) -> list[tuple[str, int]]:
     """(uid, oldest kept number) of every job that ended before a time (microseconds) and has more than one event."""
     query = select(_jobs.uid, _jobs.oldest_seq).where(
