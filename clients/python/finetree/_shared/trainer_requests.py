@@ -328,3 +328,16 @@ def job_failed(job: job_pb2.Job, terminal: event_pb2.Terminal | None) -> JobFail
 
 def _event_kinds(kinds: Sequence[str | int]) -> list[Any]:
     return [enum_number(event_pb2.EventKind, kind, "kinds") for kind in kinds]
+
+
+def seen(snapshot: job_pb2.Job | None) -> str:
+    """What a handle's repr says of the job as it was last seen: ": running, step 5 of 10, loss 1.234"."""
+    if snapshot is None or not snapshot.state:
+        return ""
+    known = job_pb2.JobState.DESCRIPTOR.values_by_number.get(snapshot.state)
+    parts = [known.name.removeprefix("JOB_STATE_").lower() if known else f"state {snapshot.state}"]
+    if snapshot.progress.total_steps:
+        parts.append(f"step {snapshot.progress.step} of {snapshot.progress.total_steps}")
+    if snapshot.metrics.HasField("loss"):
+        parts.append(f"loss {snapshot.metrics.loss:.3f}")
+    return f": {', '.join(parts)}"
