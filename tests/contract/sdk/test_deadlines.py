@@ -41,7 +41,7 @@ NEEDED = {
 }
 """What else a method must be given, or be given in place of the above, lest it refuse before it calls."""
 WITHOUT_A_CALL = {"close", "job", "with_options"}
-FOR_AS_LONG_AS_IT_TAKES = {"download", "events", "read_file", "upload_dataset", "wait"}
+FOR_AS_LONG_AS_IT_TAKES = {"download", "events", "read_file", "upload_dataset", "wait", "watch"}
 """Their `timeout` is for the whole and the caller's alone: that of a client is for unary calls."""
 
 

@@ -174,6 +174,7 @@ class AsyncJob:
         from finetree.display.watch import live_view
 
         view = live_view(self.name, self.snapshot, file)
+        deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         job: job_pb2.Job | None = None
         try:
@@ -181,7 +182,7 @@ class AsyncJob:
                 async for event in stream:
                     view.show(event)
                     terminal = event.terminal if event.HasField("terminal") else terminal
-            job = await self.refresh()
+            job = await self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
         finally:
             view.finish(job)
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
