@@ -41,17 +41,17 @@ class Raw:
     @property
     def recommender(self) -> recommender_pb2_grpc.RecommenderServiceAsyncStub:
         """Stub of the recommender."""
-        return recommender_pb2_grpc.RecommenderServiceStub(self._transport.channel("recommender"))
+        return recommender_pb2_grpc.RecommenderServiceStub(self._transport.raw_channel("recommender"))
 
     @property
     def estimator(self) -> estimator_pb2_grpc.EstimatorServiceAsyncStub:
         """Stub of the estimator."""
-        return estimator_pb2_grpc.EstimatorServiceStub(self._transport.channel("estimator"))
+        return estimator_pb2_grpc.EstimatorServiceStub(self._transport.raw_channel("estimator"))
 
     @property
     def trainer(self) -> trainer_pb2_grpc.TrainerServiceAsyncStub:
         """Stub of the trainer."""
-        return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
+        return trainer_pb2_grpc.TrainerServiceStub(self._transport.raw_channel("trainer"))
 
 
 class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls, AsyncBaseModelCalls, AsyncJobCalls):

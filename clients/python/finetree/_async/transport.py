@@ -139,8 +139,12 @@ class AsyncTransport:
         return response
 
     def channel(self, service: Service) -> grpc.aio.Channel:
-        """Channel of unary calls, for the raw stubs; its calls carry the client's metadata."""
-        channel: Any = RawChannel(self._connections.to(service, "unary").channel, self.options, service)
+        """Channel of unary calls."""
+        return self._connections.to(service, "unary").channel
+
+    def raw_channel(self, service: Service) -> grpc.aio.Channel:
+        """Channel of unary calls for stubs, whose calls then carry the client's metadata."""
+        channel: Any = RawChannel(self.channel(service), self.options, service)
         raw: grpc.aio.Channel = channel
         return raw
 
