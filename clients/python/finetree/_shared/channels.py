@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import uuid
 from pathlib import Path
@@ -17,27 +16,17 @@ from finetree.config.settings import Service
 from finetree.metadata import current
 
 Kind = Literal["unary", "stream"]
-RETRY = {
-    "maxAttempts": 4,
-    "initialBackoff": "0.05s",
-    "maxBackoff": "1s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-"""Retries by gRPC itself (gRFC A6, AIP-194): 4 attempts over at most 350 ms, so that they use no deadline up."""
-SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [{"name": [{}], "retryPolicy": RETRY}],
-        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-    }
-)
 MAX_RECEIVED_BYTES = 16 * 1024 * 1024
 _PYTHON = ".".join(map(str, sys.version_info[:3]))
 USER_AGENT = f"finetree-python/{__version__} grpc/{grpc.__version__} python/{_PYTHON}"
 
 
-def channel_arguments(options: Options, target: Target, kind: Kind) -> list[tuple[str, int | str]]:
-    """Build the arguments of a channel. gRPC retries no streams: they continue from their position by themselves."""
+def channel_arguments(target: Target, kind: Kind) -> list[tuple[str, int | str]]:
+    """Build the arguments of a channel.
+
+    gRPC retries by itself only unary calls that no server has seen (gRFC A6, transparent retries). All others are
+    the transports', which know the client's budget and RetryInfo; streams continue from their position.
+    """
     arguments: list[tuple[str, int | str]] = [
         # The global pool would give a forked child its parent's sockets.
         ("grpc.use_local_subchannel_pool", 1),
@@ -52,10 +41,7 @@ def channel_arguments(options: Options, target: Target, kind: Kind) -> list[tupl
         ("grpc.primary_user_agent", USER_AGENT),
         ("grpc.enable_http_proxy", 0 if _is_local(target.address) else 1),
     ]
-    if kind == "unary" and options.retries:
-        arguments += [("grpc.enable_retries", 1), ("grpc.service_config", SERVICE_CONFIG)]
-    else:
-        arguments += [("grpc.enable_retries", 0)]
+    arguments.append(("grpc.enable_retries", 1 if kind == "unary" else 0))
     if target.tls and target.tls.server_name:
         arguments.append(("grpc.ssl_target_name_override", target.tls.server_name))
     return arguments

@@ -62,7 +62,9 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
             expires, and when a service refuses the token. A token switches TLS on, unless the address says http://.
         tls: True, False or a TLS; None means: when the address says https://, or there is a token or certificate.
         timeout: seconds for every unary call; None means the default of each.
-        retries: whether unary calls are tried again (4 attempts) while a service is unavailable.
+        retries: further attempts of a unary call while its service is unavailable; True means 3, False none. All
+            attempts have one deadline and one request_id. All calls of a client share a budget of 20 retries per
+            service, of which every answer gives a tenth back.
         reconnect_timeout: seconds of continuous failure after which streams, uploads and downloads give up.
 
     What is not given comes from the environment (FINETREE_ADDRESS, FINETREE_TRAINER_ADDRESS, FINETREE_TOKEN_FILE, …),
@@ -85,7 +87,7 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
         token: str | Callable[[], str] | None = None,
         tls: bool | TLS | None = None,
         timeout: float | None = None,
-        retries: bool = True,
+        retries: bool | int = True,
         reconnect_timeout: float = RECONNECT_TIMEOUT,
     ) -> None:
         own: dict[Service, str | None] = {
@@ -111,6 +113,24 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
     def options(self) -> Options:
         """Options that the client was made with."""
         return self._transport.options
+
+    def with_options(
+        self, *, timeout: float | None = None, retries: bool | int | None = None, reconnect_timeout: float | None = None
+    ) -> Self:
+        """Make a client with other limits that shares this one's channels; closing either closes both.
+
+        Args:
+            timeout: seconds for every unary call; None means this client's.
+            retries: further attempts of a unary call, as for the client; None means this client's.
+            reconnect_timeout: as for the client; None means this client's.
+
+        Raises:
+            InvalidArgument: INVALID_OPTION.
+        """
+        options = self.options.changed(timeout=timeout, retries=retries, reconnect_timeout=reconnect_timeout)
+        derived = type(self).__new__(type(self))
+        derived.__dict__.update(self.__dict__, _transport=self._transport.with_options(options))
+        return derived
 
     @property
     def raw(self) -> Raw:
