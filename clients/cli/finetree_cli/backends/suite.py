@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from finetree_cli.backends import service_logs
 from finetree_cli.errors import NotAvailable
 
 SERVICES = ("estimator", "recommender", "trainer")
@@ -124,6 +125,11 @@ class Suite:
     def ended(self) -> Child | None:
         """Return a service that has ended by itself, if there is one."""
         return next((child for child in self.children.values() if child.process.poll() is not None), None)
+
+    def rotate_logs(self) -> None:
+        """Keep the services' logs at a bounded size; to be called now and then."""
+        for child in self.children.values():
+            service_logs.rotate(child.log)
 
     def __enter__(self) -> Self:
         self.start()
