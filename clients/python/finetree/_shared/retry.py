@@ -11,7 +11,7 @@ import random
 import threading
 import time
 
-from finetree._shared.status import is_broken_connection
+from finetree._shared.status import TOKEN_RENEWED, is_broken_connection
 from finetree.errors import DeadlineExceeded, FinetreeError, FinetreeTimeout, Unavailable
 
 FIRST_DELAY = 0.05
@@ -132,6 +132,8 @@ class Attempts:
         Raises:
             FinetreeError: `error` itself: another attempt cannot help, comes too late, or was one too many.
         """
+        if error.reason == TOKEN_RENEWED:
+            return 0.0  # the service is well; `Token.renew` bounds how often this happens
         if not may_help(error) or self._left <= 0:
             raise error
         grown = CALL_DELAYS[min(self._made, len(CALL_DELAYS) - 1)]

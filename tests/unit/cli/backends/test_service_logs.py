@@ -37,7 +37,7 @@ def test_a_log_that_cannot_be_moved_stays(tmp_path):
     assert not service_logs.rotate(tmp_path / "missing.log")
     log = tmp_path / "a.log"
     log.write_text("x" * 200)
-    for name in ("a.log.1", "a.log.2"):
+    for name in ("a.log.2", "a.log.3"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
     assert not service_logs.rotate(log, limit=100)
