@@ -176,6 +176,7 @@ class ClientConformance:
         key = uuid.uuid4().hex
         first, second = (client("train", dataset, "tiny", key)["name"] for _ in range(2))
         assert first == second
+        client("watch", first)  # its worker reads the script when it starts: no later test may change that before
 
     def test_cancel_ends_a_job(self, client, job):
         name = job(steps=2000, delay=0.02)
@@ -231,6 +232,8 @@ class ClientConformance:
         finally:
             for name in reversed(made):
                 sdk.job(name).cancel()
+            for name in made:
+                sdk.job(name).wait(timeout=30)
         assert 2 <= len(made) <= 3
 
     def test_a_deadline_ends_a_call_to_a_server_that_says_nothing(self, client):

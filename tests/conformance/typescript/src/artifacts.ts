@@ -25,8 +25,10 @@ export async function download(
   return files;
 }
 
+const SILENCE_MS = 10_000;
+
 async function downloadFile(
-  { trainer }: Finetree,
+  { trainer, trainerConnection }: Finetree,
   { name }: Artifact,
   { path, sizeBytes, sha256 }: ArtifactFile,
   folder: string,
@@ -40,8 +42,10 @@ async function downloadFile(
   try {
     let offset = 0n;
     while (offset < sizeBytes) {
+      const silence = setTimeout(() => trainerConnection.abort(), SILENCE_MS);
       try {
-        for await (const { content } of trainer.downloadArtifact({ name, path, offset }, { timeoutMs: 600_000 })) {
+        for await (const { content } of trainer.downloadArtifact({ name, path, offset }, { timeoutMs: 0 })) {
+          silence.refresh();
           if (content.case !== "chunk") continue;
           await part.write(content.value);
           hash.update(content.value);
@@ -50,6 +54,8 @@ async function downloadFile(
         }
       } catch (error) {
         await backoff.wait(error); // then on from the offset
+      } finally {
+        clearTimeout(silence);
       }
     }
   } finally {

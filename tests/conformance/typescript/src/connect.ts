@@ -24,11 +24,12 @@ export interface Finetree {
   readonly recommender: Client<typeof RecommenderService>;
   readonly estimator: Client<typeof EstimatorService>;
   readonly trainer: Client<typeof TrainerService>;
-  /** The trainer's HTTP/2 connection, which a watcher aborts when it has fallen silent. */
+  /** The trainer's HTTP/2 connection, to be aborted when it has fallen silent: the next call makes a new one. */
   readonly trainerConnection: Http2SessionManager;
 }
 
-const KEEPALIVE = { pingIntervalMs: 30_000, pingTimeoutMs: 10_000 };
+/** gRPC servers take pings that come faster for an attack. */
+const KEEPALIVE = { pingIntervalMs: 300_000, pingTimeoutMs: 10_000 };
 
 export function connect(options: Options): Finetree {
   const interceptors = options.token === undefined ? [] : [bearer(options.token)];

@@ -44,7 +44,14 @@ export function explain(error: unknown): Failure {
   };
 }
 
-const BROKEN = new Set([Code.Unavailable, Code.Internal, Code.Unknown, Code.Aborted, Code.Canceled]);
+const BROKEN = new Set([
+  Code.Unavailable,
+  Code.Internal,
+  Code.Unknown,
+  Code.Aborted,
+  Code.Canceled,
+  Code.DeadlineExceeded,
+]);
 
 /** Whether another try can help: the connection broke, or the service says when. */
 export function isWorthARetry(failure: Failure): boolean {
