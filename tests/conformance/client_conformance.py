@@ -76,7 +76,6 @@ def finish(process: subprocess.Popen[str], status: int = 0) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(120)
 class ClientConformance:
     """The tests; a language's own class inherits them and has a fixture `client` that gives its Program."""
 

@@ -2,6 +2,7 @@
 /** Waiting between tries: longer each time, with jitter, and never beyond what the caller has patience for. */
 
 import { setTimeout as sleep } from "node:timers/promises";
+import { ConnectError } from "@connectrpc/connect";
 import { explain, isWorthARetry } from "./errors.js";
 
 const FIRST_MS = 50;
@@ -24,6 +25,7 @@ export class Backoff {
 
   /** Wait for the next try; throw the error where none can help or patience has run out. */
   async wait(error: unknown): Promise<void> {
+    if (!(error instanceof ConnectError)) throw error; // of a file, say
     const failure = explain(error);
     const now = Date.now();
     this.#failingSince ??= now;
