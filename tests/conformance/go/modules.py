@@ -35,7 +35,7 @@ LANGUAGE = "1.21"
 """Version of Go that the oldest of these modules needs."""
 
 
-class Unavailable(Exception):
+class ModulesMissingError(Exception):
     """Debian's packages cannot be had, or are others than go.mod asks for; the message says what to do."""
 
 
@@ -48,7 +48,7 @@ def vendor() -> None:
     """Make the vendor folder, unless it is that of the present go.mod.
 
     Raises:
-        Unavailable: there is no apt-get, it cannot download, or Debian has other versions.
+        ModulesMissingError: there is no apt-get, it cannot download, or Debian has other versions.
     """
     done, wanted = VENDOR / "go.mod", (HERE / "go.mod").read_bytes()
     if done.exists() and done.read_bytes() == wanted:
@@ -71,13 +71,15 @@ def unpacked() -> Path:
     folder.mkdir(parents=True)
     names = sorted(set(PACKAGES.values()))
     if shutil.which("apt-get") is None:
-        raise Unavailable("there is no apt-get here: set GO_MODULES=proxy, and have Go fetch its modules itself")
+        raise ModulesMissingError(
+            "there is no apt-get here: set GO_MODULES=proxy, and have Go fetch its modules itself"
+        )
     if apt(folder, "download", *names).returncode:
         # The machine's lists of packages are missing or old; ours lie beside them and need no root.
         updated = apt(folder, "update")
         got = apt(folder, "download", *names, lists=True)
         if got.returncode:
-            raise Unavailable(f"apt-get cannot download {', '.join(names)}:\n{updated.stderr}{got.stderr}")
+            raise ModulesMissingError(f"apt-get cannot download {', '.join(names)}:\n{updated.stderr}{got.stderr}")
     for file in sorted(folder.glob("*.deb")):
         check(file)
         subprocess.run(["dpkg-deb", "--extract", file, root], check=True)
@@ -93,7 +95,9 @@ def apt(folder: Path, verb: str, *names: str, lists: bool = False) -> subprocess
             (state / place).mkdir(parents=True, exist_ok=True)
         options += ["-o", f"Dir::State::lists={state}/lists", "-o", f"Dir::Cache={state}/cache"]
     command = ["apt-get", *options, verb, *names]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"}
+    )
 
 
 def check(file: Path) -> None:
@@ -102,7 +106,7 @@ def check(file: Path) -> None:
     upstream = re.sub(r"^\d+:", "", found).rpartition("-")[0]
     for module, version in required().items():
         if PACKAGES[module] == name and not SNAPSHOTS.match(module) and f"v{upstream}" != version:
-            raise Unavailable(
+            raise ModulesMissingError(
                 f"go.mod asks for {module} {version}, and the distribution's {name} is {found}: Debian 13 has it; "
                 "elsewhere set GO_MODULES=proxy"
             )

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from client_conformance import ClientConformance, Program
 
-HERE = Path(__file__).resolve().parent
-BUILD_SECONDS = 900
-sys.path.append(str(HERE))
+sys.path.append(str(Path(__file__).resolve().parent))
 
 import modules
+
+HERE = Path(__file__).resolve().parent
+BUILD_SECONDS = 900
 
 
 def go_folder() -> Path:
@@ -57,7 +58,7 @@ def program() -> Path:
     else:
         try:
             modules.vendor()
-        except modules.Unavailable as error:
+        except modules.ModulesMissingError as error:
             pytest.fail(str(error), pytrace=False)
         environment |= {"GOFLAGS": "-mod=vendor", "GOPROXY": "off"}
     run(environment, "buf", "generate")
