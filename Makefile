@@ -1,4 +1,4 @@
-# finetree: `make help` lists the verbs. A fresh clone needs python3.11+, make and a package index, nothing else.
+# finetree: `make help` lists the verbs. A fresh clone needs python3.11+, make and a package index; the tests the npm registry.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory

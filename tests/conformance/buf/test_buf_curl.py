@@ -56,11 +56,17 @@ def objects(text: str) -> list[dict]:
 
 
 def test_the_page_has_a_call_of_each_kind():
-    assert len(blocks("sh")) == 4
+    assert len(blocks("sh")) == 5
+
+
+def test_calls_without_a_clone(shell):
+    answer, _, methods = shell(1).partition("\n}\n")
+    assert json.loads(f"{answer}}}")["server"]["service"] == "finetree-recommender"
+    assert "finetree_api.trainer.v1.TrainerService/WatchJob" in methods.splitlines()
 
 
 def test_a_unary_call(shell):
-    (answer,) = objects(shell(1))
+    (answer,) = objects(shell(2))
     fit = answer["estimate"]["fit"]
     assert fit["verdict"] == "FIT_VERDICT_TIGHT"
     assert f'"headroomBytes":\n"{fit["headroomBytes"]}"' in PAGE
@@ -72,13 +78,13 @@ def test_a_stream(shell, services, sdk, tmp_path):
     services.script(steps=5, delay=0.05)
     dataset = {"name": sdk.upload_dataset(rows).name}
     job = sdk.train({"model": {"path": "tiny"}, "lora": {"rank": 8}, "dataset": dataset})
-    events = [event for batch in objects(shell(2)) for event in batch.get("events", [])]
+    events = [event for batch in objects(shell(3)) for event in batch.get("events", [])]
     assert [int(event["seq"]) for event in events] == list(range(1, len(events) + 1))
     assert {event["job"] for event in events} == {job.name}
     assert events[-1]["terminal"]["state"] == "JOB_STATE_SUCCEEDED"
 
 
 def test_an_error_and_its_details(shell):
-    status, *details = shell(3).splitlines()
+    status, *details = shell(4).splitlines()
     assert status == "exit status 24"
     assert json.loads("".join(details)) == json.loads(blocks("json")[0])

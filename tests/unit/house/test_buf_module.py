@@ -52,20 +52,24 @@ def test_own_files_import_an_exported_contract(clone, tmp_path):
     assert [path for path in listed if path.endswith("finetree_api/types/v1/run_spec.proto")]
 
 
-def test_stubs_are_made_of_a_git_repository(clone, tmp_path):
+@pytest.mark.parametrize("source", ["clone", "git"])
+def test_stubs_are_made_as_shown(clone, tmp_path, source):
     """With the Python generator in place of the README's, which npm would have to bring."""
     (template,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     yaml = YAML(typ="safe", pure=True)
     shown = yaml.load(template)
-    shown["inputs"][0] = {"git_repo": str(clone / ".git"), "subdir": "protos", **shown["inputs"][0]}
-    del shown["inputs"][0]["directory"]
+    (place,) = shown["inputs"]
+    if source == "git":
+        folder = place.pop("directory")
+        paths = [path.removeprefix(f"{folder}/") for path in place["paths"]]
+        place |= {"git_repo": str(clone / ".git"), "subdir": "protos", "paths": paths}
     protoc = {"protoc_builtin": "python", "protoc_path": [sys.executable, "-W", "ignore", "-m", "grpc_tools.protoc"]}
     shown["plugins"] = [protoc | {"out": "gen", "include_imports": True}]
     with (tmp_path / "buf.gen.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(shown, file)
     buf(tmp_path, "generate")
     made = {path.relative_to(tmp_path / "gen").as_posix() for path in (tmp_path / "gen").rglob("*.py")}
-    assert {"finetree_api/trainer/v1/trainer_pb2.py", "google/rpc/status_pb2.py"} <= made
+    assert {"finetree_api/trainer/v1/trainer_pb2.py", "google/rpc/error_details_pb2.py"} <= made
     assert not [path for path in made if path.startswith("buf/")]
 
 
