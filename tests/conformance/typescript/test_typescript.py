@@ -22,7 +22,7 @@ def node_folder() -> Path:
     return Path(spec.origin).parent
 
 
-def run(*command: str | Path) -> None:
+def run(*command: str | Path, hint: str = "") -> None:
     """Run a tool of Node.js, of this project's packages, or buf; its own words are the failure."""
     path = [node_folder() / "bin", HERE / "node_modules" / ".bin", Path(sys.executable).parent]
     environment = os.environ | {"PATH": os.pathsep.join([*map(str, path), os.environ.get("PATH", os.defpath)])}
@@ -30,7 +30,7 @@ def run(*command: str | Path) -> None:
         command, cwd=HERE, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False
     )
     if done.returncode:
-        pytest.fail(f"`{' '.join(map(str, command))}` failed:\n{done.stdout}{done.stderr}", pytrace=False)
+        pytest.fail(f"`{' '.join(map(str, command))}` failed{hint}:\n{done.stdout}{done.stderr}", pytrace=False)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +38,9 @@ def program() -> Path:
     """The client, built: its packages from the lock, its stubs from the contract."""
     lock, installed = HERE / "package-lock.json", HERE / "node_modules" / ".installed"
     if not installed.exists() or installed.read_bytes() != lock.read_bytes():
-        # Needs the npm registry, once for each lock.
         npm = node_folder() / "lib/node_modules/npm/bin/npm-cli.js"
-        run("node", npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts")
+        hint = " (it needs the npm registry, once for each package-lock.json)"
+        run("node", npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", hint=hint)
         installed.write_bytes(lock.read_bytes())
     run("buf", "generate")
     run("node", HERE / "node_modules" / "typescript" / "bin" / "tsc")
