@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finetree._async.events import AsyncEventStream
     from finetree._async.job import AsyncJob
     from finetree._async.pages import AsyncPages
+    from finetree._shared.listing import Page
     from finetree._shared.status import error_of_status
     from finetree._sync.client import Client
     from finetree._sync.events import EventStream
@@ -69,6 +70,7 @@ _HOMES = {
     "finetree._async.events": ("AsyncEventStream",),
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
+    "finetree._shared.listing": ("Page",),
     "finetree.metadata": ("call_metadata",),
     "finetree.config.options": ("TLS",),
     "finetree._shared.status": ("error_of_status",),
@@ -132,6 +134,7 @@ __all__ = [
     "JobFailed",
     "NotFound",
     "OutOfRange",
+    "Page",
     "Pages",
     "PermissionDenied",
     "PlanDrift",
