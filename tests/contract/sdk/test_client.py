@@ -22,7 +22,9 @@ def test_a_service_that_there_is_not(do):
 
 def test_raw_stubs_are_typed_and_share_the_channel(do):
     client = do.client()
-    request = estimate_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "tiny"}))
+    request = estimate_pb2.EstimateRunRequest(
+        spec=run_spec_pb2.RunSpec(model={"name": "tiny"}, lora={}, hardware={"accelerator": "rtx-4090"})
+    )
 
     async def call() -> Any:
         return client.raw.trainer, client.raw.recommender, await client.raw.estimator.EstimateRun(request)
