@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from finetree._async.events import AsyncEventStream
     from finetree._async.job import AsyncJob
     from finetree._async.pages import AsyncPages
-    from finetree._shared.options import TLS
     from finetree._shared.status import error_of_status
     from finetree._sync.client import Client
     from finetree._sync.events import EventStream
     from finetree._sync.job import Job
     from finetree._sync.pages import Pages
+    from finetree.config.options import TLS
     from finetree.durations import parse_duration, to_duration
     from finetree.errors import (
         Aborted,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         Violation,
     )
     from finetree.json import to_json
+    from finetree.metadata import call_metadata
     from finetree.money import format_money, parse_money, to_money
     from finetree.spec import plan_of, spec_from_dict
 
@@ -66,7 +67,8 @@ _HOMES = {
     "finetree._async.events": ("AsyncEventStream",),
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
-    "finetree._shared.options": ("TLS",),
+    "finetree.metadata": ("call_metadata",),
+    "finetree.config.options": ("TLS",),
     "finetree._shared.status": ("error_of_status",),
     "finetree._sync.client": ("Client",),
     "finetree._sync.events": ("EventStream",),
@@ -136,6 +138,7 @@ __all__ = [
     "Unimplemented",
     "Violation",
     "__version__",
+    "call_metadata",
     "error_of_status",
     "format_money",
     "parse_duration",

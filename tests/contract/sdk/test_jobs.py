@@ -267,3 +267,28 @@ def test_a_recommendation_without_a_recipe_says_why(do, suite):
     with pytest.raises(finetree.FailedPrecondition, match=r"neither a model nor a method.* verdict\.headline says why"):
         do(client.create_job(answer.spec))
     assert suite.faults.calls("CreateJob") == []
+
+
+def test_events_before_a_number_are_the_newest_of_those(do, suite, spec):
+    job = do(do.client().create_job(spec))
+    log = do(job.list_events(last=1000))
+    assert [event.seq for event in do(job.list_events(last=3, before_seq=8))] == [5, 6, 7]
+    assert do(job.list_events(last=3, before_seq=1)) == []
+    assert [event.seq for event in log] == list(range(1, len(log) + 1))
+
+
+def test_a_file_of_an_artifact_is_read_piece_by_piece_through_a_cut(do, suite, spec, tmp_path):
+    job = do(do.client().create_job(spec))
+    (artifact,) = do(job.artifacts())
+    folders = do(job.download(tmp_path))
+    for file in artifact.files:
+        suite.trainer.cut_download_after(100_000)
+        whole = (folders[artifact.name] / file.path).read_bytes()
+        assert b"".join(do.all(job.read_file(artifact.name, file.path))) == whole
+        assert (
+            b"".join(do.all(job.read_file(artifact.name, file.path, offset=len(whole) // 3)))
+            == whole[len(whole) // 3 :]
+        )
+    with pytest.raises(finetree.NotFound) as caught:
+        do.all(job.read_file(artifact.name, "no such file"))
+    assert caught.value.reason == "FILE_NOT_FOUND"

@@ -14,6 +14,7 @@ PACKAGES = {
     "data": "services/trainer/data/finetree_data",
     "worker": "services/trainer/worker/finetree_worker",
     "cli": "clients/cli/finetree_cli",
+    "console": "clients/console/finetree_console",
     "sdk": "clients/python/finetree",
 }
 MAX_MODULES = 12

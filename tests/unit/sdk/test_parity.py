@@ -21,6 +21,7 @@ IMMEDIATE = {
     "preview_dataset",
     "list_base_models",
     "pages",
+    "read_file",
 }
 
 

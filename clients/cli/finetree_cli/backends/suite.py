@@ -149,7 +149,10 @@ class Suite:
 
     def _environment(self) -> dict[str, str]:
         """Return this process's environment without the variables for clients: a service must not use them."""
-        meant_for_clients = {"FINETREE_ADDRESS", *(f"FINETREE_{name.upper()}_ADDRESS" for name in SERVICES)}
+        from finetree.config.keys import KEYS
+        from finetree.config.settings import PROFILE
+
+        meant_for_clients = {PROFILE, *(key.variable for key in KEYS.values())}
         return {key: value for key, value in os.environ.items() if key not in meant_for_clients}
 
     def _await(self, name: str) -> None:

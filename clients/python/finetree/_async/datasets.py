@@ -40,8 +40,9 @@ class AsyncDatasetCalls:
         """Upload a dataset; one that the project already has is not sent again. A cut upload continues where it was.
 
         Args:
-            source: path of a file (a str is a path), its bytes, or rows as dicts. A file may be JSONL, JSON, CSV, TSV,
-                Parquet or plain text, all but Parquet also compressed with gzip or zstd.
+            source: path of a file (a str is a path), its bytes, a binary file that is open (it is closed at the end),
+                or rows as dicts. A file may be JSONL, JSON, CSV, TSV, Parquet or plain text, all but Parquet also
+                compressed with gzip or zstd.
             display_name: name for people; empty means the file's name.
             labels: labels.
             reading: how the file is read, where its content does not show it: columns, bad rows. It is the default of

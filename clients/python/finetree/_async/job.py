@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
-from finetree._async.download import download
+from finetree._async.download import download, read_file
 from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
@@ -139,19 +140,25 @@ class AsyncJob:
         return job
 
     async def list_events(
-        self, *, last: int = 100, kinds: Sequence[str | int] = (), timeout: float | None = None
+        self,
+        *,
+        last: int = 100,
+        kinds: Sequence[str | int] = (),
+        before_seq: int = 0,
+        timeout: float | None = None,
     ) -> list[event_pb2.JobEvent]:
         """Get the newest events, oldest first, without waiting for more.
 
         Args:
             last: how many, at most 1000.
             kinds: only these; empty means all.
+            before_seq: only events before this number; 0 means up to the newest.
             timeout: seconds; None means the client's timeout, else 10.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request = trainer_requests.list_events(self.name, last, kinds)
+        request = trainer_requests.list_events(self.name, last, kinds, before_seq)
         return list(reversed((await self._transport.unary(rpcs.LIST_EVENTS, request, timeout=timeout)).events))
 
     async def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
@@ -193,6 +200,23 @@ class AsyncJob:
             on_progress=on_progress,
             deadline=deadline_after(timeout),
         )
+
+    async def read_file(self, artifact: str, path: str, *, offset: int = 0) -> AsyncGenerator[bytes]:
+        """Read a file of an artifact piece by piece; a cut stream continues where it was.
+
+        Args:
+            artifact: resource name of the artifact.
+            path: path of the file inside of it.
+            offset: first byte.
+
+        Raises:
+            NotFound: ARTIFACT_NOT_FOUND, FILE_NOT_FOUND.
+            OutOfRange: OFFSET_BEYOND_END.
+            Unavailable: nothing arrived for the client's `reconnect_timeout`.
+        """
+        async with contextlib.aclosing(read_file(self._transport, artifact, path, offset)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "request_id": self.request_id, "options": self._transport.options.without_secrets()}

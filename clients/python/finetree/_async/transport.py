@@ -18,9 +18,10 @@ import grpc.aio
 from finetree._shared import channels
 from finetree._shared.channels import Kind
 from finetree._shared.fork import GATE
-from finetree._shared.options import Options, Service
 from finetree._shared.rpcs import Q, R, Rpc
 from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
+from finetree.config.options import Options
+from finetree.config.settings import Service
 from finetree.errors import ClientClosed, FinetreeError
 
 
@@ -107,7 +108,7 @@ class AsyncTransport:
             response: R = await stub(
                 request,
                 timeout=self._timeout(rpc, timeout),
-                metadata=channels.metadata(self.options, request_id),
+                metadata=channels.metadata(self.options, rpc.service, request_id),
             )
         except grpc.aio.AioRpcError as error:
             raise await self.error_of_call(error, rpc.service, request_id) from None
@@ -123,7 +124,7 @@ class AsyncTransport:
         request_id = channels.new_request_id()
         connection = self._connection_to(rpc.service, "stream")
         stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
-        call = stub(request, timeout=timeout, metadata=channels.metadata(self.options, request_id))
+        call = stub(request, timeout=timeout, metadata=channels.metadata(self.options, rpc.service, request_id))
         return Stream(self, connection, call, rpc.service, request_id)
 
     async def upload(self, rpc: Rpc[Q, R], requests: AsyncIterator[Q], *, timeout: float | None = None) -> R:
@@ -138,7 +139,7 @@ class AsyncTransport:
         call: Any = stub(
             requests,
             timeout=timeout if timeout is not None else rpc.timeout,
-            metadata=channels.metadata(self.options, request_id),
+            metadata=channels.metadata(self.options, rpc.service, request_id),
         )
         connection.streams += 1
         try:

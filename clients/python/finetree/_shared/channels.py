@@ -11,8 +11,10 @@ from typing import Literal
 
 import grpc
 
-from finetree._shared.options import TLS, Options, Target
 from finetree._version import __version__
+from finetree.config.options import TLS, Options, Target
+from finetree.config.settings import Service
+from finetree.metadata import current
 
 Kind = Literal["unary", "stream"]
 RETRY = {
@@ -65,18 +67,19 @@ def credentials(tls: TLS) -> grpc.ChannelCredentials:
 
 
 def new_request_id() -> str:
-    """Make the id of a call, the same for all of its attempts."""
-    return str(uuid.uuid4())
+    """Make the id of a call, the same for all of its attempts; inside `call_metadata` it may be given."""
+    return current().get("x-request-id") or str(uuid.uuid4())
 
 
-def metadata(options: Options, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
+def metadata(options: Options, service: Service, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
     """Build the metadata of a call."""
-    pairs: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
-    if options.token:
-        pairs.append(("authorization", f"Bearer {options.token}"))
+    entries = {"x-request-id": request_id}
+    token = options.targets[service].token
+    if token is not None and "authorization" not in current():
+        entries["authorization"] = f"Bearer {token.value()}"
     if trace := trace_context():
-        pairs.append(("traceparent", trace))
-    return tuple(pairs)
+        entries["traceparent"] = trace
+    return tuple({**entries, **current()}.items())
 
 
 def trace_context() -> str:

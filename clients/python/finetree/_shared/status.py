@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from finetree._shared.options import Target
+from finetree.config.options import Target
 from finetree.errors import BY_CODE, BY_REASON, FinetreeError, Violation
 
 Metadata = Iterable[tuple[str, str | bytes]]

@@ -263,10 +263,14 @@ def follow_job(
     )
 
 
-def list_events(name: str, last: int, kinds: Sequence[str | int]) -> event_log_pb2.ListEventsRequest:
+def list_events(name: str, last: int, kinds: Sequence[str | int], before_seq: int) -> event_log_pb2.ListEventsRequest:
     """Build the request of ListEvents for the newest events."""
     return event_log_pb2.ListEventsRequest(
-        name=name, order=event_log_pb2.EVENT_ORDER_DESCENDING, page_size=last, kinds=_event_kinds(kinds)
+        name=name,
+        order=event_log_pb2.EVENT_ORDER_DESCENDING,
+        page_size=last,
+        kinds=_event_kinds(kinds),
+        before_seq=before_seq,
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,9 +11,9 @@ from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
 from finetree_api.trainer.v1 import trainer_pb2, trainer_pb2_grpc
 from finetree_api.types.v1 import server_pb2
+from google.protobuf.message import Message
 
 from finetree._shared import rpcs
-from finetree._shared.options import RECONNECT_TIMEOUT, TLS, Options, Service, make_options
 from finetree._shared.requests import unknown_service
 from finetree._sync.base_models import BaseModelCalls
 from finetree._sync.datasets import DatasetCalls
@@ -20,6 +21,8 @@ from finetree._sync.estimator import EstimatorCalls
 from finetree._sync.jobs import JobCalls
 from finetree._sync.recommender import RecommenderCalls
 from finetree._sync.transport import Transport
+from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, make_options
+from finetree.config.settings import Service
 
 
 class Raw:
@@ -52,17 +55,22 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
         recommender_address: the recommender's own address; default 127.0.0.1:50051.
         estimator_address: the estimator's own address; default 127.0.0.1:50052.
         trainer_address: the trainer's own address; default 127.0.0.1:50053.
-        project: project of datasets and jobs; None means FINETREE_PROJECT, else "default".
-        token: bearer token; None means FINETREE_TOKEN. It switches TLS on, unless the address says http://.
-        tls: True, False or a TLS; None means: when the address says https:// or a token is given.
+        profile: profile of the configuration file; None means FINETREE_PROFILE, else the one that the file chooses, ""
+            means none.
+        project: project of datasets and jobs; default "default".
+        token: bearer token, or a function that returns it: it is called on the first call, when a JSON Web Token
+            expires, and when a service refuses the token. A token switches TLS on, unless the address says http://.
+        tls: True, False or a TLS; None means: when the address says https://, or there is a token or certificate.
         timeout: seconds for every unary call; None means the default of each.
         retries: whether unary calls are tried again (4 attempts) while a service is unavailable.
         reconnect_timeout: seconds of continuous failure after which streams, uploads and downloads give up.
 
-    Addresses that are not given come from FINETREE_ADDRESS or FINETREE_{RECOMMENDER,ESTIMATOR,TRAINER}_ADDRESS.
+    What is not given comes from the environment (FINETREE_ADDRESS, FINETREE_TRAINER_ADDRESS, FINETREE_TOKEN_FILE, …),
+    else from the profile in ~/.config/finetree/config.toml; `finetree config show --origin` says from where. A
+    profile's token is sent to the profile's servers alone.
 
     Raises:
-        InvalidArgument: INVALID_OPTION.
+        InvalidArgument: INVALID_OPTION; INVALID_CONFIG: a mistake in the configuration file, with its line.
     """
 
     def __init__(
@@ -72,8 +80,9 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
         recommender_address: str | None = None,
         estimator_address: str | None = None,
         trainer_address: str | None = None,
+        profile: str | None = None,
         project: str | None = None,
-        token: str | None = None,
+        token: str | Callable[[], str] | None = None,
         tls: bool | TLS | None = None,
         timeout: float | None = None,
         retries: bool = True,
@@ -88,6 +97,7 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
             make_options(
                 address,
                 own,
+                profile=profile,
                 project=project,
                 token=token,
                 tls=tls,
@@ -126,6 +136,25 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
         if service == "trainer":
             return call(rpcs.TRAINER_INFO, trainer_pb2.GetServerInfoRequest(), timeout=timeout).server
         raise unknown_service(service)
+
+    def call(self, method: str, request: Message | Iterator[Message], *, timeout: float | None = None) -> Message:
+        """Make any rpc of the contract that answers once, with the deadline and the errors of the other methods.
+
+        Args:
+            method: path of the rpc, such as "/finetree_api.trainer.v1.TrainerService/GetJob".
+            request: its request message, or the messages of its stream; only the first is retried.
+            timeout: seconds; None means the client's timeout, else the default of the rpc.
+
+        Raises:
+            FinetreeError: what the service answered; InvalidArgument (INVALID_OPTION) for no such rpc.
+        """
+        rpc = rpcs.answered_once(method, request)
+        answer: Message = (
+            self._transport.unary(rpc, request, timeout=timeout)
+            if isinstance(request, Message)
+            else self._transport.upload(rpc, request, timeout=timeout)
+        )
+        return answer
 
     def close(self) -> None:
         """Close the channels. Open event streams end with ClientClosed."""

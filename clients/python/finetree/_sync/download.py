@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -35,6 +35,40 @@ def download(
             with closing(Download(artifact.name, file, folder=folder, progress=progress)) as target:
                 _fetch(transport, target, Backoff(transport.options.reconnect_timeout, deadline))
     return folders
+
+
+def read_file(transport: Transport, artifact: str, path: str, offset: int) -> Generator[bytes]:
+    """Read a file of an artifact from an offset; a cut stream continues where it was."""
+    backoff = Backoff(transport.options.reconnect_timeout)
+    while True:
+        try:
+            for piece in _pieces(transport, artifact, path, offset):
+                offset += len(piece)
+                backoff.progressed()
+                yield piece
+        except FinetreeError as error:
+            time.sleep(backoff.delay(error))
+        else:
+            return
+
+
+def _pieces(transport: Transport, artifact: str, path: str, offset: int) -> Generator[bytes]:
+    request = artifact_pb2.DownloadArtifactRequest(name=artifact, path=path, offset=offset)
+    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, request)
+    watchdog = Watchdog(stream, STALLED)
+    try:
+        for piece in stream:
+            watchdog.beat()
+            if piece.chunk:
+                yield piece.chunk
+    except FinetreeError:
+        stream.renew()
+        if watchdog.fired:
+            raise stalled() from None
+        raise
+    finally:
+        watchdog.stop()
+        stream.close()
 
 
 def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.retry import deadline_after
 from finetree._shared.trainer_requests import Mode
-from finetree._sync.download import download
+from finetree._sync.download import download, read_file
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
@@ -138,19 +138,25 @@ class Job:
         return job
 
     def list_events(
-        self, *, last: int = 100, kinds: Sequence[str | int] = (), timeout: float | None = None
+        self,
+        *,
+        last: int = 100,
+        kinds: Sequence[str | int] = (),
+        before_seq: int = 0,
+        timeout: float | None = None,
     ) -> list[event_pb2.JobEvent]:
         """Get the newest events, oldest first, without waiting for more.
 
         Args:
             last: how many, at most 1000.
             kinds: only these; empty means all.
+            before_seq: only events before this number; 0 means up to the newest.
             timeout: seconds; None means the client's timeout, else 10.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request = trainer_requests.list_events(self.name, last, kinds)
+        request = trainer_requests.list_events(self.name, last, kinds, before_seq)
         return list(reversed(self._transport.unary(rpcs.LIST_EVENTS, request, timeout=timeout).events))
 
     def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
@@ -191,6 +197,21 @@ class Job:
             on_progress=on_progress,
             deadline=deadline_after(timeout),
         )
+
+    def read_file(self, artifact: str, path: str, *, offset: int = 0) -> Generator[bytes]:
+        """Read a file of an artifact piece by piece; a cut stream continues where it was.
+
+        Args:
+            artifact: resource name of the artifact.
+            path: path of the file inside of it.
+            offset: first byte.
+
+        Raises:
+            NotFound: ARTIFACT_NOT_FOUND, FILE_NOT_FOUND.
+            OutOfRange: OFFSET_BEYOND_END.
+            Unavailable: nothing arrived for the client's `reconnect_timeout`.
+        """
+        yield from read_file(self._transport, artifact, path, offset)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "request_id": self.request_id, "options": self._transport.options.without_secrets()}

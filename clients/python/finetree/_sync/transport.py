@@ -12,9 +12,10 @@ import grpc
 from finetree._shared import channels
 from finetree._shared.channels import Kind
 from finetree._shared.fork import GATE
-from finetree._shared.options import Options, Service
 from finetree._shared.rpcs import Q, R, Rpc
 from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
+from finetree.config.options import Options
+from finetree.config.settings import Service
 from finetree.errors import ClientClosed, FinetreeError
 
 
@@ -121,7 +122,9 @@ class Transport:
                 rpc.path, rpc.request.SerializeToString, rpc.response.FromString
             )
             try:
-                response: R = stub(request, self._timeout(rpc, timeout), channels.metadata(self.options, request_id))
+                response: R = stub(
+                    request, self._timeout(rpc, timeout), channels.metadata(self.options, rpc.service, request_id)
+                )
             except grpc.RpcError as error:
                 failure = error
             else:
@@ -139,7 +142,7 @@ class Transport:
             return Stream(
                 self,
                 connection,
-                call(request, timeout, channels.metadata(self.options, request_id)),
+                call(request, timeout, channels.metadata(self.options, rpc.service, request_id)),
                 rpc.service,
                 request_id,
             )
@@ -159,7 +162,7 @@ class Transport:
             call: Any = stub.future(
                 iter(requests),
                 timeout if timeout is not None else rpc.timeout,
-                channels.metadata(self.options, request_id),
+                channels.metadata(self.options, rpc.service, request_id),
             )
         try:
             response: R = call.result()

@@ -15,6 +15,7 @@ from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.service import Service
 
 from finetree_trainer.api import worker_servicer
+from finetree_trainer.api.names import Names
 from finetree_trainer.api.servicer import SERVICE, TrainerServicer
 from finetree_trainer.datasets.datasets import Datasets, Limits
 from finetree_trainer.datasets.previews import Previews
@@ -102,6 +103,7 @@ class Application:
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._time_limits = TimeLimits(log, jobs)
         return TrainerServicer(
+            names=Names(self._store),
             jobs=jobs,
             datasets=datasets,
             watches=self._watches,

@@ -4,7 +4,7 @@
 import finetree
 from finetree import Client
 from finetree._shared.channels import SERVICE_CONFIG, USER_AGENT, channel_arguments
-from finetree._shared.options import Target
+from finetree.config.options import Target
 
 
 def test_streams_are_not_retried_by_grpc_and_unary_calls_are():

@@ -50,6 +50,11 @@ def load(connection: Connection, uid: str) -> DatasetRow | None:
     return _row(found) if found is not None else None
 
 
+def project_of(connection: Connection, uid: str) -> str | None:
+    """The project of a dataset; None where there is no such dataset."""
+    return connection.execute(select(_datasets.project).where(_datasets.uid == uid)).scalar()
+
+
 def by_content(connection: Connection, project: str, sha256: str) -> DatasetRow | None:
     """The dataset of a project that has this content."""
     query = select(*_COLUMNS).where(_datasets.project == project, _datasets.sha256 == sha256)

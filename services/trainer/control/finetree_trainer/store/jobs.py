@@ -70,6 +70,11 @@ def load(connection: Connection, uid: str) -> JobRow | None:
     return _row(found) if found is not None else None
 
 
+def project_of(connection: Connection, uid: str) -> str | None:
+    """The project of a job; None where there is no such job."""
+    return connection.execute(select(_jobs.project).where(_jobs.uid == uid)).scalar()
+
+
 def load_hot(connection: Connection, uid: str) -> JobRow | None:
     """The job of a uid without its record: enough to change it."""
     found = connection.execute(select(*_HOT).where(_jobs.uid == uid)).first()
