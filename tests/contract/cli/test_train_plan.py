@@ -27,8 +27,10 @@ def finetree(server, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     server.trainer.script = Script(steps=3)
     server.base_models.add("acme/small")
+    data = f"dataset: {{name: {server.datasets.add([{'text': 'a'}]).name}}}\n"
     for name in ("a", "b"):
-        Path(f"{name}.finetree.yaml").write_text(JOB.replace("8", "8" if name == "a" else "4"), encoding="utf-8")
+        job = JOB.replace("rank: 8", "rank: 8" if name == "a" else "rank: 4")
+        Path(f"{name}.finetree.yaml").write_text(job + data, encoding="utf-8")
 
     def run(*words: str) -> SimpleNamespace:
         code = entry.run(list(words))

@@ -47,7 +47,7 @@ class FakeBaseModels:
         self, hub_id: str, commit: str = COMMIT, *, refs: tuple[str, ...] = ("main",), of: catalog_pb2.Model | None = None
     ) -> base_model_pb2.BaseModel:
         """Put a model of a hub there; a branch or tag of it is now this commit."""
-        shape = (of or MODELS["tiny"]).shape
+        of = of or next((each for each in MODELS.values() if each.hub_id.lower() == hub_id.lower()), MODELS["tiny"])
         model = base_model_pb2.BaseModel(
             name=f"models/{hub_id.lower().replace('/', '--')}@{commit}",
             origin=base_model_pb2.BASE_MODEL_ORIGIN_HUB,
@@ -56,10 +56,10 @@ class FakeBaseModels:
             hub_id=hub_id,
             revision=commit,
             refs=refs,
-            size_bytes=2 * (of or MODELS["tiny"]).parameters,
+            size_bytes=2 * of.parameters,
             model_type="llama",
-            max_positions=shape.max_position_embeddings,
-            vocab_size=shape.vocab_size,
+            max_positions=of.shape.max_position_embeddings,
+            vocab_size=of.shape.vocab_size,
             create_time=self._clock.timestamp(),
         )
         with self._clock.changed:
@@ -146,10 +146,9 @@ class FakeBaseModels:
             return
         hub, there = self.located(source, "job.prepare.model")
         if there is None:
-            known = next((model for model in MODELS.values() if model.hub_id.lower() == hub.id.lower()), None)
             ref = hub.revision or "main"
             commit = ref if re.fullmatch("[0-9a-f]{40}", ref) else hashlib.sha1(f"{hub.id}@{ref}".encode()).hexdigest()  # noqa: S324 - a commit is a SHA-1
-            self.add(hub.id, commit, refs=(ref,), of=known)
+            self.add(hub.id, commit, refs=(ref,))
 
     def list(self, request: base_model_pb2.ListBaseModelsRequest) -> base_model_pb2.ListBaseModelsResponse:
         """List base models, in pages."""

@@ -129,13 +129,9 @@ class FakeDatasets:
         if dataset.state != dataset_pb2.DATASET_STATE_READY:
             text = f"{field}.name: the upload of {source.name} is not complete; finish it first."
             raise FailedPrecondition(text, reason="DATASET_NOT_READY")
-        if source.reading.ByteSize():
+        if trains and source.reading.ByteSize():  # a job that prepares reports what its script says
             check_rows(self.content(dataset.name), source.reading, name=dataset.display_name, where=f"{field}.")
-        if dataset.reading.ByteSize():
-            own = training_data_pb2.DatasetReading()
-            own.CopyFrom(dataset.reading)
-            own.MergeFrom(source.reading)
-            source.reading.CopyFrom(own)
+        _add_own(source.reading, dataset.reading)
         if trains:
             self._require_accepted(dataset, source.reading, f"{field}.reading")
         return dataset.profile
@@ -265,3 +261,18 @@ class FakeDatasets:
         dataset.compression = training_data_pb2.COMPRESSION_NONE
         dataset.findings.extend(self.findings)
         dataset.state = dataset_pb2.DATASET_STATE_READY
+
+
+def _add_own(reading: training_data_pb2.DatasetReading, own: training_data_pb2.DatasetReading) -> None:
+    """Read a dataset as its creator said where a job says nothing of rows; what was accepted stays accepted."""
+    said = training_data_pb2.DatasetReading()
+    said.CopyFrom(reading)
+    del said.accepted_findings[:], said.ignored_columns[:]
+    if not own.ByteSize() or said.ByteSize():
+        return
+    merged = training_data_pb2.DatasetReading()
+    merged.CopyFrom(own)
+    for name in ("accepted_findings", "ignored_columns"):
+        known = getattr(merged, name)
+        known.extend(each for each in getattr(reading, name) if each not in known)
+    reading.CopyFrom(merged)

@@ -80,6 +80,8 @@ def check_rows(
         lengths.append(max(1, total // BYTES_PER_TOKEN))
         targets += learned
     if wrong:
+        if reading is not None and reading.bad_rows == training_data_pb2.BAD_ROWS_SKIP:
+            raise not_promised("does not skip rows")
         raise _refusal(wrong, name, where)
     if not kind:
         raise _of_file(f"{where}rows", "the file has no rows", "EMPTY_DATASET", name)
@@ -107,9 +109,9 @@ def _require_simple(content: bytes, reading: training_data_pb2.DatasetReading | 
     known = (training_data_pb2.FILE_FORMAT_UNSPECIFIED, training_data_pb2.FILE_FORMAT_JSONL)
     if reading.file_format not in known:
         raise not_promised("reads JSON lines alone")
-    for field, _ in reading.ListFields():
-        if field.name not in ("file_format", "accepted_findings", "ignored_columns"):
-            raise not_promised(f"reads rows as they are, without {field.name}")
+    for field, column in reading.columns.ListFields():
+        if column != field.name:
+            raise not_promised(f"reads columns by their own names, and {field.name} is {column!r}")
 
 
 def _parse(line: bytes, *, first: bool) -> dict[str, Any]:
