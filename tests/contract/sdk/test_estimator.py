@@ -24,7 +24,9 @@ def test_a_row_that_fails_spoils_no_other(do, spec):
     rows = {
         "good": spec,
         "unknown": spec | {"model": {"name": "nothing"}},
-        "request": estimate_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "large"}, lora={}, hardware={"accelerator": "rtx-4090"})),
+        "request": estimate_pb2.EstimateRunRequest(
+            spec=run_spec_pb2.RunSpec(model={"name": "large"}, lora={}, hardware={"accelerator": "rtx-4090"})
+        ),
     }
     results = do(do.client().estimate_batch(rows))
     assert list(results) == ["good", "unknown", "request"]

@@ -14,7 +14,9 @@ from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_pb2
 
 def test_what_was_asked_for_is_what_the_job_has(do, spec):
     client = do.client(project="team")
-    recommendation = do(client.recommend({"model": spec["model"], "dataset": spec["dataset"], "hardware": spec["hardware"]}))
+    recommendation = do(
+        client.recommend({"model": spec["model"], "dataset": spec["dataset"], "hardware": spec["hardware"]})
+    )
     job = do(
         client.train(
             recommendation.spec,
@@ -116,9 +118,15 @@ def test_a_job_in_every_form(do, spec, form):
 
 def test_preparing_takes_a_model_a_dataset_or_both(do, suite, spec):
     client = do.client()
-    job = do(client.prepare(model="org/name@v1", dataset=spec["dataset"]["name"], loss_tokens="all", sequence_length=64))
+    job = do(
+        client.prepare(model="org/name@v1", dataset=spec["dataset"]["name"], loss_tokens="all", sequence_length=64)
+    )
     task = job.snapshot.prepare
-    assert (task.model.hub.id, task.model.hub.revision, task.dataset.name) == ("org/name", "v1", spec["dataset"]["name"])
+    assert (task.model.hub.id, task.model.hub.revision, task.dataset.name) == (
+        "org/name",
+        "v1",
+        spec["dataset"]["name"],
+    )
     assert (task.loss_tokens, task.sequence_length) == (training_pb2.LOSS_TOKENS_ALL, 64)
     suite.datasets.files["rows.jsonl"] = b'{"text": "a"}\n'
     assert do(client.prepare(dataset={"path": "rows.jsonl"})).snapshot.prepare.dataset.path == "rows.jsonl"

@@ -75,7 +75,9 @@ class FakeRecommender:
             verdict=recommendation_pb2.Verdict(method=method_pb2.METHOD_LORA, headline="LoRA fits", rule_id="fake"),
             spec=spec,
             setting_sources=sources,
-            inputs=[recommendation_pb2.NormalizedInput(field_path=path, known=True) for path in specs.set_paths(request)],
+            inputs=[
+                recommendation_pb2.NormalizedInput(field_path=path, known=True) for path in specs.set_paths(request)
+            ],
             trace=[recommendation_pb2.TraceStep(stage="tree", rule_id="fake", outcome="LoRA")],
             methods=_assessments(),
             cautions=[recommendation_pb2.Caution(code="FAKE", message="These numbers are invented.")],
@@ -132,9 +134,7 @@ class FakeRecommender:
             trainable_here=True,
         )
         answer.verdict.CopyFrom(
-            recommendation_pb2.Verdict(
-                upgrade_advised=True, headline=f"No method fits: {way.message}", rule_id="fake"
-            )
+            recommendation_pb2.Verdict(upgrade_advised=True, headline=f"No method fits: {way.message}", rule_id="fake")
         )
         answer.ways_out.append(way)
         answer.cautions.insert(0, recommendation_pb2.Caution(code="NOTHING_FITS", message=estimate.fit.summary))
@@ -156,9 +156,7 @@ class FakeRecommender:
         require_pinned(evidence_pb2.Revision(pack=request.pinned), self.revision(), "pinned")
         return _question()
 
-    def _decision_tree(
-        self, request: picture_pb2.RenderDecisionTreeRequest
-    ) -> picture_pb2.RenderDecisionTreeResponse:
+    def _decision_tree(self, request: picture_pb2.RenderDecisionTreeRequest) -> picture_pb2.RenderDecisionTreeResponse:
         """One outcome, whatever is asked."""
         if request.HasField("request"):
             self.recommend(request.request)
@@ -180,9 +178,7 @@ class FakeRecommender:
 
     def _frontier(self, request: picture_pb2.RenderFrontierRequest) -> picture_pb2.RenderFrontierResponse:
         self.recommend(request.request)
-        return picture_pb2.RenderFrontierResponse(
-            media_type="image/svg+xml", content=PICTURE, revision=self.revision()
-        )
+        return picture_pb2.RenderFrontierResponse(media_type="image/svg+xml", content=PICTURE, revision=self.revision())
 
 
 def _require_known(request: recommendation_pb2.RecommendRequest) -> None:
@@ -271,9 +267,7 @@ def _guide() -> method_card_pb2.Guide:
 
 def _cards() -> list[method_card_pb2.MethodCard]:
     return [
-        method_card_pb2.MethodCard(
-            method=number, title=name.removeprefix("METHOD_").title(), trainable_here=True
-        )
+        method_card_pb2.MethodCard(method=number, title=name.removeprefix("METHOD_").title(), trainable_here=True)
         for name, number in method_pb2.Method.items()
         if number
     ]

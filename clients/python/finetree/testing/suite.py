@@ -65,6 +65,7 @@ class Suite:
         port: int = 0,
         credentials: grpc.ServerCredentials | None = None,
         clock: Clock | None = None,
+        accelerators: tuple[str, ...] = ("rtx-4090",),
         replay: str | Path | Replay | None = None,
     ) -> None:
         """Start a suite.
@@ -73,6 +74,7 @@ class Suite:
             port: where it listens; 0: a free port.
             credentials: of a server with TLS.
             clock: its time; None: one that stands still.
+            accelerators: cards of its machine beside the processor, by their names in the catalog.
             replay: a recorded log, whose job is there under its own name, and which jobs that are created follow.
                 With a file the whole log is there and the clock stands at its end; with `Replay(…, at_once=False)` it
                 stands at its beginning, and events come as the clock moves.
@@ -96,6 +98,7 @@ class Suite:
             datasets=self.datasets,
             base_models=self.base_models,
             estimator=self.estimator,
+            accelerators=accelerators,
         )
         if course is not None:
             self._replay(course)

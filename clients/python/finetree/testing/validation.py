@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import threading
 from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import Any
@@ -24,6 +25,7 @@ from finetree.errors import InvalidArgument, Violation
 
 PACKAGE = "finetree_api."
 _IGNORE_ALWAYS = 3
+_POOL_LOCK = threading.Lock()
 _NUMBERS = ("int32", "int64", "double")
 _CURRENCY = re.compile("[A-Z]{3}")
 _BOUND_WORDS = {
@@ -248,8 +250,14 @@ def _rules(full_name: str) -> _Rules:
     return _Rules(_pool().FindMessageTypeByName(full_name))
 
 
-@functools.cache
 def _pool() -> descriptor_pool.DescriptorPool:
+    # Threads that ask at once must get one pool: extensions of another one do not match.
+    with _POOL_LOCK:
+        return _load_pool()
+
+
+@functools.cache
+def _load_pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     image = resources.files("finetree_api").joinpath("rules.binpb").read_bytes()
     for file in descriptor_pb2.FileDescriptorSet.FromString(image).file:

@@ -253,9 +253,7 @@ def _measured(
     return known[metric]
 
 
-def _monthly(
-    estimate: estimate_pb2.Estimate, run: estimate_pb2.EstimateRunRequest
-) -> evidence_pb2.Interval:
+def _monthly(estimate: estimate_pb2.Estimate, run: estimate_pb2.EstimateRunRequest) -> evidence_pb2.Interval:
     """Cost of a month; of one run where no number of runs is stated."""
     return estimate.cost.monthly.amount if run.runs_per_month else estimate.cost.total.amount
 
@@ -311,5 +309,3 @@ def _effect(
         verdict = PASS
     stops = check.severity == check_pb2.SEVERITY_ERROR
     return WARN if not stops and verdict in (FAIL, UNDECIDED) else verdict
-
-

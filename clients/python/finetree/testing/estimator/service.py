@@ -229,5 +229,3 @@ def _point(kept: calibration_pb2.Observation, estimate: estimate_pb2.Estimate) -
         measured_device_bytes=kept.device_bytes,
         end_time=kept.end_time if kept.HasField("end_time") else None,
     )
-
-

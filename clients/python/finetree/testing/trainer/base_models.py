@@ -44,7 +44,12 @@ class FakeBaseModels:
         handlers.unary(rpcs.DELETE_BASE_MODEL, self.delete)
 
     def add(
-        self, hub_id: str, commit: str = COMMIT, *, refs: tuple[str, ...] = ("main",), of: catalog_pb2.Model | None = None
+        self,
+        hub_id: str,
+        commit: str = COMMIT,
+        *,
+        refs: tuple[str, ...] = ("main",),
+        of: catalog_pb2.Model | None = None,
     ) -> base_model_pb2.BaseModel:
         """Put a model of a hub there; a branch or tag of it is now this commit."""
         of = of or next((each for each in MODELS.values() if each.hub_id.lower() == hub_id.lower()), MODELS["tiny"])
@@ -87,6 +92,11 @@ class FakeBaseModels:
             self._models[model.name] = model
         return model
 
+    def remove(self, name: str) -> None:
+        """Take a base model away, by its name or hub id."""
+        with self._clock.changed:
+            del self._models[self.find(name).name]
+
     def find(self, name: str) -> base_model_pb2.BaseModel:
         """Find a base model by its name, its hub id, or its hub id and a commit, branch or tag.
 
@@ -98,7 +108,9 @@ class FakeBaseModels:
             if name in self._models:
                 return self._models[name]
             hub_id, _, revision = name.partition("@")
-            found = [model for model in self._models.values() if model.hub_id and model.hub_id.lower() == hub_id.lower()]
+            found = [
+                model for model in self._models.values() if model.hub_id and model.hub_id.lower() == hub_id.lower()
+            ]
             found = [model for model in found if not revision or _is(model, revision)]
         if len(found) > 1:
             text = f"name: {name!r} may be {', '.join(model.name for model in found)}; take one of them"

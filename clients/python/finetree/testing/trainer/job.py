@@ -52,7 +52,8 @@ class FakeJob:
         if message.suspended and not course.recorded:
             self._coming = deque([self._coming[0]])
             self.message.blocked_by = "suspended until it is cancelled"
-        self.pump()
+        if self.next_due is not None:
+            self._next(self._due + self._coming[0].micros)  # a new job waits: the rest comes when it is looked at
 
     @property
     def kind(self) -> job_pb2.TaskKind.ValueType:

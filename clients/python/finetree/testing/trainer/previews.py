@@ -9,7 +9,7 @@ from finetree_api.trainer.v1 import dataset_pb2, job_pb2
 from finetree_api.types.v1 import training_data_pb2
 
 from finetree.errors import FailedPrecondition, NotFound
-from finetree.testing.requests import full_name, page
+from finetree.testing.requests import full_name, invalid, page
 from finetree.testing.trainer.datasets import FakeDatasets
 from finetree.testing.trainer.job import FakeJob
 
@@ -26,6 +26,11 @@ class FakePreviews:
         self, request: dataset_pb2.PreviewDatasetRequest, jobs: Mapping[str, FakeJob]
     ) -> dataset_pb2.PreviewDatasetResponse:
         """List the kept rows that a request selects, in pages."""
+        job, mark, inner = request.page_token.partition(":")
+        if request.page_token and not mark:
+            raise invalid(
+                "page_token", "is not a token of this list: start again with an empty one", "PAGE_TOKEN_INVALID"
+            )
         if request.HasField("dataset"):
             dataset = self._datasets.find(request.dataset, "dataset").name
             kept = [job for job in jobs.values() if self._keeps(job) and _reads(job, dataset)]
@@ -37,12 +42,13 @@ class FakePreviews:
         if not kept and not self._datasets.preview:
             text = "no job has read this dataset yet: `finetree data check` or prepare(), with the model to train, does"
             raise FailedPrecondition(text, reason="NO_PREVIEW")
-        job, mark, inner = request.page_token.partition(":")
         newest = next((each for each in kept if each.message.uid == job), kept[-1] if kept else None)
-        rows = [each for each in (newest.course.preview if newest else self._datasets.preview) if _selected(each, request)]
+        rows = [
+            each for each in (newest.course.preview if newest else self._datasets.preview) if _selected(each, request)
+        ]
         asked = dataset_pb2.PreviewDatasetRequest()
         asked.CopyFrom(request)
-        asked.page_token = inner if mark else request.page_token
+        asked.page_token = inner
         count = _fitting(rows, asked.page_token, asked.page_size or 20)
         asked.page_size = count
         shown, token = page(rows, asked, key=lambda row: f"{row.split}/{row.row}")

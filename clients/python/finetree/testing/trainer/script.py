@@ -77,6 +77,7 @@ class Script:
         files: files by artifact and path; what is there when the job succeeds.
         preview: rows that a job which prepares keeps.
         reason: ErrorReason of a failure.
+        problem: message of the failure; empty: one made of the reason.
         remedy: what to do about it.
         category: whose fault it is.
         summary: fields of the Terminal event's RunSummary, beside losses and steps.
@@ -91,6 +92,7 @@ class Script:
     files: Mapping[str, Mapping[str, bytes]] = field(default_factory=lambda: {"adapter": ADAPTER})
     preview: tuple[dataset_pb2.PreviewRow, ...] = ()
     reason: str = "OUT_OF_MEMORY"
+    problem: str = ""
     remedy: str = ""
     category: job_pb2.FailureCategory.ValueType = job_pb2.FAILURE_CATEGORY_CAPACITY
     summary: event_pb2.RunSummary = field(default_factory=event_pb2.RunSummary)
@@ -174,8 +176,8 @@ class Script:
     def _error(self) -> status_pb2.Status:
         memory = self.reason == "OUT_OF_MEMORY"
         code = code_pb2.RESOURCE_EXHAUSTED if memory else code_pb2.INVALID_ARGUMENT
-        text = "the device ran out of memory at step 1" if memory else f"the run failed: {self.reason.lower()}"
-        status = status_pb2.Status(code=code, message=text)
+        usual = "the device ran out of memory at step 1" if memory else f"the run failed: {self.reason.lower()}"
+        status = status_pb2.Status(code=code, message=self.problem or usual)
         metadata = {"remedy": self.remedy} if self.remedy else {}
         info = error_details_pb2.ErrorInfo(reason=self.reason, domain="finetree", metadata=metadata)
         status.details.add().Pack(info)

@@ -19,7 +19,15 @@ from finetree_api.trainer.v1 import (
 from finetree_api.types.v1 import hardware_pb2, server_pb2, training_data_pb2
 
 from finetree._shared import rpcs
-from finetree.errors import FailedPrecondition, FinetreeError, NotFound, OutOfRange, ResourceExhausted, Unavailable, Violation
+from finetree.errors import (
+    FailedPrecondition,
+    FinetreeError,
+    NotFound,
+    OutOfRange,
+    ResourceExhausted,
+    Unavailable,
+    Violation,
+)
 from finetree.testing.catalog import ACCELERATORS, CPU_BYTES, server
 from finetree.testing.clock import Clock, Ids
 from finetree.testing.estimator import FakeEstimator
@@ -58,13 +66,14 @@ class FakeTrainer:
         datasets: FakeDatasets,
         base_models: FakeBaseModels,
         estimator: FakeEstimator,
+        accelerators: tuple[str, ...],
     ) -> None:
         self.script: Course = Script()
         self.watches = Watches(clock)
         self.max_queued = 10_000
         self._clock, self._ids, self._answers = clock, ids, answers
         self._datasets, self._models = datasets, base_models
-        self._devices = [_card("rtx-4090"), _processor()]
+        self._devices = [*(_card(index, name) for index, name in enumerate(accelerators)), _processor()]
         self._planner = Planner(datasets, base_models, estimator, devices=self._devices)
         self._previews = FakePreviews(datasets)
         self._jobs: dict[str, FakeJob] = {}
@@ -148,7 +157,6 @@ class FakeTrainer:
             self._jobs[job.name] = made
             if isinstance(course, Replay) and course.at_once:
                 self._clock.advance_to(course.begin(job) + round(course.seconds * 1e6))
-            self._settle(made)
             return made
 
     def find(self, name: str, field: str = "name") -> FakeJob:
@@ -210,10 +218,11 @@ class FakeTrainer:
             raise ResourceExhausted(text, reason="QUEUE_FULL", retry_after=30.0)
         message = self._message(request, project, planned)
         self._answers.keep(*key, message.name)
-        created = job_pb2.Job()
         made = self.add(message, self.script)
-        created.CopyFrom(made.message)
-        return trainer_pb2.CreateJobResponse(job=created)
+        answer = trainer_pb2.CreateJobResponse(job=made.message)
+        made.pump()
+        self._settle(made)
+        return answer
 
     def _message(self, request: trainer_pb2.CreateJobRequest, project: str, planned: Planned) -> job_pb2.Job:
         given, uid, now = request.job, self._ids.new(), self._clock.timestamp()
@@ -243,7 +252,7 @@ class FakeTrainer:
             if planned.model is not None and message.HasField("train"):
                 message.base.revision = planned.model.revision
         kind = task.spec.hardware.accelerator if isinstance(task, job_pb2.TrainTask) else ""
-        device = next(each.id for each in self._devices if each.hardware.accelerator == kind)
+        device = next(each.id for each in self._devices if each.hardware.accelerator == kind.lower())
         message.placements.add(node="fake", device_ids=[device])
         return message
 
@@ -399,10 +408,10 @@ def _datasets_of(job: job_pb2.Job) -> set[str]:
     return {full_name(source.name, "datasets") for source in sources if source.name}
 
 
-def _card(name: str) -> capacity_pb2.Device:
+def _card(index: int, name: str) -> capacity_pb2.Device:
     card = ACCELERATORS[name]
     return capacity_pb2.Device(
-        id="cuda:0",
+        id=f"cuda:{index}",
         hardware=hardware_pb2.Hardware(accelerator=name, count=1),
         display_name=card.display_name,
         total_bytes=card.usable_bytes,
