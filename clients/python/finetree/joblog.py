@@ -12,12 +12,15 @@ import base64
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from finetree_api.trainer.v1 import event_pb2, job_pb2
     from google.protobuf.message import Message
+
+    from finetree.errors import InvalidArgument
 
     M = TypeVar("M", bound=Message)
 
@@ -72,7 +75,7 @@ def read_log(file: str | Path) -> JobLog:
                 events.append(_message(document.get("event"), event_pb2.JobEvent, where))
     if job is None:
         raise _invalid(f"{path.name}: the file is empty")
-    for before, event in zip(events, events[1:], strict=False):
+    for before, event in pairwise(events):
         if event.seq != before.seq + 1:
             raise _invalid(f"{path.name}: event {before.seq} is followed by {event.seq}: events are missing")
     return JobLog(job, tuple(events))
@@ -124,7 +127,7 @@ def _message(document: Any, kind: type[M], where: str) -> M:
         raise _invalid(f"{where}: {' '.join(str(error).split())[:200]}") from None
 
 
-def _invalid(text: str) -> Exception:
+def _invalid(text: str) -> InvalidArgument:
     from finetree.errors import InvalidArgument
 
     return InvalidArgument(text, reason="JOB_LOG_INVALID")

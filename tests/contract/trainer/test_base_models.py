@@ -2,8 +2,6 @@
 # ruff: noqa: ANN003, ANN202 - the arguments are fields of protobuf messages
 """Base models: which one a spec means, what is on the machine, and what may be deleted."""
 
-import json
-
 import grpc
 import pytest
 from finetree_api.trainer.v1 import base_model_pb2, job_pb2, trainer_pb2

@@ -125,7 +125,10 @@ def _read(method: Rpc[Q, Any], raw: bytes) -> Q:
 def abort(context: grpc.ServicerContext, error: FinetreeError) -> None:
     """End a call as a real service does."""
     code: Any = grpc.StatusCode[error.code]
-    trailers = [(DETAILS, to_status(error).SerializeToString()), (SERVER_VERSION, __version__)]
+    trailers: list[tuple[str, str | bytes]] = [
+        (DETAILS, to_status(error).SerializeToString()),
+        (SERVER_VERSION, __version__),
+    ]
     if error.retry_after is not None:
         trailers.append(("grpc-retry-pushback-ms", str(round(error.retry_after * 1000))))
     context.set_trailing_metadata(tuple(trailers))

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
-from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, method_pb2, run_spec_pb2
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, method_pb2, model_pb2, run_spec_pb2
 
 from finetree._shared import rpcs
 from finetree.errors import NotFound
 from finetree.testing import spec as specs
 from finetree.testing.catalog import DATE, find_model, require_pinned, server, usable_bytes
 from finetree.testing.estimator import FakeEstimator
-from finetree.testing.estimator.estimates import DOES_NOT_FIT, interval
+from finetree.testing.estimator.estimates import DOES_NOT_FIT
 from finetree.testing.handlers import Handlers
 from finetree.testing.requests import invalid, page
 
@@ -130,7 +130,7 @@ class FakeRecommender:
             kind=recommendation_pb2.WAY_OUT_KIND_SMALLER_MODEL,
             method=method_pb2.METHOD_LORA,
             message="a smaller model, such as tiny, trains with LoRA",
-            change=run_spec_pb2.RunSpec(model={"name": "tiny"}),
+            change=run_spec_pb2.RunSpec(model=model_pb2.ModelSource(name="tiny")),
             trainable_here=True,
         )
         answer.verdict.CopyFrom(
@@ -140,7 +140,7 @@ class FakeRecommender:
         answer.cautions.insert(0, recommendation_pb2.Caution(code="NOTHING_FITS", message=estimate.fit.summary))
         answer.summary = answer.verdict.headline
         for name in ("spec", "plan_digest", "estimate", "setting_sources"):
-            answer.ClearField(name)  # type: ignore[arg-type]  # names from the tuple
+            answer.ClearField(name)
         del answer.methods[:]
         answer.methods.extend(_assessments(fits=False))
 
@@ -196,7 +196,7 @@ def _require_pack(name: str) -> None:
 def _spec_of(request: recommendation_pb2.RecommendRequest) -> run_spec_pb2.RunSpec:
     spec = run_spec_pb2.RunSpec(lora=method_pb2.Lora(rank=8, alpha=16, dropout=0.1))
     for name in ("model", "dataset", "hardware", "ownership", "evaluation"):
-        if request.HasField(name):  # type: ignore[arg-type]  # names from the tuple
+        if request.HasField(name):
             getattr(spec, name).CopyFrom(getattr(request, name))
     return spec
 

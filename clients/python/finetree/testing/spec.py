@@ -193,10 +193,8 @@ def conflict(spec: run_spec_pb2.RunSpec, positions: int = 0) -> Conflict | None:
     if spec.WhichOneof("method") == "prefix" and spec.gradient_checkpointing in _CHECKPOINTING:
         text = "prefix tuning excludes gradient checkpointing; turn it off"
         return Conflict("PREFIX_WITH_CHECKPOINTING", "gradient_checkpointing", text)
-    if lora.include_experts and lora.weight_decomposed:
-        return Conflict("EXPERTS_WITH_DORA", "lora.weight_decomposed", "adapters of experts cannot use DoRA")
-    if lora.include_experts and lora.dropout > 0:
-        return Conflict("EXPERTS_WITH_DROPOUT", "lora.dropout", "adapters of experts go without dropout; set it to 0")
+    if lora.include_experts and (lora.weight_decomposed or lora.dropout > 0):
+        return _experts_conflict(lora)
     if training.micro_batch_size > training.effective_batch_size > 0:
         text = f"is larger than the batch of {training.effective_batch_size} rows; lower it"
         return Conflict("MICRO_BATCH_TOO_LARGE", "training.micro_batch_size", text)
@@ -208,6 +206,12 @@ def conflict(spec: run_spec_pb2.RunSpec, positions: int = 0) -> Conflict | None:
         text = f"{training.sequence_length} tokens are more than the {positions} positions of the model; lower it"
         return Conflict("SEQUENCE_TOO_LONG", "training.sequence_length", text)
     return None
+
+
+def _experts_conflict(lora: method_pb2.Lora) -> Conflict:
+    if lora.weight_decomposed:
+        return Conflict("EXPERTS_WITH_DORA", "lora.weight_decomposed", "adapters of experts cannot use DoRA")
+    return Conflict("EXPERTS_WITH_DROPOUT", "lora.dropout", "adapters of experts go without dropout; set it to 0")
 
 
 def optimizer_steps(spec: run_spec_pb2.RunSpec, examples: int) -> int:

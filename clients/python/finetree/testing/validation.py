@@ -56,20 +56,20 @@ def violations_of(message: Message, path: str = "") -> Iterator[Violation]:
 
 def _money(money: Any) -> bool:
     whole = 0 <= money.units <= 10**12 and 0 <= money.nanos <= 999_999_999
-    return whole and _CURRENCY.fullmatch(money.currency_code) is not None
+    return bool(whole and _CURRENCY.fullmatch(money.currency_code))
 
 
 def _metric_bound(limit: Any) -> bool:
     has = limit.HasField
     if limit.metric in (1, 2):
-        return has("max_money") or has("max_increase")
+        return bool(has("max_money") or has("max_increase"))
     if limit.metric == 7:
         return not any(map(has, ("max", "max_money", "min_confidence", "names", "max_increase")))
     if limit.metric == 8:
         return bool(has("min_confidence"))
     if limit.metric in (11, 12, 13, 14):
         return bool(has("names"))
-    return has("max") or has("max_increase")
+    return bool(has("max") or has("max_increase"))
 
 
 def _different_limits(policy: Any) -> bool:
@@ -138,8 +138,7 @@ def _list(field: FieldDescriptor, values: Any, rules: Any, path: str) -> Iterato
 
 
 def _map(field: FieldDescriptor, values: Any, rules: Any, path: str) -> Iterator[Violation]:
-    entry = field.message_type
-    assert entry is not None
+    entry: Any = field.message_type
     if rules is not None and rules.map.HasField("max_pairs") and len(values) > rules.map.max_pairs:
         yield Violation(path, f"map must be at most {rules.map.max_pairs} entries")
     pairs = rules.map if rules is not None else None
@@ -207,8 +206,8 @@ def _text(value: str, rules: Any, path: str) -> Iterator[Violation]:
 
 
 def _enum(field: FieldDescriptor, value: int, rules: Any, path: str) -> Iterator[Violation]:
-    assert field.enum_type is not None
-    if rules.defined_only and value not in field.enum_type.values_by_number:
+    kind: Any = field.enum_type
+    if rules.defined_only and value not in kind.values_by_number:
         yield Violation(path, "value must be one of the defined enum values")
     if value in rules.not_in:
         yield Violation(path, f"must not be in list {list(rules.not_in)}")

@@ -54,23 +54,26 @@ def fill(message: Message, chance: random.Random, depth: int = 0) -> None:
     for field in message.DESCRIPTOR.fields:
         if chance.random() < 0.6 or depth > 5:
             continue
-        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        kind = field.message_type
+        if kind is not None and kind.GetOptions().map_entry:
             for key in chance.sample(TEXTS, 2):
                 getattr(message, field.name)[key] = chance.choice(TEXTS)
-        elif field.message_type is not None and field.message_type.full_name == "google.protobuf.Value":
-            continue
-        elif field.message_type is not None:
-            targets = [getattr(message, field.name)]
-            if field.is_repeated:
-                targets = [targets[0].add() for _ in range(chance.choice([1, 2, 3]))]
-            for target in targets:
-                if not field.is_repeated:
-                    target.SetInParent()
-                fill(target, chance, depth + 1)
+        elif kind is not None and kind.full_name != "google.protobuf.Value":
+            fill_messages(message, field, chance, depth)
         elif field.is_repeated:
             getattr(message, field.name).extend(chance.choices(values(field), k=chance.choice([1, 2, 34])))
-        else:
+        elif kind is None:
             setattr(message, field.name, chance.choice(values(field)))
+
+
+def fill_messages(message: Message, field: FieldDescriptor, chance: random.Random, depth: int) -> None:
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        for _ in range(chance.choice([1, 2, 3])):
+            fill(value.add(), chance, depth + 1)
+    else:
+        value.SetInParent()
+        fill(value, chance, depth + 1)
 
 
 def refused(message: Message) -> list[tuple[str, str]]:

@@ -89,7 +89,7 @@ def in_view(answer: estimate_pb2.Estimate, view: estimate_pb2.EstimateView.Value
     """Leave out what a view does."""
     if view == estimate_pb2.ESTIMATE_VIEW_SUMMARY:
         for name in ("resolved_spec", "confidence", "remarks", "plan_digest"):
-            answer.ClearField(name)  # type: ignore[arg-type]  # names from the tuple
+            answer.ClearField(name)
         del answer.memory.components[:], answer.time.phases[:]
     return answer
 

@@ -161,7 +161,7 @@ def _confident(
 
 def _named(check: check_pb2.Check, metric: str, estimate: estimate_pb2.Estimate) -> check_pb2.Check:
     spec = estimate.resolved_spec
-    names = {
+    names: dict[str, list[str]] = {
         "method": [spec.WhichOneof("method") or ""],
         "model": [spec.model.name or spec.model.hub.id],
         "provider": [estimate.cost.provider] if estimate.cost.provider else [],

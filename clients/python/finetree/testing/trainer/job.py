@@ -13,7 +13,6 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from finetree.testing.clock import Clock, to_timestamp
 from finetree.testing.trainer.script import Course, Paced, ended, moved
 
-State = job_pb2.JobState.ValueType
 ENDED = frozenset({job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED})
 WITH_WORKER = frozenset({job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING, job_pb2.JOB_STATE_CANCELLING})
 _KINDS = {
@@ -236,7 +235,7 @@ def _step(job: job_pb2.Job, step: event_pb2.StepMetrics) -> None:
     metrics.peak_memory_bytes = max(metrics.peak_memory_bytes, step.peak_memory_bytes)
 
 
-def _actions(state: State) -> Iterable[job_pb2.JobAction.ValueType]:
+def _actions(state: job_pb2.JobState.ValueType) -> Iterable[job_pb2.JobAction.ValueType]:
     if state in ENDED:
         return [job_pb2.JOB_ACTION_DOWNLOAD] if state != job_pb2.JOB_STATE_CANCELLED else []
     return [] if state == job_pb2.JOB_STATE_CANCELLING else [job_pb2.JOB_ACTION_CANCEL]

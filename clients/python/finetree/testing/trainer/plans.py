@@ -151,8 +151,7 @@ class Planner:
             raise invalid(f"{SPEC}.method", "is needed to train")
         hub, model = self._models.located(spec.model, f"{SPEC}.model")
         if model is None:
-            self._not_prepared(hub)
-        assert model is not None
+            raise _not_prepared(hub)
         planned = Planned(task, model, hub)
         profile = self._datasets.located(spec.dataset, f"{SPEC}.dataset", trains=True)
         if profile is None:
@@ -161,17 +160,11 @@ class Planner:
             self._datasets.located(spec.evaluation.dataset, f"{SPEC}.evaluation.dataset", trains=True)
         self._choose_device(spec)
         self._resolve(task, profile, model.max_positions)
-        self._estimate(planned, profile)
+        plan = self._estimate(task, planned, profile)
         if task.HasField("approved_plan"):
-            self._require_approved(task.approved_plan, planned)
+            self._require_approved(task.approved_plan, plan)
         self._check_currency(job, planned)
         return planned
-
-    def _not_prepared(self, hub: model_pb2.HubModel) -> None:
-        name = f"{hub.id}@{hub.revision}" if hub.revision else hub.id
-        text = f"{name} is not on this server; run a PREPARE job first: finetree models pull {name}"
-        violations = (Violation(f"{SPEC}.model", text),)
-        raise FailedPrecondition(f"{SPEC}.model: {text}", reason="MODEL_NOT_PREPARED", violations=violations)
 
     def _choose_device(self, spec: run_spec_pb2.RunSpec) -> None:
         wanted = spec.hardware
@@ -211,9 +204,8 @@ class Planner:
         kept = (given.get(each.field_path, each) if each.rule_id == "request" else each for each in sources)
         task.setting_sources.extend(kept)
 
-    def _estimate(self, planned: Planned, profile: Any) -> None:
-        assert isinstance(planned.task, job_pb2.TrainTask)
-        request = estimate_pb2.EstimateRunRequest(spec=planned.task.spec, dataset_profile=profile)
+    def _estimate(self, task: job_pb2.TrainTask, planned: Planned, profile: Any) -> run_spec_pb2.Plan:
+        request = estimate_pb2.EstimateRunRequest(spec=task.spec, dataset_profile=profile)
         estimate = self._estimator.of_job(request, planned.model)
         planned.estimate = estimate_summary_pb2.EstimateSummary(
             device_bytes=estimate.memory.device_bytes,
@@ -239,21 +231,21 @@ class Planner:
             )
         )
         planned.remarks.extend(estimate.remarks)
-        planned.plan = specs.make_plan(planned.task.spec, profile, estimate.revision)
+        planned.plan = specs.make_plan(task.spec, profile, estimate.revision)
+        return planned.plan
 
-    def _require_approved(self, approved: run_spec_pb2.Plan, planned: Planned) -> None:
-        assert planned.plan is not None
+    def _require_approved(self, approved: run_spec_pb2.Plan, present: run_spec_pb2.Plan) -> None:
         place = "job.train.approved_plan"
         if approved.digest != specs.digest(approved):
             text = "does not belong to this plan; send the plan as EstimateRun, CheckPlan or ValidateJob returned it"
             raise invalid(f"{place}.digest", text)
-        found = [each for each in specs.differences(approved, planned.plan) if not _left_open(each)]
+        found = [each for each in specs.differences(approved, present) if not _left_open(each)]
         if found:
             violations = tuple(Violation(_path(each[0], place), _change(each)) for each in found)
             text = f"The plan is not the approved one, first {violations[0]}. Approve the new plan."
-            metadata = {"approved": approved.digest, "actual": planned.plan.digest}
+            metadata = {"approved": approved.digest, "actual": present.digest}
             raise FailedPrecondition(text, reason="PLAN_DRIFT", violations=violations, metadata=metadata)
-        planned.plan.digest = approved.digest
+        present.digest = approved.digest
 
     def _check_currency(self, job: job_pb2.JobTemplate, planned: Planned) -> None:
         if not job.limits.HasField("max_cost"):
@@ -267,6 +259,13 @@ class Planner:
         if limit != cost:
             text = f"is {limit}, and the cost of the run is in {cost}; set a limit in {cost}"
             raise invalid(f"{field}.currency_code", text, "CURRENCY_MISMATCH")
+
+
+def _not_prepared(hub: model_pb2.HubModel) -> FailedPrecondition:
+    name = f"{hub.id}@{hub.revision}" if hub.revision else hub.id
+    text = f"{name} is not on this server; run a PREPARE job first: finetree models pull {name}"
+    violations = (Violation(f"{SPEC}.model", text),)
+    return FailedPrecondition(f"{SPEC}.model: {text}", reason="MODEL_NOT_PREPARED", violations=violations)
 
 
 def _is(device: capacity_pb2.Device, wanted: hardware_pb2.Hardware) -> bool:

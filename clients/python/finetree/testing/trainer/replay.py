@@ -83,7 +83,7 @@ class Replay:
         job.oldest_seq = 1
         return job
 
-    def events(self, job: job_pb2.Job, artifacts: list[artifact_pb2.Artifact]) -> Iterator[Paced]:
+    def events(self, job: job_pb2.Job, artifacts: list[artifact_pb2.Artifact]) -> Iterator[Paced]:  # noqa: ARG002 - a Course's
         """Give the recorded events, under the name of a job."""
         before = self.starts
         shift = self.begin(job) - self.starts

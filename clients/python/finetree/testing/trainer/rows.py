@@ -36,7 +36,7 @@ class CheckedRows:
     profile: training_data_pb2.DatasetProfile
 
 
-class _WrongRow(Exception):
+class _WrongRowError(Exception):
     """A row that cannot be used: where in it, what is wrong, and the reason if it is not MALFORMED_ROW."""
 
     def __init__(self, place: str, problem: str, reason: str = "MALFORMED_ROW") -> None:
@@ -63,18 +63,15 @@ def check_rows(
     if b"\0" in content:
         raise _of_file(f"{where}rows", "has NUL bytes, so that it is no text", "NOT_UTF8", name)
     kind, lengths, targets = "", list[int](), 0
-    wrong: list[tuple[int, _WrongRow]] = []
+    wrong: list[tuple[int, _WrongRowError]] = []
     for number, line in enumerate(content.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
             row = _parse(line, first=not kind and not wrong)
-            found = _kind(row)
-            if kind and found != kind:
-                raise _WrongRow("", f"holds {found}, the rows before it {kind}", "MIXED_FORMATS")
-            kind = found
+            kind = _kind(row, before=kind)
             total, learned = _lengths(row, kind)
-        except _WrongRow as error:
+        except _WrongRowError as error:
             wrong.append((number, error))
             continue
         lengths.append(max(1, total // BYTES_PER_TOKEN))
@@ -86,7 +83,10 @@ def check_rows(
     if not kind:
         raise _of_file(f"{where}rows", "the file has no rows", "EMPTY_DATASET", name)
     total = sum(lengths)
-    buckets = [(bound, sum(low < each <= bound for each in lengths)) for low, bound in zip((0, *_BOUNDS), _BOUNDS)]
+    buckets = [
+        (bound, sum(low < each <= bound for each in lengths))
+        for low, bound in zip((0, *_BOUNDS), _BOUNDS, strict=False)
+    ]
     return CheckedRows(
         _FORMATS[kind],
         training_data_pb2.DatasetProfile(
@@ -118,23 +118,25 @@ def _parse(line: bytes, *, first: bool) -> dict[str, Any]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
-        raise _WrongRow("", "is not UTF-8") from None
+        raise _WrongRowError("", "is not UTF-8") from None
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
         if first and not text.lstrip().startswith(("{", "[")):
             raise not_promised("reads JSON lines alone, and a row is no JSON object") from None
-        raise _WrongRow("", "is not JSON") from None
+        raise _WrongRowError("", "is not JSON") from None
     if not isinstance(row, dict):
-        raise _WrongRow("", "must be a JSON object")
+        raise _WrongRowError("", "must be a JSON object")
     return row
 
 
-def _kind(row: dict[str, Any]) -> str:
+def _kind(row: dict[str, Any], *, before: str) -> str:
     kind = next((word for word in _FORMATS if word in row), None)
     if kind is None or row.keys() - _COLUMNS[kind]:
         columns = ", ".join(sorted(row.keys() - _COLUMNS.get(kind or "", set())))[:80]
         raise not_promised(f"reads rows of messages, of prompt and completion, or of text, and finds {columns or '{}'}")
+    if before and kind != before:
+        raise _WrongRowError("", f"holds {kind}, the rows before it {before}", "MIXED_FORMATS")
     return kind
 
 
@@ -146,40 +148,40 @@ def _lengths(row: dict[str, Any], kind: str) -> tuple[int, int]:
         size = len(_text(row["text"], "text").encode())
         return size, size
     if "completion" not in row:
-        raise _WrongRow("completion", "is missing")
+        raise _WrongRowError("completion", "is missing")
     prompt, completion = _text(row["prompt"], "prompt"), _text(row["completion"], "completion")
     if not completion.strip():
-        raise _WrongRow("completion", "is empty: nothing would be learned")
+        raise _WrongRowError("completion", "is empty: nothing would be learned")
     return len(prompt.encode()) + len(completion.encode()), len(completion.encode())
 
 
 def _of_chat(turns: Any) -> tuple[int, int]:
     if not isinstance(turns, list):
-        raise _WrongRow("messages", "must be a list of messages")
+        raise _WrongRowError("messages", "must be a list of messages")
     total = learned = 0
     for index, turn in enumerate(turns):
         place = f"messages[{index}]"
         if not isinstance(turn, dict):
-            raise _WrongRow(place, "must be a message")
+            raise _WrongRowError(place, "must be a message")
         if turn.keys() - {"role", "content"}:
             raise not_promised("reads messages of role and content alone")
         if turn.get("role") not in ROLES:
-            raise _WrongRow(f"{place}.role", f"must be one of {', '.join(ROLES)}")
+            raise _WrongRowError(f"{place}.role", f"must be one of {', '.join(ROLES)}")
         size = len(_text(turn.get("content"), f"{place}.content").encode())
         total += size
         learned += size if turn["role"] == "assistant" else 0
     if not learned:
-        raise _WrongRow("messages", "has no answer of the assistant: nothing would be learned")
+        raise _WrongRowError("messages", "has no answer of the assistant: nothing would be learned")
     return total, learned
 
 
 def _text(value: Any, place: str) -> str:
     if not isinstance(value, str):
-        raise _WrongRow(place, "must be a string")
+        raise _WrongRowError(place, "must be a string")
     return value
 
 
-def _refusal(wrong: list[tuple[int, _WrongRow]], name: str, where: str) -> InvalidArgument:
+def _refusal(wrong: list[tuple[int, _WrongRowError]], name: str, where: str) -> InvalidArgument:
     violations = tuple(
         Violation(f"{where}rows[{number}]{f'.{error.place}' if error.place else ''}", error.problem)
         for number, error in wrong[:32]

@@ -366,7 +366,7 @@ class FakeTrainer:
             except FinetreeError:
                 continue
             preparing = job.HasField("prepare") and hub.id.lower() == model.hub_id.lower()
-            if preparing or (job.base.revision or (there.revision if there else "")) == model.revision and there:
+            if preparing or ((job.base.revision or (there.revision if there else "")) == model.revision and there):
                 return job.name
         return ""
 
