@@ -20,8 +20,10 @@ from finetree_console import health
 from finetree_console.errors import HttpError, response_of
 from finetree_console.events import watch
 from finetree_console.guard.capacity import Capacity
-from finetree_console.guard.checks import check_origin, host_check, token_check
+from finetree_console.guard.checks import check_head, check_origin, host_check, token_check
 from finetree_console.guard.middleware import CREDENTIALS, REQUEST_ID, TRACE, Guard
+from finetree_console.openai import routes as openai
+from finetree_console.openapi import serve
 from finetree_console.rpc import unary
 from finetree_console.settings import Settings, SettingsError, is_local
 from finetree_console.transfer import downloads, uploads
@@ -29,7 +31,15 @@ from finetree_console.transfer import downloads, uploads
 
 def routes() -> list[BaseRoute]:
     """Routes of everything that the console serves."""
-    return [*health.routes(), *watch.routes(), *uploads.routes(), *downloads.routes(), *unary.routes()]
+    return [
+        *health.routes(),
+        *serve.routes(),
+        *watch.routes(),
+        *uploads.routes(),
+        *downloads.routes(),
+        *openai.routes(),
+        *unary.routes(),
+    ]
 
 
 def build(settings: Settings, served: Sequence[BaseRoute] | None = None) -> Starlette:
@@ -46,7 +56,7 @@ def build(settings: Settings, served: Sequence[BaseRoute] | None = None) -> Star
     token = [token_check(settings.token)] if settings.token else []
     guard = Middleware(
         Guard,
-        checks=[host_check(settings.allowed_hosts), check_origin, *token],
+        checks=[check_head, host_check(settings.allowed_hosts), check_origin, *token],
         capacity=Capacity(settings.max_calls, settings.max_streams),
         # A token of the console's own is for nobody else; the calls carry what the client of the SDK is set to.
         passed_on=TRACE if settings.token else (CREDENTIALS, *TRACE),

@@ -14,6 +14,7 @@ Importing it loads neither grpc nor protobuf: names are looked up when they are 
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from finetree._sync.job import Job
     from finetree._sync.pages import Pages
     from finetree.config.options import TLS
+    from finetree.display.text import to_html, to_text
     from finetree.durations import parse_duration, to_duration
     from finetree.errors import (
         Aborted,
@@ -75,6 +77,7 @@ _HOMES = {
     "finetree._sync.events": ("EventStream",),
     "finetree._sync.job": ("Job",),
     "finetree._sync.pages": ("Pages",),
+    "finetree.display.text": ("to_html", "to_text"),
     "finetree.durations": ("parse_duration", "to_duration"),
     "finetree.errors": (
         "Aborted",
@@ -147,8 +150,10 @@ __all__ = [
     "plan_of",
     "spec_from_dict",
     "to_duration",
+    "to_html",
     "to_json",
     "to_money",
+    "to_text",
 ]
 
 
@@ -158,6 +163,17 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Show answers as cards in an IPython shell; importing finetree in a notebook has done it already."""
+    from finetree.display.notebook import register
+
+    register(shell)
+
+
+if "IPython" in sys.modules:
+    load_ipython_extension(sys.modules["IPython"].get_ipython())
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,7 @@
 """A fake suite and a console in front of it, both on loopback ports of this process."""
 
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,14 +16,17 @@ from finetree_console.server.server import Server
 from finetree_console.settings import Settings
 
 STARTED_SECONDS = 30.0
+ADDRESSES = ("recommender_address", "estimator_address", "trainer_address")
 
 
 @contextlib.contextmanager
-def serving(suite: Suite, **given: Any) -> Iterator[str]:
-    """Run a console for a suite; the value is its HOST:PORT."""
-    addresses = dict.fromkeys(("recommender_address", "estimator_address", "trainer_address"), suite.address)
-    settings = Settings(port=0, **{**addresses, **given})
+def serving(suite: Suite | None, *, send_buffer: int | None = None, **given: Any) -> Iterator[str]:
+    """Run a console for a suite, or for addresses that are given; the value is its HOST:PORT."""
+    own = {} if suite is None else dict.fromkeys(ADDRESSES, suite.address)
+    settings = Settings(port=0, **{**own, **given})
     listener = bind(settings)
+    if send_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     ready = threading.Event()
     running = Server(build(settings), settings, ready.set)
     thread = threading.Thread(target=running.run, args=([listener],), name="console")

@@ -2,6 +2,7 @@
 """Jobs over the wire: made once, waited for, cancelled, their files fetched."""
 
 import hashlib
+import io
 from datetime import UTC, datetime
 
 import finetree
@@ -300,3 +301,39 @@ def test_a_file_of_an_artifact_is_read_piece_by_piece_through_a_cut(do, suite, s
     with pytest.raises(finetree.NotFound) as caught:
         do.all(job.read_file(artifact.name, "no such file"))
     assert caught.value.reason == "FILE_NOT_FOUND"
+
+
+def test_watching_writes_lines_and_returns_the_job(do, suite, spec):
+    written = io.StringIO()
+    job = do(do.client().create_job(spec))
+    found = do(job.watch(file=written))
+    assert found.state == job_pb2.JOB_STATE_SUCCEEDED
+    lines = written.getvalue().splitlines()
+    assert lines[0] == "the job is queued"
+    assert lines[-1] == "the job has succeeded"
+    assert [line for line in lines if line.startswith("step 10/10  loss 1.500")]
+    assert repr(job).endswith(f"Job {job.name}: succeeded, step 10 of 10, loss 1.500>")
+    assert "succeeded" in job._repr_html_()
+
+
+def test_watching_a_job_that_fails_raises_only_when_asked(do, suite, spec):
+    suite.trainer.script = Script(outcome="FAILED")
+    job = do(do.client().create_job(spec))
+    assert do(job.watch(file=io.StringIO())).state == job_pb2.JOB_STATE_FAILED
+    with pytest.raises(finetree.JobFailed, match="ran out of memory"):
+        do(job.watch(file=io.StringIO(), check=True))
+
+
+def test_watching_ends_in_time_and_leaves_the_job_alone(do, suite, spec):
+    suite.trainer.script = Script(hold_at=3)
+    job = do(do.client().create_job(spec))
+    with pytest.raises(finetree.FinetreeTimeout):
+        do(job.watch(file=io.StringIO(), timeout=0.3))
+    assert do(job.refresh()).state == job_pb2.JOB_STATE_PREPARING
+
+
+def test_a_handle_shows_itself_without_a_call(do, suite):
+    job = do.client().job("1")
+    assert repr(job).endswith("Job projects/default/jobs/1>")
+    assert "projects/default/jobs/1" in job._repr_html_()
+    assert suite.faults.calls() == []

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -35,7 +36,31 @@ async def frames(
         request_id: to be named in an error.
     """
     yield f"retry: {RETRY_MILLISECONDS}\n\n".encode()
-    written, coming, stopping = "", first, asyncio.ensure_future(draining.wait())
+    written = ""
+    async with contextlib.aclosing(paced(events, first, draining, heartbeat=heartbeat)) as coming:
+        try:
+            async for event in coming:
+                if event is not None:
+                    yield _frame(to_json(event, defaults=True), cursor=events.cursor)
+                else:
+                    yield _heartbeat("" if events.cursor == written else events.cursor)
+                written = events.cursor
+        except FinetreeError as error:
+            yield _frame(document_of(error, request_id), kind="failure")
+
+
+async def paced(
+    events: AsyncEventStream,
+    first: asyncio.Future[event_pb2.JobEvent],
+    draining: asyncio.Event,
+    *,
+    heartbeat: float,
+) -> AsyncGenerator[event_pb2.JobEvent | None]:
+    """Iterate over events as they come, with None for each `heartbeat` seconds of silence, until the server stops.
+
+    The next event is read when the one before is taken. Arguments are those of `frames`.
+    """
+    coming, stopping = first, asyncio.ensure_future(draining.wait())
     try:
         while True:
             awaited: set[asyncio.Future[Any]] = {coming, stopping}
@@ -45,17 +70,12 @@ async def frames(
                     event = coming.result()
                 except StopAsyncIteration:
                     return
-                except FinetreeError as error:
-                    yield _frame(document_of(error, request_id), kind="failure")
-                    return
-                written = events.cursor
-                yield _frame(to_json(event, defaults=True), cursor=written)
+                yield event
                 coming = asyncio.ensure_future(following(events))
             elif stopping.done():
                 return
             else:
-                yield _heartbeat("" if events.cursor == written else events.cursor)
-                written = events.cursor
+                yield None
     finally:
         coming.cancel()
         stopping.cancel()

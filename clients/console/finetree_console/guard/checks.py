@@ -20,6 +20,21 @@ Check = Callable[[HTTPConnection], None]
 """Refuses a request by raising HttpError."""
 
 
+MAX_HEADER_BYTES = 32 * 1024
+"""Bytes of all headers of a request together; the server itself stops reading a head at several times as many."""
+
+
+def check_head(request: HTTPConnection) -> None:
+    """Refuse headers that are too large.
+
+    Raises:
+        HttpError: HEAD_TOO_LARGE.
+    """
+    if sum(len(name) + len(value) for name, value in request.headers.raw) > MAX_HEADER_BYTES:
+        text = f"the headers have more than {MAX_HEADER_BYTES} bytes"
+        raise HttpError(text, status=431, code="RESOURCE_EXHAUSTED", reason="HEAD_TOO_LARGE")
+
+
 def host_check(allowed: Iterable[str]) -> Check:
     """Allow a Host header that is an IP address, "localhost" or one of these names: no foreign name leads here.
 

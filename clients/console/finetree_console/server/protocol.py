@@ -30,10 +30,18 @@ class BoundedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse; while no request is complete, the time for its head runs."""
         super().data_received(data)
+        self._watch_head(begun=True)
+
+    def on_response_complete(self) -> None:
+        """Expect the next request, of which a part may be there already."""
+        super().on_response_complete()
+        self._watch_head(begun=bool(self.conn.trailing_data[0]))
+
+    def _watch_head(self, *, begun: bool) -> None:
         cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation leaves out that there is none at first
         if cycle is not None and not cycle.response_complete:
             self._head_due = _cancel(self._head_due)
-        elif self._head_due is None and not self.transport.is_closing():
+        elif begun and self._head_due is None and not self.transport.is_closing():
             self._head_due = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def pause_writing(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
@@ -40,7 +40,12 @@ class AsyncJob:
         self._last_stream: AsyncEventStream | None = None
 
     def __repr__(self) -> str:
-        return f"<AsyncJob {self.name}>"
+        return f"<AsyncJob {self.name}{trainer_requests.seen(self.snapshot)}>"
+
+    def _repr_html_(self) -> str:
+        from finetree.display.cards import job_card
+
+        return job_card(self.snapshot or job_pb2.Job(name=self.name)).html()
 
     @property
     def uid(self) -> str:
@@ -135,6 +140,49 @@ class AsyncJob:
             async for event in stream:
                 terminal = event.terminal
         job = await self.refresh()
+        if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
+            raise trainer_requests.job_failed(job, terminal)
+        return job
+
+    async def watch(
+        self,
+        *,
+        after_seq: int = 0,
+        timeout: float | None = None,
+        check: bool = False,
+        heartbeat: float = 10.0,
+        file: TextIO | None = None,
+    ) -> job_pb2.Job:
+        """Show the job live until it has ended, and return it as it then is.
+
+        A notebook gets a card that changes in place, a terminal a progress bar below the events, a file or a build's
+        log a line for each event, about steps at most every five seconds. Interrupting it does not stop the job.
+
+        Args:
+            after_seq: begin behind this event; 0 means the beginning.
+            timeout: seconds; None means for ever. The job continues when it passes.
+            check: raise JobFailed when it did not succeed.
+            heartbeat: as for `events`.
+            file: where to write; None means stdout, or the notebook.
+
+        Raises:
+            FinetreeTimeout: it has not ended in time.
+            JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
+            NotFound: JOB_NOT_FOUND.
+        """
+        from finetree.display.watch import live_view
+
+        view = live_view(self.name, self.snapshot, file)
+        terminal: event_pb2.Terminal | None = None
+        job: job_pb2.Job | None = None
+        try:
+            async with self.events(after_seq=after_seq, timeout=timeout, heartbeat=heartbeat) as stream:
+                async for event in stream:
+                    view.show(event)
+                    terminal = event.terminal if event.HasField("terminal") else terminal
+            job = await self.refresh()
+        finally:
+            view.finish(job)
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
             raise trainer_requests.job_failed(job, terminal)
         return job

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
@@ -38,7 +38,12 @@ class Job:
         self._last_stream: EventStream | None = None
 
     def __repr__(self) -> str:
-        return f"<Job {self.name}>"
+        return f"<Job {self.name}{trainer_requests.seen(self.snapshot)}>"
+
+    def _repr_html_(self) -> str:
+        from finetree.display.cards import job_card
+
+        return job_card(self.snapshot or job_pb2.Job(name=self.name)).html()
 
     @property
     def uid(self) -> str:
@@ -133,6 +138,49 @@ class Job:
             for event in stream:
                 terminal = event.terminal
         job = self.refresh()
+        if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
+            raise trainer_requests.job_failed(job, terminal)
+        return job
+
+    def watch(
+        self,
+        *,
+        after_seq: int = 0,
+        timeout: float | None = None,
+        check: bool = False,
+        heartbeat: float = 10.0,
+        file: TextIO | None = None,
+    ) -> job_pb2.Job:
+        """Show the job live until it has ended, and return it as it then is.
+
+        A notebook gets a card that changes in place, a terminal a progress bar below the events, a file or a build's
+        log a line for each event, about steps at most every five seconds. Interrupting it does not stop the job.
+
+        Args:
+            after_seq: begin behind this event; 0 means the beginning.
+            timeout: seconds; None means for ever. The job continues when it passes.
+            check: raise JobFailed when it did not succeed.
+            heartbeat: as for `events`.
+            file: where to write; None means stdout, or the notebook.
+
+        Raises:
+            FinetreeTimeout: it has not ended in time.
+            JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
+            NotFound: JOB_NOT_FOUND.
+        """
+        from finetree.display.watch import live_view
+
+        view = live_view(self.name, self.snapshot, file)
+        terminal: event_pb2.Terminal | None = None
+        job: job_pb2.Job | None = None
+        try:
+            with self.events(after_seq=after_seq, timeout=timeout, heartbeat=heartbeat) as stream:
+                for event in stream:
+                    view.show(event)
+                    terminal = event.terminal if event.HasField("terminal") else terminal
+            job = self.refresh()
+        finally:
+            view.finish(job)
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
             raise trainer_requests.job_failed(job, terminal)
         return job

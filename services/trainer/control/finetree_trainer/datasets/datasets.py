@@ -188,8 +188,12 @@ class Datasets:
 
 
 def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
-    """Build the contract's message from a row."""
+    """Build the contract's message from a row; of a damaged one, from what its columns say."""
     message = dataset_pb2.Dataset.FromString(row.record)
+    if row.damaged:
+        message.name, message.uid = str(ResourceName(row.project, "datasets", row.uid)), row.uid
+        message.size_bytes, message.sha256, message.created_by = row.size_bytes, row.sha256, row.owner
+        message.create_time.CopyFrom(timestamp(row.create_time))
     message.state = dataset_pb2.DATASET_STATE_READY if row.ready else dataset_pb2.DATASET_STATE_UPLOADING
     message.committed_bytes = row.size_bytes if row.ready else row.committed_bytes
     message.update_time.CopyFrom(timestamp(row.update_time))
