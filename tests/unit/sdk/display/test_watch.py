@@ -6,7 +6,8 @@ import io
 import pytest
 from finetree.display import watch
 from finetree.display.watch import LineView, LiveJob, TerminalView, live_view
-from finetree.testing import Script
+from finetree.testing import Clock, Script
+from finetree.testing.trainer.job import FakeJob
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 
@@ -70,7 +71,11 @@ def test_which_view(monkeypatch, stream, variables, kind):
 
 def test_events_alone_tell_what_the_job_is():
     live = LiveJob("projects/p/jobs/1", None)
-    for event in Script(steps=4).events(list):
+    job = job_pb2.Job(name="projects/p/jobs/1", uid="1")
+    job.train.spec.evaluation.split_fraction = 0.1
+    fake = FakeJob(job, Script(steps=4), Clock())
+    fake.pump()
+    for event in fake.log:
         live.follow(event)
     job = live.job
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED

@@ -68,7 +68,7 @@ def check_rows(
         if not line.strip():
             continue
         try:
-            row = _parse(line, first=not kind and not wrong)
+            row = _parse(line, guess=not kind and not wrong and not name.endswith(".jsonl"))
             kind = _kind(row, before=kind)
             total, learned = _lengths(row, kind)
         except _WrongRowError as error:
@@ -114,7 +114,7 @@ def _require_simple(content: bytes, reading: training_data_pb2.DatasetReading | 
             raise not_promised(f"reads columns by their own names, and {field.name} is {column!r}")
 
 
-def _parse(line: bytes, *, first: bool) -> dict[str, Any]:
+def _parse(line: bytes, *, guess: bool) -> dict[str, Any]:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
@@ -122,7 +122,7 @@ def _parse(line: bytes, *, first: bool) -> dict[str, Any]:
     try:
         row = json.loads(text)
     except (ValueError, RecursionError):
-        if first and not text.lstrip().startswith(("{", "[")):
+        if guess and not text.lstrip().startswith(("{", "[")):
             raise not_promised("reads JSON lines alone, and a row is no JSON object") from None
         raise _WrongRowError("", "is not JSON") from None
     if not isinstance(row, dict):
