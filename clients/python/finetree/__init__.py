@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from finetree._async.events import AsyncEventStream
     from finetree._async.job import AsyncJob
     from finetree._async.pages import AsyncPages
+    from finetree._shared.listing import Page
     from finetree._shared.status import error_of_status
     from finetree._sync.client import Client
     from finetree._sync.events import EventStream
@@ -70,6 +71,7 @@ _HOMES = {
     "finetree._async.events": ("AsyncEventStream",),
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
+    "finetree._shared.listing": ("Page",),
     "finetree.metadata": ("call_metadata",),
     "finetree.config.options": ("TLS",),
     "finetree._shared.status": ("error_of_status",),
@@ -133,6 +135,7 @@ __all__ = [
     "JobFailed",
     "NotFound",
     "OutOfRange",
+    "Page",
     "Pages",
     "PermissionDenied",
     "PlanDrift",

@@ -39,12 +39,16 @@ async def download(
     return folders
 
 
-async def read_file(transport: AsyncTransport, artifact: str, path: str, offset: int) -> AsyncGenerator[bytes]:
+async def read_file(
+    transport: AsyncTransport, artifact: str, path: str, offset: int, *, deadline: float | None
+) -> AsyncGenerator[bytes]:
     """Read a file of an artifact from an offset; a cut stream continues where it was."""
-    backoff = Backoff(transport.options.reconnect_timeout)
+    backoff = Backoff(transport.options.reconnect_timeout, deadline)
     while True:
         try:
-            async with contextlib.aclosing(_pieces(transport, artifact, path, offset)) as pieces:
+            async with contextlib.aclosing(
+                _pieces(transport, artifact, path, offset, seconds=backoff.within(None))
+            ) as pieces:
                 async for piece in pieces:
                     offset += len(piece)
                     backoff.progressed()
@@ -55,9 +59,11 @@ async def read_file(transport: AsyncTransport, artifact: str, path: str, offset:
             return
 
 
-async def _pieces(transport: AsyncTransport, artifact: str, path: str, offset: int) -> AsyncGenerator[bytes]:
+async def _pieces(
+    transport: AsyncTransport, artifact: str, path: str, offset: int, *, seconds: float | None
+) -> AsyncGenerator[bytes]:
     request = artifact_pb2.DownloadArtifactRequest(name=artifact, path=path, offset=offset)
-    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, request)
+    stream = await transport.stream(rpcs.DOWNLOAD_ARTIFACT, request, timeout=seconds)
     broken = True
     try:
         while (piece := await _read(stream)) is not None:
@@ -93,7 +99,7 @@ async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) 
 
 
 async def _stream(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
-    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
+    stream = await transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
     broken = True
     try:
         async with asyncio.timeout(STALLED) as limit:

@@ -17,7 +17,7 @@ from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
-from finetree._shared.retry import deadline_after
+from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer_requests import Mode
 
 
@@ -135,11 +135,12 @@ class AsyncJob:
         follow = trainer_requests.follow_job(
             self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
         )
+        deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
-        async with AsyncEventStream(self._transport, follow, deadline=deadline_after(timeout)) as stream:
+        async with AsyncEventStream(self._transport, follow, deadline=deadline) as stream:
             async for event in stream:
                 terminal = event.terminal
-        job = await self.refresh()
+        job = await self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
             raise trainer_requests.job_failed(job, terminal)
         return job
@@ -173,6 +174,7 @@ class AsyncJob:
         from finetree.display.watch import live_view
 
         view = live_view(self.name, self.snapshot, file)
+        deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         job: job_pb2.Job | None = None
         try:
@@ -180,7 +182,7 @@ class AsyncJob:
                 async for event in stream:
                     view.show(event)
                     terminal = event.terminal if event.HasField("terminal") else terminal
-            job = await self.refresh()
+            job = await self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
         finally:
             view.finish(job)
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
@@ -241,28 +243,30 @@ class AsyncJob:
             Internal: ARTIFACT_CORRUPT: a file does not have its hash; UNSAFE_PATH: a file would leave the folder.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        return await download(
-            self._transport,
-            await self.artifacts(),
-            Path(directory),
-            on_progress=on_progress,
-            deadline=deadline_after(timeout),
-        )
+        deadline = deadline_after(timeout)
+        pages = AsyncPages(self._transport, trainer_requests.list_artifacts(self.name), None, deadline=deadline)
+        artifacts = [artifact async for artifact in pages]
+        return await download(self._transport, artifacts, Path(directory), on_progress=on_progress, deadline=deadline)
 
-    async def read_file(self, artifact: str, path: str, *, offset: int = 0) -> AsyncGenerator[bytes]:
+    async def read_file(
+        self, artifact: str, path: str, *, offset: int = 0, timeout: float | None = None
+    ) -> AsyncGenerator[bytes]:
         """Read a file of an artifact piece by piece; a cut stream continues where it was.
 
         Args:
             artifact: resource name of the artifact.
             path: path of the file inside of it.
             offset: first byte.
+            timeout: seconds for the whole; None means as long as bytes arrive.
 
         Raises:
             NotFound: ARTIFACT_NOT_FOUND, FILE_NOT_FOUND.
             OutOfRange: OFFSET_BEYOND_END.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        async with contextlib.aclosing(read_file(self._transport, artifact, path, offset)) as pieces:
+        async with contextlib.aclosing(
+            read_file(self._transport, artifact, path, offset, deadline=deadline_after(timeout))
+        ) as pieces:
             async for piece in pieces:
                 yield piece
 

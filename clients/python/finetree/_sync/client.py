@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,7 +26,13 @@ from finetree.config.settings import Service
 
 
 class Raw:
-    """Typed gRPC stubs over the client's channels: no retry of streams, no typed errors, no fork gate."""
+    """Typed gRPC stubs over the client's channels, with its token, trace and a request id of their own.
+
+    They raise gRPC's errors, and nothing is sent again. Metadata of an answer, such as `finetree-server-version`:
+
+        response, call = client.raw.trainer.GetJob.with_call(request)
+        print(call.trailing_metadata())
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -34,17 +40,17 @@ class Raw:
     @property
     def recommender(self) -> recommender_pb2_grpc.RecommenderServiceStub:
         """Stub of the recommender."""
-        return recommender_pb2_grpc.RecommenderServiceStub(self._transport.channel("recommender"))
+        return recommender_pb2_grpc.RecommenderServiceStub(self._transport.raw_channel("recommender"))
 
     @property
     def estimator(self) -> estimator_pb2_grpc.EstimatorServiceStub:
         """Stub of the estimator."""
-        return estimator_pb2_grpc.EstimatorServiceStub(self._transport.channel("estimator"))
+        return estimator_pb2_grpc.EstimatorServiceStub(self._transport.raw_channel("estimator"))
 
     @property
     def trainer(self) -> trainer_pb2_grpc.TrainerServiceStub:
         """Stub of the trainer."""
-        return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
+        return trainer_pb2_grpc.TrainerServiceStub(self._transport.raw_channel("trainer"))
 
 
 class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, JobCalls):
@@ -62,8 +68,12 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
             expires, and when a service refuses the token. A token switches TLS on, unless the address says http://.
         tls: True, False or a TLS; None means: when the address says https://, or there is a token or certificate.
         timeout: seconds for every unary call; None means the default of each.
-        retries: whether unary calls are tried again (4 attempts) while a service is unavailable.
+        retries: further attempts of a unary call while its service is unavailable; True means 3, False none. All
+            attempts have one deadline and one request_id. All calls of a client share a budget of 20 retries per
+            service, of which every answer gives a tenth back.
         reconnect_timeout: seconds of continuous failure after which streams, uploads and downloads give up.
+        interceptors: gRPC's client interceptors, of `grpc` or of `grpc.aio` as the client is; they see every attempt
+            of every call, the raw ones too. They do not pickle.
 
     What is not given comes from the environment (FINETREE_ADDRESS, FINETREE_TRAINER_ADDRESS, FINETREE_TOKEN_FILE, …),
     else from the profile in ~/.config/finetree/config.toml; `finetree config show --origin` says from where. A
@@ -85,8 +95,9 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
         token: str | Callable[[], str] | None = None,
         tls: bool | TLS | None = None,
         timeout: float | None = None,
-        retries: bool = True,
+        retries: bool | int = True,
         reconnect_timeout: float = RECONNECT_TIMEOUT,
+        interceptors: Sequence[Any] = (),
     ) -> None:
         own: dict[Service, str | None] = {
             "recommender": recommender_address,
@@ -104,6 +115,7 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
                 timeout=timeout,
                 retries=retries,
                 reconnect_timeout=reconnect_timeout,
+                interceptors=interceptors,
             )
         )
 
@@ -111,6 +123,24 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
     def options(self) -> Options:
         """Options that the client was made with."""
         return self._transport.options
+
+    def with_options(
+        self, *, timeout: float | None = None, retries: bool | int | None = None, reconnect_timeout: float | None = None
+    ) -> Self:
+        """Make a client with other limits that shares this one's channels; closing either closes both.
+
+        Args:
+            timeout: seconds for every unary call; None means this client's.
+            retries: further attempts of a unary call, as for the client; None means this client's.
+            reconnect_timeout: as for the client; None means this client's.
+
+        Raises:
+            InvalidArgument: INVALID_OPTION.
+        """
+        options = self.options.changed(timeout=timeout, retries=retries, reconnect_timeout=reconnect_timeout)
+        derived = type(self).__new__(type(self))
+        derived.__dict__.update(self.__dict__, _transport=self._transport.with_options(options))
+        return derived
 
     @property
     def raw(self) -> Raw:

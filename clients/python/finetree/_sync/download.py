@@ -13,8 +13,7 @@ from finetree_api.trainer.v1 import artifact_pb2
 from finetree._shared import rpcs
 from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
-from finetree._sync.transport import Transport
-from finetree._sync.watchdog import Watchdog
+from finetree._sync.transport import Silence, Transport
 from finetree.errors import FinetreeError
 
 
@@ -37,12 +36,14 @@ def download(
     return folders
 
 
-def read_file(transport: Transport, artifact: str, path: str, offset: int) -> Generator[bytes]:
+def read_file(
+    transport: Transport, artifact: str, path: str, offset: int, *, deadline: float | None
+) -> Generator[bytes]:
     """Read a file of an artifact from an offset; a cut stream continues where it was."""
-    backoff = Backoff(transport.options.reconnect_timeout)
+    backoff = Backoff(transport.options.reconnect_timeout, deadline)
     while True:
         try:
-            for piece in _pieces(transport, artifact, path, offset):
+            for piece in _pieces(transport, artifact, path, offset, timeout=backoff.within(None)):
                 offset += len(piece)
                 backoff.progressed()
                 yield piece
@@ -52,23 +53,19 @@ def read_file(transport: Transport, artifact: str, path: str, offset: int) -> Ge
             return
 
 
-def _pieces(transport: Transport, artifact: str, path: str, offset: int) -> Generator[bytes]:
+def _pieces(transport: Transport, artifact: str, path: str, offset: int, *, timeout: float | None) -> Generator[bytes]:
     request = artifact_pb2.DownloadArtifactRequest(name=artifact, path=path, offset=offset)
-    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, request)
-    watchdog = Watchdog(stream, STALLED)
+    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, request, timeout=timeout)
+    broken = True
     try:
-        for piece in stream:
-            watchdog.beat()
+        while (piece := stream.read(timeout=STALLED)) is not None:
             if piece.chunk:
                 yield piece.chunk
-    except FinetreeError:
-        stream.renew()
-        if watchdog.fired:
-            raise stalled() from None
-        raise
+        broken = False
+    except Silence:
+        raise stalled() from None
     finally:
-        watchdog.stop()
-        stream.close()
+        stream.close(renew=broken)
 
 
 def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
@@ -85,20 +82,16 @@ def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
 
 def _stream(transport: Transport, target: Download, backoff: Backoff) -> None:
     stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
-    watchdog = Watchdog(stream, STALLED)
+    broken = True
     try:
-        for piece in stream:
-            watchdog.beat()
+        while (piece := stream.read(timeout=STALLED)) is not None:
             target.write(piece.offset, piece.chunk)
             target.report()
             backoff.progressed()
-    except FinetreeError:
-        stream.renew()
-        if watchdog.fired:
-            raise stalled() from None
-        raise
+        broken = False
+    except Silence:
+        raise stalled() from None
     finally:
-        watchdog.stop()
-        stream.close()
+        stream.close(renew=broken)
     if not target.complete:
         raise target.cut()

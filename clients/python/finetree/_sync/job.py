@@ -11,7 +11,7 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
-from finetree._shared.retry import deadline_after
+from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer_requests import Mode
 from finetree._sync.download import download, read_file
 from finetree._sync.events import EventStream
@@ -133,11 +133,12 @@ class Job:
         follow = trainer_requests.follow_job(
             self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
         )
+        deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
-        with EventStream(self._transport, follow, deadline=deadline_after(timeout)) as stream:
+        with EventStream(self._transport, follow, deadline=deadline) as stream:
             for event in stream:
                 terminal = event.terminal
-        job = self.refresh()
+        job = self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
             raise trainer_requests.job_failed(job, terminal)
         return job
@@ -171,6 +172,7 @@ class Job:
         from finetree.display.watch import live_view
 
         view = live_view(self.name, self.snapshot, file)
+        deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         job: job_pb2.Job | None = None
         try:
@@ -178,7 +180,7 @@ class Job:
                 for event in stream:
                     view.show(event)
                     terminal = event.terminal if event.HasField("terminal") else terminal
-            job = self.refresh()
+            job = self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
         finally:
             view.finish(job)
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
@@ -238,28 +240,25 @@ class Job:
             Internal: ARTIFACT_CORRUPT: a file does not have its hash; UNSAFE_PATH: a file would leave the folder.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        return download(
-            self._transport,
-            self.artifacts(),
-            Path(directory),
-            on_progress=on_progress,
-            deadline=deadline_after(timeout),
-        )
+        deadline = deadline_after(timeout)
+        pages = Pages(self._transport, trainer_requests.list_artifacts(self.name), None, deadline=deadline)
+        return download(self._transport, list(pages), Path(directory), on_progress=on_progress, deadline=deadline)
 
-    def read_file(self, artifact: str, path: str, *, offset: int = 0) -> Generator[bytes]:
+    def read_file(self, artifact: str, path: str, *, offset: int = 0, timeout: float | None = None) -> Generator[bytes]:
         """Read a file of an artifact piece by piece; a cut stream continues where it was.
 
         Args:
             artifact: resource name of the artifact.
             path: path of the file inside of it.
             offset: first byte.
+            timeout: seconds for the whole; None means as long as bytes arrive.
 
         Raises:
             NotFound: ARTIFACT_NOT_FOUND, FILE_NOT_FOUND.
             OutOfRange: OFFSET_BEYOND_END.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        yield from read_file(self._transport, artifact, path, offset)
+        yield from read_file(self._transport, artifact, path, offset, deadline=deadline_after(timeout))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "request_id": self.request_id, "options": self._transport.options.without_secrets()}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from finetree.config.settings import SERVICES, Service, Settings, invalid, resolve, token_of
 from finetree.config.token import Token
 
+RETRIES = 3
+"""Attempts of a unary call after its first."""
 RECONNECT_TIMEOUT = 300.0
 """Seconds of continuous failure after which streams, uploads and downloads give up."""
 
@@ -40,14 +42,31 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options of a client. `timeout` is that of unary calls in seconds; None means the default of each."""
+    """Options of a client.
+
+    `timeout` is that of unary calls in seconds, None means the default of each; `retries` are their further attempts.
+    """
 
     targets: Mapping[Service, Target]
     project: str
     timeout: float | None = None
-    retries: bool = True
+    retries: int = RETRIES
     reconnect_timeout: float = RECONNECT_TIMEOUT
     profile: str = ""
+    interceptors: Sequence[Any] = ()
+
+    def changed(
+        self, *, timeout: float | None = None, retries: bool | int | None = None, reconnect_timeout: float | None = None
+    ) -> Options:
+        """Make a copy with other limits; None leaves one as it is."""
+        return replace(
+            self,
+            timeout=self.timeout if timeout is None else _positive("timeout", timeout),
+            retries=_retries(self.retries if retries is None else retries),
+            reconnect_timeout=_positive(
+                "reconnect_timeout", self.reconnect_timeout if reconnect_timeout is None else reconnect_timeout
+            ),
+        )
 
     def without_secrets(self) -> Options:
         """Make a copy that may be pickled: no private key, and of a token only where it is read."""
@@ -60,7 +79,7 @@ class Options:
             )
             for name, target in self.targets.items()
         }
-        return replace(self, targets=bare)
+        return replace(self, targets=bare, interceptors=())
 
 
 def make_options(
@@ -72,8 +91,9 @@ def make_options(
     token: str | Callable[[], str] | None = None,
     tls: bool | TLS | None = None,
     timeout: float | None = None,
-    retries: bool = True,
+    retries: bool | int = True,
     reconnect_timeout: float = RECONNECT_TIMEOUT,
+    interceptors: Sequence[Any] = (),
 ) -> Options:
     """Build options from arguments, then environment variables (FINETREE_ADDRESS, …), the profile, defaults."""
     if timeout is not None and timeout <= 0:
@@ -84,14 +104,14 @@ def make_options(
     own_token = token_of(settings)
     targets = {service: _target(service, settings, own_token) for service in SERVICES}
     found = settings.found
-    return Options(
+    options = Options(
         targets,
         str(found["project"].value).removeprefix("projects/"),
         found["timeout"].value if "timeout" in found else None,
-        retries,
-        reconnect_timeout,
-        settings.profile.value,
+        profile=settings.profile.value,
+        interceptors=tuple(interceptors),
     )
+    return options.changed(retries=retries, reconnect_timeout=reconnect_timeout)
 
 
 def _target(service: Service, settings: Settings, token: Token | None) -> Target:
@@ -116,6 +136,20 @@ def _tls(service: Service, settings: Settings, scheme: str, *, has_token: bool) 
     given = {field: value for field, value in named.items() if value is not None}
     implied = scheme == "https" or (scheme != "http" and (has_token or bool(given)))
     return TLS(**given) if (implied if switch is None else switch) else None
+
+
+def _positive(name: str, seconds: float) -> float:
+    if not seconds > 0:
+        raise invalid(name, f"must be more than 0 seconds, got {seconds}")
+    return seconds
+
+
+def _retries(retries: int) -> int:
+    if retries is True:
+        return RETRIES
+    if retries < 0:
+        raise invalid("retries", f"must be 0 or more further attempts, got {retries}")
+    return int(retries)
 
 
 def _has_port(address: str) -> bool:

@@ -82,6 +82,28 @@ def test_clients_and_handles_pickle_without_their_secrets():
     assert "geheim" not in repr(client.options)
 
 
+@pytest.mark.parametrize(("given", "attempts"), [(True, 3), (False, 0), (0, 0), (7, 7)])
+def test_retries_are_further_attempts(given, attempts):
+    assert Client(retries=given).options.retries == attempts
+    assert Client().with_options(retries=given).options.retries == attempts
+
+
+def test_other_limits_keep_everything_else():
+    client = Client("https://host:1", token="geheim", project="p", timeout=3, retries=5)
+    other = client.with_options(timeout=7, reconnect_timeout=9)
+    assert (other.options.timeout, other.options.retries, other.options.reconnect_timeout) == (7, 5, 9)
+    assert other.options.targets == client.options.targets
+    assert client.options.timeout == 3
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"retries": -1}, {"reconnect_timeout": -1.0}])
+def test_limits_that_make_no_sense_are_refused(options):
+    for make in (Client, Client().with_options):
+        with pytest.raises(InvalidArgument) as caught:
+            make(**options)
+        assert caught.value.reason == "INVALID_OPTION"
+
+
 def test_a_pickled_client_reads_its_token_where_it_is_unpickled(monkeypatch, tmp_path):
     (tmp_path / "token").write_text("from-a-file\n")
     for name, value, token in [

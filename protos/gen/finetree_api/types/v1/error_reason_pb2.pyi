@@ -379,6 +379,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The chat template leaves the reasoning of a learned answer out (INVALID_ARGUMENT, job errors). Set loss_tokens to
     LOSS_TOKENS_LAST_COMPLETION, or train a model whose template keeps it.
     """
+    ERROR_REASON_TOKENIZATION_LIMIT: _ErrorReason.ValueType  # 148
+    """Rendering and tokenizing some rows took too much processor time or memory (INVALID_ARGUMENT, job errors). Check the
+    model's chat template and tokenizer, or split very long rows.
+    """
     ERROR_REASON_UNREAD_COLUMNS: _ErrorReason.ValueType  # 145
     """Columns that are not read hold text that the rest may not make sense without (INVALID_ARGUMENT, the trainer and job
     errors). Name them in reading.columns or reading.ignored_columns, or accept the finding.
@@ -884,6 +888,10 @@ tools, or write the calls into the messages.
 ERROR_REASON_REASONING_NOT_RENDERED: ErrorReason.ValueType  # 144
 """The chat template leaves the reasoning of a learned answer out (INVALID_ARGUMENT, job errors). Set loss_tokens to
 LOSS_TOKENS_LAST_COMPLETION, or train a model whose template keeps it.
+"""
+ERROR_REASON_TOKENIZATION_LIMIT: ErrorReason.ValueType  # 148
+"""Rendering and tokenizing some rows took too much processor time or memory (INVALID_ARGUMENT, job errors). Check the
+model's chat template and tokenizer, or split very long rows.
 """
 ERROR_REASON_UNREAD_COLUMNS: ErrorReason.ValueType  # 145
 """Columns that are not read hold text that the rest may not make sense without (INVALID_ARGUMENT, the trainer and job
