@@ -23,8 +23,8 @@ class Clock:
 
     Nothing of a suite sleeps: what waits for a moment waits until this clock has reached it.
 
-        suite.clock.advance("2h")       # heartbeats, deadlines and paced events of two hours happen now
-        Suite(clock=Clock(speed=60))    # a minute a second
+        suite.clock.advance("2h")  # heartbeats, deadlines and paced events of two hours happen now
+        Suite(clock=Clock(speed=60))  # a minute a second
 
     Attributes:
         changed: notified whenever the clock is moved, and by whoever changes what others wait for.
