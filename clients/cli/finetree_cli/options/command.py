@@ -51,13 +51,13 @@ class Settings:
             profile=self.profile,
         )
 
-    def resolved(self) -> "ResolvedSettings":
-        """Look up what a client would be set to, and from where, without making one."""
+    def resolved(self, *, lines: bool = False) -> "ResolvedSettings":
+        """Look up what a client would be set to, and from where (in the file: with the line), without making one."""
         from finetree.config.settings import resolve
 
         given = {"address": self.address, "project": self.project}
         given |= {f"{name}_address": getattr(self, name) for name in ("recommender", "estimator", "trainer")}
-        return resolve(given, profile=self.profile)
+        return resolve(given, profile=self.profile, lines=lines)
 
 
 def settings(context: click.Context) -> Settings:
