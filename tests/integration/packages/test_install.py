@@ -182,7 +182,7 @@ OURS = ("finetree", "finetree_api", "google", "grpc")
 
 
 def needs(text: str) -> set[str]:
-    """Packages outside of the standard library that a program imports; none of a program that does not parse."""
+    """Packages outside of the standard library that a program imports; a mistake in ours is left to the checkers."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
     except SyntaxError:
