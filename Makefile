@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help setup run test test-unit test-integration test-robustness check check-code check-contract check-lock generate version build release clean
+.PHONY: help setup run test test-unit test-integration test-robustness check check-code check-contract check-lock generate reference version build release clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -110,11 +110,17 @@ check-contract: setup
 	$(BUF) build --output - --path finetree_api | $(BUF) breaking - --against released.binpb --exclude-imports
 	echo "check: generated code"
 	../$(BIN)/python generate.py --check
+	$(BUF) build --as-file-descriptor-set --output - --path finetree_api | ../$(BIN)/python -m finetree_console.openapi --check
 
 # ------------------------------------------------------------------------------------------------------- contract
 
-generate: setup  ## write protos/gen and typings from the .proto files
+generate: setup  ## write protos/gen, typings and the OpenAPI document from the .proto files
 	@$(BIN)/python protos/generate.py
+	cd protos
+	$(BUF) build --as-file-descriptor-set --output - --path finetree_api | ../$(BIN)/python -m finetree_console.openapi
+
+reference: setup  ## write docs/sdk from the SDK's docstrings
+	@$(BIN)/python clients/python/reference.py
 
 # ------------------------------------------------------------------------------------------------------- packages
 

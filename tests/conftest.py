@@ -20,6 +20,11 @@ from xdist.scheduler import LoadFileScheduling
 # wait would burn the time of those they wait for. Read by OpenMP when torch is first imported, hence set here.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+# No test reads the configuration file of whoever runs it, nor uses a profile or a token of theirs.
+os.environ["XDG_CONFIG_HOME"] = str(Path(__file__).parent / "no-configuration")
+for _name in ("FINETREE_PROFILE", "FINETREE_PROJECT", "FINETREE_TOKEN"):
+    os.environ.pop(_name, None)
+
 TRAINING = (
     "tests/contract/worker/models/",
     "tests/unit/worker/data/",

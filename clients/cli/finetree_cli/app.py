@@ -31,6 +31,8 @@ COMMANDS: dict[str, str] = {
     "calibration": "finetree_cli.commands.calibration:calibration",
     "prices": "finetree_cli.commands.prices:prices",
     "capacity": "finetree_cli.commands.capacity:capacity",
+    "profile": "finetree_cli.commands.profile:profile",
+    "config": "finetree_cli.commands.config:config",
     "version": "finetree_cli.commands.version:version",
 }
 """Commands in the order of the help, with their modules; a module is imported when its command is used."""
@@ -67,8 +69,9 @@ def cli(context: click.Context) -> None:
     """Choose a fine-tuning method, estimate what it takes, and train.
 
     Answers go to stdout, messages to stderr. FINETREE_ADDRESS, FINETREE_RECOMMENDER_ADDRESS,
-    FINETREE_ESTIMATOR_ADDRESS, FINETREE_TRAINER_ADDRESS and FINETREE_PROJECT set the options of the same names;
-    FINETREE_TOKEN is sent to services as the bearer token; FINETREE_DEBUG=1 shows the stack trace of an unexpected
-    error.
+    FINETREE_ESTIMATOR_ADDRESS, FINETREE_TRAINER_ADDRESS, FINETREE_PROJECT and FINETREE_PROFILE set the options of the
+    same names; FINETREE_TOKEN, or what FINETREE_TOKEN_FILE or FINETREE_TOKEN_COMMAND gives, is sent to services as
+    the bearer token; `finetree config show --origin` shows every setting. FINETREE_DEBUG=1 shows the stack trace of
+    an unexpected error.
     """
     context.ensure_object(Settings)

@@ -13,6 +13,7 @@ Importing it loads neither grpc nor protobuf: names are looked up when they are 
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from finetree._async.events import AsyncEventStream
     from finetree._async.job import AsyncJob
     from finetree._async.pages import AsyncPages
-    from finetree._shared.options import TLS
+    from finetree._shared.listing import Page
     from finetree._shared.status import error_of_status
     from finetree._sync.client import Client
     from finetree._sync.events import EventStream
     from finetree._sync.job import Job
     from finetree._sync.pages import Pages
+    from finetree.config.options import TLS
+    from finetree.display.text import to_html, to_text
     from finetree.durations import parse_duration, to_duration
     from finetree.errors import (
         Aborted,
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
         Violation,
     )
     from finetree.json import to_json
+    from finetree.metadata import call_metadata
     from finetree.money import format_money, parse_money, to_money
     from finetree.spec import plan_of, spec_from_dict
 
@@ -66,12 +70,15 @@ _HOMES = {
     "finetree._async.events": ("AsyncEventStream",),
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
-    "finetree._shared.options": ("TLS",),
+    "finetree._shared.listing": ("Page",),
+    "finetree.metadata": ("call_metadata",),
+    "finetree.config.options": ("TLS",),
     "finetree._shared.status": ("error_of_status",),
     "finetree._sync.client": ("Client",),
     "finetree._sync.events": ("EventStream",),
     "finetree._sync.job": ("Job",),
     "finetree._sync.pages": ("Pages",),
+    "finetree.display.text": ("to_html", "to_text"),
     "finetree.durations": ("parse_duration", "to_duration"),
     "finetree.errors": (
         "Aborted",
@@ -127,6 +134,7 @@ __all__ = [
     "JobFailed",
     "NotFound",
     "OutOfRange",
+    "Page",
     "Pages",
     "PermissionDenied",
     "PlanDrift",
@@ -136,6 +144,7 @@ __all__ = [
     "Unimplemented",
     "Violation",
     "__version__",
+    "call_metadata",
     "error_of_status",
     "format_money",
     "parse_duration",
@@ -143,8 +152,10 @@ __all__ = [
     "plan_of",
     "spec_from_dict",
     "to_duration",
+    "to_html",
     "to_json",
     "to_money",
+    "to_text",
 ]
 
 
@@ -154,6 +165,17 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_MODULE_OF[name]), name)
     globals()[name] = value
     return value
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Show answers as cards in an IPython shell; importing finetree in a notebook has done it already."""
+    from finetree.display.notebook import register
+
+    register(shell)
+
+
+if "IPython" in sys.modules:
+    load_ipython_extension(sys.modules["IPython"].get_ipython())
 
 
 def __dir__() -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.types.v1 import run_spec_pb2, training_data_pb2
+from finetree_api.trainer.v1 import job_pb2
+from finetree_api.types.v1 import check_pb2, run_spec_pb2, training_data_pb2
 from google.protobuf import duration_pb2, json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -52,6 +53,19 @@ def plan_of(
     spec = answer.resolved_spec if isinstance(answer, estimate_pb2.Estimate) else answer.spec
     return run_spec_pb2.Plan(
         spec=spec, dataset_profile=dataset_profile, revision=answer.revision, digest=answer.plan_digest
+    )
+
+
+def recommendation_of(answer: recommendation_pb2.RecommendResponse) -> job_pb2.JobRecommendation:
+    """Take what a job keeps of a recommendation: for a TrainTask that is built by hand."""
+    return job_pb2.JobRecommendation(
+        method=answer.verdict.method,
+        headline=answer.verdict.headline,
+        summary=answer.summary,
+        rule_pack=answer.revision.pack.id,
+        rule_id=answer.verdict.rule_id,
+        cautions=[check_pb2.Remark(code=each.code, message=each.message) for each in answer.cautions],
+        revision=answer.revision,
     )
 
 

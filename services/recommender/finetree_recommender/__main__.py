@@ -33,7 +33,7 @@ def build(settings: Settings) -> Service:
     Raises:
         SettingsError: The folder of own packs, or a pack in it, cannot be used.
     """
-    client = finetree.AsyncClient(estimator_address=settings.estimator_address, retries=False)
+    client = finetree.AsyncClient(estimator_address=settings.estimator_address, profile="", retries=False)
     library = _library(settings)
     recommender = Recommender(library, EstimatorClient(client, settings.estimator_time))
     servicer = RecommenderServicer(recommender, library, page_token_key=settings.page_token_key.reveal())

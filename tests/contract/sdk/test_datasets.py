@@ -2,6 +2,7 @@
 """Datasets over the wire: uploaded once, resumed where they were cut."""
 
 import hashlib
+import io
 
 import finetree
 import pytest
@@ -120,3 +121,12 @@ def test_rows_of_a_preview_are_fetched_page_by_page(do, suite):
             client.preview_dataset(name, job="1")
     finally:
         suite.datasets.preview = []
+
+
+def test_an_open_file_is_uploaded_from_its_beginning_and_closed(do, suite):
+    content = b'{"text": "one"}\n{"text": "two"}\n'
+    file = io.BytesIO(content)
+    file.read(5)
+    dataset = do(do.client().upload_dataset(file, display_name="open.jsonl"))
+    assert (suite.datasets.content(dataset.name), dataset.display_name) == (content, "open.jsonl")
+    assert file.closed

@@ -2,6 +2,7 @@
 """Jobs over the wire: made once, waited for, cancelled, their files fetched."""
 
 import hashlib
+import io
 from datetime import UTC, datetime
 
 import finetree
@@ -257,3 +258,64 @@ def test_a_recommendation_without_a_recipe_says_why(do, suite):
     with pytest.raises(finetree.FailedPrecondition, match=r"neither a model nor a method.* verdict\.headline says why"):
         do(client.create_job(answer.spec))
     assert suite.faults.calls("CreateJob") == []
+
+
+def test_events_before_a_number_are_the_newest_of_those(do, suite, spec):
+    job = do(do.client().create_job(spec))
+    log = do(job.list_events(last=1000))
+    assert [event.seq for event in do(job.list_events(last=3, before_seq=8))] == [5, 6, 7]
+    assert do(job.list_events(last=3, before_seq=1)) == []
+    assert [event.seq for event in log] == list(range(1, len(log) + 1))
+
+
+def test_a_file_of_an_artifact_is_read_piece_by_piece_through_a_cut(do, suite, spec, tmp_path):
+    job = do(do.client().create_job(spec))
+    (artifact,) = do(job.artifacts())
+    folders = do(job.download(tmp_path))
+    for file in artifact.files:
+        suite.trainer.cut_download_after(100_000)
+        whole = (folders[artifact.name] / file.path).read_bytes()
+        assert b"".join(do.all(job.read_file(artifact.name, file.path))) == whole
+        assert (
+            b"".join(do.all(job.read_file(artifact.name, file.path, offset=len(whole) // 3)))
+            == whole[len(whole) // 3 :]
+        )
+    with pytest.raises(finetree.NotFound) as caught:
+        do.all(job.read_file(artifact.name, "no such file"))
+    assert caught.value.reason == "FILE_NOT_FOUND"
+
+
+def test_watching_writes_lines_and_returns_the_job(do, suite, spec):
+    written = io.StringIO()
+    job = do(do.client().create_job(spec))
+    found = do(job.watch(file=written))
+    assert found.state == job_pb2.JOB_STATE_SUCCEEDED
+    lines = written.getvalue().splitlines()
+    assert lines[0] == "the job is queued"
+    assert lines[-1] == "the job has succeeded"
+    assert [line for line in lines if line.startswith("step 10/10  loss 1.500")]
+    assert repr(job).endswith(f"Job {job.name}: succeeded, step 10 of 10, loss 1.500>")
+    assert "succeeded" in job._repr_html_()
+
+
+def test_watching_a_job_that_fails_raises_only_when_asked(do, suite, spec):
+    suite.trainer.script = Script(outcome="FAILED")
+    job = do(do.client().create_job(spec))
+    assert do(job.watch(file=io.StringIO())).state == job_pb2.JOB_STATE_FAILED
+    with pytest.raises(finetree.JobFailed, match="ran out of memory"):
+        do(job.watch(file=io.StringIO(), check=True))
+
+
+def test_watching_ends_in_time_and_leaves_the_job_alone(do, suite, spec):
+    suite.trainer.script = Script(hold_at=3)
+    job = do(do.client().create_job(spec))
+    with pytest.raises(finetree.FinetreeTimeout):
+        do(job.watch(file=io.StringIO(), timeout=0.3))
+    assert do(job.refresh()).state == job_pb2.JOB_STATE_PREPARING
+
+
+def test_a_handle_shows_itself_without_a_call(do, suite):
+    job = do.client().job("1")
+    assert repr(job).endswith("Job projects/default/jobs/1>")
+    assert "projects/default/jobs/1" in job._repr_html_()
+    assert suite.faults.calls() == []

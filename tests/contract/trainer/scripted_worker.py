@@ -7,7 +7,8 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
 `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
 stream after that step and never comes back), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
-proto JSON that it keeps as the artifact of a report).
+proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
+and a half-written artifact).
 """
 
 import argparse
@@ -191,6 +192,7 @@ class ScriptedWorker:
             report = event_pb2.DatasetReport(split=training_data_pb2.SPLIT_TRAIN)
             report.profile.MergeFrom(training_data_pb2.DatasetProfile(examples=20, total_tokens=tokens, exact=True))
             self._emit(event_pb2.JobEvent(dataset_report=report))
+        self._leave_drafts()
         kill_at = script.get("kill_at", {}).get(str(task.attempt))
         steps = script.get("steps", 3)
         for step in range(1, steps + 1):
@@ -208,6 +210,15 @@ class ScriptedWorker:
         if not self.stop:
             self._artifacts()
         self._emit(outcome=self._outcome())
+
+    def _leave_drafts(self) -> None:
+        if not self.script.get("drafts"):
+            return
+        for folder in (self.task.folders.checkpoint_dir, self.task.folders.artifact_dir):
+            draft = Path(folder) / f".step-5.{os.getpid()}.tmp"
+            draft.mkdir(parents=True)
+            (draft / "weights.safetensors").write_bytes(bytes(1000))
+            (Path(folder) / f".best.{os.getpid()}").write_text("{}")
 
     def _artifacts(self) -> None:
         if self.script.get("artifact"):

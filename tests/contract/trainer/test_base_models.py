@@ -87,6 +87,18 @@ async def test_models_are_listed_by_name_with_what_their_folders_say(tmp_path):
         assert not end
 
 
+@pytest.mark.parametrize(
+    "config", ['{"a":' * 100_000 + "1" + "}" * 100_000, "[]", "{", "\x00"], ids=["deep", "list", "cut", "bytes"]
+)
+async def test_a_config_that_cannot_be_read_hides_no_model(tmp_path, config):
+    async with trainer(tmp_path) as talk:
+        folder = tmp_path / "models" / "odd"
+        folder.mkdir()
+        (folder / "config.json").write_text(config)
+        listed = await talk.stub.ListBaseModels(base_model_pb2.ListBaseModelsRequest())
+        assert [model.name for model in listed.base_models] == ["models/path:odd", "models/path:tiny"]
+
+
 async def test_a_model_is_found_by_name_hub_id_branch_and_beginning_of_a_commit(tmp_path):
     put(tmp_path, ONE, refs=("v1",))
     put(tmp_path, TWO, refs=("main",))

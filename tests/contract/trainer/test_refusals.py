@@ -57,6 +57,7 @@ CASES = {
     "model path with dots": (model(path="../rows"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "absolute model path": (model(path="/etc"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "model path by a link": (model(path="link"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
+    "model path that is too long": (model(path="m" * 1000), "NOT_FOUND", "MODEL_NOT_FOUND"),
     "missing model path": (model(path="nothing"), "NOT_FOUND", "MODEL_NOT_FOUND"),
     "prefix with checkpointing": (
         spec(

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import textwrap
 import tomllib
 import zipfile
 from collections.abc import Sequence
@@ -142,6 +143,63 @@ print(repr((finetree.__file__, answer.spec.model.name)))
     file, model = ast.literal_eval(done([installed / "bin" / "python", "-I", "-c", code], installed))
     assert Path(file).is_relative_to(installed)
     assert model == "smollm2-135m-instruct"
+
+
+CONSUMER = Path(__file__).parent / "consumer"
+CHECKERS = {
+    "mypy": ["--strict", "--config-file="],
+    "basedpyright": ["--level", "error"],  # Microsoft's pyright, in a wheel that needs no network
+}
+"""Type checkers, each with what makes it strict and quiet."""
+
+
+def snippets() -> dict[str, str]:
+    """Every example in Python of the README files and pages, of docstrings and notebooks, by a name for its file."""
+    pages = [ROOT / "README.md", *ROOT.glob("clients/*/README.md"), *ROOT.glob("docs/**/*.md")]
+    found = {}
+    for page in pages:
+        if page.parent == ROOT / "docs/sdk":
+            continue  # signatures, no programs
+        blocks = re.findall(r"(?ms)^```python\n(.*?)^```", page.read_text(encoding="utf-8"))
+        found |= {f"{page.relative_to(ROOT)}-{number}": block for number, block in enumerate(blocks)}
+    for module in ("finetree", "finetree/testing"):
+        text = (ROOT / f"clients/python/{module}/__init__.py").read_text(encoding="utf-8")
+        for number, block in enumerate(
+            re.findall(r"(?m)(?:^ {4}\S.*\n(?:^ {4}.*\n|^\n(?= {4}))*)", docstring_of(text))
+        ):
+            found[f"{module}-{number}"] = "import finetree\n" + textwrap.dedent(block)
+    for notebook in ROOT.glob("docs/examples/**/*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        found[notebook.stem] = "\n".join(f"{block}\n" for block in code)
+    return {f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.py": text for name, text in found.items()}
+
+
+def docstring_of(text: str) -> str:
+    return f"{ast.get_docstring(ast.parse(text)) or ''}\n"
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_programs_that_use_the_sdk_are_typed(installed, tmp_path, checker):
+    """No types-* package is installed there, and nothing of the repository is read. A wrong word is found."""
+    examples = snippets()
+    assert len(examples) >= 5
+    for name, text in examples.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for path in CONSUMER.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "wrong.py").write_text('import finetree\n\nfinetree.Client().recommend(quality="best")\n')
+    python = {"mypy": "--python-executable", "basedpyright": "--pythonpath"}[checker]
+    # An expression that is an answer on its own, as in a notebook, is none of pyright's business here.
+    rules = {"typeCheckingMode": "strict", "pythonVersion": "3.11", "reportUnusedExpression": False}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(rules), encoding="utf-8")
+    program = Path(sys.executable).parent / checker
+    files = sorted(path.name for path in tmp_path.glob("*.py"))
+    checked = run([program, *CHECKERS[checker], python, installed / "bin" / "python", *files], tmp_path)
+    errors = [line for line in checked.stdout.splitlines() if " error: " in line or " - error: " in line]
+    assert len(errors) == 1, checked.stdout + checked.stderr
+    assert "wrong.py" in errors[0]
+    assert "best" in errors[0]
 
 
 def test_the_command_answers_without_servers(installed, tmp_path):

@@ -157,6 +157,27 @@ async def test_a_killed_worker_is_followed_by_another_attempt(tmp_path):
         assert any("SIGKILL" in e.message for e in events)
 
 
+def hidden(tmp_path):
+    return sorted(path.name for path in (tmp_path / "data" / "jobs").rglob(".*"))
+
+
+async def test_what_a_killed_worker_has_half_written_is_removed(tmp_path):
+    script = {"steps": 4, "kill_at": {"1": 3, "2": 3}, "drafts": True, "artifact": True}
+    async with trainer(tmp_path, script) as talk:
+        job = await talk.train()
+        assert_whole(await talk.events(job.name))
+        async with asyncio.timeout(8):
+            while hidden(tmp_path):
+                await asyncio.sleep(0.02)
+        artifacts = tmp_path / "data" / "jobs" / job.uid / "attempts" / "3" / "artifacts"
+        assert (artifacts / "adapter" / "weights.bin").is_file()
+    left = tmp_path / "data" / "jobs" / job.uid / "checkpoints" / ".step-9.1.tmp"
+    left.mkdir(parents=True)
+    async with trainer(tmp_path, script), asyncio.timeout(8):
+        while left.exists():
+            await asyncio.sleep(0.02)
+
+
 async def test_a_worker_that_dies_each_time_fails_the_job_within_its_budget(tmp_path):
     async with trainer(tmp_path, {"steps": 10, "kill_at": {"1": 2, "2": 2, "3": 2}}) as talk:
         job = await talk.train()

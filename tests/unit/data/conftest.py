@@ -1,13 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: ANN002, ANN003, ANN202 - the functions give rows, errors; keyword arguments are fields of a Reading
-"""Reads files that a test writes."""
+# ruff: noqa: ANN002, ANN003, ANN202, ANN205 - the functions give rows, errors; keyword arguments are fields of a Reading
+"""Reads files that a test writes; the templates of rows/usual_templates.py are importable as `usual_templates`."""
 
 import json
+import sys
+from importlib.util import spec_from_file_location
+from pathlib import Path
 
 import pytest
 from finetree_data.errors import DatasetError
 from finetree_data.options import Reading
 from finetree_data.reader import RowFile
+
+_TEMPLATES = Path(__file__).parent / "rows" / "usual_templates.py"
+
+
+class _Finder:
+    @staticmethod
+    def find_spec(name, *_):
+        return spec_from_file_location(name, _TEMPLATES) if name == "usual_templates" else None
+
+
+sys.meta_path.append(_Finder)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ WITHOUT_TORCH = [
     ("finetree-trainer", None),
     ("finetree-cli", None),
     ("finetree-cli", "local"),
+    ("finetree-console", None),
 ]
 
 

@@ -14,6 +14,7 @@ PACKAGES = {
     "data": "services/trainer/data/finetree_data",
     "worker": "services/trainer/worker/finetree_worker",
     "cli": "clients/cli/finetree_cli",
+    "console": "clients/console/finetree_console",
     "sdk": "clients/python/finetree",
 }
 MAX_MODULES = 12
@@ -27,6 +28,7 @@ ACROSS = {
     "estimator/test_agreement.py": "random runs, and what more of something does to them",
     "recommender/rule_pack/packs": "the packs that come with the service, as data",
     "sdk/test_import.py": "what importing the SDK costs",
+    "sdk/test_reference.py": "that the pages in docs/sdk are those of the docstrings",
     "sdk/test_parity.py": "that both kinds of client have the same methods",
 }
 """Tests that belong to no single module, and what they are about."""

@@ -10,6 +10,7 @@ from finetree import AsyncClient, AsyncEventStream, AsyncJob, AsyncPages, Client
 PAIRS = [(Client, AsyncClient), (Job, AsyncJob), (EventStream, AsyncEventStream), (Pages, AsyncPages)]
 TWINS = {"__iter__": "__aiter__", "__next__": "__anext__", "__enter__": "__aenter__", "__exit__": "__aexit__"}
 IMMEDIATE = {
+    "with_options",
     "job",
     "events",
     "list_models",
@@ -21,6 +22,7 @@ IMMEDIATE = {
     "preview_dataset",
     "list_base_models",
     "pages",
+    "read_file",
 }
 
 

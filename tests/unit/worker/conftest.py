@@ -2,7 +2,7 @@
 """Tiny random models of real classes, in float32, and a byte tokenizer whose padding token is its end token.
 
 The harness beside this file is importable as `worker_harness`, the rows and files of public formats as `public_rows`
-and `public_files`: test folders are no packages.
+and `public_files`, chat templates as `usual_templates`: test folders are no packages.
 """
 
 import json
@@ -19,6 +19,7 @@ _FILES = {
     "worker_harness": "harness.py",
     "public_rows": "tokenize/public_rows.py",
     "public_files": "tokenize/public_files.py",
+    "usual_templates": "../data/rows/usual_templates.py",
 }
 
 

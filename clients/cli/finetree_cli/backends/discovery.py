@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decide who answers: a server, or the service that is installed on this machine, as a child process."""
 
-import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,10 +20,9 @@ CONNECT_SECONDS = 0.5
 
 
 def has_address(service: str, settings: "Settings") -> bool:
-    """Tell whether an option (the service's own, or --address) or the environment gives the service's address."""
-    option = getattr(settings, service)
-    variables = (f"FINETREE_{service.upper()}_ADDRESS", "FINETREE_ADDRESS")
-    return bool(settings.address or option or any(os.environ.get(name) for name in variables))
+    """Tell whether an option, the environment or the profile gives the service's address."""
+    found = {str(name): setting.level for name, setting in settings.resolved().addresses.items()}
+    return found[service] != "default"
 
 
 def runs_locally(service: str, settings: "Settings", *, local: bool, model: Path | None = None) -> bool:

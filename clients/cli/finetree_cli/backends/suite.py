@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from finetree_cli.backends import service_logs
 from finetree_cli.errors import NotAvailable
 
 SERVICES = ("estimator", "recommender", "trainer")
@@ -118,6 +119,11 @@ class Suite:
         """Return a service that has ended by itself, if there is one."""
         return next((child for child in self.children.values() if child.process.poll() is not None), None)
 
+    def rotate_logs(self) -> None:
+        """Keep the services' logs at a bounded size; to be called now and then."""
+        for child in self.children.values():
+            service_logs.rotate(child.log)
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -149,7 +155,10 @@ class Suite:
 
     def _environment(self) -> dict[str, str]:
         """Return this process's environment without the variables for clients: a service must not use them."""
-        meant_for_clients = {"FINETREE_ADDRESS", *(f"FINETREE_{name.upper()}_ADDRESS" for name in SERVICES)}
+        from finetree.config.keys import KEYS
+        from finetree.config.settings import PROFILE
+
+        meant_for_clients = {PROFILE, *(key.variable for key in KEYS.values())}
         return {key: value for key, value in os.environ.items() if key not in meant_for_clients}
 
     def _await(self, name: str) -> None:

@@ -108,8 +108,9 @@ def watch(settings: Settings, job: str, after_seq: int, timeout: float | None) -
 @pass_settings
 def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
     """Print the newest lines of a job's log, oldest first; with --json, one event a line."""
+    from finetree.display.events import event_line
+
     from finetree_cli.output import as_dict
-    from finetree_cli.render.trainer.events import text
 
     kinds = () if everything else ("log_line", "alert", "state_changed", "terminal")
     with settings.client() as client:
@@ -118,7 +119,7 @@ def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
         if settings.out.json:
             settings.out.line(as_dict(event))
         else:
-            line = event.log_line.text if event.HasField("log_line") else text(event) or event.message
+            line = event.log_line.text if event.HasField("log_line") else event_line(event) or event.message
             settings.out.text(f"{event.event_time.ToJsonString()}  {line}")
 
 

@@ -66,6 +66,7 @@ def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int]) -> N
     with Suite(folder, ports) as suite:
         _announce(settings, suite)
         while not stop.wait(POLL_SECONDS):
+            suite.rotate_logs()
             child = suite.ended()
             if child is not None:
                 text = f"the {child.name} ended with exit code {child.process.returncode}"

@@ -16,6 +16,7 @@ from finetree_cli.output import Output
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from finetree import Client
+    from finetree.config.settings import Settings as ResolvedSettings
 
 T = TypeVar("T", bound="DataclassInstance")
 
@@ -29,6 +30,7 @@ class Settings:
     estimator: str | None = None
     trainer: str | None = None
     project: str | None = None
+    profile: str | None = None
     out: Output = field(default_factory=Output)
     arguments: tuple[str, ...] = ()
     """The words of the command line, of which a command may make the next one to type."""
@@ -45,7 +47,16 @@ class Settings:
             estimator_address=self.estimator,
             trainer_address=self.trainer,
             project=self.project,
+            profile=self.profile,
         )
+
+    def resolved(self) -> "ResolvedSettings":
+        """Look up what a client would be set to, and from where, without making one."""
+        from finetree.config.settings import resolve
+
+        given = {"address": self.address, "project": self.project}
+        given |= {f"{name}_address": getattr(self, name) for name in ("recommender", "estimator", "trainer")}
+        return resolve(given, profile=self.profile)
 
 
 def settings(context: click.Context) -> Settings:
@@ -105,9 +116,16 @@ def shared_options() -> list[click.Parameter]:
         callback=_keep("project"),
         help="Project of datasets and jobs (FINETREE_PROJECT). [default: default]",
     )
+    profile = click.Option(
+        ["--profile"],
+        metavar="NAME",
+        expose_value=False,
+        callback=_keep("profile"),
+        help="Profile of the configuration file (FINETREE_PROFILE); see `finetree profile`.",
+    )
     text = 'Print JSON on stdout: one object, or one on each line of a stream; errors are {"error": {…}}.'
     json = click.Option(["--json"], is_flag=True, expose_value=False, callback=_keep_json, help=text)
-    return [json, one, *services, project]
+    return [json, one, *services, project, profile]
 
 
 SHARED = frozenset(str(option.name) for option in shared_options())

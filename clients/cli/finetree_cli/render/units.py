@@ -2,42 +2,20 @@
 """Format numbers with their units."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from finetree.display.units import GIB, MIB, count, duration, rate, size, word
 from finetree.money import to_float
 from finetree_api.types.v1 import evidence_pb2
 
 if TYPE_CHECKING:
     from google.type import money_pb2
 
-GIB = 1 << 30
-MIB = 1 << 20
+__all__ = ["GIB", "MIB", "Words", "count", "duration", "rate", "size", "word"]  # some of them are the SDK's
+
 Words = Callable[[float], str]
 """A function that formats a number with its unit."""
 _SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
-
-
-def size(count: float) -> str:
-    """Format bytes: "1.53 GiB", "270 MiB"."""
-    if abs(count) >= GIB:
-        return f"{count / GIB:.2f} GiB"
-    if abs(count) >= MIB:
-        return f"{count / MIB:.0f} MiB"
-    return f"{count / 1024:.1f} KiB" if abs(count) >= 1024 else f"{count:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """Format seconds: "0.8 s", "42 s", "2 min 5 s", "3 h 20 min", "2 d 4 h"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def money(amount: "money_pb2.Money") -> str:
@@ -49,21 +27,6 @@ def amount_of(amount: float, currency: str) -> str:
     """Format an amount in a currency: "$0.0021", "$12.40"."""
     symbol = _SYMBOLS.get(currency, f"{currency} " if currency else "")
     return f"{symbol}{amount:.2f}" if amount >= 0.1 or amount == 0 else f"{symbol}{amount:.2g}"
-
-
-def count(number: float) -> str:
-    """Format a large number: "135 M", "4.9 M", "812"."""
-    if abs(number) < 1e4:
-        return f"{number:.0f}"
-    # Round before choosing the unit: 999.9 million are a billion.
-    shown = float(f"{number:.3g}")
-    unit, name = next(pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if abs(shown) >= pair[0])
-    return f"{shown / unit:.3g} {name}"
-
-
-def rate(flops: float) -> str:
-    """Format a matrix rate: "2.1 TFLOP/s", "780 GFLOP/s"."""
-    return f"{flops / 1e12:.1f} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.0f} GFLOP/s"
 
 
 def size_range(interval: evidence_pb2.Interval) -> str:
@@ -86,12 +49,3 @@ def money_range(interval: evidence_pb2.MoneyInterval) -> str:
     amount, currency = interval.amount, interval.currency_code
     ends = f"{amount_of(amount.low, currency)} to {amount_of(amount.high, currency)}"
     return f"{amount_of(amount.expected, currency)} ({ends})"
-
-
-def word(enum: Any, number: int) -> str:
-    """Format an enum's value: JOB_STATE_QUEUED is "queued"; a newer service's value is its number."""
-    value = enum.DESCRIPTOR.values_by_number.get(number)
-    if value is None:
-        return f"unknown ({number})"
-    prefix = enum.DESCRIPTOR.values[0].name.removesuffix("UNSPECIFIED")
-    return str(value.name).removeprefix(prefix).replace("_", " ").lower()

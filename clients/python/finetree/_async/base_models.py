@@ -17,15 +17,19 @@ class AsyncBaseModelCalls:
     _transport: AsyncTransport
 
     def list_base_models(
-        self, *, page_size: int = 0, timeout: float | None = None
+        self, *, page_size: int = 0, limit: int | None = None, page_token: str = "", timeout: float | None = None
     ) -> AsyncPages[base_model_pb2.BaseModel]:
         """List the base models in the order of their names.
 
         Args:
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
-        return AsyncPages(self._transport, trainer_requests.list_base_models(page_size), timeout)
+        return AsyncPages(
+            self._transport, trainer_requests.list_base_models(page_size), timeout, limit=limit, page_token=page_token
+        )
 
     async def get_base_model(self, name: str, *, timeout: float | None = None) -> base_model_pb2.BaseModel:
         """Get a base model.

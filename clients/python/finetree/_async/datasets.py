@@ -40,8 +40,9 @@ class AsyncDatasetCalls:
         """Upload a dataset; one that the project already has is not sent again. A cut upload continues where it was.
 
         Args:
-            source: path of a file (a str is a path), its bytes, or rows as dicts. A file may be JSONL, JSON, CSV, TSV,
-                Parquet or plain text, all but Parquet also compressed with gzip or zstd.
+            source: path of a file (a str is a path), its bytes, a binary file that is open (it is closed at the end),
+                or rows as dicts. A file may be JSONL, JSON, CSV, TSV, Parquet or plain text, all but Parquet also
+                compressed with gzip or zstd.
             display_name: name for people; empty means the file's name.
             labels: labels.
             reading: how the file is read, where its content does not show it: columns, bad rows. It is the default of
@@ -95,15 +96,19 @@ class AsyncDatasetCalls:
         request = dataset_pb2.GetDatasetRequest(name=full_name(self._transport.options.project, "datasets", name))
         return (await self._transport.unary(rpcs.GET_DATASET, request, timeout=timeout)).dataset
 
-    def list_datasets(self, *, page_size: int = 0, timeout: float | None = None) -> AsyncPages[dataset_pb2.Dataset]:
+    def list_datasets(
+        self, *, page_size: int = 0, limit: int | None = None, page_token: str = "", timeout: float | None = None
+    ) -> AsyncPages[dataset_pb2.Dataset]:
         """List the datasets of the project, newest first.
 
         Args:
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
         listing = trainer_requests.list_datasets(self._transport.options.project, page_size)
-        return AsyncPages(self._transport, listing, timeout)
+        return AsyncPages(self._transport, listing, timeout, limit=limit, page_token=page_token)
 
     def preview_dataset(
         self,
@@ -113,6 +118,8 @@ class AsyncDatasetCalls:
         finding: Finding | str | int = 0,
         split: str | int = 0,
         page_size: int = 0,
+        limit: int | None = None,
+        page_token: str = "",
         timeout: float | None = None,
     ) -> AsyncPages[dataset_pb2.PreviewRow]:
         """List rows as training sees them, with what is learned.
@@ -123,6 +130,8 @@ class AsyncDatasetCalls:
             finding: only rows that are "TRUNCATED", "DROPPED" or without a target ("NO_TARGET"); 0 means all.
             split: "train" or "evaluation"; 0 means both.
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
 
         Raises:
@@ -138,7 +147,7 @@ class AsyncDatasetCalls:
             split=split,
             page_size=page_size,
         )
-        return AsyncPages(self._transport, listing, timeout)
+        return AsyncPages(self._transport, listing, timeout, limit=limit, page_token=page_token)
 
     async def delete_dataset(self, name: str, *, timeout: float | None = None, request_id: str = "") -> None:
         """Delete a dataset.

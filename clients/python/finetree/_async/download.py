@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2
 
-from finetree._async.transport import AsyncTransport
+from finetree._async.transport import AsyncTransport, Stream
 from finetree._shared import rpcs
 from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
@@ -38,6 +39,53 @@ async def download(
     return folders
 
 
+async def read_file(
+    transport: AsyncTransport, artifact: str, path: str, offset: int, *, deadline: float | None
+) -> AsyncGenerator[bytes]:
+    """Read a file of an artifact from an offset; a cut stream continues where it was."""
+    backoff = Backoff(transport.options.reconnect_timeout, deadline)
+    while True:
+        try:
+            async with contextlib.aclosing(
+                _pieces(transport, artifact, path, offset, seconds=backoff.within(None))
+            ) as pieces:
+                async for piece in pieces:
+                    offset += len(piece)
+                    backoff.progressed()
+                    yield piece
+        except FinetreeError as error:
+            await asyncio.sleep(backoff.delay(error))
+        else:
+            return
+
+
+async def _pieces(
+    transport: AsyncTransport, artifact: str, path: str, offset: int, *, seconds: float | None
+) -> AsyncGenerator[bytes]:
+    request = artifact_pb2.DownloadArtifactRequest(name=artifact, path=path, offset=offset)
+    stream = await transport.stream(rpcs.DOWNLOAD_ARTIFACT, request, timeout=seconds)
+    broken = True
+    try:
+        while (piece := await _read(stream)) is not None:
+            if piece.chunk:
+                yield piece.chunk
+        broken = False
+    finally:
+        await stream.close(renew=broken)
+
+
+async def _read(
+    stream: Stream[artifact_pb2.DownloadArtifactResponse],
+) -> artifact_pb2.DownloadArtifactResponse | None:
+    try:
+        async with asyncio.timeout(STALLED):
+            return await stream.read()
+    except TimeoutError as error:
+        if isinstance(error, FinetreeError):
+            raise
+        raise stalled() from None
+
+
 async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
     target.report()
     while not target.done:
@@ -51,7 +99,7 @@ async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) 
 
 
 async def _stream(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
-    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
+    stream = await transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
     broken = True
     try:
         async with asyncio.timeout(STALLED) as limit:

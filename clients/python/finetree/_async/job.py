@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
-from finetree._async.download import download
+from finetree._async.download import download, read_file
 from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
-from finetree._shared.retry import deadline_after
+from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer_requests import Mode
 
 
@@ -39,7 +40,12 @@ class AsyncJob:
         self._last_stream: AsyncEventStream | None = None
 
     def __repr__(self) -> str:
-        return f"<AsyncJob {self.name}>"
+        return f"<AsyncJob {self.name}{trainer_requests.seen(self.snapshot)}>"
+
+    def _repr_html_(self) -> str:
+        from finetree.display.cards import job_card
+
+        return job_card(self.snapshot or job_pb2.Job(name=self.name)).html()
 
     @property
     def uid(self) -> str:
@@ -129,29 +135,80 @@ class AsyncJob:
         follow = trainer_requests.follow_job(
             self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
         )
+        deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
-        async with AsyncEventStream(self._transport, follow, deadline=deadline_after(timeout)) as stream:
+        async with AsyncEventStream(self._transport, follow, deadline=deadline) as stream:
             async for event in stream:
                 terminal = event.terminal
-        job = await self.refresh()
+        job = await self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
+        if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
+            raise trainer_requests.job_failed(job, terminal)
+        return job
+
+    async def watch(
+        self,
+        *,
+        after_seq: int = 0,
+        timeout: float | None = None,
+        check: bool = False,
+        heartbeat: float = 10.0,
+        file: TextIO | None = None,
+    ) -> job_pb2.Job:
+        """Show the job live until it has ended, and return it as it then is.
+
+        A notebook gets a card that changes in place, a terminal a progress bar below the events, a file or a build's
+        log a line for each event, about steps at most every five seconds. Interrupting it does not stop the job.
+
+        Args:
+            after_seq: begin behind this event; 0 means the beginning.
+            timeout: seconds; None means for ever. The job continues when it passes.
+            check: raise JobFailed when it did not succeed.
+            heartbeat: as for `events`.
+            file: where to write; None means stdout, or the notebook.
+
+        Raises:
+            FinetreeTimeout: it has not ended in time.
+            JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
+            NotFound: JOB_NOT_FOUND.
+        """
+        from finetree.display.watch import live_view
+
+        view = live_view(self.name, self.snapshot, file)
+        deadline = deadline_after(timeout)
+        terminal: event_pb2.Terminal | None = None
+        job: job_pb2.Job | None = None
+        try:
+            async with self.events(after_seq=after_seq, timeout=timeout, heartbeat=heartbeat) as stream:
+                async for event in stream:
+                    view.show(event)
+                    terminal = event.terminal if event.HasField("terminal") else terminal
+            job = await self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
+        finally:
+            view.finish(job)
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
             raise trainer_requests.job_failed(job, terminal)
         return job
 
     async def list_events(
-        self, *, last: int = 100, kinds: Sequence[str | int] = (), timeout: float | None = None
+        self,
+        *,
+        last: int = 100,
+        kinds: Sequence[str | int] = (),
+        before_seq: int = 0,
+        timeout: float | None = None,
     ) -> list[event_pb2.JobEvent]:
         """Get the newest events, oldest first, without waiting for more.
 
         Args:
             last: how many, at most 1000.
             kinds: only these; empty means all.
+            before_seq: only events before this number; 0 means up to the newest.
             timeout: seconds; None means the client's timeout, else 10.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request = trainer_requests.list_events(self.name, last, kinds)
+        request = trainer_requests.list_events(self.name, last, kinds, before_seq)
         return list(reversed((await self._transport.unary(rpcs.LIST_EVENTS, request, timeout=timeout)).events))
 
     async def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
@@ -186,13 +243,32 @@ class AsyncJob:
             Internal: ARTIFACT_CORRUPT: a file does not have its hash; UNSAFE_PATH: a file would leave the folder.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        return await download(
-            self._transport,
-            await self.artifacts(),
-            Path(directory),
-            on_progress=on_progress,
-            deadline=deadline_after(timeout),
-        )
+        deadline = deadline_after(timeout)
+        pages = AsyncPages(self._transport, trainer_requests.list_artifacts(self.name), None, deadline=deadline)
+        artifacts = [artifact async for artifact in pages]
+        return await download(self._transport, artifacts, Path(directory), on_progress=on_progress, deadline=deadline)
+
+    async def read_file(
+        self, artifact: str, path: str, *, offset: int = 0, timeout: float | None = None
+    ) -> AsyncGenerator[bytes]:
+        """Read a file of an artifact piece by piece; a cut stream continues where it was.
+
+        Args:
+            artifact: resource name of the artifact.
+            path: path of the file inside of it.
+            offset: first byte.
+            timeout: seconds for the whole; None means as long as bytes arrive.
+
+        Raises:
+            NotFound: ARTIFACT_NOT_FOUND, FILE_NOT_FOUND.
+            OutOfRange: OFFSET_BEYOND_END.
+            Unavailable: nothing arrived for the client's `reconnect_timeout`.
+        """
+        async with contextlib.aclosing(
+            read_file(self._transport, artifact, path, offset, deadline=deadline_after(timeout))
+        ) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "request_id": self.request_id, "options": self._transport.options.without_secrets()}

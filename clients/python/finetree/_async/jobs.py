@@ -188,6 +188,8 @@ class AsyncJobCalls:
         tasks: Sequence[str | int] = (),
         labels: Mapping[str, str] | None = None,
         page_size: int = 0,
+        limit: int | None = None,
+        page_token: str = "",
         timeout: float | None = None,
     ) -> AsyncPages[job_pb2.Job]:
         """List the jobs of the project, newest first.
@@ -197,11 +199,13 @@ class AsyncJobCalls:
             tasks: only jobs with one of these tasks: "train", "prepare", "export"; empty means all.
             labels: only jobs with all of these labels.
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
         project = self._transport.options.project
         listing = trainer_requests.list_jobs(project, states=states, tasks=tasks, labels=labels, page_size=page_size)
-        return AsyncPages(self._transport, listing, timeout)
+        return AsyncPages(self._transport, listing, timeout, limit=limit, page_token=page_token)
 
     async def capacity(
         self, *, wait_for_rate: float = 0.0, timeout: float | None = None

@@ -7,32 +7,40 @@ from collections.abc import AsyncIterator
 from typing import Generic
 
 from finetree._async.transport import AsyncTransport
-from finetree._shared.listing import Listing, T
+from finetree._shared.listing import Listing, Page, Paging, T, check_limit
+from finetree._shared.retry import within
 
 
 class AsyncPages(Generic[T]):
     """Items of a list call, fetched page by page, each with the timeout that the list was called with.
 
-    Iterating again begins anew. `pages()` gives whole pages.
+    Iterating again begins anew. `pages()` gives whole pages, each with the token that continues behind it.
     """
 
-    def __init__(self, transport: AsyncTransport, listing: Listing[T], timeout: float | None) -> None:
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        listing: Listing[T],
+        timeout: float | None,
+        *,
+        limit: int | None = None,
+        page_token: str = "",
+        deadline: float | None = None,
+    ) -> None:
         self._transport, self._listing, self._timeout = transport, listing, timeout
+        self._limit, self._page_token, self._deadline = check_limit(limit), page_token, deadline
 
     async def __aiter__(self) -> AsyncIterator[T]:
         async for page in self.pages():
             for item in page:
                 yield item
 
-    async def pages(self) -> AsyncIterator[list[T]]:
+    async def pages(self) -> AsyncIterator[Page[T]]:
         """Iterate over whole pages; empty ones are skipped."""
-        token = ""
-        while True:
-            page = self._listing.page(token)
-            items, token = self._listing.read(
-                await self._transport.unary(self._listing.rpc, page, timeout=self._timeout)
-            )
-            if items:
-                yield items
-            if not token:
-                return
+        paging = Paging(self._listing, limit=self._limit, page_token=self._page_token)
+        rpc = self._listing.rpc
+        while not paging.finished:
+            timeout = within(self._deadline, self._timeout or self._transport.options.timeout or rpc.timeout)
+            page = paging.read(await self._transport.unary(rpc, paging.request(), timeout=timeout))
+            if page:
+                yield page

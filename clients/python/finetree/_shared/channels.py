@@ -3,39 +3,36 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import sys
+import time
 import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import grpc
 
-from finetree._shared.options import TLS, Options, Target
 from finetree._version import __version__
+from finetree.config.options import TLS, Options, Target
+from finetree.config.settings import Service
+from finetree.config.token import Token
+from finetree.metadata import current
 
+LOG = logging.getLogger("finetree")
+"""Where both clients log: calls at DEBUG, what they try again at INFO. Its handlers and level are the program's."""
 Kind = Literal["unary", "stream"]
-RETRY = {
-    "maxAttempts": 4,
-    "initialBackoff": "0.05s",
-    "maxBackoff": "1s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-"""Retries by gRPC itself (gRFC A6, AIP-194): 4 attempts over at most 350 ms, so that they use no deadline up."""
-SERVICE_CONFIG = json.dumps(
-    {
-        "methodConfig": [{"name": [{}], "retryPolicy": RETRY}],
-        "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
-    }
-)
 MAX_RECEIVED_BYTES = 16 * 1024 * 1024
 _PYTHON = ".".join(map(str, sys.version_info[:3]))
 USER_AGENT = f"finetree-python/{__version__} grpc/{grpc.__version__} python/{_PYTHON}"
 
 
-def channel_arguments(options: Options, target: Target, kind: Kind) -> list[tuple[str, int | str]]:
-    """Build the arguments of a channel. gRPC retries no streams: they continue from their position by themselves."""
+def channel_arguments(target: Target, kind: Kind) -> list[tuple[str, int | str]]:
+    """Build the arguments of a channel.
+
+    gRPC retries by itself only unary calls that no server has seen (gRFC A6, transparent retries). All others are
+    the transports', which know the client's budget and RetryInfo; streams continue from their position.
+    """
     arguments: list[tuple[str, int | str]] = [
         # The global pool would give a forked child its parent's sockets.
         ("grpc.use_local_subchannel_pool", 1),
@@ -50,10 +47,7 @@ def channel_arguments(options: Options, target: Target, kind: Kind) -> list[tupl
         ("grpc.primary_user_agent", USER_AGENT),
         ("grpc.enable_http_proxy", 0 if _is_local(target.address) else 1),
     ]
-    if kind == "unary" and options.retries:
-        arguments += [("grpc.enable_retries", 1), ("grpc.service_config", SERVICE_CONFIG)]
-    else:
-        arguments += [("grpc.enable_retries", 0)]
+    arguments.append(("grpc.enable_retries", 1 if kind == "unary" else 0))
     if target.tls and target.tls.server_name:
         arguments.append(("grpc.ssl_target_name_override", target.tls.server_name))
     return arguments
@@ -65,18 +59,44 @@ def credentials(tls: TLS) -> grpc.ChannelCredentials:
 
 
 def new_request_id() -> str:
-    """Make the id of a call, the same for all of its attempts."""
-    return str(uuid.uuid4())
+    """Make the id of a call, the same for all of its attempts; inside `call_metadata` it may be given."""
+    return current().get("x-request-id") or str(uuid.uuid4())
 
 
-def metadata(options: Options, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
-    """Build the metadata of a call."""
-    pairs: list[tuple[str, str | bytes]] = [("x-request-id", request_id)]
-    if options.token:
-        pairs.append(("authorization", f"Bearer {options.token}"))
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A call as it is sent. `token` is the client's own, empty when it is not sent."""
+
+    service: Service
+    path: str
+    request_id: str
+    token: str = field(repr=False)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Metadata of the call."""
+        return metadata(self.request_id, self.token)
+
+    def log(self, code: str) -> None:
+        """Log how the call ended."""
+        milliseconds = 1000 * (time.monotonic() - self.started)
+        LOG.debug("%s: %s after %.0f ms, request %s", self.path, code, milliseconds, self.request_id)
+
+
+def own_token(options: Options, service: Service) -> Token | None:
+    """Token that the client sends to a service; None where it has none, or `call_metadata` gives another one."""
+    return None if "authorization" in current() else options.targets[service].token
+
+
+def metadata(request_id: str, token: str) -> tuple[tuple[str, str | bytes], ...]:
+    """Build the metadata of a call. An empty `token` means none."""
+    entries = {"x-request-id": request_id}
+    if token:
+        entries["authorization"] = f"Bearer {token}"
     if trace := trace_context():
-        pairs.append(("traceparent", trace))
-    return tuple(pairs)
+        entries["traceparent"] = trace
+    return tuple({**entries, **current()}.items())
 
 
 def trace_context() -> str:

@@ -25,6 +25,8 @@ SETTLE = 0.01
 """Seconds between the end of a call and a fork. gRPC's threads still clean up when a call has returned: a fork in
 that moment hung 4 of 3,900 children inside gRPC's fork handler, after this pause 0 of 5,550 (grpcio 1.85.3, four
 threads that call all the time)."""
+LOOK_AGAIN = 0.001
+"""Seconds between two looks at the calls that a fork waits for."""
 WAYS_OUT = (
     "close the AsyncClient before the fork, or use the synchronous finetree.Client in the child, "
     "or start children with 'spawn' or 'forkserver'"
@@ -43,10 +45,10 @@ class ForkGate:
 
     def __init__(self) -> None:
         self.generation = 0
-        self._condition = threading.Condition()
-        self._in_flight = 0
+        self._entrance = threading.Lock()
+        # By thread, so that a call whose end an interrupt swallowed counts only until the next one of its thread.
+        self._in_flight: set[int] = set()
         self._last_end = 0.0
-        self._closed = False
         self._holders: weakref.WeakSet[ChannelHolder] = weakref.WeakSet()
         self._used = False
         self._open_aio: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -57,17 +59,14 @@ class ForkGate:
     @contextmanager
     def call(self) -> Iterator[None]:
         """Surround a unary call."""
-        with self._condition:
-            while self._closed:
-                self._condition.wait()
-            self._in_flight += 1
+        thread = threading.get_ident()
+        with self._entrance:
+            self._in_flight.add(thread)
         try:
             yield
         finally:
-            with self._condition:
-                self._in_flight -= 1
-                self._last_end = time.monotonic()
-                self._condition.notify_all()
+            self._last_end = time.monotonic()
+            self._in_flight.discard(thread)
 
     def register(self, holder: ChannelHolder) -> None:
         """Register a transport whose channels a forked child must drop."""
@@ -105,25 +104,22 @@ class ForkGate:
         self._inherited.append(inherited)
 
     def before_fork(self) -> None:
-        """Hold new unary calls back and wait for those in flight; the lock is held until after the fork."""
-        self._condition.acquire()
-        self._closed = True
+        """Hold new unary calls back and wait for those in flight; the entrance is shut until after the fork."""
+        self._entrance.acquire()
         deadline = time.monotonic() + LONGEST_WAIT
-        while self._in_flight and (left := deadline - time.monotonic()) > 0:
-            self._condition.wait(left)
+        while self._in_flight and time.monotonic() < deadline:
+            time.sleep(LOOK_AGAIN)
         if (busy := self._last_end + SETTLE - time.monotonic()) > 0:
             time.sleep(busy)
 
     def after_in_parent(self) -> None:
         """Let calls continue."""
-        self._closed = False
-        self._condition.notify_all()
-        self._condition.release()
+        self._entrance.release()
 
     def after_in_child(self) -> None:
         """Reset: in the child no call is in flight, and no channel can be used."""
-        self._condition = threading.Condition()
-        self._in_flight, self._closed = 0, False
+        self._entrance = threading.Lock()
+        self._in_flight = set()
         self.generation += 1
         self._aio_hangs = self._aio_hangs or bool(self._open_aio)
         self._everything_hangs = self._used and os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in {"0", "false"}

@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2, estimator_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
 from finetree_api.trainer.v1 import artifact_pb2, base_model_pb2, capacity_pb2, dataset_pb2, event_log_pb2, trainer_pb2
 from google.protobuf.message import Message
 
-from finetree._shared.options import Service
+from finetree.config.settings import Service
+from finetree.errors import InvalidArgument, Violation
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -127,3 +128,26 @@ DOWNLOAD_ARTIFACT = _of(
 )
 GET_CAPACITY = _of("trainer", "GetCapacity", capacity_pb2.GetCapacityRequest, capacity_pb2.GetCapacityResponse)
 TRAINER_INFO = _of("trainer", "GetServerInfo", trainer_pb2.GetServerInfoRequest, trainer_pb2.GetServerInfoResponse)
+
+BY_PATH = {value.path: value for value in tuple(globals().values()) if isinstance(value, Rpc)}
+"""Every rpc by its path."""
+
+
+def answered_once(path: str, request: object) -> Rpc[Any, Any]:
+    """Find an rpc with a single answer by its path: a unary one for a message, else one that takes a stream.
+
+    Raises:
+        InvalidArgument: INVALID_OPTION: there is none, or it takes another message.
+    """
+    rpc = BY_PATH.get(path)
+    kind = "unary rpc" if isinstance(request, Message) else "rpc that takes a stream of messages"
+    if rpc is None or rpc.timeout is None or (rpc is WRITE_DATASET) == isinstance(request, Message):
+        example = GET_JOB if isinstance(request, Message) else WRITE_DATASET
+        raise _invalid("method", f"{path!r} is no {kind}, such as {example.path!r}")
+    if isinstance(request, Message) and not isinstance(request, rpc.request):
+        raise _invalid("request", f"{path} takes a {rpc.request.DESCRIPTOR.name}, not a {type(request).__name__}")
+    return rpc
+
+
+def _invalid(name: str, text: str) -> InvalidArgument:
+    return InvalidArgument(f"{name}: {text}", reason="INVALID_OPTION", violations=(Violation(name, text),))

@@ -18,7 +18,7 @@ from finetree_api.trainer.v1 import (
     job_pb2,
     trainer_pb2,
 )
-from finetree_api.types.v1 import check_pb2, model_pb2, run_spec_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
@@ -27,7 +27,7 @@ from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, invalid
 from finetree._shared.status import error_of_status
 from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
-from finetree.spec import coerce
+from finetree.spec import coerce, recommendation_of
 
 TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask
 JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
@@ -93,7 +93,7 @@ def train_task(
         raise _no_recipe(recommendation)
     if isinstance(recommendation, recommendation_pb2.RecommendResponse):
         task.setting_sources.extend(recommendation.setting_sources)
-        task.recommendation.CopyFrom(_kept(recommendation))
+        task.recommendation.CopyFrom(recommendation_of(recommendation))
     elif recommendation is not None:
         task.recommendation.CopyFrom(recommendation)
     return task
@@ -192,19 +192,6 @@ def job_template(
 _TEMPLATE_FIELDS = {field.name for field in job_pb2.JobTemplate.DESCRIPTOR.oneofs_by_name["task"].fields}
 
 
-def _kept(answer: recommendation_pb2.RecommendResponse) -> job_pb2.JobRecommendation:
-    """Take what a job keeps of a recommendation."""
-    return job_pb2.JobRecommendation(
-        method=answer.verdict.method,
-        headline=answer.verdict.headline,
-        summary=answer.summary,
-        rule_pack=answer.revision.pack.id,
-        rule_id=answer.verdict.rule_id,
-        cautions=[check_pb2.Remark(code=each.code, message=each.message) for each in answer.cautions],
-        revision=answer.revision,
-    )
-
-
 def validate_job(project: str, job: job_pb2.JobTemplate) -> trainer_pb2.ValidateJobRequest:
     """Build the request of ValidateJob."""
     return trainer_pb2.ValidateJobRequest(parent=project_name(project), job=job)
@@ -263,10 +250,14 @@ def follow_job(
     )
 
 
-def list_events(name: str, last: int, kinds: Sequence[str | int]) -> event_log_pb2.ListEventsRequest:
+def list_events(name: str, last: int, kinds: Sequence[str | int], before_seq: int) -> event_log_pb2.ListEventsRequest:
     """Build the request of ListEvents for the newest events."""
     return event_log_pb2.ListEventsRequest(
-        name=name, order=event_log_pb2.EVENT_ORDER_DESCENDING, page_size=last, kinds=_event_kinds(kinds)
+        name=name,
+        order=event_log_pb2.EVENT_ORDER_DESCENDING,
+        page_size=last,
+        kinds=_event_kinds(kinds),
+        before_seq=before_seq,
     )
 
 
@@ -337,3 +328,16 @@ def job_failed(job: job_pb2.Job, terminal: event_pb2.Terminal | None) -> JobFail
 
 def _event_kinds(kinds: Sequence[str | int]) -> list[Any]:
     return [enum_number(event_pb2.EventKind, kind, "kinds") for kind in kinds]
+
+
+def seen(snapshot: job_pb2.Job | None) -> str:
+    """What a handle's repr says of the job as it was last seen: ": running, step 5 of 10, loss 1.234"."""
+    if snapshot is None or not snapshot.state:
+        return ""
+    known = job_pb2.JobState.DESCRIPTOR.values_by_number.get(snapshot.state)
+    parts = [known.name.removeprefix("JOB_STATE_").lower() if known else f"state {snapshot.state}"]
+    if snapshot.progress.total_steps:
+        parts.append(f"step {snapshot.progress.step} of {snapshot.progress.total_steps}")
+    if snapshot.metrics.HasField("loss"):
+        parts.append(f"loss {snapshot.metrics.loss:.3f}")
+    return f": {', '.join(parts)}"

@@ -9,7 +9,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self, cast
 
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
@@ -18,9 +18,9 @@ from finetree._shared.downloads import Progress
 from finetree._shared.trainer_requests import project_name
 from finetree.errors import FinetreeError, InvalidArgument, Violation
 
-Source = str | Path | bytes | Iterable[Mapping[str, Any]]
-"""A file's path, its bytes, or rows."""
-BinaryFile = io.BytesIO | io.BufferedReader | tempfile.SpooledTemporaryFile[bytes]
+Source = str | Path | bytes | BinaryIO | Iterable[Mapping[str, Any]]
+"""A file's path, its bytes, a binary file that is open and can be sought, or rows."""
+BinaryFile = BinaryIO | tempfile.SpooledTemporaryFile[bytes]
 CHUNK_BYTES = 64 * 1024
 """Bytes of a message; more is not faster on loopback, and well below the server's limit."""
 SEGMENT_BYTES = 8 * 1024 * 1024
@@ -35,7 +35,8 @@ class Content:
 
     def __init__(self, source: Source) -> None:
         self._file = _opened(source)
-        self.sha256 = hashlib.file_digest(self._file, "sha256").hexdigest()
+        self._file.seek(0)
+        self.sha256 = hashlib.file_digest(cast("Any", self._file), "sha256").hexdigest()
         self.size = self._file.seek(0, io.SEEK_END)
         if not self.size:
             self._file.close()
@@ -61,6 +62,8 @@ class Content:
 def _opened(source: Source) -> BinaryFile:
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if hasattr(source, "read"):
+        return cast("BinaryIO", source)
     if isinstance(source, str | Path):
         try:
             return Path(source).open("rb")
@@ -120,7 +123,7 @@ def _file_format(source: Source) -> training_data_pb2.FileFormat.ValueType:
         suffixes = [suffix.lower() for suffix in Path(source).suffixes]
         found = (_BY_SUFFIX[suffix] for suffix in reversed(suffixes) if suffix in _BY_SUFFIX)
         return next(found, training_data_pb2.FILE_FORMAT_UNSPECIFIED)
-    if isinstance(source, bytes):
+    if isinstance(source, bytes) or hasattr(source, "read"):
         return training_data_pb2.FILE_FORMAT_UNSPECIFIED
     return training_data_pb2.FILE_FORMAT_JSONL
 

@@ -15,14 +15,20 @@ class BaseModelCalls:
 
     _transport: Transport
 
-    def list_base_models(self, *, page_size: int = 0, timeout: float | None = None) -> Pages[base_model_pb2.BaseModel]:
+    def list_base_models(
+        self, *, page_size: int = 0, limit: int | None = None, page_token: str = "", timeout: float | None = None
+    ) -> Pages[base_model_pb2.BaseModel]:
         """List the base models in the order of their names.
 
         Args:
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
-        return Pages(self._transport, trainer_requests.list_base_models(page_size), timeout)
+        return Pages(
+            self._transport, trainer_requests.list_base_models(page_size), timeout, limit=limit, page_token=page_token
+        )
 
     def get_base_model(self, name: str, *, timeout: float | None = None) -> base_model_pb2.BaseModel:
         """Get a base model.

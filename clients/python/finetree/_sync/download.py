@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from finetree_api.trainer.v1 import artifact_pb2
 from finetree._shared import rpcs
 from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
-from finetree._sync.transport import Transport
-from finetree._sync.watchdog import Watchdog
+from finetree._sync.transport import Silence, Transport
 from finetree.errors import FinetreeError
 
 
@@ -37,6 +36,38 @@ def download(
     return folders
 
 
+def read_file(
+    transport: Transport, artifact: str, path: str, offset: int, *, deadline: float | None
+) -> Generator[bytes]:
+    """Read a file of an artifact from an offset; a cut stream continues where it was."""
+    backoff = Backoff(transport.options.reconnect_timeout, deadline)
+    while True:
+        try:
+            for piece in _pieces(transport, artifact, path, offset, timeout=backoff.within(None)):
+                offset += len(piece)
+                backoff.progressed()
+                yield piece
+        except FinetreeError as error:
+            time.sleep(backoff.delay(error))
+        else:
+            return
+
+
+def _pieces(transport: Transport, artifact: str, path: str, offset: int, *, timeout: float | None) -> Generator[bytes]:
+    request = artifact_pb2.DownloadArtifactRequest(name=artifact, path=path, offset=offset)
+    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, request, timeout=timeout)
+    broken = True
+    try:
+        while (piece := stream.read(timeout=STALLED)) is not None:
+            if piece.chunk:
+                yield piece.chunk
+        broken = False
+    except Silence:
+        raise stalled() from None
+    finally:
+        stream.close(renew=broken)
+
+
 def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
     target.report()
     while not target.done:
@@ -51,20 +82,16 @@ def _fetch(transport: Transport, target: Download, backoff: Backoff) -> None:
 
 def _stream(transport: Transport, target: Download, backoff: Backoff) -> None:
     stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
-    watchdog = Watchdog(stream, STALLED)
+    broken = True
     try:
-        for piece in stream:
-            watchdog.beat()
+        while (piece := stream.read(timeout=STALLED)) is not None:
             target.write(piece.offset, piece.chunk)
             target.report()
             backoff.progressed()
-    except FinetreeError:
-        stream.renew()
-        if watchdog.fired:
-            raise stalled() from None
-        raise
+        broken = False
+    except Silence:
+        raise stalled() from None
     finally:
-        watchdog.stop()
-        stream.close()
+        stream.close(renew=broken)
     if not target.complete:
         raise target.cut()

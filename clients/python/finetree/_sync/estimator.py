@@ -134,28 +134,48 @@ class EstimatorCalls:
         return self._transport.unary(rpcs.CHECK_PLAN, request, timeout=timeout, request_id=request_id)
 
     def list_models(
-        self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
+        self,
+        prefix: str = "",
+        *,
+        page_size: int = 0,
+        limit: int | None = None,
+        page_token: str = "",
+        timeout: float | None = None,
     ) -> Pages[catalog_pb2.Model]:
         """List the models of the catalog in the order of their names.
 
         Args:
             prefix: only names, hub ids and families that begin with it.
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
-        return Pages(self._transport, requests.list_models(prefix, page_size), timeout)
+        return Pages(
+            self._transport, requests.list_models(prefix, page_size), timeout, limit=limit, page_token=page_token
+        )
 
     def list_accelerators(
-        self, prefix: str = "", *, page_size: int = 0, timeout: float | None = None
+        self,
+        prefix: str = "",
+        *,
+        page_size: int = 0,
+        limit: int | None = None,
+        page_token: str = "",
+        timeout: float | None = None,
     ) -> Pages[catalog_pb2.Accelerator]:
         """List the accelerators of the catalog in the order of their names.
 
         Args:
             prefix: only names that begin with it.
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
-        return Pages(self._transport, requests.list_accelerators(prefix, page_size), timeout)
+        return Pages(
+            self._transport, requests.list_accelerators(prefix, page_size), timeout, limit=limit, page_token=page_token
+        )
 
     def list_prices(
         self,
@@ -164,6 +184,8 @@ class EstimatorCalls:
         provider: str = "",
         term: str | int = 0,
         page_size: int = 0,
+        limit: int | None = None,
+        page_token: str = "",
         timeout: float | None = None,
     ) -> Pages[catalog_pb2.Price]:
         """List the quotes of the price book by accelerator, then by price.
@@ -173,10 +195,12 @@ class EstimatorCalls:
             provider: only of this provider.
             term: only "on_demand", "spot" or "reserved"; 0 means any.
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
         listing = requests.list_prices(accelerator, provider=provider, term=term, page_size=page_size)
-        return Pages(self._transport, listing, timeout)
+        return Pages(self._transport, listing, timeout, limit=limit, page_token=page_token)
 
     def report_observation(
         self, observation: ObservationLike, *, timeout: float | None = None, request_id: str = ""

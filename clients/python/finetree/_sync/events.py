@@ -11,11 +11,11 @@ from typing import Self
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
 
 from finetree._shared import rpcs
+from finetree._shared.channels import LOG
 from finetree._shared.follow import Follow, ended_early, heartbeats_missed
 from finetree._shared.fork import GATE
 from finetree._shared.retry import Backoff
-from finetree._sync.transport import Stream, Transport
-from finetree._sync.watchdog import Watchdog
+from finetree._sync.transport import Silence, Stream, Transport
 from finetree.errors import FinetreeError
 
 
@@ -32,7 +32,6 @@ class EventStream:
         self._transport, self._follow = transport, follow
         self._backoff = Backoff(transport.options.reconnect_timeout, deadline)
         self._stream: Stream[event_log_pb2.WatchJobResponse] | None = None
-        self._watchdog: Watchdog | None = None
         self._closed = threading.Event()
         self._turns: dict[int, threading.Lock] = {}
 
@@ -60,7 +59,9 @@ class EventStream:
                 self._receive()
             except FinetreeError as error:
                 self._detach(renew=True)
-                self._closed.wait(self._backoff.delay(error))
+                delay = self._backoff.delay(error)
+                LOG.info("events of %s are asked for again in %.2f s: %s", self._follow.name, delay, error)
+                self._closed.wait(delay)
         self.close()
         raise StopIteration
 
@@ -78,29 +79,30 @@ class EventStream:
         self.close()
 
     def _receive(self) -> None:
-        stream, watchdog = self._attached()
+        stream = self._attached()
+        if self._closed.is_set():  # by another thread, which may have missed a stream made just now
+            self._detach(renew=False)
+            return
         try:
-            batch = next(stream)
-        except StopIteration:
+            batch = stream.read(timeout=self._follow.silence)
+        except Silence:
+            raise heartbeats_missed(self._follow) from None
+        if batch is None:
             self._ended()
             return
-        except FinetreeError:
-            if watchdog.fired:
-                raise heartbeats_missed(self._follow) from None
-            raise
-        watchdog.beat()
         self._follow.accept(batch)
         self._backoff.progressed()
 
-    def _attached(self) -> tuple[Stream[event_log_pb2.WatchJobResponse], Watchdog]:
+    def _attached(self) -> Stream[event_log_pb2.WatchJobResponse]:
         if self._stream is not None and self._stream.generation != GATE.generation:
-            self._forget()
-        if self._stream is None or self._watchdog is None:
+            # Inherited by a forked child: it continues in the parent.
+            GATE.keep(self._stream)
+            self._stream = None
+        if self._stream is None:
             self._stream = self._transport.stream(
                 rpcs.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
             )
-            self._watchdog = Watchdog(self._stream, self._follow.silence)
-        return self._stream, self._watchdog
+        return self._stream
 
     def _ended(self) -> None:
         self._detach(renew=False)
@@ -109,18 +111,7 @@ class EventStream:
         if not self._follow.ended_without_terminal(job):
             raise ended_early(self._follow)
 
-    def _forget(self) -> None:
-        # Inherited by a forked child: the stream and its watchdog continue in the parent.
-        GATE.keep((self._stream, self._watchdog))
-        self._stream = self._watchdog = None
-
     def _detach(self, *, renew: bool) -> None:
-        if self._stream is not None and self._stream.generation != GATE.generation:
-            self._forget()
-        if self._watchdog is not None:
-            self._watchdog.stop()
-        if self._stream is not None:
-            if renew:
-                self._stream.renew()
-            self._stream.close()
-        self._stream = self._watchdog = None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close(renew=renew)

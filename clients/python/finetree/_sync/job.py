@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
-from finetree._shared.retry import deadline_after
+from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer_requests import Mode
-from finetree._sync.download import download
+from finetree._sync.download import download, read_file
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
@@ -38,7 +38,12 @@ class Job:
         self._last_stream: EventStream | None = None
 
     def __repr__(self) -> str:
-        return f"<Job {self.name}>"
+        return f"<Job {self.name}{trainer_requests.seen(self.snapshot)}>"
+
+    def _repr_html_(self) -> str:
+        from finetree.display.cards import job_card
+
+        return job_card(self.snapshot or job_pb2.Job(name=self.name)).html()
 
     @property
     def uid(self) -> str:
@@ -128,29 +133,80 @@ class Job:
         follow = trainer_requests.follow_job(
             self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
         )
+        deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
-        with EventStream(self._transport, follow, deadline=deadline_after(timeout)) as stream:
+        with EventStream(self._transport, follow, deadline=deadline) as stream:
             for event in stream:
                 terminal = event.terminal
-        job = self.refresh()
+        job = self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
+        if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
+            raise trainer_requests.job_failed(job, terminal)
+        return job
+
+    def watch(
+        self,
+        *,
+        after_seq: int = 0,
+        timeout: float | None = None,
+        check: bool = False,
+        heartbeat: float = 10.0,
+        file: TextIO | None = None,
+    ) -> job_pb2.Job:
+        """Show the job live until it has ended, and return it as it then is.
+
+        A notebook gets a card that changes in place, a terminal a progress bar below the events, a file or a build's
+        log a line for each event, about steps at most every five seconds. Interrupting it does not stop the job.
+
+        Args:
+            after_seq: begin behind this event; 0 means the beginning.
+            timeout: seconds; None means for ever. The job continues when it passes.
+            check: raise JobFailed when it did not succeed.
+            heartbeat: as for `events`.
+            file: where to write; None means stdout, or the notebook.
+
+        Raises:
+            FinetreeTimeout: it has not ended in time.
+            JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
+            NotFound: JOB_NOT_FOUND.
+        """
+        from finetree.display.watch import live_view
+
+        view = live_view(self.name, self.snapshot, file)
+        deadline = deadline_after(timeout)
+        terminal: event_pb2.Terminal | None = None
+        job: job_pb2.Job | None = None
+        try:
+            with self.events(after_seq=after_seq, timeout=timeout, heartbeat=heartbeat) as stream:
+                for event in stream:
+                    view.show(event)
+                    terminal = event.terminal if event.HasField("terminal") else terminal
+            job = self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
+        finally:
+            view.finish(job)
         if check and job.state != job_pb2.JOB_STATE_SUCCEEDED:
             raise trainer_requests.job_failed(job, terminal)
         return job
 
     def list_events(
-        self, *, last: int = 100, kinds: Sequence[str | int] = (), timeout: float | None = None
+        self,
+        *,
+        last: int = 100,
+        kinds: Sequence[str | int] = (),
+        before_seq: int = 0,
+        timeout: float | None = None,
     ) -> list[event_pb2.JobEvent]:
         """Get the newest events, oldest first, without waiting for more.
 
         Args:
             last: how many, at most 1000.
             kinds: only these; empty means all.
+            before_seq: only events before this number; 0 means up to the newest.
             timeout: seconds; None means the client's timeout, else 10.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        request = trainer_requests.list_events(self.name, last, kinds)
+        request = trainer_requests.list_events(self.name, last, kinds, before_seq)
         return list(reversed(self._transport.unary(rpcs.LIST_EVENTS, request, timeout=timeout).events))
 
     def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
@@ -184,13 +240,25 @@ class Job:
             Internal: ARTIFACT_CORRUPT: a file does not have its hash; UNSAFE_PATH: a file would leave the folder.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        return download(
-            self._transport,
-            self.artifacts(),
-            Path(directory),
-            on_progress=on_progress,
-            deadline=deadline_after(timeout),
-        )
+        deadline = deadline_after(timeout)
+        pages = Pages(self._transport, trainer_requests.list_artifacts(self.name), None, deadline=deadline)
+        return download(self._transport, list(pages), Path(directory), on_progress=on_progress, deadline=deadline)
+
+    def read_file(self, artifact: str, path: str, *, offset: int = 0, timeout: float | None = None) -> Generator[bytes]:
+        """Read a file of an artifact piece by piece; a cut stream continues where it was.
+
+        Args:
+            artifact: resource name of the artifact.
+            path: path of the file inside of it.
+            offset: first byte.
+            timeout: seconds for the whole; None means as long as bytes arrive.
+
+        Raises:
+            NotFound: ARTIFACT_NOT_FOUND, FILE_NOT_FOUND.
+            OutOfRange: OFFSET_BEYOND_END.
+            Unavailable: nothing arrived for the client's `reconnect_timeout`.
+        """
+        yield from read_file(self._transport, artifact, path, offset, deadline=deadline_after(timeout))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"name": self.name, "request_id": self.request_id, "options": self._transport.options.without_secrets()}

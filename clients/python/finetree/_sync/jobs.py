@@ -187,6 +187,8 @@ class JobCalls:
         tasks: Sequence[str | int] = (),
         labels: Mapping[str, str] | None = None,
         page_size: int = 0,
+        limit: int | None = None,
+        page_token: str = "",
         timeout: float | None = None,
     ) -> Pages[job_pb2.Job]:
         """List the jobs of the project, newest first.
@@ -196,11 +198,13 @@ class JobCalls:
             tasks: only jobs with one of these tasks: "train", "prepare", "export"; empty means all.
             labels: only jobs with all of these labels.
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
         project = self._transport.options.project
         listing = trainer_requests.list_jobs(project, states=states, tasks=tasks, labels=labels, page_size=page_size)
-        return Pages(self._transport, listing, timeout)
+        return Pages(self._transport, listing, timeout, limit=limit, page_token=page_token)
 
     def capacity(self, *, wait_for_rate: float = 0.0, timeout: float | None = None) -> capacity_pb2.GetCapacityResponse:
         """Get what the trainer runs on, what it can train and what runs now.

@@ -131,14 +131,18 @@ class RecommenderCalls:
         request = requests.get_method(method, rule_pack)
         return self._transport.unary(rpcs.GET_METHOD, request, timeout=timeout).method
 
-    def list_rule_packs(self, *, page_size: int = 0, timeout: float | None = None) -> Pages[rule_pack_pb2.RulePack]:
+    def list_rule_packs(
+        self, *, page_size: int = 0, limit: int | None = None, page_token: str = "", timeout: float | None = None
+    ) -> Pages[rule_pack_pb2.RulePack]:
         """List the rule packs of the service; one that cannot be used says why in `problem`.
 
         Args:
             page_size: largest page; 0 means the server's choice.
+            limit: items in all; None means every one.
+            page_token: `next_page_token` of a page of this list, to continue behind it; empty means the beginning.
             timeout: seconds for each page; None means the client's timeout, else 10.
         """
-        return Pages(self._transport, requests.list_rule_packs(page_size), timeout)
+        return Pages(self._transport, requests.list_rule_packs(page_size), timeout, limit=limit, page_token=page_token)
 
     def get_rule_pack(
         self,

@@ -1,148 +1,179 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls over synchronous channels, made on first use, one for unary calls and one for streams per service."""
+"""Calls over synchronous channels: unary ones with retries, server streams, uploads."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator
+import _thread
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any, Generic
 
 import grpc
 
 from finetree._shared import channels
-from finetree._shared.channels import Kind
+from finetree._shared.channels import Sent
 from finetree._shared.fork import GATE
-from finetree._shared.options import Options, Service
+from finetree._shared.raw import RawChannel
+from finetree._shared.retry import Attempts
 from finetree._shared.rpcs import Q, R, Rpc
-from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
-from finetree.errors import ClientClosed, FinetreeError
+from finetree._shared.status import error_of
+from finetree._sync.connections import Connection, Connections, in_background
+from finetree.config.options import Options
+from finetree.config.settings import Service
+from finetree.errors import Internal, Unavailable
 
 
-class Connection:
-    """A channel and the number of streams on it. A retired one closes itself when its last stream has ended."""
+class Silence(Exception):  # noqa: N818 - not an error: what follows is its reader's to decide
+    """Nothing arrived on a stream for as long as its reader waits."""
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        self.channel = channel
-        self._lock = threading.Lock()
-        self._streams = 0
-        self._retired = False
 
-    def enter(self) -> None:
-        """Count a stream that begins."""
-        with self._lock:
-            self._streams += 1
+class Reader(Generic[R]):
+    """The thread of a stream. It opens the call, reads a message each time one is wanted, and ends the call."""
 
-    def leave(self) -> None:
-        """Count a stream that has ended."""
-        with self._lock:
-            self._streams -= 1
-            close = self._retired and not self._streams
-        if close:
-            self.channel.close()
+    def __init__(self, begin: Callable[[], Any], connection: Connection) -> None:
+        self.wanted: SimpleQueue[bool] = SimpleQueue()
+        self.answers: SimpleQueue[R | BaseException] = SimpleQueue()
+        self.busy = False
+        self._begin, self._connection = begin, connection
+        self._call: Any = None
+        self._stopped = False
+        _thread.start_new_thread(self._run, ())
 
-    def retire(self) -> None:
-        """Let no new stream begin, and close the channel after the last one."""
-        with self._lock:
-            self._retired = True
-            close = not self._streams
-        if close:
-            self.channel.close()
+    def stop(self) -> None:
+        """End the call."""
+        self._stopped = True
+        self.wanted.put(False)  # noqa: FBT003 - the one thing that the queue says
+        if self.busy and self._call is not None:
+            with suppress(RuntimeError):  # the interpreter ends, and so does the call
+                in_background(self._call.cancel)
+
+    def _run(self) -> None:
+        try:
+            self._call = self._begin()
+            while self.wanted.get() and not self._stopped:
+                self.answers.put(next(self._call))
+            self.answers.put(Unavailable("the stream was closed", reason="STREAM_CLOSED"))
+        except BaseException as error:  # noqa: BLE001 - the thread that reads raises it
+            self.answers.put(error)
+        finally:
+            if self._call is not None:
+                self._call.cancel()
+            self._connection.leave()
 
 
 class Stream(Generic[R]):
-    """An open server stream. Iteration raises FinetreeError; `close` is idempotent and safe from any thread."""
+    """An open server stream. `close` is idempotent and safe from any thread; a stream that is forgotten closes."""
 
     def __init__(
-        self, transport: Transport, connection: Connection, call: Any, service: Service, request_id: str
+        self,
+        connections: Connections,
+        connection: Connection,
+        begin: Callable[[], Any],
+        *,
+        sent: Sent,
     ) -> None:
         self.generation = GATE.generation
-        self._transport, self._connection, self._call = transport, connection, call
-        self._service, self._request_id = service, request_id
-        self._open = True
-        self._lock = threading.Lock()
+        self._connections, self._connection = connections, connection
+        self._sent = sent
+        self._reader: Reader[R] = Reader(begin, connection)
+        self._stop = weakref.finalize(self, self._reader.stop)
+        self._stop.atexit = False
 
-    def __iter__(self) -> Iterator[R]:
-        return self
+    def read(self, timeout: float | None = None) -> R | None:
+        """Read the next message; None at the end.
 
-    def __next__(self) -> R:
+        Args:
+            timeout: seconds to wait for it; None means for ever.
+
+        Raises:
+            Silence: it did not come in time.
+            FinetreeError: why the stream ended.
+        """
+        reader = self._reader
+        reader.busy = True
+        reader.wanted.put(True)  # noqa: FBT003 - the one thing that the queue says
         try:
-            message: R = next(self._call)
-        except StopIteration:
-            self.close()
-            raise
-        except grpc.RpcError as error:
-            self.close()
-            raise self._transport.error_of_call(error, self._service, self._request_id) from None
-        self._transport.note_reached(self._service)
-        return message
+            answer = reader.answers.get(timeout=timeout)
+        except Empty:
+            raise Silence from None
+        reader.busy = False
+        if isinstance(answer, StopIteration):
+            return None
+        if isinstance(answer, grpc.RpcError):
+            raise self._connections.error_of_call(answer, self._sent) from None
+        if isinstance(answer, BaseException):
+            self.close(renew=True)
+            raise answer
+        self._connections.note_reached(self._sent.service)
+        return answer
 
-    def cancel(self) -> None:
-        """Cancel the stream from another thread; its reader gets Cancelled."""
-        self._call.cancel()
-
-    def close(self) -> None:
-        """Cancel the stream if it is open."""
+    def close(self, *, renew: bool = False) -> None:
+        """End the stream. With `renew` the next one uses a new connection: this one is broken or silent."""
         if self.generation != GATE.generation:
-            # Inherited by a forked child: neither the call nor the lock, which a thread may have held, can be used.
-            GATE.keep((self._call, self._connection, self._lock))
+            # Inherited by a forked child: the thread and the call are the parent's.
+            GATE.keep(self._reader)
             return
-        with self._lock:
-            was_open, self._open = self._open, False
-        if not was_open:
-            return
-        self._call.cancel()
-        self._connection.leave()
-
-    def renew(self) -> None:
-        """Make the next stream use a new connection: this one is broken or silent."""
-        self._transport.renew(self._service, self._connection)
+        if renew:
+            self._connections.renew(self._sent.service, self._connection)
+        self._stop()
 
 
 class Transport:
-    """The channels of a client. Thread-safe; usable in a forked child, which makes channels of its own."""
+    """Calls with the options of a client. Thread-safe; usable in a forked child."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, connections: Connections | None = None) -> None:
         self.options = options
-        self._lock = threading.RLock()
-        self._connections: dict[tuple[Service, Kind], Connection] = {}
-        self._closed = False
-        self._reached: set[Service] = set()
-        GATE.register(self)
+        self._connections = connections or Connections(options)
+
+    def with_options(self, options: Options) -> Transport:
+        """Make a transport with other options over the same channels."""
+        return Transport(options, self._connections)
 
     def unary(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None, request_id: str = "") -> R:
-        """Make a unary call. `timeout` in seconds; None means the client's, else the rpc's own.
+        """Make a unary call, again while the service is unavailable and `retries` allows it.
+
+        Args:
+            rpc: which one.
+            request: its request.
+            timeout: seconds for all attempts together; None means the client's, else the rpc's own.
+            request_id: the same for all attempts; empty means a new one.
 
         Raises:
             FinetreeError: what the service answered, or why it could not be reached.
         """
         request_id = request_id or channels.new_request_id()
-        with GATE.call():
-            stub = self._connection_to(rpc.service, "unary").channel.unary_unary(
-                rpc.path, rpc.request.SerializeToString, rpc.response.FromString
-            )
+        budget = self._connections.budget(rpc.service)
+        attempts = Attempts(self.options.retries, budget, self._timeout(rpc, timeout))
+        while True:
+            sent = self._sent(rpc, request_id)
             try:
-                response: R = stub(request, self._timeout(rpc, timeout), channels.metadata(self.options, request_id))
+                response = self._attempt(rpc, request, attempts.timeout(), sent)
             except grpc.RpcError as error:
-                failure = error
+                failure = self._connections.error_of_call(error, sent)
             else:
-                self.note_reached(rpc.service)
+                sent.log("OK")
+                attempts.succeeded()
+                self._connections.note_reached(rpc.service)
                 return response
-        raise self.error_of_call(failure, rpc.service, request_id) from None
+            delay = attempts.delay(failure)
+            channels.LOG.info("%s is tried again in %.2f s: %s", rpc.path, delay, failure)
+            time.sleep(delay)
 
     def stream(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
         """Open a server stream. Without a `timeout` it has no deadline: its reader watches for silence."""
-        request_id = channels.new_request_id()
-        with GATE.call():
-            connection = self._connection_to(rpc.service, "stream")
-            call = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
-            connection.enter()
-            return Stream(
-                self,
-                connection,
-                call(request, timeout, channels.metadata(self.options, request_id)),
-                rpc.service,
-                request_id,
-            )
+        sent = self._sent(rpc, channels.new_request_id())
+        connection = self._connections.to(rpc.service, "stream")
+        stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+
+        def begin() -> Any:
+            with GATE.call():
+                return stub(request, timeout, sent.metadata)
+
+        connection.enter()
+        return Stream(self._connections, connection, begin, sent=sent)
 
     def upload(self, rpc: Rpc[Q, R], requests: Iterable[Q], *, timeout: float | None = None) -> R:
         """Send a client stream and wait for its answer.
@@ -150,85 +181,75 @@ class Transport:
         Raises:
             FinetreeError: what the service answered, or why it could not be reached.
         """
-        request_id = channels.new_request_id()
-        with GATE.call():
-            connection = self._connection_to(rpc.service, "stream")
-            stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
-            connection.enter()
+        sent = self._sent(rpc, channels.new_request_id())
+        connection = self._connections.to(rpc.service, "stream")
+        stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+
+        def begin() -> Iterator[R]:
             # A future runs on the channel's own thread: a fork in its middle is as harmless as one beside a stream.
-            call: Any = stub.future(
-                iter(requests),
-                timeout if timeout is not None else rpc.timeout,
-                channels.metadata(self.options, request_id),
-            )
+            with GATE.call():
+                return Answer(
+                    stub.future(iter(requests), timeout if timeout is not None else rpc.timeout, sent.metadata)
+                )
+
+        connection.enter()
+        stream: Stream[R] = Stream(self._connections, connection, begin, sent=sent)
+        renew = True
         try:
-            response: R = call.result()
-        except grpc.RpcError as error:
-            self.renew(rpc.service, connection)
-            raise self.error_of_call(error, rpc.service, request_id) from None
+            response = stream.read()
+            renew = False
         except grpc.FutureCancelledError:
-            raise error_of("CANCELLED", "", None, request_id=request_id) from None
+            raise error_of("CANCELLED", "", None, request_id=sent.request_id) from None
         finally:
-            call.cancel()
-            connection.leave()
+            stream.close(renew=renew)
+        if response is None:
+            raise Internal(f"{rpc.path} ended without an answer", reason="NO_ANSWER", request_id=sent.request_id)
         return response
 
     def channel(self, service: Service) -> grpc.Channel:
-        """Channel of unary calls, for the raw stubs."""
-        return self._connection_to(service, "unary").channel
+        """Channel of unary calls."""
+        return self._connections.to(service, "unary").channel
 
-    def renew(self, service: Service, connection: Connection) -> None:
-        """Replace the channel of streams, unless that has happened already."""
-        with self._lock:
-            if self._connections.get((service, "stream")) is connection:
-                del self._connections[service, "stream"]
-                connection.retire()
+    def raw_channel(self, service: Service) -> grpc.Channel:
+        """Channel of unary calls for stubs, whose calls then carry the client's metadata."""
+        channel: Any = RawChannel(self.channel(service), self.options, service)
+        raw: grpc.Channel = channel
+        return raw
 
     def close(self) -> None:
         """Close every channel; streams that are open on them end."""
-        with self._lock:
-            self._closed = True
-            connections, self._connections = list(self._connections.values()), {}
-        for connection in connections:
-            connection.channel.close()
+        self._connections.close()
 
-    def drop_channels(self) -> None:
-        """Start without channels, in a forked child."""
-        self._lock = threading.RLock()
-        GATE.keep(self._connections)
-        self._connections = {}
+    def _sent(self, rpc: Rpc[Q, R], request_id: str) -> Sent:
+        """Begin a call: read the token, which may block, before anything that a fork waits for."""
+        token = channels.own_token(self.options, rpc.service)
+        return Sent(rpc.service, rpc.path, request_id, token.value() if token is not None else "")
 
-    def note_reached(self, service: Service) -> None:
-        """Record that a service answered: a later failure is not one of encryption."""
-        self._reached.add(service)
-
-    def error_of_call(self, error: grpc.RpcError, service: Service, request_id: str) -> FinetreeError:
-        """Make the exception for an RpcError."""
-        call: Any = error
-        target = self.options.targets[service]
-        found = error_of(
-            call.code().name, call.details() or "", call.trailing_metadata(), request_id=request_id, target=target
-        )
-        if service not in self._reached and may_be_plaintext_to_tls(found, target) and speaks_tls(target.address):
-            return plaintext_to_tls(found, target)
-        return found
-
-    def _connection_to(self, service: Service, kind: Kind) -> Connection:
-        GATE.check(aio=False)
-        with self._lock:
-            if self._closed:
-                raise ClientClosed("the client is closed; make another one", reason="CLIENT_CLOSED")
-            connection = self._connections.get((service, kind))
-            if connection is None:
-                connection = self._connections[service, kind] = Connection(self._connect(service, kind))
-            return connection
-
-    def _connect(self, service: Service, kind: Kind) -> grpc.Channel:
-        target = self.options.targets[service]
-        arguments = channels.channel_arguments(self.options, target, kind)
-        if target.tls is None:
-            return grpc.insecure_channel(target.address, arguments)
-        return grpc.secure_channel(target.address, channels.credentials(target.tls), arguments)
+    def _attempt(self, rpc: Rpc[Q, R], request: Q, timeout: float | None, sent: Sent) -> R:
+        with GATE.call():
+            stub = self._connections.to(rpc.service, "unary").channel.unary_unary(
+                rpc.path, rpc.request.SerializeToString, rpc.response.FromString
+            )
+            response: R = stub(request, timeout, sent.metadata)
+            return response
 
     def _timeout(self, rpc: Rpc[Q, R], timeout: float | None) -> float | None:
         return timeout if timeout is not None else self.options.timeout or rpc.timeout
+
+
+class Answer(Generic[R]):
+    """The one answer of a client stream, to be read and cancelled like a server stream."""
+
+    def __init__(self, future: Any) -> None:
+        self._future = future
+
+    def __iter__(self) -> Iterator[R]:
+        return self
+
+    def __next__(self) -> R:
+        answer: R = self._future.result()
+        return answer
+
+    def cancel(self) -> None:
+        """Cancel the call."""
+        self._future.cancel()

@@ -231,7 +231,13 @@ class FakeTrainer:
 
     def _events(self, request: event_log_pb2.ListEventsRequest) -> event_log_pb2.ListEventsResponse:
         log = self._find(request.name).log
-        chosen = [event for event in log if not request.kinds or event.kind in request.kinds]
+        chosen = [
+            event
+            for event in log
+            if (not request.kinds or event.kind in request.kinds)
+            and request.after_seq < event.seq
+            and (not request.before_seq or event.seq < request.before_seq)
+        ]
         if request.order == event_log_pb2.EVENT_ORDER_DESCENDING:
             chosen.reverse()
         events, token = page(chosen, request, size=100)

@@ -215,11 +215,9 @@ def _register(service: Service, server: aio.Server) -> None:
         validation.compile_rules(method.input_type.full_name for method in described.methods)
     health_pb2_grpc.add_HealthServicer_to_server(service._health, server)  # noqa: SLF001  # ours, set through set_ready
     if tls.is_local(service.settings.address):
-        from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+        from finetree_runtime.server.reflection import add_reflection
 
-        names = [full_name for _, _, full_name in service.servicers]
-        listed = reflection.aio.ReflectionServicer([*names, health.SERVICE_NAME, reflection.SERVICE_NAME])
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(listed, server)
+        add_reflection(server, [*(full_name for _, _, full_name in service.servicers), health.SERVICE_NAME])
 
 
 def _bind(server: aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:

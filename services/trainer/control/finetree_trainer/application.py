@@ -12,9 +12,12 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
 from finetree_runtime.server.identity import distribution_version
+from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
+from sqlalchemy.exc import DatabaseError
 
 from finetree_trainer.api import worker_servicer
+from finetree_trainer.api.names import Names
 from finetree_trainer.api.servicer import SERVICE, TrainerServicer
 from finetree_trainer.datasets.datasets import Datasets, Limits
 from finetree_trainer.datasets.previews import Previews
@@ -42,6 +45,7 @@ from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.migrations import SchemaTooNewError
+from finetree_trainer.store.writer import is_corrupt
 from finetree_trainer.workers.supervisor import Supervisor
 from finetree_trainer.workers.task import TaskBuilder
 
@@ -102,6 +106,7 @@ class Application:
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._time_limits = TimeLimits(log, jobs)
         return TrainerServicer(
+            names=Names(self._store),
             jobs=jobs,
             datasets=datasets,
             watches=self._watches,
@@ -162,7 +167,10 @@ class Application:
 
     async def _recover(self) -> None:
         """Take over the jobs and attempts that an earlier run of the service left."""
-        rows = await self._store.read(lambda connection: job_store.in_states(connection, states.LIVE))
+        found = await self._store.read(lambda connection: job_store.in_states(connection, states.LIVE))
+        rows = [row for row in found if not row.damaged]
+        for damaged in (row.uid for row in found if row.damaged):
+            get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
         for worker in await self._supervisor.adopt(self._node.name):
             row = by_uid.get(worker.job)
@@ -184,11 +192,21 @@ class Application:
 
 
 def _open_store(layout: Layout) -> Store:
-    """Open the trainer's database. Raises SettingsError when a newer trainer has written it."""
+    """Open the trainer's database.
+
+    Raises SettingsError when a newer trainer has written it, it is damaged, or there is no room to open it.
+    """
     try:
         return Store(layout.database)
     except SchemaTooNewError as error:
         raise SettingsError("DATA_DIR_TOO_NEW", f"data_dir: {error}; start a newer trainer on it") from None
+    except DatabaseError as error:
+        if is_corrupt(error):
+            text = f"data_dir: {layout.database.name} in it is damaged ({error.orig}); restore the folder from a backup"
+            raise SettingsError("DATA_DIR_DAMAGED", text) from None
+        raise SettingsError(
+            "DATA_DIR_UNUSABLE", f"data_dir: {layout.database.name} in it cannot be opened: {error.orig}"
+        ) from None
 
 
 def _limits(settings: Settings) -> dict[str, int]:

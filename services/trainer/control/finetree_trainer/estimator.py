@@ -90,7 +90,7 @@ class RemoteEstimator:
 
         if self._client is None:
             # No retries: a job must not wait for a service that it does not need.
-            self._client = AsyncClient(estimator_address=self._address, retries=False)
+            self._client = AsyncClient(estimator_address=self._address, profile="", retries=False)
         return self._client
 
     async def close(self) -> None:

@@ -82,13 +82,18 @@ class Layout:
         """The file of a dataset's upload that is not complete."""
         return self.uploads / f"{uid}.part"
 
+    @property
+    def jobs(self) -> Path:
+        """The folder of the jobs' own folders."""
+        return self.root / "jobs"
+
     def checkpoints(self, job: str) -> Path:
         """The folder of a job's checkpoints."""
-        return self.root / "jobs" / job / "checkpoints"
+        return self.jobs / job / "checkpoints"
 
     def attempt(self, job: str, attempt: int) -> Path:
         """The folder of one attempt of a job."""
-        return self.root / "jobs" / job / "attempts" / str(attempt)
+        return self.jobs / job / "attempts" / str(attempt)
 
     def artifacts(self, job: str, attempt: int) -> Path:
         """The folder of what an attempt makes: its own, so that an attempt which lives on changes no other's."""

@@ -2,6 +2,7 @@
 """Paths in requests: relative to configured folders, and never outside of them."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from finetree_runtime.errors import NotFound, PermissionDenied
@@ -22,8 +23,9 @@ def inside(roots: Iterable[str], path: str, *, field_path: str, reason: str) -> 
             continue
         if found.is_relative_to(base):
             allowed = True
-            if found.exists():
-                return found
+            with suppress(OSError):  # a name that is too long
+                if found.exists():
+                    return found
     if not allowed:
         text = f"{field_path}: {path[:80]!r} is not under a configured root; use a path under one."
         raise PermissionDenied("PATH_OUTSIDE_ROOTS", text, metadata={"field": field_path})

@@ -129,13 +129,10 @@ class RowFile:
         """The rows of a record: more than one if they are nested in it. Raises RowError."""
         if isinstance(record, RowError):
             raise record
-        named = self.reading.columns.given().values()
-        if (
-            self._survey is None
-            and self.reading.row_format is None
-            and not any(present(record, path) for path in named)
-        ):
-            self._nesting = detect_nesting(record)
+        if self._survey is None and self.reading.row_format is None:
+            named = self.reading.columns.given().values()
+            if not any(present(record, path) for path in named):
+                self._nesting = detect_nesting(record)
         return (record,) if self._nesting is None else self._nesting.rows(record)
 
     def _entry(self, number: int, value: dict[str, Any] | RowError) -> Row | BadRow:

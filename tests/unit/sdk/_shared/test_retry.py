@@ -5,7 +5,17 @@ import time
 
 import finetree
 import pytest
-from finetree._shared.retry import FIRST_DELAY, LONGEST_DELAY, Backoff, deadline_after
+from finetree._shared.retry import (
+    CALL_DELAYS,
+    FIRST_DELAY,
+    LONGEST_DELAY,
+    LONGEST_HINT,
+    RETRY_TOKENS,
+    Attempts,
+    Backoff,
+    RetryBudget,
+    deadline_after,
+)
 
 BROKEN = finetree.Unavailable("gone", reason="SERVICE_UNREACHABLE")
 
@@ -66,3 +76,56 @@ def test_a_deadline_is_a_timeout_that_tells_the_last_trouble():
         Backoff(patience=300, deadline=time.monotonic() - 1).within(5)
     assert (Backoff(patience=300).within(None), Backoff(patience=300).within(5)) == (None, 5)
     assert 0 < Backoff(patience=300, deadline=deadline_after(3)).within(5) <= 3
+
+
+def spend(attempts, error=BROKEN):
+    """Delays until the error is raised."""
+    delays: list[float] = []
+    while True:
+        try:
+            delays.append(attempts.delay(error))
+        except finetree.FinetreeError as raised:
+            if raised is not error:
+                raise
+            return delays
+
+
+def test_a_unary_call_has_so_many_further_attempts():
+    assert [len(spend(Attempts(retries, RetryBudget(), None))) for retries in (0, 1, 3, 8)] == [0, 1, 3, 8]
+    delays = spend(Attempts(6, RetryBudget(), None))
+    for delay, grown in zip(delays, (*CALL_DELAYS, CALL_DELAYS[-1], CALL_DELAYS[-1]), strict=True):
+        assert grown / 2 <= delay <= grown
+
+
+def test_attempts_share_one_deadline():
+    attempts = Attempts(3, RetryBudget(), 100.0)
+    assert 99 < attempts.timeout() <= 100
+    assert attempts.timeout() < Attempts(3, RetryBudget(), 100.0).timeout()
+    assert Attempts(3, RetryBudget(), None).timeout() is None
+    assert spend(Attempts(3, RetryBudget(), 0.01)) == []
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(0.5, True), (LONGEST_HINT, True), (LONGEST_HINT + 1, False)])
+def test_a_service_that_says_when_to_come_back_is_waited_for_but_not_long(seconds, waits):
+    full = finetree.ResourceExhausted("full", reason="TOO_MANY_CALLS", retry_after=seconds)
+    attempts = Attempts(1, RetryBudget(), 300.0)
+    if waits:
+        assert attempts.delay(full) >= seconds
+    with pytest.raises(finetree.ResourceExhausted):
+        attempts.delay(full)
+
+
+def test_an_outage_is_not_multiplied():
+    budget = RetryBudget()
+    made = sum(len(spend(Attempts(3, budget, None))) for _ in range(1000))
+    assert made == RETRY_TOKENS
+
+
+def test_ten_answers_earn_a_retry_and_no_more_than_the_budget_is_kept():
+    budget = RetryBudget()
+    for _ in range(1000):
+        budget.earn()
+    assert sum(budget.spend() for _ in range(100)) == RETRY_TOKENS
+    for _ in range(11):
+        Attempts(3, budget, None).succeeded()
+    assert [budget.spend(), budget.spend()] == [True, False]

@@ -3,8 +3,8 @@
 
 import finetree
 import pytest
-from finetree._shared.options import TLS, Target
 from finetree._shared.status import error_of, error_of_status, is_broken_connection
+from finetree.config.options import TLS, Target
 from finetree.errors import BY_CODE, FinetreeError, Violation
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 

@@ -96,9 +96,19 @@ def test_code_of_a_model_is_neither_run_nor_needed_where_transformers_has_the_ar
     assert refused(base).reason == "MODEL_REMOTE_CODE"
 
 
+def test_an_adapter_beside_a_model_is_not_loaded_into_it(base):
+    (base / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "x"}')
+    error = refused(base)
+    assert error.reason == "MODEL_IS_ADAPTER"
+    assert "adapter_config.json" in str(error)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        ({"_attn_implementation": "org/kernel"}, "MODEL_REMOTE_CODE"),
+        ({"attn_implementation": "org/kernel@v1:flash"}, "MODEL_REMOTE_CODE"),
+        ({"text_config": {"_attn_implementation": "org/kernel"}}, "MODEL_REMOTE_CODE"),
         ({"model_type": "vit"}, "MODEL_ARCHITECTURE_UNSUPPORTED"),
         ({"quantization_config": {"quant_method": "awq"}}, "MODEL_QUANTIZED"),
         ({"num_hidden_layers": 3}, "MODEL_WEIGHTS_MISSING"),

@@ -2,13 +2,17 @@
 """What a template cannot render is refused with the row."""
 
 import copy
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from finetree_worker.errors import DataError
 from finetree_worker.plan import LossOn
+from finetree_worker.tokenize.chat_template import ChatTemplate, Conversation
+from finetree_worker.tokenize.render import _marked_spans, _span
 from finetree_worker.tokenize.rows import Message, Row, RowFormat
+from usual_templates import EACH, TEMPLATES, conversation
 from worker_harness import example_of, learned_text
 
 TWO_TURNS = Row(
@@ -123,3 +127,46 @@ def test_a_template_that_hides_where_an_answer_begins_is_refused_with_row_and_tu
     whole = example_of(TWO_TURNS, RowFormat.CHAT, backwards, LossOn.ALL)
     assert learned_text(whole, backwards).startswith("assistant: four\nuser: three\n")
     assert learned_text(example_of(Row(1, text="one two"), RowFormat.TEXT, backwards), backwards) == "one two<|im_end|>"
+
+
+REWRITING = {
+    "thoughts of the last answer": EACH + "<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
+    "letters": EACH + "<|{{ m.role }}|>\n{{ m.content | upper }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
+    "a last line": EACH + "<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% else %}end of talk{% endif %}",
+}
+"""Templates whose answers change with what follows them, or differ from the row's text."""
+WITHOUT_MARKS = ("Llama 2", "Mistral v3")
+"""Templates that write nothing before an answer but the end of the question."""
+
+
+@pytest.mark.parametrize("name", [*TEMPLATES, *REWRITING])
+def test_answers_are_found_by_their_marks_where_rendering_up_to_each_finds_them(tokenizer: Any, name: str) -> None:
+    known = copy.deepcopy(tokenizer)
+    known.chat_template = {**TEMPLATES, **REWRITING}[name]
+    template, chance = ChatTemplate(known), random.Random(name)
+    header = template.answer_marks.header if template.answer_marks else "<|im_start|>assistant\n"
+    found = answers = 0
+    for number in range(150):
+        turns = conversation(chance)
+        odd = chance.choice(turns)
+        odd["content"] = chance.choice(["{}", "{}", " {}", "{}\n", header + "{}", "</think>{}"]).format(odd["content"])
+        chat = Conversation(Row(number, tuple(Message(t["role"], t["content"]) for t in turns)), template)
+        text = chat.text()
+        for turn, span in _marked_spans(chat, text).items():
+            assert span == _span(chat, turn, text)
+            found += 1
+        answers += sum(turn["role"] == "assistant" for turn in turns)
+    if name in WITHOUT_MARKS:
+        assert not found
+    elif name in TEMPLATES or name == "thoughts of the last answer":
+        assert found > 0.5 * answers
+
+
+def test_a_first_answer_is_learned_from_its_header_on(tokenizer: Any) -> None:
+    row = Row(1, (Message("assistant", "hello"), Message("user", "hi"), Message("assistant", "bye")))
+    example = example_of(row, RowFormat.CHAT, tokenizer)
+    assert learned_text(example, tokenizer) == "<|im_start|>assistant\nhello<|im_end|>bye<|im_end|>"

@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from finetree.display.events import PHASES, event_line, step_note
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 from finetree_cli.output import Output, as_dict, plain
@@ -15,21 +16,6 @@ if TYPE_CHECKING:
 
 LINE_EVERY_SECONDS = 5.0
 """Shortest time between two lines about steps where there is no terminal, so that a log stays readable."""
-
-PHASES: dict[int, str] = {
-    job_pb2.JOB_PHASE_START: "starting a worker",
-    job_pb2.JOB_PHASE_DOWNLOAD_MODEL: "downloading the model",
-    job_pb2.JOB_PHASE_CONVERT_MODEL: "preparing the model",
-    job_pb2.JOB_PHASE_LOAD_MODEL: "loading the model",
-    job_pb2.JOB_PHASE_TOKENIZE: "reading rows",
-    job_pb2.JOB_PHASE_EVALUATE_BEFORE: "evaluating before training",
-    job_pb2.JOB_PHASE_TRAIN: "training",
-    job_pb2.JOB_PHASE_EVALUATE_AFTER: "evaluating after training",
-    job_pb2.JOB_PHASE_SAVE: "saving",
-}
-"""Display names of the phases."""
-
-_ENDS = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 
 
 class View(Protocol):
@@ -88,7 +74,7 @@ class LineView(JsonView):
         payload = event.WhichOneof("payload")
         if payload in ("step_metrics", "phase_progress") and not self._is_due(event):
             return
-        line = text(event)
+        line = event_line(event)
         if line:
             self._out.say(line)
 
@@ -121,7 +107,7 @@ class BarView:
             unit = units.word(event_pb2.ProgressUnit, at.unit) if at.unit else ""
             self._move(at.phase, done, total, unit if at.total else f"{at.done} {unit}" * bool(unit))
         else:
-            line = text(event)
+            line = event_line(event)
             if line:
                 self._progress.console.print(plain(line), soft_wrap=True)
 
@@ -155,37 +141,3 @@ def _progress(out: Output) -> "Progress":
         console=out.console(err=True),
         transient=True,
     )
-
-
-def step_note(step: event_pb2.StepMetrics) -> str:
-    """Format loss, speed and remaining time: "loss 1.234  812 tokens/s  1 min 5 s left"."""
-    loss = f"loss {step.loss:.3f}" if step.HasField("loss") else "loss not finite"
-    left = f"  {units.duration(step.eta_seconds.expected)} left" if step.HasField("eta_seconds") else ""
-    return f"{loss}  {units.count(step.tokens_per_second)} tokens/s{left}"
-
-
-def text(event: event_pb2.JobEvent) -> str:
-    """Format an event as one line; empty for an event that is not shown (or of a newer service)."""
-    payload = event.WhichOneof("payload")
-    if payload == "step_metrics":
-        step = event.step_metrics
-        return f"step {step.step}/{step.total_steps}  {step_note(step)}"
-    if payload == "phase_progress":
-        at = event.phase_progress
-        rows = f", {at.done} rows" if at.unit == event_pb2.PROGRESS_UNIT_ROWS else ""
-        return f"{PHASES.get(at.phase, 'working')} {at.fraction:.0%}{rows}"
-    if payload == "eval_metrics":
-        return _evaluation(event.eval_metrics)
-    if payload in ("log_line", "forecast") or (payload == "state_changed" and event.state in _ENDS):
-        # `finetree jobs logs` shows logs, the steps' lines the remaining time, the Terminal event the end.
-        return ""
-    return event.message
-
-
-def _evaluation(found: event_pb2.EvalMetrics) -> str:
-    parts = [f"evaluation at step {found.step} on {found.examples} rows"]
-    if found.HasField("loss"):
-        parts.append(f"loss {found.loss:.3f}")
-    if found.HasField("exact_match"):
-        parts.append(f"exact match {found.exact_match:.1%}")
-    return "  ".join(parts)

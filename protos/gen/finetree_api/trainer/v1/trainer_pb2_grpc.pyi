@@ -42,6 +42,9 @@ class TrainerServiceStub:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
     (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
     INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
+    trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
+    the operator must restore a backup).
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
@@ -208,6 +211,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
     (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
     INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
+    trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
+    the operator must restore a backup).
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.
@@ -370,6 +376,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
     (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
     INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
+    trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
+    the operator must restore a backup).
     Rpcs that write can answer UNAVAILABLE (STORE_UNAVAILABLE: retry after the time in RetryInfo, with the same
     request_id) and RESOURCE_EXHAUSTED (DISK_FULL: free space, then retry). Nothing else is to be retried unchanged,
     unless an rpc says so.

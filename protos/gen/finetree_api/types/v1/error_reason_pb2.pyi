@@ -205,7 +205,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     hub_endpoint, then start the job again.
     """
     ERROR_REASON_MODEL_IS_ADAPTER: _ErrorReason.ValueType  # 81
-    """The repository holds an adapter and no base model (INVALID_ARGUMENT, job errors). Name its base model."""
+    """The repository holds an adapter and no base model, or a model folder has an adapter beside its weights
+    (INVALID_ARGUMENT, job errors). Name its base model, or move adapter_config.json out of the folder.
+    """
     ERROR_REASON_MODEL_INCOMPLETE: _ErrorReason.ValueType  # 82
     """The model lacks its configuration or some of its weights (INVALID_ARGUMENT, job errors). Fetch the model again, or
     name one in the transformers format with safetensors.
@@ -377,6 +379,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The chat template leaves the reasoning of a learned answer out (INVALID_ARGUMENT, job errors). Set loss_tokens to
     LOSS_TOKENS_LAST_COMPLETION, or train a model whose template keeps it.
     """
+    ERROR_REASON_TOKENIZATION_LIMIT: _ErrorReason.ValueType  # 148
+    """Rendering and tokenizing some rows took too much processor time or memory (INVALID_ARGUMENT, job errors). Check the
+    model's chat template and tokenizer, or split very long rows.
+    """
     ERROR_REASON_UNREAD_COLUMNS: _ErrorReason.ValueType  # 145
     """Columns that are not read hold text that the rest may not make sense without (INVALID_ARGUMENT, the trainer and job
     errors). Name them in reading.columns or reading.ignored_columns, or accept the finding.
@@ -419,7 +425,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_LOG_RESET: _ErrorReason.ValueType  # 168
     """The event log was restored from a backup (FAILED_PRECONDITION, WatchJob). Watch again from the beginning."""
     ERROR_REASON_EVENTS_DAMAGED: _ErrorReason.ValueType  # 169
-    """A block of the event log is damaged on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
+    """Events of the log are damaged or missing on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
     trainer's data from a backup.
     """
     ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 170
@@ -435,6 +441,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OFFSET_BEYOND_END: _ErrorReason.ValueType  # 173
     """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
     below.
+    """
+    ERROR_REASON_RECORD_DAMAGED: _ErrorReason.ValueType  # 174
+    """What the trainer's database holds of a job, a dataset, an artifact or a request is damaged on the disk
+    (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
+    data from a backup.
     """
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 180
     """Failures of a running job.
@@ -497,6 +508,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_STORAGE_FAILED: _ErrorReason.ValueType  # 205
     """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job
     again.
+    """
+    ERROR_REASON_STORE_DAMAGED: _ErrorReason.ValueType  # 206
+    """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
+    from a backup.
     """
     ERROR_REASON_WORKER_TOKEN_INVALID: _ErrorReason.ValueType  # 220
     """Workers that attach to the trainer.
@@ -700,7 +715,9 @@ ERROR_REASON_HUB_UNREACHABLE: ErrorReason.ValueType  # 80
 hub_endpoint, then start the job again.
 """
 ERROR_REASON_MODEL_IS_ADAPTER: ErrorReason.ValueType  # 81
-"""The repository holds an adapter and no base model (INVALID_ARGUMENT, job errors). Name its base model."""
+"""The repository holds an adapter and no base model, or a model folder has an adapter beside its weights
+(INVALID_ARGUMENT, job errors). Name its base model, or move adapter_config.json out of the folder.
+"""
 ERROR_REASON_MODEL_INCOMPLETE: ErrorReason.ValueType  # 82
 """The model lacks its configuration or some of its weights (INVALID_ARGUMENT, job errors). Fetch the model again, or
 name one in the transformers format with safetensors.
@@ -872,6 +889,10 @@ ERROR_REASON_REASONING_NOT_RENDERED: ErrorReason.ValueType  # 144
 """The chat template leaves the reasoning of a learned answer out (INVALID_ARGUMENT, job errors). Set loss_tokens to
 LOSS_TOKENS_LAST_COMPLETION, or train a model whose template keeps it.
 """
+ERROR_REASON_TOKENIZATION_LIMIT: ErrorReason.ValueType  # 148
+"""Rendering and tokenizing some rows took too much processor time or memory (INVALID_ARGUMENT, job errors). Check the
+model's chat template and tokenizer, or split very long rows.
+"""
 ERROR_REASON_UNREAD_COLUMNS: ErrorReason.ValueType  # 145
 """Columns that are not read hold text that the rest may not make sense without (INVALID_ARGUMENT, the trainer and job
 errors). Name them in reading.columns or reading.ignored_columns, or accept the finding.
@@ -914,7 +935,7 @@ ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 167
 ERROR_REASON_LOG_RESET: ErrorReason.ValueType  # 168
 """The event log was restored from a backup (FAILED_PRECONDITION, WatchJob). Watch again from the beginning."""
 ERROR_REASON_EVENTS_DAMAGED: ErrorReason.ValueType  # 169
-"""A block of the event log is damaged on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
+"""Events of the log are damaged or missing on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
 trainer's data from a backup.
 """
 ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 170
@@ -930,6 +951,11 @@ artifact's files.
 ERROR_REASON_OFFSET_BEYOND_END: ErrorReason.ValueType  # 173
 """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
 below.
+"""
+ERROR_REASON_RECORD_DAMAGED: ErrorReason.ValueType  # 174
+"""What the trainer's database holds of a job, a dataset, an artifact or a request is damaged on the disk
+(FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
+data from a backup.
 """
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 180
 """Failures of a running job.
@@ -992,6 +1018,10 @@ Try again after the time in RetryInfo.
 ERROR_REASON_STORAGE_FAILED: ErrorReason.ValueType  # 205
 """The worker cannot write to its disk (RESOURCE_EXHAUSTED, job errors). See the trainer's log, then start the job
 again.
+"""
+ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 206
+"""The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
+from a backup.
 """
 ERROR_REASON_WORKER_TOKEN_INVALID: ErrorReason.ValueType  # 220
 """Workers that attach to the trainer.

@@ -16,11 +16,12 @@ from finetree_api.trainer.v1 import (
     trainer_pb2_grpc,
 )
 from finetree_runtime.errors import invalid_field
-from finetree_runtime.ids import ResourceName, parse_child, parse_name, parse_parent
+from finetree_runtime.ids import ResourceName, parse_name, parse_parent
 from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server import context
 from finetree_runtime.server.identity import server_info
 
+from finetree_trainer.api.names import Names
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.datasets.previews import DEFAULT_ROWS, MAX_ROWS, Previews
@@ -45,6 +46,7 @@ FEATURES = (*capabilities.features(), "models.hub", "watch.cursor", "datasets.re
 class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     """Every rpc of the trainer; its fields answer them."""
 
+    names: Names
     jobs: Jobs
     datasets: Datasets
     watches: Watches
@@ -73,13 +75,14 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         first = await anext(pieces, None)
         if first is None or not first.name:
             raise invalid_field("name", "the first message must name the dataset")
-        uid = _uid(first.name, "datasets")
+        uid = (await self.names.dataset(first.name)).id
         context.bind(dataset=uid)
         return dataset_pb2.WriteDatasetResponse(dataset=await self.datasets.write(uid, _pieces(first, pieces)))
 
     async def GetDataset(self, request: dataset_pb2.GetDatasetRequest, context_: Any) -> dataset_pb2.GetDatasetResponse:
         """Return a dataset."""
-        return dataset_pb2.GetDatasetResponse(dataset=await self.datasets.get(_uid(request.name, "datasets")))
+        name = await self.names.dataset(request.name)
+        return dataset_pb2.GetDatasetResponse(dataset=await self.datasets.get(name.id))
 
     async def ListDatasets(
         self, request: dataset_pb2.ListDatasetsRequest, context_: Any
@@ -105,7 +108,9 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> dataset_pb2.PreviewDatasetResponse:
         """Show rows as training sees them."""
         named = request.WhichOneof("source") == "dataset"
-        subject = _uid(request.dataset, "datasets", "dataset") if named else _uid(request.job, "jobs", "job")
+        names = self.names
+        found = await (names.dataset(request.dataset, "dataset") if named else names.job(request.job, "job"))
+        subject = found.id
         scope = _scope("PreviewDataset", subject, request, "page_token", "page_size", "dataset", "job")
         # Later pages are of the first page's job, also when a newer one has succeeded meanwhile.
         job, _, offset = (self.tokens.read(scope, request.page_token) or "").partition(":")
@@ -116,8 +121,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         size = page_size(request.page_size, default=DEFAULT_ROWS, maximum=MAX_ROWS)
         rows, reached = await self.previews.page(job, request, offset=int(offset or 0), limit=size)
         token = self.tokens.issue(scope, f"{job}:{reached}") if reached else ""
-        name = str(ResourceName(context.principal().project, "jobs", job))
-        return dataset_pb2.PreviewDatasetResponse(rows=rows, next_page_token=token, job=name)
+        name = ResourceName(found.project, "jobs", job)
+        return dataset_pb2.PreviewDatasetResponse(rows=rows, next_page_token=token, job=str(name))
 
     async def ListBaseModels(
         self, request: base_model_pb2.ListBaseModelsRequest, context_: Any
@@ -167,7 +172,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     async def GetJob(self, request: trainer_pb2.GetJobRequest, context_: Any) -> trainer_pb2.GetJobResponse:
         """Return a job."""
-        return trainer_pb2.GetJobResponse(job=await self.jobs.get(_uid(request.name, "jobs")))
+        name = await self.names.job(request.name)
+        return trainer_pb2.GetJobResponse(job=await self.jobs.get(name.id))
 
     async def ListJobs(self, request: trainer_pb2.ListJobsRequest, context_: Any) -> trainer_pb2.ListJobsResponse:
         """List jobs, newest first."""
@@ -188,7 +194,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     async def CancelJob(self, request: trainer_pb2.CancelJobRequest, context_: Any) -> trainer_pb2.CancelJobResponse:
         """Ask a job to stop."""
         save = request.mode == trainer_pb2.CANCEL_MODE_CHECKPOINT
-        name = parse_name(request.name, "jobs", project=context.principal().project)
+        name = await self.names.job(request.name)
         job = await self.jobs.cancel(name.id, save=save, key=cancel_key(name.project, request))
         return trainer_pb2.CancelJobResponse(job=job)
 
@@ -196,7 +202,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: event_log_pb2.WatchJobRequest, context_: Any
     ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
         """Stream a job's events."""
-        uid = _uid(request.name, "jobs")
+        uid = (await self.names.job(request.name)).id
         context.bind(job=uid)
         chosen = Filter(
             mask=requested_kinds(request.kinds),
@@ -213,7 +219,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: event_log_pb2.ListEventsRequest, context_: Any
     ) -> event_log_pb2.ListEventsResponse:
         """List events, in either order."""
-        uid = _uid(request.name, "jobs")
+        uid = (await self.names.job(request.name)).id
         scope = _scope("ListEvents", uid, request, "page_token", "page_size", "name")
         position = self.tokens.read(scope, request.page_token)
         size = page_size(request.page_size, default=100)
@@ -225,7 +231,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: artifact_pb2.ListArtifactsRequest, context_: Any
     ) -> artifact_pb2.ListArtifactsResponse:
         """List the artifacts of a job."""
-        uid, size = _uid(request.parent, "jobs", "parent"), page_size(request.page_size)
+        uid, size = (await self.names.job(request.parent, "parent")).id, page_size(request.page_size)
         scope = f"ListArtifacts/{uid}"
         after = self.tokens.read(scope, request.page_token) or ""
         found = await self.artifacts.page(uid, after=after, limit=size + 1)
@@ -237,7 +243,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         self, request: artifact_pb2.DownloadArtifactRequest, context_: Any
     ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
         """Stream a file of an artifact."""
-        job, artifact = parse_child(request.name, "jobs", "artifacts", project=context.principal().project)
+        job, artifact = await self.names.artifact(request.name)
         async for piece in self.artifacts.read(
             job.id, artifact, request.path, offset=request.offset, limit=request.limit
         ):
@@ -263,10 +269,6 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
 def _parent(text: str) -> str:
     return parse_parent(text, project=context.principal().project)
-
-
-def _uid(text: str, collection: str, field_path: str = "name") -> str:
-    return parse_name(text, collection, field_path=field_path, project=context.principal().project).id
 
 
 def _scope(method: str, subject: str, request: Any, *without: str) -> str:

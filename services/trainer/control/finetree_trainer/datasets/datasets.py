@@ -88,13 +88,19 @@ class Datasets:
         """Return a dataset. Raises NotFound DATASET_NOT_FOUND."""
         return to_message(await self._load(uid))
 
+    async def of_project(self, name: ResourceName, project: str) -> DatasetRow:
+        """Return a complete dataset of a project. Raises what `ready` raises, NotFound for another project's too."""
+        if not name.project == (await self._load(name.id)).project == project:
+            raise dataset_not_found(name.id)
+        return await self.ready(name.id)
+
     async def ready(self, uid: str) -> DatasetRow:
         """Return a complete dataset. Raises NotFound, or FailedPrecondition DATASET_NOT_READY."""
         row = await self._load(uid)
         if not row.ready:
             raise FailedPrecondition(
                 "DATASET_NOT_READY",
-                f"Dataset {uid} has {row.committed_bytes} of {row.size_bytes} bytes; finish the upload.",
+                f"Dataset {row.uid} has {row.committed_bytes} of {row.size_bytes} bytes; finish the upload.",
                 metadata={"committed_bytes": str(row.committed_bytes)},
             )
         return row
@@ -118,8 +124,8 @@ class Datasets:
             if request_ids.claim(connection, key, uid, now=self._clock()):
                 return ""
             row = datasets.load(connection, uid)
-            if row is None:
-                raise _not_found(uid)
+            if row is None or row.project != project:
+                raise dataset_not_found(uid)
             user = jobs.user_of_dataset(connection, uid, states.LIVE)
             if user is not None:
                 text = f"{user.name} needs this dataset; wait for it or cancel it."
@@ -151,7 +157,7 @@ class Datasets:
     async def _load(self, uid: str) -> DatasetRow:
         row = await self._store.read(lambda connection: datasets.load(connection, uid))
         if row is None:
-            raise _not_found(uid)
+            raise dataset_not_found(uid)
         return row
 
     def _new_row(self, project: str, owner: str, request: dataset_pb2.CreateDatasetRequest) -> DatasetRow:
@@ -182,8 +188,12 @@ class Datasets:
 
 
 def to_message(row: DatasetRow) -> dataset_pb2.Dataset:
-    """Build the contract's message from a row."""
+    """Build the contract's message from a row; of a damaged one, from what its columns say."""
     message = dataset_pb2.Dataset.FromString(row.record)
+    if row.damaged:
+        message.name, message.uid = str(ResourceName(row.project, "datasets", row.uid)), row.uid
+        message.size_bytes, message.sha256, message.created_by = row.size_bytes, row.sha256, row.owner
+        message.create_time.CopyFrom(timestamp(row.create_time))
     message.state = dataset_pb2.DATASET_STATE_READY if row.ready else dataset_pb2.DATASET_STATE_UPLOADING
     message.committed_bytes = row.size_bytes if row.ready else row.committed_bytes
     message.update_time.CopyFrom(timestamp(row.update_time))
@@ -207,5 +217,6 @@ def _too_large(size: int, limit: int, what: str) -> ResourceExhausted:
     return ResourceExhausted("DATASET_TOO_LARGE", text, metadata={"limit": str(limit)}, violations=violations)
 
 
-def _not_found(uid: str) -> NotFound:
+def dataset_not_found(uid: str) -> NotFound:
+    """Build the error for a dataset that does not exist."""
     return NotFound("DATASET_NOT_FOUND", f"There is no dataset {uid!r}; ListDatasets shows the ones that exist.")

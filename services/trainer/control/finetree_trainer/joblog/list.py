@@ -52,18 +52,19 @@ class EventLister:
 
 
 def _select(connection: Connection, uid: str, request: event_log_pb2.ListEventsRequest) -> _Selection:
-    row = jobs.load_hot(connection, uid)
-    if row is None:
+    reach = jobs.span(connection, uid)
+    if reach is None:
         raise job_not_found(uid)
     after = request.after_seq
-    if after > row.last_seq:
-        raise future_seq(after, row.last_seq)
-    if after and after + 1 < row.oldest_seq:
-        raise events_expired(row.oldest_seq)
+    if after > reach.last_seq:
+        raise future_seq(after, reach.last_seq)
+    if after and after + 1 < reach.oldest_seq:
+        raise events_expired(reach.oldest_seq)
+    after = max(after, reach.oldest_seq - 1)
     if request.HasField("after_time"):
         moment = request.after_time.ToMicroseconds()
-        after = max(after, events.seq_before_time(connection, uid, moment, last_seq=row.last_seq))
-    before = request.before_seq or row.last_seq + 1
+        after = max(after, events.seq_before_time(connection, uid, moment, last_seq=reach.last_seq))
+    before = min(request.before_seq or reach.last_seq + 1, reach.last_seq + 1)
     return _Selection(uid, after, before, requested_kinds(request.kinds), request.min_level)
 
 

@@ -126,7 +126,7 @@ class EventLog:
         """Load a job, let `decide` add events and move its state, and store all of it in one transaction.
 
         `decide` runs on the writer thread and must not block. With `attempt`, raises FencedError when the job has
-        moved on to another. Raises NotFound JOB_NOT_FOUND.
+        moved on to another. Raises NotFound JOB_NOT_FOUND, FailedPrecondition RECORD_DAMAGED.
         """
 
         def work(connection: Connection) -> Change[T]:
@@ -144,8 +144,15 @@ class EventLog:
 
         return await self._commit(work)
 
+    async def span(self, uid: str) -> jobs.Span:
+        """How far a job's log reaches. Raises NotFound JOB_NOT_FOUND."""
+        found = await self.store.read(lambda connection: jobs.span(connection, uid))
+        if found is None:
+            raise job_not_found(uid)
+        return found
+
     async def row(self, uid: str) -> jobs.JobRow:
-        """A job's row. Raises NotFound JOB_NOT_FOUND."""
+        """A job's row. Raises NotFound JOB_NOT_FOUND, FailedPrecondition RECORD_DAMAGED."""
         found = await self.store.read(lambda connection: jobs.load(connection, uid))
         if found is None:
             raise job_not_found(uid)
@@ -171,15 +178,15 @@ class EventLog:
             return tail.slice(after, mask, limit)
 
         def load(connection: Connection) -> events.Slice:
-            row = jobs.load_hot(connection, uid)
-            if row is None:
+            reach = jobs.span(connection, uid)
+            if reach is None:
                 raise job_not_found(uid)
-            if after + 1 < row.oldest_seq:
-                raise events_expired(row.oldest_seq)
+            if after + 1 < reach.oldest_seq:
+                raise events_expired(reach.oldest_seq)
             found, covered = events.read_after(
-                connection, uid, after, last_seq=row.last_seq, mask=mask, blocks=READ_BLOCKS
+                connection, uid, after, last_seq=reach.last_seq, mask=mask, blocks=READ_BLOCKS
             )
-            return events.Slice(found, covered, row.last_seq, row.state in states.TERMINAL)
+            return events.Slice(found, covered, reach.last_seq, reach.state in states.TERMINAL)
 
         return await self.store.read(load)
 

@@ -86,7 +86,7 @@ class Watches:
 
     async def start(self, request: event_log_pb2.WatchJobRequest, uid: str) -> int:
         """Find the number after which a request begins. Raises the errors that WatchJob documents."""
-        row = await self._log.row(uid)
+        reach = await self._log.span(uid)
         match request.WhichOneof("start"):
             case "cursor":
                 after = cursor.decode(request.cursor, self._log.store.log_epoch, uid)
@@ -95,16 +95,16 @@ class Watches:
             case "after_time":
                 moment = request.after_time.ToMicroseconds()
                 after = await self._log.store.read(
-                    lambda connection: events.seq_before_time(connection, uid, moment, last_seq=row.last_seq)
+                    lambda connection: events.seq_before_time(connection, uid, moment, last_seq=reach.last_seq)
                 )
             case "now":
-                after = row.last_seq
+                after = reach.last_seq
             case _:
                 after = 0
-        if after > row.last_seq:
-            raise future_seq(after, row.last_seq)
-        if after + 1 < row.oldest_seq:
-            raise events_expired(row.oldest_seq)
+        if after > reach.last_seq:
+            raise future_seq(after, reach.last_seq)
+        if after + 1 < reach.oldest_seq:
+            raise events_expired(reach.oldest_seq)
         return after
 
     async def watch(
@@ -128,9 +128,11 @@ class Watches:
         sampler = _StepSampler(chosen.steps_per_second)
         sent = -math.inf
         while True:
-            found = await self._log.read(uid, after, mask=chosen.mask | _TERMINAL_BIT)
+            found, begun = await self._log.read(uid, after, mask=chosen.mask | _TERMINAL_BIT), after
             shown, after = _shown(found, chosen, sampler)
             ended = found.finished and after >= found.last_seq
+            if ended and begun < after and (not found.events or found.events[-1].kind != event_pb2.EVENT_KIND_TERMINAL):
+                raise events.events_damaged("The job has ended, and its Terminal event is missing on disk")
             late = time.monotonic() - sent >= chosen.heartbeat
             if shown or ended or late or self._stop.done():
                 skipped = sampler.take()

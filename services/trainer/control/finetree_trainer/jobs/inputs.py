@@ -84,7 +84,7 @@ class Inputs:
         match source.WhichOneof("source"):
             case "name":
                 name = parse_name(source.name, "datasets", field_path=f"{field_path}.name", project=project)
-                return await self._uploaded(await self._datasets.ready(name.id), source, field_path)
+                return await self._uploaded(await self._datasets.of_project(name, project), source, field_path)
             case "path":
                 place = f"{field_path}.path"
                 file = paths.inside(self._data_roots, source.path, field_path=place, reason="DATASET_NOT_FOUND")

@@ -19,6 +19,7 @@ from finetree_trainer.settings import Settings
 from finetree_trainer.store import datasets, jobs, request_ids
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.request_ids import RequestKey, body_hash
+from finetree_trainer.store.sealed import record_damaged
 from finetree_trainer.workers.supervisor import Supervisor
 
 _OMITTED_IN_LISTS = ("setting_sources", "approved_plan", "recommendation")
@@ -121,11 +122,17 @@ class Jobs:
         return await self.get(uid)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
-        """Build the contract's message from a row and its record."""
+        """Build the contract's message from a row and its record; of a damaged one, from the row alone."""
         job = job_pb2.Job.FromString(row.record)
         job.MergeFrom(job_pb2.Job.FromString(row.snapshot))
         job.state = job_pb2.JobState.ValueType(row.state)
-        job.allowed_actions.extend(states.actions(row.state))
+        if row.damaged:
+            damage = record_damaged(f"job {row.uid}")
+            job.name, job.uid, job.created_by = row.name, row.uid, row.owner
+            job.create_time.CopyFrom(timestamp(row.create_time))
+            job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
+        else:
+            job.allowed_actions.extend(states.actions(row.state))
         job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
         job.suspended = row.suspended
         job.update_time.CopyFrom(timestamp(row.update_time))

@@ -3,7 +3,6 @@
 
 import asyncio
 import difflib
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from finetree_trainer.clock import Clock, timestamp
 from finetree_trainer.disk import uninterrupted
 from finetree_trainer.joblog import states
 from finetree_trainer.models import hub, locate
+from finetree_trainer.models.json_file import json_object
 from finetree_trainer.store import jobs, request_ids
 from finetree_trainer.store.database import Store
 from finetree_trainer.store.request_ids import RequestKey
@@ -121,7 +121,7 @@ class BaseModels:
                 commit = folder.name.removeprefix(".").removesuffix(_PARTIAL)
                 if not hub.COMMIT.fullmatch(commit):
                     continue
-                hub_id = str(_json(folder / "manifest.json").get("hub_id", "")) or home.name.replace("--", "/", 1)
+                hub_id = str(json_object(folder / "manifest.json").get("hub_id", "")) or home.name.replace("--", "/", 1)
                 source = model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id, revision=commit))
                 name = f"{home.name}@{commit}"
                 found = _found(folder, name, source, origin=base_model_pb2.BASE_MODEL_ORIGIN_HUB, hub_id=hub_id)
@@ -178,7 +178,7 @@ def _found(
     origin: base_model_pb2.BaseModelOrigin.ValueType,
     hub_id: str,
 ) -> FoundModel:
-    config = _json(folder / "config.json")
+    config = json_object(folder / "config.json")
     text = config.get("text_config")
     partial = folder.name.endswith(_PARTIAL)
     message = base_model_pb2.BaseModel(
@@ -187,7 +187,7 @@ def _found(
         state=base_model_pb2.BASE_MODEL_STATE_PARTIAL if partial else base_model_pb2.BASE_MODEL_STATE_READY,
         source=source,
         hub_id=hub_id,
-        revision=str(_json(folder / "manifest.json").get("revision", "")),
+        revision=str(json_object(folder / "manifest.json").get("revision", "")),
         size_bytes=_size(folder),
         model_type=str(config.get("model_type", "")),
         max_positions=locate.positions_in(config),
@@ -217,14 +217,6 @@ def _folders(parent: Path) -> list[Path]:
         return sorted(path for path in parent.iterdir() if path.is_dir())
     except OSError:
         return []
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _clear(trash: Path, parent: Path) -> None:

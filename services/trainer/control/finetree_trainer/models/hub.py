@@ -4,7 +4,6 @@
 The service itself never connects to a hub: a PREPARE task does, and leaves one folder for each commit.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import invalid_field
 
+from finetree_trainer.models.json_file import json_object
 from finetree_trainer.settings import Settings
 
 ORIGIN = "hub:"
@@ -67,11 +67,7 @@ def home(models: Path, model_id: str) -> Path:
 
 def refs(folder: Path) -> dict[str, str]:
     """Commits by branch or tag, as they were at the last PREPARE job."""
-    try:
-        content = json.loads((folder / "refs.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    found = content.items() if isinstance(content, dict) else ()
+    found = json_object(folder / "refs.json").items()
     return {ref: commit for ref, commit in found if isinstance(commit, str) and COMMIT.fullmatch(commit)}
 
 

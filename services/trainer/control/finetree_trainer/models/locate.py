@@ -2,7 +2,6 @@
 """Base models of specs: the folder of each one, and where a PREPARE job can get it."""
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from finetree_api.types.v1 import model_pb2
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 
 from finetree_trainer.models import hub
+from finetree_trainer.models.json_file import json_object
 from finetree_trainer.paths import inside
 
 _RELOCATED = "job.model"
@@ -150,12 +150,8 @@ def require_prepared(model: BaseModel, field_path: str) -> None:
 
 def positions(model: BaseModel) -> int:
     """Longest sequence of a prepared model in tokens, from its config.json; 0 when that does not say."""
-    try:
-        config = json.loads((model.folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        # The worker that loads the model reports what is wrong with its folder.
-        return 0
-    return positions_in(config)
+    # The worker that loads the model reports what is wrong with its folder.
+    return positions_in(json_object(model.folder / "config.json"))
 
 
 def positions_in(config: Any) -> int:
@@ -167,8 +163,5 @@ def positions_in(config: Any) -> int:
 
 def hub_id_in(config: Path) -> str:
     """The hub id in a model's config.json, if it looks like one: an adapter must name its base model's."""
-    try:
-        name = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path", "")
-    except (OSError, ValueError, AttributeError):
-        return ""
+    name = json_object(config).get("_name_or_path", "")
     return name if isinstance(name, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", name) else ""

@@ -4,6 +4,7 @@
 from sqlalchemy import Connection, delete, insert, select
 
 from finetree_trainer.store import schema
+from finetree_trainer.store.sealed import Damaged, record_damaged
 
 _artifacts = schema.artifacts.c
 
@@ -17,17 +18,20 @@ def put(connection: Connection, job: str, artifact: str, *, attempt: int, record
 
 
 def load(connection: Connection, job: str, artifact: str) -> bytes | None:
-    """The record of an artifact."""
+    """The record of an artifact. Raises FailedPrecondition RECORD_DAMAGED."""
     query = select(_artifacts.record).where(_artifacts.job_uid == job, _artifacts.artifact == artifact)
     found = connection.execute(query).scalar()
-    return bytes(found) if found is not None else None
+    return _whole(found, job, artifact) if found is not None else None
 
 
 def page(connection: Connection, job: str, *, after: str, limit: int) -> list[tuple[str, bytes]]:
-    """Names and records of a job's artifacts, in the order of their names, after `after`."""
+    """Names and records of a job's artifacts, in the order of their names, after `after`.
+
+    Raises FailedPrecondition RECORD_DAMAGED.
+    """
     query = select(_artifacts.artifact, _artifacts.record).where(_artifacts.job_uid == job, _artifacts.artifact > after)
     found = connection.execute(query.order_by(_artifacts.artifact).limit(limit))
-    return [(row.artifact, bytes(row.record)) for row in found]
+    return [(row.artifact, _whole(row.record, job, row.artifact)) for row in found]
 
 
 def newest_job_with(connection: Connection, artifact: str, *, dataset: str, task: int) -> str | None:
@@ -37,3 +41,9 @@ def newest_job_with(connection: Connection, artifact: str, *, dataset: str, task
     query = query.where(jobs.dataset_uid == dataset, jobs.task == task, _artifacts.artifact == artifact)
     found = connection.execute(query.order_by(jobs.uid.desc()).limit(1)).scalar()
     return str(found) if found is not None else None
+
+
+def _whole(record: bytes, job: str, artifact: str) -> bytes:
+    if isinstance(record, Damaged):
+        raise record_damaged(f"artifact {artifact} of job {job}")
+    return record

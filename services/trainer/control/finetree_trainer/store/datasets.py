@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from finetree_trainer.store import schema
+from finetree_trainer.store.sealed import Damaged, record_damaged
 
 _datasets = schema.datasets.c
 
@@ -25,6 +26,11 @@ class DatasetRow:
     create_time: int
     update_time: int
     record: bytes
+
+    @property
+    def damaged(self) -> bool:
+        """Whether its record is damaged on disk: what the columns say is all that is known of it."""
+        return isinstance(self.record, Damaged)
 
 
 _FIELDS = tuple(DatasetRow.__dataclass_fields__)
@@ -45,20 +51,28 @@ def create(connection: Connection, row: DatasetRow) -> None:
 
 
 def load(connection: Connection, uid: str) -> DatasetRow | None:
-    """The dataset of a uid."""
+    """The dataset of a uid. Raises FailedPrecondition RECORD_DAMAGED."""
     found = connection.execute(select(*_COLUMNS).where(_datasets.uid == uid)).first()
-    return _row(found) if found is not None else None
+    row = _row(found) if found is not None else None
+    if row is not None and row.damaged:
+        raise record_damaged(f"dataset {uid}")
+    return row
+
+
+def project_of(connection: Connection, uid: str) -> str | None:
+    """The project of a dataset; None where there is no such dataset."""
+    return connection.execute(select(_datasets.project).where(_datasets.uid == uid)).scalar()
 
 
 def by_content(connection: Connection, project: str, sha256: str) -> DatasetRow | None:
-    """The dataset of a project that has this content."""
-    query = select(*_COLUMNS).where(_datasets.project == project, _datasets.sha256 == sha256)
-    found = connection.execute(query).first()
-    return _row(found) if found is not None else None
+    """The dataset of a project that has this content. Raises FailedPrecondition RECORD_DAMAGED."""
+    query = select(_datasets.uid).where(_datasets.project == project, _datasets.sha256 == sha256)
+    uid = connection.execute(query).scalar()
+    return load(connection, uid) if uid is not None else None
 
 
 def page(connection: Connection, project: str, *, before: str, limit: int) -> list[DatasetRow]:
-    """Datasets of a project, newest first, with uids below `before` ("" means all)."""
+    """Datasets of a project, newest first, with uids below `before` ("" means all); damaged ones are among them."""
     query = select(*_COLUMNS).where(_datasets.project == project).order_by(_datasets.uid.desc()).limit(limit)
     if before:
         query = query.where(_datasets.uid < before)

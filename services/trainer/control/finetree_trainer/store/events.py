@@ -7,13 +7,15 @@ A block is the serialized `ListEventsResponse` of its events: length-delimited J
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.errors import FailedPrecondition
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, bindparam, text
 
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.schema import shard_of
+from finetree_trainer.store.sealed import Sealed
 
 KIND_BITS = 62
 """Kinds of event that a mask can hold: a signed 64-bit column has as many bits to spare."""
@@ -26,22 +28,28 @@ _FENCE = text("""
 UPDATE jobs SET last_seq = :last_seq, attempt = :attempt, state = :state, suspended = :suspended,
   attempt_started = :attempt_started, cancel_requested = :cancel_requested, update_time = :update_time,
   end_time = :end_time, snapshot = :snapshot
-WHERE uid = :uid AND attempt = :expected_attempt AND last_seq = :expected_seq""")
+WHERE uid = :uid AND attempt = :expected_attempt AND last_seq = :expected_seq""").bindparams(
+    bindparam("snapshot", type_=Sealed)
+)
 
 _INSERT = text("""
 INSERT INTO event_blocks (job_uid, first_seq, last_seq, shard, attempt, kinds, time_first, time_last, crc, payload)
 VALUES (:uid, :first_seq, :last_seq, :shard, :attempt, :kinds, :time_first, :time_last, :crc, :payload)""")
 
+# Payloads of other kinds are left on the disk; the numbers of every block are read, so that a missing one shows.
 _READ = text("""
-SELECT first_seq, last_seq, crc, payload FROM event_blocks
-WHERE job_uid = :uid AND last_seq > :after AND (kinds & :mask) <> 0 AND first_seq >= COALESCE(
+SELECT first_seq, last_seq, crc, CASE WHEN (kinds & :mask) <> 0 THEN payload END AS payload FROM event_blocks
+WHERE job_uid = :uid AND last_seq > :after AND first_seq >= COALESCE(
   (SELECT MAX(first_seq) FROM event_blocks WHERE job_uid = :uid AND first_seq <= :after + 1), 0)
-ORDER BY first_seq LIMIT :blocks""")
+ORDER BY first_seq LIMIT :headers""")
 
 _READ_BACK = text("""
-SELECT first_seq, last_seq, crc, payload FROM event_blocks
-WHERE job_uid = :uid AND first_seq < :before AND last_seq > :after AND (kinds & :mask) <> 0
-ORDER BY first_seq DESC LIMIT :blocks""")
+SELECT first_seq, last_seq, crc, CASE WHEN (kinds & :mask) <> 0 THEN payload END AS payload FROM event_blocks
+WHERE job_uid = :uid AND first_seq < :before AND last_seq > :after
+ORDER BY first_seq DESC LIMIT :headers""")
+
+HEADERS = 1024
+"""Blocks of one read whose numbers are looked at; of these few have events that are asked for."""
 
 _AFTER_TIME = text("""
 SELECT first_seq, last_seq, crc, payload FROM event_blocks
@@ -114,29 +122,49 @@ def read_after(
 ) -> tuple[list[event_pb2.JobEvent], int]:
     """Events with numbers above `after` whose kind is in `mask`, from at most `blocks` blocks, oldest first.
 
-    The second value is the number up to which everything was looked at; `last_seq` is the job's newest.
+    The second value is the number up to which everything was looked at; `last_seq` is the last that must be there.
+    Raises FailedPrecondition EVENTS_DAMAGED where a number up to it is missing.
     """
-    query = {"uid": uid, "after": after, "mask": mask, "blocks": blocks}
-    found = connection.execute(_READ, query).all()
+    query = {"uid": uid, "after": after, "mask": mask, "headers": HEADERS}
     events: list[event_pb2.JobEvent] = []
-    for block in found:
-        events.extend(e for e in _decode(block.crc, block.payload) if e.seq > after and mask >> e.kind & 1)
-    # Fewer blocks than asked for: nothing else up to the end matches, so the cursor may move there.
-    covered = found[-1].last_seq if len(found) == blocks else max(last_seq, after)
+    covered, rows, read = after, 0, 0
+    for block in connection.execute(_READ, query):
+        if block.first_seq > covered + 1:
+            raise _missing(covered + 1, block.first_seq - 1)
+        if block.payload is not None:
+            events.extend(e for e in _decode(block) if e.seq > after and mask >> e.kind & 1)
+            read += 1
+        covered, rows = block.last_seq, rows + 1
+        if read == blocks:
+            return events, covered
+    if rows < HEADERS and covered < last_seq:
+        raise _missing(covered + 1, last_seq)
     return events, covered
 
 
 def read_before(
     connection: Connection, uid: str, before: int, *, after: int, mask: int, blocks: int
 ) -> tuple[list[event_pb2.JobEvent], int]:
-    """Events with numbers below `before` and above `after`, newest first, and the number down to which it looked."""
-    query = {"uid": uid, "before": before, "after": after, "mask": mask, "blocks": blocks}
-    found = connection.execute(_READ_BACK, query).all()
+    """Events with numbers below `before` and above `after`, newest first, and the number down to which it looked.
+
+    Raises FailedPrecondition EVENTS_DAMAGED where a number between them is missing.
+    """
+    query = {"uid": uid, "before": before, "after": after, "mask": mask, "headers": HEADERS}
     events: list[event_pb2.JobEvent] = []
-    for block in found:
-        kept = [e for e in _decode(block.crc, block.payload) if after < e.seq < before and mask >> e.kind & 1]
-        events.extend(reversed(kept))
-    return events, (found[-1].first_seq if len(found) == blocks else after + 1)
+    reached, rows, read = before, 0, 0
+    for block in connection.execute(_READ_BACK, query):
+        if block.last_seq < reached - 1:
+            raise _missing(block.last_seq + 1, reached - 1)
+        if block.payload is not None:
+            kept = [e for e in _decode(block) if after < e.seq < before and mask >> e.kind & 1]
+            events.extend(reversed(kept))
+            read += 1
+        reached, rows = block.first_seq, rows + 1
+        if read == blocks:
+            return events, max(reached, after + 1)
+    if rows < HEADERS and reached > after + 1:
+        raise _missing(after + 1, reached - 1)
+    return events, max(reached, after + 1)
 
 
 def seq_before_time(connection: Connection, uid: str, time: int, *, last_seq: int) -> int:
@@ -144,7 +172,7 @@ def seq_before_time(connection: Connection, uid: str, time: int, *, last_seq: in
     block = connection.execute(_AFTER_TIME, {"uid": uid, "time": time}).first()
     if block is None:
         return last_seq
-    events = _decode(block.crc, block.payload)
+    events = _decode(block)
     return int(next(e.seq for e in events if e.event_time.ToMicroseconds() > time)) - 1
 
 
@@ -159,9 +187,21 @@ def remove_before(connection: Connection, uid: str, oldest_seq: int) -> None:
     connection.execute(_OLDEST, {"uid": uid, "seq": oldest_seq})
 
 
-def _decode(crc: int, payload: bytes) -> Sequence[event_pb2.JobEvent]:
-    if zlib.crc32(payload) != crc:
-        raise FailedPrecondition(
-            "EVENTS_DAMAGED", "A block of the event log is damaged on disk; restore the trainer's data from a backup."
-        )
-    return event_log_pb2.ListEventsResponse.FromString(payload).events
+def _decode(block: Row[Any]) -> Sequence[event_pb2.JobEvent]:
+    """The events of a block. Raises FailedPrecondition EVENTS_DAMAGED."""
+    first, last, crc, payload = tuple(block)
+    if not isinstance(payload, bytes) or zlib.crc32(payload) != crc:
+        raise events_damaged(f"Events {first} to {last} of the job are damaged on disk")
+    events = event_log_pb2.ListEventsResponse.FromString(payload).events
+    if not events or (events[0].seq, events[-1].seq) != (first, last):
+        raise events_damaged(f"Events {first} to {last} of the job are stored under wrong numbers")
+    return events
+
+
+def _missing(first: int, last: int) -> FailedPrecondition:
+    return events_damaged(f"Events {first} to {last} of the job are missing on disk")
+
+
+def events_damaged(what: str) -> FailedPrecondition:
+    """Build the error for a log of which something is damaged or missing."""
+    return FailedPrecondition("EVENTS_DAMAGED", f"{what}; restore the trainer's data from a backup.")

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, func, insert, or_, select
 
 from finetree_trainer.store import schema
+from finetree_trainer.store.sealed import Damaged, record_damaged
 
 _jobs = schema.jobs.c
 
@@ -41,6 +42,11 @@ class JobRow:
         """Resource name."""
         return f"projects/{self.project}/jobs/{self.uid}"
 
+    @property
+    def damaged(self) -> bool:
+        """Whether its record or its snapshot is damaged on disk: what the columns say is all that is known of it."""
+        return isinstance(self.snapshot, Damaged) or isinstance(self.record, Damaged)
+
 
 _FIELDS = tuple(name for name in JobRow.__dataclass_fields__ if name != "record")
 _HOT = tuple(schema.jobs.c[name] for name in _FIELDS)
@@ -65,15 +71,41 @@ def create(connection: Connection, row: JobRow, labels: Mapping[str, str]) -> No
 
 
 def load(connection: Connection, uid: str) -> JobRow | None:
-    """The job of a uid, with its record."""
+    """The job of a uid, with its record. Raises FailedPrecondition RECORD_DAMAGED."""
     found = connection.execute(_WHOLE.where(_jobs.uid == uid)).first()
-    return _row(found) if found is not None else None
+    return _whole(_row(found)) if found is not None else None
+
+
+def project_of(connection: Connection, uid: str) -> str | None:
+    """The project of a job; None where there is no such job."""
+    return connection.execute(select(_jobs.project).where(_jobs.uid == uid)).scalar()
 
 
 def load_hot(connection: Connection, uid: str) -> JobRow | None:
-    """The job of a uid without its record: enough to change it."""
+    """The job of a uid without its record: enough to change it. Raises FailedPrecondition RECORD_DAMAGED."""
     found = connection.execute(select(*_HOT).where(_jobs.uid == uid)).first()
-    return _row(found) if found is not None else None
+    return _whole(_row(found)) if found is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How far the log of a job reaches, and in which state it is: enough to read its events."""
+
+    last_seq: int
+    oldest_seq: int
+    state: int
+
+
+def span(connection: Connection, uid: str) -> Span | None:
+    """How far the log of a job reaches, also where its record is damaged."""
+    found = connection.execute(select(_jobs.last_seq, _jobs.oldest_seq, _jobs.state).where(_jobs.uid == uid)).first()
+    return Span(*found) if found is not None else None
+
+
+def _whole(row: JobRow) -> JobRow:
+    if row.damaged:
+        raise record_damaged(f"job {row.uid}")
+    return row
 
 
 def page(
@@ -86,7 +118,10 @@ def page(
     tasks: Sequence[int] = (),
     labels: Mapping[str, str] | None = None,
 ) -> list[JobRow]:
-    """Jobs of a project, newest first, with uids below `before` ("" means all): uids grow with time."""
+    """Jobs of a project, newest first, with uids below `before` ("" means all): uids grow with time.
+
+    Damaged ones are among them.
+    """
     query = _WHOLE.where(_jobs.project == project).order_by(_jobs.uid.desc()).limit(limit)
     if before:
         query = query.where(_jobs.uid < before)
@@ -102,9 +137,14 @@ def page(
 
 
 def in_states(connection: Connection, states: Iterable[int]) -> list[JobRow]:
-    """Every job in one of these states, oldest first."""
+    """Every job in one of these states, oldest first; damaged ones are among them."""
     query = _WHOLE.where(_jobs.state.in_(list(states))).order_by(_jobs.uid)
     return [_row(found) for found in connection.execute(query)]
+
+
+def ended(connection: Connection) -> set[str]:
+    """Uids of every job that has ended."""
+    return set(connection.execute(select(_jobs.uid).where(_jobs.end_time > 0)).scalars())
 
 
 def ended_before(connection: Connection, time: int) -> list[tuple[str, int]]:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Numbered steps from an empty database to the tables of `schema.py`, each in a transaction of its own.
 
-A step is text and never changes once released; a new one is appended. One transaction for all of them would hold every
+A step never changes once released; a new one is appended. One transaction for all of them would hold every
 lock until the last is done, which is how an upgrade under load deadlocks.
 """
 
 import secrets
+from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine, text
+
+from finetree_trainer.store.sealed import seal
 
 _FIRST = """
 CREATE TABLE jobs (
@@ -50,8 +53,28 @@ CREATE TABLE observation_reports (
 CREATE INDEX observation_reports_by_due ON observation_reports (due, job_uid)
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
-"""Step N takes a database from version N - 1 to N. Statements are separated by semicolons."""
+_SEALED = {
+    "jobs": ("snapshot", "uid"),
+    "job_records": ("record", "uid"),
+    "artifacts": ("record", "job_uid", "artifact"),
+    "datasets": ("record", "uid"),
+    "request_ids": ("reply", "project", "request_id"),
+}
+"""Columns of bytes that get a checksum in step 2, and the keys of their tables."""
+
+
+def _seal_records(connection: Connection) -> None:
+    """Append a checksum to every message in the database (sealed.py)."""
+    for table, (column, *keys) in _SEALED.items():
+        where = " AND ".join(f"{key} = :{key}" for key in keys)
+        change = text(f"UPDATE {table} SET {column} = :sealed WHERE {where}")  # noqa: S608 - names of this file alone
+        rows = connection.execute(text(f"SELECT {column} AS content, {', '.join(keys)} FROM {table}")).mappings().all()  # noqa: S608
+        for row in rows:
+            connection.execute(change, {"sealed": seal(bytes(row["content"])), **{key: row[key] for key in keys}})
+
+
+MIGRATIONS: tuple[str | Callable[[Connection], None], ...] = (_FIRST, _seal_records)
+"""Step N takes a database from version N - 1 to N. Statements of a text are separated by semicolons."""
 
 
 class SchemaTooNewError(Exception):
@@ -78,8 +101,12 @@ def migrate(engine: Engine) -> int:
 
 def _apply(connection: Connection, number: int) -> None:
     blob = "BYTEA" if connection.dialect.name == "postgresql" else "BLOB"
-    for statement in MIGRATIONS[number - 1].replace("{bytes}", blob).split(";"):
-        connection.exec_driver_sql(statement)
+    step = MIGRATIONS[number - 1]
+    if isinstance(step, str):
+        for statement in step.replace("{bytes}", blob).split(";"):
+            connection.exec_driver_sql(statement)
+    else:
+        step(connection)
     connection.execute(text("DELETE FROM meta WHERE key = 'schema_version'"))
     connection.execute(text("INSERT INTO meta VALUES ('schema_version', :version)"), {"version": str(number)})
     if number == 1:
@@ -90,4 +117,8 @@ def _apply(connection: Connection, number: int) -> None:
 
 def _version(connection: Connection) -> int:
     found = connection.execute(text("SELECT value FROM meta WHERE key = 'schema_version'")).scalar()
-    return int(found) if found is not None else 0
+    if found is None:
+        return 0
+    if not str(found).isdecimal():  # damaged on the disk, or written by something else
+        raise SchemaTooNewError(f"the database has schema {str(found)[:20]!r}, this program knows {len(MIGRATIONS)}")
+    return int(found)

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from sqlalchemy import Connection, delete, insert, select
 
 from finetree_trainer.store import schema
+from finetree_trainer.store.sealed import Damaged, record_damaged
 
 _ids = schema.request_ids.c
 
@@ -47,7 +48,7 @@ class Answered:
 def find(connection: Connection, key: RequestKey) -> Answered | None:
     """What the same request has made or changed before; None for a new request.
 
-    Raises AlreadyExists REQUEST_ID_REUSED when the id belongs to another request.
+    Raises AlreadyExists REQUEST_ID_REUSED when the id belongs to another request, FailedPrecondition RECORD_DAMAGED.
     """
     if not key.request_id:
         return None
@@ -61,7 +62,9 @@ def find(connection: Connection, key: RequestKey) -> Answered | None:
             f"request_id {key.request_id!r} belongs to another request; take a new one.",
             metadata={"request_id": key.request_id, "resource": found.resource},
         )
-    return Answered(str(found.resource), bytes(found.reply))
+    if isinstance(found.reply, Damaged):
+        raise record_damaged(f"request {key.request_id}")
+    return Answered(str(found.resource), found.reply)
 
 
 def claim(connection: Connection, key: RequestKey, resource: str, *, now: int, reply: bytes = b"") -> Answered | None:

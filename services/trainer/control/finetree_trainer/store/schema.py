@@ -9,6 +9,8 @@ import zlib
 
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, UniqueConstraint
 
+from finetree_trainer.store.sealed import Sealed
+
 SHARDS = 1024
 """Virtual shards. More than any number of hosts to come, and fixed for ever: a job's shard never changes."""
 
@@ -37,7 +39,7 @@ jobs = Table(
     Column("end_time", BigInteger, nullable=False),
     Column("dataset_uid", String, nullable=False),
     Column("evaluation_uid", String, nullable=False),
-    Column("snapshot", LargeBinary, nullable=False),
+    Column("snapshot", Sealed, nullable=False),
     Index("jobs_by_project", "project", "uid"),
     Index("jobs_by_state", "state", "uid"),
 )
@@ -47,7 +49,7 @@ job_records = Table(
     "job_records",
     metadata,
     Column("uid", String, primary_key=True),
-    Column("record", LargeBinary, nullable=False),
+    Column("record", Sealed, nullable=False),
 )
 """The Job as created (task, sources, estimate, recommendation): up to 100 KB that are never written again."""
 
@@ -105,7 +107,7 @@ artifacts = Table(
     Column("shard", Integer, nullable=False),
     Column("attempt", BigInteger, nullable=False),
     Column("create_time", BigInteger, nullable=False),
-    Column("record", LargeBinary, nullable=False),
+    Column("record", Sealed, nullable=False),
 )
 
 datasets = Table(
@@ -121,7 +123,7 @@ datasets = Table(
     Column("ready", Integer, nullable=False),
     Column("create_time", BigInteger, nullable=False),
     Column("update_time", BigInteger, nullable=False),
-    Column("record", LargeBinary, nullable=False),
+    Column("record", Sealed, nullable=False),
     UniqueConstraint("project", "sha256", name="datasets_by_content"),
     Index("datasets_by_project", "project", "uid"),
     Index("datasets_by_hash", "sha256"),
@@ -135,7 +137,7 @@ request_ids = Table(
     Column("method", String, nullable=False),
     Column("body_hash", String, nullable=False),
     Column("resource", String, nullable=False),
-    Column("reply", LargeBinary, nullable=False),
+    Column("reply", Sealed, nullable=False),
     Column("create_time", BigInteger, nullable=False),
 )
 """Kept for ever: one request id makes one thing. `reply` is empty where it can be built from the resource."""

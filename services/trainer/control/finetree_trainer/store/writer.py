@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from finetree_runtime.errors import DomainError, Unavailable
+from finetree_runtime.errors import DomainError, FailedPrecondition, Unavailable
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
@@ -124,12 +124,36 @@ def _leave_transaction(connection: Connection) -> None:
         connection.invalidate()
 
 
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_SCHEMA}
+"""SQLite's codes for a damaged file. The tables are those of the last migration, so that a statement which SQLite finds
+wrong (SQLITE_ERROR: no such column) says that their description in the file is."""
+
+
+def is_corrupt(error: DBAPIError) -> bool:
+    """Return whether a database's failure says that its file is damaged, or is none."""
+    if not isinstance(error.orig, sqlite3.Error):
+        return False
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is None:  # the driver's own: a text that is not UTF-8
+        return "decode" in str(error.orig)
+    return code & 0xFF in _CORRUPT  # extended codes have more bits
+
+
 def as_domain(error: Exception) -> Exception:
-    """A database's own failure as RESOURCE_EXHAUSTED DISK_FULL or UNAVAILABLE STORE_UNAVAILABLE; others unchanged."""
+    """A database's own failure as a DomainError; others unchanged.
+
+    RESOURCE_EXHAUSTED DISK_FULL, FAILED_PRECONDITION STORE_DAMAGED, or UNAVAILABLE STORE_UNAVAILABLE.
+    """
     if isinstance(error, DomainError) or not isinstance(error, DBAPIError):
         return error
     if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
         return disk_full()
+    if is_corrupt(error):
+        damaged = FailedPrecondition(
+            "STORE_DAMAGED", "The trainer's database is damaged on disk; restore the trainer's data from a backup."
+        )
+        damaged.__cause__ = error
+        return damaged
     refusal = Unavailable("STORE_UNAVAILABLE", "The trainer's database cannot be written; try again.", retry_delay=1.0)
     refusal.__cause__ = error
     return refusal

@@ -23,7 +23,7 @@ from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.layout import Layout
 from finetree_trainer.scheduling.devices import Slot, placements
 from finetree_trainer.settings import Settings
-from finetree_trainer.store import attempts
+from finetree_trainer.store import attempts, jobs
 from finetree_trainer.workers.heartbeats import Heartbeats
 from finetree_trainer.workers.process import Liveness, Process, liveness, worker_environment
 from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
@@ -31,6 +31,7 @@ from finetree_trainer.workers.session import Session, Worker, new_token, token_h
 from finetree_trainer.workers.task import TaskBuilder
 from finetree_trainer.workers.termination import (
     cancel_command,
+    remove_drafts,
     remove_folder,
     remove_stale_folders,
     shut_down,
@@ -99,7 +100,15 @@ class Supervisor:
                 case Liveness.UNKNOWN:
                     self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
+        ended = await self._log.store.read(jobs.ended) - {row.job_uid for row in rows}
+        self._spawn(asyncio.to_thread(self._remove_left_drafts, ended))
         return list(self._workers.values())
+
+    def _remove_left_drafts(self, ended: set[str]) -> None:
+        """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
+        for uid in ended:
+            artifacts = (self._layout.jobs / uid).glob("attempts/*/artifacts")
+            remove_drafts(self._layout.checkpoints(uid), *artifacts)
 
     async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
@@ -311,6 +320,11 @@ class Supervisor:
             worker.session.close()
         keep_in = self._layout.attempt(worker.job, worker.attempt) if worker.job else None
         if keep_in is not None:
+            layout = self._layout
+            # Before another attempt may write there.
+            await asyncio.to_thread(
+                remove_drafts, layout.checkpoints(worker.job), layout.artifacts(worker.job, worker.attempt)
+            )
             dead = DeadAttempt(worker.job, worker.attempt, keep_in, ending)
             closing = self._spawn(close_attempt(self._log, dead, retries=self._settings.system_retries))
             # So that the job comes before others that wait for its slot; but its death is proof enough to free it.

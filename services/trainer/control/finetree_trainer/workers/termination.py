@@ -54,6 +54,18 @@ def remove_folder(folder: Path, keep_in: Path | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_drafts(*folders: Path) -> None:
+    """Remove what a dead worker has left half written in folders of checkpoints or artifacts.
+
+    Workers write under a name that begins with a dot, and rename what is complete.
+    """
+    for folder in folders:
+        for draft in folder.glob(".*"):
+            shutil.rmtree(draft, ignore_errors=True)
+            with suppress(OSError):
+                draft.unlink()
+
+
 def remove_stale_folders(parent: Path, known: set[str]) -> None:
     """Remove the folders of an earlier run's idle workers that are dead; idle ones end when they ask for work."""
     for folder in parent.iterdir():

@@ -32,7 +32,7 @@ SPEAKERS = ("role", "from", "speaker", "sender", "author")
 """Keys of a turn's speaker (OpenAI, ShareGPT; Cohere's examples; OpenDialKG; PaLM)."""
 TEXTS = ("content", "value", "parts", "text", "message")
 """Keys of a turn's text (OpenAI, ShareGPT, Gemini, YandexGPT, Cohere)."""
-_UNLEARNED = ("weight", "loss_weight", "loss", "train", "trainable")
+_UNLEARNED = frozenset(("weight", "loss_weight", "loss", "train", "trainable"))
 """Keys that mark a turn as context where they are 0 or false (OpenAI, LLaMA-Factory, ms-swift, Axolotl)."""
 
 _BEGINS_TURNS = re.compile(r"""\s*\[\s*\{\s*["'](?:role|from|content|value)["']\s*:""")
@@ -148,7 +148,7 @@ def _message(turn: dict[str, Any], place: str, speaker: str) -> tuple[Message, .
         tool_calls=calls,
         tool_call_id=_short(turn, "tool_call_id"),
         name=_short(turn, "name"),
-        learned=not any(turn.get(mark, 1) in (0, False) for mark in _UNLEARNED),
+        learned=_UNLEARNED.isdisjoint(turn) or not any(turn.get(mark, 1) in (0, False) for mark in _UNLEARNED),
     )
     return (*results, message)
 

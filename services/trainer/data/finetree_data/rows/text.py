@@ -2,11 +2,14 @@
 """Validates the texts in a row's values."""
 
 import json
+import re
 from typing import Any
 
 from finetree_data.columns.mapping import parse_list
 from finetree_data.columns.names import QUESTIONS
 from finetree_data.errors import EmptyTextError, RowError, json_type
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def text_of(value: dict[str, Any], name: str, prefix: str = "", *, may_be_empty: bool = False) -> str:
@@ -24,7 +27,7 @@ def require_text(text: Any, place: str, *, may_be_empty: bool = False) -> str:
         raise RowError(place, f"must be a string, is {json_type(text)}{_way_out(text, place)}")
     if not may_be_empty and not text.strip():
         raise EmptyTextError(place, "is empty")
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+    if not text.isascii() and _SURROGATE.search(text):
         raise RowError(place, "has half of a surrogate pair (\\ud800 to \\udfff), which is not a character")
     return text
 

@@ -17,13 +17,16 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 """Suffixes of weights that are Python pickles: reading one runs the code in it."""
 _WEIGHTS = frozenset({"F64", "F32", "F16", "BF16"})
 """Number formats of weights that can be trained, in safetensors' names."""
+_ATTENTION_KEYS = ("_attn_implementation", "attn_implementation", "_attn_implementation_internal")
+"""Keys of a config.json whose value may name a repository of kernels (transformers 4.53 and newer)."""
 _SHOWN = 3  # names that a message lists
 
 
 def check_config(folder: Path) -> None:
     """Check that the configuration names an architecture of transformers itself, with unquantized weights.
 
-    Raises ModelError: MODEL_UNREADABLE, MODEL_REMOTE_CODE, MODEL_ARCHITECTURE_UNSUPPORTED, MODEL_QUANTIZED.
+    Raises ModelError: MODEL_UNREADABLE, MODEL_REMOTE_CODE, MODEL_IS_ADAPTER, MODEL_ARCHITECTURE_UNSUPPORTED,
+    MODEL_QUANTIZED.
     """
     config = _json(folder / "config.json")
     kind = str(config.get("model_type", ""))
@@ -42,6 +45,7 @@ def check_config(folder: Path) -> None:
             f"has the architecture {kind!r}, which is not a causal language model of transformers",
             remedy="Use a decoder-only language model.",
         )
+    _refuse_injections(folder, config)
     quantized = config.get("quantization_config")
     if quantized:
         named = quantized.get("quant_method", "") if isinstance(quantized, dict) else ""
@@ -51,6 +55,27 @@ def check_config(folder: Path) -> None:
             f"is stored quantized ({str(named)[:40] or 'quantization_config'})",
             remedy="Name the model that it was made from; the method qlora quantizes it itself.",
         )
+
+
+def _refuse_injections(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse what transformers would add to the model without a word: an adapter beside it, a kernel from a hub."""
+    if (folder / "adapter_config.json").is_file():
+        raise _wrong(
+            folder,
+            "MODEL_IS_ADAPTER",
+            "has an adapter beside its weights (adapter_config.json), which would be loaded into it",
+            remedy="Move adapter_config.json out of the folder; or merge the adapter first, if it is wanted.",
+        )
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in _ATTENTION_KEYS:
+            named = part.get(key)
+            if isinstance(named, str) and "/" in named:
+                raise _wrong(
+                    folder,
+                    "MODEL_REMOTE_CODE",
+                    f"names a hub's attention kernel ({key}: {named[:60]!r}), and code of a hub is never run",
+                    remedy=f"Remove {key} from its config.json.",
+                )
 
 
 def check_weights(folder: Path) -> set[str]:

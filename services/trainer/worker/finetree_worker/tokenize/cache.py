@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest, size, storage_errors
 from finetree_worker.errors import StorageError
 from finetree_worker.plan import LossOn
+from finetree_worker.tokenize.limits import BlockLimits, limited
 from finetree_worker.tokenize.render import Rendered
 from finetree_worker.tokenize.rows import Row, RowSource, found_row_format, rows_of
 from finetree_worker.tokenize.token_table import ReadResult, TokenTable, open_table, write_table
@@ -75,18 +76,24 @@ class TableInput:
 
         count = 0
 
-        def rendered() -> Iterator[tuple[list[Row], list[Rendered]]]:
+        def rendered(limits: BlockLimits) -> Iterator[tuple[list[Row], list[Rendered]]]:
             nonlocal count
             for rows in blocks(rows_of(file, self.source.place)):
+                limits.begin(rows[0].number)
                 if not remarks and any(map(uses_tools, rows)) and not maker.template.knows_tools:
                     remarks.append(WRITTEN_AS_TEXT)
                 yield rows, maker.render(rows, found_row_format(file))
                 count += len(rows)
                 on_progress(file.fraction, count)
 
-        with ThreadPoolExecutor(1) as thread:
-            made = _one_ahead(thread, maker.block, rendered())
-            write_table(folder, made, maker, read=lambda: ReadResult.of(file, *remarks))
+        thread = ThreadPoolExecutor(1)
+        try:
+            with limited() as limits:
+                made = _one_ahead(thread, maker.block, rendered(limits))
+                write_table(folder, made, maker, read=lambda: ReadResult.of(file, *remarks))
+        finally:
+            # Without waiting for it: what it tokenizes may be what took too long.
+            thread.shutdown(wait=False, cancel_futures=True)
         on_progress(1.0, count)
 
 
@@ -103,9 +110,17 @@ def _one_ahead(
     for rows, texts in rendered:
         done, ahead = ahead, thread.submit(block, rows, texts)
         if done is not None:
-            yield done.result()
+            yield _result(done)
     if ahead is not None:
-        yield ahead.result()
+        yield _result(ahead)
+
+
+def _result(block: Future[TokenBlock]) -> TokenBlock:
+    """Wait for a block in short pieces: a signal that reaches another thread does not end a wait of this one."""
+    while True:
+        done, _ = wait((block,), timeout=0.2)
+        if done:
+            return block.result()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from jinja2.runtime import new_context
+from jinja2.utils import concat
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
@@ -21,6 +23,19 @@ _compile: Any = getattr(chat_template_utils, "_compile_jinja_template", None)
 # transformers' own sandbox, filters and cache. A version without it is slower, not wrong.
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerMarks:
+    """What a template writes around an answer.
+
+    `header` ends the prompt; `opening` stands behind it in some answers (Qwen 3's empty thoughts in the last), `end`
+    behind the answer.
+    """
+
+    header: str
+    opening: str
+    end: str
+
+
 class ChatTemplate:
     """A tokenizer's chat template; the tokenizer may not be changed meanwhile."""
 
@@ -30,6 +45,7 @@ class ChatTemplate:
         own = type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
         self._direct = own and _compile is not None and is_plain(self._special)
         self._compiled: dict[bool, Any] = {}
+        self._given: dict[bool, dict[str, Any]] = {}
 
     @property
     def exists(self) -> bool:
@@ -41,6 +57,21 @@ class ChatTemplate:
         """Whether the template renders functions that are offered, and calls of them."""
         return knows_tools(self.tokenizer)
 
+    @cached_property
+    def answer_marks(self) -> "AnswerMarks | None":
+        """What the template writes around an answer; None where a short chat does not show it."""
+        asked, answer = [{"role": "user", "content": "\ue000"}], {"role": "assistant", "content": "\ue001"}
+        try:
+            closed, opened = (self.render(asked, None, prompt=prompt, plain=True) for prompt in (False, True))
+            whole = self.render([*asked, answer], None, prompt=False, plain=True)
+        except TEMPLATE_ERRORS:
+            return None
+        header = opened[len(closed) :]
+        if not (opened.startswith(closed) and header.strip() and whole.startswith(opened)):
+            return None
+        opening, _, end = whole[len(opened) :].partition("\ue001")
+        return AnswerMarks(header, opening, end.rstrip()) if end.strip() else None
+
     def render(self, turns: list[dict[str, Any]], tools: list[Any] | None, *, prompt: bool, plain: bool) -> str:
         """Render turns like `apply_chat_template`; `plain` says that turns and tools are (`is_plain`).
 
@@ -50,10 +81,15 @@ class ChatTemplate:
             found = self.tokenizer.apply_chat_template(turns, tools=tools, tokenize=False, add_generation_prompt=prompt)
             return str(found)
         # A tokenizer may have a template of its own for rows with functions.
-        if (tools is None) not in self._compiled:
-            self._compiled[tools is None] = _compile(self.tokenizer.get_chat_template(None, tools))
-        given: dict[str, Any] = {"messages": turns, "tools": tools, "documents": None, "add_generation_prompt": prompt}
-        return str(self._compiled[tools is None].render(**given, **self._special))
+        key = tools is None
+        if key not in self._compiled:
+            compiled = self._compiled[key] = _compile(self.tokenizer.get_chat_template(None, tools))
+            self._given[key] = {**compiled.globals, **self._special, "documents": None}
+        compiled, given = self._compiled[key], self._given[key].copy()
+        given.update(messages=turns, tools=tools, add_generation_prompt=prompt)
+        # As `Template.render` does, without going through jinja's layers of globals for each row.
+        context = new_context(compiled.environment, compiled.name, compiled.blocks, given, shared=True)
+        return concat(compiled.root_render_func(context))
 
 
 @dataclass(slots=True)

@@ -60,10 +60,31 @@ def _chat(row: Row, template: ChatTemplate, loss_on: LossOn) -> Rendered:
         return Rendered(row.number, text, ())
     if loss_on is LossOn.LAST_COMPLETION:
         learned = learned[-1:]
-    spans = tuple(_span(chat, i, text) for i in learned)
+    marked = _marked_spans(chat, text)
+    spans = tuple(marked.get(i) or _span(chat, i, text) for i in learned)
     for i, (start, end) in zip(learned, spans, strict=True):
         _require_thought(row, i, text[start:end])
     return Rendered(row.number, text, spans)
+
+
+def _marked_spans(chat: Conversation, text: str) -> dict[int, tuple[int, int]]:
+    """Return the spans of the answers that stand in `text` as they are, between the template's marks of an answer.
+
+    They are those of `_span`, without rendering the chat again up to each of them.
+    """
+    answers = [i for i, message in enumerate(chat.row.messages) if message.role == "assistant"]
+    marks = chat.template.answer_marks
+    # More headers than answers: a message holds one, and which is which does not show.
+    if marks is None or text.count(marks.header) != len(answers):
+        return {}
+    found, at = dict[int, tuple[int, int]](), 0
+    for i in answers:
+        at = text.index(marks.header, at) + len(marks.header)
+        answer = chat.row.messages[i].content + marks.end
+        shown = next((shown for shown in (answer, marks.opening + answer) if text.startswith(shown, at)), "")
+        if i and shown:
+            found[i] = at, at + len(shown)
+    return found
 
 
 def _span(chat: Conversation, turn: int, text: str) -> tuple[int, int]:

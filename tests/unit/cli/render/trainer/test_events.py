@@ -34,10 +34,3 @@ def test_json_lines_are_events_with_numbers(capsys):
     line = json.loads(capsys.readouterr().out)
     assert line["seq"] == 7
     assert line["step_metrics"]["total_steps"] > 99
-
-
-def test_an_evaluation_says_what_was_measured():
-    metrics = event_pb2.EvalMetrics(step=0, examples=180, exact_match=0.0)
-    assert events.text(event_pb2.JobEvent(eval_metrics=metrics)) == (
-        "evaluation at step 0 on 180 rows  exact match 0.0%"
-    )

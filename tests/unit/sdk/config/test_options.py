@@ -76,6 +76,64 @@ def test_clients_and_handles_pickle_without_their_secrets():
     assert b"PRIVATE" not in frozen
     again, job = pickle.loads(frozen)
     assert addresses(again) == ["host:1"] * 3
-    assert (again.options.project, again.options.timeout, again.options.token) == ("p", 3, None)
+    assert (again.options.project, again.options.timeout) == ("p", 3)
+    assert [target.token for target in again.options.targets.values()] == [None] * 3
     assert job.name == "projects/p/jobs/abc"
     assert "geheim" not in repr(client.options)
+
+
+@pytest.mark.parametrize(("given", "attempts"), [(True, 3), (False, 0), (0, 0), (7, 7)])
+def test_retries_are_further_attempts(given, attempts):
+    assert Client(retries=given).options.retries == attempts
+    assert Client().with_options(retries=given).options.retries == attempts
+
+
+def test_other_limits_keep_everything_else():
+    client = Client("https://host:1", token="geheim", project="p", timeout=3, retries=5)
+    other = client.with_options(timeout=7, reconnect_timeout=9)
+    assert (other.options.timeout, other.options.retries, other.options.reconnect_timeout) == (7, 5, 9)
+    assert other.options.targets == client.options.targets
+    assert client.options.timeout == 3
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"retries": -1}, {"reconnect_timeout": -1.0}])
+def test_limits_that_make_no_sense_are_refused(options):
+    for make in (Client, Client().with_options):
+        with pytest.raises(InvalidArgument) as caught:
+            make(**options)
+        assert caught.value.reason == "INVALID_OPTION"
+
+
+def test_a_pickled_client_reads_its_token_where_it_is_unpickled(monkeypatch, tmp_path):
+    (tmp_path / "token").write_text("from-a-file\n")
+    for name, value, token in [
+        ("FINETREE_TOKEN", "of-this-process", "of-the-other"),
+        ("FINETREE_TOKEN_FILE", str(tmp_path / "token"), "from-a-file"),
+    ]:
+        with monkeypatch.context() as here:
+            here.setenv(name, value)
+            client = Client("https://host:1")
+            assert client.options.targets["trainer"].token.value() == (
+                "of-this-process" if token != "from-a-file" else token
+            )
+            frozen = pickle.dumps(client)
+        assert b"of-this-process" not in frozen
+        assert b"from-a-file" not in frozen
+        monkeypatch.setenv("FINETREE_TOKEN", "of-the-other")
+        assert pickle.loads(frozen).options.targets["trainer"].token.value() == token
+        monkeypatch.delenv("FINETREE_TOKEN")
+
+
+def test_certificates_come_from_the_environment_and_switch_encryption_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("FINETREE_TLS_CA", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("FINETREE_TLS_SERVER_NAME", "finetree.example.com")
+    tls = Client("host:1").options.targets["trainer"].tls
+    assert tls == TLS(ca=tmp_path / "ca.pem", server_name="finetree.example.com")
+    assert Client("http://host:1").options.targets["trainer"].tls is None
+    assert Client("host:1", tls=False).options.targets["trainer"].tls is None
+    assert Client("host:1", tls=TLS(ca=b"pem")).options.targets["trainer"].tls == TLS(ca=b"pem")
+
+
+def test_a_private_keys_path_pickles_and_its_bytes_do_not(tmp_path):
+    client = Client("host:1", tls=TLS(key=tmp_path / "key.pem"))
+    assert pickle.loads(pickle.dumps(client)).options.targets["trainer"].tls.key == tmp_path / "key.pem"

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job's events as Server-Sent Events."""

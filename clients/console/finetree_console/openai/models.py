@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models: the trainer's base models by name, and the models that jobs have made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import finetree
+from finetree_api.trainer.v1 import base_model_pb2, job_pb2
+from finetree_api.types.v1 import model_pb2
+from starlette.requests import Request
+from starlette.responses import Response
+
+from finetree_console.errors import Json
+from finetree_console.openai.errors import refusal
+from finetree_console.openai.ids import tuned_job
+from finetree_console.openai.jobs.object import base_model, created_at, tuned_model
+
+SHOWN_REVISION = 12
+"""Digits of a commit in the id of a model that is here in several revisions."""
+
+
+async def list_models(request: Request) -> Response:
+    """GET /v1/models."""
+    client: finetree.AsyncClient = request.app.state.client
+    return Json({"object": "list", "data": [model async for model in _models(client)]})
+
+
+async def get_model(request: Request) -> Response:
+    """GET /v1/models/{model}."""
+    client: finetree.AsyncClient = request.app.state.client
+    wanted = request.path_params["model"]
+    if tuned_job(wanted):
+        job = await client.get_job(tuned_job(wanted))
+        if job.state == job_pb2.JOB_STATE_SUCCEEDED and tuned_model(job) == wanted:
+            return Json(_tuned(job, client.options.project))
+    else:
+        for name, model in (await base_models(client)).items():
+            if name == wanted:
+                return Json(_base(name, model))
+    raise refusal("model", f"no model {wanted!r}; GET /v1/models lists them", "MODEL_NOT_FOUND", status=404)
+
+
+async def refuse_chat(request: Request) -> Response:  # noqa: ARG001  # the signature of an endpoint
+    """POST /v1/chat/completions: not served; says how to use a tuned model today."""
+    raise refusal(
+        "",
+        "this server trains models and does not answer with them yet. Download the adapter: the job's result_files, by "
+        "GET /v1/files/{id}/content, or `finetree jobs download JOB --output adapter`. Then, in Python: "
+        "from peft import AutoPeftModelForCausalLM; "
+        'model = AutoPeftModelForCausalLM.from_pretrained("adapter/adapter"); '
+        "model.generate(...). Servers that load the folder, such as vLLM, have this route themselves",
+        "GENERATION_UNSUPPORTED",
+        status=501,
+    )
+
+
+async def base_models(client: finetree.AsyncClient) -> dict[str, base_model_pb2.BaseModel]:
+    """Get the base models that can be trained, by the name that a request gives them."""
+    ready = [model async for model in client.list_base_models() if model.state == base_model_pb2.BASE_MODEL_STATE_READY]
+    revisions = Counter(model.source.hub.id for model in ready if model.source.HasField("hub"))
+    return {_name(model.source, several=revisions[model.source.hub.id] > 1): model for model in ready}
+
+
+def model_source(name: str, known: dict[str, base_model_pb2.BaseModel]) -> model_pb2.ModelSource:
+    """Convert the name of a base model; one that is not on the machine is a name of the catalog or a hub's id."""
+    if name in known:
+        return known[name].source
+    if "/" not in name:
+        return model_pb2.ModelSource(name=name)
+    hub_id, _, revision = name.partition("@")
+    return model_pb2.ModelSource(hub=model_pb2.HubModel(id=hub_id, revision=revision))
+
+
+async def _models(client: finetree.AsyncClient) -> AsyncIterator[dict[str, Any]]:
+    for name, model in (await base_models(client)).items():
+        yield _base(name, model)
+    async for job in client.list_jobs(states=["succeeded"], tasks=["train"], page_size=1000):
+        yield _tuned(job, client.options.project)
+
+
+def _name(source: model_pb2.ModelSource, *, several: bool) -> str:
+    if not source.HasField("hub"):
+        return source.name or source.path
+    return f"{source.hub.id}@{source.hub.revision[:SHOWN_REVISION]}" if several else source.hub.id
+
+
+def _base(name: str, model: base_model_pb2.BaseModel) -> dict[str, Any]:
+    owner = model.hub_id.partition("/")[0] or "finetree"
+    return {"id": name, "object": "model", "created": model.create_time.seconds, "owned_by": owner}
+
+
+def _tuned(job: job_pb2.Job, project: str) -> dict[str, Any]:
+    return {
+        "id": tuned_model(job),
+        "object": "model",
+        "created": job.end_time.seconds or created_at(job),
+        "owned_by": project,
+        "finetree": {"job": job.name, "base_model": base_model(job)},
+    }

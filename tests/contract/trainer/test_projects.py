@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job and a dataset exist in the project of their name alone: for each rpc of the contract that names one."""
+
+import grpc
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_log_pb2, trainer_pb2
+from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
+
+METHODS = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].methods_by_name
+WITHOUT = {
+    *("CreateDataset", "ListDatasets", "CreateJob", "ListJobs", "ValidateJob"),
+    *("ListBaseModels", "GetBaseModel", "DeleteBaseModel", "GetCapacity", "GetServerInfo"),
+}
+"""Rpcs that name a project, or what belongs to none."""
+JOBS = {
+    "GetJob": lambda job: trainer_pb2.GetJobRequest(name=job),
+    "CancelJob": lambda job: trainer_pb2.CancelJobRequest(name=job, request_id="stop"),
+    "WatchJob": lambda job: event_log_pb2.WatchJobRequest(name=job),
+    "ListEvents": lambda job: event_log_pb2.ListEventsRequest(name=job),
+    "ListArtifacts": lambda job: artifact_pb2.ListArtifactsRequest(parent=job),
+    "DownloadArtifact": lambda job: artifact_pb2.DownloadArtifactRequest(
+        name=f"{job}/artifacts/adapter", path="weights.bin"
+    ),
+    "PreviewDataset": lambda job: dataset_pb2.PreviewDatasetRequest(job=job),
+}
+DATASETS = {
+    "GetDataset": lambda dataset: dataset_pb2.GetDatasetRequest(name=dataset),
+    "WriteDataset": lambda dataset: dataset_pb2.WriteDatasetRequest(name=dataset),
+    "DeleteDataset": lambda dataset: dataset_pb2.DeleteDatasetRequest(name=dataset, request_id="delete"),
+    "PreviewDataset": lambda dataset: dataset_pb2.PreviewDatasetRequest(dataset=dataset),
+}
+
+
+async def answer(talk, method, request):
+    """The refusal of a call; None where it is answered."""
+    call = getattr(talk.stub, method)
+    sent = iter([request]) if METHODS[method].client_streaming else request
+    try:
+        if METHODS[method].server_streaming:
+            async for _ in call(sent):
+                break
+        else:
+            await call(sent)
+    except grpc.aio.AioRpcError as error:
+        return refusal(error)
+    return None
+
+
+def test_every_rpc_is_looked_at():
+    assert {*JOBS, *DATASETS, *WITHOUT} == set(METHODS)
+
+
+async def test_what_another_project_holds_is_neither_shown_nor_changed_nor_told_from_what_does_not_exist(tmp_path):
+    async with trainer(tmp_path, {"steps": 3, "artifact": True}) as talk:
+        job = await talk.train()
+        await talk.events(job.name)
+        content = jsonl([*ROWS, ROWS[0]])
+        dataset = (await talk.write((await talk.create_dataset(content)).name, [(0, content)])).name
+        for requests, name in ((JOBS, job.name), (DATASETS, dataset)):
+            other = name.replace("projects/default/", "projects/other/")
+            missing = other[:-4] + "0000"
+            for method, request in requests.items():
+                refused = await answer(talk, method, request(other))
+                assert refused is not None, method
+                assert refused[0] == "NOT_FOUND", method
+                unknown = await answer(talk, method, request(missing))
+                assert refused[:2] == unknown[:2], method
+        for method, request in JOBS.items():
+            refused = await answer(talk, method, request(job.name))
+            assert refused is None or refused[0] != "NOT_FOUND" or method == "PreviewDataset", (method, refused)
+        theirs = job_request(dataset.replace("projects/default/", "projects/other/"))
+        for request in (
+            trainer_pb2.CreateJobRequest(job=theirs, request_id="stolen"),
+            trainer_pb2.CreateJobRequest(parent="projects/other", job=job_request(dataset), request_id="taken"),
+        ):
+            assert (await answer(talk, "CreateJob", request))[:2] == ("NOT_FOUND", "DATASET_NOT_FOUND")
+        assert (await talk.stub.GetDataset(dataset_pb2.GetDatasetRequest(name=dataset))).dataset.name == dataset
