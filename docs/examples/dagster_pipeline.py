@@ -20,6 +20,7 @@ CURSOR = "finetree/cursor"
 """Tag of a run: how far its step had read the job's log when it was cut off."""
 RECONNECT_SECONDS = 300.0
 """Longest time without a message of the trainer before a try of the step ends."""
+RETRY_SECONDS = 30.0
 ENDED = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 
 
@@ -46,9 +47,12 @@ def submit(context: dg.OpExecutionContext, client: finetree.Client, spec: dict[s
     return job
 
 
-@dg.op(retry_policy=dg.RetryPolicy(max_retries=3, delay=1))
+@dg.op
 def fine_tune(context: dg.OpExecutionContext, config: FineTune) -> str:
-    """Train, follow the job's events to the last one, and return its name."""
+    """Train, follow the job's events to the last one, and return its name.
+
+    Only a lost connection is a reason to try again. A retry policy would also repeat a step that was terminated.
+    """
     with finetree.Client(reconnect_timeout=RECONNECT_SECONDS) as client:
         job = submit(context, client, config.spec)
         try:
@@ -56,14 +60,14 @@ def fine_tune(context: dg.OpExecutionContext, config: FineTune) -> str:
         except finetree.Unavailable as error:
             # Only the watching was cut off: the next try re-attaches to the same job, and goes on where this one ends.
             context.instance.add_run_tags(context.run_id, {CURSOR: job.cursor})
-            raise dg.RetryRequested(max_retries=3) from error
+            raise dg.RetryRequested(max_retries=3, seconds_to_wait=RETRY_SECONDS) from error
         except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
             stop(context, job, config.on_kill)
             raise
         if terminal.state != job_pb2.JOB_STATE_SUCCEEDED:
-            # A repeat would find the same job, which has ended: no retry.
+            # A repeat would find the same job, which has ended: another run makes another one.
             text = terminal.error.message or "the job did not succeed"
-            raise dg.Failure(text, allow_retries=False, metadata={"job": job.name})
+            raise dg.Failure(text, metadata={"job": job.name})
         context.add_output_metadata({"job": job.name, "final_loss": terminal.summary.final_loss})
         return job.name
 
@@ -131,7 +135,9 @@ def ended_jobs(context: dg.SensorEvaluationContext) -> Iterator[dg.RunRequest]:
             state = job_pb2.JobState.Name(jobs[name].state).removeprefix("JOB_STATE_").lower()
             known.add(name)
             # The run key makes the request idempotent, should this evaluation end before its cursor is kept.
-            yield dg.RunRequest(run_key=name, run_config={"ops": {"publish": {"config": {"job": name, "state": state}}}})
+            yield dg.RunRequest(
+                run_key=name, run_config={"ops": {"publish": {"config": {"job": name, "state": state}}}}
+            )
     # Jobs that the trainer has deleted are forgotten.
     context.update_cursor(json.dumps(sorted(known & jobs.keys())))
 

@@ -38,7 +38,8 @@ def run(instance: dg.DagsterInstance, **options: Any) -> str:
 
 def first(instance: dg.DagsterInstance) -> None:
     run_id = str(uuid.uuid4())
-    print(run_id, flush=True)
+    sys.stdout.write(f"{run_id}\n")
+    sys.stdout.flush()
     pipeline.training.execute_in_process(config("fine_tune"), instance=instance, run_id=run_id)
 
 
@@ -59,7 +60,7 @@ def again(instance: dg.DagsterInstance, parent: str) -> None:
         told["killed"] = {policy: killed(instance, suite, policy) for policy in ("cancel", "checkpoint", "detach")}
         suite.trainer.script = Script()
         told["cut"] = cut(instance, suite)
-    print(json.dumps(told), flush=True)
+    sys.stdout.write(f"{json.dumps(told)}\n")
 
 
 def sensed(instance: dg.DagsterInstance) -> list[list[str]]:
@@ -99,7 +100,7 @@ def killed(instance: dg.DagsterInstance, suite: Suite, policy: str) -> str:
 
 def cut(instance: dg.DagsterInstance, suite: Suite) -> dict[str, Any]:
     """Cut the watching off for longer than the client tries; the step's next try goes on with the same job."""
-    pipeline.RECONNECT_SECONDS = 0.0
+    pipeline.RECONNECT_SECONDS = pipeline.RETRY_SECONDS = 0.0
     suite.trainer.disconnect_after(4)
     created = len(suite.faults.calls("CreateJob"))
     with finetree.Client() as client:

@@ -18,9 +18,7 @@ RUNS = Path(__file__).with_name("dagster_runs.py")
 
 
 def start(environment: Any, suite: Suite, home: Path, *words: str) -> Any:
-    return environment.start(
-        RUNS, environment.examples, *words, DAGSTER_HOME=str(home), FINETREE_ADDRESS=suite.address
-    )
+    return environment.start(RUNS, environment.examples, *words, DAGSTER_HOME=str(home), FINETREE_ADDRESS=suite.address)
 
 
 def test_runs_that_are_killed_tried_again_and_terminated(environment: Any, tmp_path: Path) -> None:

@@ -37,7 +37,16 @@ class Desk:
 def served(environment: Any, addresses: dict[str, str]) -> Iterator[Desk]:
     """The service on a free port, until the test is done."""
     given = {f"FINETREE_{name.upper()}_ADDRESS": address for name, address in addresses.items()}
-    words = ("-m", "uvicorn", "--app-dir", str(environment.examples), "fastapi_service:app", "--port", "0", "--no-access-log")
+    words = (
+        "-m",
+        "uvicorn",
+        "--app-dir",
+        str(environment.examples),
+        "fastapi_service:app",
+        "--port",
+        "0",
+        "--no-access-log",
+    )
     process = environment.start(*words, **given)
     said = ""
     try:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +106,7 @@ METHODS: dict[str, Method] = {
     "prefix": Prefix(5),
     "adapter": Adapter(8, AdapterPlacement.HOULSBY),
 }
-KINDS = {name: ("full", "lora") for name in ARCHITECTURES} | {
+KINDS = dict.fromkeys(ARCHITECTURES, ("full", "lora")) | {
     "llama": tuple(METHODS),
     "qwen2": tuple(METHODS),
     "gpt2": ("full", "lora", "prefix"),
@@ -207,7 +206,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def there(cases: list[dict[str, str]], older: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Logits and tokens of each artifact by transformers 4, and of a model whose config.json has the new names alone."""
+    """Logits and tokens of each artifact by transformers 4, and of a model whose config.json has new names alone."""
     folder = tmp_path_factory.mktemp("computed")
     newer = folder / "newer"
     shutil.copytree(cases[0]["artifact"], newer)

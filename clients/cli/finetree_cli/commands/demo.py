@@ -8,7 +8,10 @@ import click
 from finetree_cli.options.command import Command, Settings, pass_settings
 
 
-@click.command(cls=Command, examples=("finetree demo", "finetree demo --verbose", "finetree demo --countries 60 --json | jq .accuracy_after"))
+@click.command(
+    cls=Command,
+    examples=("finetree demo", "finetree demo --verbose", "finetree demo --countries 60 --json | jq .accuracy_after"),
+)
 @click.option(
     "--countries",
     type=click.IntRange(1, 249),

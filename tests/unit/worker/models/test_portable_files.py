@@ -7,7 +7,7 @@ import pytest
 from finetree_worker.models.portable_files import in_both_spellings, newer_only, save_tokenizer
 
 
-def config(rope, **more):
+def config(rope, **more: object):
     return {"model_type": "llama", "rope_parameters": rope, **more}
 
 

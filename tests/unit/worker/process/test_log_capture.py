@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What libraries say: errors into the job's events, without our folders; all of it to the worker's file; none to stderr."""
+"""What libraries say: errors into the job's events, without our folders; all to the worker's file; none to stderr."""
 
 import logging
 import warnings

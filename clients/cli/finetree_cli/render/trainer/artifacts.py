@@ -87,7 +87,9 @@ def _served(folder: Path) -> Iterator[Command]:
     """Yield what serves a whole model: vLLM on a GPU, llama.cpp anywhere."""
     path = shlex.quote(str(folder))
     yield Command("serve", f"vllm serve {path}")
-    yield Command("convert", f"python convert_hf_to_gguf.py {path}  # of llama.cpp, which then serves the file it wrote")
+    yield Command(
+        "convert", f"python convert_hf_to_gguf.py {path}  # of llama.cpp, which then serves the file it wrote"
+    )
 
 
 def _merge(folder: Path, merged: Path) -> str:

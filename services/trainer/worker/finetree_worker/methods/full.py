@@ -55,7 +55,7 @@ class Full(Method):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
-        """Write config.json, the tokenizer and safetensors shards of at most 5 GB in `dtype`, for transformers 4 and 5."""
+        """Write config.json, tokenizer and safetensors shards of at most 5 GB in `dtype`, for transformers 4 and 5."""
         state = {name: tensor.to(dtype) for name, tensor in trained.state_dict().items()}
         trained.config.dtype = dtype
         trained.config._name_or_path = base.hub_id  # noqa: SLF001 - else the folder on this machine would be published
