@@ -58,7 +58,6 @@ def again(instance: dg.DagsterInstance, parent: str) -> None:
         suite.trainer.script = Script(hold_at=5)
         os.environ["FINETREE_ADDRESS"] = suite.address
         told["killed"] = {policy: killed(instance, suite, policy) for policy in ("cancel", "checkpoint", "detach")}
-        suite.trainer.script = Script()
         told["cut"] = cut(instance, suite)
     sys.stdout.write(f"{json.dumps(told)}\n")
 
@@ -100,12 +99,23 @@ def killed(instance: dg.DagsterInstance, suite: Suite, policy: str) -> str:
 
 def cut(instance: dg.DagsterInstance, suite: Suite) -> dict[str, Any]:
     """Cut the watching off for longer than the client tries; the step's next try goes on with the same job."""
-    pipeline.RECONNECT_SECONDS = pipeline.RETRY_SECONDS = 0.0
-    suite.trainer.disconnect_after(4)
-    created = len(suite.faults.calls("CreateJob"))
+    pipeline.RECONNECT_SECONDS, pipeline.RETRY_SECONDS = 0.01, 0.0
+    suite.trainer.script = Script(hold_at=3)
+    created, attached = len(suite.faults.calls("CreateJob")), suite.trainer.attached
     with finetree.Client() as client:
         before = {job.name for job in client.list_jobs()}
+
+        def interrupt() -> None:
+            suite.trainer.attached_at_least(attached + 1, timeout=60)
+            suite.trainer.disconnect_after(4)
+            suite.faults.fail_next("WatchJob", finetree.Unavailable("gone"))
+            (name,) = {job.name for job in client.list_jobs()} - before
+            suite.trainer.advance(name)
+
+        timer = threading.Thread(target=interrupt)
+        timer.start()
         run(instance)
+        timer.join()
         made = {job.name for job in client.list_jobs()} - before
     (newest,) = instance.get_runs(limit=1)
     calls = len(suite.faults.calls("CreateJob")) - created
