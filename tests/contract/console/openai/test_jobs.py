@@ -215,17 +215,16 @@ def test_what_the_trainer_does_not_do_is_refused(client, training_file):
         (finetree.ResourceExhausted("no space", reason="DISK_FULL"), (507, 1)),
     ],
 )
-def test_the_client_tries_again_only_what_may_pass_by_itself(address, suite, training_file, error, expected):
+def test_the_client_tries_again_only_what_may_pass_by_itself(apart, error, expected):
     status, tries = expected
-    suite.faults.fail_next("CreateJob", error, times=tries)
-    before = len(suite.faults.calls("CreateJob"))
-    with (
-        openai.OpenAI(base_url=f"http://{address}/v1", api_key="k", max_retries=1) as client,
-        pytest.raises(openai.APIStatusError) as caught,
-    ):
-        create(client, training_file, finetree=OWN)
-    made = len(suite.faults.calls("CreateJob")) - before
-    assert (caught.value.status_code, made) == (status, tries)
+    suite, address = apart
+    suite.faults.fail_next("CreateJob", error, times=100)  # the console's own client tries again too
+    with openai.OpenAI(base_url=f"http://{address}/v1", api_key="k", max_retries=1) as client:
+        file = client.files.create(file=("train.jsonl", b'{"text": "a"}\n'), purpose="fine-tune").id
+        with pytest.raises(openai.APIStatusError) as caught:
+            create(client, file, finetree=OWN)
+    asked = len(suite.faults.calls("ListJobs"))  # once in each request
+    assert (caught.value.status_code, asked) == (status, tries)
     assert caught.value.code == error.reason
 
 
@@ -248,3 +247,30 @@ def test_other_paths_are_refused_in_the_same_shape(client):
     with pytest.raises(openai.NotFoundError) as caught:
         client.fine_tuning.jobs.retrieve("ftjob-0199")
     assert caught.value.code == "JOB_NOT_FOUND"
+
+
+def test_the_token_of_the_console_is_the_clients_api_key(suite, serving):
+    with serving(suite, token="the console's own") as address:
+        with openai.OpenAI(base_url=f"http://{address}/v1", api_key="the console's own") as client:
+            assert client.models.list().data
+        with (
+            openai.OpenAI(base_url=f"http://{address}/v1", api_key="another") as client,
+            pytest.raises(openai.AuthenticationError) as caught,
+        ):
+            client.models.list()
+    assert caught.value.request_id
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "status", "code"),
+    [
+        ({"content-type": "text/plain"}, b"{}", 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ({"content-type": "application/json"}, b"{", 400, "MALFORMED_REQUEST"),
+        ({"content-type": "application/json"}, b"[]", 400, "MALFORMED_REQUEST"),
+        ({"content-type": "application/json"}, b'{"model": "a", "model": "b"}', 400, "MALFORMED_REQUEST"),
+        ({"content-type": "application/json", "origin": "https://elsewhere"}, b"{}", 403, "PERMISSION_DENIED"),
+    ],
+)
+def test_a_body_that_is_no_json_from_here_is_refused(http, headers, content, status, code):
+    answer = http.post("/v1/fine_tuning/jobs", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
