@@ -2,7 +2,10 @@
 """What stands before every request: who may send it, how much and how many at once, and what is passed on."""
 
 import contextlib
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +34,7 @@ def own(serve):
 
         def start(**settings: Any) -> tuple[Suite, httpx2.Client]:
             suite = stack.enter_context(Suite())
+            suite.datasets.files["rows.jsonl"] = b'{"text": "a"}\n'
             address = stack.enter_context(serve(suite, **settings))
             return suite, stack.enter_context(httpx2.Client(base_url=f"http://{address}", timeout=60))
 
@@ -191,7 +195,7 @@ def test_hanging_up_cancels_the_call(own):
 
 def test_a_call_that_writes_is_sent_under_one_key(own):
     suite, http = own()
-    body = {"job": {"train": {"spec": {"model": {"name": "tiny"}, "lora": {"rank": 8}}}}}
+    body = {"job": {"train": {"spec": {"model": {"name": "tiny"}, "lora": {}, "dataset": {"path": "rows.jsonl"}}}}}
     names = [http.post("/trainer/v1/CreateJob", json=body, headers={"idempotency-key": "k"}) for _ in range(2)]
     assert len({response.json()["job"]["name"] for response in names}) == 1
     suite.faults.fail_next("CreateJob", finetree.Unavailable("gone", reason="SERVER_STOPPING"))
@@ -230,7 +234,7 @@ def test_who_takes_nothing_of_an_answer_is_cut_off(own, monkeypatch):
     monkeypatch.setattr(protocol, "STALLED_SECONDS", 0.2)
     suite, http = own(max_streams=1, send_buffer=16_384)
     suite.trainer.script = Script(steps=2000)
-    body = {"job": {"train": {"spec": {"model": {"name": "tiny"}, "lora": {"rank": 8}}}}}
+    body = {"job": {"train": {"spec": {"model": {"name": "tiny"}, "lora": {}, "dataset": {"path": "rows.jsonl"}}}}}
     name = http.post("/trainer/v1/CreateJob", json=body).json()["job"]["name"]
     watch = f"/trainer/v1/WatchJob?name={name}"
     with socket.socket() as connection:
@@ -258,3 +262,20 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.02)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_an_address_that_others_reach_speaks_tls_and_asks_for_the_token(suite, serve, tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    with serve(suite, host="0.0.0.0", tls_cert=cert, tls_key=key, token="swordfish") as address:
+        url = f"https://127.0.0.1:{address.rpartition(':')[2]}{INFO}"
+        trusting = ssl.create_default_context(cafile=str(cert))
+        with httpx2.Client(verify=trusting, timeout=60) as http:
+            assert http.get(url).status_code == 401
+            assert http.get(url, headers={"authorization": "Bearer swordfish"}).status_code == 200
+        with pytest.raises(httpx2.TransportError):
+            httpx2.get(url.replace("https", "http"), timeout=60)
