@@ -167,5 +167,8 @@ class Connections:
         target = self._options.targets[service]
         arguments = channels.channel_arguments(target, kind)
         if target.tls is None:
-            return grpc.insecure_channel(target.address, arguments)
-        return grpc.secure_channel(target.address, channels.credentials(target.tls), arguments)
+            channel = grpc.insecure_channel(target.address, arguments)
+        else:
+            channel = grpc.secure_channel(target.address, channels.credentials(target.tls), arguments)
+        GATE.manage(channel)
+        return channel
