@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "policy": "finetree_cli.commands.policy:policy",
     "schema": "finetree_cli.commands.schema:schema",
     "train": "finetree_cli.commands.train:train",
+    "migrate": "finetree_cli.commands.migrate:migrate",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "costs": "finetree_cli.commands.costs:costs",
     "data": "finetree_cli.commands.data:data",

@@ -206,12 +206,10 @@ def _row_remarks(run: Run) -> Iterator[Remark]:
         share = f"{run.rows.truncated:.0%}"
         text = f"rows are truncated at {run.sequence_length:,} tokens: at least {share} of all tokens are lost"
         yield Remark("ROWS_TRUNCATED", text, "spec.training.sequence_length")
-    if run.rows is None or not run.rows.longest_known:
+    # Where nothing is known of the lengths, the one assumption about all rows says it (spec/assumptions).
+    if run.rows is None or (run.rows.mean_known and not run.rows.longest_known):
         text = "the longest row is unknown: memory is that of full micro-batches"
         yield Remark("LONGEST_ROW_UNKNOWN", text, "dataset_profile.token_lengths")
-    if run.rows is not None and not run.rows.mean_known:
-        text = "row lengths are unknown: time is that of rows as long as the sequence length"
-        yield Remark("ROW_LENGTHS_UNKNOWN", text, "dataset_profile.total_tokens")
 
 
 def _memory_remarks(run: Run, memory: Memory, fit: Fit) -> Iterator[Remark]:

@@ -28,8 +28,15 @@ from finetree_estimator.evidence.calibration import EMPTY, Calibration
 from finetree_estimator.messages import calibration as calibration_messages
 from finetree_estimator.messages import catalog
 from finetree_estimator.messages.check_plan import check_plan_response
-from finetree_estimator.messages.estimate import basic_message, full_message, summary_message
+from finetree_estimator.messages.estimate import basic_message, summary_message
 from finetree_estimator.messages.provenance import revision_message
+from finetree_estimator.messages.searches import (
+    largest_message,
+    nearest_runs_message,
+    offers_message,
+    remedies_message,
+    smallest_hardware_message,
+)
 from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.whatif import hardware, largest, remedies
 from finetree_estimator.whatif.check_plan import check_plan
@@ -43,6 +50,15 @@ FEATURES = ("cpu", "shape", "price-book", "batch", "remedies", "check", "what-fi
 """Feature names that GetServerInfo reports."""
 MAX_BATCH_ROWS = 1000
 """Most rows of a batch, the contract's limit."""
+
+ALL_SEARCHES = (
+    estimate_pb2.ESTIMATE_SEARCH_NEAREST_RUNS,
+    estimate_pb2.ESTIMATE_SEARCH_REMEDIES,
+    estimate_pb2.ESTIMATE_SEARCH_LARGEST,
+    estimate_pb2.ESTIMATE_SEARCH_SMALLEST_HARDWARE,
+    estimate_pb2.ESTIMATE_SEARCH_OFFERS,
+)
+"""Searches of the FULL view."""
 
 Entry = TypeVar("Entry")
 ListRequest = catalog_pb2.ListModelsRequest | catalog_pb2.ListAcceleratorsRequest | catalog_pb2.ListPricesRequest
@@ -172,10 +188,12 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
             _check_pins(request.pinned, state.revision)
         answer = answer_request(request, state.knowledge, state.calibration)
         if request.view == estimate_pb2.ESTIMATE_VIEW_SUMMARY:
-            return summary_message(answer, state.revision)
-        if request.view == estimate_pb2.ESTIMATE_VIEW_FULL:
-            return _full(answer, state)
-        return basic_message(answer, state.revision)
+            message = summary_message(answer, state.revision)
+        else:
+            message = basic_message(answer, state.revision)
+        for search in _searches(request):
+            message.MergeFrom(_found(search, answer, state))
+        return message
 
     def check(self, request: check_plan_pb2.CheckPlanRequest) -> check_plan_pb2.CheckPlanResponse:
         """Answer a validated CheckPlanRequest. Raises DomainError."""
@@ -185,8 +203,8 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return check_plan_response(check_plan(request, state.knowledge, state.calibration), state.revision)
 
     async def _estimate(self, request: estimate_pb2.EstimateRunRequest) -> estimate_pb2.Estimate:
-        """Answer a validated request; the FULL view runs in a thread, to keep the event loop free."""
-        if request.view == estimate_pb2.ESTIMATE_VIEW_FULL:
+        """Answer a validated request; searches run in a thread, to keep the event loop free."""
+        if _searches(request):
             return await asyncio.to_thread(self.estimate, request)
         return self.estimate(request)
 
@@ -229,18 +247,25 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         return found[start:end], self._tokens.issue(scope, str(end)) if end < len(found) else ""
 
 
-def _full(answer: Answer, state: State) -> estimate_pb2.Estimate:
-    """Run the searches of the FULL view and write its message."""
+def _searches(request: estimate_pb2.EstimateRunRequest) -> Sequence[estimate_pb2.EstimateSearch.ValueType]:
+    """Searches that a request asks for: of the FULL view all."""
+    return ALL_SEARCHES if request.view == estimate_pb2.ESTIMATE_VIEW_FULL else request.searches
+
+
+def _found(search: estimate_pb2.EstimateSearch.ValueType, answer: Answer, state: State) -> estimate_pb2.Estimate:
+    """Make a search, and write what it finds alone."""
     parsed, knowledge, calibration = answer.parsed, state.knowledge, state.calibration
-    return full_message(
-        answer,
-        state.revision,
-        nearest=measured_runs.nearest_runs(measured_runs.case_of(parsed.run)),
-        remedies=remedies.search(parsed, knowledge, answer.correction),
-        largest=largest.search(parsed, answer.correction),
-        smallest_hardware=hardware.smallest(parsed, knowledge, calibration),
-        offers=hardware.offers(answer, knowledge, calibration),
-    )
+    match search:
+        case estimate_pb2.ESTIMATE_SEARCH_NEAREST_RUNS:
+            return nearest_runs_message(measured_runs.nearest_runs(measured_runs.case_of(parsed.run)))
+        case estimate_pb2.ESTIMATE_SEARCH_REMEDIES:
+            return remedies_message(remedies.search(parsed, knowledge, answer.correction))
+        case estimate_pb2.ESTIMATE_SEARCH_LARGEST:
+            return largest_message(largest.search(parsed, answer.correction))
+        case estimate_pb2.ESTIMATE_SEARCH_SMALLEST_HARDWARE:
+            return smallest_hardware_message(hardware.smallest(parsed, knowledge, calibration))
+        case _:
+            return offers_message(hardware.offers(answer, knowledge, calibration))
 
 
 def _check_keys(keys: Iterable[str]) -> None:

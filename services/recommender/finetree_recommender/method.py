@@ -14,6 +14,9 @@ class Method(StrEnum):
     PREFIX = "PREFIX"
     ADAPTER = "ADAPTER"
 
+    # Most of a recommendation's tables are by method, and an enum's own hash calls back into Python.
+    __hash__ = str.__hash__
+
     def __str__(self) -> str:
         return _NAMES[self]
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recommendation from request to result: read the request, ask the estimator once, and conclude."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -127,8 +128,9 @@ class Recommender:
         inputs, evidence, missing = await self._ask(request, pack)
         if evidence is None:
             check_estimator_pins(request.pinned)
-        ways = await self._ways_out(pack, inputs, evidence)
-        rented = await self._offers(pack, inputs, evidence)
+        ways, rented = await asyncio.gather(
+            self._ways_out(pack, inputs, evidence), self._offers(pack, inputs, evidence)
+        )
         if evidence is not None and ways:
             evidence = with_truncated_rows(pack, inputs, evidence, ways)
         return conclude(pack, inputs, evidence, missing=missing, others=self._builtin(), rented=rented, ways=ways)
@@ -325,7 +327,6 @@ def _questions(pack: Pack, inputs: Inputs) -> dict[Method, estimate_pb2.Estimate
     """Build the estimator's requests for every method, with adaptations as fallbacks."""
     rows = recipes.questions(pack, inputs, parameters_of(inputs, None))
     for row in rows.values():
-        row.view = estimate_pb2.ESTIMATE_VIEW_SUMMARY
         _as_asked(row, inputs.request)
     return rows
 

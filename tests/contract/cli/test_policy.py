@@ -93,7 +93,7 @@ def test_examples_pass_and_limits_that_none_breaks_are_named(run):
 
 
 def test_an_example_that_does_not_come_is_3_with_what_came(run):
-    done = run("policy", "test", "wrong.yaml", "--local", "--json")
+    done = run("policy", "test", "--policy", "wrong.yaml", "--local", "--json")
     document = json.loads(done.out)
     assert (done.code, document["passed"]) == (3, False)
     assert [each["passed"] for each in document["examples"]] == [True] * 4 + [False] * 2
@@ -108,7 +108,7 @@ def test_an_example_that_does_not_come_is_3_with_what_came(run):
 
 def test_a_policy_without_examples_passes_no_test(run, tmp_path):
     (tmp_path / "bare.yaml").write_text("limits: [{metric: fit}]\n", encoding="utf-8")
-    done = run("policy", "test", "bare.yaml")
+    done = run("policy", "test", "--policy", "bare.yaml")
     assert done.code == 2
     assert "POLICY_WITHOUT_EXAMPLES" in done.err
 

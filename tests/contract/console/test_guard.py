@@ -243,7 +243,9 @@ def test_who_takes_nothing_of_an_answer_is_cut_off(own, monkeypatch):
 
 def test_a_head_is_at_most_so_large(http):
     response = http.get(INFO, headers={"x-long": "x" * 100_000})
-    assert (response.status_code, reason(response)) == (431, "HEAD_TOO_LARGE")
+    # It depends on how the head arrives who refuses it: the server while it reads, or the console afterwards.
+    assert response.status_code in (400, 431)
+    assert response.status_code == 400 or reason(response) == "HEAD_TOO_LARGE"
 
 
 def stream_status(http, path) -> int:

@@ -95,6 +95,37 @@ async def test_each_limit_passes_is_undecided_and_fails(stub, check_of, name):
     assert found == {verdict: [verdict, verdict] for verdict in (PASS, UNDECIDED, FAIL)}
 
 
+async def test_lengths_of_the_rows_are_to_be_stated_where_a_limit_may_turn_on_them(stub, check_of):
+    """Not where a limit passes, where they are known, or where the weights alone are too much."""
+    large = {"model": {"name": "llama-3-70b"}, "hardware": {"accelerator": "rtx-2060"}}
+    counted = {"dataset": {"profile": {"examples": 1000}}}
+    known = {"dataset": {"profile": {"examples": 1000, "token_lengths": [{"upper_bound": 512, "count": 1000}]}}}
+    told = "; the lengths of the rows are unknown, and short rows take less: state them first ({})"
+    for limit, spec, path in (
+        ({"duration_seconds": 1}, counted, "dataset.profile.total_tokens"),
+        ({"device_bytes": 10**8}, counted, ""),
+        ({"device_bytes": 4 * 10**9}, counted, "dataset.profile.token_lengths"),
+        ({"duration_seconds": 1}, known, ""),
+        ({"duration_seconds": 1e9}, counted, ""),
+        ({"fit": True}, counted | large, ""),
+    ):
+        request = check_of(limit, spec)
+        request.run.ClearField("dataset_profile")
+        (check,) = (await stub.CheckPlan(request)).checks
+        assert (told.format(path) in check.message) is bool(path), (limit, check.message)
+        assert ("lengths" in check.message) is bool(path)
+        assert not path or check.field_path == path
+
+
+async def test_a_month_of_one_run_is_said(stub, check_of):
+    request = check_of({"monthly_cost": 1e9})
+    request.run.ClearField("runs_per_month")
+    (check,) = (await stub.CheckPlan(request)).checks
+    assert check.message.endswith("; one run a month is counted: give runs_per_month")
+    request.run.runs_per_month = 4
+    assert "one run" not in (await stub.CheckPlan(request)).checks[0].message
+
+
 async def test_a_plan_is_one_run(stub, check_of, explain):
     request = check_of({"cost": 1})
     request.run.fallbacks.add()

@@ -150,6 +150,29 @@ async def test_the_full_view_says_what_would_fit_and_the_basic_one_does_not_sear
     assert basic.memory == full.memory
 
 
+@pytest.mark.parametrize("view", ["ESTIMATE_VIEW_SUMMARY", "ESTIMATE_VIEW_BASIC"])
+async def test_a_search_that_is_asked_for_finds_what_the_full_view_does_and_no_other_is_made(stub, request_of, view):
+    spec = {"model": {"name": "llama-3.1-8b"}, "gradient_checkpointing": "GRADIENT_CHECKPOINTING_OFF"}
+    full = (await stub.EstimateRun(request_of(spec, view="ESTIMATE_VIEW_FULL"))).estimate
+    plain = (await stub.EstimateRun(request_of(spec, view=view))).estimate
+    searches = {
+        "nearest_runs": "ESTIMATE_SEARCH_NEAREST_RUNS",
+        "remedies": "ESTIMATE_SEARCH_REMEDIES",
+        "largest": "ESTIMATE_SEARCH_LARGEST",
+        "smallest_hardware": "ESTIMATE_SEARCH_SMALLEST_HARDWARE",
+        "offers": "ESTIMATE_SEARCH_OFFERS",
+    }
+    for field, search in searches.items():
+        found = (await stub.EstimateRun(request_of(spec, view=view, searches=[search]))).estimate
+        assert getattr(found, field) == getattr(full, field) != getattr(estimate_pb2.Estimate(), field)
+        found.ClearField(field)
+        assert found == plain
+    for refused in ([0], ["ESTIMATE_SEARCH_OFFERS", "ESTIMATE_SEARCH_OFFERS"]):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await stub.EstimateRun(request_of(spec, view=view, searches=refused))
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_what_the_full_view_found_holds_when_it_is_asked_for(stub, request_of):
     spec = {"model": {"name": "llama-3.1-8b"}, "qlora": {}, "training": {"effective_batch_size": 16}}
     full = (await stub.EstimateRun(request_of(spec, view="ESTIMATE_VIEW_FULL"))).estimate

@@ -39,7 +39,6 @@ CODES = {
     "RATE_FROM_PRODUCTS",
     "ROWS_TRUNCATED",
     "ROWS_UNKNOWN",
-    "ROW_LENGTHS_UNKNOWN",
     "RUN_DOES_NOT_FIT",
     "SETTING_ASSUMED",
     "STEP_TIME_CORRECTED",
@@ -76,6 +75,12 @@ def test_every_code_is_listed_here():
             "ROWS_TRUNCATED",
             "spec.training.sequence_length",
         ),
+        ({"dataset": {"profile": {"examples": 9}}}, "SETTING_ASSUMED", "spec.dataset.profile.total_tokens"),
+        (
+            {"dataset": {"profile": {"examples": 9, "total_tokens": 576}}},
+            "LONGEST_ROW_UNKNOWN",
+            "dataset_profile.token_lengths",
+        ),
         ({"hardware": {"cpu": {}}}, "CPU_CORES_UNKNOWN", "spec.hardware.cpu.cores"),
         ({"hardware": {"accelerator": "A100"}}, "ACCELERATOR_MEMORY_ASSUMED", "spec.hardware.accelerator"),
     ],
@@ -86,3 +91,14 @@ def test_a_remark_names_the_field_that_it_is_about(spec, code, field_path):
     remarks = EstimatorServicer(Knowledge(price_book.packaged())).estimate(request).remarks
 
     assert {(remark.code, remark.field_path) for remark in remarks} >= {(code, field_path)}
+
+
+def test_unknown_lengths_of_the_rows_are_told_once():
+    spec = {"model": {"name": "smollm2-135m"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}}
+    spec["dataset"] = {"profile": {"examples": 9}}
+    request = json_format.ParseDict({"spec": spec}, estimate_pb2.EstimateRunRequest())
+    remarks = EstimatorServicer(Knowledge(price_book.packaged())).estimate(request).remarks
+
+    assert [remark.message for remark in remarks if "row" in remark.message.split()] == [
+        "every row as long as 2048 tokens"
+    ]

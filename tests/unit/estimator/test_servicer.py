@@ -116,12 +116,17 @@ async def full_row(servicer):
     await servicer.BatchEstimateRuns(batch([LORA | {"view": "ESTIMATE_VIEW_FULL"}]), None)
 
 
+async def searching_row(servicer):
+    row = LORA | {"view": "ESTIMATE_VIEW_SUMMARY", "searches": ["ESTIMATE_SEARCH_SMALLEST_HARDWARE"]}
+    await servicer.BatchEstimateRuns(batch([row]), None)
+
+
 async def check(servicer):
     document = {"run": LORA, "policy": {"limits": [{"metric": "POLICY_METRIC_DEVICE_BYTES", "max": 1}]}}
     await servicer.CheckPlan(json_format.ParseDict(document, check_plan_pb2.CheckPlanRequest()), None)
 
 
-@pytest.mark.parametrize("call", [full_view, full_row, check])
+@pytest.mark.parametrize("call", [full_view, full_row, searching_row, check])
 async def test_searches_run_outside_the_event_loop(call):
     servicer = Watched()
     await call(servicer)

@@ -9,7 +9,8 @@ from finetree.metadata import current
 
 
 def sent(client: Client) -> dict[str, str | bytes]:
-    return dict(channels.metadata(client.options, "trainer", channels.new_request_id()))
+    token = channels.own_token(client.options, "trainer")
+    return dict(channels.metadata(channels.new_request_id(), token.value() if token is not None else ""))
 
 
 def test_entries_take_the_place_of_the_clients_own():

@@ -56,9 +56,7 @@ def list_profiles() -> list[Profile]:
         except InvalidArgument as error:
             found.append(Profile(name, {}, error.message))
             continue
-        found.append(
-            Profile(name, {key: Setting(key, value.value, "", "profile").shown() for key, value in values.items()})
-        )
+        found.append(Profile(name, {key: Setting(key, value, "", "profile").shown() for key, value in values.items()}))
     return found
 
 

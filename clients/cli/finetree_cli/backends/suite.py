@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three services as child processes on loopback: for `finetree up`, the demo and integration tests."""
+"""The three services and the console as child processes on loopback: for `finetree up`, the demo and tests."""
 
 import contextlib
 import importlib.util
@@ -18,10 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from finetree_cli.backends import service_logs
 from finetree_cli.errors import NotAvailable
 
 SERVICES = ("estimator", "recommender", "trainer")
 """Names in the order of starting: the other two call the estimator."""
+CONSOLE = "console"
+"""Name of the program that serves HTTP in front of the three."""
 ANY_PORTS: Mapping[str, int] = dict.fromkeys(SERVICES, 0)
 """Ports chosen by the operating system."""
 START_SECONDS = 30.0
@@ -69,17 +72,19 @@ class Suite:
     ports: Mapping[str, int] = field(default_factory=lambda: ANY_PORTS)
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Additional flags by service."""
+    http: str = ""
+    """HOST:PORT of the console, which is started last; empty: none is."""
     children: dict[str, Child] = field(default_factory=dict)
     _run_dir: "tempfile.TemporaryDirectory[str] | None" = None
 
     @property
     def addresses(self) -> dict[str, str]:
-        """Return the address by service."""
-        return {name: child.address for name, child in self.children.items()}
+        """Return the address by service, the console left out."""
+        return {name: child.address for name, child in self.children.items() if name != CONSOLE}
 
     def start(self) -> None:
-        """Start all three and wait until each accepts calls."""
-        _refuse_missing_packages()
+        """Start all three, and the console where it is asked for, and wait until each accepts calls."""
+        _refuse_missing_packages((*SERVICES, CONSOLE) if self.http else SERVICES)
         _refuse_taken_ports(self.ports)
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._run_dir = tempfile.TemporaryDirectory(prefix="finetree-")
@@ -90,12 +95,15 @@ class Suite:
                 self._launch(name)
             for name in ("recommender", "trainer"):
                 self._await(name)
+            if self.http:
+                self._launch(CONSOLE)
+                self._await(CONSOLE)
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Stop all three: SIGTERM, and SIGKILL after `STOP_SECONDS`. May be called again."""
+        """Stop all: SIGTERM, and SIGKILL after `STOP_SECONDS`. May be called again."""
         running = [child.process for child in self.children.values() if child.process.poll() is None]
         for process in running:
             process.send_signal(signal.SIGTERM)
@@ -118,6 +126,11 @@ class Suite:
         """Return a service that has ended by itself, if there is one."""
         return next((child for child in self.children.values() if child.process.poll() is not None), None)
 
+    def rotate_logs(self) -> None:
+        """Keep the services' logs at a bounded size; to be called now and then."""
+        for child in self.children.values():
+            service_logs.rotate(child.log)
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -138,6 +151,9 @@ class Suite:
         self.children[name] = Child(name, process, log, ready)
 
     def _flags(self, name: str, ready: Path) -> list[str]:
+        if name == CONSOLE:
+            upstream = [word for each, address in self.addresses.items() for word in (f"--{each}-address", address)]
+            return ["--address", self.http, "--ready-file", str(ready), "--stop-with-stdin", *upstream]
         flags = ["--address", f"127.0.0.1:{self.ports.get(name, 0)}", "--ready-file", str(ready), "--stop-with-stdin"]
         if name == "trainer":
             flags += ["--data-dir", str(self.data_dir / "trainer")]
@@ -196,8 +212,8 @@ def _not_started(child: Child, text: str) -> NotAvailable:
     )
 
 
-def _refuse_missing_packages() -> None:
-    missing = [name for name in SERVICES if importlib.util.find_spec(f"finetree_{name}") is None]
+def _refuse_missing_packages(names: tuple[str, ...]) -> None:
+    missing = [name for name in names if importlib.util.find_spec(f"finetree_{name}") is None]
     if missing:
         raise NotAvailable(
             f"not installed: {', '.join(f'finetree-{name}' for name in missing)}",

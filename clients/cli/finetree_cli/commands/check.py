@@ -60,6 +60,13 @@ class CheckFlags:
         "finetree check --policy policy.yaml --base origin/main --output markdown",
         "finetree check job.yaml --max-memory-gib 24 --json | jq .verdict",
     ),
+    sections={
+        "Limits": (LimitFlags, "policy_file", "fail_on", "override", "override_by", "as_of"),
+        "Run, in place of the job file's": (PlanFlags,),
+        "Price": (OwnershipFlags, "price_book"),
+        "Training program, where it is not this suite's": (ProgramFlags,),
+        "Base and lock file": ("base", "locked", "lock_file"),
+    },
 )
 @click.argument("paths", nargs=-1)
 @click.option("--max-cost", type=MoneyAmount(), metavar="AMOUNT", help="Highest cost of the run: 50 or '50 EUR'.")

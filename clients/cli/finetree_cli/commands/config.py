@@ -87,7 +87,7 @@ def _settings(settings: Settings) -> "list[Setting]":
 
     from finetree.config.keys import KEYS
 
-    resolved = settings.resolved()
+    resolved = settings.resolved(lines=True)
     addresses = [
         dataclasses.replace(setting, key=f"{service}_address", origin=_option(f"{service}_address", setting))
         for service, setting in resolved.addresses.items()

@@ -74,6 +74,14 @@ class EstimateFlags:
         "finetree estimate job.yaml --checkpointing off --optimizer adamw-8bit",
         "finetree estimate --requests requests.jsonl --local",
     ),
+    sections={
+        "Run": ("model", "method", RunFlags),
+        "Hardware": (HardwareFlags,),
+        "Data": (DataFlags,),
+        "Price": (OwnershipFlags, "price_book"),
+        "Training program, where it is not this suite's": (ProgramFlags,),
+        "Comparison": ("compare", "methods", "accelerators", "chart"),
+    },
 )
 @click.argument("file", required=False, metavar="[FILE]")
 @click.option(

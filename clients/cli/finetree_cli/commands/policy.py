@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from finetree_cli.gate.policy.testing import Outcome, Reach
 
 
-@click.group(cls=Group, examples=("finetree policy show", "finetree policy test policy.yaml"))
+@click.group(cls=Group, examples=("finetree policy show", "finetree policy test --policy policy.yaml"))
 def policy() -> None:
     """Show and test the policies of a pipeline."""
 
@@ -23,12 +23,12 @@ def policy() -> None:
 @policy.command(
     "test",
     examples=(
-        "finetree policy test policy.yaml",
+        "finetree policy test --policy policy.yaml",
         "finetree policy test --require-coverage",
-        "finetree policy test policy.yaml --json | jq '.coverage[] | select(.never != [])'",
+        "finetree policy test --policy policy.yaml --json | jq '.coverage[] | select(.never != [])'",
     ),
 )
-@click.argument("file", required=False)
+@click.option("--policy", "file", metavar="FILE", help="The policy file. [default: .finetree/policy.yaml]")
 @click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
 @click.option("--require-coverage", is_flag=True, help="Fail too where an example never passes or never fails a limit.")
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
@@ -46,7 +46,7 @@ def test(
 ) -> None:
     """Run the examples of a policy file, and say which limits they reached.
 
-    FILE is a policy file [default: .finetree/policy.yaml] with `examples`: jobs, inline or by path, each with the
+    A policy file may have `examples`: jobs, inline or by path, each with the
     verdict that it must have as a whole or by limit. Exits with 0 if all come and with 3 if one does not. A limit that
     no example passes or fails is named: it may be written wrongly.
     """
@@ -82,19 +82,16 @@ def test(
     "show",
     examples=(
         "finetree policy show",
-        "finetree policy show policy.yaml --job training/job.yaml",
-        "finetree policy show policy.yaml --json | jq '.policies[].limits'",
+        "finetree policy show --policy policy.yaml --job training/job.yaml",
+        "finetree policy show --policy policy.yaml --json | jq '.policies[].limits'",
     ),
 )
-@click.argument("file", required=False)
+@click.option("--policy", "file", metavar="FILE", help="The policy file. [default: .finetree/policy.yaml]")
 @click.option("--job", metavar="PATH", help="Only the policy of this job file, with its waivers.")
 @click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
 @pass_settings
 def show(settings: Settings, /, file: str | None, *, job: str | None, as_of: str | None) -> None:
-    """Check a policy file and show its policies: for which job files, with which limits and waivers.
-
-    FILE is a policy file [default: .finetree/policy.yaml].
-    """
+    """Check a policy file and show its policies: for which job files, with which limits and waivers."""
     from finetree_cli.gate.policy.file import DEFAULT_FILE, read_policies
 
     policies = read_policies(file or DEFAULT_FILE)

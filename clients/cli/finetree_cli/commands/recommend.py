@@ -97,6 +97,31 @@ class RecommendFlags:
         "finetree recommend --interactive",
         "finetree recommend --gpu-memory 8 --tree svg --tree-output tree.svg",
     ),
+    sections={
+        "Model and hardware": ("model", HardwareFlags),
+        "Data": (DataFlags,),
+        "What is needed": (
+            "quality",
+            "time",
+            "tasks",
+            "task_count",
+            "task_domain",
+            "behavior",
+            "use_case",
+            "experience",
+            "serve",
+            "priority",
+        ),
+        "Budget": (
+            "budget_per_month",
+            "budget_per_run",
+            "runs_per_month",
+            "max_duration",
+            "can_rent",
+            OwnershipFlags,
+        ),
+        "Rules": ("recipe", "rule_pack"),
+    },
 )
 @click.option(
     "--model",
@@ -245,6 +270,8 @@ def _name_flags(response: "recommendation_pb2.RecommendResponse") -> None:
         given.field_path = flag_of(given.field_path, recommend) or given.field_path
     for change in response.counterfactuals:
         change.field_path = flag_of(change.field_path, recommend) or change.field_path
+    for way in response.ways_out:
+        way.message = in_flags(way.message, recommend)
     for reason in (each for item in response.methods for each in item.reasons):
         reason.message = in_flags(reason.message, recommend)
 

@@ -39,7 +39,7 @@ class Ports(click.ParamType[Mapping[str, int]]):
 
 @click.command(
     cls=Command,
-    examples=("finetree up", "finetree up --ports auto --json", "finetree up --data-dir /srv/finetree"),
+    examples=("finetree up", "finetree up --http 127.0.0.1:8080", "finetree up --ports auto --json"),
 )
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for jobs and data.")
 @click.option(
@@ -50,8 +50,11 @@ class Ports(click.ParamType[Mapping[str, int]]):
     metavar="auto|R,E,T",
     help="Ports of recommender, estimator and trainer on 127.0.0.1.",
 )
+@click.option(
+    "--http", default="", metavar="HOST:PORT", help="Also serve JSON over HTTP there, such as 127.0.0.1:8080."
+)
 @pass_settings
-def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int]) -> None:
+def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int], http: str) -> None:
     """Start the three services on this machine.
 
     Ctrl-C stops them. The default data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json,
@@ -63,9 +66,10 @@ def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int]) -> N
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     folder = (data_dir or default_data_dir()).absolute()
-    with Suite(folder, ports) as suite:
+    with Suite(folder, ports, http=http) as suite:
         _announce(settings, suite)
         while not stop.wait(POLL_SECONDS):
+            suite.rotate_logs()
             child = suite.ended()
             if child is not None:
                 text = f"the {child.name} ended with exit code {child.process.returncode}"
@@ -77,6 +81,7 @@ def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int]) -> N
 def _announce(settings: Settings, suite: "Suite") -> None:
     """Print one line for each service; with --json, one object on stdout."""
     from finetree_cli.backends.discovery import DEFAULT_PORTS
+    from finetree_cli.backends.suite import CONSOLE
 
     out = settings.out
     for child in suite.children.values():
@@ -90,4 +95,7 @@ def _announce(settings: Settings, suite: "Suite") -> None:
     if suite.addresses != {name: f"127.0.0.1:{port}" for name, port in DEFAULT_PORTS.items()}:
         flags = " ".join(f"--{name} {address}" for name, address in suite.addresses.items())
         out.say(f"options for the other commands: {flags}")
-    out.say("ready; Ctrl-C stops all three")
+    if CONSOLE in suite.children:
+        address = suite.children[CONSOLE].address
+        out.say(f"HTTP: curl http://{address}/trainer/v1/GetServerInfo; http://{address}/openapi.json lists all paths")
+    out.say("ready; Ctrl-C stops all of them")

@@ -63,7 +63,11 @@ def run(settings: Settings, countries: int | None, data_dir: Path | None) -> Non
         demo.note(", ".join(f"{name} {address}" for name, address in suite.addresses.items()))
         found = suite.addresses
         here = Settings(
-            recommender=found["recommender"], estimator=found["estimator"], trainer=found["trainer"], out=settings.out
+            recommender=found["recommender"],
+            estimator=found["estimator"],
+            trainer=found["trainer"],
+            profile="",
+            out=settings.out,
         )
         with here.client() as client:
             outcome = demo.run(client, countries)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from finetree_cli.errors import BadInput, CliError, FileProblem, GateFailed, Position
 from finetree_cli.gate.report import CheckResult, PlanEntry, Report
+from finetree_cli.gate.undecided import lengths_remedy
 
 if TYPE_CHECKING:
     from finetree_api.types.v1 import check_pb2
@@ -64,6 +65,8 @@ def _remedies(stopped: list[PlanEntry], *, failed: bool) -> list[str]:
         for check in stopping(entry):
             if check.verdict == "UNDECIDED" and check.measured is None:
                 found[f"{prefix}{check.message}"] = None
+            elif remedy := lengths_remedy(check.location.field_path):
+                found[f"{prefix}{remedy}"] = None
         if entry.remedies:
             found[f"{prefix}would pass: {entry.remedies[0].summary}"] = None
     if not failed:

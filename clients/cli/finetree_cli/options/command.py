@@ -4,8 +4,9 @@
 Neither this module nor a command's module imports anything heavier than click: `finetree --help` takes at most 200 ms.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -50,13 +51,13 @@ class Settings:
             profile=self.profile,
         )
 
-    def resolved(self) -> "ResolvedSettings":
-        """Look up what a client would be set to, and from where, without making one."""
+    def resolved(self, *, lines: bool = False) -> "ResolvedSettings":
+        """Look up what a client would be set to, and from where (in the file: with the line), without making one."""
         from finetree.config.settings import resolve
 
         given = {"address": self.address, "project": self.project}
         given |= {f"{name}_address": getattr(self, name) for name in ("recommender", "estimator", "trainer")}
-        return resolve(given, profile=self.profile)
+        return resolve(given, profile=self.profile, lines=lines)
 
 
 def settings(context: click.Context) -> Settings:
@@ -73,6 +74,10 @@ def take_flags(kind: type[T], flags: dict[str, Any]) -> T:
     """Move the fields of a dataclass out of a command's keyword arguments."""
     names = [item.name for item in fields(kind)]
     return kind(**{name: flags.pop(name) for name in names})
+
+
+def _names(kind: "str | type[DataclassInstance]") -> tuple[str, ...]:
+    return (kind,) if isinstance(kind, str) else tuple(item.name for item in fields(kind))
 
 
 def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -128,16 +133,24 @@ def shared_options() -> list[click.Parameter]:
     return [json, one, *services, project, profile]
 
 
+_OWN, _SHARED = "Options", "Options of every command"
 SHARED = frozenset(str(option.name) for option in shared_options())
 """Names of the shared options; the help lists them separately."""
 
 
-class Command(click.Command):
-    """A command with examples and the shared options."""
+Sections = Mapping[str, "Sequence[str | type[DataclassInstance]]"]
+"""Names of options, or dataclasses whose fields they are, by the title of their section in the help."""
 
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **kwargs: Any) -> None:
+
+class Command(click.Command):
+    """A command with examples, the shared options, and sections of its own options where they are many."""
+
+    def __init__(
+        self, *args: Any, examples: Sequence[str] = (), sections: Sections = MappingProxyType({}), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
+        self._titles = {name: title for title, kinds in sections.items() for kind in kinds for name in _names(kind)}
         self.params.extend(shared_options())
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -146,14 +159,14 @@ class Command(click.Command):
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the command's own options, then the shared ones."""
-        own: list[tuple[str, str]] = []
-        shared: list[tuple[str, str]] = []
+        """Write the command's own options by section, those without one after them, then the shared ones."""
+        found: dict[str, list[tuple[str, str]]] = {title: [] for title in (*self._titles.values(), _OWN, _SHARED)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None and isinstance(parameter, click.Option):  # arguments are in the usage line
-                (shared if parameter.name in SHARED else own).append(record)
-        for title, records in (("Options", own), ("Options of every command", shared)):
+                name = parameter.name or ""
+                found[_SHARED if name in SHARED else self._titles.get(name, _OWN)].append(record)
+        for title, records in found.items():
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)

@@ -47,11 +47,11 @@ async def refuse_chat(request: Request) -> Response:  # noqa: ARG001  # the sign
     """POST /v1/chat/completions: not served; says how to use a tuned model today."""
     raise refusal(
         "",
-        "this server trains models and does not answer with them yet. Download the adapter: the job's result_files, by "
-        "GET /v1/files/{id}/content, or `finetree jobs download JOB --output adapter`. Then, in Python: "
+        "this server trains models and does not answer with them yet. Download the adapter: the job's result_files by "
+        "GET /v1/files/{id}/content, or `finetree jobs download JOB --output result`. Then, in Python: "
         "from peft import AutoPeftModelForCausalLM; "
-        'model = AutoPeftModelForCausalLM.from_pretrained("adapter/adapter"); '
-        "model.generate(...). Servers that load the folder, such as vLLM, have this route themselves",
+        'model = AutoPeftModelForCausalLM.from_pretrained("result/adapter"); model.generate(...). '
+        "Servers that load the folder, such as vLLM, have this route themselves",
         "GENERATION_UNSUPPORTED",
         status=501,
     )

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +27,13 @@ from finetree.config.settings import Service
 
 
 class Raw:
-    """Typed gRPC stubs over the client's channels: no retry of streams, no typed errors, no fork gate."""
+    """Typed gRPC stubs over the client's channels, with its token, trace and a request id of their own.
+
+    They raise gRPC's errors, and nothing is sent again. Metadata of an answer, such as `finetree-server-version`:
+
+        call = client.raw.trainer.GetJob(request)
+        print((await call).job.name, await call.trailing_metadata())
+    """
 
     def __init__(self, transport: AsyncTransport) -> None:
         self._transport = transport
@@ -35,17 +41,17 @@ class Raw:
     @property
     def recommender(self) -> recommender_pb2_grpc.RecommenderServiceAsyncStub:
         """Stub of the recommender."""
-        return recommender_pb2_grpc.RecommenderServiceStub(self._transport.channel("recommender"))
+        return recommender_pb2_grpc.RecommenderServiceStub(self._transport.raw_channel("recommender"))
 
     @property
     def estimator(self) -> estimator_pb2_grpc.EstimatorServiceAsyncStub:
         """Stub of the estimator."""
-        return estimator_pb2_grpc.EstimatorServiceStub(self._transport.channel("estimator"))
+        return estimator_pb2_grpc.EstimatorServiceStub(self._transport.raw_channel("estimator"))
 
     @property
     def trainer(self) -> trainer_pb2_grpc.TrainerServiceAsyncStub:
         """Stub of the trainer."""
-        return trainer_pb2_grpc.TrainerServiceStub(self._transport.channel("trainer"))
+        return trainer_pb2_grpc.TrainerServiceStub(self._transport.raw_channel("trainer"))
 
 
 class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls, AsyncBaseModelCalls, AsyncJobCalls):
@@ -67,6 +73,8 @@ class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls,
             attempts have one deadline and one request_id. All calls of a client share a budget of 20 retries per
             service, of which every answer gives a tenth back.
         reconnect_timeout: seconds of continuous failure after which streams, uploads and downloads give up.
+        interceptors: gRPC's client interceptors, of `grpc` or of `grpc.aio` as the client is; they see every attempt
+            of every call, the raw ones too. They do not pickle.
 
     What is not given comes from the environment (FINETREE_ADDRESS, FINETREE_TRAINER_ADDRESS, FINETREE_TOKEN_FILE, …),
     else from the profile in ~/.config/finetree/config.toml; `finetree config show --origin` says from where. A
@@ -90,6 +98,7 @@ class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls,
         timeout: float | None = None,
         retries: bool | int = True,
         reconnect_timeout: float = RECONNECT_TIMEOUT,
+        interceptors: Sequence[Any] = (),
     ) -> None:
         own: dict[Service, str | None] = {
             "recommender": recommender_address,
@@ -107,6 +116,7 @@ class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls,
                 timeout=timeout,
                 retries=retries,
                 reconnect_timeout=reconnect_timeout,
+                interceptors=interceptors,
             )
         )
 

@@ -13,13 +13,13 @@ from typing import Any
 import grpc.aio
 
 from finetree._shared import channels
-from finetree._shared.channels import Kind
+from finetree._shared.channels import Kind, Sent
 from finetree._shared.fork import GATE
 from finetree._shared.retry import RetryBudget
-from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
+from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls, token_renewed
 from finetree.config.options import Options
 from finetree.config.settings import Service
-from finetree.errors import ClientClosed, FinetreeError
+from finetree.errors import ClientClosed, FinetreeError, Unauthenticated
 
 
 class Connection:
@@ -98,11 +98,15 @@ class AsyncConnections:
         """Record that a service answered: a later failure is not one of encryption."""
         self._reached.add(service)
 
-    async def error_of_call(self, error: grpc.aio.AioRpcError, service: Service, request_id: str) -> FinetreeError:
-        """Make the exception for an RpcError."""
-        target = self._options.targets[service]
+    async def error_of_call(self, error: grpc.aio.AioRpcError, sent: Sent) -> FinetreeError:
+        """Make the exception for an RpcError; TOKEN_RENEWED where the token was old and there is a new one."""
+        service, target = sent.service, self._options.targets[sent.service]
         trailers: Any = error.trailing_metadata()
-        found = error_of(error.code().name, error.details() or "", trailers, request_id=request_id, target=target)
+        code = error.code().name
+        sent.log(code)
+        found = error_of(code, error.details() or "", trailers, request_id=sent.request_id, target=target)
+        if isinstance(found, Unauthenticated) and sent.token and target.token:
+            return token_renewed(found) if await asyncio.to_thread(target.token.renew, sent.token) else found
         if service in self._reached or not may_be_plaintext_to_tls(found, target):
             return found
         mismatch = await asyncio.to_thread(speaks_tls, target.address)
@@ -124,9 +128,12 @@ class AsyncConnections:
     def _connect(self, service: Service, kind: Kind) -> grpc.aio.Channel:
         target = self._options.targets[service]
         arguments = channels.channel_arguments(target, kind)
+        interceptors = list(self._options.interceptors) or None
         if target.tls is None:
-            channel = grpc.aio.insecure_channel(target.address, arguments)
+            channel = grpc.aio.insecure_channel(target.address, arguments, interceptors=interceptors)
         else:
-            channel = grpc.aio.secure_channel(target.address, channels.credentials(target.tls), arguments)
+            channel = grpc.aio.secure_channel(
+                target.address, channels.credentials(target.tls), arguments, interceptors=interceptors
+            )
         GATE.opened(channel)
         return channel

@@ -63,7 +63,7 @@ async def _pieces(
     transport: AsyncTransport, artifact: str, path: str, offset: int, *, seconds: float | None
 ) -> AsyncGenerator[bytes]:
     request = artifact_pb2.DownloadArtifactRequest(name=artifact, path=path, offset=offset)
-    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, request, timeout=seconds)
+    stream = await transport.stream(rpcs.DOWNLOAD_ARTIFACT, request, timeout=seconds)
     broken = True
     try:
         while (piece := await _read(stream)) is not None:
@@ -99,7 +99,7 @@ async def _fetch(transport: AsyncTransport, target: Download, backoff: Backoff) 
 
 
 async def _stream(transport: AsyncTransport, target: Download, backoff: Backoff) -> None:
-    stream = transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
+    stream = await transport.stream(rpcs.DOWNLOAD_ARTIFACT, target.request(), timeout=backoff.within(None))
     broken = True
     try:
         async with asyncio.timeout(STALLED) as limit:

@@ -12,6 +12,7 @@ from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
 
 from finetree._async.transport import AsyncTransport, Stream
 from finetree._shared import rpcs
+from finetree._shared.channels import LOG
 from finetree._shared.follow import Follow, ended_early, heartbeats_missed
 from finetree._shared.retry import Backoff
 from finetree.errors import FinetreeError
@@ -56,7 +57,9 @@ class AsyncEventStream:
                 await self._receive()
             except FinetreeError as error:
                 await self._detach(renew=True)
-                await self._pause(self._backoff.delay(error))
+                delay = self._backoff.delay(error)
+                LOG.info("events of %s are asked for again in %.2f s: %s", self._follow.name, delay, error)
+                await self._pause(delay)
         await self.close()
         raise StopAsyncIteration
 
@@ -75,7 +78,7 @@ class AsyncEventStream:
 
     async def _receive(self) -> None:
         if self._stream is None:
-            self._stream = self._transport.stream(
+            self._stream = await self._transport.stream(
                 rpcs.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
             )
         try:

@@ -13,6 +13,8 @@ import grpc.aio
 
 from finetree._async.connections import AsyncConnections, Connection
 from finetree._shared import channels
+from finetree._shared.channels import Sent
+from finetree._shared.raw import RawChannel
 from finetree._shared.retry import Attempts
 from finetree._shared.rpcs import Q, R, Rpc
 from finetree.config.options import Options
@@ -23,11 +25,9 @@ from finetree.errors import ClientClosed
 class Stream(Generic[R]):
     """An open server stream. `read` raises FinetreeError; `close` is idempotent."""
 
-    def __init__(
-        self, connections: AsyncConnections, connection: Connection, call: Any, *, service: Service, request_id: str
-    ) -> None:
+    def __init__(self, connections: AsyncConnections, connection: Connection, call: Any, *, sent: Sent) -> None:
         self._connections, self._connection, self._call = connections, connection, call
-        self._service, self._request_id = service, request_id
+        self._sent = sent
         self._open = True
         connection.streams += 1
 
@@ -36,14 +36,14 @@ class Stream(Generic[R]):
         try:
             message = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise await self._connections.error_of_call(error, self._service, self._request_id) from None
+            raise await self._connections.error_of_call(error, self._sent) from None
         except asyncio.CancelledError:
             if _cancelling():
                 raise
-            raise _closed_meanwhile(self._request_id) from None
+            raise _closed_meanwhile(self._sent.request_id) from None
         if message is grpc.aio.EOF:
             return None
-        self._connections.note_reached(self._service)
+        self._connections.note_reached(self._sent.service)
         answer: R = message
         return answer
 
@@ -55,7 +55,7 @@ class Stream(Generic[R]):
         self._call.cancel()
         self._connection.streams -= 1
         if renew:
-            self._connections.retire(self._service, self._connection)
+            self._connections.retire(self._sent.service, self._connection)
         await self._connection.settle()
 
 
@@ -86,23 +86,27 @@ class AsyncTransport:
         budget = self._connections.budget(rpc.service)
         attempts = Attempts(self.options.retries, budget, self._timeout(rpc, timeout))
         while True:
+            sent = await self._sent(rpc, request_id)
             try:
-                response = await self._attempt(rpc, request, attempts.timeout(), request_id)
+                response = await self._attempt(rpc, request, attempts.timeout(), sent)
             except grpc.aio.AioRpcError as error:
-                failure = await self._connections.error_of_call(error, rpc.service, request_id)
+                failure = await self._connections.error_of_call(error, sent)
             else:
+                sent.log("OK")
                 attempts.succeeded()
                 self._connections.note_reached(rpc.service)
                 return response
-            await asyncio.sleep(attempts.delay(failure))
+            delay = attempts.delay(failure)
+            channels.LOG.info("%s is tried again in %.2f s: %s", rpc.path, delay, failure)
+            await asyncio.sleep(delay)
 
-    def stream(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
+    async def stream(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
         """Open a server stream. Without a `timeout` it has no deadline: its reader watches for silence."""
-        request_id = channels.new_request_id()
+        sent = await self._sent(rpc, channels.new_request_id())
         connection = self._connections.to(rpc.service, "stream")
         stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
-        call = stub(request, timeout=timeout, metadata=channels.metadata(self.options, rpc.service, request_id))
-        return Stream(self._connections, connection, call, service=rpc.service, request_id=request_id)
+        call = stub(request, timeout=timeout, metadata=sent.metadata)
+        return Stream(self._connections, connection, call, sent=sent)
 
     async def upload(self, rpc: Rpc[Q, R], requests: AsyncIterator[Q], *, timeout: float | None = None) -> R:
         """Send a client stream and wait for its answer.
@@ -110,24 +114,24 @@ class AsyncTransport:
         Raises:
             FinetreeError: what the service answered, or why it could not be reached.
         """
-        request_id = channels.new_request_id()
+        sent = await self._sent(rpc, channels.new_request_id())
         connection = self._connections.to(rpc.service, "stream")
         stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
         call: Any = stub(
             requests,
             timeout=timeout if timeout is not None else rpc.timeout,
-            metadata=channels.metadata(self.options, rpc.service, request_id),
+            metadata=sent.metadata,
         )
         connection.streams += 1
         try:
             response: R = await call
         except grpc.aio.AioRpcError as error:
             self._connections.retire(rpc.service, connection)
-            raise await self._connections.error_of_call(error, rpc.service, request_id) from None
+            raise await self._connections.error_of_call(error, sent) from None
         except asyncio.CancelledError:
             if _cancelling():
                 raise
-            raise _closed_meanwhile(request_id) from None
+            raise _closed_meanwhile(sent.request_id) from None
         finally:
             call.cancel()
             connection.streams -= 1
@@ -135,25 +139,35 @@ class AsyncTransport:
         return response
 
     def channel(self, service: Service) -> grpc.aio.Channel:
-        """Channel of unary calls, for the raw stubs."""
+        """Channel of unary calls."""
         return self._connections.to(service, "unary").channel
+
+    def raw_channel(self, service: Service) -> grpc.aio.Channel:
+        """Channel of unary calls for stubs, whose calls then carry the client's metadata."""
+        channel: Any = RawChannel(self.channel(service), self.options, service)
+        raw: grpc.aio.Channel = channel
+        return raw
 
     async def close(self) -> None:
         """Close the channels of the running loop; streams that are open on them end."""
         await self._connections.close()
 
-    async def _attempt(self, rpc: Rpc[Q, R], request: Q, timeout: float | None, request_id: str) -> R:
+    async def _sent(self, rpc: Rpc[Q, R], request_id: str) -> Sent:
+        """Begin a call: read the token, in another thread if that may block."""
+        token = channels.own_token(self.options, rpc.service)
+        value = "" if token is None else token.kept or await asyncio.to_thread(token.value)
+        return Sent(rpc.service, rpc.path, request_id, value)
+
+    async def _attempt(self, rpc: Rpc[Q, R], request: Q, timeout: float | None, sent: Sent) -> R:
         stub = self._connections.to(rpc.service, "unary").channel.unary_unary(
             rpc.path, rpc.request.SerializeToString, rpc.response.FromString
         )
         try:
-            response: R = await stub(
-                request, timeout=timeout, metadata=channels.metadata(self.options, rpc.service, request_id)
-            )
+            response: R = await stub(request, timeout=timeout, metadata=sent.metadata)
         except asyncio.CancelledError:
             if _cancelling():
                 raise
-            raise _closed_meanwhile(request_id) from None
+            raise _closed_meanwhile(sent.request_id) from None
         return response
 
     def _timeout(self, rpc: Rpc[Q, R], timeout: float | None) -> float | None:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +16,11 @@ import grpc
 from finetree._version import __version__
 from finetree.config.options import TLS, Options, Target
 from finetree.config.settings import Service
+from finetree.config.token import Token
 from finetree.metadata import current
 
+LOG = logging.getLogger("finetree")
+"""Where both clients log: calls at DEBUG, what they try again at INFO. Its handlers and level are the program's."""
 Kind = Literal["unary", "stream"]
 MAX_RECEIVED_BYTES = 16 * 1024 * 1024
 _PYTHON = ".".join(map(str, sys.version_info[:3]))
@@ -57,12 +63,37 @@ def new_request_id() -> str:
     return current().get("x-request-id") or str(uuid.uuid4())
 
 
-def metadata(options: Options, service: Service, request_id: str) -> tuple[tuple[str, str | bytes], ...]:
-    """Build the metadata of a call."""
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A call as it is sent. `token` is the client's own, empty when it is not sent."""
+
+    service: Service
+    path: str
+    request_id: str
+    token: str = field(repr=False)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Metadata of the call."""
+        return metadata(self.request_id, self.token)
+
+    def log(self, code: str) -> None:
+        """Log how the call ended."""
+        milliseconds = 1000 * (time.monotonic() - self.started)
+        LOG.debug("%s: %s after %.0f ms, request %s", self.path, code, milliseconds, self.request_id)
+
+
+def own_token(options: Options, service: Service) -> Token | None:
+    """Token that the client sends to a service; None where it has none, or `call_metadata` gives another one."""
+    return None if "authorization" in current() else options.targets[service].token
+
+
+def metadata(request_id: str, token: str) -> tuple[tuple[str, str | bytes], ...]:
+    """Build the metadata of a call. An empty `token` means none."""
     entries = {"x-request-id": request_id}
-    token = options.targets[service].token
-    if token is not None and "authorization" not in current():
-        entries["authorization"] = f"Bearer {token.value()}"
+    if token:
+        entries["authorization"] = f"Bearer {token}"
     if trace := trace_context():
         entries["traceparent"] = trace
     return tuple({**entries, **current()}.items())

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 
-from finetree._shared.status import is_broken_connection
+from finetree._shared.status import TOKEN_RENEWED, is_broken_connection
 from finetree.errors import DeadlineExceeded, FinetreeError, FinetreeTimeout, Unavailable
 
 FIRST_DELAY = 0.05
@@ -133,6 +133,8 @@ class Attempts:
         Raises:
             FinetreeError: `error` itself: another attempt cannot help, comes too late, or was one too many.
         """
+        if error.reason == TOKEN_RENEWED:
+            return 0.0  # the service is well; `Token.renew` bounds how often this happens
         # A full service (RESOURCE_EXHAUSTED) is not asked again: its caller knows what can wait, `retry_after` says
         # for how long.
         if not is_broken_connection(error) or self._left <= 0:

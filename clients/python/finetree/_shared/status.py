@@ -12,12 +12,14 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from finetree.config.options import Target
-from finetree.errors import BY_CODE, BY_REASON, FinetreeError, Violation
+from finetree.errors import BY_CODE, BY_REASON, FinetreeError, Unavailable, Violation
 
 Metadata = Iterable[tuple[str, str | bytes]]
 DETAILS = "grpc-status-details-bin"
 SERVER_VERSION = "finetree-server-version"
 PROBE_SECONDS = 1.0
+TOKEN_RENEWED = "TOKEN_RENEWED"  # noqa: S105 - a reason, no token
+"""Reason of a call that was refused for an old token, where there is a new one: the same call may succeed now."""
 BROKEN = {"INTERNAL", "UNKNOWN", "CANCELLED", "ABORTED", "DATA_LOSS"}
 """Codes that gRPC gives to a cut HTTP/2 stream, beside UNAVAILABLE."""
 
@@ -84,6 +86,11 @@ def plaintext_to_tls(error: FinetreeError, target: Target) -> FinetreeError:
     """Explain in an error that the server speaks TLS and the client does not."""
     error.message = f"{target.address} speaks TLS and this client does not; use https://{target.address} or tls=True"
     return error
+
+
+def token_renewed(refusal: FinetreeError) -> Unavailable:
+    """Make the error for a call with a token that a service no longer takes, when a new one was read."""
+    return Unavailable(refusal.message, reason=TOKEN_RENEWED, request_id=refusal.request_id)
 
 
 def is_broken_connection(error: FinetreeError) -> bool:

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 import grpc
 
 from finetree._shared import channels
-from finetree._shared.channels import Kind
+from finetree._shared.channels import Kind, Sent
 from finetree._shared.fork import GATE
 from finetree._shared.retry import RetryBudget
-from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls
+from finetree._shared.status import error_of, may_be_plaintext_to_tls, plaintext_to_tls, speaks_tls, token_renewed
 from finetree.config.options import Options
 from finetree.config.settings import Service
-from finetree.errors import ClientClosed, FinetreeError
+from finetree.errors import ClientClosed, FinetreeError, Unauthenticated
 
 T = TypeVar("T")
 CLOSE_SECONDS = 2.0
@@ -147,13 +147,17 @@ class Connections:
         """Record that a service answered: a later failure is not one of encryption."""
         self._reached.add(service)
 
-    def error_of_call(self, error: grpc.RpcError, service: Service, request_id: str) -> FinetreeError:
-        """Make the exception for an RpcError."""
+    def error_of_call(self, error: grpc.RpcError, sent: Sent) -> FinetreeError:
+        """Make the exception for an RpcError; TOKEN_RENEWED where the token was old and there is a new one."""
         call: Any = error
-        target = self._options.targets[service]
+        service, target = sent.service, self._options.targets[sent.service]
+        code = call.code().name
+        sent.log(code)
         found = error_of(
-            call.code().name, call.details() or "", call.trailing_metadata(), request_id=request_id, target=target
+            code, call.details() or "", call.trailing_metadata(), request_id=sent.request_id, target=target
         )
+        if isinstance(found, Unauthenticated) and sent.token and target.token and target.token.renew(sent.token):
+            return token_renewed(found)
         if service not in self._reached and may_be_plaintext_to_tls(found, target) and speaks_tls(target.address):
             return plaintext_to_tls(found, target)
         return found
@@ -171,4 +175,4 @@ class Connections:
         else:
             channel = grpc.secure_channel(target.address, channels.credentials(target.tls), arguments)
         GATE.manage(channel)
-        return channel
+        return grpc.intercept_channel(channel, *self._options.interceptors) if self._options.interceptors else channel

@@ -11,6 +11,7 @@ from typing import Self
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
 
 from finetree._shared import rpcs
+from finetree._shared.channels import LOG
 from finetree._shared.follow import Follow, ended_early, heartbeats_missed
 from finetree._shared.fork import GATE
 from finetree._shared.retry import Backoff
@@ -58,7 +59,9 @@ class EventStream:
                 self._receive()
             except FinetreeError as error:
                 self._detach(renew=True)
-                self._closed.wait(self._backoff.delay(error))
+                delay = self._backoff.delay(error)
+                LOG.info("events of %s are asked for again in %.2f s: %s", self._follow.name, delay, error)
+                self._closed.wait(delay)
         self.close()
         raise StopIteration
 

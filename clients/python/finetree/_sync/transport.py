@@ -14,7 +14,9 @@ from typing import Any, Generic
 import grpc
 
 from finetree._shared import channels
+from finetree._shared.channels import Sent
 from finetree._shared.fork import GATE
+from finetree._shared.raw import RawChannel
 from finetree._shared.retry import Attempts
 from finetree._shared.rpcs import Q, R, Rpc
 from finetree._shared.status import error_of
@@ -71,12 +73,11 @@ class Stream(Generic[R]):
         connection: Connection,
         begin: Callable[[], Any],
         *,
-        service: Service,
-        request_id: str,
+        sent: Sent,
     ) -> None:
         self.generation = GATE.generation
         self._connections, self._connection = connections, connection
-        self._service, self._request_id = service, request_id
+        self._sent = sent
         self._reader: Reader[R] = Reader(begin, connection)
         self._stop = weakref.finalize(self, self._reader.stop)
         self._stop.atexit = False
@@ -102,11 +103,11 @@ class Stream(Generic[R]):
         if isinstance(answer, StopIteration):
             return None
         if isinstance(answer, grpc.RpcError):
-            raise self._connections.error_of_call(answer, self._service, self._request_id) from None
+            raise self._connections.error_of_call(answer, self._sent) from None
         if isinstance(answer, BaseException):
             self.close(renew=True)
             raise answer
-        self._connections.note_reached(self._service)
+        self._connections.note_reached(self._sent.service)
         return answer
 
     def close(self, *, renew: bool = False) -> None:
@@ -116,7 +117,7 @@ class Stream(Generic[R]):
             GATE.keep(self._reader)
             return
         if renew:
-            self._connections.renew(self._service, self._connection)
+            self._connections.renew(self._sent.service, self._connection)
         self._stop()
 
 
@@ -147,29 +148,32 @@ class Transport:
         budget = self._connections.budget(rpc.service)
         attempts = Attempts(self.options.retries, budget, self._timeout(rpc, timeout))
         while True:
+            sent = self._sent(rpc, request_id)
             try:
-                response = self._attempt(rpc, request, attempts.timeout(), request_id)
+                response = self._attempt(rpc, request, attempts.timeout(), sent)
             except grpc.RpcError as error:
-                failure = self._connections.error_of_call(error, rpc.service, request_id)
+                failure = self._connections.error_of_call(error, sent)
             else:
+                sent.log("OK")
                 attempts.succeeded()
                 self._connections.note_reached(rpc.service)
                 return response
-            time.sleep(attempts.delay(failure))
+            delay = attempts.delay(failure)
+            channels.LOG.info("%s is tried again in %.2f s: %s", rpc.path, delay, failure)
+            time.sleep(delay)
 
     def stream(self, rpc: Rpc[Q, R], request: Q, *, timeout: float | None = None) -> Stream[R]:
         """Open a server stream. Without a `timeout` it has no deadline: its reader watches for silence."""
-        request_id = channels.new_request_id()
+        sent = self._sent(rpc, channels.new_request_id())
         connection = self._connections.to(rpc.service, "stream")
-        metadata = channels.metadata(self.options, rpc.service, request_id)
         stub = connection.channel.unary_stream(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
 
         def begin() -> Any:
             with GATE.call():
-                return stub(request, timeout, metadata)
+                return stub(request, timeout, sent.metadata)
 
         connection.enter()
-        return Stream(self._connections, connection, begin, service=rpc.service, request_id=request_id)
+        return Stream(self._connections, connection, begin, sent=sent)
 
     def upload(self, rpc: Rpc[Q, R], requests: Iterable[Q], *, timeout: float | None = None) -> R:
         """Send a client stream and wait for its answer.
@@ -177,44 +181,56 @@ class Transport:
         Raises:
             FinetreeError: what the service answered, or why it could not be reached.
         """
-        request_id = channels.new_request_id()
+        sent = self._sent(rpc, channels.new_request_id())
         connection = self._connections.to(rpc.service, "stream")
-        metadata = channels.metadata(self.options, rpc.service, request_id)
         stub = connection.channel.stream_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
 
         def begin() -> Iterator[R]:
             # A future runs on the channel's own thread: a fork in its middle is as harmless as one beside a stream.
             with GATE.call():
-                return Answer(stub.future(iter(requests), timeout if timeout is not None else rpc.timeout, metadata))
+                return Answer(
+                    stub.future(iter(requests), timeout if timeout is not None else rpc.timeout, sent.metadata)
+                )
 
         connection.enter()
-        stream: Stream[R] = Stream(self._connections, connection, begin, service=rpc.service, request_id=request_id)
+        stream: Stream[R] = Stream(self._connections, connection, begin, sent=sent)
         renew = True
         try:
             response = stream.read()
             renew = False
         except grpc.FutureCancelledError:
-            raise error_of("CANCELLED", "", None, request_id=request_id) from None
+            raise error_of("CANCELLED", "", None, request_id=sent.request_id) from None
         finally:
             stream.close(renew=renew)
         if response is None:
-            raise Internal(f"{rpc.path} ended without an answer", reason="NO_ANSWER", request_id=request_id)
+            raise Internal(f"{rpc.path} ended without an answer", reason="NO_ANSWER", request_id=sent.request_id)
         return response
 
     def channel(self, service: Service) -> grpc.Channel:
-        """Channel of unary calls, for the raw stubs."""
+        """Channel of unary calls."""
         return self._connections.to(service, "unary").channel
+
+    def raw_channel(self, service: Service) -> grpc.Channel:
+        """Channel of unary calls for stubs, whose calls then carry the client's metadata."""
+        channel: Any = RawChannel(self.channel(service), self.options, service)
+        raw: grpc.Channel = channel
+        return raw
 
     def close(self) -> None:
         """Close every channel; streams that are open on them end."""
         self._connections.close()
 
-    def _attempt(self, rpc: Rpc[Q, R], request: Q, timeout: float | None, request_id: str) -> R:
+    def _sent(self, rpc: Rpc[Q, R], request_id: str) -> Sent:
+        """Begin a call: read the token, which may block, before anything that a fork waits for."""
+        token = channels.own_token(self.options, rpc.service)
+        return Sent(rpc.service, rpc.path, request_id, token.value() if token is not None else "")
+
+    def _attempt(self, rpc: Rpc[Q, R], request: Q, timeout: float | None, sent: Sent) -> R:
         with GATE.call():
             stub = self._connections.to(rpc.service, "unary").channel.unary_unary(
                 rpc.path, rpc.request.SerializeToString, rpc.response.FromString
             )
-            response: R = stub(request, timeout, channels.metadata(self.options, rpc.service, request_id))
+            response: R = stub(request, timeout, sent.metadata)
             return response
 
     def _timeout(self, rpc: Rpc[Q, R], timeout: float | None) -> float | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration file: named profiles in TOML, in which every value knows its line.
+"""The configuration file: named profiles in TOML, whose mistakes are found by their line.
 
 profile = "prod"                  # the profile that is used when none is named
 
@@ -27,14 +27,6 @@ DEFAULT_PROFILE = "default"
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """A value of a profile, and the line where it stands, from 1."""
-
-    value: Any
-    line: int
-
-
-@dataclass(frozen=True, slots=True)
 class ConfigFile:
     """A configuration file that was read. `content` is its TOML as plain values."""
 
@@ -52,8 +44,8 @@ class ConfigFile:
         """Name of the profile that the file chooses; empty when it chooses none."""
         return str(self.content.get("profile", ""))
 
-    def profile(self, name: str) -> dict[str, Value]:
-        """Read a profile.
+    def profile(self, name: str) -> dict[str, Any]:
+        """Read the settings of a profile.
 
         Raises:
             InvalidArgument: INVALID_CONFIG: there is none of that name, or a key or value is wrong; the message names
@@ -69,11 +61,15 @@ class ConfigFile:
         return found
 
     def line(self, path: list[str]) -> int:
-        """Line, from 1, where the value at a path of keys begins: the first that the file cannot do without."""
-        lines = self.text.splitlines(keepends=True)
+        """Line, from 1, where the value at a path of keys begins: the first that the file cannot do without.
+
+        The reader of TOML in the standard library tells no lines, so it reads ever more of the file: for messages and
+        origins alone.
+        """
+        lines = self.text.split("\n")
         complete = 0
         for count in range(1, len(lines) + 1):
-            content = _parsed("".join(lines[:count]))
+            content = _parsed("\n".join(lines[:count]))
             if content is None:
                 continue  # inside a value of several lines
             if _has(content, path):
@@ -81,7 +77,7 @@ class ConfigFile:
             complete = count
         return max(1, len(lines))
 
-    def _value(self, profile: str, name: str, given: Any) -> Value:
+    def _value(self, profile: str, name: str, given: Any) -> Any:
         path = ["profiles", profile, name]
         key = KEYS.get(name)
         if key is None:
@@ -92,9 +88,7 @@ class ConfigFile:
             value = key.check(given)
         except ValueError as error:
             raise self._wrong(path, str(error)) from None
-        if isinstance(value, Path):
-            value = self.path.parent / value  # a relative one is beside the file
-        return Value(value, self.line(path))
+        return self.path.parent / value if isinstance(value, Path) else value  # a relative one is beside the file
 
     def _wrong(self, path: list[str], text: str) -> InvalidArgument:
         return wrong(self.path, self.line(path), ".".join(path), text)

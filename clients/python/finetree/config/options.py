@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Options:
     retries: int = RETRIES
     reconnect_timeout: float = RECONNECT_TIMEOUT
     profile: str = ""
+    interceptors: Sequence[Any] = ()
 
     def changed(
         self, *, timeout: float | None = None, retries: bool | int | None = None, reconnect_timeout: float | None = None
@@ -78,7 +79,7 @@ class Options:
             )
             for name, target in self.targets.items()
         }
-        return replace(self, targets=bare)
+        return replace(self, targets=bare, interceptors=())
 
 
 def make_options(
@@ -92,6 +93,7 @@ def make_options(
     timeout: float | None = None,
     retries: bool | int = True,
     reconnect_timeout: float = RECONNECT_TIMEOUT,
+    interceptors: Sequence[Any] = (),
 ) -> Options:
     """Build options from arguments, then environment variables (FINETREE_ADDRESS, …), the profile, defaults."""
     if timeout is not None and timeout <= 0:
@@ -107,6 +109,7 @@ def make_options(
         str(found["project"].value).removeprefix("projects/"),
         found["timeout"].value if "timeout" in found else None,
         profile=settings.profile.value,
+        interceptors=tuple(interceptors),
     )
     return options.changed(retries=retries, reconnect_timeout=reconnect_timeout)
 

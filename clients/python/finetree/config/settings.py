@@ -35,7 +35,7 @@ MASK = "********"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value and its origin: "argument", an environment variable, "PATH:LINE" or "default"."""
+    """A value and its origin: "argument", a variable, the file (with the line, if asked for) or "default"."""
 
     key: str
     value: Any
@@ -83,23 +83,24 @@ class Settings:
         return next((self.found[key] for key in TOKENS if key in self.found), None)
 
 
-def resolve(arguments: Mapping[str, Any], *, profile: str | None = None) -> Settings:
+def resolve(arguments: Mapping[str, Any], *, profile: str | None = None, lines: bool = False) -> Settings:
     """Look every setting up.
 
     Args:
         arguments: what the caller gave, by key; None and "" mean that it is not given.
         profile: name of a profile; None means FINETREE_PROFILE, else the one that the file chooses, else "default" if
             there is one of that name; "" means none.
+        lines: whether origins in the file have their line, which takes a while to find.
 
     Raises:
         InvalidArgument: INVALID_CONFIG: a mistake in the file, with its line; INVALID_OPTION: one in the environment.
     """
     file = None if profile == "" else read_config(config_path())
-    chosen = _profile(profile, file)
+    chosen = _profile(profile, file, lines=lines)
     places: tuple[Callable[[str], Setting | None], ...] = (
         lambda key: _argument(arguments, key),
         _variable,
-        _profiles(chosen, file),
+        _settings_of(chosen, file, lines=lines),
     )
     addresses = {service: _address(service, places) for service in SERVICES}
     plain = [key for key in KEYS if not key.endswith("address") and key not in TOKENS]
@@ -139,7 +140,7 @@ def _source(setting: Setting, profile: Setting) -> TokenSource:
     return OfFunction(setting.value) if callable(setting.value) else Fixed(setting.value)
 
 
-def _profile(given: str | None, file: ConfigFile | None) -> Setting:
+def _profile(given: str | None, file: ConfigFile | None, *, lines: bool) -> Setting:
     """Choose the profile; its setting has the empty value for none."""
     path = config_path()
     known = file.profiles if file is not None else []
@@ -149,7 +150,7 @@ def _profile(given: str | None, file: ConfigFile | None) -> Setting:
     elif named:
         choice = Setting("profile", named, PROFILE, "environment")
     elif file is not None and file.chosen:
-        choice = Setting("profile", file.chosen, f"{path}:{file.line(['profile'])}", "profile")
+        choice = Setting("profile", file.chosen, _place(file, ["profile"], lines=lines), "profile")
     else:
         choice = Setting("profile", DEFAULT_PROFILE if DEFAULT_PROFILE in known else "", "default", "default")
     if choice.value and choice.value not in known:
@@ -157,16 +158,19 @@ def _profile(given: str | None, file: ConfigFile | None) -> Setting:
     return choice
 
 
-def _profiles(chosen: Setting, file: ConfigFile | None) -> Callable[[str], Setting | None]:
+def _settings_of(chosen: Setting, file: ConfigFile | None, *, lines: bool) -> Callable[[str], Setting | None]:
     values = file.profile(chosen.value) if file is not None and chosen.value else {}
 
     def look_up(key: str) -> Setting | None:
-        found = values.get(key)
-        if found is None or file is None:
+        if file is None or key not in values:
             return None
-        return Setting(key, found.value, f"{file.path}:{found.line}", "profile")
+        return Setting(key, values[key], _place(file, ["profiles", chosen.value, key], lines=lines), "profile")
 
     return look_up
+
+
+def _place(file: ConfigFile, path: list[str], *, lines: bool) -> str:
+    return f"{file.path}:{file.line(path)}" if lines else f"{file.path}"
 
 
 def _argument(arguments: Mapping[str, Any], key: str) -> Setting | None:

@@ -93,8 +93,7 @@ class InProfile:
             text = self.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
             raise wrong(self.path, 0, "token", "cannot be read any more") from None
-        found = parse_config(self.path, text).profile(self.profile).get("token")
-        return str(found.value) if found is not None else ""
+        return str(parse_config(self.path, text).profile(self.profile).get("token", ""))
 
     def stamp(self) -> object:
         """It changes only when a service refuses it."""

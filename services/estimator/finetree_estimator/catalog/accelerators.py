@@ -95,10 +95,16 @@ def accelerator(name: str) -> AcceleratorEntry:
 
     Where a GPU is sold with several memory sizes, the size may follow the name ("RTX 3060 8GB").
     """
-    entry = _index().get(canonical(name))
+    entry = find(name)
     if entry is None:
         raise UnknownNameError(name, nearest_names(name, (entry.name for entry in supported())))
     return entry
+
+
+def find(name: str) -> AcceleratorEntry | None:
+    """Look up an accelerator by any spelling of its name; None where there is none."""
+    # Most names are written as the catalog does, and need no reading.
+    return _own_names().get(name) or _index().get(canonical(name))
 
 
 def other_memories(name: str) -> tuple[AcceleratorEntry, ...]:
@@ -106,7 +112,10 @@ def other_memories(name: str) -> tuple[AcceleratorEntry, ...]:
 
     Empty for a name exactly as in the catalog.
     """
-    entry, words = accelerator(name), canonical(name)
+    entry = accelerator(name)
+    if name == entry.name:
+        return ()
+    words = canonical(name)
     stated = {f"{entry.marketed_gb:g}", f"{entry.marketed_gb:g}gb", "laptop"} & set(words.split("-"))
     if stated or words == canonical(entry.name):
         return ()
@@ -120,6 +129,12 @@ def other_memories(name: str) -> tuple[AcceleratorEntry, ...]:
 def _series(entry: AcceleratorEntry) -> str:
     """Name of an accelerator without memory size and slot."""
     return re.sub(r"-(\d+gb|pcie)\b", "", entry.name)
+
+
+@cache
+def _own_names() -> dict[str, AcceleratorEntry]:
+    """Entries by the catalog's own name and by the maker's."""
+    return {name: entry for entry in accelerators() for name in (entry.display_name, entry.name)}
 
 
 @cache

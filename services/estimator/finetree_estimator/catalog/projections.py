@@ -22,6 +22,9 @@ class Role(Enum):
     GATE_UP = "gate and up"
     DOWN = "down"
 
+    # Members are equal by identity; an enum's own hash calls back into Python, some hundred times a run.
+    __hash__ = object.__hash__
+
 
 ATTENTION_ROLES = frozenset({Role.QUERY, Role.KEY, Role.VALUE, Role.QKV, Role.OUTPUT})
 """Projections of attention; the others are the MLP's."""

@@ -232,11 +232,11 @@ def _size_reasons(case: Case, near: Near, weights: Weights) -> list[Remark]:
     """One for each size in which the nearest measured run differs much."""
     other, found = near.row.case, []
     terms = size_terms(case, other, weights)
-    if terms["parameters"] >= WORTH_SAYING:
+    if terms.parameters >= WORTH_SAYING:
         ours, theirs = math.exp(case.parameters) / 1e9, math.exp(other.parameters) / 1e9
         text = f"the model has {ours:.3g} billion parameters, the nearest measured one {theirs:.3g}"
         found.append(Remark("MODEL_SIZE_DIFFERS", text, "spec.model"))
-    if terms["tokens"] >= WORTH_SAYING:
+    if terms.tokens >= WORTH_SAYING:
         ours, theirs = math.exp(tokens_of(case, weights)), math.exp(tokens_of(other, weights))
         which = "largest" if weights.by_peak else "average"
         text = f"the {which} micro-batch has {ours:,.0f} tokens, the nearest measured one {theirs:,.0f}"

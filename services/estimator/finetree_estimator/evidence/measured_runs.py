@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from finetree_estimator.catalog.accelerators import accelerator
-from finetree_estimator.catalog.names import UnknownNameError, table
+from finetree_estimator.catalog import accelerators
+from finetree_estimator.catalog.names import table
 from finetree_estimator.catalog.parameters import count
 from finetree_estimator.evidence.similarity import (
     CPU,
@@ -125,24 +125,24 @@ def nearest(case: Case, weights: Weights) -> Near:
         (setting_distance(case.setting, setting, weights), rows) for setting, rows in _by_setting(peaks=weights.by_peak)
     ]
     groups.sort(key=lambda group: group[0])
-    found: list[tuple[float, MeasuredRun]] = []
+    found: list[tuple[float, int, MeasuredRun]] = []
     least = apart = math.inf
     for settings, rows in groups:
         if settings > least:
             break
         for row in rows:
             sizes = size_terms(case, row.case, weights)
-            found.append((settings + sum(sizes.values()), row))
-            apart = min(apart, settings + sizes["parameters"])
-        least = min(distance for distance, _ in found)
-    distance, row = min(found, key=lambda pair: (pair[0], pair[1].place))
+            distance = settings + sum(sizes)
+            found.append((distance, row.place, row))
+            least, apart = min(least, distance), min(apart, settings + sizes.parameters)
+    distance, _, row = min(found)
     return Near(row, min(FAR, round(distance, DIGITS)), min(FAR, round(apart, DIGITS)))
 
 
 def _distance(case: Case, row: MeasuredRun, weights: Weights) -> float:
     """Distance of a case from a measured run."""
     settings = setting_distance(case.setting, row.case.setting, weights)
-    return settings + sum(size_terms(case, row.case, weights).values())
+    return settings + sum(size_terms(case, row.case, weights))
 
 
 def _size(number: float) -> float:
@@ -167,11 +167,8 @@ def _measured_devices() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _named(name: str) -> tuple[str, str]:
-    try:
-        entry = accelerator(name)
-    except UnknownNameError:
-        return "", ""
-    return entry.name, entry.architecture
+    entry = accelerators.find(name)
+    return (entry.name, entry.architecture) if entry is not None else ("", "")
 
 
 def _row(place: int, row: dict[str, str]) -> MeasuredRun:

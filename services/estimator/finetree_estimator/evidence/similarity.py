@@ -9,6 +9,7 @@ device only speed depends strongly. A run on a CPU and one on a GPU have little 
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 FAR = 1.0
 """Distance from which on a case counts as far, however much farther it is."""
@@ -182,13 +183,20 @@ def _setting_terms(one: Setting, other: Setting, weights: Weights) -> tuple[floa
     )
 
 
-def size_terms(one: Case, other: Case, weights: Weights) -> dict[str, float]:
+class SizeTerms(NamedTuple):
+    """Distance that the sizes of two runs add."""
+
+    parameters: float
+    tokens: float
+
+
+def size_terms(one: Case, other: Case, weights: Weights) -> SizeTerms:
     """Distance that the number of parameters and that of tokens add."""
     tokens = abs(tokens_of(one, weights) - tokens_of(other, weights))
-    return {
-        "parameters": weights.parameters / _LOG_10 * abs(one.parameters - other.parameters),
-        "tokens": weights.tokens / _LOG_10 * tokens,
-    }
+    return SizeTerms(
+        parameters=weights.parameters / _LOG_10 * abs(one.parameters - other.parameters),
+        tokens=weights.tokens / _LOG_10 * tokens,
+    )
 
 
 def tokens_of(case: Case, weights: Weights) -> float:

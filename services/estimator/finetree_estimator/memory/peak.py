@@ -6,6 +6,8 @@ activations and logits at the loss, activations and gradients of a layer, or all
 coincide, so the largest counts and not their sum.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -32,6 +34,9 @@ class Component(Enum):
     QUANTIZATION = "quantization constants and workspace"
     RUNTIME = "runtime"
     FRAGMENTATION = "fragmentation"
+
+    # Members are equal by identity; an enum's own hash calls back into Python, some hundred times a peak.
+    __hash__ = object.__hash__
 
 
 class Sizes(NamedTuple):
@@ -186,16 +191,18 @@ def _peak(run: Run, instants: Sequence[Sizes], widths: Sequence[Width]) -> Inter
     The truth is the maximum over them: its ends are the maxima of theirs.
     """
     expected = max(map(sum, instants))
-    low = max(sum(size * width.low for size, width in zip(sizes, widths, strict=True)) for sizes in instants)
-    high = max(sum(size * width.high for size, width in zip(sizes, widths, strict=True)) for sizes in instants)
+    lows, highs = [width.low for width in widths], [width.high for width in widths]
+    low = max(sum(map(operator.mul, sizes, lows)) for sizes in instants)
+    high = max(sum(map(operator.mul, sizes, highs)) for sizes in instants)
     low, high = max(low, expected * (2 - c.WIDEST)), min(high, expected * c.WIDEST)
     if run.counts_exactly:
         low = max(low, *(sizes.counted for sizes in instants))
-    sources: tuple[Source, ...] = ()
+    # Most components share a few tuples of sources, whose equality costs less than hashes of their members.
+    named: list[tuple[Source, ...]] = []
     for sizes, width in zip(zip(*instants, strict=True), widths, strict=True):
-        if any(sizes) and not set(width.sources) <= set(sources):
-            sources = together(sources, width.sources)
-    return Interval(low, expected, high, sources=sources)
+        if any(sizes) and width.sources not in named:
+            named.append(width.sources)
+    return Interval(low, expected, high, sources=functools.reduce(together, named, ()))
 
 
 def _host(run: Run, states: ModelStates) -> Interval:

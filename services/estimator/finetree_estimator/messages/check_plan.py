@@ -4,8 +4,9 @@
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 
-from finetree_estimator.messages.estimate import basic_message, patch_message, verdict_value
+from finetree_estimator.messages.estimate import basic_message, verdict_value
 from finetree_estimator.messages.provenance import interval_message, money_interval, optional_interval
+from finetree_estimator.messages.searches import patch_message
 from finetree_estimator.whatif.alternatives import Trial
 from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.check_plan import PlanCheck

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Message of an estimate in the views SUMMARY, BASIC and FULL."""
-
-from collections.abc import Iterable
+"""Message of an estimate in the views SUMMARY and BASIC; what searches find stands in `searches`."""
 
 from finetree_api.estimator.v1 import catalog_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
 from finetree_runtime.money import to_money
 from finetree_runtime.runspec.digest import plan_digest
-from google.protobuf import json_format, struct_pb2
 
 from finetree_estimator.cost import Cost
 from finetree_estimator.evidence.confidence import Confidence
-from finetree_estimator.evidence.measured_runs import Near
 from finetree_estimator.memory.fit import Fit, Verdict
 from finetree_estimator.memory.peak import Memory
-from finetree_estimator.messages.catalog import price_message, term_value
+from finetree_estimator.messages.catalog import term_value
 from finetree_estimator.messages.provenance import (
     interval_message,
     money_interval,
@@ -24,12 +20,8 @@ from finetree_estimator.messages.provenance import (
 from finetree_estimator.remarks import Remark
 from finetree_estimator.spec.assumptions import assumptions
 from finetree_estimator.timing.phases import Times
-from finetree_estimator.whatif.changes import Patch
 from finetree_estimator.whatif.fallbacks import Answer
-from finetree_estimator.whatif.hardware import Offer, Option
-from finetree_estimator.whatif.largest import Largest
 from finetree_estimator.whatif.playbook_comparison import Compared, compare
-from finetree_estimator.whatif.remedies import Remedy
 
 
 def summary_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_pb2.Estimate:
@@ -79,85 +71,6 @@ def basic_message(answer: Answer, revision: evidence_pb2.Revision) -> estimate_p
     if estimate.price is not None:
         message.cost.CopyFrom(_cost(estimate.price))
     return message
-
-
-def full_message(
-    answer: Answer,
-    revision: evidence_pb2.Revision,
-    *,
-    nearest: Iterable[Near],
-    remedies: Iterable[Remedy],
-    largest: Largest | None,
-    smallest_hardware: Iterable[Option],
-    offers: Iterable[Offer],
-) -> estimate_pb2.Estimate:
-    """Write the FULL view: the BASIC view and the results of searches."""
-    message = basic_message(answer, revision)
-    found = estimate_pb2.Estimate(
-        nearest_runs=map(_measured_run, nearest),
-        remedies=map(_remedy, remedies),
-        smallest_hardware=map(_hardware_option, smallest_hardware),
-        offers=map(_offer, offers),
-    )
-    if largest is not None:
-        found.largest.CopyFrom(
-            estimate_pb2.LargestThatFits(micro_batch_size=largest.micro_batch, sequence_length=largest.sequence_length)
-        )
-    message.MergeFrom(found)
-    return message
-
-
-def patch_message(patch: Patch) -> check_pb2.SpecPatch:
-    """Write a new value of one field of a RunSpec."""
-    return check_pb2.SpecPatch(
-        field_path=patch.path, value=json_format.ParseDict(patch.value, struct_pb2.Value()), summary=patch.summary
-    )
-
-
-def _remedy(remedy: Remedy) -> estimate_pb2.Remedy:
-    """Write changes that make a run fit, with the device peak after them."""
-    return estimate_pb2.Remedy(
-        patches=[patch_message(patch) for change in remedy.changes for patch in change.patches],
-        device_bytes=interval_message(remedy.peak),
-        verdict=verdict_value(remedy.verdict),
-        summary=remedy.summary,
-        total_seconds=optional_interval(remedy.total_seconds),
-        cost=money_interval(remedy.cost.amount, remedy.cost.currency) if remedy.cost is not None else None,
-    )
-
-
-def _hardware_option(option: Option) -> estimate_pb2.HardwareOption:
-    """Write hardware on which a run fits."""
-    return estimate_pb2.HardwareOption(
-        accelerator=option.accelerator,
-        count=option.count,
-        sharding=option.sharding,
-        device_bytes=interval_message(option.peak),
-        usable_device_bytes=option.usable_bytes,
-        verdict=verdict_value(option.verdict),
-    )
-
-
-def _measured_run(near: Near) -> estimate_pb2.MeasuredRun:
-    """Write a measured run and its distance."""
-    return estimate_pb2.MeasuredRun(
-        description=near.row.description,
-        peak_bytes=near.row.peak_bytes,
-        tokens_per_second=near.row.tokens_per_second,
-        distance=near.distance,
-        provenance=provenance_message(near.row.source),
-    )
-
-
-def _offer(offer: Offer) -> estimate_pb2.Offer:
-    """Write a quote with the hours and the cost of the run on it."""
-    return estimate_pb2.Offer(
-        price=price_message(offer.quote),
-        count=offer.devices,
-        hours=interval_message(offer.hours),
-        cost=money_interval(offer.amount, offer.quote.currency),
-        verdict=verdict_value(offer.verdict),
-    )
 
 
 def verdict_value(verdict: Verdict) -> estimate_summary_pb2.FitVerdict.ValueType:

@@ -62,7 +62,7 @@ def adapted(shape: Shape, targets: tuple[str, ...]) -> tuple[tuple[int, Linear, 
     A target is a module's path or the end of one ("q_proj", "mlp.c_proj"), with a layer's number in front for that
     layer alone ("model.layers.0.self_attn.q_proj"). Raises UnknownTargetError.
     """
-    chosen: dict[tuple[int, Linear], set[int]] = {}
+    chosen: dict[tuple[int, str, Role], tuple[Linear, set[int]]] = {}
     for target in targets:
         name, only = _split(target)
         found = False
@@ -71,11 +71,11 @@ def adapted(shape: Shape, targets: tuple[str, ...]) -> tuple[tuple[int, Linear, 
                 continue
             layers = range(kind.first, kind.end) if only is None else (only,)
             for part in _named(shape, kind, name):
-                chosen.setdefault((kind.first, part), set()).update(layers)
+                chosen.setdefault((kind.first, part.name, part.role), (part, set()))[1].update(layers)
                 found = True
         if not found:
             raise UnknownTargetError(target)
-    return tuple((first, part, len(layers)) for (first, part), layers in chosen.items())
+    return tuple((first, part, len(layers)) for (first, *_), (part, layers) in chosen.items())
 
 
 def used_copies(shape: Shape, linear: Linear) -> int:

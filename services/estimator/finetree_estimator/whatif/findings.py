@@ -18,7 +18,7 @@ from finetree_runtime.errors import invalid_field
 from finetree_estimator.intervals import Interval
 from finetree_estimator.memory import fit
 from finetree_estimator.whatif.fallbacks import Answer
-from finetree_estimator.whatif.measured import missing, names, predicted, setting
+from finetree_estimator.whatif.measured import ONE_RUN, missing, names, open_lengths, predicted, setting
 from finetree_estimator.whatif.policy import COSTS, NAMED, Level, Limit, Metric, Policy, Undecided
 from finetree_estimator.whatif.quantities import LEVELS, brief, share
 
@@ -78,6 +78,23 @@ def findings(policy: Policy, answer: Answer) -> tuple[Finding, ...]:
 
 
 def judge_limit(limit: Limit, answer: Answer) -> Finding:
+    """Compare one limit with the estimate, and say what was assumed of the data where that may decide.
+
+    Raises InvalidArgument (CURRENCY_MISMATCH).
+    """
+    found = _compared(limit, answer)
+    if found.measured is None:
+        return found
+    if limit.metric is Metric.MONTHLY_COST and not answer.parsed.run.runs_per_month:
+        found = replace(found, message=f"{found.message}; {ONE_RUN}")
+    lengths = open_lengths(limit, answer) if found.verdict is not Verdict.PASS else None
+    if lengths is None:
+        return found
+    path, text = lengths
+    return replace(found, setting=path, message=f"{found.message}; {text}")
+
+
+def _compared(limit: Limit, answer: Answer) -> Finding:
     """Compare one limit with the estimate. Raises InvalidArgument (CURRENCY_MISMATCH)."""
     estimate = answer.estimate
     if limit.metric is Metric.FIT:

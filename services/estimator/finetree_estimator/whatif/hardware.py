@@ -10,6 +10,7 @@ from finetree_runtime.errors import DomainError
 from finetree_estimator import constants as c
 from finetree_estimator import cost
 from finetree_estimator.catalog.accelerators import AcceleratorEntry, accelerator, supported
+from finetree_estimator.catalog.devices import known
 from finetree_estimator.catalog.price_book import PriceBook, Quote
 from finetree_estimator.estimate import estimate, fit_of
 from finetree_estimator.evidence.calibration import EMPTY, Calibration, correction_for
@@ -18,7 +19,7 @@ from finetree_estimator.intervals import BeyondLimitError, Interval
 from finetree_estimator.memory.fit import Verdict
 from finetree_estimator.run import Run
 from finetree_estimator.spec.parse import ParsedRequest, parse_request, with_spec
-from finetree_estimator.spec.resolve import Knowledge, read_device
+from finetree_estimator.spec.resolve import Knowledge
 from finetree_estimator.spec.settings import is_fp32
 from finetree_estimator.whatif.fallbacks import Answer
 
@@ -171,8 +172,7 @@ def moved(parsed: ParsedRequest, entry: AcceleratorEntry, knowledge: Knowledge) 
     if parsed.run.device.is_cpu:
         spec = _on(parsed.request.spec, entry)
         return replace(parse_request(with_spec(parsed.request, spec), knowledge).run, payment=None)
-    device = read_device(hardware_pb2.Hardware(accelerator=entry.name), fp32=is_fp32(parsed.spec))
-    return replace(parsed.run, device=device, payment=None)
+    return replace(parsed.run, device=known(entry, fp32=is_fp32(parsed.spec)), payment=None)
 
 
 def correction_on(parsed: ParsedRequest, entry: AcceleratorEntry, calibration: Calibration) -> Correction:

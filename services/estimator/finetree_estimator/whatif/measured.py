@@ -8,8 +8,9 @@ from finetree_estimator.catalog.names import UnknownNameError
 from finetree_estimator.catalog.price_book import Owned, Quote
 from finetree_estimator.cost import Cost
 from finetree_estimator.intervals import Interval, exact
+from finetree_estimator.memory.peak import Component
 from finetree_estimator.whatif.fallbacks import Answer
-from finetree_estimator.whatif.policy import COSTS, NAMED, Metric
+from finetree_estimator.whatif.policy import COSTS, NAMED, Limit, Metric
 
 NO_ROWS = "unknown without the number of rows; give dataset.profile.examples"
 ROWS_ELSEWHERE = "unknown without the number of rows of dataset.{source}; give it beside the run"
@@ -23,6 +24,12 @@ DOES_NOT_FIT = "no figure: the run does not fit at its expected memory; remedies
 NO_NUMBER = "unknown for this run"
 NO_NAME = "unknown for a model that is given by its shape; give model.name or model.hub"
 NO_LICENSE = "unknown for a model outside of the catalog; give model.name or model.hub of one in it, or waive the limit"
+ONE_RUN = "one run a month is counted: give runs_per_month"
+OPEN_LENGTHS = "the lengths of the rows are unknown, and short rows take less: state them first ({path})"
+LENGTHS, TOTAL = "dataset.profile.token_lengths", "dataset.profile.total_tokens"
+"""RunSpec paths of the rows' lengths: how they are spread, and all of them together."""
+_OF_ROWS = frozenset({Component.ACTIVATIONS, Component.TRANSIENT_PEAK, Component.FRAGMENTATION})
+"""Parts of the peak that shrink with the rows."""
 OF_RUNS = (*COSTS, Metric.DURATION_SECONDS, Metric.ENERGY_KWH, Metric.CARBON_KG)
 """Metrics that only a run that can be made has."""
 OWNED = "owned"
@@ -68,6 +75,24 @@ def _tokens(profile: training_data_pb2.DatasetProfile | None) -> Interval | None
     # Counts that do not add up to the examples are shares.
     each = profile.examples / rows
     return Interval(low * each, (low + high) / 2 * each, high * each, coverage=1.0)
+
+
+def open_lengths(limit: Limit, answer: Answer) -> tuple[str, str] | None:
+    """RunSpec path of the rows' lengths, and what to do, where they are unknown and a limit depends on them.
+
+    None also where a limit of the memory, or the device's, is too low for what does not depend on the rows.
+    """
+    metric = limit.metric
+    rows = answer.parsed.run.rows
+    if answer.parsed.spec.dataset.WhichOneof("source") not in (None, "profile"):
+        return None  # a dataset or a file is named, and what trains reads their lengths
+    if metric in OF_RUNS:
+        return (TOTAL, OPEN_LENGTHS.format(path=TOTAL)) if rows is not None and not rows.mean_known else None
+    if metric not in (Metric.FIT, Metric.DEVICE_BYTES) or (rows is not None and rows.longest_known):
+        return None
+    least = sum(part.low for kind, part in answer.estimate.memory.components if kind not in _OF_ROWS)
+    most = answer.parsed.run.device.usable_bytes if metric is Metric.FIT else limit.bound
+    return (LENGTHS, OPEN_LENGTHS.format(path=LENGTHS)) if most and least < most else None
 
 
 def names(metric: Metric, answer: Answer) -> tuple[str, ...]:

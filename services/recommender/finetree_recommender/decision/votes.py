@@ -42,7 +42,9 @@ def count(pack: Pack, answers: Answers, feasible: tuple[Method, ...]) -> Ballot:
     questions = pack.rules.questions
     given = [(question, answers.get(question.input)) for question in questions]
     answered = tuple(
-        (question, option) for question, answer in given for option in question.options if option.value == answer
+        (question, option)
+        for question, answer in given
+        if (option := pack.options.get((question.id, answer))) is not None
     )
     votes: dict[Method, dict[str, int]] = {method: {} for method in Method}
     for question, option in answered:

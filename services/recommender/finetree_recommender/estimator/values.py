@@ -26,6 +26,8 @@ class FitState(StrEnum):
     DOES_NOT_FIT = "DOES_NOT_FIT"
     UNKNOWN = "UNKNOWN"
 
+    __hash__ = str.__hash__  # as of Method
+
     @property
     def trains(self) -> bool:
         """Whether the recipe fits, tightly or not."""

@@ -125,7 +125,7 @@ def _evidence(situation: Situation, missing: str, ways: tuple[WayOut, ...]) -> I
         else:
             text += "shard the model across the devices, " if _divisible(situation) else ""
             text += "use more memory or a smaller model"
-        if inputs.profile is None:
+        if inputs.profile is None and not ways:
             text += ", or state the lengths of the rows (dataset_profile.token_lengths); short rows need less"
         yield Caution("NOTHING_FITS", text, "fit.nothing_fits")
     elif decision.fit.state is FitState.UNKNOWN:

@@ -15,7 +15,7 @@ from finetree_recommender.decision.prior_figures import SECONDS
 from finetree_recommender.estimator.values import Catalog, Evidence
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
-from finetree_recommender.recipe.build import adaptations, build, lossless
+from finetree_recommender.recipe.build import adaptations, adapted_draft, lossless
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.request.limits import Limits
 from finetree_recommender.rule_pack.pack import Pack
@@ -65,10 +65,11 @@ def questions(
     evaluation = request.evaluation_profile if request.HasField("evaluation_profile") else None
     rows = {}
     for method in Method:
-        adapted = len(_savings(pack, inputs, method))
+        rules = lossless(adaptations(pack, inputs, method))
         rows[method] = estimate_pb2.EstimateRunRequest(
-            view=estimate_pb2.ESTIMATE_VIEW_FULL,
-            spec=build(pack, inputs, method, parameters=parameters, adapted=adapted).spec,
+            view=estimate_pb2.ESTIMATE_VIEW_SUMMARY,
+            searches=[estimate_pb2.ESTIMATE_SEARCH_OFFERS],
+            spec=adapted_draft(pack, inputs, method, parameters=parameters, rules=rules),
             dataset_profile=inputs.profile,
             evaluation_profile=evaluation,
             matrix_rates=inputs.matrix_rates,

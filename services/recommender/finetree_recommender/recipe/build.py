@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Complete recipes: the draft of a pack's rules with defaults and adaptations, and the source of each value."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -16,7 +16,6 @@ from finetree_recommender.recipe.draft import (
     SEQUENCE,
     device_of,
     draft,
-    drafts,
     most_rows,
     sequence_length,
 )
@@ -76,23 +75,27 @@ def settings_of(rule: Adaptation) -> Mapping[str, Value]:
 
 
 def questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method, estimate_pb2.EstimateRunRequest]:
-    """Build the estimator's requests: the recipe of each method, with its adaptations as fallbacks.
+    """Build the estimator's requests for all methods."""
+    return {method: question(pack, inputs, method, parameters=parameters) for method in Method}
+
+
+def question(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> estimate_pb2.EstimateRunRequest:
+    """Build the estimator's request for the recipe of a method, with its adaptations as fallbacks.
 
     Rows are truncated by `cut_questions` alone. What no rule sets is left open. `parameters` of the base model choose
     the learning rate; None takes the rows for an unknown size. Of a CPU whose memory is not known the recipe with all
     adaptations is asked: nobody knows what it has to fit into, and what a method takes at its smallest tells most.
     """
     unlimited = inputs.on_cpu and not inputs.request.hardware.cpu.memory_bytes
-    found = {}
-    for method, drawn in drafts(pack, inputs, parameters).items():
-        rules = uncut(adaptations(pack, inputs, method))
-        for rule in rules if unlimited else ():
-            _adapt(drawn.spec, rule)
-        fallbacks = [_adapt(run_spec_pb2.RunSpec(), rule) for rule in (() if unlimited else rules)]
-        found[method] = estimate_pb2.EstimateRunRequest(
-            spec=drawn.spec, fallbacks=fallbacks, dataset_profile=inputs.profile, matrix_rates=inputs.matrix_rates
-        )
-    return found
+    rules = uncut(adaptations(pack, inputs, method))
+    applied, open_rules = (rules, ()) if unlimited else ((), rules)
+    return estimate_pb2.EstimateRunRequest(
+        view=estimate_pb2.ESTIMATE_VIEW_SUMMARY,
+        spec=adapted_draft(pack, inputs, method, parameters=parameters, rules=applied),
+        fallbacks=[_adapt(run_spec_pb2.RunSpec(), rule) for rule in open_rules],
+        dataset_profile=inputs.profile,
+        matrix_rates=inputs.matrix_rates,
+    )
 
 
 def cut_questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Method, estimate_pb2.EstimateRunRequest]:
@@ -106,12 +109,23 @@ def cut_questions(pack: Pack, inputs: Inputs, parameters: int | None) -> dict[Me
         kept = len(uncut(rules))
         if kept == len(rules):
             continue
-        spec = draft(pack, inputs, method, parameters=parameters).spec
-        for rule in rules[: kept + 1]:
-            _adapt(spec, rule)
-        fallbacks = [_adapt(run_spec_pb2.RunSpec(), rule) for rule in rules[kept + 1 :]]
-        found[method] = estimate_pb2.EstimateRunRequest(spec=spec, fallbacks=fallbacks, dataset_profile=inputs.profile)
+        found[method] = estimate_pb2.EstimateRunRequest(
+            view=estimate_pb2.ESTIMATE_VIEW_SUMMARY,
+            spec=adapted_draft(pack, inputs, method, parameters=parameters, rules=rules[: kept + 1]),
+            fallbacks=[_adapt(run_spec_pb2.RunSpec(), rule) for rule in rules[kept + 1 :]],
+            dataset_profile=inputs.profile,
+        )
     return found
+
+
+def adapted_draft(
+    pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None, rules: Iterable[Adaptation]
+) -> run_spec_pb2.RunSpec:
+    """Draft the recipe of a method with adaptations applied; what no rule sets is left to the estimator's defaults."""
+    spec = draft(pack, inputs, method, parameters=parameters).spec
+    for rule in rules:
+        _adapt(spec, rule)
+    return spec
 
 
 def build(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None, adapted: int = 0) -> Recipe:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draft of a recipe by the pack's rules, before defaults: a RunSpec, and the rule of each value."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_pb2
@@ -41,11 +40,6 @@ def draft(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None)
     apply(drawn, pack, reading, steps=None, late=False)
     apply(drawn, pack, reading, steps=_set_sizes(drawn, pack, inputs, reading=reading), late=True)
     return drawn
-
-
-def drafts(pack: Pack, inputs: Inputs, parameters: int | None) -> Mapping[Method, Draft]:
-    """Draft the recipes of all methods."""
-    return {method: draft(pack, inputs, method, parameters=parameters) for method in Method}
 
 
 def sequence_length(pack: Pack, inputs: Inputs) -> tuple[int, Computed]:

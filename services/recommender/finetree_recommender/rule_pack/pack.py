@@ -17,7 +17,7 @@ from finetree_recommender.method import Method
 from finetree_recommender.rule_pack.checks.structure import check
 from finetree_recommender.rule_pack.inheritance import DIRECTIVES, merged
 from finetree_recommender.rule_pack.schema.cards import Card
-from finetree_recommender.rule_pack.schema.rules import Node, Rules
+from finetree_recommender.rule_pack.schema.rules import Node, Option, Rules
 from finetree_recommender.rule_pack.yaml import PackError, read
 
 DEFAULT_PACK = "playbook-1"
@@ -71,6 +71,11 @@ class Pack:
     def stars_rank(self, method: Method) -> int:
         """Place of a method by stars, from 0."""
         return self.rules.stars_order.methods.index(method)
+
+    @cached_property
+    def options(self) -> Mapping[tuple[str, str], Option]:
+        """Options of all questions by the question's id and the answer."""
+        return {(question.id, option.value): option for question in self.rules.questions for option in question.options}
 
     @cached_property
     def tree_nodes(self) -> Mapping[str, Node]:

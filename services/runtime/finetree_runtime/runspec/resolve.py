@@ -5,10 +5,12 @@ The recommender, the estimator and the trainer never import each other, yet must
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from finetree_api.types.v1 import check_pb2, hardware_pb2, run_spec_pb2, training_data_pb2
+from google.protobuf.descriptor import Descriptor
 
 from finetree_runtime.runspec.defaults import Default, defaults_for, suggested_sequence_length
 from finetree_runtime.runspec.device_names import counted
@@ -110,22 +112,37 @@ def steps_of(examples: int, *, batch: int, epochs: float) -> int:
     return max(1, math.ceil(per_epoch * epochs - 1e-9))
 
 
+class _Place(NamedTuple):
+    """Where a setting stands, as the descriptor says: read once, since a plan has thirty of them to fill in."""
+
+    parents: tuple[str, ...]
+    name: str
+    oneof: str
+    """What its presence is asked by; one of explicit presence is a oneof of one field. Empty where 0 means unset."""
+
+
+def _places(message: Descriptor, parents: tuple[str, ...] = ()) -> Iterator[tuple[str, _Place]]:
+    for field in message.fields:
+        path = (*parents, field.name)
+        if field.message_type is not None and not field.is_repeated:
+            yield from _places(field.message_type, path)
+        oneof = field.containing_oneof.name if field.containing_oneof is not None else ""
+        yield ".".join(path), _Place(parents, field.name, oneof)
+
+
+_PLACES = dict(_places(run_spec_pb2.RunSpec.DESCRIPTOR))
+
+
 def _fill(spec: run_spec_pb2.RunSpec, default: Default) -> bool:
     """Set a default's field unless it is set, and return whether it was filled in."""
-    *parents, name = default.field_path.split(".")
+    parents, name, oneof = _PLACES[default.field_path]
     target: Any = spec
     for parent in parents:
         target = getattr(target, parent)
-    field = target.DESCRIPTOR.fields_by_name[name]
-    if field.is_repeated:
-        if getattr(target, name):
-            return False
+    if target.WhichOneof(oneof) is not None if oneof else getattr(target, name):
+        return False
+    if isinstance(default.value, list):
         getattr(target, name).extend(default.value)
-        return True
-    if field.containing_oneof is not None:  # of explicit presence too, which is a oneof of one field
-        is_set = target.WhichOneof(field.containing_oneof.name) is not None
     else:
-        is_set = getattr(target, name) != field.default_value
-    if not is_set:
         setattr(target, name, default.value)
-    return not is_set
+    return True

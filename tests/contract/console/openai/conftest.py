@@ -2,17 +2,35 @@
 """The unmodified `openai` client, alone and behind a proxy that loses answers."""
 
 import contextlib
+import importlib.util
 import socket
 import threading
+from pathlib import Path
 
 import openai
 import pytest
+from finetree.testing import Suite
 
 ROWS = b"".join(
     b'{"messages": [{"role": "user", "content": "Question %d?"}, {"role": "assistant", "content": "%d."}]}\n' % (n, n)
     for n in range(20)
 )
-OWN = {"lora": {"rank": 4}, "training": {"learning_rate": 1e-4, "max_steps": 3}}
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """`serving(suite)` of the folder above: test folders are no packages."""
+    spec = importlib.util.spec_from_file_location("console_conftest", Path(__file__).parents[1] / "conftest.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.serving
+
+
+@pytest.fixture
+def apart(serving):
+    """A suite of this test alone, and the address of a console in front of it."""
+    with Suite() as suite, serving(suite) as bound:
+        yield suite, bound
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A request whose answer was lost makes one job, whoever repeats it and through whichever door."""
 
-import importlib.util
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx2
 import openai
@@ -24,13 +22,9 @@ def jobs_of(client, number):
 
 
 @pytest.fixture(scope="module")
-def second_address(suite):
+def second_address(suite, serving):
     """Another door to the same suite, which has nothing in memory of what the first one did."""
-    place = Path(__file__).parents[1] / "conftest.py"
-    spec = importlib.util.spec_from_file_location("console_conftest", place)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with module.serving(suite) as bound:
+    with serving(suite) as bound:
         yield bound
 
 

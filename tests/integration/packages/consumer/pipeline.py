@@ -68,7 +68,7 @@ def models(client: Client) -> Iterator[str]:
         assert_type(model, catalog_pb2.Model)
         yield model.name
     for page in client.list_jobs(states=("running",)).pages():
-        assert_type(page, list[job_pb2.Job])
+        assert_type([job.state for job in page], list[job_pb2.JobState.ValueType])
 
 
 def spec() -> run_spec_pb2.RunSpec:

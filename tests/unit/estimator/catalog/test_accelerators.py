@@ -298,3 +298,9 @@ def test_a_memory_class_takes_the_median_card_of_those_that_are_supported():
     assert "AMD" not in device.remarks[0].message
     assert device.usable_bytes == round(192 * 0.98 * GIB)
     assert device.link_bandwidth > 0
+
+
+def test_a_name_as_the_catalog_or_the_maker_writes_it_means_the_same_however_it_is_spelled():
+    for entry in accelerators():
+        for name in (entry.name, entry.display_name):
+            assert accelerator(name) is accelerator(f" {name.upper()} ") is entry

@@ -20,9 +20,7 @@ BOTH = pytest.mark.parametrize("weights", [MEMORY, TIME], ids=["memory", "time"]
 
 def full_distance(one, other, weights):
     """The distance by its definition, without the short cuts of the search."""
-    far = sum(setting_terms(one.setting, other.setting, weights).values()) + sum(
-        size_terms(one, other, weights).values()
-    )
+    far = sum(setting_terms(one.setting, other.setting, weights).values()) + sum(size_terms(one, other, weights))
     return min(1.0, round(far, measured_runs.DIGITS))
 
 

@@ -82,5 +82,5 @@ def test_only_speed_depends_on_the_number_of_machines():
 def test_memory_looks_at_the_largest_micro_batch_and_time_at_an_average_one():
     larger = replace(CASE, peak_tokens=9.0)
 
-    assert size_terms(CASE, larger, MEMORY)["tokens"] > 0
-    assert size_terms(CASE, larger, TIME)["tokens"] == 0
+    assert size_terms(CASE, larger, MEMORY).tokens > 0
+    assert size_terms(CASE, larger, TIME).tokens == 0

@@ -78,7 +78,8 @@ def test_each_methods_recipe_is_asked_for_as_small_as_it_gets_without_cutting_ro
     rows = rental_offers.questions(pack, request(hardware=SMALL_GPU), CATALOG, parameters=70_000_000_000)
     assert set(rows) == set(Method)
     for method, row in rows.items():
-        assert row.view == estimate_pb2.ESTIMATE_VIEW_FULL
+        assert row.view == estimate_pb2.ESTIMATE_VIEW_SUMMARY
+        assert row.searches == [estimate_pb2.ESTIMATE_SEARCH_OFFERS]
         assert row.spec.hardware.unknown_accelerator.marketed_memory_gb == rental_offers.ANY_GPU_GB
         assert row.spec.training.micro_batch_size == 1
         assert row.spec.training.sequence_length == 2048

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration file: where it is, and mistakes with their lines."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
 from finetree import Client, InvalidArgument
-from finetree.config.file import config_path, parse_config, read_config
+from finetree.config.file import ConfigFile, config_path, parse_config, read_config
 
 MISTAKES = [
     ('[profiles.default]\nadress = "a:1"\n', 2, "profiles.default.adress: there is no such key; did you mean address?"),
@@ -65,17 +66,41 @@ def test_a_mistake_in_one_profile_leaves_the_others_usable(configure):
 
 def test_every_value_knows_its_line(configure):
     path = configure('# ours\n[profiles.a]\ntoken_command = [\n  "x",\n  "y",\n]\n\nproject = "p"\n')
-    found = read_config(path).profile("a")
-    assert {key: value.line for key, value in found.items()} == {"token_command": 3, "project": 8}
-    assert found["token_command"].value == ("x", "y")
+    file = read_config(path)
+    found = file.profile("a")
+    assert {key: file.line(["profiles", "a", key]) for key in found} == {"token_command": 3, "project": 8}
+    assert found == {"token_command": ("x", "y"), "project": "p"}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        'x = "\u2028\x85"\n',
+        'x = """\nproject = "fake"\n"""\n',
+        "x = [\n 1, # project\n]\n",
+        "# [profiles.a]\n\n",
+        "\r\n\r\n",
+    ],
+    ids=["separators", "text", "list", "comment", "carriage returns"],
+)
+def test_a_line_is_that_of_the_value_whatever_stands_before_it(before):
+    text = f'{before}[profiles.a]\nproject = "p"\n'
+    file = ConfigFile(Path("c"), text, tomllib.loads(text))
+    assert file.line(["profiles", "a", "project"]) == text[: text.index('project = "p"')].count("\n") + 1
+
+
+def test_lines_are_looked_for_only_when_somebody_asks(configure, monkeypatch):
+    configure('[profiles.default]\nproject = "p"\n')
+    monkeypatch.delattr(ConfigFile, "line")
+    assert Client().options.project == "p"
 
 
 def test_paths_are_beside_the_file_and_know_the_home_folder(tmp_path):
     text = '[profiles.a]\ntls_ca = "ca.pem"\ntls_key = "/k.pem"\ntoken_file = "~/t"\n'
     found = parse_config(tmp_path / "config.toml", text).profile("a")
-    assert found["tls_ca"].value == tmp_path / "ca.pem"
-    assert found["tls_key"].value == Path("/k.pem")
-    assert found["token_file"].value == Path.home() / "t"
+    assert found["tls_ca"] == tmp_path / "ca.pem"
+    assert found["tls_key"] == Path("/k.pem")
+    assert found["token_file"] == Path.home() / "t"
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_the_first_place_that_gives_a_value_holds(configure, monkeypatch, key, p
 def test_each_origin_is_named(configure, monkeypatch):
     path = configure(FILE)
     monkeypatch.setenv("FINETREE_PROJECT", "env-project")
-    settings = resolve({"trainer_address": "arg:1"})
+    settings = resolve({"trainer_address": "arg:1"}, lines=True)
     assert settings.profile.origin == f"{path}:1"
     assert [settings.addresses[name].origin for name in ("recommender", "trainer")] == [f"{path}:4", "argument"]
     assert settings.found["project"].origin == "FINETREE_PROJECT"

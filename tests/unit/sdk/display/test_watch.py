@@ -6,7 +6,6 @@ import io
 import pytest
 from finetree.display import watch
 from finetree.display.watch import LineView, LiveJob, TerminalView, live_view
-from finetree.testing import Script
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 
@@ -70,15 +69,24 @@ def test_which_view(monkeypatch, stream, variables, kind):
 
 def test_events_alone_tell_what_the_job_is():
     live = LiveJob("projects/p/jobs/1", None)
-    for event in Script(steps=4).events(list):
-        live.follow(event)
+    queued = event_pb2.QueueChanged(position=2, blocked_by="projects/p/jobs/0")
+    live.follow(event_pb2.JobEvent(state=job_pb2.JOB_STATE_QUEUED, queue_changed=queued, message="2nd in the queue"))
+    assert (live.job.queue_position, live.job.blocked_by) == (2, "projects/p/jobs/0")
+    for number in range(1, 5):
+        live.follow(step(number, 4))
+    live.follow(event_pb2.JobEvent(eval_metrics=event_pb2.EvalMetrics(step=4, loss=0.7, exact_match=0.9)))
+    end = event_pb2.Terminal(state=job_pb2.JOB_STATE_SUCCEEDED)
+    live.follow(event_pb2.JobEvent(state=job_pb2.JOB_STATE_SUCCEEDED, terminal=end, message="it has succeeded"))
     job = live.job
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED
     assert (job.progress.step, job.progress.total_steps, job.progress.fraction) == (4, 4, 1.0)
-    assert job.metrics.eval_loss == live.curve[-1]
-    assert job.metrics.exact_match == 0.9
-    assert len(live.curve) == 4
-    assert len(live.newest) <= watch.NEWEST
+    assert (job.metrics.loss, job.metrics.eval_loss, job.metrics.exact_match) == (0.75, 0.7, 0.9)
+    assert live.curve == [3.0, 1.5, 1.0, 0.75]
+    assert live.newest == [
+        "2nd in the queue",
+        "evaluation at step 4 on 0 rows  loss 0.700  exact match 90.0%",
+        "it has succeeded",
+    ]
 
 
 def test_a_curve_of_any_length_keeps_its_shape_and_few_points():

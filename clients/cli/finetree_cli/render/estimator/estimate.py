@@ -119,9 +119,10 @@ def show_cost(out: Output, estimate: estimate_pb2.Estimate) -> None:
     if not cost.HasField("total"):
         return
     beside = [part for part in (cost.provider, cost.price_date) if part and part not in cost.price_id]
-    source = ", ".join([*([cost.price_id] if cost.price_id else []), *beside])
+    of_what = f"rented: {cost.price_id}" if cost.price_id else "electricity"
+    source = ", ".join([of_what, *beside])
     energy = f"; {cost.energy_kwh.expected:.3g} kWh" if cost.HasField("energy_kwh") else ""
-    out.text(f"Cost: {units.money_range(cost.total)}{f' ({source})' if source else ''}{energy}")
+    out.text(f"Cost: {units.money_range(cost.total)} ({source}){energy}")
 
 
 def _kind(kind: int) -> str:

@@ -138,15 +138,23 @@ def _list(items: Iterable[str]) -> str:
 
 def _folded(report: Report) -> list[str]:
     """Return what a reviewer seldom needs: assumptions, digests and versions."""
-    assumed: dict[str, list[str]] = {}
-    for entry in report.plans:
-        if entry.assumptions:
-            assumed.setdefault("; ".join(entry.assumptions), []).append(code(entry.file))
-    lines = [f"- Assumed for {_files(files, report)}: {prose(text)}" for text, files in assumed.items()]
+    lines = [f"- Assumed for {_files(files, report)}: {prose('; '.join(texts))}" for files, texts in _assumed(report)]
     lines += [f"- Plan of {code(entry.file)}: {code(entry.plan_digest)}" for entry in report.plans if entry.plan_digest]
     versions = wording.revisions(report.revisions)
     lines += [f"- Computed with {prose(versions)}"] if versions else []
     return [_fold("Assumptions and versions", "\n".join(lines))] if lines else []
+
+
+def _assumed(report: Report) -> list[tuple[tuple[str, ...], list[str]]]:
+    """Group what was assumed by the job files that it was assumed for: each assumption is told once."""
+    files: dict[str, list[str]] = {}
+    for entry in report.plans:
+        for text in dict.fromkeys(entry.assumptions):
+            files.setdefault(text, []).append(code(entry.file))
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for text, names in files.items():
+        groups.setdefault(tuple(names), []).append(text)
+    return list(groups.items())
 
 
 def _files(files: Sequence[str], report: Report) -> str:

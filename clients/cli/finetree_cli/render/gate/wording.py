@@ -92,6 +92,8 @@ def lines(entry: PlanEntry) -> list[Line]:
         after = measure.of(entry.figures)
         shown = before if entry.change == "removed" else after
         value = spread(shown, measure.words) if shown is not None else UNKNOWN
+        if isinstance(after, Cost) and shown is after and entry.price is not None:
+            value += ", rented"
         found.append(Line(measure.name, value, _change(measure, entry, before, after)))
     return found
 

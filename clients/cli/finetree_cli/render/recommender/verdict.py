@@ -20,6 +20,9 @@ _HANGING = "\t"
 MEASURED = "--this-machine"
 """Option with which the speed of a CPU is measured."""
 _ASSUMED_SPEED = f"; its speed is assumed, and measured with {MEASURED}"
+_ELECTRICITY = " (electricity of your own hardware)"
+_RENT_OF = " (a rental price; of your own GPU: --price-per-kwh AMOUNT)"
+"""What a cost is the price of."""
 _RENT = "RENT"
 _TOLD = (_RENT, "DATASET_UNKNOWN", "LENGTHS_UNKNOWN", "MODEL_UNKNOWN", "HARDWARE_UNKNOWN")
 """Cautions that the lines above them say already."""
@@ -111,7 +114,8 @@ def _numbers(response: recommendation_pb2.RecommendResponse, *, measured: bool) 
     speed = "" if measured or response.spec.hardware.WhichOneof("device") != "cpu" else _ASSUMED_SPEED
     yield "Time", f"{duration_words(found.total_seconds, low_if=short)}{assumed if short else ''}{speed}"
     if found.HasField("cost") and found.cost.amount.high > 0:
-        yield "Cost", cost_words(found.cost, low_if=short)
+        owned = response.spec.ownership.WhichOneof("kind") == "owned"
+        yield "Cost", f"{cost_words(found.cost, low_if=short)}{_ELECTRICITY if owned else _RENT_OF}"
 
 
 def _missing(response: recommendation_pb2.RecommendResponse) -> str:

@@ -117,7 +117,7 @@ def event_object(event: event_pb2.JobEvent, reason: Mapping[str, Any] | None = N
         data |= _evaluation(event.eval_metrics)
     elif event.seq == FIRST and reason is not None:
         data |= reason
-        message = f"{message}; {_chosen(reason)}"
+        message = f"{message.rstrip('.')}; {_chosen(reason)}"
     return {
         "id": event_id(event.seq),
         "object": EVENT,
@@ -158,5 +158,5 @@ def _reason_of(job: job_pb2.Job) -> Mapping[str, Any] | None:
 def _chosen(reason: Mapping[str, Any]) -> str:
     why = reason.get("recommendation")
     if why is None:
-        return f"it trains by the method {reason['method']}, as the request says"
-    return f"it trains by the method {reason['method']}, as the recommender chose: {why.get('headline', '')}"
+        return f"the method is {reason['method']}, as the request says"
+    return f"the method is {reason['method']}, as the recommender chose: {why.get('headline', '')}"

@@ -63,6 +63,42 @@ resolved spec, components, phases, the playbook's figures, confidence, remarks a
 """
 Global___EstimateView: _TypeAlias = EstimateView  # noqa: Y015
 
+class _EstimateSearch:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EstimateSearchEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EstimateSearch.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ESTIMATE_SEARCH_UNSPECIFIED: _EstimateSearch.ValueType  # 0
+    """Refused in a request."""
+    ESTIMATE_SEARCH_NEAREST_RUNS: _EstimateSearch.ValueType  # 1
+    """Fills `nearest_runs`."""
+    ESTIMATE_SEARCH_REMEDIES: _EstimateSearch.ValueType  # 2
+    """Fills `remedies`."""
+    ESTIMATE_SEARCH_LARGEST: _EstimateSearch.ValueType  # 3
+    """Fills `largest`."""
+    ESTIMATE_SEARCH_SMALLEST_HARDWARE: _EstimateSearch.ValueType  # 4
+    """Fills `smallest_hardware`."""
+    ESTIMATE_SEARCH_OFFERS: _EstimateSearch.ValueType  # 5
+    """Fills `offers`."""
+
+class EstimateSearch(_EstimateSearch, metaclass=_EstimateSearchEnumTypeWrapper):
+    """A search over changed runs, or over measured ones."""
+
+ESTIMATE_SEARCH_UNSPECIFIED: EstimateSearch.ValueType  # 0
+"""Refused in a request."""
+ESTIMATE_SEARCH_NEAREST_RUNS: EstimateSearch.ValueType  # 1
+"""Fills `nearest_runs`."""
+ESTIMATE_SEARCH_REMEDIES: EstimateSearch.ValueType  # 2
+"""Fills `remedies`."""
+ESTIMATE_SEARCH_LARGEST: EstimateSearch.ValueType  # 3
+"""Fills `largest`."""
+ESTIMATE_SEARCH_SMALLEST_HARDWARE: EstimateSearch.ValueType  # 4
+"""Fills `smallest_hardware`."""
+ESTIMATE_SEARCH_OFFERS: EstimateSearch.ValueType  # 5
+"""Fills `offers`."""
+Global___EstimateSearch: _TypeAlias = EstimateSearch  # noqa: Y015
+
 class _PlaybookFigureKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -202,6 +238,7 @@ class EstimateRunRequest(_message.Message):
     CARBON_KG_PER_KWH_FIELD_NUMBER: _builtins.int
     FALLBACKS_FIELD_NUMBER: _builtins.int
     MATRIX_RATES_FIELD_NUMBER: _builtins.int
+    SEARCHES_FIELD_NUMBER: _builtins.int
     view: Global___EstimateView.ValueType
     """How much to compute and to send."""
     runs_per_month: _builtins.float
@@ -241,6 +278,12 @@ class EstimateRunRequest(_message.Message):
         which a remark says. Ignored on an accelerator.
         """
 
+    @_builtins.property
+    def searches(self) -> _containers.RepeatedScalarFieldContainer[Global___EstimateSearch.ValueType]:
+        """Searches to make beside what the view has, each once; the FULL view makes all of them in any case. Ignored by
+        CheckPlan.
+        """
+
     def __init__(
         self,
         *,
@@ -253,10 +296,11 @@ class EstimateRunRequest(_message.Message):
         carbon_kg_per_kwh: _builtins.float | None = ...,
         fallbacks: _abc.Iterable[_run_spec_pb2.RunSpec] | None = ...,
         matrix_rates: _hardware_pb2.MatrixRates | None = ...,
+        searches: _abc.Iterable[Global___EstimateSearch.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_carbon_kg_per_kwh", b"_carbon_kg_per_kwh", "_runs_per_month", b"_runs_per_month", "carbon_kg_per_kwh", b"carbon_kg_per_kwh", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "matrix_rates", b"matrix_rates", "pinned", b"pinned", "runs_per_month", b"runs_per_month", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_kg_per_kwh", b"_carbon_kg_per_kwh", "_runs_per_month", b"_runs_per_month", "carbon_kg_per_kwh", b"carbon_kg_per_kwh", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "fallbacks", b"fallbacks", "matrix_rates", b"matrix_rates", "pinned", b"pinned", "runs_per_month", b"runs_per_month", "spec", b"spec", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_carbon_kg_per_kwh", b"_carbon_kg_per_kwh", "_runs_per_month", b"_runs_per_month", "carbon_kg_per_kwh", b"carbon_kg_per_kwh", "dataset_profile", b"dataset_profile", "evaluation_profile", b"evaluation_profile", "fallbacks", b"fallbacks", "matrix_rates", b"matrix_rates", "pinned", b"pinned", "runs_per_month", b"runs_per_month", "searches", b"searches", "spec", b"spec", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__carbon_kg_per_kwh: _TypeAlias = _typing.Literal["carbon_kg_per_kwh"]  # noqa: Y015
     _WhichOneofArgType__carbon_kg_per_kwh: _TypeAlias = _typing.Literal["_carbon_kg_per_kwh", b"_carbon_kg_per_kwh"]  # noqa: Y015
@@ -338,7 +382,7 @@ class Estimate(_message.Message):
     @_builtins.property
     def remedies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Remedy]:
         """Changes that would make it fit, least harmful first, at most 4. Empty: it fits, its fit is unknown, or nothing
-        helps. Only in the FULL view.
+        helps. Only where they are searched for.
         """
 
     @_builtins.property
@@ -354,7 +398,7 @@ class Estimate(_message.Message):
 
     @_builtins.property
     def nearest_runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___MeasuredRun]:
-        """Measured runs near this one, the nearest first; only in the FULL view."""
+        """Measured runs near this one, the nearest first. Only where they are searched for."""
 
     @_builtins.property
     def confidence(self) -> Global___EstimateConfidence:
@@ -366,19 +410,19 @@ class Estimate(_message.Message):
 
     @_builtins.property
     def largest(self) -> Global___LargestThatFits:
-        """The largest batch and row that fit, each with all else as it is. Unset: the device's memory is unknown. Only in the
-        FULL view.
+        """The largest batch and row that fit, each with all else as it is. Unset: the device's memory is unknown. Only where
+        they are searched for.
         """
 
     @_builtins.property
     def smallest_hardware(self) -> _containers.RepeatedCompositeFieldContainer[Global___HardwareOption]:
         """The smallest accelerators on which it fits: one entry each for 1, 2, 4 and 8 devices where more devices allow
-        smaller ones, fewest devices first. Empty for a CPU, and where nothing fits. Only in the FULL view.
+        smaller ones, fewest devices first. Empty for a CPU, and where nothing fits. Only where it is searched for.
         """
 
     @_builtins.property
     def offers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Offer]:
-        """Prices of the price book on whose hardware it fits, cheapest run first. Only in the FULL view."""
+        """Prices of the price book on whose hardware it fits, cheapest run first. Only where they are searched for."""
 
     def __init__(
         self,

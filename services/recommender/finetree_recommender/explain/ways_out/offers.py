@@ -4,6 +4,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.types.v1 import hardware_pb2, run_spec_pb2
@@ -12,7 +13,7 @@ from finetree_runtime.runspec.defaults import UNKNOWN_SEQUENCE_LENGTH
 from finetree_recommender.decision.fit import GIB, room
 from finetree_recommender.estimator.client import converted
 from finetree_recommender.estimator.values import Accelerator, Estimate, Evidence, FitState
-from finetree_recommender.explain.ways_out.questions import Answers, Asked, Kind, preferred
+from finetree_recommender.explain.ways_out.questions import Answers, Asked, Kind, maker, preferred
 from finetree_recommender.formatting import duration
 from finetree_recommender.method import Method
 from finetree_recommender.recipe.build import adaptations, uncut
@@ -61,12 +62,34 @@ def ways_out(pack: Pack, inputs: Inputs, evidence: Evidence | None, found: Answe
     if not found or evidence is None:
         return ()
     return (
+        *_stated_lengths(pack, inputs, found),
         *_another_gpu(pack, inputs, found),
         *_shorter_rows(pack, inputs, evidence, found),
         *_smaller_model(pack, inputs, found),
         *_several_gpus(pack, inputs, found),
         *_other_tool(pack, inputs, evidence),
     )
+
+
+def _stated_lengths(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut]:
+    """Rows that may turn out short enough, where their lengths are unknown: the only way that changes nothing."""
+    if _lengths_known(inputs):
+        return
+    for method in (*preferred(pack, inputs), *Method):
+        asked = Asked(Kind.SHORTER_ROWS, method)
+        estimate = _estimate(found.get(asked))
+        if estimate is not None and estimate.fit.trains:
+            length = _length(pack, inputs, asked, found[asked])
+            text = f"{method} {room(estimate)} if no row has more than {length:,} tokens: state the lengths "
+            change = run_spec_pb2.RunSpec()
+            assign(change, SEQUENCE, length)
+            yield WayOut(Kind.SHORTER_ROWS, method, f"{text}(dataset_profile.token_lengths)", change, estimate)
+            return
+
+
+def _lengths_known(inputs: Inputs) -> bool:
+    """Whether it is known how long the rows are, and not only on average."""
+    return inputs.profile is not None and bool(inputs.profile.token_lengths)
 
 
 def _another_gpu(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut]:
@@ -134,7 +157,7 @@ def _gpu_name(entry: Accelerator) -> str:
 
 def _shorter_rows(pack: Pack, inputs: Inputs, evidence: Evidence, found: Answers) -> Iterator[WayOut]:
     """The longest rows that fit, where the recipe does not truncate them itself."""
-    for asked, answer in found.items():
+    for asked, answer in found.items() if _lengths_known(inputs) else ():
         estimate = _estimate(answer)
         if asked.kind is not Kind.SHORTER_ROWS or estimate is None or not estimate.fit.trains:
             continue
@@ -152,12 +175,15 @@ def _shorter_rows(pack: Pack, inputs: Inputs, evidence: Evidence, found: Answers
 def _smaller_model(pack: Pack, inputs: Inputs, found: Answers) -> Iterator[WayOut]:
     """The first smaller model that fits, by the rules' method where that has room, else by QLoRA.
 
-    One that would train for longer than the pack calls long is none.
+    One of another maker comes after all of the same. One that would train for longer than the pack calls long is none.
     """
     longest = pack.rules.long_run.value if pack.rules.long_run is not None else math.inf
     models = dict.fromkeys(asked.model for asked in found if asked.kind is Kind.SMALLER_MODEL)
-    for state in (FitState.FITS, FitState.TIGHT):
+    ours = maker(inputs.model.name) if inputs.model is not None else ""
+    for alike, state in product((True, False), (FitState.FITS, FitState.TIGHT)):
         for model in models:
+            if (maker(model) == ours) is not alike:
+                continue
             for method in preferred(pack, inputs):
                 estimate = _estimate(found.get(Asked(Kind.SMALLER_MODEL, method, model)))
                 if estimate is None or estimate.fit is not state:

@@ -5,6 +5,7 @@ All of it goes in one call, which only such a request makes.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,7 +19,7 @@ from finetree_recommender.decision.stages import choose
 from finetree_recommender.estimator.values import Evidence, FitState, Model
 from finetree_recommender.explain.rental_offers import elsewhere
 from finetree_recommender.method import Method
-from finetree_recommender.recipe.build import adaptations, build, cut_questions, lossless, questions
+from finetree_recommender.recipe.build import adaptations, adapted_draft, cut_questions, lossless, question
 from finetree_recommender.request.inputs import Inputs, normalize
 from finetree_recommender.rule_pack.answers import UNKNOWN
 from finetree_recommender.rule_pack.pack import Pack
@@ -29,7 +30,11 @@ billion parameters."""
 ROOM = 1.5
 """Times the size that the memory allows by proportion, up to which a smaller model is tried: not all memory grows with
 the size."""
+SURE = (0.6, 0.2)
+"""Times that size up to which the largest model is tried too: where the memory is far too small, none of the nearest
+fits."""
 MOST_MODELS = 3
+"""Models that are tried beside those."""
 _SIZE = re.compile(r"-\d+(\.\d+)?[bm](?=-|$)")
 
 
@@ -89,10 +94,12 @@ def preferred(pack: Pack, inputs: Inputs) -> tuple[Method, ...]:
 def _anywhere(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> estimate_pb2.EstimateRunRequest:
     """Ask for the hardware on which a method fits at its smallest, without loss."""
     there = elsewhere(pack, inputs.request, inputs.catalog)
-    adapted = len(lossless(adaptations(pack, there, method)))
-    spec = build(pack, there, method, parameters=parameters, adapted=adapted).spec
+    rules = lossless(adaptations(pack, there, method))
     return estimate_pb2.EstimateRunRequest(
-        view=estimate_pb2.ESTIMATE_VIEW_FULL, spec=spec, dataset_profile=inputs.profile
+        view=estimate_pb2.ESTIMATE_VIEW_SUMMARY,
+        searches=[estimate_pb2.ESTIMATE_SEARCH_SMALLEST_HARDWARE],
+        spec=adapted_draft(pack, there, method, parameters=parameters, rules=rules),
+        dataset_profile=inputs.profile,
     )
 
 
@@ -102,7 +109,7 @@ def _of_model(pack: Pack, inputs: Inputs, method: Method, *, model: Model) -> es
     changed.CopyFrom(inputs.request)
     changed.model.Clear()
     changed.model.name = model.name
-    return questions(pack, normalize(changed, pack, inputs.catalog), model.parameters)[method]
+    return question(pack, normalize(changed, pack, inputs.catalog), method, parameters=model.parameters)
 
 
 def _sharded(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | None) -> estimate_pb2.EstimateRunRequest:
@@ -111,23 +118,32 @@ def _sharded(pack: Pack, inputs: Inputs, method: Method, *, parameters: int | No
     hardware.CopyFrom(inputs.hardware)
     hardware.sharding = hardware_pb2.SHARDING_FULL
     together = replace(inputs, device=replace(inputs.device, hardware=hardware))
-    return questions(pack, together, parameters)[method]
+    return question(pack, together, method, parameters=parameters)
 
 
 def _smaller_models(inputs: Inputs, evidence: Evidence) -> tuple[Model, ...]:
-    """Catalog models of the same family that may fit, those of the same series first, then the largest first."""
+    """Catalog models that may fit: those of the same series first, then of the same maker, then the largest first."""
     ours, best = inputs.model, evidence.best[Method.QLORA].estimate
     if ours is None or not ours.name or best is None or best.device_bytes.expected <= 0:
         return ()
-    share = min(SMALLER, ROOM * best.usable_bytes / best.device_bytes.expected)
-    series = _SIZE.split(ours.name)[0]
-    found = [
-        item
-        for item in inputs.catalog.series
-        if item.parameters <= share * ours.parameters and _maker(item) == _maker(ours)
-    ]
-    found.sort(key=lambda item: (_SIZE.split(item.name)[0] != series, -item.parameters, item.name))
-    return tuple(_without_variants(found))[:MOST_MODELS]
+    proportion = best.usable_bytes / best.device_bytes.expected
+    series, makers = _SIZE.split(ours.name)[0], Counter(maker(item.name) for item in inputs.catalog.series)
+
+    def rank(item: Model) -> tuple[float, bool, int, str]:
+        # Of another maker, one with many models: the usual ones.
+        foreign = 0 if maker(item.name) == maker(ours.name) else 1 / makers[maker(item.name)]
+        return foreign, _SIZE.split(item.name)[0] != series, -item.parameters, item.name
+
+    found = sorted((item for item in inputs.catalog.series if item.parameters <= SMALLER * ours.parameters), key=rank)
+    alike = [item for item in found if maker(item.name) == maker(ours.name)]
+
+    def up_to(times: float, models: list[Model]) -> list[Model]:
+        most = times * proportion * ours.parameters
+        return list(_without_variants([item for item in models if item.parameters <= most]))
+
+    near = up_to(ROOM, alike)[:MOST_MODELS]
+    sure = [item for times in SURE for item in up_to(times, alike if up_to(SURE[0], alike) else found)[:1]]
+    return tuple(dict.fromkeys((*near, *sure)))
 
 
 def _without_variants(found: list[Model]) -> Iterator[Model]:
@@ -139,6 +155,6 @@ def _without_variants(found: list[Model]) -> Iterator[Model]:
             yield item
 
 
-def _maker(model: Model) -> str:
-    """First word of a name, without its version: "qwen" of qwen2.5-7b."""
-    return re.split(r"[\d.-]", model.name)[0]
+def maker(name: str) -> str:
+    """First word of a model's name, without its version: "qwen" of qwen2.5-7b."""
+    return re.split(r"[\d.-]", name)[0]

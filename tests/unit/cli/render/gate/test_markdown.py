@@ -93,3 +93,14 @@ def test_a_long_report_is_cut_after_a_row_and_says_so(max_length):
     assert rows
     assert all(line.endswith(" |") for line in rows)
     assert text.count("<details>") == text.count("</details>")
+
+
+def test_an_assumption_is_told_once_with_the_jobs_that_it_is_for():
+    shared, own = "every row as long as 2048 tokens", "no rate was measured"
+    jobs = [
+        sample.entry("a.yaml", "PASS", plan_digest="sha256:1", assumptions=(shared, own)),
+        sample.entry("b.yaml", "PASS", plan_digest="sha256:2", assumptions=(shared,)),
+    ]
+    text = markdown.render(sample.make(*jobs))
+    assert text.count(shared) == text.count(own) == 1
+    assert f"- Assumed for each job: {shared}\n- Assumed for `a.yaml`: {own}\n" in text

@@ -59,7 +59,7 @@ def test_it_is_the_method_three_numbers_and_the_next_command(capsys):
     for line in (
         "  Memory  about 17 to 21 GB of 24",
         "  Time    about 2 h (11 min to 4 h)",
-        "  Cost    about $1.60 ($0.16 to $3.10)",
+        "  Cost    about $1.60 ($0.16 to $3.10) (a rental price; of your own GPU: --price-per-kwh AMOUNT)",
         "Next: finetree recommend --model 'llama 3.1 8b' --gpu rtx-4090 --output job.yaml",
         "      finetree train job.yaml --data FILE",
     ):
@@ -81,7 +81,13 @@ def test_a_time_of_rows_of_unknown_length_has_its_lower_end_for_short_rows(capsy
     out = printed(capsys, answer(cautions=[caution]))
     assert "  Time    about 2 h, at most 4 h; 11 min if rows are short" in out
     assert "Caution" not in out
-    assert "  Cost    about $1.60, at most $3.10; $0.16 if rows are short\n" in out
+    assert "  Cost    about $1.60, at most $3.10; $0.16 if rows are short (a rental price; " in out
+
+
+def test_the_cost_of_owned_hardware_is_its_electricity(capsys):
+    found = answer()
+    found.spec.ownership.owned.watts = 300
+    assert "($0.16 to $3.10) (electricity of your own hardware)" in printed(capsys, found)
 
 
 def test_the_first_offer_to_rent_stands_with_the_numbers(capsys):

@@ -149,3 +149,34 @@ def test_another_program_is_named_where_it_is_reported_to_need_less(evidence):
     assert "Unsloth" in way.message
     long = {"examples": 10, "token_lengths": [{"upper_bound": 60_000, "count": 10}]}
     assert not concluded(asked(dataset_profile=long), evidence(), found).ways_out
+
+
+def test_rows_of_unknown_length_are_stated_before_anything_is_changed(evidence):
+    found = {
+        Asked(Kind.ANOTHER_GPU, Method.LORA): answered(60, big=1),
+        Asked(Kind.SHORTER_ROWS, Method.QLORA): answered(10),
+    }
+    nothing = evidence(parameters=70_000_000_000)
+    told = "QLoRA fits: 10.0 of 11.0 GiB if no row has more than 1,024 tokens: state the lengths "
+    for unknown in (asked(), asked(dataset_profile={"examples": 100}), asked(dataset_profile={"examples": 9})):
+        ways = concluded(unknown, nothing, found).ways_out
+        assert ways[0].message == f"{told}(dataset_profile.token_lengths)"
+        assert [way.kind for way in ways[:2]] == [Kind.SHORTER_ROWS, Kind.ANOTHER_GPU]
+    # Where no length of the rows helps, none is asked for.
+    found[Asked(Kind.SHORTER_ROWS, Method.QLORA)] = answered(40, fit="DOES_NOT_FIT")
+    assert concluded(asked(), nothing, found).ways_out[0].kind is Kind.ANOTHER_GPU
+
+
+def test_a_smaller_model_of_another_maker_is_the_last_choice(evidence):
+    tight, roomy = answered(10, fit="TIGHT"), answered(5)
+    found = {
+        Asked(Kind.SMALLER_MODEL, Method.QLORA, "other-8b"): roomy,
+        Asked(Kind.SMALLER_MODEL, Method.QLORA, "m-8b"): tight,
+    }
+    (way,) = concluded(asked(dataset_profile=LONG), evidence(parameters=70_000_000_000), found).ways_out
+    assert way.change is not None
+    assert way.change.model.name == "m-8b"
+    del found[Asked(Kind.SMALLER_MODEL, Method.QLORA, "m-8b")]
+    (way,) = concluded(asked(dataset_profile=LONG), evidence(parameters=70_000_000_000), found).ways_out
+    assert way.change is not None
+    assert way.change.model.name == "other-8b"
