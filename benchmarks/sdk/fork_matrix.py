@@ -49,12 +49,11 @@ def cell(address: str, job: str, *, state: str, setting: str, children: int) -> 
     if done.returncode:
         return verdict(state, setting, [f"the parent ended with {done.returncode}"] * children, [done.stderr])
     told = json.loads(done.stdout)
-    errors = told["errors"] + ([done.stderr] if done.stderr else [])
-    return verdict(state, setting, told["children"], errors)
+    return verdict(state, setting, told["children"], told["errors"]) | {"stderr": done.stderr.splitlines()}
 
 
 def verdict(state: str, setting: str, said: list[str], errors: list[str]) -> dict[str, Any]:
-    """Count what the children of a cell said."""
+    """Count what the children of a cell said. What gRPC writes to stderr is kept, and is no error of a call."""
     answered = [each for each in said if each.startswith("ok")]
     refused = [int(found[1]) for each in said if (found := REFUSED.match(each))]
     wrong = sorted({each for each in said if not each.startswith("ok") and not REFUSED.match(each)})
