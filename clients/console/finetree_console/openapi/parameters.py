@@ -3,18 +3,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
+
+from google.type import money_pb2
 
 from finetree_console.openapi.schemas import Schema, Schemas
 from finetree_console.rpc.query import TEXTS
-from finetree_console.rpc.unary import IDEMPOTENCY_KEY, MAX_TIMEOUT, TIMEOUT
+from finetree_console.rpc.unary import IDEMPOTENCY_KEY, MAX_TIMEOUT, MIN_TIMEOUT, TIMEOUT
 
+MONEY: Schema = {"type": "string", "examples": ["50 USD"]}
+"""An amount of money as a query parameter."""
 PARAMETERS: dict[str, Schema] = {
     "RequestTimeout": {
         "name": TIMEOUT,
         "in": "header",
         "description": "Seconds that the call may take. Default: that of the rpc.",
-        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT},
+        "schema": {"type": "number", "minimum": MIN_TIMEOUT, "maximum": MAX_TIMEOUT},
     },
     "RequestId": {
         "name": "x-request-id",
@@ -31,13 +36,21 @@ PARAMETERS: dict[str, Schema] = {
 }
 
 
-def query(descriptor: Any, schemas: Schemas, only: frozenset[str] | None = None) -> list[Schema]:
-    """Query parameters of a message: its fields that are one value, or a list of such; fields below take dots."""
-    required = schemas.required(descriptor)
+def query(
+    descriptor: Any, schemas: Schemas, only: frozenset[str] | None = None, *, required: Collection[str] = ()
+) -> list[Schema]:
+    """Query parameters of a message: its fields that are one value, or a list of such; fields below take dots.
+
+    Args:
+        descriptor: of the message.
+        schemas: of its fields.
+        only: names of the fields; None means all of them that can be.
+        required: names of fields that are needed besides those of the contract's rules.
+    """
+    needed = {*schemas.required(descriptor), *required}
     found = []
     for field in descriptor.fields:
-        inner = field.message_type
-        if (only is not None and field.name not in only) or (inner is not None and inner.full_name not in TEXTS):
+        if (only is not None and field.name not in only) or not is_parameter(field):
             continue
         schema = schemas.field(field)
         text = schema.pop("description", "")
@@ -45,9 +58,14 @@ def query(descriptor: Any, schemas: Schemas, only: frozenset[str] | None = None)
             {
                 "name": field.name,
                 "in": "query",
-                **({"required": True} if field.name in required else {}),
+                **({"required": True} if field.name in needed else {}),
                 **({"description": text} if text else {}),
-                "schema": schema,
+                "schema": MONEY if field.message_type is money_pb2.Money.DESCRIPTOR else schema,
             }
         )
     return found
+
+
+def is_parameter(field: Any) -> bool:
+    """Whether a field is one value, or a list of such, and so a query parameter of its own name."""
+    return field.message_type is None or field.message_type.full_name in TEXTS

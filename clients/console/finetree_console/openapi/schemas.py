@@ -16,6 +16,7 @@ SPECIAL: Mapping[str, Schema] = {
     "google.protobuf.Timestamp": {"type": "string", "format": "date-time", "description": "Time in RFC 3339, UTC."},
     "google.protobuf.Duration": {
         "type": "string",
+        "pattern": r"^([0-9]+(\.[0-9]+)?\s*(min|[dhms])\s*)+$",
         "examples": ["3.5s"],
         "description": 'Seconds, written "3.5s". A request may also write "90m" or "8h".',
     },
@@ -136,7 +137,7 @@ class Schemas:
             required = [field.name for field in descriptor.fields if _always_there(field)]
         if required:
             schema["required"] = required
-        if name not in self._written:
+        if name in self._read:
             schema["additionalProperties"] = False
         choices = [self._choice(oneof) for oneof in descriptor.oneofs if len(oneof.fields) > 1]
         if choices:

@@ -48,7 +48,7 @@ def _upload(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
         {"type": "string"},
     )
     return "put", {
-        "parameters": [*query(method.request.DESCRIPTOR, schemas, UPLOADED), part],
+        "parameters": [*query(method.request.DESCRIPTOR, schemas, UPLOADED, required=["name"]), part],
         "requestBody": {"required": True, "content": {"application/octet-stream": {}}},
         "responses": {
             "200": {

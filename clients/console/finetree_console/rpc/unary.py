@@ -21,7 +21,7 @@ from finetree_console.rpc.query import message_of_query
 
 TIMEOUT = "x-request-timeout"
 """Header with the seconds that a call may take."""
-MAX_TIMEOUT = 300.0
+MIN_TIMEOUT, MAX_TIMEOUT = 0.001, 300.0
 IDEMPOTENCY_KEY = "idempotency-key"
 """Header that fills `request_id` of a request that has the field and leaves it empty."""
 
@@ -62,8 +62,8 @@ def timeout_of(request: Request) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= MAX_TIMEOUT:
-        raise invalid(f"[{TIMEOUT}]", f"{text!r} is no number of seconds from 0 to {MAX_TIMEOUT:g}")
+    if not MIN_TIMEOUT <= seconds <= MAX_TIMEOUT:
+        raise invalid(f"[{TIMEOUT}]", f"{text!r} is no number of seconds from {MIN_TIMEOUT:g} to {MAX_TIMEOUT:g}")
     return seconds
 
 

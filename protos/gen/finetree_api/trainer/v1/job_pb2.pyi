@@ -575,7 +575,7 @@ class PrepareTask(_message.Message):
     seed: _builtins.int
     """Seed by which rows are held out. Unset: 0."""
     append_eos: _builtins.bool
-    """Whether rows that lack an end-of-sequence token would get one, as TrainingConfig.append_eos. Unset: true."""
+    """Whether rows that lack an end-of-sequence token would get one, as Training.append_eos. Unset: true."""
     @_builtins.property
     def model(self) -> _model_pb2.ModelSource:
         """Base model to fetch or convert, whose tokenizer the report is made with. Unset: the rows are checked and counted in
