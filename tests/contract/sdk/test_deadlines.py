@@ -59,7 +59,7 @@ def call(target, name, **options: float):
     """Call a method with what it needs."""
     method = getattr(target, name)
     parameters = inspect.signature(method).parameters.values()
-    required = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    required = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     own = NEEDED.get(name, {})
     return method(**{each: ARGUMENTS[each] for each in required - set(own)}, **own, **options)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree jobs`: list, show, watch, logs, cancel, download."""
+"""`finetree jobs`: list, show, watch, logs, metrics, cancel, download, report."""
 
 from pathlib import Path
 
@@ -22,6 +22,9 @@ STATES = (
 )
 
 TASKS = ("train", "prepare", "export")
+
+LINE_POINTS = 40
+"""Points of a curve that is drawn in a line of text."""
 
 
 @click.group(cls=Group, examples=("finetree jobs list --state running", "finetree jobs watch JOB"))
@@ -121,6 +124,49 @@ def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
         else:
             line = event.log_line.text if event.HasField("log_line") else event_line(event) or event.message
             settings.out.text(f"{event.event_time.ToJsonString()}  {line}")
+
+
+@jobs.command(
+    examples=(
+        "finetree jobs metrics JOB",
+        "finetree jobs metrics JOB loss eval_loss --from-step 100 --points 1000 --csv > loss.csv",
+    )
+)
+@click.argument("job")
+@click.argument("metrics", nargs=-1, metavar="[METRIC]...")
+@click.option("--from-step", type=click.IntRange(0), default=0, help="First step. [default: the first]")
+@click.option("--to-step", type=click.IntRange(0), default=0, help="Last step. [default: the newest]")
+@click.option(
+    "--points", type=click.IntRange(1, 10000), help="Most points of a curve. [default: 500, as text what fits a line]"
+)
+@click.option("--csv", "as_table", is_flag=True, help="Write every point as a row of CSV.")
+@pass_settings
+def metrics(
+    settings: Settings,
+    /,
+    *,
+    job: str,
+    metrics: tuple[str, ...],
+    from_step: int,
+    to_step: int,
+    points: int | None,
+    as_table: bool,
+) -> None:
+    """Show the curves of a job's metrics: loss, eval_loss, learning_rate, tokens_per_second and others.
+
+    A curve has at most --points points; each keeps the smallest and the largest value of the steps it stands for.
+    """
+    from finetree_cli.render.trainer.metrics import as_csv, show_metrics
+
+    with settings.client() as client:
+        wanted = points or (500 if as_table or settings.out.json else LINE_POINTS)
+        found = client.job(job).metrics(*metrics, first_step=from_step, last_step=to_step, points=wanted)
+    if settings.out.json:
+        settings.out.message(found)
+    elif as_table:
+        click.echo(as_csv(found), nl=False)
+    else:
+        show_metrics(settings.out, found)
 
 
 @jobs.command(examples=("finetree jobs cancel JOB", "finetree jobs cancel JOB --checkpoint --wait 60s"))

@@ -29,7 +29,7 @@ async def read_message(request: Request, cls: type[Message], *, max_bytes: int) 
     """
     content = await read_body(request, max_bytes=max_bytes)
     if content:
-        _check_media_type(request)
+        check_media_type(request)
     if len(content) > PARSED_BESIDE:
         return await asyncio.to_thread(message_of_json, content, cls)
     return message_of_json(content, cls)
@@ -63,7 +63,7 @@ def message_of_json(content: bytes, cls: type[Message]) -> Message:
     Raises:
         HttpError: MALFORMED_REQUEST: it is no JSON object, or has a key twice; INVALID_REQUEST: a field.
     """
-    document = _parse(content) if content.strip() else {}
+    document = parse_json(content) if content.strip() else {}
     if not isinstance(document, dict):
         raise invalid("", f"expected a JSON object with the fields of {cls.DESCRIPTOR.name}", "MALFORMED_REQUEST")
     return message_of_document(document, cls)
@@ -89,7 +89,12 @@ class _Object(dict[str, Any]):
     repeated: str | None = None
 
 
-def _parse(content: bytes) -> Any:
+def parse_json(content: bytes) -> Any:
+    """Parse JSON strictly.
+
+    Raises:
+        HttpError: MALFORMED_REQUEST: it is no JSON, has a key twice, or is nested too deeply.
+    """
     try:
         document = json.loads(content.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant)
         path = _repeated(document)
@@ -132,8 +137,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise invalid("", f"{name} is not JSON; leave the field out", "MALFORMED_REQUEST")
 
 
-def _check_media_type(request: Request) -> None:
-    """Refuse what a web page of another site can send without asking (a form, plain text), and what is not JSON."""
+def check_media_type(request: Request) -> None:
+    """Refuse what a web page of another site can send without asking (a form, plain text), and what is not JSON.
+
+    Raises:
+        HttpError: UNSUPPORTED_MEDIA_TYPE.
+    """
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != "application/json":
         raise HttpError(

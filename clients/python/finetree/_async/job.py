@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, metrics_pb2, trainer_pb2
 
 from finetree._async.download import download, read_file
 from finetree._async.events import AsyncEventStream
@@ -210,6 +210,32 @@ class AsyncJob:
         """
         request = trainer_requests.list_events(self.name, last, kinds, before_seq)
         return list(reversed((await self._transport.unary(rpcs.LIST_EVENTS, request, timeout=timeout)).events))
+
+    async def metrics(
+        self,
+        *metrics: str,
+        first_step: int = 0,
+        last_step: int = 0,
+        points: int = 500,
+        timeout: float | None = None,
+    ) -> metrics_pb2.QueryMetricsResponse:
+        """Get the curves of metrics over any range of steps, in at most so many points with their extremes.
+
+        Args:
+            metrics: such as "loss", "learning_rate", "tokens_per_second", "eval_loss"; none means all.
+            first_step: first step of the range; 0 means the first of the run.
+            last_step: last step of the range; 0 means the newest.
+            points: most points of a curve, at most 10,000.
+            timeout: seconds; None means the client's timeout, else 30.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+            InvalidArgument: a metric that no job has; the message names the known ones.
+        """
+        request = trainer_requests.query_metrics(
+            self.name, metrics, first_step=first_step, last_step=last_step, points=points
+        )
+        return await self._transport.unary(rpcs.QUERY_METRICS, request, timeout=timeout)
 
     async def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """List what the job made: adapter or model folders and reports, each with its files and hashes.

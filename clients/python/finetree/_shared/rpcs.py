@@ -8,7 +8,15 @@ from typing import Any, Generic, TypeVar
 
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2, estimator_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
-from finetree_api.trainer.v1 import artifact_pb2, base_model_pb2, capacity_pb2, dataset_pb2, event_log_pb2, trainer_pb2
+from finetree_api.trainer.v1 import (
+    artifact_pb2,
+    base_model_pb2,
+    capacity_pb2,
+    dataset_pb2,
+    event_log_pb2,
+    metrics_pb2,
+    trainer_pb2,
+)
 from google.protobuf.message import Message
 
 from finetree.config.settings import Service
@@ -122,6 +130,9 @@ LIST_JOBS = _of("trainer", "ListJobs", trainer_pb2.ListJobsRequest, trainer_pb2.
 CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_pb2.CancelJobResponse)
 WATCH_JOB = _of("trainer", "WatchJob", event_log_pb2.WatchJobRequest, event_log_pb2.WatchJobResponse, None)
 LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, event_log_pb2.ListEventsResponse)
+QUERY_METRICS = _of(
+    "trainer", "QueryMetrics", metrics_pb2.QueryMetricsRequest, metrics_pb2.QueryMetricsResponse, ASKS_ANOTHER
+)
 LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsRequest, artifact_pb2.ListArtifactsResponse)
 DOWNLOAD_ARTIFACT = _of(
     "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None

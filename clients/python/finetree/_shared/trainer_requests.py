@@ -16,6 +16,7 @@ from finetree_api.trainer.v1 import (
     event_log_pb2,
     event_pb2,
     job_pb2,
+    metrics_pb2,
     trainer_pb2,
 )
 from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
@@ -258,6 +259,15 @@ def list_events(name: str, last: int, kinds: Sequence[str | int], before_seq: in
         page_size=last,
         kinds=_event_kinds(kinds),
         before_seq=before_seq,
+    )
+
+
+def query_metrics(
+    name: str, metrics: Sequence[str], *, first_step: int, last_step: int, points: int
+) -> metrics_pb2.QueryMetricsRequest:
+    """Build the request of QueryMetrics."""
+    return metrics_pb2.QueryMetricsRequest(
+        name=name, metrics=metrics, first_step=first_step, last_step=last_step, max_points=points
     )
 
 

@@ -26,6 +26,7 @@ from finetree_trainer.estimator import Estimator, RemoteEstimator
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.list import EventLister
 from finetree_trainer.joblog.log import EventLog
+from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.inputs import Inputs
@@ -111,6 +112,7 @@ class Application:
             datasets=datasets,
             watches=self._watches,
             lister=EventLister(log),
+            metrics=MetricsReader(log),
             artifacts=Artifacts(log, layout),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),

@@ -108,6 +108,12 @@ def test_a_stream_that_was_cut_goes_on_after_the_last_event(address, client, sui
     assert ids == [f"ftevt-{seq:012d}" for seq in range(1, len(ids) + 1)]
 
 
+def test_behind_the_last_event_of_an_ended_job_there_is_only_the_end(address, client, training_file):
+    job = create(client, training_file)
+    last = client.fine_tuning.jobs.list_events(job.id, limit=1).data[0]
+    assert follow(address, job, last_id=last.id) == [(None, None, "[DONE]")]
+
+
 @pytest.mark.usefixtures("held")
 def test_a_stream_is_live_and_says_so_in_silence(address, client, suite, training_file, monkeypatch):
     monkeypatch.setattr(module, "SILENCE", 0.2)

@@ -247,3 +247,30 @@ def test_other_paths_are_refused_in_the_same_shape(client):
     with pytest.raises(openai.NotFoundError) as caught:
         client.fine_tuning.jobs.retrieve("ftjob-0199")
     assert caught.value.code == "JOB_NOT_FOUND"
+
+
+def test_the_token_of_the_console_is_the_clients_api_key(suite, serving):
+    with serving(suite, token="the console's own") as address:
+        with openai.OpenAI(base_url=f"http://{address}/v1", api_key="the console's own") as client:
+            assert client.models.list().data
+        with (
+            openai.OpenAI(base_url=f"http://{address}/v1", api_key="another") as client,
+            pytest.raises(openai.AuthenticationError) as caught,
+        ):
+            client.models.list()
+    assert caught.value.request_id
+
+
+@pytest.mark.parametrize(
+    ("headers", "content", "status", "code"),
+    [
+        ({"content-type": "text/plain"}, b"{}", 415, "UNSUPPORTED_MEDIA_TYPE"),
+        ({"content-type": "application/json"}, b"{", 400, "MALFORMED_REQUEST"),
+        ({"content-type": "application/json"}, b"[]", 400, "MALFORMED_REQUEST"),
+        ({"content-type": "application/json"}, b'{"model": "a", "model": "b"}', 400, "MALFORMED_REQUEST"),
+        ({"content-type": "application/json", "origin": "https://elsewhere"}, b"{}", 403, "PERMISSION_DENIED"),
+    ],
+)
+def test_a_body_that_is_no_json_from_here_is_refused(http, headers, content, status, code):
+    answer = http.post("/v1/fine_tuning/jobs", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)

@@ -24,6 +24,8 @@ from finetree_console.transfer.uploads import STALLED_SECONDS
 PURPOSE = "fine-tune"
 RESULTS = "fine-tune-results"
 MOST = 10_000
+MOST_RESULTS = 100
+"""Largest page of results: each job's metrics are read for it."""
 MAX_FIELD_BYTES = 64 * 1024
 """Largest part of a form that is not the file."""
 
@@ -92,8 +94,9 @@ def _form_file(form: FormData) -> UploadFile:
 async def list_files(request: Request) -> Response:
     """GET /v1/files: uploaded files; with purpose=fine-tune-results the results of jobs that succeeded."""
     client: finetree.AsyncClient = request.app.state.client
-    limit = limit_of(request, default=MOST, most=MOST)
     query = request.query_params
+    most = MOST_RESULTS if query.get("purpose") == RESULTS else MOST
+    limit = limit_of(request, default=most, most=most)
     if query.get("order", "desc") not in ("asc", "desc"):
         raise refusal("order", "order: expected 'asc' or 'desc'")
     items = _results(client) if query.get("purpose") == RESULTS else _uploads(client, query.get("purpose", PURPOSE))

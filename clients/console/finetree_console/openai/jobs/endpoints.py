@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -24,7 +23,7 @@ from finetree_console.openai.jobs.object import ENDED, job_object, metadata_of, 
 from finetree_console.openai.jobs.request import read_create
 from finetree_console.openai.jobs.template import template_of
 from finetree_console.openai.lists import limit_of, page, select
-from finetree_console.rpc.body import read_body
+from finetree_console.rpc.body import check_media_type, parse_json, read_body
 
 MOST = 100
 
@@ -35,7 +34,8 @@ async def create_job(request: Request) -> Response:
     """POST /v1/fine_tuning/jobs."""
     client: finetree.AsyncClient = request.app.state.client
     body = await read_body(request, max_bytes=request.app.state.settings.max_body_bytes)
-    asked = read_create(_json(body))
+    check_media_type(request)
+    asked = read_create(parse_json(body))
     job = await create_once(client, request, body, lambda: template_of(client, asked))
     return Json(await _object(client, request, job))
 
@@ -118,10 +118,3 @@ def _wanted(request: Request) -> Mapping[str, str] | None:
         if found := _PAIR.fullmatch(name):
             pairs[found[1]] = value
     return pairs
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise refusal("", "the body is not JSON", "MALFORMED_REQUEST") from None

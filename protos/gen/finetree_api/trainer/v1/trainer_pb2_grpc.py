@@ -8,6 +8,7 @@ from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_
 from finetree_api.trainer.v1 import capacity_pb2 as finetree__api_dot_trainer_dot_v1_dot_capacity__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
+from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
@@ -118,6 +119,11 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/ListEvents',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
+        self.QueryMetrics = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/QueryMetrics',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
                 _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListArtifacts',
@@ -240,6 +246,12 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def QueryMetrics(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListArtifacts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -346,6 +358,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'QueryMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryMetrics,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
@@ -800,6 +817,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/ListEvents',
             finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/QueryMetrics',
+            finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,6 +9,7 @@ from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
 from finetree_api.trainer.v1 import capacity_pb2 as _capacity_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
+from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -176,6 +177,13 @@ class TrainerServiceStub:
     without a token), OUT_OF_RANGE (EVENTS_EXPIRED: start from oldest_seq in the metadata; FUTURE_SEQ: start from
     last_seq in the metadata or below), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
     """
+    QueryMetrics: _grpc.UnaryUnaryMultiCallable[_metrics_pb2.QueryMetricsRequest, _metrics_pb2.QueryMetricsResponse]
+    """Answers the curves of a job's metrics over any range of steps in at most as many points as asked for; each point
+    keeps the smallest and the largest value of its steps.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
+    restore a backup).
+    """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made, in the order of the artifacts' ids.
 
@@ -341,6 +349,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
     without a token), OUT_OF_RANGE (EVENTS_EXPIRED: start from oldest_seq in the metadata; FUTURE_SEQ: start from
     last_seq in the metadata or below), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
+    """
+    QueryMetrics: _aio.UnaryUnaryMultiCallable[_metrics_pb2.QueryMetricsRequest, _metrics_pb2.QueryMetricsResponse]  # type: ignore[assignment]
+    """Answers the curves of a job's metrics over any range of steps in at most as many points as asked for; each point
+    keeps the smallest and the largest value of its steps.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
+    restore a backup).
     """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -600,6 +615,19 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
         without a token), OUT_OF_RANGE (EVENTS_EXPIRED: start from oldest_seq in the metadata; FUTURE_SEQ: start from
         last_seq in the metadata or below), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
+        """
+
+    @_abc_1.abstractmethod
+    def QueryMetrics(
+        self,
+        request: _metrics_pb2.QueryMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metrics_pb2.QueryMetricsResponse, _abc.Awaitable[_metrics_pb2.QueryMetricsResponse]]:
+        """Answers the curves of a job's metrics over any range of steps in at most as many points as asked for; each point
+        keeps the smallest and the largest value of its steps.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
+        restore a backup).
         """
 
     @_abc_1.abstractmethod

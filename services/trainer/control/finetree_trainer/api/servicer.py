@@ -12,6 +12,7 @@ from finetree_api.trainer.v1 import (
     dataset_pb2,
     event_log_pb2,
     job_pb2,
+    metrics_pb2,
     trainer_pb2,
     trainer_pb2_grpc,
 )
@@ -26,6 +27,7 @@ from finetree_trainer.clock import seconds_of
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.datasets.previews import DEFAULT_ROWS, MAX_ROWS, Previews
 from finetree_trainer.joblog.list import EventLister, requested_kinds
+from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Filter, Watches
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.artifacts import Artifacts
@@ -51,6 +53,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     datasets: Datasets
     watches: Watches
     lister: EventLister
+    metrics: MetricsReader
     artifacts: Artifacts
     previews: Previews
     base_models: BaseModels
@@ -226,6 +229,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         found, reached = await self.lister.page(uid, request, position=int(position or 0), limit=size)
         token = self.tokens.issue(scope, str(reached)) if reached else ""
         return event_log_pb2.ListEventsResponse(events=found, next_page_token=token)
+
+    async def QueryMetrics(
+        self, request: metrics_pb2.QueryMetricsRequest, context_: Any
+    ) -> metrics_pb2.QueryMetricsResponse:
+        """Return curves of a job's metrics."""
+        return await self.metrics.query((await self.names.job(request.name)).id, request)
 
     async def ListArtifacts(
         self, request: artifact_pb2.ListArtifactsRequest, context_: Any
