@@ -9,8 +9,8 @@ import grpc
 import pytest
 from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
+from finetree_data import file_profile
 from finetree_data.files import content
-from finetree_trainer.datasets import validate
 from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, refusal, trainer
 
 CONTENT = jsonl(ROWS)
@@ -398,7 +398,7 @@ async def test_files_that_cannot_be_read_are_refused_and_nothing_of_them_stays(t
 
 
 async def test_a_file_that_unpacks_to_far_more_is_taken_by_its_first_rows_and_blocks_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(validate, "VALIDATED_BYTES", 20_000)
+    monkeypatch.setattr(file_profile, "READ_BYTES", 20_000)
     bomb = gzip.compress(jsonl([{"text": "a" * 1000}] * 5_000))
     async with trainer(tmp_path) as talk:
         created = await talk.create_dataset(bomb, display_name="rows.jsonl.gz")

@@ -368,7 +368,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 
 def fingerprint(file: str, rule_id: str, field_path: str) -> str:
     """Hash what identifies a finding across runs: 32 hex digits."""
-    return hashlib.sha256(f"{file}\0{rule_id}\0{field_path}".encode()).hexdigest()[:32]
+    return hashlib.sha256(f"{file}\0{rule_id}\0{field_path}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def read_report(path: Path) -> Report:

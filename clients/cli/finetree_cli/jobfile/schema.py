@@ -15,7 +15,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from finetree_cli.jobfile.job import TEMPLATE_KEYS
-from finetree_cli.jobfile.yaml_scalars import ALSO, enum_prefix
+from finetree_cli.jobfile.yaml_scalars import ALSO, enum_prefix, short_word
 
 JsonObject = dict[str, Any]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -143,13 +143,15 @@ class _Contract:
         return {"type": "integer", **bounds}
 
     def _enum(self, name: str) -> JsonObject:
-        """Describe an enum: its names in short form, which editors offer, or in full."""
+        """Describe an enum: its words, which editors offer, or other forms that are read: the contract's names."""
         names = [value.name for value in self.enums[name].value if value.number]
-        prefix = enum_prefix(names)
-        short = [value.removeprefix(prefix).lower() for value in names]
+        prefix, also = enum_prefix(names), ALSO.get(name, {})
+        plain = [short_word(value, prefix) for value in names]
+        words = [next((usual for usual, other in also.items() if other == word), word) for word in plain]
         texts = [self.comments.get(f"{name}.{value}", "") for value in names]
-        also = list(ALSO.get(name, ()))
-        return {"anyOf": [{"enum": short, "enumDescriptions": texts}, {"enum": names + also}]}
+        read = (*names, *also, *plain, *(word.replace("-", "_") for word in plain))
+        others = [word for word in dict.fromkeys(read) if word not in words]
+        return {"anyOf": [{"enum": words, "enumDescriptions": texts}, {"enum": others}]}
 
 
 def _nested(scope: str, message: Any) -> Iterator[tuple[str, Any]]:

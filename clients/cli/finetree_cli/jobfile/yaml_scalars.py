@@ -18,16 +18,18 @@ _INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT64,
 }
 _FLOATS = {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
-ALSO = {
+ALSO: dict[str, dict[str, str]] = {
+    "finetree_api.types.v1.GradientCheckpointing": {"on": "full"},
     "finetree_api.types.v1.Sharding": {
         "ddp": "replicated",
         "zero-1": "optimizer",
         "zero-2": "gradients",
         "fsdp": "full",
         "zero-3": "full",
-    }
+    },
 }
-"""Usual words for values, by enum: those of the --sharding option."""
+"""Usual words for values where the contract has others, by enum: those of the options. A file is written in the first
+word of a value, and read in any."""
 
 
 def convert(known: FieldDescriptor, node: ScalarNode) -> tuple[Any, str]:
@@ -55,20 +57,51 @@ def _string(node: ScalarNode) -> tuple[str | None, str]:
 
 
 def _enum(kind: EnumDescriptor, text: str) -> tuple[int | None, str]:
-    """Convert an enum's name to its number, with or without the common prefix: `cosine`, `SCHEDULE_COSINE`."""
+    """Convert a word for an enum's value to its number: `all-linear`, `all_linear`, `TARGET_PRESET_ALL_LINEAR`."""
     numbers = {value.name: value.number for value in kind.values}
     if text in numbers:
         return numbers[text], ""
     names = [name for name, number in numbers.items() if number]
     prefix = enum_prefix(names)
-    short = {name.removeprefix(prefix).lower(): name for name in names}
-    asked = text.upper().removeprefix(prefix).lower().replace("-", "_")
-    asked = ALSO.get(kind.full_name, {}).get(asked.replace("_", "-"), asked)
-    if asked in short:
-        return numbers[short[asked]], ""
-    close = difflib.get_close_matches(asked, short, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(short)}"
+    known = {short_word(name, prefix): numbers[name] for name in names}
+    also = {word: known[plain] for word, plain in ALSO.get(kind.full_name, {}).items()}
+    asked = text.upper().removeprefix(prefix).lower().replace("_", "-")
+    if asked in (every := known | also):
+        return every[asked], ""
+    written = [enum_word(kind, number) for number in known.values()]
+    close = difflib.get_close_matches(asked, dict.fromkeys((*written, *every)), n=1, cutoff=0.6)
+    hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(written)}"
     return None, f"unknown value {text!r}; {hint}"
+
+
+def enum_word(kind: EnumDescriptor, number: int) -> str:
+    """Word for an enum's value, as options and pages have it: "all-linear"; the number where it has no name."""
+    named = kind.values_by_number.get(number)
+    if named is None or not number:
+        return str(named.name if named is not None else number)
+    word = short_word(named.name, enum_prefix([value.name for value in kind.values if value.number]))
+    return next((usual for usual, plain in ALSO.get(kind.full_name, {}).items() if plain == word), word)
+
+
+def setting_word(field_path: str, value: Any) -> str:
+    """Word for the value of a RunSpec's setting that proto JSON has by the contract's name; "" for other settings."""
+    from finetree_api.types.v1 import run_spec_pb2
+
+    *parents, last = field_path.split(".")
+    message: Any = run_spec_pb2.RunSpec.DESCRIPTOR
+    for parent in parents:
+        field = message.fields_by_name.get(parent) if message is not None else None
+        message = field.message_type if field is not None else None
+    field = message.fields_by_name.get(last) if message is not None else None
+    if field is None or field.enum_type is None or not isinstance(value, str):
+        return ""
+    named = field.enum_type.values_by_name.get(value)
+    return enum_word(field.enum_type, named.number) if named is not None else ""
+
+
+def short_word(name: str, prefix: str) -> str:
+    """A value's name without the enum's prefix, in small letters with hyphens: "all-linear"."""
+    return name.removeprefix(prefix).lower().replace("_", "-")
 
 
 def enum_prefix(names: list[str]) -> str:

@@ -10,6 +10,8 @@ from finetree_api.types.v1 import check_pb2, run_spec_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
+from finetree_cli.jobfile.yaml_scalars import enum_word
+
 COMMENT_COLUMN = 44
 """Column at which comments begin, so that they line up beside the longest common settings."""
 
@@ -67,8 +69,7 @@ def _as_text(known: FieldDescriptor, value: Any) -> str:
 
 def _scalar(known: FieldDescriptor, value: Any) -> str:
     if known.enum_type is not None:
-        named = known.enum_type.values_by_number.get(value)
-        return str(named.name if named is not None else value)
+        return _text(enum_word(known.enum_type, value))
     if known.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return "true" if value else "false"
     if known.cpp_type == FieldDescriptor.CPPTYPE_STRING:

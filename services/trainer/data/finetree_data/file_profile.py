@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is known of a file before anything tokenizes it: rows as the worker reads them, and sizes by characters."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetree_api.types.v1 import training_data_pb2
 
-from finetree_data.bad_rows import empty_dataset
+from finetree_data.bad_rows import BadRow, empty_dataset
 from finetree_data.columns.resolve import find_mapping
 from finetree_data.errors import DatasetError, RowError
 from finetree_data.files.content import PARQUET
@@ -17,7 +18,8 @@ from finetree_data.row_sizes import CHARACTERS_PER_TOKEN, RowSizes, estimated_to
 from finetree_data.rows.row import Row
 
 READ_BYTES = 16 * 1024 * 1024
-"""Most decompressed bytes that are read, in a second or two; rows beyond them are taken to be like those before."""
+"""Most decompressed bytes that are read, in a second or two, while a client waits; rows beyond them are taken to be as
+those before, and are validated by a job: a PREPARE job reports on them, a TRAIN job refuses wrong ones first."""
 TARGET_FRACTION = 0.5
 """Share of learned tokens that is assumed of a Parquet file, whose values are not read."""
 
@@ -42,15 +44,13 @@ def file_profile(path: Path, reading: Reading) -> FileProfile:
     """Read a file's rows, up to READ_BYTES. Raises DatasetError where a run would refuse the file."""
     if is_parquet(path, reading):
         return _of_footer(read_footer(path), reading)
-    file, sizes, share = RowFile(path, reading), RowSizes(), 1.0
-    for entry in file.entries():
-        if isinstance(entry, Row):
-            sizes.add(*estimated_tokens(entry))
-        else:
-            file.bad_rows.skip(entry)
-        if file.content is not None and file.content.count > READ_BYTES:
-            share = max(file.content.fraction, 1e-6)
-            break
+    file = RowFile(path, reading)
+
+    def skip(row: BadRow) -> bool:
+        file.bad_rows.skip(row)
+        return True
+
+    sizes, share = read_beginning(file, skip)
     file.bad_rows.finish(sizes.rows)
     return FileProfile(
         profile=sizes.profile(share),
@@ -59,6 +59,22 @@ def file_profile(path: Path, reading: Reading) -> FileProfile:
         share=share,
         read_bytes=READ_BYTES if share < 1 else 0,
     )
+
+
+def read_beginning(file: RowFile, goes_on: Callable[[BadRow], bool]) -> tuple[RowSizes, float]:
+    """Read rows up to READ_BYTES, and return their sizes and the share of the file that they are, 0 to 1.
+
+    `goes_on` is asked of each bad row whether to read further.
+    """
+    sizes = RowSizes()
+    for entry in file.entries():
+        if isinstance(entry, Row):
+            sizes.add(*estimated_tokens(entry))
+        elif not goes_on(entry):
+            break
+        if file.content is not None and file.content.count > READ_BYTES:
+            return sizes, max(file.content.fraction, 1e-6)
+    return sizes, 1.0
 
 
 def is_parquet(path: Path, reading: Reading) -> bool:

@@ -134,3 +134,8 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path, text, reason):
 def test_a_fingerprint_depends_on_file_rule_and_field_alone():
     assert gate.fingerprint("a", "b", "c") == gate.fingerprint("a", "b", "c")
     assert len({gate.fingerprint(*each) for each in (("a", "b", "c"), ("ab", "", "c"), ("a", "bc", ""))}) == 3
+
+
+def test_a_file_whose_name_is_no_utf8_has_a_fingerprint_too():
+    names = [b"job-\xff.yaml".decode(errors="surrogateescape"), b"job-\xfe.yaml".decode(errors="surrogateescape")]
+    assert len({gate.fingerprint(name, "cost", "") for name in names}) == 2

@@ -94,7 +94,7 @@ WRONG = {
     "wrong item": (
         "evaluation:\n  metrics:\n    - METRIC_LOSS\n    - METRIC_F1\n",
         (4, 7, "evaluation.metrics[1]"),
-        "'METRIC_F1'; use one of loss, exact_match, token_accuracy",
+        "'METRIC_F1'; use one of loss, exact-match, token-accuracy",
     ),
     "wrong duration": (
         "train: {spec: {model: {name: m}}}\nlimits:\n  max_duration: soon\n",

@@ -4,7 +4,6 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from finetree_cli.gate.base.difference import CHANGES, Totals, delta, totals
 from finetree_cli.gate.report import (
@@ -190,27 +189,12 @@ def problem(found: Problem) -> str:
 
 
 def setting(patch: Patch) -> str:
-    """Format a change as in a job file: "training.micro_batch_size: 1", "optimizer: adamw_8bit"."""
+    """Format a change as in a job file: "training.micro_batch_size: 1", "optimizer: adamw-8bit"."""
     value = patch.value
-    word = _word(patch.field_path, value) if isinstance(value, str) and value.isupper() else ""
+    from finetree_cli.jobfile.yaml_scalars import setting_word
+
+    word = setting_word(patch.field_path, value)
     return f"{patch.field_path}: {word or json.dumps(value, ensure_ascii=False)}"
-
-
-def _word(field_path: str, name: str) -> str:
-    """Return the short name of an enum's value, as job files have it; "" for other settings."""
-    from finetree_api.types.v1 import run_spec_pb2
-
-    from finetree_cli.jobfile.yaml_scalars import enum_prefix
-
-    *parents, last = field_path.split(".")
-    message: Any = run_spec_pb2.RunSpec.DESCRIPTOR
-    for parent in parents:
-        field = message.fields_by_name.get(parent) if message is not None else None
-        message = field.message_type if field is not None else None
-    field = message.fields_by_name.get(last) if message is not None else None
-    if field is None or field.enum_type is None or name not in field.enum_type.values_by_name:
-        return ""
-    return name.removeprefix(enum_prefix([each.name for each in field.enum_type.values if each.number])).lower()
 
 
 def exception(check: CheckResult) -> str:

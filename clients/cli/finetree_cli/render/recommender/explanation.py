@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 
+from finetree_cli.jobfile.yaml_scalars import setting_word
 from finetree_cli.output import Output
 from finetree_cli.render import units
 from finetree_cli.render.recommender.recommendation import (
@@ -171,7 +172,7 @@ def _show_recipe(out: Output, response: recommendation_pb2.RecommendResponse) ->
     for path, value in flat(as_dict(response.spec)).items():
         item = sources.get(path, nothing)
         why = f"{item.reason} [{item.rule_id}]" if item.rule_id else item.reason or "as requested"
-        rows.append((path, value, limits(item), why, source(item.provenance)))
+        rows.append((path, setting_word(path, value) or value, limits(item), why, source(item.provenance)))
     out.table(["Setting", "Value", "Range", "Why", "Source"], rows, title="Recipe", wrap=True)
 
 

@@ -8,18 +8,12 @@ from finetree_api.types.v1 import training_data_pb2
 from finetree_data import contract
 from finetree_data.bad_rows import BadRow, describe, empty_dataset
 from finetree_data.errors import DatasetError
-from finetree_data.file_profile import columns_profile, is_parquet
+from finetree_data.file_profile import columns_profile, is_parquet, read_beginning
 from finetree_data.files.parquet_footer import Footer, read_footer
 from finetree_data.findings.finding import Finding
 from finetree_data.options import Reading
 from finetree_data.reader import RowFile
-from finetree_data.row_sizes import RowSizes, estimated_tokens
-from finetree_data.rows.row import Row
 from finetree_runtime.errors import MAX_VIOLATIONS, InvalidArgument, Violation
-
-VALIDATED_BYTES = 16 * 1024 * 1024
-"""Decompressed bytes that are validated here, in a second or two, while a client waits for the end of its upload. All
-rows are validated by a job: a PREPARE job reports on them, and a TRAIN job refuses wrong ones before it trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +47,19 @@ def validate_file(file: Path, reading: Reading | None = None) -> ValidatedFile:
 
 
 def _validate_rows(file: RowFile) -> ValidatedFile:
-    sizes, bad_rows = RowSizes(), list[BadRow]()
-    share = 1.0
-    for entry in file.entries():
-        if isinstance(entry, Row):
-            sizes.add(*estimated_tokens(entry))
-        elif file.bad_rows.allows(entry):
-            file.bad_rows.skip(entry)
-        elif bad_rows and file.row_format is None and entry.problem == bad_rows[0].problem and not entry.field:
-            break  # no column is known: one row stands for all
-        else:
-            bad_rows.append(entry)
-        if len(bad_rows) >= MAX_VIOLATIONS:
-            break
-        if file.content is not None and file.content.count > VALIDATED_BYTES:
-            share = max(file.content.fraction, 1e-6)
-            break
+    bad_rows = list[BadRow]()
+
+    def keep(row: BadRow) -> bool:
+        """Skip a bad row or keep it, and say whether to read on."""
+        if file.bad_rows.allows(row):
+            file.bad_rows.skip(row)
+            return True
+        if bad_rows and file.row_format is None and row.problem == bad_rows[0].problem and not row.field:
+            return False  # no column is known: one row stands for all
+        bad_rows.append(row)
+        return len(bad_rows) < MAX_VIOLATIONS
+
+    sizes, share = read_beginning(file, keep)
     if bad_rows:
         raise _wrong_rows(bad_rows, file.reading)
     file.bad_rows.finish(sizes.rows)

@@ -60,8 +60,8 @@ def test_without_limits_there_is_no_verdict_but_the_change():
 @pytest.mark.parametrize(
     ("field_path", "value", "line"),
     [
-        ("optimizer", "OPTIMIZER_PAGED_ADAMW_8BIT", "optimizer: paged_adamw_8bit"),
-        ("hardware.sharding", "SHARDING_FULL", "hardware.sharding: full"),
+        ("optimizer", "OPTIMIZER_PAGED_ADAMW_8BIT", "optimizer: paged-adamw-8bit"),
+        ("hardware.sharding", "SHARDING_FULL", "hardware.sharding: fsdp"),
         ("hardware.accelerator", "H100", 'hardware.accelerator: "H100"'),
         ("lora.target_modules", ["Q"], 'lora.target_modules: ["Q"]'),
         ("no.such.setting", "SHARDING_FULL", 'no.such.setting: "SHARDING_FULL"'),
