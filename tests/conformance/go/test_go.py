@@ -54,7 +54,7 @@ def program() -> Path:
     }
     if os.environ.get("GO_MODULES") == "proxy":
         shutil.rmtree(HERE / "vendor", ignore_errors=True)
-        run(environment, "go", "mod", "tidy")
+        run(environment, "go", "mod", "download", *modules.required())
     else:
         try:
             modules.vendor()
@@ -73,3 +73,11 @@ class TestGo(ClientConformance):
     @pytest.fixture
     def client(self, program, services) -> Program:
         return Program((str(program),), services)
+
+
+def test_another_version_than_that_of_go_mod_is_refused(tmp_path):
+    with pytest.raises(
+        modules.ModulesMissingError, match=r"go.mod asks for google.golang.org/grpc v1.64.0, .* is 1.38"
+    ):
+        modules.check(tmp_path / "golang-google-grpc-dev_1.38.0-1_all.deb")
+    modules.check(tmp_path / "golang-golang-x-net-dev_1%3a0.27.0-2_all.deb")
