@@ -2,7 +2,8 @@
 """The finetree SDK: the one client of the recommender, the estimator and the trainer.
 
     client = finetree.Client()
-    answer = client.recommend(model="smollm2-135m-instruct", gpu="rtx-4090")
+    data = client.upload_dataset([{"prompt": "Two and two?", "completion": "Four."}])
+    answer = client.recommend(model="smollm2-135m-instruct", gpu="rtx-4090", dataset=data)
     job = client.train(answer)
     for event in job.events():
         print(event.message)

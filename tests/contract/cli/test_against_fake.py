@@ -34,9 +34,9 @@ def suite(server, monkeypatch) -> Suite:
 
 
 @pytest.fixture
-def job_file(tmp_path) -> Path:
+def job_file(server, tmp_path) -> Path:
     path = tmp_path / "job.yaml"
-    path.write_text(JOB, encoding="utf-8")
+    path.write_text(f"{JOB}dataset: {{name: {server.datasets.add(ROWS).name}}}\n", encoding="utf-8")
     return path
 
 
@@ -92,7 +92,7 @@ def at(document: Any, path: str) -> Any:
     ("words", "path"),
     [
         (["recommend", "--model", "small", "--cpu"], "methods.0.device_bytes.expected"),
-        (["estimate", "--model", "small", "--method", "lora", "--cpu"], "memory.usable_device_bytes"),
+        (["estimate", "--model", "small", "--method", "lora", "--gpu", "rtx-4090"], "memory.usable_device_bytes"),
         (["estimate", "JOB", "--gpu", "rtx-4090"], "fit.headroom_bytes"),
         (["models", "list", "--catalog"], "models.0.parameters"),
         (["models", "list"], "base_models.0.size_bytes"),
@@ -288,7 +288,7 @@ def test_local_data_is_uploaded_and_named(run, tmp_path, data_file):
 def test_the_same_request_id_makes_one_job(run, job_file):
     first = run("train", job_file, "--detach", "--request-id", "once", "--json").document["name"]
     assert run("train", job_file, "--detach", "--request-id", "once", "--json").document["name"] == first
-    job_file.write_text(JOB.replace("rank: 8", "rank: 4"), encoding="utf-8")
+    job_file.write_text(job_file.read_text(encoding="utf-8").replace("rank: 8", "rank: 4"), encoding="utf-8")
     ran = run("train", job_file, "--detach", "--request-id", "once")
     assert ran.code == 2
     assert "REQUEST_ID_REUSED" in ran.err
@@ -305,10 +305,12 @@ def test_a_servers_violation_names_the_line(run, suite, job_file):
     assert f"{job_file}:2:8: lora.rank: must be at most 4" in ran.err
 
 
-def test_the_recipe_is_written_and_read_back(run, tmp_path):
+def test_the_recipe_is_written_and_read_back(run, tmp_path, data_file):
     path = tmp_path / "recipe.yaml"
-    ran = run("recommend", "--model", "small", "--cpu", "--output", path, "--json")
-    assert run("train", path, "--detach", "--json").document["train"]["spec"] == ran.document["spec"]
+    ran = run("recommend", "--model", "small", "--gpu", "rtx-4090", "--output", path, "--json")
+    spec = run("train", path, "--data", data_file, "--detach", "--json").document["train"]["spec"]
+    del spec["dataset"]
+    assert spec == ran.document["spec"]
 
 
 @pytest.mark.parametrize("words", [["capacity"], ["jobs", "list"], ["recommend", "--model", "small"]], ids=" ".join)

@@ -25,7 +25,8 @@ def suite() -> Iterator[Suite]:
 @pytest.fixture
 def run(suite, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("FINETREE_ADDRESS", suite.address)
-    (tmp_path / "job.yaml").write_text(JOB, encoding="utf-8")
+    data = suite.datasets.add([{"text": "a"}]).name
+    (tmp_path / "job.yaml").write_text(f"{JOB}dataset: {{name: {data}}}\n", encoding="utf-8")
 
     def command(*words: str) -> tuple[int, str, str]:
         code = entry.run([str(tmp_path / word) if word == "job.yaml" else word for word in words])
@@ -41,7 +42,7 @@ def test_ended_jobs_with_a_price_are_rows_and_the_others_are_counted(run, suite)
         assert code == 0, err
     priced = next(iter(suite.trainer._jobs.values())).message
     priced.cost.amount.CopyFrom(money_pb2.Money(currency_code="USD", units=2, nanos=500_000_000))
-    for job in suite.trainer._jobs.values():  # the fake has neither prices nor times
+    for job in suite.trainer._jobs.values():
         job.message.start_time.FromJsonString("2026-11-27T10:00:00Z")
         job.message.end_time.FromJsonString("2026-11-28T11:00:00Z")
     code, out, err = run("costs", "--format", "focus", "--account", "a-1")

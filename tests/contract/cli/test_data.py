@@ -279,7 +279,7 @@ def test_ctrl_c_cancels_the_job_that_reads(suite, file):
         assert process.stderr is not None
         try:
             assert select.select([process.stderr], [], [], 40)[0]
-            assert process.stderr.readline() == "the job is queued\n"
+            assert process.stderr.readline() == "Waits for a device.\n"
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=20)
         finally:

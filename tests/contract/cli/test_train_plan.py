@@ -27,8 +27,11 @@ def finetree(server, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     server.trainer.script = Script(steps=3)
     server.base_models.add("acme/small")
+    Path("rows.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    data = "dataset: {path: rows.jsonl}\n"
     for name in ("a", "b"):
-        Path(f"{name}.finetree.yaml").write_text(JOB.replace("8", "8" if name == "a" else "4"), encoding="utf-8")
+        job = JOB.replace("rank: 8", "rank: 8" if name == "a" else "rank: 4")
+        Path(f"{name}.finetree.yaml").write_text(job + data, encoding="utf-8")
 
     def run(*words: str) -> SimpleNamespace:
         code = entry.run(list(words))
@@ -48,7 +51,8 @@ def test_a_plan_of_several_is_named_by_its_job_file_and_its_run_is_reported(fine
     assert created.code == 0, created.err
     job = json.loads(created.out)
     plan = json.loads(Path("plan.json").read_text(encoding="utf-8"))["plans"][1]
-    assert job["train"]["approved_plan"]["digest"] == plan["plan_digest"]
+    # What the trainer read of the uploaded rows is in the plan that it holds; all else is as it was approved.
+    assert job["train"]["approved_plan"]["digest"] == job["plan_digest"]
     assert job["annotations"]["finetree/job-file"] == "b.finetree.yaml"
     assert "finetree/plan-digest: " + plan["plan_digest"] in finetree("jobs", "show", job["name"]).out
     assert finetree("jobs", "watch", job["name"]).code == 0

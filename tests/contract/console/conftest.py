@@ -49,6 +49,7 @@ def serve():
 @pytest.fixture(scope="module")
 def suite():
     with Suite() as running:
+        running.datasets.files["rows.jsonl"] = b'{"prompt": "One and one?", "completion": "Two."}\n'
         yield running
 
 

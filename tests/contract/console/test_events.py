@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from finetree.testing import Script
 
-SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}}
+SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}, "dataset": {"path": "rows.jsonl"}}
 STEPS = 60
 ALL = list(range(1, STEPS + 10))
 PATH = "/trainer/v1/WatchJob"

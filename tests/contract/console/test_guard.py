@@ -31,6 +31,7 @@ def own(serve):
 
         def start(**settings: Any) -> tuple[Suite, httpx2.Client]:
             suite = stack.enter_context(Suite())
+            suite.datasets.files["rows.jsonl"] = b'{"text": "a"}\n'
             address = stack.enter_context(serve(suite, **settings))
             return suite, stack.enter_context(httpx2.Client(base_url=f"http://{address}", timeout=60))
 
@@ -191,7 +192,7 @@ def test_hanging_up_cancels_the_call(own):
 
 def test_a_call_that_writes_is_sent_under_one_key(own):
     suite, http = own()
-    body = {"job": {"train": {"spec": {"model": {"name": "tiny"}, "lora": {"rank": 8}}}}}
+    body = {"job": {"train": {"spec": {"model": {"name": "tiny"}, "lora": {}, "dataset": {"path": "rows.jsonl"}}}}}
     names = [http.post("/trainer/v1/CreateJob", json=body, headers={"idempotency-key": "k"}) for _ in range(2)]
     assert len({response.json()["job"]["name"] for response in names}) == 1
     suite.faults.fail_next("CreateJob", finetree.Unavailable("gone", reason="SERVER_STOPPING"))
@@ -230,7 +231,7 @@ def test_who_takes_nothing_of_an_answer_is_cut_off(own, monkeypatch):
     monkeypatch.setattr(protocol, "STALLED_SECONDS", 0.2)
     suite, http = own(max_streams=1, send_buffer=16_384)
     suite.trainer.script = Script(steps=2000)
-    body = {"job": {"train": {"spec": {"model": {"name": "tiny"}, "lora": {"rank": 8}}}}}
+    body = {"job": {"train": {"spec": {"model": {"name": "tiny"}, "lora": {}, "dataset": {"path": "rows.jsonl"}}}}}
     name = http.post("/trainer/v1/CreateJob", json=body).json()["job"]["name"]
     watch = f"/trainer/v1/WatchJob?name={name}"
     with socket.socket() as connection:

@@ -7,7 +7,8 @@ import jsonschema
 import pytest
 from finetree_console.rpc.contract import methods
 
-SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}}
+SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}, "dataset": {"path": "rows.jsonl"}}
+ON_GPU = SPEC | {"hardware": {"accelerator": "rtx-4090"}}
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,9 @@ def requests(http):
         "ListArtifacts": {"parent": job},
         "CreateDataset": {"size_bytes": 1, "sha256": "1" * 64},
         "GetDataset": {"name": dataset},
-        "EstimateRun": {"spec": SPEC},
-        "BatchEstimateRuns": {"rows": [{"key": "a", "request": {"spec": SPEC}}]},
-        "CheckPlan": {"run": {"spec": SPEC}, "policy": {"limits": [{"metric": "POLICY_METRIC_FIT"}]}},
+        "EstimateRun": {"spec": ON_GPU},
+        "BatchEstimateRuns": {"rows": [{"key": "a", "request": {"spec": ON_GPU}}]},
+        "CheckPlan": {"run": {"spec": ON_GPU}, "policy": {"limits": [{"metric": "POLICY_METRIC_FIT"}]}},
         "Recommend": {"model": {"name": "tiny"}},
         "GetMethod": {"method": "METHOD_LORA"},
         "RenderFrontier": {"request": {"model": {"name": "tiny"}}},

@@ -4,7 +4,7 @@
 import pytest
 from finetree_console.rpc.contract import methods
 
-SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}}
+SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}, "dataset": {"path": "rows.jsonl"}}
 
 
 def error(response):

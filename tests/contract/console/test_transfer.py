@@ -98,7 +98,7 @@ def test_an_upload_that_is_wrong_is_refused(http, query, headers, status, reason
 @pytest.fixture(scope="module")
 def file(http):
     """Parameters of an artifact's largest file, and what the artifact says of it."""
-    spec = {"model": {"name": "tiny"}, "lora": {"rank": 8}}
+    spec = {"model": {"name": "tiny"}, "lora": {"rank": 8}, "dataset": {"path": "rows.jsonl"}}
     job = http.post("/trainer/v1/CreateJob", json={"job": {"train": {"spec": spec}}}).json()["job"]["name"]
     artifact = http.get("/trainer/v1/ListArtifacts", params={"parent": job}).json()["artifacts"][0]
     largest = max(artifact["files"], key=lambda each: each["size_bytes"])

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from finetree.testing import Suite
 
-SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}}
+SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}, "hardware": {"accelerator": "rtx-4090"}}
+ROWS = [{"prompt": "Two and two?", "completion": "Four."}]
 
 
 @pytest.fixture
@@ -24,8 +25,9 @@ def suite():
 
 
 @pytest.fixture
-def spec():
-    return dict(SPEC)
+def spec(suite):
+    """A spec that trains on a dataset of the suite."""
+    return SPEC | {"dataset": {"name": suite.datasets.add(ROWS).name}}
 
 
 class Driver:

@@ -25,7 +25,9 @@ def test_a_service_that_there_is_not(do):
 
 def test_raw_stubs_are_typed_and_share_the_channel(do):
     client = do.client()
-    request = estimate_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "tiny"}))
+    request = estimate_pb2.EstimateRunRequest(
+        spec=run_spec_pb2.RunSpec(model={"name": "tiny"}, lora={}, hardware={"accelerator": "rtx-4090"})
+    )
 
     async def call() -> Any:
         return client.raw.trainer, client.raw.recommender, await client.raw.estimator.EstimateRun(request)
@@ -41,7 +43,9 @@ def test_raw_stubs_are_typed_and_share_the_channel(do):
 
 def test_any_unary_rpc_can_be_called_by_its_path(do):
     client = do.client()
-    request = estimate_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "tiny"}))
+    request = estimate_pb2.EstimateRunRequest(
+        spec=run_spec_pb2.RunSpec(model={"name": "tiny"}, lora={}, hardware={"accelerator": "rtx-4090"})
+    )
     answer = do(client.call("/finetree_api.estimator.v1.EstimatorService/EstimateRun", request))
     assert answer.estimate.total_parameters == 1_000_000
     with pytest.raises(finetree.NotFound) as caught:

@@ -10,7 +10,10 @@ from finetree._shared import uploads
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
 
-ROWS = [{"messages": [{"role": "user", "content": f"question {n}"}]} for n in range(20_000)]
+ROWS = [
+    {"messages": [{"role": "user", "content": f"question {n}"}, {"role": "assistant", "content": "answer"}]}
+    for n in range(20_000)
+]
 
 
 @pytest.fixture

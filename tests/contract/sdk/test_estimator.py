@@ -3,6 +3,7 @@
 
 import finetree
 import pytest
+from finetree.testing.catalog import MODELS
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2, estimator_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import check_pb2, run_spec_pb2
@@ -22,8 +23,10 @@ def test_a_recommendation_can_be_priced_as_it_is(do, spec):
 def test_a_row_that_fails_spoils_no_other(do, spec):
     rows = {
         "good": spec,
-        "unknown": {"model": {"name": "nothing"}},
-        "request": estimate_pb2.EstimateRunRequest(spec=run_spec_pb2.RunSpec(model={"name": "large"})),
+        "unknown": spec | {"model": {"name": "nothing"}},
+        "request": estimate_pb2.EstimateRunRequest(
+            spec=run_spec_pb2.RunSpec(model={"name": "large"}, lora={}, hardware={"accelerator": "rtx-4090"})
+        ),
     }
     results = do(do.client().estimate_batch(rows))
     assert list(results) == ["good", "unknown", "request"]
@@ -37,15 +40,16 @@ def test_a_row_that_fails_spoils_no_other(do, spec):
     assert do(do.client().estimate_batch(whole)) == {"request": results["request"]}
 
 
-@pytest.mark.parametrize("page_size", [0, 1, 2, 3])
+@pytest.mark.parametrize("page_size", [0, 1, 4, 11])
 def test_pages_are_fetched_as_they_are_needed(do, suite, page_size):
     models = do.client().list_models(page_size=page_size)
     assert suite.faults.calls("ListModels") == []
     assert do.all(models, 1)[0].name == "large"
     assert len(suite.faults.calls("ListModels")) == 1
-    names = ["large", "llama-3.1-8b", "small", "smollm2-135m-instruct", "tiny"]
+    names = sorted(MODELS)
     assert [model.name for model in do.all(models)] == names
-    sizes = {0: [5], 1: [1, 1, 1, 1, 1], 2: [2, 2, 1], 3: [3, 2]}[page_size]
+    size = page_size or 50
+    sizes = [len(names[start : start + size]) for start in range(0, len(names), size)]
     assert [len(page) for page in do.all(models.pages())] == sizes
 
 
@@ -58,6 +62,7 @@ def test_prefixes(do):
 
 def test_a_plan_is_held_against_limits(do, spec):
     client = do.client()
+    spec |= {"dataset": {"profile": {"examples": 100}}}
     peak = do(client.estimate(spec)).memory.device_bytes
     passed = do(client.check_plan(spec, {"device_bytes": round(peak.high) + 1, "fit": True}))
     limit = check_plan_pb2.PolicyLimit(metric="POLICY_METRIC_DEVICE_BYTES", max=peak.expected)
@@ -66,10 +71,11 @@ def test_a_plan_is_held_against_limits(do, spec):
     verdicts = [check_pb2.CheckVerdict.Name(answer.verdict) for answer in (passed, straddled, failed)]
     assert verdicts == ["CHECK_VERDICT_PASS", "CHECK_VERDICT_UNDECIDED", "CHECK_VERDICT_FAIL"]
     assert {check.rule_id for check in failed.checks} == {"duration_seconds", "device_bytes"}
+    overridable = check_plan_pb2.PolicyLimit(metric=limit.metric, max=1, level=check_pb2.LIMIT_LEVEL_OVERRIDABLE)
     waived = do(
         client.check_plan(
             spec,
-            {"device_bytes": 1},
+            check_plan_pb2.PlanPolicy(limits=[overridable]),
             overrides=[{"rule_id": "device_bytes", "by": "ada", "reason": "once"}],
             evaluation_date="2026-12-31",
             base_run=spec,
@@ -87,7 +93,7 @@ def test_prices_by_accelerator_provider_and_term(do):
         250_000_000,
         500_000_000,
     ]
-    assert [price.price_id for price in do.all(client.list_prices(term="spot"))] == ["fake/rtx-4090/spot"]
+    assert [price.price_id for price in do.all(client.list_prices("rtx-4090", term="spot"))] == ["fake/rtx-4090/spot"]
     assert do.all(client.list_prices(provider="nobody")) == []
     with pytest.raises(finetree.InvalidArgument, match="known are on_demand, spot, reserved"):
         client.list_prices(term="stolen")

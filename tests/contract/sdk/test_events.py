@@ -51,7 +51,8 @@ def test_a_stored_cursor_goes_on_exactly_there(do, job, stop):
     assert seqs(do.all(again.events(cursor=first.cursor))) == ALL[stop:]
 
 
-def test_filters(do, job):
+def test_filters(do, spec):
+    job = do(do.client().create_job(spec | {"evaluation": {"split_fraction": 0.1}}))
     steps = do.all(job.events(kinds=["step_metrics", event_pb2.EVENT_KIND_EVAL_METRICS]))
     assert {event.kind for event in steps} == {event_pb2.EVENT_KIND_STEP_METRICS, event_pb2.EVENT_KIND_EVAL_METRICS}
     assert len(steps) == 11
@@ -147,7 +148,7 @@ def test_a_restored_log_refuses_old_cursors(do, suite, job):
 
 
 def test_unknown_kinds_and_payloads_move_the_cursor(do, job, suite):
-    log = suite.trainer._find(job.name).log
+    log = suite.trainer.find(job.name).log
     log[6].MergeFrom(event_pb2.JobEvent.FromString(b"\x38\x8f\x4e\xea\x3f\x01x"))
     log[6].ClearField("step_metrics")
     events = do.all(job.events())

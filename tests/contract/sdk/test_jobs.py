@@ -10,12 +10,14 @@ import pytest
 from finetree.testing import Script
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import method_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_pb2
 
 
 def test_what_was_asked_for_is_what_the_job_has(do, spec):
     client = do.client(project="team")
-    recommendation = do(client.recommend({"model": spec["model"]}))
+    recommendation = do(
+        client.recommend({"model": spec["model"], "dataset": spec["dataset"], "hardware": spec["hardware"]})
+    )
     job = do(
         client.train(
             recommendation.spec,
@@ -28,7 +30,8 @@ def test_what_was_asked_for_is_what_the_job_has(do, spec):
     )
     made = do(client.get_job(job.name))
     assert made.name.startswith("projects/team/jobs/")
-    assert (made.train.spec, made.display_name, made.labels["a"]) == (recommendation.spec, "mine", "b")
+    assert (made.train.spec.lora, made.display_name, made.labels["a"]) == (recommendation.spec.lora, "mine", "b")
+    assert made.train.spec.dataset.name == spec["dataset"]["name"]
     assert (made.limits.max_cost.units, made.limits.max_duration.seconds) == (5, 90)
     kept = made.train.recommendation
     assert (kept.method, kept.headline, kept.rule_pack) == (method_pb2.METHOD_LORA, "LoRA fits", "fake-1")
@@ -75,19 +78,22 @@ def test_validate_gives_the_plan_that_a_job_may_require(do, spec):
     assert job.snapshot.plan_digest == plan.digest
     with pytest.raises(finetree.PlanDrift) as caught:
         do(client.train(spec | {"lora": {"rank": 16}}, approved_plan=plan))
-    assert [violation.field for violation in caught.value.violations] == ["spec"]
+    assert [violation.field for violation in caught.value.violations] == [
+        "job.train.spec.lora.alpha",
+        "job.train.spec.lora.rank",
+    ]
 
 
 def test_an_estimate_and_a_recommendation_are_plans_to_approve(do, spec):
     client = do.client()
-    profile = training_data_pb2.DatasetProfile(examples=5)
+    profile = do(client.get_dataset(spec["dataset"]["name"])).profile
     estimate = do(client.estimate(spec, dataset_profile=profile))
     plan = finetree.plan_of(estimate, dataset_profile=profile)
     assert do(client.train(plan.spec, approved_plan=plan)).snapshot.plan_digest == estimate.plan_digest
-    answer = do(client.recommend({"model": spec["model"]}))
-    assert (
-        do(client.train(answer.spec, approved_plan=finetree.plan_of(answer))).snapshot.plan_digest == answer.plan_digest
-    )
+    asked = {name: spec[name] for name in ("model", "dataset", "hardware")}
+    answer = do(client.recommend(asked | {"dataset_profile": finetree.to_json(profile)}))
+    approved = finetree.plan_of(answer, dataset_profile=profile)
+    assert do(client.train(answer.spec, approved_plan=approved)).snapshot.plan_digest == answer.plan_digest
 
 
 @pytest.mark.parametrize("form", ["template", "task", "json", "spec", "dict"])
@@ -103,15 +109,27 @@ def test_a_job_in_every_form(do, spec, form):
     }
     fields = {} if form in ("template", "json") else {"display_name": "mine"}
     made = do(do.client().create_job(forms[form], **fields)).snapshot
-    assert (made.display_name, made.train.spec) == ("mine", message)
+    # What was asked for is kept, and every default filled in.
+    resolved = run_spec_pb2.RunSpec()
+    resolved.CopyFrom(made.train.spec)
+    resolved.MergeFrom(message)
+    assert (made.display_name, made.train.spec) == ("mine", resolved)
+    assert made.train.spec.lora.alpha == 16
 
 
-def test_preparing_takes_a_model_a_dataset_or_both(do):
+def test_preparing_takes_a_model_a_dataset_or_both(do, suite, spec):
     client = do.client()
-    job = do(client.prepare(model="org/name@v1", dataset="d1", loss_tokens="all", sequence_length=64))
+    job = do(
+        client.prepare(model="org/name@v1", dataset=spec["dataset"]["name"], loss_tokens="all", sequence_length=64)
+    )
     task = job.snapshot.prepare
-    assert (task.model.hub.id, task.model.hub.revision, task.dataset.name) == ("org/name", "v1", "d1")
+    assert (task.model.hub.id, task.model.hub.revision, task.dataset.name) == (
+        "org/name",
+        "v1",
+        spec["dataset"]["name"],
+    )
     assert (task.loss_tokens, task.sequence_length) == (training_pb2.LOSS_TOKENS_ALL, 64)
+    suite.datasets.files["rows.jsonl"] = b'{"text": "a"}\n'
     assert do(client.prepare(dataset={"path": "rows.jsonl"})).snapshot.prepare.dataset.path == "rows.jsonl"
     assert [each.name for each in do.all(client.list_jobs(tasks=["prepare"], page_size=1))][-1] == job.name
     assert do.all(client.list_jobs(tasks=["train"])) == []
@@ -227,9 +245,9 @@ def test_capacity(do, suite):
     assert 20 < seconds[1] <= 30.1
 
 
-def test_a_recommendation_is_trained_as_it_is(do):
+def test_a_recommendation_is_trained_as_it_is(do, spec):
     client = do.client()
-    answer = do(client.recommend(model="tiny", gpu="rtx-4090"))
+    answer = do(client.recommend(model="tiny", gpu="rtx-4090", dataset=spec["dataset"]["name"]))
     for create in (client.train, client.create_job):
         job = do(client.get_job(do(create(answer)).name))
         assert job.train.spec.lora == answer.spec.lora

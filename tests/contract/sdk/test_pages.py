@@ -5,8 +5,9 @@ import inspect
 
 import finetree
 import pytest
+from finetree.testing.catalog import MODELS
 
-NAMES = ["large", "llama-3.1-8b", "small", "smollm2-135m-instruct", "tiny"]
+NAMES = sorted(MODELS)
 
 
 def lists_of(cls):
@@ -26,7 +27,7 @@ def test_every_list_can_be_limited_and_continued(cls):
 
 @pytest.mark.parametrize(
     ("limit", "page_size", "sizes"),
-    [(0, 0, []), (1, 0, [1]), (3, 0, [3]), (3, 2, [2, 1]), (4, 2, [2, 2]), (5, 2, [2, 2, 1]), (99, 2, [2, 2, 1])],
+    [(0, 0, []), (1, 0, [1]), (3, 0, [3]), (3, 2, [2, 1]), (4, 2, [2, 2]), (5, 2, [2, 2, 1]), (99, 4, [4, 4, 3])],
 )
 def test_a_limit_ends_the_list_and_asks_for_no_more_than_it_needs(do, suite, limit, page_size, sizes):
     models = do.client().list_models(limit=limit, page_size=page_size)

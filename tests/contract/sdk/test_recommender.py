@@ -16,6 +16,9 @@ def test_messages_and_dicts_are_the_same_request(do):
 def test_words_are_the_same_request_as_a_message(do):
     client = do.client()
     message = recommendation_pb2.RecommendRequest(model={"name": "small"}, hardware={"accelerator": "rtx-4090"})
+    message.quality = recommendation_pb2.QUALITY_NEED_MAXIMUM
+    message.max_duration.seconds, message.budget_per_run.units = 8 * 3600, 50
+    message.budget_per_run.currency_code = "USD"
     said = do(client.recommend(model="small", gpu="rtx-4090", quality="maximum", max_duration="8h", budget_per_run=50))
     assert said == do(client.recommend(message))
     with pytest.raises(finetree.InvalidArgument, match="quality: expected one of maximum, critical"):

@@ -14,12 +14,13 @@ import pytest
 from finetree.testing import Suite
 
 NAME = "projects/default/jobs/1"
+SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}, "hardware": {"accelerator": "rtx-4090"}}
 CALLS = {
     "Recommend": lambda c, **o: c.recommend({"model": {"name": "tiny"}}, **o),
     "ListMethods": lambda c, **o: c.list_methods(**o),
     "GetMethod": lambda c, **o: c.get_method("lora", **o),
-    "EstimateRun": lambda c, **o: c.estimate({"model": {"name": "tiny"}}, **o),
-    "BatchEstimateRuns": lambda c, **o: c.estimate_batch({"a": {"model": {"name": "tiny"}}}, **o),
+    "EstimateRun": lambda c, **o: c.estimate(SPEC, **o),
+    "BatchEstimateRuns": lambda c, **o: c.estimate_batch({"a": SPEC}, **o),
     "ListModels": lambda c, **o: c.list_models(**o),
     "ListAccelerators": lambda c, **o: c.list_accelerators(**o),
     "GetServerInfo": lambda c, **o: c.server_info("trainer", **o),
@@ -69,7 +70,7 @@ def test_calls_have_a_default_deadline_and_a_clients_own_replaces_it(do, suite):
 
 
 def test_every_page_has_the_deadline(do, suite):
-    do.all(do.client().list_models(page_size=2, timeout=7))
+    do.all(do.client().list_models(page_size=4, timeout=7))
     assert [round(call.seconds) for call in suite.faults.calls("ListModels")] == [7, 7, 7]
 
 
@@ -85,7 +86,7 @@ def test_the_request_id_and_user_agent_arrive(do, suite):
 
 def test_errors_carry_the_id_and_the_servers_version(do):
     with pytest.raises(finetree.NotFound) as caught:
-        do(do.client().estimate({"model": {"name": "none"}}, request_id="mine"))
+        do(do.client().estimate(SPEC | {"model": {"name": "none"}}, request_id="mine"))
     assert (caught.value.request_id, caught.value.server_version) == ("mine", finetree.__version__)
 
 

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the harness importable as `trainer_harness`: test folders are no packages."""
+"""Makes the harness importable as `trainer_harness`: test folders are no packages.
+
+What the contract promises is tested by `serve`, once over the service and once over the SDK's fake suite; what is the
+service's own (processes, files, the database) by `trainer` of the harness.
+"""
 
 import importlib.util
 import sys
@@ -7,13 +11,22 @@ from pathlib import Path
 
 import pytest
 
-if "trainer_harness" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("trainer_harness", Path(__file__).with_name("harness.py"))
-    assert _spec is not None
-    assert _spec.loader is not None
-    _module = importlib.util.module_from_spec(_spec)
-    sys.modules["trainer_harness"] = _module
-    _spec.loader.exec_module(_module)
+for _name, _file in (("trainer_harness", "harness.py"), ("trainer_fake_suite", "fake_suite.py")):
+    if _name not in sys.modules:
+        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(_file))
+        assert _spec is not None
+        assert _spec.loader is not None
+        _module = importlib.util.module_from_spec(_spec)
+        sys.modules[_name] = _module
+        _spec.loader.exec_module(_module)
+
+
+@pytest.fixture(params=["service", "suite"])
+def serve(request):
+    """`serve(tmp_path, script, **settings)`: a trainer to talk to, the real one or the fake suite's."""
+    if request.param == "suite":
+        return sys.modules["trainer_fake_suite"].suite
+    return sys.modules["trainer_harness"].trainer
 
 
 @pytest.fixture(autouse=True)

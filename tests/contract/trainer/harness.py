@@ -5,12 +5,13 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import grpc.aio
@@ -70,6 +71,10 @@ class Talker:
     stub: trainer_pb2_grpc.TrainerServiceStub
     application: object = None
     channel: grpc.aio.Channel | None = None
+    put_rows: Callable[[str, bytes], object] | None = None
+    """Puts a file under the data root."""
+    put_model: Callable[..., object] | None = None
+    """`put_model(hub_id, commit, refs=…)`: puts a hub's model on the machine."""
 
     async def upload(self, content: bytes, **fields) -> dataset_pb2.Dataset:
         created = await self.create_dataset(content, **fields)
@@ -196,7 +201,31 @@ async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **
         built = service(settings, estimator or FixedEstimator())
         async with serving(built) as address:
             channel = await clients.enter_async_context(grpc.aio.insecure_channel(address, options=OPTIONS))
-            yield Talker(trainer_pb2_grpc.TrainerServiceStub(channel), built.on_start.__self__, channel)
+            yield Talker(
+                trainer_pb2_grpc.TrainerServiceStub(channel),
+                built.on_start.__self__,
+                channel,
+                lambda name, content: (tmp_path / "rows" / name).write_bytes(content),
+                functools.partial(put_model, tmp_path),
+            )
+
+
+def put_model(
+    tmp_path: Path, hub_id: str, commit: str, *, refs: tuple[str, ...] = ("main",), partial: bool = False
+) -> Path:
+    """A hub's model as a PREPARE task leaves it."""
+    from finetree_trainer.models import hub
+
+    home = hub.home(tmp_path / "data" / "models", hub_id)
+    folder = home / (f".{commit}.partial" if partial else commit)
+    folder.mkdir(parents=True)
+    config = {"model_type": "llama", "max_position_embeddings": 512, "vocab_size": 64}
+    (folder / "config.json").write_text(json.dumps(config))
+    if not partial:
+        (folder / "manifest.json").write_text(json.dumps({"hub_id": hub_id, "revision": commit}))
+    known = hub.refs(home) | dict.fromkeys(refs, commit)
+    (home / "refs.json").write_text(json.dumps(known))
+    return folder
 
 
 class Server:

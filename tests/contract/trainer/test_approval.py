@@ -21,8 +21,8 @@ async def refused(talk, request) -> tuple:
     return refusal(error.value)
 
 
-async def test_an_approved_plan_runs_and_stays_with_the_job(tmp_path):
-    async with trainer(tmp_path) as talk:
+async def test_an_approved_plan_runs_and_stays_with_the_job(tmp_path, serve):
+    async with serve(tmp_path) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         plan = await approve(talk, dataset)
         # The short request, and the plan's own resolved spec.
@@ -32,9 +32,9 @@ async def test_an_approved_plan_runs_and_stays_with_the_job(tmp_path):
             assert job.train.approved_plan == plan
 
 
-async def test_what_only_this_server_can_fill_in_is_no_drift(tmp_path):
+async def test_what_only_this_server_can_fill_in_is_no_drift(tmp_path, serve):
     """EstimateRun knows neither how a dataset is read nor this processor: a plan that it returns leaves them open."""
-    async with trainer(tmp_path) as talk:
+    async with serve(tmp_path) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         plan = await approve(talk, dataset)
         assert plan.spec.hardware.cpu.cores
@@ -53,8 +53,8 @@ async def test_what_only_this_server_can_fill_in_is_no_drift(tmp_path):
         assert [violation.subject for violation in violations] == ["job.train.spec.hardware.cpu.cores"]
 
 
-async def test_a_drifted_plan_is_refused_with_each_setting_that_differs(tmp_path):
-    async with trainer(tmp_path) as talk:
+async def test_a_drifted_plan_is_refused_with_each_setting_that_differs(tmp_path, serve):
+    async with serve(tmp_path) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         plan = await approve(talk, dataset)
         request = job_request(dataset, task=job_pb2.TrainTask(approved_plan=plan))
@@ -100,8 +100,8 @@ async def test_an_approved_plan_waits_for_the_estimator(tmp_path):
         assert [violation.subject for violation in violations] == ["job.train.approved_plan.revision.engine.id"]
 
 
-async def test_a_digest_of_another_plan_is_no_approval(tmp_path):
-    async with trainer(tmp_path) as talk:
+async def test_a_digest_of_another_plan_is_no_approval(tmp_path, serve):
+    async with serve(tmp_path) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         plan = await approve(talk, dataset)
         plan.digest = f"sha256:{'0' * 64}"

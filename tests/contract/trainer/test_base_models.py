@@ -2,8 +2,6 @@
 # ruff: noqa: ANN003, ANN202 - the arguments are fields of protobuf messages
 """Base models: which one a spec means, what is on the machine, and what may be deleted."""
 
-import json
-
 import grpc
 import pytest
 from finetree_api.trainer.v1 import base_model_pb2, job_pb2, trainer_pb2
@@ -12,23 +10,14 @@ from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.config.values import Secret
 from finetree_trainer.models import hub
 from finetree_trainer.settings import Settings
-from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, refusal, trainer
+from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, put_model, refusal, trainer
 
 ONE, TWO = "1" * 40, "2" * 40
 
 
-def put(tmp_path, commit=ONE, *, model_id="acme/Small-1B", refs=("main",), partial=False):
-    """A hub's model as a PREPARE task leaves it."""
-    home = hub.home(tmp_path / "data" / "models", model_id)
-    folder = home / (f".{commit}.partial" if partial else commit)
-    folder.mkdir(parents=True)
-    config = {"model_type": "llama", "max_position_embeddings": 512, "vocab_size": 64}
-    (folder / "config.json").write_text(json.dumps(config))
-    if not partial:
-        (folder / "manifest.json").write_text(json.dumps({"hub_id": model_id, "revision": commit}))
-    known = hub.refs(home) | dict.fromkeys(refs, commit)
-    (home / "refs.json").write_text(json.dumps(known))
-    return folder
+def put(tmp_path, commit=ONE, *, refs=("main",), partial=False):
+    """The model of these tests as a PREPARE task leaves it."""
+    return put_model(tmp_path, "acme/Small-1B", commit, refs=refs, partial=partial)
 
 
 async def refused(call):
@@ -99,10 +88,10 @@ async def test_a_config_that_cannot_be_read_hides_no_model(tmp_path, config):
         assert [model.name for model in listed.base_models] == ["models/path:odd", "models/path:tiny"]
 
 
-async def test_a_model_is_found_by_name_hub_id_branch_and_beginning_of_a_commit(tmp_path):
-    put(tmp_path, ONE, refs=("v1",))
-    put(tmp_path, TWO, refs=("main",))
-    async with trainer(tmp_path) as talk:
+async def test_a_model_is_found_by_name_hub_id_branch_and_beginning_of_a_commit(tmp_path, serve):
+    async with serve(tmp_path) as talk:
+        talk.put_model("acme/Small-1B", ONE, refs=("v1",))
+        talk.put_model("acme/Small-1B", TWO, refs=("main",))
 
         async def get(name):
             return (await talk.stub.GetBaseModel(base_model_pb2.GetBaseModelRequest(name=name))).base_model.revision
@@ -129,22 +118,22 @@ async def test_a_deleted_model_is_gone_from_the_disk(tmp_path):
         assert (await refused(again))[:2] == ("NOT_FOUND", "MODEL_NOT_FOUND")
 
 
-async def test_a_repeated_deletion_gets_the_same_answer(tmp_path):
-    put(tmp_path)
-    async with trainer(tmp_path) as talk:
+async def test_a_repeated_deletion_gets_the_same_answer(tmp_path, serve):
+    async with serve(tmp_path) as talk:
+        talk.put_model("acme/Small-1B", ONE)
         request = base_model_pb2.DeleteBaseModelRequest(name="acme/small-1b", request_id="once")
         first = await talk.stub.DeleteBaseModel(request)
         assert await talk.stub.DeleteBaseModel(request) == first
-        put(tmp_path)
+        talk.put_model("acme/Small-1B", ONE)
         assert await talk.stub.DeleteBaseModel(request) == first
         assert await listed(talk) == ([f"models/acme--small-1b@{ONE}", "models/path:tiny"], "")
         other = base_model_pb2.DeleteBaseModelRequest(name="models/path:tiny", request_id="once")
         assert (await refused(talk.stub.DeleteBaseModel(other)))[:2] == ("ALREADY_EXISTS", "REQUEST_ID_REUSED")
 
 
-async def test_a_model_that_a_job_needs_or_the_operator_keeps_is_not_deleted(tmp_path):
-    folder = put(tmp_path)
-    async with trainer(tmp_path) as talk:
+async def test_a_model_that_a_job_needs_or_the_operator_keeps_is_not_deleted(tmp_path, serve):
+    async with serve(tmp_path) as talk:
+        talk.put_model("acme/Small-1B", ONE)
         job = await train(talk, hub=model_pb2.HubModel(id="ACME/small-1b"))
 
         def delete(name):
@@ -153,10 +142,10 @@ async def test_a_model_that_a_job_needs_or_the_operator_keeps_is_not_deleted(tmp
         code, reason, info, _ = await refused(delete("acme/small-1b"))
         assert (code, reason, info.metadata["job"]) == ("FAILED_PRECONDITION", "MODEL_IN_USE", job.name)
         assert (await refused(delete("models/path:tiny")))[:2] == ("FAILED_PRECONDITION", "MODEL_NOT_OURS")
-        assert folder.is_dir()
+        assert f"models/acme--small-1b@{ONE}" in (await listed(talk))[0]
         await talk.cancel(job.name)
         await delete("acme/small-1b")
-        assert not folder.exists()
+        assert await listed(talk) == (["models/path:tiny"], "")
 
 
 async def test_a_download_that_waits_keeps_what_a_cut_one_has_left(tmp_path):
@@ -235,8 +224,8 @@ async def test_without_a_catalog_a_name_is_refused_with_what_to_do(tmp_path):
         ({"id": "acme/tiny", "revision": "a b"}, "revision"),
     ],
 )
-async def test_what_cannot_be_a_hub_id_or_revision_is_refused_by_its_field(tmp_path, model, field):
-    async with trainer(tmp_path) as talk:
+async def test_what_cannot_be_a_hub_id_or_revision_is_refused_by_its_field(tmp_path, serve, model, field):
+    async with serve(tmp_path) as talk:
         answer = prepare(talk, hub=model_pb2.HubModel(**model))
         code, _, _, faults = await refused(answer)
         assert code == "INVALID_ARGUMENT"

@@ -4,10 +4,10 @@
 import asyncio
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import job_pb2, trainer_pb2
 from finetree_trainer.estimator import EstimateUnavailableError, ReportRefusedError
 from finetree_trainer.jobs import observations
-from trainer_harness import FixedEstimator, trainer
+from trainer_harness import ROWS, FixedEstimator, job_request, jsonl, trainer
 
 SUMMARY = {
     "steps": 40,
@@ -127,7 +127,10 @@ async def test_the_report_travels_to_a_real_address(tmp_path):
     with Suite() as suite:
         estimator = RemoteEstimator(suite.address)
         async with trainer(tmp_path, SCRIPT, estimator) as talk:
-            job = await talk.train()
+            talk.put_model("meta-llama/Llama-3.2-1B", "1" * 40)
+            request = job_request((await talk.upload(jsonl(ROWS))).name)
+            request.train.spec.model.name = "llama-3.2-1b"
+            job = (await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))).job
             await talk.events(job.name)
             async with asyncio.timeout(8):
                 while not suite.estimator.observations:  # noqa: ASYNC110 - another thread takes it

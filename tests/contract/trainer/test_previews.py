@@ -46,8 +46,8 @@ async def refused(talk, **fields):
     return refusal(error.value)[:2]
 
 
-async def test_rows_come_in_pages_and_by_finding(tmp_path):
-    async with trainer(tmp_path, {"preview": kept()}) as talk:
+async def test_rows_come_in_pages_and_by_finding(tmp_path, serve):
+    async with serve(tmp_path, {"preview": kept()}) as talk:
         dataset = await talk.upload(jsonl(ROWS))
         job = await prepared(talk, dataset.name)
         name, filters = dataset.name, dataset_pb2.PreviewFilter
@@ -77,14 +77,14 @@ async def test_the_newest_report_is_shown_and_a_page_goes_on_in_its_own(tmp_path
         assert (await talk.stub.PreviewDataset(request)).job == newer.name
 
 
-async def test_a_page_is_bounded_in_bytes(tmp_path):
-    async with trainer(tmp_path, {"preview": kept(5, characters=400_000)}) as talk:
+async def test_a_page_is_bounded_in_bytes(tmp_path, serve):
+    async with serve(tmp_path, {"preview": kept(5, characters=400_000)}) as talk:
         job = await prepared(talk)
         assert await pages(talk, job=job.name, page_size=100) == [[1, 2], [3, 4], [5]]
 
 
-async def test_rows_of_a_deleted_dataset_are_not_shown(tmp_path):
-    async with trainer(tmp_path, {"preview": kept()}) as talk:
+async def test_rows_of_a_deleted_dataset_are_not_shown(tmp_path, serve):
+    async with serve(tmp_path, {"preview": kept()}) as talk:
         dataset = await talk.upload(jsonl(ROWS))
         job = await prepared(talk, dataset.name)
         await talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=dataset.name))
@@ -92,8 +92,8 @@ async def test_rows_of_a_deleted_dataset_are_not_shown(tmp_path):
         assert await refused(talk, dataset=dataset.name) == ("NOT_FOUND", "DATASET_NOT_FOUND")
 
 
-async def test_what_cannot_be_shown_is_refused(tmp_path):
-    async with trainer(tmp_path) as talk:
+async def test_what_cannot_be_shown_is_refused(tmp_path, serve):
+    async with serve(tmp_path) as talk:
         dataset = await talk.upload(jsonl(ROWS))
         assert await refused(talk, dataset=dataset.name) == ("FAILED_PRECONDITION", "NO_PREVIEW")
         job = await prepared(talk, dataset.name)

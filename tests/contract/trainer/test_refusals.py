@@ -56,7 +56,6 @@ CASES = {
     "not prepared": (model(name="smollm2-135m-instruct"), "FAILED_PRECONDITION", "MODEL_NOT_PREPARED"),
     "model path with dots": (model(path="../rows"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "absolute model path": (model(path="/etc"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
-    "model path by a link": (model(path="link"), "PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS"),
     "model path that is too long": (model(path="m" * 1000), "NOT_FOUND", "MODEL_NOT_FOUND"),
     "missing model path": (model(path="nothing"), "NOT_FOUND", "MODEL_NOT_FOUND"),
     "prefix with checkpointing": (
@@ -112,10 +111,9 @@ CASES = {
 }
 
 
-async def test_what_cannot_run_is_refused_with_a_reason_and_nothing_is_created(tmp_path):
-    async with trainer(tmp_path) as talk:
-        (tmp_path / "models" / "link").symlink_to("/etc")
-        (tmp_path / "rows" / "wrong.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
+async def test_what_cannot_run_is_refused_with_a_reason_and_nothing_is_created(tmp_path, serve):
+    async with serve(tmp_path) as talk:
+        talk.put_rows("wrong.jsonl", b'{"text": "fine"}\n{"text": 5}\n')
         dataset = (await talk.upload(jsonl(ROWS))).name
         for name, (change, code, reason) in CASES.items():
             request = job_request(dataset)
@@ -131,8 +129,8 @@ async def test_what_cannot_run_is_refused_with_a_reason_and_nothing_is_created(t
         assert (await talk.stub.CreateJob(again)).job.name
 
 
-async def test_a_wrong_name_suggests_the_near_one(tmp_path):
-    async with trainer(tmp_path) as talk:
+async def test_a_wrong_name_suggests_the_near_one(tmp_path, serve):
+    async with serve(tmp_path) as talk:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             request = job_request((await talk.upload(jsonl(ROWS))).name)
             request.train.spec.model.name = "smollm2-135m-instrct"
@@ -140,9 +138,18 @@ async def test_a_wrong_name_suggests_the_near_one(tmp_path):
         assert refusal(error.value)[2].metadata["near"] == "smollm2-135m-instruct"
 
 
-async def test_a_row_of_a_path_is_named(tmp_path):
+async def test_a_model_path_by_a_link_is_outside(tmp_path):
     async with trainer(tmp_path) as talk:
-        (tmp_path / "rows" / "wrong.jsonl").write_text('{"text": "fine"}\n{"text": 5}\n')
+        (tmp_path / "models" / "link").symlink_to("/etc")
+        request = job_request((await talk.upload(jsonl(ROWS))).name, "link")
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await talk.stub.CreateJob(trainer_pb2.CreateJobRequest(job=request))
+        assert refusal(error.value)[:2] == ("PERMISSION_DENIED", "PATH_OUTSIDE_ROOTS")
+
+
+async def test_a_row_of_a_path_is_named(tmp_path, serve):
+    async with serve(tmp_path) as talk:
+        talk.put_rows("wrong.jsonl", b'{"text": "fine"}\n{"text": 5}\n')
         request = job_request("")
         request.train.spec.dataset.path = "wrong.jsonl"
         with pytest.raises(grpc.aio.AioRpcError) as error:
@@ -162,8 +169,8 @@ async def test_a_row_of_a_path_is_named(tmp_path):
         ("GetJob", trainer_pb2.GetJobRequest(name="projects/x/datasets/y"), "INVALID_NAME"),
     ],
 )
-async def test_what_is_not_there_is_said_so(tmp_path, method, request_, reason):
-    async with trainer(tmp_path) as talk:
+async def test_what_is_not_there_is_said_so(tmp_path, serve, method, request_, reason):
+    async with serve(tmp_path) as talk:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await getattr(talk.stub, method)(request_)
         assert refusal(error.value)[1] == reason
@@ -198,8 +205,8 @@ async def test_a_request_whose_job_was_deleted_is_refused(tmp_path):
         assert refusal(error.value)[:2] == ("FAILED_PRECONDITION", "JOB_DELETED")
 
 
-async def test_a_full_queue_is_refused(tmp_path):
-    async with trainer(tmp_path, max_queued=2) as talk:
+async def test_a_full_queue_is_refused(tmp_path, serve):
+    async with serve(tmp_path, max_queued=2) as talk:
         dataset = (await talk.upload(jsonl(ROWS))).name
         for _ in range(2):
             await talk.train(dataset=dataset, suspended=True)

@@ -34,8 +34,8 @@ async def watch_error(talk, name, **request):
     return refusal(error.value)
 
 
-async def test_a_finished_job_is_replayed_from_any_point(tmp_path):
-    async with trainer(tmp_path, {"steps": 20}) as talk:
+async def test_a_finished_job_is_replayed_from_any_point(tmp_path, serve):
+    async with serve(tmp_path, {"steps": 20}) as talk:
         job = await talk.train()
         whole = await talk.events(job.name)
         assert_whole(whole)
@@ -49,8 +49,8 @@ async def test_a_finished_job_is_replayed_from_any_point(tmp_path):
         assert await talk.events(job.name, now=event_log_pb2.StartNow()) == []
 
 
-async def test_every_cursor_goes_on_exactly_behind_its_batch(tmp_path):
-    async with trainer(tmp_path, {"steps": 30, "delay": 0.005}) as talk:
+async def test_every_cursor_goes_on_exactly_behind_its_batch(tmp_path, serve):
+    async with serve(tmp_path, {"steps": 30, "delay": 0.005}) as talk:
         job = await talk.train()
         live = await batches(talk, job.name)
         whole = [event for batch in live for event in batch.events]
@@ -64,8 +64,8 @@ async def test_every_cursor_goes_on_exactly_behind_its_batch(tmp_path):
         assert (await batches(talk, job.name, cursor=live[-1].cursor))[0].cursor == live[-1].cursor
 
 
-async def test_a_filter_leaves_out_what_was_not_asked_for_and_the_cursor_moves_over_it(tmp_path):
-    async with trainer(tmp_path, {"steps": 10}) as talk:
+async def test_a_filter_leaves_out_what_was_not_asked_for_and_the_cursor_moves_over_it(tmp_path, serve):
+    async with serve(tmp_path, {"steps": 10}) as talk:
         job = await talk.train()
         whole = await talk.events(job.name)
         only = await batches(talk, job.name, kinds=[STEP])
@@ -78,8 +78,8 @@ async def test_a_filter_leaves_out_what_was_not_asked_for_and_the_cursor_moves_o
         assert errors == [e for e in whole if e.level >= event_pb2.EVENT_LEVEL_ERROR]
 
 
-async def test_heartbeats_carry_the_cursor_also_when_nothing_matches(tmp_path):
-    async with trainer(tmp_path, {"steps": 1000, "delay": 0.02}) as talk:
+async def test_heartbeats_carry_the_cursor_also_when_nothing_matches(tmp_path, serve):
+    async with serve(tmp_path, {"steps": 1000, "delay": 0.02}) as talk:
         job = await talk.train()
         await talk.until(job.name, lambda e: e.kind == STEP)
         request = event_log_pb2.WatchJobRequest(
@@ -95,8 +95,8 @@ async def test_heartbeats_carry_the_cursor_also_when_nothing_matches(tmp_path):
         assert rest[0].seq > beats[0].last_seq
 
 
-async def test_a_watcher_that_asks_for_fewer_steps_gets_their_summary(tmp_path):
-    async with trainer(tmp_path, {"steps": 60, "delay": 0.005}) as talk:
+async def test_a_watcher_that_asks_for_fewer_steps_gets_their_summary(tmp_path, serve):
+    async with serve(tmp_path, {"steps": 60, "delay": 0.005}) as talk:
         job = await talk.train()
         whole = await talk.events(job.name)
         few = await batches(talk, job.name, max_step_events_per_second=10)
@@ -111,16 +111,16 @@ async def test_a_watcher_that_asks_for_fewer_steps_gets_their_summary(tmp_path):
         assert max(s.max_loss for s in skipped) == pytest.approx(max(left_out))
 
 
-async def test_a_least_interval_gives_larger_batches_without_loss(tmp_path):
-    async with trainer(tmp_path, {"steps": 60, "delay": 0.01}) as talk:
+async def test_a_least_interval_gives_larger_batches_without_loss(tmp_path, serve):
+    async with serve(tmp_path, {"steps": 60, "delay": 0.01}) as talk:
         job = await talk.train()
         slow = await batches(talk, job.name, min_interval=Duration(nanos=200_000_000))
         assert_whole([event for batch in slow for event in batch.events])
         assert len([batch for batch in slow if batch.events]) < 15
 
 
-async def test_a_wrong_start_is_refused_and_never_moved_in_silence(tmp_path):
-    async with trainer(tmp_path) as talk:
+async def test_a_wrong_start_is_refused_and_never_moved_in_silence(tmp_path, serve):
+    async with serve(tmp_path) as talk:
         job = await talk.train()
         whole = await talk.events(job.name)
         other = await talk.train()
@@ -183,8 +183,8 @@ async def test_a_server_that_stops_sends_the_last_cursor_and_asks_to_come_back(t
         assert {e.attempt for e in events} == {0, 1}
 
 
-async def test_too_many_watchers_are_refused_and_room_comes_back(tmp_path):
-    async with trainer(tmp_path, {"steps": 100, "delay": 0.05}, max_watchers_per_caller=2) as talk:
+async def test_too_many_watchers_are_refused_and_room_comes_back(tmp_path, serve):
+    async with serve(tmp_path, {"steps": 100, "delay": 0.05}, max_watchers_per_caller=2) as talk:
         job = await talk.train()
         calls = [talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job.name)) for _ in range(2)]
         for call in calls:
@@ -223,8 +223,8 @@ async def test_expired_events_are_said_to_be_gone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [-1, 999, 2**31 - 1])
-async def test_a_kind_of_event_that_does_not_exist_is_refused(tmp_path, kind):
-    async with trainer(tmp_path) as talk:
+async def test_a_kind_of_event_that_does_not_exist_is_refused(tmp_path, serve, kind):
+    async with serve(tmp_path) as talk:
         job = await talk.train()
         await talk.events(job.name)
         answers = [await watch_error(talk, job.name, kinds=[kind])]
@@ -234,8 +234,8 @@ async def test_a_kind_of_event_that_does_not_exist_is_refused(tmp_path, kind):
         assert {answer[:2] for answer in answers} == {("INVALID_ARGUMENT", "INVALID_REQUEST")}
 
 
-async def test_events_are_listed_in_both_orders_in_pages(tmp_path):
-    async with trainer(tmp_path, {"steps": 25, "delay": 0.003}) as talk:
+async def test_events_are_listed_in_both_orders_in_pages(tmp_path, serve):
+    async with serve(tmp_path, {"steps": 25, "delay": 0.003}) as talk:
         job = await talk.train()
         whole = await talk.events(job.name)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from finetree.testing import Suite
 
-SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}}
+SPEC = {"model": {"name": "tiny"}, "lora": {"rank": 8}, "hardware": {"accelerator": "rtx-4090"}}
+ROWS = [{"prompt": "Two and two?", "completion": "Four."}]
 
 
 @pytest.fixture(scope="session")
@@ -24,5 +25,6 @@ def suite():
 
 
 @pytest.fixture
-def spec():
-    return dict(SPEC)
+def spec(suite):
+    """A spec that trains on a dataset of the suite."""
+    return SPEC | {"dataset": {"name": suite.datasets.add(ROWS).name}}

@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict, deque
 from dataclasses import dataclass
 
-from finetree.errors import FinetreeError
+from finetree.errors import BY_CODE, BY_REASON, FinetreeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,21 @@ class Recorded:
     seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """What is ordered for a call: an event that it waits for, and its latency in microseconds of the suite's clock."""
+
+    held: threading.Event | None = None
+    latency: int = 0
+
+
 class Faults:
-    """Failures to come, and calls that came. Thread-safe."""
+    """Failures and latencies to come, and calls that came. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._failures: dict[str, deque[FinetreeError]] = defaultdict(deque)
+        self._latencies: dict[str, deque[int]] = defaultdict(deque)
         self._held: dict[str, threading.Event] = {}
         self._calls: list[Recorded] = []
 
@@ -33,6 +42,11 @@ class Faults:
         """Let the next calls of an rpc, such as "CreateJob", fail before they do anything."""
         with self._lock:
             self._failures[rpc].extend([error] * times)
+
+    def delay_next(self, rpc: str, micros: int, *, times: int = 1) -> None:
+        """Let the next calls of an rpc be answered when the suite's clock has moved on so far."""
+        with self._lock:
+            self._latencies[rpc].extend([micros] * times)
 
     def hold(self, rpc: str) -> threading.Event:
         """Let calls of an rpc hang until the returned event is set (or the caller gives up)."""
@@ -44,8 +58,8 @@ class Faults:
         with self._lock:
             return [call for call in self._calls if not rpc or call.rpc == rpc]
 
-    def arrived(self, call: Recorded) -> threading.Event | None:
-        """Note a call, and give the event that it must wait for.
+    def arrived(self, call: Recorded) -> Ordered:
+        """Note a call, and say what is ordered for it.
 
         Raises:
             FinetreeError: as ordered by `fail_next`.
@@ -54,4 +68,17 @@ class Faults:
             self._calls.append(call)
             if self._failures[call.rpc]:
                 raise self._failures[call.rpc].popleft()
-            return self._held.get(call.rpc)
+            latencies = self._latencies[call.rpc]
+            return Ordered(self._held.get(call.rpc), latencies.popleft() if latencies else 0)
+
+
+def error_of(code: str, reason: str = "", message: str = "", *, retry_after: float | None = None) -> FinetreeError:
+    """Make the error of a status code or of a reason.
+
+    Raises:
+        ValueError: no error has this code.
+    """
+    if code not in BY_CODE:
+        raise ValueError(f"expected a code such as {', '.join(list(BY_CODE)[:4])}, got {code!r}")
+    kind = BY_REASON.get(reason) or BY_CODE[code]
+    return kind(message or f"ordered by fail_next: {reason or code}", code=code, reason=reason, retry_after=retry_after)

@@ -37,7 +37,8 @@ async def main() -> None:
     with Suite() as suite:
         suite.trainer.script = Script(steps=3)
         async with suite.async_client() as client:
-            job = await client.train({"model": {"name": "tiny"}, "lora": {"rank": 8}})
+            data = suite.datasets.add([{"prompt": "One and one?", "completion": "Two."}])
+            job = await client.train({"model": {"name": "tiny"}, "lora": {"rank": 8}, "dataset": {"name": data.name}})
             print(
                 await follow(client, job.name),
                 await raw(client, job.name),
