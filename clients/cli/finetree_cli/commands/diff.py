@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.command import Command, Settings, pass_settings, report_formats
 
 
 @click.command(
@@ -22,13 +22,7 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Job file, folder or glob; may be repeated.")
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
-@click.option(
-    "--output",
-    metavar="FORMAT[=FILE],…",
-    default="text",
-    show_default=True,
-    help="Formats, each to stdout or to a file: text, markdown, json, junit, sarif, github, gitlab.",
-)
+@report_formats
 @pass_settings
 def diff(
     settings: Settings,
