@@ -71,13 +71,20 @@ def verdict(state: str, setting: str, said: list[str], errors: list[str]) -> dic
     }
 
 
+def job_that_goes_on(suite: Suite) -> str:
+    """Name of a job of the suite that does not end."""
+    suite.trainer.script = Script(hold_at=HELD_AFTER)
+    with suite.client() as client:
+        dataset = client.upload_dataset([{"prompt": "Two and two?", "completion": "Four."}])
+        spec = {"model": {"name": "tiny"}, "dataset": {"name": dataset.name}, "lora": {"rank": 8}}
+        return client.create_job(spec).name
+
+
 def run(children: int) -> dict[str, Any]:
     """Run every cell."""
     cells = []
     with Suite() as suite:
-        suite.trainer.script = Script(hold_at=HELD_AFTER)
-        with suite.client() as client:
-            job = client.create_job({"model": {"name": "tiny"}, "lora": {"rank": 8}}).name
+        job = job_that_goes_on(suite)
         for state in forking.STATES:
             for setting in SETTINGS:
                 started = time.monotonic()

@@ -37,7 +37,7 @@ def follower(request):
 def long_job(suite, spec):
     suite.trainer.script = Script(steps=STEPS)
     with suite.client() as client:
-        return client.create_job(spec).snapshot
+        return client.create_job(spec).refresh()
 
 
 def test_a_hundred_cuts_at_random_bytes_lose_and_repeat_nothing(suite, long_job, follower, chaos):

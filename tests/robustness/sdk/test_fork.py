@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from finetree.testing import Script, Suite
+from finetree.testing import Suite
 
 SCRIPTS = Path(__file__).parents[3] / "benchmarks/sdk"
 CHILDREN = 10
@@ -37,9 +37,7 @@ MATRIX = script("fork_matrix")
 def job_that_goes_on():
     """Address of a suite and name of a job; the suite stays in this process, so that no server is forked."""
     with Suite() as suite:
-        suite.trainer.script = Script(hold_at=MATRIX.HELD_AFTER)
-        with suite.client() as client:
-            yield suite.address, client.create_job({"model": {"name": "tiny"}, "lora": {"rank": 8}}).name
+        yield suite.address, MATRIX.job_that_goes_on(suite)
 
 
 @pytest.mark.parametrize("setting", MATRIX.SETTINGS)
