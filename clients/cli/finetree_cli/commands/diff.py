@@ -38,8 +38,9 @@ def diff(
     """Show what a change of job files does to memory, time and cost, file by file.
 
     BASE and HEAD are each a folder, a plan.json that `finetree check` wrote, or else a commit of the current folder's
-    repository; without HEAD it is the working tree. Both sides are estimated with the same formulas and prices. A job
-    of either side that cannot be read is shown, and gives 2 if it is HEAD's. No limit is checked: `finetree check
+    repository; without HEAD it is the working tree. Both sides are estimated with the same formulas and prices; rule
+    packs that their .finetree/lock.json lock otherwise are named. A job of either side that cannot be read is shown,
+    and gives 2 if it is HEAD's. No limit is checked: `finetree check
     --base` does both.
     """
     from finetree_cli.backends.discovery import has_address
