@@ -155,7 +155,7 @@ def test_two_suites_have_the_same_ids_and_times():
     assert made() == made()
 
 
-def test_what_a_fake_cannot_promise_is_unimplemented(do, suite):
+def test_what_a_fake_cannot_promise_is_unimplemented(do, suite, spec):
     client = do.client()
     large = {"model": {"name": "llama-3.1-70b"}, "lora": {}, "hardware": {"accelerator": "rtx-4090"}}
     with pytest.raises(finetree.Unimplemented, match="the fake suite searches no remedies") as caught:
@@ -163,6 +163,9 @@ def test_what_a_fake_cannot_promise_is_unimplemented(do, suite):
     assert caught.value.reason == "NOT_IN_FAKE_SUITE"
     with pytest.raises(finetree.Unimplemented, match="the fake suite reads JSON lines alone"):
         do(client.upload_dataset(b"prompt,completion\na,b\n"))
+    with pytest.raises(finetree.Unimplemented, match="has no answer to QueryMetrics") as caught:
+        do(do(client.create_job(spec)).metrics("loss"))
+    assert caught.value.reason == "NOT_IN_FAKE_SUITE"
     with pytest.raises(finetree.Unimplemented, match="finds Answer, Body"):
         do(client.upload_dataset(b'{"Body": "b", "Answer": "a"}\n'))
 
