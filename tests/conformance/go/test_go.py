@@ -51,6 +51,7 @@ def program() -> Path:
         "CGO_ENABLED": "0",
         "GOCACHE": str(HERE / "build/cache"),
         "GOTOOLCHAIN": "local",
+        "XDG_CONFIG_HOME": str(HERE / "build/config"),  # Go keeps its settings and counters there
     }
     if os.environ.get("GO_MODULES") == "proxy":
         shutil.rmtree(HERE / "vendor", ignore_errors=True)

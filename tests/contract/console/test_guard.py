@@ -2,7 +2,10 @@
 """What stands before every request: who may send it, how much and how many at once, and what is passed on."""
 
 import contextlib
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -259,3 +262,20 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.02)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_an_address_that_others_reach_speaks_tls_and_asks_for_the_token(suite, serve, tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    with serve(suite, host="0.0.0.0", tls_cert=cert, tls_key=key, token="swordfish") as address:
+        url = f"https://127.0.0.1:{address.rpartition(':')[2]}{INFO}"
+        trusting = ssl.create_default_context(cafile=str(cert))
+        with httpx2.Client(verify=trusting, timeout=60) as http:
+            assert http.get(url).status_code == 401
+            assert http.get(url, headers={"authorization": "Bearer swordfish"}).status_code == 200
+        with pytest.raises(httpx2.TransportError):
+            httpx2.get(url.replace("https", "http"), timeout=60)

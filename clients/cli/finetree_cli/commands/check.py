@@ -10,11 +10,11 @@ import click
 
 from finetree_cli.errors import BadInput
 from finetree_cli.gate.policy.flags import LimitFlags
-from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
+from finetree_cli.options.command import Command, Settings, pass_settings, report_formats, take_flags
 from finetree_cli.options.plan_request import PlanFlags
 from finetree_cli.options.program import ProgramFlags, program_options
 from finetree_cli.options.spec import OwnershipFlags, ownership_options, sharding_option, token_options
-from finetree_cli.options.types import Amount, Day, MoneyAmount, Whole
+from finetree_cli.options.types import Amount, Day, MoneyAmount, Whole, today
 from finetree_cli.output import Output
 
 if TYPE_CHECKING:
@@ -101,13 +101,7 @@ class CheckFlags:
 @click.option("--lock", "lock_file", metavar="FILE", help="The lock file of --locked. [default: .finetree/lock.json]")
 @click.option("--base", metavar="REF", help="Also say what has changed since a commit, such as origin/main.")
 @click.option("--as-of", type=Day(), metavar="YYYY-MM-DD", help="Day on which waivers must hold. [default: today]")
-@click.option(
-    "--output",
-    metavar="FORMAT[=FILE],…",
-    default="text",
-    show_default=True,
-    help="Formats, each to stdout or to a file: text, markdown, json, junit, sarif, github, gitlab.",
-)
+@report_formats
 @pass_settings
 def check(settings: Settings, /, paths: tuple[str, ...], **flags: Any) -> None:
     """Check job files against limits, as a gate in a pipeline.
@@ -163,7 +157,7 @@ def _check(settings: Settings, paths: tuple[str, ...], flags: CheckFlags) -> "Re
 
         policies = read_policies(flags.policy_file).with_flags(flags.limits, undecided_of(flags.fail_on))
         files = find_job_files(paths, named=policies.job_files(), policy_file=policies.file)
-        as_of = flags.as_of or _today()
+        as_of = flags.as_of or today()
         checks = Checks(
             estimator,
             policies.of,
@@ -216,9 +210,3 @@ def _locked(flags: CheckFlags) -> "Callable[[Revisions], None] | None":
     file = flags.lock_file or locks.DEFAULT_FILE
     lock = locks.read_lock(Path(file))
     return lambda revisions: locks.require_locked(lock, file, revisions)
-
-
-def _today() -> str:
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC).date().isoformat()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.command import Command, Settings, pass_settings, report_formats
 
 
 @click.command(
@@ -22,13 +22,7 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="Job file, folder or glob; may be repeated.")
 @click.option("--price-book", type=click.Path(path_type=Path), metavar="FILE", help="Your own prices (CSV).")
 @click.option("--local", is_flag=True, help="Use no server, even if an address is given.")
-@click.option(
-    "--output",
-    metavar="FORMAT[=FILE],…",
-    default="text",
-    show_default=True,
-    help="Formats, each to stdout or to a file: text, markdown, json, junit, sarif, github, gitlab.",
-)
+@report_formats
 @pass_settings
 def diff(
     settings: Settings,
@@ -44,8 +38,9 @@ def diff(
     """Show what a change of job files does to memory, time and cost, file by file.
 
     BASE and HEAD are each a folder, a plan.json that `finetree check` wrote, or else a commit of the current folder's
-    repository; without HEAD it is the working tree. Both sides are estimated with the same formulas and prices. A job
-    of either side that cannot be read is shown, and gives 2 if it is HEAD's. No limit is checked: `finetree check
+    repository; without HEAD it is the working tree. Both sides are estimated with the same formulas and prices; rule
+    packs that their .finetree/lock.json lock otherwise are named. A job of either side that cannot be read is shown,
+    and gives 2 if it is HEAD's. No limit is checked: `finetree check
     --base` does both.
     """
     from finetree_cli.backends.discovery import has_address

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from finetree_cli.options.command import Group, Settings, pass_settings
+from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
 from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
@@ -292,13 +292,7 @@ def download(settings: Settings, job: str, output: Path) -> None:
     metavar="FILE",
     help="The plan file that `finetree train --plan` has run.",
 )
-@click.option(
-    "--output",
-    metavar="FORMAT[=FILE],…",
-    default="text",
-    show_default=True,
-    help="Formats, each to stdout or to a file, as for `finetree check`.",
-)
+@report_formats
 @pass_settings
 def report(settings: Settings, /, *, job_names: tuple[str, ...], plan_file: Path, output: str) -> None:
     """Compare what ended jobs have taken with what their plans expected: memory, time and cost.

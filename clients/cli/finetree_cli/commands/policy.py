@@ -8,7 +8,7 @@ import click
 
 from finetree_cli.errors import GateFailed
 from finetree_cli.options.command import Group, Settings, pass_settings
-from finetree_cli.options.types import Day
+from finetree_cli.options.types import Day, today
 
 if TYPE_CHECKING:
     from finetree_cli.gate.policy.policy import Policies, ScopedPolicy
@@ -59,7 +59,7 @@ def test(
     require_examples(policies)
     own = local or not has_address("estimator", settings)
     with open_estimator(settings, "CheckPlan", local=own, price_book=price_book) as estimator:
-        outcomes = run_examples(policies, estimator, _request_of(settings), as_of=as_of or _today())
+        outcomes = run_examples(policies, estimator, _request_of(settings), as_of=as_of or today())
     reached = reach(policies, outcomes)
     failed = [each for each in outcomes if each.problems]
     missed = [each for each in reached if each.never] if require_coverage else []
@@ -103,7 +103,7 @@ def show(settings: Settings, /, file: str | None, *, job: str | None, as_of: str
     else:
         from finetree_cli.render.gate import policy as text
 
-        settings.out.text(text.show(policies, scoped, as_of=as_of or _today()))
+        settings.out.text(text.show(policies, scoped, as_of=as_of or today()))
 
 
 def _document(policies: "Policies", scoped: "list[ScopedPolicy]") -> dict[str, Any]:
@@ -162,9 +162,3 @@ def _request_of(settings: Settings) -> Any:
     from finetree_cli.options.spec import OwnershipFlags
 
     return lambda job: plan_request(job, settings.out, plan=PlanFlags(), owner=OwnershipFlags(), program=ProgramFlags())
-
-
-def _today() -> str:
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC).date().isoformat()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from finetree_cli.options.command import Command, Settings, pass_settings
+from finetree_cli.options.command import Command, Settings, pass_settings, report_formats
 
 
 @click.command(
@@ -17,13 +17,7 @@ from finetree_cli.options.command import Command, Settings, pass_settings
     ),
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--output",
-    metavar="FORMAT[=FILE],…",
-    default="text",
-    show_default=True,
-    help="Formats, each to stdout or to a file: text, markdown, json, junit, sarif, github, gitlab.",
-)
+@report_formats
 @pass_settings
 def render(settings: Settings, /, *, file: Path, output: str) -> None:
     """Write a plan.json in another format, as `finetree check` would have written it.

@@ -7,7 +7,7 @@ with them: an upgrade shows its effect on every job.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from finetree_cli.errors import BadInput, NotAvailable
@@ -108,13 +108,18 @@ def drifts(lock: Lock, revisions: Revisions, packs: Iterable[Component] | None =
         if _differs(before := getattr(lock, name), after := getattr(revisions, name))
     ]
     if packs is not None:
-        locked, present = {each.id: each for each in lock.packs}, {each.id: each for each in packs}
-        found += [
-            Drift(name=f"pack {name}", before=locked.get(name), after=present.get(name))
-            for name in sorted(locked.keys() | present.keys())
-            if _differs(locked.get(name), present.get(name))
-        ]
+        found += pack_drifts(lock, replace(lock, packs=tuple(packs)))
     return found
+
+
+def pack_drifts(before: Lock, after: Lock) -> list[Drift]:
+    """Return the rule packs that are locked otherwise in a later lock."""
+    locked, present = ({each.id: each for each in lock.packs} for lock in (before, after))
+    return [
+        Drift(name=f"pack {name}", before=locked.get(name), after=present.get(name))
+        for name in sorted(locked.keys() | present.keys())
+        if _differs(locked.get(name), present.get(name))
+    ]
 
 
 def require_locked(lock: Lock, file: str, revisions: Revisions, packs: Iterable[Component] | None = None) -> None:

@@ -142,6 +142,16 @@ Sections = Mapping[str, "Sequence[str | type[DataclassInstance]]"]
 """Names of options, or dataclasses whose fields they are, by the title of their section in the help."""
 
 
+report_formats = click.option(
+    "--output",
+    metavar="FORMAT[=FILE],…",
+    default="text",
+    show_default=True,
+    help="Formats, each to stdout or to a file: text, markdown, json, junit, sarif, github, gitlab.",
+)
+"""In which formats a report is written, and where."""
+
+
 class Command(click.Command):
     """A command with examples, the shared options, and sections of its own options where they are many."""
 

@@ -158,3 +158,10 @@ class Day(click.ParamType[str]):
             return date.fromisoformat(str(value)).isoformat()
         except ValueError:
             self.fail(f"{value!r} is no day; write it as 2026-11-28", param, ctx)
+
+
+def today() -> str:
+    """Return the present day in UTC, ISO 8601."""
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC).date().isoformat()

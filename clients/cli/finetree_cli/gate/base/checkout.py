@@ -24,6 +24,8 @@ LFS_POINTER = b"version https://git-lfs"
 """Begin of what git holds in place of a file of its large file storage."""
 LFS_POINTER_BYTES = 1024
 """Pointers are shorter than this."""
+LOCK_FILE = ".finetree/lock.json"
+"""The lock file of a side, relative to the current folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Side:
 def check_out(
     commit: Commit, paths: Sequence[str], *, present: Sequence[str] = (), later: Commit | None = None
 ) -> Iterator[Side]:
-    """Write the commit's job files and their data to a temporary folder, which is removed at the end.
+    """Write the commit's job files, their data and the lock file to a temporary folder, which is removed at the end.
 
     Args:
         commit: the side that is wanted.
@@ -65,7 +67,8 @@ def check_out(
         folder.mkdir(parents=True, exist_ok=True)
         former = [renames[file] for file in present if file in renames]
         wanted = _patterns([*paths, *former])
-        jobs = {path: blob for path, blob in tree.items() if wanted.fullmatch(_here(path, commit))}
+        locked = _top(LOCK_FILE, commit)
+        jobs = {path: blob for path, blob in tree.items() if path == locked or wanted.fullmatch(_here(path, commit))}
         commit.write({top / path: blob for path, blob in jobs.items() if blob.size <= MAX_FILE_BYTES})
         with contextlib.chdir(folder):
             files = job_files(paths, former=former)
