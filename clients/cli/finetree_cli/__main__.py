@@ -18,6 +18,11 @@ from finetree_cli.output import Output
 
 DEBUG = "FINETREE_DEBUG"
 """Environment variable that shows the stack trace of an unexpected error."""
+FIRST_STEPS = (
+    "begin with `finetree demo`, or with `finetree recommend --model llama-3.1-8b --gpu rtx-4090`; "
+    "`finetree --help` says what each command does"
+)
+"""What to type next for somebody who has typed the program's name alone."""
 SIGPIPE_EXIT = 141
 """Exit code that a shell reports for a program whose reader has closed the pipe."""
 
@@ -87,6 +92,8 @@ def _of_usage(error: click.ClickException) -> Failure:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is the whole help text
         known = error.ctx.command.list_commands(error.ctx) if isinstance(error.ctx.command, click.Group) else []
         message = f"{command} needs a command: {', '.join(known)}"
+        if error.ctx.parent is None:
+            return Failure(ExitCode.USAGE, message, "USAGE", FIRST_STEPS)
     return Failure(ExitCode.USAGE, message, "USAGE", f"`{command} --help` shows its use")
 
 

@@ -60,8 +60,8 @@ class Root(Group):
     examples=(
         "finetree demo",
         "finetree up",
-        "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
-        "finetree train job.yaml --data train.jsonl --watch",
+        "finetree recommend --model smollm2-135m-instruct --this-machine --data train.jsonl --output job.yaml",
+        "finetree train job.yaml",
     ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

@@ -266,11 +266,13 @@ def test_artifacts_are_downloaded(run, job_file, tmp_path):
     assert all(any(folder.iterdir()) for folder in folders)
     shown = run("jobs", "download", events[0]["job"], "--output", tmp_path / "out")
     assert shown.out.splitlines() == [str(folder) for folder in folders]
-    assert f"AutoPeftModelForCausalLM.from_pretrained('{folders[0]}')" in shown.err
+    assert f"Model.from_pretrained('{folders[0]}')" in shown.err
 
 
 def test_a_model_that_is_not_prepared_is_prepared_first(run, suite, job_file):
-    refusal = finetree.FailedPrecondition("prepare it first", reason="MODEL_NOT_PREPARED")
+    # As the trainer refuses it: the model is named as the field at fault.
+    violations = [finetree.Violation("job.train.spec.model", "it is not prepared")]
+    refusal = finetree.FailedPrecondition("prepare it first", reason="MODEL_NOT_PREPARED", violations=violations)
     suite.faults.fail_next("CreateJob", refusal)
     ran = run("train", job_file, "--json")
     assert ran.code == 0, ran.err

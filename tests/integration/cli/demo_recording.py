@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record `finetree demo` as docs/images/demo.svg: `python tests/integration/cli/demo_recording.py`.
 
-It runs the real demo (a few minutes) and draws what it prints on stdout, without the recipe's table. With a file as its
-argument it draws that file's text, the saved output of a run, instead.
+It runs the real demo (a few minutes) and draws what it prints on stdout. With a file as its argument it draws that
+file's text, the saved output of a run, instead; folders under the home folder are written with ~.
 """
 
 import io
@@ -19,8 +19,6 @@ from rich.text import Text
 COLUMNS = 120
 """Width of the picture; tables in a pipe have the same."""
 SVG = Path(__file__).parents[3] / "docs" / "images" / "demo.svg"
-RECIPE = re.compile(r"\n *Setting +Value +Why\n.*?\n(?=\[)", re.DOTALL)
-"""Table of the recipe, up to the next stage."""
 FONT_FACES = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 """Fonts that rich's SVG loads from the web; without them the reader's own monospaced font is used."""
 
@@ -40,9 +38,8 @@ def run_demo() -> str:
 
 
 def shortened(text: str) -> str:
-    """Drop the recipe's table and the padding of lines."""
-    plain = "\n".join(line.rstrip() for line in text.splitlines())
-    plain = RECIPE.sub("\n      … and a table of every value of the recipe, with its reason\n\n", plain)
+    """Drop the padding of lines, and write the home folder as ~."""
+    plain = "\n".join(line.rstrip() for line in text.splitlines()).replace(str(Path.home()), "~")
     return re.sub(r"\n{3,}", "\n\n", plain)
 
 

@@ -86,3 +86,19 @@ def test_a_model_of_a_folder_is_read_without_a_server(run, monkeypatch, tmp_path
     code, refused, said = run(*words, "--model", "./tuned", "--gpu", "rtx-4090", "--address", "127.0.0.1:1")
     assert (code, refused["error"]["reason"]) == (2, "INVALID_REQUEST")
     assert "add --local" in said
+
+
+def test_a_file_of_rows_is_recommended_for_and_trained_by_the_job_file_alone(run, tmp_path):
+    rows = [json.dumps({"prompt": f"What is {n}?", "completion": "A number. " * (n % 40 + 1)}) for n in range(300)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (tmp_path / "jobs").mkdir()
+    asked = ("recommend", "--model", "llama-3.1-8b", "--gpu", "rtx-4090", "--data", "train.jsonl", "--local")
+    code, answer, said = run(*asked, "--output", "jobs/job.yaml")
+    assert code == 0, said
+    assert "train.jsonl: 300 rows (jsonl)" in said
+    assert answer["spec"]["dataset"] == {"path": "../train.jsonl"}
+    # Not one of the cautions about rows of unknown number or length.
+    assert not {"DATASET_UNKNOWN", "LENGTHS_UNKNOWN"} & {item["code"] for item in answer.get("cautions", [])}
+    code, estimate, said = run("estimate", "jobs/job.yaml", "--local")
+    assert code == 0, said
+    assert estimate["time"]["total_seconds"] == answer["estimate"]["total_seconds"]

@@ -8,15 +8,19 @@ import click
 from finetree_cli.options.command import Command, Settings, pass_settings
 
 
-@click.command(cls=Command, examples=("finetree demo", "finetree demo --countries 60 --json | jq .accuracy_after"))
+@click.command(
+    cls=Command,
+    examples=("finetree demo", "finetree demo --verbose", "finetree demo --countries 60 --json | jq .accuracy_after"),
+)
 @click.option(
     "--countries",
     type=click.IntRange(1, 249),
     help="Size of the dataset. [default: 60 or more, by the machine's speed]",
 )
 @click.option("--data-dir", type=click.Path(file_okay=False, path_type=Path), help="Folder for jobs and data.")
+@click.option("--verbose", is_flag=True, help="Show all five methods, and every value of the recipe with its reason.")
 @pass_settings
-def demo(settings: Settings, countries: int | None, data_dir: Path | None) -> None:
+def demo(settings: Settings, /, *, countries: int | None, data_dir: Path | None, verbose: bool) -> None:
     """Run the whole suite on a small task.
 
     Starts the three services on this machine, trains SmolLM2-135M-Instruct on country codes with the recommended method
@@ -26,4 +30,4 @@ def demo(settings: Settings, countries: int | None, data_dir: Path | None) -> No
     """
     from finetree_cli.demo.stages import run
 
-    run(settings, countries, data_dir)
+    run(settings, countries, data_dir, verbose=verbose)

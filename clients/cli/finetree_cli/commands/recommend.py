@@ -9,6 +9,7 @@ import click
 
 from finetree_cli.errors import BadInput, GateFailed
 from finetree_cli.options.command import Command, Settings, pass_settings, take_flags
+from finetree_cli.options.local_rows import with_local_file
 from finetree_cli.options.model_folder import model_folder
 from finetree_cli.options.spec import (
     DataFlags,
@@ -59,6 +60,7 @@ class RecommendFlags:
     data: DataFlags
     ownership: OwnershipFlags
     model: str | None
+    data_file: Path | None
     quality: str | None
     time: str | None
     tasks: str | None
@@ -90,7 +92,7 @@ class RecommendFlags:
     examples=(
         "finetree recommend --model llama3.1:8b --gpu rtx-4090 --examples 5000 --tokens-per-example 300",
         "finetree recommend --model qwen2.5-7b --gpu 'dgx a100' --quality maximum",
-        "finetree recommend --model smollm2-135m-instruct --this-machine --output job.yaml",
+        "finetree recommend --model smollm2-135m-instruct --this-machine --data train.jsonl --output job.yaml",
         "finetree recommend --gpu-memory 16 --max-duration 8h --serve vllm --priority quality",
         "finetree recommend --model qwen2.5-7b --gpu-memory 16 --budget-per-month 200 --json | jq .verdict",
         "finetree recommend --model llama-3.1-8b --gpu rtx-4090 --explain --frontier methods.svg",
@@ -130,6 +132,13 @@ class RecommendFlags:
 )
 @hardware_options
 @data_options
+@click.option(
+    "--data",
+    "data_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File of training rows on this machine: their number, lengths and format are read from it.",
+)
 @choice("--quality", QUALITY, "How good the result must be.")
 @choice("--time", TIME, "Time available for a run.")
 @choice("--tasks", TASKS, "How many tasks share the model.")
@@ -211,7 +220,7 @@ def _ask(settings: Settings, flags: RecommendFlags) -> "recommendation_pb2.Recom
         settings.client() as client,
         open_recommender(settings, client, "Recommend", local=flags.local, model=folder) as recommender,
     ):
-        request = _request(client, flags)
+        request = _request(settings, client, flags)
         if flags.interactive:
             from finetree_cli.interview import interview
 
@@ -287,11 +296,12 @@ def _show_tree(
         settings.out.text(drawn.content.rstrip("\n"))
 
 
-def _request(client: "Client", flags: RecommendFlags) -> "recommendation_pb2.RecommendRequest":
+def _request(settings: Settings, client: "Client", flags: RecommendFlags) -> "recommendation_pb2.RecommendRequest":
     from finetree_api.recommender.v1 import recommendation_pb2
 
     machine = hardware(flags.hardware, client)
-    known = data(flags.data, client)
+    job_folder = flags.output.parent if flags.output is not None else Path()
+    known = with_local_file(data(flags.data, client), flags.data_file, settings.out, beside=job_folder)
     return recommendation_pb2.RecommendRequest(
         model=model_source(flags.model) if flags.model else None,
         hardware=machine.hardware if machine is not None else None,

@@ -161,7 +161,8 @@ def _with_model(
 
     try:
         return call()
-    except FailedPrecondition as error:
+    except (FailedPrecondition, BadInput) as error:
+        # A refusal that names the model as the field at fault has become one of the job file.
         if error.reason != "MODEL_NOT_PREPARED":
             raise
     prepare(settings, client, job.spec.model, timeout=timeout)

@@ -15,6 +15,7 @@ from finetree_cli.demo.dataset import MIN_COUNTRIES
 from finetree_cli.errors import JobFailed, of_cli_error
 from finetree_cli.output import Output, as_dict
 from finetree_cli.render import units
+from finetree_cli.render.trainer.artifacts import next_lines
 
 PROMISED_ACCURACY = 0.8
 """Share of the held-out questions that the trained model must answer for the demo to succeed."""
@@ -136,7 +137,10 @@ def _show_text(out: Output, outcome: Outcome) -> None:
     out.table(["", ">Estimated", ">Actual"], rows)
     for artifact in outcome.artifacts:
         kind = units.word(artifact_pb2.ArtifactKind, artifact.kind)
-        out.text(f"{kind}: {outcome.folders.get(artifact.name, artifact.name)}")
+        folder = outcome.folders.get(artifact.name)
+        out.text(f"{kind}: {folder or artifact.name}")
+        for line in next_lines(artifact, folder) if folder is not None else ():
+            out.text(line)
 
 
 def broken_promise(outcome: Outcome) -> JobFailed | None:

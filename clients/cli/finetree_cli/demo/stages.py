@@ -3,7 +3,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from finetree.spec import plan_of
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import capacity_pb2, dataset_pb2, event_pb2
-from finetree_api.types.v1 import model_pb2, training_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_pb2
 
 from finetree_cli.backends.suite import Suite, default_data_dir
 from finetree_cli.demo import dataset, sizing
@@ -37,6 +37,15 @@ SEED = 0
 SAMPLES = 2
 """Number of answers to show."""
 STAGES = 8
+METHOD_SETTINGS = ("rank", "alpha", "targets", "frozen_layers", "virtual_tokens", "bottleneck_size")
+TRAINING_SETTINGS = (
+    "training.epochs",
+    "training.learning_rate",
+    "training.effective_batch_size",
+    "training.sequence_length",
+    "precision",
+)
+"""Values of the recipe that are shown without --verbose, where it has them."""
 CANCEL_SECONDS = 60.0
 """Longest wait for the job of an interrupted demo to stop: the trainer's two grace times of 20 s, and a margin."""
 
@@ -52,12 +61,12 @@ class Data:
     """Length of the longest answer in characters."""
 
 
-def run(settings: Settings, countries: int | None, data_dir: Path | None) -> None:
-    """Run the demo."""
+def run(settings: Settings, countries: int | None, data_dir: Path | None, *, verbose: bool = False) -> None:
+    """Run the demo; `verbose` shows all methods and the whole recipe."""
     # A terminated demo must stop its suite as an interrupted one does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = (data_dir or default_data_dir() / "demo").absolute()
-    demo = Demo(settings.out, folder)
+    demo = Demo(settings.out, folder, verbose)
     demo.stage("starting estimator, recommender and trainer on this machine")
     with Suite(folder) as suite:
         demo.note(", ".join(f"{name} {address}" for name, address in suite.addresses.items()))
@@ -80,6 +89,7 @@ class Demo:
 
     out: Output
     folder: Path
+    verbose: bool = False
     number: int = 0
     started: float = field(default_factory=time.monotonic)
 
@@ -156,11 +166,15 @@ class Demo:
         self.note(answer.verdict.headline)
         for caution in answer.cautions:
             self.note(f"caution: {caution.message}")
-        if not self.out.json:
+        if self.verbose and not self.out.json:
             from finetree_cli.render.recommender.recommendation import show_methods, show_recipe
 
             show_methods(self.out, answer)
             show_recipe(self.out, answer)
+        else:
+            for name, value in decisive(answer.spec):
+                self.note(f"{name:<21} {value}")
+            self.note("the other methods, and every value with its reason: finetree demo --verbose")
         return answer
 
     def _estimate(
@@ -218,6 +232,30 @@ class Demo:
             self.out.say(text)
         else:
             self.out.text(text)
+
+
+def decisive(spec: run_spec_pb2.RunSpec) -> Iterator[tuple[str, str]]:
+    """Yield the values of a recipe that somebody who knows the field looks for first: the method's, then training's."""
+    from finetree_cli.output import as_dict
+    from finetree_cli.render.recommender.recommendation import flat
+
+    method = spec.WhichOneof("method") or ""
+    values = flat(as_dict(spec))
+    for name in METHOD_SETTINGS:
+        path = next((f"{place}.{name}" for place in (method, f"{method}.lora") if f"{place}.{name}" in values), "")
+        if path:
+            yield path, _plain(values[path])
+    for name in TRAINING_SETTINGS:
+        if name in values:
+            yield name.removeprefix("training."), _plain(values[name])
+
+
+def _plain(value: str) -> str:
+    """Write an enum's value as a word: "all linear" for "TARGET_PRESET_ALL_LINEAR"."""
+    for prefix in ("TARGET_PRESET_", "PRECISION_"):
+        if value.startswith(prefix):
+            return value.removeprefix(prefix).replace("_", " ").lower()
+    return value
 
 
 def _evaluation(data: Data) -> training_pb2.Evaluation:

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Profiles of a job file's local data, read as the trainer reads it, with the package that does."""
+"""Profiles of data files on this machine, read as the trainer reads them, with the package that does."""
 
 import importlib.util
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetree_cli.errors import BadInput
 
 if TYPE_CHECKING:
     from finetree_api.estimator.v1 import estimate_pb2
+    from finetree_api.types.v1 import training_data_pb2
     from finetree_data.file_profile import FileProfile
 
-    from finetree_cli.jobfile.job import JobFile, LocalData
+    from finetree_cli.jobfile.job import JobFile
+    from finetree_cli.options.spec import Data
     from finetree_cli.output import Output
+
+INSTALL = "pip install 'finetree-cli[local]' brings their reader"
 
 
 def add_local_profiles(job: "JobFile", out: "Output", request: "estimate_pb2.EstimateRunRequest") -> None:
@@ -21,13 +27,32 @@ def add_local_profiles(job: "JobFile", out: "Output", request: "estimate_pb2.Est
     """
     profiles = {"dataset": request.dataset_profile, "evaluation.dataset": request.evaluation_profile}
     files = job.local_data()
-    if files and importlib.util.find_spec("finetree_data") is None:
-        out.say("the rows of local files are not counted: pip install 'finetree-cli[local]' brings their reader")
+    if files and not _reader_installed():
+        out.say(f"the rows of local files are not counted: {INSTALL}")
         return
     for item in files:
-        found = _read(item, job)
-        profiles[item.field_path].CopyFrom(found.profile)
-        out.say(f"{item.path}: {described(found)}")
+        source = job.spec.dataset if item.field_path == "dataset" else job.spec.evaluation.dataset
+        profiles[item.field_path].CopyFrom(_profile(item.path, source, out))
+
+
+def with_local_file(data: "Data", file: "Path | None", out: "Output", *, beside: Path) -> "Data":
+    """Add a file of training rows to the data of a request, and say on stderr what it is.
+
+    The file is named by its path from `beside`, the folder of the job file that the request becomes. Raises BadInput
+    for a file that a run would refuse, and where the reader is not installed.
+    """
+    from finetree_api.types.v1 import training_data_pb2
+
+    from finetree_cli.options.spec import Data
+
+    if file is None:
+        return data
+    if data.dataset is not None or data.profile is not None:
+        raise BadInput("--data excludes --dataset and --examples", remedy="the file says how many rows it has")
+    if not _reader_installed():
+        raise BadInput(f"--data {file}: training files cannot be read here", remedy=INSTALL)
+    source = training_data_pb2.DatasetSource(path=os.path.relpath(file, beside))
+    return Data(source, _profile(file, source, out), data.evaluation, data.evaluation_profile)
 
 
 def described(found: "FileProfile") -> str:
@@ -46,14 +71,22 @@ def described(found: "FileProfile") -> str:
     return f"{text}; from its first {found.read_bytes >> 20} MiB, {found.share:.1%} of the file"
 
 
-def _read(item: "LocalData", job: "JobFile") -> "FileProfile":
+def _reader_installed() -> bool:
+    return importlib.util.find_spec("finetree_data") is not None
+
+
+def _profile(
+    path: Path, source: "training_data_pb2.DatasetSource", out: "Output"
+) -> "training_data_pb2.DatasetProfile":
+    """Read a file as `source` has it, and say what it is. Raises BadInput."""
     from finetree_data.contract import reading_of
     from finetree_data.errors import DatasetError
     from finetree_data.file_profile import file_profile
 
-    source = job.spec.dataset if item.field_path == "dataset" else job.spec.evaluation.dataset
     try:
-        return file_profile(item.path, reading_of(source))
+        found = file_profile(path, reading_of(source))
     except DatasetError as error:
         reason = "DATA_FILE_UNREADABLE" if error.reason == "DATASET_NOT_FOUND" else error.reason
-        raise BadInput(f"{item.path}: {error.problem}", remedy=error.remedy, reason=reason) from error
+        raise BadInput(f"{path}: {error.problem}", remedy=error.remedy, reason=reason) from error
+    out.say(f"{path}: {described(found)}")
+    return found.profile

@@ -119,7 +119,7 @@ class Method(ABC):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: "PreTrainedTokenizerBase", dtype: "torch.dtype"
     ) -> None:
-        """Write the trained weights into `folder`; a whole model in `dtype` with its tokenizer."""
+        """Write the trained weights into `folder`, with the tokenizer; a whole model in `dtype`."""
 
     @abstractmethod
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:

@@ -5,10 +5,12 @@ import importlib.util
 
 import pytest
 from finetree_api.estimator.v1 import estimate_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_cli.errors import BadInput
 from finetree_cli.jobfile.job import JobFile, parse_job
 from finetree_cli.options import local_rows
-from finetree_cli.options.local_rows import add_local_profiles
+from finetree_cli.options.local_rows import add_local_profiles, with_local_file
+from finetree_cli.options.spec import Data
 from finetree_cli.output import Output
 
 
@@ -44,3 +46,30 @@ def test_without_the_reader_nothing_is_counted_and_it_is_said(job, monkeypatch, 
     assert request == estimate_pb2.EstimateRunRequest()
     assert "finetree-cli[local]" in capsys.readouterr().err
     assert importlib.util is local_rows.importlib.util
+
+
+def test_a_file_gives_the_data_of_a_request_and_its_path_from_the_job_file(job, tmp_path, capsys):
+    found = with_local_file(Data(), tmp_path / "train.csv", Output(), beside=tmp_path / "jobs")
+    assert (found.dataset.path, found.profile.examples) == ("../train.csv", 2)
+    assert found.profile.token_lengths
+    assert "train.csv: 2 rows (csv)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        Data(dataset=training_data_pb2.DatasetSource(name="a")),
+        Data(profile=training_data_pb2.DatasetProfile(examples=3)),
+    ],
+    ids=["dataset", "examples"],
+)
+def test_a_file_excludes_other_data(job, tmp_path, known):
+    with pytest.raises(BadInput, match="--data excludes"):
+        with_local_file(known, tmp_path / "train.csv", Output(), beside=tmp_path)
+
+
+def test_a_file_that_cannot_be_read_here_is_refused_with_what_to_install(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(local_rows.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(BadInput) as caught:
+        with_local_file(Data(), tmp_path / "train.csv", Output(), beside=tmp_path)
+    assert "finetree-cli[local]" in caught.value.remedy

@@ -96,7 +96,8 @@ def test_plain_peft_loads_the_adapter_with_our_logits(mixed: Plan, targets: Targ
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
     assert (ours - untrained).abs().max() > 1e-3
     verdict = loop.plan.method.compatibility(mixed.artifact, mixed.base.folder)
-    assert (verdict.loads, verdict.reason) == (True, "")
+    assert verdict.loads
+    assert verdict.reason.startswith("needs transformers 5")
 
 
 def test_a_paused_run_ends_in_the_same_weights_bit_by_bit(mixed: Plan, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What libraries say: into the job's events as detail, without our folders; never to stderr."""
+"""What libraries say: errors into the job's events, without our folders; all to the worker's file; none to stderr."""
 
 import logging
+import warnings
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2
@@ -39,14 +40,37 @@ def capture(logger):
     return handler
 
 
-def test_warnings_are_detail_and_errors_are_errors(logger, capture):
+def test_errors_are_events_and_warnings_are_not(logger, capture):
     lines = Lines()
     capture.connect(lines)
     logger.warning("install %s", "kernels")
     logger.error("broken")
-    assert lines.texts == ["install kernels", "broken"]
-    assert lines.loggers == ["some.library"] * 2
-    assert lines.levels == [event_pb2.EVENT_LEVEL_DEBUG, event_pb2.EVENT_LEVEL_ERROR]
+    assert (lines.texts, lines.loggers) == (["broken"], ["some.library"])
+    assert lines.levels == [event_pb2.EVENT_LEVEL_ERROR]
+
+
+def test_warnings_go_to_the_workers_own_file(tmp_path):
+    lines = Lines()
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    handler = None
+    try:
+        log_capture.capture().connect(lines)
+        handler = own_log(tmp_path)
+        logging.getLogger("another.library").warning("use kernels")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("`past_key_values` is deprecated", FutureWarning, stacklevel=1)
+    finally:
+        root.handlers, level = before
+        root.setLevel(level)
+        logging.captureWarnings(capture=False)
+        if handler is not None:
+            handler.close()
+    assert lines.texts == []
+    written = (tmp_path / "worker.log").read_text()
+    assert "WARNING another.library use kernels" in written
+    assert "past_key_values" in written
 
 
 @pytest.mark.parametrize(
@@ -61,31 +85,31 @@ def test_warnings_are_detail_and_errors_are_errors(logger, capture):
 def test_our_folders_stay_here(logger, capture, said, shown):
     lines = Lines()
     capture.connect(lines)
-    logger.warning(said)
+    logger.error(said)
     assert lines.texts == [shown]
 
 
 def test_what_is_no_unicode_is_replaced(capture):
     lines = Lines()
     capture.connect(lines)
-    capture.handle(logging.makeLogRecord({"name": "some.library", "levelno": logging.INFO, "msg": "file \udcff"}))
+    capture.handle(logging.makeLogRecord({"name": "some.library", "levelno": logging.ERROR, "msg": "file \udcff"}))
     assert lines.texts == ["file ?"]
 
 
 def test_what_came_before_the_task_is_handed_on(logger, capture):
     for number in range(300):
-        logger.info("early %d", number)
+        logger.error("early %d", number)
     lines = Lines()
     capture.connect(lines)
-    logger.info("late")
+    logger.error("late")
     assert len(lines.texts) == 201
     assert (lines.texts[0], lines.texts[-1]) == ("early 0", "late")
 
 
 def test_a_record_made_while_handing_one_on_does_not_come_back(logger, capture):
-    lines = Lines(lambda: logger.warning("again"))
+    lines = Lines(lambda: logger.error("again"))
     capture.connect(lines)
-    logger.warning("once")
+    logger.error("once")
     assert lines.texts == ["once"]
 
 
@@ -94,14 +118,14 @@ def test_a_full_disk_does_not_break_whoever_logs(logger, capture):
         raise StorageError("DISK_FULL", "full")
 
     capture.connect(Lines(refuse))
-    logger.warning("lost")
+    logger.error("lost")
 
 
 def test_after_the_outcome_nothing_is_handed_on(logger, capture):
     lines = Lines()
     capture.connect(lines)
     capture.disconnect()
-    logger.warning("late")
+    logger.error("late")
     assert lines.texts == []
 
 
@@ -126,20 +150,3 @@ def test_a_gpu_s_segments_expand_where_the_operator_says_nothing_else():
     set_environment(told)
     assert silent["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
     assert told["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:False"
-
-
-def test_bitsandbytes_advice_to_fetch_kernels_is_not_shown():
-    lines = Lines()
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    root = logging.getLogger()
-    before = root.handlers, root.level
-    try:
-        log_capture.capture().connect(lines)
-        logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no kernels")
-        assert not lines.texts
-        logger.warning("Something else.")
-        assert lines.texts == ["Something else."]
-    finally:
-        root.handlers, level = before
-        root.setLevel(level)
-        logging.captureWarnings(capture=False)

@@ -71,7 +71,7 @@ def show_estimate(out: Output, response: recommendation_pb2.RecommendResponse) -
     if found.HasField("total_seconds"):
         out.text(f"  time    {units.duration_range(found.total_seconds)}, {found.optimizer_steps} optimizer steps")
     else:
-        out.text("  time    needs the data: give --examples N or --dataset NAME")
+        out.text("  time    needs the data: give --data FILE, --dataset NAME or --examples N")
     if found.HasField("cost"):
         out.text(f"  cost    {units.money_range(found.cost)}")
     out.text()

@@ -107,7 +107,7 @@ def _numbers(response: recommendation_pb2.RecommendResponse, *, measured: bool) 
     memory = memory_words(found.device_bytes, found.usable_device_bytes)
     yield "Memory", f"{memory}{several}{_FITS.get(found.fit, '')}"
     if not found.HasField("total_seconds"):
-        yield "Time", "depends on the number of rows: add --examples N, or --dataset NAME"
+        yield "Time", "depends on the number of rows: add --data FILE, or --examples N"
         return
     short = SHORT_ROWS if _lengths_unknown(response) else ""
     assumed = f" (rows of {response.spec.training.sequence_length:,} tokens assumed: --tokens-per-example N)"
@@ -184,7 +184,8 @@ def next_commands(response: recommendation_pb2.RecommendResponse, asked: Asked) 
             again = shlex.join(["finetree", *_changed(asked.arguments, options)])
             yield f"Next: {' '.join([again, *lacking])}"
         return
-    train = "finetree train {}" + ("" if spec.dataset.WhichOneof("source") == "name" else " --data FILE")
+    known = spec.dataset.WhichOneof("source") in ("name", "path")
+    train = "finetree train {}" + ("" if known else " --data FILE")
     again = shlex.join(["finetree", *asked.arguments])
     trained = all(item.code != "NOT_TRAINED_HERE" for item in response.cautions)
     if asked.job_file and trained:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do with a downloaded artifact: how Python, vLLM and llama.cpp load it."""
+"""What to do with a downloaded artifact: the commands that load it in Python, merge it into its base, and serve it."""
 
 import json
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +18,96 @@ VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank from its default on (vllm/config/lora.py)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line, and what it does in a word."""
+
+    purpose: str
+    line: str
+
+
 def show_next(out: Output, artifact: artifact_pb2.Artifact, folder: Path) -> None:
-    """Print on stderr what loads the artifact in `folder`: at most three commands, and why a program does not."""
+    """Print on stderr what loads the artifact in `folder`, and which versions do, or why a program does not."""
+    for line in next_lines(artifact, folder):
+        out.say(line)
+
+
+def next_lines(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[str]:
+    """Yield the lines of `show_next`."""
     for tried in artifact.compat:
+        server = units.word(serving_pb2.ServingTarget, tried.server)
         if not tried.loads:
-            out.say(f"  {units.word(serving_pb2.ServingTarget, tried.server)} does not load it: {tried.reason}")
-    for program, command in next_commands(artifact, folder):
-        out.say(f"  {program:<10} {command}")
+            yield f"  {server} does not load it: {tried.reason}"
+        elif tried.reason:
+            yield f"  {tried.reason}"
+    for command in next_commands(artifact, folder):
+        yield f"  {command.purpose:<9} {command.line}"
 
 
-def next_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield each program that loads what is in `folder`, with the line that does it."""
-    path = shlex.quote(str(folder))
+def next_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[Command]:
+    """Yield what to type next, by the method that made the artifact; nothing for what does not load."""
     if any(not tried.loads for tried in artifact.compat):
         return
     if artifact.kind == artifact_pb2.ARTIFACT_KIND_MODEL:
-        yield "Python", _loaded("transformers", "AutoModelForCausalLM", folder)
-        yield "vLLM", f"vllm serve {path}"
-        yield "llama.cpp", f"python convert_hf_to_gguf.py {path}"
+        yield Command("load", _python(f"from transformers import pipeline; {_asked(folder)}"))
+        yield from _served(folder)
     elif artifact.peft_type:
-        yield "Python", _loaded("peft", "AutoPeftModelForCausalLM", folder)
-        config = _config(folder)
-        # vLLM loads no DoRA, no module that is saved whole, and no trained prefix; llama.cpp's converter neither.
-        if artifact.peft_type == "LORA" and config and not (config.get("use_dora") or config.get("modules_to_save")):
-            base = shlex.quote(artifact.base.hub_id or "BASE")
-            yield "vLLM", f"vllm serve {base} --enable-lora{_rank(config)} --lora-modules tuned={path}"
-            yield "llama.cpp", f"python convert_lora_to_gguf.py {path}"
+        yield from _adapter_commands(artifact, folder)
     elif artifact.kind == artifact_pb2.ARTIFACT_KIND_ADAPTER:
-        load = f"adapter.load(model, Path({str(folder)!r}))"
-        yield "Python", f"from finetree_worker.methods import adapter; {load}  # docs/adapter-format.md"
+        base = artifact.base.hub_id or "BASE"
+        code = (
+            "from pathlib import Path; from transformers import AutoModelForCausalLM; "
+            "from finetree_worker.methods import adapter; "
+            f"adapter.load(AutoModelForCausalLM.from_pretrained({base!r}), Path({str(folder)!r}))"
+        )
+        yield Command("load", f"{_python(code)}  # docs/adapter-format.md")
 
 
-def _loaded(package: str, name: str, folder: Path) -> str:
-    return f"from {package} import {name}; model = {name}.from_pretrained({str(folder)!r})"
+def _adapter_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[Command]:
+    """Yield the commands for an artifact of peft's formats."""
+    code = f"from peft import AutoPeftModelForCausalLM as Model; model = Model.from_pretrained({str(folder)!r})"
+    yield Command("load", _python(code))
+    if artifact.peft_type != "LORA":
+        # A trained prefix is in no weight, so nothing can be merged; neither vLLM nor llama.cpp loads one.
+        return
+    config = _config(folder)
+    merged = folder.with_name(f"{folder.name}-merged")
+    if config and not (config.get("use_dora") or config.get("modules_to_save")):
+        base = shlex.quote(artifact.base.hub_id or "BASE")
+        path = shlex.quote(str(folder))
+        yield Command("serve", f"vllm serve {base} --enable-lora{_rank(config)} --lora-modules tuned={path}")
+        yield Command("merge", _python(_merge(folder, merged)))
+        return
+    # vLLM loads neither DoRA nor modules that are saved whole; merged, they are weights like any others.
+    yield Command("merge", _python(_merge(folder, merged)))
+    yield from _served(merged)
+
+
+def _served(folder: Path) -> Iterator[Command]:
+    """Yield what serves a whole model: vLLM on a GPU, llama.cpp anywhere."""
+    path = shlex.quote(str(folder))
+    yield Command("serve", f"vllm serve {path}")
+    yield Command(
+        "convert", f"python convert_hf_to_gguf.py {path}  # of llama.cpp, which then serves the file it wrote"
+    )
+
+
+def _merge(folder: Path, merged: Path) -> str:
+    return (
+        "from peft import AutoPeftModelForCausalLM as Model; from transformers import AutoTokenizer as Tokens; "
+        f"Model.from_pretrained({str(folder)!r}).merge_and_unload().save_pretrained({str(merged)!r}); "
+        f"Tokens.from_pretrained({str(folder)!r}).save_pretrained({str(merged)!r})"
+    )
+
+
+def _asked(folder: Path) -> str:
+    return f"print(pipeline('text-generation', {str(folder)!r})('Hello'))"
+
+
+def _python(code: str) -> str:
+    # In double quotes, which are easier to read beside Python's own, where nothing in them is special to a shell.
+    special = any(letter in code for letter in '"$`\\!')
+    return f"python -c {shlex.quote(code)}" if special else f'python -c "{code}"'
 
 
 def _config(folder: Path) -> dict[str, Any]:

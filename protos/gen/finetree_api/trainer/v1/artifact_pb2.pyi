@@ -93,7 +93,7 @@ class Compatibility(_message.Message):
     loads: _builtins.bool
     """Whether all tensors found their place."""
     reason: _builtins.str
-    """Why not, one line for people. Empty: it loads."""
+    """Why not, or which versions of the program do, one line for people. Empty: it loads."""
     def __init__(
         self,
         *,

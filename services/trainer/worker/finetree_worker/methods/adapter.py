@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from finetree_worker.errors import ModelError, PlanError, TaskError
 from finetree_worker.methods import compatibility
 from finetree_worker.methods.peft_format import CONFIG
+from finetree_worker.models import portable_files
 from finetree_worker.models.gguf import fingerprint
 from finetree_worker.plan import BaseModel, Method, Plan
 from finetree_worker.spec_values import stated, value_of
@@ -102,8 +103,8 @@ class Adapter(Method):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
-        """Write adapter.safetensors and adapter_config.json."""
-        del tokenizer, dtype
+        """Write adapter.safetensors and adapter_config.json, and the tokenizer."""
+        del dtype
         held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors(trained).items()}
         save_file(held, folder / WEIGHTS, metadata={"format": "pt"})
         named = {"hub_id": base.hub_id, "revision": base.revision, "fingerprint": base.fingerprint}
@@ -116,6 +117,7 @@ class Adapter(Method):
             "base": {**named, **_shape(trained)},
         }
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        portable_files.save_tokenizer(tokenizer, folder)
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether `load` loads the artifact on the base."""

@@ -14,12 +14,16 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finetree_worker.methods.peft_format import quiet_peft
+from finetree_worker.models import portable_files
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def with_peft(folder: Path, base: Path) -> artifact_pb2.Compatibility:
-    """Return whether transformers with peft loads the adapter in `folder` on the base model in `base`."""
+def with_peft(folder: Path, base: Path, *, needs: str = "") -> artifact_pb2.Compatibility:
+    """Return whether transformers with peft loads the adapter in `folder` on the base model in `base`.
+
+    `needs` names the versions that do, where not all do.
+    """
     model = architecture(base)
     with torch.device("meta"), quiet_peft(), warnings.catch_warnings():
         # The artifact names the base by its hub id, the check by its folder.
@@ -27,7 +31,9 @@ def with_peft(folder: Path, base: Path) -> artifact_pb2.Compatibility:
         adapted = get_peft_model(model, PeftConfig.from_pretrained(str(folder)))
     expected = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
     return verdict(
-        serving_pb2.SERVING_TARGET_TRANSFORMERS, difference(expected, shapes(folder / "adapter_model.safetensors"))
+        serving_pb2.SERVING_TARGET_TRANSFORMERS,
+        difference(expected, shapes(folder / "adapter_model.safetensors")),
+        needs=needs,
     )
 
 
@@ -41,12 +47,15 @@ def with_transformers(folder: Path) -> artifact_pb2.Compatibility:
         found |= shapes(file)
     state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     expected = {name: shape for name, shape in state.items() if name not in tied or name in found}
-    return verdict(serving_pb2.SERVING_TARGET_TRANSFORMERS, difference(expected, found))
+    needs = portable_files.newer_only(json.loads((folder / portable_files.CONFIG).read_text(encoding="utf-8")))
+    return verdict(serving_pb2.SERVING_TARGET_TRANSFORMERS, difference(expected, found), needs=needs)
 
 
-def verdict(server: serving_pb2.ServingTarget.ValueType, problem: str) -> artifact_pb2.Compatibility:
-    """Return a server's verdict: it loads the artifact, or the problem that it has."""
-    return artifact_pb2.Compatibility(server=server, loads=not problem, reason=problem)
+def verdict(
+    server: serving_pb2.ServingTarget.ValueType, problem: str, *, needs: str = ""
+) -> artifact_pb2.Compatibility:
+    """Return a server's verdict: it loads the artifact, in the versions that `needs` names, or the problem."""
+    return artifact_pb2.Compatibility(server=server, loads=not problem, reason=problem or needs)
 
 
 def architecture(folder: Path) -> Any:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import compatibility
+from finetree_worker.models import portable_files
 from finetree_worker.plan import BaseModel, Method, Plan
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
@@ -54,13 +55,13 @@ class Full(Method):
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
-        """Write config.json, the tokenizer and safetensors shards of at most 5 GB in `dtype`, like transformers."""
+        """Write config.json, tokenizer and safetensors shards of at most 5 GB in `dtype`, for transformers 4 and 5."""
         state = {name: tensor.to(dtype) for name, tensor in trained.state_dict().items()}
         trained.config.dtype = dtype
         trained.config._name_or_path = base.hub_id  # noqa: SLF001 - else the folder on this machine would be published
         trained.config.use_cache = True
-        trained.save_pretrained(folder, state_dict=state, safe_serialization=True, max_shard_size="5GB")
-        tokenizer.save_pretrained(folder)
+        portable_files.save_model(trained, folder, state_dict=state, safe_serialization=True, max_shard_size="5GB")
+        portable_files.save_tokenizer(tokenizer, folder)
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether transformers loads the artifact, which needs no base."""

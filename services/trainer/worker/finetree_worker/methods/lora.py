@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import compatibility, peft_format
 from finetree_worker.methods.targets import PRESETS, Targets, expert_parameters, is_mixture, linear_names, short_name
+from finetree_worker.models import portable_files
 from finetree_worker.plan import BaseModel, Method, Plan
 from finetree_worker.randomness import CounterDropout
 from finetree_worker.spec_values import not_supported, stated, value_of
@@ -27,6 +28,8 @@ ADAPTER = "default"
 
 CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types of transformers 5.24 whose linear layers are Conv1D, hence transposed where they are not quantized."""
+
+_EXPERTS_NEED = "needs transformers 5 or newer: the experts of a mixture are other parameters in 4.x"
 
 
 class LoraLinear(PeftLinear):
@@ -146,7 +149,7 @@ class Lora(Method):
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
         """Write the adapter like peft, with the hub id of the base and the names that peft selects layers by."""
-        del tokenizer, dtype
+        del dtype
         settings: Any = trained.peft_config[ADAPTER]
         found: set[str] = set(settings.target_modules)
         # Servers and merges expect the short names, which select the same layers as the full ones of training. But peft
@@ -159,10 +162,11 @@ class Lora(Method):
             target_modules=sorted({short_name(name) for name in found} if short else found),
             fan_in_fan_out=trained.config.model_type in CONV1D_FAMILIES,
         )
+        portable_files.save_tokenizer(tokenizer, folder)
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether peft loads the artifact."""
-        return compatibility.with_peft(folder, base)
+        return compatibility.with_peft(folder, base, needs=_EXPERTS_NEED if self.experts else "")
 
 
 def _check_experts(lora: method_pb2.Lora, path: str) -> None:

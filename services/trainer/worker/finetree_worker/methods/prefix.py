@@ -6,6 +6,7 @@ The parameters and their saved form are peft's, without a projection. Training a
 with it in the cache. peft's inner model does not have the prefix, so it is always run in one of these two ways.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.errors import PlanError
 from finetree_worker.methods import compatibility, peft_format
+from finetree_worker.models import portable_files
 from finetree_worker.models.load import load_tokenizer
 from finetree_worker.plan import BaseModel, Method, Plan
 from finetree_worker.spec_values import CHECKPOINTING, stated, value_of
@@ -34,6 +36,9 @@ DEFAULT_TEXT = (
 (peft's method comparison), and an instruction resembles what precedes most rows."""
 ADAPTER = "default"
 """peft's name for the one prefix of a model."""
+_WINDOWED = ("gemma2", "gemma3_text")
+"""Model types for which peft makes a cache of its own kind."""
+_WINDOWS_NEED = "needs peft 0.20 or newer: older ones load it on this model and compute something else"
 
 
 class PrefixInit(StrEnum):
@@ -117,12 +122,14 @@ class Prefix(Method):
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:
         """Write the keys and values like peft, with the hub id of the base."""
-        del tokenizer, dtype
+        del dtype
         peft_format.write(trained, folder, base)
+        portable_files.save_tokenizer(tokenizer, folder)
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether peft loads the artifact."""
-        return compatibility.with_peft(folder, base)
+        kind = json.loads((base / portable_files.CONFIG).read_text(encoding="utf-8")).get("model_type")
+        return compatibility.with_peft(folder, base, needs=_WINDOWS_NEED if kind in _WINDOWED else "")
 
     def memory_savings(self, *, checkpointing: bool) -> Sequence[str]:
         """Return settings that would lower memory; gradient checkpointing would turn off the cache of the prefix."""

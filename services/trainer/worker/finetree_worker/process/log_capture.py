@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capture of logging and warnings: records go into the job's events and the worker's own log, never to stderr."""
+"""Capture of logging and warnings: all goes to the worker's own log, errors into the job's events, nothing to stderr.
+
+Warnings of libraries are for programmers: they name arguments and versions that whoever follows a job never chose.
+Users of the job get the worker's own alerts.
+"""
 
 import logging
 import os
@@ -13,7 +17,7 @@ from pathlib import Path
 from finetree_api.trainer.v1 import event_pb2
 
 from finetree_worker.errors import StorageError
-from finetree_worker.events.envelope import Level, Reporter
+from finetree_worker.events.envelope import Reporter
 
 ENVIRONMENT = {
     "GRPC_VERBOSITY": "ERROR",
@@ -45,19 +49,19 @@ def set_environment(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 class LogCapture(logging.Handler):
-    """Turns log records into events of the job. The first 200 records from before there is a task are held back."""
+    """Turns errors in the log into events of the job. The first 200 from before there is a task are held back."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__(logging.ERROR)
         self._reporter: Reporter | None = None
-        self._held: list[tuple[event_pb2.LogLine, Level]] = []
+        self._held: list[event_pb2.LogLine] = []
         self._inside = threading.local()
 
     def connect(self, reporter: Reporter) -> None:
         """Hand records to the reporter from now on, the held ones first."""
         self._reporter = reporter
-        for line, level in self._held:
-            reporter.emit(line, level=level)
+        for line in self._held:
+            reporter.emit(line, level=event_pb2.EVENT_LEVEL_ERROR)
         self._held.clear()
 
     def disconnect(self) -> None:
@@ -76,9 +80,9 @@ class LogCapture(logging.Handler):
             line = event_pb2.LogLine(logger=record.name, text=_text(record))
             if self._reporter is not None:
                 with suppress(StorageError):
-                    self._reporter.emit(line, level=_level(record))
+                    self._reporter.emit(line, level=event_pb2.EVENT_LEVEL_ERROR)
             elif len(self._held) < _HELD_BACK:
-                self._held.append((line, _level(record)))
+                self._held.append(line)
         finally:
             self._inside.busy = False
 
@@ -90,17 +94,11 @@ def capture() -> LogCapture:
     root.handlers = [handler]
     root.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
-    # bitsandbytes advises to fetch compiled code from a hub: the worker runs what is installed and nothing else.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_no_advice)
-    # It says at each 8-bit product that bfloat16 goes through float16; that is how its 8-bit products work.
+    # bitsandbytes says at each 8-bit product that bfloat16 goes through float16; that is how its products work.
     warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast", category=UserWarning)
     for chatty in ("httpx", "httpx2", "urllib3", "filelock", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     return handler
-
-
-def _is_no_advice(record: logging.LogRecord) -> bool:
-    return "kernels-community" not in record.getMessage()
 
 
 def adopt_library_loggers() -> None:
@@ -117,11 +115,6 @@ def own_log(folder: Path) -> logging.Handler:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler
-
-
-def _level(record: logging.LogRecord) -> Level:
-    # Warnings of libraries are for programmers; users of the job get the worker's own alerts.
-    return event_pb2.EVENT_LEVEL_ERROR if record.levelno >= logging.ERROR else event_pb2.EVENT_LEVEL_DEBUG
 
 
 def _text(record: logging.LogRecord) -> str:

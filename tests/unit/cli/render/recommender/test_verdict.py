@@ -101,7 +101,7 @@ def test_what_is_missing_is_asked_for_with_its_option(capsys):
     without = answer()
     without.estimate.ClearField("total_seconds")
     without.estimate.ClearField("cost")
-    assert "  Time    depends on the number of rows: add --examples N" in printed(capsys, without)
+    assert "  Time    depends on the number of rows: add --data FILE, or --examples N" in printed(capsys, without)
     unnamed = answer(spec=run_spec_pb2.RunSpec(lora=method_pb2.Lora()))
     unnamed.ClearField("estimate")
     out = printed(capsys, unnamed, Asked(("recommend",)))

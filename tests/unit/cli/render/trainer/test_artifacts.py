@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What to type after a download, by the method that made the artifact."""
+
 import json
+import shlex
 
 import pytest
 from finetree_api.trainer.v1 import artifact_pb2
@@ -16,43 +19,63 @@ def adapter(folder, peft_type="LORA", **config: object) -> artifact_pb2.Artifact
     return artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_ADAPTER, peft_type=peft_type, base=BASE)
 
 
-def test_a_lora_adapter_is_loaded_by_three_programs(tmp_path):
+def commands(artifact, folder) -> dict[str, list[str]]:
+    """The words of each command as a shell has them, by its purpose; Python code is compiled."""
+    found = {command.purpose: shlex.split(command.line, comments=True) for command in next_commands(artifact, folder)}
+    for words in found.values():
+        if words[:2] == ["python", "-c"]:
+            compile(words[2], "shown", "exec")
+    return found
+
+
+def test_a_lora_adapter_is_loaded_served_and_merged(tmp_path):
     folder = tmp_path / "my adapter"
-    commands = dict(next_commands(adapter(folder, r=16), folder))
-    assert list(commands) == ["Python", "vLLM", "llama.cpp"]
-    assert commands["Python"].endswith(f"AutoPeftModelForCausalLM.from_pretrained('{folder}')")
-    assert commands["vLLM"] == f"vllm serve org/base --enable-lora --lora-modules tuned='{folder}'"
-    assert commands["llama.cpp"] == f"python convert_lora_to_gguf.py '{folder}'"
-    compile(commands["Python"], "shown", "exec")
+    found = commands(adapter(folder, r=16), folder)
+    assert list(found) == ["load", "serve", "merge"]
+    assert f"from_pretrained('{folder}')" in found["load"][2]
+    assert found["serve"] == ["vllm", "serve", "org/base", "--enable-lora", "--lora-modules", f"tuned={folder}"]
+    assert f"save_pretrained('{folder}-merged')" in found["merge"][2]
+
+
+@pytest.mark.parametrize("name", ["a'b", 'a"b', "a$b", "a`b", "a\\b"])
+def test_a_shell_and_python_take_any_folder_for_what_it_is(tmp_path, name):
+    folder = tmp_path / name
+    found = commands(adapter(folder, r=16), folder)
+    assert repr(str(folder)) in found["load"][2]
+    assert found["serve"][-1] == f"tuned={folder}"
 
 
 @pytest.mark.parametrize(
     ("config", "option"),
     [
-        ({"r": 8}, ""),
-        ({"r": 17}, " --max-lora-rank 32"),
-        ({"r": 8, "rank_pattern": {"q_proj": 64}}, " --max-lora-rank 64"),
+        ({"r": 8}, []),
+        ({"r": 17}, ["--max-lora-rank", "32"]),
+        ({"r": 8, "rank_pattern": {"q_proj": 64}}, ["--max-lora-rank", "64"]),
     ],
 )
 def test_vllm_is_told_a_rank_above_its_default(tmp_path, config, option):
-    commands = dict(next_commands(adapter(tmp_path, **config), tmp_path))
-    assert f"--enable-lora{option} --lora-modules" in commands["vLLM"]
+    assert commands(adapter(tmp_path, **config), tmp_path)["serve"][4:-2] == option
 
 
-@pytest.mark.parametrize(
-    ("peft_type", "config"),
-    [("LORA", {"r": 8, "use_dora": True}), ("LORA", {"modules_to_save": ["lm_head"]}), ("PREFIX_TUNING", {})],
-)
-def test_what_servers_do_not_load_is_loaded_in_python(tmp_path, peft_type, config):
-    assert [program for program, _ in next_commands(adapter(tmp_path, peft_type, **config), tmp_path)] == ["Python"]
+@pytest.mark.parametrize("config", [{"r": 8, "use_dora": True}, {"modules_to_save": ["lm_head"]}])
+def test_what_vllm_does_not_load_is_served_merged(tmp_path, config):
+    found = commands(adapter(tmp_path / "adapter", **config), tmp_path / "adapter")
+    assert list(found) == ["load", "merge", "serve", "convert"]
+    assert found["serve"] == ["vllm", "serve", str(tmp_path / "adapter-merged")]
+
+
+def test_a_prefix_is_loaded_and_neither_merged_nor_served(tmp_path):
+    assert list(commands(adapter(tmp_path, "PREFIX_TUNING"), tmp_path)) == ["load"]
 
 
 def test_a_whole_model_and_bottleneck_layers(tmp_path):
     model = artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_MODEL)
-    assert dict(next_commands(model, tmp_path))["vLLM"] == f"vllm serve {tmp_path}"
-    ((_, bottleneck),) = next_commands(adapter(tmp_path, peft_type=""), tmp_path)
-    assert bottleneck.startswith("from finetree_worker.methods import adapter; adapter.load(model, Path(")
-    assert list(next_commands(artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_REPORT), tmp_path)) == []
+    found = commands(model, tmp_path)
+    assert list(found) == ["load", "serve", "convert"]
+    assert found["convert"] == ["python", "convert_hf_to_gguf.py", str(tmp_path)]
+    bottleneck = commands(adapter(tmp_path, peft_type=""), tmp_path)
+    assert "adapter.load(AutoModelForCausalLM.from_pretrained('org/base')" in bottleneck["load"][2]
+    assert commands(artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_REPORT), tmp_path) == {}
 
 
 def test_what_does_not_load_says_why(tmp_path, capsys):
@@ -61,3 +84,12 @@ def test_what_does_not_load_says_why(tmp_path, capsys):
     show_next(Output(), broken, tmp_path)
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "  transformers does not load it: lm_head is missing\n")
+
+
+def test_versions_that_are_needed_are_said_beside_the_commands(tmp_path, capsys):
+    found = adapter(tmp_path, r=8)
+    found.compat.add(server=serving_pb2.SERVING_TARGET_TRANSFORMERS, loads=True, reason="needs transformers 5 or newer")
+    show_next(Output(), found, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "  needs transformers 5 or newer"
+    assert lines[1].startswith("  load ")
