@@ -45,7 +45,7 @@ class Suite:
       calls, and readings that name columns or skip rows. What a reader finds in rows is `suite.datasets.findings`;
     * waiting for a device: every job but a suspended one runs at once; attempts that recover; checkpoints;
     * files of a replayed job's artifacts, and spellings of names: models and cards go by their exact names;
-    * what one observation changes in the next estimate.
+    * what one observation changes in the next estimate; curves of metrics (QueryMetrics).
 
     Attributes:
         clock: its time, which `advance` moves.
@@ -100,6 +100,7 @@ class Suite:
             estimator=self.estimator,
             accelerators=accelerators,
         )
+        self._handlers.refuse_rest(rpc for rpc in vars(rpcs).values() if isinstance(rpc, rpcs.Rpc))
         if course is not None:
             self._replay(course)
         self._credentials = credentials
