@@ -247,6 +247,17 @@ def test_cancel_show_and_logs(run, suite, job_file):
     assert run("jobs", "logs", name, "--last", "1").out.count("\n") == 1
 
 
+def test_a_log_is_exported_whole_and_plays_again(run, job_file, tmp_path):
+    events = run("train", job_file, "--json").lines
+    ran = run("jobs", "export-log", events[0]["job"], "--output", tmp_path / "run.jsonl", "--json")
+    assert (ran.code, ran.document["events"]) == (0, len(events))
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert numbers_in_quotes(lines) == []
+    assert [line["event"] for line in lines[1:]] == events
+    with Suite(replay=tmp_path / "run.jsonl") as played, played.client() as client:
+        assert [event.seq for event in client.job(events[0]["job"]).events()] == [event["seq"] for event in events]
+
+
 def test_artifacts_are_downloaded(run, job_file, tmp_path):
     events = run("train", job_file, "--json").lines
     ran = run("jobs", "download", events[0]["job"], "--output", tmp_path / "out", "--json")

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree jobs`: list, show, watch, logs, metrics, cancel, download, report."""
+"""`finetree jobs`: list, show, watch, logs, export-log, metrics, cancel, download, report."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
 from finetree_cli.options.types import Duration, Label
+
+if TYPE_CHECKING:
+    from finetree import Job
+    from finetree_api.trainer.v1 import event_pb2
 
 STATES = (
     "queued",
@@ -124,6 +130,48 @@ def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
         else:
             line = event.log_line.text if event.HasField("log_line") else event_line(event) or event.message
             settings.out.text(f"{event.event_time.ToJsonString()}  {line}")
+
+
+@jobs.command(
+    "export-log",
+    examples=(
+        "finetree jobs export-log JOB --output run.jsonl",
+        "finetree jobs export-log JOB && jq -c .event.step_metrics.loss JOB.jsonl",
+    ),
+)
+@click.argument("job")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write. [default: the job's id, .jsonl]"
+)
+@pass_settings
+def export_log(settings: Settings, job: str, output: Path | None) -> None:
+    """Write a job and all of its events to a file, as JSON lines.
+
+    The fake suite of the SDK plays it again: `Suite(replay="run.jsonl")` in a test. Of a job that still runs it is what
+    there is so far.
+    """
+    from finetree.joblog import write_log
+
+    with settings.client() as client:
+        found = client.get_job(job)
+        target = output or Path(f"{found.uid}.jsonl")
+        count = write_log(target, found, _all_events(client.job(found.name), found.last_seq))
+    if settings.out.json:
+        settings.out.document({"path": str(target), "job": found.name, "events": count})
+    else:
+        settings.out.text(str(target))
+
+
+def _all_events(job: "Job", last_seq: int) -> Iterator["event_pb2.JobEvent"]:
+    """The events up to a number, oldest first."""
+    pages: list[list[event_pb2.JobEvent]] = []
+    before = last_seq + 1
+    while page := job.list_events(last=1000, before_seq=before):
+        pages.append(page)
+        before = page[0].seq
+        if before == 1:
+            break
+    return (event for page in reversed(pages) for event in page)
 
 
 @jobs.command(

@@ -6,7 +6,8 @@ Calls are recorded, and what is ordered for them happens here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ from finetree._version import __version__
 from finetree.errors import FinetreeError, InvalidArgument
 from finetree.testing.clock import Clock
 from finetree.testing.faults import Faults, Recorded
+from finetree.testing.requests import not_promised
 from finetree.testing.validation import require_valid
 
 HELD_POLL = 0.02
@@ -71,6 +73,12 @@ class Handlers(grpc.GenericRpcHandler):
             handle, response_serializer=method.response.SerializeToString
         )
 
+    def refuse_rest(self, methods: Iterable[Rpc[Any, Any]]) -> None:
+        """Answer the unary rpcs that nothing serves with why the fake has no answer."""
+        for method in methods:
+            if method.path not in self._handlers:
+                self.unary(method, functools.partial(_refuse, method.path.rpartition("/")[2]))
+
     def _guarded(self, method: Rpc[Any, Any], context: grpc.ServicerContext, run: Callable[[], R]) -> R:
         try:
             self._arrive(method, context)
@@ -110,6 +118,10 @@ class Handlers(grpc.GenericRpcHandler):
         with clock.changed:
             while context.is_active() and clock.micros() < moment:
                 clock.changed.wait(clock.real_seconds_until(moment))
+
+
+def _refuse(name: str, _: Any) -> Any:
+    raise not_promised(f"has no answer to {name}")
 
 
 def _read(method: Rpc[Q, Any], raw: bytes) -> Q:

@@ -45,7 +45,7 @@ class Suite:
       calls, and readings that name columns or skip rows. What a reader finds in rows is `suite.datasets.findings`;
     * waiting for a device: every job but a suspended one runs at once; attempts that recover; checkpoints;
     * files of a replayed job's artifacts, and spellings of names: models and cards go by their exact names;
-    * what one observation changes in the next estimate.
+    * what one observation changes in the next estimate; curves of metrics (QueryMetrics).
 
     Attributes:
         clock: its time, which `advance` moves.
@@ -100,6 +100,7 @@ class Suite:
             estimator=self.estimator,
             accelerators=accelerators,
         )
+        self._handlers.refuse_rest(rpc for rpc in vars(rpcs).values() if isinstance(rpc, rpcs.Rpc))
         if course is not None:
             self._replay(course)
         self._credentials = credentials
@@ -166,7 +167,9 @@ class Suite:
     def start(self) -> None:
         """Listen, on the same port as before."""
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="finetree-testing")
-        self._server = grpc.server(self._pool, [self._handlers], options=(("grpc.so_reuseport", 0),))
+        # Clients ping every 30 s, as the services let them; gRPC's own default calls that too much.
+        options = (("grpc.so_reuseport", 0), ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000))
+        self._server = grpc.server(self._pool, [self._handlers], options=options)
         if self._credentials is None:
             self._port = self._server.add_insecure_port(self.address)
         else:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fake suite fills in, refuses and digests specs as the services do, and knows what their catalog knows."""
+
+import pytest
+from finetree.testing import spec as fake
+from finetree.testing.catalog import ACCELERATORS, MODELS, REVISION
+from finetree_api.types.v1 import run_spec_pb2, training_data_pb2
+from finetree_estimator.catalog.accelerators import accelerators
+from finetree_estimator.catalog.models import models
+from finetree_estimator.messages.catalog import model_message
+from finetree_runtime.runspec import conflicts, digest, resolve
+from google.protobuf import json_format
+
+SPECS = [
+    {},
+    {"lora": {}},
+    {"lora": {"rank": 32, "target_modules": ["q_proj"]}, "hardware": {"accelerator": "rtx-4090"}},
+    {"lora": {"include_experts": True}, "hardware": {"cpu": {}}},
+    {"lora": {"include_experts": True, "dropout": 0.1}},
+    {"lora": {"include_experts": True, "weight_decomposed": True}},
+    {"qlora": {"lora": {"rank": 4}}, "hardware": {"accelerator": "h100", "count": 4}},
+    {"full": {}, "hardware": {"accelerator": "h100", "count": 3, "nodes": 2}},
+    {"prefix": {}, "hardware": {"accelerator": "h100"}},
+    {"prefix": {}, "gradient_checkpointing": "GRADIENT_CHECKPOINTING_FULL"},
+    {"adapter": {}, "training": {"max_steps": 7, "effective_batch_size": 2}},
+    {"adapter": {}, "training": {"effective_batch_size": 2, "micro_batch_size": 3}},
+    {"lora": {}, "training": {"sequence_length": 1000}},
+    {"lora": {}, "evaluation": {"split_fraction": 0.1, "metrics": ["METRIC_EXACT_MATCH"]}},
+    {"lora": {}, "dataset": {"profile": {"examples": 9, "total_tokens": 90_000}}},
+]
+PROFILES = [
+    None,
+    {"examples": 100},
+    {"examples": 100, "token_lengths": [{"upper_bound": 40, "count": 98}, {"upper_bound": 900, "count": 2}]},
+]
+
+
+@pytest.mark.parametrize("told", SPECS, ids=str)
+def test_defaults_conflicts_steps_and_digests_are_those_of_the_services(told):
+    spec = json_format.ParseDict(told, run_spec_pb2.RunSpec())
+    for known in PROFILES:
+        profile = json_format.ParseDict(known, training_data_pb2.DatasetProfile()) if known else None
+        for positions in (0, 512, 8192):
+            ours, sources = fake.resolve(spec, profile, positions=positions)
+            theirs = resolve.resolve_spec(spec, profile=profile, positions=positions)
+            assert ours == theirs.spec
+            assert [each.rule_id for each in sources] == [each.rule_id for each in theirs.sources]
+            found = fake.conflict(ours, positions)
+            wrong = conflicts.combination_problem(ours) or conflicts.sequence_problem(ours, positions)
+            assert (found.reason, found.field) == (wrong.reason, wrong.field_path) if wrong else found is None
+        assert fake.make_plan(ours, profile, REVISION) == digest.make_plan(ours, profile, REVISION)
+        assert fake.optimizer_steps(ours, 1000) == resolve.optimizer_steps(ours, 1000)
+    other = run_spec_pb2.RunSpec(lora={"rank": 1})
+    plans = [run_spec_pb2.Plan(spec=each, revision=REVISION) for each in (spec, other)]
+    assert fake.differences(*plans) == [tuple(each) for each in digest.plan_differences(*plans)]
+
+
+INVENTED = {"tiny", "small", "large"}
+
+
+def test_the_real_models_and_cards_are_those_of_the_estimators_catalog():
+    theirs = {entry.name: model_message(entry) for entry in models()}
+    assert len(MODELS.keys() - INVENTED) >= 8
+    for name in MODELS.keys() - INVENTED:
+        ours, real = MODELS[name], theirs[name]
+        assert (ours.hub_id, ours.family, ours.parameters) == (real.hub_id, real.family, real.parameters)
+        for field in ("hidden_size", "layers", "kv_heads", "vocab_size", "max_position_embeddings"):
+            assert getattr(ours.shape, field) == getattr(real.shape, field), (name, field)
+    cards = {entry.name: entry for entry in accelerators()}
+    for name, card in ACCELERATORS.items():
+        assert card.usable_bytes == cards[name].usable_bytes
