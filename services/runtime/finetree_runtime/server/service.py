@@ -263,7 +263,7 @@ def _channel_options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),  # clients ping every 30 s; the default is 5 min
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # clients ping every 30 s, a busy machine late
         ("grpc.max_connection_age_ms", 30 * 60_000),  # so that clients spread over replicas again
         ("grpc.max_connection_age_grace_ms", 60_000),
     ]
