@@ -104,3 +104,16 @@ def test_what_was_approved_is_what_runs(finetree):
     assert after["plans"][0]["actual"]["job"] == name
     assert after["plans"][0]["actual"]["memory_bytes"] > 100e6
     assert after["plans"][0]["actual"]["duration_seconds"] > 0
+
+    drawn = finetree("jobs", "metrics", name)
+    assert drawn.code == 0, drawn.err
+    assert "tokens_per_second" in drawn.out
+    curves = json.loads(finetree("jobs", "metrics", name, "loss", "--json").out)
+    (loss,) = curves["series"]
+    assert [point["last_step"] for point in loss["points"]] == list(range(1, curves["last_step"] + 1))
+    table = finetree("jobs", "metrics", name, "loss", "--csv").out.splitlines()
+    assert table[0].startswith("metric,unit,first_step,last_step,value")
+    assert len(table) == 1 + len(loss["points"])
+    unknown = finetree("jobs", "metrics", name, "lose")
+    assert unknown.code == 2
+    assert "eval_loss" in unknown.err
