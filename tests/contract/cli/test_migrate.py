@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from finetree.testing import Script, Suite
-from finetree_api.trainer.v1 import event_pb2
+from finetree.testing.trainer.script import Paced
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from finetree_cli import __main__ as entry
 from finetree_cli.jobfile.job import read_job
 
@@ -154,8 +155,8 @@ def migrate(server, tmp_path, monkeypatch, capsys):
 class Answering(Script):
     """A script whose job answers the held-out questions: before training all wrong, afterwards with the next number."""
 
-    def events(self, *given: Any) -> Iterator[Any]:
-        *coming, end = Script.events(self, *given)
+    def events(self, job: job_pb2.Job, artifacts: list[artifact_pb2.Artifact]) -> Iterator[Paced]:
+        *coming, end = Script.events(self, job, artifacts)
         yield from coming
         for number, expected in ((20, "21"), (21, "22"), (30, "31")):
             sample = event_pb2.Sample(
@@ -163,7 +164,7 @@ class Answering(Script):
             )
             kind, level = event_pb2.EVENT_KIND_SAMPLE, event_pb2.EVENT_LEVEL_INFO
             event = event_pb2.JobEvent(kind=kind, level=level, message="sample", sample=sample)
-            yield end._replace(event=event) if isinstance(end, tuple) else event
+            yield Paced(0, event)
         yield end
 
 

@@ -3,6 +3,7 @@
 
 import asyncio
 import inspect
+import socket
 from typing import Any
 
 import pytest
@@ -14,8 +15,13 @@ ROWS = [{"prompt": "Two and two?", "completion": "Four."}]
 
 @pytest.fixture
 def suite():
-    with Suite() as running:
-        yield running
+    # A port that stays this test's own while nothing listens at it: of two sockets that are bound with SO_REUSEADDR
+    # one may listen, and nobody else is given the port.
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        with Suite(port=held.getsockname()[1]) as running:
+            yield running
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ STOPPING = finetree.Unavailable("restarting", reason="SERVER_STOPPING")
 
 
 def test_a_service_that_asks_for_time_gets_it(do, suite):
-    full = finetree.ResourceExhausted("too many calls", reason="TOO_MANY_CALLS", retry_after=0.4)
-    suite.faults.fail_next("ListMethods", full)
+    suite.faults.fail_next("ListMethods", finetree.Unavailable("down", reason="SERVER_STOPPING", retry_after=0.4))
     started = time.monotonic()
     assert len(do(do.client().list_methods())) == 5
     assert time.monotonic() - started >= 0.4
@@ -26,6 +25,13 @@ def test_a_service_that_asks_for_too_much_time_is_not_waited_for(do, suite):
     with pytest.raises(finetree.Unavailable) as caught:
         do(do.client().list_methods())
     assert caught.value.retry_after == 60
+    assert len(suite.faults.calls("ListMethods")) == 1
+
+
+def test_a_full_service_is_not_asked_again(do, suite):
+    suite.faults.fail_next("ListMethods", finetree.ResourceExhausted("full", reason="QUEUE_FULL", retry_after=0.01))
+    with pytest.raises(finetree.ResourceExhausted):
+        do(do.client().list_methods())
     assert len(suite.faults.calls("ListMethods")) == 1
 
 

@@ -1,62 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forking while a client is in use: no child hangs or crashes, and the parent goes on."""
+"""Forking while a client is in use: no child hangs, crashes or fails, and the parent goes on.
 
-import json
+The short form of benchmarks/sdk/fork_matrix.py, whose whole is in docs/forking.md: each cell with fewer children.
+"""
+
+import importlib.util
 import os
-import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from finetree.testing import Script
+from finetree.testing import Suite
 
-FORKER = Path(__file__).with_name("forker.py")
+SCRIPTS = Path(__file__).parents[3] / "benchmarks/sdk"
+CHILDREN = 10
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
-@pytest.fixture
-def fork_in(suite, spec):
-    """Runs the forking program in a mode; the suite stays in this process, so that no server is forked."""
-    suite.trainer.script = Script(hold_at=12)
-    with suite.client() as client:
-        name = client.create_job(spec).name
-
-    def run(mode, **env: str) -> dict[str, object]:
-        command = [sys.executable, str(FORKER), mode, suite.address, name]
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("GRPC_")}
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=55, env=clean | env)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        return json.loads(done.stdout)
-
-    return run
+def script(name: str) -> ModuleType:
+    """A script of the benchmarks; one imports another by its bare name."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
-@pytest.mark.parametrize("mode", ["idle", "streams", "unary"])
-def test_twenty_children(fork_in, mode):
-    told = fork_in(mode)
-    assert told["children"] == ["ok 5"] * 20
-    assert (told["errors"], told["after"]) == ([], "ok 5")
+STATES = script("forking").STATES
+MATRIX = script("fork_matrix")
 
 
-def test_unary_calls_in_flight_with_grpcs_own_fork_support(fork_in):
-    told = fork_in("unary", GRPC_ENABLE_FORK_SUPPORT="1")
-    assert told["children"] == ["ok 5"] * 20
-    assert (told["errors"], told["after"]) == ([], "ok 5")
+@pytest.fixture(scope="module")
+def job_that_goes_on():
+    """Address of a suite and name of a job; the suite stays in this process, so that no server is forked."""
+    with Suite() as suite:
+        yield suite.address, MATRIX.job_that_goes_on(suite)
 
 
-def test_a_child_goes_on_with_a_stream_and_so_does_its_parent(fork_in):
-    told = fork_in("inherited")
-    assert told["children"] == ["ok 1"] * 3
-    assert told["errors"] == []
+@pytest.mark.parametrize("setting", MATRIX.SETTINGS)
+@pytest.mark.parametrize("state", STATES)
+def test_every_child_answers_or_refuses_at_once(job_that_goes_on, state, setting):
+    found = MATRIX.cell(*job_that_goes_on, state=state, setting=setting, children=CHILDREN)
+    assert (found["wrong"], found["parent_errors"]) == ([], [])
+    refused = CHILDREN if MATRIX.must_refuse(state, setting) else 0
+    assert (found["answered"], found["refused"]) == (CHILDREN - refused, refused)
 
 
-def test_an_open_async_client_refuses_in_the_child_and_a_closed_one_harms_nothing(fork_in):
-    told = fork_in("aio")
-    assert told["children"] == ["ok 5"] * 6
-
-
-def test_fork_support_switched_off_is_refused_not_hung(fork_in):
-    told = fork_in("switched_off", GRPC_ENABLE_FORK_SUPPORT="0")
-    assert all("GRPC_ENABLE_FORK_SUPPORT=0" in said for said in told["children"]), told
-    assert told["after"] == "ok 5"
+def test_the_matrix_knows_what_is_wrong():
+    said = ["ok 5", "hang", "signal 11", "refused in 250 ms: this process was forked while …"]
+    found = MATRIX.verdict("idle", "unset", said, [])
+    assert (found["answered"], found["refused"], found["wrong"]) == (1, 1, ["hang", "signal 11"])
+    assert not found["as_required"]
+    assert MATRIX.verdict("idle", "unset", ["ok 5"], [])["as_required"]
+    assert not MATRIX.verdict("idle", "unset", ["ok 5"], ["a call of the parent failed"])["as_required"]
+    assert not MATRIX.verdict("aio_open", "unset", ["ok 5"], [])["as_required"]
+    assert not MATRIX.verdict("aio_open", "unset", [said[-1]], [])["as_required"], "later than 100 ms"

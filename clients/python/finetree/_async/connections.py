@@ -64,7 +64,10 @@ class AsyncConnections:
         GATE.check(aio=True)
         if self._closed:
             raise ClientClosed("the client is closed; make another one", reason="CLIENT_CLOSED")
-        connections = self._open.setdefault(asyncio.get_running_loop(), {})
+        running = asyncio.get_running_loop()
+        if running not in self._open:
+            self._forget_closed_loops()
+        connections = self._open.setdefault(running, {})
         if (service, kind) not in connections:
             connections[service, kind] = Connection(self._connect(service, kind))
         return connections[service, kind]
@@ -108,6 +111,14 @@ class AsyncConnections:
             return found
         mismatch = await asyncio.to_thread(speaks_tls, target.address)
         return plaintext_to_tls(found, target) if mismatch else found
+
+    def _forget_closed_loops(self) -> None:
+        # A channel holds its loop, so that no entry would ever go by itself. Without an owner it closes.
+        # `keyrefs` copies in one step: loops of other threads come and go meanwhile.
+        for loop in [reference() for reference in self._open.keyrefs()]:
+            if loop is not None and loop.is_closed():
+                for connection in self._open.pop(loop, {}).values():
+                    GATE.closed(connection.channel)
 
     def _begin(self) -> None:
         self._open: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[Service, Kind], Connection]]

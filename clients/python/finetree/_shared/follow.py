@@ -117,7 +117,8 @@ class Follow:
         That is so when the follower began after the Terminal event, or its level leaves that out.
         """
         complete = self._filtered or self._seen == UNKNOWN or job.last_seq <= self._seen
-        self.finished = job.state in ENDED and complete
+        # By its time, too: a newer service may have a state for it that this client does not know.
+        self.finished = (job.state in ENDED or job.HasField("end_time")) and complete
         if not complete:
             # Events at the end are missing: the cursor is behind them, the last number is not.
             self._gaps += 1

@@ -59,6 +59,13 @@ def enum_number(enum: Any, value: str | int, field: str) -> Any:
     raise invalid(field, f"no such value {value!r}; known are {known}")
 
 
+def enum_word(enum: Any, number: int) -> str:
+    """Short name of an enum value in lower case, such as "running"; of one newer than this client "unknown(9)"."""
+    known = enum.DESCRIPTOR.values_by_number.get(number)
+    prefix = enum.DESCRIPTOR.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return known.name.removeprefix(prefix).lower() if known is not None else f"unknown({number})"
+
+
 def invalid(field: str, text: str) -> InvalidArgument:
     """Make the error about one argument."""
     return InvalidArgument(f"{field}: {text}", reason="INVALID_REQUEST", violations=(Violation(field, text),))

@@ -71,7 +71,8 @@ class Backoff:
     @staticmethod
     def _helps(error: FinetreeError) -> bool:
         # An attempt that ran into its own deadline met a silent peer; a caller's deadline was looked at before.
-        return isinstance(error, DeadlineExceeded) or may_help(error)
+        silent = isinstance(error, DeadlineExceeded)
+        return silent or is_broken_connection(error) or (error.retry_after is not None and error.code != "INTERNAL")
 
     def within(self, seconds: float | None) -> float | None:
         """Timeout of an attempt: `seconds` (None: no limit of its own), but no later than the deadline.
@@ -134,7 +135,9 @@ class Attempts:
         """
         if error.reason == TOKEN_RENEWED:
             return 0.0  # the service is well; `Token.renew` bounds how often this happens
-        if not may_help(error) or self._left <= 0:
+        # A full service (RESOURCE_EXHAUSTED) is not asked again: its caller knows what can wait, `retry_after` says
+        # for how long.
+        if not is_broken_connection(error) or self._left <= 0:
             raise error
         grown = CALL_DELAYS[min(self._made, len(CALL_DELAYS) - 1)]
         delay = max(random.uniform(grown / 2, grown), error.retry_after or 0.0)
@@ -145,11 +148,6 @@ class Attempts:
             raise error
         self._left, self._made = self._left - 1, self._made + 1
         return delay
-
-
-def may_help(error: FinetreeError) -> bool:
-    """Whether the same call may succeed soon: it broke on its way, or the service says when to come back."""
-    return is_broken_connection(error) or (error.retry_after is not None and error.code != "INTERNAL")
 
 
 def deadline_after(timeout: float | None) -> float | None:

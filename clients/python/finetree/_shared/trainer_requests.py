@@ -25,7 +25,7 @@ from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
 from finetree._shared.follow import Follow
 from finetree._shared.listing import Listing
-from finetree._shared.requests import SpecLike, enum_number, invalid
+from finetree._shared.requests import SpecLike, enum_number, enum_word, invalid
 from finetree._shared.status import error_of_status
 from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
 from finetree.spec import coerce, recommendation_of
@@ -323,7 +323,7 @@ def job_failed(job: job_pb2.Job, terminal: event_pb2.Terminal | None) -> JobFail
     """Make the exception for a job that ended without success."""
     ended = terminal or event_pb2.Terminal(state=job.state, error=job.error, failure_category=job.failure_category)
     cause = error_of_status(ended.error)
-    word = job_pb2.JobState.Name(job.state).removeprefix("JOB_STATE_").lower()
+    word = enum_word(job_pb2.JobState, job.state)
     why = f": {cause.message}" if cause.message else ""
     return JobFailed(
         f"{job.name} {word}{why}",
@@ -344,8 +344,7 @@ def seen(snapshot: job_pb2.Job | None) -> str:
     """What a handle's repr says of the job as it was last seen: ": running, step 5 of 10, loss 1.234"."""
     if snapshot is None or not snapshot.state:
         return ""
-    known = job_pb2.JobState.DESCRIPTOR.values_by_number.get(snapshot.state)
-    parts = [known.name.removeprefix("JOB_STATE_").lower() if known else f"state {snapshot.state}"]
+    parts = [enum_word(job_pb2.JobState, snapshot.state)]
     if snapshot.progress.total_steps:
         parts.append(f"step {snapshot.progress.step} of {snapshot.progress.total_steps}")
     if snapshot.metrics.HasField("loss"):

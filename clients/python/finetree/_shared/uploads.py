@@ -154,6 +154,9 @@ class Upload:
     @property
     def done(self) -> bool:
         """Whether the service has every byte and has checked them."""
+        if self.dataset.state not in dataset_pb2.DatasetState.values():
+            # A newer service may have a further step behind the last byte; there is nothing left to send.
+            return self.dataset.committed_bytes >= self.content.size
         return self.dataset.state == READY
 
     @property

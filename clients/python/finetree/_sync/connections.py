@@ -174,4 +174,5 @@ class Connections:
             channel = grpc.insecure_channel(target.address, arguments)
         else:
             channel = grpc.secure_channel(target.address, channels.credentials(target.tls), arguments)
+        GATE.manage(channel)
         return grpc.intercept_channel(channel, *self._options.interceptors) if self._options.interceptors else channel

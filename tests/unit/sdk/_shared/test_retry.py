@@ -107,12 +107,22 @@ def test_attempts_share_one_deadline():
 
 @pytest.mark.parametrize(("seconds", "waits"), [(0.5, True), (LONGEST_HINT, True), (LONGEST_HINT + 1, False)])
 def test_a_service_that_says_when_to_come_back_is_waited_for_but_not_long(seconds, waits):
-    full = finetree.ResourceExhausted("full", reason="TOO_MANY_CALLS", retry_after=seconds)
-    attempts = Attempts(1, RetryBudget(), 300.0)
-    if waits:
-        assert attempts.delay(full) >= seconds
-    with pytest.raises(finetree.ResourceExhausted):
-        attempts.delay(full)
+    stopping = finetree.Unavailable("stopping", reason="SERVER_STOPPING", retry_after=seconds)
+    delays = spend(Attempts(1, RetryBudget(), 300.0), stopping)
+    assert [delay >= seconds for delay in delays] == [True] * waits
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        finetree.ResourceExhausted("full", reason="QUEUE_FULL", retry_after=0.1),
+        finetree.DeadlineExceeded("late"),
+        finetree.Internal("a bug", reason="INTERNAL", retry_after=0.1),
+        finetree.NotFound("no job", reason="JOB_NOT_FOUND"),
+    ],
+)
+def test_a_unary_call_is_repeated_only_where_the_service_was_not_there(error):
+    assert spend(Attempts(3, RetryBudget(), None), error) == []
 
 
 def test_an_outage_is_not_multiplied():
