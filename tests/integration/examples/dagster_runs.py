@@ -21,7 +21,7 @@ from finetree_api.trainer.v1 import job_pb2
 sys.path.insert(0, sys.argv[1])
 import dagster_pipeline as pipeline
 
-SPEC = {"model": {"name": "smollm2-135m-instruct"}, "dataset": {"profile": {"examples": 8}}, "lora": {}}
+SPEC = {"model": {"name": "smollm2-135m-instruct"}, "dataset": {"path": "rows.jsonl"}, "lora": {}}
 IN_PROCESS = {"execution": {"config": {"in_process": {}}}}
 
 
@@ -55,6 +55,7 @@ def again(instance: dg.DagsterInstance, parent: str) -> None:
     told["deferred"] = deferred.output_for_node("start_fine_tuning")
     told["sensed"] = sensed(instance)
     with Suite() as suite:
+        suite.datasets.files["rows.jsonl"] = b'{"text": "a"}\n'
         suite.trainer.script = Script(hold_at=5)
         os.environ["FINETREE_ADDRESS"] = suite.address
         told["killed"] = {policy: killed(instance, suite, policy) for policy in ("cancel", "checkpoint", "detach")}

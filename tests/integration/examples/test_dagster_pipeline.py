@@ -24,6 +24,7 @@ def start(environment: Any, suite: Suite, home: Path, *words: str) -> Any:
 def test_runs_that_are_killed_tried_again_and_terminated(environment: Any, tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n", encoding="utf-8")
     with Suite() as suite, suite.client() as client:
+        suite.datasets.files["rows.jsonl"] = b'{"text": "a"}\n'
         suite.trainer.script = Script(hold_at=5)
         killed = start(environment, suite, tmp_path, "first")
         try:

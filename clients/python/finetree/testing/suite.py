@@ -35,7 +35,7 @@ class Suite:
     """Recommender, estimator and trainer on one address. What they hold survives `restart`.
 
     It keeps what the contract promises of requests, errors, idempotency, pages, uploads, states, events, cursors,
-    cancelling, artifacts and policies: the tests of the services run on it too. Ids and times are the same in every
+    cancelling, artifacts and policies: the trainer's contract tests run on it too. Ids and times are the same in every
     run. What it cannot promise it refuses with UNIMPLEMENTED and the reason NOT_IN_FAKE_SUITE, or leaves out:
 
     * which method is right, how much memory, time and money a run takes: numbers are invented, with a remark that says
