@@ -51,7 +51,7 @@ def test_every_command_has_help_with_examples_that_parse(path):
     assert command.examples, "a command without an example"
     for example in command.examples:
         assert example in text
-        words = shlex.split(example.split(" | ")[0])
+        words = shlex.split(re.split(r" \| | && | > ", example)[0])
         assert words[0] == "finetree"
         assert tuple(words[1 : 1 + len(path)]) == path, "the example is of another command"
         resolve(words[1:])

@@ -136,7 +136,7 @@ def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
     "export-log",
     examples=(
         "finetree jobs export-log JOB --output run.jsonl",
-        "finetree jobs export-log JOB && jq -c .event.step_metrics.loss JOB.jsonl",
+        "finetree jobs export-log JOB --output run.jsonl && jq -c .event.step_metrics.loss run.jsonl",
     ),
 )
 @click.argument("job")
