@@ -60,11 +60,11 @@ run: setup  ## start a demonstration of the whole suite on this machine
 
 test: test-unit test-integration test-robustness  ## every tier of the test suite
 
-test-unit: setup  ## unit and contract tests (budget 90 s on two cores)
+test-unit: setup  ## unit and contract tests (budget 3 min on two cores)
 	@$(call tier,unit + contract,3,tests/unit tests/contract tests/conformance/buf tests/conformance/typescript)
 
 test-integration: setup  ## real servers and workers on loopback (budget 4 min)
-	@$(call tier,integration,0,tests/integration)
+	@$(call tier,integration,2,tests/integration)
 
 test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
 	@$(call tier,robustness + fuzz,2,tests/robustness tests/fuzz)

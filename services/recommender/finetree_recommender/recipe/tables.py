@@ -112,6 +112,7 @@ def _bracket(rows: tuple[Row, ...], number: float) -> Row | None:
 
 
 def _product(base: float, factor: Value) -> Value:
-    product = base * float(factor)
+    # To 12 digits: 0.0001 times 3 is 0.0003 and not 0.00030000000000000003, where a person reads it.
+    product = float(f"{base * float(factor):.12g}")
     # Ranks stay whole numbers; rates stay fractions.
     return int(product) if isinstance(base, int) and product == int(product) else product
