@@ -2,6 +2,7 @@
 """docs/examples/fastapi_service.py, served by uvicorn before the real recommender and estimator."""
 
 import json
+import os
 import re
 import select
 import urllib.error
@@ -53,9 +54,10 @@ def served(environment: Any, addresses: dict[str, str]) -> Iterator[Desk]:
         while (found := re.search(r"running on (http://\S+)", said)) is None:
             assert process.stderr is not None
             assert select.select([process.stderr], [], [], 60)[0], said
-            line = process.stderr.readline()
-            assert line, said
-            said += line
+            # Not by lines: what a line's reader has taken in advance does not show in the pipe any more.
+            part = os.read(process.stderr.fileno(), 1 << 16).decode()
+            assert part, said
+            said += part
         yield Desk(found[1])
     finally:
         process.terminate()
