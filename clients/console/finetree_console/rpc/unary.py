@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from finetree import to_json
-from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -67,8 +67,8 @@ def timeout_of(request: Request) -> float | None:
     return seconds
 
 
-def _fill_request_id(message: Message, request: Request) -> None:
+def _fill_request_id(message: Any, request: Request) -> None:
     """Give a request that writes an idempotency key: the call may be sent again on its way to the service."""
-    if "request_id" not in message.DESCRIPTOR.fields_by_name or message.request_id:  # type: ignore[attr-defined]
+    if "request_id" not in message.DESCRIPTOR.fields_by_name or message.request_id:
         return
-    message.request_id = request.headers.get(IDEMPOTENCY_KEY) or str(uuid.uuid4())  # type: ignore[attr-defined]
+    message.request_id = request.headers.get(IDEMPOTENCY_KEY) or str(uuid.uuid4())

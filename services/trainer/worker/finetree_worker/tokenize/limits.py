@@ -2,8 +2,8 @@
 """Limits on what rendering and tokenizing a block of rows may cost: templates and tokenizers are other people's code.
 
 A chat template is a program that can loop for hours and build a text of gigabytes, and a tokenizer's regular expression
-can take minutes for a row. A block has at most 512 rows and a million characters, of which this machine's share of the
-limits is under one percent.
+can take minutes for a row. A block has at most 512 rows and about a million characters, which take less than a
+hundredth of the limits.
 """
 
 import resource
@@ -24,15 +24,18 @@ BLOCK_BYTES = 2 << 30
 
 
 class BlockLimits:
-    """The limits of one file's blocks, while `limited` holds."""
+    """The limits of one file's blocks, while `limited` holds; without `hold` nothing is limited."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hold: bool) -> None:
         self.first_row = 1
+        self._hold = hold
         self._hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
 
     def begin(self, first_row: int) -> None:
         """Begin a block, which gets the limits anew; errors name its first row."""
         self.first_row = first_row
+        if not self._hold:
+            return
         signal.setitimer(signal.ITIMER_PROF, BLOCK_SECONDS)
         soft = _data_bytes() + BLOCK_BYTES
         if self._hard != resource.RLIM_INFINITY:
@@ -57,9 +60,10 @@ def limited() -> Iterator[BlockLimits]:
 
     Signals reach the main thread alone; on another one (a test, a program of one's own) nothing is limited.
     """
-    limits = BlockLimits()
-    if threading.current_thread() is not threading.main_thread():
-        yield _Unlimited()
+    in_main = threading.current_thread() is threading.main_thread()
+    limits = BlockLimits(hold=in_main)
+    if not in_main:
+        yield limits
         return
 
     def too_slow(_number: int, _frame: FrameType | None) -> Never:
@@ -74,12 +78,6 @@ def limited() -> Iterator[BlockLimits]:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, handler)
         resource.setrlimit(resource.RLIMIT_DATA, memory)
-
-
-class _Unlimited(BlockLimits):
-    def begin(self, first_row: int) -> None:
-        """Note the block."""
-        self.first_row = first_row
 
 
 def _data_bytes() -> int:
