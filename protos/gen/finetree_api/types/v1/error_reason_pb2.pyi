@@ -447,6 +447,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
     data from a backup.
     """
+    ERROR_REASON_SUBJECT_REPEATED: _ErrorReason.ValueType  # 243
+    """Evaluations.
+
+    An evaluation names the same trained weights twice, or two under one label (INVALID_ARGUMENT, CreateJob and
+    ValidateJob). Name each once, with a label of its own.
+    """
+    ERROR_REASON_NO_CHOICES: _ErrorReason.ValueType  # 244
+    """A metric of choices is asked for, and the held-out rows have none (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+    errors). Name the column of the choices in reading.columns.choices, or ask for other metrics.
+    """
+    ERROR_REASON_TOO_FEW_EXAMPLES: _ErrorReason.ValueType  # 245
+    """The rows that examples are taken from are too few, those that are evaluated on left out (INVALID_ARGUMENT, job
+    errors). Name other rows in few_shot.dataset, or ask for fewer examples.
+    """
+    ERROR_REASON_BASE_UNKNOWN: _ErrorReason.ValueType  # 246
+    """Nothing says which base model the trained weights belong to (INVALID_ARGUMENT, CreateJob and ValidateJob). Name it
+    in `model`.
+    """
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 180
     """Failures of a running job.
 
@@ -956,6 +974,24 @@ ERROR_REASON_RECORD_DAMAGED: ErrorReason.ValueType  # 174
 """What the trainer's database holds of a job, a dataset, an artifact or a request is damaged on the disk
 (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
 data from a backup.
+"""
+ERROR_REASON_SUBJECT_REPEATED: ErrorReason.ValueType  # 243
+"""Evaluations.
+
+An evaluation names the same trained weights twice, or two under one label (INVALID_ARGUMENT, CreateJob and
+ValidateJob). Name each once, with a label of its own.
+"""
+ERROR_REASON_NO_CHOICES: ErrorReason.ValueType  # 244
+"""A metric of choices is asked for, and the held-out rows have none (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+errors). Name the column of the choices in reading.columns.choices, or ask for other metrics.
+"""
+ERROR_REASON_TOO_FEW_EXAMPLES: ErrorReason.ValueType  # 245
+"""The rows that examples are taken from are too few, those that are evaluated on left out (INVALID_ARGUMENT, job
+errors). Name other rows in few_shot.dataset, or ask for fewer examples.
+"""
+ERROR_REASON_BASE_UNKNOWN: ErrorReason.ValueType  # 246
+"""Nothing says which base model the trained weights belong to (INVALID_ARGUMENT, CreateJob and ValidateJob). Name it
+in `model`.
 """
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 180
 """Failures of a running job.

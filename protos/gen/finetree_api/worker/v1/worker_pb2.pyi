@@ -6,9 +6,11 @@ release.
 """
 
 from collections import abc as _abc
+from finetree_api.trainer.v1 import evaluation_pb2 as _evaluation_pb2
 from finetree_api.trainer.v1 import event_pb2 as _event_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
 from finetree_api.types.v1 import hardware_pb2 as _hardware_pb2
+from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -385,6 +387,7 @@ class Task(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     FOLDERS_FIELD_NUMBER: _builtins.int
@@ -394,6 +397,7 @@ class Task(_message.Message):
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     HOURLY_PRICE_FIELD_NUMBER: _builtins.int
     HUB_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -423,6 +427,12 @@ class Task(_message.Message):
         """Merges or converts an artifact."""
 
     @_builtins.property
+    def evaluate(self) -> _evaluation_pb2.EvaluateTask:
+        """Measures trained weights beside their base, those of `weights` in the order of its subjects. The held-out rows
+        are in evaluation_file, those that examples are taken from in dataset_file.
+        """
+
+    @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Placement]:
         """Devices that it may use; no others."""
 
@@ -442,6 +452,10 @@ class Task(_message.Message):
     def hub(self) -> Global___HubAccess:
         """How to reach the hub. Set only where the task downloads a model."""
 
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWeights]:
+        """Trained weights that it reads. Empty: none."""
+
     def __init__(
         self,
         *,
@@ -452,6 +466,7 @@ class Task(_message.Message):
         train: _job_pb2.TrainTask | None = ...,
         prepare: _job_pb2.PrepareTask | None = ...,
         export: _job_pb2.ExportTask | None = ...,
+        evaluate: _evaluation_pb2.EvaluateTask | None = ...,
         placements: _abc.Iterable[_job_pb2.Placement] | None = ...,
         threads: _builtins.int = ...,
         folders: Global___TaskFolders | None = ...,
@@ -461,16 +476,53 @@ class Task(_message.Message):
         plan_digest: _builtins.str = ...,
         hourly_price: _money_pb2.Money | None = ...,
         hub: Global___HubAccess | None = ...,
+        weights: _abc.Iterable[Global___TaskWeights] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "prepare", b"prepare", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "prepare", b"prepare", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskWeights(_message.Message):
+    """Trained weights, as the service found them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What errors and reports call them."""
+    folder: _builtins.str
+    """Absolute path of the folder."""
+    checkpoint: _builtins.bool
+    """Whether it is a checkpoint."""
+    @_builtins.property
+    def spec(self) -> _run_spec_pb2.RunSpec:
+        """The run that made them. Unset: unknown."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        folder: _builtins.str = ...,
+        checkpoint: _builtins.bool = ...,
+        spec: _run_spec_pb2.RunSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "folder", b"folder", "name", b"name", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskWeights: _TypeAlias = TaskWeights  # noqa: Y015
 
 @_typing.final
 class TaskFolders(_message.Message):

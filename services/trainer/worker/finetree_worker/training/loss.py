@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cross entropy at the target positions alone, with a bounded number of logits in memory."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -69,10 +70,28 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
 
 def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[float, int]:
     """Return the sum of the targets' cross entropies (nats) and the number of predicted targets; no gradients."""
-    hidden, total, correct = hidden_states(model, batch)[batch.predictors], 0.0, 0
-    chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
-    for part, labels in chunks:
-        logits = _logits(model, part)
+    total, correct = 0.0, 0
+    for logits, labels in _target_logits(model, batch):
         total += float(cross_entropy(logits, labels, reduction="sum"))
         correct += int((logits.argmax(dim=-1) == labels).sum())
     return total, correct
+
+
+def target_scores(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Return each target's cross entropy (nats), float32, and whether it is predicted, bool; no gradients.
+
+    Both (targets,), in the order of the batch's labels.
+    """
+    nats, correct = [], []
+    for logits, labels in _target_logits(model, batch):
+        nats.append(cross_entropy(logits, labels, reduction="none"))
+        correct.append(logits.argmax(dim=-1) == labels)
+    return torch.cat(nats), torch.cat(correct)
+
+
+def _target_logits(model: PreTrainedModel, batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits, float32 (targets of a chunk, vocabulary), and labels."""
+    hidden = hidden_states(model, batch)[batch.predictors]
+    chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
+    for part, labels in chunks:
+        yield _logits(model, part), labels
