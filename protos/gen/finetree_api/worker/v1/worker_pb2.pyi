@@ -6,9 +6,11 @@ release.
 """
 
 from collections import abc as _abc
+from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import event_pb2 as _event_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
 from finetree_api.types.v1 import hardware_pb2 as _hardware_pb2
+from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -394,6 +396,7 @@ class Task(_message.Message):
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     HOURLY_PRICE_FIELD_NUMBER: _builtins.int
     HUB_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -442,6 +445,10 @@ class Task(_message.Message):
     def hub(self) -> Global___HubAccess:
         """How to reach the hub. Set only where the task downloads a model."""
 
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWeights]:
+        """Trained weights that it works with. Empty: those of the base model alone."""
+
     def __init__(
         self,
         *,
@@ -461,16 +468,71 @@ class Task(_message.Message):
         plan_digest: _builtins.str = ...,
         hourly_price: _money_pb2.Money | None = ...,
         hub: Global___HubAccess | None = ...,
+        weights: _abc.Iterable[Global___TaskWeights] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "prepare", b"prepare", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskWeights(_message.Message):
+    """Trained weights of a task, as the service found them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What the task calls them: "init_from" for those that a run starts from."""
+    folder: _builtins.str
+    """Absolute path of the adapter, the model or the checkpoint."""
+    checkpoint: _builtins.bool
+    """Whether the folder is a checkpoint; else it is an artifact, or an adapter that others trained."""
+    kind: _artifact_pb2.ArtifactKind.ValueType
+    """What they are: an adapter or a whole model."""
+    sha256: _builtins.str
+    """SHA-256 of their content that the service saw, as TrainedWeights.sha256."""
+    source: _builtins.str
+    """Resource name of the artifact or checkpoint, or the path under a model root."""
+    @_builtins.property
+    def spec(self) -> _run_spec_pb2.RunSpec:
+        """The resolved run that made them, whose method a checkpoint is read by. Unset: others trained them."""
+
+    @_builtins.property
+    def base(self) -> _artifact_pb2.ArtifactBase:
+        """Base model that they belong to; what is not known of it is empty."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        folder: _builtins.str = ...,
+        checkpoint: _builtins.bool = ...,
+        spec: _run_spec_pb2.RunSpec | None = ...,
+        kind: _artifact_pb2.ArtifactKind.ValueType = ...,
+        base: _artifact_pb2.ArtifactBase | None = ...,
+        sha256: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "checkpoint", b"checkpoint", "folder", b"folder", "kind", b"kind", "name", b"name", "sha256", b"sha256", "source", b"source", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskWeights: _TypeAlias = TaskWeights  # noqa: Y015
 
 @_typing.final
 class TaskFolders(_message.Message):
