@@ -37,7 +37,7 @@ def test_the_interval_of_a_mean_is_that_of_the_central_limit_theorem() -> None:
 @pytest.mark.parametrize("kind", ["losses", "answers"])
 def test_of_simulated_pairs_95_percent_of_the_intervals_hold_the_truth(kind: str) -> None:
     """Skewed losses, and right or wrong answers; within the error of a binomial share of the number of simulations."""
-    random, simulations, rows = np.random.default_rng(7), 300, 120
+    random, simulations, rows = np.random.default_rng(7), 200, 120
     held = 0
     for simulation in range(simulations):
         if kind == "losses":
@@ -45,7 +45,7 @@ def test_of_simulated_pairs_95_percent_of_the_intervals_hold_the_truth(kind: str
             a, b, truth = common * random.exponential(0.8, rows), common, -0.2
         else:
             a, b, truth = random.random(rows) < 0.7, random.random(rows) < 0.5, 0.2
-        found = paired(a.astype(float), b.astype(float), seed=simulation, resamples=2_000).interval("a", "b")
+        found = paired(a.astype(float), b.astype(float), seed=simulation, resamples=1_000).interval("a", "b")
         held += found.low <= truth <= found.high
     error = math.sqrt(0.95 * 0.05 / simulations)
     # BCa from 120 rows is itself right to about a percent (Efron 1987: an error of the order of 1 / rows).

@@ -11,13 +11,14 @@ import string
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from finetree_api.trainer.v1 import evaluation_pb2
 
 from finetree_worker.training.evaluation.bootstrap import Floats, Ratio
 
-MetricKind = evaluation_pb2.EvaluationMetric.ValueType
+MetricKind: TypeAlias = evaluation_pb2.EvaluationMetric.ValueType
 LOSS = evaluation_pb2.EVALUATION_METRIC_LOSS
 PERPLEXITY = evaluation_pb2.EVALUATION_METRIC_PERPLEXITY
 TOKEN_ACCURACY = evaluation_pb2.EVALUATION_METRIC_TOKEN_ACCURACY

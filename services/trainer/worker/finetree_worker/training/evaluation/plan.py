@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from finetree_api.trainer.v1 import evaluation_pb2
 from finetree_api.types.v1 import method_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data.contract import reading_of
@@ -65,7 +66,7 @@ class EvaluationPlan:
     few_shot: FewShotPlan | None = None
     metrics: tuple[MetricKind, ...] = ()
     """Empty: all that the rows allow."""
-    decide_by: MetricKind = 0
+    decide_by: MetricKind = evaluation_pb2.EVALUATION_METRIC_UNSPECIFIED
     max_new_tokens: int = 64
     max_rows: int = 0
     """0: all."""

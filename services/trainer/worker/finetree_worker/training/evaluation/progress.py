@@ -90,7 +90,9 @@ class Progress:
         done = sum(stage.units for stage in self._stages[: self._at])
         if self._at < len(self._stages):
             done += self._within * self._stages[self._at].units
-        return done / total if total else 1.0
+            # 1 says that the phase is over.
+            return min(done / total, 1 - 1 / EVENTS)
+        return 1.0
 
     def _tell(self, *, force: bool = False) -> None:
         fraction = self.fraction
