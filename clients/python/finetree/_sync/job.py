@@ -88,7 +88,7 @@ class Job:
 
         Raises:
             NotFound: JOB_NOT_FOUND.
-            InvalidArgument: nothing is named, a key or value is not allowed, or the job would have more than 64 of them.
+            InvalidArgument: nothing is named, a key or value is not allowed, or it would have more than 64.
         """
         request = trainer_requests.update_job(
             self.name, display_name=display_name, labels=labels, annotations=annotations, request_id=request_id
