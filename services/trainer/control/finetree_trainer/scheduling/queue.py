@@ -123,9 +123,12 @@ class JobQueue:
             self._wake.set()
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
-        if record.WhichOneof("task") != "train":
+        if record.WhichOneof("task") == "evaluate":
+            hardware = record.evaluate.hardware
+        elif record.WhichOneof("task") == "train":
+            hardware = record.train.spec.hardware
+        else:
             return _demand([device for device in self._devices if device.id == CPU], 1, prepares=True)
-        hardware = record.train.spec.hardware
         try:
             return _demand(matching(self._devices, hardware), max(1, hardware.count))
         except DomainError:

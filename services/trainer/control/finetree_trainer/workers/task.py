@@ -15,6 +15,7 @@ from finetree_trainer.disk import full_disk_refused, private_folder
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub, locate
+from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.scheduling.devices import Device, Slot, placements, usable_cores
 from finetree_trainer.settings import Settings
 
@@ -23,9 +24,16 @@ class TaskBuilder:
     """Builds the tasks of jobs."""
 
     def __init__(
-        self, log: EventLog, models: locate.Models, datasets: Datasets, *, devices: Iterable[Device], settings: Settings
+        self,
+        log: EventLog,
+        models: locate.Models,
+        datasets: Datasets,
+        *,
+        weights: WeightsLocator,
+        devices: Iterable[Device],
+        settings: Settings,
     ) -> None:
-        self._log, self._models, self._datasets = log, models, datasets
+        self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
         self._threads = {(device.node, device.id): device.threads for device in devices}
         self._layout, self._settings = Layout(settings.data_dir), settings
         self._hub = hub.hub_access(settings, os.environ)
@@ -34,7 +42,7 @@ class TaskBuilder:
     async def build(self, uid: str, slots: Sequence[Slot]) -> worker_pb2.Task:
         """Build the task of a job on its slots, without what belongs to an attempt.
 
-        Raises NotFound for inputs that no longer exist.
+        Raises NotFound for inputs that no longer exist, and the errors of trained weights that CreateJob documents.
         """
         row = await self._log.row(uid)
         record = job_pb2.Job.FromString(row.record)
@@ -53,6 +61,17 @@ class TaskBuilder:
             task.evaluation_file = await self._file(row.evaluation_uid, prepare.evaluation_dataset)
             if prepare.HasField("model"):
                 self._set_model(task, record, fetching=True)
+        elif record.WhichOneof("task") == "evaluate":
+            asked = record.evaluate
+            task.evaluate.CopyFrom(asked)
+            task.dataset_file = await self._file(row.dataset_uid, asked.few_shot.dataset)
+            task.evaluation_file = await self._file(row.evaluation_uid, asked.dataset)
+            self._set_model(task, record, fetching=False)
+            for i, subject in enumerate(asked.subjects):
+                # With the hash that the job has: other weights in their place are refused.
+                place = f"job.evaluate.subjects[{i}].weights"
+                found = await self._weights.locate(row.project, subject.weights, place)
+                task.weights.append(found.message(subject.label))
         else:
             spec = record.train.spec
             task.train.spec.CopyFrom(spec)
@@ -62,7 +81,7 @@ class TaskBuilder:
         return task
 
     def _set_model(self, task: worker_pb2.Task, record: job_pb2.Job, *, fetching: bool) -> None:
-        source = record.prepare.model if fetching else record.train.spec.model
+        source = locate.model_of(record)
         model = self._models.relocate(source, record.base)
         from_hub = fetching and model.home is not None
         task.base.CopyFrom(

@@ -20,7 +20,7 @@ def chosen(file: Path, count: int = 4, without: set[int] = frozenset(), seed: in
 
 def test_the_order_of_the_file_changes_nothing(write_rows: Callable[..., Path]) -> None:
     first = chosen(write_rows(ROWS))
-    shuffled = random.Random(1).sample(ROWS, len(ROWS))  # noqa: S311 - an order, no secret
+    shuffled = random.Random(1).sample(ROWS, len(ROWS))
     assert chosen(write_rows(shuffled, "shuffled.jsonl")) == first
     assert len(set(first)) == 4
     assert chosen(write_rows(ROWS), seed=1) != first
@@ -31,9 +31,7 @@ def test_the_order_of_the_file_changes_nothing(write_rows: Callable[..., Path]) 
 def test_rows_that_are_evaluated_on_are_no_examples(write_rows: Callable[..., Path]) -> None:
     """Neither whole nor by their question: the answer would stand in the prompt."""
     file = write_rows(ROWS)
-    held_out = [
-        Row(1, (Message("user", f"Question {i}?"), Message("assistant", "Something else."))) for i in range(15)
-    ]
+    held_out = [Row(1, (Message("user", f"Question {i}?"), Message("assistant", "Something else."))) for i in range(15)]
     found = chosen(file, 5, without=keys_of(held_out))
     assert sorted(found) == sorted(f"Answer {i}." for i in range(15, 20))
 

@@ -13,7 +13,10 @@ from finetree_worker.training.evaluation import measure as measuring
 from finetree_worker.training.evaluation.few_shot import Examples
 from finetree_worker.training.evaluation.measure import MeasuredRows, choice_examples, measure, row_sums, tokenized
 
-ROWS = [Row(i + 1, (Message("user", "why " * (1 + i % 3)), Message("assistant", "so it is" * (1 + i % 2)))) for i in range(6)]
+ROWS = [
+    Row(i + 1, (Message("user", "why " * (1 + i % 3)), Message("assistant", "so it is" * (1 + i % 2))))
+    for i in range(6)
+]
 QUIZ = Row(
     1, (Message("user", "Which is red?"), Message("assistant", "a rose")), choices=("the sea", "a rose", "im", "snow ")
 )
@@ -95,9 +98,7 @@ def test_a_model_is_measured_by_losses_choices_and_answers(tiny: Callable[..., A
         questions=[1],
     )
     told: list[float] = []
-    first, second = measure(
-        tiny(), tokenizer, asked, max_new_tokens=3, on_loss=told.append, on_answers=told.append
-    )
+    first, second = measure(tiny(), tokenizer, asked, max_new_tokens=3, on_loss=told.append, on_answers=told.append)
     assert [len(one.choices) for one in (first, second)] == [4, 2]
     assert first.choices[1].log_likelihood == pytest.approx(second.choices[1].log_likelihood, rel=1e-5)
     assert first.answer is None

@@ -27,7 +27,7 @@ from finetree_worker.training.evaluation.metrics import Choice, Expected, RowSco
         ("Theatre", "atre", False, 0.0),
     ],
 )
-def test_exact_match_and_f1_are_those_of_squad(answer: str, expected: str, exact: bool, f1: float) -> None:  # noqa: FBT001 - a table
+def test_exact_match_and_f1_are_those_of_squad(answer: str, expected: str, exact: bool, f1: float) -> None:
     assert metrics.exact_match(answer, expected) is exact
     assert metrics.token_f1(answer, expected) == pytest.approx(f1)
     assert metrics.token_f1(expected, answer) == pytest.approx(f1)

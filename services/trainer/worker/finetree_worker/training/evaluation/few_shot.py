@@ -6,7 +6,8 @@ They stand before the question as earlier turns, rendered by the same chat templ
 """
 
 import heapq
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,14 +39,14 @@ class Examples:
         return replace(row, messages=(*row.messages[:system], *shown, *row.messages[system:]))
 
 
-def choose(source: RowSource, count: int, *, without: Set[int], seed: int) -> Examples:
+def choose(source: RowSource, count: int, *, without: AbstractSet[int], seed: int) -> Examples:
     """Choose examples from a file; `without` are the hashes of contents and prompts that may not be among them.
 
     Raises DataError: those of `rows_of`, and TOO_FEW_EXAMPLES.
     """
     drawn = key("examples", seed)
     best = heapq.nsmallest(count, _ranked(rows_of(source.open(), source.place), without, drawn), key=lambda one: one[0])
-    different = {rank: row for rank, row in best}
+    different = dict(best)
     if len(different) < count:
         raise DataError(
             "TOO_FEW_EXAMPLES",
@@ -57,7 +58,7 @@ def choose(source: RowSource, count: int, *, without: Set[int], seed: int) -> Ex
     return Examples(tuple(different[rank] for rank in sorted(different)))
 
 
-def _ranked(rows: Iterable[Row], without: Set[int], drawn: int) -> Iterable[tuple[int, Row]]:
+def _ranked(rows: Iterable[Row], without: AbstractSet[int], drawn: int) -> Iterable[tuple[int, Row]]:
     """Yield the rows that can be examples with their ranks; of equal rows the first."""
     seen: set[int] = set()
     for row in rows:

@@ -139,9 +139,7 @@ def _fill(
             setattr(message, field_name, value)
 
 
-def verdict(
-    interval: Interval, metric: MetricKind, *, differing: int
-) -> evaluation_pb2.EvaluationVerdict.ValueType:
+def verdict(interval: Interval, metric: MetricKind, *, differing: int) -> evaluation_pb2.EvaluationVerdict.ValueType:
     """Return whether a difference with this interval says better, worse, or nothing."""
     low, high = interval.low, interval.high
     if differing < DIFFERING_ROWS or low is None or high is None or low <= 0 <= high:
@@ -244,7 +242,7 @@ def _cautions(report: evaluation_pb2.EvaluationReport) -> Iterator[check_pb2.Rem
         if one.metric == GENERAL_LOSS and one.against == base and one.verdict == _WORSE:
             text = (
                 f"{one.label}: the loss on general texts grew by {_difference(one)} nats a token: it has forgotten "
-                "some of what the base can do. Train for fewer steps, with a lower learning rate, or mix general rows in."
+                "some of what the base can do. Train for fewer steps, lower the learning rate, or mix general rows in."
             )
             yield check_pb2.Remark(code="GENERAL_LOSS_GREW", message=text)
 

@@ -154,4 +154,6 @@ def general(tokenizer: PreTrainedTokenizerBase, limit: int) -> MeasuredRows:
     """Return the general texts, tokenized as plain text that does not end."""
     rows = general_rows()
     made = tokenized(rows, RowFormat.TEXT, tokenizer=tokenizer, append_eos=False)
-    return MeasuredRows(rows, [replace(one, tokens=one.tokens[:limit], is_target=one.is_target[:limit]) for one in made])
+    return MeasuredRows(
+        rows, [replace(one, tokens=one.tokens[:limit], is_target=one.is_target[:limit]) for one in made]
+    )

@@ -45,7 +45,7 @@ from finetree_worker.training.evaluation.metrics import (
 )
 from finetree_worker.training.evaluation.plan import EvaluationPlan, SubjectPlan
 from finetree_worker.training.evaluation.progress import Progress, Stage
-from finetree_worker.training.evaluation.report import Measured, Settings, metric_name
+from finetree_worker.training.evaluation.report import Measured, Settings
 from finetree_worker.training.evaluation.results import Kept, Results, file_hash
 from finetree_worker.training.evaluation.rows import HeldOut, Room, general, load_held_out, prompted, with_questions
 from finetree_worker.training.run import execution_plan
@@ -144,9 +144,7 @@ class _Evaluation:
 
     # -------------------------------------------------------------------------------------------------- rows
 
-    def _held_out(
-        self, tokenizer: PreTrainedTokenizerBase, limit: int, progress: Callable[[float], None]
-    ) -> HeldOut:
+    def _held_out(self, tokenizer: PreTrainedTokenizerBase, limit: int, progress: Callable[[float], None]) -> HeldOut:
         asked = set(self.plan.metrics) | {self.plan.decide_by}
         # Whether answers are generated is decided by the rows; room for them is kept unless nobody asks for any.
         room = Room(limit, self.plan.max_new_tokens if not self.plan.metrics or asked & set(OF_ANSWERS) else 0)
@@ -319,9 +317,7 @@ class _Evaluation:
         progress.stage_done()
         if texts is None or entry.examples:
             return scores, []
-        known = measure(
-            model, tokenizer, texts, max_new_tokens=1, on_loss=progress.within, on_answers=progress.within
-        )
+        known = measure(model, tokenizer, texts, max_new_tokens=1, on_loss=progress.within, on_answers=progress.within)
         progress.stage_done()
         return scores, known
 
