@@ -31,7 +31,11 @@ from finetree_data import journal
 from google.rpc import error_details_pb2, status_pb2
 
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
-KINDS = {"train": job_pb2.TASK_KIND_TRAIN, "prepare": job_pb2.TASK_KIND_PREPARE}
+KINDS = {
+    "train": job_pb2.TASK_KIND_TRAIN,
+    "prepare": job_pb2.TASK_KIND_PREPARE,
+    "evaluate": job_pb2.TASK_KIND_EVALUATE,
+}
 OUTCOMES = {
     "succeeded": worker_pb2.OUTCOME_KIND_SUCCEEDED,
     "failed": worker_pb2.OUTCOME_KIND_FAILED,

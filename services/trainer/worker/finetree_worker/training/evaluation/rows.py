@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The held-out rows of an evaluation: read and reported as training rows are, chosen, and tokenized as each is asked."""
+"""The held-out rows of an evaluation: read and reported as training rows are, chosen, tokenized as they are asked."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

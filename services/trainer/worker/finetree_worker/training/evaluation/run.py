@@ -275,15 +275,15 @@ class _Evaluation:
                 # One model at a time: the one before goes first.
                 self.loaded = None
                 _free(self.device)
-            seconds = 0.0
-            if known is None:
+            scores, seconds = known, 0.0
+            if scores is None:
                 if self.loaded is None:
                     self.loaded = self._load(entry.subject)
                     progress.stage_done()
-                known = self._measure(self.loaded, entry, tokenizer=tokenizer, texts=texts, progress=progress)
-                self._kept.save(number, known)
+                scores = self._measure(self.loaded, entry, tokenizer=tokenizer, texts=texts, progress=progress)
+                self._kept.save(number, scores)
                 seconds = time.perf_counter() - began
-            found.append(_measured(entry, known, seconds))
+            found.append(_measured(entry, scores, seconds))
         self.loaded = None
         return found
 
