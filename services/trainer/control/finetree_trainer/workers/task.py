@@ -15,17 +15,28 @@ from finetree_trainer.disk import full_disk_refused, private_folder
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub, locate
+from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.scheduling.devices import Device, Slot, placements, usable_cores
 from finetree_trainer.settings import Settings
+
+_INIT_FROM = "job.train.spec.init_from"
+"""Field path in errors about the weights that a job starts from."""
 
 
 class TaskBuilder:
     """Builds the tasks of jobs."""
 
     def __init__(
-        self, log: EventLog, models: locate.Models, datasets: Datasets, *, devices: Iterable[Device], settings: Settings
+        self,
+        log: EventLog,
+        models: locate.Models,
+        datasets: Datasets,
+        *,
+        weights: WeightsLocator,
+        devices: Iterable[Device],
+        settings: Settings,
     ) -> None:
-        self._log, self._models, self._datasets = log, models, datasets
+        self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
         self._threads = {(device.node, device.id): device.threads for device in devices}
         self._layout, self._settings = Layout(settings.data_dir), settings
         self._hub = hub.hub_access(settings, os.environ)
@@ -34,7 +45,7 @@ class TaskBuilder:
     async def build(self, uid: str, slots: Sequence[Slot]) -> worker_pb2.Task:
         """Build the task of a job on its slots, without what belongs to an attempt.
 
-        Raises NotFound for inputs that no longer exist.
+        Raises NotFound for inputs that no longer exist, and the errors of trained weights that CreateJob documents.
         """
         row = await self._log.row(uid)
         record = job_pb2.Job.FromString(row.record)
@@ -59,6 +70,10 @@ class TaskBuilder:
             task.dataset_file = await self._file(row.dataset_uid, spec.dataset)
             task.evaluation_file = await self._file(row.evaluation_uid, spec.evaluation.dataset)
             self._set_model(task, record, fetching=False)
+            if spec.HasField("init_from"):
+                # With the hash that the plan has: other weights in their place are refused.
+                found = await self._weights.locate(row.project, spec.init_from, _INIT_FROM)
+                task.weights.append(found.message("init_from"))
         return task
 
     def _set_model(self, task: worker_pb2.Task, record: job_pb2.Job, *, fetching: bool) -> None:
