@@ -28,8 +28,8 @@ _NEVER_FURTHER = (
     *("monteclora_config", "use_bdlora", "arrow_config", "kasa_config", "velora_config", "prefix_projection"),
 )
 """Settings of peft 0.21 that RunSpec has no word for, so that an adapter with one cannot be trained further here."""
-_MAX_TARGETS = 64
-"""As many target_modules as RunSpec may name."""
+_MAX_TARGETS, _MAX_ALPHA = 64, 65536
+"""Rules of Lora.target_modules and Lora.alpha."""
 
 
 def adopt(spec: run_spec_pb2.RunSpec, weights: LocatedWeights, field_path: str) -> list[str]:
@@ -87,28 +87,38 @@ def _read(spec: run_spec_pb2.RunSpec, adapter: AdapterFolder, place: str) -> Non
     try:
         match adapter.method:
             case "lora":
-                spec.lora.CopyFrom(_low_rank(config))
+                spec.lora.CopyFrom(_low_rank(adapter))
             case "prefix":
-                spec.prefix.virtual_tokens = config["num_virtual_tokens"]
+                spec.prefix.virtual_tokens = _size(adapter, "prompt_embeddings", config["num_virtual_tokens"])
             case _:
                 placement = f"ADAPTER_PLACEMENT_{str(config['placement']).upper()}"
                 spec.adapter.placement = method_pb2.AdapterPlacement.Value(placement)
-                spec.adapter.bottleneck_size = config["bottleneck_size"]
+                spec.adapter.bottleneck_size = _size(adapter, ".down.bias", config["bottleneck_size"])
     except (KeyError, TypeError, ValueError) as error:
         raise _cannot_go_on(place, "has a configuration without the settings of its method") from error
     if adapter.method == "lora" and (config.get("bias") or "none") != "none":
         raise _cannot_go_on(place, "has trained biases")
 
 
-def _low_rank(config: dict[str, Any]) -> method_pb2.Lora:
-    """Read peft's LoraConfig. Raises KeyError, TypeError and ValueError for one that names no layers."""
-    targets = config["target_modules"]
+def _size(adapter: AdapterFolder, end: str, stated: int) -> int:
+    """Return a size that the configuration states. Raises ValueError unless all tensors of that name have it."""
+    if {tensor.shape[:1] for name, tensor in adapter.tensors.items() if name.endswith(end)} != {(stated,)}:
+        raise ValueError
+    return stated
+
+
+def _low_rank(adapter: AdapterFolder) -> method_pb2.Lora:
+    """Read peft's LoraConfig. Raises KeyError, TypeError and ValueError for one that RunSpec's rules do not allow."""
+    config = adapter.config
+    targets, alpha, dropout = config["target_modules"], config["lora_alpha"], config.get("lora_dropout") or 0.0
     if not isinstance(targets, list) or not 0 < len(targets) <= _MAX_TARGETS:
         raise ValueError
+    if not (0 < alpha <= _MAX_ALPHA and 0 <= dropout < 1):
+        raise ValueError
     return method_pb2.Lora(
-        rank=config["r"],
-        alpha=config["lora_alpha"],
-        dropout=config.get("lora_dropout", 0.0),
+        rank=_size(adapter, ".lora_A.weight", config["r"]),
+        alpha=alpha,
+        dropout=dropout,
         target_modules=sorted(targets),
         rank_stabilized=bool(config.get("use_rslora")),
         weight_decomposed=bool(config.get("use_dora")),
