@@ -1079,7 +1079,7 @@ class EvalMetrics(_message.Message):
     NON_FINITE_FIELD_NUMBER: _builtins.int
     TOKEN_ACCURACY_FIELD_NUMBER: _builtins.int
     step: _builtins.int
-    """Optimizer step after which it was made. 0: the base model."""
+    """Optimizer step after which it was made. 0: before training, the base model or the weights that the run starts from."""
     loss: _builtins.float
     """Mean cross entropy for each learned token, nats. Unset: not measured or not finite."""
     perplexity: _builtins.float

@@ -19,6 +19,9 @@ from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.scheduling.devices import Device, Slot, placements, usable_cores
 from finetree_trainer.settings import Settings
 
+_INIT_FROM = "job.train.spec.init_from"
+"""Field path in errors about the weights that a job starts from."""
+
 
 class TaskBuilder:
     """Builds the tasks of jobs."""
@@ -78,6 +81,10 @@ class TaskBuilder:
             task.dataset_file = await self._file(row.dataset_uid, spec.dataset)
             task.evaluation_file = await self._file(row.evaluation_uid, spec.evaluation.dataset)
             self._set_model(task, record, fetching=False)
+            if spec.HasField("init_from"):
+                # With the hash that the plan has: other weights in their place are refused.
+                found = await self._weights.locate(row.project, spec.init_from, _INIT_FROM)
+                task.weights.append(found.message("init_from"))
         return task
 
     def _set_model(self, task: worker_pb2.Task, record: job_pb2.Job, *, fetching: bool) -> None:
