@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: ANN003, ANN202 - arguments are fields of protobuf messages
+# ruff: noqa: ANN003 - arguments are fields of protobuf messages
 """Evaluations as jobs: what is planned for them, what their worker gets, and what is refused."""
 
 import json
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import event_pb2, evaluation_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import evaluation_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import method_pb2, training_data_pb2, training_pb2, weights_pb2
 from finetree_api.worker.v1 import worker_pb2
 from trainer_harness import ROWS, Template, jsonl, refusal, trainer
@@ -145,7 +145,11 @@ CASES = {
         "INVALID_REQUEST",
     ),
     "a metric twice": (evaluation(subject("one"), metrics=[1, 1]), "INVALID_ARGUMENT", "INVALID_REQUEST"),
-    "a GPU": (evaluation(subject("one"), hardware={"accelerator": "rtx-9999"}), "FAILED_PRECONDITION", "NO_SUCH_DEVICE"),
+    "a GPU": (
+        evaluation(subject("one"), hardware={"accelerator": "rtx-9999"}),
+        "FAILED_PRECONDITION",
+        "NO_SUCH_DEVICE",
+    ),
 }
 
 

@@ -22,8 +22,8 @@ from finetree_runtime.runspec.resolve import resolve_spec
 from finetree_trainer import estimator as estimates
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.approval import require_approved
+from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner, require_no_choices
 from finetree_trainer.jobs.evaluation_settings import require_evaluations
-from finetree_trainer.jobs.evaluations import EvaluationPlanner, require_no_choices
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
 from finetree_trainer.models import locate, weight_settings
 from finetree_trainer.models.locate import BaseModel

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import torch
 from finetree_api.trainer.v1 import evaluation_pb2
-from finetree_api.types.v1 import method_pb2
+from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data.contract import reading_of
 from transformers import BitsAndBytesConfig
 
 from finetree_worker import spec_values
-from finetree_worker.methods.qlora import QUANTIZATIONS, Qlora
+from finetree_worker.methods import method_of
 from finetree_worker.methods.weights import Weights
 from finetree_worker.plan import UNLIMITED, BaseModel, DataPlan, Precision
 from finetree_worker.plan_from_task import device_kind, free_folder
@@ -88,7 +88,8 @@ class EvaluationPlan:
         """How the base is quantized on loading; None where it is not."""
         if not self.quantized_as:
             return None
-        return Qlora(quantized_as=QUANTIZATIONS[self.quantized_as]).quantization(self.dtype)
+        spec = run_spec_pb2.RunSpec(qlora=method_pb2.Qlora(quantization=self.quantized_as))
+        return method_of(spec).quantization(self.dtype)
 
 
 def evaluation_plan(task: worker_pb2.Task) -> EvaluationPlan:

@@ -7,24 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, job_pb2
-from finetree_api.types.v1 import check_pb2, method_pb2, model_pb2, training_data_pb2, training_pb2
+from finetree_api.trainer.v1 import evaluation_pb2
+from finetree_api.types.v1 import check_pb2, training_data_pb2
 from finetree_runtime.errors import DomainError, InvalidArgument, invalid_field
-from finetree_runtime.ids import parse_child
 
-from finetree_trainer.jobs import capabilities
+from finetree_trainer.jobs.evaluation.subjects import PLACE, base_source, describe, fill_formats
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
 from finetree_trainer.models import locate
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
 from finetree_trainer.scheduling.devices import Device, resolve_hardware
-from finetree_trainer.store import jobs
 from finetree_trainer.store.database import Store
 
-PLACE = "job.evaluate"
-"""Field path of an evaluation in a request."""
-BASE = "base"
-"""What reports call the base model: no subject can be called so, nor begin so and a space."""
 EXAMPLES = 4
 """Examples in the prompt unless the task says otherwise."""
 _OF_CHOICES = frozenset(
@@ -62,59 +56,21 @@ class EvaluationPlanner:
             await self._weights.locate(project, subject.weights, f"{PLACE}.subjects[{i}].weights")
             for i, subject in enumerate(task.subjects)
         ]
-        await self._name(task, subjects)
+        await describe(self._store, task, subjects)
         model = await self._base(task, subjects)
         rows = await self._rows(project, task)
         device = resolve_hardware(self._devices, task.hardware, f"{PLACE}.hardware")
         planned = PlannedEvaluation(task, model, device, rows)
-        _fill_formats(task, subjects)
+        fill_formats(task, subjects)
         await self._find_leaks(project, planned, subjects)
         planned.examples = await self._examples(project, planned, subjects)
         _fill_defaults(task)
         return planned
 
-    async def _name(self, task: evaluation_pb2.EvaluateTask, subjects: Sequence[LocatedWeights]) -> None:
-        """Write full names, hashes, methods and labels of the subjects; refuse those that are named twice."""
-        seen: dict[Path, int] = {}
-        for i, (subject, found) in enumerate(zip(task.subjects, subjects, strict=True)):
-            if found.folder in seen:
-                text = f"names {found.name} again, as subjects[{seen[found.folder]}] does; name each once"
-                raise invalid_field(f"{PLACE}.subjects[{i}].weights", text, "SUBJECT_REPEATED")
-            seen[found.folder] = i
-            kind = subject.weights.WhichOneof("source")
-            if kind != "path":
-                # An id alone belongs to the caller's project: the full name means the same to everybody.
-                setattr(subject.weights, kind or "", found.name)
-            subject.weights.sha256 = found.sha256
-            subject.method = found.spec.WhichOneof("method") or "" if found.spec is not None else ""
-            subject.trained_on_rows = False
-        given = [subject.label for subject in task.subjects]
-        names = [await self._usual_label(found) for found in subjects]
-        for i, subject in enumerate(task.subjects):
-            label = subject.label or (names[i] if names.count(names[i]) == 1 and names[i] not in given else "")
-            subject.label = label or f"{names[i][:56]} ({i + 1})"
-        for i, subject in enumerate(task.subjects):
-            if subject.label == BASE or subject.label.startswith(f"{BASE} "):
-                text = f'"{subject.label}" is what the base model is called; give another label'
-                raise invalid_field(f"{PLACE}.subjects[{i}].label", text)
-            if subject.label in [other.label for other in task.subjects[:i]]:
-                text = f'"{subject.label}" is the label of another subject; give each its own'
-                raise invalid_field(f"{PLACE}.subjects[{i}].label", text, "SUBJECT_REPEATED")
-
-    async def _usual_label(self, found: LocatedWeights) -> str:
-        """Return the display name of the job that made weights, with the step of a checkpoint; else their own name."""
-        if found.spec is None:
-            return found.name.rpartition("/")[2][:60] or found.name[:60]
-        name, last = parse_child(found.name, "jobs", "checkpoints" if found.checkpoint else "artifacts")
-        row = await self._store.read(lambda connection: jobs.load(connection, name.id))
-        shown = job_pb2.Job.FromString(row.record).display_name if row is not None else ""
-        short = (shown if shown and not shown.startswith(BASE) else name.id)[:40]
-        return f"{short} step {last}" if found.checkpoint else short
-
     async def _base(self, task: evaluation_pb2.EvaluateTask, subjects: Sequence[LocatedWeights]) -> BaseModel:
         """Locate the one base of all subjects, and name it in the task."""
         if not task.HasField("model"):
-            task.model.CopyFrom(_base_source(subjects))
+            task.model.CopyFrom(base_source(subjects))
         model = await self._inputs.model(task.model, f"{PLACE}.model")
         locate.require_prepared(model, f"{PLACE}.model")
         for i, found in enumerate(subjects):
@@ -181,56 +137,6 @@ class EvaluationPlanner:
         text = "The base is not asked with examples in its prompt: no subject's training rows are known."
         planned.remarks.append(check_pb2.Remark(code="NO_EXAMPLES", message=text, field_path=place))
         return None
-
-
-def _base_source(subjects: Sequence[LocatedWeights]) -> model_pb2.ModelSource:
-    """Return where the base of weights is: as their job names it, else as they do.
-
-    Raises InvalidArgument BASE_UNKNOWN where neither says so.
-    """
-    for found in subjects:
-        if found.spec is None:
-            continue
-        source = model_pb2.ModelSource()
-        source.CopyFrom(found.spec.model)
-        if source.WhichOneof("source") == "path" or locate.is_known(source.name):
-            return source
-        if found.base.hub_id:
-            # The commit that it was trained on, wherever the branch is now.
-            return model_pb2.ModelSource(hub=model_pb2.HubModel(id=found.base.hub_id, revision=found.base.revision))
-        return source
-    for found in subjects:
-        if found.base.hub_id:
-            return model_pb2.ModelSource(hub=model_pb2.HubModel(id=found.base.hub_id, revision=found.base.revision))
-    text = f"is needed: nothing says which base {subjects[0].name[:80]} belongs to"
-    raise invalid_field(f"{PLACE}.model", text, "BASE_UNKNOWN")
-
-
-def _fill_formats(task: evaluation_pb2.EvaluateTask, subjects: Sequence[LocatedWeights]) -> None:
-    """Fill in the number formats of the base: those of the subjects' runs where they agree.
-
-    Raises InvalidArgument SETTING_NOT_SUPPORTED for formats that this server does not load.
-    """
-    specs = [found.spec for found in subjects]
-    known = [spec for spec in specs if spec is not None]
-    if not task.precision:
-        formats = {spec.precision for spec in known}
-        task.precision = formats.pop() if len(formats) == 1 else training_pb2.PRECISION_BF16
-        task.precision = task.precision or training_pb2.PRECISION_BF16
-    if not task.quantization:
-        quantized = {_quantization(found) for found in subjects}
-        task.quantization = quantized.pop() if len(quantized) == 1 else method_pb2.QUANTIZATION_UNSPECIFIED
-    have = capabilities.CAPABILITIES
-    if task.precision not in have.precisions:
-        raise invalid_field(f"{PLACE}.precision", "is not supported by this server", "SETTING_NOT_SUPPORTED")
-    if task.quantization and task.quantization not in have.quantizations:
-        raise invalid_field(f"{PLACE}.quantization", "is not supported by this server", "SETTING_NOT_SUPPORTED")
-
-
-def _quantization(found: LocatedWeights) -> method_pb2.Quantization.ValueType:
-    spec = found.spec
-    quantized = spec is not None and spec.HasField("qlora") and found.kind != artifact_pb2.ARTIFACT_KIND_MODEL
-    return spec.qlora.quantization if quantized and spec is not None else method_pb2.QUANTIZATION_UNSPECIFIED
 
 
 def _fill_defaults(task: evaluation_pb2.EvaluateTask) -> None:
