@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: ANN003 - arguments are fields of protobuf messages
+# ruff: noqa: ANN002, ANN003 - arguments are fields of protobuf messages
 """Evaluations as jobs: what is planned for them, what their worker gets, and what is refused."""
 
 import json

@@ -24,7 +24,6 @@ from finetree_worker.control import Control, Steering
 from finetree_worker.device_memory import free_cache
 from finetree_worker.errors import DataError
 from finetree_worker.events.envelope import Reporter
-from finetree_worker.methods import prefix
 from finetree_worker.methods import weights as trained
 from finetree_worker.models import checks
 from finetree_worker.models.gguf import base_facts
@@ -127,7 +126,7 @@ class _Evaluation:
         if subject is None:
             return model
         loaded = trained.load(model, subject.weights)
-        if isinstance(loaded, PeftModel) and prefix.states(loaded) is None:
+        if isinstance(loaded, PeftModel) and not loaded.active_peft_config.is_prompt_learning:
             # The wrapper adds nothing but names: the layers are in the model inside.
             inner: PreTrainedModel = loaded.get_base_model()  # type: ignore[assignment]  # peft types it as a module
             return inner
