@@ -8,7 +8,8 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
 stream after that step and never comes back), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
 proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
-and a half-written artifact).
+and a half-written artifact), `losses` {rank: held-out loss}: after every `evaluation.every_steps` and at the end it
+reports that loss of the LoRA rank that it trains with; `cost` (EUR of each step).
 """
 
 import argparse
@@ -200,8 +201,7 @@ class ScriptedWorker:
                 break
             if step == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            metrics = event_pb2.StepMetrics(step=step, total_steps=steps, loss=4 / step, learning_rate=1e-3)
-            self._emit(event_pb2.JobEvent(step_metrics=metrics, message=f"step {step}"))
+            self._step(step, steps)
             if script.get("offline_after") == step:
                 while self.acknowledged < len(self.events):
                     await asyncio.sleep(0.005)
@@ -210,6 +210,20 @@ class ScriptedWorker:
         if not self.stop:
             self._artifacts()
         self._emit(outcome=self._outcome())
+
+    def _step(self, step: int, steps: int) -> None:
+        metrics = event_pb2.StepMetrics(step=step, total_steps=steps, loss=4 / step, learning_rate=1e-3)
+        if cost := self.script.get("cost"):
+            metrics.cost_so_far.currency_code, metrics.cost_so_far.nanos = "EUR", round(step * cost * 1e9)
+        self._emit(event_pb2.JobEvent(step_metrics=metrics, message=f"step {step}"))
+        self._evaluate(step, steps)
+
+    def _evaluate(self, step: int, steps: int) -> None:
+        losses, spec = self.script.get("losses"), self.task.train.spec
+        if losses and (step == steps or step % (spec.evaluation.every_steps or steps) == 0):
+            loss = losses[str(spec.lora.rank)] + 1 / step
+            metrics = event_pb2.EvalMetrics(step=step, loss=loss, examples=20, loss_standard_error=0.05)
+            self._emit(event_pb2.JobEvent(eval_metrics=metrics))
 
     def _leave_drafts(self) -> None:
         if not self.script.get("drafts"):

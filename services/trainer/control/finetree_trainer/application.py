@@ -34,6 +34,8 @@ from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
 from finetree_trainer.jobs.retention import Retention
+from finetree_trainer.jobs.sweeps.controller import SweepController
+from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
@@ -106,9 +108,12 @@ class Application:
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._time_limits = TimeLimits(log, jobs)
+        sweeps = Sweeps(log, jobs)
+        self._sweep_controller = SweepController(log, jobs, sweeps)
         return TrainerServicer(
             names=Names(self._store),
             jobs=jobs,
+            sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
             lister=EventLister(log),
@@ -131,6 +136,7 @@ class Application:
         loops = {
             "queue": self._queue.run,
             "time_limits": self._time_limits.run,
+            "sweeps": self._sweep_controller.run,
             "retention": retention.run,
             "observation_reports": reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
