@@ -11,8 +11,9 @@ from google.type import money_pb2
 
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
-from finetree._shared import rpcs, sweep_requests
-from finetree._shared.sweep_requests import Domain, Halving
+from finetree._shared import rpcs
+from finetree._shared.trainer import sweep_requests
+from finetree._shared.trainer.sweep_requests import Domain, Halving
 from finetree._shared.trainer_requests import JobLike
 
 

@@ -128,6 +128,7 @@ VALIDATE_JOB = _of(
 CREATE_JOB = _of("trainer", "CreateJob", trainer_pb2.CreateJobRequest, trainer_pb2.CreateJobResponse, ASKS_ANOTHER)
 GET_JOB = _of("trainer", "GetJob", trainer_pb2.GetJobRequest, trainer_pb2.GetJobResponse)
 LIST_JOBS = _of("trainer", "ListJobs", trainer_pb2.ListJobsRequest, trainer_pb2.ListJobsResponse)
+UPDATE_JOB = _of("trainer", "UpdateJob", trainer_pb2.UpdateJobRequest, trainer_pb2.UpdateJobResponse)
 CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_pb2.CancelJobResponse)
 VALIDATE_SWEEP = _of(
     "trainer", "ValidateSweep", sweep_pb2.ValidateSweepRequest, sweep_pb2.ValidateSweepResponse, SEGMENT

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from finetree_api.trainer.v1 import sweep_pb2
 from google.type import money_pb2
 
-from finetree._shared import rpcs, sweep_requests
-from finetree._shared.sweep_requests import Domain, Halving
+from finetree._shared import rpcs
+from finetree._shared.trainer import sweep_requests
+from finetree._shared.trainer.sweep_requests import Domain, Halving
 from finetree._shared.trainer_requests import JobLike
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport

@@ -11,8 +11,9 @@ from finetree_runtime.server import context
 
 from finetree_trainer.datasets.datasets import dataset_not_found
 from finetree_trainer.joblog.log import job_not_found
+from finetree_trainer.jobs.sweeps import rows
 from finetree_trainer.jobs.sweeps.sweeps import sweep_not_found
-from finetree_trainer.store import datasets, jobs, sweeps
+from finetree_trainer.store import datasets, jobs
 from finetree_trainer.store.database import Store
 
 
@@ -41,7 +42,7 @@ class Names:
     async def sweep(self, text: str) -> ResourceName:
         """Return the name of a sweep. Raises InvalidArgument INVALID_NAME, NotFound SWEEP_NOT_FOUND."""
         name = parse_name(text, "sweeps", project=_own_project())
-        if await self.store.read(lambda connection: sweeps.project_of(connection, name.id)) != name.project:
+        if await self.store.read(lambda connection: rows.project_of(connection, name.id)) != name.project:
             raise sweep_not_found(name.id)
         return name
 

@@ -20,12 +20,12 @@ from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.jobs import Jobs
-from finetree_trainer.jobs.sweeps import objective, settings, trials
+from finetree_trainer.jobs.sweeps import objective, rows, settings, trials
 from finetree_trainer.jobs.sweeps.halving import Halving
 from finetree_trainer.jobs.sweeps.objective import Measured
 from finetree_trainer.jobs.sweeps.sweeps import LIVE, Sweeps
 from finetree_trainer.outages import is_outage, log_failure
-from finetree_trainer.store import events, jobs, sweeps
+from finetree_trainer.store import events, jobs
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.sealed import Damaged
 
@@ -91,11 +91,11 @@ class SweepController:
                 await asyncio.wait_for(self._wake.wait(), TICK_SECONDS if live else None)
 
     async def _live(self) -> list[str]:
-        rows = await self._log.store.read(lambda connection: sweeps.in_states(connection, LIVE))
-        for row in rows:
+        found = await self._log.store.read(lambda connection: rows.in_states(connection, LIVE))
+        for row in found:
             if isinstance(row.record, Damaged):
                 get_logger().error("sweep_record_damaged", sweep=row.uid)
-        return [row.uid for row in rows if not isinstance(row.record, Damaged)]
+        return [row.uid for row in found if not isinstance(row.record, Damaged)]
 
     async def _advance(self, uid: str) -> None:
         """Make one step: note what has happened, decide, then do what was decided."""

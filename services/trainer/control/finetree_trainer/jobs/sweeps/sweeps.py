@@ -16,13 +16,13 @@ from finetree_trainer.clock import timestamp
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.planner import PlannedJob
-from finetree_trainer.jobs.sweeps import search, settings, template
+from finetree_trainer.jobs.sweeps import rows, search, settings, template
 from finetree_trainer.jobs.sweeps.price import estimate_of, require_affordable
+from finetree_trainer.jobs.sweeps.rows import SweepRow
 from finetree_trainer.jobs.sweeps.trials import described, new_trial, stop
-from finetree_trainer.store import request_ids, sweeps
+from finetree_trainer.store import request_ids
 from finetree_trainer.store.request_ids import RequestKey, body_hash
 from finetree_trainer.store.sealed import Damaged, record_damaged
-from finetree_trainer.store.sweeps import SweepRow
 
 PLANNED_AT_ONCE = 8
 """Trials that are planned at the same time."""
@@ -107,7 +107,7 @@ class Sweeps:
             if made is not None:
                 return made
             request_ids.claim(connection, key, uid, now=now)
-            sweeps.create(connection, SweepRow(uid, project, owner, sweep.state, now, sweep.SerializeToString()))
+            rows.create(connection, SweepRow(uid, project, owner, sweep.state, now, sweep.SerializeToString()))
             return sweep
 
         created = await self._log.store.write(write)
@@ -116,7 +116,7 @@ class Sweeps:
 
     async def get(self, uid: str) -> sweep_pb2.Sweep:
         """Return a sweep. Raises NotFound SWEEP_NOT_FOUND, FailedPrecondition RECORD_DAMAGED."""
-        row = await self._log.store.read(lambda connection: sweeps.load(connection, uid))
+        row = await self._log.store.read(lambda connection: rows.load(connection, uid))
         if row is None:
             raise sweep_not_found(uid)
         return sweep_pb2.Sweep.FromString(row.record)
@@ -137,10 +137,10 @@ class Sweeps:
 
     async def page(self, project: str, *, before: str, limit: int) -> list[sweep_pb2.Sweep]:
         """List sweeps of a project, newest first, older than the uid `before`, without templates and trials."""
-        rows = await self._log.store.read(
-            lambda connection: sweeps.page(connection, project, before=before, limit=limit)
+        found = await self._log.store.read(
+            lambda connection: rows.page(connection, project, before=before, limit=limit)
         )
-        return [_short(row) for row in rows]
+        return [_short(row) for row in found]
 
     async def cancel(self, uid: str, *, key: RequestKey) -> sweep_pb2.Sweep:
         """Ask a sweep to stop. A request that was answered before changes nothing; nor does one to an ended sweep."""
@@ -162,7 +162,7 @@ class Sweeps:
         """
 
         def write(connection: Connection) -> tuple[sweep_pb2.Sweep, bool]:
-            row = sweeps.load(connection, uid)
+            row = rows.load(connection, uid)
             if row is None:
                 raise sweep_not_found(uid)
             sweep, now = sweep_pb2.Sweep.FromString(row.record), self._log.clock()
@@ -170,7 +170,7 @@ class Sweeps:
             if changed:
                 # Strictly later than before: whoever waits for a change compares it.
                 sweep.update_time.FromMicroseconds(max(now, sweep.update_time.ToMicroseconds() + 1))
-                sweeps.save(connection, uid, state=sweep.state, record=sweep.SerializeToString())
+                rows.save(connection, uid, state=sweep.state, record=sweep.SerializeToString())
             return sweep, changed
 
         sweep, changed = await self._log.store.write(write)
@@ -188,7 +188,7 @@ class Sweeps:
 def _sweep_of_request(connection: Connection, key: RequestKey) -> sweep_pb2.Sweep | None:
     """The sweep that the same request has made. Raises AlreadyExists REQUEST_ID_REUSED."""
     answered = request_ids.find(connection, key)
-    row = sweeps.load(connection, answered.resource) if answered is not None else None
+    row = rows.load(connection, answered.resource) if answered is not None else None
     return sweep_pb2.Sweep.FromString(row.record) if row is not None else None
 
 
