@@ -63,7 +63,7 @@ async def test_what_another_project_holds_is_neither_shown_nor_changed_nor_told_
         content = jsonl([*ROWS, ROWS[0]])
         dataset = (await talk.write((await talk.create_dataset(content)).name, [(0, content)])).name
         parameter = sweep_pb2.SweepParameter(field_path="lora.rank")
-        parameter.values.values.add(number_value=4)
+        parameter.values.values.add(number=4)
         swept = sweep_pb2.SweepTemplate(job=job_request(dataset), parameters=[parameter])
         sweep = (await talk.stub.CreateSweep(sweep_pb2.CreateSweepRequest(sweep=swept))).sweep.name
         for requests, name in ((JOBS, job.name), (DATASETS, dataset), (SWEEPS, sweep)):

@@ -22,7 +22,7 @@ async def template(talk, ranks, **fields) -> sweep_pb2.SweepTemplate:
     evaluation = training_pb2.Evaluation(split_fraction=0.1, every_steps=2)
     task = job_pb2.TrainTask(spec=run_spec_pb2.RunSpec(evaluation=evaluation))
     job = job_request((await talk.upload(jsonl(ROWS))).name, task=task)
-    parameter = {"field_path": "lora.rank", "values": {"values": ranks}}
+    parameter = {"field_path": "lora.rank", "values": {"values": [{"number": rank} for rank in ranks]}}
     return json_format.ParseDict({"parameters": [parameter], **fields}, sweep_pb2.SweepTemplate(job=job))
 
 
@@ -30,7 +30,7 @@ async def create(talk, sweep, request_id="") -> sweep_pb2.Sweep:
     return (await talk.stub.CreateSweep(sweep_pb2.CreateSweepRequest(sweep=sweep, request_id=request_id))).sweep
 
 
-async def ended(talk, name, seconds=20.0) -> sweep_pb2.Sweep:
+async def ended(talk, name, seconds=40.0) -> sweep_pb2.Sweep:
     """The sweep once it has ended: each call waits for a change."""
     known = None
     async with asyncio.timeout(seconds):
@@ -93,9 +93,8 @@ async def test_halving_stops_those_that_fall_behind_by_their_events(tmp_path):
 async def test_a_sweep_goes_on_after_a_kill_and_no_trial_runs_twice(tmp_path):
     async with server(tmp_path, {"steps": 20, "delay": 0.02, "losses": LOSSES}) as (process, talk):
         created = await create(talk, await template(talk, [2, 4, 8]))
-        await talk.until(
-            await first_job(talk, created.name), lambda event: event.kind == event_pb2.EVENT_KIND_EVAL_METRICS
-        )
+        evaluated = event_pb2.EVENT_KIND_EVAL_METRICS
+        await talk.until(await first_job(talk, created.name), lambda event: event.kind == evaluated, seconds=30)
         await process.kill()
         restarted = await process.start()
         sweep = await ended(restarted, created.name)
@@ -162,13 +161,13 @@ async def test_the_cost_of_all_trials_is_a_wall(tmp_path):
             "sweep.halving",
         ),
         (
-            {"parameters": [{"field_path": "qlora.rank", "values": {"values": [4]}}]},
+            {"parameters": [{"field_path": "qlora.rank", "values": {"values": [{"number": 4}]}}]},
             "INVALID_ARGUMENT",
             "INVALID_REQUEST",
             "sweep.parameters[0].field_path",
         ),
         (
-            {"parameters": [{"field_path": "training.sequence_length", "values": {"values": [100000]}}]},
+            {"parameters": [{"field_path": "training.sequence_length", "values": {"values": [{"number": 100000}]}}]},
             "INVALID_ARGUMENT",
             "SEQUENCE_TOO_LONG",
             "job.train.spec.training.sequence_length",

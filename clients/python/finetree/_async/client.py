@@ -19,7 +19,7 @@ from finetree._async.datasets import AsyncDatasetCalls
 from finetree._async.estimator import AsyncEstimatorCalls
 from finetree._async.jobs import AsyncJobCalls
 from finetree._async.recommender import AsyncRecommenderCalls
-from finetree._async.sweeps import AsyncSweepCalls
+from finetree._async.trainer.sweeps import AsyncSweepCalls
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
 from finetree._shared.requests import unknown_service

@@ -20,7 +20,7 @@ from finetree._sync.datasets import DatasetCalls
 from finetree._sync.estimator import EstimatorCalls
 from finetree._sync.jobs import JobCalls
 from finetree._sync.recommender import RecommenderCalls
-from finetree._sync.sweeps import SweepCalls
+from finetree._sync.trainer.sweeps import SweepCalls
 from finetree._sync.transport import Transport
 from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, make_options
 from finetree.config.settings import Service

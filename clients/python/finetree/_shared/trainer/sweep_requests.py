@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetree_api.trainer.v1 import sweep_pb2
-from google.protobuf import json_format, struct_pb2, timestamp_pb2
+from google.protobuf import timestamp_pb2
 from google.type import money_pb2
 
 from finetree._shared import rpcs
@@ -66,13 +66,18 @@ def _parameter(path: str, domain: Domain) -> sweep_pb2.SweepParameter:
     elif isinstance(domain, str) or not isinstance(domain, Sequence):
         raise invalid("parameters", f"{path} takes a list of values, or a range as {{'low': …, 'high': …}}")
     else:
-        for value in domain:
-            try:
-                parameter.values.values.append(json_format.ParseDict(value, struct_pb2.Value()))
-            except json_format.ParseError:
-                text = f"{path}: {value!r} is no number, text or truth value"
-                raise invalid("parameters", text) from None
+        parameter.values.values.extend(_value(path, value) for value in domain)
     return parameter
+
+
+def _value(path: str, value: Any) -> sweep_pb2.SweepValue:
+    if isinstance(value, bool):
+        return sweep_pb2.SweepValue(truth=value)
+    if isinstance(value, int | float):
+        return sweep_pb2.SweepValue(number=value)
+    if isinstance(value, str):
+        return sweep_pb2.SweepValue(text=value)
+    raise invalid("parameters", f"{path}: {value!r} is no number, text or truth value")
 
 
 def _halving(halving: Halving) -> sweep_pb2.SuccessiveHalving | None:

@@ -9,7 +9,6 @@ from finetree_api.types.v1 import check_pb2 as _check_pb2
 from finetree_api.types.v1 import evidence_pb2 as _evidence_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -155,6 +154,38 @@ SWEEP_STATE_CANCELLED: SweepState.ValueType  # 5
 Global___SweepState: _TypeAlias = SweepState  # noqa: Y015
 
 @_typing.final
+class SweepValue(_message.Message):
+    """A value of a setting."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    TRUTH_FIELD_NUMBER: _builtins.int
+    number: _builtins.float
+    """A number, whole or not as the setting is."""
+    text: _builtins.str
+    """A text; an enum by the name of its value, for example "OPTIMIZER_ADAMW_8BIT"."""
+    truth: _builtins.bool
+    """A truth value."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.float = ...,
+        text: _builtins.str = ...,
+        truth: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "number", b"number", "text", b"text", "truth", b"truth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "number", b"number", "text", b"text", "truth", b"truth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["number", "text", "truth"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___SweepValue: _TypeAlias = SweepValue  # noqa: Y015
+
+@_typing.final
 class SweepValues(_message.Message):
     """Values to choose from."""
 
@@ -162,13 +193,13 @@ class SweepValues(_message.Message):
 
     VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def values(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
-        """As proto JSON has them: numbers, booleans, an enum by the name of its value."""
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[Global___SweepValue]:
+        """In the order in which a grid takes them."""
 
     def __init__(
         self,
         *,
-        values: _abc.Iterable[_struct_pb2.Value] | None = ...,
+        values: _abc.Iterable[Global___SweepValue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...

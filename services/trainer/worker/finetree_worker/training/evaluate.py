@@ -66,8 +66,8 @@ class Score:
     def standard_error(self) -> float | None:
         """Standard error of the loss (nats), with rows as what was drawn; None for fewer than two rows.
 
-        A row's tokens go together, so the loss is a ratio of two sums over rows, whose variance is that of the residuals
-        nats - loss * tokens (ratio estimator; Cochran, Sampling Techniques, 1977, section 6.3).
+        A row's tokens go together, so the loss is a ratio of two sums over rows, whose variance is that of the
+        residuals nats - loss * tokens (ratio estimator; Cochran, Sampling Techniques, 1977, section 6.3).
         """
         if self.rows < 2 or not self.tokens:
             return None

@@ -12,13 +12,13 @@ def sweep_of(**fields: Any) -> sweep_pb2.SweepTemplate:
     return json_format.ParseDict({"job": {"train": {"spec": {"lora": {}}}}, **fields}, sweep_pb2.SweepTemplate())
 
 
-RANKS = {"field_path": "lora.rank", "values": {"values": [4, 8, 16]}}
-DROPOUTS = {"field_path": "lora.dropout", "values": {"values": [0.0, 0.1]}}
+RANKS = {"field_path": "lora.rank", "values": {"values": [{"number": 4}, {"number": 8}, {"number": 16}]}}
+DROPOUTS = {"field_path": "lora.dropout", "values": {"values": [{"number": 0.0}, {"number": 0.1}]}}
 RATES = {"field_path": "training.learning_rate", "range": {"low": 1e-4, "high": 5e-4}}
 
 
 def numbers(found):
-    return [tuple(value.number_value for value in values) for values in found]
+    return [tuple(value.number for value in values) for values in found]
 
 
 def test_lists_that_fit_are_a_grid_whose_last_parameter_changes_fastest():

@@ -3,11 +3,12 @@ import pytest
 from finetree_api.trainer.v1 import job_pb2, sweep_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_trainer.jobs.sweeps import settings
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import json_format
 
 
 def value(of):
-    return json_format.ParseDict(of, struct_pb2.Value())
+    kind = {bool: "truth", str: "text"}.get(type(of), "number")
+    return sweep_pb2.SweepValue(**{kind: of})
 
 
 def parameter(path):

@@ -2,8 +2,8 @@
 """Runs sweeps: starts their trials, follows them by their events, stops those that fall behind, names the best.
 
 Everything that a step decides is stored before it is done, and what is done is idempotent: a trial's job is created
-under a request id made of sweep and number, and a job that is cancelled twice is cancelled once. So a restart repeats at
-most the last step.
+under a request id made of sweep and number, and a job that is cancelled twice is cancelled once. So a restart repeats
+at most the last step.
 """
 
 import asyncio
@@ -183,7 +183,7 @@ class SweepController:
 
     async def _start(self, sweep: sweep_pb2.Sweep, trial: sweep_pb2.Trial) -> None:
         template = sweep.template
-        values = tuple(patch.value for patch in trial.values)
+        values = tuple(map(settings.from_patch, trial.values))
         project = parse_name(sweep.name, "sweeps").project
         try:
             job = settings.apply(template.job, list(template.parameters), values)

@@ -9,7 +9,6 @@ from typing import Any
 
 from finetree_api.trainer.v1 import sweep_pb2
 from finetree_runtime.errors import invalid_field
-from google.protobuf import struct_pb2
 
 from finetree_trainer.jobs.sweeps import settings
 
@@ -20,7 +19,7 @@ DEFAULT_TRIALS = 10
 DIGITS = 4
 """Digits that a number drawn from a range is rounded to: what a person can read and repeat."""
 
-Values = tuple[struct_pb2.Value, ...]
+Values = tuple[sweep_pb2.SweepValue, ...]
 """The values of a trial, in the order of the parameters."""
 
 
@@ -87,7 +86,7 @@ def _random(sweep: sweep_pb2.SweepTemplate) -> list[Values]:
 
 def _at(place: int, sizes: Sequence[int], parameters: Sequence[sweep_pb2.SweepParameter]) -> Values:
     """Return a grid's combination at a place, the last parameter changing fastest."""
-    chosen: list[struct_pb2.Value] = []
+    chosen: list[sweep_pb2.SweepValue] = []
     for size, parameter in zip(reversed(sizes), reversed(parameters), strict=True):
         place, index = divmod(place, size)
         chosen.append(parameter.values.values[index])
@@ -108,7 +107,7 @@ def _domain(parameter: sweep_pb2.SweepParameter, place: int) -> Any:
     if chosen.scale == sweep_pb2.SWEEP_SCALE_UNSPECIFIED:
         logarithmic = not whole and chosen.low > 0
 
-    def draw(generator: random.Random) -> struct_pb2.Value:
+    def draw(generator: random.Random) -> sweep_pb2.SweepValue:
         if logarithmic:
             value = math.exp(generator.uniform(math.log(chosen.low), math.log(chosen.high)))
         elif whole:
@@ -116,6 +115,6 @@ def _domain(parameter: sweep_pb2.SweepParameter, place: int) -> Any:
         else:
             value = generator.uniform(chosen.low, chosen.high)
         rounded = float(round(value)) if whole else float(f"{value:.{DIGITS}g}")
-        return struct_pb2.Value(number_value=min(max(rounded, chosen.low), chosen.high))
+        return sweep_pb2.SweepValue(number=min(max(rounded, chosen.low), chosen.high))
 
     return draw

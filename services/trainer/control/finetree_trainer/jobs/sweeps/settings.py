@@ -4,9 +4,9 @@
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, sweep_pb2
-from finetree_api.types.v1 import run_spec_pb2
+from finetree_api.types.v1 import check_pb2, run_spec_pb2
 from finetree_runtime.errors import invalid_field
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
@@ -67,7 +67,7 @@ def is_whole(path: str, field_path: str) -> bool:
 
 
 def apply(
-    job: job_pb2.JobTemplate, parameters: list[sweep_pb2.SweepParameter], values: tuple[struct_pb2.Value, ...]
+    job: job_pb2.JobTemplate, parameters: list[sweep_pb2.SweepParameter], values: tuple[sweep_pb2.SweepValue, ...]
 ) -> job_pb2.JobTemplate:
     """Copy a job's template and set the values of one trial in its spec; a method's setting chooses the method.
 
@@ -80,13 +80,50 @@ def apply(
     return changed
 
 
-def _set(spec: Message, path: str, value: struct_pb2.Value, field_path: str) -> None:
-    document: Any = json_format.MessageToDict(value)
+def _set(spec: Message, path: str, value: sweep_pb2.SweepValue, field_path: str) -> None:
+    document: Any = plain(value)
     for name in reversed(path.split(".")):
         document = {name: document}
     try:
         # One message at a time: what else the spec has stays as it is.
         json_format.ParseDict(document, spec)
     except json_format.ParseError:
-        shown = json_format.MessageToJson(value, indent=None)[:60]
-        raise invalid_field(field_path, f"{path} cannot be {shown}") from None
+        raise invalid_field(field_path, f"{path} cannot be {shown(value)}") from None
+
+
+def plain(value: sweep_pb2.SweepValue) -> float | str | bool:
+    """Return a value as JSON has it."""
+    kind = value.WhichOneof("kind") or "number"
+    found: float | str | bool = getattr(value, kind)
+    return found
+
+
+def shown(value: sweep_pb2.SweepValue) -> str:
+    """Return a value as a person writes it, for example "8" or "OPTIMIZER_ADAMW"."""
+    found = plain(value)
+    if isinstance(found, bool):
+        return str(found).lower()
+    return f"{found:.12g}" if isinstance(found, float) else found
+
+
+def to_patch(path: str, value: sweep_pb2.SweepValue) -> check_pb2.SpecPatch:
+    """Return a value as the change of a spec that a trial is."""
+    patch, found = check_pb2.SpecPatch(field_path=path), plain(value)
+    if isinstance(found, bool):
+        patch.value.bool_value = found
+    elif isinstance(found, str):
+        patch.value.string_value = found
+    else:
+        patch.value.number_value = found
+    return patch
+
+
+def from_patch(patch: check_pb2.SpecPatch) -> sweep_pb2.SweepValue:
+    """Return the value that a trial was given."""
+    value = patch.value
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return sweep_pb2.SweepValue(text=value.string_value)
+        case "bool_value":
+            return sweep_pb2.SweepValue(truth=value.bool_value)
+    return sweep_pb2.SweepValue(number=value.number_value)

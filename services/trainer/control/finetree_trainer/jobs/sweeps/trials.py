@@ -2,12 +2,10 @@
 """The trials of a sweep: how one is written down, what its job makes of it, and which of them is the best."""
 
 from finetree_api.trainer.v1 import job_pb2, sweep_pb2
-from finetree_api.types.v1 import check_pb2
 from finetree_runtime.money import to_decimal, to_money
-from google.protobuf import json_format
 from google.type import money_pb2
 
-from finetree_trainer.jobs.sweeps import objective, search
+from finetree_trainer.jobs.sweeps import objective, search, settings
 
 ENDED = frozenset(
     {
@@ -23,7 +21,7 @@ ENDED = frozenset(
 def new_trial(sweep: sweep_pb2.SweepTemplate, number: int, values: search.Values) -> sweep_pb2.Trial:
     """Make a trial that waits."""
     patches = [
-        check_pb2.SpecPatch(field_path=parameter.field_path, value=value)
+        settings.to_patch(parameter.field_path, value)
         for parameter, value in zip(sweep.parameters, values, strict=True)
     ]
     return sweep_pb2.Trial(number=number, values=patches, state=sweep_pb2.TRIAL_STATE_WAITING)
@@ -32,7 +30,7 @@ def new_trial(sweep: sweep_pb2.SweepTemplate, number: int, values: search.Values
 def described(sweep: sweep_pb2.SweepTemplate, values: search.Values) -> str:
     """Return values as text, for example "lora.rank=8, training.learning_rate=0.0002"."""
     parts = (
-        f"{parameter.field_path}={json_format.MessageToJson(value, indent=None)}"
+        f"{parameter.field_path}={settings.shown(value)}"
         for parameter, value in zip(sweep.parameters, values, strict=True)
     )
     return ", ".join(parts)
