@@ -25,6 +25,7 @@ IMMEDIATE = {
     "watch_sweep",
     "pages",
     "read_file",
+    "read_log",
 }
 
 
