@@ -884,7 +884,7 @@ class Job(_message.Message):
     uid: _builtins.str
     """UUIDv7: sorts by creation."""
     display_name: _builtins.str
-    """As in the template."""
+    """As in the template, or as UpdateJob changed it."""
     state: Global___JobState.ValueType
     """Changes only together with a StateChanged event."""
     best_checkpoint_step: _builtins.int
@@ -973,11 +973,11 @@ class Job(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """As in the template."""
+        """As in the template, or as UpdateJob changed them."""
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """As in the template."""
+        """As in the template, or as UpdateJob changed them."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
