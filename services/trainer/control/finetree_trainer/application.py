@@ -108,9 +108,7 @@ class Application:
         self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
-        serving = ServingPlanner(
-            inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot
-        )
+        serving = ServingPlanner(inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot)
         planner = Planner(inputs, devices=self._node.devices, estimator=estimator, rates=rates, serving=serving)
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)

@@ -281,9 +281,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             async for response in answers:
                 yield response
 
-    async def LoadTarget(
-        self, request: serving_pb2.LoadTargetRequest, context_: Any
-    ) -> serving_pb2.LoadTargetResponse:
+    async def LoadTarget(self, request: serving_pb2.LoadTargetRequest, context_: Any) -> serving_pb2.LoadTargetResponse:
         """Load trained weights on a served base model."""
         name = await self.names.job(request.job, "job")
         context.bind(job=name.id)

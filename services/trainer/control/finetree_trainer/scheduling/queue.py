@@ -247,7 +247,7 @@ class JobQueue:
         return chosen if len(chosen) == demand.count else ()
 
     def _has_memory(self, slot: Slot, demand: Demand) -> bool:
-        """Return whether what a job needs is free on a slot's device; where not, it is looked at again after a pause."""
+        """Return whether what a job needs is free on a slot's device; where not, that is tried again after a pause."""
         if not demand.memory:
             return True
         device = next(device for device in self._devices if (device.node, device.id) == (slot.node, slot.device))

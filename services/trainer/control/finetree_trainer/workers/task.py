@@ -74,7 +74,7 @@ class TaskBuilder:
         return task
 
     async def _set_serving(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
-        """Set what is served: after a worker that was ready the targets that it had, else those of the job's creation."""
+        """Set what is served: the targets of the worker before, where one was ready, else those of the creation."""
         task.serve.CopyFrom(record.serve)
         snapshot = job_pb2.Job.FromString(row.snapshot)
         if snapshot.HasField("serve"):

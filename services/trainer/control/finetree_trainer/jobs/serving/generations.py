@@ -2,7 +2,7 @@
 """What clients ask of a served base model: answers, and other targets. Each call goes to the job's worker and back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, NoReturn
 
 from finetree_api.trainer.v1 import job_pb2, serving_pb2
@@ -82,7 +82,7 @@ class Generations:
 
     async def generate(
         self, uid: str, request: serving_pb2.GenerateRequest
-    ) -> AsyncIterator[serving_pb2.GenerateResponse]:
+    ) -> AsyncGenerator[serving_pb2.GenerateResponse]:
         """Stream the answers to a prompt. A caller that stops to read ends them. Raises what Generate documents."""
         row, task = await self._serving(uid)
         names = _names(request, task)
@@ -181,7 +181,8 @@ class Generations:
         """The next answer. Raises Unavailable WORKER_LOST and SERVER_STOPPING, and the worker's refusal."""
         coming = asyncio.ensure_future(answers.next())
         try:
-            await asyncio.wait({coming, self._stop}, return_when=asyncio.FIRST_COMPLETED)
+            awaited: set[asyncio.Future[Any]] = {coming, self._stop}
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
                 text = "The server is stopping; ask again."
                 raise Unavailable("SERVER_STOPPING", text, retry_delay=RETRY_SECONDS)
