@@ -9,7 +9,7 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 stream after that step and never comes back), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
 proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
 and a half-written artifact). Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
-`die_at` (the word before which it kills itself, in its first attempt).
+`most_targets`, `die_at` (the word before which it kills itself, in its first attempt).
 """
 
 import argparse
@@ -142,11 +142,14 @@ class ScriptedWorker:
                 await self._serve(response.serving)
             case "fenced":
                 os._exit(77)
-            case "command" if response.command.kind == worker_pb2.COMMAND_KIND_SHUTDOWN:
-                if not self.script.get("deaf"):
-                    os._exit(0)
-            case "command" if response.command.kind == worker_pb2.COMMAND_KIND_CANCEL and not self.script.get("deaf"):
-                self.stop = "cancelled"
+            case "command" if not self.script.get("deaf"):
+                self._obey(response.command.kind)
+
+    def _obey(self, command: int) -> None:
+        if command == worker_pb2.COMMAND_KIND_SHUTDOWN:
+            os._exit(0)
+        if command == worker_pb2.COMMAND_KIND_CANCEL:
+            self.stop = "cancelled"
 
     async def _send(self, call) -> None:
         while True:
@@ -197,9 +200,11 @@ class ScriptedWorker:
         match request.WhichOneof("request"):
             case "load":
                 target = request.load.target
-                known = self.loaded.get(target.name)
-                if known is not None:
-                    await self._refuse(request.id, 6, "TARGET_EXISTS", "Other weights have that name.")
+                if target.name in self.loaded:
+                    await self._refuse(request.id, "TARGET_EXISTS")
+                    return
+                if len(self.loaded) >= self.script.get("most_targets", 16):
+                    await self._refuse(request.id, "TARGET_LIMIT")
                     return
                 loaded = self._load(target)
                 self._tell(serving_pb2.SERVING_CHANGE_LOADED, target.name)
@@ -218,11 +223,8 @@ class ScriptedWorker:
     async def _generate(self, number: int, asked) -> None:
         """Answers with the target's name and as many words of the prompt as are wanted, the targets in turn."""
         text = asked.prompt or asked.conversation.messages[-1].content
-        if text == "too long":
-            await self._refuse(number, 3, "PROMPT_TOO_LONG", "600 tokens; at most 511.", tokens="600", limit="511")
-            return
-        if text == "strange":
-            await self._refuse(number, 13, "STRANGE", "Nobody knows why.")
+        if text.startswith("refuse "):
+            await self._refuse(number, text.partition(" ")[2])
             return
         words = [*text.split(), *(str(index) for index in range(self.script.get("words", 3)))]
         words = words[: asked.sampling.max_new_tokens]
@@ -254,9 +256,9 @@ class ScriptedWorker:
     async def _reply(self, number: int, **answer) -> None:
         await self._write(self.call, serving=worker_pb2.ServingReply(id=number, **answer))
 
-    async def _refuse(self, number: int, code: int, reason: str, text: str, **metadata) -> None:
-        error = status_pb2.Status(code=code, message=text)
-        error.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="finetree", metadata=metadata))
+    async def _refuse(self, number: int, reason: str) -> None:
+        error = status_pb2.Status(code=3, message=f"It is refused: {reason}.")
+        error.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="finetree"))
         await self._reply(number, error=error)
 
     async def _keep_serving(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: ASYNC110 - a file that a worker's process writes sets no event
+# ruff: noqa: ANN003, ASYNC110 - fields of messages; a file that a worker writes sets no event
 """A base model that is served: its states, its answers, its targets, and how they are refused."""
 
 import asyncio
@@ -197,11 +197,20 @@ async def test_a_base_model_that_does_not_fit_beside_what_runs_is_refused_with_f
         assert f"key-value cache {cache / 1e9:.2f}" in error.value.details()
 
 
-async def test_a_prompt_that_the_worker_refuses_ends_with_its_reason(tmp_path):
-    async with trainer(tmp_path) as talk:
+async def test_what_the_worker_refuses_ends_with_its_reason(tmp_path):
+    async with trainer(tmp_path, {"most_targets": 1}) as talk:
         job = await serving(talk)
-        assert await refused(talk.stub.Generate(request_of(job, "too long"))) == ("INVALID_ARGUMENT", "PROMPT_TOO_LONG")
-        assert await refused(talk.stub.Generate(request_of(job, "strange"))) == ("INTERNAL", "GENERATION_FAILED")
+        for reason, code in (
+            ("PROMPT_TOO_LONG", "INVALID_ARGUMENT"),
+            ("NO_CHAT_TEMPLATE", "INVALID_ARGUMENT"),
+            ("TEMPLATE_REFUSED_ROW", "INVALID_ARGUMENT"),
+            ("OUT_OF_MEMORY", "RESOURCE_EXHAUSTED"),
+        ):
+            assert await refused(talk.stub.Generate(request_of(job, f"refuse {reason}"))) == (code, reason)
+        assert await refused(talk.stub.Generate(request_of(job, "refuse X"))) == ("INTERNAL", "GENERATION_FAILED")
+        one, two = put_adapter(tmp_path, "one"), put_adapter(tmp_path, "two")
+        await talk.stub.LoadTarget(load_request(job, one))
+        assert await refused(talk.stub.LoadTarget(load_request(job, two))) == ("RESOURCE_EXHAUSTED", "TARGET_LIMIT")
         unasked = serving_pb2.GenerateRequest(job=job.name)
         assert await refused(talk.stub.Generate(unasked)) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
         twice = request_of(job, "x", "base", "")
