@@ -134,7 +134,8 @@ def matching(
 ) -> list[Device]:
     """Find the devices that a job can run on; those like the first one when it asks for none.
 
-    `field_path` is where a request asks for them, for errors. Raises FailedPrecondition NO_SUCH_DEVICE where there are none of the kind, or fewer than it asks for.
+    `field_path` is where a request asks for them, for errors. Raises FailedPrecondition NO_SUCH_DEVICE where there are
+    none of the kind, or fewer than it asks for.
     """
     match wanted.WhichOneof("device"):
         case None:
