@@ -31,8 +31,8 @@ _QUANTIZED_BYTES = {
     method_pb2.QUANTIZATION_INT8: 1.0,
 }
 _HIDDEN_COPIES = 8
-"""Activations as wide as the residual stream that a layer holds at once: residual, norm, queries, keys, values, attention
-output, projection, sum."""
+"""Activations as wide as the residual stream that a layer holds at once: residual, norm, queries, keys, values, output
+of attention, projection, sum."""
 _INNER_COPIES = 3
 """Activations as wide as the MLP's inner layer: gate, up, product."""
 
