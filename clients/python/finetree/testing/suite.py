@@ -36,7 +36,8 @@ class Suite:
 
     It keeps what the contract promises of requests, errors, idempotency, pages, uploads, states, events, cursors,
     cancelling, artifacts, policies and observations: the services' contract tests run on it too. Ids and times are the
-    same in every run. What it cannot promise it refuses with UNIMPLEMENTED and the reason NOT_IN_FAKE_SUITE, or leaves out:
+    same in every run. What it cannot promise it refuses with UNIMPLEMENTED and the reason NOT_IN_FAKE_SUITE, or leaves
+    out:
 
     * which method is right, how much memory, time and money a run takes: numbers are invented, with a remark that says
       so, and agree with each other; the verdict is LoRA where it fits, or `suite.recommender.answer`;
