@@ -132,9 +132,10 @@ def placements(slots: Iterable[Slot]) -> list[job_pb2.Placement]:
 def matching(
     devices: Sequence[Device], wanted: hardware_pb2.Hardware, field_path: str = "job.train.spec.hardware"
 ) -> list[Device]:
-    """Find the devices that a spec's job can run on; those like the first one when it asks for none.
+    """Find the devices that a job can run on; those like the first one when it asks for none.
 
-    Raises FailedPrecondition NO_SUCH_DEVICE where there are none of the kind, or fewer than it asks for.
+    `field_path` is where a request asks for them, for errors. Raises FailedPrecondition NO_SUCH_DEVICE where there are
+    none of the kind, or fewer than it asks for.
     """
     match wanted.WhichOneof("device"):
         case None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cross entropy at the target positions alone, with a bounded number of logits in memory."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -68,13 +67,10 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     return total
 
 
-def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[float, int]:
-    """Return the sum of the targets' cross entropies (nats) and the number of predicted targets; no gradients."""
-    total, correct = 0.0, 0
-    for logits, labels in _target_logits(model, batch):
-        total += float(cross_entropy(logits, labels, reduction="sum"))
-        correct += int((logits.argmax(dim=-1) == labels).sum())
-    return total, correct
+def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, int]:
+    """Return the targets' cross entropies (nats), float32 (targets,), and how many are predicted; no gradients."""
+    nats, correct = target_scores(model, batch)
+    return nats, int(correct.sum())
 
 
 def target_scores(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
@@ -82,16 +78,11 @@ def target_scores(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Te
 
     Both (targets,), in the order of the batch's labels.
     """
+    hidden = hidden_states(model, batch)[batch.predictors]
     nats, correct = [], []
-    for logits, labels in _target_logits(model, batch):
+    chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
+    for part, labels in chunks:
+        logits = _logits(model, part)
         nats.append(cross_entropy(logits, labels, reduction="none"))
         correct.append(logits.argmax(dim=-1) == labels)
     return torch.cat(nats), torch.cat(correct)
-
-
-def _target_logits(model: PreTrainedModel, batch: MicroBatch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield logits, float32 (targets of a chunk, vocabulary), and labels."""
-    hidden = hidden_states(model, batch)[batch.predictors]
-    chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
-    for part, labels in chunks:
-        yield _logits(model, part), labels
