@@ -14,6 +14,7 @@ from finetree_api.trainer.v1 import (
     event_log_pb2,
     event_pb2,
     job_pb2,
+    metrics_pb2,
     trainer_pb2,
 )
 from finetree_api.types.v1 import hardware_pb2, server_pb2, training_data_pb2
@@ -28,11 +29,21 @@ from finetree.errors import (
     Unavailable,
     Violation,
 )
+from finetree.metrics import KINDS, Curves, query_problem
 from finetree.testing.catalog import ACCELERATORS, CPU_BYTES, server
 from finetree.testing.clock import Clock, Ids
 from finetree.testing.estimator import FakeEstimator
 from finetree.testing.handlers import Handlers
-from finetree.testing.requests import Answers, artifact_name, body_hash, full_name, not_promised, page, project_of
+from finetree.testing.requests import (
+    Answers,
+    artifact_name,
+    body_hash,
+    full_name,
+    invalid,
+    not_promised,
+    page,
+    project_of,
+)
 from finetree.testing.trainer.base_models import FakeBaseModels
 from finetree.testing.trainer.datasets import FakeDatasets
 from finetree.testing.trainer.job import FakeJob
@@ -88,6 +99,7 @@ class FakeTrainer:
         handlers.unary(rpcs.CANCEL_JOB, self._cancel)
         handlers.stream(rpcs.WATCH_JOB, lambda r, context: self.watches.stream(r, self.find(r.name), context))
         handlers.unary(rpcs.LIST_EVENTS, self._events)
+        handlers.unary(rpcs.QUERY_METRICS, self._metrics)
         handlers.unary(rpcs.LIST_ARTIFACTS, self._artifacts)
         handlers.stream(rpcs.DOWNLOAD_ARTIFACT, self._download)
         handlers.unary(rpcs.DELETE_DATASET, self._delete_dataset)
@@ -312,6 +324,23 @@ class FakeTrainer:
             chosen.reverse()
         events, token = page(chosen, request, key=_seq_of, size=100, scope=job.message.uid)
         return event_log_pb2.ListEventsResponse(events=events, next_page_token=token)
+
+    def _metrics(self, request: metrics_pb2.QueryMetricsRequest) -> metrics_pb2.QueryMetricsResponse:
+        job = self.find(request.name)
+        problem = query_problem(request)
+        if problem is not None:
+            raise invalid(problem.field, problem.description)
+        curves = Curves.of(request)
+        for event in reversed(job.log):
+            if event.kind in KINDS and not curves.add(event):
+                break
+        return metrics_pb2.QueryMetricsResponse(
+            series=curves.series(),
+            steps_per_point=curves.width,
+            last_step=curves.newest,
+            last_seq=job.message.last_seq,
+            oldest_seq=job.message.oldest_seq,
+        )
 
     def _artifacts(self, request: artifact_pb2.ListArtifactsRequest) -> artifact_pb2.ListArtifactsResponse:
         found = self.find(request.parent, "parent").artifacts()
