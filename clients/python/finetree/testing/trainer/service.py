@@ -11,10 +11,7 @@ from finetree_api.trainer.v1 import (
     base_model_pb2,
     capacity_pb2,
     dataset_pb2,
-    event_log_pb2,
-    event_pb2,
     job_pb2,
-    metrics_pb2,
     trainer_pb2,
 )
 from finetree_api.types.v1 import hardware_pb2, server_pb2, training_data_pb2
@@ -29,7 +26,6 @@ from finetree.errors import (
     Unavailable,
     Violation,
 )
-from finetree.metrics import KINDS, Curves, query_problem
 from finetree.testing.catalog import ACCELERATORS, CPU_BYTES, server
 from finetree.testing.clock import Clock, Ids
 from finetree.testing.estimator import FakeEstimator
@@ -39,19 +35,19 @@ from finetree.testing.requests import (
     artifact_name,
     body_hash,
     full_name,
-    invalid,
     not_promised,
     page,
     project_of,
 )
 from finetree.testing.trainer.base_models import FakeBaseModels
 from finetree.testing.trainer.datasets import FakeDatasets
+from finetree.testing.trainer.events import list_events, query_metrics
 from finetree.testing.trainer.job import FakeJob
 from finetree.testing.trainer.plans import CAPABILITIES, Planned, Planner
 from finetree.testing.trainer.previews import FakePreviews
 from finetree.testing.trainer.replay import Replay
 from finetree.testing.trainer.script import Course, Script
-from finetree.testing.trainer.watch import Watches, require_kept
+from finetree.testing.trainer.watch import Watches
 
 CHUNK = 256 * 1024
 SLOTS = 64
@@ -98,8 +94,8 @@ class FakeTrainer:
         handlers.unary(rpcs.UPDATE_JOB, self._update)
         handlers.unary(rpcs.CANCEL_JOB, self._cancel)
         handlers.stream(rpcs.WATCH_JOB, lambda r, context: self.watches.stream(r, self.find(r.name), context))
-        handlers.unary(rpcs.LIST_EVENTS, self._events)
-        handlers.unary(rpcs.QUERY_METRICS, self._metrics)
+        handlers.unary(rpcs.LIST_EVENTS, lambda r: list_events(r, self.find(r.name)))
+        handlers.unary(rpcs.QUERY_METRICS, lambda r: query_metrics(r, self.find(r.name)))
         handlers.unary(rpcs.LIST_ARTIFACTS, self._artifacts)
         handlers.stream(rpcs.DOWNLOAD_ARTIFACT, self._download)
         handlers.unary(rpcs.DELETE_DATASET, self._delete_dataset)
@@ -306,42 +302,6 @@ class FakeTrainer:
             job.cancel()
         return trainer_pb2.CancelJobResponse(job=job.message)
 
-    def _events(self, request: event_log_pb2.ListEventsRequest) -> event_log_pb2.ListEventsResponse:
-        job = self.find(request.name)
-        if request.after_seq:
-            require_kept(job, request.after_seq)
-        moment = request.after_time.ToMicroseconds() if request.HasField("after_time") else -1
-        chosen = [
-            event
-            for event in job.log
-            if event.seq > request.after_seq
-            and (not request.before_seq or event.seq < request.before_seq)
-            and event.event_time.ToMicroseconds() > moment
-            and (not request.kinds or event.kind in request.kinds)
-            and event.level >= request.min_level
-        ]
-        if request.order == event_log_pb2.EVENT_ORDER_DESCENDING:
-            chosen.reverse()
-        events, token = page(chosen, request, key=_seq_of, size=100, scope=job.message.uid)
-        return event_log_pb2.ListEventsResponse(events=events, next_page_token=token)
-
-    def _metrics(self, request: metrics_pb2.QueryMetricsRequest) -> metrics_pb2.QueryMetricsResponse:
-        job = self.find(request.name)
-        problem = query_problem(request)
-        if problem is not None:
-            raise invalid(problem.field, problem.description)
-        curves = Curves.of(request)
-        for event in reversed(job.log):
-            if event.kind in KINDS and not curves.add(event):
-                break
-        return metrics_pb2.QueryMetricsResponse(
-            series=curves.series(),
-            steps_per_point=curves.width,
-            last_step=curves.newest,
-            last_seq=job.message.last_seq,
-            oldest_seq=job.message.oldest_seq,
-        )
-
     def _artifacts(self, request: artifact_pb2.ListArtifactsRequest) -> artifact_pb2.ListArtifactsResponse:
         found = self.find(request.parent, "parent").artifacts()
         artifacts, token = page(found, request, key=lambda each: each.name)
@@ -433,10 +393,6 @@ class FakeTrainer:
         )
         info.features.extend(["train.full", "train.lora", "train.qlora", "train.prefix", "train.adapter", "prepare"])
         return info
-
-
-def _seq_of(event: event_pb2.JobEvent) -> str:
-    return str(event.seq)
 
 
 def _datasets_of(job: job_pb2.Job) -> set[str]:
