@@ -5,7 +5,16 @@ from __future__ import annotations
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
-from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, method_pb2, model_pb2, run_spec_pb2
+from finetree_api.recommender.v1 import serving_pb2 as recommender_serving_pb2
+from finetree_api.types.v1 import (
+    check_pb2,
+    estimate_summary_pb2,
+    evidence_pb2,
+    method_pb2,
+    model_pb2,
+    run_spec_pb2,
+    serving_pb2,
+)
 
 from finetree._shared import rpcs
 from finetree.errors import NotFound
@@ -48,6 +57,7 @@ class FakeRecommender:
         handlers.unary(rpcs.GET_METHOD, self.get_method)
         handlers.unary(rpcs.LIST_RULE_PACKS, _rule_packs)
         handlers.unary(rpcs.GET_RULE_PACK, self._rule_pack)
+        handlers.unary(rpcs.CHECK_SERVING, check_serving)
         handlers.unary(
             rpcs.RECOMMENDER_INFO,
             lambda _: recommender_pb2.GetServerInfoResponse(server=server("recommender"), revision=self.revision()),
@@ -210,6 +220,32 @@ def _assessments(*, fits: bool = True) -> list[recommendation_pb2.MethodAssessme
         reason = kinds.MethodReason(code="FAKE", message="invented", rule_id="fake")
         answers.append(kinds.MethodAssessment(method=card.method, verdict=verdict, reasons=[reason]))
     return answers
+
+
+def check_serving(
+    request: recommender_serving_pb2.CheckServingRequest,
+) -> recommender_serving_pb2.CheckServingResponse:
+    """Say that servers load LoRA and whole models and nothing else, whatever their versions."""
+    if request.HasField("spec") and request.spec.WhichOneof("method") is None:
+        raise invalid("spec", "must have a method: what is served depends on it")
+    form = recommender_serving_pb2.ServedForm.Name(request.result.form)
+    made = request.spec.WhichOneof("method") or form.removeprefix("SERVED_FORM_").lower()
+    served = made in ("lora", "qlora", "full", "model")
+    asked = list(request.servers) or [
+        recommender_serving_pb2.ServerVersion(server=number) for number in serving_pb2.ServingTarget.values() if number
+    ]
+    checks = [
+        serving_pb2.ServingCheck(
+            server=each.server,
+            versions=each.version,
+            verdict=serving_pb2.SERVING_VERDICT_SERVES if served else serving_pb2.SERVING_VERDICT_NOT,
+            message="This answer is invented.",
+            remedy="" if served else "Train LoRA.",
+            rule_ids=["fake"],
+        )
+        for each in asked
+    ]
+    return recommender_serving_pb2.CheckServingResponse(checks=checks, rules_date=DATE)
 
 
 def _rule_packs(request: rule_pack_pb2.ListRulePacksRequest) -> rule_pack_pb2.ListRulePacksResponse:
