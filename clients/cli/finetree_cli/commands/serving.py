@@ -78,6 +78,7 @@ def serving(
     from finetree_api.types.v1 import serving_pb2 as types
 
     from finetree_cli.backends.recommender import open_recommender
+    from finetree_cli.output import as_dict
     from finetree_cli.render.recommender.serving import missing, show_checks
 
     asked = dict(servers)
@@ -94,13 +95,14 @@ def serving(
         _set_subject(request, what, lambda: client.get_job(what))
         with open_recommender(settings, client, "CheckServing", local=local) as recommender:
             answer = recommender.check_serving(request)
+    lost = missing(answer.checks, require)
     if settings.out.json:
-        settings.out.message(answer)
+        settings.out.document({**as_dict(answer), "not_served_by": lost})
     else:
         show_checks(settings.out, answer.checks)
         settings.out.say(f"rules of {answer.rules_date}, read from the servers' code; --json has the sources")
-    if lost := missing(answer.checks, require):
-        raise GateFailed(f"not served by {', '.join(lost)}", reason="NOT_SERVED", reported=False)
+    if lost:
+        raise GateFailed(f"not served by {', '.join(lost)}", reason="NOT_SERVED", reported=True)
 
 
 def _set_subject(request: "serving_pb2.CheckServingRequest", what: str, job: "Any") -> None:

@@ -5,16 +5,7 @@ from __future__ import annotations
 
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
-from finetree_api.recommender.v1 import serving_pb2 as recommender_serving_pb2
-from finetree_api.types.v1 import (
-    check_pb2,
-    estimate_summary_pb2,
-    evidence_pb2,
-    method_pb2,
-    model_pb2,
-    run_spec_pb2,
-    serving_pb2,
-)
+from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, method_pb2, model_pb2, run_spec_pb2
 
 from finetree._shared import rpcs
 from finetree.errors import NotFound
@@ -24,6 +15,7 @@ from finetree.testing.estimator import FakeEstimator
 from finetree.testing.estimator.estimates import DOES_NOT_FIT
 from finetree.testing.handlers import Handlers
 from finetree.testing.requests import invalid, page
+from finetree.testing.serving import check_serving
 
 PICTURE = '<svg xmlns="http://www.w3.org/2000/svg"><title>A fake picture</title></svg>\n'
 SHA256 = "0f" * 32
@@ -220,32 +212,6 @@ def _assessments(*, fits: bool = True) -> list[recommendation_pb2.MethodAssessme
         reason = kinds.MethodReason(code="FAKE", message="invented", rule_id="fake")
         answers.append(kinds.MethodAssessment(method=card.method, verdict=verdict, reasons=[reason]))
     return answers
-
-
-def check_serving(
-    request: recommender_serving_pb2.CheckServingRequest,
-) -> recommender_serving_pb2.CheckServingResponse:
-    """Say that servers load LoRA and whole models and nothing else, whatever their versions."""
-    if request.HasField("spec") and request.spec.WhichOneof("method") is None:
-        raise invalid("spec", "must have a method: what is served depends on it")
-    form = recommender_serving_pb2.ServedForm.Name(request.result.form)
-    made = request.spec.WhichOneof("method") or form.removeprefix("SERVED_FORM_").lower()
-    served = made in ("lora", "qlora", "full", "model")
-    asked = list(request.servers) or [
-        recommender_serving_pb2.ServerVersion(server=number) for number in serving_pb2.ServingTarget.values() if number
-    ]
-    checks = [
-        serving_pb2.ServingCheck(
-            server=each.server,
-            versions=each.version,
-            verdict=serving_pb2.SERVING_VERDICT_SERVES if served else serving_pb2.SERVING_VERDICT_NOT,
-            message="This answer is invented.",
-            remedy="" if served else "Train LoRA.",
-            rule_ids=["fake"],
-        )
-        for each in asked
-    ]
-    return recommender_serving_pb2.CheckServingResponse(checks=checks, rules_date=DATE)
 
 
 def _rule_packs(request: rule_pack_pb2.ListRulePacksRequest) -> rule_pack_pb2.ListRulePacksResponse:
