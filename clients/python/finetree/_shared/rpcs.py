@@ -15,6 +15,7 @@ from finetree_api.trainer.v1 import (
     capacity_pb2,
     dataset_pb2,
     event_log_pb2,
+    job_log_pb2,
     metrics_pb2,
     trainer_pb2,
 )
@@ -135,12 +136,15 @@ VALIDATE_JOB = _of(
 CREATE_JOB = _of("trainer", "CreateJob", trainer_pb2.CreateJobRequest, trainer_pb2.CreateJobResponse, ASKS_ANOTHER)
 GET_JOB = _of("trainer", "GetJob", trainer_pb2.GetJobRequest, trainer_pb2.GetJobResponse)
 LIST_JOBS = _of("trainer", "ListJobs", trainer_pb2.ListJobsRequest, trainer_pb2.ListJobsResponse)
+UPDATE_JOB = _of("trainer", "UpdateJob", trainer_pb2.UpdateJobRequest, trainer_pb2.UpdateJobResponse)
 CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_pb2.CancelJobResponse)
 WATCH_JOB = _of("trainer", "WatchJob", event_log_pb2.WatchJobRequest, event_log_pb2.WatchJobResponse, None)
 LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, event_log_pb2.ListEventsResponse)
 QUERY_METRICS = _of(
     "trainer", "QueryMetrics", metrics_pb2.QueryMetricsRequest, metrics_pb2.QueryMetricsResponse, ASKS_ANOTHER
 )
+READ_JOB_LOG = _of("trainer", "ReadJobLog", job_log_pb2.ReadJobLogRequest, job_log_pb2.ReadJobLogResponse, None)
+LIST_JOB_LOGS = _of("trainer", "ListJobLogs", job_log_pb2.ListJobLogsRequest, job_log_pb2.ListJobLogsResponse)
 LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsRequest, artifact_pb2.ListArtifactsResponse)
 DOWNLOAD_ARTIFACT = _of(
     "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None

@@ -15,6 +15,7 @@ from finetree_api.trainer.v1 import (
     dataset_pb2,
     event_log_pb2,
     event_pb2,
+    job_log_pb2,
     job_pb2,
     metrics_pb2,
     trainer_pb2,
@@ -224,6 +225,30 @@ def list_jobs(
     return Listing(rpcs.LIST_JOBS, request, lambda page: page.jobs)
 
 
+def update_job(
+    name: str,
+    *,
+    display_name: str | None,
+    labels: Mapping[str, str | None] | None,
+    annotations: Mapping[str, str | None] | None,
+    request_id: str,
+) -> trainer_pb2.UpdateJobRequest:
+    """Build the request of UpdateJob, whose mask names each key that is set or, with None, removed."""
+    request = trainer_pb2.UpdateJobRequest(
+        name=name, display_name=display_name, request_id=request_id or new_request_id()
+    )
+    paths = [] if display_name is None else ["display_name"]
+    for field, given in (("labels", labels), ("annotations", annotations)):
+        for key, value in (given or {}).items():
+            paths.append(f"{field}.{key}")
+            if value is not None:
+                getattr(request, field)[key] = value
+    if not paths:
+        raise invalid("labels", "name what is to change: display_name, labels or annotations")
+    request.update_mask.paths.extend(paths)
+    return request
+
+
 def cancel_job(name: str, mode: Mode, request_id: str) -> trainer_pb2.CancelJobRequest:
     """Build the request of CancelJob."""
     number = enum_number(trainer_pb2.CancelMode, mode, "mode")
@@ -269,6 +294,20 @@ def query_metrics(
     return metrics_pb2.QueryMetricsRequest(
         name=name, metrics=metrics, first_step=first_step, last_step=last_step, max_points=points
     )
+
+
+def read_job_log(
+    name: str, *, attempt: int, offset: int | None, last_lines: int | None, follow: bool, last_attempt: int
+) -> job_log_pb2.ReadJobLogRequest:
+    """Build the request of ReadJobLog."""
+    if offset is not None and last_lines is not None:
+        raise invalid("last_lines", "give either offset or last_lines")
+    request = job_log_pb2.ReadJobLogRequest(name=name, attempt=attempt, follow=follow, last_attempt=last_attempt)
+    if offset is not None:
+        request.offset = offset
+    if last_lines is not None:
+        request.last_lines = last_lines
+    return request
 
 
 def list_artifacts(job: str) -> Listing[artifact_pb2.Artifact]:

@@ -29,6 +29,7 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
+from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
@@ -113,6 +114,7 @@ class Application:
             watches=self._watches,
             lister=EventLister(log),
             metrics=MetricsReader(log),
+            logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),

@@ -8,6 +8,7 @@ from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_
 from finetree_api.trainer.v1 import capacity_pb2 as finetree__api_dot_trainer_dot_v1_dot_capacity__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
+from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
 
@@ -105,6 +106,11 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.UpdateJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/UpdateJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/CancelJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
@@ -124,6 +130,16 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/QueryMetrics',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
+                _registered_method=True)
+        self.ReadJobLog = channel.unary_stream(
+                '/finetree_api.trainer.v1.TrainerService/ReadJobLog',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogResponse.FromString,
+                _registered_method=True)
+        self.ListJobLogs = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ListJobLogs',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.FromString,
                 _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListArtifacts',
@@ -228,6 +244,12 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -247,6 +269,18 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def QueryMetrics(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadJobLog(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobLogs(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -344,6 +378,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsResponse.SerializeToString,
             ),
+            'UpdateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobResponse.SerializeToString,
+            ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.FromString,
@@ -363,6 +402,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.QueryMetrics,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.SerializeToString,
+            ),
+            'ReadJobLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadJobLog,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogResponse.SerializeToString,
+            ),
+            'ListJobLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobLogs,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
@@ -747,6 +796,33 @@ class TrainerService(object):
             _registered_method=True)
 
     @staticmethod
+    def UpdateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/UpdateJob',
+            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CancelJob(request,
             target,
             options=(),
@@ -844,6 +920,60 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/QueryMetrics',
             finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadJobLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ReadJobLog',
+            finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ListJobLogs',
+            finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

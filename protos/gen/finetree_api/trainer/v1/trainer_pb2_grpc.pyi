@@ -9,6 +9,7 @@ from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
 from finetree_api.trainer.v1 import capacity_pb2 as _capacity_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
+from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
 from grpc import aio as _aio
@@ -134,9 +135,11 @@ class TrainerServiceStub:
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
     WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-    the finding in dataset.reading), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
-    ListDatasets), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION
-    (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
+    the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
+    other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
+    ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
+    configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
     RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
@@ -150,6 +153,13 @@ class TrainerServiceStub:
     """Lists the jobs of a project, newest first.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    UpdateJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.UpdateJobRequest, _trainer_pb2.UpdateJobResponse]
+    """Changes what people call a job: its display name, labels and annotations, in any state. Only what the mask names is
+    changed, at once or not at all; what it does, its limits and its deadline never change.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id).
     """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CancelJobRequest, _trainer_pb2.CancelJobResponse]
     """Asks a job to stop, and returns at once; the Terminal event of WatchJob says when it has. A job that waits is
@@ -183,6 +193,20 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
     restore a backup).
+    """
+    ReadJobLog: _grpc.UnaryStreamMultiCallable[_job_log_pb2.ReadJobLogRequest, _job_log_pb2.ReadJobLogResponse]
+    """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
+    and what libraries say, with stack traces. It stays when the job has ended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; LOG_NOT_FOUND: take an attempt from ListJobLogs, or follow
+    the log of a job that has not begun), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below),
+    RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING:
+    read again from the last attempt and next_offset after the time in RetryInfo).
+    """
+    ListJobLogs: _grpc.UnaryUnaryMultiCallable[_job_log_pb2.ListJobLogsRequest, _job_log_pb2.ListJobLogsResponse]
+    """Lists the logs of a job, one for each attempt, with their sizes.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
     """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -307,9 +331,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
     WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-    the finding in dataset.reading), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
-    ListDatasets), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION
-    (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
+    the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
+    other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
+    ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
+    configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
     RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
@@ -323,6 +349,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Lists the jobs of a project, newest first.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    UpdateJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.UpdateJobRequest, _trainer_pb2.UpdateJobResponse]  # type: ignore[assignment]
+    """Changes what people call a job: its display name, labels and annotations, in any state. Only what the mask names is
+    changed, at once or not at all; what it does, its limits and its deadline never change.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id).
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CancelJobRequest, _trainer_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Asks a job to stop, and returns at once; the Terminal event of WatchJob says when it has. A job that waits is
@@ -356,6 +389,20 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
     restore a backup).
+    """
+    ReadJobLog: _aio.UnaryStreamMultiCallable[_job_log_pb2.ReadJobLogRequest, _job_log_pb2.ReadJobLogResponse]  # type: ignore[assignment]
+    """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
+    and what libraries say, with stack traces. It stays when the job has ended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; LOG_NOT_FOUND: take an attempt from ListJobLogs, or follow
+    the log of a job that has not begun), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below),
+    RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING:
+    read again from the last attempt and next_offset after the time in RetryInfo).
+    """
+    ListJobLogs: _aio.UnaryUnaryMultiCallable[_job_log_pb2.ListJobLogsRequest, _job_log_pb2.ListJobLogsResponse]  # type: ignore[assignment]
+    """Lists the logs of a job, one for each attempt, with their sizes.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
     """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -543,9 +590,11 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
         NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
         WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-        the finding in dataset.reading), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
-        ListDatasets), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a configured root), FAILED_PRECONDITION
-        (DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
+        the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
+        other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+        ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
+        ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
+        configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
         the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
         one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
         RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
@@ -571,6 +620,19 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the jobs of a project, newest first.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateJob(
+        self,
+        request: _trainer_pb2.UpdateJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.UpdateJobResponse, _abc.Awaitable[_trainer_pb2.UpdateJobResponse]]:
+        """Changes what people call a job: its display name, labels and annotations, in any state. Only what the mask names is
+        changed, at once or not at all; what it does, its limits and its deadline never change.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+        request_id).
         """
 
     @_abc_1.abstractmethod
@@ -628,6 +690,32 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
         restore a backup).
+        """
+
+    @_abc_1.abstractmethod
+    def ReadJobLog(
+        self,
+        request: _job_log_pb2.ReadJobLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_log_pb2.ReadJobLogResponse], _abc.AsyncIterator[_job_log_pb2.ReadJobLogResponse]]:
+        """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
+        and what libraries say, with stack traces. It stays when the job has ended.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; LOG_NOT_FOUND: take an attempt from ListJobLogs, or follow
+        the log of a job that has not begun), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below),
+        RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING:
+        read again from the last attempt and next_offset after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def ListJobLogs(
+        self,
+        request: _job_log_pb2.ListJobLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_log_pb2.ListJobLogsResponse, _abc.Awaitable[_job_log_pb2.ListJobLogsResponse]]:
+        """Lists the logs of a job, one for each attempt, with their sizes.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
         """
 
     @_abc_1.abstractmethod

@@ -221,8 +221,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     again, or take one that transformers loads.
     """
     ERROR_REASON_MODEL_PICKLED: _ErrorReason.ValueType  # 85
-    """The model has its weights only as pickles, which can run any code (INVALID_ARGUMENT, job errors). Take a revision
-    with safetensors.
+    """The model or adapter has its weights only as pickles, which can run any code (INVALID_ARGUMENT, requests that name
+    trained weights, and job errors). Take a revision with safetensors, or convert it where it is trusted.
     """
     ERROR_REASON_MODEL_QUANTIZED: _ErrorReason.ValueType  # 86
     """The model is stored quantized, so that it cannot be trained (INVALID_ARGUMENT, job errors). Name the model that it
@@ -271,8 +271,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     artifact again, whole.
     """
     ERROR_REASON_WRONG_BASE: _ErrorReason.ValueType  # 98
-    """The adapter was trained on another base model (INVALID_ARGUMENT, the worker's loader). Load the base model that the
-    message names.
+    """The adapter was trained on another base model (INVALID_ARGUMENT, requests that name trained weights, job errors and
+    the worker's loader). Load the base model that the message names.
     """
     ERROR_REASON_DATASET_NOT_FOUND: _ErrorReason.ValueType  # 110
     """Datasets and their upload.
@@ -429,8 +429,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     trainer's data from a backup.
     """
     ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 170
-    """Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob). End some, use ListEvents, or try again after the
-    time in RetryInfo.
+    """Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob and ReadJobLog). End some, use ListEvents, or try
+    again after the time in RetryInfo.
     """
     ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 171
     """The job has no such artifact (NOT_FOUND, DownloadArtifact). Take a name from ListArtifacts."""
@@ -439,7 +439,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     artifact's files.
     """
     ERROR_REASON_OFFSET_BEYOND_END: _ErrorReason.ValueType  # 173
-    """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
+    """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact and ReadJobLog). Start at size_bytes in the metadata or
     below.
     """
     ERROR_REASON_RECORD_DAMAGED: _ErrorReason.ValueType  # 174
@@ -480,10 +480,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     is there, or start the job again.
     """
     ERROR_REASON_WORKER_FAILED: _ErrorReason.ValueType  # 188
-    """The worker failed and gave no closer reason (INTERNAL, job errors). Ask the operator for the worker's log."""
+    """The worker failed and gave no closer reason (INTERNAL, job errors). See the log of its last attempt (ReadJobLog)."""
     ERROR_REASON_WORKER_LOST: _ErrorReason.ValueType  # 189
     """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
     lines; lower the micro-batch if memory ran out.
+    """
+    ERROR_REASON_LOG_NOT_FOUND: _ErrorReason.ValueType  # 255
+    """There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or
+    follow the log.
     """
     ERROR_REASON_INTERNAL_ERROR: _ErrorReason.ValueType  # 200
     """Servers and disks.
@@ -496,7 +500,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     less in one call, or try again later.
     """
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 202
-    """The server is shutting down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
+    """The server is shutting down (UNAVAILABLE, WatchJob and ReadJobLog). Go on from the last cursor or offset after the time
+    in RetryInfo.
+    """
     ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 203
     """The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
     errors). Free space, then try again.
@@ -521,6 +527,28 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_PROTOCOL_VERSION_MISMATCH: _ErrorReason.ValueType  # 221
     """The worker speaks another version of the protocol (FAILED_PRECONDITION, Attach). End the worker, and install the
     one of the trainer's release.
+    """
+    ERROR_REASON_CHECKPOINT_NOT_FOUND: _ErrorReason.ValueType  # 230
+    """Trained weights that a request names.
+
+    The job has no such checkpoint on disk, or no longer (NOT_FOUND, requests that name trained weights). Take a step
+    that the metadata names, or the job's artifact.
+    """
+    ERROR_REASON_WEIGHTS_UNREADABLE: _ErrorReason.ValueType  # 231
+    """The folder, artifact or checkpoint holds no weights that can be used, or damaged ones (INVALID_ARGUMENT, requests
+    that name trained weights, and job errors). Do what the message says: name another one, or fetch it again.
+    """
+    ERROR_REASON_WEIGHTS_NOT_FOUND: _ErrorReason.ValueType  # 232
+    """There is no such adapter folder under a model root (NOT_FOUND, requests that name trained weights). Write its path
+    relative to a model root.
+    """
+    ERROR_REASON_WEIGHTS_MISMATCH: _ErrorReason.ValueType  # 233
+    """The weights do not fit the settings of the run that starts from them (INVALID_ARGUMENT, job errors). Leave the
+    setting that the violation names unset, or start without these weights.
+    """
+    ERROR_REASON_WEIGHTS_CHANGED: _ErrorReason.ValueType  # 234
+    """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
+    INVALID_ARGUMENT, job errors). Name weights that are still there, then approve the new plan.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -731,8 +759,8 @@ ERROR_REASON_MODEL_UNREADABLE: ErrorReason.ValueType  # 84
 again, or take one that transformers loads.
 """
 ERROR_REASON_MODEL_PICKLED: ErrorReason.ValueType  # 85
-"""The model has its weights only as pickles, which can run any code (INVALID_ARGUMENT, job errors). Take a revision
-with safetensors.
+"""The model or adapter has its weights only as pickles, which can run any code (INVALID_ARGUMENT, requests that name
+trained weights, and job errors). Take a revision with safetensors, or convert it where it is trusted.
 """
 ERROR_REASON_MODEL_QUANTIZED: ErrorReason.ValueType  # 86
 """The model is stored quantized, so that it cannot be trained (INVALID_ARGUMENT, job errors). Name the model that it
@@ -781,8 +809,8 @@ ERROR_REASON_ADAPTER_UNREADABLE: ErrorReason.ValueType  # 97
 artifact again, whole.
 """
 ERROR_REASON_WRONG_BASE: ErrorReason.ValueType  # 98
-"""The adapter was trained on another base model (INVALID_ARGUMENT, the worker's loader). Load the base model that the
-message names.
+"""The adapter was trained on another base model (INVALID_ARGUMENT, requests that name trained weights, job errors and
+the worker's loader). Load the base model that the message names.
 """
 ERROR_REASON_DATASET_NOT_FOUND: ErrorReason.ValueType  # 110
 """Datasets and their upload.
@@ -939,8 +967,8 @@ ERROR_REASON_EVENTS_DAMAGED: ErrorReason.ValueType  # 169
 trainer's data from a backup.
 """
 ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 170
-"""Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob). End some, use ListEvents, or try again after the
-time in RetryInfo.
+"""Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob and ReadJobLog). End some, use ListEvents, or try
+again after the time in RetryInfo.
 """
 ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 171
 """The job has no such artifact (NOT_FOUND, DownloadArtifact). Take a name from ListArtifacts."""
@@ -949,7 +977,7 @@ ERROR_REASON_FILE_NOT_FOUND: ErrorReason.ValueType  # 172
 artifact's files.
 """
 ERROR_REASON_OFFSET_BEYOND_END: ErrorReason.ValueType  # 173
-"""The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
+"""The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact and ReadJobLog). Start at size_bytes in the metadata or
 below.
 """
 ERROR_REASON_RECORD_DAMAGED: ErrorReason.ValueType  # 174
@@ -990,10 +1018,14 @@ ERROR_REASON_OUTPUT_EXISTS: ErrorReason.ValueType  # 187
 is there, or start the job again.
 """
 ERROR_REASON_WORKER_FAILED: ErrorReason.ValueType  # 188
-"""The worker failed and gave no closer reason (INTERNAL, job errors). Ask the operator for the worker's log."""
+"""The worker failed and gave no closer reason (INTERNAL, job errors). See the log of its last attempt (ReadJobLog)."""
 ERROR_REASON_WORKER_LOST: ErrorReason.ValueType  # 189
 """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
 lines; lower the micro-batch if memory ran out.
+"""
+ERROR_REASON_LOG_NOT_FOUND: ErrorReason.ValueType  # 255
+"""There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or
+follow the log.
 """
 ERROR_REASON_INTERNAL_ERROR: ErrorReason.ValueType  # 200
 """Servers and disks.
@@ -1006,7 +1038,9 @@ ERROR_REASON_CALL_TIME_LIMIT: ErrorReason.ValueType  # 201
 less in one call, or try again later.
 """
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 202
-"""The server is shutting down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
+"""The server is shutting down (UNAVAILABLE, WatchJob and ReadJobLog). Go on from the last cursor or offset after the time
+in RetryInfo.
+"""
 ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 203
 """The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
 errors). Free space, then try again.
@@ -1031,5 +1065,27 @@ The trainer does not know the worker (UNAUTHENTICATED, Attach). End the worker.
 ERROR_REASON_PROTOCOL_VERSION_MISMATCH: ErrorReason.ValueType  # 221
 """The worker speaks another version of the protocol (FAILED_PRECONDITION, Attach). End the worker, and install the
 one of the trainer's release.
+"""
+ERROR_REASON_CHECKPOINT_NOT_FOUND: ErrorReason.ValueType  # 230
+"""Trained weights that a request names.
+
+The job has no such checkpoint on disk, or no longer (NOT_FOUND, requests that name trained weights). Take a step
+that the metadata names, or the job's artifact.
+"""
+ERROR_REASON_WEIGHTS_UNREADABLE: ErrorReason.ValueType  # 231
+"""The folder, artifact or checkpoint holds no weights that can be used, or damaged ones (INVALID_ARGUMENT, requests
+that name trained weights, and job errors). Do what the message says: name another one, or fetch it again.
+"""
+ERROR_REASON_WEIGHTS_NOT_FOUND: ErrorReason.ValueType  # 232
+"""There is no such adapter folder under a model root (NOT_FOUND, requests that name trained weights). Write its path
+relative to a model root.
+"""
+ERROR_REASON_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 233
+"""The weights do not fit the settings of the run that starts from them (INVALID_ARGUMENT, job errors). Leave the
+setting that the violation names unset, or start without these weights.
+"""
+ERROR_REASON_WEIGHTS_CHANGED: ErrorReason.ValueType  # 234
+"""The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
+INVALID_ARGUMENT, job errors). Name weights that are still there, then approve the new plan.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
