@@ -10,6 +10,7 @@ from google.protobuf import json_format
 SPEC = {"model": {"name": "qwen2.5-0.5b"}, "lora": {"rank": 64}}
 
 
+@pytest.mark.service_alone("verdict")
 async def test_a_run_is_judged_with_what_the_catalog_knows_of_its_model(client):
     reply = await client.check_serving(SPEC)
     assert {check.server for check in reply.checks} == set(types.ServingTarget.values()) - {0}
@@ -25,6 +26,7 @@ async def test_a_run_is_judged_with_what_the_catalog_knows_of_its_model(client):
     assert ollama.remedy
 
 
+@pytest.mark.service_alone("verdict")
 async def test_a_server_at_a_version_is_asked_alone(client):
     reply = await client.check_serving({**SPEC, "lora": {"weight_decomposed": True}}, servers={"sglang": "0.5.3"})
     (check,) = reply.checks
@@ -34,6 +36,7 @@ async def test_a_server_at_a_version_is_asked_alone(client):
     assert other.server == types.SERVING_TARGET_LLAMA_CPP
 
 
+@pytest.mark.service_alone("verdict")
 async def test_without_an_estimator_the_family_is_unknown_and_a_step(recommender):
     async with recommender("127.0.0.1:1") as alone:
         (check,) = (await alone.check_serving(SPEC, servers=["ollama"])).checks
@@ -48,6 +51,7 @@ SHAPE = {"hidden_size": 64, "layers": 1, "intermediate_size": 64, "attention_hea
 SHAPE |= {"family": "llama"}
 
 
+@pytest.mark.service_alone("verdict")
 async def test_files_that_are_there_are_judged_by_their_own_values(client):
     made = serving_pb2.ServedResult(form=serving_pb2.SERVED_FORM_LORA, rank=8, modules_to_save=["model.lm_head"])
     made.family = "llama"

@@ -12,11 +12,8 @@ from typing import Any
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
 from finetree.testing.clock import Clock, to_timestamp
-<<<<<<< HEAD
-from finetree.testing.serving import invented_checks
-=======
 from finetree.testing.requests import invalid
->>>>>>> main
+from finetree.testing.serving import invented_checks
 from finetree.testing.trainer.script import Course, Paced, ended, moved
 
 ENDED = frozenset({job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED})
