@@ -2,7 +2,16 @@
 """A job and a dataset exist in the project of their name alone: for each rpc of the contract that names one."""
 
 import grpc
-from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_log_pb2, job_log_pb2, metrics_pb2, trainer_pb2
+from finetree_api.trainer.v1 import (
+    artifact_pb2,
+    dataset_pb2,
+    event_log_pb2,
+    job_log_pb2,
+    metrics_pb2,
+    serving_pb2,
+    trainer_pb2,
+)
+from finetree_api.types.v1 import weights_pb2
 from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 
 METHODS = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].methods_by_name
@@ -11,6 +20,7 @@ WITHOUT = {
     *("ListBaseModels", "GetBaseModel", "DeleteBaseModel", "GetCapacity", "GetServerInfo"),
 }
 """Rpcs that name a project, or what belongs to none."""
+TARGET = serving_pb2.ServeTarget(name="theirs", weights=weights_pb2.TrainedWeights(path="adapter"))
 JOBS = {
     "GetJob": lambda job: trainer_pb2.GetJobRequest(name=job),
     "UpdateJob": lambda job: trainer_pb2.UpdateJobRequest(name=job, labels={"team": "x"}, request_id="update"),
@@ -25,6 +35,10 @@ JOBS = {
         name=f"{job}/artifacts/adapter", path="weights.bin"
     ),
     "PreviewDataset": lambda job: dataset_pb2.PreviewDatasetRequest(job=job),
+    "Generate": lambda job: serving_pb2.GenerateRequest(job=job, prompt="who?"),
+    "LoadTarget": lambda job: serving_pb2.LoadTargetRequest(job=job, target=TARGET, request_id="load"),
+    "UnloadTarget": lambda job: serving_pb2.UnloadTargetRequest(job=job, target="theirs", request_id="unload"),
+    "ListTargets": lambda job: serving_pb2.ListTargetsRequest(job=job),
 }
 DATASETS = {
     "GetDataset": lambda dataset: dataset_pb2.GetDatasetRequest(name=dataset),

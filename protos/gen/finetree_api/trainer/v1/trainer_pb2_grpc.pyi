@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
+from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -142,7 +143,9 @@ class TrainerServiceStub:
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
-    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
+    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
+    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+    that a task names: those of LoadTarget.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]
     """Gets a job as it is now. To follow one, WatchJob is cheaper than polling.
@@ -219,6 +222,45 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
     artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    """
+    Generate: _grpc.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]
+    """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
+    job is one with a ServeTask that is RUNNING. The stream ends after the response with `usage`; one that ends without
+    it is not a whole answer. Cancelling the call frees at once what it holds; a client that vanishes is noticed when its
+    connection breaks. Running calls end with UNAVAILABLE where the trainer restarts or the worker is lost.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: take one of the loaded names in the
+    metadata, or LoadTarget), FAILED_PRECONDITION (NOT_SERVING: wait until the job is RUNNING, or create one that
+    serves; LEASE_EXPIRED: create another), INVALID_ARGUMENT (PROMPT_TOO_LONG: shorten it to less than `limit` tokens;
+    NO_CHAT_TEMPLATE: send a prompt; TEMPLATE_REFUSED_ROW: put user and assistant in turns, and a system message only
+    first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo; OUT_OF_MEMORY: shorten the
+    prompt, or serve with a smaller max_parallel or max_context_tokens), INTERNAL (GENERATION_FAILED: see the job's log
+    lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
+    """
+    LoadTarget: _grpc.UnaryUnaryMultiCallable[_serving_pb2.LoadTargetRequest, _serving_pb2.LoadTargetResponse]
+    """Loads trained weights on a served base model, under a name that Generate takes. What is loaded under the name with
+    the same weights is answered again.
+
+    Errors: those of weights (NOT_FOUND ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: name weights that
+    are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model;
+    FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
+    configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
+    LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
+    a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY: unload some,
+    or serve with a smaller max_parallel), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+    """
+    UnloadTarget: _grpc.UnaryUnaryMultiCallable[_serving_pb2.UnloadTargetRequest, _serving_pb2.UnloadTargetResponse]
+    """Removes a target from a served base model; answers that it is giving end as cancelled.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: it is gone already),
+    FAILED_PRECONDITION (NOT_SERVING, LEASE_EXPIRED: as Generate), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+    """
+    ListTargets: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ListTargetsRequest, _serving_pb2.ListTargetsResponse]
+    """Lists the targets of a served base model, and how long its lease lasts.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING: the job serves
+    nothing).
     """
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]
     """Answers what the server can train, its devices, and what runs and waits now.
@@ -338,7 +380,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
-    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
+    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
+    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+    that a task names: those of LoadTarget.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]  # type: ignore[assignment]
     """Gets a job as it is now. To follow one, WatchJob is cheaper than polling.
@@ -415,6 +459,45 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
     artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    """
+    Generate: _aio.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
+    job is one with a ServeTask that is RUNNING. The stream ends after the response with `usage`; one that ends without
+    it is not a whole answer. Cancelling the call frees at once what it holds; a client that vanishes is noticed when its
+    connection breaks. Running calls end with UNAVAILABLE where the trainer restarts or the worker is lost.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: take one of the loaded names in the
+    metadata, or LoadTarget), FAILED_PRECONDITION (NOT_SERVING: wait until the job is RUNNING, or create one that
+    serves; LEASE_EXPIRED: create another), INVALID_ARGUMENT (PROMPT_TOO_LONG: shorten it to less than `limit` tokens;
+    NO_CHAT_TEMPLATE: send a prompt; TEMPLATE_REFUSED_ROW: put user and assistant in turns, and a system message only
+    first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo; OUT_OF_MEMORY: shorten the
+    prompt, or serve with a smaller max_parallel or max_context_tokens), INTERNAL (GENERATION_FAILED: see the job's log
+    lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
+    """
+    LoadTarget: _aio.UnaryUnaryMultiCallable[_serving_pb2.LoadTargetRequest, _serving_pb2.LoadTargetResponse]  # type: ignore[assignment]
+    """Loads trained weights on a served base model, under a name that Generate takes. What is loaded under the name with
+    the same weights is answered again.
+
+    Errors: those of weights (NOT_FOUND ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: name weights that
+    are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model;
+    FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
+    configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
+    LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
+    a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY: unload some,
+    or serve with a smaller max_parallel), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+    """
+    UnloadTarget: _aio.UnaryUnaryMultiCallable[_serving_pb2.UnloadTargetRequest, _serving_pb2.UnloadTargetResponse]  # type: ignore[assignment]
+    """Removes a target from a served base model; answers that it is giving end as cancelled.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: it is gone already),
+    FAILED_PRECONDITION (NOT_SERVING, LEASE_EXPIRED: as Generate), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+    """
+    ListTargets: _aio.UnaryUnaryMultiCallable[_serving_pb2.ListTargetsRequest, _serving_pb2.ListTargetsResponse]  # type: ignore[assignment]
+    """Lists the targets of a served base model, and how long its lease lasts.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING: the job serves
+    nothing).
     """
     GetCapacity: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Answers what the server can train, its devices, and what runs and waits now.
@@ -597,7 +680,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
         the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
         one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
-        RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
+        RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
+        OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+        that a task names: those of LoadTarget.
         """
 
     @_abc_1.abstractmethod
@@ -740,6 +825,69 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
         artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+        """
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _serving_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_serving_pb2.GenerateResponse], _abc.AsyncIterator[_serving_pb2.GenerateResponse]]:
+        """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
+        job is one with a ServeTask that is RUNNING. The stream ends after the response with `usage`; one that ends without
+        it is not a whole answer. Cancelling the call frees at once what it holds; a client that vanishes is noticed when its
+        connection breaks. Running calls end with UNAVAILABLE where the trainer restarts or the worker is lost.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: take one of the loaded names in the
+        metadata, or LoadTarget), FAILED_PRECONDITION (NOT_SERVING: wait until the job is RUNNING, or create one that
+        serves; LEASE_EXPIRED: create another), INVALID_ARGUMENT (PROMPT_TOO_LONG: shorten it to less than `limit` tokens;
+        NO_CHAT_TEMPLATE: send a prompt; TEMPLATE_REFUSED_ROW: put user and assistant in turns, and a system message only
+        first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo; OUT_OF_MEMORY: shorten the
+        prompt, or serve with a smaller max_parallel or max_context_tokens), INTERNAL (GENERATION_FAILED: see the job's log
+        lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def LoadTarget(
+        self,
+        request: _serving_pb2.LoadTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.LoadTargetResponse, _abc.Awaitable[_serving_pb2.LoadTargetResponse]]:
+        """Loads trained weights on a served base model, under a name that Generate takes. What is loaded under the name with
+        the same weights is answered again.
+
+        Errors: those of weights (NOT_FOUND ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: name weights that
+        are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model;
+        FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
+        configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
+        LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
+        a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY: unload some,
+        or serve with a smaller max_parallel), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadTarget(
+        self,
+        request: _serving_pb2.UnloadTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.UnloadTargetResponse, _abc.Awaitable[_serving_pb2.UnloadTargetResponse]]:
+        """Removes a target from a served base model; answers that it is giving end as cancelled.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: it is gone already),
+        FAILED_PRECONDITION (NOT_SERVING, LEASE_EXPIRED: as Generate), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+        request_id), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def ListTargets(
+        self,
+        request: _serving_pb2.ListTargetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.ListTargetsResponse, _abc.Awaitable[_serving_pb2.ListTargetsResponse]]:
+        """Lists the targets of a served base model, and how long its lease lasts.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING: the job serves
+        nothing).
         """
 
     @_abc_1.abstractmethod

@@ -458,8 +458,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     model, or a device with more memory.
     """
     ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: _ErrorReason.ValueType  # 182
-    """Not even one row can be trained in the device's memory (RESOURCE_EXHAUSTED, job errors). Lower the sequence length
-    as the message says.
+    """Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
+    what runs (RESOURCE_EXHAUSTED, job errors, CreateJob and LoadTarget). Lower the sequence length, of a served model
+    max_parallel or max_context_tokens, as the message says.
     """
     ERROR_REASON_OUT_OF_MEMORY_UPDATE: _ErrorReason.ValueType  # 183
     """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -519,6 +520,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
     from a backup.
     """
+    ERROR_REASON_NOT_SERVING: _ErrorReason.ValueType  # 235
+    """Generation on a base model that is served.
+
+    The job serves no model now (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Wait until it is RUNNING,
+    or create a job that serves; the metadata has its state.
+    """
+    ERROR_REASON_TARGET_NOT_LOADED: _ErrorReason.ValueType  # 236
+    """The job has no target of that name (NOT_FOUND, Generate and UnloadTarget). Take one of the loaded names in the
+    metadata, or load it.
+    """
+    ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 237
+    """The prompt leaves no room for an answer in the context (INVALID_ARGUMENT, Generate). Shorten it to less than `limit`
+    tokens of the metadata.
+    """
+    ERROR_REASON_LEASE_EXPIRED: _ErrorReason.ValueType  # 238
+    """The job's lease has ended (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Create another job that
+    serves, with a longer lease if need be.
+    """
+    ERROR_REASON_TOO_MANY_GENERATIONS: _ErrorReason.ValueType  # 239
+    """The job answers as many calls as it may (RESOURCE_EXHAUSTED, Generate). Try again after the time in RetryInfo."""
+    ERROR_REASON_TARGET_EXISTS: _ErrorReason.ValueType  # 240
+    """Other weights are loaded under that name (ALREADY_EXISTS, LoadTarget). Take another name, or unload the target."""
+    ERROR_REASON_TARGET_LIMIT: _ErrorReason.ValueType  # 241
+    """As many targets are loaded as a job may have (RESOURCE_EXHAUSTED, LoadTarget). Unload one."""
+    ERROR_REASON_GENERATION_FAILED: _ErrorReason.ValueType  # 242
+    """An answer could not be computed (INTERNAL, Generate). See the job's log lines."""
     ERROR_REASON_WORKER_TOKEN_INVALID: _ErrorReason.ValueType  # 220
     """Workers that attach to the trainer.
 
@@ -996,8 +1023,9 @@ ERROR_REASON_OUT_OF_MEMORY_LOADING: ErrorReason.ValueType  # 181
 model, or a device with more memory.
 """
 ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: ErrorReason.ValueType  # 182
-"""Not even one row can be trained in the device's memory (RESOURCE_EXHAUSTED, job errors). Lower the sequence length
-as the message says.
+"""Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
+what runs (RESOURCE_EXHAUSTED, job errors, CreateJob and LoadTarget). Lower the sequence length, of a served model
+max_parallel or max_context_tokens, as the message says.
 """
 ERROR_REASON_OUT_OF_MEMORY_UPDATE: ErrorReason.ValueType  # 183
 """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -1057,6 +1085,32 @@ ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 206
 """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
 from a backup.
 """
+ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 235
+"""Generation on a base model that is served.
+
+The job serves no model now (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Wait until it is RUNNING,
+or create a job that serves; the metadata has its state.
+"""
+ERROR_REASON_TARGET_NOT_LOADED: ErrorReason.ValueType  # 236
+"""The job has no target of that name (NOT_FOUND, Generate and UnloadTarget). Take one of the loaded names in the
+metadata, or load it.
+"""
+ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 237
+"""The prompt leaves no room for an answer in the context (INVALID_ARGUMENT, Generate). Shorten it to less than `limit`
+tokens of the metadata.
+"""
+ERROR_REASON_LEASE_EXPIRED: ErrorReason.ValueType  # 238
+"""The job's lease has ended (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Create another job that
+serves, with a longer lease if need be.
+"""
+ERROR_REASON_TOO_MANY_GENERATIONS: ErrorReason.ValueType  # 239
+"""The job answers as many calls as it may (RESOURCE_EXHAUSTED, Generate). Try again after the time in RetryInfo."""
+ERROR_REASON_TARGET_EXISTS: ErrorReason.ValueType  # 240
+"""Other weights are loaded under that name (ALREADY_EXISTS, LoadTarget). Take another name, or unload the target."""
+ERROR_REASON_TARGET_LIMIT: ErrorReason.ValueType  # 241
+"""As many targets are loaded as a job may have (RESOURCE_EXHAUSTED, LoadTarget). Unload one."""
+ERROR_REASON_GENERATION_FAILED: ErrorReason.ValueType  # 242
+"""An answer could not be computed (INTERNAL, Generate). See the job's log lines."""
 ERROR_REASON_WORKER_TOKEN_INVALID: ErrorReason.ValueType  # 220
 """Workers that attach to the trainer.
 

@@ -2,6 +2,7 @@
 """TrainerService: each rpc reads its request, calls the domain, and builds its reply. Nothing is decided here."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from finetree_api.trainer.v1 import (
     job_log_pb2,
     job_pb2,
     metrics_pb2,
+    serving_pb2,
     trainer_pb2,
     trainer_pb2_grpc,
 )
@@ -34,6 +36,8 @@ from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.jobs import Jobs, cancel_key, update_key
+from finetree_trainer.jobs.serving.generations import Generations
+from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
@@ -60,6 +64,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     artifacts: Artifacts
     previews: Previews
     base_models: BaseModels
+    leases: Leases
+    generations: Generations
     host: Host
     queue: JobQueue
     tokens: PageTokens
@@ -163,6 +169,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return trainer_pb2.ValidateJobResponse(
             train=task if isinstance(task, job_pb2.TrainTask) else None,
             prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            serve=task if isinstance(task, serving_pb2.ServeTask) else None,
             checks=planned.checks,
             estimate=planned.estimate,
             plan=planned.plan,
@@ -283,13 +290,46 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         ):
             yield piece
 
+    async def Generate(
+        self, request: serving_pb2.GenerateRequest, context_: Any
+    ) -> AsyncIterator[serving_pb2.GenerateResponse]:
+        """Stream answers of a served base model and its targets."""
+        uid = (await self.names.job(request.job, "job")).id
+        context.bind(job=uid)
+        async with aclosing(self.generations.generate(uid, request)) as answers:
+            async for response in answers:
+                yield response
+
+    async def LoadTarget(self, request: serving_pb2.LoadTargetRequest, context_: Any) -> serving_pb2.LoadTargetResponse:
+        """Load trained weights on a served base model."""
+        name = await self.names.job(request.job, "job")
+        context.bind(job=name.id)
+        key = _key(request, name.project, "LoadTarget")
+        target = await self.generations.load(name.id, name.project, request, key=key)
+        return serving_pb2.LoadTargetResponse(target=target)
+
+    async def UnloadTarget(
+        self, request: serving_pb2.UnloadTargetRequest, context_: Any
+    ) -> serving_pb2.UnloadTargetResponse:
+        """Remove a target from a served base model."""
+        name = await self.names.job(request.job, "job")
+        context.bind(job=name.id)
+        await self.generations.unload(name.id, request.target, key=_key(request, name.project, "UnloadTarget"))
+        return serving_pb2.UnloadTargetResponse()
+
+    async def ListTargets(
+        self, request: serving_pb2.ListTargetsRequest, context_: Any
+    ) -> serving_pb2.ListTargetsResponse:
+        """List what a served base model has loaded."""
+        return await self.generations.targets((await self.names.job(request.job, "job")).id)
+
     async def GetCapacity(
         self, request: capacity_pb2.GetCapacityRequest, context_: Any
     ) -> capacity_pb2.GetCapacityResponse:
         """Report machines, queue, limits and what the server trains."""
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
         return capacity_pb2.GetCapacityResponse(
-            nodes=[await self.host.describe(self.queue)],
+            nodes=[await self.host.describe(self.queue, self.leases.named)],
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,
@@ -299,6 +339,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """Report the server's version, features and limits."""
         info = server_info("finetree-trainer", self.version, features=FEATURES, limits=self.limits)
         return trainer_pb2.GetServerInfoResponse(server=info)
+
+
+def _key(request: Any, project: str, method: str) -> RequestKey:
+    return RequestKey(project, request.request_id, method, body_hash(request, "request_id"))
 
 
 def _parent(text: str) -> str:
