@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "sweep": "finetree_cli.commands.sweep:sweep",
     "sweeps": "finetree_cli.commands.sweep:sweeps",
     "migrate": "finetree_cli.commands.migrate:migrate",
+    "evaluate": "finetree_cli.commands.evaluate:evaluate",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "costs": "finetree_cli.commands.costs:costs",
     "serving": "finetree_cli.commands.serving:serving",

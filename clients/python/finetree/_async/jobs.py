@@ -138,8 +138,8 @@ class AsyncJobCalls:
         """Create a job. When it returns, the job is durable.
 
         Args:
-            job: a RunSpec to train, its proto JSON as a dict, or a recommendation; a TrainTask, PrepareTask or
-                ExportTask; or a whole JobTemplate (which leaves the fields unused).
+            job: a RunSpec to train, its proto JSON as a dict, or a recommendation; a TrainTask, PrepareTask,
+                EvaluateTask or ExportTask; or a whole JobTemplate (which leaves the fields unused).
             timeout: seconds; None means the client's timeout, else 30.
             request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
             fields: display_name, limits that end it cleanly, deadline (its latest end), suspended (created, but not
@@ -196,7 +196,7 @@ class AsyncJobCalls:
 
         Args:
             states: only jobs in one of these states, such as "running"; empty means all.
-            tasks: only jobs with one of these tasks: "train", "prepare", "export"; empty means all.
+            tasks: only jobs with one of these tasks: "train", "prepare", "evaluate", "export"; empty means all.
             labels: only jobs with all of these labels.
             page_size: largest page; 0 means the server's choice.
             limit: items in all; None means every one.
