@@ -167,15 +167,12 @@ class KeyValueCache(Cache):
                 layer.keys[target, :, :tokens] = layer.keys[source, :, :tokens]
                 layer.values[target, :, :tokens] = layer.values[source, :, :tokens]
 
-    def bytes_for(self, slots: int, columns: int) -> int:
-        """Return the bytes that such a cache needs beyond what is there; 0 before the first forward pass."""
-        slots, columns = max(self.slots, slots), max(self.columns, -(-columns // COLUMNS) * COLUMNS)
-        needed = 0
-        for layer in self.layers:
-            for held in (layer.keys, layer.values):
-                if held is not None and (held.shape[0] < slots or held.shape[2] < columns):
-                    needed += slots * columns * held.shape[1] * held.shape[3] * held.element_size()
-        return needed
+    def growth(self, slots: int, columns: int) -> int:
+        """Return the tokens that memory is needed for to reserve so much; 0 where there is room already."""
+        columns = -(-columns // COLUMNS) * COLUMNS
+        if slots <= self.slots and columns <= self.columns:
+            return 0
+        return max(self.slots, slots) * max(self.columns, columns)
 
     @property
     def held_bytes(self) -> int:
@@ -215,8 +212,8 @@ class _Mask:
         return torch.where(seen, zero, torch.finfo(dtype).min)
 
 
-def check_attention(model: PreTrainedModel) -> None:
-    """Check that the model computes with this cache what it computes without one.
+def check_attention(model: PreTrainedModel) -> int:
+    """Check that the model computes with this cache what it computes without one; return its bytes for a token.
 
     Raises ModelError MODEL_ARCHITECTURE_UNSUPPORTED for a model that keeps something else than keys and values, or
     masks in a way of its own.
@@ -227,8 +224,7 @@ def check_attention(model: PreTrainedModel) -> None:
         with torch.inference_mode():
             untyped: Any = model
             whole = untyped(input_ids=ids, use_cache=False).logits[:, -1].float()
-            cache.reserve(2, 8)
-            # The second row begins a column later, as behind a prefix of one token that it sees nothing of.
+            cache.reserve(2, ids.shape[1])
             first = forward(model, cache, ids[:, :3], Window(0, (0, 0), 3, torch.arange(3).repeat(2, 1).to(ids)))
             last = forward(model, cache, ids[:, 3:], Window(0, (3, 3), 1, torch.full((2, 1), 3).to(ids)))
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -237,6 +233,7 @@ def check_attention(model: PreTrainedModel) -> None:
     tolerance = 1e-3 if whole.dtype is torch.float32 and model.dtype is torch.float32 else 5e-2
     if first.shape != last.shape or float((last.float() - whole).abs().max()) > tolerance * max(1.0, scale):
         raise _unsupported(model)
+    return cache.held_bytes // (cache.slots * cache.columns)
 
 
 def forward(model: PreTrainedModel, cache: KeyValueCache, ids: Tensor, window: Window) -> Tensor:
