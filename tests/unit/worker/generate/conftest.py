@@ -27,7 +27,9 @@ def quiet_libraries() -> Iterator[None]:
 def saved(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
     """Adapters of all methods on the tiny Llama, by the names of METHODS."""
     folder = tmp_path_factory.mktemp("adapters")
-    return {name: trained(method, base_folder, folder / name, seed) for seed, (name, method) in enumerate(METHODS.items())}
+    return {
+        name: trained(method, base_folder, folder / name, seed) for seed, (name, method) in enumerate(METHODS.items())
+    }
 
 
 @pytest.fixture
@@ -42,5 +44,3 @@ def serving(base_folder: Path, saved: dict[str, Weights]) -> Callable[..., Engin
         return engine
 
     return make
-
-

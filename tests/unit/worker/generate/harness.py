@@ -55,7 +55,9 @@ def trained(method: Method, base: Path, folder: Path, seed: int = 0) -> Weights:
 
 def request(text: str = "hello", *targets: str, **sampling: Any) -> serving_pb2.GenerateRequest:
     """A prompt for some targets."""
-    return serving_pb2.GenerateRequest(targets=targets or ["base"], prompt=text, sampling=serving_pb2.Sampling(**sampling))
+    return serving_pb2.GenerateRequest(
+        targets=targets or ["base"], prompt=text, sampling=serving_pb2.Sampling(**sampling)
+    )
 
 
 def run(engine: Engine, *requests: serving_pb2.GenerateRequest) -> list[serving_pb2.GenerateResponse]:

@@ -173,7 +173,9 @@ def damaged(saved: Weights, folder: Path, change: str) -> Weights:
         case "no json":
             config.write_text("{")
         case "no alpha":
-            config.write_text(json.dumps({key: v for key, v in json.loads(config.read_text()).items() if key != "lora_alpha"}))
+            config.write_text(
+                json.dumps({key: v for key, v in json.loads(config.read_text()).items() if key != "lora_alpha"})
+            )
         case _:
             config.write_text(json.dumps(json.loads(config.read_text()) | json.loads(change)))
     return replace(saved, folder=folder)
@@ -207,7 +209,11 @@ def test_peft_patterns_of_alpha_and_rank_are_followed(
 ) -> None:
     """An adapter that others trained with peft: its own rank and alpha for some modules."""
     config = LoraConfig(
-        r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], rank_pattern={"up_proj": 2}, alpha_pattern={"q_proj": 3}
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "up_proj"],
+        rank_pattern={"up_proj": 2},
+        alpha_pattern={"q_proj": 3},
     )
     adapted = get_peft_model(base_of(base_folder), config)
     generator = torch.Generator().manual_seed(1)

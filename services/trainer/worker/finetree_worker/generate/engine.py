@@ -9,7 +9,7 @@ so that other answers go on meanwhile and a cancel is soon seen. An answer that 
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -80,8 +80,16 @@ class _Answer:
 
     @property
     def held(self) -> int:
-        """Columns of the cache that it has."""
+        """Columns of the cache that it has: all but that of its newest token, which is yet to be run."""
         return self.prefix + self.read + max(0, len(self.tokens) - 1)
+
+    def add(self, token: int, now: float) -> None:
+        """Take its next token, at a monotonic time."""
+        self.tokens.append(token)
+        self.first, self.last = self.first or now, now
+        generation = self.generation
+        generation.first, generation.last = generation.first or now, now
+        generation.new_tokens += 1
 
 
 class Engine:
@@ -96,7 +104,8 @@ class Engine:
         limits: Limits | None = None,
     ) -> None:
         """Raises ModelError MODEL_ARCHITECTURE_UNSUPPORTED for a model that cannot be decoded like this."""
-        self.model, self._tokenizer, self.adapters = model.eval(), tokenizer, adapters
+        self.model, self._tokenizer, self.adapters = model, tokenizer, adapters
+        model.train(mode=False)
         self._prompts = Prompts(tokenizer, model)
         self._limits = limits or Limits()
         config = model.config.get_text_config()
@@ -218,10 +227,10 @@ class Engine:
                     self._cache.put_prefix(len(self._answers) - 1, self.adapters[answer.target].prefix)
             return
 
-    def _attempt(self, work: object, answers: Sequence[_Answer]) -> None:
+    def _attempt(self, work: Callable[[], None], answers: Sequence[_Answer]) -> None:
         """Run a pass; where it fails, the newest request of it fails, and the others go on."""
         try:
-            work()  # type: ignore[operator]  # one of two methods
+            work()
         except (RuntimeError, MemoryError) as error:
             newest = max((answer.generation for answer in answers), key=lambda generation: generation.received)
             if is_out_of_memory(error):
@@ -256,7 +265,9 @@ class Engine:
 
     def _accept(self, answers: Sequence[_Answer], logits: torch.Tensor) -> None:
         """Choose each answer's next token and say what it completes."""
+        now = time.monotonic()
         best, tokens = (found.tolist() for found in logits.max(dim=-1))
+        failed: list[tuple[_Generation, TaskError]] = []
         for row, answer in enumerate(answers):
             try:
                 if answer.sampling.temperature:
@@ -264,23 +275,24 @@ class Engine:
                 elif not math.isfinite(best[row]):
                     raise sampling.not_finite()
             except TaskError as error:
-                self._fail(answer.generation, error)
-                continue
-            if answer in self._answers:  # its request may have failed in an earlier row
-                self._append(answer, tokens[row])
+                failed.append((answer.generation, error))
+            answer.add(tokens[row], now)
+        # Only when all have their tokens: one that ends has another moved into its place, with all that it holds.
+        for generation, error in failed:
+            self._fail(generation, error)
+        for answer in answers:
+            if answer in self._answers:
+                self._show(answer)
 
-    def _append(self, answer: _Answer, token: int) -> None:
-        now, generation = time.monotonic(), answer.generation
-        answer.tokens.append(token)
-        answer.first, answer.last = answer.first or now, now
-        generation.first, generation.last = generation.first or now, now
-        generation.new_tokens += 1
+    def _show(self, answer: _Answer) -> None:
+        """Say what an answer's newest token completes, and end it where that is its last one."""
+        token = answer.tokens[-1]
         if token in self._prompts.end_tokens:
             self._finish(answer, serving_pb2.FINISH_REASON_STOP)
             return
         text = answer.stops.add(answer.text.add(token))
         if text:
-            self._say(generation).pieces.add(target_index=answer.index, text=text)
+            self._say(answer.generation).pieces.add(target_index=answer.index, text=text)
         if answer.stops.found or len(answer.tokens) >= answer.most:
             self._finish(answer, serving_pb2.FINISH_REASON_MAX_NEW_TOKENS)
 
@@ -303,12 +315,14 @@ class Engine:
         if generation.left == 0:
             self._say(generation).usage.CopyFrom(_usage(generation))
 
-    def _leave(self, answer: _Answer) -> None:
+    def _leave(self, answer: _Answer, *, failed: bool = False) -> None:
         """Give an answer's slot to the last one that decodes, and its slot to the last one whose prompt is read."""
         if answer not in self._answers:
             self._waiting.remove(answer)
             return
         slot = self._answers.index(answer)
+        if failed:
+            self._cache.wipe(slot)
         if slot < self._decoding:
             self._decoding -= 1
             self._move(self._decoding, slot)
@@ -321,15 +335,15 @@ class Engine:
             self._cache.move(source, target, self._answers[source].held)
             self._answers[target] = self._answers[source]
 
-    def _end(self, chosen: object) -> None:
+    def _end(self, chosen: Callable[[_Answer], bool]) -> None:
         for answer in [*self._answers, *self._waiting]:
-            if chosen(answer):  # type: ignore[operator]  # a predicate
+            if chosen(answer):
                 self._finish(answer, serving_pb2.FINISH_REASON_CANCELLED)
 
     def _fail(self, generation: _Generation, error: TaskError) -> None:
         for answer in [*self._answers, *self._waiting]:
             if answer.generation is generation:
-                self._leave(answer)
+                self._leave(answer, failed=True)
         self._said.pop(generation.id, None)
         self._failed[generation.id] = error
 

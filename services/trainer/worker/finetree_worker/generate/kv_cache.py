@@ -51,24 +51,23 @@ class Window:
         return min(self.starts) == max(self.starts)
 
 
-class _Layer(CacheLayerMixin):
+class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers leaves its hooks untyped
     """Keys and values of one layer, each (slots, heads, columns, head size)."""
 
     def __init__(self, cache: "KeyValueCache") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self._cache = cache
+        self.held: tuple[Tensor, Tensor] | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Do nothing: `fit` makes room."""
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write the window's states (rows, heads, tokens, head size); return all that its rows have."""
         window = self._cache.window
-        self.fit(self._cache.slots, self._cache.columns, key_states, value_states)
+        held = self.fit(self._cache.slots, self._cache.columns, like=(key_states, value_states))
         rows = slice(window.first, window.first + window.rows)
-        keys, values = self.keys[rows], self.values[rows]
+        keys, values = held[0][rows], held[1][rows]
         if window.aligned:
             begin = window.starts[0]
             keys[:, :, begin : begin + window.tokens] = key_states
@@ -85,10 +84,12 @@ class _Layer(CacheLayerMixin):
                 values[row, :, begin : begin + window.tokens] = value_states[row]
         return keys[:, :, : window.end], values[:, :, : window.end]
 
-    def fit(self, slots: int, columns: int, keys: Tensor, values: Tensor) -> None:
-        """Have at least so many slots and columns for states like these; what is there is kept."""
-        self.keys, self.values = _grown(self.keys, slots, columns, keys), _grown(self.values, slots, columns, values)
+    def fit(self, slots: int, columns: int, *, like: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return room for so many slots and columns of states like these; what is there is kept."""
+        before = self.held or (None, None)
+        self.held = held = _grown(before[0], slots, columns, like[0]), _grown(before[1], slots, columns, like[1])
         self.is_initialized = True
+        return held
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Return how many columns the window's rows attend to, and the first of them."""
@@ -107,7 +108,8 @@ class _Layer(CacheLayerMixin):
 def _grown(held: Tensor | None, slots: int, columns: int, like: Tensor) -> Tensor:
     if held is not None and held.shape[0] >= slots and held.shape[2] >= columns:
         return held
-    more = like.new_empty(slots, like.shape[1], columns, like.shape[3])
+    # Zeros, for a column that no mask lets through is multiplied by a weight of 0, and 0 * NaN would come of it.
+    more = like.new_zeros(slots, like.shape[1], columns, like.shape[3])
     if held is not None:
         more[: held.shape[0], :, : held.shape[2]] = held[:slots, :, :columns]
     return more
@@ -126,7 +128,8 @@ class KeyValueCache(Cache):
     def clear(self) -> None:
         """Free the memory."""
         self.slots = self.columns = 0
-        self.layers = [_Layer(self) for _ in range(self._count)]
+        self._own = [_Layer(self) for _ in range(self._count)]
+        self.layers = [*self._own]
         self._indices = {}
 
     def reserve(self, slots: int, columns: int) -> None:
@@ -155,17 +158,26 @@ class KeyValueCache(Cache):
 
     def put_prefix(self, slot: int, states: Sequence[tuple[Tensor, Tensor]]) -> None:
         """Write trained keys and values, by layer (heads, tokens, head size), into a slot's first columns."""
-        for layer, (keys, values) in zip(self.layers, states, strict=True):
-            layer.fit(self.slots, self.columns, keys[None], values[None])
-            layer.keys[slot, :, : keys.shape[1]] = keys
-            layer.values[slot, :, : values.shape[1]] = values
+        for layer, pair in zip(self._own, states, strict=True):
+            held = layer.fit(self.slots, self.columns, like=(pair[0][None], pair[1][None]))
+            for part, own in zip(held, pair, strict=True):
+                part[slot, :, : own.shape[1]] = own
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy the first tokens of a slot to another, which is to be its place."""
-        for layer in self.layers:
-            if layer.is_initialized and source < layer.keys.shape[0]:
-                layer.keys[target, :, :tokens] = layer.keys[source, :, :tokens]
-                layer.values[target, :, :tokens] = layer.values[source, :, :tokens]
+        with torch.inference_mode():
+            for layer in self._own:
+                for part in layer.held or ():
+                    if source < part.shape[0]:
+                        part[target, :, :tokens] = part[source, :, :tokens]
+
+    def wipe(self, slot: int) -> None:
+        """Set a slot to zero: numbers that are not finite would reach whoever has it next."""
+        with torch.inference_mode():
+            for layer in self._own:
+                for part in layer.held or ():
+                    if slot < part.shape[0]:
+                        part[slot].zero_()
 
     def growth(self, slots: int, columns: int) -> int:
         """Return the tokens that memory is needed for to reserve so much; 0 where there is room already."""
@@ -177,7 +189,7 @@ class KeyValueCache(Cache):
     @property
     def held_bytes(self) -> int:
         """Bytes of all keys and values."""
-        held = [part for layer in self.layers for part in (layer.keys, layer.values) if part is not None]
+        held = [part for layer in self._own for part in layer.held or ()]
         return sum(part.numel() * part.element_size() for part in held)
 
 
@@ -197,9 +209,9 @@ class _Mask:
         fused kernels mask by themselves.
         """
         window = self.window
-        if window.aligned and mask_function is causal_mask_function:
-            if window.tokens == 1 or (window.starts[0] == 0 and not self.additive):
-                return None
+        plain = window.aligned and mask_function is causal_mask_function
+        if plain and (window.tokens == 1 or (window.starts[0] == 0 and not self.additive)):
+            return None
         device = window.positions.device
         columns = torch.arange(kv_length, device=device)[None, None, None, :]
         row = torch.arange(window.rows, device=device)[:, None, None, None]
@@ -218,7 +230,9 @@ def check_attention(model: PreTrainedModel) -> int:
     Raises ModelError MODEL_ARCHITECTURE_UNSUPPORTED for a model that keeps something else than keys and values, or
     masks in a way of its own.
     """
-    ids = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]], device=model.device) % int(model.config.get_text_config().vocab_size)
+    ids = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]], device=model.device) % int(
+        model.config.get_text_config().vocab_size
+    )
     cache = KeyValueCache(int(model.config.get_text_config().num_hidden_layers))
     try:
         with torch.inference_mode():
@@ -240,9 +254,7 @@ def forward(model: PreTrainedModel, cache: KeyValueCache, ids: Tensor, window: W
     """Run tokens (rows, tokens) through the model; return the logits behind each row's last one, (rows, vocabulary)."""
     untyped: Any = model
     with cache.writing(window, model):
-        output = untyped(
-            input_ids=ids, position_ids=window.positions, cache=cache, use_cache=True, logits_to_keep=1
-        )
+        output = untyped(input_ids=ids, position_ids=window.positions, cache=cache, use_cache=True, logits_to_keep=1)
     logits: Tensor = output.logits[:, -1]
     return logits
 

@@ -27,7 +27,14 @@ _NAME = re.compile(
 )
 _UNUSUAL = (
     *("layer_replication", "alora_invocation_tokens", "use_qalora", "lora_bias", "use_bdlora", "target_parameters"),
-    *("trainable_token_indices", "modules_to_save", "monteclora_config", "arrow_config", "kasa_config", "velora_config"),
+    *(
+        "trainable_token_indices",
+        "modules_to_save",
+        "monteclora_config",
+        "arrow_config",
+        "kasa_config",
+        "velora_config",
+    ),
 )
 """Settings of peft 0.21's LoRA that change something else than a linear layer's output by B A x."""
 
@@ -112,7 +119,7 @@ class Settings:
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of a module's product."""
         alphas = self.alphas or {}
-        alpha = alphas.get(get_pattern_key(alphas.keys(), module), self.alpha)
+        alpha = alphas.get(get_pattern_key(list(alphas), module), self.alpha)
         return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
 
@@ -168,7 +175,7 @@ def _layer(
 def _decomposed(module: nn.Module, placed: LowRank, *, magnitude: Tensor, exact: tuple[Tensor, Tensor]) -> Decomposed:
     """Compute the norms in float32, from the weights that a quantized layer computes with."""
     with torch.no_grad():
-        weight: Tensor = dequantize_module_weight(module).float()  # type: ignore[no-untyped-call]  # peft leaves it untyped
+        weight: Tensor = dequantize_module_weight(module).float()
         weight = weight.t() if isinstance(module, Conv1D) else weight
         norms = torch.linalg.vector_norm(weight + placed.scale * (exact[1].float() @ exact[0].float()), dim=1)
         stretch = magnitude.float() / norms
@@ -182,4 +189,3 @@ def _features(module: nn.Linear | Conv1D) -> tuple[int, int]:
     if isinstance(module, Conv1D):
         return int(module.nx), int(module.nf)
     return module.in_features, module.out_features
-

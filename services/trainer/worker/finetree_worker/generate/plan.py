@@ -50,7 +50,9 @@ class ServePlan:
         located = {each.name: Weights.from_message(each) for each in task.weights}
         for index, target in enumerate(asked.targets):
             if target.name not in located:
-                raise PlanError("UNRESOLVED_SPEC", f"The target {target.name} has no folder.", field=f"targets[{index}]")
+                raise PlanError(
+                    "UNRESOLVED_SPEC", f"The target {target.name} has no folder.", field=f"targets[{index}]"
+                )
         lease = asked.lease.ToNanoseconds() / 1e9 if asked.HasField("lease") else DEFAULT_LEASE_SECONDS
         return cls(
             base=BaseModel(Path(task.base.model_dir), task.base.hub_id, task.base.hub_revision),
@@ -76,7 +78,10 @@ class ServePlan:
         return int(total)
 
     def check_memory(self, free: int) -> None:
-        """Refuse a base that the free bytes do not hold; 0: unknown. Raises MemoryExhaustedError OUT_OF_MEMORY_PREFLIGHT."""
+        """Refuse a base that the free bytes do not hold; 0: unknown.
+
+        Raises MemoryExhaustedError OUT_OF_MEMORY_PREFLIGHT.
+        """
         needed = self.weight_bytes()
         if free and needed > free:
             raise MemoryExhaustedError(

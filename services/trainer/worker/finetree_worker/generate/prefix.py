@@ -22,7 +22,10 @@ def read(tensors: Mapping[str, Tensor], model: PreTrainedModel) -> Target:
     if len(tensors) != 1 or (name := next(iter(tensors))) not in _NAMES:
         raise unreadable("it is no prefix of keys and values alone")
     weight, config = tensors[name], model.config.get_text_config()
-    layers, heads = int(config.num_hidden_layers), int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    layers, heads = (
+        int(config.num_hidden_layers),
+        int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads),
+    )
     size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
     if weight.ndim != 2 or not len(weight):
         raise unreadable("its tensor is no table of virtual tokens")

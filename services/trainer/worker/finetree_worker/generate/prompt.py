@@ -39,7 +39,8 @@ class Prompts:
     def tokens(self, request: serving_pb2.GenerateRequest) -> list[int]:
         """Return the tokens of a request's input, at least one.
 
-        Raises PlanError: NO_CHAT_TEMPLATE, TEMPLATE_REFUSED_ROW for a conversation, INVALID_REQUEST for an empty prompt.
+        Raises PlanError: NO_CHAT_TEMPLATE and TEMPLATE_REFUSED_ROW for a conversation, INVALID_REQUEST for an empty
+        prompt.
         """
         talk = request.WhichOneof("input") == "conversation"
         ids = self._ids(self._rendered(request.conversation) if talk else request.prompt)

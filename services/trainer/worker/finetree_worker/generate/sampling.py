@@ -6,6 +6,7 @@ the smallest set of them whose probabilities reach `top_p` (nucleus sampling, Ho
 One uniform number then selects a token by the inverse of the cumulative distribution.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from finetree_worker.errors import TaskError
 from finetree_worker.randomness import key
+from finetree_worker.spec_values import stated
 
 DEFAULT_NEW_TOKENS = 256
 """Longest answer in tokens where the request states none."""
@@ -35,8 +37,7 @@ class Sampling:
     @classmethod
     def from_message(cls, sampling: serving_pb2.Sampling) -> Self:
         """Read the settings of a request; what is unset has the default."""
-        names = ("temperature", "top_p", "top_k", "seed", "max_new_tokens")
-        given = {name: getattr(sampling, name) for name in names if sampling.HasField(name)}
+        given = stated(sampling, "temperature", "top_p", "top_k", "seed", "max_new_tokens")
         return cls(stop=tuple(sampling.stop), **given)
 
 
@@ -60,7 +61,7 @@ def choose(logits: Tensor, sampling: Sampling, position: int) -> int:
         scaled, tokens = scaled.sort(descending=True, stable=True)
     cumulative = torch.softmax(scaled, dim=-1).cumsum(dim=-1)
     total = float(cumulative[-1])
-    if total != total:  # noqa: PLR0124 - not a number
+    if math.isnan(total):
         raise not_finite()
     if sampling.top_p < 1:
         # The token that reaches top_p belongs to the set, so that it is never empty.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A serving task: load the base and its targets, then answer requests until it is told to end.
 
-The engine's thread alone runs the model. Weights of new targets are read in a second thread, so that answers go on; they
-are put in place between two steps. A bad request is answered with its error and changes nothing.
+The engine's thread alone runs the model. Weights of new targets are read in a second thread, so that answers go on;
+they are put in place between two steps. A bad request is answered with its error and changes nothing.
 """
 
 import logging
@@ -188,8 +188,7 @@ class _Server:
                     self._unload(request.id, request.unload)
         except TaskError as error:
             self._refuse(request.id, error)
-        except Exception as error:
-            # Whatever one request makes of the tokenizer or its template must not end the others.
+        except Exception as error:  # noqa: BLE001 - whatever one request makes of the tokenizer must not end the others
             _log.exception("a request failed")
             self._refuse(request.id, _unexpected(error))
 
@@ -222,7 +221,7 @@ class _Server:
         except TaskError as error:
             self._refuse(loading.request, error)
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - nor must what is in the files of one target
             _log.exception("a target could not be loaded")
             self._refuse(loading.request, _unexpected(error))
             return

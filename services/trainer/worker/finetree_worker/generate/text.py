@@ -42,7 +42,7 @@ class Detokenizer:
         self._before, self._read = self._read, len(self._tokens)
         return text[len(known) :]
 
-    def _decode(self, tokens: Sequence[int]) -> str:
+    def _decode(self, tokens: list[int]) -> str:
         text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
 

@@ -71,4 +71,3 @@ class _OutOfMemoryError(TaskError):
 class _UnexpectedError(TaskError):
     category = Category.SYSTEM
     retryable = True
-
