@@ -278,8 +278,8 @@ class Engine:
                 failed.append((answer.generation, error))
             answer.add(tokens[row], now)
         # Only when all have their tokens: one that ends has another moved into its place, with all that it holds.
-        for generation, error in failed:
-            self._fail(generation, error)
+        for generation, why in failed:
+            self._fail(generation, why)
         for answer in answers:
             if answer in self._answers:
                 self._show(answer)
