@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of the rpcs that stream: an event stream, an upload and a download."""
+"""Operations of the rpcs that stream: event streams, a log, an upload and a download."""
 
 from __future__ import annotations
 
@@ -16,13 +16,21 @@ EVENT = event_pb2.JobEvent.DESCRIPTOR
 """The message that an event stream holds."""
 ANSWERED_IN_JSON = {"WriteDataset"}
 """Rpcs that stream and answer with their response message."""
+LOGGED = frozenset({"name", "attempt", "offset", "last_lines", "follow", "last_attempt"})
 UPLOADED = frozenset({"name", "offset"})
 DOWNLOADED = frozenset({"name", "path"})
 
 
 def operation(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
     """Verb and operation of an rpc that streams, without what all operations have."""
-    return {"WatchJob": _watch, "WriteDataset": _upload, "DownloadArtifact": _download}[method.name](method, schemas)
+    operations = {
+        "WatchJob": _watch,
+        "ReadJobLog": _log,
+        "Generate": _generate,
+        "WriteDataset": _upload,
+        "DownloadArtifact": _download,
+    }
+    return operations[method.name](method, schemas)
 
 
 def _watch(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
@@ -38,6 +46,30 @@ def _watch(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
     return "get", {
         "parameters": [*query(method.request.DESCRIPTOR, schemas, frozenset(OFFERED)), last],
         "responses": {"200": events, "204": over},
+    }
+
+
+def _generate(method: Method, _schemas: Schemas) -> tuple[str, dict[str, Any]]:
+    answer = reference(method.response.DESCRIPTOR.full_name)
+    answers = {
+        "description": (
+            "Server-Sent Events. `data` of each is a GenerateResponse; the last one has `usage`. An event of the type "
+            "`failure` has an Error as its data, and is the last one. A client that closes the connection cancels."
+        ),
+        "content": {"text/event-stream": {"schema": {"type": "string", "contentSchema": answer}}},
+    }
+    body = {"application/json": {"schema": reference(method.request.DESCRIPTOR.full_name)}}
+    return "post", {"requestBody": {"required": True, "content": body}, "responses": {"200": answers}}
+
+
+def _log(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
+    lines = {
+        "description": "The lines from the start that was asked for; with `follow` as they come.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+    return "get", {
+        "parameters": query(method.request.DESCRIPTOR, schemas, LOGGED),
+        "responses": {"200": lines},
     }
 
 

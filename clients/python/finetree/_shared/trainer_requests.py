@@ -15,6 +15,7 @@ from finetree_api.trainer.v1 import (
     dataset_pb2,
     event_log_pb2,
     event_pb2,
+    job_log_pb2,
     job_pb2,
     metrics_pb2,
     trainer_pb2,
@@ -38,7 +39,7 @@ PlanLike = run_spec_pb2.Plan | Mapping[str, Any]
 RecommendationLike = recommendation_pb2.RecommendResponse | job_pb2.JobRecommendation
 Mode = Literal["NOW", "CHECKPOINT"]
 Finding = Literal["TRUNCATED", "DROPPED", "NO_TARGET"]
-Collection = Literal["jobs", "datasets"]
+Collection = Literal["jobs", "datasets", "sweeps"]
 
 
 class JobFields(TypedDict, total=False):
@@ -58,7 +59,7 @@ def project_name(project: str) -> str:
 
 
 def full_name(project: str, collection: Collection, name: str) -> str:
-    """Resource name of a job or dataset; a short id belongs to the client's project.
+    """Resource name of a job, dataset or sweep; a short id belongs to the client's project.
 
     Raises:
         InvalidArgument: the name is empty or of another collection.
@@ -293,6 +294,20 @@ def query_metrics(
     return metrics_pb2.QueryMetricsRequest(
         name=name, metrics=metrics, first_step=first_step, last_step=last_step, max_points=points
     )
+
+
+def read_job_log(
+    name: str, *, attempt: int, offset: int | None, last_lines: int | None, follow: bool, last_attempt: int
+) -> job_log_pb2.ReadJobLogRequest:
+    """Build the request of ReadJobLog."""
+    if offset is not None and last_lines is not None:
+        raise invalid("last_lines", "give either offset or last_lines")
+    request = job_log_pb2.ReadJobLogRequest(name=name, attempt=attempt, follow=follow, last_attempt=last_attempt)
+    if offset is not None:
+        request.offset = offset
+    if last_lines is not None:
+        request.last_lines = last_lines
+    return request
 
 
 def list_artifacts(job: str) -> Listing[artifact_pb2.Artifact]:

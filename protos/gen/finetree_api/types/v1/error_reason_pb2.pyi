@@ -429,8 +429,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     trainer's data from a backup.
     """
     ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 170
-    """Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob). End some, use ListEvents, or try again after the
-    time in RetryInfo.
+    """Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob and ReadJobLog). End some, use ListEvents, or try
+    again after the time in RetryInfo.
     """
     ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 171
     """The job has no such artifact (NOT_FOUND, DownloadArtifact). Take a name from ListArtifacts."""
@@ -439,13 +439,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     artifact's files.
     """
     ERROR_REASON_OFFSET_BEYOND_END: _ErrorReason.ValueType  # 173
-    """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
+    """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact and ReadJobLog). Start at size_bytes in the metadata or
     below.
     """
     ERROR_REASON_RECORD_DAMAGED: _ErrorReason.ValueType  # 174
     """What the trainer's database holds of a job, a dataset, an artifact or a request is damaged on the disk
     (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
     data from a backup.
+    """
+    ERROR_REASON_SWEEP_NOT_FOUND: _ErrorReason.ValueType  # 263
+    """No sweep has this name (NOT_FOUND, rpcs that name one). ListSweeps shows the sweeps that exist."""
+    ERROR_REASON_SWEEP_TOO_EXPENSIVE: _ErrorReason.ValueType  # 264
+    """A sweep is expected to cost more than its max_cost (RESOURCE_EXHAUSTED, CreateSweep). Take fewer trials, halving or a
+    larger max_cost; the metadata has the expected cost.
+    """
+    ERROR_REASON_SWEEP_NEEDS_EVALUATIONS: _ErrorReason.ValueType  # 265
+    """What decides in a sweep is not measured by its job, or not between steps as halving needs it (INVALID_ARGUMENT,
+    ValidateSweep, CreateSweep). Set held-out rows and evaluation.every_steps.
     """
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 180
     """Failures of a running job.
@@ -458,8 +468,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     model, or a device with more memory.
     """
     ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: _ErrorReason.ValueType  # 182
-    """Not even one row can be trained in the device's memory (RESOURCE_EXHAUSTED, job errors). Lower the sequence length
-    as the message says.
+    """Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
+    what runs (RESOURCE_EXHAUSTED, job errors, CreateJob and LoadTarget). Lower the sequence length, of a served model
+    max_parallel or max_context_tokens, as the message says.
     """
     ERROR_REASON_OUT_OF_MEMORY_UPDATE: _ErrorReason.ValueType  # 183
     """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -480,10 +491,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     is there, or start the job again.
     """
     ERROR_REASON_WORKER_FAILED: _ErrorReason.ValueType  # 188
-    """The worker failed and gave no closer reason (INTERNAL, job errors). Ask the operator for the worker's log."""
+    """The worker failed and gave no closer reason (INTERNAL, job errors). See the log of its last attempt (ReadJobLog)."""
     ERROR_REASON_WORKER_LOST: _ErrorReason.ValueType  # 189
     """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
     lines; lower the micro-batch if memory ran out.
+    """
+    ERROR_REASON_LOG_NOT_FOUND: _ErrorReason.ValueType  # 255
+    """There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or
+    follow the log.
     """
     ERROR_REASON_INTERNAL_ERROR: _ErrorReason.ValueType  # 200
     """Servers and disks.
@@ -496,7 +511,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     less in one call, or try again later.
     """
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 202
-    """The server is shutting down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
+    """The server is shutting down (UNAVAILABLE, WatchJob and ReadJobLog). Go on from the last cursor or offset after the time
+    in RetryInfo.
+    """
     ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 203
     """The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
     errors). Free space, then try again.
@@ -513,6 +530,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
     from a backup.
     """
+    ERROR_REASON_NOT_SERVING: _ErrorReason.ValueType  # 235
+    """Generation on a base model that is served.
+
+    The job serves no model now (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Wait until it is RUNNING,
+    or create a job that serves; the metadata has its state.
+    """
+    ERROR_REASON_TARGET_NOT_LOADED: _ErrorReason.ValueType  # 236
+    """The job has no target of that name (NOT_FOUND, Generate and UnloadTarget). Take one of the loaded names in the
+    metadata, or load it.
+    """
+    ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 237
+    """The prompt leaves no room for an answer in the context (INVALID_ARGUMENT, Generate). Shorten it to less than `limit`
+    tokens of the metadata.
+    """
+    ERROR_REASON_LEASE_EXPIRED: _ErrorReason.ValueType  # 238
+    """The job's lease has ended (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Create another job that
+    serves, with a longer lease if need be.
+    """
+    ERROR_REASON_TOO_MANY_GENERATIONS: _ErrorReason.ValueType  # 239
+    """The job answers as many calls as it may (RESOURCE_EXHAUSTED, Generate). Try again after the time in RetryInfo."""
+    ERROR_REASON_TARGET_EXISTS: _ErrorReason.ValueType  # 240
+    """Other weights are loaded under that name (ALREADY_EXISTS, LoadTarget). Take another name, or unload the target."""
+    ERROR_REASON_TARGET_LIMIT: _ErrorReason.ValueType  # 241
+    """As many targets are loaded as a job may have (RESOURCE_EXHAUSTED, LoadTarget). Unload one."""
+    ERROR_REASON_GENERATION_FAILED: _ErrorReason.ValueType  # 242
+    """An answer could not be computed (INTERNAL, Generate). See the job's log lines."""
     ERROR_REASON_WORKER_TOKEN_INVALID: _ErrorReason.ValueType  # 220
     """Workers that attach to the trainer.
 
@@ -961,8 +1004,8 @@ ERROR_REASON_EVENTS_DAMAGED: ErrorReason.ValueType  # 169
 trainer's data from a backup.
 """
 ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 170
-"""Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob). End some, use ListEvents, or try again after the
-time in RetryInfo.
+"""Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob and ReadJobLog). End some, use ListEvents, or try
+again after the time in RetryInfo.
 """
 ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 171
 """The job has no such artifact (NOT_FOUND, DownloadArtifact). Take a name from ListArtifacts."""
@@ -971,13 +1014,23 @@ ERROR_REASON_FILE_NOT_FOUND: ErrorReason.ValueType  # 172
 artifact's files.
 """
 ERROR_REASON_OFFSET_BEYOND_END: ErrorReason.ValueType  # 173
-"""The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
+"""The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact and ReadJobLog). Start at size_bytes in the metadata or
 below.
 """
 ERROR_REASON_RECORD_DAMAGED: ErrorReason.ValueType  # 174
 """What the trainer's database holds of a job, a dataset, an artifact or a request is damaged on the disk
 (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
 data from a backup.
+"""
+ERROR_REASON_SWEEP_NOT_FOUND: ErrorReason.ValueType  # 263
+"""No sweep has this name (NOT_FOUND, rpcs that name one). ListSweeps shows the sweeps that exist."""
+ERROR_REASON_SWEEP_TOO_EXPENSIVE: ErrorReason.ValueType  # 264
+"""A sweep is expected to cost more than its max_cost (RESOURCE_EXHAUSTED, CreateSweep). Take fewer trials, halving or a
+larger max_cost; the metadata has the expected cost.
+"""
+ERROR_REASON_SWEEP_NEEDS_EVALUATIONS: ErrorReason.ValueType  # 265
+"""What decides in a sweep is not measured by its job, or not between steps as halving needs it (INVALID_ARGUMENT,
+ValidateSweep, CreateSweep). Set held-out rows and evaluation.every_steps.
 """
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 180
 """Failures of a running job.
@@ -990,8 +1043,9 @@ ERROR_REASON_OUT_OF_MEMORY_LOADING: ErrorReason.ValueType  # 181
 model, or a device with more memory.
 """
 ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: ErrorReason.ValueType  # 182
-"""Not even one row can be trained in the device's memory (RESOURCE_EXHAUSTED, job errors). Lower the sequence length
-as the message says.
+"""Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
+what runs (RESOURCE_EXHAUSTED, job errors, CreateJob and LoadTarget). Lower the sequence length, of a served model
+max_parallel or max_context_tokens, as the message says.
 """
 ERROR_REASON_OUT_OF_MEMORY_UPDATE: ErrorReason.ValueType  # 183
 """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -1012,10 +1066,14 @@ ERROR_REASON_OUTPUT_EXISTS: ErrorReason.ValueType  # 187
 is there, or start the job again.
 """
 ERROR_REASON_WORKER_FAILED: ErrorReason.ValueType  # 188
-"""The worker failed and gave no closer reason (INTERNAL, job errors). Ask the operator for the worker's log."""
+"""The worker failed and gave no closer reason (INTERNAL, job errors). See the log of its last attempt (ReadJobLog)."""
 ERROR_REASON_WORKER_LOST: ErrorReason.ValueType  # 189
 """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
 lines; lower the micro-batch if memory ran out.
+"""
+ERROR_REASON_LOG_NOT_FOUND: ErrorReason.ValueType  # 255
+"""There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or
+follow the log.
 """
 ERROR_REASON_INTERNAL_ERROR: ErrorReason.ValueType  # 200
 """Servers and disks.
@@ -1028,7 +1086,9 @@ ERROR_REASON_CALL_TIME_LIMIT: ErrorReason.ValueType  # 201
 less in one call, or try again later.
 """
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 202
-"""The server is shutting down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
+"""The server is shutting down (UNAVAILABLE, WatchJob and ReadJobLog). Go on from the last cursor or offset after the time
+in RetryInfo.
+"""
 ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 203
 """The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
 errors). Free space, then try again.
@@ -1045,6 +1105,32 @@ ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 206
 """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
 from a backup.
 """
+ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 235
+"""Generation on a base model that is served.
+
+The job serves no model now (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Wait until it is RUNNING,
+or create a job that serves; the metadata has its state.
+"""
+ERROR_REASON_TARGET_NOT_LOADED: ErrorReason.ValueType  # 236
+"""The job has no target of that name (NOT_FOUND, Generate and UnloadTarget). Take one of the loaded names in the
+metadata, or load it.
+"""
+ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 237
+"""The prompt leaves no room for an answer in the context (INVALID_ARGUMENT, Generate). Shorten it to less than `limit`
+tokens of the metadata.
+"""
+ERROR_REASON_LEASE_EXPIRED: ErrorReason.ValueType  # 238
+"""The job's lease has ended (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Create another job that
+serves, with a longer lease if need be.
+"""
+ERROR_REASON_TOO_MANY_GENERATIONS: ErrorReason.ValueType  # 239
+"""The job answers as many calls as it may (RESOURCE_EXHAUSTED, Generate). Try again after the time in RetryInfo."""
+ERROR_REASON_TARGET_EXISTS: ErrorReason.ValueType  # 240
+"""Other weights are loaded under that name (ALREADY_EXISTS, LoadTarget). Take another name, or unload the target."""
+ERROR_REASON_TARGET_LIMIT: ErrorReason.ValueType  # 241
+"""As many targets are loaded as a job may have (RESOURCE_EXHAUSTED, LoadTarget). Unload one."""
+ERROR_REASON_GENERATION_FAILED: ErrorReason.ValueType  # 242
+"""An answer could not be computed (INTERNAL, Generate). See the job's log lines."""
 ERROR_REASON_WORKER_TOKEN_INVALID: ErrorReason.ValueType  # 220
 """Workers that attach to the trainer.
 

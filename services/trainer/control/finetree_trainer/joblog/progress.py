@@ -27,10 +27,20 @@ PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 """Share of a PREPARE job that each phase stands for in a progress bar."""
 
 
+SERVE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
+    (job_pb2.JOB_PHASE_START, 0.2),
+    (job_pb2.JOB_PHASE_LOAD_MODEL, 0.8),
+    (job_pb2.JOB_PHASE_SERVE, 0.0),
+)
+"""Share of the way of a SERVE job to its first answer that each phase stands for in a progress bar."""
+
+_SHARES = {job_pb2.TASK_KIND_PREPARE: PREPARE_SHARES, job_pb2.TASK_KIND_SERVE: SERVE_SHARES}
+
+
 def fraction(task: int, phase: int, within: float) -> float:
     """Share of the whole job that is done when `phase` is done to `within` (0 to 1)."""
     done = 0.0
-    for known, share in PREPARE_SHARES if task == job_pb2.TASK_KIND_PREPARE else TRAIN_SHARES:
+    for known, share in _SHARES.get(job_pb2.TaskKind.ValueType(task), TRAIN_SHARES):
         if known == phase:
             return min(1.0, done + share * min(1.0, max(0.0, within)))
         done += share
@@ -53,6 +63,10 @@ def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent, task: int) -> None:
             snapshot.progress.eta_seconds.CopyFrom(event.forecast.eta_seconds)
         case "attempt_started":
             snapshot.progress.step = event.attempt_started.restored_step
+        case "serving_changed":
+            snapshot.serve.SetInParent()
+            del snapshot.serve.loaded[:]
+            snapshot.serve.loaded.extend(event.serving_changed.targets)
         case "terminal" if event.terminal.state == job_pb2.JOB_STATE_SUCCEEDED:
             snapshot.progress.fraction = 1.0
             snapshot.progress.ClearField("eta_seconds")

@@ -21,6 +21,7 @@ from finetree_worker.events.reporter import JournalReporter
 from finetree_worker.plan import Price
 from finetree_worker.process import log_capture, outcome
 from finetree_worker.process.artifacts import seal
+from finetree_worker.process.redaction import Redaction
 
 SERVING_PATIENCE_SECONDS = 5.0
 """How long a serving task that has ended waits for a service that is gone."""
@@ -102,22 +103,43 @@ def work(
     """
     journal = Journal(Path(task.folders.work_dir))
     stream.bind(journal)
-    own_log = log_capture.own_log(Path(task.folders.work_dir))
+    with log_capture.logs_of_task(Path(task.folders.work_dir), Redaction.of_task(task)):
+        written = _work(task, core, journal=journal, stream=stream, commands=commands, log=log)
+    journal.close()
+    return written
+
+
+def _work(
+    task: worker_pb2.Task,
+    core: Core,
+    *,
+    journal: Journal,
+    stream: ServiceStream,
+    commands: Commands,
+    log: log_capture.LogCapture,
+) -> bool:
     price = Price.from_money(task.hourly_price) if task.HasField("hourly_price") else None
     reporter = JournalReporter(
-        journal, attempt=task.attempt, price=price, on_written=stream.wake, on_phase=_phase_setter(stream)
+        journal,
+        attempt=task.attempt,
+        price=price,
+        on_written=stream.wake,
+        on_phase=_phase_setter(stream),
+        on_event=log_capture.log_event,
     )
     log.connect(reporter)
     show_devices([device for placement in task.placements for device in placement.device_ids])
     ended = run(task, core, reporter=reporter, commands=commands, port=stream.serving)
     log.disconnect()
     written = reporter.finish(ended)
+<<<<<<< HEAD
     # What a serving task has to tell is on the disk; its memory is worth more than an early word of its end.
     stream.drain(SERVING_PATIENCE_SECONDS if task.HasField("serve") else float("inf"))
+=======
+    _log.info("the task ended: %s", outcome.line_of(ended))
+    stream.drain()
+>>>>>>> main
     stream.close()
-    journal.close()
-    logging.getLogger().removeHandler(own_log)
-    own_log.close()
     return written
 
 
