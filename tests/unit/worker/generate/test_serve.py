@@ -285,6 +285,18 @@ def test_it_ends_at_once_in_the_middle_of_an_answer(
     assert not any(reply.generated.HasField("usage") for reply in left)
 
 
+@pytest.mark.parametrize(
+    ("stop", "kind"),
+    [(Stop.CANCEL, worker_pb2.OUTCOME_KIND_CANCELLED), (Stop.SHUTDOWN, worker_pb2.OUTCOME_KIND_SUCCEEDED)],
+)
+def test_it_ends_before_it_is_loaded_too(task: worker_pb2.Task, stop: Stop, kind: int) -> None:
+    commands, recorder = Commands(), Recorder()
+    commands.end(stop)
+    ended = runner.run(task, TrainingCore(), reporter=recorder, commands=commands, port=ServingPort(lambda: None))
+    assert ended.kind == kind
+    assert recorder.of(serving_pb2.ServingChanged) == []
+
+
 def test_without_a_service_it_ends_with_its_lease(start: Callable[..., Service], task: worker_pb2.Task) -> None:
     task.serve.lease.FromMilliseconds(300)
     service = start(task)

@@ -83,10 +83,13 @@ def serve(plan: ServePlan, *, reporter: Reporter, control: Control, port: Port) 
     """
     torch.set_num_threads(plan.threads)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    steering = Steering(control)
-    with _phase(reporter, job_pb2.JOB_PHASE_LOAD_MODEL) as progress:
-        steering.stop_here()
-        engine, shown = _load(plan, steering, progress)
+    try:
+        with _phase(reporter, job_pb2.JOB_PHASE_LOAD_MODEL) as progress:
+            engine, shown = _load(plan, Steering(control), progress)
+    except Cancelled:
+        if control.poll() is Signal.SHUTDOWN:
+            return
+        raise
     reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_SERVE, fraction=0.0))
     _Server(engine, shown, plan, reporter=reporter, port=port).run(control)
     reporter.emit(event_pb2.PhaseProgress(phase=job_pb2.JOB_PHASE_SERVE, fraction=1.0))
@@ -106,6 +109,7 @@ def _load(
     plan: ServePlan, steering: Steering, progress: Callable[[float], None]
 ) -> tuple[Engine, dict[str, serving_pb2.LoadedTarget]]:
     """Load the base and the targets of the task; return the engine, and the targets as they are shown."""
+    steering.stop_here()
     device = torch.device(plan.device)
     plan.check_memory(free_memory_bytes(device))
     tokenizer: PreTrainedTokenizerBase = load_tokenizer(plan.base.folder)

@@ -132,13 +132,9 @@ def _work(
     ended = run(task, core, reporter=reporter, commands=commands, port=stream.serving)
     log.disconnect()
     written = reporter.finish(ended)
-<<<<<<< HEAD
+    _log.info("the task ended: %s", outcome.line_of(ended))
     # What a serving task has to tell is on the disk; its memory is worth more than an early word of its end.
     stream.drain(SERVING_PATIENCE_SECONDS if task.HasField("serve") else float("inf"))
-=======
-    _log.info("the task ended: %s", outcome.line_of(ended))
-    stream.drain()
->>>>>>> main
     stream.close()
     return written
 
