@@ -38,6 +38,7 @@ from finetree_trainer.jobs.retention import Retention
 from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
+from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
@@ -118,6 +119,7 @@ class Application:
             metrics=MetricsReader(log),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
+            checkpoints=Checkpoints(log, layout),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             host=self._host,

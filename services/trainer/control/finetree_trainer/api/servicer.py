@@ -9,6 +9,7 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
+    checkpoint_pb2,
     dataset_pb2,
     event_log_pb2,
     job_log_pb2,
@@ -35,6 +36,7 @@ from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.jobs import Jobs, cancel_key, update_key
 from finetree_trainer.models.base_models import BaseModels
+from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.store.request_ids import RequestKey, body_hash
@@ -58,6 +60,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     metrics: MetricsReader
     logs: AttemptLogs
     artifacts: Artifacts
+    checkpoints: Checkpoints
     previews: Previews
     base_models: BaseModels
     host: Host
@@ -260,6 +263,17 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """List the logs of a job's attempts."""
         uid = (await self.names.job(request.parent, "parent")).id
         return job_log_pb2.ListJobLogsResponse(logs=await self.logs.list(uid))
+
+    async def ListCheckpoints(
+        self, request: checkpoint_pb2.ListCheckpointsRequest, context_: Any
+    ) -> checkpoint_pb2.ListCheckpointsResponse:
+        """List the checkpoints of a job, by step."""
+        uid, size = (await self.names.job(request.parent, "parent")).id, page_size(request.page_size)
+        scope = f"ListCheckpoints/{uid}/{request.show_deleted}"
+        after = int(self.tokens.read(scope, request.page_token) or -1)
+        found = await self.checkpoints.page(uid, after=after, limit=size + 1, deleted=request.show_deleted)
+        token = self.tokens.issue(scope, str(found[size - 1].step)) if len(found) > size else ""
+        return checkpoint_pb2.ListCheckpointsResponse(checkpoints=found[:size], next_page_token=token)
 
     async def ListArtifacts(
         self, request: artifact_pb2.ListArtifactsRequest, context_: Any

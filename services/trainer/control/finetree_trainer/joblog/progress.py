@@ -26,6 +26,14 @@ PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 )
 """Share of a PREPARE job that each phase stands for in a progress bar."""
 
+_VERSIONS = frozenset(
+    {
+        *("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers"),
+        *("finetree-worker", "python"),
+    }
+)
+"""Entries of AttemptStarted.environment that are versions, which a job's lineage keeps."""
+
 
 def fraction(task: int, phase: int, within: float) -> float:
     """Share of the whole job that is done when `phase` is done to `within` (0 to 1)."""
@@ -53,6 +61,11 @@ def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent, task: int) -> None:
             snapshot.progress.eta_seconds.CopyFrom(event.forecast.eta_seconds)
         case "attempt_started":
             snapshot.progress.step = event.attempt_started.restored_step
+            for name in _VERSIONS & event.attempt_started.environment.keys():
+                snapshot.lineage.versions[name] = event.attempt_started.environment[name]
+        case "artifact_ready" if event.artifact_ready.artifact.lineage.datasets:
+            del snapshot.lineage.datasets[:]
+            snapshot.lineage.datasets.extend(event.artifact_ready.artifact.lineage.datasets)
         case "terminal" if event.terminal.state == job_pb2.JOB_STATE_SUCCEEDED:
             snapshot.progress.fraction = 1.0
             snapshot.progress.ClearField("eta_seconds")
