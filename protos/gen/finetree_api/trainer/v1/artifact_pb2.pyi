@@ -59,22 +59,26 @@ class ArtifactBase(_message.Message):
     HUB_ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
     hub_id: _builtins.str
     """"organization/name" on the hub. Empty: unknown."""
     revision: _builtins.str
     """Commit of the hub. Empty: unknown."""
     fingerprint: _builtins.str
     """SHA-256 over its configuration and weights. Empty: not computed."""
+    family: _builtins.str
+    """Family, as model_type of its config.json names it, for example "llama". Empty: unknown."""
     def __init__(
         self,
         *,
         hub_id: _builtins.str = ...,
         revision: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
+        family: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "hub_id", b"hub_id", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "fingerprint", b"fingerprint", "hub_id", b"hub_id", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -296,6 +300,7 @@ class Artifact(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/jobs/{job}/artifacts/{artifact}", for example …/adapter."""
     kind: Global___ArtifactKind.ValueType
@@ -330,6 +335,12 @@ class Artifact(_message.Message):
     def lineage(self) -> Global___Lineage:
         """What it was made of, and with what. Unset: a worker of an earlier release made it."""
 
+    @_builtins.property
+    def serving(self) -> _containers.RepeatedCompositeFieldContainer[_serving_pb2.ServingCheck]:
+        """Which servers serve it, by the rules of the service at the time it was registered; RecommenderService.CheckServing
+        answers by today's. Empty: a report, or an artifact of an earlier release.
+        """
+
     def __init__(
         self,
         *,
@@ -345,10 +356,11 @@ class Artifact(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         plan_digest: _builtins.str = ...,
         lineage: Global___Lineage | None = ...,
+        serving: _abc.Iterable[_serving_pb2.ServingCheck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "create_time", b"create_time", "lineage", b"lineage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "compat", b"compat", "create_time", b"create_time", "files", b"files", "kind", b"kind", "lineage", b"lineage", "name", b"name", "peft_type", b"peft_type", "plan_digest", b"plan_digest", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "compat", b"compat", "create_time", b"create_time", "files", b"files", "kind", b"kind", "lineage", b"lineage", "name", b"name", "peft_type", b"peft_type", "plan_digest", b"plan_digest", "serving", b"serving", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from finetree_api.trainer.v1 import artifact_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, job_pb2, serving_pb2, trainer_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_runtime.errors import FailedPrecondition, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
@@ -162,7 +162,7 @@ class Jobs:
             job.create_time.CopyFrom(timestamp(row.create_time))
             job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
         else:
-            job.allowed_actions.extend(states.actions(row.state))
+            job.allowed_actions.extend(states.actions(row.state, row.task))
         job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
         job.suspended = row.suspended
         job.update_time.CopyFrom(timestamp(row.update_time))
@@ -174,13 +174,14 @@ class Jobs:
 
     def _record(self, template: job_pb2.JobTemplate, planned: PlannedJob, *, project: str, owner: str) -> job_pb2.Job:
         uid = str(uuid7())
-        training = isinstance(planned.task, job_pb2.TrainTask)
+        preparing = isinstance(planned.task, job_pb2.PrepareTask)
         record = job_pb2.Job(
             name=str(ResourceName(project, "jobs", uid)),
             uid=uid,
             display_name=template.display_name,
             train=planned.task if isinstance(planned.task, job_pb2.TrainTask) else None,
             prepare=planned.task if isinstance(planned.task, job_pb2.PrepareTask) else None,
+            serve=planned.task if isinstance(planned.task, serving_pb2.ServeTask) else None,
             estimate=planned.estimate,
             plan_digest=planned.plan.digest if planned.plan else "",
             limits=template.limits if template.HasField("limits") else None,
@@ -194,7 +195,7 @@ class Jobs:
         )
         if planned.model is not None:
             record.base.hub_id = planned.model.hub_id
-            if training:
+            if not preparing:
                 # A PREPARE job asks the hub anew which commit a branch is.
                 record.base.revision = planned.model.revision
         return record

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_api.types.v1 import (
     check_pb2,
     estimate_summary_pb2,
@@ -18,12 +18,14 @@ from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
 from finetree_runtime.runspec.digest import make_plan
 from finetree_runtime.runspec.resolve import resolve_spec
+from google.protobuf.message import Message
 
 from finetree_trainer import estimator as estimates
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.approval import require_approved
 from finetree_trainer.jobs.evaluation_settings import require_evaluations
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
+from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.models import locate, weight_settings
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
@@ -33,11 +35,18 @@ _TRAIN, _PREPARE = "job.train", "job.prepare"
 _SPEC = f"{_TRAIN}.spec"
 
 
+_KINDS: dict[type[Message], job_pb2.TaskKind.ValueType] = {
+    job_pb2.TrainTask: job_pb2.TASK_KIND_TRAIN,
+    job_pb2.PrepareTask: job_pb2.TASK_KIND_PREPARE,
+    serving_pb2.ServeTask: job_pb2.TASK_KIND_SERVE,
+}
+
+
 @dataclass(slots=True)
 class PlannedJob:
     """A job as it will run. `device` is the kind of device that it waits for."""
 
-    task: job_pb2.TrainTask | job_pb2.PrepareTask
+    task: job_pb2.TrainTask | job_pb2.PrepareTask | serving_pb2.ServeTask
     model: BaseModel | None
     device: str
     data: PlannedDataset | None = None
@@ -53,7 +62,7 @@ class PlannedJob:
     @property
     def kind(self) -> job_pb2.TaskKind.ValueType:
         """The kind of the task."""
-        return job_pb2.TASK_KIND_TRAIN if isinstance(self.task, job_pb2.TrainTask) else job_pb2.TASK_KIND_PREPARE
+        return _KINDS[type(self.task)]
 
 
 class Planner:
@@ -67,18 +76,29 @@ class Planner:
         devices: Iterable[Device],
         estimator: estimates.Estimator,
         rates: estimates.Rates,
+        serving: ServingPlanner,
     ) -> None:
-        self._inputs, self._weights, self._devices = inputs, weights, list(devices)
+        self._inputs, self._weights, self._devices, self._serving = inputs, weights, list(devices), serving
         self._estimator, self._rates = estimator, rates
 
     async def plan(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job. Raises the errors that CreateJob documents."""
         task = template.WhichOneof("task")
         if task is None:
-            raise invalid_field("job.task", "is needed: set train or prepare")
+            raise invalid_field("job.task", "is needed: set train, prepare or serve")
         capabilities.require_task(task)
         if task == "prepare":
             return await self._plan_prepare(project, template.prepare)
+        if task == "serve":
+            planned = await self._serving.plan(project, template.serve)
+            return PlannedJob(
+                planned.task,
+                planned.model,
+                planned.device.kind,
+                checks=planned.checks,
+                estimate=planned.estimate,
+                weights=planned.weights,
+            )
         return await self._plan_train(project, template)
 
     async def _plan_prepare(self, project: str, asked: job_pb2.PrepareTask) -> PlannedJob:

@@ -170,11 +170,13 @@ class _Run:
             self.steering.signal()
             with atomic_folder(plan.artifact, facts) as draft:
                 method.save(adapted, draft, base=base, tokenizer=tokenizer, dtype=weight_dtype(plan, stored=True))
+            identity = base.message()
+            identity.family = str(adapted.config.get_text_config().model_type)
             artifact = artifact_pb2.Artifact(
                 name=f"{plan.job}/artifacts/{plan.artifact.name}",
                 kind=method.artifact,
                 peft_type=method.peft_type,
-                base=base.message(),
+                base=identity,
                 compat=[method.compatibility(plan.artifact, base.folder)],
             )
             self.reporter.emit(event_pb2.ArtifactReady(artifact=artifact))
