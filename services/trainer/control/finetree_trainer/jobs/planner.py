@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.trainer.v1 import job_pb2, serving_pb2
+from finetree_api.trainer.v1 import evaluation_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import (
     check_pb2,
     estimate_summary_pb2,
@@ -23,13 +23,14 @@ from google.protobuf.message import Message
 from finetree_trainer import estimator as estimates
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.approval import require_approved
+from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner, require_no_choices
 from finetree_trainer.jobs.evaluation_settings import require_evaluations
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
 from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.models import locate, weight_settings
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
-from finetree_trainer.scheduling.devices import CPU, Device, matching
+from finetree_trainer.scheduling.devices import CPU, Device, resolve_hardware
 
 _TRAIN, _PREPARE = "job.train", "job.prepare"
 _SPEC = f"{_TRAIN}.spec"
@@ -38,6 +39,7 @@ _SPEC = f"{_TRAIN}.spec"
 _KINDS: dict[type[Message], job_pb2.TaskKind.ValueType] = {
     job_pb2.TrainTask: job_pb2.TASK_KIND_TRAIN,
     job_pb2.PrepareTask: job_pb2.TASK_KIND_PREPARE,
+    evaluation_pb2.EvaluateTask: job_pb2.TASK_KIND_EVALUATE,
     serving_pb2.ServeTask: job_pb2.TASK_KIND_SERVE,
 }
 
@@ -46,7 +48,7 @@ _KINDS: dict[type[Message], job_pb2.TaskKind.ValueType] = {
 class PlannedJob:
     """A job as it will run. `device` is the kind of device that it waits for."""
 
-    task: job_pb2.TrainTask | job_pb2.PrepareTask | serving_pb2.ServeTask
+    task: job_pb2.TrainTask | job_pb2.PrepareTask | evaluation_pb2.EvaluateTask | serving_pb2.ServeTask
     model: BaseModel | None
     device: str
     data: PlannedDataset | None = None
@@ -76,19 +78,23 @@ class Planner:
         devices: Iterable[Device],
         estimator: estimates.Estimator,
         rates: estimates.Rates,
+        evaluations: EvaluationPlanner,
         serving: ServingPlanner,
     ) -> None:
-        self._inputs, self._weights, self._devices, self._serving = inputs, weights, list(devices), serving
+        self._inputs, self._weights, self._devices = inputs, weights, list(devices)
+        self._evaluations, self._serving = evaluations, serving
         self._estimator, self._rates = estimator, rates
 
     async def plan(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job. Raises the errors that CreateJob documents."""
         task = template.WhichOneof("task")
         if task is None:
-            raise invalid_field("job.task", "is needed: set train, prepare or serve")
+            raise invalid_field("job.task", "is needed: set train, prepare, evaluate or serve")
         capabilities.require_task(task)
         if task == "prepare":
             return await self._plan_prepare(project, template.prepare)
+        if task == "evaluate":
+            return await self._plan_evaluate(project, template)
         if task == "serve":
             planned = await self._serving.plan(project, template.serve)
             return PlannedJob(
@@ -114,6 +120,14 @@ class Planner:
         _fill_prepare(task)
         return PlannedJob(task, model, CPU, data, evaluation)
 
+    async def _plan_evaluate(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
+        found = await self._evaluations.plan(project, template.evaluate)
+        job = PlannedJob(found.task, found.model, found.device.kind, found.examples, found.rows)
+        job.remarks.extend(found.remarks)
+        if template.limits.HasField("max_cost"):
+            _check_currency(template.limits.max_cost.currency_code, job)
+        return job
+
     async def _plan_train(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         asked = template.train
         task = job_pb2.TrainTask()
@@ -128,13 +142,15 @@ class Planner:
         data = await self._inputs.dataset(project, spec.dataset, f"{_SPEC}.dataset")
         if data is None:
             raise invalid_field(f"{_SPEC}.dataset", "is needed to train; name a dataset or a path")
+        require_no_choices(spec.dataset, f"{_SPEC}.dataset")
         require_accepted(data, f"{_SPEC}.dataset")
         evaluation = None
         if spec.evaluation.HasField("dataset"):
             field_path = f"{_SPEC}.evaluation.dataset"
             evaluation = await self._inputs.dataset(project, spec.evaluation.dataset, field_path)
+            require_no_choices(spec.evaluation.dataset, field_path)
             require_accepted(evaluation, field_path)
-        device = self._choose_device(spec)
+        device = resolve_hardware(self._devices, spec.hardware, f"{_SPEC}.hardware")
         job = PlannedJob(task, model, device.kind, data, evaluation, weights=weights)
         self._resolve(task, job, adopted=adopted)
         present = await self._estimate(task, job)
@@ -167,20 +183,6 @@ class Planner:
             setattr(spec.init_from, kind or "", weights.name)
         spec.init_from.sha256 = weights.sha256
         return (weights,), adopted
-
-    def _choose_device(self, spec: run_spec_pb2.RunSpec) -> Device:
-        """Find a device of the kind that the run needs, and fill in the spec's hardware with what is known of it."""
-        device = matching(self._devices, spec.hardware)[0]
-        if spec.hardware.WhichOneof("device") is None:
-            spec.hardware.MergeFrom(device.hardware)
-        if spec.hardware.WhichOneof("device") == "cpu":
-            cpu, here = spec.hardware.cpu, device.hardware.cpu
-            if not cpu.HasField("cores"):
-                cpu.cores = here.cores
-            if not cpu.HasField("memory_bytes"):
-                cpu.memory_bytes = here.memory_bytes
-            cpu.model_name = cpu.model_name or here.model_name
-        return device
 
     def _resolve(self, task: job_pb2.TrainTask, job: PlannedJob, *, adopted: Sequence[str]) -> None:
         """Fill in every default of the spec; settings in `adopted` are those of the weights that it starts from.

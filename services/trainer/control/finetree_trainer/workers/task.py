@@ -66,6 +66,17 @@ class TaskBuilder:
             task.evaluation_file = await self._file(row.evaluation_uid, prepare.evaluation_dataset)
             if prepare.HasField("model"):
                 self._set_model(task, record, fetching=True)
+        elif record.WhichOneof("task") == "evaluate":
+            asked = record.evaluate
+            task.evaluate.CopyFrom(asked)
+            task.dataset_file = await self._file(row.dataset_uid, asked.few_shot.dataset)
+            task.evaluation_file = await self._file(row.evaluation_uid, asked.dataset)
+            self._set_model(task, record, fetching=False)
+            for i, subject in enumerate(asked.subjects):
+                # With the hash that the job has: other weights in their place are refused.
+                place = f"job.evaluate.subjects[{i}].weights"
+                found = await self._weights.locate(row.project, subject.weights, place)
+                task.weights.append(found.message(subject.label))
         elif record.WhichOneof("task") == "serve":
             await self._set_serving(task, record, row)
         else:
@@ -94,8 +105,7 @@ class TaskBuilder:
         self._set_model(task, record, fetching=False)
 
     def _set_model(self, task: worker_pb2.Task, record: job_pb2.Job, *, fetching: bool) -> None:
-        serving = record.WhichOneof("task") == "serve"
-        source = record.prepare.model if fetching else record.serve.model if serving else record.train.spec.model
+        source = locate.model_of(record)
         model = self._models.relocate(source, record.base)
         from_hub = fetching and model.home is not None
         task.base.CopyFrom(
