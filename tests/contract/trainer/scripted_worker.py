@@ -28,17 +28,19 @@ import time
 from pathlib import Path
 
 import grpc.aio
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, serving_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_data import journal
 from finetree_data.log_file import JOB_LOG, SEGMENT_BYTES, LogFile
+from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 KINDS = {
     "train": job_pb2.TASK_KIND_TRAIN,
     "prepare": job_pb2.TASK_KIND_PREPARE,
+    "evaluate": job_pb2.TASK_KIND_EVALUATE,
     "serve": job_pb2.TASK_KIND_SERVE,
 }
 OUTCOMES = {
@@ -342,9 +344,35 @@ class ScriptedWorker:
     def _artifacts(self) -> None:
         if self.script.get("artifact"):
             self._artifact("adapter", artifact_pb2.ARTIFACT_KIND_ADAPTER, "weights.bin", bytes(range(256)) * 4096)
+        if self.script.get("weights"):
+            self._adapter()
+        if fields := self.script.get("evaluation"):
+            (Path(self.task.folders.work_dir) / "task.binpb").write_bytes(self.task.SerializeToString())
+            report = evaluation_pb2.EvaluationReport(**fields)
+            self._emit(event_pb2.JobEvent(kind=event_pb2.EVENT_KIND_EVALUATION_REPORT, evaluation_report=report))
         if rows := self.script.get("preview"):
             content = "".join(json.dumps(row) + "\n" for row in rows).encode()
             self._artifact("preview", artifact_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)
+
+    def _adapter(self) -> None:
+        """A LoRA adapter of one tensor of zeros."""
+        folder = Path(self.task.folders.artifact_dir) / "adapter"
+        folder.mkdir()
+        header = json.dumps({"q_proj.lora_A.weight": {"dtype": "F32", "shape": [2, 6], "data_offsets": [0, 48]}})
+        contents = {
+            "adapter_config.json": json.dumps({"peft_type": "LORA", "r": 2, "base_model_name_or_path": "acme/tiny"}),
+            "adapter_model.safetensors": len(header).to_bytes(8, "little").decode() + header + "\0" * 48,
+        }
+        artifact = artifact_pb2.Artifact(
+            name=f"{self.task.job}/artifacts/adapter", kind=artifact_pb2.ARTIFACT_KIND_ADAPTER
+        )
+        for path, content in contents.items():
+            (folder / path).write_bytes(content.encode())
+            sha256 = hashlib.sha256(content.encode()).hexdigest()
+            artifact.files.add(path=path, size_bytes=len(content), sha256=sha256)
+        artifact.base.hub_id = "acme/tiny"
+        (folder / "finetree.json").write_text(json_format.MessageToJson(artifact))
+        self._emit(event_pb2.JobEvent(artifact_ready=event_pb2.ArtifactReady(artifact=artifact)))
 
     def _artifact(self, name: str, kind: int, path: str, content: bytes) -> None:
         folder = Path(self.task.folders.artifact_dir) / name

@@ -35,6 +35,8 @@ class _ArtifactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Artifact
     """A transformers model folder with its tokenizer."""
     ARTIFACT_KIND_REPORT: _ArtifactKind.ValueType  # 3
     """A report in JSON."""
+    ARTIFACT_KIND_EVALUATION: _ArtifactKind.ValueType  # 5
+    """An evaluation: report.json, an EvaluationReport as proto JSON, and answers.jsonl, what each model answered to each row."""
 
 class ArtifactKind(_ArtifactKind, metaclass=_ArtifactKindEnumTypeWrapper):
     """What an artifact is, and so what loads it."""
@@ -47,6 +49,8 @@ ARTIFACT_KIND_MODEL: ArtifactKind.ValueType  # 2
 """A transformers model folder with its tokenizer."""
 ARTIFACT_KIND_REPORT: ArtifactKind.ValueType  # 3
 """A report in JSON."""
+ARTIFACT_KIND_EVALUATION: ArtifactKind.ValueType  # 5
+"""An evaluation: report.json, an EvaluationReport as proto JSON, and answers.jsonl, what each model answered to each row."""
 Global___ArtifactKind: _TypeAlias = ArtifactKind  # noqa: Y015
 
 @_typing.final

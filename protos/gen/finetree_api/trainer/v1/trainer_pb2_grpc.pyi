@@ -136,9 +136,11 @@ class TrainerServiceStub:
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-    WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-    the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
-    other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
+    columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
+    MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
+    an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
+    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
@@ -404,9 +406,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-    WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-    the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
-    other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
+    columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
+    MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
+    an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
+    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
@@ -735,9 +739,11 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
         another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
         NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-        WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-        the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
-        other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+        WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
+        columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
+        MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
+        an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
+        name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
         ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
         ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
         configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that

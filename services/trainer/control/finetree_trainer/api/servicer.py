@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import (
     base_model_pb2,
     capacity_pb2,
     dataset_pb2,
+    evaluation_pb2,
     event_log_pb2,
     job_log_pb2,
     job_pb2,
@@ -172,6 +173,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return trainer_pb2.ValidateJobResponse(
             train=task if isinstance(task, job_pb2.TrainTask) else None,
             prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            evaluate=task if isinstance(task, evaluation_pb2.EvaluateTask) else None,
             serve=task if isinstance(task, serving_pb2.ServeTask) else None,
             checks=planned.checks,
             estimate=planned.estimate,

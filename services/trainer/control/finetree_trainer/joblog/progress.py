@@ -26,6 +26,17 @@ PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 )
 """Share of a PREPARE job that each phase stands for in a progress bar."""
 
+EVALUATE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
+    (job_pb2.JOB_PHASE_START, 0.02),
+    (job_pb2.JOB_PHASE_LOAD_MODEL, 0.04),
+    (job_pb2.JOB_PHASE_TOKENIZE, 0.04),
+    (job_pb2.JOB_PHASE_EVALUATE, 0.85),
+    (job_pb2.JOB_PHASE_SAVE, 0.05),
+)
+"""Share of an EVALUATE job that each phase stands for in a progress bar."""
+
+_SHARES = {job_pb2.TASK_KIND_PREPARE: PREPARE_SHARES, job_pb2.TASK_KIND_EVALUATE: EVALUATE_SHARES}
+
 
 SERVE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.2),

@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from finetree_api.trainer.v1 import job_pb2, serving_pb2, trainer_pb2
+from finetree_api.trainer.v1 import evaluation_pb2, job_pb2, serving_pb2, trainer_pb2
 from finetree_runtime.errors import FailedPrecondition, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -170,6 +170,7 @@ class Jobs:
             display_name=template.display_name,
             train=planned.task if isinstance(planned.task, job_pb2.TrainTask) else None,
             prepare=planned.task if isinstance(planned.task, job_pb2.PrepareTask) else None,
+            evaluate=planned.task if isinstance(planned.task, evaluation_pb2.EvaluateTask) else None,
             serve=planned.task if isinstance(planned.task, serving_pb2.ServeTask) else None,
             estimate=planned.estimate,
             plan_digest=planned.plan.digest if planned.plan else "",

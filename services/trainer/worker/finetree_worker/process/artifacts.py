@@ -18,6 +18,7 @@ MANIFEST = "finetree.json"
 """Name of the manifest inside an artifact's folder: the Artifact message as proto JSON."""
 _MEDIA_TYPES = {
     ".json": "application/json",
+    ".jsonl": "application/jsonl",
     ".safetensors": "application/vnd.safetensors",
     ".jinja": "text/plain",
     ".txt": "text/plain",

@@ -40,6 +40,9 @@ class Core(Protocol):
         Raises Cancelled when it stopped on request, and TaskError.
         """
 
+    def evaluate(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
+        """Measure trained weights beside their base. Raises like `train`."""
+
     def prepare(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
         """Prepare a model and report on a dataset, as far as the task names them. Raises like `train`."""
 
@@ -74,6 +77,9 @@ def _perform(task: worker_pb2.Task, core: Core, *, reporter: Reporter, control: 
             return core.train(task, reporter, control)
         case "prepare":
             core.prepare(task, reporter, control)
+            return event_pb2.RunSummary()
+        case "evaluate":
+            core.evaluate(task, reporter, control)
             return event_pb2.RunSummary()
         case other:
             text = f"This worker cannot run tasks of the kind {other or 'unspecified'}."
