@@ -4,7 +4,6 @@
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -28,9 +27,8 @@ from finetree_worker.plan import BaseModel, Plan, Precision
 from finetree_worker.training.evaluation_schedule import Evaluations
 from finetree_worker.training.gradients import AUTOCAST, Subject
 from finetree_worker.training.loop import Loop, Trained
+from finetree_worker.versions import library_versions
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "finetree-worker")
-"""Distributions whose versions may change results: AttemptStarted.environment names them."""
 _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
@@ -226,13 +224,7 @@ def weight_dtype(plan: Plan, *, stored: bool = False) -> torch.dtype:
 
 def execution_plan() -> dict[str, str]:
     """Return library versions and machine type, which with the threads decide the rounding of sums."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions | {"machine": platform.machine(), "python": platform.python_version()}
+    return library_versions() | {"machine": platform.machine()}
 
 
 def _both(progress: Callable[[float], None], stop: Callable[[], None]) -> Callable[[float], None]:
