@@ -24,7 +24,7 @@ from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, tr
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
-from finetree._shared.follow import Follow
+from finetree._shared.follow import Follow, Pace, Start
 from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, enum_word, invalid
 from finetree._shared.status import error_of_status
@@ -263,16 +263,15 @@ def get_capacity(wait_for_rate: float) -> capacity_pb2.GetCapacityRequest:
 
 
 def follow_job(
-    name: str, *, after_seq: int, cursor: str, kinds: Sequence[str | int], min_level: str | int, heartbeat: float
+    name: str, *, start: Start | None = None, kinds: Sequence[str | int] = (), min_level: str | int = 0, pace: Pace
 ) -> Follow:
     """Build a follower of a job's events."""
     return Follow(
         name,
-        after_seq=after_seq,
-        cursor=cursor,
+        start=start or Start(),
         kinds=_event_kinds(kinds),
         min_level=enum_number(event_pb2.EventLevel, min_level, "min_level"),
-        heartbeat=heartbeat,
+        pace=pace,
     )
 
 
