@@ -20,7 +20,14 @@ MAX_EVENT_BYTES = 1024 * 1024
 """Largest event that is logged; a larger one is replaced by an Alert, since no watcher could receive it."""
 
 _SERVICE_ONLY = frozenset({None, "state_changed", "queue_changed", "terminal"})
-_RUNNING_PHASES = frozenset({job_pb2.JOB_PHASE_TRAIN, job_pb2.JOB_PHASE_EVALUATE_AFTER, job_pb2.JOB_PHASE_SAVE})
+_RUNNING_PHASES = frozenset(
+    {
+        job_pb2.JOB_PHASE_TRAIN,
+        job_pb2.JOB_PHASE_EVALUATE_AFTER,
+        job_pb2.JOB_PHASE_EVALUATE,
+        job_pb2.JOB_PHASE_SAVE,
+    }
+)
 
 
 class EventGapError(Exception):
@@ -78,9 +85,11 @@ def _add_event(transaction: Transaction, connection: Connection, event: event_pb
 
 
 def _enter_phase(transaction: Transaction, phase: int) -> None:
-    """Go from PREPARING to RUNNING when the worker begins to train."""
+    """Go from PREPARING to RUNNING when the worker begins to train, or to evaluate."""
     if transaction.row.state == job_pb2.JOB_STATE_PREPARING and phase in _RUNNING_PHASES:
-        transaction.move(job_pb2.JOB_STATE_RUNNING, "TRAINING", "Training.")
+        evaluates = transaction.row.task == job_pb2.TASK_KIND_EVALUATE
+        code, text = ("EVALUATING", "Evaluating.") if evaluates else ("TRAINING", "Training.")
+        transaction.move(job_pb2.JOB_STATE_RUNNING, code, text)
 
 
 def _become_ready(transaction: Transaction, changed: serving_pb2.ServingChanged) -> None:
