@@ -110,7 +110,7 @@ class _Run:
         with storage_errors():
             self.data_sha256 = hash_of(self.plan.data.train)
         report, held_out = dataset.report, len(dataset.held_out)
-        self.reporter.reports.update(dataset.reports)
+        self.reporter.reports.update({int(split): found for split, found in dataset.reports.items()})
         self.reporter.emit(report)
         require_accepted(dataset.reports.values())
         if report.leaked.count:
