@@ -9,7 +9,9 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 stream after that step and never comes back), `log` (a line of the job's log for each step, with this text; `log_limit`
 bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
 proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
-and a half-written artifact). Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
+and a half-written artifact), `losses` {rank: held-out loss}: after every `evaluation.every_steps` and at the end it
+reports that loss of the LoRA rank that it trains with; `cost` (EUR of each step).
+Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
 `most_targets`, `die_at` (the word before which it kills itself, in its first attempt).
 """
 
@@ -300,8 +302,7 @@ class ScriptedWorker:
             self._say(step)
             if step == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            metrics = event_pb2.StepMetrics(step=step, total_steps=steps, loss=4 / step, learning_rate=1e-3)
-            self._emit(event_pb2.JobEvent(step_metrics=metrics, message=f"step {step}"))
+            self._step(step, steps)
             if script.get("offline_after") == step:
                 while self.acknowledged < len(self.events):
                     await asyncio.sleep(0.005)
@@ -310,6 +311,20 @@ class ScriptedWorker:
         if not self.stop:
             self._artifacts()
         self._emit(outcome=self._outcome())
+
+    def _step(self, step: int, steps: int) -> None:
+        metrics = event_pb2.StepMetrics(step=step, total_steps=steps, loss=4 / step, learning_rate=1e-3)
+        if cost := self.script.get("cost"):
+            metrics.cost_so_far.currency_code, metrics.cost_so_far.nanos = "EUR", round(step * cost * 1e9)
+        self._emit(event_pb2.JobEvent(step_metrics=metrics, message=f"step {step}"))
+        self._evaluate(step, steps)
+
+    def _evaluate(self, step: int, steps: int) -> None:
+        losses, spec = self.script.get("losses"), self.task.train.spec
+        if losses and (step == steps or step % (spec.evaluation.every_steps or steps) == 0):
+            loss = losses[str(spec.lora.rank)] + 1 / step
+            metrics = event_pb2.EvalMetrics(step=step, loss=loss, examples=20, loss_standard_error=0.05)
+            self._emit(event_pb2.JobEvent(eval_metrics=metrics))
 
     def _say(self, step: int) -> None:
         if "log" in self.script:

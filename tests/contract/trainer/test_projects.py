@@ -9,6 +9,7 @@ from finetree_api.trainer.v1 import (
     job_log_pb2,
     metrics_pb2,
     serving_pb2,
+    sweep_pb2,
     trainer_pb2,
 )
 from finetree_api.types.v1 import weights_pb2
@@ -17,6 +18,7 @@ from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 METHODS = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].methods_by_name
 WITHOUT = {
     *("CreateDataset", "ListDatasets", "CreateJob", "ListJobs", "ValidateJob"),
+    *("CreateSweep", "ListSweeps", "ValidateSweep"),
     *("ListBaseModels", "GetBaseModel", "DeleteBaseModel", "GetCapacity", "GetServerInfo"),
 }
 """Rpcs that name a project, or what belongs to none."""
@@ -46,6 +48,10 @@ DATASETS = {
     "DeleteDataset": lambda dataset: dataset_pb2.DeleteDatasetRequest(name=dataset, request_id="delete"),
     "PreviewDataset": lambda dataset: dataset_pb2.PreviewDatasetRequest(dataset=dataset),
 }
+SWEEPS = {
+    "GetSweep": lambda sweep: sweep_pb2.GetSweepRequest(name=sweep),
+    "CancelSweep": lambda sweep: sweep_pb2.CancelSweepRequest(name=sweep, request_id="stop-all"),
+}
 
 
 async def answer(talk, method, request):
@@ -64,7 +70,7 @@ async def answer(talk, method, request):
 
 
 def test_every_rpc_is_looked_at():
-    assert {*JOBS, *DATASETS, *WITHOUT} == set(METHODS)
+    assert {*JOBS, *DATASETS, *SWEEPS, *WITHOUT} == set(METHODS)
 
 
 async def test_what_another_project_holds_is_neither_shown_nor_changed_nor_told_from_what_does_not_exist(tmp_path):
@@ -73,7 +79,11 @@ async def test_what_another_project_holds_is_neither_shown_nor_changed_nor_told_
         await talk.events(job.name)
         content = jsonl([*ROWS, ROWS[0]])
         dataset = (await talk.write((await talk.create_dataset(content)).name, [(0, content)])).name
-        for requests, name in ((JOBS, job.name), (DATASETS, dataset)):
+        parameter = sweep_pb2.SweepParameter(field_path="lora.rank")
+        parameter.values.values.add(number=4)
+        swept = sweep_pb2.SweepTemplate(job=job_request(dataset), parameters=[parameter])
+        sweep = (await talk.stub.CreateSweep(sweep_pb2.CreateSweepRequest(sweep=swept))).sweep.name
+        for requests, name in ((JOBS, job.name), (DATASETS, dataset), (SWEEPS, sweep)):
             other = name.replace("projects/default/", "projects/other/")
             missing = other[:-4] + "0000"
             for method, request in requests.items():

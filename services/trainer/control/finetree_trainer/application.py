@@ -38,6 +38,8 @@ from finetree_trainer.jobs.retention import Retention
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
+from finetree_trainer.jobs.sweeps.controller import SweepController
+from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
@@ -118,9 +120,12 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
+        sweeps = Sweeps(log, jobs)
+        self._sweep_controller = SweepController(log, jobs, sweeps)
         return TrainerServicer(
             names=Names(self._store),
             jobs=jobs,
+            sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
             lister=EventLister(log),
@@ -147,6 +152,7 @@ class Application:
             "queue": self._queue.run,
             "time_limits": self._time_limits.run,
             "leases": self._leases.run,
+            "sweeps": self._sweep_controller.run,
             "retention": retention.run,
             "observation_reports": reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,

@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_d
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
 from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
+from finetree_api.trainer.v1 import sweep_pb2 as finetree__api_dot_trainer_dot_v1_dot_sweep__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
@@ -116,6 +117,31 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/CancelJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
+        self.ValidateSweep = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ValidateSweep',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepResponse.FromString,
+                _registered_method=True)
+        self.CreateSweep = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/CreateSweep',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepResponse.FromString,
+                _registered_method=True)
+        self.GetSweep = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/GetSweep',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepResponse.FromString,
+                _registered_method=True)
+        self.ListSweeps = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ListSweeps',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsResponse.FromString,
+                _registered_method=True)
+        self.CancelSweep = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/CancelSweep',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepResponse.FromString,
                 _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/finetree_api.trainer.v1.TrainerService/WatchJob',
@@ -277,6 +303,36 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ValidateSweep(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSweep(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSweep(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSweeps(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSweep(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -432,6 +488,31 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'ValidateSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateSweep,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepResponse.SerializeToString,
+            ),
+            'CreateSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSweep,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepResponse.SerializeToString,
+            ),
+            'GetSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSweep,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepResponse.SerializeToString,
+            ),
+            'ListSweeps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSweeps,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsResponse.SerializeToString,
+            ),
+            'CancelSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSweep,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepResponse.SerializeToString,
             ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
@@ -904,6 +985,141 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/CancelJob',
             finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ValidateSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ValidateSweep',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/CreateSweep',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/GetSweep',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSweeps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ListSweeps',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/CancelSweep',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepResponse.FromString,
             options,
             channel_credentials,
             insecure,

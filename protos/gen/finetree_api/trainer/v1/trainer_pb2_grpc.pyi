@@ -12,6 +12,7 @@ from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
+from finetree_api.trainer.v1 import sweep_pb2 as _sweep_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -169,6 +170,37 @@ class TrainerServiceStub:
     CANCELLED when the call returns; cancelling an ended job changes nothing.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id).
+    """
+    ValidateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]
+    """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
+
+    Errors: those of CreateSweep but REQUEST_ID_REUSED and SWEEP_TOO_EXPENSIVE.
+    """
+    CreateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.CreateSweepRequest, _sweep_pb2.CreateSweepResponse]
+    """Creates a sweep. When it returns, the sweep is durable; its jobs are created one after another, as many at a time as
+    it says, also after a restart. Planning takes about 0.1 s a trial.
+
+    Errors: those of CreateJob for any of its trials, with the values that it would have, INVALID_ARGUMENT
+    (SWEEP_NEEDS_EVALUATIONS: set evaluation.every_steps and held-out rows), RESOURCE_EXHAUSTED (SWEEP_TOO_EXPENSIVE:
+    take fewer trials, halving or a larger max_cost; the metadata has the expected cost), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
+    GetSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.GetSweepRequest, _sweep_pb2.GetSweepResponse]
+    """Gets a sweep, at once or with its next change.
+
+    Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps).
+    """
+    ListSweeps: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ListSweepsRequest, _sweep_pb2.ListSweepsResponse]
+    """Lists the sweeps of a project, newest first.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    CancelSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.CancelSweepRequest, _sweep_pb2.CancelSweepResponse]
+    """Asks a sweep to stop: no more trials are started, and the jobs of those that run are cancelled. Cancelling an ended
+    sweep changes nothing.
+
+    Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_event_log_pb2.WatchJobRequest, _event_log_pb2.WatchJobResponse]
@@ -406,6 +438,37 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     CANCELLED when the call returns; cancelling an ended job changes nothing.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id).
+    """
+    ValidateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]  # type: ignore[assignment]
+    """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
+
+    Errors: those of CreateSweep but REQUEST_ID_REUSED and SWEEP_TOO_EXPENSIVE.
+    """
+    CreateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.CreateSweepRequest, _sweep_pb2.CreateSweepResponse]  # type: ignore[assignment]
+    """Creates a sweep. When it returns, the sweep is durable; its jobs are created one after another, as many at a time as
+    it says, also after a restart. Planning takes about 0.1 s a trial.
+
+    Errors: those of CreateJob for any of its trials, with the values that it would have, INVALID_ARGUMENT
+    (SWEEP_NEEDS_EVALUATIONS: set evaluation.every_steps and held-out rows), RESOURCE_EXHAUSTED (SWEEP_TOO_EXPENSIVE:
+    take fewer trials, halving or a larger max_cost; the metadata has the expected cost), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
+    GetSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.GetSweepRequest, _sweep_pb2.GetSweepResponse]  # type: ignore[assignment]
+    """Gets a sweep, at once or with its next change.
+
+    Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps).
+    """
+    ListSweeps: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ListSweepsRequest, _sweep_pb2.ListSweepsResponse]  # type: ignore[assignment]
+    """Lists the sweeps of a project, newest first.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    CancelSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.CancelSweepRequest, _sweep_pb2.CancelSweepResponse]  # type: ignore[assignment]
+    """Asks a sweep to stop: no more trials are started, and the jobs of those that run are cancelled. Cancelling an ended
+    sweep changes nothing.
+
+    Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_event_log_pb2.WatchJobRequest, _event_log_pb2.WatchJobResponse]  # type: ignore[assignment]
@@ -730,6 +793,67 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         CANCELLED when the call returns; cancelling an ended job changes nothing.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+        request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def ValidateSweep(
+        self,
+        request: _sweep_pb2.ValidateSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.ValidateSweepResponse, _abc.Awaitable[_sweep_pb2.ValidateSweepResponse]]:
+        """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
+
+        Errors: those of CreateSweep but REQUEST_ID_REUSED and SWEEP_TOO_EXPENSIVE.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateSweep(
+        self,
+        request: _sweep_pb2.CreateSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.CreateSweepResponse, _abc.Awaitable[_sweep_pb2.CreateSweepResponse]]:
+        """Creates a sweep. When it returns, the sweep is durable; its jobs are created one after another, as many at a time as
+        it says, also after a restart. Planning takes about 0.1 s a trial.
+
+        Errors: those of CreateJob for any of its trials, with the values that it would have, INVALID_ARGUMENT
+        (SWEEP_NEEDS_EVALUATIONS: set evaluation.every_steps and held-out rows), RESOURCE_EXHAUSTED (SWEEP_TOO_EXPENSIVE:
+        take fewer trials, halving or a larger max_cost; the metadata has the expected cost), ALREADY_EXISTS
+        (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def GetSweep(
+        self,
+        request: _sweep_pb2.GetSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.GetSweepResponse, _abc.Awaitable[_sweep_pb2.GetSweepResponse]]:
+        """Gets a sweep, at once or with its next change.
+
+        Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps).
+        """
+
+    @_abc_1.abstractmethod
+    def ListSweeps(
+        self,
+        request: _sweep_pb2.ListSweepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.ListSweepsResponse, _abc.Awaitable[_sweep_pb2.ListSweepsResponse]]:
+        """Lists the sweeps of a project, newest first.
+
+        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+        """
+
+    @_abc_1.abstractmethod
+    def CancelSweep(
+        self,
+        request: _sweep_pb2.CancelSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.CancelSweepResponse, _abc.Awaitable[_sweep_pb2.CancelSweepResponse]]:
+        """Asks a sweep to stop: no more trials are started, and the jobs of those that run are cancelled. Cancelling an ended
+        sweep changes nothing.
+
+        Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
         request_id).
         """
 

@@ -447,6 +447,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
     data from a backup.
     """
+    ERROR_REASON_SWEEP_NOT_FOUND: _ErrorReason.ValueType  # 263
+    """No sweep has this name (NOT_FOUND, rpcs that name one). ListSweeps shows the sweeps that exist."""
+    ERROR_REASON_SWEEP_TOO_EXPENSIVE: _ErrorReason.ValueType  # 264
+    """A sweep is expected to cost more than its max_cost (RESOURCE_EXHAUSTED, CreateSweep). Take fewer trials, halving or a
+    larger max_cost; the metadata has the expected cost.
+    """
+    ERROR_REASON_SWEEP_NEEDS_EVALUATIONS: _ErrorReason.ValueType  # 265
+    """What decides in a sweep is not measured by its job, or not between steps as halving needs it (INVALID_ARGUMENT,
+    ValidateSweep, CreateSweep). Set held-out rows and evaluation.every_steps.
+    """
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 180
     """Failures of a running job.
 
@@ -1011,6 +1021,16 @@ ERROR_REASON_RECORD_DAMAGED: ErrorReason.ValueType  # 174
 """What the trainer's database holds of a job, a dataset, an artifact or a request is damaged on the disk
 (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
 data from a backup.
+"""
+ERROR_REASON_SWEEP_NOT_FOUND: ErrorReason.ValueType  # 263
+"""No sweep has this name (NOT_FOUND, rpcs that name one). ListSweeps shows the sweeps that exist."""
+ERROR_REASON_SWEEP_TOO_EXPENSIVE: ErrorReason.ValueType  # 264
+"""A sweep is expected to cost more than its max_cost (RESOURCE_EXHAUSTED, CreateSweep). Take fewer trials, halving or a
+larger max_cost; the metadata has the expected cost.
+"""
+ERROR_REASON_SWEEP_NEEDS_EVALUATIONS: ErrorReason.ValueType  # 265
+"""What decides in a sweep is not measured by its job, or not between steps as halving needs it (INVALID_ARGUMENT,
+ValidateSweep, CreateSweep). Set held-out rows and evaluation.every_steps.
 """
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 180
 """Failures of a running job.

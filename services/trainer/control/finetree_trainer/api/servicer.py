@@ -16,6 +16,7 @@ from finetree_api.trainer.v1 import (
     job_pb2,
     metrics_pb2,
     serving_pb2,
+    sweep_pb2,
     trainer_pb2,
     trainer_pb2_grpc,
 )
@@ -38,6 +39,7 @@ from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.jobs import Jobs, cancel_key, update_key
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
+from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
@@ -46,7 +48,7 @@ from finetree_trainer.store.request_ids import RequestKey, body_hash
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
 
-FEATURES = (*capabilities.features(), "models.hub", "watch.cursor", "datasets.resume", "datasets.preview")
+FEATURES = (*capabilities.features(), "models.hub", "watch.cursor", "datasets.resume", "datasets.preview", "sweeps")
 """Features that GetServerInfo names."""
 
 
@@ -56,6 +58,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     names: Names
     jobs: Jobs
+    sweeps: Sweeps
     datasets: Datasets
     watches: Watches
     lister: EventLister
@@ -216,6 +219,40 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         name = await self.names.job(request.name)
         job = await self.jobs.cancel(name.id, save=save, key=cancel_key(name.project, request))
         return trainer_pb2.CancelJobResponse(job=job)
+
+    async def ValidateSweep(
+        self, request: sweep_pb2.ValidateSweepRequest, context_: Any
+    ) -> sweep_pb2.ValidateSweepResponse:
+        """Plan and price a sweep without creating it."""
+        planned = await self.sweeps.validate(_parent(request.parent), request.sweep)
+        return sweep_pb2.ValidateSweepResponse(sweep=planned.sweep, remarks=planned.remarks)
+
+    async def CreateSweep(self, request: sweep_pb2.CreateSweepRequest, context_: Any) -> sweep_pb2.CreateSweepResponse:
+        """Create a sweep."""
+        sweep = await self.sweeps.create(_parent(request.parent), context.principal().name, request)
+        context.bind(sweep=sweep.uid)
+        return sweep_pb2.CreateSweepResponse(sweep=sweep)
+
+    async def GetSweep(self, request: sweep_pb2.GetSweepRequest, context_: Any) -> sweep_pb2.GetSweepResponse:
+        """Return a sweep, at once or with its next change."""
+        uid, known = (await self.names.sweep(request.name)).id, request.known_update.ToMicroseconds()
+        sweep = await self.sweeps.wait(uid, known=known, seconds=float(request.wait_seconds))
+        return sweep_pb2.GetSweepResponse(sweep=sweep)
+
+    async def ListSweeps(self, request: sweep_pb2.ListSweepsRequest, context_: Any) -> sweep_pb2.ListSweepsResponse:
+        """List sweeps, newest first."""
+        project, size = _parent(request.parent), page_size(request.page_size)
+        scope = f"ListSweeps/{project}"
+        before = self.tokens.read(scope, request.page_token) or ""
+        found = await self.sweeps.page(project, before=before, limit=size + 1)
+        token = self.tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
+        return sweep_pb2.ListSweepsResponse(sweeps=found[:size], next_page_token=token)
+
+    async def CancelSweep(self, request: sweep_pb2.CancelSweepRequest, context_: Any) -> sweep_pb2.CancelSweepResponse:
+        """Ask a sweep to stop."""
+        name = await self.names.sweep(request.name)
+        key = RequestKey(name.project, request.request_id, "CancelSweep", body_hash(request, "request_id"))
+        return sweep_pb2.CancelSweepResponse(sweep=await self.sweeps.cancel(name.id, key=key))
 
     async def WatchJob(
         self, request: event_log_pb2.WatchJobRequest, context_: Any
