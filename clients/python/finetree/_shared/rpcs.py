@@ -16,8 +16,8 @@ from finetree_api.trainer.v1 import (
     event_log_pb2,
     job_log_pb2,
     metrics_pb2,
-    sweep_pb2,
     serving_pb2,
+    sweep_pb2,
     trainer_pb2,
 )
 from google.protobuf.message import Message
