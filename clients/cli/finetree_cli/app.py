@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "serve": "finetree_cli.commands.serve:serve",
     "targets": "finetree_cli.commands.targets:targets",
     "costs": "finetree_cli.commands.costs:costs",
+    "serving": "finetree_cli.commands.serving:serving",
     "data": "finetree_cli.commands.data:data",
     "datasets": "finetree_cli.commands.datasets:datasets",
     "methods": "finetree_cli.commands.methods:methods",
