@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from finetree._async.pages import AsyncPages
     from finetree._async.serving import AsyncGeneration, AsyncServing
     from finetree._shared.listing import Page
-    from finetree._shared.serving import AnswerPiece
     from finetree._shared.status import error_of_status
+    from finetree._shared.trainer.serving import AnswerPiece
     from finetree._sync.client import Client
     from finetree._sync.events import EventStream
     from finetree._sync.job import Job
@@ -76,7 +76,7 @@ _HOMES = {
     "finetree._async.pages": ("AsyncPages",),
     "finetree._async.serving": ("AsyncGeneration", "AsyncServing"),
     "finetree._shared.listing": ("Page",),
-    "finetree._shared.serving": ("AnswerPiece",),
+    "finetree._shared.trainer.serving": ("AnswerPiece",),
     "finetree.metadata": ("call_metadata",),
     "finetree.config.options": ("TLS",),
     "finetree._shared.status": ("error_of_status",),

@@ -15,9 +15,10 @@ from finetree._async.job import AsyncJob
 from finetree._async.pages import AsyncPages
 from finetree._async.serving import AsyncServing, located
 from finetree._async.transport import AsyncTransport
-from finetree._shared import rpcs, serving, trainer_requests
+from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
-from finetree._shared.serving import WeightsLike
+from finetree._shared.trainer import serving
+from finetree._shared.trainer.serving import WeightsLike
 from finetree._shared.trainer_requests import (
     DatasetLike,
     JobFields,

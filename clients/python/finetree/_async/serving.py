@@ -13,9 +13,10 @@ from finetree_api.types.v1 import weights_pb2
 
 from finetree._async.job import AsyncJob
 from finetree._async.transport import AsyncTransport, Stream
-from finetree._shared import rpcs, serving, trainer_requests
+from finetree._shared import rpcs, trainer_requests
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.serving import AnswerPiece, Answers, PromptLike, WeightsLike
+from finetree._shared.trainer import serving
+from finetree._shared.trainer.serving import AnswerPiece, Answers, PromptLike, WeightsLike
 
 
 class AsyncGeneration:

@@ -10,9 +10,10 @@ from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import hardware_pb2
 
-from finetree._shared import rpcs, serving, trainer_requests
+from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
-from finetree._shared.serving import WeightsLike
+from finetree._shared.trainer import serving
+from finetree._shared.trainer.serving import WeightsLike
 from finetree._shared.trainer_requests import (
     DatasetLike,
     JobFields,

@@ -10,9 +10,10 @@ from typing import Self
 from finetree_api.trainer.v1 import event_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import weights_pb2
 
-from finetree._shared import rpcs, serving, trainer_requests
+from finetree._shared import rpcs, trainer_requests
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.serving import AnswerPiece, Answers, PromptLike, WeightsLike
+from finetree._shared.trainer import serving
+from finetree._shared.trainer.serving import AnswerPiece, Answers, PromptLike, WeightsLike
 from finetree._sync.job import Job
 from finetree._sync.transport import Stream, Transport
 
