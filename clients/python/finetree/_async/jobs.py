@@ -13,7 +13,7 @@ from finetree_api.types.v1 import hardware_pb2
 
 from finetree._async.job import AsyncJob
 from finetree._async.pages import AsyncPages
-from finetree._async.serving import AsyncServing, located
+from finetree._async.trainer.serving import AsyncServing, located
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike

@@ -25,7 +25,7 @@ from finetree._shared.trainer_requests import (
 )
 from finetree._sync.job import Job
 from finetree._sync.pages import Pages
-from finetree._sync.serving import Serving, located
+from finetree._sync.trainer.serving import Serving, located
 from finetree._sync.transport import Transport
 
 
