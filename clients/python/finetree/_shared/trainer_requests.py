@@ -18,6 +18,7 @@ from finetree_api.trainer.v1 import (
     job_log_pb2,
     job_pb2,
     metrics_pb2,
+    serving_pb2,
     trainer_pb2,
 )
 from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
@@ -31,7 +32,7 @@ from finetree._shared.status import error_of_status
 from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
 from finetree.spec import coerce, recommendation_of
 
-TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask
+TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | serving_pb2.ServeTask
 JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
 ModelLike = model_pb2.ModelSource | str | Mapping[str, Any]
 DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
@@ -184,6 +185,8 @@ def job_template(
         template.prepare.CopyFrom(job)
     elif isinstance(job, job_pb2.ExportTask):
         template.export.CopyFrom(job)
+    elif isinstance(job, serving_pb2.ServeTask):
+        template.serve.CopyFrom(job)
     else:
         template.train.CopyFrom(job if isinstance(job, job_pb2.TrainTask) else train_task(job))
     if deadline is not None:
