@@ -29,7 +29,7 @@ STATES = (
     "cancelled",
 )
 
-TASKS = ("train", "prepare", "evaluate", "export")
+TASKS = ("train", "prepare", "evaluate", "export", "serve")
 
 LINE_POINTS = 40
 """Points of a curve that is drawn in a line of text."""

@@ -44,6 +44,7 @@ from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
+from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
@@ -142,6 +143,7 @@ class Application:
             metrics=MetricsReader(log),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
+            checkpoints=Checkpoints(log, layout),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
 from finetree_api.trainer.v1 import capacity_pb2 as _capacity_pb2
+from finetree_api.trainer.v1 import checkpoint_pb2 as _checkpoint_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
@@ -244,6 +245,13 @@ class TrainerServiceStub:
     """Lists the logs of a job, one for each attempt, with their sizes.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
+    """
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]
+    """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+    each of them (RunSpec.init_from) until rotation deletes it.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
+    without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
     """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -514,6 +522,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Lists the logs of a job, one for each attempt, with their sizes.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
+    """
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
+    """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+    each of them (RunSpec.init_from) until rotation deletes it.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
+    without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
     """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -931,6 +946,19 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the logs of a job, one for each attempt, with their sizes.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
+        """
+
+    @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _checkpoint_pb2.ListCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.ListCheckpointsResponse, _abc.Awaitable[_checkpoint_pb2.ListCheckpointsResponse]]:
+        """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+        each of them (RunSpec.init_from) until rotation deletes it.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
+        without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
         """
 
     @_abc_1.abstractmethod

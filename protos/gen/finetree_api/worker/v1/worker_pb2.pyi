@@ -49,7 +49,7 @@ class _CommandKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandKi
     COMMAND_KIND_PREEMPT: _CommandKind.ValueType  # 4
     """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
     COMMAND_KIND_SHUTDOWN: _CommandKind.ValueType  # 5
-    """To a waiting worker: end, there is no task. To a working one: as PREEMPT."""
+    """To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
 
 class CommandKind(_CommandKind, metaclass=_CommandKindEnumTypeWrapper):
     """What a command asks for. A kind that a worker does not know is ignored."""
@@ -65,7 +65,7 @@ COMMAND_KIND_CANCEL: CommandKind.ValueType  # 3
 COMMAND_KIND_PREEMPT: CommandKind.ValueType  # 4
 """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
 COMMAND_KIND_SHUTDOWN: CommandKind.ValueType  # 5
-"""To a waiting worker: end, there is no task. To a working one: as PREEMPT."""
+"""To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
 Global___CommandKind: _TypeAlias = CommandKind  # noqa: Y015
 
 class _OutcomeKind:
@@ -413,6 +413,7 @@ class Task(_message.Message):
     HOURLY_PRICE_FIELD_NUMBER: _builtins.int
     HUB_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -475,6 +476,10 @@ class Task(_message.Message):
     def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWeights]:
         """Trained weights that it works with. Empty: those of the base model alone."""
 
+    @_builtins.property
+    def lineage(self) -> _artifact_pb2.Lineage:
+        """What the job's record has of its lineage; the worker completes it for the artifacts."""
+
     def __init__(
         self,
         *,
@@ -497,10 +502,11 @@ class Task(_message.Message):
         hourly_price: _money_pb2.Money | None = ...,
         hub: Global___HubAccess | None = ...,
         weights: _abc.Iterable[Global___TaskWeights] | None = ...,
+        lineage: _artifact_pb2.Lineage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "prepare", b"prepare", "serve", b"serve", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "prepare", b"prepare", "serve", b"serve", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015

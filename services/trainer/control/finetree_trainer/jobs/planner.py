@@ -56,8 +56,8 @@ class PlannedJob:
     checks: list[check_pb2.Check] = field(default_factory=list)
     remarks: list[check_pb2.Remark] = field(default_factory=list)
     estimate: estimate_summary_pb2.EstimateSummary | None = None
-    weights: LocatedWeights | None = None
-    """Those that a training run starts from; None for a run that starts from the base model."""
+    weights: tuple[LocatedWeights, ...] = ()
+    """Trained weights that the task starts from or works with."""
     plan: run_spec_pb2.Plan | None = None
     """The plan of a training run; None when nothing is trained or there is no estimate."""
 
@@ -98,7 +98,12 @@ class Planner:
         if task == "serve":
             planned = await self._serving.plan(project, template.serve)
             return PlannedJob(
-                planned.task, planned.model, planned.device.kind, checks=planned.checks, estimate=planned.estimate
+                planned.task,
+                planned.model,
+                planned.device.kind,
+                checks=planned.checks,
+                estimate=planned.estimate,
+                weights=planned.weights,
             )
         return await self._plan_train(project, template)
 
@@ -160,14 +165,14 @@ class Planner:
 
     async def _go_on_from(
         self, project: str, spec: run_spec_pb2.RunSpec, model: BaseModel
-    ) -> tuple[LocatedWeights | None, list[str]]:
+    ) -> tuple[tuple[LocatedWeights, ...], list[str]]:
         """Locate the weights that a run starts from, and take their settings over; return what they have filled in.
 
         The spec then names their content, so that the plan's digest covers it. Raises the errors of trained weights
         that CreateJob documents.
         """
         if not spec.HasField("init_from"):
-            return None, []
+            return (), []
         place = f"{_SPEC}.init_from"
         weights = await self._weights.locate(project, spec.init_from, place)
         await asyncio.to_thread(require_base, weights, model, place)
@@ -177,7 +182,7 @@ class Planner:
             # An id alone belongs to the caller's project: the full name means the same to everybody.
             setattr(spec.init_from, kind or "", weights.name)
         spec.init_from.sha256 = weights.sha256
-        return weights, adopted
+        return (weights,), adopted
 
     def _resolve(self, task: job_pb2.TrainTask, job: PlannedJob, *, adopted: Sequence[str]) -> None:
         """Fill in every default of the spec; settings in `adopted` are those of the weights that it starts from.

@@ -51,6 +51,9 @@ class LocatedWeights:
     adapter: AdapterFolder | None = None
     """Configuration and tensors of an adapter; None for a whole model and a checkpoint."""
 
+    made_here: bool = True
+    """Whether a job of this service made them."""
+
     def message(self, name: str) -> worker_pb2.TaskWeights:
         """Return them as a worker's task has them; `name` is what the task calls them."""
         return worker_pb2.TaskWeights(
@@ -172,6 +175,7 @@ class WeightsLocator:
             base=adapter.base,
             sha256=sha256,
             adapter=adapter,
+            made_here=False,
         )
 
     async def _job(self, name: ResourceName, project: str) -> job_pb2.Job:

@@ -56,6 +56,7 @@ class TaskBuilder:
             placements=placements(slots),
             threads=max(self._threads.get((slot.node, slot.device), 0) for slot in slots) or usable_cores(),
             plan_digest=record.plan_digest,
+            lineage=record.lineage,
             hourly_price=estimator.hourly_price(record.estimate),
         )
         if record.WhichOneof("task") == "prepare":

@@ -4,7 +4,6 @@
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -13,8 +12,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from finetree_worker import device_memory, randomness
-from finetree_worker.atomic_files import atomic_folder
+from finetree_worker import card, device_memory, randomness
+from finetree_worker.atomic_files import atomic_folder, hash_of, storage_errors
+from finetree_worker.card import Record
 from finetree_worker.control import STOPS, Control, Steering
 from finetree_worker.data.dataset import Dataset, load_dataset, require_accepted
 from finetree_worker.events.envelope import Reporter
@@ -28,9 +28,8 @@ from finetree_worker.plan import BaseModel, Plan, Precision
 from finetree_worker.training.evaluation_schedule import Evaluations
 from finetree_worker.training.gradients import AUTOCAST, Subject
 from finetree_worker.training.loop import Loop, Trained
+from finetree_worker.versions import library_versions
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "finetree-worker")
-"""Distributions whose versions may change results: AttemptStarted.environment names them."""
 _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
@@ -46,9 +45,10 @@ def train(plan: Plan, reporter: Reporter, control: Control) -> Trained:
 
 class _Run:
     def __init__(self, plan: Plan, reporter: Reporter, control: Control) -> None:
-        self.plan, self.reporter = plan, reporter
+        self.plan, self.reporter = plan, Record(reporter, plan.checkpoints_dir)
         self.steering, self.eta = Steering(control), Eta(plan.evaluation, plan.checkpoints)
         self.device = torch.device(plan.device)
+        self.data_sha256 = ""
 
     def run(self) -> Trained:
         torch.set_num_threads(self.plan.threads)
@@ -107,7 +107,10 @@ class _Run:
     def _tokenize(self, tokenizer: PreTrainedTokenizerBase, progress: Callable[[float], None]) -> Dataset:
         look = _both(progress, self.steering.stop_here)
         dataset = load_dataset(self.plan.data, tokenizer, lambda fraction, _: look(fraction))
+        with storage_errors():
+            self.data_sha256 = hash_of(self.plan.data.train)
         report, held_out = dataset.report, len(dataset.held_out)
+        self.reporter.reports.update({int(split): found for split, found in dataset.reports.items()})
         self.reporter.emit(report)
         require_accepted(dataset.reports.values())
         if report.leaked.count:
@@ -172,6 +175,8 @@ class _Run:
             self.steering.signal()
             with atomic_folder(plan.artifact, facts) as draft:
                 method.save(adapted, draft, base=base, tokenizer=tokenizer, dtype=weight_dtype(plan, stored=True))
+                described = card.of_run(plan, self.reporter, base, execution_plan(), data_sha256=self.data_sha256)
+                card.write(draft, described)
             identity = base.message()
             identity.family = str(adapted.config.get_text_config().model_type)
             artifact = artifact_pb2.Artifact(
@@ -226,13 +231,7 @@ def weight_dtype(plan: Plan, *, stored: bool = False) -> torch.dtype:
 
 def execution_plan() -> dict[str, str]:
     """Return library versions and machine type, which with the threads decide the rounding of sums."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions | {"machine": platform.machine(), "python": platform.python_version()}
+    return library_versions() | {"machine": platform.machine()}
 
 
 def _both(progress: Callable[[float], None], stop: Callable[[], None]) -> Callable[[float], None]:
