@@ -153,7 +153,7 @@ def _evaluate(settings: Settings, flags: EvaluateFlags) -> None:
             return
         report = _follow(settings, job, flags.timeout)
     _show(settings, job, report)
-    _require(report, flags.required)
+    _require(report, flags.required, reported=settings.out.json)
 
 
 def _subject(given: str) -> Any:
@@ -254,7 +254,7 @@ def _show(settings: Settings, job: "Job", report: "evaluation_pb2.EvaluationRepo
     settings.out.say(f"`finetree jobs download {short_name(job.name)}` gets every answer")
 
 
-def _require(report: "evaluation_pb2.EvaluationReport", required: str | None) -> None:
+def _require(report: "evaluation_pb2.EvaluationReport", required: str | None, *, reported: bool) -> None:
     """Raise GateFailed unless the report is as it was required to be."""
     from finetree_api.trainer.v1 import evaluation_pb2
 
@@ -270,4 +270,4 @@ def _require(report: "evaluation_pb2.EvaluationReport", required: str | None) ->
     ]
     if failed:
         text = "; ".join(f"{one.label}: {conclusion(one)}" for one in failed)
-        raise GateFailed(f"--require {required}: {text}", reason="EVALUATION", reported=False)
+        raise GateFailed(f"--require {required}: {text}", reason="EVALUATION", reported=reported)

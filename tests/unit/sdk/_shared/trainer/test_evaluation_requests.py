@@ -41,7 +41,7 @@ def test_a_text_without_an_artifact_is_a_job(subject, job):
     ],
 )
 def test_a_subject_is_named_by_its_resource_its_folder_or_a_label(subject, source, label):
-    found = subject_of(subject, "found" if subject == "j" or "weights" in subject else "")
+    found = subject_of(subject, "found" if source == {"artifact": "found"} else "")
     assert found == evaluation_pb2.EvaluationSubject(weights=weights_pb2.TrainedWeights(**source), label=label)
 
 
