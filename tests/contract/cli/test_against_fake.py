@@ -247,6 +247,16 @@ def test_cancel_show_and_logs(run, suite, job_file):
     assert run("jobs", "logs", name, "--last", "1").out.count("\n") == 1
 
 
+def test_labels_of_a_job_are_set_and_removed(run, suite, job_file):
+    suite.trainer.script = Script(steps=3, hold_at=5)
+    name = run("train", job_file, "--label", "team=search", "--label", "trial=1", "--detach", "--json").document["name"]
+    assert run("jobs", "label", name, "trial-", "best=yes").out == "best=yes\nteam=search\n"
+    found = run("jobs", "label", name, "--annotations", "by=ada", "--display-name", "two", "--json").document
+    assert (found["annotations"], found["display_name"], found["labels"]["best"]) == ({"by": "ada"}, "two", "yes")
+    for words, code in ((["trial"], 2), ([], 2), (["a=1", "a-"], 2), (["-=1"], 2)):
+        assert run("jobs", "label", name, *words).code == code, words
+
+
 def test_a_log_is_exported_whole_and_plays_again(run, job_file, tmp_path):
     events = run("train", job_file, "--json").lines
     ran = run("jobs", "export-log", events[0]["job"], "--output", tmp_path / "run.jsonl", "--json")

@@ -29,6 +29,7 @@ def requests(http):
         "CreateJob": body,
         "ValidateJob": body,
         "GetJob": named,
+        "UpdateJob": named | {"labels": {"team": "search"}, "update_mask": "labels.team"},
         "CancelJob": named,
         "ListEvents": named,
         "ListArtifacts": {"parent": job},

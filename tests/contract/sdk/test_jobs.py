@@ -46,6 +46,20 @@ def test_a_keyword_that_a_job_does_not_have_is_refused_before_any_call(do, suite
     assert suite.faults.calls("CreateJob") == suite.faults.calls("ValidateJob") == []
 
 
+def test_labels_are_set_and_removed_by_key(do, spec):
+    job = do(do.client().create_job(spec, labels={"team": "search", "trial": "1"}, annotations={"note": "x"}))
+    found = do(job.update(labels={"trial": None, "Best-One": "yes"}, annotations={"note": None}, display_name="two"))
+    assert found == job.snapshot == do(job.refresh())
+    assert (dict(found.labels), found.display_name) == ({"team": "search", "Best-One": "yes"}, "two")
+    assert not found.annotations
+    with pytest.raises(finetree.InvalidArgument, match="name what is to change"):
+        do(job.update())
+    with pytest.raises(finetree.InvalidArgument) as caught:
+        do(job.update(labels={"-": "x"}))
+    assert caught.value.reason == "INVALID_REQUEST"
+    assert dict(do(job.refresh()).labels) == dict(found.labels)
+
+
 def test_the_same_request_id_makes_one_job(do, spec):
     client = do.client()
     first, second = (do(client.create_job(spec, request_id="once")) for _ in range(2))

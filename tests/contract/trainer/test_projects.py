@@ -13,6 +13,7 @@ WITHOUT = {
 """Rpcs that name a project, or what belongs to none."""
 JOBS = {
     "GetJob": lambda job: trainer_pb2.GetJobRequest(name=job),
+    "UpdateJob": lambda job: trainer_pb2.UpdateJobRequest(name=job, labels={"team": "x"}, request_id="update"),
     "CancelJob": lambda job: trainer_pb2.CancelJobRequest(name=job, request_id="stop"),
     "WatchJob": lambda job: event_log_pb2.WatchJobRequest(name=job),
     "ListEvents": lambda job: event_log_pb2.ListEventsRequest(name=job),

@@ -41,6 +41,7 @@ WELL_KNOWN = {
     "google.protobuf.Timestamp": "timestamp",
     "google.protobuf.Duration": "duration",
     "google.type.Money": "money",
+    "google.protobuf.FieldMask": "field_mask",
 }
 """Messages of others that a request may hold, with the rules that bound them."""
 NUMBERS = {
@@ -149,13 +150,20 @@ def test_every_number_of_a_request_has_both_ends():
     assert wrong == []
 
 
-def test_every_time_and_amount_of_a_request_is_in_range():
+def test_every_time_amount_and_mask_of_a_request_is_in_range():
     wrong = []
     for field in FIELDS:
         for value, rules in values(field):
             kind = WELL_KNOWN.get(value.message_type.full_name) if value.message_type is not None else None
             if kind == "money":
                 wrong += [] if [rule.id for rule in rules.cel] == ["money"] else [field.full_name]
+            elif kind == "field_mask":
+                # How many paths, and each of them whole by an anchored pattern.
+                expressions = [rule.expression for rule in rules.cel]
+                bounded = any(
+                    "paths.size() <=" in text and "paths.all(" in text and "$'" in text for text in expressions
+                )
+                wrong += [] if bounded else [field.full_name]
             elif kind is not None and ends(getattr(rules, kind)) != (True, True):
                 wrong.append(field.full_name)
     assert wrong == []

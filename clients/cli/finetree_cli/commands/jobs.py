@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree jobs`: list, show, watch, logs, export-log, metrics, cancel, download, report."""
+"""`finetree jobs`: list, show, label, watch, logs, export-log, metrics, cancel, download, report."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from finetree_cli.commands.jobs_label import label
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
 from finetree_cli.options.types import Duration, Label
 
@@ -36,6 +37,9 @@ LINE_POINTS = 40
 @click.group(cls=Group, examples=("finetree jobs list --state running", "finetree jobs watch JOB"))
 def jobs() -> None:
     """List, follow, cancel and download jobs."""
+
+
+jobs.add_command(label)
 
 
 @jobs.command(

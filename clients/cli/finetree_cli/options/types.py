@@ -51,6 +51,23 @@ class Label(click.ParamType[tuple[str, str]]):
         return key, text
 
 
+class LabelChange(click.ParamType[tuple[str, str | None]]):
+    """A label to set, "key=value", or to remove, "key-"."""
+
+    name = "label"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str | None]:
+        """Return key and value; None as the value removes the label."""
+        if isinstance(value, tuple):
+            return value
+        key, separator, text = str(value).partition("=")
+        if key and separator:
+            return key, text
+        if len(key) < 2 or not key.endswith("-"):
+            self.fail(f"{value!r} changes no label; write key=value, or key- to remove it", param, ctx)
+        return key.removesuffix("-"), None
+
+
 class Whole(click.ParamType[int]):
     """A whole number from `least` to the contract's largest; the services have narrower limits."""
 

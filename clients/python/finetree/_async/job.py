@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,7 +26,7 @@ class AsyncJob:
 
     Attributes:
         name: resource name.
-        snapshot: the job as it was last seen (`create_job`, `refresh`, `cancel`, `wait`), None before that.
+        snapshot: the job as it was last seen (`create_job`, `refresh`, `update`, `cancel`, `wait`), None before that.
         request_id: idempotency key that created it, "" when this handle did not.
     """
 
@@ -68,6 +68,36 @@ class AsyncJob:
         """
         request = trainer_pb2.GetJobRequest(name=self.name)
         self.snapshot = (await self._transport.unary(rpcs.GET_JOB, request, timeout=timeout)).job
+        return self.snapshot
+
+    async def update(
+        self,
+        *,
+        display_name: str | None = None,
+        labels: Mapping[str, str | None] | None = None,
+        annotations: Mapping[str, str | None] | None = None,
+        timeout: float | None = None,
+        request_id: str = "",
+    ) -> job_pb2.Job:
+        """Change the job's display name, labels or annotations, in any state; keys that are not named stay.
+
+        Args:
+            display_name: name for people, "" for none; None leaves it.
+            labels: values by key; None as a value removes the label.
+            annotations: values by key; None as a value removes the annotation.
+            timeout: seconds; None means the client's timeout, else 10.
+            request_id: idempotency key; empty means a new one, made once per call.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+            InvalidArgument: nothing is named, a key or value is not allowed, or it would have more than 64.
+        """
+        request = trainer_requests.update_job(
+            self.name, display_name=display_name, labels=labels, annotations=annotations, request_id=request_id
+        )
+        self.snapshot = (
+            await self._transport.unary(rpcs.UPDATE_JOB, request, timeout=timeout, request_id=request.request_id)
+        ).job
         return self.snapshot
 
     async def cancel(self, mode: Mode = "NOW", *, timeout: float | None = None, request_id: str = "") -> job_pb2.Job:

@@ -224,6 +224,30 @@ def list_jobs(
     return Listing(rpcs.LIST_JOBS, request, lambda page: page.jobs)
 
 
+def update_job(
+    name: str,
+    *,
+    display_name: str | None,
+    labels: Mapping[str, str | None] | None,
+    annotations: Mapping[str, str | None] | None,
+    request_id: str,
+) -> trainer_pb2.UpdateJobRequest:
+    """Build the request of UpdateJob, whose mask names each key that is set or, with None, removed."""
+    request = trainer_pb2.UpdateJobRequest(
+        name=name, display_name=display_name, request_id=request_id or new_request_id()
+    )
+    paths = [] if display_name is None else ["display_name"]
+    for field, given in (("labels", labels), ("annotations", annotations)):
+        for key, value in (given or {}).items():
+            paths.append(f"{field}.{key}")
+            if value is not None:
+                getattr(request, field)[key] = value
+    if not paths:
+        raise invalid("labels", "name what is to change: display_name, labels or annotations")
+    request.update_mask.paths.extend(paths)
+    return request
+
+
 def cancel_job(name: str, mode: Mode, request_id: str) -> trainer_pb2.CancelJobRequest:
     """Build the request of CancelJob."""
     number = enum_number(trainer_pb2.CancelMode, mode, "mode")

@@ -77,11 +77,19 @@ def _different_limits(policy: Any) -> bool:
     return len(names) == len(set(names))
 
 
+_MASK_PATH = re.compile(r"display_name|(labels|annotations)(\.[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?)?")
+
+
+def _job_mask(mask: Any) -> bool:
+    return len(mask.paths) <= 256 and all(map(_MASK_PATH.fullmatch, mask.paths))
+
+
 EXPRESSIONS: dict[str, Callable[[Any], bool]] = {
     "money": _money,
     "policy_limit.bound": _metric_bound,
     "plan_policy.metrics": _different_limits,
     "name_limit.some": lambda names: bool(names.allowed or names.denied),
+    "update_job.mask": _job_mask,
     "prepare_task.subject": lambda task: task.HasField("model") or task.HasField("dataset"),
 }
 """The contract's rules that are expressions, by their id."""

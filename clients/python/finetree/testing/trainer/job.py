@@ -7,10 +7,12 @@ import hashlib
 import mimetypes
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
 from finetree.testing.clock import Clock, to_timestamp
+from finetree.testing.requests import invalid
 from finetree.testing.trainer.script import Course, Paced, ended, moved
 
 ENDED = frozenset({job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED})
@@ -19,6 +21,7 @@ _KINDS = {
     field.name: event_pb2.EventKind.Value(f"EVENT_KIND_{field.name.upper()}")
     for field in event_pb2.JobEvent.DESCRIPTOR.oneofs_by_name["payload"].fields
 }
+MAX_PAIRS = 64
 _WARNINGS = ("checkpoint_failed", "batch_size_changed", "alert")
 _TRAINED = 0.15, 0.79
 """Share of a job before its first step, and share of its steps."""
@@ -89,6 +92,27 @@ class FakeJob:
     def cancel(self, code: str = "CANCEL_REQUESTED", why: str = "Cancelled on request.") -> None:
         """Cancel the job, unless it has ended; its worker obeys at once."""
         self._finish_cancelled(code, why, self._clock.micros())
+
+    def update(self, request: trainer_pb2.UpdateJobRequest) -> None:
+        """Change the display name, labels and annotations, as far as the mask names them.
+
+        Raises:
+            InvalidArgument: INVALID_REQUEST; nothing is changed.
+        """
+        job = job_pb2.Job()
+        job.CopyFrom(self.message)
+        paths = set(request.update_mask.paths)
+        if not paths:
+            paths = {field.name for field, _ in request.ListFields()} & {"display_name", "labels", "annotations"}
+        if "display_name" in paths:
+            job.display_name = request.display_name
+        elif request.display_name:
+            raise invalid("display_name", "is set, and update_mask does not name it")
+        for field in ("labels", "annotations"):
+            _update_map(getattr(job, field), getattr(request, field), paths=paths, field=field)
+        if job != self.message:
+            job.update_time.CopyFrom(self._clock.timestamp())
+            self.message.CopyFrom(job)
 
     def artifacts(self) -> list[artifact_pb2.Artifact]:
         """List the artifacts made so far, by name."""
@@ -221,6 +245,23 @@ class FakeJob:
             create_time=self._clock.timestamp(),
             plan_digest=self.message.plan_digest,
         )
+
+
+def _update_map(present: Any, given: Any, *, paths: set[str], field: str) -> None:
+    if field in paths:
+        present.clear()
+        present.update(given)
+        return
+    keys = {path.removeprefix(f"{field}.") for path in paths if path.startswith(f"{field}.")}
+    for key in sorted(set(given) - keys):
+        raise invalid(f'{field}["{key}"]', "is set, and update_mask does not name it")
+    for key in keys:
+        if key in given:
+            present[key] = given[key]
+        else:
+            present.pop(key, None)
+    if len(present) > MAX_PAIRS:
+        raise invalid(field, f"would have {len(present)} entries; a job has at most {MAX_PAIRS}")
 
 
 def _step(job: job_pb2.Job, step: event_pb2.StepMetrics) -> None:

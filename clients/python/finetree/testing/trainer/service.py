@@ -84,6 +84,7 @@ class FakeTrainer:
         handlers.unary(rpcs.CREATE_JOB, self._create)
         handlers.unary(rpcs.GET_JOB, lambda r: trainer_pb2.GetJobResponse(job=self.find(r.name).message))
         handlers.unary(rpcs.LIST_JOBS, self._list)
+        handlers.unary(rpcs.UPDATE_JOB, self._update)
         handlers.unary(rpcs.CANCEL_JOB, self._cancel)
         handlers.stream(rpcs.WATCH_JOB, lambda r, context: self.watches.stream(r, self.find(r.name), context))
         handlers.unary(rpcs.LIST_EVENTS, self._events)
@@ -274,6 +275,15 @@ class FakeTrainer:
                 for name in _LISTED_WITHOUT:
                     job.train.ClearField(name)  # type: ignore[arg-type]  # names from the tuple above
         return answer
+
+    def _update(self, request: trainer_pb2.UpdateJobRequest) -> trainer_pb2.UpdateJobResponse:
+        job = self.find(request.name)
+        project = job.message.name.partition("/jobs/")[0]
+        key = project, request.request_id, "UpdateJob", body_hash(request, "request_id")
+        if self._answers.find(*key) is None:
+            job.update(request)
+            self._answers.keep(*key, job.message.name)
+        return trainer_pb2.UpdateJobResponse(job=job.message)
 
     def _cancel(self, request: trainer_pb2.CancelJobRequest) -> trainer_pb2.CancelJobResponse:
         job = self.find(request.name)

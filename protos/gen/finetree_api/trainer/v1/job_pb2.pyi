@@ -5,6 +5,7 @@ Jobs: what they are asked to do, where they run and how far they are."""
 
 from collections import abc as _abc
 from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
+from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.types.v1 import check_pb2 as _check_pb2
 from finetree_api.types.v1 import estimate_summary_pb2 as _estimate_summary_pb2
 from finetree_api.types.v1 import evidence_pb2 as _evidence_pb2
@@ -46,6 +47,8 @@ class _TaskKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskKind.Val
     """PrepareTask: fetches or converts a base model, reports on a dataset, or both."""
     TASK_KIND_EXPORT: _TaskKind.ValueType  # 3
     """ExportTask: merges or converts an artifact."""
+    TASK_KIND_SERVE: _TaskKind.ValueType  # 5
+    """ServeTask: keeps a base model loaded and answers prompts."""
 
 class TaskKind(_TaskKind, metaclass=_TaskKindEnumTypeWrapper):
     """What a job does, where it is named without its settings. JobTemplate.task and Job.task name it with them."""
@@ -58,6 +61,8 @@ TASK_KIND_PREPARE: TaskKind.ValueType  # 2
 """PrepareTask: fetches or converts a base model, reports on a dataset, or both."""
 TASK_KIND_EXPORT: TaskKind.ValueType  # 3
 """ExportTask: merges or converts an artifact."""
+TASK_KIND_SERVE: TaskKind.ValueType  # 5
+"""ServeTask: keeps a base model loaded and answers prompts."""
 Global___TaskKind: _TypeAlias = TaskKind  # noqa: Y015
 
 class _JobState:
@@ -71,9 +76,11 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
     """Waits for a device, in the order of creation. Ends when a device is free."""
     JOB_STATE_PREPARING: _JobState.ValueType  # 2
-    """A worker has the job and loads model and data. Ends when training begins, of a PREPARE job when it saves."""
+    """A worker has the job and loads model and data. Ends when training begins, of a PREPARE job when it saves, of a SERVE
+    job when it answers.
+    """
     JOB_STATE_RUNNING: _JobState.ValueType  # 3
-    """Training, evaluating after it, or saving the artifact."""
+    """Training, evaluating after it, saving the artifact, or answering Generate."""
     JOB_STATE_PAUSING: _JobState.ValueType  # 4
     """A worker saves a checkpoint in order to pause. Nothing of this version pauses a job."""
     JOB_STATE_PAUSED: _JobState.ValueType  # 5
@@ -99,9 +106,11 @@ JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 JOB_STATE_QUEUED: JobState.ValueType  # 1
 """Waits for a device, in the order of creation. Ends when a device is free."""
 JOB_STATE_PREPARING: JobState.ValueType  # 2
-"""A worker has the job and loads model and data. Ends when training begins, of a PREPARE job when it saves."""
+"""A worker has the job and loads model and data. Ends when training begins, of a PREPARE job when it saves, of a SERVE
+job when it answers.
+"""
 JOB_STATE_RUNNING: JobState.ValueType  # 3
-"""Training, evaluating after it, or saving the artifact."""
+"""Training, evaluating after it, saving the artifact, or answering Generate."""
 JOB_STATE_PAUSING: JobState.ValueType  # 4
 """A worker saves a checkpoint in order to pause. Nothing of this version pauses a job."""
 JOB_STATE_PAUSED: JobState.ValueType  # 5
@@ -160,6 +169,8 @@ class _JobActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobAction.V
     """CancelJob would stop it: it is in no terminal state and not CANCELLING."""
     JOB_ACTION_DOWNLOAD: _JobAction.ValueType  # 2
     """DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
+    JOB_ACTION_GENERATE: _JobAction.ValueType  # 3
+    """Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
 
 class JobAction(_JobAction, metaclass=_JobActionEnumTypeWrapper):
     """What the server would accept for a job now."""
@@ -170,6 +181,8 @@ JOB_ACTION_CANCEL: JobAction.ValueType  # 1
 """CancelJob would stop it: it is in no terminal state and not CANCELLING."""
 JOB_ACTION_DOWNLOAD: JobAction.ValueType  # 2
 """DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
+JOB_ACTION_GENERATE: JobAction.ValueType  # 3
+"""Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
 Global___JobAction: _TypeAlias = JobAction  # noqa: Y015
 
 class _JobPhase:
@@ -198,6 +211,8 @@ class _JobPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPhase.Val
     """Artifacts are written and checked."""
     JOB_PHASE_DOWNLOAD_MODEL: _JobPhase.ValueType  # 9
     """A base model is downloaded from the hub. PREPARE jobs."""
+    JOB_PHASE_SERVE: _JobPhase.ValueType  # 14
+    """Prompts are answered. SERVE jobs."""
 
 class JobPhase(_JobPhase, metaclass=_JobPhaseEnumTypeWrapper):
     """Where an attempt is in its work. Phases that an attempt does not need are left out."""
@@ -222,6 +237,8 @@ JOB_PHASE_SAVE: JobPhase.ValueType  # 8
 """Artifacts are written and checked."""
 JOB_PHASE_DOWNLOAD_MODEL: JobPhase.ValueType  # 9
 """A base model is downloaded from the hub. PREPARE jobs."""
+JOB_PHASE_SERVE: JobPhase.ValueType  # 14
+"""Prompts are answered. SERVE jobs."""
 Global___JobPhase: _TypeAlias = JobPhase  # noqa: Y015
 
 @_typing.final
@@ -697,6 +714,7 @@ class JobTemplate(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
+    SERVE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     SUSPENDED_FIELD_NUMBER: _builtins.int
@@ -722,6 +740,10 @@ class JobTemplate(_message.Message):
     @_builtins.property
     def export(self) -> Global___ExportTask:
         """Merges or converts an artifact."""
+
+    @_builtins.property
+    def serve(self) -> _serving_pb2.ServeTask:
+        """Keeps a base model loaded and answers prompts."""
 
     @_builtins.property
     def limits(self) -> Global___JobLimits:
@@ -750,6 +772,7 @@ class JobTemplate(_message.Message):
         train: Global___TrainTask | None = ...,
         prepare: Global___PrepareTask | None = ...,
         export: Global___ExportTask | None = ...,
+        serve: _serving_pb2.ServeTask | None = ...,
         limits: Global___JobLimits | None = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
         suspended: _builtins.bool | None = ...,
@@ -757,13 +780,13 @@ class JobTemplate(_message.Message):
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trace_context: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "deadline", b"deadline", "export", b"export", "limits", b"limits", "prepare", b"prepare", "suspended", b"suspended", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "deadline", b"deadline", "export", b"export", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__suspended: _TypeAlias = _typing.Literal["suspended"]  # noqa: Y015
     _WhichOneofArgType__suspended: _TypeAlias = _typing.Literal["_suspended", b"_suspended"]  # noqa: Y015
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__suspended) -> _WhichOneofReturnType__suspended | None: ...
@@ -824,6 +847,7 @@ class Job(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
+    SERVE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     STATE_REASON_FIELD_NUMBER: _builtins.int
     ALLOWED_ACTIONS_FIELD_NUMBER: _builtins.int
@@ -860,7 +884,7 @@ class Job(_message.Message):
     uid: _builtins.str
     """UUIDv7: sorts by creation."""
     display_name: _builtins.str
-    """As in the template."""
+    """As in the template, or as UpdateJob changed it."""
     state: Global___JobState.ValueType
     """Changes only together with a StateChanged event."""
     best_checkpoint_step: _builtins.int
@@ -900,6 +924,10 @@ class Job(_message.Message):
     @_builtins.property
     def export(self) -> Global___ExportTask:
         """What is merged or converted."""
+
+    @_builtins.property
+    def serve(self) -> _serving_pb2.ServeTask:
+        """What is served, and the targets that are loaded now."""
 
     @_builtins.property
     def state_reason(self) -> Global___StateReason:
@@ -943,11 +971,11 @@ class Job(_message.Message):
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """As in the template."""
+        """As in the template, or as UpdateJob changed them."""
 
     @_builtins.property
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """As in the template."""
+        """As in the template, or as UpdateJob changed them."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -984,6 +1012,7 @@ class Job(_message.Message):
         train: Global___TrainTask | None = ...,
         prepare: Global___PrepareTask | None = ...,
         export: Global___ExportTask | None = ...,
+        serve: _serving_pb2.ServeTask | None = ...,
         state: Global___JobState.ValueType = ...,
         state_reason: Global___StateReason | None = ...,
         allowed_actions: _abc.Iterable[Global___JobAction.ValueType] | None = ...,
@@ -1016,13 +1045,13 @@ class Job(_message.Message):
         request_id: _builtins.str = ...,
         base: _artifact_pb2.ArtifactBase | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "metrics", b"metrics", "prepare", b"prepare", "progress", b"progress", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "metrics", b"metrics", "prepare", b"prepare", "progress", b"progress", "serve", b"serve", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "serve", b"serve", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_checkpoint_step: _TypeAlias = _typing.Literal["best_checkpoint_step"]  # noqa: Y015
     _WhichOneofArgType__best_checkpoint_step: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step"]  # noqa: Y015
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__best_checkpoint_step) -> _WhichOneofReturnType__best_checkpoint_step | None: ...

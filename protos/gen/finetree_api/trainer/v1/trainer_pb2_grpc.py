@@ -105,6 +105,11 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.UpdateJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/UpdateJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobResponse.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/CancelJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
@@ -228,6 +233,12 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CancelJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -343,6 +354,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'UpdateJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobResponse.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
@@ -736,6 +752,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/ListJobs',
             finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/UpdateJob',
+            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.UpdateJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

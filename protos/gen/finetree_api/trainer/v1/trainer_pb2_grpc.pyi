@@ -151,6 +151,13 @@ class TrainerServiceStub:
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
     """
+    UpdateJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.UpdateJobRequest, _trainer_pb2.UpdateJobResponse]
+    """Changes what people call a job: its display name, labels and annotations, in any state. Only what the mask names is
+    changed, at once or not at all; what it does, its limits and its deadline never change.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id).
+    """
     CancelJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.CancelJobRequest, _trainer_pb2.CancelJobResponse]
     """Asks a job to stop, and returns at once; the Terminal event of WatchJob says when it has. A job that waits is
     CANCELLED when the call returns; cancelling an ended job changes nothing.
@@ -323,6 +330,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Lists the jobs of a project, newest first.
 
     Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    UpdateJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.UpdateJobRequest, _trainer_pb2.UpdateJobResponse]  # type: ignore[assignment]
+    """Changes what people call a job: its display name, labels and annotations, in any state. Only what the mask names is
+    changed, at once or not at all; what it does, its limits and its deadline never change.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id).
     """
     CancelJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.CancelJobRequest, _trainer_pb2.CancelJobResponse]  # type: ignore[assignment]
     """Asks a job to stop, and returns at once; the Terminal event of WatchJob says when it has. A job that waits is
@@ -571,6 +585,19 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the jobs of a project, newest first.
 
         Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateJob(
+        self,
+        request: _trainer_pb2.UpdateJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_trainer_pb2.UpdateJobResponse, _abc.Awaitable[_trainer_pb2.UpdateJobResponse]]:
+        """Changes what people call a job: its display name, labels and annotations, in any state. Only what the mask names is
+        changed, at once or not at all; what it does, its limits and its deadline never change.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+        request_id).
         """
 
     @_abc_1.abstractmethod

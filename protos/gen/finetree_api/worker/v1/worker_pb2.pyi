@@ -8,7 +8,9 @@ release.
 from collections import abc as _abc
 from finetree_api.trainer.v1 import event_pb2 as _event_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
+from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.types.v1 import hardware_pb2 as _hardware_pb2
+from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -110,6 +112,7 @@ class AttachRequest(_message.Message):
     EVENTS_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     HOST_PROFILE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
         """Who it is."""
@@ -126,6 +129,10 @@ class AttachRequest(_message.Message):
     def host_profile(self) -> Global___HostProfile:
         """What the machine can do; sent once by a worker that waits for a task and was told to measure."""
 
+    @_builtins.property
+    def serving(self) -> Global___ServingReply:
+        """Answer to a ServingRequest."""
+
     def __init__(
         self,
         *,
@@ -133,12 +140,13 @@ class AttachRequest(_message.Message):
         events: Global___WorkerEventBatch | None = ...,
         heartbeat: Global___WorkerHeartbeat | None = ...,
         host_profile: Global___HostProfile | None = ...,
+        serving: Global___ServingReply | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "host_profile", b"host_profile", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "host_profile", b"host_profile", "message", b"message", "serving", b"serving"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "host_profile", b"host_profile", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "heartbeat", b"heartbeat", "hello", b"hello", "host_profile", b"host_profile", "message", b"message", "serving", b"serving"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "events", "heartbeat", "host_profile"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "events", "heartbeat", "host_profile", "serving"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -156,6 +164,7 @@ class AttachResponse(_message.Message):
     COMMAND_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """Answer to Hello."""
@@ -180,6 +189,10 @@ class AttachResponse(_message.Message):
     def heartbeat(self) -> Global___ServiceHeartbeat:
         """Sent when there was nothing else for half the interval."""
 
+    @_builtins.property
+    def serving(self) -> Global___ServingRequest:
+        """What a client asks of a worker whose task is ServeTask, once it is ready."""
+
     def __init__(
         self,
         *,
@@ -189,12 +202,13 @@ class AttachResponse(_message.Message):
         command: Global___Command | None = ...,
         task: Global___Task | None = ...,
         heartbeat: Global___ServiceHeartbeat | None = ...,
+        serving: Global___ServingRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "command", b"command", "fenced", b"fenced", "heartbeat", b"heartbeat", "message", b"message", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "command", b"command", "fenced", b"fenced", "heartbeat", b"heartbeat", "message", b"message", "serving", b"serving", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "command", b"command", "fenced", b"fenced", "heartbeat", b"heartbeat", "message", b"message", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "command", b"command", "fenced", b"fenced", "heartbeat", b"heartbeat", "message", b"message", "serving", b"serving", "task", b"task", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "fenced", "acknowledge", "command", "task", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["welcome", "fenced", "acknowledge", "command", "task", "heartbeat", "serving"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -385,6 +399,7 @@ class Task(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
+    SERVE_FIELD_NUMBER: _builtins.int
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
     FOLDERS_FIELD_NUMBER: _builtins.int
@@ -394,6 +409,7 @@ class Task(_message.Message):
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     HOURLY_PRICE_FIELD_NUMBER: _builtins.int
     HUB_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -423,6 +439,10 @@ class Task(_message.Message):
         """Merges or converts an artifact."""
 
     @_builtins.property
+    def serve(self) -> _serving_pb2.ServeTask:
+        """Keeps a base model loaded and answers prompts."""
+
+    @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Placement]:
         """Devices that it may use; no others."""
 
@@ -442,6 +462,10 @@ class Task(_message.Message):
     def hub(self) -> Global___HubAccess:
         """How to reach the hub. Set only where the task downloads a model."""
 
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWeights]:
+        """Trained weights that the task names, located. Empty: it names none."""
+
     def __init__(
         self,
         *,
@@ -452,6 +476,7 @@ class Task(_message.Message):
         train: _job_pb2.TrainTask | None = ...,
         prepare: _job_pb2.PrepareTask | None = ...,
         export: _job_pb2.ExportTask | None = ...,
+        serve: _serving_pb2.ServeTask | None = ...,
         placements: _abc.Iterable[_job_pb2.Placement] | None = ...,
         threads: _builtins.int = ...,
         folders: Global___TaskFolders | None = ...,
@@ -461,16 +486,53 @@ class Task(_message.Message):
         plan_digest: _builtins.str = ...,
         hourly_price: _money_pb2.Money | None = ...,
         hub: Global___HubAccess | None = ...,
+        weights: _abc.Iterable[Global___TaskWeights] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "prepare", b"prepare", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "prepare", b"prepare", "serve", b"serve", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+@_typing.final
+class TaskWeights(_message.Message):
+    """Trained weights of a task, as the service found them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    FOLDER_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name under which the task knows them; of a ServeTask the target's."""
+    folder: _builtins.str
+    """Folder of the artifact, the checkpoint or the adapter."""
+    checkpoint: _builtins.bool
+    """Whether the folder is a checkpoint."""
+    @_builtins.property
+    def spec(self) -> _run_spec_pb2.RunSpec:
+        """Spec that they were trained with. Unset: an adapter that others trained."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        folder: _builtins.str = ...,
+        checkpoint: _builtins.bool = ...,
+        spec: _run_spec_pb2.RunSpec | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "folder", b"folder", "name", b"name", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TaskWeights: _TypeAlias = TaskWeights  # noqa: Y015
 
 @_typing.final
 class TaskFolders(_message.Message):
@@ -788,3 +850,163 @@ class HostProfile(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostProfile: _TypeAlias = HostProfile  # noqa: Y015
+
+@_typing.final
+class ServingRequest(_message.Message):
+    """What a client asks of a serving worker. Requests are answered independently of each other, in any order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
+    UNLOAD_FIELD_NUMBER: _builtins.int
+    GENERATE_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Number of the request; of CancelGeneration, of the request that is cancelled."""
+    unload: _builtins.str
+    """Removes the target of that name; answered with `unloaded` or `error`."""
+    @_builtins.property
+    def load(self) -> Global___LoadWeights:
+        """Loads a target; answered with `loaded` or `error`."""
+
+    @_builtins.property
+    def generate(self) -> _serving_pb2.GenerateRequest:
+        """Asks a prompt; answered with any number of `generated`, the last of which has `usage`, or with `error`. Its
+        targets are named, and every setting of its sampling is set; its job is empty.
+        """
+
+    @_builtins.property
+    def cancel(self) -> Global___CancelGeneration:
+        """Ends a generation and frees what it holds at once; its last answer comes as ever. Of one that has ended: ignored."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        load: Global___LoadWeights | None = ...,
+        unload: _builtins.str = ...,
+        generate: _serving_pb2.GenerateRequest | None = ...,
+        cancel: Global___CancelGeneration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "generate", b"generate", "load", b"load", "request", b"request", "unload", b"unload"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "generate", b"generate", "id", b"id", "load", b"load", "request", b"request", "unload", b"unload"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["load", "unload", "generate", "cancel"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___ServingRequest: _TypeAlias = ServingRequest  # noqa: Y015
+
+@_typing.final
+class LoadWeights(_message.Message):
+    """Loads a target."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def target(self) -> _serving_pb2.ServeTarget:
+        """The target, as LoadedTarget is to show it."""
+
+    @_builtins.property
+    def weights(self) -> Global___TaskWeights:
+        """The same weights, located."""
+
+    def __init__(
+        self,
+        *,
+        target: _serving_pb2.ServeTarget | None = ...,
+        weights: Global___TaskWeights | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "weights", b"weights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadWeights: _TypeAlias = LoadWeights  # noqa: Y015
+
+@_typing.final
+class CancelGeneration(_message.Message):
+    """Ends a generation. It says nothing more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelGeneration: _TypeAlias = CancelGeneration  # noqa: Y015
+
+@_typing.final
+class ServingReply(_message.Message):
+    """A serving worker's answer. Answers are kept nowhere: when the stream breaks, the worker ends what it generates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
+    UNLOADED_FIELD_NUMBER: _builtins.int
+    GENERATED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """ServingRequest.id."""
+    @_builtins.property
+    def loaded(self) -> _serving_pb2.LoadedTarget:
+        """The target is loaded."""
+
+    @_builtins.property
+    def unloaded(self) -> Global___TargetUnloaded:
+        """The target is removed."""
+
+    @_builtins.property
+    def generated(self) -> _serving_pb2.GenerateResponse:
+        """A part of the answers. `targets` stays empty: the service fills it in."""
+
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """Why it was not done, with google.rpc.ErrorInfo. The last answer."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        loaded: _serving_pb2.LoadedTarget | None = ...,
+        unloaded: Global___TargetUnloaded | None = ...,
+        generated: _serving_pb2.GenerateResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "generated", b"generated", "loaded", b"loaded", "reply", b"reply", "unloaded", b"unloaded"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "generated", b"generated", "id", b"id", "loaded", b"loaded", "reply", b"reply", "unloaded", b"unloaded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_reply: _TypeAlias = _typing.Literal["loaded", "unloaded", "generated", "error"]  # noqa: Y015
+    _WhichOneofArgType_reply: _TypeAlias = _typing.Literal["reply", b"reply"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_reply) -> _WhichOneofReturnType_reply | None: ...
+
+Global___ServingReply: _TypeAlias = ServingReply  # noqa: Y015
+
+@_typing.final
+class TargetUnloaded(_message.Message):
+    """The target is removed. It says nothing more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TargetUnloaded: _TypeAlias = TargetUnloaded  # noqa: Y015

@@ -31,7 +31,7 @@ from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Filter, Watches
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.artifacts import Artifacts
-from finetree_trainer.jobs.jobs import Jobs, cancel_key
+from finetree_trainer.jobs.jobs import Jobs, cancel_key, update_key
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
@@ -193,6 +193,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         )
         token = self.tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
         return trainer_pb2.ListJobsResponse(jobs=found[:size], next_page_token=token)
+
+    async def UpdateJob(self, request: trainer_pb2.UpdateJobRequest, context_: Any) -> trainer_pb2.UpdateJobResponse:
+        """Change what people call a job."""
+        name = await self.names.job(request.name)
+        job = await self.jobs.update(name.id, request, update_key(name.project, request))
+        return trainer_pb2.UpdateJobResponse(job=job)
 
     async def CancelJob(self, request: trainer_pb2.CancelJobRequest, context_: Any) -> trainer_pb2.CancelJobResponse:
         """Ask a job to stop."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs: created once for each request, read, listed, cancelled."""
+"""Jobs: created once for each request, read, listed, updated, cancelled."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +13,7 @@ from finetree_trainer.disk import require_space
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
+from finetree_trainer.jobs import update
 from finetree_trainer.jobs.planner import PlannedJob, Planner
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.settings import Settings
@@ -27,7 +28,7 @@ _OMITTED_IN_LISTS = ("setting_sources", "approved_plan", "recommendation")
 
 
 class Jobs:
-    """Creates, reads, lists and cancels jobs for the trainer's clients."""
+    """Creates, reads, lists, updates and cancels jobs for the trainer's clients."""
 
     def __init__(
         self, log: EventLog, planner: Planner, *, queue: JobQueue, supervisor: Supervisor, settings: Settings
@@ -94,6 +95,24 @@ class Jobs:
                 for name in _OMITTED_IN_LISTS:
                     job.train.ClearField(name)  # type: ignore[arg-type]  # names from the tuple above
         return found
+
+    async def update(self, uid: str, request: trainer_pb2.UpdateJobRequest, key: RequestKey) -> job_pb2.Job:
+        """Change the name, labels and annotations of a job, once for each request.
+
+        Raises NotFound JOB_NOT_FOUND, InvalidArgument INVALID_REQUEST, AlreadyExists REQUEST_ID_REUSED.
+        """
+
+        def decide(transaction: Transaction, connection: Connection) -> None:
+            if request_ids.claim(connection, key, uid, now=transaction.now) is not None:
+                return
+            row = jobs.load(connection, uid)
+            job = job_pb2.Job.FromString(row.record) if row is not None else job_pb2.Job()
+            if update.apply(job, request):
+                jobs.replace_record(connection, uid, job.SerializeToString(), dict(job.labels))
+                transaction.changed = True
+
+        await self._log.change(uid, decide)
+        return await self.get(uid)
 
     async def cancel(
         self, uid: str, *, save: bool, why: str = "Cancelled on request.", key: RequestKey | None = None
@@ -217,6 +236,11 @@ def _job_of_request(connection: Connection, key: RequestKey) -> JobRow | None:
 def cancel_key(project: str, request: trainer_pb2.CancelJobRequest) -> RequestKey:
     """What makes two requests of CancelJob the same one."""
     return RequestKey(project, request.request_id, "CancelJob", body_hash(request, "request_id"))
+
+
+def update_key(project: str, request: trainer_pb2.UpdateJobRequest) -> RequestKey:
+    """What makes two requests of UpdateJob the same one."""
+    return RequestKey(project, request.request_id, "UpdateJob", body_hash(request, "request_id"))
 
 
 def _require_datasets(connection: Connection, planned: PlannedJob) -> None:

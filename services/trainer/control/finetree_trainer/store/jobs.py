@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select
+from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from finetree_trainer.store import schema
 from finetree_trainer.store.sealed import Damaged, record_damaged
@@ -35,7 +35,7 @@ class JobRow:
     evaluation_uid: str
     snapshot: bytes
     record: bytes = b""
-    """The Job as created; left empty where only what changes is read."""
+    """The Job as created, with the labels and names that it has now; left empty where only what changes is read."""
 
     @property
     def name(self) -> str:
@@ -65,8 +65,19 @@ def create(connection: Connection, row: JobRow, labels: Mapping[str, str]) -> No
     values |= {"suspended": int(row.suspended), "shard": schema.shard_of(row.uid)}
     connection.execute(insert(schema.jobs), values)
     connection.execute(insert(schema.job_records), {"uid": row.uid, "record": row.record})
+    _insert_labels(connection, row.uid, labels)
+
+
+def replace_record(connection: Connection, uid: str, record: bytes, labels: Mapping[str, str]) -> None:
+    """Write the record of a job anew, and its labels, which are in it and in a table of their own."""
+    connection.execute(update(schema.job_records).where(schema.job_records.c.uid == uid).values(record=record))
+    connection.execute(delete(schema.job_labels).where(schema.job_labels.c.job_uid == uid))
+    _insert_labels(connection, uid, labels)
+
+
+def _insert_labels(connection: Connection, uid: str, labels: Mapping[str, str]) -> None:
     if labels:
-        rows = [{"job_uid": row.uid, "key": key, "value": value} for key, value in labels.items()]
+        rows = [{"job_uid": uid, "key": key, "value": value} for key, value in labels.items()]
         connection.execute(insert(schema.job_labels), rows)
 
 

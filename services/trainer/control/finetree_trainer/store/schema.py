@@ -51,7 +51,8 @@ job_records = Table(
     Column("uid", String, primary_key=True),
     Column("record", Sealed, nullable=False),
 )
-"""The Job as created (task, sources, estimate, recommendation): up to 100 KB that are never written again."""
+"""The Job as created (task, sources, estimate, recommendation): up to 100 KB that are written again only where a client
+changes its labels or names."""
 
 job_labels = Table(
     "job_labels",
