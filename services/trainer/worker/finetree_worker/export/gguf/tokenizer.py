@@ -6,8 +6,8 @@ Two kinds: byte-pair encoding of bytes (GPT-2's, "gpt2" in files), and SentenceP
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gguf
@@ -65,13 +65,10 @@ class Vocabulary:
             writer.add_chat_template(self.chat_template)
 
 
-def vocabulary(
-    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, *, add_space_prefix: bool | None = None
-) -> Vocabulary:
+def vocabulary(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> Vocabulary:
     """Return a tokenizer as a file holds it, padded to the model's embeddings.
 
-    `add_space_prefix` replaces what the tokenizer's settings say, for pieces. Raises PlanError
-    EXPORT_TOKENIZER_UNSUPPORTED for one that llama.cpp has no rule for.
+    Raises PlanError EXPORT_TOKENIZER_UNSUPPORTED for one that llama.cpp has no rule for.
     """
     inner = json.loads(_backend(tokenizer).to_str())
     model = inner["model"]
@@ -88,9 +85,8 @@ def vocabulary(
         "chat_template": template if isinstance(template, str) else (template or {}).get("default", ""),
     }
     if model.get("byte_fallback"):
-        prefix = _adds_space(inner) if add_space_prefix is None else add_space_prefix
         scores = _scores(tokens, types, merges)
-        return Vocabulary(PIECES, scores=scores, add_space_prefix=prefix, **common)
+        return Vocabulary(PIECES, scores=scores, add_space_prefix=_adds_space(inner), **common)
     if (inner["normalizer"] or {"type": "NFC"})["type"] != "NFC":
         raise _unsupported(f"changes texts before it splits them ({inner['normalizer']['type']})")
     split = name_of(tokenizer, _steps(inner["pre_tokenizer"]), ignore_merges=bool(model.get("ignore_merges")))
@@ -248,3 +244,29 @@ def _pieces_tokenizer(held: Vocabulary) -> Any:
     return inner
 
 
+
+
+def matching_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, texts: Sequence[str]
+) -> Vocabulary:
+    """Return a tokenizer as a file holds it, such that llama.cpp makes the same tokens of all texts.
+
+    Of pieces two ways are tried: a space before a text, which tokenizer.json may put at the beginning alone and
+    llama.cpp puts behind special tokens too, and none. Raises PlanError EXPORT_TOKENIZER_UNSUPPORTED.
+    """
+    held = vocabulary(tokenizer, config)
+    candidates = [held]
+    if held.kind == PIECES:
+        candidates.append(replace(held, add_space_prefix=not held.add_space_prefix))
+    differing = ""
+    for candidate in candidates:
+        made = tokenizer_of(candidate)
+        differing = next((text for text in texts if not _same(tokenizer, made, text)), "")
+        if not differing:
+            return candidate
+    raise _unsupported(f"makes other tokens of {differing[:40]!r} than llama.cpp does")
+
+
+def _same(left: PreTrainedTokenizerBase, right: PreTrainedTokenizerBase, text: str) -> bool:
+    found = [each.encode(text, add_special_tokens=False) for each in (left, right)]
+    return found[0] == found[1]
