@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # ruff: noqa: ANN002, ANN003, ANN202, ANN205 - the functions give rows, errors; keyword arguments are fields of a Reading
-"""Reads files that a test writes; the templates of rows/usual_templates.py are importable as `usual_templates`."""
+"""Reads files that a test writes; the files beside tests are importable by their names."""
 
 import json
 import sys
@@ -12,13 +12,13 @@ from finetree_data.errors import DatasetError
 from finetree_data.options import Reading
 from finetree_data.reader import RowFile
 
-_TEMPLATES = Path(__file__).parent / "rows" / "usual_templates.py"
+_FILES = {"usual_templates": "rows/usual_templates.py", "weight_files": "weights/weight_files.py"}
 
 
 class _Finder:
     @staticmethod
     def find_spec(name, *_):
-        return spec_from_file_location(name, _TEMPLATES) if name == "usual_templates" else None
+        return spec_from_file_location(name, Path(__file__).parent / _FILES[name]) if name in _FILES else None
 
 
 sys.meta_path.append(_Finder)

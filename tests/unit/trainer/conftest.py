@@ -1,11 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A store in a folder of its own, and rows to put into it."""
+"""A store in a folder of its own, and rows to put into it; files of weights are importable as `weight_files`."""
+
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
+from pathlib import Path
 
 import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.store import events, jobs
 from finetree_trainer.store.database import Store
+
+_WEIGHT_FILES = Path(__file__).parents[1] / "data/weights/weight_files.py"
+
+
+class _Finder:
+    @staticmethod
+    def find_spec(name: str, *_: object) -> ModuleSpec | None:
+        return spec_from_file_location(name, _WEIGHT_FILES) if name == "weight_files" else None
+
+
+sys.meta_path.append(_Finder)
 
 
 @pytest.fixture

@@ -98,11 +98,13 @@ def manifest_hash(folder: Path) -> str:
 
 def hashes(folder: Path) -> dict[str, str]:
     """Return the sha256 (hex) of each file but the manifest, by path relative to `folder`."""
-    result = {}
-    for path in contents(folder):
-        with path.open("rb") as stream:
-            result[path.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return result
+    return {path.relative_to(folder).as_posix(): hash_of(path) for path in contents(folder)}
+
+
+def hash_of(file: Path) -> str:
+    """Return the sha256 (hex) of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def contents(folder: Path) -> list[Path]:

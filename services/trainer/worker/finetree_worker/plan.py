@@ -116,6 +116,13 @@ class Method(ABC):
         """
 
     @abstractmethod
+    def blank(self, model: "PreTrainedModel") -> "PeftModel | PreTrainedModel":
+        """Add the method's layers with values that mean nothing, for trained ones to be copied into them.
+
+        Returns what `apply` returns as the object to save, whose parameters have the same names.
+        """
+
+    @abstractmethod
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: "PreTrainedTokenizerBase", dtype: "torch.dtype"
     ) -> None:

@@ -221,8 +221,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     again, or take one that transformers loads.
     """
     ERROR_REASON_MODEL_PICKLED: _ErrorReason.ValueType  # 85
-    """The model has its weights only as pickles, which can run any code (INVALID_ARGUMENT, job errors). Take a revision
-    with safetensors.
+    """The model or adapter has its weights only as pickles, which can run any code (INVALID_ARGUMENT, requests that name
+    trained weights, and job errors). Take a revision with safetensors, or convert it where it is trusted.
     """
     ERROR_REASON_MODEL_QUANTIZED: _ErrorReason.ValueType  # 86
     """The model is stored quantized, so that it cannot be trained (INVALID_ARGUMENT, job errors). Name the model that it
@@ -271,8 +271,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     artifact again, whole.
     """
     ERROR_REASON_WRONG_BASE: _ErrorReason.ValueType  # 98
-    """The adapter was trained on another base model (INVALID_ARGUMENT, the worker's loader). Load the base model that the
-    message names.
+    """The adapter was trained on another base model (INVALID_ARGUMENT, requests that name trained weights, job errors and
+    the worker's loader). Load the base model that the message names.
     """
     ERROR_REASON_DATASET_NOT_FOUND: _ErrorReason.ValueType  # 110
     """Datasets and their upload.
@@ -522,6 +522,28 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The worker speaks another version of the protocol (FAILED_PRECONDITION, Attach). End the worker, and install the
     one of the trainer's release.
     """
+    ERROR_REASON_CHECKPOINT_NOT_FOUND: _ErrorReason.ValueType  # 230
+    """Trained weights that a request names.
+
+    The job has no such checkpoint on disk, or no longer (NOT_FOUND, requests that name trained weights). Take a step
+    that the metadata names, or the job's artifact.
+    """
+    ERROR_REASON_WEIGHTS_UNREADABLE: _ErrorReason.ValueType  # 231
+    """The folder, artifact or checkpoint holds no weights that can be used, or damaged ones (INVALID_ARGUMENT, requests
+    that name trained weights, and job errors). Do what the message says: name another one, or fetch it again.
+    """
+    ERROR_REASON_WEIGHTS_NOT_FOUND: _ErrorReason.ValueType  # 232
+    """There is no such adapter folder under a model root (NOT_FOUND, requests that name trained weights). Write its path
+    relative to a model root.
+    """
+    ERROR_REASON_WEIGHTS_MISMATCH: _ErrorReason.ValueType  # 233
+    """The weights do not fit the settings of the run that starts from them (INVALID_ARGUMENT, job errors). Leave the
+    setting that the violation names unset, or start without these weights.
+    """
+    ERROR_REASON_WEIGHTS_CHANGED: _ErrorReason.ValueType  # 234
+    """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
+    INVALID_ARGUMENT, job errors). Name weights that are still there, then approve the new plan.
+    """
     ERROR_REASON_EXPORT_DIFFERS: _ErrorReason.ValueType  # 247
     """Exports.
 
@@ -761,8 +783,8 @@ ERROR_REASON_MODEL_UNREADABLE: ErrorReason.ValueType  # 84
 again, or take one that transformers loads.
 """
 ERROR_REASON_MODEL_PICKLED: ErrorReason.ValueType  # 85
-"""The model has its weights only as pickles, which can run any code (INVALID_ARGUMENT, job errors). Take a revision
-with safetensors.
+"""The model or adapter has its weights only as pickles, which can run any code (INVALID_ARGUMENT, requests that name
+trained weights, and job errors). Take a revision with safetensors, or convert it where it is trusted.
 """
 ERROR_REASON_MODEL_QUANTIZED: ErrorReason.ValueType  # 86
 """The model is stored quantized, so that it cannot be trained (INVALID_ARGUMENT, job errors). Name the model that it
@@ -811,8 +833,8 @@ ERROR_REASON_ADAPTER_UNREADABLE: ErrorReason.ValueType  # 97
 artifact again, whole.
 """
 ERROR_REASON_WRONG_BASE: ErrorReason.ValueType  # 98
-"""The adapter was trained on another base model (INVALID_ARGUMENT, the worker's loader). Load the base model that the
-message names.
+"""The adapter was trained on another base model (INVALID_ARGUMENT, requests that name trained weights, job errors and
+the worker's loader). Load the base model that the message names.
 """
 ERROR_REASON_DATASET_NOT_FOUND: ErrorReason.ValueType  # 110
 """Datasets and their upload.
@@ -1061,6 +1083,28 @@ The trainer does not know the worker (UNAUTHENTICATED, Attach). End the worker.
 ERROR_REASON_PROTOCOL_VERSION_MISMATCH: ErrorReason.ValueType  # 221
 """The worker speaks another version of the protocol (FAILED_PRECONDITION, Attach). End the worker, and install the
 one of the trainer's release.
+"""
+ERROR_REASON_CHECKPOINT_NOT_FOUND: ErrorReason.ValueType  # 230
+"""Trained weights that a request names.
+
+The job has no such checkpoint on disk, or no longer (NOT_FOUND, requests that name trained weights). Take a step
+that the metadata names, or the job's artifact.
+"""
+ERROR_REASON_WEIGHTS_UNREADABLE: ErrorReason.ValueType  # 231
+"""The folder, artifact or checkpoint holds no weights that can be used, or damaged ones (INVALID_ARGUMENT, requests
+that name trained weights, and job errors). Do what the message says: name another one, or fetch it again.
+"""
+ERROR_REASON_WEIGHTS_NOT_FOUND: ErrorReason.ValueType  # 232
+"""There is no such adapter folder under a model root (NOT_FOUND, requests that name trained weights). Write its path
+relative to a model root.
+"""
+ERROR_REASON_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 233
+"""The weights do not fit the settings of the run that starts from them (INVALID_ARGUMENT, job errors). Leave the
+setting that the violation names unset, or start without these weights.
+"""
+ERROR_REASON_WEIGHTS_CHANGED: ErrorReason.ValueType  # 234
+"""The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
+INVALID_ARGUMENT, job errors). Name weights that are still there, then approve the new plan.
 """
 ERROR_REASON_EXPORT_DIFFERS: ErrorReason.ValueType  # 247
 """Exports.

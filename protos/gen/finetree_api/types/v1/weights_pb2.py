@@ -24,13 +24,13 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/types/v1/weights.proto\x12\x15\x66inetree_api.types.v1\"p\n\x0eTrainedWeights\x12\x1c\n\x08\x61rtifact\x18\x01 \x01(\tH\x00R\x08\x61rtifact\x12 \n\ncheckpoint\x18\x02 \x01(\tH\x00R\ncheckpoint\x12\x14\n\x04path\x18\x03 \x01(\tH\x00R\x04pathB\x08\n\x06sourceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/types/v1/weights.proto\x12\x15\x66inetree_api.types.v1\"\x88\x01\n\x0eTrainedWeights\x12\x1c\n\x08\x61rtifact\x18\x01 \x01(\tH\x00R\x08\x61rtifact\x12 \n\ncheckpoint\x18\x02 \x01(\tH\x00R\ncheckpoint\x12\x14\n\x04path\x18\x03 \x01(\tH\x00R\x04path\x12\x16\n\x06sha256\x18\x04 \x01(\tR\x06sha256B\x08\n\x06sourceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.weights_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRAINEDWEIGHTS']._serialized_start=62
-  _globals['_TRAINEDWEIGHTS']._serialized_end=174
+  _globals['_TRAINEDWEIGHTS']._serialized_start=63
+  _globals['_TRAINEDWEIGHTS']._serialized_end=199
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ release.
 """
 
 from collections import abc as _abc
+from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import event_pb2 as _event_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
@@ -464,7 +465,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWeights]:
-        """Trained weights that the task names, located. Empty: it names none."""
+        """Trained weights that it works with. Empty: those of the base model alone."""
 
     def __init__(
         self,
@@ -508,15 +509,29 @@ class TaskWeights(_message.Message):
     FOLDER_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Name under which the task knows them; of a ServeTask the target's."""
+    """What the task calls them: "init_from" for those that a run starts from; of a ServeTask the target's name."""
     folder: _builtins.str
-    """Folder of the artifact, the checkpoint or the adapter."""
+    """Absolute path of the adapter, the model or the checkpoint."""
     checkpoint: _builtins.bool
-    """Whether the folder is a checkpoint."""
+    """Whether the folder is a checkpoint; else it is an artifact, or an adapter that others trained."""
+    kind: _artifact_pb2.ArtifactKind.ValueType
+    """What they are: an adapter or a whole model."""
+    sha256: _builtins.str
+    """SHA-256 of their content that the service saw, as TrainedWeights.sha256."""
+    source: _builtins.str
+    """Resource name of the artifact or checkpoint, or the path under a model root."""
     @_builtins.property
     def spec(self) -> _run_spec_pb2.RunSpec:
-        """Spec that they were trained with. Unset: an adapter that others trained."""
+        """The resolved run that made them, whose method a checkpoint is read by. Unset: others trained them."""
+
+    @_builtins.property
+    def base(self) -> _artifact_pb2.ArtifactBase:
+        """Base model that they belong to; what is not known of it is empty."""
 
     def __init__(
         self,
@@ -525,10 +540,14 @@ class TaskWeights(_message.Message):
         folder: _builtins.str = ...,
         checkpoint: _builtins.bool = ...,
         spec: _run_spec_pb2.RunSpec | None = ...,
+        kind: _artifact_pb2.ArtifactKind.ValueType = ...,
+        base: _artifact_pb2.ArtifactBase | None = ...,
+        sha256: _builtins.str = ...,
+        source: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "folder", b"folder", "name", b"name", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "checkpoint", b"checkpoint", "folder", b"folder", "kind", b"kind", "name", b"name", "sha256", b"sha256", "source", b"source", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Self
 import torch
 from finetree_api.trainer.v1 import artifact_pb2
 from finetree_api.types.v1 import method_pb2, run_spec_pb2, serving_pb2
+from finetree_data.weights.adapter import BOTTLENECK_FORMAT, BOTTLENECK_WEIGHTS
+from finetree_data.weights.fingerprint import fingerprint
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -27,13 +29,12 @@ from finetree_worker.errors import ModelError, PlanError, TaskError
 from finetree_worker.methods import compatibility
 from finetree_worker.methods.peft_format import CONFIG
 from finetree_worker.models import portable_files
-from finetree_worker.models.gguf import fingerprint
 from finetree_worker.plan import BaseModel, Method, Plan
 from finetree_worker.spec_values import stated, value_of
 
-WEIGHTS = "adapter.safetensors"
+WEIGHTS = BOTTLENECK_WEIGHTS
 """Name of the weights' file."""
-FORMAT = "finetree-bottleneck-1"
+FORMAT = BOTTLENECK_FORMAT
 """Name and version of the format."""
 PARALLEL_SCALE = 4.0
 """Scale of an adapter beside the MLP (He et al. 2022, section 4)."""
@@ -99,6 +100,11 @@ class Adapter(Method):
         """Freeze the model and add adapters, their down-projections random from the seed. Raises as `attach`."""
         attach(model, self, plan.optimization.seed)
         return model, model
+
+    def blank(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Freeze the model and add adapters that change nothing. Raises as `attach`."""
+        attach(model, self, seed=0)
+        return model
 
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
@@ -233,11 +239,27 @@ def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     if shapes != _shapes(model, method):
         raise _unreadable("its weights do not match its configuration")
     attach(model, method, seed=0)
-    own = tensors(model)
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(stored[name])
+    _copy(model, stored)
     return model
+
+
+def restore(model: PreTrainedModel, folder: Path) -> str:
+    """Copy the adapter in `folder` into those that the model has.
+
+    Returns why it does not fit them, as a sentence's end; empty where it was copied. Raises SafetensorError.
+    """
+    stored = load_file(folder / WEIGHTS)
+    found = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    problem = compatibility.difference({name: tuple(t.shape) for name, t in tensors(model).items()}, found)
+    if not problem:
+        _copy(model, stored)
+    return problem
+
+
+def _copy(model: PreTrainedModel, stored: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, tensor in tensors(model).items():
+            tensor.copy_(stored[name])
 
 
 def expected(model: PreTrainedModel, folder: Path) -> dict[str, tuple[int, ...]]:

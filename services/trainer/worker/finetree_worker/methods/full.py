@@ -52,6 +52,10 @@ class Full(Method):
             parameter.requires_grad_(not (self.frozen_layers and frozen))
         return model, model
 
+    def blank(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the model: nothing is added to it."""
+        return model
+
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:

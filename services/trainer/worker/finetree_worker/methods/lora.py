@@ -29,6 +29,12 @@ ADAPTER = "default"
 CONV1D_FAMILIES = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
 """Model types of transformers 5.24 whose linear layers are Conv1D, hence transposed where they are not quantized."""
 
+_PEFT_ALONE = (
+    *("lora_bias", "alora_invocation_tokens", "use_qalora", "monteclora_config", "use_bdlora", "arrow_config"),
+    *("kasa_config", "velora_config"),
+)
+"""Settings of peft 0.21's LoRA that LoraLinear does not compute."""
+
 _EXPERTS_NEED = "needs transformers 5 or newer: the experts of a mixture are other parameters in 4.x"
 
 
@@ -118,6 +124,10 @@ class Lora(Method):
         """Add adapters to the model's linear layers and freeze the rest."""
         return self.apply_at(model, plan.optimization.seed, "lora")
 
+    def blank(self, model: PreTrainedModel) -> PeftModel:
+        """Add adapters, A random and B zero."""
+        return self.apply_at(model, 0, "lora")[0]
+
     def apply_at(self, model: PreTrainedModel, seed: int, path: str) -> tuple[PeftModel, PreTrainedModel]:
         """Add adapters; A starts random (from the seed), B at zero. `path` is where the spec has the settings.
 
@@ -131,13 +141,13 @@ class Lora(Method):
             lora_dropout=self.dropout,
             use_rslora=self.rank_stabilized,
             use_dora=self.weight_decomposed,
-            fan_in_fan_out=_transposed(model),
+            fan_in_fan_out=transposed(model),
             target_modules=linear_names(model, self.targets, modules=self.modules, path=path, required=not experts),
             target_parameters=experts or None,
             bias="none",
             task_type="CAUSAL_LM",
         )
-        config._register_custom_module({nn.Linear: LoraLinear, Conv1D: LoraLinear})  # noqa: SLF001 - peft's documented way to a layer of one's own
+        use_own_layers(config)
         with torch.random.fork_rng(devices=[]), peft_format.quiet_peft():
             torch.manual_seed(seed)
             adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
@@ -169,6 +179,21 @@ class Lora(Method):
         return compatibility.with_peft(folder, base, needs=_EXPERTS_NEED if self.experts else "")
 
 
+def use_own_layers(config: LoraConfig) -> None:
+    """Have peft add LoraLinear to linear layers, unless the settings ask for more than LoRA and DoRA.
+
+    Adapters that others trained may; peft's own layers compute those.
+    """
+    if not any(getattr(config, name, None) for name in _PEFT_ALONE):
+        layers: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: LoraLinear, Conv1D: LoraLinear}
+        config._register_custom_module(layers)  # noqa: SLF001 - peft's documented way to a layer of one's own
+
+
+def transposed(model: PreTrainedModel) -> bool:
+    """Return whether the weights of adapted layers are (in, out), as in GPT-2; quantized ones never are."""
+    return any(isinstance(module, Conv1D) for module in model.modules())
+
+
 def _check_experts(lora: method_pb2.Lora, path: str) -> None:
     """Refuse settings that adapters of experts, products of stacked matrices, cannot have."""
     if lora.weight_decomposed:
@@ -177,11 +202,6 @@ def _check_experts(lora: method_pb2.Lora, path: str) -> None:
     if lora.dropout > 0:
         text = "Adapters of experts are added to the weights, so dropout has no input to apply to."
         raise PlanError("EXPERTS_WITH_DROPOUT", text, field=f"{path}.dropout", remedy="Set it to 0.")
-
-
-def _transposed(model: PreTrainedModel) -> bool:
-    """Return whether the weights of adapted layers are (in, out), as in GPT-2; quantized ones never are."""
-    return any(isinstance(module, Conv1D) for module in model.modules())
 
 
 METHOD = Lora

@@ -87,12 +87,8 @@ class Prefix(Method):
         """
         start = self.init_tokens(load_tokenizer(plan.base.folder))
         _check_length(model, self.virtual_tokens, plan.data.sequence_length)
-        settings = PrefixTuningConfig(
-            task_type="CAUSAL_LM", num_virtual_tokens=self.virtual_tokens, prefix_projection=False, init_weights="zero"
-        )
         initial = _flat(_cache(model, start))
-        with peft_format.quiet_peft():
-            prefixed = get_peft_model(model, settings)
+        prefixed = self.blank(model)
         weight = _weight(prefixed)
         if weight.shape != initial.shape:
             raise _unsupported()
@@ -100,6 +96,15 @@ class Prefix(Method):
             with torch.no_grad():
                 weight.copy_(initial)
         return prefixed, cast("PreTrainedModel", prefixed)
+
+    def blank(self, model: PreTrainedModel) -> PeftModel:
+        """Freeze the model and add a prefix of zeros."""
+        settings = PrefixTuningConfig(
+            task_type="CAUSAL_LM", num_virtual_tokens=self.virtual_tokens, prefix_projection=False, init_weights="zero"
+        )
+        with peft_format.quiet_peft():
+            prefixed: PeftModel = get_peft_model(model, settings)
+        return prefixed
 
     def init_tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Return as many token ids as the prefix has: BOS where the model uses it, then the text, repeated.

@@ -81,6 +81,10 @@ class Qlora(Method):
         """Add adapters to the quantized linear layers of a model that was loaded with `quantization`."""
         return self.lora.apply_at(model, plan.optimization.seed, "qlora.lora")
 
+    def blank(self, model: PreTrainedModel) -> PeftModel:
+        """Add adapters, A random and B zero."""
+        return self.lora.apply_at(model, 0, "qlora.lora")[0]
+
     def save(
         self, trained: Any, folder: Path, *, base: BaseModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
     ) -> None:

