@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, export_pb2, job_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
 
 Payload = (
@@ -23,6 +23,7 @@ Payload = (
     | event_pb2.ArtifactReady
     | event_pb2.LogLine
     | event_pb2.Alert
+    | export_pb2.ExportReport
 )
 """What a task may report: the payloads of JobEvent that a worker makes."""
 Level: TypeAlias = event_pb2.EventLevel.ValueType
@@ -126,6 +127,17 @@ def _artifact_ready(ready: event_pb2.ArtifactReady) -> str:
     return f"{ready.artifact.name.rpartition('/')[2]} is ready, {ready.artifact.size_bytes} bytes"
 
 
+def _export_report(report: export_pb2.ExportReport) -> str:
+    kind = artifact_pb2.ExportFormat.Name(report.format).removeprefix("EXPORT_FORMAT_").lower().replace("_", " ")
+    weights = artifact_pb2.WeightType.Name(report.weight_type).removeprefix("WEIGHT_TYPE_").lower()
+    trained = next((c for c in report.comparisons if c.model == export_pb2.COMPARED_MODEL_TRAINED), None)
+    line = f"{kind} in {weights}"
+    if trained is None:
+        return line
+    answers = f"{trained.equal_answers} of {report.prompts} answers as before"
+    return f"{line}: {answers}, logits differ by up to {trained.largest_difference:.3g}"
+
+
 _LINES: dict[type, Callable[[Any], str]] = {
     event_pb2.PhaseProgress: lambda progress: f"{phase_name(progress.phase)} {progress.fraction:.0%}",
     event_pb2.DatasetReport: _dataset_report,
@@ -141,4 +153,5 @@ _LINES: dict[type, Callable[[Any], str]] = {
     event_pb2.ArtifactReady: _artifact_ready,
     event_pb2.LogLine: lambda line: line.text.partition("\n")[0][:200],
     event_pb2.Alert: lambda alert: alert.message,
+    export_pb2.ExportReport: _export_report,
 }

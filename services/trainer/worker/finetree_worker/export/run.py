@@ -25,6 +25,7 @@ from finetree_worker.device_memory import free_memory_bytes
 from finetree_worker.errors import MemoryExhaustedError, TaskError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.export.files import CPU, Adapted, Form, Progress, form_of, plain
+from finetree_worker.export.gguf.lora_file import plain_layers
 from finetree_worker.export.gguf.weights import ROUNDING, WeightType
 from finetree_worker.export.merge import merge, require_mergeable
 from finetree_worker.export.plan import WEIGHT_TYPES, ExportPlan
@@ -118,6 +119,8 @@ class _Export:
         adapted = weights.load(self._load(), self.plan.weights)
         if form.merges:
             require_mergeable(adapted)
+        else:
+            plain_layers(adapted)
         model, tokenizer = plain(adapted), form.tokenizer
         first = ask(
             model,

@@ -42,6 +42,9 @@ class Core(Protocol):
     def prepare(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
         """Prepare a model and report on a dataset, as far as the task names them. Raises like `train`."""
 
+    def export(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
+        """Merge or write trained weights, and ask what was written. Raises like `train`."""
+
 
 class Sealing:
     """Reporter of the core: seals an artifact before its event is reported."""
@@ -73,6 +76,9 @@ def _perform(task: worker_pb2.Task, core: Core, *, reporter: Reporter, control: 
             return core.train(task, reporter, control)
         case "prepare":
             core.prepare(task, reporter, control)
+            return event_pb2.RunSummary()
+        case "export":
+            core.export(task, reporter, control)
             return event_pb2.RunSummary()
         case other:
             text = f"This worker cannot run tasks of the kind {other or 'unspecified'}."
