@@ -242,9 +242,9 @@ def test_cancel_show_and_logs(run, suite, job_file):
     name = run("train", job_file, "--detach", "--json").document["name"]
     assert run("jobs", "show", name).out.startswith(name)
     assert run("jobs", "cancel", name, "--wait", "10s").out.strip() == "cancelled"
-    logged = run("jobs", "logs", name, "--all", "--json").lines
+    logged = run("jobs", "events", name, "--all", "--json").lines
     assert "terminal" in logged[-1]
-    assert run("jobs", "logs", name, "--last", "1").out.count("\n") == 1
+    assert run("jobs", "events", name, "--last", "1").out.count("\n") == 1
 
 
 def test_labels_of_a_job_are_set_and_removed(run, suite, job_file):

@@ -6,7 +6,8 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 `deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
 ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
 `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
-stream after that step and never comes back), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
+stream after that step and never comes back), `log` (a line of the job's log for each step, with this text; `log_limit`
+bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
 proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
 and a half-written artifact).
 """
@@ -28,6 +29,7 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_data import journal
+from finetree_data.log_file import JOB_LOG, SEGMENT_BYTES, LogFile
 from google.rpc import error_details_pb2, status_pb2
 
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
@@ -162,7 +164,9 @@ class ScriptedWorker:
     def _take(self, task) -> None:
         if self.task is None:
             self.task = task
-            self.journal = (Path(task.folders.work_dir) / journal.FILE_NAME).open("ab")
+            folder = Path(task.folders.work_dir)
+            self.journal = (folder / journal.FILE_NAME).open("ab")
+            self.log = LogFile(folder, JOB_LOG, segment_bytes=self.script.get("log_limit", SEGMENT_BYTES), newest=2)
             self.got_task.set()
 
     def _emit(self, event=None, outcome=None) -> None:
@@ -198,6 +202,7 @@ class ScriptedWorker:
         for step in range(1, steps + 1):
             if self.stop and not script.get("deaf"):
                 break
+            self._say(step)
             if step == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             metrics = event_pb2.StepMetrics(step=step, total_steps=steps, loss=4 / step, learning_rate=1e-3)
@@ -210,6 +215,10 @@ class ScriptedWorker:
         if not self.stop:
             self._artifacts()
         self._emit(outcome=self._outcome())
+
+    def _say(self, step: int) -> None:
+        if "log" in self.script:
+            self.log.write(f"attempt {self.task.attempt} step {step}: {self.script['log']}")
 
     def _leave_drafts(self) -> None:
         if not self.script.get("drafts"):

@@ -114,6 +114,13 @@ def test_what_was_approved_is_what_runs(finetree):
     table = finetree("jobs", "metrics", name, "loss", "--csv").out.splitlines()
     assert table[0].startswith("metric,unit,first_step,last_step,value")
     assert len(table) == 1 + len(loss["points"])
+    logged = finetree("jobs", "logs", name).out
+    assert all(f"step {point['last_step']}/" in logged for point in loss["points"])
+    assert "the task ended: succeeded" in logged.splitlines()[-1]
+    assert str(Path.home()) not in logged
+    assert finetree("jobs", "logs", name, "--tail", "2", "--follow").out.splitlines() == logged.splitlines()[-2:]
+    (listed,) = json.loads(finetree("jobs", "logs", name, "--list", "--json").out)["logs"]
+    assert listed["size_bytes"] == len(logged.encode())
     unknown = finetree("jobs", "metrics", name, "lose")
     assert unknown.code == 2
     assert "eval_loss" in unknown.err

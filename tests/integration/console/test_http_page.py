@@ -28,7 +28,7 @@ ROWS = [{"split": "SPLIT_TRAIN", "row": row, "tokens": 9, "target_tokens": 3} fo
 def suite(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     script = folder / "script.json"
-    script.write_text(json.dumps({"report": 2000, "preview": ROWS}))
+    script.write_text(json.dumps({"report": 2000, "preview": ROWS, "log": "logged"}))
     command = f"{sys.executable},{WORKER},--script,{script}"
     extra = {"trainer": ("--no-prewarm", f"--worker-command={command}")}
     with Suite(folder / "suite", http="127.0.0.1:0", extra=extra) as running:
@@ -48,6 +48,8 @@ def test_the_commands_of_the_page_do_what_it_says(suite, tmp_path):
     said = done.stdout.splitlines()
     assert any(line.startswith("LoRA: ") for line in said)
     assert said.index("DATASET_STATE_UPLOADING") < said.index("DATASET_STATE_READY") < said.index("JOB_STATE_SUCCEEDED")
+    logged = [line for line in said if line.endswith(": logged")]
+    assert [line.partition(":")[0] for line in logged] == [f"attempt 1 step {step}" for step in (1, 2, 3)]
     numbers = [int(line.split()[0]) for line in said if re.match(r"\d+ ", line)]
     assert numbers == list(range(1, len(numbers) + 1))
     assert "complete" in said

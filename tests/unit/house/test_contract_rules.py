@@ -33,6 +33,7 @@ OPTIONAL_ONEOFS = {
     "finetree_api.estimator.v1.PolicyLimit.bound": "a fit has no bound; a rule of the message holds it to the metric",
     "finetree_api.types.v1.RunSpec.method": "the recommender's recipe may have none yet; who prices or trains refuses",
     "finetree_api.types.v1.Training.length": "unset means 3 epochs",
+    "finetree_api.trainer.v1.ReadJobLogRequest.start": "unset means the first byte",
     "finetree_api.trainer.v1.WatchJobRequest.start": "unset means the beginning",
 }
 """Oneofs of requests that may be unset, with what that means."""

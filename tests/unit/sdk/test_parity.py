@@ -23,6 +23,7 @@ IMMEDIATE = {
     "list_base_models",
     "pages",
     "read_file",
+    "read_log",
 }
 
 

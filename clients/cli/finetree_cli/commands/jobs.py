@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree jobs`: list, show, label, watch, logs, export-log, metrics, cancel, download, report."""
+"""`finetree jobs`: list, show, label, watch, logs, events, export-log, metrics, cancel, download, report."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from finetree_cli.commands.jobs_label import label
+from finetree_cli.commands.jobs_logs import events, logs
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
 from finetree_cli.options.types import Duration, Label
 
@@ -39,7 +40,8 @@ def jobs() -> None:
     """List, follow, cancel and download jobs."""
 
 
-jobs.add_command(label)
+for _command in (label, logs, events):
+    jobs.add_command(_command)
 
 
 @jobs.command(
@@ -112,28 +114,6 @@ def watch(settings: Settings, job: str, after_seq: int, timeout: float | None) -
         terminal = follow(settings, handle, timeout=timeout, after_seq=after_seq)
         if not settings.out.json:
             show_end(settings.out, terminal.summary, handle.artifacts())
-
-
-@jobs.command(examples=("finetree jobs logs JOB", "finetree jobs logs JOB --last 20 --json"))
-@click.argument("job")
-@click.option("--last", type=click.IntRange(1, 1000), default=200, show_default=True, help="Largest number of lines.")
-@click.option("--all", "everything", is_flag=True, help="Every event, not only log lines, alerts and states.")
-@pass_settings
-def logs(settings: Settings, job: str, last: int, everything: bool) -> None:
-    """Print the newest lines of a job's log, oldest first; with --json, one event a line."""
-    from finetree.display.events import event_line
-
-    from finetree_cli.output import as_dict
-
-    kinds = () if everything else ("log_line", "alert", "state_changed", "terminal")
-    with settings.client() as client:
-        found = client.job(job).list_events(last=last, kinds=kinds)
-    for event in found:
-        if settings.out.json:
-            settings.out.line(as_dict(event))
-        else:
-            line = event.log_line.text if event.HasField("log_line") else event_line(event) or event.message
-            settings.out.text(f"{event.event_time.ToJsonString()}  {line}")
 
 
 @jobs.command(

@@ -16,13 +16,15 @@ EVENT = event_pb2.JobEvent.DESCRIPTOR
 """The message that an event stream holds."""
 ANSWERED_IN_JSON = {"WriteDataset"}
 """Rpcs that stream and answer with their response message."""
+LOGGED = frozenset({"name", "attempt", "offset", "last_lines", "follow", "last_attempt"})
 UPLOADED = frozenset({"name", "offset"})
 DOWNLOADED = frozenset({"name", "path"})
 
 
 def operation(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
     """Verb and operation of an rpc that streams, without what all operations have."""
-    return {"WatchJob": _watch, "WriteDataset": _upload, "DownloadArtifact": _download}[method.name](method, schemas)
+    operations = {"WatchJob": _watch, "ReadJobLog": _log, "WriteDataset": _upload, "DownloadArtifact": _download}
+    return operations[method.name](method, schemas)
 
 
 def _watch(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
@@ -38,6 +40,17 @@ def _watch(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
     return "get", {
         "parameters": [*query(method.request.DESCRIPTOR, schemas, frozenset(OFFERED)), last],
         "responses": {"200": events, "204": over},
+    }
+
+
+def _log(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
+    lines = {
+        "description": "The lines from the start that was asked for; with `follow` as they come.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
+    return "get", {
+        "parameters": query(method.request.DESCRIPTOR, schemas, LOGGED),
+        "responses": {"200": lines},
     }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Downloading artifacts: file after file, resumed where it was cut. Files are read and written in threads."""
+"""Downloading artifacts and reading logs, resumed where they were cut. Files are read and written in threads."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import contextlib
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
-from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.trainer.v1 import artifact_pb2, job_log_pb2
 
 from finetree._async.transport import AsyncTransport, Stream
 from finetree._shared import rpcs
 from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
 from finetree._shared.retry import STALLED, Backoff, stalled
+from finetree._shared.rpcs import R
 from finetree.errors import FinetreeError
 
 
@@ -74,9 +75,39 @@ async def _pieces(
         await stream.close(renew=broken)
 
 
-async def _read(
-    stream: Stream[artifact_pb2.DownloadArtifactResponse],
-) -> artifact_pb2.DownloadArtifactResponse | None:
+async def read_log(
+    transport: AsyncTransport, request: job_log_pb2.ReadJobLogRequest, *, deadline: float | None
+) -> AsyncGenerator[job_log_pb2.ReadJobLogResponse]:
+    """Read a log piece by piece; a cut stream goes on behind the last piece."""
+    backoff = Backoff(transport.options.reconnect_timeout, deadline)
+    while True:
+        try:
+            async with contextlib.aclosing(_log(transport, request, seconds=backoff.within(None))) as pieces:
+                async for piece in pieces:
+                    request.attempt, request.offset = piece.attempt, piece.next_offset
+                    backoff.progressed()
+                    if piece.text:
+                        yield piece
+        except FinetreeError as error:
+            await asyncio.sleep(backoff.delay(error))
+        else:
+            return
+
+
+async def _log(
+    transport: AsyncTransport, request: job_log_pb2.ReadJobLogRequest, *, seconds: float | None
+) -> AsyncGenerator[job_log_pb2.ReadJobLogResponse]:
+    stream = await transport.stream(rpcs.READ_JOB_LOG, request, timeout=seconds)
+    broken = True
+    try:
+        while (piece := await _read(stream)) is not None:
+            yield piece
+        broken = False
+    finally:
+        await stream.close(renew=broken)
+
+
+async def _read(stream: Stream[R]) -> R | None:
     try:
         async with asyncio.timeout(STALLED):
             return await stream.read()

@@ -14,6 +14,7 @@ from finetree_api.trainer.v1 import (
     capacity_pb2,
     dataset_pb2,
     event_log_pb2,
+    job_log_pb2,
     metrics_pb2,
     trainer_pb2,
 )
@@ -134,6 +135,8 @@ LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, even
 QUERY_METRICS = _of(
     "trainer", "QueryMetrics", metrics_pb2.QueryMetricsRequest, metrics_pb2.QueryMetricsResponse, ASKS_ANOTHER
 )
+READ_JOB_LOG = _of("trainer", "ReadJobLog", job_log_pb2.ReadJobLogRequest, job_log_pb2.ReadJobLogResponse, None)
+LIST_JOB_LOGS = _of("trainer", "ListJobLogs", job_log_pb2.ListJobLogsRequest, job_log_pb2.ListJobLogsResponse)
 LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsRequest, artifact_pb2.ListArtifactsResponse)
 DOWNLOAD_ARTIFACT = _of(
     "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None

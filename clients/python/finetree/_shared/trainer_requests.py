@@ -15,6 +15,7 @@ from finetree_api.trainer.v1 import (
     dataset_pb2,
     event_log_pb2,
     event_pb2,
+    job_log_pb2,
     job_pb2,
     metrics_pb2,
     trainer_pb2,
@@ -293,6 +294,20 @@ def query_metrics(
     return metrics_pb2.QueryMetricsRequest(
         name=name, metrics=metrics, first_step=first_step, last_step=last_step, max_points=points
     )
+
+
+def read_job_log(
+    name: str, *, attempt: int, offset: int | None, last_lines: int | None, follow: bool, last_attempt: int
+) -> job_log_pb2.ReadJobLogRequest:
+    """Build the request of ReadJobLog."""
+    if offset is not None and last_lines is not None:
+        raise invalid("last_lines", "give either offset or last_lines")
+    request = job_log_pb2.ReadJobLogRequest(name=name, attempt=attempt, follow=follow, last_attempt=last_attempt)
+    if offset is not None:
+        request.offset = offset
+    if last_lines is not None:
+        request.last_lines = last_lines
+    return request
 
 
 def list_artifacts(job: str) -> Listing[artifact_pb2.Artifact]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Downloading artifacts: file after file, resumed where it was cut."""
+"""Downloading artifacts and reading logs, resumed where they were cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.trainer.v1 import artifact_pb2, job_log_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.downloads import Download, Progress, TransferProgress, artifact_folder
@@ -61,6 +61,39 @@ def _pieces(transport: Transport, artifact: str, path: str, offset: int, *, time
         while (piece := stream.read(timeout=STALLED)) is not None:
             if piece.chunk:
                 yield piece.chunk
+        broken = False
+    except Silence:
+        raise stalled() from None
+    finally:
+        stream.close(renew=broken)
+
+
+def read_log(
+    transport: Transport, request: job_log_pb2.ReadJobLogRequest, *, deadline: float | None
+) -> Generator[job_log_pb2.ReadJobLogResponse]:
+    """Read a log piece by piece; a cut stream goes on behind the last piece."""
+    backoff = Backoff(transport.options.reconnect_timeout, deadline)
+    while True:
+        try:
+            for piece in _log(transport, request, timeout=backoff.within(None)):
+                request.attempt, request.offset = piece.attempt, piece.next_offset
+                backoff.progressed()
+                if piece.text:
+                    yield piece
+        except FinetreeError as error:
+            time.sleep(backoff.delay(error))
+        else:
+            return
+
+
+def _log(
+    transport: Transport, request: job_log_pb2.ReadJobLogRequest, *, timeout: float | None
+) -> Generator[job_log_pb2.ReadJobLogResponse]:
+    stream = transport.stream(rpcs.READ_JOB_LOG, request, timeout=timeout)
+    broken = True
+    try:
+        while (piece := stream.read(timeout=STALLED)) is not None:
+            yield piece
         broken = False
     except Silence:
         raise stalled() from None

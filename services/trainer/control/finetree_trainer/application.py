@@ -29,6 +29,8 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
+from finetree_trainer.jobs.attempt_logs import AttemptLogs
+from finetree_trainer.jobs.exports import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
@@ -38,6 +40,7 @@ from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.locate import Models
+from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.host import Host
@@ -98,11 +101,17 @@ class Application:
         models = Models(layout.models, settings.model_roots)
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
         datasets = Datasets(self._store, log.clock, layout, limits=limits)
-        tasks = TaskBuilder(log, models, datasets, devices=self._node.devices, settings=settings)
+        weights = WeightsLocator(self._store, layout, models)
+        tasks = TaskBuilder(
+            log, models, datasets, weights=weights, devices=self._node.devices, settings=settings
+        )
         self._queue = JobQueue(log, self._node.devices)
         self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
-        planner = Planner(inputs, devices=self._node.devices, estimator=estimator, rates=self._host.rates)
+        exports = ExportPlanner(
+            inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes
+        )
+        planner = Planner(inputs, exports, devices=self._node.devices, estimator=estimator, rates=self._host.rates)
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._time_limits = TimeLimits(log, jobs)
@@ -113,6 +122,7 @@ class Application:
             watches=self._watches,
             lister=EventLister(log),
             metrics=MetricsReader(log),
+            logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),

@@ -24,7 +24,7 @@ class Layout:
     tokens/                                 tokenized rows that jobs share
     workers/{worker}                        a worker process: its lock, process id and output
     jobs/{job}/checkpoints                  shared by the attempts: each goes on from the newest complete one
-    jobs/{job}/attempts/{attempt}           an attempt's journal and log
+    jobs/{job}/attempts/{attempt}           an attempt's journal, job.log for clients, worker.log for operators
     jobs/{job}/attempts/{attempt}/artifacts/{artifact}
     """
 

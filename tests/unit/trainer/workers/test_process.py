@@ -86,6 +86,26 @@ async def test_the_output_of_a_worker_is_kept(tmp_path):
     assert process.exit == "it exited with status 3"
 
 
+async def test_output_that_grows_without_end_is_cut_and_its_end_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetree_trainer.workers.process.MAX_OUTPUT_BYTES", 10_000)
+    monkeypatch.setattr("finetree_trainer.workers.process.KEPT_OUTPUT_BYTES", 1_000)
+    loud = "import os; os.mkfifo('go'); [print('line', n) for n in range(5000)]; open('go').read(); print('after')"
+    process = Process.start((sys.executable, "-u", "-c", loud), os.environ, tmp_path / "w")
+    output = tmp_path / "w" / "output.log"
+    async with asyncio.timeout(10):
+        while "line 4999\n" not in output.read_text():
+            await asyncio.sleep(0.01)
+    process.limit_output()
+    lines = output.read_text().splitlines()
+    assert lines[0] == "[earlier output was removed]"
+    assert lines[-1] == "line 4999"
+    assert len(output.read_bytes()) < 1100
+    (tmp_path / "w" / "go").write_text("")
+    await dead(process)
+    process.limit_output()
+    assert output.read_text().splitlines() == [*lines, "after"]
+
+
 @pytest.mark.parametrize("name", ["FINETREE_TOKEN", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "DATABASE_URL"])
 def test_a_worker_sees_no_secret_of_the_service(name):
     kept = worker_environment({"PATH": "/bin", name: "secret"}, ADDED="x")

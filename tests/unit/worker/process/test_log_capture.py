@@ -8,7 +8,8 @@ import pytest
 from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.errors import StorageError
 from finetree_worker.process import log_capture
-from finetree_worker.process.log_capture import LogCapture, own_log, set_environment
+from finetree_worker.process.log_capture import LogCapture, log_event, logs_of_task, set_environment
+from finetree_worker.process.redaction import Redaction
 
 
 class Lines:
@@ -49,28 +50,63 @@ def test_errors_are_events_and_warnings_are_not(logger, capture):
     assert lines.levels == [event_pb2.EVENT_LEVEL_ERROR]
 
 
-def test_warnings_go_to_the_workers_own_file(tmp_path):
-    lines = Lines()
+def fail(text: str) -> None:
+    raise RuntimeError(text)
+
+
+@pytest.fixture
+def captured():
+    """The root logger as a worker's is; afterwards as it was."""
     root = logging.getLogger()
     before = root.handlers, root.level
-    handler = None
-    try:
-        log_capture.capture().connect(lines)
-        handler = own_log(tmp_path)
+    yield log_capture.capture()
+    root.handlers, level = before
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+def test_warnings_go_to_the_logs_alone(tmp_path, captured):
+    lines = Lines()
+    captured.connect(lines)
+    with logs_of_task(tmp_path, Redaction()):
         logging.getLogger("another.library").warning("use kernels")
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("`past_key_values` is deprecated", FutureWarning, stacklevel=1)
-    finally:
-        root.handlers, level = before
-        root.setLevel(level)
-        logging.captureWarnings(capture=False)
-        if handler is not None:
-            handler.close()
     assert lines.texts == []
-    written = (tmp_path / "worker.log").read_text()
-    assert "WARNING another.library use kernels" in written
-    assert "past_key_values" in written
+    for name in ("worker.log", "job.log"):
+        written = (tmp_path / name).read_text()
+        assert "WARNING another.library use kernels" in written
+        assert "past_key_values" in written
+
+
+def test_the_job_s_log_has_its_events_and_traces_but_no_secret_path_or_user_s_text(tmp_path, captured):
+    lines = Lines()
+    captured.connect(lines)
+    redact = Redaction(folders=["/srv/my data/jobs"], secrets=["q8Zt-attempt-token"])
+    events = [
+        event_pb2.JobEvent(
+            kind=event_pb2.EVENT_KIND_STEP_METRICS, message="step 1/2", level=event_pb2.EVENT_LEVEL_INFO
+        ),
+        event_pb2.JobEvent(kind=event_pb2.EVENT_KIND_ALERT, message="odd loss", level=event_pb2.EVENT_LEVEL_WARNING),
+        event_pb2.JobEvent(kind=event_pb2.EVENT_KIND_SAMPLE, message="a user's prompt"),
+    ]
+    with logs_of_task(tmp_path, redact):
+        for event in events:
+            log_event(event)
+        try:
+            fail("cannot open /srv/my data/jobs/1/x.bin with q8Zt-attempt-token")
+        except RuntimeError:
+            logging.getLogger("finetree_worker.process").exception("the task failed")
+    written = (tmp_path / "job.log").read_text()
+    assert "INFO finetree_worker.job step 1/2\n" in written
+    assert "WARNING finetree_worker.job odd loss\n" in written
+    assert "RuntimeError: cannot open 1/x.bin with [hidden]" in written
+    assert 'File "test_log_capture.py", line' in written
+    for hidden in ("/srv", "q8Zt", "prompt", str(tmp_path)):
+        assert hidden not in written
+    assert "/srv/my data/jobs/1/x.bin" in (tmp_path / "worker.log").read_text()
+    assert lines.texts == []
 
 
 @pytest.mark.parametrize(
@@ -129,19 +165,11 @@ def test_after_the_outcome_nothing_is_handed_on(logger, capture):
     assert lines.texts == []
 
 
-def test_the_workers_own_lines_and_stack_traces_go_to_its_file(tmp_path):
-    own = logging.getLogger("finetree_worker.test")
-    root_handler, lines = LogCapture(), Lines()
-    root_handler.connect(lines)
-    handler = own_log(tmp_path)
-    own.addHandler(root_handler)
-    try:
-        own.error("failed", exc_info=RuntimeError("/srv/secret"))
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-    assert lines.texts == []
-    assert "RuntimeError: /srv/secret" in (tmp_path / "worker.log").read_text()
+def test_a_full_disk_loses_lines_of_the_logs_and_nothing_else(tmp_path, captured, monkeypatch):
+    captured.connect(Lines())
+    with logs_of_task(tmp_path, Redaction()):
+        monkeypatch.setattr(log_capture.LogFile, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        logging.getLogger("some.library").warning("lost")
 
 
 def test_a_gpu_s_segments_expand_where_the_operator_says_nothing_else():

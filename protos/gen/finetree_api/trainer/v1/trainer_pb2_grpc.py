@@ -8,6 +8,7 @@ from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_
 from finetree_api.trainer.v1 import capacity_pb2 as finetree__api_dot_trainer_dot_v1_dot_capacity__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
+from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
 
@@ -129,6 +130,16 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/QueryMetrics',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
+                _registered_method=True)
+        self.ReadJobLog = channel.unary_stream(
+                '/finetree_api.trainer.v1.TrainerService/ReadJobLog',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogResponse.FromString,
+                _registered_method=True)
+        self.ListJobLogs = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ListJobLogs',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.FromString,
                 _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListArtifacts',
@@ -263,6 +274,18 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadJobLog(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobLogs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListArtifacts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -379,6 +402,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.QueryMetrics,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.SerializeToString,
+            ),
+            'ReadJobLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadJobLog,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogResponse.SerializeToString,
+            ),
+            'ListJobLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobLogs,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
@@ -887,6 +920,60 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/QueryMetrics',
             finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadJobLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ReadJobLog',
+            finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ReadJobLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ListJobLogs',
+            finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,6 +9,7 @@ from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
 from finetree_api.trainer.v1 import capacity_pb2 as _capacity_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
+from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
 from grpc import aio as _aio
@@ -193,6 +194,20 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
     restore a backup).
     """
+    ReadJobLog: _grpc.UnaryStreamMultiCallable[_job_log_pb2.ReadJobLogRequest, _job_log_pb2.ReadJobLogResponse]
+    """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
+    and what libraries say, with stack traces. It stays when the job has ended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; LOG_NOT_FOUND: take an attempt from ListJobLogs, or follow
+    the log of a job that has not begun), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below),
+    RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING:
+    read again from the last attempt and next_offset after the time in RetryInfo).
+    """
+    ListJobLogs: _grpc.UnaryUnaryMultiCallable[_job_log_pb2.ListJobLogsRequest, _job_log_pb2.ListJobLogsResponse]
+    """Lists the logs of a job, one for each attempt, with their sizes.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
+    """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made, in the order of the artifacts' ids.
 
@@ -374,6 +389,20 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
     restore a backup).
+    """
+    ReadJobLog: _aio.UnaryStreamMultiCallable[_job_log_pb2.ReadJobLogRequest, _job_log_pb2.ReadJobLogResponse]  # type: ignore[assignment]
+    """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
+    and what libraries say, with stack traces. It stays when the job has ended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; LOG_NOT_FOUND: take an attempt from ListJobLogs, or follow
+    the log of a job that has not begun), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below),
+    RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING:
+    read again from the last attempt and next_offset after the time in RetryInfo).
+    """
+    ListJobLogs: _aio.UnaryUnaryMultiCallable[_job_log_pb2.ListJobLogsRequest, _job_log_pb2.ListJobLogsResponse]  # type: ignore[assignment]
+    """Lists the logs of a job, one for each attempt, with their sizes.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
     """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -661,6 +690,32 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
         restore a backup).
+        """
+
+    @_abc_1.abstractmethod
+    def ReadJobLog(
+        self,
+        request: _job_log_pb2.ReadJobLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_log_pb2.ReadJobLogResponse], _abc.AsyncIterator[_job_log_pb2.ReadJobLogResponse]]:
+        """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
+        and what libraries say, with stack traces. It stays when the job has ended.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; LOG_NOT_FOUND: take an attempt from ListJobLogs, or follow
+        the log of a job that has not begun), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below),
+        RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING:
+        read again from the last attempt and next_offset after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def ListJobLogs(
+        self,
+        request: _job_log_pb2.ListJobLogsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_log_pb2.ListJobLogsResponse, _abc.Awaitable[_job_log_pb2.ListJobLogsResponse]]:
+        """Lists the logs of a job, one for each attempt, with their sizes.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
         """
 
     @_abc_1.abstractmethod

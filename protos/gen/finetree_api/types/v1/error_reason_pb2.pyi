@@ -429,8 +429,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     trainer's data from a backup.
     """
     ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 170
-    """Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob). End some, use ListEvents, or try again after the
-    time in RetryInfo.
+    """Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob and ReadJobLog). End some, use ListEvents, or try
+    again after the time in RetryInfo.
     """
     ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 171
     """The job has no such artifact (NOT_FOUND, DownloadArtifact). Take a name from ListArtifacts."""
@@ -439,7 +439,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     artifact's files.
     """
     ERROR_REASON_OFFSET_BEYOND_END: _ErrorReason.ValueType  # 173
-    """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
+    """The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact and ReadJobLog). Start at size_bytes in the metadata or
     below.
     """
     ERROR_REASON_RECORD_DAMAGED: _ErrorReason.ValueType  # 174
@@ -480,10 +480,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     is there, or start the job again.
     """
     ERROR_REASON_WORKER_FAILED: _ErrorReason.ValueType  # 188
-    """The worker failed and gave no closer reason (INTERNAL, job errors). Ask the operator for the worker's log."""
+    """The worker failed and gave no closer reason (INTERNAL, job errors). See the log of its last attempt (ReadJobLog)."""
     ERROR_REASON_WORKER_LOST: _ErrorReason.ValueType  # 189
     """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
     lines; lower the micro-batch if memory ran out.
+    """
+    ERROR_REASON_LOG_NOT_FOUND: _ErrorReason.ValueType  # 255
+    """There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or
+    follow the log.
     """
     ERROR_REASON_INTERNAL_ERROR: _ErrorReason.ValueType  # 200
     """Servers and disks.
@@ -496,7 +500,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     less in one call, or try again later.
     """
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 202
-    """The server is shutting down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
+    """The server is shutting down (UNAVAILABLE, WatchJob and ReadJobLog). Go on from the last cursor or offset after the time
+    in RetryInfo.
+    """
     ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 203
     """The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
     errors). Free space, then try again.
@@ -991,8 +997,8 @@ ERROR_REASON_EVENTS_DAMAGED: ErrorReason.ValueType  # 169
 trainer's data from a backup.
 """
 ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 170
-"""Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob). End some, use ListEvents, or try again after the
-time in RetryInfo.
+"""Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob and ReadJobLog). End some, use ListEvents, or try
+again after the time in RetryInfo.
 """
 ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 171
 """The job has no such artifact (NOT_FOUND, DownloadArtifact). Take a name from ListArtifacts."""
@@ -1001,7 +1007,7 @@ ERROR_REASON_FILE_NOT_FOUND: ErrorReason.ValueType  # 172
 artifact's files.
 """
 ERROR_REASON_OFFSET_BEYOND_END: ErrorReason.ValueType  # 173
-"""The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact). Start at size_bytes in the metadata or
+"""The offset lies beyond the end of the file (OUT_OF_RANGE, DownloadArtifact and ReadJobLog). Start at size_bytes in the metadata or
 below.
 """
 ERROR_REASON_RECORD_DAMAGED: ErrorReason.ValueType  # 174
@@ -1042,10 +1048,14 @@ ERROR_REASON_OUTPUT_EXISTS: ErrorReason.ValueType  # 187
 is there, or start the job again.
 """
 ERROR_REASON_WORKER_FAILED: ErrorReason.ValueType  # 188
-"""The worker failed and gave no closer reason (INTERNAL, job errors). Ask the operator for the worker's log."""
+"""The worker failed and gave no closer reason (INTERNAL, job errors). See the log of its last attempt (ReadJobLog)."""
 ERROR_REASON_WORKER_LOST: ErrorReason.ValueType  # 189
 """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
 lines; lower the micro-batch if memory ran out.
+"""
+ERROR_REASON_LOG_NOT_FOUND: ErrorReason.ValueType  # 255
+"""There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or
+follow the log.
 """
 ERROR_REASON_INTERNAL_ERROR: ErrorReason.ValueType  # 200
 """Servers and disks.
@@ -1058,7 +1068,9 @@ ERROR_REASON_CALL_TIME_LIMIT: ErrorReason.ValueType  # 201
 less in one call, or try again later.
 """
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 202
-"""The server is shutting down (UNAVAILABLE, WatchJob). Watch again from the last cursor after the time in RetryInfo."""
+"""The server is shutting down (UNAVAILABLE, WatchJob and ReadJobLog). Go on from the last cursor or offset after the time
+in RetryInfo.
+"""
 ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 203
 """The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
 errors). Free space, then try again.

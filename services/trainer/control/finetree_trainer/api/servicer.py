@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import (
     capacity_pb2,
     dataset_pb2,
     event_log_pb2,
+    job_log_pb2,
     job_pb2,
     metrics_pb2,
     trainer_pb2,
@@ -31,6 +32,7 @@ from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Filter, Watches
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.artifacts import Artifacts
+from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.jobs import Jobs, cancel_key, update_key
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.scheduling.host import Host
@@ -54,6 +56,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     watches: Watches
     lister: EventLister
     metrics: MetricsReader
+    logs: AttemptLogs
     artifacts: Artifacts
     previews: Previews
     base_models: BaseModels
@@ -241,6 +244,22 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> metrics_pb2.QueryMetricsResponse:
         """Return curves of a job's metrics."""
         return await self.metrics.query((await self.names.job(request.name)).id, request)
+
+    async def ReadJobLog(
+        self, request: job_log_pb2.ReadJobLogRequest, context_: Any
+    ) -> AsyncIterator[job_log_pb2.ReadJobLogResponse]:
+        """Stream the log of a job's worker."""
+        uid = (await self.names.job(request.name)).id
+        context.bind(job=uid)
+        async for piece in self.logs.read(uid, request, principal=context.principal().name):
+            yield piece
+
+    async def ListJobLogs(
+        self, request: job_log_pb2.ListJobLogsRequest, context_: Any
+    ) -> job_log_pb2.ListJobLogsResponse:
+        """List the logs of a job's attempts."""
+        uid = (await self.names.job(request.parent, "parent")).id
+        return job_log_pb2.ListJobLogsResponse(logs=await self.logs.list(uid))
 
     async def ListArtifacts(
         self, request: artifact_pb2.ListArtifactsRequest, context_: Any

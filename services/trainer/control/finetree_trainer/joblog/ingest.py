@@ -17,7 +17,18 @@ MAX_EVENT_BYTES = 1024 * 1024
 """Largest event that is logged; a larger one is replaced by an Alert, since no watcher could receive it."""
 
 _SERVICE_ONLY = frozenset({None, "state_changed", "queue_changed", "terminal"})
-_RUNNING_PHASES = frozenset({job_pb2.JOB_PHASE_TRAIN, job_pb2.JOB_PHASE_EVALUATE_AFTER, job_pb2.JOB_PHASE_SAVE})
+_RUNNING_PHASES = frozenset(
+    {
+        job_pb2.JOB_PHASE_TRAIN,
+        job_pb2.JOB_PHASE_EVALUATE_AFTER,
+        job_pb2.JOB_PHASE_SAVE,
+        job_pb2.JOB_PHASE_MERGE,
+        job_pb2.JOB_PHASE_EXPORT,
+        job_pb2.JOB_PHASE_VERIFY,
+    }
+)
+_RUNNING = {job_pb2.TASK_KIND_EXPORT: ("EXPORTING", "Exporting.")}
+"""Reason of the state RUNNING by the kind of task, of others than training."""
 
 
 class EventGapError(Exception):
@@ -73,9 +84,10 @@ def _add_event(transaction: Transaction, connection: Connection, event: event_pb
 
 
 def _enter_phase(transaction: Transaction, phase: int) -> None:
-    """Go from PREPARING to RUNNING when the worker begins to train."""
+    """Go from PREPARING to RUNNING when the worker begins to train, or to merge."""
     if transaction.row.state == job_pb2.JOB_STATE_PREPARING and phase in _RUNNING_PHASES:
-        transaction.move(job_pb2.JOB_STATE_RUNNING, "TRAINING", "Training.")
+        code, text = _RUNNING.get(transaction.row.task, ("TRAINING", "Training."))
+        transaction.move(job_pb2.JOB_STATE_RUNNING, code, text)
 
 
 def _register_artifact(transaction: Transaction, connection: Connection, artifact: artifact_pb2.Artifact) -> None:

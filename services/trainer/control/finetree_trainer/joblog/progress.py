@@ -26,11 +26,22 @@ PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 )
 """Share of a PREPARE job that each phase stands for in a progress bar."""
 
+EXPORT_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
+    (job_pb2.JOB_PHASE_START, 0.02),
+    (job_pb2.JOB_PHASE_LOAD_MODEL, 0.03),
+    (job_pb2.JOB_PHASE_MERGE, 0.35),
+    (job_pb2.JOB_PHASE_EXPORT, 0.2),
+    (job_pb2.JOB_PHASE_VERIFY, 0.4),
+)
+"""Share of an EXPORT job that each phase stands for in a progress bar."""
+
+_SHARES = {job_pb2.TASK_KIND_PREPARE: PREPARE_SHARES, job_pb2.TASK_KIND_EXPORT: EXPORT_SHARES}
+
 
 def fraction(task: int, phase: int, within: float) -> float:
     """Share of the whole job that is done when `phase` is done to `within` (0 to 1)."""
     done = 0.0
-    for known, share in PREPARE_SHARES if task == job_pb2.TASK_KIND_PREPARE else TRAIN_SHARES:
+    for known, share in _SHARES.get(job_pb2.TaskKind.ValueType(task), TRAIN_SHARES):
         if known == phase:
             return min(1.0, done + share * min(1.0, max(0.0, within)))
         done += share

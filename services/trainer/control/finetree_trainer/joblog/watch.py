@@ -5,7 +5,8 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2
@@ -114,11 +115,19 @@ class Watches:
 
         Raises ResourceExhausted TOO_MANY_WATCHERS, and Unavailable SERVER_STOPPING after the last cursor on `drain`.
         """
+        with self.admitted(principal), self._log.watching(uid):
+            async for batch in self._batches(uid, after, chosen):
+                yield batch
+
+    @contextmanager
+    def admitted(self, principal: str) -> Iterator["asyncio.Future[None]"]:
+        """Count a stream of a caller while it is open; yield what is done once the server stops.
+
+        Raises ResourceExhausted TOO_MANY_WATCHERS.
+        """
         self._admit(principal)
         try:
-            with self._log.watching(uid):
-                async for batch in self._batches(uid, after, chosen):
-                    yield batch
+            yield self._stop
         finally:
             self._open[principal] -= 1
             if not self._open[principal]:

@@ -2,6 +2,7 @@
 """Plans exports: what is exported, into which base, asked which prompts, and whether it fits on the disk."""
 
 import asyncio
+import math
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,8 +29,10 @@ _BYTES = {
     artifact_pb2.WEIGHT_TYPE_Q8_0: 34 / 32,
 }
 """Bytes of a weight; a block of 32 in Q8_0 has a scale of two bytes."""
+_STORED = {"F64": 8.0, "F32": 4.0, "F16": 2.0, "BF16": 2.0}
 _BESIDE = 32 * 1024 * 1024
 """Bytes of tokenizer, configuration and report beside the weights, at most."""
+_TRANSFORMERS = artifact_pb2.EXPORT_FORMAT_TRANSFORMERS
 _LORA = ("lora", "qlora")
 PROMPTS, NEW_TOKENS = 8, 32
 """Defaults that ExportTask documents."""
@@ -115,7 +118,7 @@ class ExportPlanner:
         lora = task.format == artifact_pb2.EXPORT_FORMAT_GGUF_LORA
         tensors = located.adapter.tensors if lora and located.adapter is not None else _tensors(model.folder)
         each = _BYTES.get(task.weight_type) or (4.0 if lora else 2.0 if task.format != _TRANSFORMERS else 0.0)
-        weights = sum(tensor.bytes if each == 0 else _count(tensor) * each for tensor in tensors.values())
+        weights = sum(math.prod(tensor.shape) * (each or _STORED.get(tensor.dtype, 4.0)) for tensor in tensors.values())
         needed = int(weights) + _BESIDE
         free = shutil.disk_usage(self._folder).free - self._reserve_bytes
         if needed > free:
@@ -126,9 +129,6 @@ class ExportPlanner:
                 metadata={"needed_bytes": str(needed), "free_bytes": str(max(0, free))},
             )
         return needed
-
-
-_TRANSFORMERS = artifact_pb2.EXPORT_FORMAT_TRANSFORMERS
 
 
 def base_source(located: LocatedWeights) -> model_pb2.ModelSource | None:
@@ -197,9 +197,3 @@ def _tensors(folder: Path) -> dict[str, StoredTensor]:
             found |= read_header(file)
     return found
 
-
-def _count(tensor: StoredTensor) -> int:
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    return count

@@ -163,13 +163,14 @@ class Jobs:
 
     def _record(self, template: job_pb2.JobTemplate, planned: PlannedJob, *, project: str, owner: str) -> job_pb2.Job:
         uid = str(uuid7())
-        training = isinstance(planned.task, job_pb2.TrainTask)
+        preparing = isinstance(planned.task, job_pb2.PrepareTask)
         record = job_pb2.Job(
             name=str(ResourceName(project, "jobs", uid)),
             uid=uid,
             display_name=template.display_name,
             train=planned.task if isinstance(planned.task, job_pb2.TrainTask) else None,
             prepare=planned.task if isinstance(planned.task, job_pb2.PrepareTask) else None,
+            export=planned.task if isinstance(planned.task, job_pb2.ExportTask) else None,
             estimate=planned.estimate,
             plan_digest=planned.plan.digest if planned.plan else "",
             limits=template.limits if template.HasField("limits") else None,
@@ -183,7 +184,7 @@ class Jobs:
         )
         if planned.model is not None:
             record.base.hub_id = planned.model.hub_id
-            if training:
+            if not preparing:
                 # A PREPARE job asks the hub anew which commit a branch is.
                 record.base.revision = planned.model.revision
         return record

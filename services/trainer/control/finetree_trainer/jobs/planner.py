@@ -22,6 +22,7 @@ from finetree_trainer import estimator as estimates
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.approval import require_approved
 from finetree_trainer.jobs.evaluation_settings import require_evaluations
+from finetree_trainer.jobs.exports import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
 from finetree_trainer.models import locate
 from finetree_trainer.models.locate import BaseModel
@@ -30,12 +31,18 @@ from finetree_trainer.scheduling.devices import CPU, Device, matching
 _TRAIN, _PREPARE = "job.train", "job.prepare"
 _SPEC = f"{_TRAIN}.spec"
 
+_KINDS: dict[type, job_pb2.TaskKind.ValueType] = {
+    job_pb2.TrainTask: job_pb2.TASK_KIND_TRAIN,
+    job_pb2.PrepareTask: job_pb2.TASK_KIND_PREPARE,
+    job_pb2.ExportTask: job_pb2.TASK_KIND_EXPORT,
+}
+
 
 @dataclass(slots=True)
 class PlannedJob:
     """A job as it will run. `device` is the kind of device that it waits for."""
 
-    task: job_pb2.TrainTask | job_pb2.PrepareTask
+    task: job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask
     model: BaseModel | None
     device: str
     data: PlannedDataset | None = None
@@ -49,26 +56,37 @@ class PlannedJob:
     @property
     def kind(self) -> job_pb2.TaskKind.ValueType:
         """The kind of the task."""
-        return job_pb2.TASK_KIND_TRAIN if isinstance(self.task, job_pb2.TrainTask) else job_pb2.TASK_KIND_PREPARE
+        return _KINDS[type(self.task)]
 
 
 class Planner:
     """Plans jobs."""
 
     def __init__(
-        self, inputs: Inputs, *, devices: Iterable[Device], estimator: estimates.Estimator, rates: estimates.Rates
+        self,
+        inputs: Inputs,
+        exports: ExportPlanner,
+        *,
+        devices: Iterable[Device],
+        estimator: estimates.Estimator,
+        rates: estimates.Rates,
     ) -> None:
-        self._inputs, self._devices = inputs, list(devices)
+        self._inputs, self._exports, self._devices = inputs, exports, list(devices)
         self._estimator, self._rates = estimator, rates
 
     async def plan(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job. Raises the errors that CreateJob documents."""
         task = template.WhichOneof("task")
         if task is None:
-            raise invalid_field("job.task", "is needed: set train or prepare")
+            raise invalid_field("job.task", "is needed: set train, prepare or export")
         capabilities.require_task(task)
         if task == "prepare":
             return await self._plan_prepare(project, template.prepare)
+        if task == "export":
+            planned = await self._exports.plan(project, template.export)
+            return PlannedJob(
+                planned.task, planned.model, CPU, planned.data, planned.evaluation, remarks=planned.remarks
+            )
         return await self._plan_train(project, template)
 
     async def _plan_prepare(self, project: str, asked: job_pb2.PrepareTask) -> PlannedJob:

@@ -88,8 +88,10 @@ class BaseModels:
     def _require_unused(self, connection: Connection, found: FoundModel) -> None:
         for row in jobs.in_states(connection, states.LIVE):
             record = job_pb2.Job.FromString(row.record)
-            preparing = record.WhichOneof("task") == "prepare"
-            source = record.prepare.model if preparing else record.train.spec.model
+            task = record.WhichOneof("task")
+            preparing = task == "prepare"
+            bases = {"prepare": record.prepare.model, "export": record.export.base}
+            source = bases.get(task or "", record.train.spec.model)
             if source.WhichOneof("source") is None:
                 continue
             try:

@@ -61,6 +61,12 @@ def load(connection: Connection, uid: str, attempt: int) -> AttemptRow | None:
     return _row(found) if found is not None else None
 
 
+def of_job(connection: Connection, uid: str) -> list[AttemptRow]:
+    """The attempts of a job in their order."""
+    query = select(*_COLUMNS).where(_attempts.job_uid == uid).order_by(_attempts.attempt)
+    return [_row(found) for found in connection.execute(query)]
+
+
 def open_attempts(connection: Connection) -> list[AttemptRow]:
     """Attempts whose process is not proven dead."""
     query = select(*_COLUMNS).where(_attempts.ended == 0).order_by(_attempts.job_uid)

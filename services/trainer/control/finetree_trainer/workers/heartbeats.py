@@ -41,9 +41,14 @@ class Heartbeats:
             self.check()
 
     def check(self) -> None:
-        """Count one more check without a message for each worker that sent none, and end those that do nothing."""
+        """Count one more check without a message for each worker that sent none, and end those that do nothing.
+
+        What workers print is cut where it has grown too long.
+        """
         for worker in list(self._workers()):
             self._check(worker)
+            if worker.process is not None:
+                worker.process.limit_output()
 
     def _check(self, worker: Worker) -> None:
         process = worker.process

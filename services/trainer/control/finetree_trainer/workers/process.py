@@ -23,6 +23,11 @@ from finetree_trainer.disk import private_folder
 
 LOCK, NOTE, OUTPUT = "alive.lock", "process.json", "output.log"
 
+MAX_OUTPUT_BYTES = 8 * 1024 * 1024
+"""Length at which the file of what a worker prints is cut: beside its logs, libraries write to stdout and stderr."""
+KEPT_OUTPUT_BYTES = 256 * 1024
+"""What is kept of a file that is cut: its end says what a process died of."""
+
 _PASSED_ON = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -135,6 +140,22 @@ class Process:
         if fields[0] in "RD" or not self._is_ours():
             return None
         return int(fields[11]), int(fields[12]), *(int(count) for count in moved[1::2])
+
+    def limit_output(self) -> None:
+        """Cut the file of what the process prints where it has grown too long: its newest part is kept.
+
+        The process appends to it, so that it goes on behind what is left.
+        """
+        path = self.folder / OUTPUT
+        with suppress(OSError):
+            if path.stat().st_size <= MAX_OUTPUT_BYTES:
+                return
+            with path.open("rb") as stream:
+                stream.seek(-KEPT_OUTPUT_BYTES, os.SEEK_END)
+                kept = stream.read()
+            os.truncate(path, 0)
+            with path.open("ab") as stream:
+                stream.write(b"[earlier output was removed]\n" + kept[kept.find(b"\n") + 1 :])
 
     def terminate(self) -> None:
         """Ask the worker to end (SIGTERM)."""

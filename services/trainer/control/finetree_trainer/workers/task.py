@@ -3,11 +3,13 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_runtime.errors import DomainError
 
 from finetree_trainer import estimator, paths
 from finetree_trainer.datasets.datasets import Datasets
@@ -15,17 +17,26 @@ from finetree_trainer.disk import full_disk_refused, private_folder
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub, locate
+from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.scheduling.devices import Device, Slot, placements, usable_cores
 from finetree_trainer.settings import Settings
+from finetree_trainer.store.jobs import JobRow
 
 
 class TaskBuilder:
     """Builds the tasks of jobs."""
 
     def __init__(
-        self, log: EventLog, models: locate.Models, datasets: Datasets, *, devices: Iterable[Device], settings: Settings
+        self,
+        log: EventLog,
+        models: locate.Models,
+        datasets: Datasets,
+        *,
+        weights: WeightsLocator,
+        devices: Iterable[Device],
+        settings: Settings,
     ) -> None:
-        self._log, self._models, self._datasets = log, models, datasets
+        self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
         self._threads = {(device.node, device.id): device.threads for device in devices}
         self._layout, self._settings = Layout(settings.data_dir), settings
         self._hub = hub.hub_access(settings, os.environ)
@@ -46,7 +57,9 @@ class TaskBuilder:
             plan_digest=record.plan_digest,
             hourly_price=estimator.hourly_price(record.estimate),
         )
-        if record.WhichOneof("task") == "prepare":
+        if record.WhichOneof("task") == "export":
+            await self._set_export(task, record, row)
+        elif record.WhichOneof("task") == "prepare":
             prepare = record.prepare
             task.prepare.CopyFrom(prepare)
             task.dataset_file = await self._file(row.dataset_uid, prepare.dataset)
@@ -60,6 +73,29 @@ class TaskBuilder:
             task.evaluation_file = await self._file(row.evaluation_uid, spec.evaluation.dataset)
             self._set_model(task, record, fetching=False)
         return task
+
+    async def _set_export(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
+        """Locate what is exported, its base and the rows that are asked; rows that are gone are not asked."""
+        export = record.export
+        task.export.CopyFrom(export)
+        located = await self._weights.locate(row.project, export.weights, "job.export.weights")
+        task.weights.append(located.message("export"))
+        folder = located.folder
+        if export.HasField("base"):
+            folder = self._models.relocate(export.base, record.base).folder
+        task.base.CopyFrom(
+            worker_pb2.TaskBaseModel(
+                model_dir=str(folder), hub_id=record.base.hub_id, hub_revision=record.base.revision
+            )
+        )
+        if export.HasField("prompts"):
+            task.dataset_file = await self._file(row.dataset_uid, export.prompts)
+        elif located.spec is not None:
+            with suppress(DomainError):
+                task.evaluation_file = await self._file(row.evaluation_uid, located.spec.evaluation.dataset)
+            if not task.evaluation_file:
+                with suppress(DomainError):
+                    task.dataset_file = await self._file(row.dataset_uid, located.spec.dataset)
 
     def _set_model(self, task: worker_pb2.Task, record: job_pb2.Job, *, fetching: bool) -> None:
         source = record.prepare.model if fetching else record.train.spec.model

@@ -50,10 +50,14 @@ class JournalReporter:
         price: Price | None = None,
         on_written: Callable[[], object],
         on_phase: Callable[[job_pb2.JobPhase.ValueType], object],
+        on_event: Callable[[event_pb2.JobEvent], object] = lambda _: None,
     ) -> None:
-        """The writer's thread calls `on_written` after each write and `on_phase` with the phase of each progress."""
+        """Name who is told, on the writer's thread.
+
+        `on_written` is called after each write, `on_phase` with the phase of each progress, `on_event` with each event.
+        """
         self._journal, self._attempt = journal, attempt
-        self._on_written, self._on_phase = on_written, on_phase
+        self._on_written, self._on_phase, self._on_event = on_written, on_phase, on_event
         self._summary, self._forecasts = Summary(), Forecasts(price)
         self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
         self._began = time.monotonic()
@@ -144,6 +148,7 @@ class JournalReporter:
         if isinstance(content, event_pb2.PhaseProgress):
             self._on_phase(content.phase)
         event = envelope(content, stamp, attempt=self._attempt, message=entry.message, level=entry.level)
+        self._on_event(event)
         yield worker_pb2.WorkerEvent(event=event)
         if isinstance(content, event_pb2.StepMetrics):
             forecast = self._forecasts.after(content, stamp.elapsed)

@@ -1,23 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capture of logging and warnings: all goes to the worker's own log, errors into the job's events, nothing to stderr.
+"""Capture of logging and warnings: all goes to the worker's logs, errors into the job's events too, nothing to stderr.
 
 Warnings of libraries are for programmers: they name arguments and versions that whoever follows a job never chose.
-Users of the job get the worker's own alerts.
+Users of the job get the worker's own alerts, and the job's log if they look into it. It has a line for each event
+beside what libraries say, and neither secrets nor folders of this machine; the operator's log has everything as it was
+said. Both are of bounded size.
 """
 
 import logging
 import os
-import re
 import threading
+import time
 import warnings
-from collections.abc import MutableMapping
-from contextlib import suppress
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finetree_api.trainer.v1 import event_pb2
+from finetree_data.log_file import JOB_LOG, OPERATOR_LOG, LogFile
 
 from finetree_worker.errors import StorageError
 from finetree_worker.events.envelope import Reporter
+from finetree_worker.process.redaction import Redaction
 
 ENVIRONMENT = {
     "GRPC_VERBOSITY": "ERROR",
@@ -34,11 +38,7 @@ ENVIRONMENT = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
 }
 """Environment variables that libraries read on import; what the operator has set stays."""
-LOG_NAME = "worker.log"
-"""Name of the worker's own log in the task's folder; it alone may hold paths and stack traces."""
 _MAX_TEXT = 2000
-# Folders of absolute paths, not of addresses such as https://…: they are the operator's business, not the job's.
-_FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/:'\"]+/)+")
 _HELD_BACK = 200
 
 
@@ -55,6 +55,7 @@ class LogCapture(logging.Handler):
         super().__init__(logging.ERROR)
         self._reporter: Reporter | None = None
         self._held: list[event_pb2.LogLine] = []
+        self._redact = Redaction.of_process()
         self._inside = threading.local()
 
     def connect(self, reporter: Reporter) -> None:
@@ -77,7 +78,7 @@ class LogCapture(logging.Handler):
             return
         self._inside.busy = True
         try:
-            line = event_pb2.LogLine(logger=record.name, text=_text(record))
+            line = event_pb2.LogLine(logger=record.name, text=self._redact(record.getMessage())[:_MAX_TEXT])
             if self._reporter is not None:
                 with suppress(StorageError):
                     self._reporter.emit(line, level=event_pb2.EVENT_LEVEL_ERROR)
@@ -109,15 +110,51 @@ def adopt_library_loggers() -> None:
         logger.propagate = True
 
 
-def own_log(folder: Path) -> logging.Handler:
-    """Write everything, stack traces too, to the worker's own log in `folder`."""
-    handler = logging.FileHandler(folder / LOG_NAME, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-    return handler
+class BoundedLog(logging.Handler):
+    """Writes records, stack traces too, to a log of bounded size. A disk that is full loses them and stops nothing."""
+
+    def __init__(self, folder: Path, name: str, redact: Redaction | None = None) -> None:
+        super().__init__()
+        self._file, self._redact = LogFile(folder, name), redact
+        formatter = logging.Formatter(
+            "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+        formatter.converter = time.gmtime
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        with suppress(OSError):
+            text = self.format(record)
+            self._file.write(text if self._redact is None else self._redact(text))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
 
 
-def _text(record: logging.LogRecord) -> str:
-    """Return the record's message without folders; what is not Unicode, such as some file names, is replaced."""
-    text = _FOLDERS.sub("", record.getMessage())[:_MAX_TEXT]
-    return text.encode("utf-8", "replace").decode("utf-8")
+@contextmanager
+def logs_of_task(folder: Path, redact: Redaction) -> Iterator[None]:
+    """Write everything to the two logs in a task's folder: the operator's as it is, the job's as `redact` makes it."""
+    handlers = (BoundedLog(folder, OPERATOR_LOG), BoundedLog(folder, JOB_LOG, redact))
+    root = logging.getLogger()
+    for handler in handlers:
+        root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def log_event(event: event_pb2.JobEvent) -> None:
+    """Write an event of the task as a line of its logs. Texts of users stay out, and what libraries said is there."""
+    if event.kind not in _NOT_LOGGED:
+        _job.log(_LEVELS.get(event.level, logging.INFO), "%s", event.message)
+
+
+_job = logging.getLogger("finetree_worker.job")
+_NOT_LOGGED = (event_pb2.EVENT_KIND_SAMPLE, event_pb2.EVENT_KIND_LOG_LINE)
+_LEVELS = {event_pb2.EVENT_LEVEL_WARNING: logging.WARNING, event_pb2.EVENT_LEVEL_ERROR: logging.ERROR}

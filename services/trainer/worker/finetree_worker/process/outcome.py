@@ -39,6 +39,12 @@ def succeeded(summary: event_pb2.RunSummary) -> worker_pb2.TaskOutcome:
     return worker_pb2.TaskOutcome(kind=worker_pb2.OUTCOME_KIND_SUCCEEDED, summary=summary)
 
 
+def line_of(outcome: worker_pb2.TaskOutcome) -> str:
+    """Return how a task ended as one line for people."""
+    kind = worker_pb2.OutcomeKind.Name(outcome.kind).removeprefix("OUTCOME_KIND_").lower()
+    return f"{kind}: {outcome.error.message}" if outcome.error.message else kind
+
+
 def stopped(stop: Stop) -> worker_pb2.TaskOutcome:
     """Return the outcome of a task that ended on request."""
     return worker_pb2.TaskOutcome(kind=_STOPPED[stop], retryable=stop is Stop.INTERRUPT)

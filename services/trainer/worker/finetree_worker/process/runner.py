@@ -20,6 +20,7 @@ from finetree_worker.events.reporter import JournalReporter
 from finetree_worker.plan import Price
 from finetree_worker.process import log_capture, outcome
 from finetree_worker.process.artifacts import seal
+from finetree_worker.process.redaction import Redaction
 
 _log = logging.getLogger(__name__)
 
@@ -94,21 +95,38 @@ def work(
     """
     journal = Journal(Path(task.folders.work_dir))
     stream.bind(journal)
-    own_log = log_capture.own_log(Path(task.folders.work_dir))
+    with log_capture.logs_of_task(Path(task.folders.work_dir), Redaction.of_task(task)):
+        written = _work(task, core, journal=journal, stream=stream, commands=commands, log=log)
+    journal.close()
+    return written
+
+
+def _work(
+    task: worker_pb2.Task,
+    core: Core,
+    *,
+    journal: Journal,
+    stream: ServiceStream,
+    commands: Commands,
+    log: log_capture.LogCapture,
+) -> bool:
     price = Price.from_money(task.hourly_price) if task.HasField("hourly_price") else None
     reporter = JournalReporter(
-        journal, attempt=task.attempt, price=price, on_written=stream.wake, on_phase=_phase_setter(stream)
+        journal,
+        attempt=task.attempt,
+        price=price,
+        on_written=stream.wake,
+        on_phase=_phase_setter(stream),
+        on_event=log_capture.log_event,
     )
     log.connect(reporter)
     show_devices([device for placement in task.placements for device in placement.device_ids])
     ended = run(task, core, reporter=reporter, commands=commands)
     log.disconnect()
     written = reporter.finish(ended)
+    _log.info("the task ended: %s", outcome.line_of(ended))
     stream.drain()
     stream.close()
-    journal.close()
-    logging.getLogger().removeHandler(own_log)
-    own_log.close()
     return written
 
 
