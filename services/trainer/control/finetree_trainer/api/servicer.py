@@ -163,6 +163,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return trainer_pb2.ValidateJobResponse(
             train=task if isinstance(task, job_pb2.TrainTask) else None,
             prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            export=task if isinstance(task, job_pb2.ExportTask) else None,
             checks=planned.checks,
             estimate=planned.estimate,
             plan=planned.plan,

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from finetree_worker.export.gguf import architectures
 from finetree_worker.export.gguf.architectures import ARCHITECTURES, Architecture
 from finetree_worker.export.gguf.tokenizer import BYTES, Vocabulary
-from finetree_worker.export.gguf.weights import FILE_TYPES, WeightType, rounded, stored, tensor_type
+from finetree_worker.export.gguf.weights import FILE_TYPES, WeightType, in_place, rounded, stored, tensor_type
 
 FREQUENCIES = "rope_freqs.weight"
 """Name of the tensor of frequency factors."""
@@ -118,14 +118,16 @@ def _add_tensors(
 
 
 def round_like_file(model: PreTrainedModel, weights: WeightType) -> None:
-    """Round a model's weights in memory to what a file would hold, row by row as the file orders them."""
-    found = architectures.architecture_of(model.config)
-    with torch.no_grad():
-        own = model.state_dict()
-        for name, stored_name, tensor in tensors_of(model, found):
-            kind = tensor_type(stored_name, tuple(tensor.shape), weights)
-            values = rounded(tensor, kind, name)
-            own[name].copy_(_from_file(values, name, config=model.config, found=found))
+    """Round a model's weights in memory to what a file would hold.
+
+    Blocks lie within a row, so the order of rows changes nothing: this knows nothing of what a file does to them.
+    """
+    name_of = architectures.tensor_names(model.config, architectures.architecture_of(model.config))
+
+    def round_to(name: str, tensor: Tensor) -> Tensor:
+        return rounded(tensor, tensor_type(name_of(name), tuple(tensor.shape), weights), name)
+
+    in_place(dict(model.named_parameters()), round_to)
 
 
 class ModelFile:

@@ -214,9 +214,15 @@ def tokenizer_of(held: Vocabulary) -> PreTrainedTokenizerFast:
     return made
 
 
+def _used(held: Vocabulary) -> dict[str, int]:
+    """Return the ids of tokens; those that only fill up the embeddings have no text."""
+    unused = int(gguf.TokenType.UNUSED)
+    return {token: i for i, (token, kind) in enumerate(zip(held.tokens, held.types, strict=True)) if kind != unused}
+
+
 def _bytes_tokenizer(held: Vocabulary) -> Any:
     split = SPLITS[held.split]
-    vocabulary = {token: i for i, token in enumerate(held.tokens)}
+    vocabulary = _used(held)
     merges = [tuple(pair.split(" ", 1)) for pair in held.merges]
     inner = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=split.ignore_merges))
     inner.pre_tokenizer = split.pre_tokenizer()
@@ -226,7 +232,7 @@ def _bytes_tokenizer(held: Vocabulary) -> Any:
 
 def _pieces_tokenizer(held: Vocabulary) -> Any:
     """Make a tokenizer that joins two pieces where they make one of the vocabulary, that of the highest score first."""
-    ids = {token: i for i, token in enumerate(held.tokens)}
+    ids = _used(held)
     joins = []
     for token, kind, score in zip(held.tokens, held.types, held.scores, strict=True):
         if kind == int(gguf.TokenType.NORMAL):
