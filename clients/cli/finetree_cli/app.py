@@ -20,6 +20,8 @@ COMMANDS: dict[str, str] = {
     "policy": "finetree_cli.commands.policy:policy",
     "schema": "finetree_cli.commands.schema:schema",
     "train": "finetree_cli.commands.train:train",
+    "sweep": "finetree_cli.commands.sweep:sweep",
+    "sweeps": "finetree_cli.commands.sweep:sweeps",
     "migrate": "finetree_cli.commands.migrate:migrate",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "costs": "finetree_cli.commands.costs:costs",

@@ -48,7 +48,7 @@ def test_what_a_pack_says_beside_its_cards(do):
 def test_a_tree_is_drawn_with_and_without_a_request(do):
     client = do.client()
     plain = do(client.render_decision_tree())
-    assert (plain.content, list(plain.taken_ids)) == ("-> LoRA\n", [])
+    assert (plain.content, list(plain.taken_ids)) == ("How fake-1 decides\n-> LoRA\n", [])
     marked = do(client.render_decision_tree({"model": {"name": "small"}}, picture_format="svg"))
     assert marked.media_type == "image/svg+xml"
     assert marked.taken_ids == ["fake"]

@@ -16,6 +16,7 @@ from finetree_api.trainer.v1 import (
     event_log_pb2,
     job_log_pb2,
     metrics_pb2,
+    sweep_pb2,
     trainer_pb2,
 )
 from google.protobuf.message import Message
@@ -130,6 +131,13 @@ GET_JOB = _of("trainer", "GetJob", trainer_pb2.GetJobRequest, trainer_pb2.GetJob
 LIST_JOBS = _of("trainer", "ListJobs", trainer_pb2.ListJobsRequest, trainer_pb2.ListJobsResponse)
 UPDATE_JOB = _of("trainer", "UpdateJob", trainer_pb2.UpdateJobRequest, trainer_pb2.UpdateJobResponse)
 CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_pb2.CancelJobResponse)
+VALIDATE_SWEEP = _of(
+    "trainer", "ValidateSweep", sweep_pb2.ValidateSweepRequest, sweep_pb2.ValidateSweepResponse, SEGMENT
+)
+CREATE_SWEEP = _of("trainer", "CreateSweep", sweep_pb2.CreateSweepRequest, sweep_pb2.CreateSweepResponse, SEGMENT)
+GET_SWEEP = _of("trainer", "GetSweep", sweep_pb2.GetSweepRequest, sweep_pb2.GetSweepResponse)
+LIST_SWEEPS = _of("trainer", "ListSweeps", sweep_pb2.ListSweepsRequest, sweep_pb2.ListSweepsResponse)
+CANCEL_SWEEP = _of("trainer", "CancelSweep", sweep_pb2.CancelSweepRequest, sweep_pb2.CancelSweepResponse)
 WATCH_JOB = _of("trainer", "WatchJob", event_log_pb2.WatchJobRequest, event_log_pb2.WatchJobResponse, None)
 LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, event_log_pb2.ListEventsResponse)
 QUERY_METRICS = _of(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny models of every shape that GGUF files hold, a tokenizer with merges for them, and trained weights of each method."""
+"""Tiny models of every shape that GGUF files hold, and a tokenizer with merges for them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -109,7 +109,9 @@ def bpe() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def exported_base(tmp_path_factory: pytest.TempPathFactory, shaped: Callable[[str], Any], bpe: Callable[..., Any]) -> Path:
+def exported_base(
+    tmp_path_factory: pytest.TempPathFactory, shaped: Callable[[str], Any], bpe: Callable[..., Any]
+) -> Path:
     """A folder with a tiny Llama in bfloat16 and its tokenizer, as a prepared model is."""
     import torch
     from transformers.utils import logging

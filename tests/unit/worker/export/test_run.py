@@ -106,7 +106,9 @@ def compared(report: export_pb2.ExportReport) -> dict[Any, export_pb2.LogitCompa
 
 def unmerged(plan: ExportPlan) -> Any:
     """The trained model as peft computes it, in float32."""
-    return trained.load(load_model(plan.weights.model_folder(plan.base.folder), torch.float32, device=CPU), plan.weights)
+    return trained.load(
+        load_model(plan.weights.model_folder(plan.base.folder), torch.float32, device=CPU), plan.weights
+    )
 
 
 def difference(left: Any, right: Any) -> float:
@@ -163,7 +165,7 @@ def test_a_gguf_file_answers_as_the_trained_model(weight_type, plan_of):
     assert found[ROUNDED].equal_answers == report.prompts
     programs = [command.program for command in report.load_commands]
     assert serving_pb2.SERVING_TARGET_LLAMA_CPP in programs
-    assert 'FROM ./model-' in (plan.artifact / "Modelfile").read_text(encoding="utf-8")
+    assert "FROM ./model-" in (plan.artifact / "Modelfile").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["lora", "rslora", "nf4"])

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers, losses and accuracy do not hang on how rows are batched; memory does not grow with them."""
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -148,3 +149,24 @@ def test_an_evaluation_that_runs_out_of_memory_goes_on_in_smaller_parts(
     monkeypatch.setattr(evaluate, "target_score", hopeless)
     with pytest.raises(MemoryExhaustedError):
         scored(model, rows, 1000)
+
+
+def test_the_standard_error_takes_rows_as_what_was_drawn(tiny: Callable[..., Any]) -> None:
+    """As the jackknife says that leaves one row out at a time: rows of unlike length, whose tokens go together."""
+    model, generator = tiny("llama"), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        # An untrained model finds all rows alike; this one likes some tokens far more than others.
+        model.get_output_embeddings().weight.mul_(40)
+    rows = [
+        Example(n, torch.randint(0, 256, (length,), generator=generator).int(), torch.ones(length, dtype=torch.bool))
+        for n, length in enumerate([40, 3, 17, 25, 60, 8, 33, 12], start=1)
+    ]
+    whole = scored(model, rows, 100)
+    left = [scored(model, [*rows[:i], *rows[i + 1 :]], 100).loss for i in range(len(rows))]
+    mean, count = sum(left) / len(left), len(rows)
+    jackknife = math.sqrt((count - 1) / count * sum((value - mean) ** 2 for value in left))
+    assert whole.rows == count
+    assert whole.standard_error == pytest.approx(jackknife, rel=0.2)
+    assert scored(model, rows[:1], 100).standard_error is None
+    packed_alone = scored(model, rows, 1)
+    assert packed_alone.standard_error == pytest.approx(whole.standard_error, rel=1e-3)

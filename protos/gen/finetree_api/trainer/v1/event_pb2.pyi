@@ -1078,6 +1078,7 @@ class EvalMetrics(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     NON_FINITE_FIELD_NUMBER: _builtins.int
     TOKEN_ACCURACY_FIELD_NUMBER: _builtins.int
+    LOSS_STANDARD_ERROR_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimizer step after which it was made. 0: the base model."""
     loss: _builtins.float
@@ -1094,6 +1095,10 @@ class EvalMetrics(_message.Message):
     """Whether the loss was not finite."""
     token_accuracy: _builtins.float
     """Share of the learned tokens that the model finds most probable, 0 to 1. Unset: not measured."""
+    loss_standard_error: _builtins.float
+    """Standard error of the loss, nats, with rows as the units that were drawn. Unset: not measured, not finite, or of a
+    single row.
+    """
     def __init__(
         self,
         *,
@@ -1105,15 +1110,18 @@ class EvalMetrics(_message.Message):
         seconds: _builtins.float = ...,
         non_finite: _builtins.bool = ...,
         token_accuracy: _builtins.float | None = ...,
+        loss_standard_error: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "loss", b"loss", "perplexity", b"perplexity", "token_accuracy", b"token_accuracy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "perplexity", b"perplexity", "token_accuracy", b"token_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "examples", b"examples", "loss", b"loss", "non_finite", b"non_finite", "perplexity", b"perplexity", "seconds", b"seconds", "step", b"step", "token_accuracy", b"token_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "examples", b"examples", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "non_finite", b"non_finite", "perplexity", b"perplexity", "seconds", b"seconds", "step", b"step", "token_accuracy", b"token_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact_match: _TypeAlias = _typing.Literal["exact_match"]  # noqa: Y015
     _WhichOneofArgType__exact_match: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match"]  # noqa: Y015
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__loss_standard_error: _TypeAlias = _typing.Literal["loss_standard_error"]  # noqa: Y015
+    _WhichOneofArgType__loss_standard_error: _TypeAlias = _typing.Literal["_loss_standard_error", b"_loss_standard_error"]  # noqa: Y015
     _WhichOneofReturnType__perplexity: _TypeAlias = _typing.Literal["perplexity"]  # noqa: Y015
     _WhichOneofArgType__perplexity: _TypeAlias = _typing.Literal["_perplexity", b"_perplexity"]  # noqa: Y015
     _WhichOneofReturnType__token_accuracy: _TypeAlias = _typing.Literal["token_accuracy"]  # noqa: Y015
@@ -1122,6 +1130,8 @@ class EvalMetrics(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exact_match) -> _WhichOneofReturnType__exact_match | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_standard_error) -> _WhichOneofReturnType__loss_standard_error | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__perplexity) -> _WhichOneofReturnType__perplexity | None: ...
     @_typing.overload

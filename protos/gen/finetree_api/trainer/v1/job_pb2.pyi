@@ -1019,7 +1019,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def estimate(self) -> _estimate_summary_pb2.EstimateSummary:
-        """What it should take, as estimated when it was created. Unset: the estimator did not answer, or nothing is trained."""
+        """What it should take, as estimated when it was created; of a SERVE job its memory. Unset: the estimator did not
+        answer, or nothing is trained.
+        """
 
     @_builtins.property
     def limits(self) -> Global___JobLimits:

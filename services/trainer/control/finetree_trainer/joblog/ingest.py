@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable
 
-from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -76,6 +76,8 @@ def _add_event(transaction: Transaction, connection: Connection, event: event_pb
         _enter_phase(transaction, event.phase_progress.phase)
     elif payload == "step_metrics":
         _enter_phase(transaction, job_pb2.JOB_PHASE_TRAIN)
+    elif payload == "serving_changed":
+        _become_ready(transaction, event.serving_changed)
     elif payload == "artifact_ready":
         _register_artifact(transaction, connection, event.artifact_ready.artifact)
     elif payload == "dataset_report":
@@ -86,8 +88,15 @@ def _add_event(transaction: Transaction, connection: Connection, event: event_pb
 def _enter_phase(transaction: Transaction, phase: int) -> None:
     """Go from PREPARING to RUNNING when the worker begins to train, or to merge."""
     if transaction.row.state == job_pb2.JOB_STATE_PREPARING and phase in _RUNNING_PHASES:
-        code, text = _RUNNING.get(transaction.row.task, ("TRAINING", "Training."))
+        code, text = _RUNNING.get(job_pb2.TaskKind.ValueType(transaction.row.task), ("TRAINING", "Training."))
         transaction.move(job_pb2.JOB_STATE_RUNNING, code, text)
+
+
+def _become_ready(transaction: Transaction, changed: serving_pb2.ServingChanged) -> None:
+    """Go from PREPARING to RUNNING when a served base model answers."""
+    ready = changed.change == serving_pb2.SERVING_CHANGE_READY
+    if ready and transaction.row.state == job_pb2.JOB_STATE_PREPARING:
+        transaction.move(job_pb2.JOB_STATE_RUNNING, "SERVING", "Answers prompts.")
 
 
 def _register_artifact(transaction: Transaction, connection: Connection, artifact: artifact_pb2.Artifact) -> None:

@@ -35,7 +35,18 @@ EXPORT_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 )
 """Share of an EXPORT job that each phase stands for in a progress bar."""
 
-_SHARES = {job_pb2.TASK_KIND_PREPARE: PREPARE_SHARES, job_pb2.TASK_KIND_EXPORT: EXPORT_SHARES}
+SERVE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
+    (job_pb2.JOB_PHASE_START, 0.2),
+    (job_pb2.JOB_PHASE_LOAD_MODEL, 0.8),
+    (job_pb2.JOB_PHASE_SERVE, 0.0),
+)
+"""Share of the way of a SERVE job to its first answer that each phase stands for in a progress bar."""
+
+_SHARES = {
+    job_pb2.TASK_KIND_PREPARE: PREPARE_SHARES,
+    job_pb2.TASK_KIND_EXPORT: EXPORT_SHARES,
+    job_pb2.TASK_KIND_SERVE: SERVE_SHARES,
+}
 
 
 def fraction(task: int, phase: int, within: float) -> float:
@@ -64,6 +75,10 @@ def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent, task: int) -> None:
             snapshot.progress.eta_seconds.CopyFrom(event.forecast.eta_seconds)
         case "attempt_started":
             snapshot.progress.step = event.attempt_started.restored_step
+        case "serving_changed":
+            snapshot.serve.SetInParent()
+            del snapshot.serve.loaded[:]
+            snapshot.serve.loaded.extend(event.serving_changed.targets)
         case "terminal" if event.terminal.state == job_pb2.JOB_STATE_SUCCEEDED:
             snapshot.progress.fraction = 1.0
             snapshot.progress.ClearField("eta_seconds")

@@ -40,7 +40,7 @@ PROMPTS, NEW_TOKENS = 8, 32
 
 @dataclass(frozen=True, slots=True)
 class PlannedExport:
-    """An export as it will run. `data` are the rows of the request or of the job's training, `evaluation` held-out ones."""
+    """An export as it will run. `data` are rows of the request or of the job's training, `evaluation` held-out ones."""
 
     task: job_pb2.ExportTask
     model: BaseModel
@@ -122,7 +122,9 @@ class ExportPlanner:
         needed = int(weights) + _BESIDE
         free = shutil.disk_usage(self._folder).free - self._reserve_bytes
         if needed > free:
-            text = f"the export takes {needed / 1e9:.2f} GB, and {max(0, free) / 1e9:.2f} GB are free on the server's disk"
+            text = (
+                f"the export takes {needed / 1e9:.2f} GB, and {max(0, free) / 1e9:.2f} GB are free on the server's disk"
+            )
             raise ResourceExhausted(
                 "EXPORT_TOO_LARGE",
                 f"{_EXPORT}: {text}. Free {(needed - free) / 1e9:.2f} GB, or take a smaller weight type.",
@@ -196,4 +198,3 @@ def _tensors(folder: Path) -> dict[str, StoredTensor]:
         with suppress(OSError, WeightsError):
             found |= read_header(file)
     return found
-

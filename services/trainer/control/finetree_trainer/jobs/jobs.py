@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import job_pb2, serving_pb2, trainer_pb2
 from finetree_runtime.errors import FailedPrecondition, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -151,7 +151,7 @@ class Jobs:
             job.create_time.CopyFrom(timestamp(row.create_time))
             job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
         else:
-            job.allowed_actions.extend(states.actions(row.state))
+            job.allowed_actions.extend(states.actions(row.state, row.task))
         job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
         job.suspended = row.suspended
         job.update_time.CopyFrom(timestamp(row.update_time))
@@ -171,6 +171,7 @@ class Jobs:
             train=planned.task if isinstance(planned.task, job_pb2.TrainTask) else None,
             prepare=planned.task if isinstance(planned.task, job_pb2.PrepareTask) else None,
             export=planned.task if isinstance(planned.task, job_pb2.ExportTask) else None,
+            serve=planned.task if isinstance(planned.task, serving_pb2.ServeTask) else None,
             estimate=planned.estimate,
             plan_digest=planned.plan.digest if planned.plan else "",
             limits=template.limits if template.HasField("limits") else None,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_api.types.v1 import (
     check_pb2,
     estimate_summary_pb2,
@@ -17,6 +17,7 @@ from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
 from finetree_runtime.runspec.digest import make_plan
 from finetree_runtime.runspec.resolve import resolve_spec
+from google.protobuf.message import Message
 
 from finetree_trainer import estimator as estimates
 from finetree_trainer.jobs import capabilities
@@ -24,6 +25,7 @@ from finetree_trainer.jobs.approval import require_approved
 from finetree_trainer.jobs.evaluation_settings import require_evaluations
 from finetree_trainer.jobs.exports import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
+from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.models import locate
 from finetree_trainer.models.locate import BaseModel
 from finetree_trainer.scheduling.devices import CPU, Device, matching
@@ -31,10 +33,12 @@ from finetree_trainer.scheduling.devices import CPU, Device, matching
 _TRAIN, _PREPARE = "job.train", "job.prepare"
 _SPEC = f"{_TRAIN}.spec"
 
-_KINDS: dict[type, job_pb2.TaskKind.ValueType] = {
+
+_KINDS: dict[type[Message], job_pb2.TaskKind.ValueType] = {
     job_pb2.TrainTask: job_pb2.TASK_KIND_TRAIN,
     job_pb2.PrepareTask: job_pb2.TASK_KIND_PREPARE,
     job_pb2.ExportTask: job_pb2.TASK_KIND_EXPORT,
+    serving_pb2.ServeTask: job_pb2.TASK_KIND_SERVE,
 }
 
 
@@ -42,7 +46,7 @@ _KINDS: dict[type, job_pb2.TaskKind.ValueType] = {
 class PlannedJob:
     """A job as it will run. `device` is the kind of device that it waits for."""
 
-    task: job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask
+    task: job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | serving_pb2.ServeTask
     model: BaseModel | None
     device: str
     data: PlannedDataset | None = None
@@ -65,27 +69,31 @@ class Planner:
     def __init__(
         self,
         inputs: Inputs,
-        exports: ExportPlanner,
         *,
         devices: Iterable[Device],
         estimator: estimates.Estimator,
         rates: estimates.Rates,
+        serving: ServingPlanner,
+        exports: ExportPlanner,
     ) -> None:
-        self._inputs, self._exports, self._devices = inputs, exports, list(devices)
+        self._inputs, self._devices, self._serving, self._exports = inputs, list(devices), serving, exports
         self._estimator, self._rates = estimator, rates
 
     async def plan(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job. Raises the errors that CreateJob documents."""
         task = template.WhichOneof("task")
         if task is None:
-            raise invalid_field("job.task", "is needed: set train, prepare or export")
+            raise invalid_field("job.task", "is needed: set train, prepare, export or serve")
         capabilities.require_task(task)
         if task == "prepare":
             return await self._plan_prepare(project, template.prepare)
         if task == "export":
-            planned = await self._exports.plan(project, template.export)
+            export = await self._exports.plan(project, template.export)
+            return PlannedJob(export.task, export.model, CPU, export.data, export.evaluation, remarks=export.remarks)
+        if task == "serve":
+            planned = await self._serving.plan(project, template.serve)
             return PlannedJob(
-                planned.task, planned.model, CPU, planned.data, planned.evaluation, remarks=planned.remarks
+                planned.task, planned.model, planned.device.kind, checks=planned.checks, estimate=planned.estimate
             )
         return await self._plan_train(project, template)
 

@@ -88,10 +88,8 @@ class BaseModels:
     def _require_unused(self, connection: Connection, found: FoundModel) -> None:
         for row in jobs.in_states(connection, states.LIVE):
             record = job_pb2.Job.FromString(row.record)
-            task = record.WhichOneof("task")
-            preparing = task == "prepare"
-            bases = {"prepare": record.prepare.model, "export": record.export.base}
-            source = bases.get(task or "", record.train.spec.model)
+            preparing = record.WhichOneof("task") == "prepare"
+            source = _model_of(record)
             if source.WhichOneof("source") is None:
                 continue
             try:
@@ -141,6 +139,19 @@ class BaseModels:
                     hub_id = locate.hub_id_in(folder / "config.json")
                     name = f"path:{folder.name}"
                     yield _found(folder, name, source, origin=base_model_pb2.BASE_MODEL_ORIGIN_PATH, hub_id=hub_id)
+
+
+def _model_of(record: job_pb2.Job) -> model_pb2.ModelSource:
+    """The base model that a job names."""
+    match record.WhichOneof("task"):
+        case "prepare":
+            return record.prepare.model
+        case "export":
+            return record.export.base
+        case "serve":
+            return record.serve.model
+        case _:
+            return record.train.spec.model
 
 
 def _pick(found: list[FoundModel], name: str) -> FoundModel:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.errors import DomainError
@@ -36,7 +36,8 @@ class TaskBuilder:
         devices: Iterable[Device],
         settings: Settings,
     ) -> None:
-        self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
+        self._log, self._models, self._datasets = log, models, datasets
+        self._weights = weights
         self._threads = {(device.node, device.id): device.threads for device in devices}
         self._layout, self._settings = Layout(settings.data_dir), settings
         self._hub = hub.hub_access(settings, os.environ)
@@ -66,6 +67,8 @@ class TaskBuilder:
             task.evaluation_file = await self._file(row.evaluation_uid, prepare.evaluation_dataset)
             if prepare.HasField("model"):
                 self._set_model(task, record, fetching=True)
+        elif record.WhichOneof("task") == "serve":
+            await self._set_serving(task, record, row)
         else:
             spec = record.train.spec
             task.train.spec.CopyFrom(spec)
@@ -97,8 +100,22 @@ class TaskBuilder:
                 with suppress(DomainError):
                     task.dataset_file = await self._file(row.dataset_uid, located.spec.dataset)
 
+    async def _set_serving(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
+        """Set what is served: the targets of the worker before, where one was ready, else those of the creation."""
+        task.serve.CopyFrom(record.serve)
+        snapshot = job_pb2.Job.FromString(row.snapshot)
+        if snapshot.HasField("serve"):
+            loaded = snapshot.serve.loaded
+            del task.serve.targets[:]
+            task.serve.targets.extend(serving_pb2.ServeTarget(name=it.name, weights=it.weights) for it in loaded)
+        for index, target in enumerate(task.serve.targets):
+            found = await self._weights.locate(row.project, target.weights, f"job.serve.targets[{index}].weights")
+            task.weights.append(found.message(target.name))
+        self._set_model(task, record, fetching=False)
+
     def _set_model(self, task: worker_pb2.Task, record: job_pb2.Job, *, fetching: bool) -> None:
-        source = record.prepare.model if fetching else record.train.spec.model
+        serving = record.WhichOneof("task") == "serve"
+        source = record.prepare.model if fetching else record.serve.model if serving else record.train.spec.model
         model = self._models.relocate(source, record.base)
         from_hub = fetching and model.home is not None
         task.base.CopyFrom(

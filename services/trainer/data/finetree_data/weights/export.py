@@ -6,8 +6,8 @@ from collections.abc import Mapping
 GGUF_MODELS = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 """model_type of the models that are written as GGUF files. SmolLM and SmolLM2 are of the type llama."""
 NOT_MERGEABLE: Mapping[str, str] = {
-    "adapter": "bottleneck layers cannot be merged: between their two matrices stands a ReLU, which no weight of the base "
-    "can take in",
+    "adapter": "bottleneck layers cannot be merged: between their two matrices stands a ReLU, which no weight of the "
+    "base can take in",
     "prefix": "a prefix cannot be merged: it is keys and values beside the tokens, not a change of weights",
 }
 """Why weights of a method cannot become weights of the base, by the method's field in RunSpec."""

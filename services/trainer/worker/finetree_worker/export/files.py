@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 from finetree_api.trainer.v1 import artifact_pb2, export_pb2
 from finetree_api.types.v1 import check_pb2, serving_pb2
 from peft import PeftModel
@@ -186,7 +187,7 @@ class GgufLora(Form):
 
     def rounded(self, model: Adapted) -> PreTrainedModel:
         """Round the adapter's matrices."""
-        matrices = {name: tensor for name, tensor in model.named_parameters() if "lora_" in name}
+        matrices: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if "lora_" in name}
         shape = tensor_type("lora", (2, 2), self.weights)
         in_place(matrices, lambda name, tensor: rounded(tensor, shape, name))
         return plain(model)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from finetree_data.weights.export import NOT_MERGEABLE, SERVE_BESIDE
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
@@ -17,19 +18,14 @@ from finetree_worker.errors import PlanError
 
 MERGEABLE = "LORA"
 """peft's type of the adapters that are merged: LoRA, with DoRA and rank stabilization; QLoRA's are the same."""
-REASONS = {
-    "adapter": "Bottleneck layers cannot be merged: between their two matrices stands a ReLU, which no weight of the "
-    "base can take in.",
-    "PREFIX_TUNING": "A prefix cannot be merged: it is keys and values beside the tokens, not a change of weights.",
-}
-"""Why weights of a method cannot be merged, by the method or peft's type."""
+_PEFT_PREFIX = "PREFIX_TUNING"
 
 
-def not_mergeable(kind: str) -> PlanError:
-    """Return the error for weights that cannot be merged."""
-    text = REASONS.get(kind, f"Adapters of peft's type {kind[:40]} are not merged here.")
-    remedy = "Serve it beside its base, with peft or this suite's Generate."
-    return PlanError("NOT_MERGEABLE", text, field="export.weights", remedy=remedy)
+def not_mergeable(method: str) -> PlanError:
+    """Return the error for weights of a method, by its field in RunSpec or peft's type, that cannot be merged."""
+    why = NOT_MERGEABLE.get(method, f"adapters of peft's type {method[:40]} are not merged here")
+    text = f"These weights cannot be merged: {why.partition(': ')[2] or why}."
+    return PlanError("NOT_MERGEABLE", text, field="export.weights", remedy=SERVE_BESIDE)
 
 
 def require_mergeable(adapted: PreTrainedModel | PeftModel) -> None:
@@ -38,7 +34,7 @@ def require_mergeable(adapted: PreTrainedModel | PeftModel) -> None:
         (settings,) = adapted.peft_config.values()
         kind = str(getattr(settings.peft_type, "value", settings.peft_type))
         if kind != MERGEABLE:
-            raise not_mergeable(kind)
+            raise not_mergeable("prefix" if kind == _PEFT_PREFIX else kind)
     elif any(name.rpartition(".")[2].startswith("bottleneck_") for name, _ in adapted.named_modules()):
         raise not_mergeable("adapter")
 
@@ -46,7 +42,8 @@ def require_mergeable(adapted: PreTrainedModel | PeftModel) -> None:
 def merge(adapted: PreTrainedModel | PeftModel, on_fraction: Callable[[float], None]) -> PreTrainedModel:
     """Merge a model's adapter into its float32 weights, in place, and return the plain model.
 
-    `on_fraction` is called with 0..1 and may raise to stop: the model is of no use then. Raises PlanError NOT_MERGEABLE.
+    `on_fraction` is called with 0..1 and may raise to stop; the model is of no use then. Raises PlanError
+    NOT_MERGEABLE.
     """
     require_mergeable(adapted)
     if not isinstance(adapted, PeftModel):

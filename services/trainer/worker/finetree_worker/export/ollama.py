@@ -132,7 +132,9 @@ def _text(text: str) -> str:
     return f'{{{{ "{quoted}" }}}}'
 
 
-def modelfile(file: str, tokenizer: PreTrainedTokenizerBase, stop: list[str], *, add_bos: bool, adapter: str = "") -> str:
+def modelfile(
+    file: str, tokenizer: PreTrainedTokenizerBase, stop: list[str], *, add_bos: bool, adapter: str = ""
+) -> str:
     """Return the Modelfile of a GGUF file beside it; with its template where that can be said in Ollama's language.
 
     `adapter` names a file with a LoRA adapter for a base that is `file`.

@@ -36,7 +36,7 @@ def _asked(number: int, text: str) -> Row:
 
 
 def _question(row: Row) -> Row:
-    """Return a row as a question: without what follows the last answer; of a plain text its first half is the prompt."""
+    """Return a row as a question, without what follows the last answer; of a plain text its first half."""
     if not row.messages:
         middle = max(1, len(row.text) // 2)
         return Row(row.number, (Message("user", row.text[:middle]), Message("assistant", "")))

@@ -70,9 +70,7 @@ def ask(
     return Replay([prompt_tokens(row, tokenizer) for row in rows], given, [])
 
 
-def logits(
-    model: PreTrainedModel, compared: Sequence[Place], on_fraction: Callable[[float], None]
-) -> list[Tensor]:
+def logits(model: PreTrainedModel, compared: Sequence[Place], on_fraction: Callable[[float], None]) -> list[Tensor]:
     """Return the logits of a model at each place, in float32. `on_fraction` as for `ask`, which it continues."""
     found = []
     model.train(mode=False)

@@ -2,8 +2,8 @@
 """An export task: ask the trained model, merge, write, read the file back and ask it the same.
 
 Everything is computed in float32 on the CPU, so that what differs is what the file rounds, and nothing else. One model
-is in memory at a time. Where the file, read back by its own keys alone, answers otherwise than the merged model with its
-weights rounded in memory, the file is at fault, and is not published.
+is in memory at a time. Where the file, read back by its own keys alone, answers otherwise than the merged model with
+its weights rounded in memory, the file is at fault, and is not published.
 """
 
 import math
@@ -178,7 +178,7 @@ class _Export:
             remarks=form.remarks,
         )
         if self._quantized() is not None:
-            text = "The adapter was trained on a quantized base and is merged into the unquantized one, which it fits too."
+            text = "The adapter was trained on a quantized base; it belongs to the unquantized one as well."
             report.remarks.append(check_pb2.Remark(code="TRAINED_ON_QUANTIZED_BASE", message=text))
         return report
 
@@ -225,8 +225,8 @@ def require_memory(folder: Path) -> None:
     if free and needed > free:
         raise MemoryExhaustedError(
             "OUT_OF_MEMORY_LOADING",
-            f"An export computes in float32 on the CPU: this model takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
-            "are free.",
+            f"An export computes in float32 on the CPU, for which this model takes {needed / 1e9:.1f} GB; "
+            f"{free / 1e9:.1f} GB are free.",
             field="export",
             remedy="Wait until other jobs have ended, or export on a machine with more memory.",
         )
@@ -265,7 +265,7 @@ def _compare(
 
 
 def require_equal(report: export_pb2.ExportReport) -> None:
-    """Raise ExportDiffersError EXPORT_DIFFERS unless the file answers as the trained model does, but for its rounding."""
+    """Raise ExportDiffersError EXPORT_DIFFERS unless what differs from the trained model is the file's rounding."""
     for comparison in report.comparisons:
         allowed = comparison.allowed_difference if comparison.HasField("allowed_difference") else math.inf
         exact = comparison.model == export_pb2.COMPARED_MODEL_ROUNDED

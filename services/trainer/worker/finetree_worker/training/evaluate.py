@@ -4,7 +4,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -36,14 +36,21 @@ BATCH_QUESTIONS = 40
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Sums over learned tokens: cross entropy (nats), tokens that the model predicts, all tokens."""
+    """Sums over learned tokens: cross entropy (nats), tokens that the model predicts, all tokens; and over rows.
+
+    The last three are of each row's nats and tokens: their squares and their product, for the standard error.
+    """
 
     nats: float = 0.0
     correct: int = 0
     tokens: int = 0
+    rows: int = 0
+    nats_squared: float = 0.0
+    tokens_squared: float = 0.0
+    nats_by_tokens: float = 0.0
 
     def __add__(self, other: "Score") -> "Score":
-        return Score(self.nats + other.nats, self.correct + other.correct, self.tokens + other.tokens)
+        return Score(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def loss(self) -> float:
@@ -54,6 +61,18 @@ class Score:
     def accuracy(self) -> float:
         """Share of the learned tokens that are the model's most probable ones."""
         return self.correct / max(1, self.tokens)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the loss (nats), with rows as what was drawn; None for fewer than two rows.
+
+        A row's tokens go together, so the loss is a ratio of two sums over rows, whose variance is that of the
+        residuals nats - loss * tokens (ratio estimator; Cochran, Sampling Techniques, 1977, section 6.3).
+        """
+        if self.rows < 2 or not self.tokens:
+            return None
+        residuals = self.nats_squared - 2 * self.loss * self.nats_by_tokens + self.loss**2 * self.tokens_squared
+        return math.sqrt(max(0.0, residuals) * self.rows / (self.rows - 1)) / self.tokens
 
 
 def score(
@@ -82,7 +101,22 @@ def score(
 
 def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
     batch = collate(documents).to(model.device)
-    return Score(*target_score(model, batch), len(batch.labels))
+    losses, correct = target_score(model, batch)
+    # Which document each target is of; those of none, whose target was cut away, count for nothing.
+    ends = torch.tensor(batch.lengths, device=losses.device).cumsum(0)
+    document = torch.bucketize(batch.predictors, ends, right=True)
+    nats = torch.zeros(len(batch.lengths), dtype=torch.float64, device=losses.device)
+    nats = nats.index_add_(0, document, losses.double()).cpu()
+    tokens = torch.bincount(document, minlength=len(batch.lengths)).double().cpu()
+    return Score(
+        nats=float(nats.sum()),
+        correct=correct,
+        tokens=len(batch.labels),
+        rows=int((tokens > 0).sum()),
+        nats_squared=float(nats.square().sum()),
+        tokens_squared=float(tokens.square().sum()),
+        nats_by_tokens=float((nats * tokens).sum()),
+    )
 
 
 def _in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result]) -> list[Result]:

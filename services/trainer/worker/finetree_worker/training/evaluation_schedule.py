@@ -85,6 +85,7 @@ class Evaluations:
             seconds=seconds,
             token_accuracy=score.accuracy,
             non_finite=loss is None,
+            loss_standard_error=None if loss is None else score.standard_error,
         )
         self._eta.evaluation(step, seconds, questions=len(answers or ()))
         self._reporter.emit(metrics)

@@ -67,12 +67,13 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     return total
 
 
-def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[float, int]:
-    """Return the sum of the targets' cross entropies (nats) and the number of predicted targets; no gradients."""
-    hidden, total, correct = hidden_states(model, batch)[batch.predictors], 0.0, 0
+def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, int]:
+    """Return the targets' cross entropies (nats), float32 (targets,), and how many are predicted; no gradients."""
+    hidden, correct = hidden_states(model, batch)[batch.predictors], 0
+    nats: list[Tensor] = []
     chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
     for part, labels in chunks:
         logits = _logits(model, part)
-        total += float(cross_entropy(logits, labels, reduction="sum"))
+        nats.append(cross_entropy(logits, labels, reduction="none"))
         correct += int((logits.argmax(dim=-1) == labels).sum())
-    return total, correct
+    return torch.cat(nats), correct

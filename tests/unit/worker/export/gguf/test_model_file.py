@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole models as GGUF files: read back by our reader, by transformers, and run by llama.cpp where it is installed."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from finetree_data.weights.export import GGUF_MODELS
 from finetree_worker.errors import PlanError
 from finetree_worker.export.gguf import model_file
 from finetree_worker.export.gguf.architectures import ARCHITECTURES, architecture_of
 from finetree_worker.export.gguf.model_file import About, ModelFile
 from finetree_worker.export.gguf.tokenizer import vocabulary
 from finetree_worker.export.gguf.weights import WeightType
-from finetree_data.weights.export import GGUF_MODELS
 from transformers import AutoConfig, AutoModelForCausalLM
 
 SHAPES = (
@@ -75,7 +76,7 @@ def test_transformers_reads_the_file_with_equal_logits(shape, shaped, bpe, token
 
 
 def test_a_shape_is_refused_by_name():
-    with pytest.raises(PlanError, match="'gpt2'") as raised:
+    with pytest.raises(PlanError, match="type .gpt2. cannot") as raised:
         architecture_of(AutoConfig.for_model("gpt2"))
     assert raised.value.reason == "EXPORT_ARCHITECTURE_UNSUPPORTED"
     assert "llama" in raised.value.message
@@ -85,14 +86,18 @@ def test_a_shape_is_refused_by_name():
     ("kind", "settings", "said"),
     [
         ("llama", {"hidden_act": "relu"}, "its activation is 'relu'"),
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "scaled by 'dynamic'"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "scaled by 'dynamic'",
+        ),
         ("gemma2", {"tie_word_embeddings": False}, "output head is not its embeddings"),
         ("gemma2", {"query_pre_attn_scalar": 144}, "query_pre_attn_scalar 144"),
         ("qwen2", {"use_sliding_window": True}, "its attention slides"),
     ],
 )
 def test_a_setting_that_llama_cpp_computes_otherwise_is_refused(kind, settings, said):
-    with pytest.raises(PlanError, match=said):
+    with pytest.raises(PlanError, match=re.escape(said)):
         architecture_of(AutoConfig.for_model(kind, **settings))
 
 
@@ -104,7 +109,7 @@ def test_weights_beyond_float16_are_refused(shaped, bpe, tmp_path):
     model = shaped("llama")
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 5] = 1e5
-    with pytest.raises(PlanError, match="layers.1.mlp.up_proj"):
+    with pytest.raises(PlanError, match=r"layers\.1\.mlp\.up_proj"):
         written(tmp_path, model, bpe(), WeightType.F16)
 
 

@@ -31,7 +31,11 @@ def test_template_and_special_tokens_are_kept(bpe):
     tokenizer = bpe()
     held = vocabulary(tokenizer, CONFIG)
     again = tokenizer_of(held)
-    assert (again.eos_token, again.bos_token, again.chat_template) == ("<|im_end|>", "<|im_start|>", tokenizer.chat_template)
+    assert (again.eos_token, again.bos_token, again.chat_template) == (
+        "<|im_end|>",
+        "<|im_start|>",
+        tokenizer.chat_template,
+    )
     assert held.tokens[held.special["eos"]] == "<|im_end|>"
     assert held.types[held.special["eos"]] == gguf.TokenType.CONTROL
     # Rows of the embeddings beyond the vocabulary have names that no text has.
@@ -73,7 +77,9 @@ def pieces(*, prefix: str) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=390, special_tokens=["<unk>", "<s>", "</s>", *byte_tokens], show_progress=False
     )
-    inner.train_from_iterator(["\u2581the \u2581quick brown fox doesn't stop"] * 20 + ["the cat and the dog 12"] * 9, trainer)
+    inner.train_from_iterator(
+        ["\u2581the \u2581quick brown fox doesn't stop"] * 20 + ["the cat and the dog 12"] * 9, trainer
+    )
     model = __import__("json").loads(inner.to_str())["model"]
     vocabulary_, merges = model["vocab"], [tuple(pair) for pair in model["merges"]]
     inner = Tokenizer(models.BPE(vocabulary_, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))

@@ -4,7 +4,7 @@
 Names and rules are those of llama.cpp's own converter (convert_hf_to_gguf.py, checked against llama-cpp-python 0.3.36).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +30,9 @@ class Architecture:
     arch: gguf.MODEL_ARCH
     activations: tuple[str, ...] = _SILU
     permuted: bool = False
-    """Whether rows of q and k are stored as pairs of neighbours, as in Meta's own files, not as two halves of a head."""
+    """Whether rows of q and k are stored as pairs of neighbours, as in Meta's files, not as two halves of a head."""
     norm_offset: float = 0.0
-    """What is added to the weights of norms: Gemma's stand for 1 + weight, llama.cpp multiplies by what it reads."""
+    """What is added to the weights of norms: Gemma multiplies by 1 + weight, llama.cpp by what it reads."""
     tied: bool = False
     """Whether llama.cpp always takes the embeddings as output head."""
     sliding_every: int = 0
@@ -82,24 +82,31 @@ def _problems(config: PreTrainedConfig, found: Architecture) -> list[str]:
         problems.append(f"its activation is {activation!r}, and llama.cpp computes {found.activations[0]!r}")
     if found.tied and not config.tie_word_embeddings:
         problems.append("its output head is not its embeddings, and llama.cpp takes them for it")
-    if given.get("use_sliding_window"):
-        problems.append("its attention slides (use_sliding_window), which the file cannot say")
-    if found.sliding_every and not _slides_as_known(given, found.sliding_every):
-        problems.append("its layers slide in another order than llama.cpp's")
-    if found.arch is gguf.MODEL_ARCH.SMOLLM3 and not _no_rope_as_known(given):
-        problems.append("its layers without rotary positions are not every fourth one")
-    if float(rope_of(config).get("partial_rotary_factor", 1.0)) != 1.0:
-        problems.append("only a part of a head is rotated")
-    if given.get("query_pre_attn_scalar") not in (None, *_query_scales(config)):
-        problems.append(f"its attention scores are scaled by query_pre_attn_scalar {given['query_pre_attn_scalar']}")
     if found.arch is gguf.MODEL_ARCH.QWEN3 and given.get("attention_bias"):
         problems.append("its attention has biases")
-    if any(rope_of(config).get(name) is not None for name in _YARN_UNSAID):
-        problems.append("its positions are scaled by YaRN with settings of its own")
-    kind = rope_of(config).get("rope_type", "default")
+    if given.get("query_pre_attn_scalar") not in (None, *_query_scales(config)):
+        problems.append(f"its attention scores are scaled by query_pre_attn_scalar {given['query_pre_attn_scalar']}")
+    return [*problems, *_window_problems(given, found), *_position_problems(config, found)]
+
+
+def _window_problems(given: Mapping[str, Any], found: Architecture) -> Iterator[str]:
+    if given.get("use_sliding_window"):
+        yield "its attention slides (use_sliding_window), which the file cannot say"
+    if found.sliding_every and not _slides_as_known(given, found.sliding_every):
+        yield "its layers slide in another order than llama.cpp's"
+
+
+def _position_problems(config: PreTrainedConfig, found: Architecture) -> Iterator[str]:
+    rope = rope_of(config)
+    if found.arch is gguf.MODEL_ARCH.SMOLLM3 and not _no_rope_as_known(config.to_dict()):
+        yield "its layers without rotary positions are not every fourth one"
+    if float(rope.get("partial_rotary_factor") or 1.0) != 1.0:
+        yield "only a part of a head is rotated"
+    if any(rope.get(name) is not None for name in _YARN_UNSAID):
+        yield "its positions are scaled by YaRN with settings of its own"
+    kind = rope.get("rope_type", "default")
     if kind not in ("default", "linear", "yarn") and not (kind == "llama3" and found.arch in _LLAMA3_ARCHITECTURES):
-        problems.append(f"its positions are scaled by {kind!r}")
-    return problems
+        yield f"its positions are scaled by {kind!r}"
 
 
 def _query_scales(config: PreTrainedConfig) -> tuple[float, ...]:
@@ -188,7 +195,7 @@ def frequency_factors(config: PreTrainedConfig) -> Tensor | None:
 
 
 def paired(rows: Tensor, heads: int) -> Tensor:
-    """Reorder rows (heads x head_dim, ...) from two halves of each head to pairs of neighbours, as llama.cpp rotates."""
+    """Reorder rows (heads x head_dim, ...) from two halves of a head to pairs of neighbours, as llama.cpp rotates."""
     return rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
@@ -207,7 +214,7 @@ def row_order(name: str, config: PreTrainedConfig, found: Architecture) -> int:
 
 
 def tensor_names(config: PreTrainedConfig, found: Architecture) -> Callable[[str], str]:
-    """Return the function from transformers' names of tensors to GGUF's. It raises PlanError for an unknown tensor."""
+    """Return the function from transformers' names of tensors to GGUF's, which raises PlanError for unknown ones."""
     table = gguf.get_tensor_name_map(found.arch, int(config.num_hidden_layers))
 
     def name_of(name: str) -> str:

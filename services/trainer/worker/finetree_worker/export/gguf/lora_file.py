@@ -104,7 +104,7 @@ def add_to(model: PreTrainedModel, file: Path) -> None:
     found = architectures.architecture_of(model.config)
     name_of = architectures.tensor_names(model.config, found)
     for name, parameter in model.named_parameters():
-        if parameter.ndim != 2 or f"{name_of(name)}.lora_a" not in tensors:  # noqa: PLR2004 - matrices
+        if parameter.ndim != 2 or f"{name_of(name)}.lora_a" not in tensors:
             continue
         down, up = (_values(tensors[f"{name_of(name)}.{part}"]) for part in ("lora_a", "lora_b"))
         heads = architectures.row_order(name, model.config, found)

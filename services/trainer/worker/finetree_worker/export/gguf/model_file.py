@@ -220,23 +220,23 @@ class ModelFile:
         _, found = self._kind()
         config = self.config()
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            build: Any = AutoModelForCausalLM.from_config
+            empty: PreTrainedModel = build(config, dtype=torch.float32)
         name_of = architectures.tensor_names(config, found)
         state = {}
-        for name, meta in model.state_dict().items():
+        for name, meta in empty.state_dict().items():
             if name == _HEAD and config.tie_word_embeddings:
                 continue
             tensor = self.tensor(name_of(name)).reshape(meta.shape)
             state[name] = _from_file(tensor, name, config=config, found=found).contiguous()
-        read: Any = type(model).from_pretrained
-        model = read(None, config=config, state_dict=state, dtype=torch.float32)
+        read: Any = type(empty).from_pretrained
+        model: Any = read(None, config=config, state_dict=state, dtype=torch.float32)
         if FREQUENCIES in self._tensors:
-            rotary: Any = model.model.rotary_emb
-            rotary.inv_freq.div_(self.tensor(FREQUENCIES))
-        return model.eval()
+            model.model.rotary_emb.inv_freq.div_(self.tensor(FREQUENCIES))
+        ready: PreTrainedModel = model.eval()
+        return ready
 
     def tensor(self, name: str) -> Tensor:
         """Return a tensor's values in float32, in the file's order of rows."""
         held = self._tensors[name]
         return torch.from_numpy(gguf.quants.dequantize(held.data, held.tensor_type).copy())
-

@@ -69,7 +69,7 @@ KNOWN_HASHES: Mapping[str, str] = {
 
 CHECK_TEXT = (
     "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 😶\u200d🌫️ (multiple emojis concatenated) ✅ 🦙🦙 "
-    "3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ "
+    "3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ?我想在apple工作1314151天～ "  # noqa: RUF001 - as it is there
     "------======= нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? "
     "'M not sure I'll make it, 'D you like some tea? We'Ve a'lL"
 )
@@ -81,7 +81,7 @@ def name_of(tokenizer: PreTrainedTokenizerBase, steps: list[dict[str, Any]], *, 
 
     `steps` are those of its pre-tokenizer (tokenizer.json).
     """
-    tokens: list[int] = tokenizer.encode(CHECK_TEXT)  # type: ignore[assignment]  # of one text
+    tokens: list[int] = tokenizer.encode(CHECK_TEXT)
     known = KNOWN_HASHES.get(hashlib.sha256(str(tokens).encode()).hexdigest())
     if known is not None:
         return known

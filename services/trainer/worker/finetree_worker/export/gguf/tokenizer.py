@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import gguf
+from gguf.constants import Keys
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -60,7 +61,7 @@ class Vocabulary:
         for name, token in self.special.items():
             writer.add_uint32(f"tokenizer.ggml.{name}_token_id", token)
         writer.add_add_bos_token(self.add_bos)
-        writer.add_add_eos_token(False)
+        writer.add_bool(Keys.Tokenizer.ADD_EOS, False)  # noqa: FBT003 - the package's signature
         if self.chat_template:
             writer.add_chat_template(self.chat_template)
 
@@ -144,7 +145,7 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     found = {ours: getattr(tokenizer, f"{theirs}_token_id", None) for theirs, ours in named.items()}
     marks = ChatTemplate(tokenizer).answer_marks if tokenizer.chat_template else None
     if marks is not None:
-        ends: list[int] = tokenizer.encode(marks.end, add_special_tokens=False)  # type: ignore[assignment]
+        ends: list[int] = tokenizer.encode(marks.end, add_special_tokens=False)
         if ends and ends[0] in tokenizer.added_tokens_decoder and ends[0] != tokenizer.eos_token_id:
             found["eot"] = ends[0]
     return {name: int(token) for name, token in found.items() if token is not None}
@@ -209,7 +210,8 @@ def tokenizer_of(held: Vocabulary) -> PreTrainedTokenizerFast:
         inner.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, held.special["bos"])]
         )
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    build: Any = PreTrainedTokenizerFast
+    made: PreTrainedTokenizerFast = build(tokenizer_object=inner, **special)
     made.chat_template = held.chat_template or None
     return made
 
@@ -223,7 +225,7 @@ def _used(held: Vocabulary) -> dict[str, int]:
 def _bytes_tokenizer(held: Vocabulary) -> Any:
     split = SPLITS[held.split]
     vocabulary = _used(held)
-    merges = [tuple(pair.split(" ", 1)) for pair in held.merges]
+    merges = [(left, right) for left, _, right in (pair.partition(" ") for pair in held.merges)]
     inner = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=split.ignore_merges))
     inner.pre_tokenizer = split.pre_tokenizer()
     inner.decoder = decoders.ByteLevel()
@@ -244,12 +246,8 @@ def _pieces_tokenizer(held: Vocabulary) -> Any:
     steps: list[Any] = [normalizers.Prepend(_SPACE)] if held.add_space_prefix else []
     inner.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
     strip = [decoders.Strip(" ", 1, 0)] if held.add_space_prefix else []
-    inner.decoder = decoders.Sequence(
-        [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
+    inner.decoder = decoders.Sequence([decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip])
     return inner
-
-
 
 
 def matching_vocabulary(
@@ -274,5 +272,4 @@ def matching_vocabulary(
 
 
 def _same(left: PreTrainedTokenizerBase, right: PreTrainedTokenizerBase, text: str) -> bool:
-    found = [each.encode(text, add_special_tokens=False) for each in (left, right)]
-    return found[0] == found[1]
+    return list(left.encode(text, add_special_tokens=False)) == list(right.encode(text, add_special_tokens=False))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Number formats of exported weights: how a tensor is rounded to each, and what that rounding may change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -52,7 +52,7 @@ BYTES = {WeightType.F32: 4.0, WeightType.F16: 2.0, WeightType.BF16: 2.0, WeightT
 
 def tensor_type(name: str, shape: tuple[int, ...], wanted: WeightType) -> gguf.GGMLQuantizationType:
     """Return the type that a tensor of a GGUF file is stored in: llama.cpp wants norms and biases in float32."""
-    if len(shape) < 2 or name.endswith("_norm.weight"):  # noqa: PLR2004 - matrices
+    if len(shape) < 2 or name.endswith("_norm.weight"):
         return gguf.GGMLQuantizationType.F32
     if wanted is WeightType.Q8_0 and shape[-1] % BLOCK:
         return gguf.GGMLQuantizationType.F16
@@ -86,7 +86,7 @@ def rounded(values: Tensor, kind: gguf.GGMLQuantizationType, name: str) -> Tenso
     return torch.from_numpy(gguf.quants.dequantize(stored(values, kind, name), kind)).reshape(values.shape)
 
 
-def in_place(tensors: dict[str, Tensor], round_to: Callable[[str, Tensor], Tensor]) -> None:
+def in_place(tensors: Mapping[str, Tensor], round_to: Callable[[str, Tensor], Tensor]) -> None:
     """Round tensors where they are; those that share their memory once."""
     done: set[int] = set()
     with torch.no_grad():
