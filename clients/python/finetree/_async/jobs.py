@@ -17,11 +17,13 @@ from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
 from finetree._shared.trainer_requests import (
     DatasetLike,
+    ExportJobFields,
     JobFields,
     JobLike,
     ModelLike,
     PlanLike,
     RecommendationLike,
+    WeightsLike,
     full_name,
 )
 
@@ -104,22 +106,39 @@ class AsyncJobCalls:
         return await self.create_job(task, timeout=timeout, request_id=request_id, **fields)
 
     async def export(
-        self, artifact: str, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[JobFields]
+        self,
+        artifact: WeightsLike,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        **fields: Unpack[ExportJobFields],
     ) -> AsyncJob:
-        """Create a job that merges or converts an artifact; `capacity` says whether the server does.
+        """Create a job that merges trained weights into their base, or writes them for another program.
+
+        The file is read back and asked prompts; where it answers otherwise than the trained model, beyond what its
+        number format rounds, the job fails with EXPORT_DIFFERS and nothing is published.
 
         Args:
-            artifact: resource name of the artifact.
+            artifact: what is exported: resource name of an artifact or a checkpoint; name or short id of a job, whose
+                trained weights are meant; or TrainedWeights, such as {"path": "adapter"} under a model root.
             timeout: as in `create_job`.
             request_id: as in `create_job`.
-            fields: as in `create_job`.
+            fields: `format` ("transformers", "gguf" or "gguf_lora"; the first where none is given), `weight_type`
+                ("f32", "f16", "bf16" or "q8_0"), `base` (a model, in place of the one that the weights were trained
+                on), `prompts` (a dataset whose prompts are asked), `max_prompts`, `max_new_tokens`; and as in
+                `create_job`.
 
         Raises:
-            InvalidArgument: TASK_NOT_SUPPORTED.
+            InvalidArgument: NOT_MERGEABLE, MERGE_INTO_QUANTIZED, EXPORT_ARCHITECTURE_UNSUPPORTED,
+                EXPORT_FORMAT_UNSUPPORTED, WRONG_BASE, WEIGHTS_UNREADABLE.
+            NotFound: ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND.
+            ResourceExhausted: EXPORT_TOO_LARGE: `metadata` says how many bytes are needed and free.
             FinetreeError: what `create_job` raises.
         """
-        task = job_pb2.ExportTask(artifact=artifact)
-        return await self.create_job(task, timeout=timeout, request_id=request_id, **fields)
+        if isinstance(artifact, str) and trainer_requests.names_job(artifact):
+            return await self.job(artifact).export(timeout=timeout, request_id=request_id, **fields)
+        task, rest = trainer_requests.export_of(artifact, fields)
+        return await self.create_job(task, timeout=timeout, request_id=request_id, **rest)
 
     async def validate_job(
         self, job: JobLike, *, timeout: float | None = None, **fields: Unpack[JobFields]

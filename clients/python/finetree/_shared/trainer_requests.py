@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import (
@@ -20,7 +20,7 @@ from finetree_api.trainer.v1 import (
     metrics_pb2,
     trainer_pb2,
 )
-from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2, weights_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
@@ -28,12 +28,13 @@ from finetree._shared.follow import Follow
 from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, enum_word, invalid
 from finetree._shared.status import error_of_status
-from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
+from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, NotFound, Violation
 from finetree.spec import coerce, recommendation_of
 
 TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask
 JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
 ModelLike = model_pb2.ModelSource | str | Mapping[str, Any]
+WeightsLike = weights_pb2.TrainedWeights | str | Mapping[str, Any]
 DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
 PlanLike = run_spec_pb2.Plan | Mapping[str, Any]
 RecommendationLike = recommendation_pb2.RecommendResponse | job_pb2.JobRecommendation
@@ -138,6 +139,70 @@ def prepare_task(
         loss_tokens=enum_number(training_pb2.LossTokens, loss_tokens, "loss_tokens"),
         seed=seed,
     )
+
+
+class ExportFields(TypedDict, total=False):
+    """How trained weights are exported, as `Client.export` describes it."""
+
+    format: str | int
+    weight_type: str | int
+    base: ModelLike | None
+    prompts: DatasetLike | None
+    max_prompts: int | None
+    max_new_tokens: int | None
+
+
+def export_task(weights: WeightsLike, **fields: Unpack[ExportFields]) -> job_pb2.ExportTask:
+    """Build an ExportTask."""
+    base, prompts = fields.get("base"), fields.get("prompts")
+    return job_pb2.ExportTask(
+        weights=trained_weights(weights),
+        base=None if base is None else model_source(base),
+        format=enum_number(artifact_pb2.ExportFormat, fields.get("format", 0), "format"),
+        weight_type=enum_number(artifact_pb2.WeightType, fields.get("weight_type", 0), "weight_type"),
+        prompts=None if prompts is None else dataset_source(prompts, "prompts"),
+        max_prompts=fields.get("max_prompts"),
+        max_new_tokens=fields.get("max_new_tokens"),
+    )
+
+
+class ExportJobFields(ExportFields, JobFields, total=False):
+    """What an export may be given: how, and what every job may."""
+
+
+def export_of(weights: WeightsLike, given: ExportJobFields) -> tuple[job_pb2.ExportTask, JobFields]:
+    """Build the ExportTask of an export; return what every job may be given beside it."""
+    own = {name: value for name, value in given.items() if name in ExportFields.__annotations__}
+    rest = {name: value for name, value in given.items() if name not in own}
+    return export_task(weights, **cast("ExportFields", own)), cast("JobFields", rest)
+
+
+def trained_weights(weights: WeightsLike) -> weights_pb2.TrainedWeights:
+    """Make TrainedWeights; a text is the resource name of an artifact or a checkpoint."""
+    if not isinstance(weights, str):
+        return coerce(weights_pb2.TrainedWeights, weights, prefix="weights")
+    if "/checkpoints/" in weights:
+        return weights_pb2.TrainedWeights(checkpoint=weights)
+    return weights_pb2.TrainedWeights(artifact=weights)
+
+
+def names_job(weights: WeightsLike) -> bool:
+    """Return whether a text names a job, whose trained weights are meant."""
+    return isinstance(weights, str) and not any(part in weights for part in ("/artifacts/", "/checkpoints/"))
+
+
+def trained_artifact(job: str, artifacts: Sequence[artifact_pb2.Artifact]) -> str:
+    """Resource name of what a job has trained.
+
+    Raises:
+        NotFound: ARTIFACT_NOT_FOUND: it has trained nothing, or not yet.
+    """
+    kinds = (artifact_pb2.ARTIFACT_KIND_ADAPTER, artifact_pb2.ARTIFACT_KIND_MODEL)
+    found = [each.name for each in artifacts if each.kind in kinds]
+    if not found:
+        text = f"{job} has no trained weights; a job has them once it has succeeded"
+        raise NotFound(text, reason="ARTIFACT_NOT_FOUND")
+    return found[0]
 
 
 def model_source(model: ModelLike) -> model_pb2.ModelSource:
