@@ -10,9 +10,11 @@ stream after that step and never comes back), `log` (a line of the job's log for
 bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
 proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
 and a half-written artifact), `losses` {rank: held-out loss}: after every `evaluation.every_steps` and at the end it
-reports that loss of the LoRA rank that it trains with; `cost` (EUR of each step).
-Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
-`most_targets`, `die_at` (the word before which it kills itself, in its first attempt).
+reports that loss of the LoRA rank that it trains with; `cost` (EUR of each step), `adapter` (the artifact is a LoRA
+adapter of acme/tiny), `checkpoints` (steps after which one is saved, the newest two are kept and the first is the best,
+with an evaluation).
+ Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
+ `most_targets`, `die_at` (the word before which it kills itself, in its first attempt).
 """
 
 import argparse
@@ -21,6 +23,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,17 +31,22 @@ import time
 from pathlib import Path
 
 import grpc.aio
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, serving_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_data import journal
 from finetree_data.log_file import JOB_LOG, SEGMENT_BYTES, LogFile
+from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
+
+sys.path.append(str(Path(__file__).parents[2] / "unit/data/weights"))
+import weight_files
 
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 KINDS = {
     "train": job_pb2.TASK_KIND_TRAIN,
     "prepare": job_pb2.TASK_KIND_PREPARE,
+    "evaluate": job_pb2.TASK_KIND_EVALUATE,
     "serve": job_pb2.TASK_KIND_SERVE,
 }
 OUTCOMES = {
@@ -282,6 +290,7 @@ class ScriptedWorker:
             reason=event_pb2.ATTEMPT_REASON_FIRST if task.attempt == 1 else event_pb2.ATTEMPT_REASON_RECOVERED,
             placements=task.placements,
             engine="scripted",
+            environment={"torch": "9.9", "machine": "scripted"},
         )
         if script.get("child"):
             code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
@@ -303,6 +312,7 @@ class ScriptedWorker:
             if step == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             self._step(step, steps)
+            self._checkpoint(step)
             if script.get("offline_after") == step:
                 while self.acknowledged < len(self.events):
                     await asyncio.sleep(0.005)
@@ -339,12 +349,72 @@ class ScriptedWorker:
             (draft / "weights.safetensors").write_bytes(bytes(1000))
             (Path(folder) / f".best.{os.getpid()}").write_text("{}")
 
+    def _checkpoint(self, step: int) -> None:
+        if step not in self.script.get("checkpoints", ()):
+            return
+        parent = Path(self.task.folders.checkpoint_dir)
+        folder = weight_files.checkpoint(parent, step)
+        for old in sorted(parent.glob("step-*"))[:-2]:
+            shutil.rmtree(old)
+        content = (folder / "manifest.json").read_bytes()
+        first = step == self.script["checkpoints"][0]
+        if first:
+            metrics = event_pb2.EvalMetrics(step=step, loss=0.5, exact_match=0.25)
+            self._emit(event_pb2.JobEvent(eval_metrics=metrics))
+        saved = event_pb2.CheckpointSaved(
+            step=step, size_bytes=7, sha256=hashlib.sha256(content).hexdigest(), best=first
+        )
+        self._emit(event_pb2.JobEvent(checkpoint_saved=saved))
+
     def _artifacts(self) -> None:
+        if self.script.get("adapter"):
+            folder = weight_files.peft_adapter(Path(self.task.folders.artifact_dir) / "adapter")
+            files = [
+                artifact_pb2.ArtifactFile(path=file.name, size_bytes=file.stat().st_size)
+                for file in sorted(folder.iterdir())
+            ]
+            made = artifact_pb2.Artifact(
+                name=f"{self.task.job}/artifacts/adapter",
+                kind=artifact_pb2.ARTIFACT_KIND_ADAPTER,
+                sha256="a" * 64,
+                files=files,
+                lineage=self.task.lineage,
+            )
+            made.base.hub_id = "acme/tiny"
+            for dataset in made.lineage.datasets:
+                dataset.sha256 = hashlib.sha256(Path(self.task.dataset_file).read_bytes()).hexdigest()
+            self._emit(event_pb2.JobEvent(artifact_ready=event_pb2.ArtifactReady(artifact=made)))
         if self.script.get("artifact"):
             self._artifact("adapter", artifact_pb2.ARTIFACT_KIND_ADAPTER, "weights.bin", bytes(range(256)) * 4096)
+        if self.script.get("weights"):
+            self._adapter()
+        if fields := self.script.get("evaluation"):
+            (Path(self.task.folders.work_dir) / "task.binpb").write_bytes(self.task.SerializeToString())
+            report = evaluation_pb2.EvaluationReport(**fields)
+            self._emit(event_pb2.JobEvent(kind=event_pb2.EVENT_KIND_EVALUATION_REPORT, evaluation_report=report))
         if rows := self.script.get("preview"):
             content = "".join(json.dumps(row) + "\n" for row in rows).encode()
             self._artifact("preview", artifact_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)
+
+    def _adapter(self) -> None:
+        """A LoRA adapter of one tensor of zeros."""
+        folder = Path(self.task.folders.artifact_dir) / "adapter"
+        folder.mkdir()
+        header = json.dumps({"q_proj.lora_A.weight": {"dtype": "F32", "shape": [2, 6], "data_offsets": [0, 48]}})
+        contents = {
+            "adapter_config.json": json.dumps({"peft_type": "LORA", "r": 2, "base_model_name_or_path": "acme/tiny"}),
+            "adapter_model.safetensors": len(header).to_bytes(8, "little").decode() + header + "\0" * 48,
+        }
+        artifact = artifact_pb2.Artifact(
+            name=f"{self.task.job}/artifacts/adapter", kind=artifact_pb2.ARTIFACT_KIND_ADAPTER
+        )
+        for path, content in contents.items():
+            (folder / path).write_bytes(content.encode())
+            sha256 = hashlib.sha256(content.encode()).hexdigest()
+            artifact.files.add(path=path, size_bytes=len(content), sha256=sha256)
+        artifact.base.hub_id = "acme/tiny"
+        (folder / "finetree.json").write_text(json_format.MessageToJson(artifact))
+        self._emit(event_pb2.JobEvent(artifact_ready=event_pb2.ArtifactReady(artifact=artifact)))
 
     def _artifact(self, name: str, kind: int, path: str, content: bytes) -> None:
         folder = Path(self.task.folders.artifact_dir) / name

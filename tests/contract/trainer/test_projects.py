@@ -4,6 +4,7 @@
 import grpc
 from finetree_api.trainer.v1 import (
     artifact_pb2,
+    checkpoint_pb2,
     dataset_pb2,
     event_log_pb2,
     job_log_pb2,
@@ -33,6 +34,7 @@ JOBS = {
     "ReadJobLog": lambda job: job_log_pb2.ReadJobLogRequest(name=job),
     "ListJobLogs": lambda job: job_log_pb2.ListJobLogsRequest(parent=job),
     "ListArtifacts": lambda job: artifact_pb2.ListArtifactsRequest(parent=job),
+    "ListCheckpoints": lambda job: checkpoint_pb2.ListCheckpointsRequest(parent=job),
     "DownloadArtifact": lambda job: artifact_pb2.DownloadArtifactRequest(
         name=f"{job}/artifacts/adapter", path="weights.bin"
     ),

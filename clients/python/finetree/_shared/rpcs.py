@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2, estimator_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
+from finetree_api.recommender.v1 import serving_pb2 as recommender_serving_pb2
 from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
@@ -72,6 +73,13 @@ LIST_RULE_PACKS = _of(
     "recommender", "ListRulePacks", rule_pack_pb2.ListRulePacksRequest, rule_pack_pb2.ListRulePacksResponse
 )
 GET_RULE_PACK = _of("recommender", "GetRulePack", rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse)
+CHECK_SERVING = _of(
+    "recommender",
+    "CheckServing",
+    recommender_serving_pb2.CheckServingRequest,
+    recommender_serving_pb2.CheckServingResponse,
+    ASKS_ANOTHER,
+)
 RECOMMENDER_INFO = _of(
     "recommender", "GetServerInfo", recommender_pb2.GetServerInfoRequest, recommender_pb2.GetServerInfoResponse
 )

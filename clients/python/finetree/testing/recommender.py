@@ -27,6 +27,7 @@ from finetree.testing.estimator import FakeEstimator
 from finetree.testing.estimator.estimates import DOES_NOT_FIT
 from finetree.testing.handlers import Handlers
 from finetree.testing.requests import invalid, page
+from finetree.testing.serving import check_serving
 
 PICTURE = '<svg xmlns="http://www.w3.org/2000/svg"><title>A fake picture</title></svg>\n'
 SHA256 = "0f" * 32
@@ -57,6 +58,7 @@ class FakeRecommender:
         handlers.unary(rpcs.GET_METHOD, self.get_method)
         handlers.unary(rpcs.LIST_RULE_PACKS, _rule_packs)
         handlers.unary(rpcs.GET_RULE_PACK, self._rule_pack)
+        handlers.unary(rpcs.CHECK_SERVING, check_serving)
         handlers.unary(
             rpcs.RECOMMENDER_INFO,
             lambda _: recommender_pb2.GetServerInfoResponse(server=_server(), revision=self.revision()),

@@ -47,8 +47,7 @@ class Suite:
       calls, and readings that name columns or skip rows. What a reader finds in rows is `suite.datasets.findings`;
     * waiting for a device: every job but a suspended one runs at once; attempts that recover; checkpoints;
     * files of a replayed job's artifacts, and spellings of names: models and cards go by their exact names;
-    * what one observation changes in the next estimate, and whether one is far from what would be predicted; curves of
-      metrics (QueryMetrics).
+    * what one observation changes in the next estimate, and whether one is far from what would be predicted.
 
     Attributes:
         clock: its time, which `advance` moves.

@@ -30,6 +30,7 @@ from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
+from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner
 from finetree_trainer.jobs.exports import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
@@ -44,6 +45,7 @@ from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
+from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
 from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
@@ -112,10 +114,18 @@ class Application:
         self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
         serving = ServingPlanner(inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot)
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
-            inputs, devices=self._node.devices, estimator=estimator, rates=rates, serving=serving, exports=exports
+            inputs,
+            weights,
+            devices=self._node.devices,
+            estimator=estimator,
+            rates=rates,
+            evaluations=evaluations,
+            serving=serving,
+            exports=exports,
         )
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
@@ -136,6 +146,7 @@ class Application:
             metrics=MetricsReader(log),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
+            checkpoints=Checkpoints(log, layout),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,

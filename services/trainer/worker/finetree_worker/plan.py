@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from finetree_api.trainer.v1 import artifact_pb2, job_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data.options import Reading
 from google.type import money_pb2
 
@@ -272,6 +273,8 @@ class Plan:
     placements: tuple[job_pb2.Placement, ...] = ()
     plan_digest: str = ""
     checkpoint_folder: Path | None = None
+    init_from: worker_pb2.TaskWeights | None = None
+    """Weights that the run starts from; None: those of the base model."""
     price: Price | None = None
 
     @property
@@ -282,7 +285,7 @@ class Plan:
     def numerics_hash(self) -> str:
         """Return the sha256 (hex) of the settings that decide the weights; checkpoints of other runs have another."""
         settings: Any = self.method
-        decisive = {
+        decisive: dict[str, Any] = {
             "method": {"name": self.method.name, **asdict(settings)},
             "optimization": asdict(self.optimization),
             "data": (
@@ -299,6 +302,8 @@ class Plan:
             ),
             "fingerprint": self.base.fingerprint,
         }
+        if self.init_from is not None:
+            decisive["init_from"] = self.init_from.sha256
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,7 +4,7 @@
 from typing import get_args
 
 import pytest
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2, training_data_pb2
 from finetree_worker.events.envelope import Payload, Stamp, envelope
 
@@ -57,6 +57,7 @@ PAYLOADS = [
     (event_pb2.ArtifactReady(artifact=ARTIFACT), "INFO", "adapter is ready, 5 bytes"),
     (event_pb2.LogLine(logger="torch", text="one\ntwo"), "DEBUG", "one"),
     (event_pb2.Alert(code="DIVERGED", message="The loss is not finite."), "WARNING", "The loss is not finite."),
+    (evaluation_pb2.EvaluationReport(headline="BETTER: mine: F1 0.9"), "INFO", "BETTER: mine: F1 0.9"),
 ]
 
 

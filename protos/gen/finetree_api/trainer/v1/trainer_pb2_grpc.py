@@ -6,6 +6,7 @@ import warnings
 from finetree_api.trainer.v1 import artifact_pb2 as finetree__api_dot_trainer_dot_v1_dot_artifact__pb2
 from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_dot_v1_dot_base__model__pb2
 from finetree_api.trainer.v1 import capacity_pb2 as finetree__api_dot_trainer_dot_v1_dot_capacity__pb2
+from finetree_api.trainer.v1 import checkpoint_pb2 as finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
@@ -167,6 +168,11 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/ListJobLogs',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.FromString,
+                _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ListCheckpoints',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.FromString,
                 _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListArtifacts',
@@ -363,6 +369,12 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCheckpoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListArtifacts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -538,6 +550,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ListJobLogs,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
@@ -1255,6 +1272,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/ListJobLogs',
             finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ListCheckpoints',
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
 from finetree_api.trainer.v1 import capacity_pb2 as _capacity_pb2
+from finetree_api.trainer.v1 import checkpoint_pb2 as _checkpoint_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
@@ -136,9 +137,11 @@ class TrainerServiceStub:
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-    WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-    the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
-    other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
+    columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
+    MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
+    an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
+    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
@@ -242,6 +245,13 @@ class TrainerServiceStub:
     """Lists the logs of a job, one for each attempt, with their sizes.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
+    """
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]
+    """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+    each of them (RunSpec.init_from) until rotation deletes it.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
+    without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
     """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -404,9 +414,11 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-    WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-    the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
-    other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
+    columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
+    MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
+    an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
+    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
@@ -510,6 +522,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Lists the logs of a job, one for each attempt, with their sizes.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
+    """
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
+    """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+    each of them (RunSpec.init_from) until rotation deletes it.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
+    without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
     """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made, in the order of the artifacts' ids.
@@ -735,9 +754,11 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
         another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
         NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-        WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-        the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
-        other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+        WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
+        columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
+        MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
+        an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
+        name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
         ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
         ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
         configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
@@ -925,6 +946,19 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists the logs of a job, one for each attempt, with their sizes.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
+        """
+
+    @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _checkpoint_pb2.ListCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.ListCheckpointsResponse, _abc.Awaitable[_checkpoint_pb2.ListCheckpointsResponse]]:
+        """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+        each of them (RunSpec.init_from) until rotation deletes it.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
+        without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
         """
 
     @_abc_1.abstractmethod

@@ -457,6 +457,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """What decides in a sweep is not measured by its job, or not between steps as halving needs it (INVALID_ARGUMENT,
     ValidateSweep, CreateSweep). Set held-out rows and evaluation.every_steps.
     """
+    ERROR_REASON_SUBJECT_REPEATED: _ErrorReason.ValueType  # 243
+    """Evaluations.
+
+    An evaluation names the same trained weights twice, or two under one label (INVALID_ARGUMENT, CreateJob and
+    ValidateJob). Name each once, with a label of its own.
+    """
+    ERROR_REASON_NO_CHOICES: _ErrorReason.ValueType  # 244
+    """A metric of choices is asked for, and the held-out rows have none (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+    errors). Name the column of the choices in reading.columns.choices, or ask for other metrics.
+    """
+    ERROR_REASON_TOO_FEW_EXAMPLES: _ErrorReason.ValueType  # 245
+    """The rows that examples are taken from are too few, those that are evaluated on left out (INVALID_ARGUMENT, job
+    errors). Name other rows in few_shot.dataset, or ask for fewer examples.
+    """
+    ERROR_REASON_BASE_UNKNOWN: _ErrorReason.ValueType  # 246
+    """Nothing says which base model the trained weights belong to (INVALID_ARGUMENT, CreateJob and ValidateJob). Name it
+    in `model`.
+    """
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 180
     """Failures of a running job.
 
@@ -580,8 +598,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     relative to a model root.
     """
     ERROR_REASON_WEIGHTS_MISMATCH: _ErrorReason.ValueType  # 233
-    """The weights do not fit the settings of the run that starts from them (INVALID_ARGUMENT, job errors). Leave the
-    setting that the violation names unset, or start without these weights.
+    """A setting of the method contradicts the weights that the run starts from (INVALID_ARGUMENT, CreateJob, ValidateJob
+    and job errors). Leave the setting that the violation names unset, or start without these weights.
     """
     ERROR_REASON_WEIGHTS_CHANGED: _ErrorReason.ValueType  # 234
     """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
@@ -1062,6 +1080,24 @@ ERROR_REASON_SWEEP_NEEDS_EVALUATIONS: ErrorReason.ValueType  # 265
 """What decides in a sweep is not measured by its job, or not between steps as halving needs it (INVALID_ARGUMENT,
 ValidateSweep, CreateSweep). Set held-out rows and evaluation.every_steps.
 """
+ERROR_REASON_SUBJECT_REPEATED: ErrorReason.ValueType  # 243
+"""Evaluations.
+
+An evaluation names the same trained weights twice, or two under one label (INVALID_ARGUMENT, CreateJob and
+ValidateJob). Name each once, with a label of its own.
+"""
+ERROR_REASON_NO_CHOICES: ErrorReason.ValueType  # 244
+"""A metric of choices is asked for, and the held-out rows have none (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+errors). Name the column of the choices in reading.columns.choices, or ask for other metrics.
+"""
+ERROR_REASON_TOO_FEW_EXAMPLES: ErrorReason.ValueType  # 245
+"""The rows that examples are taken from are too few, those that are evaluated on left out (INVALID_ARGUMENT, job
+errors). Name other rows in few_shot.dataset, or ask for fewer examples.
+"""
+ERROR_REASON_BASE_UNKNOWN: ErrorReason.ValueType  # 246
+"""Nothing says which base model the trained weights belong to (INVALID_ARGUMENT, CreateJob and ValidateJob). Name it
+in `model`.
+"""
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 180
 """Failures of a running job.
 
@@ -1185,8 +1221,8 @@ ERROR_REASON_WEIGHTS_NOT_FOUND: ErrorReason.ValueType  # 232
 relative to a model root.
 """
 ERROR_REASON_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 233
-"""The weights do not fit the settings of the run that starts from them (INVALID_ARGUMENT, job errors). Leave the
-setting that the violation names unset, or start without these weights.
+"""A setting of the method contradicts the weights that the run starts from (INVALID_ARGUMENT, CreateJob, ValidateJob
+and job errors). Leave the setting that the violation names unset, or start without these weights.
 """
 ERROR_REASON_WEIGHTS_CHANGED: ErrorReason.ValueType  # 234
 """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;

@@ -10,7 +10,9 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
+    checkpoint_pb2,
     dataset_pb2,
+    evaluation_pb2,
     event_log_pb2,
     job_log_pb2,
     job_pb2,
@@ -41,6 +43,7 @@ from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.models.base_models import BaseModels
+from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.store.request_ids import RequestKey, body_hash
@@ -65,6 +68,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     metrics: MetricsReader
     logs: AttemptLogs
     artifacts: Artifacts
+    checkpoints: Checkpoints
     previews: Previews
     base_models: BaseModels
     leases: Leases
@@ -173,6 +177,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
             train=task if isinstance(task, job_pb2.TrainTask) else None,
             prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
             export=task if isinstance(task, job_pb2.ExportTask) else None,
+            evaluate=task if isinstance(task, evaluation_pb2.EvaluateTask) else None,
             serve=task if isinstance(task, serving_pb2.ServeTask) else None,
             checks=planned.checks,
             estimate=planned.estimate,
@@ -305,6 +310,17 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """List the logs of a job's attempts."""
         uid = (await self.names.job(request.parent, "parent")).id
         return job_log_pb2.ListJobLogsResponse(logs=await self.logs.list(uid))
+
+    async def ListCheckpoints(
+        self, request: checkpoint_pb2.ListCheckpointsRequest, context_: Any
+    ) -> checkpoint_pb2.ListCheckpointsResponse:
+        """List the checkpoints of a job, by step."""
+        uid, size = (await self.names.job(request.parent, "parent")).id, page_size(request.page_size)
+        scope = f"ListCheckpoints/{uid}/{request.show_deleted}"
+        after = int(self.tokens.read(scope, request.page_token) or -1)
+        found = await self.checkpoints.page(uid, after=after, limit=size + 1, deleted=request.show_deleted)
+        token = self.tokens.issue(scope, str(found[size - 1].step)) if len(found) > size else ""
+        return checkpoint_pb2.ListCheckpointsResponse(checkpoints=found[:size], next_page_token=token)
 
     async def ListArtifacts(
         self, request: artifact_pb2.ListArtifactsRequest, context_: Any

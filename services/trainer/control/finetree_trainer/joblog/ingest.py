@@ -4,8 +4,11 @@
 from collections.abc import Iterable
 
 from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_pb2, job_pb2, serving_pb2
+from finetree_api.types.v1 import serving_pb2 as serving_types_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_runtime.serving.check import check
+from finetree_runtime.serving.facts import facts_of_artifact
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
@@ -21,13 +24,17 @@ _RUNNING_PHASES = frozenset(
     {
         job_pb2.JOB_PHASE_TRAIN,
         job_pb2.JOB_PHASE_EVALUATE_AFTER,
+        job_pb2.JOB_PHASE_EVALUATE,
         job_pb2.JOB_PHASE_SAVE,
         job_pb2.JOB_PHASE_MERGE,
         job_pb2.JOB_PHASE_EXPORT,
         job_pb2.JOB_PHASE_VERIFY,
     }
 )
-_RUNNING = {job_pb2.TASK_KIND_EXPORT: ("EXPORTING", "Exporting.")}
+_RUNNING = {
+    job_pb2.TASK_KIND_EVALUATE: ("EVALUATING", "Evaluating."),
+    job_pb2.TASK_KIND_EXPORT: ("EXPORTING", "Exporting."),
+}
 """Reason of the state RUNNING by the kind of task, of others than training."""
 
 
@@ -86,7 +93,7 @@ def _add_event(transaction: Transaction, connection: Connection, event: event_pb
 
 
 def _enter_phase(transaction: Transaction, phase: int) -> None:
-    """Go from PREPARING to RUNNING when the worker begins to train, or to merge."""
+    """Go from PREPARING to RUNNING when the worker begins to train, to evaluate or to merge."""
     if transaction.row.state == job_pb2.JOB_STATE_PREPARING and phase in _RUNNING_PHASES:
         code, text = _RUNNING.get(job_pb2.TaskKind.ValueType(transaction.row.task), ("TRAINING", "Training."))
         transaction.move(job_pb2.JOB_STATE_RUNNING, code, text)
@@ -104,10 +111,22 @@ def _register_artifact(transaction: Transaction, connection: Connection, artifac
     artifact.name = f"{transaction.row.name}/artifacts/{short}"
     artifact.attempt = transaction.row.attempt
     artifact.create_time.FromMicroseconds(transaction.now)
+    del artifact.serving[:]
+    artifact.serving.extend(_serving(transaction, connection, artifact))
     record = artifact.SerializeToString()
     artifacts.put(
         connection, transaction.row.uid, short, attempt=transaction.row.attempt, record=record, now=transaction.now
     )
+
+
+def _serving(
+    transaction: Transaction, connection: Connection, artifact: artifact_pb2.Artifact
+) -> list[serving_types_pb2.ServingCheck]:
+    """Return which servers serve an artifact: by its description, and the run that made it where it was trained."""
+    row = jobs.load(connection, transaction.row.uid) if transaction.row.task == job_pb2.TASK_KIND_TRAIN else None
+    spec = job_pb2.Job.FromString(row.record).train.spec if row is not None else None
+    facts = facts_of_artifact(artifact, spec)
+    return check(facts) if facts is not None else []
 
 
 def _keep_profile(transaction: Transaction, connection: Connection, report: event_pb2.DatasetReport) -> None:

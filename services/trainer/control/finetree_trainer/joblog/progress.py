@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a job's latest events say about it: progress, newest metrics, cost so far."""
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 
 TRAIN_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.01),
@@ -35,6 +35,15 @@ EXPORT_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 )
 """Share of an EXPORT job that each phase stands for in a progress bar."""
 
+EVALUATE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
+    (job_pb2.JOB_PHASE_START, 0.02),
+    (job_pb2.JOB_PHASE_LOAD_MODEL, 0.04),
+    (job_pb2.JOB_PHASE_TOKENIZE, 0.04),
+    (job_pb2.JOB_PHASE_EVALUATE, 0.85),
+    (job_pb2.JOB_PHASE_SAVE, 0.05),
+)
+"""Share of an EVALUATE job that each phase stands for in a progress bar."""
+
 SERVE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.2),
     (job_pb2.JOB_PHASE_LOAD_MODEL, 0.8),
@@ -42,9 +51,18 @@ SERVE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 )
 """Share of the way of a SERVE job to its first answer that each phase stands for in a progress bar."""
 
+_VERSIONS = frozenset(
+    {
+        *("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers"),
+        *("finetree-worker", "python"),
+    }
+)
+"""Entries of AttemptStarted.environment that are versions, which a job's lineage keeps."""
+
 _SHARES = {
     job_pb2.TASK_KIND_PREPARE: PREPARE_SHARES,
     job_pb2.TASK_KIND_EXPORT: EXPORT_SHARES,
+    job_pb2.TASK_KIND_EVALUATE: EVALUATE_SHARES,
     job_pb2.TASK_KIND_SERVE: SERVE_SHARES,
 }
 
@@ -74,7 +92,9 @@ def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent, task: int) -> None:
         case "forecast":
             snapshot.progress.eta_seconds.CopyFrom(event.forecast.eta_seconds)
         case "attempt_started":
-            snapshot.progress.step = event.attempt_started.restored_step
+            _attempt(snapshot, event.attempt_started)
+        case "artifact_ready":
+            _rows(snapshot, event.artifact_ready.artifact.lineage)
         case "serving_changed":
             snapshot.serve.SetInParent()
             del snapshot.serve.loaded[:]
@@ -82,6 +102,19 @@ def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent, task: int) -> None:
         case "terminal" if event.terminal.state == job_pb2.JOB_STATE_SUCCEEDED:
             snapshot.progress.fraction = 1.0
             snapshot.progress.ClearField("eta_seconds")
+
+
+def _attempt(snapshot: job_pb2.Job, started: event_pb2.AttemptStarted) -> None:
+    snapshot.progress.step = started.restored_step
+    for name in _VERSIONS & started.environment.keys():
+        snapshot.lineage.versions[name] = started.environment[name]
+
+
+def _rows(snapshot: job_pb2.Job, lineage: artifact_pb2.Lineage) -> None:
+    """Keep what the worker says of the rows that it has read: their hashes."""
+    if lineage.datasets:
+        del snapshot.lineage.datasets[:]
+        snapshot.lineage.datasets.extend(lineage.datasets)
 
 
 def _advance(snapshot: job_pb2.Job, done: float) -> None:

@@ -44,6 +44,7 @@ class PlannedExport:
 
     task: job_pb2.ExportTask
     model: BaseModel
+    weights: LocatedWeights
     data: PlannedDataset | None = None
     evaluation: PlannedDataset | None = None
     remarks: list[check_pb2.Remark] = field(default_factory=list)
@@ -66,6 +67,8 @@ class ExportPlanner:
             task.weights.CopyFrom(weights_pb2.TrainedWeights(artifact=asked.artifact))
         place = f"{_EXPORT}.{'artifact' if asked.artifact else 'weights'}"
         located = await self._weights.locate(project, task.weights, f"{_EXPORT}.weights")
+        # With its hash: other weights in their place are refused when the job runs.
+        task.weights.sha256 = located.sha256
         task.format = task.format or artifact_pb2.EXPORT_FORMAT_TRANSFORMERS
         _require_format(task, located, place)
         model = await self._base(task, located)
@@ -75,7 +78,7 @@ class ExportPlanner:
         needed = await asyncio.to_thread(self._require_space, task, model, located)
         text = f"The export takes about {needed / 1e9:.2f} GB on the disk, and 4 bytes of memory for each weight."
         remarks = [check_pb2.Remark(code="EXPORT_SIZE", message=text)]
-        return PlannedExport(task, model, data, evaluation, remarks)
+        return PlannedExport(task, model, located, data, evaluation, remarks)
 
     async def _base(self, task: job_pb2.ExportTask, located: LocatedWeights) -> BaseModel:
         """Locate the base, and set in the task which it is. A whole model is its own."""

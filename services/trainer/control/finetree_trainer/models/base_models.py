@@ -89,7 +89,7 @@ class BaseModels:
         for row in jobs.in_states(connection, states.LIVE):
             record = job_pb2.Job.FromString(row.record)
             preparing = record.WhichOneof("task") == "prepare"
-            source = _model_of(record)
+            source = locate.model_of(record)
             if source.WhichOneof("source") is None:
                 continue
             try:
@@ -139,19 +139,6 @@ class BaseModels:
                     hub_id = locate.hub_id_in(folder / "config.json")
                     name = f"path:{folder.name}"
                     yield _found(folder, name, source, origin=base_model_pb2.BASE_MODEL_ORIGIN_PATH, hub_id=hub_id)
-
-
-def _model_of(record: job_pb2.Job) -> model_pb2.ModelSource:
-    """The base model that a job names."""
-    match record.WhichOneof("task"):
-        case "prepare":
-            return record.prepare.model
-        case "export":
-            return record.export.base
-        case "serve":
-            return record.serve.model
-        case _:
-            return record.train.spec.model
 
 
 def _pick(found: list[FoundModel], name: str) -> FoundModel:

@@ -155,6 +155,24 @@ def matching(
     return found
 
 
+def resolve_hardware(devices: Sequence[Device], wanted: hardware_pb2.Hardware, field_path: str) -> Device:
+    """Find a device of the kind that a job needs, and fill in `wanted` with what is known of it.
+
+    `field_path` is where a request names it. Raises as `matching` does.
+    """
+    device = matching(devices, wanted, field_path)[0]
+    if wanted.WhichOneof("device") is None:
+        wanted.MergeFrom(device.hardware)
+    if wanted.WhichOneof("device") == "cpu":
+        cpu, here = wanted.cpu, device.hardware.cpu
+        if not cpu.HasField("cores"):
+            cpu.cores = here.cores
+        if not cpu.HasField("memory_bytes"):
+            cpu.memory_bytes = here.memory_bytes
+        cpu.model_name = cpu.model_name or here.model_name
+    return device
+
+
 def accelerator_name(name: str, total_bytes: int) -> str:
     """Translate NVML's name of a card into the catalog's."""
     for pattern, known in _NAMES:

@@ -127,9 +127,11 @@ class JobQueue:
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
         task = record.WhichOneof("task")
-        if task not in ("train", "serve"):
+        if task not in ("train", "evaluate", "serve"):
             return _demand([device for device in self._devices if device.id == CPU], 1, prepares=True)
-        hardware = record.serve.hardware if task == "serve" else record.train.spec.hardware
+        hardware = record.train.spec.hardware
+        if task != "train":
+            hardware = record.serve.hardware if task == "serve" else record.evaluate.hardware
         memory = int(record.estimate.device_bytes.expected) if task == "serve" else 0
         try:
             return _demand(matching(self._devices, hardware), max(1, hardware.count), memory=memory)

@@ -22,6 +22,9 @@ from finetree_trainer.scheduling.devices import Device, Slot, placements, usable
 from finetree_trainer.settings import Settings
 from finetree_trainer.store.jobs import JobRow
 
+_INIT_FROM = "job.train.spec.init_from"
+"""Field path in errors about the weights that a job starts from."""
+
 
 class TaskBuilder:
     """Builds the tasks of jobs."""
@@ -36,8 +39,7 @@ class TaskBuilder:
         devices: Iterable[Device],
         settings: Settings,
     ) -> None:
-        self._log, self._models, self._datasets = log, models, datasets
-        self._weights = weights
+        self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
         self._threads = {(device.node, device.id): device.threads for device in devices}
         self._layout, self._settings = Layout(settings.data_dir), settings
         self._hub = hub.hub_access(settings, os.environ)
@@ -46,7 +48,7 @@ class TaskBuilder:
     async def build(self, uid: str, slots: Sequence[Slot]) -> worker_pb2.Task:
         """Build the task of a job on its slots, without what belongs to an attempt.
 
-        Raises NotFound for inputs that no longer exist.
+        Raises NotFound for inputs that no longer exist, and the errors of trained weights that CreateJob documents.
         """
         row = await self._log.row(uid)
         record = job_pb2.Job.FromString(row.record)
@@ -56,6 +58,7 @@ class TaskBuilder:
             placements=placements(slots),
             threads=max(self._threads.get((slot.node, slot.device), 0) for slot in slots) or usable_cores(),
             plan_digest=record.plan_digest,
+            lineage=record.lineage,
             hourly_price=estimator.hourly_price(record.estimate),
         )
         if record.WhichOneof("task") == "export":
@@ -67,6 +70,17 @@ class TaskBuilder:
             task.evaluation_file = await self._file(row.evaluation_uid, prepare.evaluation_dataset)
             if prepare.HasField("model"):
                 self._set_model(task, record, fetching=True)
+        elif record.WhichOneof("task") == "evaluate":
+            asked = record.evaluate
+            task.evaluate.CopyFrom(asked)
+            task.dataset_file = await self._file(row.dataset_uid, asked.few_shot.dataset)
+            task.evaluation_file = await self._file(row.evaluation_uid, asked.dataset)
+            self._set_model(task, record, fetching=False)
+            for i, subject in enumerate(asked.subjects):
+                # With the hash that the job has: other weights in their place are refused.
+                place = f"job.evaluate.subjects[{i}].weights"
+                found = await self._weights.locate(row.project, subject.weights, place)
+                task.weights.append(found.message(subject.label))
         elif record.WhichOneof("task") == "serve":
             await self._set_serving(task, record, row)
         else:
@@ -75,6 +89,10 @@ class TaskBuilder:
             task.dataset_file = await self._file(row.dataset_uid, spec.dataset)
             task.evaluation_file = await self._file(row.evaluation_uid, spec.evaluation.dataset)
             self._set_model(task, record, fetching=False)
+            if spec.HasField("init_from"):
+                # With the hash that the plan has: other weights in their place are refused.
+                found = await self._weights.locate(row.project, spec.init_from, _INIT_FROM)
+                task.weights.append(found.message("init_from"))
         return task
 
     async def _set_export(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
@@ -114,8 +132,7 @@ class TaskBuilder:
         self._set_model(task, record, fetching=False)
 
     def _set_model(self, task: worker_pb2.Task, record: job_pb2.Job, *, fetching: bool) -> None:
-        serving = record.WhichOneof("task") == "serve"
-        source = record.prepare.model if fetching else record.serve.model if serving else record.train.spec.model
+        source = locate.model_of(record)
         model = self._models.relocate(source, record.base)
         from_hub = fetching and model.home is not None
         task.base.CopyFrom(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, export_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, export_pb2, job_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
 
 Payload = (
@@ -24,6 +24,7 @@ Payload = (
     | event_pb2.LogLine
     | event_pb2.Alert
     | export_pb2.ExportReport
+    | evaluation_pb2.EvaluationReport
 )
 """What a task may report: the payloads of JobEvent that a worker makes."""
 Level: TypeAlias = event_pb2.EventLevel.ValueType
@@ -154,4 +155,5 @@ _LINES: dict[type, Callable[[Any], str]] = {
     event_pb2.LogLine: lambda line: line.text.partition("\n")[0][:200],
     event_pb2.Alert: lambda alert: alert.message,
     export_pb2.ExportReport: _export_report,
+    evaluation_pb2.EvaluationReport: lambda report: report.headline,
 }

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 from finetree_api.trainer.v1 import artifact_pb2, export_pb2
 from finetree_api.types.v1 import check_pb2, serving_pb2
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from finetree_worker.errors import PlanError

@@ -63,6 +63,13 @@ class TrainingCore:
         trained = train(train_plan(task), reporter=reporter, control=control)
         return event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
 
+    def evaluate(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
+        """Measure trained weights beside their base, and report."""
+        from finetree_worker.training.evaluation.plan import evaluation_plan
+        from finetree_worker.training.evaluation.run import evaluate
+
+        evaluate(evaluation_plan(task), reporter, control)
+
     def prepare(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
         """Fetch or convert the model unless it is there, then report on the rows, as far as the task names them."""
         from finetree_worker.plan_from_task import prepare_plan

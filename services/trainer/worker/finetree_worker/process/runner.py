@@ -18,7 +18,7 @@ from finetree_worker.events.envelope import Level, Payload, Reporter
 from finetree_worker.events.journal import Journal
 from finetree_worker.events.reporter import JournalReporter
 from finetree_worker.plan import Price
-from finetree_worker.process import log_capture, outcome
+from finetree_worker.process import lineage, log_capture, outcome
 from finetree_worker.process.artifacts import seal
 from finetree_worker.process.redaction import Redaction
 
@@ -40,6 +40,9 @@ class Core(Protocol):
         Raises Cancelled when it stopped on request, and TaskError.
         """
 
+    def evaluate(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
+        """Measure trained weights beside their base. Raises like `train`."""
+
     def prepare(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
         """Prepare a model and report on a dataset, as far as the task names them. Raises like `train`."""
 
@@ -51,12 +54,12 @@ class Sealing:
     """Reporter of the core: seals an artifact before its event is reported."""
 
     def __init__(self, reporter: Reporter, task: worker_pb2.Task) -> None:
-        self._reporter, self._task = reporter, task
+        self._reporter, self._task, self._lineage = reporter, task, lineage.of_task(task)
 
     def emit(self, payload: Payload, *, message: str = "", level: Level = event_pb2.EVENT_LEVEL_UNSPECIFIED) -> None:
         """Pass a payload on."""
         if isinstance(payload, event_pb2.ArtifactReady):
-            payload = event_pb2.ArtifactReady(artifact=seal(payload.artifact, self._task))
+            payload = event_pb2.ArtifactReady(artifact=seal(payload.artifact, self._task, self._lineage))
         self._reporter.emit(payload, message=message, level=level)
 
 
@@ -80,6 +83,9 @@ def _perform(task: worker_pb2.Task, core: Core, *, reporter: Reporter, control: 
             return event_pb2.RunSummary()
         case "export":
             core.export(task, reporter, control)
+            return event_pb2.RunSummary()
+        case "evaluate":
+            core.evaluate(task, reporter, control)
             return event_pb2.RunSummary()
         case other:
             text = f"This worker cannot run tasks of the kind {other or 'unspecified'}."

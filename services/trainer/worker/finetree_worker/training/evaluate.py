@@ -92,7 +92,7 @@ def score(
                 window = examples[start : start + WINDOW_ROWS]
                 bins = pack(window, max_rows=len(window), max_tokens=max_tokens, packing=True)
                 for done, documents in enumerate(bins, start=1):
-                    total += sum(_in_memory(documents, partial(_score, model)), Score())
+                    total += sum(in_memory(documents, partial(_score, model)), Score())
                     on_fraction((start + len(window) * done / len(bins)) / len(examples))
     finally:
         model.train(was_training)
@@ -119,7 +119,7 @@ def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
     )
 
 
-def _in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result]) -> list[Result]:
+def in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result]) -> list[Result]:
     """Measure all items together or, where memory runs out, in smaller and smaller parts; results in order."""
     try:
         return [measure(items)]
@@ -135,7 +135,7 @@ def _in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result
             ) from error
     free_cache(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     middle = len(items) // 2
-    return _in_memory(items[:middle], measure) + _in_memory(items[middle:], measure)
+    return in_memory(items[:middle], measure) + in_memory(items[middle:], measure)
 
 
 def perplexity(mean_loss: float) -> float | None:
@@ -182,7 +182,7 @@ def answers(
                 span = (start / len(rows), (start + len(chosen)) / len(rows))
                 progress = _Progress(span, max_new_tokens, on_fraction)
                 answer = partial(_answer, model=model, tokenizer=tokenizer, config=config, progress=progress)
-                parts = _in_memory([prompts[i] for i in chosen], answer)
+                parts = in_memory([prompts[i] for i in chosen], answer)
                 found |= dict(zip(chosen, chain.from_iterable(parts), strict=True))
     finally:
         model.train(was_training)

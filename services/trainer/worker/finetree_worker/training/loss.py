@@ -69,11 +69,20 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
 
 def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, int]:
     """Return the targets' cross entropies (nats), float32 (targets,), and how many are predicted; no gradients."""
-    hidden, correct = hidden_states(model, batch)[batch.predictors], 0
-    nats: list[Tensor] = []
+    nats, correct = target_scores(model, batch)
+    return nats, int(correct.sum())
+
+
+def target_scores(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Return each target's cross entropy (nats), float32, and whether it is predicted, bool; no gradients.
+
+    Both (targets,), in the order of the batch's labels.
+    """
+    hidden = hidden_states(model, batch)[batch.predictors]
+    nats, correct = [], []
     chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
     for part, labels in chunks:
         logits = _logits(model, part)
         nats.append(cross_entropy(logits, labels, reduction="none"))
-        correct += int((logits.argmax(dim=-1) == labels).sum())
-    return torch.cat(nats), correct
+        correct.append(logits.argmax(dim=-1) == labels)
+    return torch.cat(nats), torch.cat(correct)

@@ -39,6 +39,8 @@ class PlannedServing:
     device: Device
     estimate: estimate_summary_pb2.EstimateSummary
     checks: list[check_pb2.Check] = field(default_factory=list)
+    weights: tuple[LocatedWeights, ...] = ()
+    """Those of its targets."""
 
 
 class ServingPlanner:
@@ -74,7 +76,7 @@ class ServingPlanner:
             usable_device_bytes=device.total_bytes, fit=estimate_summary_pb2.FIT_VERDICT_FITS
         )
         estimate.device_bytes.expected = estimate.device_bytes.low = estimate.device_bytes.high = needed.total
-        return PlannedServing(task, model, device, estimate, [_memory_check(needed, device)])
+        return PlannedServing(task, model, device, estimate, [_memory_check(needed, device)], tuple(located))
 
     async def _target(self, project: str, target: serving_pb2.ServeTarget, index: int) -> LocatedWeights:
         field_path = f"{_SERVE}.targets[{index}].weights"
