@@ -18,7 +18,7 @@ from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.trainer_requests import ExportJobFields, Mode
+from finetree._shared.trainer_requests import ExportFields, Mode
 
 
 class AsyncJob:
@@ -320,7 +320,7 @@ class AsyncJob:
         return list((await self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout)).logs)
 
     async def export(
-        self, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[ExportJobFields]
+        self, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[ExportFields]
     ) -> AsyncJob:
         """Create a job that exports what this job has trained, as `Client.export` does.
 
@@ -334,8 +334,7 @@ class AsyncJob:
             FinetreeError: what `Client.export` raises.
         """
         artifact = trainer_requests.trained_artifact(self.name, await self.artifacts(timeout=timeout))
-        task, rest = trainer_requests.export_of(artifact, fields)
-        template = trainer_requests.job_template(task, **rest)
+        template = trainer_requests.export_template(artifact, fields)
         request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
         created = await self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
         return AsyncJob(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)

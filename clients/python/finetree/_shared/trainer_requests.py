@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypedDict, Unpack, cast
+from typing import Any, Literal, TypedDict
 
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import (
@@ -141,8 +141,8 @@ def prepare_task(
     )
 
 
-class ExportFields(TypedDict, total=False):
-    """How trained weights are exported, as `Client.export` describes it."""
+class ExportFields(JobFields, total=False):
+    """What an export may be given: how, as `Client.export` describes it, and what every job may."""
 
     format: str | int
     weight_type: str | int
@@ -152,29 +152,20 @@ class ExportFields(TypedDict, total=False):
     max_new_tokens: int | None
 
 
-def export_task(weights: WeightsLike, **fields: Unpack[ExportFields]) -> job_pb2.ExportTask:
-    """Build an ExportTask."""
-    base, prompts = fields.get("base"), fields.get("prompts")
-    return job_pb2.ExportTask(
+def export_template(weights: WeightsLike, fields: ExportFields) -> job_pb2.JobTemplate:
+    """Build the JobTemplate of an export."""
+    given: dict[str, Any] = dict(fields)
+    base, prompts = given.pop("base", None), given.pop("prompts", None)
+    task = job_pb2.ExportTask(
         weights=trained_weights(weights),
         base=None if base is None else model_source(base),
-        format=enum_number(artifact_pb2.ExportFormat, fields.get("format", 0), "format"),
-        weight_type=enum_number(artifact_pb2.WeightType, fields.get("weight_type", 0), "weight_type"),
+        format=enum_number(artifact_pb2.ExportFormat, given.pop("format", 0), "format"),
+        weight_type=enum_number(artifact_pb2.WeightType, given.pop("weight_type", 0), "weight_type"),
         prompts=None if prompts is None else dataset_source(prompts, "prompts"),
-        max_prompts=fields.get("max_prompts"),
-        max_new_tokens=fields.get("max_new_tokens"),
+        max_prompts=given.pop("max_prompts", None),
+        max_new_tokens=given.pop("max_new_tokens", None),
     )
-
-
-class ExportJobFields(ExportFields, JobFields, total=False):
-    """What an export may be given: how, and what every job may."""
-
-
-def export_of(weights: WeightsLike, given: ExportJobFields) -> tuple[job_pb2.ExportTask, JobFields]:
-    """Build the ExportTask of an export; return what every job may be given beside it."""
-    own = {name: value for name, value in given.items() if name in ExportFields.__annotations__}
-    rest = {name: value for name, value in given.items() if name not in own}
-    return export_task(weights, **cast("ExportFields", own)), cast("JobFields", rest)
+    return job_template(task, **given)
 
 
 def trained_weights(weights: WeightsLike) -> weights_pb2.TrainedWeights:

@@ -12,7 +12,7 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.trainer_requests import ExportJobFields, Mode
+from finetree._shared.trainer_requests import ExportFields, Mode
 from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
@@ -315,7 +315,7 @@ class Job:
         request = job_log_pb2.ListJobLogsRequest(parent=self.name)
         return list(self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout).logs)
 
-    def export(self, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[ExportJobFields]) -> Job:
+    def export(self, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[ExportFields]) -> Job:
         """Create a job that exports what this job has trained, as `Client.export` does.
 
         Args:
@@ -328,8 +328,7 @@ class Job:
             FinetreeError: what `Client.export` raises.
         """
         artifact = trainer_requests.trained_artifact(self.name, self.artifacts(timeout=timeout))
-        task, rest = trainer_requests.export_of(artifact, fields)
-        template = trainer_requests.job_template(task, **rest)
+        template = trainer_requests.export_template(artifact, fields)
         request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
         created = self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
         return Job(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)

@@ -13,7 +13,7 @@ from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
 from finetree._shared.trainer_requests import (
     DatasetLike,
-    ExportJobFields,
+    ExportFields,
     JobFields,
     JobLike,
     ModelLike,
@@ -110,7 +110,7 @@ class JobCalls:
         *,
         timeout: float | None = None,
         request_id: str = "",
-        **fields: Unpack[ExportJobFields],
+        **fields: Unpack[ExportFields],
     ) -> Job:
         """Create a job that merges trained weights into their base, or writes them for another program.
 
@@ -136,8 +136,8 @@ class JobCalls:
         """
         if isinstance(artifact, str) and trainer_requests.names_job(artifact):
             return self.job(artifact).export(timeout=timeout, request_id=request_id, **fields)
-        task, rest = trainer_requests.export_of(artifact, fields)
-        return self.create_job(task, timeout=timeout, request_id=request_id, **rest)
+        template = trainer_requests.export_template(artifact, fields)
+        return self.create_job(template, timeout=timeout, request_id=request_id)
 
     def validate_job(
         self, job: JobLike, *, timeout: float | None = None, **fields: Unpack[JobFields]

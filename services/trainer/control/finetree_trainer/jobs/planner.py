@@ -25,7 +25,7 @@ from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.approval import require_approved
 from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner, require_no_choices
 from finetree_trainer.jobs.evaluation_settings import require_evaluations
-from finetree_trainer.jobs.exports import ExportPlanner
+from finetree_trainer.jobs.export.planner import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
 from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.models import locate, weight_settings
