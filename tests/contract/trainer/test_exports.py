@@ -63,7 +63,10 @@ async def test_an_export_is_a_job_with_phases_a_report_and_the_hash_of_what_it_e
         assert done == PHASES
         found = await talk.job(job.name)
         assert found.progress.fraction == 1.0
-        assert (found.export.weights.artifact, found.export.format) == (artifact, artifact_pb2.EXPORT_FORMAT_TRANSFORMERS)
+        assert (found.export.weights.artifact, found.export.format) == (
+            artifact,
+            artifact_pb2.EXPORT_FORMAT_TRANSFORMERS,
+        )
         assert (found.export.base.path, found.base.hub_id) == ("tiny", "acme/tiny")
         assert (found.export.max_prompts, found.export.max_new_tokens) == (8, 32)
         (made,) = (await talk.stub.ListArtifacts(artifact_pb2.ListArtifactsRequest(parent=trained.name))).artifacts
@@ -73,7 +76,9 @@ async def test_an_export_is_a_job_with_phases_a_report_and_the_hash_of_what_it_e
         assert Path(task.weights[0].folder).name == "adapter"
         # Without prompts of the request, rows of the job that trained are asked.
         assert task.dataset_file
-        assert [job.name for job in (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(tasks=[3]))).jobs] == [job.name]
+        assert [job.name for job in (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest(tasks=[3]))).jobs] == [
+            job.name
+        ]
 
 
 async def test_what_cannot_be_exported_is_refused_and_nothing_is_created(tmp_path):
