@@ -73,6 +73,8 @@ class Talker:
     channel: grpc.aio.Channel | None = None
     put_rows: Callable[[str, bytes], object] | None = None
     """Puts a file under the data root."""
+    address: str = ""
+    """Where a trainer in this process listens."""
     put_model: Callable[..., object] | None = None
     """`put_model(hub_id, commit, refs=…)`: puts a hub's model on the machine."""
 
@@ -206,6 +208,7 @@ async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **
                 built.on_start.__self__,
                 channel,
                 lambda name, content: (tmp_path / "rows" / name).write_bytes(content),
+                address,
                 functools.partial(put_model, tmp_path),
             )
 

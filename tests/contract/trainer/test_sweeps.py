@@ -3,11 +3,14 @@
 """Sweeps: priced as a whole, run one after another, losers stopped, the best one named; also over a kill."""
 
 import asyncio
+import json
 
 import grpc
 import pytest
+from finetree import AsyncClient, InvalidArgument
 from finetree_api.trainer.v1 import event_pb2, job_pb2, sweep_pb2, trainer_pb2
 from finetree_api.types.v1 import run_spec_pb2, training_pb2
+from finetree_cli import __main__ as entry
 from finetree_runtime.money import to_float, to_money
 from google.protobuf import json_format
 from trainer_harness import ROWS, job_request, jsonl, refusal, server, trainer
@@ -209,3 +212,52 @@ async def test_a_sweep_that_nobody_made_is_not_found_and_a_request_id_makes_one_
         with pytest.raises(grpc.aio.AioRpcError) as token:
             await talk.stub.ListSweeps(sweep_pb2.ListSweepsRequest(page_token="x"))
         assert refusal(token.value)[:2] == ("INVALID_ARGUMENT", "PAGE_TOKEN_INVALID")
+
+
+async def test_the_sdk_follows_a_sweep_from_its_price_to_its_end(tmp_path):
+    async with (
+        trainer(tmp_path, {"steps": 4, "losses": LOSSES}, cpu_slots=2) as talk,
+        AsyncClient(trainer_address=talk.address, profile="") as client,
+    ):
+        job = (await template(talk, [4])).job
+        ranks = {"lora.rank": [4, 8], "training.learning_rate": {"low": 1e-4, "high": 5e-4}}
+        priced = await client.validate_sweep(job, ranks, trials=2, seed=1)
+        created = await client.create_sweep(job, ranks, trials=2, seed=1, max_cost="1 EUR", display_name="both")
+        assert [trial.values for trial in created.trials] == [trial.values for trial in priced.sweep.trials]
+        seen = [sweep async for sweep in client.watch_sweep(created.name)]
+        assert (seen[0].state, seen[-1].state) == (RUNNING, SUCCEEDED)
+        times = [sweep.update_time.ToMicroseconds() for sweep in seen]
+        assert times == sorted(set(times))
+        assert [sweep.name async for sweep in client.list_sweeps()] == [created.name]
+        assert (await client.get_sweep(created.uid)).best_trial == seen[-1].best_trial
+        assert (await client.cancel_sweep(created.uid)).state == SUCCEEDED
+        with pytest.raises(InvalidArgument, match="list of values"):
+            await client.create_sweep(job, {"lora.rank": 8})
+
+
+async def test_the_command_prices_runs_and_shows_a_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FINETREE_TRAINER_ADDRESS", "")
+    async with trainer(tmp_path, {"steps": 4, "losses": LOSSES}, cpu_slots=2) as talk:
+        file = tmp_path / "job.yaml"
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        held_out = "evaluation: {split_fraction: 0.1, every_steps: 2}"
+        file.write_text(f"model: {{path: tiny}}\nlora: {{}}\ndataset: {{name: {dataset}}}\n{held_out}\n")
+
+        async def command(*words: str) -> tuple[int, str, str]:
+            code = await asyncio.to_thread(entry.run, [*words, "--trainer", talk.address])
+            return code, *capsys.readouterr()
+
+        code, out, err = await command("sweep", str(file), "--set", "lora.rank=4,8", "--price")
+        assert (code, "lora.rank=8" in out, "time  2 min" in out) == (0, True, True), err
+        code, out, err = await command("sweep", str(file), "--set", "lora.rank=4,8", "--name", "ranks")
+        assert code == 0, err
+        assert out.startswith("Best: trial 2 (lora.rank=8), eval_loss 1.75 (1.652 to 1.848)")
+        assert "[2/2] trial" in err
+        name = err.partition("sweep projects/default/sweeps/")[2].split()[0]
+        code, out, _ = await command("sweeps", "show", name, "--json")
+        assert (code, json.loads(out)["best_trial"]) == (0, 2)
+        assert "ranks" in (await command("sweeps", "list"))[1]
+        assert (await command("sweeps", "cancel", name))[0] == 0
+        refused = await command("sweep", str(file), "--set", "lora.rnak=4,8")
+        assert (refused[0], "rank" in refused[2]) == (2, True)
+        assert (await command("sweep", str(file), "--set", "lora.rank"))[0] == 2

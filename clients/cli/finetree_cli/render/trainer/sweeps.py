@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 
 from finetree_api.trainer.v1 import sweep_pb2
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 
 from finetree_cli.output import Output, short_name
 from finetree_cli.render import units
@@ -15,8 +15,13 @@ SHOWN_REASONS = 3
 
 def values_of(trial: sweep_pb2.Trial) -> str:
     """Format a trial's values: "lora.rank=8, training.learning_rate=0.0002"."""
-    texts = (json_format.MessageToJson(patch.value, indent=None).strip('"') for patch in trial.values)
-    return ", ".join(f"{patch.field_path}={text}" for patch, text in zip(trial.values, texts, strict=True))
+    return ", ".join(f"{patch.field_path}={_text(patch.value)}" for patch in trial.values)
+
+
+def _text(value: struct_pb2.Value) -> str:
+    if value.WhichOneof("kind") == "number_value":
+        return f"{value.number_value:.6g}"
+    return json_format.MessageToJson(value, indent=None).strip('"')
 
 
 def state_of(trial: sweep_pb2.Trial) -> str:
@@ -125,8 +130,8 @@ class Progress:
             if now == before:
                 continue
             parts = [f"[{ended}/{len(sweep.trials)}] trial {trial.number}", values_of(trial), state_of(trial)]
-            if now[1]:
-                parts.append(f"{sweep.template.metric} {now[1]}")
-            if trial.stopped_because and trial.state == sweep_pb2.TRIAL_STATE_STOPPED:
+            if trial.state == sweep_pb2.TRIAL_STATE_STOPPED:
                 parts.append(trial.stopped_because)
+            elif now[1]:
+                parts.append(f"{sweep.template.metric} {now[1]}")
             self._out.say("  ".join(parts))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, export_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, export_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
 
 Payload = (
@@ -24,6 +24,7 @@ Payload = (
     | event_pb2.LogLine
     | event_pb2.Alert
     | export_pb2.ExportReport
+    | serving_pb2.ServingChanged
     | evaluation_pb2.EvaluationReport
 )
 """What a task may report: the payloads of JobEvent that a worker makes."""
@@ -139,6 +140,14 @@ def _export_report(report: export_pb2.ExportReport) -> str:
     return f"{line}: {answers}, logits differ by up to {trained.largest_difference:.3g}"
 
 
+def _serving_changed(change: serving_pb2.ServingChanged) -> str:
+    loaded = ", ".join(target.name for target in change.targets) or "none"
+    if change.change == serving_pb2.SERVING_CHANGE_READY:
+        return f"ready to answer; targets: {loaded}"
+    verb = "loaded" if change.change == serving_pb2.SERVING_CHANGE_LOADED else "removed"
+    return f"{change.target} {verb}; targets: {loaded}"
+
+
 _LINES: dict[type, Callable[[Any], str]] = {
     event_pb2.PhaseProgress: lambda progress: f"{phase_name(progress.phase)} {progress.fraction:.0%}",
     event_pb2.DatasetReport: _dataset_report,
@@ -155,5 +164,6 @@ _LINES: dict[type, Callable[[Any], str]] = {
     event_pb2.LogLine: lambda line: line.text.partition("\n")[0][:200],
     event_pb2.Alert: lambda alert: alert.message,
     export_pb2.ExportReport: _export_report,
+    serving_pb2.ServingChanged: _serving_changed,
     evaluation_pb2.EvaluationReport: lambda report: report.headline,
 }

@@ -76,7 +76,7 @@ def test_transformers_reads_the_file_with_equal_logits(shape, shaped, bpe, token
 
 
 def test_a_shape_is_refused_by_name():
-    with pytest.raises(PlanError, match="of the type .gpt2. cannot") as raised:
+    with pytest.raises(PlanError, match="gpt2") as raised:
         architecture_of(AutoConfig.for_model("gpt2"))
     assert raised.value.reason == "EXPORT_ARCHITECTURE_UNSUPPORTED"
     assert "llama" in raised.value.message
