@@ -20,7 +20,9 @@ from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.follow import Pace, Start
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.trainer_requests import ExportFields, Mode
+from finetree._shared.trainer import exports, serving
+from finetree._shared.trainer.exports import ExportFields
+from finetree._shared.trainer_requests import Mode
 
 
 class AsyncJob:
@@ -345,8 +347,8 @@ class AsyncJob:
             NotFound: ARTIFACT_NOT_FOUND: it has no trained weights, or not yet.
             FinetreeError: what `Client.export` raises.
         """
-        artifact = trainer_requests.trained_artifact(self.name, await self.artifacts(timeout=timeout))
-        template = trainer_requests.export_template(artifact, fields)
+        weights = serving.trained_artifact(self.name, await self.artifacts(timeout=timeout))
+        template = exports.export_template(weights, fields)
         request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
         created = await self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
         return AsyncJob(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)

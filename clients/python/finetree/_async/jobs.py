@@ -17,17 +17,16 @@ from finetree._async.trainer.serving import AsyncServing, located
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
-from finetree._shared.trainer import serving
+from finetree._shared.trainer import exports, serving
+from finetree._shared.trainer.exports import ExportFields
 from finetree._shared.trainer.serving import WeightsLike
 from finetree._shared.trainer_requests import (
     DatasetLike,
-    ExportFields,
     JobFields,
     JobLike,
     ModelLike,
     PlanLike,
     RecommendationLike,
-    WeightsLike,
     full_name,
 )
 
@@ -123,8 +122,9 @@ class AsyncJobCalls:
         number format rounds, the job fails with EXPORT_DIFFERS and nothing is published.
 
         Args:
-            artifact: what is exported: resource name of an artifact or a checkpoint; name or short id of a job, whose
-                trained weights are meant; or TrainedWeights, such as {"path": "adapter"} under a model root.
+            artifact: what is exported: resource name of an artifact or a checkpoint; a job's handle, name or short id,
+                whose artifact is meant, or "JOB@STEP" for its checkpoint; or TrainedWeights, such as
+                {"path": "adapter"} under a model root.
             timeout: as in `create_job`.
             request_id: as in `create_job`.
             fields: `format` ("transformers", "gguf" or "gguf_lora"; the first where none is given), `weight_type`
@@ -139,9 +139,8 @@ class AsyncJobCalls:
             ResourceExhausted: EXPORT_TOO_LARGE: `metadata` says how many bytes are needed and free.
             FinetreeError: what `create_job` raises.
         """
-        if isinstance(artifact, str) and trainer_requests.names_job(artifact):
-            return await self.job(artifact).export(timeout=timeout, request_id=request_id, **fields)
-        template = trainer_requests.export_template(artifact, fields)
+        weights = await located(self._transport, artifact, "artifact")
+        template = exports.export_template(weights, fields)
         return await self.create_job(template, timeout=timeout, request_id=request_id)
 
     async def serve(

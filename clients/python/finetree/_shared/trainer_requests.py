@@ -21,7 +21,7 @@ from finetree_api.trainer.v1 import (
     serving_pb2,
     trainer_pb2,
 )
-from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2, weights_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
@@ -29,13 +29,12 @@ from finetree._shared.follow import Follow, Pace, Start
 from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, enum_word, invalid
 from finetree._shared.status import error_of_status
-from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, NotFound, Violation
+from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
 from finetree.spec import coerce, recommendation_of
 
 TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | serving_pb2.ServeTask
 JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
 ModelLike = model_pb2.ModelSource | str | Mapping[str, Any]
-WeightsLike = weights_pb2.TrainedWeights | str | Mapping[str, Any]
 DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
 PlanLike = run_spec_pb2.Plan | Mapping[str, Any]
 RecommendationLike = recommendation_pb2.RecommendResponse | job_pb2.JobRecommendation
@@ -140,61 +139,6 @@ def prepare_task(
         loss_tokens=enum_number(training_pb2.LossTokens, loss_tokens, "loss_tokens"),
         seed=seed,
     )
-
-
-class ExportFields(JobFields, total=False):
-    """What an export may be given: how, as `Client.export` describes it, and what every job may."""
-
-    format: str | int
-    weight_type: str | int
-    base: ModelLike | None
-    prompts: DatasetLike | None
-    max_prompts: int | None
-    max_new_tokens: int | None
-
-
-def export_template(weights: WeightsLike, fields: ExportFields) -> job_pb2.JobTemplate:
-    """Build the JobTemplate of an export."""
-    given: dict[str, Any] = dict(fields)
-    base, prompts = given.pop("base", None), given.pop("prompts", None)
-    task = job_pb2.ExportTask(
-        weights=trained_weights(weights),
-        base=None if base is None else model_source(base),
-        format=enum_number(artifact_pb2.ExportFormat, given.pop("format", 0), "format"),
-        weight_type=enum_number(artifact_pb2.WeightType, given.pop("weight_type", 0), "weight_type"),
-        prompts=None if prompts is None else dataset_source(prompts, "prompts"),
-        max_prompts=given.pop("max_prompts", None),
-        max_new_tokens=given.pop("max_new_tokens", None),
-    )
-    return job_template(task, **given)
-
-
-def trained_weights(weights: WeightsLike) -> weights_pb2.TrainedWeights:
-    """Make TrainedWeights; a text is the resource name of an artifact or a checkpoint."""
-    if not isinstance(weights, str):
-        return coerce(weights_pb2.TrainedWeights, weights, prefix="weights")
-    if "/checkpoints/" in weights:
-        return weights_pb2.TrainedWeights(checkpoint=weights)
-    return weights_pb2.TrainedWeights(artifact=weights)
-
-
-def names_job(weights: WeightsLike) -> bool:
-    """Return whether a text names a job, whose trained weights are meant."""
-    return isinstance(weights, str) and not any(part in weights for part in ("/artifacts/", "/checkpoints/"))
-
-
-def trained_artifact(job: str, artifacts: Sequence[artifact_pb2.Artifact]) -> str:
-    """Resource name of what a job has trained.
-
-    Raises:
-        NotFound: ARTIFACT_NOT_FOUND: it has trained nothing, or not yet.
-    """
-    kinds = (artifact_pb2.ARTIFACT_KIND_ADAPTER, artifact_pb2.ARTIFACT_KIND_MODEL)
-    found = [each.name for each in artifacts if each.kind in kinds]
-    if not found:
-        text = f"{job} has no trained weights; a job has them once it has succeeded"
-        raise NotFound(text, reason="ARTIFACT_NOT_FOUND")
-    return found[0]
 
 
 def model_source(model: ModelLike) -> model_pb2.ModelSource:

@@ -14,7 +14,9 @@ from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.follow import Pace, Start
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.trainer_requests import ExportFields, Mode
+from finetree._shared.trainer import exports, serving
+from finetree._shared.trainer.exports import ExportFields
+from finetree._shared.trainer_requests import Mode
 from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
@@ -339,8 +341,8 @@ class Job:
             NotFound: ARTIFACT_NOT_FOUND: it has no trained weights, or not yet.
             FinetreeError: what `Client.export` raises.
         """
-        artifact = trainer_requests.trained_artifact(self.name, self.artifacts(timeout=timeout))
-        template = trainer_requests.export_template(artifact, fields)
+        weights = serving.trained_artifact(self.name, self.artifacts(timeout=timeout))
+        template = exports.export_template(weights, fields)
         request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
         created = self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
         return Job(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)

@@ -12,17 +12,16 @@ from finetree_api.types.v1 import hardware_pb2
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
-from finetree._shared.trainer import serving
+from finetree._shared.trainer import exports, serving
+from finetree._shared.trainer.exports import ExportFields
 from finetree._shared.trainer.serving import WeightsLike
 from finetree._shared.trainer_requests import (
     DatasetLike,
-    ExportFields,
     JobFields,
     JobLike,
     ModelLike,
     PlanLike,
     RecommendationLike,
-    WeightsLike,
     full_name,
 )
 from finetree._sync.job import Job
@@ -122,8 +121,9 @@ class JobCalls:
         number format rounds, the job fails with EXPORT_DIFFERS and nothing is published.
 
         Args:
-            artifact: what is exported: resource name of an artifact or a checkpoint; name or short id of a job, whose
-                trained weights are meant; or TrainedWeights, such as {"path": "adapter"} under a model root.
+            artifact: what is exported: resource name of an artifact or a checkpoint; a job's handle, name or short id,
+                whose artifact is meant, or "JOB@STEP" for its checkpoint; or TrainedWeights, such as
+                {"path": "adapter"} under a model root.
             timeout: as in `create_job`.
             request_id: as in `create_job`.
             fields: `format` ("transformers", "gguf" or "gguf_lora"; the first where none is given), `weight_type`
@@ -138,9 +138,8 @@ class JobCalls:
             ResourceExhausted: EXPORT_TOO_LARGE: `metadata` says how many bytes are needed and free.
             FinetreeError: what `create_job` raises.
         """
-        if isinstance(artifact, str) and trainer_requests.names_job(artifact):
-            return self.job(artifact).export(timeout=timeout, request_id=request_id, **fields)
-        template = trainer_requests.export_template(artifact, fields)
+        weights = located(self._transport, artifact, "artifact")
+        template = exports.export_template(weights, fields)
         return self.create_job(template, timeout=timeout, request_id=request_id)
 
     def serve(

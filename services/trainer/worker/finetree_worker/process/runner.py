@@ -101,8 +101,8 @@ def _perform(
         case "serve":
             core.serve(task, reporter, control=control, port=port)
             return event_pb2.RunSummary()
-        case other:
-            text = f"This worker cannot run tasks of the kind {other or 'unspecified'}."
+        case None:
+            text = "This worker does not know the kind of this task."
             raise PlanError("TASK_NOT_SUPPORTED", text, remedy="Upgrade the worker.")
 
 
