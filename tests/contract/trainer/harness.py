@@ -75,6 +75,7 @@ class Talker:
     """Puts a file under the data root."""
     put_model: Callable[..., object] | None = None
     """`put_model(hub_id, commit, refs=…)`: puts a hub's model on the machine."""
+    address: str = ""
 
     async def upload(self, content: bytes, **fields) -> dataset_pb2.Dataset:
         created = await self.create_dataset(content, **fields)
@@ -207,6 +208,7 @@ async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **
                 channel,
                 lambda name, content: (tmp_path / "rows" / name).write_bytes(content),
                 functools.partial(put_model, tmp_path),
+                address,
             )
 
 

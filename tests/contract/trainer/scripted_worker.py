@@ -6,8 +6,9 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 `deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
 ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
 `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
-stream after that step and never comes back), `log` (a line of the job's log for each step, with this text; `log_limit`
-bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
+stream after that step and never comes back), `loss` (one for each step), `environment`, `evaluations` and `samples`
+(EvalMetrics and Samples as proto JSON, reported after the steps), `log` (the text of a line of the job's log for each
+step; `log_limit` bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
 proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
 and a half-written artifact).
 """
@@ -30,6 +31,7 @@ from finetree_api.types.v1 import hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_data import journal
 from finetree_data.log_file import JOB_LOG, SEGMENT_BYTES, LogFile
+from google.protobuf import json_format
 from google.rpc import error_details_pb2, status_pb2
 
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
@@ -185,6 +187,7 @@ class ScriptedWorker:
             reason=event_pb2.ATTEMPT_REASON_FIRST if task.attempt == 1 else event_pb2.ATTEMPT_REASON_RECOVERED,
             placements=task.placements,
             engine="scripted",
+            environment=script.get("environment", {}),
         )
         if script.get("child"):
             code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
@@ -205,16 +208,36 @@ class ScriptedWorker:
             self._say(step)
             if step == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-            metrics = event_pb2.StepMetrics(step=step, total_steps=steps, loss=4 / step, learning_rate=1e-3)
+            metrics = self._metrics(step, steps)
             self._emit(event_pb2.JobEvent(step_metrics=metrics, message=f"step {step}"))
             if script.get("offline_after") == step:
                 while self.acknowledged < len(self.events):
                     await asyncio.sleep(0.005)
                 self.offline = True
             await asyncio.sleep(script.get("delay", 0))
+        self._evaluate()
         if not self.stop:
             self._artifacts()
         self._emit(outcome=self._outcome())
+
+    def _evaluate(self) -> None:
+        for each in self.script.get("evaluations", ()):
+            self._emit(event_pb2.JobEvent(eval_metrics=json_format.ParseDict(each, event_pb2.EvalMetrics())))
+        for each in self.script.get("samples", ()):
+            self._emit(event_pb2.JobEvent(sample=json_format.ParseDict(each, event_pb2.Sample())))
+
+    def _metrics(self, step: int, steps: int) -> event_pb2.StepMetrics:
+        losses = self.script.get("loss") or [4 / number for number in range(1, steps + 1)]
+        return event_pb2.StepMetrics(
+            step=step,
+            total_steps=steps,
+            loss=losses[step - 1],
+            learning_rate=1e-3,
+            epoch=step / steps,
+            processed_tokens=100 * step,
+            step_seconds=0.5,
+            tokens_per_second=200,
+        )
 
     def _say(self, step: int) -> None:
         if "log" in self.script:

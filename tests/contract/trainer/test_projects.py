@@ -2,7 +2,15 @@
 """A job and a dataset exist in the project of their name alone: for each rpc of the contract that names one."""
 
 import grpc
-from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_log_pb2, job_log_pb2, metrics_pb2, trainer_pb2
+from finetree_api.trainer.v1 import (
+    artifact_pb2,
+    comparison_pb2,
+    dataset_pb2,
+    event_log_pb2,
+    job_log_pb2,
+    metrics_pb2,
+    trainer_pb2,
+)
 from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 
 METHODS = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].methods_by_name
@@ -18,6 +26,7 @@ JOBS = {
     "WatchJob": lambda job: event_log_pb2.WatchJobRequest(name=job),
     "ListEvents": lambda job: event_log_pb2.ListEventsRequest(name=job),
     "QueryMetrics": lambda job: metrics_pb2.QueryMetricsRequest(name=job),
+    "CompareJobs": lambda job: comparison_pb2.CompareJobsRequest(names=[job, job.rpartition("/")[2]]),
     "ReadJobLog": lambda job: job_log_pb2.ReadJobLogRequest(name=job),
     "ListJobLogs": lambda job: job_log_pb2.ListJobLogsRequest(parent=job),
     "ListArtifacts": lambda job: artifact_pb2.ListArtifactsRequest(parent=job),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,6 +18,8 @@ from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
+from finetree.exports.target import KINDS as EXPORTED
+from finetree.exports.target import ExportFile, Format
 
 
 class Job:
@@ -314,6 +317,53 @@ class Job:
         """
         request = job_log_pb2.ListJobLogsRequest(parent=self.name)
         return list(self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout).logs)
+
+    def export(
+        self,
+        folder: str | Path,
+        format: Format = "csv",  # noqa: A002 - the word that everybody looks for
+        *,
+        follow: bool = False,
+        timeout: float | None = None,
+    ) -> Path:
+        """Write the job's metrics as a table or as TensorBoard's event file, from its log; it may still run.
+
+        The file is FOLDER/{uid}/metrics.csv, or the event file there: a folder of several jobs is a log directory of
+        TensorBoard. A later call goes on where the file ends, also after a kill; the same log always gives the same
+        bytes. Steps that a later attempt repeats are there twice in the table, behind a row "attempt"; TensorBoard
+        shows the later ones.
+
+        Args:
+            folder: folder of exports; made when it is not there.
+            format: "csv" or "tensorboard".
+            follow: go on until the job has ended.
+            timeout: seconds for the whole; None means as long as it takes.
+
+        Returns:
+            The file.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+            OutOfRange: EVENTS_EXPIRED: what the file lacks is no longer kept; delete it to begin with what is.
+            FinetreeTimeout: it has not ended in time.
+        """
+        deadline, kind = deadline_after(timeout), trainer_requests.export_format(format)
+        job = self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
+        with contextlib.closing(ExportFile(Path(folder), job, kind)) as target:
+            listing = trainer_requests.list_exported(self.name, target.seq, job.last_seq)
+            pages = Pages(self._transport, listing, None, deadline=deadline)
+            for page in pages.pages():
+                target.write(page)
+            target.reach(job.last_seq)
+            if follow and not job.HasField("end_time"):
+                rest = trainer_requests.follow_job(
+                    self.name, after_seq=target.seq, cursor="", kinds=EXPORTED, min_level=0, heartbeat=10.0
+                )
+                with EventStream(self._transport, rest, deadline=deadline) as stream:
+                    for event in stream:
+                        target.write([event])
+        path: Path = target.path
+        return path
 
     def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """List what the job made: adapter or model folders and reports, each with its files and hashes.

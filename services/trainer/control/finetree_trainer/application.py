@@ -30,6 +30,7 @@ from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
+from finetree_trainer.jobs.compare.compare import Comparer
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
@@ -114,6 +115,7 @@ class Application:
             watches=self._watches,
             lister=EventLister(log),
             metrics=MetricsReader(log),
+            comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
             previews=Previews(log, layout),

@@ -58,6 +58,27 @@ def test_the_loss_is_the_mean_over_tokens_whatever_the_batches(tiny: Callable[..
         assert scored(model, examples, budget).loss == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_standard_errors_are_those_of_rows_drawn_at_random(tiny: Callable[..., Any]) -> None:
+    """Against the spread of the mean over samples of the rows, drawn with replacement."""
+    model, generator = tiny("llama"), torch.Generator().manual_seed(1)
+    lengths = torch.randint(5, 40, (60,), generator=generator).tolist()
+    examples = [
+        Example(n, torch.randint(0, 256, (n,), generator=generator, dtype=torch.int32), torch.ones(n, dtype=torch.bool))
+        for n in lengths
+    ]
+    whole = scored(model, examples, 500)
+    alone = [scored(model, [example], 64) for example in examples]
+    assert (whole.rows, whole.tokens) == (60, sum(each.tokens for each in alone))
+    nats, tokens = (torch.tensor([float(getattr(each, name)) for each in alone]) for name in ("nats", "tokens"))
+    drawn = torch.randint(0, 60, (4000, 60), generator=generator)
+    means = nats[drawn].sum(1) / tokens[drawn].sum(1)
+    assert whole.loss_standard_error == pytest.approx(float(means.std()), rel=0.1)
+    error = whole.accuracy_standard_error
+    assert error is not None
+    assert 0 <= error < 0.1
+    assert alone[0].loss_standard_error is None
+
+
 @pytest.mark.parametrize("call", [1, 4])
 def test_a_cancel_gets_through_between_tokens_and_leaves_the_mode(
     tiny: Callable[..., Any], tokenizer: Any, call: int

@@ -81,6 +81,8 @@ def test_the_best_checkpoint_is_what_is_published(plan: Plan, write_rows: Callab
     plan = held_out(plan, held, metrics=(Metric.LOSS,), every_steps=1, early_stopping_patience=3)
     recorder = run(plan)
     *during, after = recorder.of(event_pb2.EvalMetrics)
+    assert len({each.rows_sha256 for each in (*during, after)}) == 1 < after.rows
+    assert 0 < after.loss_standard_error < after.loss
     best = min(during, key=lambda event: event.loss)
     assert len(during) == best.step + 3
     assert after.loss == pytest.approx(best.loss, rel=1e-5)

@@ -4,7 +4,7 @@
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from finetree_api.trainer.v1 import event_pb2, metrics_pb2
 from finetree_runtime.errors import invalid_field
@@ -114,7 +114,7 @@ class Curves:
         if step < self.first:
             # Evaluations come after the step that they are of.
             return step >= self.first - 1
-        for name, value in self._values(metrics, of_step=of_step):
+        for name, value in values_of(metrics, self.names):
             self._put(name, step, value, event.event_time)
         return True
 
@@ -123,17 +123,6 @@ class Curves:
         first, last = max(self.first, 1), max(self.first, 1, min(self.last or step, step))
         while (last - 1) // self.width - (first - 1) // self.width >= self.limit:
             self.width *= 2
-
-    def _values(self, metrics: Any, *, of_step: bool) -> Iterator[tuple[str, float]]:
-        for name in self.names:
-            if (name in OF_STEPS) is not of_step:
-                continue
-            source = name.removeprefix("eval_")
-            if name in _OPTIONAL and not metrics.HasField(source):
-                continue
-            value = float(getattr(metrics, source))
-            if math.isfinite(value):
-                yield name, value
 
     def _put(self, name: str, step: int, value: float, time: Timestamp) -> None:
         points = self._points.setdefault(name, {})
@@ -157,6 +146,22 @@ class Curves:
         ]
 
 
+def values_of(
+    metrics: event_pb2.StepMetrics | event_pb2.EvalMetrics, names: Iterable[str]
+) -> Iterator[tuple[str, float]]:
+    """The finite values of those of the named metrics that an event of this kind has."""
+    of_step, read = isinstance(metrics, event_pb2.StepMetrics), cast("Any", metrics)
+    for name in names:
+        if (name in OF_STEPS) is not of_step:
+            continue
+        source = name.removeprefix("eval_")
+        if name in _OPTIONAL and not read.HasField(source):
+            continue
+        value = float(getattr(read, source))
+        if math.isfinite(value):
+            yield name, value
+
+
 class MetricsReader:
     """Answers curves from the database."""
 
@@ -166,7 +171,7 @@ class MetricsReader:
     async def query(self, uid: str, request: metrics_pb2.QueryMetricsRequest) -> metrics_pb2.QueryMetricsResponse:
         """Answer a request. Raises the errors that QueryMetrics documents."""
         curves = Curves(
-            names=_names(request.metrics),
+            names=known_metrics(request.metrics),
             first=request.first_step,
             last=request.last_step,
             limit=request.max_points or DEFAULT_POINTS,
@@ -197,8 +202,11 @@ class MetricsReader:
         )
 
 
-def _names(asked: Iterable[str]) -> tuple[str, ...]:
-    """Metrics to read, in order. Raises InvalidArgument INVALID_REQUEST with the known names."""
+def known_metrics(asked: Iterable[str]) -> tuple[str, ...]:
+    """Metrics to read, in order; all of them where none is asked for.
+
+    Raises InvalidArgument INVALID_REQUEST with the known names.
+    """
     names = tuple(asked)
     for place, name in enumerate(names):
         if name not in UNITS:

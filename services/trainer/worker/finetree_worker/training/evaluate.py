@@ -4,7 +4,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -36,14 +36,33 @@ BATCH_QUESTIONS = 40
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Sums over learned tokens: cross entropy (nats), tokens that the model predicts, all tokens."""
+    """Sums over rows: of the cross entropies (nats) of their learned tokens, those predicted, all of them.
+
+    `products` are the sums of the products of two of these three (nats, correct, tokens), float64 (3, 3): what their
+    spread over the rows is computed from.
+    """
 
     nats: float = 0.0
     correct: int = 0
     tokens: int = 0
+    rows: int = 0
+    products: Tensor = field(default_factory=lambda: torch.zeros(3, 3, dtype=torch.float64))
+
+    @classmethod
+    def of_documents(cls, nats: Tensor, correct: Tensor, tokens: Tensor) -> "Score":
+        """Sum up documents: float64 (documents,) each."""
+        each = torch.stack((nats, correct, tokens))
+        total = each.sum(1).tolist()
+        return cls(total[0], int(total[1]), int(total[2]), len(tokens), each @ each.T)
 
     def __add__(self, other: "Score") -> "Score":
-        return Score(self.nats + other.nats, self.correct + other.correct, self.tokens + other.tokens)
+        return Score(
+            self.nats + other.nats,
+            self.correct + other.correct,
+            self.tokens + other.tokens,
+            self.rows + other.rows,
+            self.products + other.products,
+        )
 
     @property
     def loss(self) -> float:
@@ -54,6 +73,30 @@ class Score:
     def accuracy(self) -> float:
         """Share of the learned tokens that are the model's most probable ones."""
         return self.correct / max(1, self.tokens)
+
+    @property
+    def loss_standard_error(self) -> float | None:
+        """Standard error of the loss (nats); None of fewer than two rows, or where it is not finite."""
+        return self._standard_error(0, self.loss)
+
+    @property
+    def accuracy_standard_error(self) -> float | None:
+        """Standard error of the accuracy; None of fewer than two rows."""
+        return self._standard_error(1, self.accuracy)
+
+    def _standard_error(self, of: int, ratio: float) -> float | None:
+        """Standard error of a ratio of two sums over rows: Cochran, Sampling Techniques (1977), section 6.4.
+
+        Rows are what is drawn at random: tokens of one row resemble each other, and counting them as independent would
+        promise too much.
+        """
+        if self.rows < 2 or not self.tokens:
+            return None
+        products = self.products
+        squares = float(products[of, of] - 2 * ratio * products[of, 2] + ratio * ratio * products[2, 2])
+        if not math.isfinite(squares):
+            return None
+        return math.sqrt(max(0.0, squares) * self.rows / (self.rows - 1)) / self.tokens
 
 
 def score(
@@ -82,7 +125,7 @@ def score(
 
 def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
     batch = collate(documents).to(model.device)
-    return Score(*target_score(model, batch), len(batch.labels))
+    return Score.of_documents(*target_score(model, batch))
 
 
 def _in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result]) -> list[Result]:

@@ -67,12 +67,22 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     return total
 
 
-def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[float, int]:
-    """Return the sum of the targets' cross entropies (nats) and the number of predicted targets; no gradients."""
-    hidden, total, correct = hidden_states(model, batch)[batch.predictors], 0.0, 0
+def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each document, on the CPU: its targets' cross entropies (nats), those predicted, all of them.
+
+    Each is the sum over the document's targets, float64 (documents,). No gradients.
+    """
+    hidden = hidden_states(model, batch)[batch.predictors]
+    nats, hits = [], []
     chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
     for part, labels in chunks:
         logits = _logits(model, part)
-        total += float(cross_entropy(logits, labels, reduction="sum"))
-        correct += int((logits.argmax(dim=-1) == labels).sum())
-    return total, correct
+        nats.append(cross_entropy(logits, labels, reduction="none"))
+        hits.append(logits.argmax(dim=-1) == labels)
+    document = torch.searchsorted(torch.tensor(batch.lengths).cumsum(0), batch.predictors.cpu(), right=True)
+
+    def by_document(values: Tensor) -> Tensor:
+        sums = torch.zeros(len(batch.lengths), dtype=torch.float64)
+        return sums.index_add_(0, document, values.cpu().double())
+
+    return by_document(torch.cat(nats)), by_document(torch.cat(hits)), by_document(torch.ones(len(document)))
