@@ -73,9 +73,11 @@ def planner(folder) -> Planner:
     cpu = hardware_pb2.Hardware(cpu=hardware_pb2.CpuDevice(cores=8, memory_bytes=32 << 30), count=1)
     devices.append(Device("here", "cpu", cpu, "CPU", 32 << 30))
     datasets: Any = None  # rows come from a path
+    weights: Any = None  # every run starts from its base
+    serving: Any = None  # nothing is served
     layout = Layout(folder)
     inputs = Inputs(Models(layout.models, ()), datasets, layout=layout, data_roots=(str(folder),), estimator=estimator)
-    return Planner(inputs, devices=devices, estimator=estimator, rates=lambda: None)
+    return Planner(inputs, weights, devices=devices, estimator=estimator, rates=lambda: None, serving=serving)
 
 
 def requests(policy: str, folder: Path) -> Iterator[recommendation_pb2.RecommendRequest]:

@@ -135,6 +135,13 @@ class Recommender:
             evidence = with_truncated_rows(pack, inputs, evidence, ways)
         return conclude(pack, inputs, evidence, missing=missing, others=self._builtin(), rented=rented, ways=ways)
 
+    async def catalog(self) -> Catalog:
+        """Return what the estimator knows of models; nothing where it does not answer."""
+        try:
+            return await self._estimator.catalog()
+        except EstimatorUnavailableError:
+            return Catalog()
+
     async def _ways_out(self, pack: Pack, inputs: Inputs, evidence: Evidence | None) -> Answers:
         """Ask what would train, where nothing does as asked; nothing where the estimator does not answer."""
         if evidence is None or not wanted(evidence):

@@ -8,13 +8,15 @@ from finetree_api.recommender.v1 import (
     recommender_pb2,
     recommender_pb2_grpc,
     rule_pack_pb2,
+    serving_pb2,
 )
 from finetree_api.types.v1 import evidence_pb2, server_pb2
 from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server.identity import distribution_version
 from grpc import aio
 
-from finetree_recommender.messages import method_cards, rule_packs
+from finetree_recommender.estimator.values import Catalog
+from finetree_recommender.messages import method_cards, rule_packs, serving
 from finetree_recommender.messages.methods import method_of
 from finetree_recommender.messages.recommendation import recommendation
 from finetree_recommender.pictures import frontier, tree
@@ -112,6 +114,15 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
         entry = next(item for item in self._library.entries() if item.pack is pack)
         return rule_packs.details(entry, pack)
 
+    async def CheckServing(
+        self,
+        request: serving_pb2.CheckServingRequest,
+        context: aio.ServicerContext[serving_pb2.CheckServingRequest, serving_pb2.CheckServingResponse],
+    ) -> serving_pb2.CheckServingResponse:
+        """Tell which servers serve a result."""
+        known = await self._recommender.catalog() if serving.needs_catalog(request) else Catalog()
+        return serving.check_serving(request, known)
+
     async def GetServerInfo(
         self,
         request: recommender_pb2.GetServerInfoRequest,
@@ -122,7 +133,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             service="finetree-recommender",
             version=distribution_version("finetree-recommender"),
             api_revisions=["v1"],
-            features=["recommend", "method_cards", "rule_packs", "pictures"],
+            features=["recommend", "method_cards", "rule_packs", "pictures", "serving"],
         )
         pack = self._recommender.pack(DEFAULT_PACK)
         return recommender_pb2.GetServerInfoResponse(server=server, revision=evidence_pb2.Revision(pack=pack.revision))

@@ -12,7 +12,14 @@ ENV_PREFIX = "FINETREE_RECOMMENDER"
 """Prefix of environment variables."""
 
 OnceMethod = Literal[
-    "Recommend", "RenderDecisionTree", "RenderFrontier", "ListMethods", "GetMethod", "ListRulePacks", "GetRulePack"
+    "Recommend",
+    "RenderDecisionTree",
+    "RenderFrontier",
+    "ListMethods",
+    "GetMethod",
+    "ListRulePacks",
+    "GetRulePack",
+    "CheckServing",
 ]
 """Rpcs that are answered without a server."""
 

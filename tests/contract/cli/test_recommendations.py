@@ -91,7 +91,9 @@ def test_an_explanation_has_every_part_without_color(run):
     assert max(map(len, out.splitlines())) <= 120
 
 
-@pytest.mark.parametrize(("form", "begins"), [("text", "-> LoRA"), ("mermaid", "flowchart TD"), ("svg", "<svg")])
+@pytest.mark.parametrize(
+    ("form", "begins"), [("text", "How fake-1 decides"), ("mermaid", "flowchart TD"), ("svg", "<svg")]
+)
 def test_a_tree_is_the_answer_or_a_file(run, tmp_path, form, begins):
     code, out, _ = run(*ASK, "--tree", form)
     assert code == 0

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+from finetree.testing import Suite
 from finetree_api.estimator.v1 import estimate_pb2, estimator_pb2_grpc
 from finetree_estimator.__main__ import FULL_NAME
 from finetree_estimator.catalog import price_book
@@ -20,8 +21,13 @@ METHODS = {"full", "lora", "qlora", "prefix", "adapter"}
 
 
 @pytest.fixture
-async def channel():
-    """A channel to an estimator that serves on loopback."""
+async def channel(served_by):
+    """A channel to an estimator that serves on loopback: the service, or the SDK's fake suite."""
+    if served_by == "suite":
+        with Suite() as suite:
+            async with grpc.aio.insecure_channel(suite.address, LARGE_REPLIES) as channel:
+                yield channel
+        return
     servicer = EstimatorServicer(Knowledge(price_book.packaged()), max_request_bytes=4 << 20)
     service = Service(NAME, "0", Settings(address="127.0.0.1:0", log_level="error"))
     service.add(estimator_pb2_grpc.add_EstimatorServiceServicer_to_server, servicer, FULL_NAME)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import grpc
 import pytest
+from finetree.testing import Clock, Suite
 from finetree_api.estimator.v1 import calibration_pb2, estimator_pb2, estimator_pb2_grpc
 from finetree_api.types.v1 import method_pb2
 from finetree_estimator.__main__ import FULL_NAME
@@ -24,8 +25,13 @@ KNOWN = Knowledge(price_book.packaged())
 
 
 @pytest.fixture
-async def learning(tmp_path):
-    """A stub of an estimator that learns."""
+async def learning(tmp_path, served_by):
+    """A stub of an estimator that learns, or of the fake suite's, which keeps what is reported."""
+    if served_by == "suite":
+        with Suite(clock=Clock(datetime.now(UTC))) as suite:
+            async with grpc.aio.insecure_channel(suite.address) as channel:
+                yield estimator_pb2_grpc.EstimatorServiceStub(channel)
+        return
     learner = Learner(tmp_path / "state", KNOWN, estimate)
     service = Service(NAME, "0", Settings(address="127.0.0.1:0", log_level="error"))
     servicer = EstimatorServicer(KNOWN, learner=learner)
@@ -73,6 +79,7 @@ async def refusal(call, explain):
     return explain(refused.value)
 
 
+@pytest.mark.service_alone("calibration")
 async def test_the_next_estimate_moves_towards_what_was_measured(learning, request_of, report_of):
     before = await step_seconds(learning, request_of())
     distances = [abs(1.2 - before)]
@@ -146,14 +153,27 @@ IMPLAUSIBLE = {
     "more than the card has": ({"device_bytes": 40 * 2**30}, "observation"),
     "no steps that took time": ({"steps": 0}, "observation.steps"),
     "steps longer than the run": ({"total_seconds": 30.0}, "observation.step_seconds"),
-    "far too slow": ({"step_seconds": 400.0, "total_seconds": 30_000.0}, "observation.step_seconds"),
-    "far too fast": ({"step_seconds": 1e-4}, "observation.step_seconds"),
-    "far too small": ({"device_bytes": 2**20}, "observation"),
     "from the future": ({"end_time": datetime(2999, 1, 1, tzinfo=UTC)}, "observation.end_time"),
 }
 
 
-@pytest.mark.parametrize(("parts", "path"), IMPLAUSIBLE.values(), ids=IMPLAUSIBLE)
+FAR_FROM_THE_PREDICTION = {
+    "far too slow": ({"step_seconds": 400.0, "total_seconds": 30_000.0}, "observation.step_seconds"),
+    "far too fast": ({"step_seconds": 1e-4}, "observation.step_seconds"),
+    "far too small": ({"device_bytes": 2**20}, "observation"),
+}
+
+
+@pytest.mark.parametrize(
+    ("parts", "path"),
+    [
+        *(pytest.param(*case, id=name) for name, case in IMPLAUSIBLE.items()),
+        *(
+            pytest.param(*case, id=name, marks=pytest.mark.service_alone("figures"))
+            for name, case in FAR_FROM_THE_PREDICTION.items()
+        ),
+    ],
+)
 async def test_an_implausible_observation_is_refused_and_changes_nothing(learning, report_of, explain, parts, path):
     refused = await refusal(learning.ReportObservation(report_of(**parts)), explain)
 
@@ -217,6 +237,7 @@ async def test_unknown_names_are_refused(learning, request_of, report_of, explai
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND.value[0], reason)
 
 
+@pytest.mark.service_alone("calibration")
 async def test_the_median_of_a_few_steps_says_nothing_of_the_next_run(learning, report_of):
     await learning.ReportObservation(report_of(steps=3, device_bytes=12 * 2**30))
     entry = (await learning.GetCalibration(calibration_pb2.GetCalibrationRequest())).entries[0]
@@ -225,6 +246,7 @@ async def test_the_median_of_a_few_steps_says_nothing_of_the_next_run(learning, 
     assert entry.HasField("memory_factor")
 
 
+@pytest.mark.service_alone("calibration")
 async def test_calibration_shows_factors_and_points_with_what_was_predicted(learning, request_of, report_of):
     predicted = await step_seconds(learning, request_of())
     for number in range(1, 7):
@@ -273,13 +295,14 @@ async def test_a_page_goes_on_where_it_was_when_newer_points_come(learning, repo
     assert [point.job[-1] for point in (*first.points, *second.points)] == ["3", "2", "1"]
 
 
-async def test_reset_forgets_one_device_or_all(learning, request_of, report_of):
+@pytest.mark.parametrize("device", ["RTX-3090", pytest.param("RTX 3090", marks=pytest.mark.service_alone("names"))])
+async def test_reset_forgets_one_device_or_all(learning, request_of, report_of, device):
     empty = (await learning.EstimateRun(request_of())).estimate
     slow = request_of({"hardware": {"accelerator": "rtx-3090"}})
     await learning.ReportObservation(report_of(1))
     await learning.ReportObservation(report_of(2, run=slow, step_seconds=6.0))
 
-    assert (await learning.ResetCalibration(calibration_pb2.ResetCalibrationRequest(device="RTX 3090"))).removed == 1
+    assert (await learning.ResetCalibration(calibration_pb2.ResetCalibrationRequest(device=device))).removed == 1
     left = await learning.GetCalibration(calibration_pb2.GetCalibrationRequest())
     assert [entry.device for entry in left.entries] == ["rtx-4090"]
     done = await learning.ResetCalibration(calibration_pb2.ResetCalibrationRequest())
@@ -307,6 +330,7 @@ async def test_an_observation_without_a_time_has_that_of_the_call(learning, repo
     assert abs(datetime.now(UTC) - point.end_time.ToDatetime(UTC)).total_seconds() < 60
 
 
+@pytest.mark.service_alone("process")
 async def test_a_server_that_keeps_nothing_says_so(stub, report_of, explain):
     for call in (stub.ReportObservation(report_of()), stub.ResetCalibration(calibration_pb2.ResetCalibrationRequest())):
         refused = await refusal(call, explain)
@@ -314,6 +338,7 @@ async def test_a_server_that_keeps_nothing_says_so(stub, report_of, explain):
     assert not (await stub.GetCalibration(calibration_pb2.GetCalibrationRequest())).entries
 
 
+@pytest.mark.service_alone("process")
 async def test_a_restart_and_a_program_without_a_server_know_the_same(learning, report_of, tmp_path):
     for number in (3, 1, 2):
         answer = await learning.ReportObservation(report_of(number))
@@ -323,6 +348,7 @@ async def test_a_restart_and_a_program_without_a_server_know_the_same(learning, 
     assert found.correction("rtx-4090", "llama").step_time.observations == 3
 
 
+@pytest.mark.service_alone("calibration")
 async def test_predictions_are_made_anew_for_other_formulas(report_of, tmp_path, monkeypatch):
     first = Learner(tmp_path, KNOWN, estimate)
     await first.report(report_of())
@@ -338,6 +364,7 @@ async def test_predictions_are_made_anew_for_other_formulas(report_of, tmp_path,
     assert (renewed.measured_step, renewed.digest) == (point.measured_step, point.digest)
 
 
+@pytest.mark.service_alone("process")
 async def test_a_program_without_a_server_answers_with_what_a_server_has_learned(
     learning, request_of, report_of, tmp_path
 ):

@@ -95,6 +95,7 @@ async def test_each_limit_passes_is_undecided_and_fails(stub, check_of, name):
     assert found == {verdict: [verdict, verdict] for verdict in (PASS, UNDECIDED, FAIL)}
 
 
+@pytest.mark.service_alone("figures")
 async def test_lengths_of_the_rows_are_to_be_stated_where_a_limit_may_turn_on_them(stub, check_of):
     """Not where a limit passes, where they are known, or where the weights alone are too much."""
     large = {"model": {"name": "llama-3-70b"}, "hardware": {"accelerator": "rtx-2060"}}
@@ -180,6 +181,7 @@ def patched(
         ),
     ],
 )
+@pytest.mark.service_alone("search")
 async def test_every_remedy_passes_once_it_is_applied_to_the_job(stub, check_of, policy, spec):
     request = check_of(policy, spec)
     reply = await stub.CheckPlan(request)
@@ -190,6 +192,7 @@ async def test_every_remedy_passes_once_it_is_applied_to_the_job(stub, check_of,
         assert (await stub.CheckPlan(patched(request, list(remedy.patches)))).verdict == PASS, remedy.summary
 
 
+@pytest.mark.service_alone("search")
 async def test_a_fix_is_one_change_after_which_that_rule_passes(stub, check_of):
     request = check_of({"duration_seconds": 200, "fit": True}, {"model": {"name": "llama-3.2-3b"}})
     fixed = [check for check in (await stub.CheckPlan(request)).checks if check.HasField("fix")]
@@ -222,6 +225,7 @@ async def test_a_fix_is_one_change_after_which_that_rule_passes(stub, check_of):
         ({"cost": 1}, {"hardware": {"cpu": {"cores": 2}}}, ["no change is possible", "cost: unknown without a price"]),
     ],
 )
+@pytest.mark.service_alone("search")
 async def test_where_no_change_would_pass_it_says_so_and_why(stub, check_of, policy, spec, parts):
     reply = await stub.CheckPlan(check_of(policy, spec))
 
@@ -232,13 +236,16 @@ async def test_where_no_change_would_pass_it_says_so_and_why(stub, check_of, pol
     assert all(rule in reply.no_remedy for rule in broken)
 
 
-@pytest.mark.parametrize("policy", [{"cost": 1e9}, {"duration_seconds": 200}])
+@pytest.mark.parametrize(
+    "policy", [{"cost": 1e9}, pytest.param({"duration_seconds": 200}, marks=pytest.mark.service_alone("search"))]
+)
 async def test_where_a_change_passes_or_none_is_needed_there_is_nothing_to_explain(stub, check_of, policy):
     reply = await stub.CheckPlan(check_of(policy, {"model": {"name": "llama-3.2-3b"}}))
     assert (reply.verdict == PASS) == (not reply.remedies)
     assert not reply.no_remedy
 
 
+@pytest.mark.service_alone("search")
 async def test_owned_hardware_is_not_replaced_by_another(stub, check_of):
     owned = {
         "model": {"name": "llama-3.1-8b"},
@@ -285,6 +292,7 @@ def with_policy(request: check_plan_pb2.CheckPlanRequest, **parts: object) -> ch
     return request
 
 
+@pytest.mark.service_alone("search")
 async def test_a_provider_that_is_not_allowed_is_replaced_by_one_that_is(stub, check_of):
     request = check_of({"cost": 50}, {"model": {"name": "llama-3.2-3b"}})
     request.policy.limits.append(
@@ -300,31 +308,68 @@ async def test_a_provider_that_is_not_allowed_is_replaced_by_one_that_is(stub, c
         assert (await stub.CheckPlan(patched(request, list(remedy.patches)))).verdict == PASS, remedy.summary
 
 
+@pytest.mark.parametrize(
+    ("limit", "names", "verdict"),
+    [
+        (lists("METHOD", denied=["l*"]), ["lora"], FAIL),
+        (lists("METHOD", allowed=["LoRA", "full"]), ["lora"], PASS),
+        (lists("MODEL", allowed=["huggingfacetb/*"]), ["smollm2-135m-instruct"], PASS),
+        (lists("MODEL", denied=["smollm2-*"]), ["smollm2-135m-instruct"], FAIL),
+        (lists("PROVIDER", denied=["owned"]), ["owned"], FAIL),
+        ({"metric": "POLICY_METRIC_EXAMPLES", "max": 1000}, [1000], PASS),
+        ({"metric": "POLICY_METRIC_TOKENS", "max": 199_999}, [200_000], FAIL),
+    ],
+)
+async def test_names_and_the_size_of_the_data_are_those_of_the_request(stub, check_of, limit, names, verdict):
+    owned = {"owned": {"price_per_kwh": {"nanos": 300_000_000, "currency_code": "USD"}}}
+    request = check_of({"fit": True}, {"ownership": owned})
+    request.policy.limits.append(json_format.ParseDict(limit, check_plan_pb2.PolicyLimit()))
+    check = (await stub.CheckPlan(request)).checks[1]
+
+    assert check.verdict == verdict
+    assert [check.measured_name or check.measured.expected] == names
+
+
+async def test_the_tokens_of_rows_that_are_not_counted_are_to_be_stated(stub, check_of):
+    request = check_of({"tokens": 1})
+    request.run.dataset_profile.ClearField("total_tokens")
+    (check,) = (await stub.CheckPlan(request)).checks
+
+    assert (check.verdict, check.field_path) == (UNDECIDED, "dataset.profile.total_tokens")
+    assert "dataset.profile.total_tokens" in check.message
+
+
+@pytest.mark.service_alone("search")
 async def test_a_method_is_not_replaced_and_the_answer_says_so(stub, check_of):
     request = check_of({"fit": True})
     request.policy.limits.append(json_format.ParseDict(lists("METHOD", denied=["l*"]), check_plan_pb2.PolicyLimit()))
-    reply = await stub.CheckPlan(request)
 
-    assert [check.verdict for check in reply.checks] == [PASS, FAIL]
-    assert "no other one is proposed" in reply.no_remedy
+    assert "no other one is proposed" in (await stub.CheckPlan(request)).no_remedy
 
 
 WAIVER = {"rule_id": "duration_seconds", "owner": "ml-platform", "reason": "migration", "until": "2026-11-28"}
 
 
-async def test_a_waived_limit_stops_nothing_and_remedies_leave_it_alone(stub, check_of):
-    request = with_policy(check_of({"duration_seconds": 1, "device_bytes": 2 * 10**9}), waivers=[WAIVER])
+async def test_a_waived_limit_stops_nothing_until_the_waiver_expires(stub, check_of):
+    request = with_policy(check_of({"duration_seconds": 1e-3, "device_bytes": 1000}), waivers=[WAIVER])
     reply = await stub.CheckPlan(request)
     assert [check.verdict for check in reply.checks] == [check_pb2.CHECK_VERDICT_WAIVED, FAIL]
-    assert reply.remedies
-    for remedy in reply.remedies:
-        after = await stub.CheckPlan(patched(request, list(remedy.patches)))
-        assert after.verdict == check_pb2.CHECK_VERDICT_WAIVED, remedy.summary
+    assert reply.checks[0].waiver.owner == "ml-platform"
 
     request.evaluation_date = "2026-11-29"
     expired = await stub.CheckPlan(request)
     assert [check.verdict for check in expired.checks] == [FAIL, FAIL]
     assert "expired after 2026-11-28" in expired.checks[0].message
+
+
+@pytest.mark.service_alone("search")
+async def test_remedies_leave_a_waived_limit_alone(stub, check_of):
+    request = with_policy(check_of({"duration_seconds": 1, "device_bytes": 2 * 10**9}), waivers=[WAIVER])
+    reply = await stub.CheckPlan(request)
+    assert reply.remedies
+    for remedy in reply.remedies:
+        after = await stub.CheckPlan(patched(request, list(remedy.patches)))
+        assert after.verdict == check_pb2.CHECK_VERDICT_WAIVED, remedy.summary
 
 
 async def test_a_run_that_does_not_fit_fails_there_and_has_no_time_and_no_cost(stub, check_of):
@@ -378,6 +423,16 @@ async def test_an_increase_is_held_against_the_base_run_and_every_number_shows_i
     assert not fit.HasField("base")
     assert (increase.rule_id, increase.verdict) == ("duration_seconds_increase", FAIL)
     assert increase.limit == pytest.approx(1.2 * before.time.total_seconds.expected)
+
+
+@pytest.mark.service_alone("search")
+async def test_remedies_take_back_an_increase(stub, check_of):
+    request = check_of({"cost": 50, "fit": True}, {"training": {"epochs": 3}})
+    limit = {"metric": "POLICY_METRIC_DURATION_SECONDS", "max_increase": 0.2}
+    request.policy.limits.append(json_format.ParseDict(limit, check_plan_pb2.PolicyLimit()))
+    request.base_run.CopyFrom(request.run)
+    request.base_run.spec.training.epochs = 1
+    reply = await stub.CheckPlan(request)
     assert reply.remedies
     for remedy in reply.remedies:
         assert (await stub.CheckPlan(patched(request, list(remedy.patches)))).verdict == PASS, remedy.summary
@@ -463,8 +518,11 @@ LIMIT = {"metric": "POLICY_METRIC_FIT"}
         ({"policy": {"limits": [LIMIT], "waivers": [WAIVER | {"rule_id": "fit"}]}}, "evaluation_date"),
         ({"overrides": [{"rule_id": "cost", "by": "", "reason": "x"}]}, "overrides[0].by"),
         ({"evaluation_date": "yesterday"}, "evaluation_date"),
-        ({"base_run": {"spec": {"model": {"name": "smollm2-135m"}, "lora": {"rank": -1}}}}, "base_run.spec.lora.rank"),
-        ({"base_run": {"spec": {"model": {"name": "smollm2-135m"}}}}, "base_run.spec.method"),
+        (
+            {"base_run": {"spec": {"model": {"name": "smollm2-135m-instruct"}, "lora": {"rank": -1}}}},
+            "base_run.spec.lora.rank",
+        ),
+        ({"base_run": {"spec": {"model": {"name": "smollm2-135m-instruct"}}}}, "base_run.spec.method"),
     ],
 )
 async def test_what_a_policy_may_hold_is_bounded(stub, check_of, explain, parts, field):

@@ -26,6 +26,7 @@ def trained_by(program: str) -> dict[str, object]:
     return {"program": {"program": f"TRAINING_PROGRAM_{program}"}}
 
 
+@pytest.mark.service_alone("figures")
 async def test_a_full_answer_names_five_measured_runs_nearest_first(stub, request_of):
     rows = (await stub.EstimateRun(request_of(view=FULL))).estimate.nearest_runs
     far = [row.distance for row in rows]
@@ -49,6 +50,7 @@ async def test_a_basic_answer_names_none_but_states_its_confidence(stub, request
     assert estimate.confidence.reasons
 
 
+@pytest.mark.service_alone("figures")
 async def test_a_run_that_was_published_is_at_no_distance(stub, request_of):
     profile = {"examples": 20_000, "total_tokens": 4_198_051}
     request = request_of(LORA_OF_PEFT | trained_by("TRANSFORMERS"), view=FULL, dataset_profile=profile)
@@ -60,6 +62,7 @@ async def test_a_run_that_was_published_is_at_no_distance(stub, request_of):
     assert estimate.confidence.memory == estimate.confidence.time == evidence_pb2.CONFIDENCE_LEVEL_HIGH
 
 
+@pytest.mark.service_alone("figures")
 async def test_our_own_program_is_farther_than_the_one_that_was_measured(stub, request_of):
     theirs, ours = [
         (await stub.EstimateRun(request_of(LORA_OF_PEFT | trained_by(program)))).estimate.confidence
@@ -71,6 +74,7 @@ async def test_our_own_program_is_farther_than_the_one_that_was_measured(stub, r
 
 
 @pytest.mark.parametrize("view", ["ESTIMATE_VIEW_BASIC", FULL])
+@pytest.mark.service_alone("figures")
 async def test_each_answer_carries_the_playbooks_figures_beside_the_computed_ones(stub, request_of, view):
     estimate = (await stub.EstimateRun(request_of(view=view, runs_per_month=2))).estimate
     found = {figure.kind: figure for figure in estimate.playbook}
@@ -86,6 +90,7 @@ async def test_each_answer_carries_the_playbooks_figures_beside_the_computed_one
     assert found[estimate_pb2.PLAYBOOK_FIGURE_KIND_COST_USD].value == 3
 
 
+@pytest.mark.service_alone("figures")
 async def test_the_playbook_counts_all_examples_also_where_some_are_held_out(stub, request_of):
     request = request_of({"evaluation": {"split_fraction": 0.2}})
     figure = (await stub.EstimateRun(request)).estimate.playbook[0]
@@ -93,6 +98,7 @@ async def test_the_playbook_counts_all_examples_also_where_some_are_held_out(stu
     assert (figure.value, figure.interpolated) == (2, False)
 
 
+@pytest.mark.service_alone("figures")
 async def test_without_a_profile_the_tables_by_size_are_left_out(stub, request_of):
     request = request_of()
     request.ClearField("dataset_profile")

@@ -25,6 +25,7 @@ async def test_a_run_that_fits_takes_no_fallback(stub, request_of):
 
 
 @pytest.mark.parametrize(("rows", "length", "taken"), [(16, 1024, 1), (64, 4096, 2)])
+@pytest.mark.service_alone("figures")
 async def test_a_run_takes_over_fallbacks_until_it_fits(stub, request_of, rows, length, taken):
     training = {"micro_batch_size": rows, "effective_batch_size": rows, "sequence_length": length}
     spec = LARGE | {"training": training}
@@ -37,6 +38,21 @@ async def test_a_run_takes_over_fallbacks_until_it_fits(stub, request_of, rows, 
     assert given.fallbacks_taken == taken
     assert given.fit.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
     same.fallbacks_taken = taken
+    assert given == same
+
+
+async def test_fallbacks_are_merged_one_after_the_other_until_the_run_fits(stub, request_of):
+    small = {"model": {"name": "smollm2-135m-instruct"}}
+    never = {"optimizer": "OPTIMIZER_SGD"}
+    spec = {"model": {"name": "llama-3-70b"}, "full": {}}
+    merged = spec | small | {"training": {"micro_batch_size": 1}}
+    tried = [{"training": {"micro_batch_size": 1}}, small, never]
+    given = (await stub.EstimateRun(request_of(spec, fallbacks=tried))).estimate
+    same = (await stub.EstimateRun(request_of(merged))).estimate
+
+    assert given.fallbacks_taken == 2
+    assert given.fit.verdict == estimate_summary_pb2.FIT_VERDICT_FITS
+    same.fallbacks_taken = 2
     assert given == same
 
 

@@ -25,6 +25,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 
+pytestmark = pytest.mark.service_alone("process")
 PROGRAM = [sys.executable, "-m", "finetree_estimator"]
 HEADER = b"price_id,accelerator,provider,hourly_price,currency,date,source\n"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import finetree
 import pytest
+from finetree.testing import Suite
 from finetree_recommender.__main__ import build
 from finetree_recommender.settings import Settings
 from finetree_runtime.server.service import serving
@@ -81,9 +82,14 @@ def recommender():
 
 
 @pytest.fixture
-async def client(estimator_address):
-    """A client of a recommender with a real estimator."""
-    async with connected(estimator_address) as made:
+async def client(served_by, request):
+    """A client of a recommender with a real estimator, or of the SDK's fake suite."""
+    if served_by == "suite":
+        with Suite() as suite:
+            async with suite.async_client() as made:
+                yield made
+        return
+    async with connected(request.getfixturevalue("estimator_address")) as made:
         yield made
 
 

@@ -13,6 +13,7 @@ def name(card):
     return method_pb2.Method.Name(card.method).removeprefix("METHOD_")
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_the_five_cards_are_complete(client):
     cards = await client.list_methods()
     assert {name(card) for card in cards} == METHODS
@@ -30,6 +31,7 @@ async def test_the_five_cards_are_complete(client):
     assert all(card.trainable_here for card in cards)
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_a_card_holds_what_a_dashboard_shows(client):
     for card in await client.list_methods():
         assert all((card.tooltip, card.best_for, card.efficiency, card.efficiency_label))
@@ -48,6 +50,7 @@ async def test_a_card_holds_what_a_dashboard_shows(client):
         assert all(row.provenance.kind == evidence_pb2.PROVENANCE_KIND_PUBLISHED for row in card.evidence)
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_the_guides_of_rank_and_quantization_name_one_usual_choice(client):
     parameters = {item.field_path: item for item in (await client.get_method("qlora")).parameters}
     assert [choice.value for choice in parameters["qlora.lora.rank"].choices] == ["64", "32", "16", "8", "4"]
@@ -56,6 +59,7 @@ async def test_the_guides_of_rank_and_quantization_name_one_usual_choice(client)
     assert (bits["QUANTIZATION_INT8"].quality_percent.low, bits["QUANTIZATION_INT8"].minimum_gpu_gb) == (90, 24)
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_the_hardware_chart_says_where_nothing_is_recommended(client):
     rows = (await client.method_guide()).hardware
     assert [row.marketed_memory_gb for row in rows] == [80, 40, 24, 16, 8, 4]
@@ -65,6 +69,7 @@ async def test_the_hardware_chart_says_where_nothing_is_recommended(client):
     assert rows[-1].note
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_every_answer_of_the_questionnaire_is_understood_as_itself(client):
     guide = await client.method_guide()
     assert [len(question.options) for question in guide.questions] == [6, 5, 5, 3, 3]
@@ -83,6 +88,7 @@ async def test_one_card_is_the_same_as_in_the_list(client, method):
     assert name(card) == method.upper()
 
 
+@pytest.mark.service_alone("process")
 async def test_cards_need_no_estimator(recommender, free_address):
     async with recommender(free_address) as client:
         assert len(await client.list_methods(rule_pack="playbook-1")) == 5
@@ -92,7 +98,8 @@ async def test_errors_of_the_cards(client):
     with pytest.raises(finetree.NotFound) as missing:
         await client.list_methods(rule_pack="no-such-pack")
     assert missing.value.reason == "RULE_PACK_NOT_FOUND"
-    assert "playbook-1" in str(missing.value)
+    (default,) = [pack.id async for pack in client.list_rule_packs() if pack.default]
+    assert default in str(missing.value)
     with pytest.raises(finetree.NotFound):
         await client.get_method("lora", rule_pack="no-such-pack")
     with pytest.raises(finetree.InvalidArgument):
@@ -106,6 +113,7 @@ async def test_the_server_says_what_it_is(client):
     assert info.version
 
 
+@pytest.mark.service_alone("process")
 def test_the_program_starts_and_stops(program, tmp_path, free_address):
     with program("finetree_recommender", tmp_path, "--estimator-address", free_address) as (process, address):
         with finetree.Client(recommender_address=address) as client:

@@ -25,19 +25,20 @@ REQUEST = {
 @pytest.mark.parametrize(
     ("picture_format", "media_type", "begins"),
     [
-        ("text", "text/plain; charset=utf-8", "How playbook-1 decides"),
+        ("text", "text/plain; charset=utf-8", "How {pack} decides"),
         ("mermaid", "text/vnd.mermaid; charset=utf-8", "flowchart TD"),
         ("svg", "image/svg+xml", "<svg"),
-        (0, "text/plain; charset=utf-8", "How playbook-1 decides"),
+        (0, "text/plain; charset=utf-8", "How {pack} decides"),
     ],
 )
 async def test_a_tree_comes_in_every_format(client, picture_format, media_type, begins):
     drawn = await client.render_decision_tree(picture_format=picture_format)
     assert drawn.media_type == media_type
-    assert drawn.content.startswith(begins)
+    assert drawn.content.startswith(begins.format(pack=drawn.revision.pack.id))
     assert not drawn.taken_ids
 
 
+@pytest.mark.service_alone("drawing")
 async def test_the_path_is_that_of_the_answers_trace(client):
     answer = await client.recommend(REQUEST)
     drawn = await client.render_decision_tree(REQUEST)
@@ -47,6 +48,7 @@ async def test_the_path_is_that_of_the_answers_trace(client):
     assert drawn.taken_ids[0] == "gate"
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_the_rule_pack_of_a_drawing_takes_precedence_over_that_of_its_request(client):
     drawn = await client.render_decision_tree(REQUEST, rule_pack="evidence-1")
     assert drawn.revision.pack.id == "evidence-1"
@@ -54,6 +56,7 @@ async def test_the_rule_pack_of_a_drawing_takes_precedence_over_that_of_its_requ
     assert "gate.physics" in {line.rule_id for node in drawn.nodes for line in node.lines if line.taken}
 
 
+@pytest.mark.service_alone("drawing")
 async def test_a_frontier_is_drawn_of_estimates(client):
     drawn = await client.render_frontier(REQUEST)
     assert drawn.media_type == "image/svg+xml"

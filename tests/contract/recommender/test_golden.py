@@ -11,6 +11,7 @@ from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.types.v1 import method_pb2
 from google.protobuf import json_format
 
+pytestmark = pytest.mark.service_alone("verdict")
 GIB = 2**30
 MODEL_7B = "llama-2-7b"
 MODEL_135M = "smollm2-135m-instruct"

@@ -27,6 +27,7 @@ SMALL_SHAPE = {
         ({"shape": SMALL_SHAPE}, {"name": "smollm2-135m-instruct"}),
     ],
 )
+@pytest.mark.service_alone("names")
 async def test_an_instructed_model_and_a_shape_get_the_recipe_of_their_size_and_it_is_estimated(client, model, same_as):
     asked = {"hardware": {"accelerator": "h200"}, "quality": "QUALITY_NEED_MAXIMUM", "rule_pack": "evidence-1"}
     asked |= {"dataset_profile": LONG_ROWS}
@@ -37,6 +38,7 @@ async def test_an_instructed_model_and_a_shape_get_the_recipe_of_their_size_and_
     assert reply.estimate.device_bytes == other.estimate.device_bytes
 
 
+@pytest.mark.service_alone("names")
 async def test_spellings_of_model_and_system_are_understood_and_the_recipe_has_the_catalogs_names(client):
     reply = await client.recommend({"model": {"name": "llama3.1:8b"}, "hardware": {"accelerator": "dgx a100"}})
     assert reply.spec.model.name == "llama-3.1-8b"
@@ -46,6 +48,7 @@ async def test_spellings_of_model_and_system_are_understood_and_the_recipe_has_t
     assert tuned.spec.model.hub.id == "Qwen/Qwen2.5-7B-Instruct"
 
 
+@pytest.mark.service_alone("verdict")
 async def test_an_accelerator_that_is_not_supported_is_answered_by_its_memory_and_said_to_be_so(client):
     asked = {"model": {"name": "llama-3.1-8b"}, "dataset_profile": SHORT_ROWS}
     reply = await client.recommend(asked | {"hardware": {"accelerator": "RX 7900 XTX"}})

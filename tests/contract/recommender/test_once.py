@@ -16,6 +16,7 @@ from google.protobuf import json_format, proto
 from google.protobuf.message import Message
 from google.rpc import status_pb2
 
+pytestmark = pytest.mark.service_alone("process")
 PROGRAM = [sys.executable, "-m", "finetree_recommender", "--once"]
 REQUEST = recommendation_pb2.RecommendRequest(quality=recommendation_pb2.QUALITY_NEED_IMPORTANT)
 REQUEST.model.name = "smollm2-135m"

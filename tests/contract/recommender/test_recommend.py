@@ -45,6 +45,7 @@ def on_gpu(gb: float, model: str = "llama-3.1-8b", **fields: Any) -> dict[str, A
     return {"model": {"name": model}, "hardware": {"unknown_accelerator": {"marketed_memory_gb": gb}}, **fields}
 
 
+@pytest.mark.service_alone("verdict")
 async def test_a_small_model_trains_on_a_cpu_although_the_playbook_says_upgrade(client):
     reply = await client.recommend(SMALL)
     assert reply.verdict.method == method_pb2.METHOD_LORA
@@ -61,6 +62,7 @@ async def test_a_small_model_trains_on_a_cpu_although_the_playbook_says_upgrade(
     assert reply.estimate.optimizer_steps >= 100
 
 
+@pytest.mark.service_alone("verdict")
 async def test_where_nothing_at_hand_trains_the_model_an_offer_is_named_that_does(client):
     asked = on_gpu(24, model="llama-3.1-70b", dataset_profile={"examples": 5000})
     reply = await client.recommend(asked | {"can_rent": True})
@@ -87,9 +89,14 @@ async def test_the_recipe_is_the_plan_that_is_estimated(client):
     assert estimate.revision.engine == reply.revision.engine
 
 
-async def test_the_same_question_gives_the_same_answer(recommender, client, estimator_address):
+async def test_the_same_question_gives_the_same_answer(client):
+    first, again = await client.recommend(SMALL), await client.recommend(SMALL)
+    assert again.SerializeToString(deterministic=True) == first.SerializeToString(deterministic=True)
+
+
+@pytest.mark.service_alone("process")
+async def test_another_server_gives_the_same_answer(recommender, client, estimator_address):
     first = await client.recommend(SMALL)
-    assert await client.recommend(SMALL) == first
     async with recommender(estimator_address) as another:
         again = await another.recommend(SMALL)
     assert again.SerializeToString(deterministic=True) == first.SerializeToString(deterministic=True)
@@ -104,6 +111,7 @@ async def test_the_same_question_gives_the_same_answer(recommender, client, esti
         (24, {"tasks": "TASK_VARIETY_MANY_DIFFERENT"}, "ADAPTER"),
     ],
 )
+@pytest.mark.service_alone("verdict")
 async def test_the_playbooks_verdicts_on_gpus(client, gb, fields, method):
     reply = await client.recommend(on_gpu(gb, dataset_profile={"examples": 5000, **SHORT_ROWS}, **fields))
     assert method_pb2.Method.Name(reply.verdict.method) == f"METHOD_{method}"
@@ -112,6 +120,7 @@ async def test_the_playbooks_verdicts_on_gpus(client, gb, fields, method):
     assert all(item.reasons for item in reply.methods)
 
 
+@pytest.mark.service_alone("verdict")
 async def test_a_large_model_on_a_catalog_gpu_is_made_to_fit(client):
     request = {"model": {"name": "llama-3.1-8b"}, "hardware": {"accelerator": "rtx-4090"}}
     reply = await client.recommend(request | {"dataset_profile": {"examples": 5000}})
@@ -124,6 +133,7 @@ async def test_a_large_model_on_a_catalog_gpu_is_made_to_fit(client):
     assert [reason.code for reason in full.reasons][:2] == ["DOES_NOT_FIT", "GPU_TOO_SMALL"]
 
 
+@pytest.mark.service_alone("verdict")
 async def test_a_small_model_on_a_gpu_below_8_gb_trains_too(client):
     reply = await client.recommend(on_gpu(4, "llama-3.2-1b", dataset_profile=SHORT_ROWS))
     assert reply.verdict.method in (method_pb2.METHOD_LORA, method_pb2.METHOD_QLORA)
@@ -147,6 +157,7 @@ async def test_a_question_without_hardware_is_answered_by_the_rules(client):
     assert reply.spec.training.learning_rate == pytest.approx(2e-4)
 
 
+@pytest.mark.service_alone("process")
 async def test_an_estimator_that_is_down_degrades_the_answer(recommender, free_address):
     async with recommender(free_address) as client:
         started = time.monotonic()
@@ -163,6 +174,7 @@ async def test_an_estimator_that_is_down_degrades_the_answer(recommender, free_a
     assert on_cpu.verdict.upgrade_advised
 
 
+@pytest.mark.service_alone("process")
 async def test_an_estimator_that_never_answers_costs_its_deadline_at_most(recommender, silent_address):
     async with recommender(silent_address, estimator_time=0.3) as client:
         started = time.monotonic()
@@ -171,6 +183,7 @@ async def test_an_estimator_that_never_answers_costs_its_deadline_at_most(recomm
     assert all("ESTIMATOR_UNAVAILABLE" in [item.code for item in reply.cautions] for reply in replies)
 
 
+@pytest.mark.service_alone("names")
 async def test_an_alias_of_a_model_is_known_without_hardware_too(recommender, estimator_address):
     async with recommender(estimator_address) as client:
         reply = await client.recommend({"model": {"hub": {"id": "meta-llama/Meta-Llama-3-8B-Instruct"}}})
@@ -247,6 +260,7 @@ async def test_an_empty_request_is_answered_for_a_beginner(client):
     assert "MODEL_UNKNOWN" in [item.code for item in reply.cautions]
 
 
+@pytest.mark.service_alone("process")
 async def test_a_pinned_estimator_revision_is_not_passed_over_when_it_is_down(recommender, free_address):
     async with recommender(free_address) as client:
         with pytest.raises(finetree.FailedPrecondition) as caught:
@@ -262,6 +276,7 @@ async def test_the_revision_of_a_reply_can_be_pinned(client):
 
 
 @pytest.mark.parametrize(("tokens", "warned"), [(100_000_000, True), (1_000_000, False)])
+@pytest.mark.service_alone("verdict")
 async def test_data_with_more_tokens_than_the_adapter_has_parameters_are_cautioned(client, tokens, warned):
     known = {"examples": 100_000, "total_tokens": tokens, "target_fraction": 0.5}
     reply = await client.recommend(on_gpu(24, "llama-3.2-1b", dataset_profile=known))

@@ -26,6 +26,7 @@ DIFFERS = on_gpu(
 )
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_the_other_packs_verdict_is_from_the_same_estimates(client):
     reply = await client.recommend(DIFFERS)
     asked = await client.recommend(DIFFERS | {"rule_pack": "evidence-1"})
@@ -40,6 +41,7 @@ async def test_the_other_packs_verdict_is_from_the_same_estimates(client):
     assert all(word in other.reason for word in ("evidence-1", "LoRA (E5)", "playbook-1", "prefix tuning (", "1 vote "))
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_packs_that_agree_say_so_and_nothing_else(client):
     reply = await client.recommend(on_gpu(24, quality="QUALITY_NEED_IMPORTANT"))
     (other,) = reply.other_packs
@@ -47,6 +49,7 @@ async def test_packs_that_agree_say_so_and_nothing_else(client):
     assert not other.reason
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_the_playbooks_preference_is_named_where_evidence_takes_qlora_on_8_gb(client):
     reply = await client.recommend(on_gpu(8, "llama-2-7b", rule_pack="evidence-1", dataset_profile={"examples": 1000}))
     assert reply.verdict.method == method_pb2.METHOD_QLORA
@@ -58,6 +61,7 @@ async def test_the_playbooks_preference_is_named_where_evidence_takes_qlora_on_8
     assert all(fact in other.reason for fact in ("prefix tuning (", "24.0 GiB"))
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_a_cpu_is_no_upgrade_where_the_estimate_shows_that_a_model_trains(client):
     cpu = {"model": {"name": "smollm2-135m-instruct"}, "hardware": {"cpu": {"cores": 2, "memory_bytes": 16 * 2**30}}}
     reply = await client.recommend(cpu | {"rule_pack": "evidence-1"})
@@ -70,6 +74,7 @@ async def test_a_cpu_is_no_upgrade_where_the_estimate_shows_that_a_model_trains(
 @pytest.mark.parametrize(
     ("gb", "model", "smaller"), [(6, "llama-3.1-8b", "llama-3.2-1b"), (48, "llama-3.1-405b", "llama-3.1-8b")]
 )
+@pytest.mark.service_alone("rule packs")
 async def test_where_nothing_fits_what_would_train_is_named(client, gb, model, smaller):
     request = on_gpu(gb, model, rule_pack="evidence-1")
     reply = await client.recommend(request)
@@ -86,6 +91,7 @@ async def test_where_nothing_fits_what_would_train_is_named(client, gb, model, s
     assert changed.estimate.device_bytes == way.estimate.device_bytes
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_the_packs_are_listed_with_their_hashes(client):
     playbook, evidence = [pack async for pack in client.list_rule_packs()]
     assert (playbook.id, playbook.default, playbook.origin) == (
@@ -97,6 +103,7 @@ async def test_the_packs_are_listed_with_their_hashes(client):
     assert {len(item.sha256) for item in (playbook, evidence)} == {64}
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_a_pack_is_given_with_its_rules_its_tree_and_its_file(client):
     found = await client.get_rule_pack("evidence-1")
     assert found.yaml.splitlines()[0] == "# SPDX-License-Identifier: Apache-2.0"
@@ -117,6 +124,7 @@ async def test_a_pack_is_given_with_its_rules_its_tree_and_its_file(client):
     assert {"B20", "B36"} <= {item.id for item in found.resolutions}
 
 
+@pytest.mark.service_alone("rule packs")
 async def test_every_rule_of_a_trace_is_in_the_pack(client):
     for name in ("playbook-1", "evidence-1"):
         rules = {rule.id for rule in (await client.get_rule_pack(name)).rules}
@@ -127,15 +135,19 @@ async def test_every_rule_of_a_trace_is_in_the_pack(client):
 
 
 async def test_a_pinned_pack_must_be_the_loaded_one(client):
-    pinned = rule_pack_pb2.GetRulePackRequest(rule_pack="evidence-1", pinned={"sha256": "0" * 64})
-    with pytest.raises(finetree.FailedPrecondition) as error:
-        await client.recommend(on_gpu(24, rule_pack="evidence-1", pinned={"pack": {"sha256": "0" * 64}}))
-    assert error.value.reason == "REVISION_UNAVAILABLE"
+    async for pack in client.list_rule_packs():
+        loaded = await client.recommend(on_gpu(24, rule_pack=pack.id, pinned={"pack": {"sha256": pack.sha256}}))
+        assert loaded.revision.pack.id == pack.id
+        with pytest.raises(finetree.FailedPrecondition) as error:
+            await client.recommend(on_gpu(24, rule_pack=pack.id, pinned={"pack": {"sha256": "0" * 64}}))
+        assert error.value.reason == "REVISION_UNAVAILABLE"
+    pinned = rule_pack_pb2.GetRulePackRequest(rule_pack=pack.id, pinned={"sha256": "0" * 64})
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await client.raw.recommender.GetRulePack(pinned)
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+@pytest.mark.service_alone("process")
 async def test_an_own_pack_decides_and_is_listed(recommender, free_address, tmp_path):
     (tmp_path / "house.yaml").write_text('id: house\ndate: "2026-01-02"\ntitle: House\nextends: evidence-1\n')
     async with recommender(free_address, rule_pack_dir=tmp_path) as client:
@@ -146,6 +158,7 @@ async def test_an_own_pack_decides_and_is_listed(recommender, free_address, tmp_
         assert [item.rule_pack for item in reply.other_packs] == ["playbook-1", "evidence-1"]
 
 
+@pytest.mark.service_alone("process")
 def test_a_broken_pack_stops_the_start_and_names_the_rule(tmp_path):
     (tmp_path / "house.yaml").write_text(
         'id: house\ndate: "2026-01-02"\ntitle: House\nextends: playbook-1\n'

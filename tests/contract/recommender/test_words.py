@@ -52,6 +52,7 @@ def wrong(message: Message) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("rule_pack", ["playbook-1", "evidence-1"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@pytest.mark.service_alone("rule packs")
 async def test_a_recommendation_names_methods_as_people_do(client, case, rule_pack):
     fields = {"model": {"name": "llama-3.1-8b"}, "dataset_profile": {"examples": 5000}, "rule_pack": rule_pack, **case}
     reply = await client.recommend(fields)
@@ -62,6 +63,7 @@ async def test_a_recommendation_names_methods_as_people_do(client, case, rule_pa
 
 
 @pytest.mark.parametrize("rule_pack", ["playbook-1", "evidence-1"])
+@pytest.mark.service_alone("rule packs")
 async def test_a_rule_pack_and_its_cards_name_methods_as_people_do(client, rule_pack):
     assert wrong(await client.get_rule_pack(rule_pack)) == []
     assert wrong(await client.method_guide(rule_pack=rule_pack)) == []

@@ -38,6 +38,9 @@ NEEDED = {
     "prepare": {"dataset": "d"},
     "preview_dataset": {"dataset": "d"},
     "recommend": {"request": SPEC},
+    "update": {"labels": {"team": "search"}},
+    "create_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
+    "validate_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
 }
 """What else a method must be given, or be given in place of the above, lest it refuse before it calls."""
 WITHOUT_A_CALL = {"close", "job", "with_options"}

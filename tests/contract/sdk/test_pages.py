@@ -27,7 +27,7 @@ def test_every_list_can_be_limited_and_continued(cls):
 
 @pytest.mark.parametrize(
     ("limit", "page_size", "sizes"),
-    [(0, 0, []), (1, 0, [1]), (3, 0, [3]), (3, 2, [2, 1]), (4, 2, [2, 2]), (5, 2, [2, 2, 1]), (99, 4, [4, 4, 3])],
+    [(0, 0, []), (1, 0, [1]), (3, 0, [3]), (3, 2, [2, 1]), (4, 2, [2, 2]), (5, 2, [2, 2, 1]), (99, 6, [6, 6, 2])],
 )
 def test_a_limit_ends_the_list_and_asks_for_no_more_than_it_needs(do, suite, limit, page_size, sizes):
     models = do.client().list_models(limit=limit, page_size=page_size)

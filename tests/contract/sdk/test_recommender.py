@@ -4,7 +4,8 @@
 import finetree
 import pytest
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.types.v1 import method_pb2
+from finetree_api.recommender.v1 import serving_pb2 as recommender_serving_pb2
+from finetree_api.types.v1 import method_pb2, serving_pb2
 
 
 def test_messages_and_dicts_are_the_same_request(do):
@@ -48,7 +49,7 @@ def test_what_a_pack_says_beside_its_cards(do):
 def test_a_tree_is_drawn_with_and_without_a_request(do):
     client = do.client()
     plain = do(client.render_decision_tree())
-    assert (plain.content, list(plain.taken_ids)) == ("-> LoRA\n", [])
+    assert (plain.content, list(plain.taken_ids)) == ("How fake-1 decides\n-> LoRA\n", [])
     marked = do(client.render_decision_tree({"model": {"name": "small"}}, picture_format="svg"))
     assert marked.media_type == "image/svg+xml"
     assert marked.taken_ids == ["fake"]
@@ -65,3 +66,17 @@ def test_rule_packs_are_listed_and_shown_in_full(do):
     with pytest.raises(finetree.NotFound) as refused:
         do(client.get_rule_pack("no-such-pack"))
     assert refused.value.reason == "RULE_PACK_NOT_FOUND"
+
+
+def test_servers_are_named_with_their_versions_or_all_of_them(do):
+    client = do.client()
+    lora = {"model": {"name": "small"}, "lora": {"rank": 8}}
+    asked = do(client.check_serving(lora, servers={"llama.cpp": "", "vllm": "0.33.0"}))
+    assert [(check.server, check.versions) for check in asked.checks] == [(3, ""), (1, "0.33.0")]
+    assert len(do(client.check_serving(lora)).checks) == 7
+    prefix = do(client.check_serving({"model": {"name": "small"}, "prefix": {}}, servers=["tgi"]))
+    assert prefix.checks[0].verdict == serving_pb2.SERVING_VERDICT_NOT
+    whole = recommender_serving_pb2.CheckServingRequest(result={"form": recommender_serving_pb2.SERVED_FORM_MODEL})
+    assert do(client.check_serving(whole)) == do(client.check_serving(whole.result))
+    with pytest.raises(finetree.InvalidArgument, match="must have a method"):
+        do(client.check_serving({"model": {"name": "small"}}))

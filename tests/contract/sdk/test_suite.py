@@ -163,8 +163,8 @@ def test_what_a_fake_cannot_promise_is_unimplemented(do, suite, spec):
     assert caught.value.reason == "NOT_IN_FAKE_SUITE"
     with pytest.raises(finetree.Unimplemented, match="the fake suite reads JSON lines alone"):
         do(client.upload_dataset(b"prompt,completion\na,b\n"))
-    with pytest.raises(finetree.Unimplemented, match="has no answer to QueryMetrics") as caught:
-        do(do(client.create_job(spec)).metrics("loss"))
+    with pytest.raises(finetree.Unimplemented, match="has no answer to ListJobLogs") as caught:
+        do(do(client.create_job(spec)).list_logs())
     assert caught.value.reason == "NOT_IN_FAKE_SUITE"
     with pytest.raises(finetree.Unimplemented, match="finds Answer, Body"):
         do(client.upload_dataset(b'{"Body": "b", "Answer": "a"}\n'))

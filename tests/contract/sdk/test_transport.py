@@ -70,7 +70,7 @@ def test_calls_have_a_default_deadline_and_a_clients_own_replaces_it(do, suite):
 
 
 def test_every_page_has_the_deadline(do, suite):
-    do.all(do.client().list_models(page_size=4, timeout=7))
+    do.all(do.client().list_models(page_size=6, timeout=7))
     assert [round(call.seconds) for call in suite.faults.calls("ListModels")] == [7, 7, 7]
 
 

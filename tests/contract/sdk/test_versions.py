@@ -83,8 +83,6 @@ def renew(message) -> None:
             renew(each)
     if message.DESCRIPTOR.full_name.startswith(PACKAGE):
         message.of_the_next = "more"
-    if message.DESCRIPTOR.name == "Job":
-        message.end_time.FromSeconds(1)  # as the trainer sets it, and the fake does not
     if message.DESCRIPTOR.name == "JobEvent" and message.WhichOneof("payload") != "terminal":
         message.payload_of_the_next = "a new kind of news"
 

@@ -21,10 +21,10 @@ for _name, _file in (("trainer_harness", "harness.py"), ("trainer_fake_suite", "
         _spec.loader.exec_module(_module)
 
 
-@pytest.fixture(params=["service", "suite"])
-def serve(request):
+@pytest.fixture
+def serve(served_by):
     """`serve(tmp_path, script, **settings)`: a trainer to talk to, the real one or the fake suite's."""
-    if request.param == "suite":
+    if served_by == "suite":
         return sys.modules["trainer_fake_suite"].suite
     return sys.modules["trainer_harness"].trainer
 

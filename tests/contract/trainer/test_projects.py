@@ -4,21 +4,27 @@
 import grpc
 from finetree_api.trainer.v1 import (
     artifact_pb2,
+    checkpoint_pb2,
     comparison_pb2,
     dataset_pb2,
     event_log_pb2,
     job_log_pb2,
     metrics_pb2,
+    serving_pb2,
+    sweep_pb2,
     trainer_pb2,
 )
+from finetree_api.types.v1 import weights_pb2
 from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 
 METHODS = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].methods_by_name
 WITHOUT = {
     *("CreateDataset", "ListDatasets", "CreateJob", "ListJobs", "ValidateJob"),
+    *("CreateSweep", "ListSweeps", "ValidateSweep"),
     *("ListBaseModels", "GetBaseModel", "DeleteBaseModel", "GetCapacity", "GetServerInfo"),
 }
 """Rpcs that name a project, or what belongs to none."""
+TARGET = serving_pb2.ServeTarget(name="theirs", weights=weights_pb2.TrainedWeights(path="adapter"))
 JOBS = {
     "GetJob": lambda job: trainer_pb2.GetJobRequest(name=job),
     "UpdateJob": lambda job: trainer_pb2.UpdateJobRequest(name=job, labels={"team": "x"}, request_id="update"),
@@ -30,16 +36,25 @@ JOBS = {
     "ReadJobLog": lambda job: job_log_pb2.ReadJobLogRequest(name=job),
     "ListJobLogs": lambda job: job_log_pb2.ListJobLogsRequest(parent=job),
     "ListArtifacts": lambda job: artifact_pb2.ListArtifactsRequest(parent=job),
+    "ListCheckpoints": lambda job: checkpoint_pb2.ListCheckpointsRequest(parent=job),
     "DownloadArtifact": lambda job: artifact_pb2.DownloadArtifactRequest(
         name=f"{job}/artifacts/adapter", path="weights.bin"
     ),
     "PreviewDataset": lambda job: dataset_pb2.PreviewDatasetRequest(job=job),
+    "Generate": lambda job: serving_pb2.GenerateRequest(job=job, prompt="who?"),
+    "LoadTarget": lambda job: serving_pb2.LoadTargetRequest(job=job, target=TARGET, request_id="load"),
+    "UnloadTarget": lambda job: serving_pb2.UnloadTargetRequest(job=job, target="theirs", request_id="unload"),
+    "ListTargets": lambda job: serving_pb2.ListTargetsRequest(job=job),
 }
 DATASETS = {
     "GetDataset": lambda dataset: dataset_pb2.GetDatasetRequest(name=dataset),
     "WriteDataset": lambda dataset: dataset_pb2.WriteDatasetRequest(name=dataset),
     "DeleteDataset": lambda dataset: dataset_pb2.DeleteDatasetRequest(name=dataset, request_id="delete"),
     "PreviewDataset": lambda dataset: dataset_pb2.PreviewDatasetRequest(dataset=dataset),
+}
+SWEEPS = {
+    "GetSweep": lambda sweep: sweep_pb2.GetSweepRequest(name=sweep),
+    "CancelSweep": lambda sweep: sweep_pb2.CancelSweepRequest(name=sweep, request_id="stop-all"),
 }
 
 
@@ -59,7 +74,7 @@ async def answer(talk, method, request):
 
 
 def test_every_rpc_is_looked_at():
-    assert {*JOBS, *DATASETS, *WITHOUT} == set(METHODS)
+    assert {*JOBS, *DATASETS, *SWEEPS, *WITHOUT} == set(METHODS)
 
 
 async def test_what_another_project_holds_is_neither_shown_nor_changed_nor_told_from_what_does_not_exist(tmp_path):
@@ -68,7 +83,11 @@ async def test_what_another_project_holds_is_neither_shown_nor_changed_nor_told_
         await talk.events(job.name)
         content = jsonl([*ROWS, ROWS[0]])
         dataset = (await talk.write((await talk.create_dataset(content)).name, [(0, content)])).name
-        for requests, name in ((JOBS, job.name), (DATASETS, dataset)):
+        parameter = sweep_pb2.SweepParameter(field_path="lora.rank")
+        parameter.values.values.add(number=4)
+        swept = sweep_pb2.SweepTemplate(job=job_request(dataset), parameters=[parameter])
+        sweep = (await talk.stub.CreateSweep(sweep_pb2.CreateSweepRequest(sweep=swept))).sweep.name
+        for requests, name in ((JOBS, job.name), (DATASETS, dataset), (SWEEPS, sweep)):
             other = name.replace("projects/default/", "projects/other/")
             missing = other[:-4] + "0000"
             for method, request in requests.items():

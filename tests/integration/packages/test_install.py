@@ -15,6 +15,7 @@ import tomllib
 import zipfile
 from collections.abc import Sequence
 from email.message import Message
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,42 @@ print(repr((finetree.__file__, answer.spec.model.name)))
     file, model = ast.literal_eval(done([installed / "bin" / "python", "-I", "-c", code], installed))
     assert Path(file).is_relative_to(installed)
     assert model == "smollm2-135m-instruct"
+
+
+USES = """
+import finetree
+
+
+def test_a_job_is_trained(finetree_suite):
+    print(repr(finetree.__file__))
+    data = finetree_suite.datasets.add([{"prompt": "a", "completion": "b"}])
+    with finetree.Client() as client:
+        job = client.train({"model": {"name": "tiny"}, "lora": {}, "dataset": {"name": data.name}})
+        assert job.wait(check=True).progress.step == 10
+    assert len(finetree_suite.faults.calls("CreateJob")) == 1
+"""
+
+
+def lend(folder: Path, *distributions: str) -> Path:
+    """A folder in which packages of this environment can be imported from another one, and nothing else of it."""
+    folder.mkdir()
+    for name in distributions:
+        lent = distribution(name)
+        for top in {file.parts[0] for file in lent.files or ()} - {"..", "__pycache__"}:
+            (folder / top).symlink_to(Path(str(lent.locate_file(top))))
+    return folder
+
+
+def test_pytest_finds_the_fixture_of_the_wheel(installed, tmp_path):
+    """pytest is lent by the environment of this test; the plugin and what it starts come from the wheels alone."""
+    lent = lend(tmp_path / "lent", "pytest", "pluggy", "iniconfig")
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    (tests / "test_uses.py").write_text(USES, encoding="utf-8")
+    command = [installed / "bin" / "python", "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", tests]
+    shown = done(command, tests, PYTHONPATH=str(lent))
+    assert "1 passed" in shown
+    assert f"'{installed}" in shown
 
 
 CONSUMER = Path(__file__).parent / "consumer"

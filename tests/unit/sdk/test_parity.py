@@ -21,6 +21,8 @@ IMMEDIATE = {
     "list_datasets",
     "preview_dataset",
     "list_base_models",
+    "list_sweeps",
+    "watch_sweep",
     "pages",
     "read_file",
     "read_log",

@@ -84,7 +84,7 @@ def test_words_replace_fields_of_a_request_and_a_dataset_brings_its_profile():
     [
         ({"quality": "best"}, "quality: expected one of maximum, critical, important, acceptable, experimental"),
         ({"tasks": "several"}, "tasks: expected one of single, similar, many, got 'several'"),
-        ({"serve": ["tgi"]}, "serve: expected one of vllm, ollama, llama.cpp"),
+        ({"serve": ["tensorrt"]}, "serve: expected one of vllm, ollama, llama.cpp"),
         ({"sharding": "tp", "gpu": "t4"}, "sharding: expected one of ddp, zero-1"),
         ({"max_duration": "8"}, "max_duration: 8 has no unit: write 8h for hours"),
         ({"max_duration": [8]}, "max_duration: expected '8h' or a number of seconds"),

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from finetree_api.trainer.v1 import event_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2
+from finetree_api.types.v1 import method_pb2, run_spec_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.control import Signal, Steering
 from finetree_worker.events.envelope import Stamp, envelope
 from finetree_worker.events.eta import Eta
@@ -135,6 +137,44 @@ def weights(folder: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return load_file(next(folder.glob("*.safetensors")))
+
+
+SPECS: dict[str, dict[str, Any]] = {
+    "full": {"full": method_pb2.FullFineTuning()},
+    "full-frozen": {"full": method_pb2.FullFineTuning(frozen_layers=1)},
+    "lora": {"lora": method_pb2.Lora(rank=4, alpha=8)},
+    "dora": {"lora": method_pb2.Lora(rank=4, alpha=8, weight_decomposed=True)},
+    "nf4": {"qlora": method_pb2.Qlora(lora=method_pb2.Lora(rank=4, alpha=8))},
+    "prefix": {"prefix": method_pb2.PrefixTuning(virtual_tokens=6)},
+    "houlsby": {"adapter": method_pb2.AdapterLayers(bottleneck_size=8, placement=method_pb2.ADAPTER_PLACEMENT_HOULSBY)},
+}
+"""Methods of METHODS as a spec has them."""
+
+
+def artifact_weights(plan: Plan, folder: Path | None = None) -> worker_pb2.TaskWeights:
+    """The artifact of a run, sealed, as the task of another job has it."""
+    from finetree_data.weights.fingerprint import fingerprint
+    from finetree_worker.process.artifacts import seal
+
+    folder = folder or plan.artifact
+    task = worker_pb2.Task(folders=worker_pb2.TaskFolders(artifact_dir=str(folder.parent)))
+    name = f"projects/p/jobs/j/artifacts/{folder.name}"
+    sealed = seal(artifact_pb2.Artifact(name=name, kind=plan.method.artifact), task)
+    found = worker_pb2.TaskWeights(name="init_from", folder=str(folder), kind=sealed.kind, source=name)
+    found.sha256, found.base.fingerprint = sealed.sha256, fingerprint(plan.base.folder)
+    return found
+
+
+def checkpoint_weights(plan: Plan, kind: str, step: int) -> worker_pb2.TaskWeights:
+    """A checkpoint of a run of METHODS[kind], as the task of another job has it."""
+    from finetree_data.weights.fingerprint import fingerprint
+    from finetree_worker.atomic_files import manifest_hash
+
+    folder = plan.checkpoints_dir / f"step-{step:08d}"
+    found = worker_pb2.TaskWeights(name="init_from", folder=str(folder), checkpoint=True, kind=plan.method.artifact)
+    found.spec.CopyFrom(run_spec_pb2.RunSpec(**SPECS[kind]))
+    found.sha256, found.base.fingerprint = manifest_hash(folder), fingerprint(plan.base.folder)
+    return found
 
 
 def weights_at(plan: Plan, step: int) -> dict[str, Any]:

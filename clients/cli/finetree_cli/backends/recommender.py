@@ -12,7 +12,7 @@ from finetree_cli.options.model_folder import model_root
 
 if TYPE_CHECKING:
     from finetree import Client
-    from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
+    from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2, serving_pb2
 
     from finetree_cli.options.command import Settings
 
@@ -46,6 +46,10 @@ class Recommender(Protocol):
 
     def list_methods(self, *, rule_pack: str) -> "list[method_card_pb2.MethodCard]":
         """Call ListMethods and return the cards."""
+        ...
+
+    def check_serving(self, request: "serving_pb2.CheckServingRequest", /) -> "serving_pb2.CheckServingResponse":
+        """Call CheckServing."""
         ...
 
     def method_guide(self, *, rule_pack: str) -> "method_card_pb2.Guide":
@@ -126,6 +130,12 @@ class LocalRecommender(LocalService):
     def list_methods(self, *, rule_pack: str) -> "list[method_card_pb2.MethodCard]":
         """Call ListMethods and return the cards."""
         return list(self._methods(rule_pack).methods)
+
+    def check_serving(self, request: "serving_pb2.CheckServingRequest") -> "serving_pb2.CheckServingResponse":
+        """Call CheckServing."""
+        from finetree_api.recommender.v1 import serving_pb2 as pb
+
+        return self.call("CheckServing", request, pb.CheckServingResponse())
 
     def method_guide(self, *, rule_pack: str) -> "method_card_pb2.Guide":
         """Call ListMethods and return the guide beside the cards."""

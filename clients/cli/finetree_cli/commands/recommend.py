@@ -48,7 +48,7 @@ TREES = {"text": 1, "mermaid": 2, "svg": 3}
 FILE = click.Path(dir_okay=False, path_type=Path)
 BEHAVIOR = {"minor": 1, "moderate": 2, "significant": 3}
 EXPERIENCE = {"beginner": 1, "intermediate": 2, "expert": 3}
-SERVING = {"vllm": 1, "ollama": 2, "llama.cpp": 3, "transformers": 4, "finetree": 5}
+SERVING = {"vllm": 1, "ollama": 2, "llama.cpp": 3, "transformers": 4, "finetree": 5, "tgi": 6, "sglang": 7}
 PRIORITY = {"quality": 1, "speed": 2, "cost": 3, "memory": 4, "simplicity": 5, "modularity": 6}
 
 

@@ -150,10 +150,10 @@ def create(
         with with_positions(job):
             return client.create_job(job.template, request_id=request_id)
 
-    return _with_model(settings, client, job, call, timeout=timeout)
+    return with_model(settings, client, job, call, timeout=timeout)
 
 
-def _with_model(
+def with_model(
     settings: Settings, client: "Client", job: "JobFile", call: "Callable[[], T]", *, timeout: float | None
 ) -> "T":
     """Call the trainer; if the job's model is not prepared, prepare it and call again."""
@@ -230,7 +230,7 @@ def _approve(
             return client.validate_job(job.template)
 
     try:
-        _with_model(settings, client, job, validate, timeout=timeout)
+        with_model(settings, client, job, validate, timeout=timeout)
     except BadInput as error:
         if any("approved_plan" in problem.field_path for problem in error.problems):
             text = f"the plan of {entry.file} is not the one that its digest was made of: it has been edited"

@@ -4,6 +4,7 @@
 import hashlib
 from typing import TYPE_CHECKING, Any, cast
 
+from finetree.display import units
 from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, run_spec_pb2
 
@@ -32,8 +33,7 @@ def checked_entry(
 ) -> doc.PlanEntry:
     """Make the entry of a job that was checked."""
     estimate = answer.estimate
-    verdict = cast("doc.Verdict", _word(check_pb2.CheckVerdict, answer.verdict))
-    known = estimate.HasField("fit") and bool(estimate.fit.verdict)
+    verdict = _verdict(answer.verdict)
     return doc.PlanEntry(
         file=read.file,
         file_sha256=read.sha256,
@@ -50,7 +50,7 @@ def checked_entry(
         cost=_cost(estimate.cost),
         energy_kwh=_range(estimate.cost.energy_kwh) if estimate.cost.HasField("energy_kwh") else None,
         carbon_kg=_range(estimate.cost.carbon_kg) if estimate.cost.HasField("carbon_kg") else None,
-        fit=cast("doc.Fit", _word(estimate_summary_pb2.FitVerdict, estimate.fit.verdict) if known else "UNKNOWN"),
+        fit=cast("doc.Fit", _word(estimate_summary_pb2.FitVerdict, estimate.fit.verdict, otherwise="UNKNOWN")),
         memory_confidence=_confidence(estimate.confidence.memory),
         time_confidence=_confidence(estimate.confidence.time),
         price=_price(estimate.cost),
@@ -117,18 +117,18 @@ def _plan(run: estimate_pb2.EstimateRunRequest, estimate: estimate_pb2.Estimate)
 
 def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
     position = job.position_of(SPEC + check.field_path)
-    severity = cast("doc.Severity", _word(check_pb2.Severity, check.severity).lower())
+    severity = cast("doc.Severity", _word(check_pb2.Severity, check.severity, otherwise="ERROR").lower())
     return doc.CheckResult(
         rule_id=check.rule_id,
         severity=severity,
         level=_level(check.level, severity),
-        verdict=cast("doc.Verdict", _word(check_pb2.CheckVerdict, check.verdict)),
+        verdict=_verdict(check.verdict),
         measured=_range(check.measured) if check.HasField("measured") else None,
         limit=check.limit if check.HasField("limit") else None,
         measured_name=check.measured_name,
         allowed=tuple(check.allowed) or None,
         denied=tuple(check.denied) or None,
-        unit=cast("doc.Unit", "" if not check.unit else _word(check_pb2.CheckUnit, check.unit).lower()),
+        unit=cast("doc.Unit", _word(check_pb2.CheckUnit, check.unit, otherwise="").lower()),
         currency_code=check.currency_code,
         base=_range(check.base) if check.HasField("base") else None,
         location=doc.Location(
@@ -148,15 +148,12 @@ def _check(check: check_pb2.Check, job: "JobFile") -> doc.CheckResult:
 
 def _level(level: int, severity: doc.Severity) -> doc.Level:
     """Return a limit's level; a service that knows none has limits that bind by their severity."""
-    if not level:
-        return "hard" if severity == "error" else "advisory"
-    return cast("doc.Level", _word(check_pb2.LimitLevel, level).lower())
+    usual = "HARD" if severity == "error" else "ADVISORY"
+    return cast("doc.Level", _word(check_pb2.LimitLevel, level, otherwise=usual).lower())
 
 
 def _undecided(treatment: int) -> doc.Undecided:
-    if not treatment:
-        return "fail"
-    return cast("doc.Undecided", _word(check_plan_pb2.UndecidedPolicy, treatment).lower())
+    return cast("doc.Undecided", _word(check_plan_pb2.UndecidedPolicy, treatment, otherwise="FAIL").lower())
 
 
 def _patch(patch: check_pb2.SpecPatch) -> doc.Patch:
@@ -198,10 +195,16 @@ def _profile(run: estimate_pb2.EstimateRunRequest, estimate: estimate_pb2.Estima
 
 
 def _confidence(level: int) -> doc.Confidence:
-    return cast("doc.Confidence", _word(evidence_pb2.ConfidenceLevel, level).lower() if level else "unknown")
+    return cast("doc.Confidence", _word(evidence_pb2.ConfidenceLevel, level, otherwise="UNKNOWN").lower())
 
 
-def _word(enum: Any, number: int) -> str:
-    """Return the contract's name of a value without its prefix."""
-    prefix = enum.DESCRIPTOR.values[0].name.removesuffix("UNSPECIFIED")
-    return str(enum.Name(number)).removeprefix(prefix)
+def _verdict(verdict: int) -> doc.Verdict:
+    """Return a verdict; one that only a newer server knows decides nothing here, and never passes."""
+    return cast("doc.Verdict", _word(check_pb2.CheckVerdict, verdict, otherwise="UNDECIDED"))
+
+
+def _word(enum: Any, number: int, *, otherwise: str) -> str:
+    """Return the contract's name of a value without its prefix; `otherwise` for an unset and for a newer one."""
+    if not number or number not in enum.DESCRIPTOR.values_by_number:
+        return otherwise
+    return units.word(enum, number).upper().replace(" ", "_")

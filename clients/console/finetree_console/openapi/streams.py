@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of the rpcs that stream: an event stream, an upload and a download."""
+"""Operations of the rpcs that stream: event streams, a log, an upload and a download."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ DOWNLOADED = frozenset({"name", "path"})
 
 def operation(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
     """Verb and operation of an rpc that streams, without what all operations have."""
-    operations = {"WatchJob": _watch, "ReadJobLog": _log, "WriteDataset": _upload, "DownloadArtifact": _download}
+    operations = {
+        "WatchJob": _watch,
+        "ReadJobLog": _log,
+        "Generate": _generate,
+        "WriteDataset": _upload,
+        "DownloadArtifact": _download,
+    }
     return operations[method.name](method, schemas)
 
 
@@ -41,6 +47,19 @@ def _watch(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
         "parameters": [*query(method.request.DESCRIPTOR, schemas, frozenset(OFFERED)), last],
         "responses": {"200": events, "204": over},
     }
+
+
+def _generate(method: Method, _schemas: Schemas) -> tuple[str, dict[str, Any]]:
+    answer = reference(method.response.DESCRIPTOR.full_name)
+    answers = {
+        "description": (
+            "Server-Sent Events. `data` of each is a GenerateResponse; the last one has `usage`. An event of the type "
+            "`failure` has an Error as its data, and is the last one. A client that closes the connection cancels."
+        ),
+        "content": {"text/event-stream": {"schema": {"type": "string", "contentSchema": answer}}},
+    }
+    body = {"application/json": {"schema": reference(method.request.DESCRIPTOR.full_name)}}
+    return "post", {"requestBody": {"required": True, "content": body}, "responses": {"200": answers}}
 
 
 def _log(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from finetree._async.datasets import AsyncDatasetCalls
 from finetree._async.estimator import AsyncEstimatorCalls
 from finetree._async.jobs import AsyncJobCalls
 from finetree._async.recommender import AsyncRecommenderCalls
+from finetree._async.trainer.sweeps import AsyncSweepCalls
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
 from finetree._shared.requests import unknown_service
@@ -54,7 +55,9 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.raw_channel("trainer"))
 
 
-class AsyncClient(AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls, AsyncBaseModelCalls, AsyncJobCalls):
+class AsyncClient(
+    AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls, AsyncBaseModelCalls, AsyncJobCalls, AsyncSweepCalls
+):
     """A client of the three services. Nothing connects before the first call; tasks and loops may share it.
 
     Args:

@@ -8,7 +8,16 @@ from typing import Any, Literal
 
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2, estimator_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
-from finetree_api.types.v1 import check_pb2, evidence_pb2, hardware_pb2, method_pb2, run_spec_pb2, training_data_pb2
+from finetree_api.recommender.v1 import serving_pb2 as recommender_serving_pb2
+from finetree_api.types.v1 import (
+    check_pb2,
+    evidence_pb2,
+    hardware_pb2,
+    method_pb2,
+    run_spec_pb2,
+    serving_pb2,
+    training_data_pb2,
+)
 from google.type import money_pb2
 
 from finetree._shared import rpcs
@@ -23,6 +32,7 @@ SpecLike = run_spec_pb2.RunSpec | Mapping[str, Any]
 ProfileLike = training_data_pb2.DatasetProfile | Mapping[str, Any]
 RatesLike = hardware_pb2.MatrixRates | Mapping[str, Any]
 RevisionLike = evidence_pb2.Revision | Mapping[str, Any]
+ServedLike = recommender_serving_pb2.CheckServingRequest | recommender_serving_pb2.ServedResult | SpecLike
 RecommendLike = recommendation_pb2.RecommendRequest | Mapping[str, Any]
 EstimateLike = estimate_pb2.EstimateRunRequest | SpecLike
 BatchLike = estimator_pb2.BatchEstimateRunsRequest | Mapping[str, EstimateLike]
@@ -105,6 +115,24 @@ def list_rule_packs(page_size: int) -> Listing[rule_pack_pb2.RulePack]:
     """Build the list call of ListRulePacks."""
     request = rule_pack_pb2.ListRulePacksRequest(page_size=page_size)
     return Listing(rpcs.LIST_RULE_PACKS, request, lambda page: page.rule_packs)
+
+
+def check_serving(
+    what: ServedLike, servers: Mapping[str, str] | Sequence[str]
+) -> recommender_serving_pb2.CheckServingRequest:
+    """Build the request of CheckServing; a whole one stays as it is."""
+    if isinstance(what, recommender_serving_pb2.CheckServingRequest):
+        return what
+    versions = servers if isinstance(servers, Mapping) else dict.fromkeys(servers, "")
+    asked = [
+        recommender_serving_pb2.ServerVersion(
+            server=enum_number(serving_pb2.ServingTarget, name.replace(".", "_"), f"servers[{number}]"), version=version
+        )
+        for number, (name, version) in enumerate(versions.items())
+    ]
+    if isinstance(what, recommender_serving_pb2.ServedResult):
+        return recommender_serving_pb2.CheckServingRequest(result=what, servers=asked)
+    return recommender_serving_pb2.CheckServingRequest(spec=coerce(run_spec_pb2.RunSpec, what), servers=asked)
 
 
 def estimate(

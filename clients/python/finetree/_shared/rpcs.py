@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from finetree_api.estimator.v1 import calibration_pb2, catalog_pb2, check_plan_pb2, estimate_pb2, estimator_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
+from finetree_api.recommender.v1 import serving_pb2 as recommender_serving_pb2
 from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
@@ -17,6 +18,7 @@ from finetree_api.trainer.v1 import (
     event_log_pb2,
     job_log_pb2,
     metrics_pb2,
+    sweep_pb2,
     trainer_pb2,
 )
 from google.protobuf.message import Message
@@ -72,6 +74,13 @@ LIST_RULE_PACKS = _of(
     "recommender", "ListRulePacks", rule_pack_pb2.ListRulePacksRequest, rule_pack_pb2.ListRulePacksResponse
 )
 GET_RULE_PACK = _of("recommender", "GetRulePack", rule_pack_pb2.GetRulePackRequest, rule_pack_pb2.GetRulePackResponse)
+CHECK_SERVING = _of(
+    "recommender",
+    "CheckServing",
+    recommender_serving_pb2.CheckServingRequest,
+    recommender_serving_pb2.CheckServingResponse,
+    ASKS_ANOTHER,
+)
 RECOMMENDER_INFO = _of(
     "recommender", "GetServerInfo", recommender_pb2.GetServerInfoRequest, recommender_pb2.GetServerInfoResponse
 )
@@ -131,6 +140,13 @@ GET_JOB = _of("trainer", "GetJob", trainer_pb2.GetJobRequest, trainer_pb2.GetJob
 LIST_JOBS = _of("trainer", "ListJobs", trainer_pb2.ListJobsRequest, trainer_pb2.ListJobsResponse)
 UPDATE_JOB = _of("trainer", "UpdateJob", trainer_pb2.UpdateJobRequest, trainer_pb2.UpdateJobResponse)
 CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_pb2.CancelJobResponse)
+VALIDATE_SWEEP = _of(
+    "trainer", "ValidateSweep", sweep_pb2.ValidateSweepRequest, sweep_pb2.ValidateSweepResponse, SEGMENT
+)
+CREATE_SWEEP = _of("trainer", "CreateSweep", sweep_pb2.CreateSweepRequest, sweep_pb2.CreateSweepResponse, SEGMENT)
+GET_SWEEP = _of("trainer", "GetSweep", sweep_pb2.GetSweepRequest, sweep_pb2.GetSweepResponse)
+LIST_SWEEPS = _of("trainer", "ListSweeps", sweep_pb2.ListSweepsRequest, sweep_pb2.ListSweepsResponse)
+CANCEL_SWEEP = _of("trainer", "CancelSweep", sweep_pb2.CancelSweepRequest, sweep_pb2.CancelSweepResponse)
 WATCH_JOB = _of("trainer", "WatchJob", event_log_pb2.WatchJobRequest, event_log_pb2.WatchJobResponse, None)
 LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, event_log_pb2.ListEventsResponse)
 QUERY_METRICS = _of(

@@ -43,7 +43,7 @@ RecommendationLike = recommendation_pb2.RecommendResponse | job_pb2.JobRecommend
 Mode = Literal["NOW", "CHECKPOINT"]
 Axis = Literal["STEP", "EPOCH", "TOKENS"]
 Finding = Literal["TRUNCATED", "DROPPED", "NO_TARGET"]
-Collection = Literal["jobs", "datasets"]
+Collection = Literal["jobs", "datasets", "sweeps"]
 
 
 class JobFields(TypedDict, total=False):
@@ -63,7 +63,7 @@ def project_name(project: str) -> str:
 
 
 def full_name(project: str, collection: Collection, name: str) -> str:
-    """Resource name of a job or dataset; a short id belongs to the client's project.
+    """Resource name of a job, dataset or sweep; a short id belongs to the client's project.
 
     Raises:
         InvalidArgument: the name is empty or of another collection.

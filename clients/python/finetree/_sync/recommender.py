@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2
+from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, rule_pack_pb2, serving_pb2
 from finetree_api.types.v1 import evidence_pb2
 
 from finetree._shared import requests, rpcs
-from finetree._shared.requests import MethodName, PictureFormat, RecommendLike
+from finetree._shared.requests import MethodName, PictureFormat, RecommendLike, ServedLike
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
 from finetree.recommend_words import RecommendWords, recommend_request
@@ -46,6 +47,31 @@ class RecommenderCalls:
         """
         question = recommend_request(request, words)
         return self._transport.unary(rpcs.RECOMMEND, question, timeout=timeout, request_id=request_id)
+
+    def check_serving(
+        self,
+        what: ServedLike,
+        *,
+        servers: Mapping[str, str] | Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> serving_pb2.CheckServingResponse:
+        """Tell which servers serve what a run makes, before it is trained or from the facts of what is there.
+
+        `check_serving(spec, servers={"vllm": "0.33.0", "ollama": ""})`. No server is asked: the answers are rules, each
+        with the file of the server's code in which it was read. `job.artifacts()` has them for each artifact in
+        `serving`.
+
+        Args:
+            what: a RunSpec or its proto JSON as a dict, a ServedResult, or a whole CheckServingRequest.
+            servers: "vllm", "ollama", "llama.cpp", "transformers", "finetree", "tgi", "sglang", with their versions
+                where these are known; empty means all.
+            timeout: seconds; None means the client's timeout, else 30.
+
+        Raises:
+            InvalidArgument: a field is wrong, there is no such server, or the spec has no method.
+        """
+        request = requests.check_serving(what, servers)
+        return self._transport.unary(rpcs.CHECK_SERVING, request, timeout=timeout)
 
     def render_decision_tree(
         self,

@@ -7,8 +7,9 @@ Names, sizes, shapes and memories of the real ones are those of the estimator's 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NoReturn
 
 from finetree_api.estimator.v1 import catalog_pb2
@@ -20,11 +21,20 @@ from finetree.money import to_money
 from finetree.testing.requests import invalid, not_promised
 
 DATE = "2026-01-01"
+
+
+def component(name: str, content: bytes = b"") -> evidence_pb2.RevisionComponent:
+    """Make a component of a revision; its hash is that of the id and the content."""
+    return evidence_pb2.RevisionComponent(
+        id=name, date=DATE, sha256=hashlib.sha256(name.encode() + content).hexdigest()
+    )
+
+
 REVISION = evidence_pb2.Revision(
-    engine=evidence_pb2.RevisionComponent(id="fake-engine", date=DATE),
-    catalog=evidence_pb2.RevisionComponent(id="fake-catalog", date=DATE),
-    price_book=evidence_pb2.RevisionComponent(id="fake-prices", date=DATE),
-    calibration=evidence_pb2.RevisionComponent(id="calibration-empty", date=DATE),
+    engine=component("fake-engine"),
+    catalog=component("fake-catalog"),
+    price_book=component("fake-prices"),
+    calibration=component("calibration-empty"),
 )
 PROVENANCE = evidence_pb2.Provenance(
     kind=evidence_pb2.PROVENANCE_KIND_COMPUTED, source="invented by the fake suite", date=DATE
@@ -36,6 +46,9 @@ _MODELS = """
 tiny acme/tiny acme 1000000 64 2 256 4 4 1024 512 1
 small acme/small acme 135000000 576 30 1536 9 3 49152 8192 1
 large acme/large acme 7000000000 4096 32 11008 32 32 32000 4096 0
+llama-2-7b meta-llama/Llama-2-7b-hf llama 6738415616 4096 32 11008 32 32 32000 4096 0
+llama-3-70b meta-llama/Meta-Llama-3-70B llama 70553706496 8192 80 28672 64 8 128256 8192 0
+llama-3-8b meta-llama/Meta-Llama-3-8B llama 8030261248 4096 32 14336 32 8 128256 8192 0
 llama-3.1-70b meta-llama/Llama-3.1-70B llama 70553706496 8192 80 28672 64 8 128256 131072 0
 llama-3.1-8b meta-llama/Llama-3.1-8B llama 8030261248 4096 32 14336 32 8 128256 131072 0
 llama-3.2-1b meta-llama/Llama-3.2-1B llama 1235814400 2048 16 8192 32 8 128256 131072 1
@@ -76,30 +89,41 @@ MODELS = {model.name: model for model in map(_model, _MODELS.strip().splitlines(
 """Models by name."""
 
 
-def _accelerator(name: str, title: str, gigabytes: int, usable: int, rate: float) -> catalog_pb2.Accelerator:
+_ACCELERATORS = """
+a100-80gb,NVIDIA A100 SXM 80GB,8.0,80,84975927951,312e12,400
+gtx-1080,GeForce GTX 1080,6.1,8,8203387535,,180
+h100,NVIDIA H100 SXM 80GB,9.0,80,84932978278,989e12,700
+h200,NVIDIA H200 SXM 141GB,9.0,141,150109106995,989e12,700
+l40s,NVIDIA L40S,8.9,48,47663399567,362e12,350
+rtx-2060,GeForce RTX 2060,7.5,6,6206227743,25.8e12,160
+rtx-3090,GeForce RTX 3090,8.6,24,25125558682,71e12,350
+rtx-4090,GeForce RTX 4090,8.9,24,25254407700,165.2e12,450
+t4,NVIDIA T4,7.5,16,15633680957,65e12,70
+mi300x,AMD Instinct MI300X,,192,0,1300e12,750
+"""
+_HOURLY = {"rtx-4090": 0.5, "a100-80gb": 1.5, "h100": 3.0}
+_UNSUPPORTED = {"mi300x": "ROCm is not supported yet"}
+
+
+def _accelerator(line: str) -> catalog_pb2.Accelerator:
+    name, title, capability, gigabytes, usable, rate, watts = line.split(",")
     return catalog_pb2.Accelerator(
         name=name,
         display_name=title,
-        marketed_memory_gb=gigabytes,
-        usable_bytes=usable,
-        dense_flops_per_second=rate,
-        native_bf16=True,
-        native_int8=True,
-        watts=400,
-        typical_hourly_price=to_money(_HOURLY[name], "USD"),
+        compute_capability=capability,
+        marketed_memory_gb=float(gigabytes),
+        usable_bytes=int(usable),
+        dense_flops_per_second=float(rate or 0),
+        native_bf16=capability >= "8.0",
+        native_int8=capability >= "7.5",
+        watts=int(watts),
+        typical_hourly_price=to_money(_HOURLY[name], "USD") if name in _HOURLY else None,
+        unsupported=_UNSUPPORTED.get(name, ""),
         provenance=PROVENANCE,
     )
 
 
-_HOURLY = {"rtx-4090": 0.5, "a100-80gb": 1.5, "h100": 3.0}
-ACCELERATORS = {
-    card.name: card
-    for card in (
-        _accelerator("rtx-4090", "GeForce RTX 4090", 24, 25254407700, 165.2e12),
-        _accelerator("a100-80gb", "NVIDIA A100 SXM 80GB", 80, 84975927951, 312e12),
-        _accelerator("h100", "NVIDIA H100 SXM 80GB", 80, 84932978278, 989e12),
-    )
-}
+ACCELERATORS = {card.name: card for card in map(_accelerator, _ACCELERATORS.strip().splitlines())}
 """Accelerators by name."""
 
 PRICES = tuple(
@@ -171,16 +195,15 @@ def of_shape(shape: model_pb2.ModelShape, where: str) -> catalog_pb2.Model:
 
     Raises:
         InvalidArgument: INVALID_REQUEST: its numbers contradict each other.
+        Unimplemented: NOT_IN_FAKE_SUITE: it has experts.
     """
-    heads, kv_heads = shape.attention_heads, shape.kv_heads or shape.attention_heads
-    if not shape.head_dim and shape.hidden_size % heads:
-        raise invalid(f"{where}.attention_heads", f"{heads} heads do not divide a width of {shape.hidden_size}")
-    head_dim = shape.head_dim or shape.hidden_size // heads
-    if heads * head_dim > 16 * shape.hidden_size or heads % kv_heads:
-        where = f"{where}.kv_heads" if heads % kv_heads else f"{where}.attention_heads"
-        raise invalid(where, f"{kv_heads} key heads do not fit {heads} heads")
-    if shape.experts or shape.active_experts:
+    wrong = next(_contradictions(shape), None)
+    if wrong is not None:
+        raise invalid(f"{where}.{wrong[0]}", wrong[1])
+    if shape.experts:
         raise not_promised("counts no experts")
+    heads, kv_heads = shape.attention_heads, shape.kv_heads or shape.attention_heads
+    head_dim = shape.head_dim or shape.hidden_size // heads
     attention = shape.hidden_size * head_dim * (2 * heads + 2 * kv_heads)
     mlp = (3 if shape.gated_mlp else 2) * shape.hidden_size * shape.intermediate_size
     embeddings = shape.vocab_size * shape.hidden_size * (1 if shape.tied_embeddings else 2)
@@ -188,17 +211,61 @@ def of_shape(shape: model_pb2.ModelShape, where: str) -> catalog_pb2.Model:
     return catalog_pb2.Model(shape=shape, parameters=count, active_parameters=count, provenance=PROVENANCE)
 
 
+_SHORTEST_ROW = 8
+
+
+def _contradictions(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:
+    """Fields of a shape that contradict others, and why."""
+    heads, kv_heads = shape.attention_heads, shape.kv_heads or shape.attention_heads
+    if heads > shape.hidden_size:
+        yield "attention_heads", f"is more than the hidden size of {shape.hidden_size}"
+    if heads % kv_heads:
+        yield "kv_heads", f"does not divide {heads} attention heads"
+    if 0 < shape.max_position_embeddings < _SHORTEST_ROW:
+        yield "max_position_embeddings", f"is less than the {_SHORTEST_ROW} tokens of the shortest row"
+    if shape.experts:
+        yield from _contradictions_of_experts(shape)
+    else:
+        yield from _contradictions_of_dense(shape)
+    if not shape.head_dim and shape.hidden_size % heads:
+        yield "head_dim", "is required: hidden_size is not a multiple of attention_heads"
+
+
+def _contradictions_of_experts(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:
+    if shape.active_experts > shape.experts:
+        yield "active_experts", f"exceeds the {shape.experts} experts of a layer"
+    if not shape.active_experts:
+        yield "active_experts", f"is required: how many of {shape.experts} experts a token uses"
+    if shape.dense_layers >= shape.layers:
+        yield "dense_layers", f"must be less than the {shape.layers} layers: one at least has experts"
+    if shape.dense_intermediate_size and not shape.dense_layers:
+        yield "dense_intermediate_size", "needs dense_layers, whose width it is"
+
+
+def _contradictions_of_dense(shape: model_pb2.ModelShape) -> Iterator[tuple[str, str]]:
+    if shape.full_attention_layers > shape.layers:
+        yield "full_attention_layers", f"is more than the {shape.layers} layers"
+    if shape.full_attention_layers and not shape.sliding_window:
+        yield "full_attention_layers", "needs sliding_window; without one all layers attend to all"
+    for name in ("active_experts", "shared_expert_size", "dense_layers", "dense_intermediate_size"):
+        if getattr(shape, name):
+            yield name, "needs experts; a dense model has none"
+
+
 def usable_bytes(hardware: hardware_pb2.Hardware, where: str) -> int:
     """Memory of a device that a run may use, in bytes; 0 where it is not stated.
 
     Raises:
         NotFound: ACCELERATOR_NOT_FOUND.
+        InvalidArgument: ACCELERATOR_NOT_SUPPORTED.
     """
     match hardware.WhichOneof("device"):
         case "accelerator":
-            name = hardware.accelerator.lower()
+            name, place = hardware.accelerator.lower(), f"{where}.accelerator"
             if name not in ACCELERATORS:
-                no_such("accelerator", name, ACCELERATORS, reason="ACCELERATOR_NOT_FOUND", where=f"{where}.accelerator")
+                no_such("accelerator", name, ACCELERATORS, reason="ACCELERATOR_NOT_FOUND", where=place)
+            if why := ACCELERATORS[name].unsupported:
+                raise invalid(place, f"{ACCELERATORS[name].display_name}: {why}", "ACCELERATOR_NOT_SUPPORTED")
             return ACCELERATORS[name].usable_bytes
         case "cpu":
             return hardware.cpu.memory_bytes

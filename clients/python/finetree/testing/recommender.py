@@ -3,18 +3,31 @@
 
 from __future__ import annotations
 
+import json
+from itertools import pairwise
+
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import method_card_pb2, picture_pb2, recommendation_pb2, recommender_pb2, rule_pack_pb2
-from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2, method_pb2, model_pb2, run_spec_pb2
+from finetree_api.types.v1 import (
+    check_pb2,
+    estimate_summary_pb2,
+    evidence_pb2,
+    method_pb2,
+    model_pb2,
+    run_spec_pb2,
+    server_pb2,
+)
+from google.protobuf import json_format
 
 from finetree._shared import rpcs
 from finetree.errors import NotFound
 from finetree.testing import spec as specs
-from finetree.testing.catalog import DATE, find_model, require_pinned, server, usable_bytes
+from finetree.testing.catalog import DATE, PRICES, find_model, require_pinned, server, usable_bytes
 from finetree.testing.estimator import FakeEstimator
 from finetree.testing.estimator.estimates import DOES_NOT_FIT
 from finetree.testing.handlers import Handlers
 from finetree.testing.requests import invalid, page
+from finetree.testing.serving import check_serving
 
 PICTURE = '<svg xmlns="http://www.w3.org/2000/svg"><title>A fake picture</title></svg>\n'
 SHA256 = "0f" * 32
@@ -41,16 +54,14 @@ class FakeRecommender:
         handlers.unary(rpcs.RECOMMEND, self.recommend)
         handlers.unary(rpcs.RENDER_DECISION_TREE, self._decision_tree)
         handlers.unary(rpcs.RENDER_FRONTIER, self._frontier)
-        handlers.unary(
-            rpcs.LIST_METHODS,
-            lambda _: method_card_pb2.ListMethodsResponse(methods=_cards(), revision=self.revision(), guide=_guide()),
-        )
+        handlers.unary(rpcs.LIST_METHODS, self._list_methods)
         handlers.unary(rpcs.GET_METHOD, self.get_method)
         handlers.unary(rpcs.LIST_RULE_PACKS, _rule_packs)
         handlers.unary(rpcs.GET_RULE_PACK, self._rule_pack)
+        handlers.unary(rpcs.CHECK_SERVING, check_serving)
         handlers.unary(
             rpcs.RECOMMENDER_INFO,
-            lambda _: recommender_pb2.GetServerInfoResponse(server=server("recommender"), revision=self.revision()),
+            lambda _: recommender_pb2.GetServerInfoResponse(server=_server(), revision=self.revision()),
         )
 
     def revision(self) -> evidence_pb2.Revision:
@@ -69,15 +80,14 @@ class FakeRecommender:
         if request.HasField("model"):
             positions = find_model(request.model, "model").shape.max_position_embeddings
         usable_bytes(request.hardware, "hardware")
+        _require_price(request.ownership.rented.price_id)
         profile = request.dataset_profile if request.HasField("dataset_profile") else None
         spec, sources = specs.resolve(_spec_of(request), profile, positions=positions)
         answer = recommendation_pb2.RecommendResponse(
             verdict=recommendation_pb2.Verdict(method=method_pb2.METHOD_LORA, headline="LoRA fits", rule_id="fake"),
             spec=spec,
             setting_sources=sources,
-            inputs=[
-                recommendation_pb2.NormalizedInput(field_path=path, known=True) for path in specs.set_paths(request)
-            ],
+            inputs=_inputs(request),
             trace=[recommendation_pb2.TraceStep(stage="tree", rule_id="fake", outcome="LoRA")],
             methods=_assessments(),
             cautions=[recommendation_pb2.Caution(code="FAKE", message="These numbers are invented.")],
@@ -108,10 +118,6 @@ class FakeRecommender:
         estimate = self._estimator.estimate(asked)
         for method in answer.methods:
             method.device_bytes.CopyFrom(estimate.memory.device_bytes)
-        if request.HasField("budget_per_run") and estimate.cost.HasField("total"):
-            have = estimate.cost.total.currency_code
-            if request.budget_per_run.currency_code != have:
-                raise invalid("budget_per_run.currency_code", f"must be in {have}", "CURRENCY_MISMATCH")
         answer.estimate.CopyFrom(
             estimate_summary_pb2.EstimateSummary(
                 device_bytes=estimate.memory.device_bytes,
@@ -146,10 +152,15 @@ class FakeRecommender:
 
     def get_method(self, request: method_card_pb2.GetMethodRequest) -> method_card_pb2.GetMethodResponse:
         """Get the card of a method."""
+        _require_pack(request.rule_pack)
         for card in _cards():
             if card.method == request.method:
                 return method_card_pb2.GetMethodResponse(method=card, revision=self.revision())
         raise invalid("method", "name one of the five methods")
+
+    def _list_methods(self, request: method_card_pb2.ListMethodsRequest) -> method_card_pb2.ListMethodsResponse:
+        _require_pack(request.rule_pack)
+        return method_card_pb2.ListMethodsResponse(methods=_cards(), revision=self.revision(), guide=_guide())
 
     def _rule_pack(self, request: rule_pack_pb2.GetRulePackRequest) -> rule_pack_pb2.GetRulePackResponse:
         _require_pack(request.rule_pack)
@@ -158,19 +169,16 @@ class FakeRecommender:
 
     def _decision_tree(self, request: picture_pb2.RenderDecisionTreeRequest) -> picture_pb2.RenderDecisionTreeResponse:
         """One outcome, whatever is asked."""
+        _require_pack(request.rule_pack)
         if request.HasField("request"):
             self.recommend(request.request)
-        contents = {
-            picture_pb2.PICTURE_FORMAT_MERMAID: "flowchart TD\n  n0[LoRA]\n",
-            picture_pb2.PICTURE_FORMAT_SVG: PICTURE,
-        }
-        svg = request.format == picture_pb2.PICTURE_FORMAT_SVG
+        media_type, content = _TREES.get(request.format, _TREES[picture_pb2.PICTURE_FORMAT_TEXT])
         node = picture_pb2.TreeNode(
             id="fake", kind=picture_pb2.TREE_NODE_KIND_OUTCOME, label="LoRA", method=method_pb2.METHOD_LORA
         )
         return picture_pb2.RenderDecisionTreeResponse(
-            media_type="image/svg+xml" if svg else "text/plain; charset=utf-8",
-            content=contents.get(request.format, "-> LoRA\n"),
+            media_type=media_type,
+            content=content,
             nodes=[node],
             taken_ids=["fake"] if request.HasField("request") else [],
             revision=self.revision(),
@@ -181,16 +189,66 @@ class FakeRecommender:
         return picture_pb2.RenderFrontierResponse(media_type="image/svg+xml", content=PICTURE, revision=self.revision())
 
 
+_INPUTS = (
+    "model",
+    "hardware",
+    "budget_per_month",
+    "budget_per_run",
+    "runs_per_month",
+    "max_duration",
+    "quality",
+    "time",
+    "tasks",
+    "use_case",
+    "task_domain",
+    "behavior_change",
+    "experience",
+    "task_count",
+    "serving",
+    "priorities",
+    "can_rent",
+    "dataset_profile.examples",
+)
+_TREES = {
+    picture_pb2.PICTURE_FORMAT_TEXT: ("text/plain; charset=utf-8", f"How {RULE_PACK.id} decides\n-> LoRA\n"),
+    picture_pb2.PICTURE_FORMAT_MERMAID: ("text/vnd.mermaid; charset=utf-8", "flowchart TD\n  n0[LoRA]\n"),
+    picture_pb2.PICTURE_FORMAT_SVG: ("image/svg+xml", PICTURE),
+}
+"""Media type and content of a tree, by format."""
+
+
+def _server() -> server_pb2.ServerInfo:
+    info = server("recommender")
+    info.features.extend(("recommend", "method_cards", "rule_packs", "pictures"))
+    return info
+
+
 def _require_known(request: recommendation_pb2.RecommendRequest) -> None:
     _require_pack(request.rule_pack)
-    bounds = [bucket.upper_bound for bucket in request.dataset_profile.token_lengths]
-    if bounds != sorted(set(bounds)):
-        raise invalid("dataset_profile.token_lengths", "must have ascending upper bounds")
+    for path, profile in (
+        ("dataset_profile", request.dataset_profile),
+        ("dataset.profile", request.dataset.profile),
+        ("evaluation_profile", request.evaluation_profile),
+    ):
+        bounds = [bucket.upper_bound for bucket in profile.token_lengths]
+        if any(left >= right for left, right in pairwise(bounds)):
+            raise invalid(f"{path}.token_lengths", "upper_bound must ascend from bucket to bucket; sort them")
+    for name, budget in (("budget_per_month", request.budget_per_month), ("budget_per_run", request.budget_per_run)):
+        if budget.currency_code not in ("", "USD"):
+            text = f"{budget.currency_code} is not converted; state the budget in USD"
+            raise invalid(name, text, "CURRENCY_MISMATCH")
 
 
 def _require_pack(name: str) -> None:
     if name not in ("", RULE_PACK.id):
-        raise NotFound(f"rule_pack: there is no rule pack {name!r}", reason="RULE_PACK_NOT_FOUND")
+        text = f"rule_pack: there is no rule pack {name[:80]!r}; this server has {RULE_PACK.id}"
+        raise NotFound(text, reason="RULE_PACK_NOT_FOUND")
+
+
+def _require_price(price_id: str) -> None:
+    if price_id and all(price.price_id != price_id for price in PRICES):
+        text = f"there is no price {price_id[:80]!r}; ListPrices shows all"
+        raise invalid("ownership.rented.price_id", text)
 
 
 def _spec_of(request: recommendation_pb2.RecommendRequest) -> run_spec_pb2.RunSpec:
@@ -209,7 +267,23 @@ def _assessments(*, fits: bool = True) -> list[recommendation_pb2.MethodAssessme
         verdict = kinds.METHOD_VERDICT_RECOMMENDED if chosen else kinds.METHOD_VERDICT_REJECTED
         reason = kinds.MethodReason(code="FAKE", message="invented", rule_id="fake")
         answers.append(kinds.MethodAssessment(method=card.method, verdict=verdict, reasons=[reason]))
-    return answers
+    return sorted(answers, key=lambda answer: answer.verdict != kinds.METHOD_VERDICT_RECOMMENDED)
+
+
+def _inputs(request: recommendation_pb2.RecommendRequest) -> list[recommendation_pb2.NormalizedInput]:
+    """Every input by its name, and the value that was given as proto JSON."""
+    given = json_format.MessageToDict(request, preserving_proto_field_name=True)
+    given["dataset_profile.examples"] = request.dataset_profile.examples or None
+    inputs = []
+    for path in _INPUTS:
+        value = given.get(path)
+        words = value if isinstance(value, str) else json.dumps(value)
+        inputs.append(
+            recommendation_pb2.NormalizedInput(
+                field_path=path, value="unknown" if value is None else words, known=value is not None
+            )
+        )
+    return inputs
 
 
 def _rule_packs(request: rule_pack_pb2.ListRulePacksRequest) -> rule_pack_pb2.ListRulePacksResponse:

@@ -35,17 +35,19 @@ class Suite:
     """Recommender, estimator and trainer on one address. What they hold survives `restart`.
 
     It keeps what the contract promises of requests, errors, idempotency, pages, uploads, states, events, cursors,
-    cancelling, artifacts and policies: the trainer's contract tests run on it too. Ids and times are the same in every
-    run. What it cannot promise it refuses with UNIMPLEMENTED and the reason NOT_IN_FAKE_SUITE, or leaves out:
+    cancelling, artifacts, policies and observations: the services' contract tests run on it too. Ids and times are the
+    same in every run. What it cannot promise it refuses with UNIMPLEMENTED and the reason NOT_IN_FAKE_SUITE, or leaves
+    out:
 
     * which method is right, how much memory, time and money a run takes: numbers are invented, with a remark that says
       so, and agree with each other; the verdict is LoRA where it fits, or `suite.recommender.answer`;
-    * remedies, smaller hardware and largest sizes of a run that does not fit; counts of experts; model licences;
+    * remedies, smaller hardware and largest sizes of a run that does not fit; measured runs near by; counts of experts;
+      model licences;
     * rows that are not JSON lines of messages, of prompt and completion, or of text: other files, other columns, tool
       calls, and readings that name columns or skip rows. What a reader finds in rows is `suite.datasets.findings`;
     * waiting for a device: every job but a suspended one runs at once; attempts that recover; checkpoints;
     * files of a replayed job's artifacts, and spellings of names: models and cards go by their exact names;
-    * what one observation changes in the next estimate; curves of metrics (QueryMetrics).
+    * what one observation changes in the next estimate, and whether one is far from what would be predicted.
 
     Attributes:
         clock: its time, which `advance` moves.
@@ -86,7 +88,7 @@ class Suite:
         self.replayed = ""
         answers, ids = Answers(), Ids(self.clock)
         self._handlers = Handlers(self.faults, self.clock)
-        self.estimator = FakeEstimator(self._handlers, answers)
+        self.estimator = FakeEstimator(self._handlers, self.clock, answers)
         self.recommender = FakeRecommender(self._handlers, self.estimator)
         self.datasets = FakeDatasets(self._handlers, self.clock, ids=ids, answers=answers)
         self.base_models = FakeBaseModels(self._handlers, self.clock, answers)

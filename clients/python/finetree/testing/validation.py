@@ -91,6 +91,8 @@ EXPRESSIONS: dict[str, Callable[[Any], bool]] = {
     "name_limit.some": lambda names: bool(names.allowed or names.denied),
     "update_job.mask": _job_mask,
     "prepare_task.subject": lambda task: task.HasField("model") or task.HasField("dataset"),
+    "serve_target.name": lambda name: name != "base",
+    "serve_task.targets": lambda targets: len({target.name for target in targets}) == len(targets),
 }
 """The contract's rules that are expressions, by their id."""
 
@@ -140,6 +142,7 @@ def _list(field: FieldDescriptor, values: Any, rules: Any, path: str) -> Iterato
             yield Violation(path, f"must contain no more than {repeated.max_items} item(s)")
         if repeated.unique and len(set(values)) < len(values):
             yield Violation(path, "repeated value must contain unique items")
+        yield from _expressions(values, rules, path)
         items = repeated.items if repeated.HasField("items") else None
     for index, each in enumerate(values):
         yield from _value(field, each, items, f"{path}[{index}]")
@@ -162,14 +165,18 @@ def _value(field: FieldDescriptor, value: Any, rules: Any, path: str) -> Iterato
     if rules is not None:
         if rules.ignore == _IGNORE_ALWAYS:
             return
-        for rule in rules.cel:
-            if not EXPRESSIONS[rule.id](value):
-                yield Violation(path, rule.message)
+        yield from _expressions(value, rules, path)
         kind = rules.WhichOneof("type")
         if kind is not None:
             yield from _standard(kind, field, value, getattr(rules, kind), path)
     if field.message_type is not None and field.message_type.full_name.startswith(PACKAGE):
         yield from _message(value, path)
+
+
+def _expressions(value: Any, rules: Any, path: str) -> Iterator[Violation]:
+    for rule in rules.cel:
+        if not EXPRESSIONS[rule.id](value):
+            yield Violation(path, rule.message)
 
 
 def _standard(kind: str, field: FieldDescriptor, value: Any, rules: Any, path: str) -> Iterator[Violation]:

@@ -3,6 +3,10 @@
 
 from collections.abc import Iterator
 
+from finetree_api.types.v1 import serving_pb2
+from finetree_runtime.serving.check import Asked, check
+from finetree_runtime.serving.facts import Facts, Form
+
 from finetree_recommender.decision.fit import OVER_BUDGET, OVER_MAX_DURATION, Violations
 from finetree_recommender.decision.prior_figures import pack_cost_expected, pack_seconds_expected
 from finetree_recommender.estimator.values import Evidence
@@ -16,6 +20,14 @@ USD = "USD"
 """Currency of budgets and of the pack's prices."""
 NO_NF4 = "NO_NF4"
 NOT_SERVABLE = "NOT_SERVABLE"
+_FORMS = {
+    Method.FULL: Form.MODEL,
+    Method.LORA: Form.LORA,
+    Method.QLORA: Form.LORA,
+    Method.PREFIX: Form.PREFIX,
+    Method.ADAPTER: Form.BOTTLENECK,
+}
+"""What the files of a method's result are."""
 
 
 def violations(pack: Pack, limits: Limits, evidence: Evidence | None) -> Violations:
@@ -59,9 +71,16 @@ def _capability(pack: Pack, limits: Limits, method: Method) -> Iterator[Violatio
 
 def _serving(pack: Pack, limits: Limits, method: Method) -> Iterator[Violation]:
     for target in limits.serving:
-        rule = next(r for r in pack.rules.serving if r.target == target and method in r.methods)
-        if not rule.served:
-            yield Violation(NOT_SERVABLE, f"cannot be served: {rule.note}", rule.id, hard=True)
+        rule = next((r for r in pack.rules.serving if r.target == target and method in r.methods), None)
+        if rule is not None:
+            if not rule.served:
+                yield Violation(NOT_SERVABLE, f"cannot be served: {rule.note}", rule.id, hard=True)
+            continue
+        # What the pack leaves open is decided by what was read in the server's code.
+        answers = check(Facts(_FORMS[method]), [Asked(serving_pb2.ServingTarget.Value(f"SERVING_TARGET_{target}"))])
+        if all(answer.verdict == serving_pb2.SERVING_VERDICT_NOT for answer in answers):
+            newest = answers[0]
+            yield Violation(NOT_SERVABLE, f"cannot be served: {newest.message}", newest.rule_ids[0], hard=True)
 
 
 def _duration(pack: Pack, limits: Limits, evidence: Evidence | None, *, method: Method) -> Iterator[Violation]:

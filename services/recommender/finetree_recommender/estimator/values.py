@@ -151,6 +151,8 @@ class Model:
     """Experts of a layer; 0 where it has none."""
     names: tuple[str, ...] = ()
     """Its names in the catalog, the catalog's own first, then hub ids."""
+    family: str = ""
+    """model_type of its config.json; empty where unknown."""
 
     @property
     def name(self) -> str:

@@ -81,7 +81,7 @@ def collect(
         *cautions_recipe.rounding(situation, built),
         *cautions_recipe.doubtful_rate(situation, decision.method, parameters),
         *(unmet_limits.device_notes(situation) if decision.method is not None else ()),
-        *unmet_limits.serving_notes(situation, _rank(built)),
+        *unmet_limits.serving_notes(situation, built.spec if built is not None else None),
         *_capacity(situation, decision.method),
         *(() if rented else _renting(situation)),
         *_unknown(inputs, parameters),
@@ -100,14 +100,6 @@ def _advised(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> I
 def _usable(situation: Situation, rented: tuple[rental_offers.Offer, ...]) -> tuple[rental_offers.Offer, ...]:
     """Offers for methods whose result the named servers load."""
     return tuple(offer for offer in rented if not any(item.hard for item in situation.violations[offer.method]))
-
-
-def _rank(built: Recipe | None) -> int | None:
-    """Rank of the recipe's adapter; None where it has none."""
-    if built is None or built.spec.WhichOneof("method") not in ("lora", "qlora"):
-        return None
-    lora = built.spec.lora if built.spec.HasField("lora") else built.spec.qlora.lora
-    return lora.rank or None
 
 
 def _evidence(situation: Situation, missing: str, ways: tuple[WayOut, ...]) -> Iterator[Caution]:

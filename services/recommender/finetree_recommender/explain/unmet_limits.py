@@ -3,6 +3,10 @@
 
 from collections.abc import Iterator
 
+from finetree_api.types.v1 import run_spec_pb2, serving_pb2
+from finetree_runtime.serving.check import Asked, check
+from finetree_runtime.serving.facts import Facts, Form, facts_of_spec
+
 from finetree_recommender.decision.fit import OVER_BUDGET, OVER_MAX_DURATION
 from finetree_recommender.decision.limits import USD
 from finetree_recommender.decision.prior_figures import prior_of
@@ -132,20 +136,38 @@ def device_notes(situation: Situation) -> Iterator[Caution]:
     yield Caution("NO_BF16", text, rules.bf16.id)
 
 
-def serving_notes(situation: Situation, rank: int | None) -> Iterator[Caution]:
-    """How to serve the result on the named servers; `rank` is that of the recipe's adapter."""
-    limit = situation.pack.rules.serving_rank
-    if "VLLM" in situation.limits.serving and rank is not None and rank > limit.value:
-        text = f"vllm: the adapter has rank {rank}, and vLLM loads up to {limit.value:g} by default; start it with"
-        yield Caution("SERVING_NOTE", f"{text} --max-lora-rank {rank}", limit.id)
+def serving_notes(situation: Situation, built: run_spec_pb2.RunSpec | None) -> Iterator[Caution]:
+    """How to serve the result on the named servers; `built` is the recipe, None where there is none."""
+    facts = facts_of_spec(built, family=_family(situation)) if built is not None else None
+    limit, adapter = situation.pack.rules.serving_rank, facts if facts is not None and facts.form is Form.LORA else None
+    if "VLLM" in situation.limits.serving and adapter is not None and adapter.rank > limit.value:
+        text = f"vllm: the adapter has rank {adapter.rank}, and vLLM loads up to {limit.value:g} by default; start it"
+        yield Caution("SERVING_NOTE", f"{text} with --max-lora-rank {adapter.words()['max_rank']}", limit.id)
     for target in situation.limits.serving:
-        rules = (
+        name = target.lower().replace("_", ".")
+        rules = [
             r for r in situation.pack.rules.serving if r.target == target and situation.decision.method in r.methods
-        )
+        ]
         for rule in rules:
             if rule.served:
-                name = target.lower().replace("_", ".")
                 yield Caution("SERVING_NOTE", f"{name}: {rule.note}", rule.id)
+        if facts is not None and all(rule.served for rule in rules):
+            yield from _read_in_code(target, facts, name=name, noted=bool(rules))
+
+
+def _family(situation: Situation) -> str:
+    model = situation.inputs.model
+    return model.family if model is not None else ""
+
+
+def _read_in_code(target: str, facts: Facts, *, name: str, noted: bool) -> Iterator[Caution]:
+    """What the server's code says of the recipe: what it does not serve, and how it serves it where no pack says."""
+    answers = check(facts, [Asked(serving_pb2.ServingTarget.Value(f"SERVING_TARGET_{target}"))])
+    for answer in answers:
+        told = [answer.message, *([answer.remedy] if answer.remedy else []), *(f"{step}." for step in answer.steps)]
+        if answer.verdict == serving_pb2.SERVING_VERDICT_NOT or not noted:
+            of = f"{name} {answer.versions}" if len(answers) > 1 else name
+            yield Caution("SERVING_NOTE", f"{of}: {' '.join(told)}", answer.rule_ids[0])
 
 
 def _kept_by(situation: Situation) -> str:

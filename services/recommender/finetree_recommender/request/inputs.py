@@ -196,7 +196,8 @@ def _model(source: model_pb2.ModelSource, catalog: Catalog) -> Model | None:
     kind = source.WhichOneof("source")
     if kind == "shape":
         # The estimator counts the parameters of a shape.
-        return Model(0, source.shape.max_position_embeddings, source.shape.experts)
+        shape = source.shape
+        return Model(0, shape.max_position_embeddings, shape.experts, family=shape.family)
     name = source.hub.id if kind == "hub" else source.name
     return model_names.find(catalog.models, name)
 

@@ -31,15 +31,23 @@ from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.compare.compare import Comparer
+from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
 from finetree_trainer.jobs.retention import Retention
+from finetree_trainer.jobs.serving.generations import Generations
+from finetree_trainer.jobs.serving.leases import Leases
+from finetree_trainer.jobs.serving.plan import ServingPlanner
+from finetree_trainer.jobs.sweeps.controller import SweepController
+from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
+from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.models.locate import Models
+from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.outages import keep_running
 from finetree_trainer.scheduling import devices
 from finetree_trainer.scheduling.host import Host
@@ -100,17 +108,36 @@ class Application:
         models = Models(layout.models, settings.model_roots)
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
         datasets = Datasets(self._store, log.clock, layout, limits=limits)
-        tasks = TaskBuilder(log, models, datasets, devices=self._node.devices, settings=settings)
+        weights = WeightsLocator(self._store, layout, models)
+        tasks = TaskBuilder(log, models, datasets, weights=weights, devices=self._node.devices, settings=settings)
         self._queue = JobQueue(log, self._node.devices)
         self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
-        planner = Planner(inputs, devices=self._node.devices, estimator=estimator, rates=self._host.rates)
+        rates, queue = self._host.rates, self._queue
+        evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
+        serving = ServingPlanner(inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot)
+        planner = Planner(
+            inputs,
+            weights,
+            devices=self._node.devices,
+            estimator=estimator,
+            rates=rates,
+            evaluations=evaluations,
+            serving=serving,
+        )
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._time_limits = TimeLimits(log, jobs)
+        self._leases = Leases(log, self._queue, self._supervisor)
+        self._generations = Generations(
+            log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
+        )
+        sweeps = Sweeps(log, jobs)
+        self._sweep_controller = SweepController(log, jobs, sweeps)
         return TrainerServicer(
             names=Names(self._store),
             jobs=jobs,
+            sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
             lister=EventLister(log),
@@ -118,8 +145,11 @@ class Application:
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
+            checkpoints=Checkpoints(log, layout),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
+            leases=self._leases,
+            generations=self._generations,
             host=self._host,
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
@@ -135,6 +165,8 @@ class Application:
         loops = {
             "queue": self._queue.run,
             "time_limits": self._time_limits.run,
+            "leases": self._leases.run,
+            "sweeps": self._sweep_controller.run,
             "retention": retention.run,
             "observation_reports": reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
@@ -144,8 +176,9 @@ class Application:
             self._running.append(asyncio.create_task(work))
 
     async def drain(self) -> None:
-        """Send the watchers their last cursor, so that their calls end."""
+        """Send the watchers their last cursor, and end what is generated, so that their calls end."""
         self._watches.drain()
+        self._generations.drain()
 
     async def stop(self) -> None:
         """Stop the service's own parts; workers with a task go on without it."""
@@ -183,6 +216,7 @@ class Application:
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
         self._queue.recover(rows)
         self._time_limits.recover(rows)
+        self._leases.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._supervisor.cancel(row.uid, row.attempt, save=False)

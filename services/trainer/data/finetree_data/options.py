@@ -44,6 +44,7 @@ class Columns:
     system: str = ""
     tools: str = ""
     verdict: str = ""
+    choices: str = ""
 
     def given(self) -> dict[str, str]:
         """Return the columns that are named, by what they hold."""

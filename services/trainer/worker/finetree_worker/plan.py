@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from finetree_api.trainer.v1 import artifact_pb2, job_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
+from finetree_api.worker.v1 import worker_pb2
 from finetree_data.options import Reading
 from google.type import money_pb2
 
@@ -82,6 +83,8 @@ class BaseModel:
     hub_id: str = ""
     revision: str = ""
     fingerprint: str = ""
+    license: str = ""
+    """License as its publisher names it, for example "apache-2.0"; empty where unknown."""
 
     def message(self) -> artifact_pb2.ArtifactBase:
         """Return the identity as an artifact's message has it."""
@@ -100,6 +103,12 @@ class Method(ABC):
     """Kind of artifact that the method makes."""
     peft_type: ClassVar[str] = ""
     """peft's name of the artifact's type; empty where the format is not one of peft's."""
+    title: ClassVar[str] = ""
+    """Name for people."""
+    library: ClassVar[str] = "peft"
+    """Library that loads the artifact, as hubs name it."""
+    load_notes: ClassVar[tuple[str, ...]] = ()
+    """What a user of the artifact must know, as paragraphs of its card."""
     trains_base: ClassVar[bool] = False
     """Whether weights of the base are trained; mixed precision then keeps them in float32."""
 
@@ -136,6 +145,14 @@ class Method(ABC):
         """Return how the base is quantized on loading, its products in `dtype`; None where it is not quantized."""
         del dtype
         return None
+
+    def load_lines(self, base: str) -> tuple[str, ...]:
+        """Return three lines of Python that load the artifact from its own folder; `base` is the call for its base."""
+        return (
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM",
+            f'model = PeftModel.from_pretrained({base}, ".")',
+        )
 
     def memory_savings(self, *, checkpointing: bool) -> Sequence[str]:
         """Return settings that would lower the memory of a run of this method, as parts of a sentence."""
@@ -272,6 +289,8 @@ class Plan:
     placements: tuple[job_pb2.Placement, ...] = ()
     plan_digest: str = ""
     checkpoint_folder: Path | None = None
+    init_from: worker_pb2.TaskWeights | None = None
+    """Weights that the run starts from; None: those of the base model."""
     price: Price | None = None
 
     @property
@@ -282,7 +301,7 @@ class Plan:
     def numerics_hash(self) -> str:
         """Return the sha256 (hex) of the settings that decide the weights; checkpoints of other runs have another."""
         settings: Any = self.method
-        decisive = {
+        decisive: dict[str, Any] = {
             "method": {"name": self.method.name, **asdict(settings)},
             "optimization": asdict(self.optimization),
             "data": (
@@ -299,6 +318,8 @@ class Plan:
             ),
             "fingerprint": self.base.fingerprint,
         }
+        if self.init_from is not None:
+            decisive["init_from"] = self.init_from.sha256
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

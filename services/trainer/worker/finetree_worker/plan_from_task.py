@@ -60,8 +60,18 @@ def train_plan(task: worker_pb2.Task) -> Plan:
         placements=tuple(task.placements),
         plan_digest=task.plan_digest,
         checkpoint_folder=Path(folders.checkpoint_dir) if folders.checkpoint_dir else None,
+        init_from=_init_from(task),
         price=Price.from_money(task.hourly_price) if task.HasField("hourly_price") else None,
     )
+
+
+def _init_from(task: worker_pb2.Task) -> worker_pb2.TaskWeights | None:
+    if not task.train.spec.HasField("init_from"):
+        return None
+    found = next((weights for weights in task.weights if weights.name == "init_from"), None)
+    if found is None:
+        raise spec_values.unresolved("init_from")
+    return found
 
 
 def prepare_plan(task: worker_pb2.Task) -> PreparePlan:

@@ -57,9 +57,9 @@ def answer(verdict: str) -> check_plan_pb2.CheckPlanResponse:
 
 
 class Server:
-    """An estimator that answers by the name of the model: a verdict, or an exception."""
+    """An estimator that answers by the name of the model: a verdict, a whole answer, or an exception."""
 
-    def __init__(self, **answers: str | Exception) -> None:
+    def __init__(self, **answers: str | check_plan_pb2.CheckPlanResponse | Exception) -> None:
         self.answers = answers
 
     def check_plan(
@@ -68,7 +68,7 @@ class Server:
         found = self.answers[run.spec.model.name]
         if isinstance(found, Exception):
             raise found
-        return answer(found)
+        return answer(found) if isinstance(found, str) else found
 
 
 def check(tmp_path, server: Server, policy: Policies | None = None) -> Report:
@@ -129,6 +129,26 @@ def test_an_entry_has_what_was_answered(tmp_path):
     assert entry.remedies[0].patches[0].field_path == "training.micro_batch_size"
     assert entry.plan is not None
     assert entry.plan["digest"] == entry.plan_digest
+    jsonschema.validate(report.to_json(), plan_schema())
+
+
+def test_values_that_only_a_newer_server_knows_never_pass_a_plan(tmp_path):
+    import jsonschema
+
+    newer = answer("PASS")
+    newer.verdict = newer.checks[0].verdict = 99  # type: ignore[assignment]  # open enums take any number
+    newer.checks[0].severity = newer.checks[0].level = newer.checks[0].unit = 99  # type: ignore[assignment]
+    newer.estimate.fit.verdict = newer.estimate.confidence.memory = 99  # type: ignore[assignment]
+    report = check(tmp_path, Server(newer=newer))
+    entry = report.plans[0]
+    assert (entry.verdict, entry.passed, entry.fit, entry.memory_confidence) == (
+        "UNDECIDED",
+        False,
+        "UNKNOWN",
+        "unknown",
+    )
+    (found,) = entry.checks
+    assert (found.verdict, found.severity, found.level, found.unit) == ("UNDECIDED", "error", "hard", "")
     jsonschema.validate(report.to_json(), plan_schema())
 
 

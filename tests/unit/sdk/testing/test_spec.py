@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The fake suite fills in, refuses and digests specs as the services do, and knows what their catalog knows."""
 
+import finetree
 import pytest
 from finetree.testing import spec as fake
-from finetree.testing.catalog import ACCELERATORS, MODELS, REVISION
-from finetree_api.types.v1 import run_spec_pb2, training_data_pb2
+from finetree.testing.catalog import ACCELERATORS, MODELS, REVISION, find_model
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2
+from finetree_estimator.catalog import price_book
 from finetree_estimator.catalog.accelerators import accelerators
 from finetree_estimator.catalog.models import models
-from finetree_estimator.messages.catalog import model_message
+from finetree_estimator.messages.catalog import accelerator_message, model_message
+from finetree_estimator.spec.resolve import Knowledge, read_model
+from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec import conflicts, digest, resolve
 from google.protobuf import json_format
 
@@ -66,6 +70,52 @@ def test_the_real_models_and_cards_are_those_of_the_estimators_catalog():
         assert (ours.hub_id, ours.family, ours.parameters) == (real.hub_id, real.family, real.parameters)
         for field in ("hidden_size", "layers", "kv_heads", "vocab_size", "max_position_embeddings"):
             assert getattr(ours.shape, field) == getattr(real.shape, field), (name, field)
-    cards = {entry.name: entry for entry in accelerators()}
+    book = price_book.packaged()
+    cards = {entry.name: accelerator_message(entry, book) for entry in accelerators()}
     for name, card in ACCELERATORS.items():
-        assert card.usable_bytes == cards[name].usable_bytes
+        ours, real = [
+            {field.name: value for field, value in each.ListFields() if field.name in OF_A_CARD}
+            for each in (card, cards[name])
+        ]
+        assert ours == real, name
+
+
+OF_A_CARD = {
+    "name",
+    "display_name",
+    "compute_capability",
+    "marketed_memory_gb",
+    "usable_bytes",
+    "dense_flops_per_second",
+    "native_bf16",
+    "native_int8",
+    "watts",
+    "unsupported",
+}
+SHAPE = {"hidden_size": 64, "layers": 2, "intermediate_size": 128, "attention_heads": 4, "vocab_size": 100}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"attention_heads": 65, "head_dim": 8},
+        {"kv_heads": 3},
+        {"max_position_embeddings": 7},
+        {"active_experts": 1},
+        {"experts": 2, "active_experts": 3},
+        {"experts": 2},
+        {"experts": 2, "active_experts": 1, "dense_layers": 2},
+        {"attention_heads": 3},
+        {"dense_layers": 1},
+        {"full_attention_layers": 3},
+        {"full_attention_layers": 1},
+    ],
+    ids=str,
+)
+def test_a_shape_that_contradicts_itself_is_refused_as_the_estimator_does(part):
+    source = json_format.ParseDict({"shape": SHAPE | part}, model_pb2.ModelSource())
+    with pytest.raises(finetree.InvalidArgument) as ours:
+        find_model(source, "spec.model")
+    with pytest.raises(InvalidArgument) as theirs:
+        read_model(source, Knowledge(price_book.packaged()))
+    assert [each.field for each in ours.value.violations] == [each[0] for each in theirs.value.violations]

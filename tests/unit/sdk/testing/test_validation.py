@@ -31,6 +31,7 @@ REQUESTS = (
     recommendation_pb2.RecommendRequest,
     trainer_pb2.CreateJobRequest,
     trainer_pb2.ListJobsRequest,
+    trainer_pb2.UpdateJobRequest,
 )
 TEXTS = ["", "a", "-", "A b", "ä", "a\n", "projects/default", "2026-02-30", "2026-02-28", "USD", "x" * 129, "0" * 64]
 WHOLE = [0, 1, 2, 3, -1, 8, 64, 2**31 - 1, -(2**31)]

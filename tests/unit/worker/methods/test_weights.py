@@ -10,21 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from finetree_api.trainer.v1 import artifact_pb2
-from finetree_api.types.v1 import method_pb2, run_spec_pb2
-from finetree_api.worker.v1 import worker_pb2
 from finetree_data.weights.errors import WeightsError
-from finetree_data.weights.fingerprint import fingerprint
-from finetree_worker.atomic_files import manifest_hash
 from finetree_worker.errors import ModelError
 from finetree_worker.methods.weights import Weights, load
 from finetree_worker.plan import CheckpointPlan, Plan
-from finetree_worker.process.artifacts import seal
 from finetree_worker.training import checkpoint
 from finetree_worker.training.run import adapt
 from finetree_worker.training.run import load as load_base
 from peft import PeftModel
-from worker_harness import METHODS, run, tuned
+from worker_harness import METHODS, artifact_weights, checkpoint_weights, run, tuned
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
@@ -33,14 +27,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The PEFT config's `base_model_name_or_path`:UserWarning"),
 ]
 CPU = torch.device("cpu")
-SPECS = {
-    "full": {"full": method_pb2.FullFineTuning()},
-    "lora": {"lora": method_pb2.Lora(rank=4, alpha=8)},
-    "dora": {"lora": method_pb2.Lora(rank=4, alpha=8, weight_decomposed=True)},
-    "nf4": {"qlora": method_pb2.Qlora(lora=method_pb2.Lora(rank=4, alpha=8))},
-    "prefix": {"prefix": method_pb2.PrefixTuning(virtual_tokens=6)},
-    "houlsby": {"adapter": method_pb2.AdapterLayers(bottleneck_size=8, placement=method_pb2.ADAPTER_PLACEMENT_HOULSBY)},
-}
 IDS = torch.arange(40)[None] % 256
 
 
@@ -56,29 +42,13 @@ def trained(plan: Plan) -> Callable[[str], tuple[Plan, Weights]]:
             checkpoints=CheckpointPlan(every_steps=1, keep=1),
         )
         run(chosen)
-        task = worker_pb2.Task(folders=worker_pb2.TaskFolders(artifact_dir=str(chosen.artifact.parent)))
-        name = f"projects/p/jobs/j/artifacts/{chosen.artifact.name}"
-        sealed = seal(artifact_pb2.Artifact(name=name, kind=chosen.method.artifact), task)
-        message = worker_pb2.TaskWeights(
-            name="init_from", folder=str(chosen.artifact), kind=sealed.kind, sha256=sealed.sha256, source=name
-        )
-        message.base.fingerprint = fingerprint(chosen.base.folder)
-        return chosen, Weights.from_message(message)
+        return chosen, Weights.from_message(artifact_weights(chosen))
 
     return train
 
 
-def of_checkpoint(plan: Plan, kind: str, step: int = 1) -> Weights:
-    folder = plan.checkpoints_dir / f"step-{step:08d}"
-    return Weights(
-        "init_from",
-        folder,
-        plan.method.artifact,
-        checkpoint=True,
-        spec=run_spec_pb2.RunSpec(**SPECS[kind]),
-        base_fingerprint=fingerprint(plan.base.folder),
-        sha256=manifest_hash(folder),
-    )
+def of_checkpoint(plan: Plan, kind: str) -> Weights:
+    return Weights.from_message(checkpoint_weights(plan, kind, 1))
 
 
 @torch.no_grad()
@@ -87,7 +57,7 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("kind", list(SPECS))
+@pytest.mark.parametrize("kind", ["full", "lora", "dora", "nf4", "prefix", "houlsby"])
 def test_an_artifact_and_a_checkpoint_are_what_was_trained(
     plan: Plan, trained: Callable[[str], tuple[Plan, Weights]], kind: str
 ) -> None:

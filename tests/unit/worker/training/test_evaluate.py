@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers, losses and accuracy do not hang on how rows are batched; memory does not grow with them."""
 
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -58,25 +59,33 @@ def test_the_loss_is_the_mean_over_tokens_whatever_the_batches(tiny: Callable[..
         assert scored(model, examples, budget).loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_standard_errors_are_those_of_rows_drawn_at_random(tiny: Callable[..., Any]) -> None:
-    """Against the spread of the mean over samples of the rows, drawn with replacement."""
+def test_the_error_of_the_accuracy_is_that_of_rows_drawn_at_random(tiny: Callable[..., Any]) -> None:
+    """Against the spread of the accuracy over samples of the rows, drawn with replacement."""
     model, generator = tiny("llama"), torch.Generator().manual_seed(1)
-    lengths = torch.randint(5, 40, (60,), generator=generator).tolist()
-    examples = [
-        Example(n, torch.randint(0, 256, (n,), generator=generator, dtype=torch.int32), torch.ones(n, dtype=torch.bool))
-        for n in lengths
-    ]
+    right = [model_answers(model, start, length) for start, length in zip(range(40), range(6, 46), strict=True)]
+    # Rows of which the model knows all, none, or a part.
+    examples = []
+    for number, known in enumerate(right):
+        spoiled = torch.rand(len(known), generator=generator) < (number % 4) / 3
+        tokens = torch.where(spoiled, (known + 1) % 256, known)
+        examples.append(Example(number, tokens.int(), torch.ones(len(tokens), dtype=torch.bool)))
     whole = scored(model, examples, 500)
     alone = [scored(model, [example], 64) for example in examples]
-    assert (whole.rows, whole.tokens) == (60, sum(each.tokens for each in alone))
-    nats, tokens = (torch.tensor([float(getattr(each, name)) for each in alone]) for name in ("nats", "tokens"))
-    drawn = torch.randint(0, 60, (4000, 60), generator=generator)
-    means = nats[drawn].sum(1) / tokens[drawn].sum(1)
-    assert whole.loss_standard_error == pytest.approx(float(means.std()), rel=0.1)
-    error = whole.accuracy_standard_error
-    assert error is not None
-    assert 0 <= error < 0.1
-    assert alone[0].loss_standard_error is None
+    correct, tokens = (torch.tensor([float(getattr(each, name)) for each in alone]) for name in ("correct", "tokens"))
+    drawn = torch.randint(0, len(alone), (4000, len(alone)), generator=generator)
+    shares = correct[drawn].sum(1) / tokens[drawn].sum(1)
+    assert 0.02 < float(shares.std()) < 0.2
+    assert whole.accuracy_standard_error == pytest.approx(float(shares.std()), rel=0.1)
+    assert alone[0].accuracy_standard_error is None
+
+
+def model_answers(model: Any, start: int, length: int) -> torch.Tensor:
+    """Tokens that the model itself finds most probable, from one on."""
+    tokens = torch.tensor([[start]])
+    with torch.no_grad():
+        for _ in range(length - 1):
+            tokens = torch.cat([tokens, model(input_ids=tokens).logits[:, -1:].argmax(-1)], dim=1)
+    return tokens[0]
 
 
 @pytest.mark.parametrize("call", [1, 4])
@@ -153,19 +162,40 @@ def test_an_evaluation_that_runs_out_of_memory_goes_on_in_smaller_parts(
 ) -> None:
     model, rows = tiny("llama"), rows_of([40, 30, 20, 10])
     whole = scored(model, rows, 1000)
-    inner = evaluate.target_score
+    inner = evaluate.target_scores
 
     def refusing(model: Any, batch: Any) -> Any:
         if len(batch.rows) > 1:
             raise torch.OutOfMemoryError("refused")
         return inner(model, batch)
 
-    monkeypatch.setattr(evaluate, "target_score", refusing)
+    monkeypatch.setattr(evaluate, "target_scores", refusing)
     assert scored(model, rows, 1000).loss == pytest.approx(whole.loss, rel=1e-5)
 
     def hopeless(*_: Any) -> Any:
         raise torch.OutOfMemoryError("refused")
 
-    monkeypatch.setattr(evaluate, "target_score", hopeless)
+    monkeypatch.setattr(evaluate, "target_scores", hopeless)
     with pytest.raises(MemoryExhaustedError):
         scored(model, rows, 1000)
+
+
+def test_the_standard_error_takes_rows_as_what_was_drawn(tiny: Callable[..., Any]) -> None:
+    """As the jackknife says that leaves one row out at a time: rows of unlike length, whose tokens go together."""
+    model, generator = tiny("llama"), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        # An untrained model finds all rows alike; this one likes some tokens far more than others.
+        model.get_output_embeddings().weight.mul_(40)
+    rows = [
+        Example(n, torch.randint(0, 256, (length,), generator=generator).int(), torch.ones(length, dtype=torch.bool))
+        for n, length in enumerate([40, 3, 17, 25, 60, 8, 33, 12], start=1)
+    ]
+    whole = scored(model, rows, 100)
+    left = [scored(model, [*rows[:i], *rows[i + 1 :]], 100).loss for i in range(len(rows))]
+    mean, count = sum(left) / len(left), len(rows)
+    jackknife = math.sqrt((count - 1) / count * sum((value - mean) ** 2 for value in left))
+    assert whole.rows == count
+    assert whole.standard_error == pytest.approx(jackknife, rel=0.2)
+    assert scored(model, rows[:1], 100).standard_error is None
+    packed_alone = scored(model, rows, 1)
+    assert packed_alone.standard_error == pytest.approx(whole.standard_error, rel=1e-3)

@@ -45,10 +45,10 @@ FLAGS = {
 
 def metric_name(metric: int) -> str:
     """Name of a PolicyMetric without its prefix: "COST"."""
+    from finetree.display import units
     from finetree_api.estimator.v1 import check_plan_pb2
 
-    # An open enum takes any number.
-    return check_plan_pb2.PolicyMetric.Name(metric).removeprefix("POLICY_METRIC_")  # type: ignore[arg-type]
+    return units.word(check_plan_pb2.PolicyMetric, metric).upper().replace(" ", "_")
 
 
 def limits_of(flags: LimitFlags) -> "list[check_plan_pb2.PolicyLimit]":

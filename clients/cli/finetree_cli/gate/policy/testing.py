@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from finetree import FinetreeError
+from finetree.display import units
 from finetree_api.estimator.v1 import check_plan_pb2
 from finetree_api.types.v1 import check_pb2
 
@@ -138,8 +139,7 @@ def _outcome(example: "Example", policy: Policy, answer: "check_plan_pb2.CheckPl
 
 
 def _word(verdict: int) -> str:
-    # An open enum takes any number.
-    return check_pb2.CheckVerdict.Name(verdict).removeprefix("CHECK_VERDICT_")  # type: ignore[arg-type]
+    return units.word(check_pb2.CheckVerdict, verdict).upper()
 
 
 def require_examples(policies: Policies) -> None:

@@ -13,6 +13,7 @@ from finetree_api.types.v1 import serving_pb2
 
 from finetree_cli.output import Output
 from finetree_cli.render import units
+from finetree_cli.render.recommender.serving import short_lines
 
 VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 """Values of vLLM's --max-lora-rank from its default on (vllm/config/lora.py)."""
@@ -42,6 +43,8 @@ def next_lines(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[str]:
             yield f"  {tried.reason}"
     for command in next_commands(artifact, folder):
         yield f"  {command.purpose:<9} {command.line}"
+    for line in short_lines(artifact.serving):
+        yield f"  {line}"
 
 
 def next_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[Command]:

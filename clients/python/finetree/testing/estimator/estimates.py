@@ -16,6 +16,9 @@ from finetree.testing.catalog import ACCELERATORS, PRICES, PROVENANCE, REVISION,
 from finetree.testing.requests import invalid, not_promised
 
 FITS, DOES_NOT_FIT = estimate_summary_pb2.FIT_VERDICT_FITS, estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT
+TIGHT, UNKNOWN = estimate_summary_pb2.FIT_VERDICT_TIGHT, estimate_summary_pb2.FIT_VERDICT_UNSPECIFIED
+PREFERRED = (FITS, TIGHT, UNKNOWN, DOES_NOT_FIT)
+"""Which of several tried runs is answered: the first by this order."""
 BYTES_PER_PARAMETER = {"full": 16.0, "lora": 2.0, "qlora": 0.75, "prefix": 2.0, "adapter": 2.0}
 _CPU_FLOPS, _DEFAULT_FLOPS, _USED = 2e11, 1e14, 0.4
 _TOKENS_PER_ROW = 200
@@ -50,10 +53,11 @@ def estimate_of(
     Raises:
         FinetreeError: what EstimateRun documents.
     """
-    profile = _profile(request, spec)
+    profile = profile_of(request, spec)
     positions = model.shape.max_position_embeddings
     resolved, _ = specs.resolve(spec, profile, positions=positions)
     _require_possible(resolved, model, where)
+    _require_known_searches(request)
     usable = usable_bytes(resolved.hardware, f"{where}.hardware")
     tariff = _tariff(resolved, where)
     size = round(BYTES_PER_PARAMETER[resolved.WhichOneof("method") or "lora"] * model.parameters)
@@ -66,7 +70,9 @@ def estimate_of(
         revision=REVISION,
         plan_digest=specs.make_plan(resolved, profile, REVISION).digest,
         confidence=estimate_pb2.EstimateConfidence(
-            memory=evidence_pb2.CONFIDENCE_LEVEL_LOW, time=evidence_pb2.CONFIDENCE_LEVEL_LOW
+            memory=evidence_pb2.CONFIDENCE_LEVEL_LOW,
+            time=evidence_pb2.CONFIDENCE_LEVEL_LOW,
+            reasons=[check_pb2.Remark(code="FAKE", message="no measured run is like invented numbers")],
         ),
         remarks=[check_pb2.Remark(code="FAKE", message="These numbers are invented.")],
     )
@@ -78,9 +84,9 @@ def estimate_of(
     if answer.fit.verdict != DOES_NOT_FIT:
         _add_time(answer, request, profile)
         _add_cost(answer, request, tariff)
-    if request.view == estimate_pb2.ESTIMATE_VIEW_FULL:
-        if answer.fit.verdict == DOES_NOT_FIT:
-            raise not_promised("searches no remedies for a run that does not fit")
+    if request.view == estimate_pb2.ESTIMATE_VIEW_FULL and answer.fit.verdict == DOES_NOT_FIT:
+        raise not_promised("searches no remedies for a run that does not fit")
+    if request.view == estimate_pb2.ESTIMATE_VIEW_FULL or estimate_pb2.ESTIMATE_SEARCH_OFFERS in request.searches:
         answer.offers.extend(_offers(answer))
     return answer
 
@@ -94,9 +100,10 @@ def in_view(answer: estimate_pb2.Estimate, view: estimate_pb2.EstimateView.Value
     return answer
 
 
-def _profile(
+def profile_of(
     request: estimate_pb2.EstimateRunRequest, spec: run_spec_pb2.RunSpec
 ) -> training_data_pb2.DatasetProfile | None:
+    """What a request says of the rows, beside the spec or in it."""
     if request.HasField("dataset_profile"):
         return request.dataset_profile
     return spec.dataset.profile if spec.dataset.WhichOneof("source") == "profile" else None
@@ -122,6 +129,13 @@ def _require_possible(spec: run_spec_pb2.RunSpec, model: catalog_pb2.Model, wher
     problem = specs.conflict(spec, model.shape.max_position_embeddings)
     if problem is not None:
         raise invalid(f"{where}.{problem.field}", problem.text, problem.reason)
+
+
+def _require_known_searches(request: estimate_pb2.EstimateRunRequest) -> None:
+    for search in request.searches:
+        if search != estimate_pb2.ESTIMATE_SEARCH_OFFERS:
+            name = estimate_pb2.EstimateSearch.Name(search).removeprefix("ESTIMATE_SEARCH_")
+            raise not_promised(f"searches no {name.lower().replace('_', ' ')}")
 
 
 def _memory(size: int, usable: int) -> estimate_pb2.MemoryEstimate:
@@ -153,7 +167,7 @@ def _fit(size: int, usable: int) -> estimate_pb2.Fit:
         return estimate_pb2.Fit(summary="the device's memory is unknown: give its memory")
     fits = size * 1.1 <= usable
     tight = not fits and size * 0.9 <= usable
-    verdict = FITS if fits else estimate_summary_pb2.FIT_VERDICT_TIGHT if tight else DOES_NOT_FIT
+    verdict = FITS if fits else TIGHT if tight else DOES_NOT_FIT
     word = "fits" if fits else "is tight" if tight else "does not fit"
     return estimate_pb2.Fit(
         verdict=verdict,
@@ -215,7 +229,7 @@ def _add_time(
 def _tariff(spec: run_spec_pb2.RunSpec, where: str) -> _Tariff:
     owned, rented = spec.ownership.owned, spec.ownership.rented
     if spec.ownership.WhichOneof("kind") == "owned":
-        return _Tariff(owned.price_per_kwh.currency_code, to_float(owned.price_per_kwh) * _watts(spec) / 1000)
+        return _Tariff(owned.price_per_kwh.currency_code or "USD", to_float(owned.price_per_kwh) * _watts(spec) / 1000)
     if rented.price_id:
         found = next((each for each in PRICES if each.price_id == rented.price_id), None)
         if found is None:

@@ -12,6 +12,8 @@ from finetree_api.estimator.v1 import check_plan_pb2, estimate_pb2
 from finetree_api.types.v1 import check_pb2, estimate_summary_pb2, evidence_pb2
 
 from finetree.money import to_float
+from finetree.testing.catalog import find_model
+from finetree.testing.estimator.estimates import profile_of
 from finetree.testing.requests import invalid, not_promised
 
 PASS, WARN, FAIL = check_pb2.CHECK_VERDICT_PASS, check_pb2.CHECK_VERDICT_WARN, check_pb2.CHECK_VERDICT_FAIL
@@ -120,7 +122,7 @@ def _check(
     if metric == "confidence":
         return _confident(check, limit, estimate)
     if limit.HasField("names"):
-        return _named(check, metric, estimate)
+        return _named(check, metric, estimate, request.run)
     return _number(check, limit, where, request=request, estimate=estimate, base=base)
 
 
@@ -159,12 +161,18 @@ def _confident(
     return check
 
 
-def _named(check: check_pb2.Check, metric: str, estimate: estimate_pb2.Estimate) -> check_pb2.Check:
+def _named(
+    check: check_pb2.Check,
+    metric: str,
+    estimate: estimate_pb2.Estimate,
+    run: estimate_pb2.EstimateRunRequest,
+) -> check_pb2.Check:
     spec = estimate.resolved_spec
+    owned = spec.ownership.WhichOneof("kind") == "owned"
     names: dict[str, list[str]] = {
         "method": [spec.WhichOneof("method") or ""],
-        "model": [spec.model.name or spec.model.hub.id],
-        "provider": [estimate.cost.provider] if estimate.cost.provider else [],
+        "model": _model_names(run),
+        "provider": ["owned" if owned else estimate.cost.provider],
     }
     if metric not in names:
         raise not_promised(f"knows no {metric.replace('_', ' ')}")
@@ -172,13 +180,19 @@ def _named(check: check_pb2.Check, metric: str, estimate: estimate_pb2.Estimate)
     if not found:
         check.message = f"{metric} is unknown"
         return check
-    name = found[0]
-    denied = any(_matches(pattern, name) for pattern in check.denied)
-    allowed = not check.allowed or any(_matches(pattern, name) for pattern in check.allowed)
+    denied = any(_matches(pattern, name) for pattern in check.denied for name in found)
+    allowed = not check.allowed or any(_matches(pattern, name) for pattern in check.allowed for name in found)
     check.verdict = PASS if allowed and not denied else FAIL
-    check.measured_name = name
-    check.message = f"{name} is {'allowed' if check.verdict == PASS else 'not allowed'}"
+    check.measured_name = found[0]
+    check.message = f"{found[0]} is {'allowed' if check.verdict == PASS else 'not allowed'}"
     return check
+
+
+def _model_names(run: estimate_pb2.EstimateRunRequest) -> list[str]:
+    """The name in the spec, the catalog's name, and the hub id."""
+    source = run.spec.model
+    entry = find_model(source, "run.spec.model")
+    return list(dict.fromkeys([source.name or source.hub.id, entry.name, entry.hub_id]))
 
 
 def _matches(pattern: str, name: str) -> bool:
@@ -220,6 +234,8 @@ def _number(
     elif measured.low > bound:
         check.verdict = FAIL
     check.message = f"{measured.expected:g} {check.currency_code} expected, limit {bound:g}"
+    if metric == "monthly_cost" and not request.run.runs_per_month:
+        check.message += "; one run a month is counted: give runs_per_month"
     return check
 
 
@@ -240,6 +256,7 @@ def _measured(
     metric: str, estimate: estimate_pb2.Estimate, run: estimate_pb2.EstimateRunRequest
 ) -> evidence_pb2.Interval | None:
     priced, timed = estimate.cost.HasField("total"), estimate.HasField("time")
+    profile = profile_of(run, run.spec)
     known: dict[str, evidence_pb2.Interval | None] = {
         "cost": estimate.cost.total.amount if priced else None,
         "monthly_cost": _monthly(estimate, run) if priced else None,
@@ -247,8 +264,8 @@ def _measured(
         "device_bytes": estimate.memory.device_bytes,
         "energy_kwh": estimate.cost.energy_kwh if estimate.HasField("cost") else None,
         "carbon_kg": estimate.cost.carbon_kg if estimate.HasField("cost") else None,
-        "tokens": _exactly(estimate.processed_tokens),
-        "examples": _exactly(run.dataset_profile.examples),
+        "tokens": _exactly(profile.total_tokens) if profile is not None else None,
+        "examples": _exactly(profile.examples) if profile is not None else None,
     }
     return known[metric]
 
@@ -265,7 +282,10 @@ def _exactly(number: int) -> evidence_pb2.Interval | None:
 def _missing(metric: str, estimate: estimate_pb2.Estimate) -> tuple[str, str]:
     """Setting by which an unknown number would be known, and what to do."""
     spec = estimate.resolved_spec
-    if estimate.fit.verdict == estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT:
+    if metric == "tokens":
+        return "dataset.profile.total_tokens", f"{metric}: unknown; give dataset.profile.total_tokens"
+    fits = estimate.fit.verdict != estimate_summary_pb2.FIT_VERDICT_DOES_NOT_FIT
+    if not fits and metric != "examples":
         return "hardware", f"{metric}: unknown, since the run does not fit"
     if estimate.HasField("time"):
         return "ownership", f"{metric}: unknown without a price; state ownership.owned"

@@ -13,6 +13,7 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb
 
 from finetree.testing.clock import Clock, to_timestamp
 from finetree.testing.requests import invalid
+from finetree.testing.serving import invented_checks
 from finetree.testing.trainer.script import Course, Paced, ended, moved
 
 ENDED = frozenset({job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED})
@@ -244,6 +245,7 @@ class FakeJob:
             base=self.message.base if self.message.HasField("base") else None,
             create_time=self._clock.timestamp(),
             plan_digest=self.message.plan_digest,
+            serving=invented_checks(served=adapter),
         )
 
 

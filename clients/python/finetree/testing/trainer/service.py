@@ -11,8 +11,6 @@ from finetree_api.trainer.v1 import (
     base_model_pb2,
     capacity_pb2,
     dataset_pb2,
-    event_log_pb2,
-    event_pb2,
     job_pb2,
     trainer_pb2,
 )
@@ -32,15 +30,24 @@ from finetree.testing.catalog import ACCELERATORS, CPU_BYTES, server
 from finetree.testing.clock import Clock, Ids
 from finetree.testing.estimator import FakeEstimator
 from finetree.testing.handlers import Handlers
-from finetree.testing.requests import Answers, artifact_name, body_hash, full_name, not_promised, page, project_of
+from finetree.testing.requests import (
+    Answers,
+    artifact_name,
+    body_hash,
+    full_name,
+    not_promised,
+    page,
+    project_of,
+)
 from finetree.testing.trainer.base_models import FakeBaseModels
 from finetree.testing.trainer.datasets import FakeDatasets
+from finetree.testing.trainer.events import list_events, query_metrics
 from finetree.testing.trainer.job import FakeJob
 from finetree.testing.trainer.plans import CAPABILITIES, Planned, Planner
 from finetree.testing.trainer.previews import FakePreviews
 from finetree.testing.trainer.replay import Replay
 from finetree.testing.trainer.script import Course, Script
-from finetree.testing.trainer.watch import Watches, require_kept
+from finetree.testing.trainer.watch import Watches
 
 CHUNK = 256 * 1024
 SLOTS = 64
@@ -87,7 +94,8 @@ class FakeTrainer:
         handlers.unary(rpcs.UPDATE_JOB, self._update)
         handlers.unary(rpcs.CANCEL_JOB, self._cancel)
         handlers.stream(rpcs.WATCH_JOB, lambda r, context: self.watches.stream(r, self.find(r.name), context))
-        handlers.unary(rpcs.LIST_EVENTS, self._events)
+        handlers.unary(rpcs.LIST_EVENTS, lambda r: list_events(r, self.find(r.name)))
+        handlers.unary(rpcs.QUERY_METRICS, lambda r: query_metrics(r, self.find(r.name)))
         handlers.unary(rpcs.LIST_ARTIFACTS, self._artifacts)
         handlers.stream(rpcs.DOWNLOAD_ARTIFACT, self._download)
         handlers.unary(rpcs.DELETE_DATASET, self._delete_dataset)
@@ -294,25 +302,6 @@ class FakeTrainer:
             job.cancel()
         return trainer_pb2.CancelJobResponse(job=job.message)
 
-    def _events(self, request: event_log_pb2.ListEventsRequest) -> event_log_pb2.ListEventsResponse:
-        job = self.find(request.name)
-        if request.after_seq:
-            require_kept(job, request.after_seq)
-        moment = request.after_time.ToMicroseconds() if request.HasField("after_time") else -1
-        chosen = [
-            event
-            for event in job.log
-            if event.seq > request.after_seq
-            and (not request.before_seq or event.seq < request.before_seq)
-            and event.event_time.ToMicroseconds() > moment
-            and (not request.kinds or event.kind in request.kinds)
-            and event.level >= request.min_level
-        ]
-        if request.order == event_log_pb2.EVENT_ORDER_DESCENDING:
-            chosen.reverse()
-        events, token = page(chosen, request, key=_seq_of, size=100, scope=job.message.uid)
-        return event_log_pb2.ListEventsResponse(events=events, next_page_token=token)
-
     def _artifacts(self, request: artifact_pb2.ListArtifactsRequest) -> artifact_pb2.ListArtifactsResponse:
         found = self.find(request.parent, "parent").artifacts()
         artifacts, token = page(found, request, key=lambda each: each.name)
@@ -404,10 +393,6 @@ class FakeTrainer:
         )
         info.features.extend(["train.full", "train.lora", "train.qlora", "train.prefix", "train.adapter", "prepare"])
         return info
-
-
-def _seq_of(event: event_pb2.JobEvent) -> str:
-    return str(event.seq)
 
 
 def _datasets_of(job: job_pb2.Job) -> set[str]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import zlib
 from collections import Counter
@@ -20,6 +19,7 @@ from finetree.errors import (
     ResourceExhausted,
     Unavailable,
 )
+from finetree.metrics import StepSampler
 from finetree.testing.clock import Clock
 from finetree.testing.requests import invalid
 from finetree.testing.trainer.job import FakeJob
@@ -84,7 +84,7 @@ class Watches:
     def _batches(
         self, request: event_log_pb2.WatchJobRequest, job: FakeJob, seq: int, context: grpc.ServicerContext
     ) -> Iterator[event_log_pb2.WatchJobResponse]:
-        sampler = _Sampler(request.max_step_events_per_second)
+        sampler = StepSampler(request.max_step_events_per_second)
         interval = request.min_interval.ToMicroseconds()
         not_before = 0
         while context.is_active():
@@ -182,42 +182,6 @@ class Watches:
             text = "The event log was restored from a backup; watch the job from the beginning."
             raise FailedPrecondition(text, reason="LOG_RESET")
         return int(seq)
-
-
-class _Sampler:
-    """Leaves out step metrics beyond a rate, by their event times."""
-
-    def __init__(self, per_second: int) -> None:
-        self._gap = 1e6 / per_second if per_second else 0.0
-        self._last = -math.inf
-        self._losses: list[float] = []
-        self._range: event_log_pb2.SkippedRange | None = None
-
-    def keeps(self, event: event_pb2.JobEvent) -> bool:
-        """Whether an event is sent."""
-        if not self._gap or event.kind != event_pb2.EVENT_KIND_STEP_METRICS:
-            return True
-        now = event.event_time.ToMicroseconds()
-        if now - self._last >= self._gap:
-            self._last = now
-            return True
-        self._range = self._range or event_log_pb2.SkippedRange(first_seq=event.seq)
-        self._range.last_seq = event.seq
-        self._range.count += 1
-        if event.step_metrics.HasField("loss"):
-            self._losses.append(event.step_metrics.loss)
-        return False
-
-    def take(self) -> list[event_log_pb2.SkippedRange]:
-        """What was left out since the last call."""
-        skipped, self._range = self._range, None
-        if skipped is None:
-            return []
-        if self._losses:
-            skipped.min_loss, skipped.max_loss = min(self._losses), max(self._losses)
-            skipped.mean_loss = math.fsum(self._losses) / len(self._losses)
-            self._losses.clear()
-        return [skipped]
 
 
 def require_kept(job: FakeJob, after: int) -> None:

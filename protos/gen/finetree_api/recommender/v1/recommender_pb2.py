@@ -26,11 +26,12 @@ from finetree_api.recommender.v1 import method_card_pb2 as finetree__api_dot_rec
 from finetree_api.recommender.v1 import picture_pb2 as finetree__api_dot_recommender_dot_v1_dot_picture__pb2
 from finetree_api.recommender.v1 import recommendation_pb2 as finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2
 from finetree_api.recommender.v1 import rule_pack_pb2 as finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2
+from finetree_api.recommender.v1 import serving_pb2 as finetree__api_dot_recommender_dot_v1_dot_serving__pb2
 from finetree_api.types.v1 import evidence_pb2 as finetree__api_dot_types_dot_v1_dot_evidence__pb2
 from finetree_api.types.v1 import server_pb2 as finetree__api_dot_types_dot_v1_dot_server__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-finetree_api/recommender/v1/recommender.proto\x12\x1b\x66inetree_api.recommender.v1\x1a-finetree_api/recommender/v1/method_card.proto\x1a)finetree_api/recommender/v1/picture.proto\x1a\x30\x66inetree_api/recommender/v1/recommendation.proto\x1a+finetree_api/recommender/v1/rule_pack.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\"finetree_api/types/v1/server.proto\"\x16\n\x14GetServerInfoRequest\"\x8f\x01\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server\x12;\n\x08revision\x18\x02 \x01(\x0b\x32\x1f.finetree_api.types.v1.RevisionR\x08revision2\xeb\x07\n\x12RecommenderService\x12o\n\tRecommend\x12-.finetree_api.recommender.v1.RecommendRequest\x1a..finetree_api.recommender.v1.RecommendResponse\"\x03\x90\x02\x01\x12\x8a\x01\n\x12RenderDecisionTree\x12\x36.finetree_api.recommender.v1.RenderDecisionTreeRequest\x1a\x37.finetree_api.recommender.v1.RenderDecisionTreeResponse\"\x03\x90\x02\x01\x12~\n\x0eRenderFrontier\x12\x32.finetree_api.recommender.v1.RenderFrontierRequest\x1a\x33.finetree_api.recommender.v1.RenderFrontierResponse\"\x03\x90\x02\x01\x12u\n\x0bListMethods\x12/.finetree_api.recommender.v1.ListMethodsRequest\x1a\x30.finetree_api.recommender.v1.ListMethodsResponse\"\x03\x90\x02\x01\x12o\n\tGetMethod\x12-.finetree_api.recommender.v1.GetMethodRequest\x1a..finetree_api.recommender.v1.GetMethodResponse\"\x03\x90\x02\x01\x12{\n\rListRulePacks\x12\x31.finetree_api.recommender.v1.ListRulePacksRequest\x1a\x32.finetree_api.recommender.v1.ListRulePacksResponse\"\x03\x90\x02\x01\x12u\n\x0bGetRulePack\x12/.finetree_api.recommender.v1.GetRulePackRequest\x1a\x30.finetree_api.recommender.v1.GetRulePackResponse\"\x03\x90\x02\x01\x12{\n\rGetServerInfo\x12\x31.finetree_api.recommender.v1.GetServerInfoRequest\x1a\x32.finetree_api.recommender.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n-finetree_api/recommender/v1/recommender.proto\x12\x1b\x66inetree_api.recommender.v1\x1a-finetree_api/recommender/v1/method_card.proto\x1a)finetree_api/recommender/v1/picture.proto\x1a\x30\x66inetree_api/recommender/v1/recommendation.proto\x1a+finetree_api/recommender/v1/rule_pack.proto\x1a)finetree_api/recommender/v1/serving.proto\x1a$finetree_api/types/v1/evidence.proto\x1a\"finetree_api/types/v1/server.proto\"\x16\n\x14GetServerInfoRequest\"\x8f\x01\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server\x12;\n\x08revision\x18\x02 \x01(\x0b\x32\x1f.finetree_api.types.v1.RevisionR\x08revision2\xe5\x08\n\x12RecommenderService\x12o\n\tRecommend\x12-.finetree_api.recommender.v1.RecommendRequest\x1a..finetree_api.recommender.v1.RecommendResponse\"\x03\x90\x02\x01\x12\x8a\x01\n\x12RenderDecisionTree\x12\x36.finetree_api.recommender.v1.RenderDecisionTreeRequest\x1a\x37.finetree_api.recommender.v1.RenderDecisionTreeResponse\"\x03\x90\x02\x01\x12~\n\x0eRenderFrontier\x12\x32.finetree_api.recommender.v1.RenderFrontierRequest\x1a\x33.finetree_api.recommender.v1.RenderFrontierResponse\"\x03\x90\x02\x01\x12u\n\x0bListMethods\x12/.finetree_api.recommender.v1.ListMethodsRequest\x1a\x30.finetree_api.recommender.v1.ListMethodsResponse\"\x03\x90\x02\x01\x12o\n\tGetMethod\x12-.finetree_api.recommender.v1.GetMethodRequest\x1a..finetree_api.recommender.v1.GetMethodResponse\"\x03\x90\x02\x01\x12{\n\rListRulePacks\x12\x31.finetree_api.recommender.v1.ListRulePacksRequest\x1a\x32.finetree_api.recommender.v1.ListRulePacksResponse\"\x03\x90\x02\x01\x12u\n\x0bGetRulePack\x12/.finetree_api.recommender.v1.GetRulePackRequest\x1a\x30.finetree_api.recommender.v1.GetRulePackResponse\"\x03\x90\x02\x01\x12x\n\x0c\x43heckServing\x12\x30.finetree_api.recommender.v1.CheckServingRequest\x1a\x31.finetree_api.recommender.v1.CheckServingResponse\"\x03\x90\x02\x01\x12{\n\rGetServerInfo\x12\x31.finetree_api.recommender.v1.GetServerInfoRequest\x1a\x32.finetree_api.recommender.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,12 +52,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECOMMENDERSERVICE'].methods_by_name['ListRulePacks']._serialized_options = b'\220\002\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['GetRulePack']._loaded_options = None
   _globals['_RECOMMENDERSERVICE'].methods_by_name['GetRulePack']._serialized_options = b'\220\002\001'
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['CheckServing']._loaded_options = None
+  _globals['_RECOMMENDERSERVICE'].methods_by_name['CheckServing']._serialized_options = b'\220\002\001'
   _globals['_RECOMMENDERSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
   _globals['_RECOMMENDERSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001'
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=337
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=359
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=362
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=505
-  _globals['_RECOMMENDERSERVICE']._serialized_start=508
-  _globals['_RECOMMENDERSERVICE']._serialized_end=1511
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=380
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=402
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=405
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=548
+  _globals['_RECOMMENDERSERVICE']._serialized_start=551
+  _globals['_RECOMMENDERSERVICE']._serialized_end=1676
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from finetree_api.recommender.v1 import picture_pb2 as finetree__api_dot_recomme
 from finetree_api.recommender.v1 import recommendation_pb2 as finetree__api_dot_recommender_dot_v1_dot_recommendation__pb2
 from finetree_api.recommender.v1 import recommender_pb2 as finetree__api_dot_recommender_dot_v1_dot_recommender__pb2
 from finetree_api.recommender.v1 import rule_pack_pb2 as finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2
+from finetree_api.recommender.v1 import serving_pb2 as finetree__api_dot_recommender_dot_v1_dot_serving__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
 GRPC_VERSION = grpc.__version__
@@ -73,6 +74,11 @@ class RecommenderServiceStub(object):
                 request_serializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackResponse.FromString,
                 _registered_method=True)
+        self.CheckServing = channel.unary_unary(
+                '/finetree_api.recommender.v1.RecommenderService/CheckServing',
+                request_serializer=finetree__api_dot_recommender_dot_v1_dot_serving__pb2.CheckServingRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_recommender_dot_v1_dot_serving__pb2.CheckServingResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/finetree_api.recommender.v1.RecommenderService/GetServerInfo',
                 request_serializer=finetree__api_dot_recommender_dot_v1_dot_recommender__pb2.GetServerInfoRequest.SerializeToString,
@@ -125,6 +131,12 @@ class RecommenderServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckServing(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -168,6 +180,11 @@ def add_RecommenderServiceServicer_to_server(servicer, server):
                     servicer.GetRulePack,
                     request_deserializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackRequest.FromString,
                     response_serializer=finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackResponse.SerializeToString,
+            ),
+            'CheckServing': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckServing,
+                    request_deserializer=finetree__api_dot_recommender_dot_v1_dot_serving__pb2.CheckServingRequest.FromString,
+                    response_serializer=finetree__api_dot_recommender_dot_v1_dot_serving__pb2.CheckServingResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -364,6 +381,33 @@ class RecommenderService(object):
             '/finetree_api.recommender.v1.RecommenderService/GetRulePack',
             finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackRequest.SerializeToString,
             finetree__api_dot_recommender_dot_v1_dot_rule__pack__pb2.GetRulePackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckServing(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.recommender.v1.RecommenderService/CheckServing',
+            finetree__api_dot_recommender_dot_v1_dot_serving__pb2.CheckServingRequest.SerializeToString,
+            finetree__api_dot_recommender_dot_v1_dot_serving__pb2.CheckServingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,6 +9,7 @@ from finetree_api.recommender.v1 import picture_pb2 as _picture_pb2
 from finetree_api.recommender.v1 import recommendation_pb2 as _recommendation_pb2
 from finetree_api.recommender.v1 import recommender_pb2 as _recommender_pb2
 from finetree_api.recommender.v1 import rule_pack_pb2 as _rule_pack_pb2
+from finetree_api.recommender.v1 import serving_pb2 as _serving_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -87,6 +88,13 @@ class RecommenderServiceStub:
     Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks), FAILED_PRECONDITION (REVISION_UNAVAILABLE:
     the pinned pack is not the loaded one; pin another or none).
     """
+    CheckServing: _grpc.UnaryUnaryMultiCallable[_serving_pb2.CheckServingRequest, _serving_pb2.CheckServingResponse]
+    """Tells which servers serve the result of a run, before it is trained or from the facts of an artifact, by rules that
+    name the file and the version of the server's code that they were read in. It starts and asks no server. What the
+    estimator's catalog knows of a named model is used; without an estimator the model's family counts as unknown.
+
+    Errors: none but those of every rpc (INVALID_REQUEST also where the spec has no method).
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_recommender_pb2.GetServerInfoRequest, _recommender_pb2.GetServerInfoResponse]
     """Answers version, features, limits and the default pack; cheap enough for a health check.
 
@@ -147,6 +155,13 @@ class RecommenderServiceAsyncStub(RecommenderServiceStub):
 
     Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks), FAILED_PRECONDITION (REVISION_UNAVAILABLE:
     the pinned pack is not the loaded one; pin another or none).
+    """
+    CheckServing: _aio.UnaryUnaryMultiCallable[_serving_pb2.CheckServingRequest, _serving_pb2.CheckServingResponse]  # type: ignore[assignment]
+    """Tells which servers serve the result of a run, before it is trained or from the facts of an artifact, by rules that
+    name the file and the version of the server's code that they were read in. It starts and asks no server. What the
+    estimator's catalog knows of a named model is used; without an estimator the model's family counts as unknown.
+
+    Errors: none but those of every rpc (INVALID_REQUEST also where the spec has no method).
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_recommender_pb2.GetServerInfoRequest, _recommender_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Answers version, features, limits and the default pack; cheap enough for a health check.
@@ -247,6 +262,19 @@ class RecommenderServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (RULE_PACK_NOT_FOUND: take a name from ListRulePacks), FAILED_PRECONDITION (REVISION_UNAVAILABLE:
         the pinned pack is not the loaded one; pin another or none).
+        """
+
+    @_abc_1.abstractmethod
+    def CheckServing(
+        self,
+        request: _serving_pb2.CheckServingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.CheckServingResponse, _abc.Awaitable[_serving_pb2.CheckServingResponse]]:
+        """Tells which servers serve the result of a run, before it is trained or from the facts of an artifact, by rules that
+        name the file and the version of the server's code that they were read in. It starts and asks no server. What the
+        estimator's catalog knows of a named model is used; without an estimator the model's family counts as unknown.
+
+        Errors: none but those of every rpc (INVALID_REQUEST also where the spec has no method).
         """
 
     @_abc_1.abstractmethod

@@ -5,6 +5,7 @@ What a job made, and how to download it."""
 
 from collections import abc as _abc
 from finetree_api.types.v1 import serving_pb2 as _serving_pb2
+from finetree_api.types.v1 import training_data_pb2 as _training_data_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -35,6 +36,8 @@ class _ArtifactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Artifact
     """A transformers model folder with its tokenizer."""
     ARTIFACT_KIND_REPORT: _ArtifactKind.ValueType  # 3
     """A report in JSON."""
+    ARTIFACT_KIND_EVALUATION: _ArtifactKind.ValueType  # 5
+    """An evaluation: report.json, an EvaluationReport as proto JSON, and answers.jsonl, what each model answered to each row."""
 
 class ArtifactKind(_ArtifactKind, metaclass=_ArtifactKindEnumTypeWrapper):
     """What an artifact is, and so what loads it."""
@@ -47,6 +50,8 @@ ARTIFACT_KIND_MODEL: ArtifactKind.ValueType  # 2
 """A transformers model folder with its tokenizer."""
 ARTIFACT_KIND_REPORT: ArtifactKind.ValueType  # 3
 """A report in JSON."""
+ARTIFACT_KIND_EVALUATION: ArtifactKind.ValueType  # 5
+"""An evaluation: report.json, an EvaluationReport as proto JSON, and answers.jsonl, what each model answered to each row."""
 Global___ArtifactKind: _TypeAlias = ArtifactKind  # noqa: Y015
 
 @_typing.final
@@ -58,22 +63,26 @@ class ArtifactBase(_message.Message):
     HUB_ID_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    FAMILY_FIELD_NUMBER: _builtins.int
     hub_id: _builtins.str
     """"organization/name" on the hub. Empty: unknown."""
     revision: _builtins.str
     """Commit of the hub. Empty: unknown."""
     fingerprint: _builtins.str
     """SHA-256 over its configuration and weights. Empty: not computed."""
+    family: _builtins.str
+    """Family, as model_type of its config.json names it, for example "llama". Empty: unknown."""
     def __init__(
         self,
         *,
         hub_id: _builtins.str = ...,
         revision: _builtins.str = ...,
         fingerprint: _builtins.str = ...,
+        family: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "hub_id", b"hub_id", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["family", b"family", "fingerprint", b"fingerprint", "hub_id", b"hub_id", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,6 +117,140 @@ class Compatibility(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Compatibility: _TypeAlias = Compatibility  # noqa: Y015
+
+@_typing.final
+class Lineage(_message.Message):
+    """What a job made something of, and with what: from the rows and the base to the program. A Job has it from its creation
+    on, its artifacts keep it in their manifest.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VersionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARENTS_FIELD_NUMBER: _builtins.int
+    DATASETS_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    PLAN_DIGEST_FIELD_NUMBER: _builtins.int
+    plan_digest: _builtins.str
+    """Digest of the plan, as Job.plan_digest. Empty: nothing was trained, or there was no estimate."""
+    @_builtins.property
+    def parents(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageParent]:
+        """Trained weights that it started from or worked with. Empty: the base model's alone."""
+
+    @_builtins.property
+    def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageDataset]:
+        """Rows that it read, with the hash of the file. Empty: none."""
+
+    @_builtins.property
+    def base(self) -> Global___ArtifactBase:
+        """Base model. In a job whose model comes from a hub, with the commit; a fingerprint that could not be computed is
+        empty. Unset: it has none.
+        """
+
+    @_builtins.property
+    def versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Versions of programs and libraries by their distribution: "finetree-trainer", and once an attempt has begun
+        "finetree-worker", "torch", "transformers", "peft" and others; "python" is the interpreter's.
+        """
+
+    def __init__(
+        self,
+        *,
+        parents: _abc.Iterable[Global___LineageParent] | None = ...,
+        datasets: _abc.Iterable[Global___LineageDataset] | None = ...,
+        base: Global___ArtifactBase | None = ...,
+        versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        plan_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "datasets", b"datasets", "parents", b"parents", "plan_digest", b"plan_digest", "versions", b"versions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lineage: _TypeAlias = Lineage  # noqa: Y015
+
+@_typing.final
+class LineageParent(_message.Message):
+    """Trained weights that a job started from or worked with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name of the artifact or the checkpoint; of an adapter that others trained, its path under a model root."""
+    sha256: _builtins.str
+    """SHA-256 of their content, as TrainedWeights.sha256."""
+    job: _builtins.str
+    """Resource name of the job that made them. Empty: others did."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        job: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job", b"job", "name", b"name", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineageParent: _TypeAlias = LineageParent  # noqa: Y015
+
+@_typing.final
+class LineageDataset(_message.Message):
+    """A file of rows that a job read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPLIT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    split: _training_data_pb2.Split.ValueType
+    """Which rows it has."""
+    name: _builtins.str
+    """Resource name of the dataset, or the path under a data root."""
+    sha256: _builtins.str
+    """SHA-256 of the file, 64 hex digits in small letters; in an artifact as its worker read it. Empty: a file that is
+    named by path, which no worker has read to its end yet.
+    """
+    def __init__(
+        self,
+        *,
+        split: _training_data_pb2.Split.ValueType = ...,
+        name: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "sha256", b"sha256", "split", b"split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LineageDataset: _TypeAlias = LineageDataset  # noqa: Y015
 
 @_typing.final
 class ArtifactFile(_message.Message):
@@ -160,6 +303,8 @@ class Artifact(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
+    SERVING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/jobs/{job}/artifacts/{artifact}", for example …/adapter."""
     kind: Global___ArtifactKind.ValueType
@@ -190,6 +335,16 @@ class Artifact(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When the service registered it, on the service's clock."""
 
+    @_builtins.property
+    def lineage(self) -> Global___Lineage:
+        """What it was made of, and with what. Unset: a worker of an earlier release made it."""
+
+    @_builtins.property
+    def serving(self) -> _containers.RepeatedCompositeFieldContainer[_serving_pb2.ServingCheck]:
+        """Which servers serve it, by the rules of the service at the time it was registered; RecommenderService.CheckServing
+        answers by today's. Empty: a report, or an artifact of an earlier release.
+        """
+
     def __init__(
         self,
         *,
@@ -204,10 +359,12 @@ class Artifact(_message.Message):
         attempt: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         plan_digest: _builtins.str = ...,
+        lineage: Global___Lineage | None = ...,
+        serving: _abc.Iterable[_serving_pb2.ServingCheck] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "create_time", b"create_time", "lineage", b"lineage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "compat", b"compat", "create_time", b"create_time", "files", b"files", "kind", b"kind", "name", b"name", "peft_type", b"peft_type", "plan_digest", b"plan_digest", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "compat", b"compat", "create_time", b"create_time", "files", b"files", "kind", b"kind", "lineage", b"lineage", "name", b"name", "peft_type", b"peft_type", "plan_digest", b"plan_digest", "serving", b"serving", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

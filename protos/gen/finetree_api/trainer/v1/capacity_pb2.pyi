@@ -5,6 +5,7 @@ What the trainer runs on, and what it can train."""
 
 from collections import abc as _abc
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
+from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.types.v1 import hardware_pb2 as _hardware_pb2
 from finetree_api.types.v1 import method_pb2 as _method_pb2
 from finetree_api.types.v1 import training_pb2 as _training_pb2
@@ -38,6 +39,7 @@ class Device(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     FREE_SLOTS_FIELD_NUMBER: _builtins.int
     THREADS_PER_SLOT_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id on its node, for example "cpu" or "cuda:0"."""
     display_name: _builtins.str
@@ -60,6 +62,10 @@ class Device(_message.Message):
     def running_jobs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Resource names of the jobs that hold a slot of it."""
 
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[_serving_pb2.ServingLease]:
+        """Leases of those of the running jobs that serve a base model."""
+
     def __init__(
         self,
         *,
@@ -72,10 +78,11 @@ class Device(_message.Message):
         slots: _builtins.int = ...,
         free_slots: _builtins.int = ...,
         threads_per_slot: _builtins.int = ...,
+        leases: _abc.Iterable[_serving_pb2.ServingLease] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "free_bytes", b"free_bytes", "free_slots", b"free_slots", "hardware", b"hardware", "id", b"id", "running_jobs", b"running_jobs", "slots", b"slots", "threads_per_slot", b"threads_per_slot", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "free_bytes", b"free_bytes", "free_slots", b"free_slots", "hardware", b"hardware", "id", b"id", "leases", b"leases", "running_jobs", b"running_jobs", "slots", b"slots", "threads_per_slot", b"threads_per_slot", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,6 +6,7 @@ What happens in a job: a durable, gapless, numbered log."""
 from collections import abc as _abc
 from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
+from finetree_api.trainer.v1 import evaluation_pb2 as _evaluation_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.types.v1 import check_pb2 as _check_pb2
@@ -104,6 +105,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """Alert: something that a person should know."""
     EVENT_KIND_TERMINAL: _EventKind.ValueType  # 17
     """Terminal, once, as the last event."""
+    EVENT_KIND_EVALUATION_REPORT: _EventKind.ValueType  # 18
+    """EvaluationReport, once, at the end of an evaluation."""
     EVENT_KIND_SERVING_CHANGED: _EventKind.ValueType  # 20
     """ServingChanged, when a served base model is ready, and when its targets change."""
 
@@ -146,6 +149,8 @@ EVENT_KIND_ALERT: EventKind.ValueType  # 16
 """Alert: something that a person should know."""
 EVENT_KIND_TERMINAL: EventKind.ValueType  # 17
 """Terminal, once, as the last event."""
+EVENT_KIND_EVALUATION_REPORT: EventKind.ValueType  # 18
+"""EvaluationReport, once, at the end of an evaluation."""
 EVENT_KIND_SERVING_CHANGED: EventKind.ValueType  # 20
 """ServingChanged, when a served base model is ready, and when its targets change."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
@@ -268,6 +273,7 @@ class JobEvent(_message.Message):
     LOG_LINE_FIELD_NUMBER: _builtins.int
     ALERT_FIELD_NUMBER: _builtins.int
     TERMINAL_FIELD_NUMBER: _builtins.int
+    EVALUATION_REPORT_FIELD_NUMBER: _builtins.int
     SERVING_CHANGED_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
@@ -366,6 +372,10 @@ class JobEvent(_message.Message):
         """The end; always last."""
 
     @_builtins.property
+    def evaluation_report(self) -> _evaluation_pb2.EvaluationReport:
+        """What an evaluation has found."""
+
+    @_builtins.property
     def serving_changed(self) -> _serving_pb2.ServingChanged:
         """A served base model is ready, or its targets changed."""
 
@@ -400,13 +410,14 @@ class JobEvent(_message.Message):
         log_line: Global___LogLine | None = ...,
         alert: Global___Alert | None = ...,
         terminal: Global___Terminal | None = ...,
+        evaluation_report: _evaluation_pb2.EvaluationReport | None = ...,
         serving_changed: _serving_pb2.ServingChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "event_time", b"event_time", "forecast", b"forecast", "log_line", b"log_line", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "serving_changed", b"serving_changed", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "forecast", b"forecast", "log_line", b"log_line", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "serving_changed", b"serving_changed", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt", b"attempt", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "event_time", b"event_time", "forecast", b"forecast", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "level", b"level", "log_line", b"log_line", "message", b"message", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "seq", b"seq", "serving_changed", b"serving_changed", "state", b"state", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt", b"attempt", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "forecast", b"forecast", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "level", b"level", "log_line", b"log_line", "message", b"message", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "seq", b"seq", "serving_changed", b"serving_changed", "state", b"state", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "queue_changed", "phase_progress", "dataset_report", "preflight_report", "attempt_started", "step_metrics", "eval_metrics", "sample", "checkpoint_saved", "checkpoint_failed", "batch_size_changed", "forecast", "artifact_ready", "log_line", "alert", "terminal", "serving_changed"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "queue_changed", "phase_progress", "dataset_report", "preflight_report", "attempt_started", "step_metrics", "eval_metrics", "sample", "checkpoint_saved", "checkpoint_failed", "batch_size_changed", "forecast", "artifact_ready", "log_line", "alert", "terminal", "evaluation_report", "serving_changed"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -1073,7 +1084,7 @@ class EvalMetrics(_message.Message):
     ROWS_SHA256_FIELD_NUMBER: _builtins.int
     PROMPTS_SHA256_FIELD_NUMBER: _builtins.int
     step: _builtins.int
-    """Optimizer step after which it was made. 0: the base model."""
+    """Optimizer step after which it was made. 0: before training, the base model or the weights that the run starts from."""
     loss: _builtins.float
     """Mean cross entropy for each learned token, nats. Unset: not measured or not finite."""
     perplexity: _builtins.float
@@ -1089,12 +1100,11 @@ class EvalMetrics(_message.Message):
     token_accuracy: _builtins.float
     """Share of the learned tokens that the model finds most probable, 0 to 1. Unset: not measured."""
     loss_standard_error: _builtins.float
-    """Standard error of `loss`, nats: how far it may lie from the loss on all rows of the kind, of which these are a sample. Rows
-    are drawn, not tokens (ratio estimator: Cochran, Sampling Techniques, 1977, section 6.4). Unset: fewer than two rows, or
-    not finite.
+    """Standard error of the loss, nats, with rows as the units that were drawn. Unset: not measured, not finite, or of a
+    single row.
     """
     token_accuracy_standard_error: _builtins.float
-    """Standard error of `token_accuracy`, of the same kind. Unset: fewer than two rows."""
+    """Standard error of the token accuracy, in the same way. Unset: not measured, or of a single row."""
     rows: _builtins.int
     """Rows that loss and token accuracy are of."""
     rows_sha256: _builtins.str

@@ -5,6 +5,7 @@ Jobs: what they are asked to do, where they run and how far they are."""
 
 from collections import abc as _abc
 from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
+from finetree_api.trainer.v1 import evaluation_pb2 as _evaluation_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.types.v1 import check_pb2 as _check_pb2
 from finetree_api.types.v1 import estimate_summary_pb2 as _estimate_summary_pb2
@@ -47,6 +48,8 @@ class _TaskKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskKind.Val
     """PrepareTask: fetches or converts a base model, reports on a dataset, or both."""
     TASK_KIND_EXPORT: _TaskKind.ValueType  # 3
     """ExportTask: merges or converts an artifact."""
+    TASK_KIND_EVALUATE: _TaskKind.ValueType  # 4
+    """EvaluateTask: measures trained weights beside their base."""
     TASK_KIND_SERVE: _TaskKind.ValueType  # 5
     """ServeTask: keeps a base model loaded and answers prompts."""
 
@@ -61,6 +64,8 @@ TASK_KIND_PREPARE: TaskKind.ValueType  # 2
 """PrepareTask: fetches or converts a base model, reports on a dataset, or both."""
 TASK_KIND_EXPORT: TaskKind.ValueType  # 3
 """ExportTask: merges or converts an artifact."""
+TASK_KIND_EVALUATE: TaskKind.ValueType  # 4
+"""EvaluateTask: measures trained weights beside their base."""
 TASK_KIND_SERVE: TaskKind.ValueType  # 5
 """ServeTask: keeps a base model loaded and answers prompts."""
 Global___TaskKind: _TypeAlias = TaskKind  # noqa: Y015
@@ -211,6 +216,8 @@ class _JobPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPhase.Val
     """Artifacts are written and checked."""
     JOB_PHASE_DOWNLOAD_MODEL: _JobPhase.ValueType  # 9
     """A base model is downloaded from the hub. PREPARE jobs."""
+    JOB_PHASE_EVALUATE: _JobPhase.ValueType  # 10
+    """The base and each subject are measured on the held-out rows. EVALUATE jobs."""
     JOB_PHASE_SERVE: _JobPhase.ValueType  # 14
     """Prompts are answered. SERVE jobs."""
 
@@ -237,6 +244,8 @@ JOB_PHASE_SAVE: JobPhase.ValueType  # 8
 """Artifacts are written and checked."""
 JOB_PHASE_DOWNLOAD_MODEL: JobPhase.ValueType  # 9
 """A base model is downloaded from the hub. PREPARE jobs."""
+JOB_PHASE_EVALUATE: JobPhase.ValueType  # 10
+"""The base and each subject are measured on the held-out rows. EVALUATE jobs."""
 JOB_PHASE_SERVE: JobPhase.ValueType  # 14
 """Prompts are answered. SERVE jobs."""
 Global___JobPhase: _TypeAlias = JobPhase  # noqa: Y015
@@ -714,6 +723,7 @@ class JobTemplate(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
     SERVE_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
@@ -740,6 +750,10 @@ class JobTemplate(_message.Message):
     @_builtins.property
     def export(self) -> Global___ExportTask:
         """Merges or converts an artifact."""
+
+    @_builtins.property
+    def evaluate(self) -> _evaluation_pb2.EvaluateTask:
+        """Measures trained weights beside their base."""
 
     @_builtins.property
     def serve(self) -> _serving_pb2.ServeTask:
@@ -772,6 +786,7 @@ class JobTemplate(_message.Message):
         train: Global___TrainTask | None = ...,
         prepare: Global___PrepareTask | None = ...,
         export: Global___ExportTask | None = ...,
+        evaluate: _evaluation_pb2.EvaluateTask | None = ...,
         serve: _serving_pb2.ServeTask | None = ...,
         limits: Global___JobLimits | None = ...,
         deadline: _timestamp_pb2.Timestamp | None = ...,
@@ -780,13 +795,13 @@ class JobTemplate(_message.Message):
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trace_context: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "deadline", b"deadline", "export", b"export", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "deadline", b"deadline", "evaluate", b"evaluate", "export", b"export", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "evaluate", b"evaluate", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__suspended: _TypeAlias = _typing.Literal["suspended"]  # noqa: Y015
     _WhichOneofArgType__suspended: _TypeAlias = _typing.Literal["_suspended", b"_suspended"]  # noqa: Y015
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "serve"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__suspended) -> _WhichOneofReturnType__suspended | None: ...
@@ -847,6 +862,7 @@ class Job(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
     SERVE_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     STATE_REASON_FIELD_NUMBER: _builtins.int
@@ -879,6 +895,7 @@ class Job(_message.Message):
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/jobs/{job}", where {job} is the uid."""
     uid: _builtins.str
@@ -926,6 +943,10 @@ class Job(_message.Message):
         """What is merged or converted."""
 
     @_builtins.property
+    def evaluate(self) -> _evaluation_pb2.EvaluateTask:
+        """What is measured, every setting resolved."""
+
+    @_builtins.property
     def serve(self) -> _serving_pb2.ServeTask:
         """What is served, and the targets that are loaded now."""
 
@@ -955,7 +976,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def estimate(self) -> _estimate_summary_pb2.EstimateSummary:
-        """What it should take, as estimated when it was created. Unset: the estimator did not answer, or nothing is trained."""
+        """What it should take, as estimated when it was created; of a SERVE job its memory. Unset: the estimator did not
+        answer, or nothing is trained.
+        """
 
     @_builtins.property
     def limits(self) -> Global___JobLimits:
@@ -1003,6 +1026,10 @@ class Job(_message.Message):
         attempt uses this one, also when the branch that the spec names has moved on. The fingerprint stays empty.
         """
 
+    @_builtins.property
+    def lineage(self) -> _artifact_pb2.Lineage:
+        """What it works on and with what, from its creation on. Unset: an earlier release created it."""
+
     def __init__(
         self,
         *,
@@ -1012,6 +1039,7 @@ class Job(_message.Message):
         train: Global___TrainTask | None = ...,
         prepare: Global___PrepareTask | None = ...,
         export: Global___ExportTask | None = ...,
+        evaluate: _evaluation_pb2.EvaluateTask | None = ...,
         serve: _serving_pb2.ServeTask | None = ...,
         state: Global___JobState.ValueType = ...,
         state_reason: Global___StateReason | None = ...,
@@ -1044,14 +1072,15 @@ class Job(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         request_id: _builtins.str = ...,
         base: _artifact_pb2.ArtifactBase | None = ...,
+        lineage: _artifact_pb2.Lineage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "metrics", b"metrics", "prepare", b"prepare", "progress", b"progress", "serve", b"serve", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "prepare", b"prepare", "progress", b"progress", "serve", b"serve", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "serve", b"serve", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "serve", b"serve", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_checkpoint_step: _TypeAlias = _typing.Literal["best_checkpoint_step"]  # noqa: Y015
     _WhichOneofArgType__best_checkpoint_step: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step"]  # noqa: Y015
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "serve"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__best_checkpoint_step) -> _WhichOneofReturnType__best_checkpoint_step | None: ...

@@ -25,12 +25,16 @@ _sym_db = _symbol_database.Default()
 from finetree_api.trainer.v1 import artifact_pb2 as finetree__api_dot_trainer_dot_v1_dot_artifact__pb2
 from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_dot_v1_dot_base__model__pb2
 from finetree_api.trainer.v1 import capacity_pb2 as finetree__api_dot_trainer_dot_v1_dot_capacity__pb2
+from finetree_api.trainer.v1 import checkpoint_pb2 as finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2
 from finetree_api.trainer.v1 import comparison_pb2 as finetree__api_dot_trainer_dot_v1_dot_comparison__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
+from finetree_api.trainer.v1 import evaluation_pb2 as finetree__api_dot_trainer_dot_v1_dot_evaluation__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__pb2
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
+from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
+from finetree_api.trainer.v1 import sweep_pb2 as finetree__api_dot_trainer_dot_v1_dot_sweep__pb2
 from finetree_api.types.v1 import check_pb2 as finetree__api_dot_types_dot_v1_dot_check__pb2
 from finetree_api.types.v1 import estimate_summary_pb2 as finetree__api_dot_types_dot_v1_dot_estimate__summary__pb2
 from finetree_api.types.v1 import run_spec_pb2 as finetree__api_dot_types_dot_v1_dot_run__spec__pb2
@@ -38,7 +42,7 @@ from finetree_api.types.v1 import server_pb2 as finetree__api_dot_types_dot_v1_d
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/trainer.proto\x12\x17\x66inetree_api.trainer.v1\x1a&finetree_api/trainer/v1/artifact.proto\x1a(finetree_api/trainer/v1/base_model.proto\x1a&finetree_api/trainer/v1/capacity.proto\x1a(finetree_api/trainer/v1/comparison.proto\x1a%finetree_api/trainer/v1/dataset.proto\x1a\'finetree_api/trainer/v1/event_log.proto\x1a!finetree_api/trainer/v1/job.proto\x1a%finetree_api/trainer/v1/job_log.proto\x1a%finetree_api/trainer/v1/metrics.proto\x1a!finetree_api/types/v1/check.proto\x1a,finetree_api/types/v1/estimate_summary.proto\x1a$finetree_api/types/v1/run_spec.proto\x1a\"finetree_api/types/v1/server.proto\x1a google/protobuf/field_mask.proto\"d\n\x12ValidateJobRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x36\n\x03job\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.JobTemplateR\x03job\"\xbe\x03\n\x13ValidateJobResponse\x12:\n\x05train\x18\x01 \x01(\x0b\x32\".finetree_api.trainer.v1.TrainTaskH\x00R\x05train\x12@\n\x07prepare\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.PrepareTaskH\x00R\x07prepare\x12=\n\x06\x65xport\x18\x03 \x01(\x0b\x32#.finetree_api.trainer.v1.ExportTaskH\x00R\x06\x65xport\x12\x34\n\x06\x63hecks\x18\x04 \x03(\x0b\x32\x1c.finetree_api.types.v1.CheckR\x06\x63hecks\x12\x42\n\x08\x65stimate\x18\x05 \x01(\x0b\x32&.finetree_api.types.v1.EstimateSummaryR\x08\x65stimate\x12/\n\x04plan\x18\x06 \x01(\x0b\x32\x1b.finetree_api.types.v1.PlanR\x04plan\x12\x37\n\x07remarks\x18\x07 \x03(\x0b\x32\x1d.finetree_api.types.v1.RemarkR\x07remarksB\x06\n\x04task\"\x81\x01\n\x10\x43reateJobRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x36\n\x03job\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.JobTemplateR\x03job\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"C\n\x11\x43reateJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"#\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"@\n\x0eGetJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"\xe2\x02\n\x0fListJobsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12\x39\n\x06states\x18\x04 \x03(\x0e\x32!.finetree_api.trainer.v1.JobStateR\x06states\x12L\n\x06labels\x18\x05 \x03(\x0b\x32\x34.finetree_api.trainer.v1.ListJobsRequest.LabelsEntryR\x06labels\x12\x37\n\x05tasks\x18\x06 \x03(\x0e\x32!.finetree_api.trainer.v1.TaskKindR\x05tasks\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"l\n\x10ListJobsResponse\x12\x30\n\x04jobs\x18\x01 \x03(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe3\x03\n\x10UpdateJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12&\n\x0c\x64isplay_name\x18\x02 \x01(\tH\x00R\x0b\x64isplayName\x88\x01\x01\x12M\n\x06labels\x18\x03 \x03(\x0b\x32\x35.finetree_api.trainer.v1.UpdateJobRequest.LabelsEntryR\x06labels\x12\\\n\x0b\x61nnotations\x18\x04 \x03(\x0b\x32:.finetree_api.trainer.v1.UpdateJobRequest.AnnotationsEntryR\x0b\x61nnotations\x12;\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12\x1d\n\nrequest_id\x18\x06 \x01(\tR\trequestId\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a>\n\x10\x41nnotationsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x0f\n\r_display_name\"C\n\x11UpdateJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"~\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x37\n\x04mode\x18\x02 \x01(\x0e\x32#.finetree_api.trainer.v1.CancelModeR\x04mode\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"C\n\x11\x43\x61ncelJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"\x16\n\x14GetServerInfoRequest\"R\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server*Z\n\nCancelMode\x12\x1b\n\x17\x43\x41NCEL_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41NCEL_MODE_NOW\x10\x01\x12\x1a\n\x16\x43\x41NCEL_MODE_CHECKPOINT\x10\x02\x32\xfa\x15\n\x0eTrainerService\x12s\n\rCreateDataset\x12-.finetree_api.trainer.v1.CreateDatasetRequest\x1a..finetree_api.trainer.v1.CreateDatasetResponse\"\x03\x90\x02\x02\x12m\n\x0cWriteDataset\x12,.finetree_api.trainer.v1.WriteDatasetRequest\x1a-.finetree_api.trainer.v1.WriteDatasetResponse(\x01\x12j\n\nGetDataset\x12*.finetree_api.trainer.v1.GetDatasetRequest\x1a+.finetree_api.trainer.v1.GetDatasetResponse\"\x03\x90\x02\x01\x12p\n\x0cListDatasets\x12,.finetree_api.trainer.v1.ListDatasetsRequest\x1a-.finetree_api.trainer.v1.ListDatasetsResponse\"\x03\x90\x02\x01\x12s\n\rDeleteDataset\x12-.finetree_api.trainer.v1.DeleteDatasetRequest\x1a..finetree_api.trainer.v1.DeleteDatasetResponse\"\x03\x90\x02\x02\x12v\n\x0ePreviewDataset\x12..finetree_api.trainer.v1.PreviewDatasetRequest\x1a/.finetree_api.trainer.v1.PreviewDatasetResponse\"\x03\x90\x02\x01\x12v\n\x0eListBaseModels\x12..finetree_api.trainer.v1.ListBaseModelsRequest\x1a/.finetree_api.trainer.v1.ListBaseModelsResponse\"\x03\x90\x02\x01\x12p\n\x0cGetBaseModel\x12,.finetree_api.trainer.v1.GetBaseModelRequest\x1a-.finetree_api.trainer.v1.GetBaseModelResponse\"\x03\x90\x02\x01\x12y\n\x0f\x44\x65leteBaseModel\x12/.finetree_api.trainer.v1.DeleteBaseModelRequest\x1a\x30.finetree_api.trainer.v1.DeleteBaseModelResponse\"\x03\x90\x02\x02\x12m\n\x0bValidateJob\x12+.finetree_api.trainer.v1.ValidateJobRequest\x1a,.finetree_api.trainer.v1.ValidateJobResponse\"\x03\x90\x02\x01\x12g\n\tCreateJob\x12).finetree_api.trainer.v1.CreateJobRequest\x1a*.finetree_api.trainer.v1.CreateJobResponse\"\x03\x90\x02\x02\x12^\n\x06GetJob\x12&.finetree_api.trainer.v1.GetJobRequest\x1a\'.finetree_api.trainer.v1.GetJobResponse\"\x03\x90\x02\x01\x12\x64\n\x08ListJobs\x12(.finetree_api.trainer.v1.ListJobsRequest\x1a).finetree_api.trainer.v1.ListJobsResponse\"\x03\x90\x02\x01\x12g\n\tUpdateJob\x12).finetree_api.trainer.v1.UpdateJobRequest\x1a*.finetree_api.trainer.v1.UpdateJobResponse\"\x03\x90\x02\x02\x12g\n\tCancelJob\x12).finetree_api.trainer.v1.CancelJobRequest\x1a*.finetree_api.trainer.v1.CancelJobResponse\"\x03\x90\x02\x02\x12\x61\n\x08WatchJob\x12(.finetree_api.trainer.v1.WatchJobRequest\x1a).finetree_api.trainer.v1.WatchJobResponse0\x01\x12j\n\nListEvents\x12*.finetree_api.trainer.v1.ListEventsRequest\x1a+.finetree_api.trainer.v1.ListEventsResponse\"\x03\x90\x02\x01\x12p\n\x0cQueryMetrics\x12,.finetree_api.trainer.v1.QueryMetricsRequest\x1a-.finetree_api.trainer.v1.QueryMetricsResponse\"\x03\x90\x02\x01\x12m\n\x0b\x43ompareJobs\x12+.finetree_api.trainer.v1.CompareJobsRequest\x1a,.finetree_api.trainer.v1.CompareJobsResponse\"\x03\x90\x02\x01\x12l\n\nReadJobLog\x12*.finetree_api.trainer.v1.ReadJobLogRequest\x1a+.finetree_api.trainer.v1.ReadJobLogResponse\"\x03\x90\x02\x01\x30\x01\x12m\n\x0bListJobLogs\x12+.finetree_api.trainer.v1.ListJobLogsRequest\x1a,.finetree_api.trainer.v1.ListJobLogsResponse\"\x03\x90\x02\x01\x12s\n\rListArtifacts\x12-.finetree_api.trainer.v1.ListArtifactsRequest\x1a..finetree_api.trainer.v1.ListArtifactsResponse\"\x03\x90\x02\x01\x12~\n\x10\x44ownloadArtifact\x12\x30.finetree_api.trainer.v1.DownloadArtifactRequest\x1a\x31.finetree_api.trainer.v1.DownloadArtifactResponse\"\x03\x90\x02\x01\x30\x01\x12m\n\x0bGetCapacity\x12+.finetree_api.trainer.v1.GetCapacityRequest\x1a,.finetree_api.trainer.v1.GetCapacityResponse\"\x03\x90\x02\x01\x12s\n\rGetServerInfo\x12-.finetree_api.trainer.v1.GetServerInfoRequest\x1a..finetree_api.trainer.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%finetree_api/trainer/v1/trainer.proto\x12\x17\x66inetree_api.trainer.v1\x1a&finetree_api/trainer/v1/artifact.proto\x1a(finetree_api/trainer/v1/base_model.proto\x1a&finetree_api/trainer/v1/capacity.proto\x1a(finetree_api/trainer/v1/checkpoint.proto\x1a(finetree_api/trainer/v1/comparison.proto\x1a%finetree_api/trainer/v1/dataset.proto\x1a(finetree_api/trainer/v1/evaluation.proto\x1a\'finetree_api/trainer/v1/event_log.proto\x1a!finetree_api/trainer/v1/job.proto\x1a%finetree_api/trainer/v1/job_log.proto\x1a%finetree_api/trainer/v1/metrics.proto\x1a%finetree_api/trainer/v1/serving.proto\x1a#finetree_api/trainer/v1/sweep.proto\x1a!finetree_api/types/v1/check.proto\x1a,finetree_api/types/v1/estimate_summary.proto\x1a$finetree_api/types/v1/run_spec.proto\x1a\"finetree_api/types/v1/server.proto\x1a google/protobuf/field_mask.proto\"d\n\x12ValidateJobRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x36\n\x03job\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.JobTemplateR\x03job\"\xbf\x04\n\x13ValidateJobResponse\x12:\n\x05train\x18\x01 \x01(\x0b\x32\".finetree_api.trainer.v1.TrainTaskH\x00R\x05train\x12@\n\x07prepare\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.PrepareTaskH\x00R\x07prepare\x12=\n\x06\x65xport\x18\x03 \x01(\x0b\x32#.finetree_api.trainer.v1.ExportTaskH\x00R\x06\x65xport\x12\x43\n\x08\x65valuate\x18\x08 \x01(\x0b\x32%.finetree_api.trainer.v1.EvaluateTaskH\x00R\x08\x65valuate\x12:\n\x05serve\x18\x0c \x01(\x0b\x32\".finetree_api.trainer.v1.ServeTaskH\x00R\x05serve\x12\x34\n\x06\x63hecks\x18\x04 \x03(\x0b\x32\x1c.finetree_api.types.v1.CheckR\x06\x63hecks\x12\x42\n\x08\x65stimate\x18\x05 \x01(\x0b\x32&.finetree_api.types.v1.EstimateSummaryR\x08\x65stimate\x12/\n\x04plan\x18\x06 \x01(\x0b\x32\x1b.finetree_api.types.v1.PlanR\x04plan\x12\x37\n\x07remarks\x18\x07 \x03(\x0b\x32\x1d.finetree_api.types.v1.RemarkR\x07remarksB\x06\n\x04task\"\x81\x01\n\x10\x43reateJobRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x36\n\x03job\x18\x02 \x01(\x0b\x32$.finetree_api.trainer.v1.JobTemplateR\x03job\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"C\n\x11\x43reateJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"#\n\rGetJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\"@\n\x0eGetJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"\xe2\x02\n\x0fListJobsRequest\x12\x16\n\x06parent\x18\x01 \x01(\tR\x06parent\x12\x1b\n\tpage_size\x18\x02 \x01(\x05R\x08pageSize\x12\x1d\n\npage_token\x18\x03 \x01(\tR\tpageToken\x12\x39\n\x06states\x18\x04 \x03(\x0e\x32!.finetree_api.trainer.v1.JobStateR\x06states\x12L\n\x06labels\x18\x05 \x03(\x0b\x32\x34.finetree_api.trainer.v1.ListJobsRequest.LabelsEntryR\x06labels\x12\x37\n\x05tasks\x18\x06 \x03(\x0e\x32!.finetree_api.trainer.v1.TaskKindR\x05tasks\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"l\n\x10ListJobsResponse\x12\x30\n\x04jobs\x18\x01 \x03(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x04jobs\x12&\n\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe3\x03\n\x10UpdateJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12&\n\x0c\x64isplay_name\x18\x02 \x01(\tH\x00R\x0b\x64isplayName\x88\x01\x01\x12M\n\x06labels\x18\x03 \x03(\x0b\x32\x35.finetree_api.trainer.v1.UpdateJobRequest.LabelsEntryR\x06labels\x12\\\n\x0b\x61nnotations\x18\x04 \x03(\x0b\x32:.finetree_api.trainer.v1.UpdateJobRequest.AnnotationsEntryR\x0b\x61nnotations\x12;\n\x0bupdate_mask\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskR\nupdateMask\x12\x1d\n\nrequest_id\x18\x06 \x01(\tR\trequestId\x1a\x39\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x1a>\n\x10\x41nnotationsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\x42\x0f\n\r_display_name\"C\n\x11UpdateJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"~\n\x10\x43\x61ncelJobRequest\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x37\n\x04mode\x18\x02 \x01(\x0e\x32#.finetree_api.trainer.v1.CancelModeR\x04mode\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\"C\n\x11\x43\x61ncelJobResponse\x12.\n\x03job\x18\x01 \x01(\x0b\x32\x1c.finetree_api.trainer.v1.JobR\x03job\"\x16\n\x14GetServerInfoRequest\"R\n\x15GetServerInfoResponse\x12\x39\n\x06server\x18\x01 \x01(\x0b\x32!.finetree_api.types.v1.ServerInfoR\x06server*Z\n\nCancelMode\x12\x1b\n\x17\x43\x41NCEL_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x43\x41NCEL_MODE_NOW\x10\x01\x12\x1a\n\x16\x43\x41NCEL_MODE_CHECKPOINT\x10\x02\x32\xca\x1e\n\x0eTrainerService\x12s\n\rCreateDataset\x12-.finetree_api.trainer.v1.CreateDatasetRequest\x1a..finetree_api.trainer.v1.CreateDatasetResponse\"\x03\x90\x02\x02\x12m\n\x0cWriteDataset\x12,.finetree_api.trainer.v1.WriteDatasetRequest\x1a-.finetree_api.trainer.v1.WriteDatasetResponse(\x01\x12j\n\nGetDataset\x12*.finetree_api.trainer.v1.GetDatasetRequest\x1a+.finetree_api.trainer.v1.GetDatasetResponse\"\x03\x90\x02\x01\x12p\n\x0cListDatasets\x12,.finetree_api.trainer.v1.ListDatasetsRequest\x1a-.finetree_api.trainer.v1.ListDatasetsResponse\"\x03\x90\x02\x01\x12s\n\rDeleteDataset\x12-.finetree_api.trainer.v1.DeleteDatasetRequest\x1a..finetree_api.trainer.v1.DeleteDatasetResponse\"\x03\x90\x02\x02\x12v\n\x0ePreviewDataset\x12..finetree_api.trainer.v1.PreviewDatasetRequest\x1a/.finetree_api.trainer.v1.PreviewDatasetResponse\"\x03\x90\x02\x01\x12v\n\x0eListBaseModels\x12..finetree_api.trainer.v1.ListBaseModelsRequest\x1a/.finetree_api.trainer.v1.ListBaseModelsResponse\"\x03\x90\x02\x01\x12p\n\x0cGetBaseModel\x12,.finetree_api.trainer.v1.GetBaseModelRequest\x1a-.finetree_api.trainer.v1.GetBaseModelResponse\"\x03\x90\x02\x01\x12y\n\x0f\x44\x65leteBaseModel\x12/.finetree_api.trainer.v1.DeleteBaseModelRequest\x1a\x30.finetree_api.trainer.v1.DeleteBaseModelResponse\"\x03\x90\x02\x02\x12m\n\x0bValidateJob\x12+.finetree_api.trainer.v1.ValidateJobRequest\x1a,.finetree_api.trainer.v1.ValidateJobResponse\"\x03\x90\x02\x01\x12g\n\tCreateJob\x12).finetree_api.trainer.v1.CreateJobRequest\x1a*.finetree_api.trainer.v1.CreateJobResponse\"\x03\x90\x02\x02\x12^\n\x06GetJob\x12&.finetree_api.trainer.v1.GetJobRequest\x1a\'.finetree_api.trainer.v1.GetJobResponse\"\x03\x90\x02\x01\x12\x64\n\x08ListJobs\x12(.finetree_api.trainer.v1.ListJobsRequest\x1a).finetree_api.trainer.v1.ListJobsResponse\"\x03\x90\x02\x01\x12g\n\tUpdateJob\x12).finetree_api.trainer.v1.UpdateJobRequest\x1a*.finetree_api.trainer.v1.UpdateJobResponse\"\x03\x90\x02\x02\x12g\n\tCancelJob\x12).finetree_api.trainer.v1.CancelJobRequest\x1a*.finetree_api.trainer.v1.CancelJobResponse\"\x03\x90\x02\x02\x12s\n\rValidateSweep\x12-.finetree_api.trainer.v1.ValidateSweepRequest\x1a..finetree_api.trainer.v1.ValidateSweepResponse\"\x03\x90\x02\x01\x12m\n\x0b\x43reateSweep\x12+.finetree_api.trainer.v1.CreateSweepRequest\x1a,.finetree_api.trainer.v1.CreateSweepResponse\"\x03\x90\x02\x02\x12\x64\n\x08GetSweep\x12(.finetree_api.trainer.v1.GetSweepRequest\x1a).finetree_api.trainer.v1.GetSweepResponse\"\x03\x90\x02\x01\x12j\n\nListSweeps\x12*.finetree_api.trainer.v1.ListSweepsRequest\x1a+.finetree_api.trainer.v1.ListSweepsResponse\"\x03\x90\x02\x01\x12m\n\x0b\x43\x61ncelSweep\x12+.finetree_api.trainer.v1.CancelSweepRequest\x1a,.finetree_api.trainer.v1.CancelSweepResponse\"\x03\x90\x02\x02\x12\x61\n\x08WatchJob\x12(.finetree_api.trainer.v1.WatchJobRequest\x1a).finetree_api.trainer.v1.WatchJobResponse0\x01\x12j\n\nListEvents\x12*.finetree_api.trainer.v1.ListEventsRequest\x1a+.finetree_api.trainer.v1.ListEventsResponse\"\x03\x90\x02\x01\x12p\n\x0cQueryMetrics\x12,.finetree_api.trainer.v1.QueryMetricsRequest\x1a-.finetree_api.trainer.v1.QueryMetricsResponse\"\x03\x90\x02\x01\x12m\n\x0b\x43ompareJobs\x12+.finetree_api.trainer.v1.CompareJobsRequest\x1a,.finetree_api.trainer.v1.CompareJobsResponse\"\x03\x90\x02\x01\x12l\n\nReadJobLog\x12*.finetree_api.trainer.v1.ReadJobLogRequest\x1a+.finetree_api.trainer.v1.ReadJobLogResponse\"\x03\x90\x02\x01\x30\x01\x12m\n\x0bListJobLogs\x12+.finetree_api.trainer.v1.ListJobLogsRequest\x1a,.finetree_api.trainer.v1.ListJobLogsResponse\"\x03\x90\x02\x01\x12y\n\x0fListCheckpoints\x12/.finetree_api.trainer.v1.ListCheckpointsRequest\x1a\x30.finetree_api.trainer.v1.ListCheckpointsResponse\"\x03\x90\x02\x01\x12s\n\rListArtifacts\x12-.finetree_api.trainer.v1.ListArtifactsRequest\x1a..finetree_api.trainer.v1.ListArtifactsResponse\"\x03\x90\x02\x01\x12~\n\x10\x44ownloadArtifact\x12\x30.finetree_api.trainer.v1.DownloadArtifactRequest\x1a\x31.finetree_api.trainer.v1.DownloadArtifactResponse\"\x03\x90\x02\x01\x30\x01\x12\x61\n\x08Generate\x12(.finetree_api.trainer.v1.GenerateRequest\x1a).finetree_api.trainer.v1.GenerateResponse0\x01\x12j\n\nLoadTarget\x12*.finetree_api.trainer.v1.LoadTargetRequest\x1a+.finetree_api.trainer.v1.LoadTargetResponse\"\x03\x90\x02\x02\x12p\n\x0cUnloadTarget\x12,.finetree_api.trainer.v1.UnloadTargetRequest\x1a-.finetree_api.trainer.v1.UnloadTargetResponse\"\x03\x90\x02\x02\x12m\n\x0bListTargets\x12+.finetree_api.trainer.v1.ListTargetsRequest\x1a,.finetree_api.trainer.v1.ListTargetsResponse\"\x03\x90\x02\x01\x12m\n\x0bGetCapacity\x12+.finetree_api.trainer.v1.GetCapacityRequest\x1a,.finetree_api.trainer.v1.GetCapacityResponse\"\x03\x90\x02\x01\x12s\n\rGetServerInfo\x12-.finetree_api.trainer.v1.GetServerInfoRequest\x1a..finetree_api.trainer.v1.GetServerInfoResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -79,6 +83,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINERSERVICE'].methods_by_name['UpdateJob']._serialized_options = b'\220\002\002'
   _globals['_TRAINERSERVICE'].methods_by_name['CancelJob']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['CancelJob']._serialized_options = b'\220\002\002'
+  _globals['_TRAINERSERVICE'].methods_by_name['ValidateSweep']._loaded_options = None
+  _globals['_TRAINERSERVICE'].methods_by_name['ValidateSweep']._serialized_options = b'\220\002\001'
+  _globals['_TRAINERSERVICE'].methods_by_name['CreateSweep']._loaded_options = None
+  _globals['_TRAINERSERVICE'].methods_by_name['CreateSweep']._serialized_options = b'\220\002\002'
+  _globals['_TRAINERSERVICE'].methods_by_name['GetSweep']._loaded_options = None
+  _globals['_TRAINERSERVICE'].methods_by_name['GetSweep']._serialized_options = b'\220\002\001'
+  _globals['_TRAINERSERVICE'].methods_by_name['ListSweeps']._loaded_options = None
+  _globals['_TRAINERSERVICE'].methods_by_name['ListSweeps']._serialized_options = b'\220\002\001'
+  _globals['_TRAINERSERVICE'].methods_by_name['CancelSweep']._loaded_options = None
+  _globals['_TRAINERSERVICE'].methods_by_name['CancelSweep']._serialized_options = b'\220\002\002'
   _globals['_TRAINERSERVICE'].methods_by_name['ListEvents']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['ListEvents']._serialized_options = b'\220\002\001'
   _globals['_TRAINERSERVICE'].methods_by_name['QueryMetrics']._loaded_options = None
@@ -89,50 +103,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TRAINERSERVICE'].methods_by_name['ReadJobLog']._serialized_options = b'\220\002\001'
   _globals['_TRAINERSERVICE'].methods_by_name['ListJobLogs']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['ListJobLogs']._serialized_options = b'\220\002\001'
+  _globals['_TRAINERSERVICE'].methods_by_name['ListCheckpoints']._loaded_options = None
+  _globals['_TRAINERSERVICE'].methods_by_name['ListCheckpoints']._serialized_options = b'\220\002\001'
   _globals['_TRAINERSERVICE'].methods_by_name['ListArtifacts']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['ListArtifacts']._serialized_options = b'\220\002\001'
   _globals['_TRAINERSERVICE'].methods_by_name['DownloadArtifact']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['DownloadArtifact']._serialized_options = b'\220\002\001'
+  _globals['_TRAINERSERVICE'].methods_by_name['LoadTarget']._loaded_options = None
+  _globals['_TRAINERSERVICE'].methods_by_name['LoadTarget']._serialized_options = b'\220\002\002'
+  _globals['_TRAINERSERVICE'].methods_by_name['UnloadTarget']._loaded_options = None
+  _globals['_TRAINERSERVICE'].methods_by_name['UnloadTarget']._serialized_options = b'\220\002\002'
+  _globals['_TRAINERSERVICE'].methods_by_name['ListTargets']._loaded_options = None
+  _globals['_TRAINERSERVICE'].methods_by_name['ListTargets']._serialized_options = b'\220\002\001'
   _globals['_TRAINERSERVICE'].methods_by_name['GetCapacity']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['GetCapacity']._serialized_options = b'\220\002\001'
   _globals['_TRAINERSERVICE'].methods_by_name['GetServerInfo']._loaded_options = None
   _globals['_TRAINERSERVICE'].methods_by_name['GetServerInfo']._serialized_options = b'\220\002\001'
-  _globals['_CANCELMODE']._serialized_start=2794
-  _globals['_CANCELMODE']._serialized_end=2884
-  _globals['_VALIDATEJOBREQUEST']._serialized_start=612
-  _globals['_VALIDATEJOBREQUEST']._serialized_end=712
-  _globals['_VALIDATEJOBRESPONSE']._serialized_start=715
-  _globals['_VALIDATEJOBRESPONSE']._serialized_end=1161
-  _globals['_CREATEJOBREQUEST']._serialized_start=1164
-  _globals['_CREATEJOBREQUEST']._serialized_end=1293
-  _globals['_CREATEJOBRESPONSE']._serialized_start=1295
-  _globals['_CREATEJOBRESPONSE']._serialized_end=1362
-  _globals['_GETJOBREQUEST']._serialized_start=1364
-  _globals['_GETJOBREQUEST']._serialized_end=1399
-  _globals['_GETJOBRESPONSE']._serialized_start=1401
-  _globals['_GETJOBRESPONSE']._serialized_end=1465
-  _globals['_LISTJOBSREQUEST']._serialized_start=1468
-  _globals['_LISTJOBSREQUEST']._serialized_end=1822
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=1765
-  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=1822
-  _globals['_LISTJOBSRESPONSE']._serialized_start=1824
-  _globals['_LISTJOBSRESPONSE']._serialized_end=1932
-  _globals['_UPDATEJOBREQUEST']._serialized_start=1935
-  _globals['_UPDATEJOBREQUEST']._serialized_end=2418
-  _globals['_UPDATEJOBREQUEST_LABELSENTRY']._serialized_start=1765
-  _globals['_UPDATEJOBREQUEST_LABELSENTRY']._serialized_end=1822
-  _globals['_UPDATEJOBREQUEST_ANNOTATIONSENTRY']._serialized_start=2339
-  _globals['_UPDATEJOBREQUEST_ANNOTATIONSENTRY']._serialized_end=2401
-  _globals['_UPDATEJOBRESPONSE']._serialized_start=2420
-  _globals['_UPDATEJOBRESPONSE']._serialized_end=2487
-  _globals['_CANCELJOBREQUEST']._serialized_start=2489
-  _globals['_CANCELJOBREQUEST']._serialized_end=2615
-  _globals['_CANCELJOBRESPONSE']._serialized_start=2617
-  _globals['_CANCELJOBRESPONSE']._serialized_end=2684
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=2686
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=2708
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=2710
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2792
-  _globals['_TRAINERSERVICE']._serialized_start=2887
-  _globals['_TRAINERSERVICE']._serialized_end=5697
+  _globals['_CANCELMODE']._serialized_start=3083
+  _globals['_CANCELMODE']._serialized_end=3173
+  _globals['_VALIDATEJOBREQUEST']._serialized_start=772
+  _globals['_VALIDATEJOBREQUEST']._serialized_end=872
+  _globals['_VALIDATEJOBRESPONSE']._serialized_start=875
+  _globals['_VALIDATEJOBRESPONSE']._serialized_end=1450
+  _globals['_CREATEJOBREQUEST']._serialized_start=1453
+  _globals['_CREATEJOBREQUEST']._serialized_end=1582
+  _globals['_CREATEJOBRESPONSE']._serialized_start=1584
+  _globals['_CREATEJOBRESPONSE']._serialized_end=1651
+  _globals['_GETJOBREQUEST']._serialized_start=1653
+  _globals['_GETJOBREQUEST']._serialized_end=1688
+  _globals['_GETJOBRESPONSE']._serialized_start=1690
+  _globals['_GETJOBRESPONSE']._serialized_end=1754
+  _globals['_LISTJOBSREQUEST']._serialized_start=1757
+  _globals['_LISTJOBSREQUEST']._serialized_end=2111
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=2054
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=2111
+  _globals['_LISTJOBSRESPONSE']._serialized_start=2113
+  _globals['_LISTJOBSRESPONSE']._serialized_end=2221
+  _globals['_UPDATEJOBREQUEST']._serialized_start=2224
+  _globals['_UPDATEJOBREQUEST']._serialized_end=2707
+  _globals['_UPDATEJOBREQUEST_LABELSENTRY']._serialized_start=2054
+  _globals['_UPDATEJOBREQUEST_LABELSENTRY']._serialized_end=2111
+  _globals['_UPDATEJOBREQUEST_ANNOTATIONSENTRY']._serialized_start=2628
+  _globals['_UPDATEJOBREQUEST_ANNOTATIONSENTRY']._serialized_end=2690
+  _globals['_UPDATEJOBRESPONSE']._serialized_start=2709
+  _globals['_UPDATEJOBRESPONSE']._serialized_end=2776
+  _globals['_CANCELJOBREQUEST']._serialized_start=2778
+  _globals['_CANCELJOBREQUEST']._serialized_end=2904
+  _globals['_CANCELJOBRESPONSE']._serialized_start=2906
+  _globals['_CANCELJOBRESPONSE']._serialized_end=2973
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=2975
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=2997
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=2999
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=3081
+  _globals['_TRAINERSERVICE']._serialized_start=3176
+  _globals['_TRAINERSERVICE']._serialized_end=7090
 # @@protoc_insertion_point(module_scope)

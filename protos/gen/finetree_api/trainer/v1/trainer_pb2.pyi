@@ -4,7 +4,9 @@ isort:skip_file
 Fine-tunes models and reports what happens while it does."""
 
 from collections import abc as _abc
+from finetree_api.trainer.v1 import evaluation_pb2 as _evaluation_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
+from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.types.v1 import check_pb2 as _check_pb2
 from finetree_api.types.v1 import estimate_summary_pb2 as _estimate_summary_pb2
 from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
@@ -90,6 +92,8 @@ class ValidateJobResponse(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
+    SERVE_FIELD_NUMBER: _builtins.int
     CHECKS_FIELD_NUMBER: _builtins.int
     ESTIMATE_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
@@ -107,6 +111,14 @@ class ValidateJobResponse(_message.Message):
         """What is merged or converted."""
 
     @_builtins.property
+    def evaluate(self) -> _evaluation_pb2.EvaluateTask:
+        """What is measured, every setting resolved."""
+
+    @_builtins.property
+    def serve(self) -> _serving_pb2.ServeTask:
+        """What is served."""
+
+    @_builtins.property
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Check]:
         """Checks of the plan, such as "memory.fits_device". A FAIL warns: the job can be created all the same. Empty: nothing
         could be checked.
@@ -114,7 +126,7 @@ class ValidateJobResponse(_message.Message):
 
     @_builtins.property
     def estimate(self) -> _estimate_summary_pb2.EstimateSummary:
-        """What it should take. Unset: the estimator did not answer, or nothing is trained."""
+        """What it should take; of a ServeTask its memory. Unset: the estimator did not answer, or nothing is trained."""
 
     @_builtins.property
     def plan(self) -> _run_spec_pb2.Plan:
@@ -132,16 +144,18 @@ class ValidateJobResponse(_message.Message):
         train: _job_pb2.TrainTask | None = ...,
         prepare: _job_pb2.PrepareTask | None = ...,
         export: _job_pb2.ExportTask | None = ...,
+        evaluate: _evaluation_pb2.EvaluateTask | None = ...,
+        serve: _serving_pb2.ServeTask | None = ...,
         checks: _abc.Iterable[_check_pb2.Check] | None = ...,
         estimate: _estimate_summary_pb2.EstimateSummary | None = ...,
         plan: _run_spec_pb2.Plan | None = ...,
         remarks: _abc.Iterable[_check_pb2.Remark] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "export", b"export", "plan", b"plan", "prepare", b"prepare", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate", "evaluate", b"evaluate", "export", b"export", "plan", b"plan", "prepare", b"prepare", "serve", b"serve", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "estimate", b"estimate", "export", b"export", "plan", b"plan", "prepare", b"prepare", "remarks", b"remarks", "task", b"task", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "estimate", b"estimate", "evaluate", b"evaluate", "export", b"export", "plan", b"plan", "prepare", b"prepare", "remarks", b"remarks", "serve", b"serve", "task", b"task", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 

@@ -6,11 +6,14 @@ import warnings
 from finetree_api.trainer.v1 import artifact_pb2 as finetree__api_dot_trainer_dot_v1_dot_artifact__pb2
 from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_dot_v1_dot_base__model__pb2
 from finetree_api.trainer.v1 import capacity_pb2 as finetree__api_dot_trainer_dot_v1_dot_capacity__pb2
+from finetree_api.trainer.v1 import checkpoint_pb2 as finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2
 from finetree_api.trainer.v1 import comparison_pb2 as finetree__api_dot_trainer_dot_v1_dot_comparison__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
+from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
+from finetree_api.trainer.v1 import sweep_pb2 as finetree__api_dot_trainer_dot_v1_dot_sweep__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
@@ -117,6 +120,31 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.ValidateSweep = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ValidateSweep',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepResponse.FromString,
+                _registered_method=True)
+        self.CreateSweep = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/CreateSweep',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepResponse.FromString,
+                _registered_method=True)
+        self.GetSweep = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/GetSweep',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepResponse.FromString,
+                _registered_method=True)
+        self.ListSweeps = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ListSweeps',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsResponse.FromString,
+                _registered_method=True)
+        self.CancelSweep = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/CancelSweep',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepResponse.FromString,
+                _registered_method=True)
         self.WatchJob = channel.unary_stream(
                 '/finetree_api.trainer.v1.TrainerService/WatchJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.SerializeToString,
@@ -147,6 +175,11 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.FromString,
                 _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ListCheckpoints',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListArtifacts',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.ListArtifactsRequest.SerializeToString,
@@ -156,6 +189,26 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/DownloadArtifact',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.FromString,
+                _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/finetree_api.trainer.v1.TrainerService/Generate',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.LoadTarget = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/LoadTarget',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.LoadTargetRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.LoadTargetResponse.FromString,
+                _registered_method=True)
+        self.UnloadTarget = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/UnloadTarget',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.UnloadTargetRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.UnloadTargetResponse.FromString,
+                _registered_method=True)
+        self.ListTargets = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ListTargets',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.ListTargetsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.ListTargetsResponse.FromString,
                 _registered_method=True)
         self.GetCapacity = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/GetCapacity',
@@ -262,6 +315,36 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ValidateSweep(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateSweep(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSweep(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSweeps(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSweep(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -298,6 +381,12 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCheckpoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListArtifacts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -305,6 +394,30 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Generate(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadTarget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadTarget(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTargets(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -400,6 +513,31 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.SerializeToString,
             ),
+            'ValidateSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.ValidateSweep,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepResponse.SerializeToString,
+            ),
+            'CreateSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateSweep,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepResponse.SerializeToString,
+            ),
+            'GetSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSweep,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepResponse.SerializeToString,
+            ),
+            'ListSweeps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSweeps,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsResponse.SerializeToString,
+            ),
+            'CancelSweep': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSweep,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepResponse.SerializeToString,
+            ),
             'WatchJob': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.FromString,
@@ -430,6 +568,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_job__log__pb2.ListJobLogsResponse.SerializeToString,
             ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.ListArtifactsRequest.FromString,
@@ -439,6 +582,26 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.DownloadArtifact,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.GenerateRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.GenerateResponse.SerializeToString,
+            ),
+            'LoadTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadTarget,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.LoadTargetRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.LoadTargetResponse.SerializeToString,
+            ),
+            'UnloadTarget': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadTarget,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.UnloadTargetRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.UnloadTargetResponse.SerializeToString,
+            ),
+            'ListTargets': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTargets,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.ListTargetsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_serving__pb2.ListTargetsResponse.SerializeToString,
             ),
             'GetCapacity': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCapacity,
@@ -867,6 +1030,141 @@ class TrainerService(object):
             _registered_method=True)
 
     @staticmethod
+    def ValidateSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ValidateSweep',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/CreateSweep',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CreateSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/GetSweep',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.GetSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSweeps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ListSweeps',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ListSweepsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSweep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/CancelSweep',
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.CancelSweepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WatchJob(request,
             target,
             options=(),
@@ -1029,6 +1327,33 @@ class TrainerService(object):
             _registered_method=True)
 
     @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ListCheckpoints',
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListArtifacts(request,
             target,
             options=(),
@@ -1072,6 +1397,114 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/DownloadArtifact',
             finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.DownloadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/Generate',
+            finetree__api_dot_trainer_dot_v1_dot_serving__pb2.GenerateRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_serving__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/LoadTarget',
+            finetree__api_dot_trainer_dot_v1_dot_serving__pb2.LoadTargetRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_serving__pb2.LoadTargetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadTarget(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/UnloadTarget',
+            finetree__api_dot_trainer_dot_v1_dot_serving__pb2.UnloadTargetRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_serving__pb2.UnloadTargetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTargets(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ListTargets',
+            finetree__api_dot_trainer_dot_v1_dot_serving__pb2.ListTargetsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_serving__pb2.ListTargetsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,11 +7,14 @@ from collections import abc as _abc
 from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
 from finetree_api.trainer.v1 import capacity_pb2 as _capacity_pb2
+from finetree_api.trainer.v1 import checkpoint_pb2 as _checkpoint_pb2
 from finetree_api.trainer.v1 import comparison_pb2 as _comparison_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
+from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
+from finetree_api.trainer.v1 import sweep_pb2 as _sweep_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
 from grpc import aio as _aio
 import abc as _abc_1
@@ -135,15 +138,19 @@ class TrainerServiceStub:
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-    WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-    the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
-    other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
+    columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
+    MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
+    an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
+    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
-    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
+    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
+    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+    that a task names: those of LoadTarget.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]
     """Gets a job as it is now. To follow one, WatchJob is cheaper than polling.
@@ -167,6 +174,37 @@ class TrainerServiceStub:
     CANCELLED when the call returns; cancelling an ended job changes nothing.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id).
+    """
+    ValidateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]
+    """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
+
+    Errors: those of CreateSweep but REQUEST_ID_REUSED and SWEEP_TOO_EXPENSIVE.
+    """
+    CreateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.CreateSweepRequest, _sweep_pb2.CreateSweepResponse]
+    """Creates a sweep. When it returns, the sweep is durable; its jobs are created one after another, as many at a time as
+    it says, also after a restart. Planning takes about 0.1 s a trial.
+
+    Errors: those of CreateJob for any of its trials, with the values that it would have, INVALID_ARGUMENT
+    (SWEEP_NEEDS_EVALUATIONS: set evaluation.every_steps and held-out rows), RESOURCE_EXHAUSTED (SWEEP_TOO_EXPENSIVE:
+    take fewer trials, halving or a larger max_cost; the metadata has the expected cost), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
+    GetSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.GetSweepRequest, _sweep_pb2.GetSweepResponse]
+    """Gets a sweep, at once or with its next change.
+
+    Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps).
+    """
+    ListSweeps: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ListSweepsRequest, _sweep_pb2.ListSweepsResponse]
+    """Lists the sweeps of a project, newest first.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    CancelSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.CancelSweepRequest, _sweep_pb2.CancelSweepResponse]
+    """Asks a sweep to stop: no more trials are started, and the jobs of those that run are cancelled. Cancelling an ended
+    sweep changes nothing.
+
+    Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
     WatchJob: _grpc.UnaryStreamMultiCallable[_event_log_pb2.WatchJobRequest, _event_log_pb2.WatchJobResponse]
@@ -217,6 +255,13 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
     """
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]
+    """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+    each of them (RunSpec.init_from) until rotation deletes it.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
+    without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
+    """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made, in the order of the artifacts' ids.
 
@@ -228,6 +273,45 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
     artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    """
+    Generate: _grpc.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]
+    """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
+    job is one with a ServeTask that is RUNNING. The stream ends after the response with `usage`; one that ends without
+    it is not a whole answer. Cancelling the call frees at once what it holds; a client that vanishes is noticed when its
+    connection breaks. Running calls end with UNAVAILABLE where the trainer restarts or the worker is lost.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: take one of the loaded names in the
+    metadata, or LoadTarget), FAILED_PRECONDITION (NOT_SERVING: wait until the job is RUNNING, or create one that
+    serves; LEASE_EXPIRED: create another), INVALID_ARGUMENT (PROMPT_TOO_LONG: shorten it to less than `limit` tokens;
+    NO_CHAT_TEMPLATE: send a prompt; TEMPLATE_REFUSED_ROW: put user and assistant in turns, and a system message only
+    first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo; OUT_OF_MEMORY: shorten the
+    prompt, or serve with a smaller max_parallel or max_context_tokens), INTERNAL (GENERATION_FAILED: see the job's log
+    lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
+    """
+    LoadTarget: _grpc.UnaryUnaryMultiCallable[_serving_pb2.LoadTargetRequest, _serving_pb2.LoadTargetResponse]
+    """Loads trained weights on a served base model, under a name that Generate takes. What is loaded under the name with
+    the same weights is answered again.
+
+    Errors: those of weights (NOT_FOUND ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: name weights that
+    are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model;
+    FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
+    configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
+    LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
+    a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY: unload some,
+    or serve with a smaller max_parallel), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+    """
+    UnloadTarget: _grpc.UnaryUnaryMultiCallable[_serving_pb2.UnloadTargetRequest, _serving_pb2.UnloadTargetResponse]
+    """Removes a target from a served base model; answers that it is giving end as cancelled.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: it is gone already),
+    FAILED_PRECONDITION (NOT_SERVING, LEASE_EXPIRED: as Generate), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+    """
+    ListTargets: _grpc.UnaryUnaryMultiCallable[_serving_pb2.ListTargetsRequest, _serving_pb2.ListTargetsResponse]
+    """Lists the targets of a served base model, and how long its lease lasts.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING: the job serves
+    nothing).
     """
     GetCapacity: _grpc.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]
     """Answers what the server can train, its devices, and what runs and waits now.
@@ -339,15 +423,19 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
     another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
     NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-    WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-    the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
-    other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
+    columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
+    MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
+    an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
+    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
-    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
+    RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
+    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+    that a task names: those of LoadTarget.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]  # type: ignore[assignment]
     """Gets a job as it is now. To follow one, WatchJob is cheaper than polling.
@@ -371,6 +459,37 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     CANCELLED when the call returns; cancelling an ended job changes nothing.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id).
+    """
+    ValidateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]  # type: ignore[assignment]
+    """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
+
+    Errors: those of CreateSweep but REQUEST_ID_REUSED and SWEEP_TOO_EXPENSIVE.
+    """
+    CreateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.CreateSweepRequest, _sweep_pb2.CreateSweepResponse]  # type: ignore[assignment]
+    """Creates a sweep. When it returns, the sweep is durable; its jobs are created one after another, as many at a time as
+    it says, also after a restart. Planning takes about 0.1 s a trial.
+
+    Errors: those of CreateJob for any of its trials, with the values that it would have, INVALID_ARGUMENT
+    (SWEEP_NEEDS_EVALUATIONS: set evaluation.every_steps and held-out rows), RESOURCE_EXHAUSTED (SWEEP_TOO_EXPENSIVE:
+    take fewer trials, halving or a larger max_cost; the metadata has the expected cost), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
+    GetSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.GetSweepRequest, _sweep_pb2.GetSweepResponse]  # type: ignore[assignment]
+    """Gets a sweep, at once or with its next change.
+
+    Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps).
+    """
+    ListSweeps: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ListSweepsRequest, _sweep_pb2.ListSweepsResponse]  # type: ignore[assignment]
+    """Lists the sweeps of a project, newest first.
+
+    Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+    """
+    CancelSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.CancelSweepRequest, _sweep_pb2.CancelSweepResponse]  # type: ignore[assignment]
+    """Asks a sweep to stop: no more trials are started, and the jobs of those that run are cancelled. Cancelling an ended
+    sweep changes nothing.
+
+    Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
     WatchJob: _aio.UnaryStreamMultiCallable[_event_log_pb2.WatchJobRequest, _event_log_pb2.WatchJobResponse]  # type: ignore[assignment]
@@ -421,6 +540,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs).
     """
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.ListCheckpointsRequest, _checkpoint_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
+    """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+    each of them (RunSpec.init_from) until rotation deletes it.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
+    without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
+    """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made, in the order of the artifacts' ids.
 
@@ -432,6 +558,45 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
     artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    """
+    Generate: _aio.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
+    job is one with a ServeTask that is RUNNING. The stream ends after the response with `usage`; one that ends without
+    it is not a whole answer. Cancelling the call frees at once what it holds; a client that vanishes is noticed when its
+    connection breaks. Running calls end with UNAVAILABLE where the trainer restarts or the worker is lost.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: take one of the loaded names in the
+    metadata, or LoadTarget), FAILED_PRECONDITION (NOT_SERVING: wait until the job is RUNNING, or create one that
+    serves; LEASE_EXPIRED: create another), INVALID_ARGUMENT (PROMPT_TOO_LONG: shorten it to less than `limit` tokens;
+    NO_CHAT_TEMPLATE: send a prompt; TEMPLATE_REFUSED_ROW: put user and assistant in turns, and a system message only
+    first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo; OUT_OF_MEMORY: shorten the
+    prompt, or serve with a smaller max_parallel or max_context_tokens), INTERNAL (GENERATION_FAILED: see the job's log
+    lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
+    """
+    LoadTarget: _aio.UnaryUnaryMultiCallable[_serving_pb2.LoadTargetRequest, _serving_pb2.LoadTargetResponse]  # type: ignore[assignment]
+    """Loads trained weights on a served base model, under a name that Generate takes. What is loaded under the name with
+    the same weights is answered again.
+
+    Errors: those of weights (NOT_FOUND ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: name weights that
+    are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model;
+    FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
+    configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
+    LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
+    a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY: unload some,
+    or serve with a smaller max_parallel), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+    """
+    UnloadTarget: _aio.UnaryUnaryMultiCallable[_serving_pb2.UnloadTargetRequest, _serving_pb2.UnloadTargetResponse]  # type: ignore[assignment]
+    """Removes a target from a served base model; answers that it is giving end as cancelled.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: it is gone already),
+    FAILED_PRECONDITION (NOT_SERVING, LEASE_EXPIRED: as Generate), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+    request_id), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+    """
+    ListTargets: _aio.UnaryUnaryMultiCallable[_serving_pb2.ListTargetsRequest, _serving_pb2.ListTargetsResponse]  # type: ignore[assignment]
+    """Lists the targets of a served base model, and how long its lease lasts.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING: the job serves
+    nothing).
     """
     GetCapacity: _aio.UnaryUnaryMultiCallable[_capacity_pb2.GetCapacityRequest, _capacity_pb2.GetCapacityResponse]  # type: ignore[assignment]
     """Answers what the server can train, its devices, and what runs and waits now.
@@ -606,15 +771,19 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         settings; CURRENCY_MISMATCH: state limits in the currency of the cost; of a file that is named by path, or read in
         another way than at its upload: MALFORMED_ROW, MIXED_FORMATS, EMPTY_DATASET, TOO_MANY_BAD_ROWS, MALFORMED_FILE,
         NOT_UTF8, UNSUPPORTED_FILE, DATASET_UNREADABLE, DATASET_TOO_LARGE, COLUMN_NOT_FOUND, COLUMNS_INCOMPLETE: as
-        WriteDataset; of a job that trains: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the columns, or accept
-        the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE, MODEL_PICKLED, WRONG_BASE: name
-        other weights, or their base), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+        WriteDataset; of a job that trains or evaluates: UNREAD_COLUMNS, LISTS_AS_TEXT, TRANSCRIPTS_AS_TEXT: name the
+        columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
+        MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
+        an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
+        name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
         ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
         ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
         configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
         the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
         one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
-        RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space).
+        RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
+        OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+        that a task names: those of LoadTarget.
         """
 
     @_abc_1.abstractmethod
@@ -662,6 +831,67 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         CANCELLED when the call returns; cancelling an ended job changes nothing.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+        request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def ValidateSweep(
+        self,
+        request: _sweep_pb2.ValidateSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.ValidateSweepResponse, _abc.Awaitable[_sweep_pb2.ValidateSweepResponse]]:
+        """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
+
+        Errors: those of CreateSweep but REQUEST_ID_REUSED and SWEEP_TOO_EXPENSIVE.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateSweep(
+        self,
+        request: _sweep_pb2.CreateSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.CreateSweepResponse, _abc.Awaitable[_sweep_pb2.CreateSweepResponse]]:
+        """Creates a sweep. When it returns, the sweep is durable; its jobs are created one after another, as many at a time as
+        it says, also after a restart. Planning takes about 0.1 s a trial.
+
+        Errors: those of CreateJob for any of its trials, with the values that it would have, INVALID_ARGUMENT
+        (SWEEP_NEEDS_EVALUATIONS: set evaluation.every_steps and held-out rows), RESOURCE_EXHAUSTED (SWEEP_TOO_EXPENSIVE:
+        take fewer trials, halving or a larger max_cost; the metadata has the expected cost), ALREADY_EXISTS
+        (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def GetSweep(
+        self,
+        request: _sweep_pb2.GetSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.GetSweepResponse, _abc.Awaitable[_sweep_pb2.GetSweepResponse]]:
+        """Gets a sweep, at once or with its next change.
+
+        Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps).
+        """
+
+    @_abc_1.abstractmethod
+    def ListSweeps(
+        self,
+        request: _sweep_pb2.ListSweepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.ListSweepsResponse, _abc.Awaitable[_sweep_pb2.ListSweepsResponse]]:
+        """Lists the sweeps of a project, newest first.
+
+        Errors: INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again without a token).
+        """
+
+    @_abc_1.abstractmethod
+    def CancelSweep(
+        self,
+        request: _sweep_pb2.CancelSweepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sweep_pb2.CancelSweepResponse, _abc.Awaitable[_sweep_pb2.CancelSweepResponse]]:
+        """Asks a sweep to stop: no more trials are started, and the jobs of those that run are cancelled. Cancelling an ended
+        sweep changes nothing.
+
+        Errors: NOT_FOUND (SWEEP_NOT_FOUND: take a name from ListSweeps), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
         request_id).
         """
 
@@ -750,6 +980,19 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _checkpoint_pb2.ListCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.ListCheckpointsResponse, _abc.Awaitable[_checkpoint_pb2.ListCheckpointsResponse]]:
+        """Lists the checkpoints of a job that are on the disk and whole, in the order of their steps. A run can start from
+        each of them (RunSpec.init_from) until rotation deletes it.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
+        without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
+        """
+
+    @_abc_1.abstractmethod
     def ListArtifacts(
         self,
         request: _artifact_pb2.ListArtifactsRequest,
@@ -771,6 +1014,69 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
         artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+        """
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _serving_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_serving_pb2.GenerateResponse], _abc.AsyncIterator[_serving_pb2.GenerateResponse]]:
+        """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
+        job is one with a ServeTask that is RUNNING. The stream ends after the response with `usage`; one that ends without
+        it is not a whole answer. Cancelling the call frees at once what it holds; a client that vanishes is noticed when its
+        connection breaks. Running calls end with UNAVAILABLE where the trainer restarts or the worker is lost.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: take one of the loaded names in the
+        metadata, or LoadTarget), FAILED_PRECONDITION (NOT_SERVING: wait until the job is RUNNING, or create one that
+        serves; LEASE_EXPIRED: create another), INVALID_ARGUMENT (PROMPT_TOO_LONG: shorten it to less than `limit` tokens;
+        NO_CHAT_TEMPLATE: send a prompt; TEMPLATE_REFUSED_ROW: put user and assistant in turns, and a system message only
+        first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo; OUT_OF_MEMORY: shorten the
+        prompt, or serve with a smaller max_parallel or max_context_tokens), INTERNAL (GENERATION_FAILED: see the job's log
+        lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def LoadTarget(
+        self,
+        request: _serving_pb2.LoadTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.LoadTargetResponse, _abc.Awaitable[_serving_pb2.LoadTargetResponse]]:
+        """Loads trained weights on a served base model, under a name that Generate takes. What is loaded under the name with
+        the same weights is answered again.
+
+        Errors: those of weights (NOT_FOUND ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: name weights that
+        are there; INVALID_ARGUMENT WEIGHTS_UNREADABLE, MODEL_PICKLED: take others, WRONG_BASE: serve their base model;
+        FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
+        configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
+        LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
+        a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY: unload some,
+        or serve with a smaller max_parallel), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def UnloadTarget(
+        self,
+        request: _serving_pb2.UnloadTargetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.UnloadTargetResponse, _abc.Awaitable[_serving_pb2.UnloadTargetResponse]]:
+        """Removes a target from a served base model; answers that it is giving end as cancelled.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; TARGET_NOT_LOADED: it is gone already),
+        FAILED_PRECONDITION (NOT_SERVING, LEASE_EXPIRED: as Generate), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
+        request_id), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def ListTargets(
+        self,
+        request: _serving_pb2.ListTargetsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_serving_pb2.ListTargetsResponse, _abc.Awaitable[_serving_pb2.ListTargetsResponse]]:
+        """Lists the targets of a served base model, and how long its lease lasts.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING: the job serves
+        nothing).
         """
 
     @_abc_1.abstractmethod

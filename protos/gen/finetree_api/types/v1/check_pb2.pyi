@@ -421,7 +421,7 @@ class SettingSource(_message.Message):
     """RunSpec path of the setting; each path at most once in a list."""
     rule_id: _builtins.str
     """Rule or default that chose the value, for example "recipe.learning_rate.small_model"; "request" where the caller
-    did.
+    did, "init_from" where it is that of the weights which the run starts from.
     """
     reason: _builtins.str
     """Why the rule chose it, one line for people."""
@@ -431,7 +431,7 @@ class SettingSource(_message.Message):
     """Highest sensible value; advice, not a rule. Unset: none is stated, or the setting is no number."""
     @_builtins.property
     def provenance(self) -> _evidence_pb2.Provenance:
-        """Where the rule comes from. Unset for "request"."""
+        """Where the rule comes from. Unset for "request" and "init_from"."""
 
     def __init__(
         self,

@@ -447,6 +447,34 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
     data from a backup.
     """
+    ERROR_REASON_SWEEP_NOT_FOUND: _ErrorReason.ValueType  # 263
+    """No sweep has this name (NOT_FOUND, rpcs that name one). ListSweeps shows the sweeps that exist."""
+    ERROR_REASON_SWEEP_TOO_EXPENSIVE: _ErrorReason.ValueType  # 264
+    """A sweep is expected to cost more than its max_cost (RESOURCE_EXHAUSTED, CreateSweep). Take fewer trials, halving or a
+    larger max_cost; the metadata has the expected cost.
+    """
+    ERROR_REASON_SWEEP_NEEDS_EVALUATIONS: _ErrorReason.ValueType  # 265
+    """What decides in a sweep is not measured by its job, or not between steps as halving needs it (INVALID_ARGUMENT,
+    ValidateSweep, CreateSweep). Set held-out rows and evaluation.every_steps.
+    """
+    ERROR_REASON_SUBJECT_REPEATED: _ErrorReason.ValueType  # 243
+    """Evaluations.
+
+    An evaluation names the same trained weights twice, or two under one label (INVALID_ARGUMENT, CreateJob and
+    ValidateJob). Name each once, with a label of its own.
+    """
+    ERROR_REASON_NO_CHOICES: _ErrorReason.ValueType  # 244
+    """A metric of choices is asked for, and the held-out rows have none (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+    errors). Name the column of the choices in reading.columns.choices, or ask for other metrics.
+    """
+    ERROR_REASON_TOO_FEW_EXAMPLES: _ErrorReason.ValueType  # 245
+    """The rows that examples are taken from are too few, those that are evaluated on left out (INVALID_ARGUMENT, job
+    errors). Name other rows in few_shot.dataset, or ask for fewer examples.
+    """
+    ERROR_REASON_BASE_UNKNOWN: _ErrorReason.ValueType  # 246
+    """Nothing says which base model the trained weights belong to (INVALID_ARGUMENT, CreateJob and ValidateJob). Name it
+    in `model`.
+    """
     ERROR_REASON_OUT_OF_MEMORY: _ErrorReason.ValueType  # 180
     """Failures of a running job.
 
@@ -458,8 +486,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     model, or a device with more memory.
     """
     ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: _ErrorReason.ValueType  # 182
-    """Not even one row can be trained in the device's memory (RESOURCE_EXHAUSTED, job errors). Lower the sequence length
-    as the message says.
+    """Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
+    what runs (RESOURCE_EXHAUSTED, job errors, CreateJob and LoadTarget). Lower the sequence length, of a served model
+    max_parallel or max_context_tokens, as the message says.
     """
     ERROR_REASON_OUT_OF_MEMORY_UPDATE: _ErrorReason.ValueType  # 183
     """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -523,6 +552,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
     from a backup.
     """
+    ERROR_REASON_NOT_SERVING: _ErrorReason.ValueType  # 235
+    """Generation on a base model that is served.
+
+    The job serves no model now (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Wait until it is RUNNING,
+    or create a job that serves; the metadata has its state.
+    """
+    ERROR_REASON_TARGET_NOT_LOADED: _ErrorReason.ValueType  # 236
+    """The job has no target of that name (NOT_FOUND, Generate and UnloadTarget). Take one of the loaded names in the
+    metadata, or load it.
+    """
+    ERROR_REASON_PROMPT_TOO_LONG: _ErrorReason.ValueType  # 237
+    """The prompt leaves no room for an answer in the context (INVALID_ARGUMENT, Generate). Shorten it to less than `limit`
+    tokens of the metadata.
+    """
+    ERROR_REASON_LEASE_EXPIRED: _ErrorReason.ValueType  # 238
+    """The job's lease has ended (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Create another job that
+    serves, with a longer lease if need be.
+    """
+    ERROR_REASON_TOO_MANY_GENERATIONS: _ErrorReason.ValueType  # 239
+    """The job answers as many calls as it may (RESOURCE_EXHAUSTED, Generate). Try again after the time in RetryInfo."""
+    ERROR_REASON_TARGET_EXISTS: _ErrorReason.ValueType  # 240
+    """Other weights are loaded under that name (ALREADY_EXISTS, LoadTarget). Take another name, or unload the target."""
+    ERROR_REASON_TARGET_LIMIT: _ErrorReason.ValueType  # 241
+    """As many targets are loaded as a job may have (RESOURCE_EXHAUSTED, LoadTarget). Unload one."""
+    ERROR_REASON_GENERATION_FAILED: _ErrorReason.ValueType  # 242
+    """An answer could not be computed (INTERNAL, Generate). See the job's log lines."""
     ERROR_REASON_WORKER_TOKEN_INVALID: _ErrorReason.ValueType  # 220
     """Workers that attach to the trainer.
 
@@ -547,8 +602,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     relative to a model root.
     """
     ERROR_REASON_WEIGHTS_MISMATCH: _ErrorReason.ValueType  # 233
-    """The weights do not fit the settings of the run that starts from them (INVALID_ARGUMENT, job errors). Leave the
-    setting that the violation names unset, or start without these weights.
+    """A setting of the method contradicts the weights that the run starts from (INVALID_ARGUMENT, CreateJob, ValidateJob
+    and job errors). Leave the setting that the violation names unset, or start without these weights.
     """
     ERROR_REASON_WEIGHTS_CHANGED: _ErrorReason.ValueType  # 234
     """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
@@ -989,6 +1044,34 @@ ERROR_REASON_RECORD_DAMAGED: ErrorReason.ValueType  # 174
 (FAILED_PRECONDITION, rpcs that name it; ListJobs and ListDatasets show it with what is left). Restore the trainer's
 data from a backup.
 """
+ERROR_REASON_SWEEP_NOT_FOUND: ErrorReason.ValueType  # 263
+"""No sweep has this name (NOT_FOUND, rpcs that name one). ListSweeps shows the sweeps that exist."""
+ERROR_REASON_SWEEP_TOO_EXPENSIVE: ErrorReason.ValueType  # 264
+"""A sweep is expected to cost more than its max_cost (RESOURCE_EXHAUSTED, CreateSweep). Take fewer trials, halving or a
+larger max_cost; the metadata has the expected cost.
+"""
+ERROR_REASON_SWEEP_NEEDS_EVALUATIONS: ErrorReason.ValueType  # 265
+"""What decides in a sweep is not measured by its job, or not between steps as halving needs it (INVALID_ARGUMENT,
+ValidateSweep, CreateSweep). Set held-out rows and evaluation.every_steps.
+"""
+ERROR_REASON_SUBJECT_REPEATED: ErrorReason.ValueType  # 243
+"""Evaluations.
+
+An evaluation names the same trained weights twice, or two under one label (INVALID_ARGUMENT, CreateJob and
+ValidateJob). Name each once, with a label of its own.
+"""
+ERROR_REASON_NO_CHOICES: ErrorReason.ValueType  # 244
+"""A metric of choices is asked for, and the held-out rows have none (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+errors). Name the column of the choices in reading.columns.choices, or ask for other metrics.
+"""
+ERROR_REASON_TOO_FEW_EXAMPLES: ErrorReason.ValueType  # 245
+"""The rows that examples are taken from are too few, those that are evaluated on left out (INVALID_ARGUMENT, job
+errors). Name other rows in few_shot.dataset, or ask for fewer examples.
+"""
+ERROR_REASON_BASE_UNKNOWN: ErrorReason.ValueType  # 246
+"""Nothing says which base model the trained weights belong to (INVALID_ARGUMENT, CreateJob and ValidateJob). Name it
+in `model`.
+"""
 ERROR_REASON_OUT_OF_MEMORY: ErrorReason.ValueType  # 180
 """Failures of a running job.
 
@@ -1000,8 +1083,9 @@ ERROR_REASON_OUT_OF_MEMORY_LOADING: ErrorReason.ValueType  # 181
 model, or a device with more memory.
 """
 ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: ErrorReason.ValueType  # 182
-"""Not even one row can be trained in the device's memory (RESOURCE_EXHAUSTED, job errors). Lower the sequence length
-as the message says.
+"""Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
+what runs (RESOURCE_EXHAUSTED, job errors, CreateJob and LoadTarget). Lower the sequence length, of a served model
+max_parallel or max_context_tokens, as the message says.
 """
 ERROR_REASON_OUT_OF_MEMORY_UPDATE: ErrorReason.ValueType  # 183
 """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -1065,6 +1149,32 @@ ERROR_REASON_STORE_DAMAGED: ErrorReason.ValueType  # 206
 """The database's file is damaged on the disk (FAILED_PRECONDITION, rpcs of the trainer). Restore the trainer's data
 from a backup.
 """
+ERROR_REASON_NOT_SERVING: ErrorReason.ValueType  # 235
+"""Generation on a base model that is served.
+
+The job serves no model now (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Wait until it is RUNNING,
+or create a job that serves; the metadata has its state.
+"""
+ERROR_REASON_TARGET_NOT_LOADED: ErrorReason.ValueType  # 236
+"""The job has no target of that name (NOT_FOUND, Generate and UnloadTarget). Take one of the loaded names in the
+metadata, or load it.
+"""
+ERROR_REASON_PROMPT_TOO_LONG: ErrorReason.ValueType  # 237
+"""The prompt leaves no room for an answer in the context (INVALID_ARGUMENT, Generate). Shorten it to less than `limit`
+tokens of the metadata.
+"""
+ERROR_REASON_LEASE_EXPIRED: ErrorReason.ValueType  # 238
+"""The job's lease has ended (FAILED_PRECONDITION, Generate, LoadTarget and UnloadTarget). Create another job that
+serves, with a longer lease if need be.
+"""
+ERROR_REASON_TOO_MANY_GENERATIONS: ErrorReason.ValueType  # 239
+"""The job answers as many calls as it may (RESOURCE_EXHAUSTED, Generate). Try again after the time in RetryInfo."""
+ERROR_REASON_TARGET_EXISTS: ErrorReason.ValueType  # 240
+"""Other weights are loaded under that name (ALREADY_EXISTS, LoadTarget). Take another name, or unload the target."""
+ERROR_REASON_TARGET_LIMIT: ErrorReason.ValueType  # 241
+"""As many targets are loaded as a job may have (RESOURCE_EXHAUSTED, LoadTarget). Unload one."""
+ERROR_REASON_GENERATION_FAILED: ErrorReason.ValueType  # 242
+"""An answer could not be computed (INTERNAL, Generate). See the job's log lines."""
 ERROR_REASON_WORKER_TOKEN_INVALID: ErrorReason.ValueType  # 220
 """Workers that attach to the trainer.
 
@@ -1089,8 +1199,8 @@ ERROR_REASON_WEIGHTS_NOT_FOUND: ErrorReason.ValueType  # 232
 relative to a model root.
 """
 ERROR_REASON_WEIGHTS_MISMATCH: ErrorReason.ValueType  # 233
-"""The weights do not fit the settings of the run that starts from them (INVALID_ARGUMENT, job errors). Leave the
-setting that the violation names unset, or start without these weights.
+"""A setting of the method contradicts the weights that the run starts from (INVALID_ARGUMENT, CreateJob, ValidateJob
+and job errors). Leave the setting that the violation names unset, or start without these weights.
 """
 ERROR_REASON_WEIGHTS_CHANGED: ErrorReason.ValueType  # 234
 """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;

@@ -348,7 +348,7 @@ class PrefixTuning(_message.Message):
     learned positions together with the sequence length.
     """
     init: Global___PrefixInit.ValueType
-    """What the prefix starts as."""
+    """What the prefix starts as. Ignored with RunSpec.init_from, whose prefix it starts as."""
     init_text: _builtins.str
     """Text that PREFIX_INIT_TEXT starts from, repeated or cut to virtual_tokens. Empty: a fixed instruction of the
     worker's. Ignored with PREFIX_INIT_ZERO.

@@ -9,6 +9,7 @@ from finetree_api.types.v1 import method_pb2 as _method_pb2
 from finetree_api.types.v1 import model_pb2 as _model_pb2
 from finetree_api.types.v1 import training_data_pb2 as _training_data_pb2
 from finetree_api.types.v1 import training_pb2 as _training_pb2
+from finetree_api.types.v1 import weights_pb2 as _weights_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 import builtins as _builtins
@@ -52,6 +53,7 @@ class RunSpec(_message.Message):
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     OPTIMIZER_IN_BACKWARD_FIELD_NUMBER: _builtins.int
     PROGRAM_FIELD_NUMBER: _builtins.int
+    INIT_FROM_FIELD_NUMBER: _builtins.int
     precision: _training_pb2.Precision.ValueType
     """Number formats of weights, activations and optimizer."""
     optimizer: _training_pb2.Optimizer.ValueType
@@ -120,6 +122,15 @@ class RunSpec(_message.Message):
     def program(self) -> _training_pb2.ProgramSettings:
         """The program that trains. Unset: this suite's worker, the only one that a job can have."""
 
+    @_builtins.property
+    def init_from(self) -> _weights_pb2.TrainedWeights:
+        """Weights that the run starts from, with a fresh optimizer and schedule; an estimate is the same with and without
+        them. They belong to `model` (else WRONG_BASE), and were trained by the method of the run, of which LoRA and QLoRA
+        count as one. What the method leaves unset is theirs (rank, alpha, layers, size, placement, dropout), the method
+        itself too; another value of a setting that they have their shape by is refused with WEIGHTS_MISMATCH. Unset: the
+        run starts from the base model.
+        """
+
     def __init__(
         self,
         *,
@@ -142,10 +153,11 @@ class RunSpec(_message.Message):
         checkpoints: _training_pb2.Checkpoints | None = ...,
         optimizer_in_backward: _builtins.bool | None = ...,
         program: _training_pb2.ProgramSettings | None = ...,
+        init_from: _weights_pb2.TrainedWeights | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_optimizer_in_backward", b"_optimizer_in_backward", "adapter", b"adapter", "checkpoints", b"checkpoints", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "hardware", b"hardware", "lora", b"lora", "method", b"method", "model", b"model", "optimizer_in_backward", b"optimizer_in_backward", "ownership", b"ownership", "prefix", b"prefix", "program", b"program", "qlora", b"qlora", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_optimizer_in_backward", b"_optimizer_in_backward", "adapter", b"adapter", "checkpoints", b"checkpoints", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "hardware", b"hardware", "init_from", b"init_from", "lora", b"lora", "method", b"method", "model", b"model", "optimizer_in_backward", b"optimizer_in_backward", "ownership", b"ownership", "prefix", b"prefix", "program", b"program", "qlora", b"qlora", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_optimizer_in_backward", b"_optimizer_in_backward", "adapter", b"adapter", "attention", b"attention", "checkpoints", b"checkpoints", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "gradient_checkpointing", b"gradient_checkpointing", "hardware", b"hardware", "lora", b"lora", "loss_kernel", b"loss_kernel", "method", b"method", "model", b"model", "optimizer", b"optimizer", "optimizer_in_backward", b"optimizer_in_backward", "ownership", b"ownership", "precision", b"precision", "prefix", b"prefix", "program", b"program", "qlora", b"qlora", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_optimizer_in_backward", b"_optimizer_in_backward", "adapter", b"adapter", "attention", b"attention", "checkpoints", b"checkpoints", "dataset", b"dataset", "evaluation", b"evaluation", "full", b"full", "gradient_checkpointing", b"gradient_checkpointing", "hardware", b"hardware", "init_from", b"init_from", "lora", b"lora", "loss_kernel", b"loss_kernel", "method", b"method", "model", b"model", "optimizer", b"optimizer", "optimizer_in_backward", b"optimizer_in_backward", "ownership", b"ownership", "precision", b"precision", "prefix", b"prefix", "program", b"program", "qlora", b"qlora", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__optimizer_in_backward: _TypeAlias = _typing.Literal["optimizer_in_backward"]  # noqa: Y015
     _WhichOneofArgType__optimizer_in_backward: _TypeAlias = _typing.Literal["_optimizer_in_backward", b"_optimizer_in_backward"]  # noqa: Y015

@@ -24,13 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/types/v1/serving.proto\x12\x15\x66inetree_api.types.v1*\xbf\x01\n\rServingTarget\x12\x1e\n\x1aSERVING_TARGET_UNSPECIFIED\x10\x00\x12\x17\n\x13SERVING_TARGET_VLLM\x10\x01\x12\x19\n\x15SERVING_TARGET_OLLAMA\x10\x02\x12\x1c\n\x18SERVING_TARGET_LLAMA_CPP\x10\x03\x12\x1f\n\x1bSERVING_TARGET_TRANSFORMERS\x10\x04\x12\x1b\n\x17SERVING_TARGET_FINETREE\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/types/v1/serving.proto\x12\x15\x66inetree_api.types.v1\"\xee\x02\n\x0cServingCheck\x12<\n\x06server\x18\x01 \x01(\x0e\x32$.finetree_api.types.v1.ServingTargetR\x06server\x12\x1a\n\x08versions\x18\x02 \x01(\tR\x08versions\x12?\n\x07verdict\x18\x03 \x01(\x0e\x32%.finetree_api.types.v1.ServingVerdictR\x07verdict\x12\x18\n\x07message\x18\x04 \x01(\tR\x07message\x12\x14\n\x05steps\x18\x05 \x03(\tR\x05steps\x12\x16\n\x06remedy\x18\x06 \x01(\tR\x06remedy\x12\x16\n\x06silent\x18\x07 \x01(\x08R\x06silent\x12\x19\n\x08rule_ids\x18\x08 \x03(\tR\x07ruleIds\x12\x1d\n\nsource_url\x18\t \x01(\tR\tsourceUrl\x12)\n\x10\x63hecked_versions\x18\n \x03(\tR\x0f\x63heckedVersions*\xf2\x01\n\rServingTarget\x12\x1e\n\x1aSERVING_TARGET_UNSPECIFIED\x10\x00\x12\x17\n\x13SERVING_TARGET_VLLM\x10\x01\x12\x19\n\x15SERVING_TARGET_OLLAMA\x10\x02\x12\x1c\n\x18SERVING_TARGET_LLAMA_CPP\x10\x03\x12\x1f\n\x1bSERVING_TARGET_TRANSFORMERS\x10\x04\x12\x1b\n\x17SERVING_TARGET_FINETREE\x10\x05\x12\x16\n\x12SERVING_TARGET_TGI\x10\x06\x12\x19\n\x15SERVING_TARGET_SGLANG\x10\x07*\x87\x01\n\x0eServingVerdict\x12\x1f\n\x1bSERVING_VERDICT_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_VERDICT_SERVES\x10\x01\x12\x1f\n\x1bSERVING_VERDICT_SERVES_WITH\x10\x02\x12\x17\n\x13SERVING_VERDICT_NOT\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'finetree_api.types.v1.serving_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SERVINGTARGET']._serialized_start=63
-  _globals['_SERVINGTARGET']._serialized_end=254
+  _globals['_SERVINGTARGET']._serialized_start=432
+  _globals['_SERVINGTARGET']._serialized_end=674
+  _globals['_SERVINGVERDICT']._serialized_start=677
+  _globals['_SERVINGVERDICT']._serialized_end=812
+  _globals['_SERVINGCHECK']._serialized_start=63
+  _globals['_SERVINGCHECK']._serialized_end=429
 # @@protoc_insertion_point(module_scope)

@@ -303,6 +303,7 @@ class DatasetColumns(_message.Message):
     SYSTEM_FIELD_NUMBER: _builtins.int
     TOOLS_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
+    CHOICES_FIELD_NUMBER: _builtins.int
     messages: _builtins.str
     """A list of turns with role and content."""
     prompt: _builtins.str
@@ -327,6 +328,10 @@ class DatasetColumns(_message.Message):
     """Whether the answer is a good one: true or false, 1 or 0, "good" or "bad" and the like. Rows with a bad answer are
     left out.
     """
+    choices: _builtins.str
+    """The choices of a question, a list of texts, beside prompt and completion; the completion is then the text of the
+    right one, its number from 0, or its letter. For evaluations alone: a job that trains is refused.
+    """
     def __init__(
         self,
         *,
@@ -341,10 +346,11 @@ class DatasetColumns(_message.Message):
         system: _builtins.str = ...,
         tools: _builtins.str = ...,
         verdict: _builtins.str = ...,
+        choices: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "conversations", b"conversations", "input", b"input", "instruction", b"instruction", "messages", b"messages", "output", b"output", "prompt", b"prompt", "system", b"system", "text", b"text", "tools", b"tools", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "completion", b"completion", "conversations", b"conversations", "input", b"input", "instruction", b"instruction", "messages", b"messages", "output", b"output", "prompt", b"prompt", "system", b"system", "text", b"text", "tools", b"tools", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -23,6 +23,7 @@ _sym_db = _symbol_database.Default()
 
 
 from finetree_api.trainer.v1 import artifact_pb2 as finetree__api_dot_trainer_dot_v1_dot_artifact__pb2
+from finetree_api.trainer.v1 import evaluation_pb2 as finetree__api_dot_trainer_dot_v1_dot_evaluation__pb2
 from finetree_api.trainer.v1 import event_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__pb2
 from finetree_api.trainer.v1 import job_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__pb2
 from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
@@ -34,7 +35,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from google.type import money_pb2 as google_dot_type_dot_money__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/worker/v1/worker.proto\x12\x16\x66inetree_api.worker.v1\x1a&finetree_api/trainer/v1/artifact.proto\x1a#finetree_api/trainer/v1/event.proto\x1a!finetree_api/trainer/v1/job.proto\x1a%finetree_api/trainer/v1/serving.proto\x1a$finetree_api/types/v1/hardware.proto\x1a$finetree_api/types/v1/run_spec.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17google/type/money.proto\"\xea\x02\n\rAttachRequest\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32\x1d.finetree_api.worker.v1.HelloH\x00R\x05hello\x12\x42\n\x06\x65vents\x18\x02 \x01(\x0b\x32(.finetree_api.worker.v1.WorkerEventBatchH\x00R\x06\x65vents\x12G\n\theartbeat\x18\x03 \x01(\x0b\x32\'.finetree_api.worker.v1.WorkerHeartbeatH\x00R\theartbeat\x12H\n\x0chost_profile\x18\x04 \x01(\x0b\x32#.finetree_api.worker.v1.HostProfileH\x00R\x0bhostProfile\x12@\n\x07serving\x18\n \x01(\x0b\x32$.finetree_api.worker.v1.ServingReplyH\x00R\x07servingB\t\n\x07message\"\xda\x03\n\x0e\x41ttachResponse\x12;\n\x07welcome\x18\x01 \x01(\x0b\x32\x1f.finetree_api.worker.v1.WelcomeH\x00R\x07welcome\x12\x38\n\x06\x66\x65nced\x18\x02 \x01(\x0b\x32\x1e.finetree_api.worker.v1.FencedH\x00R\x06\x66\x65nced\x12G\n\x0b\x61\x63knowledge\x18\x03 \x01(\x0b\x32#.finetree_api.worker.v1.AcknowledgeH\x00R\x0b\x61\x63knowledge\x12;\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x1f.finetree_api.worker.v1.CommandH\x00R\x07\x63ommand\x12\x32\n\x04task\x18\x05 \x01(\x0b\x32\x1c.finetree_api.worker.v1.TaskH\x00R\x04task\x12H\n\theartbeat\x18\x06 \x01(\x0b\x32(.finetree_api.worker.v1.ServiceHeartbeatH\x00R\theartbeat\x12\x42\n\x07serving\x18\n \x01(\x0b\x32&.finetree_api.worker.v1.ServingRequestH\x00R\x07servingB\t\n\x07message\"\x8e\x02\n\x05Hello\x12)\n\x10protocol_version\x18\x01 \x01(\x05R\x0fprotocolVersion\x12>\n\ttask_kind\x18\x02 \x01(\x0e\x32!.finetree_api.trainer.v1.TaskKindR\x08taskKind\x12\x10\n\x03job\x18\x03 \x01(\tR\x03job\x12\x18\n\x07\x61ttempt\x18\x04 \x01(\x05R\x07\x61ttempt\x12\x19\n\x05token\x18\x05 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x14\n\x05\x62uild\x18\x06 \x01(\tR\x05\x62uild\x12\x17\n\x07\x62oot_id\x18\x07 \x01(\tR\x06\x62ootId\x12\x12\n\x04node\x18\x08 \x01(\tR\x04node\x12\x10\n\x03pid\x18\t \x01(\x03R\x03pid\"\xe7\x01\n\x07Welcome\x12\"\n\x0c\x61\x63knowledged\x18\x01 \x01(\x03R\x0c\x61\x63knowledged\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12<\n\x0corphan_grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0borphanGrace\x12\x30\n\x04task\x18\x04 \x01(\x0b\x32\x1c.finetree_api.worker.v1.TaskR\x04task\"1\n\x06\x46\x65nced\x12\'\n\x0f\x63urrent_attempt\x18\x01 \x01(\x05R\x0e\x63urrentAttempt\"1\n\x0b\x41\x63knowledge\x12\"\n\x0c\x61\x63knowledged\x18\x01 \x01(\x03R\x0c\x61\x63knowledged\"\xa3\x01\n\x07\x43ommand\x12\x37\n\x04kind\x18\x01 \x01(\x0e\x32#.finetree_api.worker.v1.CommandKindR\x04kind\x12\x36\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x64\x65\x61\x64line\x12\'\n\x0fsave_checkpoint\x18\x03 \x01(\x08R\x0esaveCheckpoint\"\xd7\x06\n\x04Task\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12\x17\n\x07job_uid\x18\x02 \x01(\tR\x06jobUid\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt\x12\x19\n\x05token\x18\x04 \x01(\tB\x03\x80\x01\x01R\x05token\x12:\n\x05train\x18\x05 \x01(\x0b\x32\".finetree_api.trainer.v1.TrainTaskH\x00R\x05train\x12@\n\x07prepare\x18\x06 \x01(\x0b\x32$.finetree_api.trainer.v1.PrepareTaskH\x00R\x07prepare\x12=\n\x06\x65xport\x18\x07 \x01(\x0b\x32#.finetree_api.trainer.v1.ExportTaskH\x00R\x06\x65xport\x12:\n\x05serve\x18\x12 \x01(\x0b\x32\".finetree_api.trainer.v1.ServeTaskH\x00R\x05serve\x12\x42\n\nplacements\x18\x08 \x03(\x0b\x32\".finetree_api.trainer.v1.PlacementR\nplacements\x12\x18\n\x07threads\x18\t \x01(\x05R\x07threads\x12=\n\x07\x66olders\x18\n \x01(\x0b\x32#.finetree_api.worker.v1.TaskFoldersR\x07\x66olders\x12\x39\n\x04\x62\x61se\x18\x0b \x01(\x0b\x32%.finetree_api.worker.v1.TaskBaseModelR\x04\x62\x61se\x12!\n\x0c\x64\x61taset_file\x18\x0c \x01(\tR\x0b\x64\x61tasetFile\x12\'\n\x0f\x65valuation_file\x18\r \x01(\tR\x0e\x65valuationFile\x12\x1f\n\x0bplan_digest\x18\x0e \x01(\tR\nplanDigest\x12\x35\n\x0chourly_price\x18\x0f \x01(\x0b\x32\x12.google.type.MoneyR\x0bhourlyPrice\x12\x33\n\x03hub\x18\x10 \x01(\x0b\x32!.finetree_api.worker.v1.HubAccessR\x03hub\x12=\n\x07weights\x18\x13 \x03(\x0b\x32#.finetree_api.worker.v1.TaskWeightsR\x07weightsB\x06\n\x04task\"\xb3\x02\n\x0bTaskWeights\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06\x66older\x18\x02 \x01(\tR\x06\x66older\x12\x1e\n\ncheckpoint\x18\x03 \x01(\x08R\ncheckpoint\x12\x32\n\x04spec\x18\x04 \x01(\x0b\x32\x1e.finetree_api.types.v1.RunSpecR\x04spec\x12\x39\n\x04kind\x18\x05 \x01(\x0e\x32%.finetree_api.trainer.v1.ArtifactKindR\x04kind\x12\x39\n\x04\x62\x61se\x18\x06 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactBaseR\x04\x62\x61se\x12\x16\n\x06sha256\x18\x07 \x01(\tR\x06sha256\x12\x16\n\x06source\x18\x08 \x01(\tR\x06source\"\xc6\x01\n\x0bTaskFolders\x12\x19\n\x08work_dir\x18\x01 \x01(\tR\x07workDir\x12%\n\x0e\x63heckpoint_dir\x18\x02 \x01(\tR\rcheckpointDir\x12!\n\x0c\x61rtifact_dir\x18\x03 \x01(\tR\x0b\x61rtifactDir\x12&\n\x0ftoken_cache_dir\x18\x04 \x01(\tR\rtokenCacheDir\x12*\n\x11token_cache_bytes\x18\x05 \x01(\x03R\x0ftokenCacheBytes\"~\n\rTaskBaseModel\x12\x1b\n\tmodel_dir\x18\x01 \x01(\tR\x08modelDir\x12\x16\n\x06origin\x18\x02 \x01(\tR\x06origin\x12\x15\n\x06hub_id\x18\x03 \x01(\tR\x05hubId\x12!\n\x0chub_revision\x18\x04 \x01(\tR\x0bhubRevision\"\x9c\x01\n\tHubAccess\x12\x1a\n\x08\x65ndpoint\x18\x01 \x01(\tR\x08\x65ndpoint\x12\x19\n\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x18\n\x07offline\x18\x03 \x01(\x08R\x07offline\x12#\n\rreserve_bytes\x18\x04 \x01(\x03R\x0creserveBytes\x12\x19\n\x05proxy\x18\x05 \x01(\tB\x03\x80\x01\x01R\x05proxy\"\xb0\x01\n\x0bWorkerEvent\x12\x1d\n\nworker_seq\x18\x01 \x01(\x03R\tworkerSeq\x12\x39\n\x05\x65vent\x18\x02 \x01(\x0b\x32!.finetree_api.trainer.v1.JobEventH\x00R\x05\x65vent\x12?\n\x07outcome\x18\x03 \x01(\x0b\x32#.finetree_api.worker.v1.TaskOutcomeH\x00R\x07outcomeB\x06\n\x04\x62ody\"O\n\x10WorkerEventBatch\x12;\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.finetree_api.worker.v1.WorkerEventR\x06\x65vents\"r\n\x0fWorkerHeartbeat\x12\x37\n\x05phase\x18\x01 \x01(\x0e\x32!.finetree_api.trainer.v1.JobPhaseR\x05phase\x12&\n\x0flast_worker_seq\x18\x02 \x01(\x03R\rlastWorkerSeq\"\x12\n\x10ServiceHeartbeat\"\xa2\x02\n\x0bTaskOutcome\x12\x37\n\x04kind\x18\x01 \x01(\x0e\x32#.finetree_api.worker.v1.OutcomeKindR\x04kind\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\x12S\n\x10\x66\x61ilure_category\x18\x03 \x01(\x0e\x32(.finetree_api.trainer.v1.FailureCategoryR\x0f\x66\x61ilureCategory\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12=\n\x07summary\x18\x05 \x01(\x0b\x32#.finetree_api.trainer.v1.RunSummaryR\x07summary\"\x95\x02\n\x0bHostProfile\x12\x45\n\x0cmatrix_rates\x18\x01 \x01(\x0b\x32\".finetree_api.types.v1.MatrixRatesR\x0bmatrixRates\x12\x18\n\x07threads\x18\x02 \x01(\x05R\x07threads\x12\x19\n\x08\x63pu_name\x18\x03 \x01(\tR\x07\x63puName\x12M\n\x08versions\x18\x04 \x03(\x0b\x32\x31.finetree_api.worker.v1.HostProfile.VersionsEntryR\x08versions\x1a;\n\rVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x8c\x02\n\x0eServingRequest\x12\x0e\n\x02id\x18\x01 \x01(\x03R\x02id\x12\x39\n\x04load\x18\x02 \x01(\x0b\x32#.finetree_api.worker.v1.LoadWeightsH\x00R\x04load\x12\x18\n\x06unload\x18\x03 \x01(\tH\x00R\x06unload\x12\x46\n\x08generate\x18\x04 \x01(\x0b\x32(.finetree_api.trainer.v1.GenerateRequestH\x00R\x08generate\x12\x42\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32(.finetree_api.worker.v1.CancelGenerationH\x00R\x06\x63\x61ncelB\t\n\x07request\"\x8a\x01\n\x0bLoadWeights\x12<\n\x06target\x18\x01 \x01(\x0b\x32$.finetree_api.trainer.v1.ServeTargetR\x06target\x12=\n\x07weights\x18\x02 \x01(\x0b\x32#.finetree_api.worker.v1.TaskWeightsR\x07weights\"\x12\n\x10\x43\x61ncelGeneration\"\xa5\x02\n\x0cServingReply\x12\x0e\n\x02id\x18\x01 \x01(\x03R\x02id\x12?\n\x06loaded\x18\x02 \x01(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetH\x00R\x06loaded\x12\x44\n\x08unloaded\x18\x03 \x01(\x0b\x32&.finetree_api.worker.v1.TargetUnloadedH\x00R\x08unloaded\x12I\n\tgenerated\x18\x04 \x01(\x0b\x32).finetree_api.trainer.v1.GenerateResponseH\x00R\tgenerated\x12*\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x07\n\x05reply\"\x10\n\x0eTargetUnloaded*\xae\x01\n\x0b\x43ommandKind\x12\x1c\n\x18\x43OMMAND_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43OMMAND_KIND_CHECKPOINT\x10\x01\x12\x16\n\x12\x43OMMAND_KIND_PAUSE\x10\x02\x12\x17\n\x13\x43OMMAND_KIND_CANCEL\x10\x03\x12\x18\n\x14\x43OMMAND_KIND_PREEMPT\x10\x04\x12\x19\n\x15\x43OMMAND_KIND_SHUTDOWN\x10\x05*\xb3\x01\n\x0bOutcomeKind\x12\x1c\n\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_KIND_SUCCEEDED\x10\x01\x12\x17\n\x13OUTCOME_KIND_FAILED\x10\x02\x12\x1a\n\x16OUTCOME_KIND_CANCELLED\x10\x03\x12\x17\n\x13OUTCOME_KIND_PAUSED\x10\x04\x12\x1c\n\x18OUTCOME_KIND_INTERRUPTED\x10\x05\x32l\n\rWorkerService\x12[\n\x06\x41ttach\x12%.finetree_api.worker.v1.AttachRequest\x1a&.finetree_api.worker.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#finetree_api/worker/v1/worker.proto\x12\x16\x66inetree_api.worker.v1\x1a&finetree_api/trainer/v1/artifact.proto\x1a(finetree_api/trainer/v1/evaluation.proto\x1a#finetree_api/trainer/v1/event.proto\x1a!finetree_api/trainer/v1/job.proto\x1a%finetree_api/trainer/v1/serving.proto\x1a$finetree_api/types/v1/hardware.proto\x1a$finetree_api/types/v1/run_spec.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x17google/type/money.proto\"\xea\x02\n\rAttachRequest\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32\x1d.finetree_api.worker.v1.HelloH\x00R\x05hello\x12\x42\n\x06\x65vents\x18\x02 \x01(\x0b\x32(.finetree_api.worker.v1.WorkerEventBatchH\x00R\x06\x65vents\x12G\n\theartbeat\x18\x03 \x01(\x0b\x32\'.finetree_api.worker.v1.WorkerHeartbeatH\x00R\theartbeat\x12H\n\x0chost_profile\x18\x04 \x01(\x0b\x32#.finetree_api.worker.v1.HostProfileH\x00R\x0bhostProfile\x12@\n\x07serving\x18\n \x01(\x0b\x32$.finetree_api.worker.v1.ServingReplyH\x00R\x07servingB\t\n\x07message\"\xda\x03\n\x0e\x41ttachResponse\x12;\n\x07welcome\x18\x01 \x01(\x0b\x32\x1f.finetree_api.worker.v1.WelcomeH\x00R\x07welcome\x12\x38\n\x06\x66\x65nced\x18\x02 \x01(\x0b\x32\x1e.finetree_api.worker.v1.FencedH\x00R\x06\x66\x65nced\x12G\n\x0b\x61\x63knowledge\x18\x03 \x01(\x0b\x32#.finetree_api.worker.v1.AcknowledgeH\x00R\x0b\x61\x63knowledge\x12;\n\x07\x63ommand\x18\x04 \x01(\x0b\x32\x1f.finetree_api.worker.v1.CommandH\x00R\x07\x63ommand\x12\x32\n\x04task\x18\x05 \x01(\x0b\x32\x1c.finetree_api.worker.v1.TaskH\x00R\x04task\x12H\n\theartbeat\x18\x06 \x01(\x0b\x32(.finetree_api.worker.v1.ServiceHeartbeatH\x00R\theartbeat\x12\x42\n\x07serving\x18\n \x01(\x0b\x32&.finetree_api.worker.v1.ServingRequestH\x00R\x07servingB\t\n\x07message\"\x8e\x02\n\x05Hello\x12)\n\x10protocol_version\x18\x01 \x01(\x05R\x0fprotocolVersion\x12>\n\ttask_kind\x18\x02 \x01(\x0e\x32!.finetree_api.trainer.v1.TaskKindR\x08taskKind\x12\x10\n\x03job\x18\x03 \x01(\tR\x03job\x12\x18\n\x07\x61ttempt\x18\x04 \x01(\x05R\x07\x61ttempt\x12\x19\n\x05token\x18\x05 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x14\n\x05\x62uild\x18\x06 \x01(\tR\x05\x62uild\x12\x17\n\x07\x62oot_id\x18\x07 \x01(\tR\x06\x62ootId\x12\x12\n\x04node\x18\x08 \x01(\tR\x04node\x12\x10\n\x03pid\x18\t \x01(\x03R\x03pid\"\xe7\x01\n\x07Welcome\x12\"\n\x0c\x61\x63knowledged\x18\x01 \x01(\x03R\x0c\x61\x63knowledged\x12H\n\x12heartbeat_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x11heartbeatInterval\x12<\n\x0corphan_grace\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0borphanGrace\x12\x30\n\x04task\x18\x04 \x01(\x0b\x32\x1c.finetree_api.worker.v1.TaskR\x04task\"1\n\x06\x46\x65nced\x12\'\n\x0f\x63urrent_attempt\x18\x01 \x01(\x05R\x0e\x63urrentAttempt\"1\n\x0b\x41\x63knowledge\x12\"\n\x0c\x61\x63knowledged\x18\x01 \x01(\x03R\x0c\x61\x63knowledged\"\xa3\x01\n\x07\x43ommand\x12\x37\n\x04kind\x18\x01 \x01(\x0e\x32#.finetree_api.worker.v1.CommandKindR\x04kind\x12\x36\n\x08\x64\x65\x61\x64line\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08\x64\x65\x61\x64line\x12\'\n\x0fsave_checkpoint\x18\x03 \x01(\x08R\x0esaveCheckpoint\"\xd8\x07\n\x04Task\x12\x10\n\x03job\x18\x01 \x01(\tR\x03job\x12\x17\n\x07job_uid\x18\x02 \x01(\tR\x06jobUid\x12\x18\n\x07\x61ttempt\x18\x03 \x01(\x05R\x07\x61ttempt\x12\x19\n\x05token\x18\x04 \x01(\tB\x03\x80\x01\x01R\x05token\x12:\n\x05train\x18\x05 \x01(\x0b\x32\".finetree_api.trainer.v1.TrainTaskH\x00R\x05train\x12@\n\x07prepare\x18\x06 \x01(\x0b\x32$.finetree_api.trainer.v1.PrepareTaskH\x00R\x07prepare\x12=\n\x06\x65xport\x18\x07 \x01(\x0b\x32#.finetree_api.trainer.v1.ExportTaskH\x00R\x06\x65xport\x12\x43\n\x08\x65valuate\x18\x11 \x01(\x0b\x32%.finetree_api.trainer.v1.EvaluateTaskH\x00R\x08\x65valuate\x12:\n\x05serve\x18\x12 \x01(\x0b\x32\".finetree_api.trainer.v1.ServeTaskH\x00R\x05serve\x12\x42\n\nplacements\x18\x08 \x03(\x0b\x32\".finetree_api.trainer.v1.PlacementR\nplacements\x12\x18\n\x07threads\x18\t \x01(\x05R\x07threads\x12=\n\x07\x66olders\x18\n \x01(\x0b\x32#.finetree_api.worker.v1.TaskFoldersR\x07\x66olders\x12\x39\n\x04\x62\x61se\x18\x0b \x01(\x0b\x32%.finetree_api.worker.v1.TaskBaseModelR\x04\x62\x61se\x12!\n\x0c\x64\x61taset_file\x18\x0c \x01(\tR\x0b\x64\x61tasetFile\x12\'\n\x0f\x65valuation_file\x18\r \x01(\tR\x0e\x65valuationFile\x12\x1f\n\x0bplan_digest\x18\x0e \x01(\tR\nplanDigest\x12\x35\n\x0chourly_price\x18\x0f \x01(\x0b\x32\x12.google.type.MoneyR\x0bhourlyPrice\x12\x33\n\x03hub\x18\x10 \x01(\x0b\x32!.finetree_api.worker.v1.HubAccessR\x03hub\x12=\n\x07weights\x18\x13 \x03(\x0b\x32#.finetree_api.worker.v1.TaskWeightsR\x07weights\x12:\n\x07lineage\x18\x14 \x01(\x0b\x32 .finetree_api.trainer.v1.LineageR\x07lineageB\x06\n\x04task\"\xb3\x02\n\x0bTaskWeights\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n\x06\x66older\x18\x02 \x01(\tR\x06\x66older\x12\x1e\n\ncheckpoint\x18\x03 \x01(\x08R\ncheckpoint\x12\x32\n\x04spec\x18\x04 \x01(\x0b\x32\x1e.finetree_api.types.v1.RunSpecR\x04spec\x12\x39\n\x04kind\x18\x05 \x01(\x0e\x32%.finetree_api.trainer.v1.ArtifactKindR\x04kind\x12\x39\n\x04\x62\x61se\x18\x06 \x01(\x0b\x32%.finetree_api.trainer.v1.ArtifactBaseR\x04\x62\x61se\x12\x16\n\x06sha256\x18\x07 \x01(\tR\x06sha256\x12\x16\n\x06source\x18\x08 \x01(\tR\x06source\"\xc6\x01\n\x0bTaskFolders\x12\x19\n\x08work_dir\x18\x01 \x01(\tR\x07workDir\x12%\n\x0e\x63heckpoint_dir\x18\x02 \x01(\tR\rcheckpointDir\x12!\n\x0c\x61rtifact_dir\x18\x03 \x01(\tR\x0b\x61rtifactDir\x12&\n\x0ftoken_cache_dir\x18\x04 \x01(\tR\rtokenCacheDir\x12*\n\x11token_cache_bytes\x18\x05 \x01(\x03R\x0ftokenCacheBytes\"~\n\rTaskBaseModel\x12\x1b\n\tmodel_dir\x18\x01 \x01(\tR\x08modelDir\x12\x16\n\x06origin\x18\x02 \x01(\tR\x06origin\x12\x15\n\x06hub_id\x18\x03 \x01(\tR\x05hubId\x12!\n\x0chub_revision\x18\x04 \x01(\tR\x0bhubRevision\"\x9c\x01\n\tHubAccess\x12\x1a\n\x08\x65ndpoint\x18\x01 \x01(\tR\x08\x65ndpoint\x12\x19\n\x05token\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05token\x12\x18\n\x07offline\x18\x03 \x01(\x08R\x07offline\x12#\n\rreserve_bytes\x18\x04 \x01(\x03R\x0creserveBytes\x12\x19\n\x05proxy\x18\x05 \x01(\tB\x03\x80\x01\x01R\x05proxy\"\xb0\x01\n\x0bWorkerEvent\x12\x1d\n\nworker_seq\x18\x01 \x01(\x03R\tworkerSeq\x12\x39\n\x05\x65vent\x18\x02 \x01(\x0b\x32!.finetree_api.trainer.v1.JobEventH\x00R\x05\x65vent\x12?\n\x07outcome\x18\x03 \x01(\x0b\x32#.finetree_api.worker.v1.TaskOutcomeH\x00R\x07outcomeB\x06\n\x04\x62ody\"O\n\x10WorkerEventBatch\x12;\n\x06\x65vents\x18\x01 \x03(\x0b\x32#.finetree_api.worker.v1.WorkerEventR\x06\x65vents\"r\n\x0fWorkerHeartbeat\x12\x37\n\x05phase\x18\x01 \x01(\x0e\x32!.finetree_api.trainer.v1.JobPhaseR\x05phase\x12&\n\x0flast_worker_seq\x18\x02 \x01(\x03R\rlastWorkerSeq\"\x12\n\x10ServiceHeartbeat\"\xa2\x02\n\x0bTaskOutcome\x12\x37\n\x04kind\x18\x01 \x01(\x0e\x32#.finetree_api.worker.v1.OutcomeKindR\x04kind\x12(\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusR\x05\x65rror\x12S\n\x10\x66\x61ilure_category\x18\x03 \x01(\x0e\x32(.finetree_api.trainer.v1.FailureCategoryR\x0f\x66\x61ilureCategory\x12\x1c\n\tretryable\x18\x04 \x01(\x08R\tretryable\x12=\n\x07summary\x18\x05 \x01(\x0b\x32#.finetree_api.trainer.v1.RunSummaryR\x07summary\"\x95\x02\n\x0bHostProfile\x12\x45\n\x0cmatrix_rates\x18\x01 \x01(\x0b\x32\".finetree_api.types.v1.MatrixRatesR\x0bmatrixRates\x12\x18\n\x07threads\x18\x02 \x01(\x05R\x07threads\x12\x19\n\x08\x63pu_name\x18\x03 \x01(\tR\x07\x63puName\x12M\n\x08versions\x18\x04 \x03(\x0b\x32\x31.finetree_api.worker.v1.HostProfile.VersionsEntryR\x08versions\x1a;\n\rVersionsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x02\x38\x01\"\x8c\x02\n\x0eServingRequest\x12\x0e\n\x02id\x18\x01 \x01(\x03R\x02id\x12\x39\n\x04load\x18\x02 \x01(\x0b\x32#.finetree_api.worker.v1.LoadWeightsH\x00R\x04load\x12\x18\n\x06unload\x18\x03 \x01(\tH\x00R\x06unload\x12\x46\n\x08generate\x18\x04 \x01(\x0b\x32(.finetree_api.trainer.v1.GenerateRequestH\x00R\x08generate\x12\x42\n\x06\x63\x61ncel\x18\x05 \x01(\x0b\x32(.finetree_api.worker.v1.CancelGenerationH\x00R\x06\x63\x61ncelB\t\n\x07request\"\x8a\x01\n\x0bLoadWeights\x12<\n\x06target\x18\x01 \x01(\x0b\x32$.finetree_api.trainer.v1.ServeTargetR\x06target\x12=\n\x07weights\x18\x02 \x01(\x0b\x32#.finetree_api.worker.v1.TaskWeightsR\x07weights\"\x12\n\x10\x43\x61ncelGeneration\"\xa5\x02\n\x0cServingReply\x12\x0e\n\x02id\x18\x01 \x01(\x03R\x02id\x12?\n\x06loaded\x18\x02 \x01(\x0b\x32%.finetree_api.trainer.v1.LoadedTargetH\x00R\x06loaded\x12\x44\n\x08unloaded\x18\x03 \x01(\x0b\x32&.finetree_api.worker.v1.TargetUnloadedH\x00R\x08unloaded\x12I\n\tgenerated\x18\x04 \x01(\x0b\x32).finetree_api.trainer.v1.GenerateResponseH\x00R\tgenerated\x12*\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.StatusH\x00R\x05\x65rrorB\x07\n\x05reply\"\x10\n\x0eTargetUnloaded*\xae\x01\n\x0b\x43ommandKind\x12\x1c\n\x18\x43OMMAND_KIND_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43OMMAND_KIND_CHECKPOINT\x10\x01\x12\x16\n\x12\x43OMMAND_KIND_PAUSE\x10\x02\x12\x17\n\x13\x43OMMAND_KIND_CANCEL\x10\x03\x12\x18\n\x14\x43OMMAND_KIND_PREEMPT\x10\x04\x12\x19\n\x15\x43OMMAND_KIND_SHUTDOWN\x10\x05*\xb3\x01\n\x0bOutcomeKind\x12\x1c\n\x18OUTCOME_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16OUTCOME_KIND_SUCCEEDED\x10\x01\x12\x17\n\x13OUTCOME_KIND_FAILED\x10\x02\x12\x1a\n\x16OUTCOME_KIND_CANCELLED\x10\x03\x12\x17\n\x13OUTCOME_KIND_PAUSED\x10\x04\x12\x1c\n\x18OUTCOME_KIND_INTERRUPTED\x10\x05\x32l\n\rWorkerService\x12[\n\x06\x41ttach\x12%.finetree_api.worker.v1.AttachRequest\x1a&.finetree_api.worker.v1.AttachResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,58 +52,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HUBACCESS'].fields_by_name['proxy']._serialized_options = b'\200\001\001'
   _globals['_HOSTPROFILE_VERSIONSENTRY']._loaded_options = None
   _globals['_HOSTPROFILE_VERSIONSENTRY']._serialized_options = b'8\001'
-  _globals['_COMMANDKIND']._serialized_start=5394
-  _globals['_COMMANDKIND']._serialized_end=5568
-  _globals['_OUTCOMEKIND']._serialized_start=5571
-  _globals['_OUTCOMEKIND']._serialized_end=5750
-  _globals['_ATTACHREQUEST']._serialized_start=406
-  _globals['_ATTACHREQUEST']._serialized_end=768
-  _globals['_ATTACHRESPONSE']._serialized_start=771
-  _globals['_ATTACHRESPONSE']._serialized_end=1245
-  _globals['_HELLO']._serialized_start=1248
-  _globals['_HELLO']._serialized_end=1518
-  _globals['_WELCOME']._serialized_start=1521
-  _globals['_WELCOME']._serialized_end=1752
-  _globals['_FENCED']._serialized_start=1754
-  _globals['_FENCED']._serialized_end=1803
-  _globals['_ACKNOWLEDGE']._serialized_start=1805
-  _globals['_ACKNOWLEDGE']._serialized_end=1854
-  _globals['_COMMAND']._serialized_start=1857
-  _globals['_COMMAND']._serialized_end=2020
-  _globals['_TASK']._serialized_start=2023
-  _globals['_TASK']._serialized_end=2878
-  _globals['_TASKWEIGHTS']._serialized_start=2881
-  _globals['_TASKWEIGHTS']._serialized_end=3188
-  _globals['_TASKFOLDERS']._serialized_start=3191
-  _globals['_TASKFOLDERS']._serialized_end=3389
-  _globals['_TASKBASEMODEL']._serialized_start=3391
-  _globals['_TASKBASEMODEL']._serialized_end=3517
-  _globals['_HUBACCESS']._serialized_start=3520
-  _globals['_HUBACCESS']._serialized_end=3676
-  _globals['_WORKEREVENT']._serialized_start=3679
-  _globals['_WORKEREVENT']._serialized_end=3855
-  _globals['_WORKEREVENTBATCH']._serialized_start=3857
-  _globals['_WORKEREVENTBATCH']._serialized_end=3936
-  _globals['_WORKERHEARTBEAT']._serialized_start=3938
-  _globals['_WORKERHEARTBEAT']._serialized_end=4052
-  _globals['_SERVICEHEARTBEAT']._serialized_start=4054
-  _globals['_SERVICEHEARTBEAT']._serialized_end=4072
-  _globals['_TASKOUTCOME']._serialized_start=4075
-  _globals['_TASKOUTCOME']._serialized_end=4365
-  _globals['_HOSTPROFILE']._serialized_start=4368
-  _globals['_HOSTPROFILE']._serialized_end=4645
-  _globals['_HOSTPROFILE_VERSIONSENTRY']._serialized_start=4586
-  _globals['_HOSTPROFILE_VERSIONSENTRY']._serialized_end=4645
-  _globals['_SERVINGREQUEST']._serialized_start=4648
-  _globals['_SERVINGREQUEST']._serialized_end=4916
-  _globals['_LOADWEIGHTS']._serialized_start=4919
-  _globals['_LOADWEIGHTS']._serialized_end=5057
-  _globals['_CANCELGENERATION']._serialized_start=5059
-  _globals['_CANCELGENERATION']._serialized_end=5077
-  _globals['_SERVINGREPLY']._serialized_start=5080
-  _globals['_SERVINGREPLY']._serialized_end=5373
-  _globals['_TARGETUNLOADED']._serialized_start=5375
-  _globals['_TARGETUNLOADED']._serialized_end=5391
-  _globals['_WORKERSERVICE']._serialized_start=5752
-  _globals['_WORKERSERVICE']._serialized_end=5860
+  _globals['_COMMANDKIND']._serialized_start=5565
+  _globals['_COMMANDKIND']._serialized_end=5739
+  _globals['_OUTCOMEKIND']._serialized_start=5742
+  _globals['_OUTCOMEKIND']._serialized_end=5921
+  _globals['_ATTACHREQUEST']._serialized_start=448
+  _globals['_ATTACHREQUEST']._serialized_end=810
+  _globals['_ATTACHRESPONSE']._serialized_start=813
+  _globals['_ATTACHRESPONSE']._serialized_end=1287
+  _globals['_HELLO']._serialized_start=1290
+  _globals['_HELLO']._serialized_end=1560
+  _globals['_WELCOME']._serialized_start=1563
+  _globals['_WELCOME']._serialized_end=1794
+  _globals['_FENCED']._serialized_start=1796
+  _globals['_FENCED']._serialized_end=1845
+  _globals['_ACKNOWLEDGE']._serialized_start=1847
+  _globals['_ACKNOWLEDGE']._serialized_end=1896
+  _globals['_COMMAND']._serialized_start=1899
+  _globals['_COMMAND']._serialized_end=2062
+  _globals['_TASK']._serialized_start=2065
+  _globals['_TASK']._serialized_end=3049
+  _globals['_TASKWEIGHTS']._serialized_start=3052
+  _globals['_TASKWEIGHTS']._serialized_end=3359
+  _globals['_TASKFOLDERS']._serialized_start=3362
+  _globals['_TASKFOLDERS']._serialized_end=3560
+  _globals['_TASKBASEMODEL']._serialized_start=3562
+  _globals['_TASKBASEMODEL']._serialized_end=3688
+  _globals['_HUBACCESS']._serialized_start=3691
+  _globals['_HUBACCESS']._serialized_end=3847
+  _globals['_WORKEREVENT']._serialized_start=3850
+  _globals['_WORKEREVENT']._serialized_end=4026
+  _globals['_WORKEREVENTBATCH']._serialized_start=4028
+  _globals['_WORKEREVENTBATCH']._serialized_end=4107
+  _globals['_WORKERHEARTBEAT']._serialized_start=4109
+  _globals['_WORKERHEARTBEAT']._serialized_end=4223
+  _globals['_SERVICEHEARTBEAT']._serialized_start=4225
+  _globals['_SERVICEHEARTBEAT']._serialized_end=4243
+  _globals['_TASKOUTCOME']._serialized_start=4246
+  _globals['_TASKOUTCOME']._serialized_end=4536
+  _globals['_HOSTPROFILE']._serialized_start=4539
+  _globals['_HOSTPROFILE']._serialized_end=4816
+  _globals['_HOSTPROFILE_VERSIONSENTRY']._serialized_start=4757
+  _globals['_HOSTPROFILE_VERSIONSENTRY']._serialized_end=4816
+  _globals['_SERVINGREQUEST']._serialized_start=4819
+  _globals['_SERVINGREQUEST']._serialized_end=5087
+  _globals['_LOADWEIGHTS']._serialized_start=5090
+  _globals['_LOADWEIGHTS']._serialized_end=5228
+  _globals['_CANCELGENERATION']._serialized_start=5230
+  _globals['_CANCELGENERATION']._serialized_end=5248
+  _globals['_SERVINGREPLY']._serialized_start=5251
+  _globals['_SERVINGREPLY']._serialized_end=5544
+  _globals['_TARGETUNLOADED']._serialized_start=5546
+  _globals['_TARGETUNLOADED']._serialized_end=5562
+  _globals['_WORKERSERVICE']._serialized_start=5923
+  _globals['_WORKERSERVICE']._serialized_end=6031
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,7 @@ release.
 
 from collections import abc as _abc
 from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
+from finetree_api.trainer.v1 import evaluation_pb2 as _evaluation_pb2
 from finetree_api.trainer.v1 import event_pb2 as _event_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
@@ -48,7 +49,7 @@ class _CommandKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandKi
     COMMAND_KIND_PREEMPT: _CommandKind.ValueType  # 4
     """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
     COMMAND_KIND_SHUTDOWN: _CommandKind.ValueType  # 5
-    """To a waiting worker: end, there is no task. To a working one: as PREEMPT."""
+    """To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
 
 class CommandKind(_CommandKind, metaclass=_CommandKindEnumTypeWrapper):
     """What a command asks for. A kind that a worker does not know is ignored."""
@@ -64,7 +65,7 @@ COMMAND_KIND_CANCEL: CommandKind.ValueType  # 3
 COMMAND_KIND_PREEMPT: CommandKind.ValueType  # 4
 """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
 COMMAND_KIND_SHUTDOWN: CommandKind.ValueType  # 5
-"""To a waiting worker: end, there is no task. To a working one: as PREEMPT."""
+"""To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
 Global___CommandKind: _TypeAlias = CommandKind  # noqa: Y015
 
 class _OutcomeKind:
@@ -400,6 +401,7 @@ class Task(_message.Message):
     TRAIN_FIELD_NUMBER: _builtins.int
     PREPARE_FIELD_NUMBER: _builtins.int
     EXPORT_FIELD_NUMBER: _builtins.int
+    EVALUATE_FIELD_NUMBER: _builtins.int
     SERVE_FIELD_NUMBER: _builtins.int
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
@@ -411,6 +413,7 @@ class Task(_message.Message):
     HOURLY_PRICE_FIELD_NUMBER: _builtins.int
     HUB_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -440,6 +443,12 @@ class Task(_message.Message):
         """Merges or converts an artifact."""
 
     @_builtins.property
+    def evaluate(self) -> _evaluation_pb2.EvaluateTask:
+        """Measures trained weights beside their base, those of `weights` in the order of its subjects. The held-out rows
+        are in evaluation_file, those that examples are taken from in dataset_file.
+        """
+
+    @_builtins.property
     def serve(self) -> _serving_pb2.ServeTask:
         """Keeps a base model loaded and answers prompts."""
 
@@ -467,6 +476,10 @@ class Task(_message.Message):
     def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___TaskWeights]:
         """Trained weights that it works with. Empty: those of the base model alone."""
 
+    @_builtins.property
+    def lineage(self) -> _artifact_pb2.Lineage:
+        """What the job's record has of its lineage; the worker completes it for the artifacts."""
+
     def __init__(
         self,
         *,
@@ -477,6 +490,7 @@ class Task(_message.Message):
         train: _job_pb2.TrainTask | None = ...,
         prepare: _job_pb2.PrepareTask | None = ...,
         export: _job_pb2.ExportTask | None = ...,
+        evaluate: _evaluation_pb2.EvaluateTask | None = ...,
         serve: _serving_pb2.ServeTask | None = ...,
         placements: _abc.Iterable[_job_pb2.Placement] | None = ...,
         threads: _builtins.int = ...,
@@ -488,12 +502,13 @@ class Task(_message.Message):
         hourly_price: _money_pb2.Money | None = ...,
         hub: Global___HubAccess | None = ...,
         weights: _abc.Iterable[Global___TaskWeights] | None = ...,
+        lineage: _artifact_pb2.Lineage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "prepare", b"prepare", "serve", b"serve", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "prepare", b"prepare", "serve", b"serve", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "serve"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_task) -> _WhichOneofReturnType_task | None: ...
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names in requests → ids of what they name: a job or a dataset is found in the project of its name alone.
+"""Names in requests → ids of what they name: a job, a sweep or a dataset is found in the project of its name alone.
 
 A name with another project is answered like one that nothing has, so that nobody can find out what other projects hold.
 """
@@ -11,6 +11,8 @@ from finetree_runtime.server import context
 
 from finetree_trainer.datasets.datasets import dataset_not_found
 from finetree_trainer.joblog.log import job_not_found
+from finetree_trainer.jobs.sweeps import rows
+from finetree_trainer.jobs.sweeps.sweeps import sweep_not_found
 from finetree_trainer.store import datasets, jobs
 from finetree_trainer.store.database import Store
 
@@ -35,6 +37,13 @@ class Names:
         name = parse_name(text, "datasets", field_path=field_path, project=_own_project())
         if await self.store.read(lambda connection: datasets.project_of(connection, name.id)) != name.project:
             raise dataset_not_found(name.id)
+        return name
+
+    async def sweep(self, text: str) -> ResourceName:
+        """Return the name of a sweep. Raises InvalidArgument INVALID_NAME, NotFound SWEEP_NOT_FOUND."""
+        name = parse_name(text, "sweeps", project=_own_project())
+        if await self.store.read(lambda connection: rows.project_of(connection, name.id)) != name.project:
+            raise sweep_not_found(name.id)
         return name
 
     async def _owned_job(self, name: ResourceName) -> ResourceName:

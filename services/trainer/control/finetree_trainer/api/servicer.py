@@ -2,6 +2,7 @@
 """TrainerService: each rpc reads its request, calls the domain, and builds its reply. Nothing is decided here."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,16 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
+    checkpoint_pb2,
     comparison_pb2,
     dataset_pb2,
+    evaluation_pb2,
     event_log_pb2,
     job_log_pb2,
     job_pb2,
     metrics_pb2,
+    serving_pb2,
+    sweep_pb2,
     trainer_pb2,
     trainer_pb2_grpc,
 )
@@ -36,7 +41,11 @@ from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.compare.compare import Comparer
 from finetree_trainer.jobs.jobs import Jobs, cancel_key, update_key
+from finetree_trainer.jobs.serving.generations import Generations
+from finetree_trainer.jobs.serving.leases import Leases
+from finetree_trainer.jobs.sweeps.sweeps import Sweeps
 from finetree_trainer.models.base_models import BaseModels
+from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.store.request_ids import RequestKey, body_hash
@@ -44,7 +53,7 @@ from finetree_trainer.store.request_ids import RequestKey, body_hash
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
 
-FEATURES = (*capabilities.features(), "models.hub", "watch.cursor", "datasets.resume", "datasets.preview")
+FEATURES = (*capabilities.features(), "models.hub", "watch.cursor", "datasets.resume", "datasets.preview", "sweeps")
 """Features that GetServerInfo names."""
 
 
@@ -54,6 +63,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
 
     names: Names
     jobs: Jobs
+    sweeps: Sweeps
     datasets: Datasets
     watches: Watches
     lister: EventLister
@@ -61,8 +71,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     comparer: Comparer
     logs: AttemptLogs
     artifacts: Artifacts
+    checkpoints: Checkpoints
     previews: Previews
     base_models: BaseModels
+    leases: Leases
+    generations: Generations
     host: Host
     queue: JobQueue
     tokens: PageTokens
@@ -166,6 +179,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return trainer_pb2.ValidateJobResponse(
             train=task if isinstance(task, job_pb2.TrainTask) else None,
             prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            evaluate=task if isinstance(task, evaluation_pb2.EvaluateTask) else None,
+            serve=task if isinstance(task, serving_pb2.ServeTask) else None,
             checks=planned.checks,
             estimate=planned.estimate,
             plan=planned.plan,
@@ -212,6 +227,40 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         name = await self.names.job(request.name)
         job = await self.jobs.cancel(name.id, save=save, key=cancel_key(name.project, request))
         return trainer_pb2.CancelJobResponse(job=job)
+
+    async def ValidateSweep(
+        self, request: sweep_pb2.ValidateSweepRequest, context_: Any
+    ) -> sweep_pb2.ValidateSweepResponse:
+        """Plan and price a sweep without creating it."""
+        planned = await self.sweeps.validate(_parent(request.parent), request.sweep)
+        return sweep_pb2.ValidateSweepResponse(sweep=planned.sweep, remarks=planned.remarks)
+
+    async def CreateSweep(self, request: sweep_pb2.CreateSweepRequest, context_: Any) -> sweep_pb2.CreateSweepResponse:
+        """Create a sweep."""
+        sweep = await self.sweeps.create(_parent(request.parent), context.principal().name, request)
+        context.bind(sweep=sweep.uid)
+        return sweep_pb2.CreateSweepResponse(sweep=sweep)
+
+    async def GetSweep(self, request: sweep_pb2.GetSweepRequest, context_: Any) -> sweep_pb2.GetSweepResponse:
+        """Return a sweep, at once or with its next change."""
+        uid, known = (await self.names.sweep(request.name)).id, request.known_update.ToMicroseconds()
+        sweep = await self.sweeps.wait(uid, known=known, seconds=float(request.wait_seconds))
+        return sweep_pb2.GetSweepResponse(sweep=sweep)
+
+    async def ListSweeps(self, request: sweep_pb2.ListSweepsRequest, context_: Any) -> sweep_pb2.ListSweepsResponse:
+        """List sweeps, newest first."""
+        project, size = _parent(request.parent), page_size(request.page_size)
+        scope = f"ListSweeps/{project}"
+        before = self.tokens.read(scope, request.page_token) or ""
+        found = await self.sweeps.page(project, before=before, limit=size + 1)
+        token = self.tokens.issue(scope, found[size - 1].uid) if len(found) > size else ""
+        return sweep_pb2.ListSweepsResponse(sweeps=found[:size], next_page_token=token)
+
+    async def CancelSweep(self, request: sweep_pb2.CancelSweepRequest, context_: Any) -> sweep_pb2.CancelSweepResponse:
+        """Ask a sweep to stop."""
+        name = await self.names.sweep(request.name)
+        key = RequestKey(name.project, request.request_id, "CancelSweep", body_hash(request, "request_id"))
+        return sweep_pb2.CancelSweepResponse(sweep=await self.sweeps.cancel(name.id, key=key))
 
     async def WatchJob(
         self, request: event_log_pb2.WatchJobRequest, context_: Any
@@ -275,6 +324,17 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         uid = (await self.names.job(request.parent, "parent")).id
         return job_log_pb2.ListJobLogsResponse(logs=await self.logs.list(uid))
 
+    async def ListCheckpoints(
+        self, request: checkpoint_pb2.ListCheckpointsRequest, context_: Any
+    ) -> checkpoint_pb2.ListCheckpointsResponse:
+        """List the checkpoints of a job, by step."""
+        uid, size = (await self.names.job(request.parent, "parent")).id, page_size(request.page_size)
+        scope = f"ListCheckpoints/{uid}/{request.show_deleted}"
+        after = int(self.tokens.read(scope, request.page_token) or -1)
+        found = await self.checkpoints.page(uid, after=after, limit=size + 1, deleted=request.show_deleted)
+        token = self.tokens.issue(scope, str(found[size - 1].step)) if len(found) > size else ""
+        return checkpoint_pb2.ListCheckpointsResponse(checkpoints=found[:size], next_page_token=token)
+
     async def ListArtifacts(
         self, request: artifact_pb2.ListArtifactsRequest, context_: Any
     ) -> artifact_pb2.ListArtifactsResponse:
@@ -297,13 +357,46 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         ):
             yield piece
 
+    async def Generate(
+        self, request: serving_pb2.GenerateRequest, context_: Any
+    ) -> AsyncIterator[serving_pb2.GenerateResponse]:
+        """Stream answers of a served base model and its targets."""
+        uid = (await self.names.job(request.job, "job")).id
+        context.bind(job=uid)
+        async with aclosing(self.generations.generate(uid, request)) as answers:
+            async for response in answers:
+                yield response
+
+    async def LoadTarget(self, request: serving_pb2.LoadTargetRequest, context_: Any) -> serving_pb2.LoadTargetResponse:
+        """Load trained weights on a served base model."""
+        name = await self.names.job(request.job, "job")
+        context.bind(job=name.id)
+        key = _key(request, name.project, "LoadTarget")
+        target = await self.generations.load(name.id, name.project, request, key=key)
+        return serving_pb2.LoadTargetResponse(target=target)
+
+    async def UnloadTarget(
+        self, request: serving_pb2.UnloadTargetRequest, context_: Any
+    ) -> serving_pb2.UnloadTargetResponse:
+        """Remove a target from a served base model."""
+        name = await self.names.job(request.job, "job")
+        context.bind(job=name.id)
+        await self.generations.unload(name.id, request.target, key=_key(request, name.project, "UnloadTarget"))
+        return serving_pb2.UnloadTargetResponse()
+
+    async def ListTargets(
+        self, request: serving_pb2.ListTargetsRequest, context_: Any
+    ) -> serving_pb2.ListTargetsResponse:
+        """List what a served base model has loaded."""
+        return await self.generations.targets((await self.names.job(request.job, "job")).id)
+
     async def GetCapacity(
         self, request: capacity_pb2.GetCapacityRequest, context_: Any
     ) -> capacity_pb2.GetCapacityResponse:
         """Report machines, queue, limits and what the server trains."""
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
         return capacity_pb2.GetCapacityResponse(
-            nodes=[await self.host.describe(self.queue)],
+            nodes=[await self.host.describe(self.queue, self.leases.named)],
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,
@@ -313,6 +406,10 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """Report the server's version, features and limits."""
         info = server_info("finetree-trainer", self.version, features=FEATURES, limits=self.limits)
         return trainer_pb2.GetServerInfoResponse(server=info)
+
+
+def _key(request: Any, project: str, method: str) -> RequestKey:
+    return RequestKey(project, request.request_id, method, body_hash(request, "request_id"))
 
 
 def _parent(text: str) -> str:

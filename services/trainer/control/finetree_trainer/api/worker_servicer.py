@@ -118,6 +118,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
                 session.acknowledge(await self._ingest(worker, request.events))
             case "heartbeat":
                 await self._record_heartbeat(worker)
+            case "serving":
+                session.exchange.receive(request.serving)
             case "host_profile":
                 await self._on_profile(request.host_profile)
 

@@ -3,9 +3,12 @@
 
 from collections.abc import Iterable
 
-from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_pb2, job_pb2, serving_pb2
+from finetree_api.types.v1 import serving_pb2 as serving_types_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_runtime.serving.check import check
+from finetree_runtime.serving.facts import facts_of_artifact
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
@@ -17,7 +20,14 @@ MAX_EVENT_BYTES = 1024 * 1024
 """Largest event that is logged; a larger one is replaced by an Alert, since no watcher could receive it."""
 
 _SERVICE_ONLY = frozenset({None, "state_changed", "queue_changed", "terminal"})
-_RUNNING_PHASES = frozenset({job_pb2.JOB_PHASE_TRAIN, job_pb2.JOB_PHASE_EVALUATE_AFTER, job_pb2.JOB_PHASE_SAVE})
+_RUNNING_PHASES = frozenset(
+    {
+        job_pb2.JOB_PHASE_TRAIN,
+        job_pb2.JOB_PHASE_EVALUATE_AFTER,
+        job_pb2.JOB_PHASE_EVALUATE,
+        job_pb2.JOB_PHASE_SAVE,
+    }
+)
 
 
 class EventGapError(Exception):
@@ -65,6 +75,8 @@ def _add_event(transaction: Transaction, connection: Connection, event: event_pb
         _enter_phase(transaction, event.phase_progress.phase)
     elif payload == "step_metrics":
         _enter_phase(transaction, job_pb2.JOB_PHASE_TRAIN)
+    elif payload == "serving_changed":
+        _become_ready(transaction, event.serving_changed)
     elif payload == "artifact_ready":
         _register_artifact(transaction, connection, event.artifact_ready.artifact)
     elif payload == "dataset_report":
@@ -73,9 +85,18 @@ def _add_event(transaction: Transaction, connection: Connection, event: event_pb
 
 
 def _enter_phase(transaction: Transaction, phase: int) -> None:
-    """Go from PREPARING to RUNNING when the worker begins to train."""
+    """Go from PREPARING to RUNNING when the worker begins to train, or to evaluate."""
     if transaction.row.state == job_pb2.JOB_STATE_PREPARING and phase in _RUNNING_PHASES:
-        transaction.move(job_pb2.JOB_STATE_RUNNING, "TRAINING", "Training.")
+        evaluates = transaction.row.task == job_pb2.TASK_KIND_EVALUATE
+        code, text = ("EVALUATING", "Evaluating.") if evaluates else ("TRAINING", "Training.")
+        transaction.move(job_pb2.JOB_STATE_RUNNING, code, text)
+
+
+def _become_ready(transaction: Transaction, changed: serving_pb2.ServingChanged) -> None:
+    """Go from PREPARING to RUNNING when a served base model answers."""
+    ready = changed.change == serving_pb2.SERVING_CHANGE_READY
+    if ready and transaction.row.state == job_pb2.JOB_STATE_PREPARING:
+        transaction.move(job_pb2.JOB_STATE_RUNNING, "SERVING", "Answers prompts.")
 
 
 def _register_artifact(transaction: Transaction, connection: Connection, artifact: artifact_pb2.Artifact) -> None:
@@ -83,10 +104,22 @@ def _register_artifact(transaction: Transaction, connection: Connection, artifac
     artifact.name = f"{transaction.row.name}/artifacts/{short}"
     artifact.attempt = transaction.row.attempt
     artifact.create_time.FromMicroseconds(transaction.now)
+    del artifact.serving[:]
+    artifact.serving.extend(_serving(transaction, connection, artifact))
     record = artifact.SerializeToString()
     artifacts.put(
         connection, transaction.row.uid, short, attempt=transaction.row.attempt, record=record, now=transaction.now
     )
+
+
+def _serving(
+    transaction: Transaction, connection: Connection, artifact: artifact_pb2.Artifact
+) -> list[serving_types_pb2.ServingCheck]:
+    """Return which servers serve an artifact: by its description, and the run that made it where it was trained."""
+    row = jobs.load(connection, transaction.row.uid) if transaction.row.task == job_pb2.TASK_KIND_TRAIN else None
+    spec = job_pb2.Job.FromString(row.record).train.spec if row is not None else None
+    facts = facts_of_artifact(artifact, spec)
+    return check(facts) if facts is not None else []
 
 
 def _keep_profile(transaction: Transaction, connection: Connection, report: event_pb2.DatasetReport) -> None:

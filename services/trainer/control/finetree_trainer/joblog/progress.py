@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a job's latest events say about it: progress, newest metrics, cost so far."""
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 
 TRAIN_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.01),
@@ -26,11 +26,41 @@ PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 )
 """Share of a PREPARE job that each phase stands for in a progress bar."""
 
+EVALUATE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
+    (job_pb2.JOB_PHASE_START, 0.02),
+    (job_pb2.JOB_PHASE_LOAD_MODEL, 0.04),
+    (job_pb2.JOB_PHASE_TOKENIZE, 0.04),
+    (job_pb2.JOB_PHASE_EVALUATE, 0.85),
+    (job_pb2.JOB_PHASE_SAVE, 0.05),
+)
+"""Share of an EVALUATE job that each phase stands for in a progress bar."""
+
+SERVE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
+    (job_pb2.JOB_PHASE_START, 0.2),
+    (job_pb2.JOB_PHASE_LOAD_MODEL, 0.8),
+    (job_pb2.JOB_PHASE_SERVE, 0.0),
+)
+"""Share of the way of a SERVE job to its first answer that each phase stands for in a progress bar."""
+
+_VERSIONS = frozenset(
+    {
+        *("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers"),
+        *("finetree-worker", "python"),
+    }
+)
+"""Entries of AttemptStarted.environment that are versions, which a job's lineage keeps."""
+
+_SHARES = {
+    job_pb2.TASK_KIND_PREPARE: PREPARE_SHARES,
+    job_pb2.TASK_KIND_EVALUATE: EVALUATE_SHARES,
+    job_pb2.TASK_KIND_SERVE: SERVE_SHARES,
+}
+
 
 def fraction(task: int, phase: int, within: float) -> float:
     """Share of the whole job that is done when `phase` is done to `within` (0 to 1)."""
     done = 0.0
-    for known, share in PREPARE_SHARES if task == job_pb2.TASK_KIND_PREPARE else TRAIN_SHARES:
+    for known, share in _SHARES.get(job_pb2.TaskKind.ValueType(task), TRAIN_SHARES):
         if known == phase:
             return min(1.0, done + share * min(1.0, max(0.0, within)))
         done += share
@@ -52,10 +82,29 @@ def update(snapshot: job_pb2.Job, event: event_pb2.JobEvent, task: int) -> None:
         case "forecast":
             snapshot.progress.eta_seconds.CopyFrom(event.forecast.eta_seconds)
         case "attempt_started":
-            snapshot.progress.step = event.attempt_started.restored_step
+            _attempt(snapshot, event.attempt_started)
+        case "artifact_ready":
+            _rows(snapshot, event.artifact_ready.artifact.lineage)
+        case "serving_changed":
+            snapshot.serve.SetInParent()
+            del snapshot.serve.loaded[:]
+            snapshot.serve.loaded.extend(event.serving_changed.targets)
         case "terminal" if event.terminal.state == job_pb2.JOB_STATE_SUCCEEDED:
             snapshot.progress.fraction = 1.0
             snapshot.progress.ClearField("eta_seconds")
+
+
+def _attempt(snapshot: job_pb2.Job, started: event_pb2.AttemptStarted) -> None:
+    snapshot.progress.step = started.restored_step
+    for name in _VERSIONS & started.environment.keys():
+        snapshot.lineage.versions[name] = started.environment[name]
+
+
+def _rows(snapshot: job_pb2.Job, lineage: artifact_pb2.Lineage) -> None:
+    """Keep what the worker says of the rows that it has read: their hashes."""
+    if lineage.datasets:
+        del snapshot.lineage.datasets[:]
+        snapshot.lineage.datasets.extend(lineage.datasets)
 
 
 def _advance(snapshot: job_pb2.Job, done: float) -> None:

@@ -57,8 +57,12 @@ def require_transition(current: int, following: int) -> None:
         raise TransitionError(f"{names[0]} is never followed by {names[1]}")
 
 
-def actions(state: int) -> list[job_pb2.JobAction.ValueType]:
-    """What a client may do with a job in this state."""
+def actions(state: int, task: int) -> list[job_pb2.JobAction.ValueType]:
+    """What a client may do with a job in this state whose task is of a kind (a TaskKind)."""
     if state in TERMINAL:
         return [job_pb2.JOB_ACTION_DOWNLOAD] if state != job_pb2.JOB_STATE_CANCELLED else []
-    return [] if state == job_pb2.JOB_STATE_CANCELLING else [job_pb2.JOB_ACTION_CANCEL]
+    if state == job_pb2.JOB_STATE_CANCELLING:
+        return []
+    if task == job_pb2.TASK_KIND_SERVE and state == job_pb2.JOB_STATE_RUNNING:
+        return [job_pb2.JOB_ACTION_CANCEL, job_pb2.JOB_ACTION_GENERATE]
+    return [job_pb2.JOB_ACTION_CANCEL]

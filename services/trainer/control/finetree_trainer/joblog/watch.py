@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from finetree.metrics import StepSampler
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.errors import ResourceExhausted, Unavailable
 
@@ -31,43 +32,6 @@ class Filter:
     min_interval: float = 0.0
     steps_per_second: int = 0
     heartbeat: float = 10.0
-
-
-class _StepSampler:
-    """Leaves out step metrics beyond a rate, by the log's own times, so that every watcher and replay sees the same."""
-
-    def __init__(self, per_second: int) -> None:
-        self._gap = 1_000_000 / per_second if per_second else 0.0
-        self._last = -math.inf
-        self._losses: list[float] = []
-        self._range: event_log_pb2.SkippedRange | None = None
-
-    def keeps(self, event: event_pb2.JobEvent) -> bool:
-        """Return whether an event is sent; the loss of one that is not is kept for the summary."""
-        if not self._gap or event.kind != event_pb2.EVENT_KIND_STEP_METRICS:
-            return True
-        now = event.event_time.ToMicroseconds()
-        if now - self._last >= self._gap:
-            self._last = now
-            return True
-        if self._range is None:
-            self._range = event_log_pb2.SkippedRange(first_seq=event.seq)
-        self._range.last_seq = event.seq
-        self._range.count += 1
-        if event.step_metrics.HasField("loss"):
-            self._losses.append(event.step_metrics.loss)
-        return False
-
-    def take(self) -> list[event_log_pb2.SkippedRange]:
-        """Return what was left out since the last call."""
-        skipped, self._range = self._range, None
-        if skipped is None:
-            return []
-        if self._losses:
-            skipped.min_loss, skipped.max_loss = min(self._losses), max(self._losses)
-            skipped.mean_loss = math.fsum(self._losses) / len(self._losses)
-            self._losses.clear()
-        return [skipped]
 
 
 class Watches:
@@ -134,7 +98,7 @@ class Watches:
                 del self._open[principal]
 
     async def _batches(self, uid: str, after: int, chosen: Filter) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
-        sampler = _StepSampler(chosen.steps_per_second)
+        sampler = StepSampler(chosen.steps_per_second)
         sent = -math.inf
         while True:
             found, begun = await self._log.read(uid, after, mask=chosen.mask | _TERMINAL_BIT), after
@@ -191,7 +155,7 @@ class Watches:
         self._open[principal] += 1
 
 
-def _shown(found: events.Slice, chosen: Filter, sampler: _StepSampler) -> tuple[list[event_pb2.JobEvent], int]:
+def _shown(found: events.Slice, chosen: Filter, sampler: StepSampler) -> tuple[list[event_pb2.JobEvent], int]:
     """The events of a slice that pass the filter, up to a batch's size, and the number that was reached."""
     shown: list[event_pb2.JobEvent] = []
     size = 0

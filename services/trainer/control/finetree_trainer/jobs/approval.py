@@ -9,8 +9,8 @@ from finetree_runtime.runspec.digest import plan_differences, plan_digest
 from finetree_runtime.runspec.paths import FieldDifference
 
 _FIELD = "job.train.approved_plan"
-_FILLED_HERE = ("spec.dataset.reading", "spec.evaluation.dataset.reading", "spec.hardware.cpu")
-"""Settings that only this server can fill in, from its datasets and its processor: EstimateRun leaves them unset."""
+_FILLED_HERE = ("spec.dataset.reading", "spec.evaluation.dataset.reading", "spec.hardware.cpu", "spec.init_from.sha256")
+"""Settings that only this server can fill in, from its datasets, processor and jobs: EstimateRun leaves them unset."""
 
 _SAYS_NOTHING = ("", "{}")
 """JSON of a field that is unset, or a message with none of its fields set."""

@@ -12,7 +12,12 @@ from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, traini
 from finetree_runtime.errors import InvalidArgument, invalid_field
 
 CAPABILITIES = capacity_pb2.TrainingCapabilities(
-    tasks=[job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_PREPARE],
+    tasks=[
+        job_pb2.TASK_KIND_TRAIN,
+        job_pb2.TASK_KIND_PREPARE,
+        job_pb2.TASK_KIND_EVALUATE,
+        job_pb2.TASK_KIND_SERVE,
+    ],
     methods=[
         method_pb2.METHOD_FULL,
         method_pb2.METHOD_LORA,

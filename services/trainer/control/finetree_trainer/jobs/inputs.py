@@ -12,7 +12,7 @@ from finetree_data.contract import findings_of, reading_of, to_reading
 from finetree_data.findings.finding import Finding, settled
 from finetree_data.options import Reading
 from finetree_runtime.errors import InvalidArgument, NotFound, Violation, invalid_field
-from finetree_runtime.ids import parse_name
+from finetree_runtime.ids import ResourceName, parse_name
 from finetree_runtime.runspec import model_names
 
 from finetree_trainer import paths
@@ -28,12 +28,17 @@ from finetree_trainer.store.datasets import DatasetRow
 
 @dataclass(frozen=True, slots=True)
 class PlannedDataset:
-    """A dataset of a job: its file, the profile of its rows and what was found in them. `uid` is "" for a path."""
+    """A dataset of a job: its file, the profile of its rows and what was found in them.
+
+    `name` is its resource name, or the path that was asked for. `uid` and `sha256` are "" for a path.
+    """
 
     file: Path
     profile: training_data_pb2.DatasetProfile
     findings: tuple[Finding, ...] = ()
     uid: str = ""
+    name: str = ""
+    sha256: str = ""
 
 
 class Inputs:
@@ -84,12 +89,16 @@ class Inputs:
         match source.WhichOneof("source"):
             case "name":
                 name = parse_name(source.name, "datasets", field_path=f"{field_path}.name", project=project)
-                return await self._uploaded(await self._datasets.of_project(name, project), source, field_path)
+                row = await self._datasets.of_project(name, project)
+                planned = await self._uploaded(row, source, field_path)
+                full_name = str(ResourceName(project, "datasets", row.uid))
+                return replace(planned, name=full_name, sha256=row.sha256)
             case "path":
                 place = f"{field_path}.path"
                 file = paths.inside(self._data_roots, source.path, field_path=place, reason="DATASET_NOT_FOUND")
                 reading = reading_of(source)
-                return _planned(file, await self._validate(file, reading, field_path), reading)
+                valid = await self._validate(file, reading, field_path)
+                return replace(_planned(file, valid, reading), name=source.path)
             case "profile":
                 text = "a profile has no rows; name a dataset or a path"
                 raise invalid_field(f"{field_path}.profile", text)

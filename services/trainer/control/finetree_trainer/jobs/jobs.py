@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs: created once for each request, read, listed, updated, cancelled."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
-from finetree_api.trainer.v1 import job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, job_pb2, serving_pb2, trainer_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_runtime.errors import FailedPrecondition, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -15,6 +17,7 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.jobs import update
 from finetree_trainer.jobs.planner import PlannedJob, Planner
+from finetree_trainer.models.lineage import lineage
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import datasets, jobs, request_ids
@@ -50,6 +53,11 @@ class Jobs:
         planned = await self._planner.plan(project, template)
         record = self._record(template, planned, project=project, owner=owner)
         record.request_id = request_id
+        record.lineage.CopyFrom(
+            await asyncio.to_thread(
+                lineage, record, planned.model, datasets=_datasets_of(planned), weights=planned.weights
+            )
+        )
         require_space(self._settings.data_dir, self._settings.disk_reserve_bytes)
 
         def make(connection: Connection, now: int) -> Transaction | JobRow:
@@ -142,8 +150,11 @@ class Jobs:
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
         """Build the contract's message from a row and its record; of a damaged one, from the row alone."""
-        job = job_pb2.Job.FromString(row.record)
-        job.MergeFrom(job_pb2.Job.FromString(row.snapshot))
+        job, snapshot = job_pb2.Job.FromString(row.record), job_pb2.Job.FromString(row.snapshot)
+        if snapshot.lineage.datasets:
+            # With the hashes of what the worker read, in place of what was known before.
+            del job.lineage.datasets[:]
+        job.MergeFrom(snapshot)
         job.state = job_pb2.JobState.ValueType(row.state)
         if row.damaged:
             damage = record_damaged(f"job {row.uid}")
@@ -151,7 +162,7 @@ class Jobs:
             job.create_time.CopyFrom(timestamp(row.create_time))
             job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
         else:
-            job.allowed_actions.extend(states.actions(row.state))
+            job.allowed_actions.extend(states.actions(row.state, row.task))
         job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
         job.suspended = row.suspended
         job.update_time.CopyFrom(timestamp(row.update_time))
@@ -163,13 +174,15 @@ class Jobs:
 
     def _record(self, template: job_pb2.JobTemplate, planned: PlannedJob, *, project: str, owner: str) -> job_pb2.Job:
         uid = str(uuid7())
-        training = isinstance(planned.task, job_pb2.TrainTask)
+        preparing = isinstance(planned.task, job_pb2.PrepareTask)
         record = job_pb2.Job(
             name=str(ResourceName(project, "jobs", uid)),
             uid=uid,
             display_name=template.display_name,
             train=planned.task if isinstance(planned.task, job_pb2.TrainTask) else None,
             prepare=planned.task if isinstance(planned.task, job_pb2.PrepareTask) else None,
+            evaluate=planned.task if isinstance(planned.task, evaluation_pb2.EvaluateTask) else None,
+            serve=planned.task if isinstance(planned.task, serving_pb2.ServeTask) else None,
             estimate=planned.estimate,
             plan_digest=planned.plan.digest if planned.plan else "",
             limits=template.limits if template.HasField("limits") else None,
@@ -183,10 +196,19 @@ class Jobs:
         )
         if planned.model is not None:
             record.base.hub_id = planned.model.hub_id
-            if training:
+            if not preparing:
                 # A PREPARE job asks the hub anew which commit a branch is.
                 record.base.revision = planned.model.revision
         return record
+
+
+def _datasets_of(planned: PlannedJob) -> list[artifact_pb2.LineageDataset]:
+    splits = (planned.data, training_data_pb2.SPLIT_TRAIN), (planned.evaluation, training_data_pb2.SPLIT_EVALUATION)
+    return [
+        artifact_pb2.LineageDataset(split=split, name=data.name, sha256=data.sha256)
+        for data, split in splits
+        if data is not None
+    ]
 
 
 def _insert(connection: Connection, record: job_pb2.Job, planned: PlannedJob, *, project: str, now: int) -> Transaction:

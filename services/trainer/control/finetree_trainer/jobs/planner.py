@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plans jobs: every default filled in, every input located, the run estimated and held against what was approved."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import evaluation_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import (
     check_pb2,
     estimate_summary_pb2,
@@ -17,25 +18,37 @@ from finetree_runtime.errors import InvalidArgument, invalid_field
 from finetree_runtime.runspec.conflicts import combination_problem, sequence_problem
 from finetree_runtime.runspec.digest import make_plan
 from finetree_runtime.runspec.resolve import resolve_spec
+from google.protobuf.message import Message
 
 from finetree_trainer import estimator as estimates
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.approval import require_approved
+from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner, require_no_choices
 from finetree_trainer.jobs.evaluation_settings import require_evaluations
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
-from finetree_trainer.models import locate
+from finetree_trainer.jobs.serving.plan import ServingPlanner
+from finetree_trainer.models import locate, weight_settings
 from finetree_trainer.models.locate import BaseModel
-from finetree_trainer.scheduling.devices import CPU, Device, matching
+from finetree_trainer.models.weights import LocatedWeights, WeightsLocator, require_base
+from finetree_trainer.scheduling.devices import CPU, Device, resolve_hardware
 
 _TRAIN, _PREPARE = "job.train", "job.prepare"
 _SPEC = f"{_TRAIN}.spec"
+
+
+_KINDS: dict[type[Message], job_pb2.TaskKind.ValueType] = {
+    job_pb2.TrainTask: job_pb2.TASK_KIND_TRAIN,
+    job_pb2.PrepareTask: job_pb2.TASK_KIND_PREPARE,
+    evaluation_pb2.EvaluateTask: job_pb2.TASK_KIND_EVALUATE,
+    serving_pb2.ServeTask: job_pb2.TASK_KIND_SERVE,
+}
 
 
 @dataclass(slots=True)
 class PlannedJob:
     """A job as it will run. `device` is the kind of device that it waits for."""
 
-    task: job_pb2.TrainTask | job_pb2.PrepareTask
+    task: job_pb2.TrainTask | job_pb2.PrepareTask | evaluation_pb2.EvaluateTask | serving_pb2.ServeTask
     model: BaseModel | None
     device: str
     data: PlannedDataset | None = None
@@ -43,32 +56,55 @@ class PlannedJob:
     checks: list[check_pb2.Check] = field(default_factory=list)
     remarks: list[check_pb2.Remark] = field(default_factory=list)
     estimate: estimate_summary_pb2.EstimateSummary | None = None
+    weights: tuple[LocatedWeights, ...] = ()
+    """Trained weights that the task starts from or works with."""
     plan: run_spec_pb2.Plan | None = None
     """The plan of a training run; None when nothing is trained or there is no estimate."""
 
     @property
     def kind(self) -> job_pb2.TaskKind.ValueType:
         """The kind of the task."""
-        return job_pb2.TASK_KIND_TRAIN if isinstance(self.task, job_pb2.TrainTask) else job_pb2.TASK_KIND_PREPARE
+        return _KINDS[type(self.task)]
 
 
 class Planner:
     """Plans jobs."""
 
     def __init__(
-        self, inputs: Inputs, *, devices: Iterable[Device], estimator: estimates.Estimator, rates: estimates.Rates
+        self,
+        inputs: Inputs,
+        weights: WeightsLocator,
+        *,
+        devices: Iterable[Device],
+        estimator: estimates.Estimator,
+        rates: estimates.Rates,
+        evaluations: EvaluationPlanner,
+        serving: ServingPlanner,
     ) -> None:
-        self._inputs, self._devices = inputs, list(devices)
+        self._inputs, self._weights, self._devices = inputs, weights, list(devices)
+        self._evaluations, self._serving = evaluations, serving
         self._estimator, self._rates = estimator, rates
 
     async def plan(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job. Raises the errors that CreateJob documents."""
         task = template.WhichOneof("task")
         if task is None:
-            raise invalid_field("job.task", "is needed: set train or prepare")
+            raise invalid_field("job.task", "is needed: set train, prepare, evaluate or serve")
         capabilities.require_task(task)
         if task == "prepare":
             return await self._plan_prepare(project, template.prepare)
+        if task == "evaluate":
+            return await self._plan_evaluate(project, template)
+        if task == "serve":
+            planned = await self._serving.plan(project, template.serve)
+            return PlannedJob(
+                planned.task,
+                planned.model,
+                planned.device.kind,
+                checks=planned.checks,
+                estimate=planned.estimate,
+                weights=planned.weights,
+            )
         return await self._plan_train(project, template)
 
     async def _plan_prepare(self, project: str, asked: job_pb2.PrepareTask) -> PlannedJob:
@@ -84,26 +120,39 @@ class Planner:
         _fill_prepare(task)
         return PlannedJob(task, model, CPU, data, evaluation)
 
+    async def _plan_evaluate(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
+        found = await self._evaluations.plan(project, template.evaluate)
+        job = PlannedJob(found.task, found.model, found.device.kind, found.examples, found.rows)
+        job.remarks.extend(found.remarks)
+        if template.limits.HasField("max_cost"):
+            _check_currency(template.limits.max_cost.currency_code, job)
+        return job
+
     async def _plan_train(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         asked = template.train
-        capabilities.require_method(asked.spec)
-        model = await self._inputs.model(asked.spec.model, f"{_SPEC}.model")
-        locate.require_prepared(model, f"{_SPEC}.model")
         task = job_pb2.TrainTask()
         task.CopyFrom(asked)
         spec = task.spec
+        if not spec.HasField("init_from"):
+            capabilities.require_method(spec)
+        model = await self._inputs.model(spec.model, f"{_SPEC}.model")
+        locate.require_prepared(model, f"{_SPEC}.model")
+        weights, adopted = await self._go_on_from(project, spec, model)
+        capabilities.require_method(spec)
         data = await self._inputs.dataset(project, spec.dataset, f"{_SPEC}.dataset")
         if data is None:
             raise invalid_field(f"{_SPEC}.dataset", "is needed to train; name a dataset or a path")
+        require_no_choices(spec.dataset, f"{_SPEC}.dataset")
         require_accepted(data, f"{_SPEC}.dataset")
         evaluation = None
         if spec.evaluation.HasField("dataset"):
             field_path = f"{_SPEC}.evaluation.dataset"
             evaluation = await self._inputs.dataset(project, spec.evaluation.dataset, field_path)
+            require_no_choices(spec.evaluation.dataset, field_path)
             require_accepted(evaluation, field_path)
-        device = self._choose_device(spec)
-        job = PlannedJob(task, model, device.kind, data, evaluation)
-        self._resolve(task, job)
+        device = resolve_hardware(self._devices, spec.hardware, f"{_SPEC}.hardware")
+        job = PlannedJob(task, model, device.kind, data, evaluation, weights=weights)
+        self._resolve(task, job, adopted=adopted)
         present = await self._estimate(task, job)
         if asked.HasField("approved_plan"):
             require_approved(asked.approved_plan, present)
@@ -114,27 +163,37 @@ class Planner:
             _check_currency(template.limits.max_cost.currency_code, job)
         return job
 
-    def _choose_device(self, spec: run_spec_pb2.RunSpec) -> Device:
-        """Find a device of the kind that the run needs, and fill in the spec's hardware with what is known of it."""
-        device = matching(self._devices, spec.hardware)[0]
-        if spec.hardware.WhichOneof("device") is None:
-            spec.hardware.MergeFrom(device.hardware)
-        if spec.hardware.WhichOneof("device") == "cpu":
-            cpu, here = spec.hardware.cpu, device.hardware.cpu
-            if not cpu.HasField("cores"):
-                cpu.cores = here.cores
-            if not cpu.HasField("memory_bytes"):
-                cpu.memory_bytes = here.memory_bytes
-            cpu.model_name = cpu.model_name or here.model_name
-        return device
+    async def _go_on_from(
+        self, project: str, spec: run_spec_pb2.RunSpec, model: BaseModel
+    ) -> tuple[tuple[LocatedWeights, ...], list[str]]:
+        """Locate the weights that a run starts from, and take their settings over; return what they have filled in.
 
-    def _resolve(self, task: job_pb2.TrainTask, job: PlannedJob) -> None:
-        """Fill in every default of the spec. Raises InvalidArgument for settings that cannot be trained."""
+        The spec then names their content, so that the plan's digest covers it. Raises the errors of trained weights
+        that CreateJob documents.
+        """
+        if not spec.HasField("init_from"):
+            return (), []
+        place = f"{_SPEC}.init_from"
+        weights = await self._weights.locate(project, spec.init_from, place)
+        await asyncio.to_thread(require_base, weights, model, place)
+        adopted = weight_settings.adopt(spec, weights, _SPEC)
+        kind = spec.init_from.WhichOneof("source")
+        if kind != "path":
+            # An id alone belongs to the caller's project: the full name means the same to everybody.
+            setattr(spec.init_from, kind or "", weights.name)
+        spec.init_from.sha256 = weights.sha256
+        return (weights,), adopted
+
+    def _resolve(self, task: job_pb2.TrainTask, job: PlannedJob, *, adopted: Sequence[str]) -> None:
+        """Fill in every default of the spec; settings in `adopted` are those of the weights that it starts from.
+
+        Raises InvalidArgument for settings that cannot be trained.
+        """
         assert job.data is not None  # noqa: S101 - a run without data was refused
         assert job.model is not None  # noqa: S101 - and one without a model
         positions = locate.positions(job.model)
         resolved = resolve_spec(task.spec, profile=job.data.profile, positions=positions, matrix_rates=self._rates())
-        sources = _merge_sources(resolved.sources, task.setting_sources)
+        sources = _merge_sources(resolved.sources, task.setting_sources, adopted)
         task.spec.CopyFrom(resolved.spec)
         del task.setting_sources[:]
         task.setting_sources.extend(sources)
@@ -191,10 +250,16 @@ def _check_currency(limit: str, job: PlannedJob) -> None:
 
 
 def _merge_sources(
-    ours: Iterable[check_pb2.SettingSource], given: Iterable[check_pb2.SettingSource]
+    ours: Iterable[check_pb2.SettingSource], given: Iterable[check_pb2.SettingSource], adopted: Iterable[str]
 ) -> Sequence[check_pb2.SettingSource]:
-    """Sources in field order; of a value in the request, the source that the request gives, if it gives one."""
+    """Sources in field order; of a value in the request, the source that the request gives, if it gives one.
+
+    Values at the paths in `adopted` come from the weights that the run starts from.
+    """
     known = {source.field_path: source for source in given}
+    reason = "as of the weights that the run starts from"
+    for path in adopted:
+        known[path] = check_pb2.SettingSource(field_path=path, rule_id=weight_settings.RULE, reason=reason)
     return [known.get(source.field_path, source) if source.rule_id == "request" else source for source in ours]
 
 

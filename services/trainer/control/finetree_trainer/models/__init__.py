@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base models on this machine: where each one is, and how hub models are laid out."""
+"""Base models and trained weights on this machine: where each one is, how it is laid out, and where it comes from."""

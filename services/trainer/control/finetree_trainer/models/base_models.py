@@ -89,7 +89,7 @@ class BaseModels:
         for row in jobs.in_states(connection, states.LIVE):
             record = job_pb2.Job.FromString(row.record)
             preparing = record.WhichOneof("task") == "prepare"
-            source = record.prepare.model if preparing else record.train.spec.model
+            source = locate.model_of(record)
             if source.WhichOneof("source") is None:
                 continue
             try:

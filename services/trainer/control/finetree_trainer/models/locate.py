@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetree_api.trainer.v1 import artifact_pb2
+from finetree_api.trainer.v1 import artifact_pb2, job_pb2
 from finetree_api.types.v1 import model_pb2
 from finetree_runtime.errors import FailedPrecondition, InvalidArgument, NotFound
 
@@ -119,6 +119,19 @@ class Models:
                 "MODEL_NOT_FOUND", f"{field_path}.path: {path[:80]!r} is not a model folder (no config.json)."
             )
         return BaseModel(folder.name, folder, hub_id_in(folder / "config.json"))
+
+
+def model_of(record: job_pb2.Job) -> model_pb2.ModelSource:
+    """Return the base model that a job's task names; unset where it names none."""
+    match record.WhichOneof("task"):
+        case "prepare":
+            return record.prepare.model
+        case "evaluate":
+            return record.evaluate.model
+        case "serve":
+            return record.serve.model
+        case _:
+            return record.train.spec.model
 
 
 def is_known(name: str) -> bool:

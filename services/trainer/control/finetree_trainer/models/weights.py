@@ -51,6 +51,9 @@ class LocatedWeights:
     adapter: AdapterFolder | None = None
     """Configuration and tensors of an adapter; None for a whole model and a checkpoint."""
 
+    made_here: bool = True
+    """Whether a job of this service made them."""
+
     def message(self, name: str) -> worker_pb2.TaskWeights:
         """Return them as a worker's task has them; `name` is what the task calls them."""
         return worker_pb2.TaskWeights(
@@ -138,6 +141,7 @@ class WeightsLocator:
         spec = record.train.spec
         trained = spec.WhichOneof("method")
         try:
+            _require_all_layers(spec)
             found = await asyncio.to_thread(checkpoint.read_checkpoint, folder / checkpoint.folder_name(step))
         except WeightsError as error:
             raise _unusable(place, full_name, error) from error
@@ -171,6 +175,7 @@ class WeightsLocator:
             base=adapter.base,
             sha256=sha256,
             adapter=adapter,
+            made_here=False,
         )
 
     async def _job(self, name: ResourceName, project: str) -> job_pb2.Job:
@@ -220,6 +225,13 @@ def _other_base(base: artifact_pb2.ArtifactBase, model: BaseModel) -> str:
     if own and base.fingerprint != own:
         return f"it was trained on {base.hub_id or 'a model'} with another fingerprint"
     return ""
+
+
+def _require_all_layers(spec: run_spec_pb2.RunSpec) -> None:
+    """Raise WeightsError for a run whose checkpoints lack layers that are neither trained nor the base model's."""
+    if spec.full.frozen_layers and spec.HasField("init_from"):
+        text = "lacks the frozen layers, which are those of the weights that its job went on from"
+        raise WeightsError(text, remedy="Name the job's artifact.")
 
 
 def _is_whole(folder: Path) -> bool:

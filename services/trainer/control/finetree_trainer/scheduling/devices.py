@@ -129,10 +129,13 @@ def placements(slots: Iterable[Slot]) -> list[job_pb2.Placement]:
     return [job_pb2.Placement(node=node, device_ids=ids) for node, ids in by_node.items()]
 
 
-def matching(devices: Sequence[Device], wanted: hardware_pb2.Hardware) -> list[Device]:
-    """Find the devices that a spec's job can run on; those like the first one when it asks for none.
+def matching(
+    devices: Sequence[Device], wanted: hardware_pb2.Hardware, field_path: str = "job.train.spec.hardware"
+) -> list[Device]:
+    """Find the devices that a job can run on; those like the first one when it asks for none.
 
-    Raises FailedPrecondition NO_SUCH_DEVICE where there are none of the kind, or fewer than it asks for.
+    `field_path` is where a request asks for them, for errors. Raises FailedPrecondition NO_SUCH_DEVICE where there are
+    none of the kind, or fewer than it asks for.
     """
     match wanted.WhichOneof("device"):
         case None:
@@ -148,8 +151,26 @@ def matching(devices: Sequence[Device], wanted: hardware_pb2.Hardware) -> list[D
             found, what = _by_memory(devices, marketed_gb), f"accelerator with {marketed_gb:g} GB"
     if len(found) < wanted.count or not found:
         count = f"{wanted.count} devices of the kind: " if found else ""
-        raise _missing(devices, f"{count}{what}")
+        raise _missing(devices, f"{count}{what}", field_path)
     return found
+
+
+def resolve_hardware(devices: Sequence[Device], wanted: hardware_pb2.Hardware, field_path: str) -> Device:
+    """Find a device of the kind that a job needs, and fill in `wanted` with what is known of it.
+
+    `field_path` is where a request names it. Raises as `matching` does.
+    """
+    device = matching(devices, wanted, field_path)[0]
+    if wanted.WhichOneof("device") is None:
+        wanted.MergeFrom(device.hardware)
+    if wanted.WhichOneof("device") == "cpu":
+        cpu, here = wanted.cpu, device.hardware.cpu
+        if not cpu.HasField("cores"):
+            cpu.cores = here.cores
+        if not cpu.HasField("memory_bytes"):
+            cpu.memory_bytes = here.memory_bytes
+        cpu.model_name = cpu.model_name or here.model_name
+    return device
 
 
 def accelerator_name(name: str, total_bytes: int) -> str:
@@ -170,10 +191,9 @@ def _by_memory(devices: Sequence[Device], marketed_gb: float) -> list[Device]:
     return [d for d in devices if d.id != CPU and 0.85 <= d.total_bytes / (marketed_gb * 1e9) <= 1.1]
 
 
-def _missing(devices: Sequence[Device], what: str) -> FailedPrecondition:
+def _missing(devices: Sequence[Device], what: str, field: str) -> FailedPrecondition:
     have = ", ".join(device.kind for device in devices)
     text = f"this server has no {what}; it has {have}"
-    field = "job.train.spec.hardware"
     return FailedPrecondition(
         "NO_SUCH_DEVICE", f"{field}: {text}.", metadata={"devices": have}, violations=[(field, text, "NO_SUCH_DEVICE")]
     )

@@ -3,8 +3,9 @@
 
 import asyncio
 import base64
+from collections.abc import Callable, Sequence
 
-from finetree_api.trainer.v1 import capacity_pb2
+from finetree_api.trainer.v1 import capacity_pb2, serving_pb2
 from finetree_api.types.v1 import hardware_pb2
 from finetree_api.worker.v1 import worker_pb2
 from sqlalchemy import Connection, delete, insert, select
@@ -15,6 +16,9 @@ from finetree_trainer.store import schema
 from finetree_trainer.store.database import Store
 
 _KEY = "host_profile"
+
+LeasesOf = Callable[[Sequence[str]], Sequence[serving_pb2.ServingLease]]
+"""Returns the leases of those of some jobs, by their resource names, that serve."""
 
 
 class Host:
@@ -70,19 +74,19 @@ class Host:
             except TimeoutError:
                 return
 
-    async def describe(self, queue: JobQueue) -> capacity_pb2.Node:
-        """Describe the machine as it is now."""
+    async def describe(self, queue: JobQueue, leases: LeasesOf) -> capacity_pb2.Node:
+        """Describe the machine as it is now; `leases` gives those of some jobs, by their names."""
         devices = self.node.devices
         free = await asyncio.to_thread(lambda: [device.free_bytes() for device in devices])
         return capacity_pb2.Node(
             name=self.node.name,
-            devices=[_describe(device, bytes_, queue) for device, bytes_ in zip(devices, free, strict=True)],
+            devices=[_describe(device, bytes_, queue, leases) for device, bytes_ in zip(devices, free, strict=True)],
             matrix_rates=self.rates(),
             cpu_name=self.node.cpu.display_name,
         )
 
 
-def _describe(device: Device, free: int, queue: JobQueue) -> capacity_pb2.Device:
+def _describe(device: Device, free: int, queue: JobQueue, leases: LeasesOf) -> capacity_pb2.Device:
     running = queue.running_on(device)
     return capacity_pb2.Device(
         id=device.id,
@@ -94,4 +98,5 @@ def _describe(device: Device, free: int, queue: JobQueue) -> capacity_pb2.Device
         slots=device.slot_count,
         free_slots=device.slot_count - len(running),
         threads_per_slot=device.threads,
+        leases=leases(running),
     )

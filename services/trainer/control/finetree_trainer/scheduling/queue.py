@@ -37,13 +37,14 @@ class Demand:
     """The devices that a job needs: their kind, for people, how many, and the ids of those that it can run on.
 
     `candidates` is empty for a job whose devices no longer exist: it waits. `prepares`: it takes the slot for PREPARE
-    jobs alone.
+    jobs alone. `memory` is what must be free on a device before it starts there, bytes.
     """
 
     kind: str
     count: int
     candidates: frozenset[tuple[str, str]]
     prepares: bool = False
+    memory: int = 0
 
     def takes(self, slot: Slot) -> bool:
         """Return whether the job can run in a slot."""
@@ -95,6 +96,8 @@ class JobQueue:
         """Whether something could not be started in this round, so that there is another one without news."""
         self.start: Callable[[str, tuple[Slot, ...]], Awaitable[bool]] | None = None
         self.prewarm: Callable[[], None] = lambda: None
+        self.about_holder: Callable[[str], str] = lambda _uid: ""
+        """Says when a job gives up the slots that it holds, in words; empty: when its work is done."""
         log.listeners.append(self._on_change)
 
     def recover(self, rows: Iterable[JobRow]) -> None:
@@ -123,11 +126,15 @@ class JobQueue:
             self._wake.set()
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
-        if record.WhichOneof("task") != "train":
+        task = record.WhichOneof("task")
+        if task not in ("train", "evaluate", "serve"):
             return _demand([device for device in self._devices if device.id == CPU], 1, prepares=True)
         hardware = record.train.spec.hardware
+        if task != "train":
+            hardware = record.serve.hardware if task == "serve" else record.evaluate.hardware
+        memory = int(record.estimate.device_bytes.expected) if task == "serve" else 0
         try:
-            return _demand(matching(self._devices, hardware), max(1, hardware.count))
+            return _demand(matching(self._devices, hardware), max(1, hardware.count), memory=memory)
         except DomainError:
             return Demand(hardware.accelerator or CPU, hardware.count, frozenset())
 
@@ -161,6 +168,21 @@ class JobQueue:
                 break
             number += not other.row.suspended and other.demand.overlaps(waiting.demand)
         return Position(number, self._blocked_by(waiting, number))
+
+    def is_wanted(self, uid: str) -> bool:
+        """Return whether a job waits for a slot that this one holds."""
+        held = [slot for slot, holder in self._holders.items() if holder is not None and holder.uid == uid]
+        free = [slot for slot, holder in self._holders.items() if holder is None]
+        return any(
+            not waiting.row.suspended
+            and any(waiting.demand.takes(slot) for slot in held)
+            and sum(waiting.demand.takes(slot) for slot in free) < waiting.demand.count
+            for waiting in self._waiting.values()
+        )
+
+    def has_free_slot(self, device: Device) -> bool:
+        """Return whether a job could begin on a device now."""
+        return any(self._holders.get(slot) is None for slot in device.slots())
 
     def __len__(self) -> int:
         """Jobs that wait."""
@@ -221,10 +243,19 @@ class JobQueue:
             return ()
         free: dict[tuple[str, str], Slot] = {}
         for slot, holder in self._holders.items():
-            if holder is None and demand.takes(slot):
+            if holder is None and demand.takes(slot) and self._has_memory(slot, demand):
                 free.setdefault((slot.node, slot.device), slot)
         chosen = tuple(free.values())[: demand.count]
         return chosen if len(chosen) == demand.count else ()
+
+    def _has_memory(self, slot: Slot, demand: Demand) -> bool:
+        """Return whether what a job needs is free on a slot's device; where not, that is tried again after a pause."""
+        if not demand.memory:
+            return True
+        device = next(device for device in self._devices if (device.node, device.id) == (slot.node, slot.device))
+        enough = device.free_bytes() >= demand.memory
+        self._troubled = self._troubled or not enough
+        return enough
 
     def _has_room_beside_runs(self) -> bool:
         """Return whether a PREPARE job's process would not take the memory of a run on the CPU."""
@@ -276,8 +307,12 @@ class JobQueue:
         demand = waiting.demand
         if demand.prepares and not self._has_room_beside_runs():
             return f"{PREPARE_BYTES >> 30} GiB of memory must be free beside the running job"
-        running = sum(holder is not None and demand.takes(slot) for slot, holder in self._holders.items())
-        return f"{number - 1} jobs ahead and {running} running on {demand.kind}"
+        holders = [holder for slot, holder in self._holders.items() if holder is not None and demand.takes(slot)]
+        about = [text for text in (self.about_holder(holder.uid) for holder in holders) if text]
+        blocked = f"{number - 1} jobs ahead and {len(holders)} running on {demand.kind}"
+        if demand.memory and not holders:
+            blocked = f"{demand.memory / 1e9:.1f} GB of memory must be free on {demand.kind}"
+        return "; ".join([blocked, *about])
 
     async def _announce_positions(self) -> None:
         changed: list[tuple[_Waiting, Position]] = []
@@ -301,6 +336,6 @@ class JobQueue:
             await self._log.change(waiting.row.uid, decide)
 
 
-def _demand(candidates: list[Device], count: int, *, prepares: bool = False) -> Demand:
+def _demand(candidates: list[Device], count: int, *, prepares: bool = False, memory: int = 0) -> Demand:
     places = frozenset((device.node, device.id) for device in candidates)
-    return Demand(candidates[0].kind, count, places, prepares)
+    return Demand(candidates[0].kind, count, places, prepares, memory)

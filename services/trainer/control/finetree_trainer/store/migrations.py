@@ -73,7 +73,15 @@ def _seal_records(connection: Connection) -> None:
             connection.execute(change, {"sealed": seal(bytes(row["content"])), **{key: row[key] for key in keys}})
 
 
-MIGRATIONS: tuple[str | Callable[[Connection], None], ...] = (_FIRST, _seal_records)
+_SWEEPS = """
+CREATE TABLE sweeps (
+  uid TEXT PRIMARY KEY, shard INTEGER NOT NULL, project TEXT NOT NULL, owner TEXT NOT NULL, state INTEGER NOT NULL,
+  create_time BIGINT NOT NULL, record {bytes} NOT NULL);
+CREATE INDEX sweeps_by_project ON sweeps (project, uid);
+CREATE INDEX sweeps_by_state ON sweeps (state, uid)
+"""
+
+MIGRATIONS: tuple[str | Callable[[Connection], None], ...] = (_FIRST, _seal_records, _SWEEPS)
 """Step N takes a database from version N - 1 to N. Statements of a text are separated by semicolons."""
 
 

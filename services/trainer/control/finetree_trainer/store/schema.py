@@ -157,6 +157,22 @@ observation_reports = Table(
 """Finished runs whose measurements are not reported to the estimator yet; a row is removed when they are."""
 
 
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("uid", String, primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("project", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("state", Integer, nullable=False),
+    Column("create_time", BigInteger, nullable=False),
+    Column("record", Sealed, nullable=False),
+    Index("sweeps_by_project", "project", "uid"),
+    Index("sweeps_by_state", "state", "uid"),
+)
+"""`record` is the Sweep message, written whole at each change: its trials are 256 at most."""
+
+
 def shard_of(uid: str) -> int:
     """Virtual shard of a uid: CRC-32 (the same on every platform and in every language), modulo `SHARDS`."""
     return zlib.crc32(uid.encode()) % SHARDS

@@ -21,6 +21,9 @@ from finetree_trainer.store import attempts
 
 INTERRUPTIONS = 16
 """How often a job goes on after its worker was stopped with a checkpoint by no fault of its own."""
+SERVING_RETRIES = 1
+"""How often a served base model is loaded again after a failure: one that ends its worker twice would do so again."""
+_RESUMES, _RELOADS = "goes on from the newest checkpoint", "loads the model and its targets again"
 REPLAY_EVENTS = 500
 """Events of a dead worker's journal that are logged in one transaction."""
 
@@ -81,11 +84,12 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
     if job.cancel_requested or job.state == job_pb2.JOB_STATE_CANCELLING:
         transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", "Cancelled on request.")
         return
-    budget = INTERRUPTIONS if cause == attempts.INTERRUPTED else retries
+    serving = job.task == job_pb2.TASK_KIND_SERVE
+    budget = INTERRUPTIONS if cause == attempts.INTERRUPTED else min(retries, SERVING_RETRIES) if serving else retries
     if attempts.count_by_cause(connection, dead.job, cause) <= budget:
         ended = f"The worker of attempt {dead.attempt} ended: {dead.ending}."
         code = "WORKER_INTERRUPTED" if cause == attempts.INTERRUPTED else "WORKER_LOST"
-        text = f"{ended} The next one goes on from the newest checkpoint."
+        text = f"{ended} The next one {_RELOADS if serving else _RESUMES}."
         transaction.recover(code, text)
     else:
         _fail(transaction, dead)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_trainer.scheduling.devices import Slot
+from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.process import Process
 
 
@@ -32,6 +33,8 @@ class Session:
         self._acknowledged = -1
         self._ready = asyncio.Event()
         self.closed = False
+        self.exchange = Exchange(self.send)
+        """Requests to a serving worker, which live and die with the stream."""
 
     def send(self, message: worker_pb2.AttachResponse) -> None:
         """Queue a message for the worker."""
@@ -46,6 +49,7 @@ class Session:
     def close(self) -> None:
         """End the stream."""
         self.closed = True
+        self.exchange.close()
         self._ready.set()
 
     async def next_messages(self, seconds: float) -> list[worker_pb2.AttachResponse]:

@@ -24,6 +24,7 @@ from finetree_trainer.layout import Layout
 from finetree_trainer.scheduling.devices import Slot, placements
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import attempts, jobs
+from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.heartbeats import Heartbeats
 from finetree_trainer.workers.process import Liveness, Process, liveness, worker_environment
 from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
@@ -39,6 +40,8 @@ from finetree_trainer.workers.termination import (
 )
 
 TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
+
+_SHUTDOWN = worker_pb2.AttachResponse(command=worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN))
 
 CLOSE_SECONDS = 1.0
 """How long a dead worker keeps its slot while the end of its attempt is written."""
@@ -77,6 +80,7 @@ class Supervisor:
         Those whose worker is dead come first: a living one may have been given a slot of theirs.
         """
         rows = await self._log.store.read(attempts.open_attempts)
+        ended = await self._log.store.read(jobs.ended)
         found = [(row, liveness(self._layout.workers / row.worker)) for row in rows]
         for row, alive in sorted(found, key=lambda pair: pair[1] is not Liveness.DEAD):
             folder = self._layout.workers / row.worker
@@ -94,14 +98,17 @@ class Supervisor:
             match alive:
                 case Liveness.ALIVE:
                     worker.process = Process.adopt(folder, row.pid)
+                    if row.job_uid in ended:
+                        # It was about to be ended, or ends by itself: a lease that is over needs the command.
+                        self._shut_down(worker)
                     self._spawn(self._watch_exit(worker, worker.process))
                 case Liveness.DEAD:
                     self._spawn(self._finalize(worker, "it ended while the trainer was down"))
                 case Liveness.UNKNOWN:
                     self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
-        ended = await self._log.store.read(jobs.ended) - {row.job_uid for row in rows}
-        self._spawn(asyncio.to_thread(self._remove_left_drafts, ended))
+        gone = ended - {row.job_uid for row in rows}
+        self._spawn(asyncio.to_thread(self._remove_left_drafts, gone))
         return list(self._workers.values())
 
     def _remove_left_drafts(self, ended: set[str]) -> None:
@@ -225,6 +232,8 @@ class Supervisor:
             session.send(worker_pb2.AttachResponse(task=worker.task))
         if worker.cancelled:
             session.send(cancel_command(save=worker.save_on_cancel, seconds=self._settings.cancel_grace))
+        if worker.done:
+            session.send(_SHUTDOWN)
 
     async def ingest(self, uid: str, attempt: int, batch: worker_pb2.WorkerEventBatch) -> int:
         """Log a worker's events and return the number of its newest one in the log.
@@ -262,6 +271,23 @@ class Supervisor:
         worker.send(cancel_command(save=save, seconds=grace))
         self._terminate(worker, grace)
 
+    def exchange(self, uid: str, attempt: int) -> Exchange | None:
+        """The requests of a serving worker; None while it is not attached."""
+        worker = self.worker_of(uid, attempt)
+        return worker.session.exchange if worker is not None and worker.session is not None else None
+
+    def end(self, uid: str, attempt: int) -> None:
+        """End the worker of a job that has ended by the service's own decision."""
+        worker = self.worker_of(uid, attempt)
+        if worker is not None:
+            self._shut_down(worker)
+
+    def _shut_down(self, worker: Worker) -> None:
+        worker.done = True
+        worker.send(_SHUTDOWN)
+        if worker.termination is None:
+            self._terminate(worker, self._settings.exit_grace)
+
     def _terminate(self, worker: Worker, grace: float) -> None:
         if worker.process is not None:
             worker.termination = self._spawn(terminate_after(worker.process, grace))
@@ -275,9 +301,8 @@ class Supervisor:
         """Stop with the service: idle and finished workers are shut down, the others go on without it."""
         self._stopping = True
         needless = [worker for worker in list(self._workers.values()) if await self._is_needless(worker)]
-        shutdown = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN)
         for worker in needless:
-            worker.send(worker_pb2.AttachResponse(command=shutdown))
+            worker.send(_SHUTDOWN)
         await asyncio.gather(*(shut_down(worker.process) for worker in needless if worker.process is not None))
         for worker in self._workers.values():
             if worker.session is not None:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
 
@@ -15,17 +15,29 @@ from finetree_trainer.disk import full_disk_refused, private_folder
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub, locate
+from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.scheduling.devices import Device, Slot, placements, usable_cores
 from finetree_trainer.settings import Settings
+from finetree_trainer.store.jobs import JobRow
+
+_INIT_FROM = "job.train.spec.init_from"
+"""Field path in errors about the weights that a job starts from."""
 
 
 class TaskBuilder:
     """Builds the tasks of jobs."""
 
     def __init__(
-        self, log: EventLog, models: locate.Models, datasets: Datasets, *, devices: Iterable[Device], settings: Settings
+        self,
+        log: EventLog,
+        models: locate.Models,
+        datasets: Datasets,
+        *,
+        weights: WeightsLocator,
+        devices: Iterable[Device],
+        settings: Settings,
     ) -> None:
-        self._log, self._models, self._datasets = log, models, datasets
+        self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
         self._threads = {(device.node, device.id): device.threads for device in devices}
         self._layout, self._settings = Layout(settings.data_dir), settings
         self._hub = hub.hub_access(settings, os.environ)
@@ -34,7 +46,7 @@ class TaskBuilder:
     async def build(self, uid: str, slots: Sequence[Slot]) -> worker_pb2.Task:
         """Build the task of a job on its slots, without what belongs to an attempt.
 
-        Raises NotFound for inputs that no longer exist.
+        Raises NotFound for inputs that no longer exist, and the errors of trained weights that CreateJob documents.
         """
         row = await self._log.row(uid)
         record = job_pb2.Job.FromString(row.record)
@@ -44,6 +56,7 @@ class TaskBuilder:
             placements=placements(slots),
             threads=max(self._threads.get((slot.node, slot.device), 0) for slot in slots) or usable_cores(),
             plan_digest=record.plan_digest,
+            lineage=record.lineage,
             hourly_price=estimator.hourly_price(record.estimate),
         )
         if record.WhichOneof("task") == "prepare":
@@ -53,16 +66,46 @@ class TaskBuilder:
             task.evaluation_file = await self._file(row.evaluation_uid, prepare.evaluation_dataset)
             if prepare.HasField("model"):
                 self._set_model(task, record, fetching=True)
+        elif record.WhichOneof("task") == "evaluate":
+            asked = record.evaluate
+            task.evaluate.CopyFrom(asked)
+            task.dataset_file = await self._file(row.dataset_uid, asked.few_shot.dataset)
+            task.evaluation_file = await self._file(row.evaluation_uid, asked.dataset)
+            self._set_model(task, record, fetching=False)
+            for i, subject in enumerate(asked.subjects):
+                # With the hash that the job has: other weights in their place are refused.
+                place = f"job.evaluate.subjects[{i}].weights"
+                found = await self._weights.locate(row.project, subject.weights, place)
+                task.weights.append(found.message(subject.label))
+        elif record.WhichOneof("task") == "serve":
+            await self._set_serving(task, record, row)
         else:
             spec = record.train.spec
             task.train.spec.CopyFrom(spec)
             task.dataset_file = await self._file(row.dataset_uid, spec.dataset)
             task.evaluation_file = await self._file(row.evaluation_uid, spec.evaluation.dataset)
             self._set_model(task, record, fetching=False)
+            if spec.HasField("init_from"):
+                # With the hash that the plan has: other weights in their place are refused.
+                found = await self._weights.locate(row.project, spec.init_from, _INIT_FROM)
+                task.weights.append(found.message("init_from"))
         return task
 
+    async def _set_serving(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
+        """Set what is served: the targets of the worker before, where one was ready, else those of the creation."""
+        task.serve.CopyFrom(record.serve)
+        snapshot = job_pb2.Job.FromString(row.snapshot)
+        if snapshot.HasField("serve"):
+            loaded = snapshot.serve.loaded
+            del task.serve.targets[:]
+            task.serve.targets.extend(serving_pb2.ServeTarget(name=it.name, weights=it.weights) for it in loaded)
+        for index, target in enumerate(task.serve.targets):
+            found = await self._weights.locate(row.project, target.weights, f"job.serve.targets[{index}].weights")
+            task.weights.append(found.message(target.name))
+        self._set_model(task, record, fetching=False)
+
     def _set_model(self, task: worker_pb2.Task, record: job_pb2.Job, *, fetching: bool) -> None:
-        source = record.prepare.model if fetching else record.train.spec.model
+        source = locate.model_of(record)
         model = self._models.relocate(source, record.base)
         from_hub = fetching and model.home is not None
         task.base.CopyFrom(

@@ -14,10 +14,11 @@ from finetree_data.remarks import Remark
 
 PARTS = (
     *("turns", "prompt", "completion", "text", "chosen", "context", "history", "system", "tools", "thought", "verdict"),
+    "choices",
 )
 """Parts of a row: turns; prompt and completion, or text; the chosen answer of a preference pair, which follows the
 turns; the context of a prompt; turns before it; system and tools; the thought before an answer; whether an answer is a
-good one."""
+good one; the choices of a question."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,8 @@ def _format_of_names(named: dict[str, str]) -> RowFormat | None:
         return RowFormat.TEXT
     if "instruction" in named:
         return RowFormat.INSTRUCTION
-    return RowFormat.PROMPT_COMPLETION if {"prompt", "completion", "input", "output"} & set(named) else None
+    pair = {"prompt", "completion", "input", "output", "choices"}
+    return RowFormat.PROMPT_COMPLETION if pair & set(named) else None
 
 
 def _parts(value: dict[str, Any], row_format: RowFormat, named: dict[str, str]) -> Mapping:
@@ -65,11 +66,12 @@ def _parts(value: dict[str, Any], row_format: RowFormat, named: dict[str, str]) 
         "system": named.get("system"),
         "tools": named.get("tools"),
         "verdict": named.get("verdict"),
+        "choices": named.get("choices"),
     }
     if "input" in named:
         given["context" if given["prompt"] or row_format is RowFormat.INSTRUCTION else "prompt"] = named["input"]
     mine = {part for part in parts if part in _MAIN}
-    beside = {"system", "tools", "context", "verdict"}
+    beside = {"system", "tools", "context", "verdict", "choices"}
     kept = {part: path for part, path in given.items() if path and part in mine | beside}
     parts |= kept
     if parts.get("context") in (parts.get("prompt"), parts.get("completion")):

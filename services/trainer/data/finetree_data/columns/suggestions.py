@@ -76,7 +76,10 @@ def _mapped(value: dict[str, Any], by: dict[str, str]) -> str:
 
 def _chosen(names: set[str]) -> str:
     if has_choices(names) and names & {*LABELS, *_KEYS}:
-        return "the answer is the index of a choice; write rows with the question, its choices and the answer's text"
+        return (
+            "the answer is the index of a choice; write rows with the question, its choices and the answer's text, or "
+            "name the column in columns.choices to evaluate on them"
+        )
     return ""
 
 

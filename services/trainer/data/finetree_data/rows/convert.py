@@ -12,6 +12,7 @@ from finetree_data.columns.template_marks import rendered_by, without_end
 from finetree_data.errors import EmptyTextError, MixedFormatError, RowError
 from finetree_data.options import RowFormat
 from finetree_data.remarks import Remark
+from finetree_data.rows.choices import choices_of
 from finetree_data.rows.content_parts import parse_parts
 from finetree_data.rows.messages import SPEAKERS, conversation, is_conversation, parse_turns, with_thought
 from finetree_data.rows.rendered_chat import READ_BACK, parse_rendered
@@ -123,6 +124,9 @@ def _answer(value: Any, path: str) -> tuple[Message, ...]:
 def _pair(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     asked, answered = mapping.parts["prompt"], mapping.parts["completion"]
     prompt, completion = lookup(value, asked), lookup(value, answered)
+    choices: tuple[str, ...] = ()
+    if "choices" in mapping.parts:
+        choices, completion = choices_of(value, mapping.parts["choices"], answer=completion, answered=answered)
     if (asked, answered) == ("input", "output") and _are_texts(prompt) and _are_texts(completion):
         # Chinese-Vicuna's: a talk's questions, and their answers. Under other names they are columns of a table.
         if len(prompt) != len(completion):
@@ -137,7 +141,7 @@ def _pair(number: int, value: dict[str, Any], mapping: Mapping) -> Row:
     system = _system(value, mapping)
     if system and turns[0].role not in ("system", "developer"):
         turns = (Message("system", system), *turns)
-    return Row(number, _without_marks(turns, answered), tools=_tools(value, mapping))
+    return Row(number, _without_marks(turns, answered), tools=_tools(value, mapping), choices=choices)
 
 
 def _thoughtful(answer: tuple[Message, ...], value: dict[str, Any], mapping: Mapping) -> tuple[Message, ...]:

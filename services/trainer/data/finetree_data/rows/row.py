@@ -27,10 +27,11 @@ class Row:
     """One training row; `number` is its line in a file of lines, else its place among the rows, from 1.
 
     All but plain-text rows are messages; `text` holds a plain-text row. `tools` are JSON schemas of the functions that
-    the assistant may call.
+    the assistant may call. `choices` are those of a question, of which the last message is the right one.
     """
 
     number: int
     messages: tuple[Message, ...] = ()
     text: str = ""
     tools: tuple[dict[str, Any], ...] = ()
+    choices: tuple[str, ...] = ()

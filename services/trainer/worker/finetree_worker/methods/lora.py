@@ -83,6 +83,7 @@ class Lora(Method):
     """
 
     name: ClassVar[str] = "lora"
+    title: ClassVar[str] = "LoRA"
     peft_type: ClassVar[str] = "LORA"
 
     rank: int = 8
@@ -137,7 +138,8 @@ class Lora(Method):
         experts = expert_parameters(model, self.targets) if self.experts and not self.modules else []
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft only ever divides it
+            # A whole number as one: servers in other languages read a JSON integer here (Ollama's uint32).
+            lora_alpha=int(self.alpha) if self.alpha.is_integer() else self.alpha,  # type: ignore[arg-type]  # peft only ever divides it
             lora_dropout=self.dropout,
             use_rslora=self.rank_stabilized,
             use_dora=self.weight_decomposed,

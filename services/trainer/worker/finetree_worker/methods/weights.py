@@ -25,6 +25,7 @@ from finetree_worker.atomic_files import hash_of, manifest_hash, recorded_hashes
 from finetree_worker.errors import ModelError
 from finetree_worker.methods import adapter, compatibility, lora, method_of, peft_format
 from finetree_worker.models.load import load_model
+from finetree_worker.plan import BaseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,8 @@ def load(model: PreTrainedModel, weights: Weights, *, trainable: bool = False) -
     if weights.whole_model:
         loaded: PreTrainedModel | PeftModel = _whole(model, weights)
     else:
-        _check_base(model, weights)
-        with _readable(weights):
+        check_base(model, weights)
+        with readable(weights):
             loaded = _from_checkpoint(model, weights) if weights.checkpoint else _adapted(model, weights)
     if not trainable:
         loaded.requires_grad_(requires_grad=False)
@@ -86,12 +87,12 @@ def load(model: PreTrainedModel, weights: Weights, *, trainable: bool = False) -
 
 
 def verify(weights: Weights) -> None:
-    """Compare the files of weights with their hashes, all of them.
+    """Compare all files of weights with their hashes.
 
     Raises ModelError: WEIGHTS_CHANGED where they are whole and others than the task's, WEIGHTS_UNREADABLE, and
     MODEL_PICKLED.
     """
-    with _readable(weights):
+    with readable(weights):
         found = _content_hash(weights)
     if weights.sha256 and found != weights.sha256:
         raise ModelError(
@@ -102,6 +103,12 @@ def verify(weights: Weights) -> None:
         )
 
 
+def require_base(weights: Weights, base: BaseModel) -> None:
+    """Raise ModelError WRONG_BASE for weights of a base with another fingerprint, where theirs is known."""
+    if weights.base_fingerprint not in ("", base.fingerprint):
+        raise _wrong_base(weights)
+
+
 def initialize(adapted: PreTrainedModel | PeftModel, weights: Weights) -> None:
     """Copy trained weights into a model that a method was applied to, as the start of a run.
 
@@ -109,7 +116,7 @@ def initialize(adapted: PreTrainedModel | PeftModel, weights: Weights) -> None:
     WEIGHTS_MISMATCH for layers of other names or shapes.
     """
     if not weights.whole_model:
-        with _readable(weights):
+        with readable(weights):
             _copy_checkpoint(adapted, weights) if weights.checkpoint else _copy_adapter(adapted, weights)
 
 
@@ -127,13 +134,11 @@ def _content_hash(weights: Weights) -> str:
     return hashlib.sha256((folder / adapter_files.MANIFEST).read_bytes()).hexdigest()
 
 
-def _check_base(model: PreTrainedModel, weights: Weights) -> None:
+def check_base(model: PreTrainedModel, weights: Weights) -> None:
     """Compare the fingerprint of the folder that the model was loaded from, where both are known."""
     folder = Path(str(model.config._name_or_path))  # noqa: SLF001 - where transformers keeps what it loaded
-    known = weights.base_fingerprint
-    if known and (folder / "config.json").is_file() and fingerprint(folder) != known:
-        text = f"{_shown(weights)} was trained on another base model: the fingerprints differ."
-        raise ModelError("WRONG_BASE", text, field=weights.name, remedy="Name the base that it was trained on.")
+    if (folder / "config.json").is_file():
+        require_base(weights, BaseModel(folder, fingerprint=fingerprint(folder)))
 
 
 def _whole(model: PreTrainedModel, weights: Weights) -> PreTrainedModel:
@@ -199,7 +204,7 @@ def _copy_checkpoint(adapted: PreTrainedModel | PeftModel, weights: Weights) -> 
 
 
 @contextmanager
-def _readable(weights: Weights) -> Iterator[None]:
+def readable(weights: Weights) -> Iterator[None]:
     """Turn errors of reading weights into ModelError."""
     try:
         yield
@@ -209,6 +214,11 @@ def _readable(weights: Weights) -> Iterator[None]:
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         text = f"{_shown(weights)} cannot be read ({type(error).__name__})."
         raise ModelError("WEIGHTS_UNREADABLE", text, field=weights.name, remedy="Name other weights.") from error
+
+
+def _wrong_base(weights: Weights) -> ModelError:
+    text = f"{_shown(weights)} was trained on another base model: the fingerprints differ."
+    return ModelError("WRONG_BASE", text, field=weights.name, remedy="Name the base that it was trained on.")
 
 
 def _mismatch(weights: Weights, problem: str) -> ModelError:

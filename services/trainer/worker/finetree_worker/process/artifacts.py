@@ -18,6 +18,7 @@ MANIFEST = "finetree.json"
 """Name of the manifest inside an artifact's folder: the Artifact message as proto JSON."""
 _MEDIA_TYPES = {
     ".json": "application/json",
+    ".jsonl": "application/jsonl",
     ".safetensors": "application/vnd.safetensors",
     ".jinja": "text/plain",
     ".txt": "text/plain",
@@ -30,8 +31,12 @@ def folder_of(artifact: artifact_pb2.Artifact, task: worker_pb2.Task) -> Path:
     return Path(task.folders.artifact_dir) / artifact.name.rpartition("/")[2]
 
 
-def seal(artifact: artifact_pb2.Artifact, task: worker_pb2.Task) -> artifact_pb2.Artifact:
+def seal(
+    artifact: artifact_pb2.Artifact, task: worker_pb2.Task, lineage: artifact_pb2.Lineage | None = None
+) -> artifact_pb2.Artifact:
     """Complete the description of an artifact whose files are written, and write it beside them as the manifest.
+
+    `lineage` is that of the task; its base is the artifact's own, where that is known.
 
     Raises StorageError: OUTPUT_EXISTS where another attempt has sealed the same folder; OSError of the disk.
     """
@@ -43,6 +48,9 @@ def seal(artifact: artifact_pb2.Artifact, task: worker_pb2.Task) -> artifact_pb2
         attempt=task.attempt,
         plan_digest=task.plan_digest,
     )
+    if lineage is not None:
+        sealed.lineage.CopyFrom(lineage)
+        sealed.lineage.base.MergeFrom(artifact.base)
     sealed.MergeFrom(artifact)
     sealed.create_time.FromDatetime(datetime.now(UTC))
     manifest = json_format.MessageToJson(sealed, preserving_proto_field_name=True).encode()

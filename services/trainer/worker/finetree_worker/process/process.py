@@ -26,7 +26,12 @@ TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the name of the variabl
 EXIT_USAGE = 64
 EXIT_IO = 74
 """Exit status (EX_IOERR of sysexits.h) of a worker whose outcome could not be written to its disk."""
-_KINDS = {"train": job_pb2.TASK_KIND_TRAIN, "prepare": job_pb2.TASK_KIND_PREPARE}
+_KINDS = {
+    "train": job_pb2.TASK_KIND_TRAIN,
+    "prepare": job_pb2.TASK_KIND_PREPARE,
+    "serve": job_pb2.TASK_KIND_SERVE,
+    "evaluate": job_pb2.TASK_KIND_EVALUATE,
+}
 
 _log = logging.getLogger(__name__)
 

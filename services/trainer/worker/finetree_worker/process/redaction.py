@@ -66,6 +66,7 @@ class Redaction:
             *(str(Path.cwd()), str(Path.home()), sys.prefix, tempfile.gettempdir()),
             *(given.work_dir, given.artifact_dir, given.checkpoint_dir, given.token_cache_dir, task.base.model_dir),
             *(str(Path(file).parent) for file in files if file),
+            *(weights.folder for weights in task.weights),
         )
         secrets = (task.token, task.hub.token, task.hub.proxy, *_named_like_secrets(environment))
         return cls(folders=folders, secrets=secrets)

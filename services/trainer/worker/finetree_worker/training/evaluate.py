@@ -4,7 +4,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from finetree_worker.tokenize.render import for_template
 from finetree_worker.tokenize.rows import Row
 from finetree_worker.tokenize.tokenizer import leading_bos
 from finetree_worker.training.attention import as_loaded, by_document
-from finetree_worker.training.loss import target_score
+from finetree_worker.training.loss import target_scores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,33 +36,23 @@ BATCH_QUESTIONS = 40
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Sums over rows: of the cross entropies (nats) of their learned tokens, those predicted, all of them.
+    """Sums over learned tokens: cross entropy (nats), tokens that the model predicts, all tokens; and over rows.
 
-    `products` are the sums of the products of two of these three (nats, correct, tokens), float64 (3, 3): what their
-    spread over the rows is computed from.
+    The last five are of each row's nats, correct tokens and tokens: their squares and products, for standard errors.
     """
 
     nats: float = 0.0
     correct: int = 0
     tokens: int = 0
     rows: int = 0
-    products: Tensor = field(default_factory=lambda: torch.zeros(3, 3, dtype=torch.float64))
-
-    @classmethod
-    def of_documents(cls, nats: Tensor, correct: Tensor, tokens: Tensor) -> "Score":
-        """Sum up documents: float64 (documents,) each."""
-        each = torch.stack((nats, correct, tokens))
-        total = each.sum(1).tolist()
-        return cls(total[0], int(total[1]), int(total[2]), len(tokens), each @ each.T)
+    nats_squared: float = 0.0
+    tokens_squared: float = 0.0
+    nats_by_tokens: float = 0.0
+    correct_squared: float = 0.0
+    correct_by_tokens: float = 0.0
 
     def __add__(self, other: "Score") -> "Score":
-        return Score(
-            self.nats + other.nats,
-            self.correct + other.correct,
-            self.tokens + other.tokens,
-            self.rows + other.rows,
-            self.products + other.products,
-        )
+        return Score(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def loss(self) -> float:
@@ -75,28 +65,25 @@ class Score:
         return self.correct / max(1, self.tokens)
 
     @property
-    def loss_standard_error(self) -> float | None:
-        """Standard error of the loss (nats); None of fewer than two rows, or where it is not finite."""
-        return self._standard_error(0, self.loss)
+    def standard_error(self) -> float | None:
+        """Standard error of the loss (nats), with rows as what was drawn; None for fewer than two rows.
+
+        A row's tokens go together, so the loss is a ratio of two sums over rows, whose variance is that of the
+        residuals nats - loss * tokens (ratio estimator; Cochran, Sampling Techniques, 1977, section 6.3).
+        """
+        return self._error(self.nats_squared - 2 * self.loss * self.nats_by_tokens + self.loss**2 * self.tokens_squared)
 
     @property
     def accuracy_standard_error(self) -> float | None:
-        """Standard error of the accuracy; None of fewer than two rows."""
-        return self._standard_error(1, self.accuracy)
+        """Standard error of the accuracy, in the same way; None for fewer than two rows."""
+        share = self.accuracy
+        return self._error(self.correct_squared - 2 * share * self.correct_by_tokens + share**2 * self.tokens_squared)
 
-    def _standard_error(self, of: int, ratio: float) -> float | None:
-        """Standard error of a ratio of two sums over rows: Cochran, Sampling Techniques (1977), section 6.4.
-
-        Rows are what is drawn at random: tokens of one row resemble each other, and counting them as independent would
-        promise too much.
-        """
+    def _error(self, residuals: float) -> float | None:
+        """Standard error of a ratio, from the sum of its squared residuals over rows."""
         if self.rows < 2 or not self.tokens:
             return None
-        products = self.products
-        squares = float(products[of, of] - 2 * ratio * products[of, 2] + ratio * ratio * products[2, 2])
-        if not math.isfinite(squares):
-            return None
-        return math.sqrt(max(0.0, squares) * self.rows / (self.rows - 1)) / self.tokens
+        return math.sqrt(max(0.0, residuals) * self.rows / (self.rows - 1)) / self.tokens
 
 
 def score(
@@ -116,7 +103,7 @@ def score(
                 window = examples[start : start + WINDOW_ROWS]
                 bins = pack(window, max_rows=len(window), max_tokens=max_tokens, packing=True)
                 for done, documents in enumerate(bins, start=1):
-                    total += sum(_in_memory(documents, partial(_score, model)), Score())
+                    total += sum(in_memory(documents, partial(_score, model)), Score())
                     on_fraction((start + len(window) * done / len(bins)) / len(examples))
     finally:
         model.train(was_training)
@@ -125,10 +112,28 @@ def score(
 
 def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
     batch = collate(documents).to(model.device)
-    return Score.of_documents(*target_score(model, batch))
+    losses, hits = target_scores(model, batch)
+    # Which document each target is of; those of none, whose target was cut away, count for nothing.
+    ends = torch.tensor(batch.lengths, device=losses.device).cumsum(0)
+    document = torch.bucketize(batch.predictors, ends, right=True)
+    nats = torch.zeros(len(batch.lengths), dtype=torch.float64, device=losses.device)
+    nats = nats.index_add_(0, document, losses.double()).cpu()
+    tokens = torch.bincount(document, minlength=len(batch.lengths)).double().cpu()
+    correct = torch.bincount(document[hits], minlength=len(batch.lengths)).double().cpu()
+    return Score(
+        nats=float(nats.sum()),
+        correct=int(correct.sum()),
+        tokens=len(batch.labels),
+        rows=int((tokens > 0).sum()),
+        nats_squared=float(nats.square().sum()),
+        tokens_squared=float(tokens.square().sum()),
+        nats_by_tokens=float((nats * tokens).sum()),
+        correct_squared=float(correct.square().sum()),
+        correct_by_tokens=float((correct * tokens).sum()),
+    )
 
 
-def _in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result]) -> list[Result]:
+def in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result]) -> list[Result]:
     """Measure all items together or, where memory runs out, in smaller and smaller parts; results in order."""
     try:
         return [measure(items)]
@@ -144,7 +149,7 @@ def _in_memory(items: Sequence[Item], measure: Callable[[Sequence[Item]], Result
             ) from error
     free_cache(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     middle = len(items) // 2
-    return _in_memory(items[:middle], measure) + _in_memory(items[middle:], measure)
+    return in_memory(items[:middle], measure) + in_memory(items[middle:], measure)
 
 
 def perplexity(mean_loss: float) -> float | None:
@@ -191,7 +196,7 @@ def answers(
                 span = (start / len(rows), (start + len(chosen)) / len(rows))
                 progress = _Progress(span, max_new_tokens, on_fraction)
                 answer = partial(_answer, model=model, tokenizer=tokenizer, config=config, progress=progress)
-                parts = _in_memory([prompts[i] for i in chosen], answer)
+                parts = in_memory([prompts[i] for i in chosen], answer)
                 found |= dict(zip(chosen, chain.from_iterable(parts), strict=True))
     finally:
         model.train(was_training)

@@ -96,7 +96,7 @@ class Evaluations:
             seconds=seconds,
             token_accuracy=score.accuracy,
             non_finite=loss is None,
-            loss_standard_error=score.loss_standard_error,
+            loss_standard_error=None if loss is None else score.standard_error,
             token_accuracy_standard_error=score.accuracy_standard_error,
             rows=score.rows,
             rows_sha256=self._rows_sha256,

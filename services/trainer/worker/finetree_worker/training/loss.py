@@ -67,22 +67,16 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     return total
 
 
-def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each document, on the CPU: its targets' cross entropies (nats), those predicted, all of them.
+def target_scores(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Return each target's cross entropy (nats), float32, and whether it is predicted, bool; no gradients.
 
-    Each is the sum over the document's targets, float64 (documents,). No gradients.
+    Both (targets,), in the order of the batch's labels.
     """
     hidden = hidden_states(model, batch)[batch.predictors]
-    nats, hits = [], []
+    nats, correct = [], []
     chunks = zip(torch.split(hidden, CHUNK_TARGETS), torch.split(batch.labels, CHUNK_TARGETS), strict=True)
     for part, labels in chunks:
         logits = _logits(model, part)
         nats.append(cross_entropy(logits, labels, reduction="none"))
-        hits.append(logits.argmax(dim=-1) == labels)
-    document = torch.searchsorted(torch.tensor(batch.lengths).cumsum(0), batch.predictors.cpu(), right=True)
-
-    def by_document(values: Tensor) -> Tensor:
-        sums = torch.zeros(len(batch.lengths), dtype=torch.float64)
-        return sums.index_add_(0, document, values.cpu().double())
-
-    return by_document(torch.cat(nats)), by_document(torch.cat(hits)), by_document(torch.ones(len(document)))
+        correct.append(logits.argmax(dim=-1) == labels)
+    return torch.cat(nats), torch.cat(correct)

@@ -4,7 +4,6 @@
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -13,12 +12,15 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from finetree_worker import device_memory, randomness
-from finetree_worker.atomic_files import atomic_folder
+from finetree_worker import card, device_memory, randomness
+from finetree_worker.atomic_files import atomic_folder, hash_of, storage_errors
+from finetree_worker.card import Record
 from finetree_worker.control import STOPS, Control, Steering
 from finetree_worker.data.dataset import Dataset, load_dataset, require_accepted
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta, Rows
+from finetree_worker.methods import weights
+from finetree_worker.methods.weights import Weights
 from finetree_worker.models import checks
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_model, load_tokenizer, parameter_count
@@ -26,9 +28,8 @@ from finetree_worker.plan import BaseModel, Plan, Precision
 from finetree_worker.training.evaluation_schedule import Evaluations
 from finetree_worker.training.gradients import AUTOCAST, Subject
 from finetree_worker.training.loop import Loop, Trained
+from finetree_worker.versions import library_versions
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors", "tokenizers", "finetree-worker")
-"""Distributions whose versions may change results: AttemptStarted.environment names them."""
 _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
@@ -44,9 +45,10 @@ def train(plan: Plan, reporter: Reporter, control: Control) -> Trained:
 
 class _Run:
     def __init__(self, plan: Plan, reporter: Reporter, control: Control) -> None:
-        self.plan, self.reporter = plan, reporter
+        self.plan, self.reporter = plan, Record(reporter, plan.checkpoints_dir)
         self.steering, self.eta = Steering(control), Eta(plan.evaluation, plan.checkpoints)
         self.device = torch.device(plan.device)
+        self.data_sha256 = ""
 
     def run(self) -> Trained:
         torch.set_num_threads(self.plan.threads)
@@ -55,6 +57,8 @@ class _Run:
             self.steering.stop_here()
             tokenizer, model = self._load()
             base = base_facts(self.plan.base)
+            if self.plan.init_from is not None:
+                weights.require_base(Weights.from_message(self.plan.init_from), base)
         with self._phase(job_pb2.JOB_PHASE_TOKENIZE) as progress:
             dataset = self._tokenize(tokenizer, progress)
             evaluations = Evaluations(self.plan.evaluation, dataset, tokenizer, reporter=self.reporter, eta=self.eta)
@@ -90,6 +94,8 @@ class _Run:
 
     def _load(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
         tokenizer = load_tokenizer(self.plan.base.folder)
+        if self.plan.init_from is not None:
+            weights.verify(Weights.from_message(self.plan.init_from))
         model = load(self.plan, self.device)
         length = self.plan.data.sequence_length
         checks.check_fit(self.plan.base.folder, model.config, tokenizer, sequence_length=length)
@@ -101,7 +107,10 @@ class _Run:
     def _tokenize(self, tokenizer: PreTrainedTokenizerBase, progress: Callable[[float], None]) -> Dataset:
         look = _both(progress, self.steering.stop_here)
         dataset = load_dataset(self.plan.data, tokenizer, lambda fraction, _: look(fraction))
+        with storage_errors():
+            self.data_sha256 = hash_of(self.plan.data.train)
         report, held_out = dataset.report, len(dataset.held_out)
+        self.reporter.reports.update({int(split): found for split, found in dataset.reports.items()})
         self.reporter.emit(report)
         require_accepted(dataset.reports.values())
         if report.leaked.count:
@@ -141,6 +150,8 @@ class _Run:
             engine="local",
         )
         where = f"continues from step {restored}" if restored else "starts"
+        if self.plan.init_from is not None and not restored:
+            where += f" from {self.plan.init_from.source}"
         device = f"CPU with {loop.environment.device}" if self.plan.device == "cpu" else loop.environment.device
         self.reporter.emit(started, message=f"attempt {self.plan.attempt} {where} on {device}")
 
@@ -164,31 +175,46 @@ class _Run:
             self.steering.signal()
             with atomic_folder(plan.artifact, facts) as draft:
                 method.save(adapted, draft, base=base, tokenizer=tokenizer, dtype=weight_dtype(plan, stored=True))
+                described = card.of_run(plan, self.reporter, base, execution_plan(), data_sha256=self.data_sha256)
+                card.write(draft, described)
+            identity = base.message()
+            identity.family = str(adapted.config.get_text_config().model_type)
             artifact = artifact_pb2.Artifact(
                 name=f"{plan.job}/artifacts/{plan.artifact.name}",
                 kind=method.artifact,
                 peft_type=method.peft_type,
-                base=base.message(),
+                base=identity,
                 compat=[method.compatibility(plan.artifact, base.folder)],
             )
             self.reporter.emit(event_pb2.ArtifactReady(artifact=artifact))
 
 
 def load(plan: Plan, device: torch.device) -> PreTrainedModel:
-    """Load the plan's base model, quantized where the method needs it. Raises ModelError."""
+    """Load the plan's base model, or the whole model that it starts from, quantized where the method needs it.
+
+    Raises ModelError.
+    """
     dtype = weight_dtype(plan)
     quantization = plan.method.quantization(dtype)
     attention = plan.optimization.attention.value
-    return load_model(plan.base.folder, dtype, device=device, quantization=quantization, attention=attention)
+    folder = plan.base.folder
+    if plan.init_from is not None:
+        folder = Weights.from_message(plan.init_from).model_folder(folder)
+    return load_model(folder, dtype, device=device, quantization=quantization, attention=attention)
 
 
 def adapt(plan: Plan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:
-    """Make the model trainable by the plan's method; return the object to save, and the subject of training."""
+    """Make the model trainable by the plan's method, from the weights that the plan starts from.
+
+    Returns the object to save, and the subject of training.
+    """
     if plan.optimization.gradient_checkpointing:
         # transformers 5.24 calls it activation checkpointing and the old name deprecated.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     adapted, run = plan.method.apply(model, plan)
+    if plan.init_from is not None:
+        weights.initialize(adapted, Weights.from_message(plan.init_from))
     masks = randomness.bind(adapted, plan.optimization.seed)
     trainable = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
     return adapted, Subject(run, trainable, masks, device)
@@ -205,13 +231,7 @@ def weight_dtype(plan: Plan, *, stored: bool = False) -> torch.dtype:
 
 def execution_plan() -> dict[str, str]:
     """Return library versions and machine type, which with the threads decide the rounding of sums."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions | {"machine": platform.machine(), "python": platform.python_version()}
+    return library_versions() | {"machine": platform.machine()}
 
 
 def _both(progress: Callable[[float], None], stop: Callable[[], None]) -> Callable[[float], None]:

@@ -34,6 +34,10 @@ def test_options_become_limits_in_the_contracts_units():
     assert found["CONFIDENCE"].min_confidence == evidence_pb2.CONFIDENCE_LEVEL_MEDIUM
 
 
+def test_a_metric_that_is_newer_than_this_command_has_its_number():
+    assert metric_name(99) == "UNKNOWN_(99)"
+
+
 def test_every_metric_is_a_policy_files_and_those_of_a_prediction_have_an_option():
     metrics = {name.removeprefix("POLICY_METRIC_") for name, number in pb.PolicyMetric.items() if number}
     assert {name.upper() for name in KINDS} == metrics

@@ -6,13 +6,13 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from finetree_api.trainer.v1 import comparison_pb2, event_pb2, job_pb2
+from finetree.metrics import UNITS, query_problem
+from finetree_api.trainer.v1 import comparison_pb2, event_pb2, job_pb2, metrics_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
-from finetree_runtime.errors import FailedPrecondition
+from finetree_runtime.errors import FailedPrecondition, invalid_field
 
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.joblog.metrics import UNITS, known_metrics
 from finetree_trainer.jobs.compare import history, ranking
 from finetree_trainer.jobs.compare.curves import common_width
 from finetree_trainer.jobs.compare.differences import differences
@@ -37,8 +37,11 @@ class Comparer:
         self, uids: Sequence[str], request: comparison_pb2.CompareJobsRequest
     ) -> comparison_pb2.CompareJobsResponse:
         """Answer a request for these jobs. Raises the errors that CompareJobs documents."""
+        problem = query_problem(metrics_pb2.QueryMetricsRequest(metrics=request.metrics))
+        if problem is not None:
+            raise invalid_field(problem.field, problem.description)
         wanted = Wanted(
-            metrics=known_metrics(request.metrics or DEFAULT_METRICS),
+            metrics=tuple(request.metrics) or DEFAULT_METRICS,
             axis=request.axis or comparison_pb2.CURVE_AXIS_STEP,
             points=request.max_points or DEFAULT_POINTS,
             last_steps=request.last_steps or DEFAULT_LAST_STEPS,

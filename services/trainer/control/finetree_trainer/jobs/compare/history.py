@@ -8,11 +8,11 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from finetree.metrics import OF_EVALUATIONS, OF_STEPS, values_of
 from finetree_api.trainer.v1 import comparison_pb2, event_pb2
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import job_not_found
-from finetree_trainer.joblog.metrics import OF_EVALUATIONS, OF_STEPS, values_of
 from finetree_trainer.jobs.compare.curves import FINEST, Curve
 from finetree_trainer.store import events, jobs
 

@@ -4,9 +4,8 @@
 import random
 
 import pytest
-from finetree_api.trainer.v1 import event_pb2
-from finetree_runtime.errors import InvalidArgument
-from finetree_trainer.joblog.metrics import UNITS, Curves, _names
+from finetree.metrics import UNITS, Curves, query_problem
+from finetree_api.trainer.v1 import event_pb2, metrics_pb2
 
 
 def steps_of(values, *, attempt=1, first=1):
@@ -117,7 +116,13 @@ def test_reading_stops_before_the_range():
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones():
-    assert _names([]) == tuple(sorted(UNITS))
-    with pytest.raises(InvalidArgument, match=r"metrics\[1\].*eval_loss") as error:
-        _names(["loss", "lose"])
-    assert error.value.reason == "INVALID_REQUEST"
+    asked = metrics_pb2.QueryMetricsRequest
+    assert query_problem(asked()) is None
+    assert Curves.of(asked()).names == tuple(sorted(UNITS))
+    problem = query_problem(asked(metrics=["loss", "lose"]))
+    assert problem is not None
+    assert problem.field == "metrics[1]"
+    assert "eval_loss" in problem.description
+    problem = query_problem(asked(first_step=3, last_step=2))
+    assert problem is not None
+    assert problem.field == "last_step"

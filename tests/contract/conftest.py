@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the contract promises is tested twice: over the service, and over the SDK's fake suite.
+
+A test takes part by the fixtures of its folder, which ask for `served_by`. One that a fake cannot keep is marked
+`@pytest.mark.service_alone(reason)`, the whole test or one of its cases, and runs on the service alone.
+"""
+
+from collections.abc import Iterable
+
+import pytest
+
+REASONS = {
+    "figures": "the test asserts what the estimator computes of memory, time, money or confidence",
+    "search": "the test asserts what a search over changes, hardware or offers finds",
+    "calibration": "the test asserts how measured runs correct an estimate",
+    "catalog": "the test asserts an entry of the service's catalog or price book that the SDK does not have",
+    "names": "the test spells a name in other ways than the catalog does",
+    "verdict": "the test asserts which method is right, or why",
+    "rule packs": "the test asserts the content of a rule pack, or loads one",
+    "drawing": "the test asserts what a drawing shows",
+    "process": "the test is of the program: its command line, files, settings, start and stop",
+}
+"""Why a test runs on the service alone."""
+
+
+@pytest.fixture(params=["service", "suite"])
+def served_by(request: pytest.FixtureRequest) -> str:
+    """Who answers: "service", or "suite" for the SDK's fake."""
+    return str(request.param)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the fake suite's side of the tests that are the service's alone; pytest counts them as deselected."""
+    alone = [item for item in items if _on_suite(item) and _reasons(item)]
+    if alone:
+        config.hook.pytest_deselected(items=alone)
+        items[:] = [item for item in items if item not in set(alone)]
+
+
+def _on_suite(item: pytest.Item) -> bool:
+    return (
+        isinstance(item, pytest.Function)
+        and getattr(item, "callspec", None) is not None
+        and (item.callspec.params.get("served_by") == "suite")
+    )
+
+
+def _reasons(item: pytest.Item) -> Iterable[str]:
+    """Reasons for which a test is the service's alone.
+
+    Raises:
+        pytest.UsageError: a mark states another reason than one of REASONS.
+    """
+    found = [mark.args[0] if mark.args else "" for mark in item.iter_markers("service_alone")]
+    for reason in found:
+        if reason not in REASONS:
+            raise pytest.UsageError(f"{item.nodeid}: service_alone({reason!r}): give one of {', '.join(REASONS)}")
+    return found
