@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +18,7 @@ from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
+from finetree._shared.follow import Pace, Start
 from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer_requests import Mode
 from finetree.exports.target import KINDS as EXPORTED
@@ -124,8 +126,12 @@ class AsyncJob:
         *,
         after_seq: int = 0,
         cursor: str = "",
+        after_time: datetime | None = None,
+        now: bool = False,
         kinds: Sequence[str | int] = (),
         min_level: str | int = 0,
+        max_step_events_per_second: int = 0,
+        min_interval: float = 0.0,
         heartbeat: float = 10.0,
         timeout: float | None = None,
     ) -> AsyncEventStream:
@@ -134,8 +140,12 @@ class AsyncJob:
         Args:
             after_seq: begin behind this number; 0 means the beginning.
             cursor: begin behind this cursor instead, from `cursor` of a stream or a job.
+            after_time: begin behind the events up to this time instead, on the service's clock.
+            now: begin behind the newest event instead.
             kinds: only these, such as "step_metrics"; empty means all. The Terminal event ends it in any case.
             min_level: only events at least as important: "debug", "info", "warning", "error".
+            max_step_events_per_second: at most so many "step_metrics" of a second of the run; 0 means all.
+            min_interval: least seconds between what the service sends, 0 to 60; nothing is lost.
             heartbeat: seconds of silence after which the service sends a sign of life; three missing: re-attach.
             timeout: seconds after which it raises FinetreeTimeout; None means never.
 
@@ -146,7 +156,11 @@ class AsyncJob:
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
         follow = trainer_requests.follow_job(
-            self.name, after_seq=after_seq, cursor=cursor, kinds=kinds, min_level=min_level, heartbeat=heartbeat
+            self.name,
+            start=Start(after_seq, cursor, after_time, now=now),
+            kinds=kinds,
+            min_level=min_level,
+            pace=Pace(heartbeat, min_interval, max_step_events_per_second),
         )
         self._last_stream = AsyncEventStream(self._transport, follow, deadline=deadline_after(timeout))
         return self._last_stream
@@ -164,9 +178,7 @@ class AsyncJob:
             JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
             NotFound: JOB_NOT_FOUND.
         """
-        follow = trainer_requests.follow_job(
-            self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
-        )
+        follow = trainer_requests.follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
         deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         async with AsyncEventStream(self._transport, follow, deadline=deadline) as stream:
