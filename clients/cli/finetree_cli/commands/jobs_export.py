@@ -46,7 +46,7 @@ def export(settings: Settings, /, *, job_names: tuple[str, ...], kind: str, outp
         with settings.client() as client:
             for name in job_names:
                 job = client.job(name)
-                path = job.export(output, kind, follow=follow)  # type: ignore[arg-type]  # one of FORMATS
+                path = job.export_metrics(output, kind, follow=follow)  # type: ignore[arg-type]  # one of FORMATS
                 found.append({"job": job.name, "path": str(path)})
                 if not settings.out.json:
                     settings.out.text(str(path))

@@ -8,20 +8,22 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, Unpack
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb2, metrics_pb2, trainer_pb2
 
 from finetree._async.download import download, read_file, read_log
 from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
+from finetree._async.trainer import metric_files
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.follow import Pace, Start
 from finetree._shared.retry import deadline_after, within
+from finetree._shared.trainer import exports, serving
+from finetree._shared.trainer.exports import ExportFields
 from finetree._shared.trainer_requests import Mode
-from finetree.exports.target import KINDS as EXPORTED
 from finetree.exports.target import ExportFile, Format
 
 
@@ -310,12 +312,7 @@ class AsyncJob:
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
         request = trainer_requests.read_job_log(
-            self.name,
-            attempt=attempt,
-            offset=offset,
-            last_lines=last_lines,
-            follow=follow,
-            last_attempt=last_attempt,
+            self.name, attempt, last_attempt, offset=offset, last_lines=last_lines, follow=follow
         )
         async with contextlib.aclosing(read_log(self._transport, request, deadline=deadline_after(timeout))) as pieces:
             async for piece in pieces:
@@ -333,7 +330,7 @@ class AsyncJob:
         request = job_log_pb2.ListJobLogsRequest(parent=self.name)
         return list((await self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout)).logs)
 
-    async def export(
+    async def export_metrics(
         self,
         folder: str | Path,
         format: Format = "csv",  # noqa: A002 - the word that everybody looks for
@@ -344,18 +341,14 @@ class AsyncJob:
         """Write the job's metrics as a table or as TensorBoard's event file, from its log; it may still run.
 
         The file is FOLDER/{uid}/metrics.csv, or the event file there: a folder of several jobs is a log directory of
-        TensorBoard. A later call goes on where the file ends, also after a kill; the same log always gives the same
-        bytes. Steps that a later attempt repeats are there twice in the table, behind a row "attempt"; TensorBoard
-        shows the later ones.
+        TensorBoard. A later call goes on where the file ends, also after a kill, with the same bytes. Steps
+        that a later attempt repeats come behind a row "attempt"; TensorBoard shows the later ones.
 
         Args:
             folder: folder of exports; made when it is not there.
             format: "csv" or "tensorboard".
             follow: go on until the job has ended.
             timeout: seconds for the whole; None means as long as it takes.
-
-        Returns:
-            The file.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
@@ -364,21 +357,28 @@ class AsyncJob:
         """
         deadline, kind = deadline_after(timeout), trainer_requests.export_format(format)
         job = await self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
-        with contextlib.closing(ExportFile(Path(folder), job, kind)) as target:
-            listing = trainer_requests.list_exported(self.name, target.seq, job.last_seq)
-            pages = AsyncPages(self._transport, listing, None, deadline=deadline)
-            async for page in pages.pages():
-                target.write(page)
-            target.reach(job.last_seq)
-            if follow and not job.HasField("end_time"):
-                rest = trainer_requests.follow_job(
-                    self.name, after_seq=target.seq, cursor="", kinds=EXPORTED, min_level=0, heartbeat=10.0
-                )
-                async with AsyncEventStream(self._transport, rest, deadline=deadline) as stream:
-                    async for event in stream:
-                        target.write([event])
-        path: Path = target.path
-        return path
+        target = ExportFile(Path(folder), job, kind)
+        return await metric_files.write(self._transport, target, follow=follow, deadline=deadline)
+
+    async def export(
+        self, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[ExportFields]
+    ) -> AsyncJob:
+        """Create a job that exports what this job has trained, as `Client.export` does.
+
+        Args:
+            timeout: seconds for each call; None means the client's timeout, else the usual one.
+            request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
+            fields: `format`, `weight_type` and the others of `Client.export`.
+
+        Raises:
+            NotFound: ARTIFACT_NOT_FOUND: it has no trained weights, or not yet.
+            FinetreeError: what `Client.export` raises.
+        """
+        weights = serving.trained_artifact(self.name, await self.artifacts(timeout=timeout))
+        template = exports.export_template(weights, fields)
+        request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
+        created = await self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
+        return AsyncJob(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)
 
     async def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """List what the job made: adapter or model folders and reports, each with its files and hashes.

@@ -349,7 +349,7 @@ def compare_jobs(
 
 
 def read_job_log(
-    name: str, *, attempt: int, offset: int | None, last_lines: int | None, follow: bool, last_attempt: int
+    name: str, attempt: int, last_attempt: int, *, offset: int | None, last_lines: int | None, follow: bool
 ) -> job_log_pb2.ReadJobLogRequest:
     """Build the request of ReadJobLog."""
     if offset is not None and last_lines is not None:

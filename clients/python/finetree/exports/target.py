@@ -32,6 +32,7 @@ class ExportFile:
 
     Attributes:
         path: of the file.
+        job: as it was when the export began.
         seq: number of the event up to which everything is in the file.
     """
 
@@ -39,9 +40,9 @@ class ExportFile:
         self._made = _FORMATS[kind]
         own = folder / job.uid
         own.mkdir(parents=True, exist_ok=True)
-        self.path = own / self._made.file_name(job)
+        self.path: Path = own / self._made.file_name(job)
         self._place = own / f".{kind}.json"
-        self._job, self._saved = job, 0.0
+        self.job, self._saved = job, 0.0
         self.seq, self._bytes = self._known()
         self._stream: BinaryIO = self.path.open("r+b" if self.seq else "wb")
         self._stream.truncate(self._bytes)
@@ -67,7 +68,7 @@ class ExportFile:
         """Flush the file, then note how far it is."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        note = {"job": self._job.name, "file": self.path.name, "seq": self.seq, "bytes": self._bytes}
+        note = {"job": self.job.name, "file": self.path.name, "seq": self.seq, "bytes": self._bytes}
         draft = self._place.with_name(f"{self._place.name}.part")
         draft.write_text(json.dumps(note), encoding="utf-8")
         draft.replace(self._place)
@@ -87,8 +88,8 @@ class ExportFile:
         try:
             note = json.loads(self._place.read_text(encoding="utf-8"))
             there = self.path.stat().st_size
-            mine = note["job"] == self._job.name and note["file"] == self.path.name
+            mine = note["job"] == self.job.name and note["file"] == self.path.name
             seq, count = int(note["seq"]), int(note["bytes"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0, 0
-        return (seq, count) if mine and 0 < count <= there and 0 < seq <= self._job.last_seq else (0, 0)
+        return (seq, count) if mine and 0 < count <= there and 0 < seq <= self.job.last_seq else (0, 0)
