@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, Unpack
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb2, metrics_pb2, trainer_pb2
 
@@ -14,6 +14,8 @@ from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.follow import Pace, Start
 from finetree._shared.retry import deadline_after, within
+from finetree._shared.trainer import exports, serving
+from finetree._shared.trainer.exports import ExportFields
 from finetree._shared.trainer_requests import Mode
 from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
@@ -326,6 +328,24 @@ class Job:
         """
         request = job_log_pb2.ListJobLogsRequest(parent=self.name)
         return list(self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout).logs)
+
+    def export(self, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[ExportFields]) -> Job:
+        """Create a job that exports what this job has trained, as `Client.export` does.
+
+        Args:
+            timeout: seconds for each call; None means the client's timeout, else the usual one.
+            request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
+            fields: `format`, `weight_type` and the others of `Client.export`.
+
+        Raises:
+            NotFound: ARTIFACT_NOT_FOUND: it has no trained weights, or not yet.
+            FinetreeError: what `Client.export` raises.
+        """
+        weights = serving.trained_artifact(self.name, self.artifacts(timeout=timeout))
+        template = exports.export_template(weights, fields)
+        request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
+        created = self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
+        return Job(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)
 
     def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """List what the job made: adapter or model folders and reports, each with its files and hashes.
