@@ -65,7 +65,7 @@ def compare(
     from finetree_cli.errors import BadInput
     from finetree_cli.render.chart.comparison import comparison_chart
     from finetree_cli.render.chart.svg import svg as drawn
-    from finetree_cli.render.trainer.comparison import as_markdown, conclusion, label, show_comparison
+    from finetree_cli.render.comparison import as_markdown, conclusion, label, show_comparison
 
     if not 2 <= len(job_names) <= 16:
         raise BadInput("from 2 to 16 jobs can be compared", remedy="name at least two jobs, and at most sixteen")

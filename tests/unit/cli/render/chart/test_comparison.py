@@ -10,7 +10,7 @@ from finetree_api.trainer.v1 import comparison_pb2
 from finetree_cli.render.chart.comparison import COLORS, DARK, comparison_chart
 from finetree_cli.render.chart.png import png
 from finetree_cli.render.chart.svg import svg
-from finetree_cli.render.trainer.comparison import conclusion, label
+from finetree_cli.render.comparison import conclusion, label
 
 SPEC = importlib.util.spec_from_file_location("compared", Path(__file__).parents[1] / "compared.py")
 compared = importlib.util.module_from_spec(SPEC)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
-from finetree.metrics import UNITS, query_problem
+from finetree.joblog.metrics import UNITS, query_problem
 from finetree_api.trainer.v1 import comparison_pb2, event_pb2, job_pb2, metrics_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 from finetree_runtime.errors import FailedPrecondition, invalid_field

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from finetree.metrics import OF_EVALUATIONS, OF_STEPS, values_of
+from finetree.joblog.metrics import OF_EVALUATIONS, OF_STEPS, values_of
 from finetree_api.trainer.v1 import comparison_pb2, event_pb2
 from sqlalchemy import Connection
 

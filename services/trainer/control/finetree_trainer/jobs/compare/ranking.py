@@ -4,7 +4,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from finetree.metrics import UNITS
+from finetree.joblog.metrics import UNITS
 from finetree_api.trainer.v1 import comparison_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from finetree_api.types.v1 import check_pb2
 from finetree_cli.output import Output
-from finetree_cli.render.trainer.comparison import as_markdown, conclusion, show_comparison, tables
+from finetree_cli.render.comparison import as_markdown, conclusion, show_comparison, tables
 
-SPEC = importlib.util.spec_from_file_location("compared", Path(__file__).parents[1] / "compared.py")
+SPEC = importlib.util.spec_from_file_location("compared", Path(__file__).parent / "compared.py")
 compared = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(compared)
 
