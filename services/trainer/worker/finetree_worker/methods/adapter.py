@@ -209,6 +209,22 @@ def _adapters(model: PreTrainedModel) -> Iterator[tuple[str, Bottleneck]]:
                 yield f"layers.{index}.{name.removeprefix('bottleneck_')}", module
 
 
+def blocks(model: PreTrainedModel, placement: AdapterPlacement) -> dict[str, str]:
+    """Return the names of the blocks that adapters of a placement follow or stand beside, by theirs in the format.
+
+    For example {"layers.0.mlp": "model.layers.0.mlp"}. Raises PlanError ADAPTER_NOT_SUPPORTED.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    found: dict[str, str] = {}
+    for index, layer in enumerate(_layers(model)):
+        for place, known in _PLACES[placement].items():
+            block = _child(layer, known)
+            if block is None:
+                raise _unsupported()
+            found[f"layers.{index}.{place}"] = names[id(block)]
+    return found
+
+
 def tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return the adapters' weights by their names in the format."""
     return {
