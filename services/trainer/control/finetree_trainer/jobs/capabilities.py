@@ -15,6 +15,7 @@ CAPABILITIES = capacity_pb2.TrainingCapabilities(
     tasks=[
         job_pb2.TASK_KIND_TRAIN,
         job_pb2.TASK_KIND_PREPARE,
+        job_pb2.TASK_KIND_EXPORT,
         job_pb2.TASK_KIND_EVALUATE,
         job_pb2.TASK_KIND_SERVE,
     ],
