@@ -9,6 +9,7 @@ from typing import Unpack
 
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
+from finetree_api.types.v1 import weights_pb2
 
 from finetree._async.job import AsyncJob
 from finetree._async.pages import AsyncPages
@@ -24,6 +25,7 @@ from finetree._shared.trainer_requests import (
     RecommendationLike,
     full_name,
 )
+from finetree._shared.weights import WeightsLike, job_named, job_of, result_of, trained_weights
 
 
 class AsyncJobCalls:
@@ -37,6 +39,7 @@ class AsyncJobCalls:
         *,
         recommendation: RecommendationLike | None = None,
         approved_plan: PlanLike | None = None,
+        init_from: WeightsLike | AsyncJob | None = None,
         timeout: float | None = None,
         request_id: str = "",
         **fields: Unpack[JobFields],
@@ -47,6 +50,9 @@ class AsyncJobCalls:
             spec: a RunSpec, or its proto JSON as a dict; or a recommendation, whose recipe is trained.
             recommendation: the answer that the spec comes from; the job keeps what it says.
             approved_plan: plan that must hold, from `validate_job` or `plan_of`; None means any.
+            init_from: weights that the run starts from, as `trained_weights` takes them; a spec without a model then
+                gets the model of the job that made them, and without a method theirs. None means what the spec says,
+                else the base model.
             timeout: as in `create_job`.
             request_id: as in `create_job`.
             fields: as in `create_job`.
@@ -56,8 +62,35 @@ class AsyncJobCalls:
             PlanDrift: the plan is not the approved one; `violations` names each field that differs.
             FinetreeError: what `create_job` raises.
         """
-        task = trainer_requests.train_task(spec, recommendation=recommendation, approved_plan=approved_plan)
+        start = None if init_from is None else await self.trained_weights(init_from)
+        task = trainer_requests.train_task(
+            spec, recommendation=recommendation, approved_plan=approved_plan, init_from=start
+        )
+        if start is not None and not task.spec.model.WhichOneof("source") and job_of(start):
+            task.spec.model.CopyFrom((await self.get_job(job_of(start))).train.spec.model)
         return await self.create_job(task, timeout=timeout, request_id=request_id, **fields)
+
+    async def trained_weights(
+        self, source: WeightsLike | AsyncJob, *, timeout: float | None = None
+    ) -> weights_pb2.TrainedWeights:
+        """Name trained weights by what a caller has in hand, with the hash of their content where it is known.
+
+        Args:
+            source: a job, whose newest adapter or model is meant; an Artifact or a Checkpoint; a text: the name of a
+                job, an artifact or a checkpoint, else the path of an adapter folder under a model root of the trainer;
+                or a TrainedWeights.
+            timeout: seconds for each page of artifacts; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND; ARTIFACT_NOT_FOUND: the job has trained nothing, or not yet.
+        """
+        project = self._transport.options.project
+        job = source if isinstance(source, AsyncJob) else None
+        if job is None and (name := job_named(source, project)):
+            job = self.job(name)
+        if job is not None:
+            return result_of(job.name, await job.artifacts(timeout=timeout))
+        return trained_weights(source, project)  # type: ignore[arg-type]  # a job was taken above
 
     async def prepare(
         self,

@@ -4,19 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb2, metrics_pb2, trainer_pb2
+from finetree_api.trainer.v1 import (
+    artifact_pb2,
+    checkpoint_pb2,
+    event_pb2,
+    job_log_pb2,
+    job_pb2,
+    metrics_pb2,
+    trainer_pb2,
+)
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer_requests import Mode
+from finetree._shared.weights import MOST_ANCESTORS
 from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
+from finetree.errors import NotFound
 
 
 class Job:
@@ -314,6 +325,50 @@ class Job:
         """
         request = job_log_pb2.ListJobLogsRequest(parent=self.name)
         return list(self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout).logs)
+
+    def checkpoints(
+        self, *, show_deleted: bool = False, timeout: float | None = None
+    ) -> list[checkpoint_pb2.Checkpoint]:
+        """List the checkpoints that are on the trainer's disk and whole, by step; a run can start from each.
+
+        Args:
+            show_deleted: those too that are no longer there; `available` tells them apart.
+            timeout: seconds for each page; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+        """
+        listing = trainer_requests.list_checkpoints(self.name, show_deleted=show_deleted)
+        return list(Pages(self._transport, listing, timeout))
+
+    def ancestors(self, *, timeout: float | None = None) -> list[job_pb2.Job]:
+        """Get the jobs that this one's lineage goes back to, the nearest first; those that are gone are left out.
+
+        `Job.lineage` of each says what it was made of.
+
+        Args:
+            timeout: seconds for each job; None means the client's timeout, else 10.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND: this job is not there.
+        """
+        found: list[job_pb2.Job] = []
+        waiting = [parent.job for parent in self.refresh(timeout=timeout).lineage.parents if parent.job]
+        seen = {self.name}
+        while waiting and len(found) < MOST_ANCESTORS:
+            name = waiting.pop(0)
+            if name in seen:
+                continue
+            seen.add(name)
+            with suppress(NotFound):
+                job = self._get(name, timeout)
+                found.append(job)
+                waiting += [parent.job for parent in job.lineage.parents if parent.job]
+        return found
+
+    def _get(self, name: str, timeout: float | None) -> job_pb2.Job:
+        request = trainer_pb2.GetJobRequest(name=name)
+        return self._transport.unary(rpcs.GET_JOB, request, timeout=timeout).job
 
     def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """List what the job made: adapter or model folders and reports, each with its files and hashes.
