@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree jobs`: list, show, label, watch, logs, events, metrics, checkpoints, lineage, cancel, download and others."""
+"""`finetree jobs`: list, show, watch, events, metrics, checkpoints, lineage, cancel, download, report and others."""
 
 from collections.abc import Iterator
 from pathlib import Path
