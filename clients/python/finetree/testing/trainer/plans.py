@@ -23,7 +23,7 @@ from finetree_api.types.v1 import (
 from finetree.errors import FailedPrecondition, InvalidArgument, Violation
 from finetree.testing import spec as specs
 from finetree.testing.estimator import FakeEstimator
-from finetree.testing.requests import invalid
+from finetree.testing.requests import invalid, not_promised
 from finetree.testing.trainer.base_models import FakeBaseModels
 from finetree.testing.trainer.datasets import FakeDatasets
 
@@ -147,6 +147,8 @@ class Planner:
         task = job_pb2.TrainTask()
         task.CopyFrom(job.train)
         spec = task.spec
+        if spec.HasField("init_from"):
+            raise not_promised("starts no run from trained weights")
         if spec.WhichOneof("method") is None:
             raise invalid(f"{SPEC}.method", "is needed to train")
         hub, model = self._models.located(spec.model, f"{SPEC}.model")
