@@ -28,6 +28,7 @@ for _name in ("FINETREE_PROFILE", "FINETREE_PROJECT", "FINETREE_TOKEN"):
 TRAINING = (
     "tests/contract/worker/models/",
     "tests/unit/worker/data/",
+    "tests/unit/worker/generate/",
     "tests/unit/worker/methods/",
     "tests/unit/worker/models/",
     "tests/unit/worker/process/test_core.py",

@@ -32,7 +32,7 @@ ACROSS = {
     "sdk/test_parity.py": "that both kinds of client have the same methods",
 }
 """Tests that belong to no single module, and what they are about."""
-MAX_ROOMS = 8
+MAX_ROOMS = 9
 MAX_LINES = 450
 """Lines of a file. A subject is not cut in two to stay short, so this is far above what is usual."""
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 _FILES = {
+    "generate_harness": "generate/harness.py",
     "worker_harness": "harness.py",
     "public_rows": "tokenize/public_rows.py",
     "public_files": "tokenize/public_files.py",

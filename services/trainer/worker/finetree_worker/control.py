@@ -15,13 +15,15 @@ class Signal(StrEnum):
     """Save a checkpoint at the next step boundary and continue."""
     PAUSE = "pause"
     """Save a checkpoint at the next step boundary and end, to be resumed."""
+    SHUTDOWN = "shutdown"
+    """Like PAUSE; a task that has no end of its own is done."""
     CANCEL = "cancel"
     """End now; write nothing."""
     CANCEL_SAVING = "cancel_saving"
     """Save a checkpoint at the next step boundary and end as cancelled."""
 
 
-STOPS = (Signal.PAUSE, Signal.CANCEL_SAVING)
+STOPS = (Signal.PAUSE, Signal.SHUTDOWN, Signal.CANCEL_SAVING)
 """Signals that end a task with a checkpoint."""
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of a task, each with a stable reason and a category."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -16,19 +17,22 @@ class TaskError(Exception):
     """A task ended in failure.
 
     `reason` is a stable UPPER_SNAKE name, `field` the place in the job file or the dataset
-    ("dataset[3].messages[1].content"), `remedy` what to do about it. `retryable` says whether the same task may
-    succeed when it is started again.
+    ("dataset[3].messages[1].content"), `remedy` what to do about it, `metadata` what a program may want of it.
+    `retryable` says whether the same task may succeed when it is started again.
     """
 
     category = Category.SYSTEM
     retryable = False
 
-    def __init__(self, reason: str, message: str, *, field: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, reason: str, message: str, *, field: str = "", remedy: str = "", metadata: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.field = field
         self.remedy = remedy
+        self.metadata = dict(metadata or {})
 
 
 class PlanError(TaskError):

@@ -43,6 +43,7 @@ class Service(worker_pb2_grpc.WorkerServiceServicer):
     beats: list[worker_pb2.WorkerHeartbeat] = field(default_factory=list)
     profiles: list[worker_pb2.HostProfile] = field(default_factory=list)
     stored: list[worker_pb2.WorkerEvent] = field(default_factory=list)
+    replies: list[worker_pb2.ServingReply] = field(default_factory=list)
     batches: int = 0
     repeated: int = 0
     clean_ends: int = 0
@@ -99,6 +100,8 @@ class Service(worker_pb2_grpc.WorkerServiceServicer):
                     self.send(heartbeat=worker_pb2.ServiceHeartbeat())
             case "host_profile":
                 self.profiles.append(request.host_profile)
+            case "serving":
+                self.replies.append(request.serving)
             case other:
                 self.problems.append(f"unexpected {other}")
 

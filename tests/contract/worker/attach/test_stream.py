@@ -273,3 +273,49 @@ async def test_draining_waits_for_a_journal_that_the_stream_has_not_got_round_to
     worker.stream._in_loop(later[0])
     assert await drained
     assert len(service.stored) == 1
+
+
+async def test_requests_of_a_serving_task_and_its_replies_go_in_order(service, serve, join, until):
+    service.task = TASK
+    await serve()
+    worker = join()
+    port = worker.stream.serving
+    await until(lambda: service.beats, "the stream")
+    asked = await asyncio.to_thread(port.take, 0, 0.1)
+    for number in (1, 2):
+        service.send(serving=worker_pb2.ServingRequest(id=number, unload="x"))
+    found = []
+    while len(found) < 2:
+        found += [request.id for _, request in (await asyncio.to_thread(port.take, asked.stream, 5)).requests]
+    assert found == [1, 2]
+    worker.bind()
+    worker.write(2)
+    for number in range(200):
+        port.reply(asked.stream, worker_pb2.ServingReply(id=number))
+    await until(lambda: len(service.replies) == 200, "the replies")
+    assert [reply.id for reply in service.replies] == list(range(200))
+    assert await worker.drain()
+    assert (len(service.stored), service.problems, port.lost_seconds) == (2, [], 0.0)
+
+
+async def test_a_cut_stream_forgets_its_requests_and_takes_no_late_replies(service, serve, join, until):
+    service.task = TASK
+    server = await serve()
+    worker = join()
+    port = worker.stream.serving
+    await until(lambda: service.beats, "the stream")
+    first = (await asyncio.to_thread(port.take, 0, 0.1)).stream
+    service.send(serving=worker_pb2.ServingRequest(id=1, unload="x"))
+    await asyncio.to_thread(port.take, first, 5)
+    await server.stop(0)
+    await until(lambda: port.lost_seconds > 0, "the loss of the stream")
+    port.reply(first, worker_pb2.ServingReply(id=1))
+    await serve()
+    await until(lambda: len(service.hellos) == 2 and not port.lost_seconds, "the next stream")
+    second = await asyncio.to_thread(port.take, first, 5)
+    assert second.stream > first
+    assert second.requests == ()
+    port.reply(first, worker_pb2.ServingReply(id=1))
+    port.reply(second.stream, worker_pb2.ServingReply(id=7))
+    await until(lambda: service.replies, "the reply")
+    assert [reply.id for reply in service.replies] == [7]

@@ -26,7 +26,7 @@ def command(kind, **fields):  # noqa: ANN003 - fields of Command
         (command("CANCEL"), Signal.CANCEL, Stop.CANCEL),
         (command("CANCEL", save_checkpoint=True), Signal.CANCEL_SAVING, Stop.CANCEL_SAVING),
         (command("PREEMPT"), Signal.PAUSE, Stop.INTERRUPT),
-        (command("SHUTDOWN"), Signal.PAUSE, Stop.INTERRUPT),
+        (command("SHUTDOWN"), Signal.SHUTDOWN, Stop.SHUTDOWN),
         (worker_pb2.Command(kind=99), Signal.NONE, Stop.NONE),
     ],
     ids=["pause", "cancel", "cancel saving", "preempt", "shutdown", "unknown"],

@@ -4,9 +4,9 @@
 from typing import get_args
 
 import pytest
-from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2, training_data_pb2
-from finetree_worker.events.envelope import Payload, Stamp, envelope
+from finetree_worker.events.envelope import Payload, Stamp, envelope, line_of
 
 FITS = check_pb2.Check(verdict=check_pb2.CHECK_VERDICT_PASS, message="it fits")
 FAILS = check_pb2.Check(verdict=check_pb2.CHECK_VERDICT_FAIL, message="it does not fit")
@@ -56,9 +56,26 @@ PAYLOADS = [
     ),
     (event_pb2.ArtifactReady(artifact=ARTIFACT), "INFO", "adapter is ready, 5 bytes"),
     (event_pb2.LogLine(logger="torch", text="one\ntwo"), "DEBUG", "one"),
+    (
+        serving_pb2.ServingChanged(change=serving_pb2.SERVING_CHANGE_READY),
+        "INFO",
+        "ready to answer; targets: none",
+    ),
     (event_pb2.Alert(code="DIVERGED", message="The loss is not finite."), "WARNING", "The loss is not finite."),
     (evaluation_pb2.EvaluationReport(headline="BETTER: mine: F1 0.9"), "INFO", "BETTER: mine: F1 0.9"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (serving_pb2.SERVING_CHANGE_LOADED, "new loaded; targets: old, new"),
+        (serving_pb2.SERVING_CHANGE_UNLOADED, "new removed; targets: old, new"),
+    ],
+)
+def test_a_change_of_targets_names_it_and_those_that_are_there(change, line):
+    targets = [serving_pb2.LoadedTarget(name=name) for name in ("old", "new")]
+    assert line_of(serving_pb2.ServingChanged(change=change, target="new", targets=targets)) == line
 
 
 @pytest.mark.parametrize(("payload", "level", "line"), PAYLOADS, ids=[line for _, _, line in PAYLOADS])

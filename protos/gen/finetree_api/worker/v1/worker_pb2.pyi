@@ -49,7 +49,7 @@ class _CommandKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandKi
     COMMAND_KIND_PREEMPT: _CommandKind.ValueType  # 4
     """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
     COMMAND_KIND_SHUTDOWN: _CommandKind.ValueType  # 5
-    """To a waiting worker: end, there is no task. To a working one: as PREEMPT."""
+    """To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
 
 class CommandKind(_CommandKind, metaclass=_CommandKindEnumTypeWrapper):
     """What a command asks for. A kind that a worker does not know is ignored."""
@@ -65,7 +65,7 @@ COMMAND_KIND_CANCEL: CommandKind.ValueType  # 3
 COMMAND_KIND_PREEMPT: CommandKind.ValueType  # 4
 """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
 COMMAND_KIND_SHUTDOWN: CommandKind.ValueType  # 5
-"""To a waiting worker: end, there is no task. To a working one: as PREEMPT."""
+"""To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
 Global___CommandKind: _TypeAlias = CommandKind  # noqa: Y015
 
 class _OutcomeKind:

@@ -19,9 +19,11 @@ class Stop(IntEnum):
     """Paused by the user: save a checkpoint, end as paused."""
     INTERRUPT = 2
     """The machine is taken away, or the service is gone: save a checkpoint, end as interrupted."""
-    CANCEL_SAVING = 3
+    SHUTDOWN = 3
+    """The service has no more use for the task: a training ends as if interrupted, a serving task is done."""
+    CANCEL_SAVING = 4
     """Cancelled by the user, who keeps a checkpoint."""
-    CANCEL = 4
+    CANCEL = 5
     """Cancelled by the user."""
 
 
@@ -29,6 +31,7 @@ _SIGNALS = {
     Stop.NONE: Signal.NONE,
     Stop.PAUSE: Signal.PAUSE,
     Stop.INTERRUPT: Signal.PAUSE,
+    Stop.SHUTDOWN: Signal.SHUTDOWN,
     Stop.CANCEL_SAVING: Signal.CANCEL_SAVING,
     Stop.CANCEL: Signal.CANCEL,
 }
@@ -79,5 +82,7 @@ class Commands:
             self.end(Stop.PAUSE, seconds)
         elif command.kind == worker_pb2.COMMAND_KIND_CANCEL:
             self.end(Stop.CANCEL_SAVING if command.save_checkpoint else Stop.CANCEL, seconds)
-        elif command.kind in (worker_pb2.COMMAND_KIND_PREEMPT, worker_pb2.COMMAND_KIND_SHUTDOWN):
+        elif command.kind == worker_pb2.COMMAND_KIND_PREEMPT:
             self.end(Stop.INTERRUPT, seconds)
+        elif command.kind == worker_pb2.COMMAND_KIND_SHUTDOWN:
+            self.end(Stop.SHUTDOWN, seconds)

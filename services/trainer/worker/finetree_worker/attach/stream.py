@@ -19,6 +19,7 @@ from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 
 from finetree_worker.attach.commands import Commands, Stop
 from finetree_worker.attach.identity import Identity, RefusedError, Timing
+from finetree_worker.attach.serving import ServingPort
 from finetree_worker.attach.window import BATCH_BYTES, Window
 from finetree_worker.events.journal import Journal
 
@@ -62,6 +63,8 @@ class ServiceStream:
         self._contact = time.monotonic()
         self._news = asyncio.Event()
         self._loop = asyncio.new_event_loop()
+        self.serving = ServingPort(self.wake)
+        """Requests to the task, and its replies."""
         self._settled = threading.Event()
         self._thread = threading.Thread(target=self._main, name="finetree-stream", daemon=True)
 
@@ -83,8 +86,11 @@ class ServiceStream:
         self._profile = profile
         self.wake()
 
-    def drain(self) -> bool:
-        """Wait until the service has stored every event, for the orphan grace at most; return whether it has."""
+    def drain(self, patience: float = float("inf")) -> bool:
+        """Wait until the service has stored every event; return whether it has.
+
+        It is waited for as long as the orphan grace lasts, and without a stream for `patience` seconds at most.
+        """
         self._finishing = True
         self.wake()
         began = time.monotonic()
@@ -92,7 +98,8 @@ class ServiceStream:
             now, grace = time.monotonic(), self._timing.orphan_grace
             # An orphan whose lease has run out already gives the service one last chance, not another lease.
             lease = max(self._contact + grace, began + min(_LAST_CHANCE_SECONDS, grace))
-            if now > min(lease, began + grace):
+            lost = self.serving.lost_seconds
+            if now > min(lease, began + grace) or (lost and now - began > patience):
                 break
         return self._settled.is_set()
 
@@ -164,6 +171,12 @@ class ServiceStream:
         return True
 
     async def _attach(self) -> None:
+        try:
+            await self._attach_once()
+        finally:
+            self.serving.closed()
+
+    async def _attach_once(self) -> None:
         async with grpc.aio.insecure_channel(self._address, options=_OPTIONS) as channel:
             call: _Call = worker_pb2_grpc.WorkerServiceStub(channel).Attach()
             await self._open(call)
@@ -198,7 +211,7 @@ class ServiceStream:
     async def _send(self, call: _Call) -> None:
         beat, profile_sent = time.monotonic(), False
         while not self._closed:
-            message = self._events()
+            message = self._events() or self._reply()
             if message is None and self._profile is not None and not profile_sent:
                 message, profile_sent = worker_pb2.AttachRequest(host_profile=self._profile), True
             if message is None and time.monotonic() >= beat:
@@ -215,6 +228,10 @@ class ServiceStream:
             self._settled.set()
         batch = self._window.next_batch() if self._window is not None else None
         return None if batch is None else worker_pb2.AttachRequest(events=batch)
+
+    def _reply(self) -> worker_pb2.AttachRequest | None:
+        reply = self.serving.next_reply()
+        return None if reply is None else worker_pb2.AttachRequest(serving=reply)
 
     def _all_stored(self) -> bool:
         # A task may be over before this thread has got round to adopting its journal: then nothing is stored yet.
@@ -239,10 +256,13 @@ class ServiceStream:
                 self._obey(response.command)
             case "task":
                 self._take(response.task)
+            case "serving":
+                self.serving.receive(response.serving)
 
     def _welcome(self, welcome: worker_pb2.Welcome) -> None:
         self._timing = self._timing.agreed(welcome)
         self._acknowledged = welcome.acknowledged
+        self.serving.opened()
         if self._window is not None:
             self._window.resume(welcome.acknowledged)
         if welcome.HasField("task"):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from finetree_api.trainer.v1 import evaluation_pb2, event_pb2, job_pb2
+from finetree_api.trainer.v1 import evaluation_pb2, event_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
 
 Payload = (
@@ -23,6 +23,7 @@ Payload = (
     | event_pb2.ArtifactReady
     | event_pb2.LogLine
     | event_pb2.Alert
+    | serving_pb2.ServingChanged
     | evaluation_pb2.EvaluationReport
 )
 """What a task may report: the payloads of JobEvent that a worker makes."""
@@ -127,6 +128,14 @@ def _artifact_ready(ready: event_pb2.ArtifactReady) -> str:
     return f"{ready.artifact.name.rpartition('/')[2]} is ready, {ready.artifact.size_bytes} bytes"
 
 
+def _serving_changed(change: serving_pb2.ServingChanged) -> str:
+    loaded = ", ".join(target.name for target in change.targets) or "none"
+    if change.change == serving_pb2.SERVING_CHANGE_READY:
+        return f"ready to answer; targets: {loaded}"
+    verb = "loaded" if change.change == serving_pb2.SERVING_CHANGE_LOADED else "removed"
+    return f"{change.target} {verb}; targets: {loaded}"
+
+
 _LINES: dict[type, Callable[[Any], str]] = {
     event_pb2.PhaseProgress: lambda progress: f"{phase_name(progress.phase)} {progress.fraction:.0%}",
     event_pb2.DatasetReport: _dataset_report,
@@ -142,5 +151,6 @@ _LINES: dict[type, Callable[[Any], str]] = {
     event_pb2.ArtifactReady: _artifact_ready,
     event_pb2.LogLine: lambda line: line.text.partition("\n")[0][:200],
     event_pb2.Alert: lambda alert: alert.message,
+    serving_pb2.ServingChanged: _serving_changed,
     evaluation_pb2.EvaluationReport: lambda report: report.headline,
 }

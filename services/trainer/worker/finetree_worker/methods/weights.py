@@ -78,8 +78,8 @@ def load(model: PreTrainedModel, weights: Weights, *, trainable: bool = False) -
     if weights.whole_model:
         loaded: PreTrainedModel | PeftModel = _whole(model, weights)
     else:
-        _check_base(model, weights)
-        with _readable(weights):
+        check_base(model, weights)
+        with readable(weights):
             loaded = _from_checkpoint(model, weights) if weights.checkpoint else _adapted(model, weights)
     if not trainable:
         loaded.requires_grad_(requires_grad=False)
@@ -92,7 +92,7 @@ def verify(weights: Weights) -> None:
     Raises ModelError: WEIGHTS_CHANGED where they are whole and others than the task's, WEIGHTS_UNREADABLE, and
     MODEL_PICKLED.
     """
-    with _readable(weights):
+    with readable(weights):
         found = _content_hash(weights)
     if weights.sha256 and found != weights.sha256:
         raise ModelError(
@@ -116,7 +116,7 @@ def initialize(adapted: PreTrainedModel | PeftModel, weights: Weights) -> None:
     WEIGHTS_MISMATCH for layers of other names or shapes.
     """
     if not weights.whole_model:
-        with _readable(weights):
+        with readable(weights):
             _copy_checkpoint(adapted, weights) if weights.checkpoint else _copy_adapter(adapted, weights)
 
 
@@ -134,7 +134,7 @@ def _content_hash(weights: Weights) -> str:
     return hashlib.sha256((folder / adapter_files.MANIFEST).read_bytes()).hexdigest()
 
 
-def _check_base(model: PreTrainedModel, weights: Weights) -> None:
+def check_base(model: PreTrainedModel, weights: Weights) -> None:
     """Compare the fingerprint of the folder that the model was loaded from, where both are known."""
     folder = Path(str(model.config._name_or_path))  # noqa: SLF001 - where transformers keeps what it loaded
     if (folder / "config.json").is_file():
@@ -204,7 +204,7 @@ def _copy_checkpoint(adapted: PreTrainedModel | PeftModel, weights: Weights) -> 
 
 
 @contextmanager
-def _readable(weights: Weights) -> Iterator[None]:
+def readable(weights: Weights) -> Iterator[None]:
     """Turn errors of reading weights into ModelError."""
     try:
         yield

@@ -104,6 +104,19 @@ def check_weights(folder: Path) -> set[str]:
     return types
 
 
+def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors of a model by name; only headers are read. Raises as `check_weights`."""
+    found: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as stored:
+                found |= {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            text, remedy = f"has a damaged file {file.name!r}", "Fetch the file again."
+            raise _wrong(folder, "MODEL_UNREADABLE", text, remedy=remedy) from error
+    return found
+
+
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model: those of its index, or else its only one. Raises as `check_weights`."""
     if (folder / INDEX).is_file():

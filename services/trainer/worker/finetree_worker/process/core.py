@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
 
+from finetree_worker.attach.serving import ServingPort
 from finetree_worker.control import Control, Steering
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.process import log_capture
@@ -33,6 +34,7 @@ class TrainingCore:
         """
         gc.disable()
         try:
+            import finetree_worker.generate.serve
             import finetree_worker.models.gguf
             import finetree_worker.plan_from_task
             import finetree_worker.training.run  # noqa: F401 - imported for what it imports
@@ -84,6 +86,13 @@ class TrainingCore:
             report_rows(plan.data, reporter, Steering(control))
         else:
             report_dataset(plan, base, reporter=reporter, steering=Steering(control))
+
+    def serve(self, task: worker_pb2.Task, reporter: Reporter, *, control: Control, port: ServingPort) -> None:
+        """Keep a model and its targets loaded, and answer what comes through the port."""
+        from finetree_worker.generate.plan import ServePlan
+        from finetree_worker.generate.serve import serve
+
+        serve(ServePlan.from_task(task), reporter=reporter, control=control, port=port)
 
 
 def prepare_base(

@@ -3,32 +3,17 @@
 
 import errno
 
-from finetree_api.trainer.v1 import event_pb2, job_pb2
+from finetree_api.trainer.v1 import event_pb2
 from finetree_api.worker.v1 import worker_pb2
-from google.protobuf import any_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from finetree_worker.attach.commands import Stop
-from finetree_worker.errors import Cancelled, Category, DataError, Interrupted, StorageError, TaskError
+from finetree_worker.errors import Cancelled, Category, Interrupted, StorageError, TaskError
+from finetree_worker.events.error_status import CATEGORIES, status_of
 
-DOMAIN = "finetree"
-"""ErrorInfo.domain of every error of the suite."""
-MAX_MESSAGE_CHARACTERS = 512
-"""Longest message to clients; longer ones would exceed the size of gRPC trailers."""
-
-_CODES = {
-    Category.USER: code_pb2.INVALID_ARGUMENT,
-    Category.CAPACITY: code_pb2.RESOURCE_EXHAUSTED,
-    Category.SYSTEM: code_pb2.INTERNAL,
-}
-_CATEGORIES = {
-    Category.USER: job_pb2.FAILURE_CATEGORY_USER,
-    Category.CAPACITY: job_pb2.FAILURE_CATEGORY_CAPACITY,
-    Category.SYSTEM: job_pb2.FAILURE_CATEGORY_SYSTEM,
-}
 _STOPPED = {
     Stop.PAUSE: worker_pb2.OUTCOME_KIND_PAUSED,
     Stop.INTERRUPT: worker_pb2.OUTCOME_KIND_INTERRUPTED,
+    Stop.SHUTDOWN: worker_pb2.OUTCOME_KIND_INTERRUPTED,
     Stop.CANCEL: worker_pb2.OUTCOME_KIND_CANCELLED,
     Stop.CANCEL_SAVING: worker_pb2.OUTCOME_KIND_CANCELLED,
 }
@@ -47,7 +32,7 @@ def line_of(outcome: worker_pb2.TaskOutcome) -> str:
 
 def stopped(stop: Stop) -> worker_pb2.TaskOutcome:
     """Return the outcome of a task that ended on request."""
-    return worker_pb2.TaskOutcome(kind=_STOPPED[stop], retryable=stop is Stop.INTERRUPT)
+    return worker_pb2.TaskOutcome(kind=_STOPPED[stop], retryable=stop in (Stop.INTERRUPT, Stop.SHUTDOWN))
 
 
 def failed(error: BaseException, stop: Stop = Stop.NONE) -> worker_pb2.TaskOutcome:
@@ -60,8 +45,8 @@ def failed(error: BaseException, stop: Stop = Stop.NONE) -> worker_pb2.TaskOutco
     category = Category.CAPACITY if isinstance(known, StorageError) else known.category
     return worker_pb2.TaskOutcome(
         kind=worker_pb2.OUTCOME_KIND_FAILED,
-        error=_status(known, category),
-        failure_category=_CATEGORIES[category],
+        error=status_of(known, category),
+        failure_category=CATEGORIES[category],
         retryable=known.retryable,
     )
 
@@ -92,28 +77,3 @@ class _OutOfMemoryError(TaskError):
 class _UnexpectedError(TaskError):
     category = Category.SYSTEM
     retryable = True
-
-
-def _status(error: TaskError, category: Category) -> status_pb2.Status:
-    message = f"{error.message} {error.remedy}".strip()[:MAX_MESSAGE_CHARACTERS]
-    status = status_pb2.Status(code=_CODES[category], message=message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
-    if error.remedy:
-        info.metadata["remedy"] = error.remedy
-    if error.field:
-        info.metadata["field"] = error.field
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=error.field, description=error.message[:MAX_MESSAGE_CHARACTERS], reason=error.reason
-        )
-        status.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
-    if isinstance(error, DataError) and error.row:
-        info.metadata["row"] = str(error.row)
-    # First, where clients look for it.
-    status.details.insert(0, _packed(info))
-    return status
-
-
-def _packed(message: error_details_pb2.BadRequest | error_details_pb2.ErrorInfo) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed

@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.commands import Commands
+from finetree_worker.attach.serving import ServingPort
 from finetree_worker.attach.stream import ServiceStream
 from finetree_worker.control import Control
 from finetree_worker.errors import Cancelled, PlanError
@@ -22,6 +23,8 @@ from finetree_worker.process import lineage, log_capture, outcome
 from finetree_worker.process.artifacts import seal
 from finetree_worker.process.redaction import Redaction
 
+SERVING_PATIENCE_SECONDS = 5.0
+"""How long a serving task that has ended waits for a service that is gone."""
 _log = logging.getLogger(__name__)
 
 
@@ -46,6 +49,9 @@ class Core(Protocol):
     def prepare(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
         """Prepare a model and report on a dataset, as far as the task names them. Raises like `train`."""
 
+    def serve(self, task: worker_pb2.Task, reporter: Reporter, *, control: Control, port: ServingPort) -> None:
+        """Keep a model loaded and answer what comes through the port, until it is told to end. Raises like `train`."""
+
 
 class Sealing:
     """Reporter of the core: seals an artifact before its event is reported."""
@@ -60,18 +66,23 @@ class Sealing:
         self._reporter.emit(payload, message=message, level=level)
 
 
-def run(task: worker_pb2.Task, core: Core, *, reporter: Reporter, commands: Commands) -> worker_pb2.TaskOutcome:
+def run(
+    task: worker_pb2.Task, core: Core, *, reporter: Reporter, commands: Commands, port: ServingPort
+) -> worker_pb2.TaskOutcome:
     """Do the task's work; every way in which it can end becomes an outcome."""
     try:
         core.warm_up()
-        return outcome.succeeded(_perform(task, core, reporter=Sealing(reporter, task), control=commands))
+        sealing = Sealing(reporter, task)
+        return outcome.succeeded(_perform(task, core, reporter=sealing, control=commands, port=port))
     except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
         if not isinstance(error, Cancelled):
             _log.error("the task failed", exc_info=error)
         return outcome.failed(error, commands.stop)
 
 
-def _perform(task: worker_pb2.Task, core: Core, *, reporter: Reporter, control: Control) -> event_pb2.RunSummary:
+def _perform(
+    task: worker_pb2.Task, core: Core, *, reporter: Reporter, control: Control, port: ServingPort
+) -> event_pb2.RunSummary:
     match task.WhichOneof("task"):
         case "train":
             return core.train(task, reporter, control)
@@ -80,6 +91,9 @@ def _perform(task: worker_pb2.Task, core: Core, *, reporter: Reporter, control: 
             return event_pb2.RunSummary()
         case "evaluate":
             core.evaluate(task, reporter, control)
+            return event_pb2.RunSummary()
+        case "serve":
+            core.serve(task, reporter, control=control, port=port)
             return event_pb2.RunSummary()
         case other:
             text = f"This worker cannot run tasks of the kind {other or 'unspecified'}."
@@ -121,11 +135,12 @@ def _work(
     )
     log.connect(reporter)
     show_devices([device for placement in task.placements for device in placement.device_ids])
-    ended = run(task, core, reporter=reporter, commands=commands)
+    ended = run(task, core, reporter=reporter, commands=commands, port=stream.serving)
     log.disconnect()
     written = reporter.finish(ended)
     _log.info("the task ended: %s", outcome.line_of(ended))
-    stream.drain()
+    # What a serving task has to tell is on the disk; its memory is worth more than an early word of its end.
+    stream.drain(SERVING_PATIENCE_SECONDS if task.HasField("serve") else float("inf"))
     stream.close()
     return written
 
