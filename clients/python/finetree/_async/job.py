@@ -28,8 +28,8 @@ from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer_requests import Mode
-from finetree._shared.weights import MOST_ANCESTORS
 from finetree.errors import NotFound
+from finetree.weights import MOST_ANCESTORS
 
 
 class AsyncJob:

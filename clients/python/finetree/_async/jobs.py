@@ -25,7 +25,7 @@ from finetree._shared.trainer_requests import (
     RecommendationLike,
     full_name,
 )
-from finetree._shared.weights import WeightsLike, job_named, job_of, result_of, trained_weights
+from finetree.weights import WeightsLike, job_named, job_of, result_of, trained_weights
 
 
 class AsyncJobCalls:

@@ -22,12 +22,12 @@ from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer_requests import Mode
-from finetree._shared.weights import MOST_ANCESTORS
 from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
 from finetree.errors import NotFound
+from finetree.weights import MOST_ANCESTORS
 
 
 class Job:

@@ -21,10 +21,10 @@ from finetree._shared.trainer_requests import (
     RecommendationLike,
     full_name,
 )
-from finetree._shared.weights import WeightsLike, job_named, job_of, result_of, trained_weights
 from finetree._sync.job import Job
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
+from finetree.weights import WeightsLike, job_named, job_of, result_of, trained_weights
 
 
 class JobCalls:
