@@ -215,7 +215,11 @@ async def test_a_client_goes_on_from_what_it_has_in_hand(tmp_path):
         assert [each.name for each in await grandchild.ancestors()] == [child.name, parent.name]
         assert await parent.ancestors() == []
         waiting = await client.prepare(dataset=data)
-        with pytest.raises(finetree.NotFound, match="no adapter or model"):
+        at_step = weights_pb2.TrainedWeights(checkpoint=f"{parent.name}/checkpoints/6")
+        assert await client.trained_weights(f"{parent.uid}@6") == at_step
+        with pytest.raises(finetree.InvalidArgument, match="JOB@STEP"):
+            await client.trained_weights(f"{parent.uid}@last")
+        with pytest.raises(finetree.NotFound, match="no adapter and no model"):
             await client.trained_weights(waiting)
         with pytest.raises(finetree.NotFound) as gone:
             await client.job("01a22288-98ad-747a-8a8d-568ffd9bc5bd").ancestors()

@@ -21,7 +21,7 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 def checkpoints(settings: Settings, /, *, job: str, deleted: bool) -> None:
     """List the checkpoints of a job that are on the disk and whole, by step.
 
-    `finetree train job.yaml --init-from JOB/checkpoints/STEP` starts from one. Rotation deletes old ones while the job
+    `finetree train job.yaml --init-from JOB@STEP` starts from one. Rotation deletes old ones while the job
     runs; `checkpoints` in its job file says how many are kept.
     """
     from finetree_cli.output import as_dict

@@ -54,7 +54,7 @@ T = TypeVar("T")
 @click.option(
     "--init-from",
     metavar="WEIGHTS",
-    help="Start from a JOB's result, JOB/artifacts/ID, JOB/checkpoints/STEP, or an adapter folder of the trainer.",
+    help="Start from a JOB's result, JOB@STEP (a checkpoint), JOB/artifacts/ID, or an adapter folder of the trainer.",
 )
 @click.option("--watch/--detach", default=True, help="Follow the job to its end, or return once it is accepted.")
 @click.option("--timeout", type=Duration(), help="Stop watching after this time, such as 30m; the job still runs.")

@@ -5,17 +5,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import weights_pb2
+from finetree_api.types.v1 import hardware_pb2, weights_pb2
 
 from finetree._async.job import AsyncJob
 from finetree._async.pages import AsyncPages
+from finetree._async.trainer.serving import AsyncServing, located
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
+from finetree._shared.trainer import serving
+from finetree._shared.trainer.weights import WeightsLike, job_of
 from finetree._shared.trainer_requests import (
     DatasetLike,
     JobFields,
@@ -25,7 +28,6 @@ from finetree._shared.trainer_requests import (
     RecommendationLike,
     full_name,
 )
-from finetree.weights import WeightsLike, job_named, job_of, result_of, trained_weights
 
 
 class AsyncJobCalls:
@@ -39,7 +41,7 @@ class AsyncJobCalls:
         *,
         recommendation: RecommendationLike | None = None,
         approved_plan: PlanLike | None = None,
-        init_from: WeightsLike | AsyncJob | None = None,
+        init_from: WeightsLike | None = None,
         timeout: float | None = None,
         request_id: str = "",
         **fields: Unpack[JobFields],
@@ -70,27 +72,19 @@ class AsyncJobCalls:
             task.spec.model.CopyFrom((await self.get_job(job_of(start))).train.spec.model)
         return await self.create_job(task, timeout=timeout, request_id=request_id, **fields)
 
-    async def trained_weights(
-        self, source: WeightsLike | AsyncJob, *, timeout: float | None = None
-    ) -> weights_pb2.TrainedWeights:
+    async def trained_weights(self, source: WeightsLike) -> weights_pb2.TrainedWeights:
         """Name trained weights by what a caller has in hand, with the hash of their content where it is known.
 
         Args:
-            source: a job, whose newest adapter or model is meant; an Artifact or a Checkpoint; a text: the name of a
-                job, an artifact or a checkpoint, else the path of an adapter folder under a model root of the trainer;
-                or a TrainedWeights.
-            timeout: seconds for each page of artifacts; None means the client's timeout, else 10.
+            source: a job, whose newest adapter or model is meant; an Artifact or a Checkpoint; a text: the name or id
+                of a job, "JOB@STEP" for its checkpoint of a step, the name of an artifact or a checkpoint, else the
+                path of an adapter folder under a model root of the trainer; or a TrainedWeights.
 
         Raises:
+            InvalidArgument: the step of "JOB@STEP" is no number.
             NotFound: JOB_NOT_FOUND; ARTIFACT_NOT_FOUND: the job has trained nothing, or not yet.
         """
-        project = self._transport.options.project
-        job = source if isinstance(source, AsyncJob) else None
-        if job is None and (name := job_named(source, project)):
-            job = self.job(name)
-        if job is not None:
-            return result_of(job.name, await job.artifacts(timeout=timeout))
-        return trained_weights(source, project)  # type: ignore[arg-type]  # a job was taken above
+        return await located(self._transport, source, "weights")
 
     async def prepare(
         self,
@@ -154,6 +148,74 @@ class AsyncJobCalls:
         task = job_pb2.ExportTask(artifact=artifact)
         return await self.create_job(task, timeout=timeout, request_id=request_id, **fields)
 
+    async def serve(
+        self,
+        model: ModelLike | AsyncJob,
+        *,
+        targets: Mapping[str, WeightsLike] | None = None,
+        precision: str | int = 0,
+        quantization: str | int | None = None,
+        hardware: hardware_pb2.Hardware | Mapping[str, Any] | None = None,
+        lease: float | None = None,
+        yield_after: float | None = None,
+        max_context_tokens: int | None = None,
+        max_parallel: int | None = None,
+        timeout: float | None = None,
+        request_id: str = "",
+        **fields: Unpack[JobFields],
+    ) -> AsyncServing:
+        """Keep a base model loaded, with trained weights on it, to talk to them. As a context it is ended at the end.
+
+        Args:
+            model: a model, as in `prepare`; or a job, as a handle or resource name, whose base model is meant.
+            targets: trained weights by the names that they get, as `load` of a Serving takes them; None means none, of
+                a job its own as "trained".
+            precision: of the base: "bf16" or "fp32"; 0 means the server's choice.
+            quantization: of the base's linear layers, such as "nf4"; None means none.
+            hardware: device, as in a RunSpec; None means the server's first kind.
+            lease: seconds without a question after which it ends by itself; None means 600.
+            yield_after: seconds without a question after which it gives way to a waiting job; None means 60.
+            max_context_tokens: longest prompt and answer together; None means the model's, at most 8192.
+            max_parallel: answers that are decoded together; None means 8.
+            timeout: as in `create_job`.
+            request_id: as in `create_job`.
+            fields: as in `create_job`.
+
+        Raises:
+            ResourceExhausted: OUT_OF_MEMORY_PREFLIGHT: it does not fit beside what runs; the message has the figures.
+            InvalidArgument: WRONG_BASE: weights of another base model; WEIGHTS_UNREADABLE, MODEL_PICKLED.
+            NotFound: ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND.
+            FinetreeError: what else `create_job` raises.
+        """
+        job = serving.named_job(model)
+        if job:
+            targets = {serving.TRAINED: job} if targets is None else targets
+            model = serving.base_of(await self.get_job(job))
+        task = serving.serve_task(
+            model,  # type: ignore[arg-type]  # a job is its base model now
+            [
+                serving.target(name, await located(self._transport, weights, f"targets.{name}"))
+                for name, weights in (targets or {}).items()
+            ],
+            precision=precision,
+            quantization=quantization,
+            hardware=hardware,
+            lease=lease,
+            yield_after=yield_after,
+            max_context_tokens=max_context_tokens,
+            max_parallel=max_parallel,
+        )
+        created = await self.create_job(task, timeout=timeout, request_id=request_id, **fields)
+        return AsyncServing(self._transport, created)
+
+    def serving(self, name: str) -> AsyncServing:
+        """Make a handle on a job that serves, without a call.
+
+        Args:
+            name: resource name, or the short id of a job of the client's project.
+        """
+        return AsyncServing(self._transport, self.job(name))
+
     async def validate_job(
         self, job: JobLike, *, timeout: float | None = None, **fields: Unpack[JobFields]
     ) -> trainer_pb2.ValidateJobResponse:
@@ -171,8 +233,8 @@ class AsyncJobCalls:
         """Create a job. When it returns, the job is durable.
 
         Args:
-            job: a RunSpec to train, its proto JSON as a dict, or a recommendation; a TrainTask, PrepareTask or
-                ExportTask; or a whole JobTemplate (which leaves the fields unused).
+            job: a RunSpec to train, its proto JSON as a dict, or a recommendation; a TrainTask, PrepareTask,
+                ExportTask or ServeTask; or a whole JobTemplate (which leaves the fields unused).
             timeout: seconds; None means the client's timeout, else 30.
             request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
             fields: display_name, limits that end it cleanly, deadline (its latest end), suspended (created, but not
@@ -186,7 +248,7 @@ class AsyncJobCalls:
             PlanDrift: the plan is not the approved one.
             FailedPrecondition: NO_METHOD_TRAINS, DATASET_NOT_READY, MODEL_NOT_PREPARED, NO_SUCH_DEVICE, JOB_DELETED.
             PermissionDenied: PATH_OUTSIDE_ROOTS.
-            ResourceExhausted: QUEUE_FULL, DISK_FULL.
+            ResourceExhausted: QUEUE_FULL, DISK_FULL, OUT_OF_MEMORY_PREFLIGHT.
         """
         template = trainer_requests.job_template(job, **fields)
         request = trainer_requests.create_job(self._transport.options.project, template, request_id)
@@ -229,7 +291,7 @@ class AsyncJobCalls:
 
         Args:
             states: only jobs in one of these states, such as "running"; empty means all.
-            tasks: only jobs with one of these tasks: "train", "prepare", "export"; empty means all.
+            tasks: only jobs with one of these tasks: "train", "prepare", "export", "serve"; empty means all.
             labels: only jobs with all of these labels.
             page_size: largest page; 0 means the server's choice.
             limit: items in all; None means every one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,14 +21,15 @@ from finetree_api.trainer.v1 import (
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
+from finetree._shared.follow import Pace, Start
 from finetree._shared.retry import deadline_after, within
+from finetree._shared.trainer.weights import MOST_ANCESTORS, made_by
 from finetree._shared.trainer_requests import Mode
 from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
 from finetree.errors import NotFound
-from finetree.weights import MOST_ANCESTORS
 
 
 class Job:
@@ -131,8 +133,12 @@ class Job:
         *,
         after_seq: int = 0,
         cursor: str = "",
+        after_time: datetime | None = None,
+        now: bool = False,
         kinds: Sequence[str | int] = (),
         min_level: str | int = 0,
+        max_step_events_per_second: int = 0,
+        min_interval: float = 0.0,
         heartbeat: float = 10.0,
         timeout: float | None = None,
     ) -> EventStream:
@@ -141,8 +147,12 @@ class Job:
         Args:
             after_seq: begin behind this number; 0 means the beginning.
             cursor: begin behind this cursor instead, from `cursor` of a stream or a job.
+            after_time: begin behind the events up to this time instead, on the service's clock.
+            now: begin behind the newest event instead.
             kinds: only these, such as "step_metrics"; empty means all. The Terminal event ends it in any case.
             min_level: only events at least as important: "debug", "info", "warning", "error".
+            max_step_events_per_second: at most so many "step_metrics" of a second of the run; 0 means all.
+            min_interval: least seconds between what the service sends, 0 to 60; nothing is lost.
             heartbeat: seconds of silence after which the service sends a sign of life; three missing: re-attach.
             timeout: seconds after which it raises FinetreeTimeout; None means never.
 
@@ -153,7 +163,11 @@ class Job:
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
         follow = trainer_requests.follow_job(
-            self.name, after_seq=after_seq, cursor=cursor, kinds=kinds, min_level=min_level, heartbeat=heartbeat
+            self.name,
+            start=Start(after_seq, cursor, after_time, now=now),
+            kinds=kinds,
+            min_level=min_level,
+            pace=Pace(heartbeat, min_interval, max_step_events_per_second),
         )
         self._last_stream = EventStream(self._transport, follow, deadline=deadline_after(timeout))
         return self._last_stream
@@ -171,9 +185,7 @@ class Job:
             JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
             NotFound: JOB_NOT_FOUND.
         """
-        follow = trainer_requests.follow_job(
-            self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
-        )
+        follow = trainer_requests.follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
         deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         with EventStream(self._transport, follow, deadline=deadline) as stream:
@@ -352,23 +364,16 @@ class Job:
         Raises:
             NotFound: JOB_NOT_FOUND: this job is not there.
         """
-        found: list[job_pb2.Job] = []
-        waiting = [parent.job for parent in self.refresh(timeout=timeout).lineage.parents if parent.job]
-        seen = {self.name}
+        found, seen = list[job_pb2.Job](), {self.name}
+        waiting = made_by(self.refresh(timeout=timeout))
         while waiting and len(found) < MOST_ANCESTORS:
             name = waiting.pop(0)
-            if name in seen:
-                continue
-            seen.add(name)
-            with suppress(NotFound):
-                job = self._get(name, timeout)
-                found.append(job)
-                waiting += [parent.job for parent in job.lineage.parents if parent.job]
+            if name not in seen:
+                seen.add(name)
+                with suppress(NotFound):
+                    found.append(Job(self._transport, name).refresh(timeout=timeout))
+                    waiting += made_by(found[-1])
         return found
-
-    def _get(self, name: str, timeout: float | None) -> job_pb2.Job:
-        request = trainer_pb2.GetJobRequest(name=name)
-        return self._transport.unary(rpcs.GET_JOB, request, timeout=timeout).job
 
     def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """List what the job made: adapter or model folders and reports, each with its files and hashes.

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import weights_pb2
+from finetree_api.types.v1 import hardware_pb2, weights_pb2
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
+from finetree._shared.trainer import serving
+from finetree._shared.trainer.weights import WeightsLike, job_of
 from finetree._shared.trainer_requests import (
     DatasetLike,
     JobFields,
@@ -23,8 +25,8 @@ from finetree._shared.trainer_requests import (
 )
 from finetree._sync.job import Job
 from finetree._sync.pages import Pages
+from finetree._sync.trainer.serving import Serving, located
 from finetree._sync.transport import Transport
-from finetree.weights import WeightsLike, job_named, job_of, result_of, trained_weights
 
 
 class JobCalls:
@@ -38,7 +40,7 @@ class JobCalls:
         *,
         recommendation: RecommendationLike | None = None,
         approved_plan: PlanLike | None = None,
-        init_from: WeightsLike | Job | None = None,
+        init_from: WeightsLike | None = None,
         timeout: float | None = None,
         request_id: str = "",
         **fields: Unpack[JobFields],
@@ -69,25 +71,19 @@ class JobCalls:
             task.spec.model.CopyFrom(self.get_job(job_of(start)).train.spec.model)
         return self.create_job(task, timeout=timeout, request_id=request_id, **fields)
 
-    def trained_weights(self, source: WeightsLike | Job, *, timeout: float | None = None) -> weights_pb2.TrainedWeights:
+    def trained_weights(self, source: WeightsLike) -> weights_pb2.TrainedWeights:
         """Name trained weights by what a caller has in hand, with the hash of their content where it is known.
 
         Args:
-            source: a job, whose newest adapter or model is meant; an Artifact or a Checkpoint; a text: the name of a
-                job, an artifact or a checkpoint, else the path of an adapter folder under a model root of the trainer;
-                or a TrainedWeights.
-            timeout: seconds for each page of artifacts; None means the client's timeout, else 10.
+            source: a job, whose newest adapter or model is meant; an Artifact or a Checkpoint; a text: the name or id
+                of a job, "JOB@STEP" for its checkpoint of a step, the name of an artifact or a checkpoint, else the
+                path of an adapter folder under a model root of the trainer; or a TrainedWeights.
 
         Raises:
+            InvalidArgument: the step of "JOB@STEP" is no number.
             NotFound: JOB_NOT_FOUND; ARTIFACT_NOT_FOUND: the job has trained nothing, or not yet.
         """
-        project = self._transport.options.project
-        job = source if isinstance(source, Job) else None
-        if job is None and (name := job_named(source, project)):
-            job = self.job(name)
-        if job is not None:
-            return result_of(job.name, job.artifacts(timeout=timeout))
-        return trained_weights(source, project)  # type: ignore[arg-type]  # a job was taken above
+        return located(self._transport, source, "weights")
 
     def prepare(
         self,
@@ -151,6 +147,74 @@ class JobCalls:
         task = job_pb2.ExportTask(artifact=artifact)
         return self.create_job(task, timeout=timeout, request_id=request_id, **fields)
 
+    def serve(
+        self,
+        model: ModelLike | Job,
+        *,
+        targets: Mapping[str, WeightsLike] | None = None,
+        precision: str | int = 0,
+        quantization: str | int | None = None,
+        hardware: hardware_pb2.Hardware | Mapping[str, Any] | None = None,
+        lease: float | None = None,
+        yield_after: float | None = None,
+        max_context_tokens: int | None = None,
+        max_parallel: int | None = None,
+        timeout: float | None = None,
+        request_id: str = "",
+        **fields: Unpack[JobFields],
+    ) -> Serving:
+        """Keep a base model loaded, with trained weights on it, to talk to them. As a context it is ended at the end.
+
+        Args:
+            model: a model, as in `prepare`; or a job, as a handle or resource name, whose base model is meant.
+            targets: trained weights by the names that they get, as `load` of a Serving takes them; None means none, of
+                a job its own as "trained".
+            precision: of the base: "bf16" or "fp32"; 0 means the server's choice.
+            quantization: of the base's linear layers, such as "nf4"; None means none.
+            hardware: device, as in a RunSpec; None means the server's first kind.
+            lease: seconds without a question after which it ends by itself; None means 600.
+            yield_after: seconds without a question after which it gives way to a waiting job; None means 60.
+            max_context_tokens: longest prompt and answer together; None means the model's, at most 8192.
+            max_parallel: answers that are decoded together; None means 8.
+            timeout: as in `create_job`.
+            request_id: as in `create_job`.
+            fields: as in `create_job`.
+
+        Raises:
+            ResourceExhausted: OUT_OF_MEMORY_PREFLIGHT: it does not fit beside what runs; the message has the figures.
+            InvalidArgument: WRONG_BASE: weights of another base model; WEIGHTS_UNREADABLE, MODEL_PICKLED.
+            NotFound: ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND.
+            FinetreeError: what else `create_job` raises.
+        """
+        job = serving.named_job(model)
+        if job:
+            targets = {serving.TRAINED: job} if targets is None else targets
+            model = serving.base_of(self.get_job(job))
+        task = serving.serve_task(
+            model,  # type: ignore[arg-type]  # a job is its base model now
+            [
+                serving.target(name, located(self._transport, weights, f"targets.{name}"))
+                for name, weights in (targets or {}).items()
+            ],
+            precision=precision,
+            quantization=quantization,
+            hardware=hardware,
+            lease=lease,
+            yield_after=yield_after,
+            max_context_tokens=max_context_tokens,
+            max_parallel=max_parallel,
+        )
+        created = self.create_job(task, timeout=timeout, request_id=request_id, **fields)
+        return Serving(self._transport, created)
+
+    def serving(self, name: str) -> Serving:
+        """Make a handle on a job that serves, without a call.
+
+        Args:
+            name: resource name, or the short id of a job of the client's project.
+        """
+        return Serving(self._transport, self.job(name))
+
     def validate_job(
         self, job: JobLike, *, timeout: float | None = None, **fields: Unpack[JobFields]
     ) -> trainer_pb2.ValidateJobResponse:
@@ -168,8 +232,8 @@ class JobCalls:
         """Create a job. When it returns, the job is durable.
 
         Args:
-            job: a RunSpec to train, its proto JSON as a dict, or a recommendation; a TrainTask, PrepareTask or
-                ExportTask; or a whole JobTemplate (which leaves the fields unused).
+            job: a RunSpec to train, its proto JSON as a dict, or a recommendation; a TrainTask, PrepareTask,
+                ExportTask or ServeTask; or a whole JobTemplate (which leaves the fields unused).
             timeout: seconds; None means the client's timeout, else 30.
             request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
             fields: display_name, limits that end it cleanly, deadline (its latest end), suspended (created, but not
@@ -183,7 +247,7 @@ class JobCalls:
             PlanDrift: the plan is not the approved one.
             FailedPrecondition: NO_METHOD_TRAINS, DATASET_NOT_READY, MODEL_NOT_PREPARED, NO_SUCH_DEVICE, JOB_DELETED.
             PermissionDenied: PATH_OUTSIDE_ROOTS.
-            ResourceExhausted: QUEUE_FULL, DISK_FULL.
+            ResourceExhausted: QUEUE_FULL, DISK_FULL, OUT_OF_MEMORY_PREFLIGHT.
         """
         template = trainer_requests.job_template(job, **fields)
         request = trainer_requests.create_job(self._transport.options.project, template, request_id)
@@ -226,7 +290,7 @@ class JobCalls:
 
         Args:
             states: only jobs in one of these states, such as "running"; empty means all.
-            tasks: only jobs with one of these tasks: "train", "prepare", "export"; empty means all.
+            tasks: only jobs with one of these tasks: "train", "prepare", "export", "serve"; empty means all.
             labels: only jobs with all of these labels.
             page_size: largest page; 0 means the server's choice.
             limit: items in all; None means every one.
