@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "train": "finetree_cli.commands.train:train",
     "sweep": "finetree_cli.commands.sweep:sweep",
     "sweeps": "finetree_cli.commands.sweep:sweeps",
+    "export": "finetree_cli.commands.export:export",
     "migrate": "finetree_cli.commands.migrate:migrate",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "chat": "finetree_cli.commands.chat:chat",

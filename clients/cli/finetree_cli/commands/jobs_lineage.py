@@ -24,9 +24,8 @@ def lineage(settings: Settings, /, *, job: str) -> None:
 
     with settings.client() as client:
         handle = client.job(job)
+        found = handle.refresh()
         older = {each.name: each for each in handle.ancestors()}
-    found = handle.snapshot
-    assert found is not None  # noqa: S101 - `ancestors` refreshes it
     if settings.out.json:
         settings.out.document(tree_document(found, older))
     else:

@@ -17,7 +17,8 @@ from finetree._async.trainer.serving import AsyncServing, located
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
-from finetree._shared.trainer import serving
+from finetree._shared.trainer import exports, serving
+from finetree._shared.trainer.exports import ExportFields
 from finetree._shared.trainer.weights import WeightsLike, job_of
 from finetree._shared.trainer_requests import (
     DatasetLike,
@@ -131,22 +132,39 @@ class AsyncJobCalls:
         return await self.create_job(task, timeout=timeout, request_id=request_id, **fields)
 
     async def export(
-        self, artifact: str, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[JobFields]
+        self,
+        artifact: WeightsLike,
+        *,
+        timeout: float | None = None,
+        request_id: str = "",
+        **fields: Unpack[ExportFields],
     ) -> AsyncJob:
-        """Create a job that merges or converts an artifact; `capacity` says whether the server does.
+        """Create a job that merges trained weights into their base, or writes them for another program.
+
+        The file is read back and asked prompts; where it answers otherwise than the trained model, beyond what its
+        number format rounds, the job fails with EXPORT_DIFFERS and nothing is published.
 
         Args:
-            artifact: resource name of the artifact.
+            artifact: what is exported: resource name of an artifact or a checkpoint; a job's handle, name or short id,
+                whose artifact is meant, or "JOB@STEP" for its checkpoint; or TrainedWeights, such as
+                {"path": "adapter"} under a model root.
             timeout: as in `create_job`.
             request_id: as in `create_job`.
-            fields: as in `create_job`.
+            fields: `format` ("transformers", "gguf" or "gguf_lora"; the first where none is given), `weight_type`
+                ("f32", "f16", "bf16" or "q8_0"), `base` (a model, in place of the one that the weights were trained
+                on), `prompts` (a dataset whose prompts are asked), `max_prompts`, `max_new_tokens`; and as in
+                `create_job`.
 
         Raises:
-            InvalidArgument: TASK_NOT_SUPPORTED.
+            InvalidArgument: NOT_MERGEABLE, MERGE_INTO_QUANTIZED, EXPORT_ARCHITECTURE_UNSUPPORTED,
+                EXPORT_FORMAT_UNSUPPORTED, WRONG_BASE, WEIGHTS_UNREADABLE.
+            NotFound: ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND.
+            ResourceExhausted: EXPORT_TOO_LARGE: `metadata` says how many bytes are needed and free.
             FinetreeError: what `create_job` raises.
         """
-        task = job_pb2.ExportTask(artifact=artifact)
-        return await self.create_job(task, timeout=timeout, request_id=request_id, **fields)
+        weights = await located(self._transport, artifact, "artifact")
+        template = exports.export_template(weights, fields)
+        return await self.create_job(template, timeout=timeout, request_id=request_id)
 
     async def serve(
         self,

@@ -4,35 +4,28 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, Unpack
 
-from finetree_api.trainer.v1 import (
-    artifact_pb2,
-    checkpoint_pb2,
-    event_pb2,
-    job_log_pb2,
-    job_pb2,
-    metrics_pb2,
-    trainer_pb2,
-)
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb2, metrics_pb2, trainer_pb2
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
 from finetree._shared.follow import Pace, Start
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.trainer.weights import MOST_ANCESTORS, made_by
+from finetree._shared.trainer import exports
+from finetree._shared.trainer.exports import ExportFields
+from finetree._shared.trainer.weights import trained_artifact
 from finetree._shared.trainer_requests import Mode
 from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
+from finetree._sync.trainer.job_weights import JobWeights
 from finetree._sync.transport import Transport
-from finetree.errors import NotFound
 
 
-class Job:
+class Job(JobWeights):
     """A handle on a job.
 
     Attributes:
@@ -338,42 +331,23 @@ class Job:
         request = job_log_pb2.ListJobLogsRequest(parent=self.name)
         return list(self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout).logs)
 
-    def checkpoints(
-        self, *, show_deleted: bool = False, timeout: float | None = None
-    ) -> list[checkpoint_pb2.Checkpoint]:
-        """List the checkpoints that are on the trainer's disk and whole, by step; a run can start from each.
+    def export(self, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[ExportFields]) -> Job:
+        """Create a job that exports what this job has trained, as `Client.export` does.
 
         Args:
-            show_deleted: those too that are no longer there; `available` tells them apart.
-            timeout: seconds for each page; None means the client's timeout, else 10.
+            timeout: seconds for each call; None means the client's timeout, else the usual one.
+            request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
+            fields: `format`, `weight_type` and the others of `Client.export`.
 
         Raises:
-            NotFound: JOB_NOT_FOUND.
+            NotFound: ARTIFACT_NOT_FOUND: it has no trained weights, or not yet.
+            FinetreeError: what `Client.export` raises.
         """
-        listing = trainer_requests.list_checkpoints(self.name, show_deleted=show_deleted)
-        return list(Pages(self._transport, listing, timeout))
-
-    def ancestors(self, *, timeout: float | None = None) -> list[job_pb2.Job]:
-        """Get the jobs that this one's lineage goes back to, the nearest first; those that are gone are left out.
-
-        `Job.lineage` of each says what it was made of.
-
-        Args:
-            timeout: seconds for each job; None means the client's timeout, else 10.
-
-        Raises:
-            NotFound: JOB_NOT_FOUND: this job is not there.
-        """
-        found, seen = list[job_pb2.Job](), {self.name}
-        waiting = made_by(self.refresh(timeout=timeout))
-        while waiting and len(found) < MOST_ANCESTORS:
-            name = waiting.pop(0)
-            if name not in seen:
-                seen.add(name)
-                with suppress(NotFound):
-                    found.append(Job(self._transport, name).refresh(timeout=timeout))
-                    waiting += made_by(found[-1])
-        return found
+        weights = trained_artifact(self.name, self.artifacts(timeout=timeout))
+        template = exports.export_template(weights, fields)
+        request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
+        created = self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
+        return Job(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)
 
     def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """List what the job made: adapter or model folders and reports, each with its files and hashes.

@@ -31,6 +31,7 @@ from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner
+from finetree_trainer.jobs.export.planner import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
@@ -115,6 +116,7 @@ class Application:
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
         serving = ServingPlanner(inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot)
+        exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
             weights,
@@ -123,6 +125,7 @@ class Application:
             rates=rates,
             evaluations=evaluations,
             serving=serving,
+            exports=exports,
         )
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)

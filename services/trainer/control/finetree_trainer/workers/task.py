@@ -3,11 +3,13 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_runtime.errors import DomainError
 
 from finetree_trainer import estimator, paths
 from finetree_trainer.datasets.datasets import Datasets
@@ -59,7 +61,9 @@ class TaskBuilder:
             lineage=record.lineage,
             hourly_price=estimator.hourly_price(record.estimate),
         )
-        if record.WhichOneof("task") == "prepare":
+        if record.WhichOneof("task") == "export":
+            await self._set_export(task, record, row)
+        elif record.WhichOneof("task") == "prepare":
             prepare = record.prepare
             task.prepare.CopyFrom(prepare)
             task.dataset_file = await self._file(row.dataset_uid, prepare.dataset)
@@ -90,6 +94,29 @@ class TaskBuilder:
                 found = await self._weights.locate(row.project, spec.init_from, _INIT_FROM)
                 task.weights.append(found.message("init_from"))
         return task
+
+    async def _set_export(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
+        """Locate what is exported, its base and the rows that are asked; rows that are gone are not asked."""
+        export = record.export
+        task.export.CopyFrom(export)
+        located = await self._weights.locate(row.project, export.weights, "job.export.weights")
+        task.weights.append(located.message("export"))
+        folder = located.folder
+        if export.HasField("base"):
+            folder = self._models.relocate(export.base, record.base).folder
+        task.base.CopyFrom(
+            worker_pb2.TaskBaseModel(
+                model_dir=str(folder), hub_id=record.base.hub_id, hub_revision=record.base.revision
+            )
+        )
+        if export.HasField("prompts"):
+            task.dataset_file = await self._file(row.dataset_uid, export.prompts)
+        elif located.spec is not None:
+            with suppress(DomainError):
+                task.evaluation_file = await self._file(row.evaluation_uid, located.spec.evaluation.dataset)
+            if not task.evaluation_file:
+                with suppress(DomainError):
+                    task.dataset_file = await self._file(row.dataset_uid, located.spec.dataset)
 
     async def _set_serving(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
         """Set what is served: the targets of the worker before, where one was ready, else those of the creation."""
