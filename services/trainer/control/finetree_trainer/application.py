@@ -109,7 +109,15 @@ class Application:
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
         datasets = Datasets(self._store, log.clock, layout, limits=limits)
         weights = WeightsLocator(self._store, layout, models)
-        tasks = TaskBuilder(log, models, datasets, weights=weights, devices=self._node.devices, settings=settings)
+        tasks = TaskBuilder(
+            log,
+            models,
+            datasets,
+            weights=weights,
+            devices=self._node.devices,
+            rates=self._host.rates,
+            settings=settings,
+        )
         self._queue = JobQueue(log, self._node.devices)
         self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
