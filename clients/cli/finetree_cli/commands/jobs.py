@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree jobs`: list, show, watch, events, metrics, checkpoints, lineage, cancel, download, report and others."""
+"""`finetree jobs`: list, show, watch, export-log, metrics, cancel, download, report; others have files of their own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from finetree_cli.commands.jobs_checkpoints import checkpoints
+from finetree_cli.commands.jobs_compare import compare
+from finetree_cli.commands.jobs_export import export
 from finetree_cli.commands.jobs_label import label
 from finetree_cli.commands.jobs_lineage import lineage
 from finetree_cli.commands.jobs_logs import events, logs
@@ -42,7 +44,7 @@ def jobs() -> None:
     """List, follow, cancel and download jobs."""
 
 
-for _command in (checkpoints, lineage, label, logs, events):
+for _command in (label, checkpoints, lineage, compare, logs, events, export):
     jobs.add_command(_command)
 
 

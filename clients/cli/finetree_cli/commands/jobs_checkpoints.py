@@ -25,7 +25,7 @@ def checkpoints(settings: Settings, /, *, job: str, deleted: bool) -> None:
     runs; `checkpoints` in its job file says how many are kept.
     """
     from finetree_cli.output import as_dict
-    from finetree_cli.render.trainer.lineage import show_checkpoints
+    from finetree_cli.render.lineage import show_checkpoints
 
     with settings.client() as client:
         found = client.job(job).checkpoints(show_deleted=deleted)

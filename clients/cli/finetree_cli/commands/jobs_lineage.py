@@ -20,7 +20,7 @@ def lineage(settings: Settings, /, *, job: str) -> None:
     `lineage`, and its `parents`, each with the job that it was `made_by`. Each artifact's manifest (finetree.json) has
     the part of its own job.
     """
-    from finetree_cli.render.trainer.lineage import show_lineage, tree_document
+    from finetree_cli.render.lineage import show_lineage, tree_document
 
     with settings.client() as client:
         handle = client.job(job)
