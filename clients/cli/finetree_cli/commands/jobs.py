@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree jobs`: list, show, label, watch, logs, events, export-log, metrics, cancel, download, report."""
+"""`finetree jobs`: list, show, label, watch, logs, events, export-log, metrics, cancel, download, push, report."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import click
 
 from finetree_cli.commands.jobs_label import label
 from finetree_cli.commands.jobs_logs import events, logs
+from finetree_cli.commands.jobs_push import push
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
 from finetree_cli.options.types import Duration, Label
 
@@ -40,7 +41,7 @@ def jobs() -> None:
     """List, follow, cancel and download jobs."""
 
 
-for _command in (label, logs, events):
+for _command in (label, logs, events, push):
     jobs.add_command(_command)
 
 

@@ -82,6 +82,7 @@ class Script:
         category: whose fault it is.
         summary: fields of the Terminal event's RunSummary, beside losses and steps.
         phases: phases before the first step.
+        samples: answers before and after training, as they report them at the end.
     """
 
     steps: int = 10
@@ -97,6 +98,8 @@ class Script:
     category: job_pb2.FailureCategory.ValueType = job_pb2.FAILURE_CATEGORY_CAPACITY
     summary: event_pb2.RunSummary = field(default_factory=event_pb2.RunSummary)
     phases: tuple[job_pb2.JobPhase.ValueType, ...] = (job_pb2.JOB_PHASE_LOAD_MODEL, job_pb2.JOB_PHASE_TOKENIZE)
+
+    samples: tuple[event_pb2.Sample, ...] = ()
 
     @property
     def recorded(self) -> bool:
@@ -148,6 +151,8 @@ class Script:
                     step=self.steps, loss=_loss(self.steps), exact_match=0.9, examples=40, seconds=1.0
                 ),
             )
+        for sample in self.samples:
+            yield event_pb2.JobEvent(message="a sample", sample=sample)
         for artifact in artifacts:
             yield event_pb2.JobEvent(
                 message=f"{len(artifact.files)} files are ready",
