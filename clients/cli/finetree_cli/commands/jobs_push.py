@@ -25,7 +25,7 @@ _LOADS_HERE = re.compile(r'^(?!.*adapter\.load)(.*from_pretrained\(.*)"\."\)$', 
     "push",
     cls=Command,
     examples=(
-        "HF_TOKEN=hf_… finetree jobs push JOB acme/support-lora",
+        "finetree jobs push JOB acme/support-lora",
         "finetree jobs push JOB acme/support-lora --public --revision v2 --token-env HUB_TOKEN --json | jq .commit",
     ),
 )
