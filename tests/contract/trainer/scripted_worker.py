@@ -13,7 +13,8 @@ and a half-written artifact), `losses` {rank: held-out loss}: after every `evalu
 reports that loss of the LoRA rank that it trains with; `cost` (EUR of each step), `adapter` (the artifact is a LoRA
 adapter of acme/tiny), `checkpoints` (steps after which one is saved, the newest two are kept and the first is the best,
 with an evaluation).
- Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
+ `export` (fields of the ExportReport that it reports, beside which it keeps its task as task.binpb).
+Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
  `most_targets`, `die_at` (the word before which it kills itself, in its first attempt).
 """
 
@@ -31,7 +32,7 @@ import time
 from pathlib import Path
 
 import grpc.aio
-from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, job_pb2, serving_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, export_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_data import journal
@@ -46,6 +47,7 @@ OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 KINDS = {
     "train": job_pb2.TASK_KIND_TRAIN,
     "prepare": job_pb2.TASK_KIND_PREPARE,
+    "export": job_pb2.TASK_KIND_EXPORT,
     "evaluate": job_pb2.TASK_KIND_EVALUATE,
     "serve": job_pb2.TASK_KIND_SERVE,
 }
@@ -392,6 +394,10 @@ class ScriptedWorker:
             (Path(self.task.folders.work_dir) / "task.binpb").write_bytes(self.task.SerializeToString())
             report = evaluation_pb2.EvaluationReport(**fields)
             self._emit(event_pb2.JobEvent(kind=event_pb2.EVENT_KIND_EVALUATION_REPORT, evaluation_report=report))
+        if fields := self.script.get("export"):
+            (Path(self.task.folders.work_dir) / "task.binpb").write_bytes(self.task.SerializeToString())
+            report = export_pb2.ExportReport(**fields)
+            self._emit(event_pb2.JobEvent(kind=event_pb2.EVENT_KIND_EXPORT_REPORT, export_report=report))
         if rows := self.script.get("preview"):
             content = "".join(json.dumps(row) + "\n" for row in rows).encode()
             self._artifact("preview", artifact_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)

@@ -30,7 +30,7 @@ STATES = (
     "cancelled",
 )
 
-TASKS = ("train", "prepare", "export")
+TASKS = ("train", "prepare", "export", "serve")
 
 LINE_POINTS = 40
 """Points of a curve that is drawn in a line of text."""

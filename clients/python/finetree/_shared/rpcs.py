@@ -17,6 +17,7 @@ from finetree_api.trainer.v1 import (
     event_log_pb2,
     job_log_pb2,
     metrics_pb2,
+    serving_pb2,
     sweep_pb2,
     trainer_pb2,
 )
@@ -157,6 +158,10 @@ LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsReque
 DOWNLOAD_ARTIFACT = _of(
     "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None
 )
+GENERATE = _of("trainer", "Generate", serving_pb2.GenerateRequest, serving_pb2.GenerateResponse, None)
+LOAD_TARGET = _of("trainer", "LoadTarget", serving_pb2.LoadTargetRequest, serving_pb2.LoadTargetResponse, SEGMENT)
+UNLOAD_TARGET = _of("trainer", "UnloadTarget", serving_pb2.UnloadTargetRequest, serving_pb2.UnloadTargetResponse)
+LIST_TARGETS = _of("trainer", "ListTargets", serving_pb2.ListTargetsRequest, serving_pb2.ListTargetsResponse)
 GET_CAPACITY = _of("trainer", "GetCapacity", capacity_pb2.GetCapacityRequest, capacity_pb2.GetCapacityResponse)
 TRAINER_INFO = _of("trainer", "GetServerInfo", trainer_pb2.GetServerInfoRequest, trainer_pb2.GetServerInfoResponse)
 

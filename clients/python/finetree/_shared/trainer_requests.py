@@ -18,20 +18,21 @@ from finetree_api.trainer.v1 import (
     job_log_pb2,
     job_pb2,
     metrics_pb2,
+    serving_pb2,
     trainer_pb2,
 )
 from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
-from finetree._shared.follow import Follow
+from finetree._shared.follow import Follow, Pace, Start
 from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, enum_word, invalid
 from finetree._shared.status import error_of_status
 from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
 from finetree.spec import coerce, recommendation_of
 
-TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask
+TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | serving_pb2.ServeTask
 JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
 ModelLike = model_pb2.ModelSource | str | Mapping[str, Any]
 DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
@@ -184,6 +185,8 @@ def job_template(
         template.prepare.CopyFrom(job)
     elif isinstance(job, job_pb2.ExportTask):
         template.export.CopyFrom(job)
+    elif isinstance(job, serving_pb2.ServeTask):
+        template.serve.CopyFrom(job)
     else:
         template.train.CopyFrom(job if isinstance(job, job_pb2.TrainTask) else train_task(job))
     if deadline is not None:
@@ -263,16 +266,15 @@ def get_capacity(wait_for_rate: float) -> capacity_pb2.GetCapacityRequest:
 
 
 def follow_job(
-    name: str, *, after_seq: int, cursor: str, kinds: Sequence[str | int], min_level: str | int, heartbeat: float
+    name: str, *, start: Start | None = None, kinds: Sequence[str | int] = (), min_level: str | int = 0, pace: Pace
 ) -> Follow:
     """Build a follower of a job's events."""
     return Follow(
         name,
-        after_seq=after_seq,
-        cursor=cursor,
+        start=start or Start(),
         kinds=_event_kinds(kinds),
         min_level=enum_number(event_pb2.EventLevel, min_level, "min_level"),
-        heartbeat=heartbeat,
+        pace=pace,
     )
 
 

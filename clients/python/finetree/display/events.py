@@ -17,6 +17,9 @@ PHASES: dict[int, str] = {
     job_pb2.JOB_PHASE_TRAIN: "training",
     job_pb2.JOB_PHASE_EVALUATE_AFTER: "evaluating after training",
     job_pb2.JOB_PHASE_SAVE: "saving",
+    job_pb2.JOB_PHASE_MERGE: "merging",
+    job_pb2.JOB_PHASE_EXPORT: "writing the export",
+    job_pb2.JOB_PHASE_VERIFY: "asking the exported file",
 }
 """Display names of the phases."""
 ENDS = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)

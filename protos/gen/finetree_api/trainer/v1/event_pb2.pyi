@@ -7,6 +7,7 @@ from collections import abc as _abc
 from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import evaluation_pb2 as _evaluation_pb2
+from finetree_api.trainer.v1 import export_pb2 as _export_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.types.v1 import check_pb2 as _check_pb2
@@ -107,6 +108,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """Terminal, once, as the last event."""
     EVENT_KIND_EVALUATION_REPORT: _EventKind.ValueType  # 18
     """EvaluationReport, once, at the end of an evaluation."""
+    EVENT_KIND_EXPORT_REPORT: _EventKind.ValueType  # 19
+    """ExportReport, once in an export, before its artifact."""
     EVENT_KIND_SERVING_CHANGED: _EventKind.ValueType  # 20
     """ServingChanged, when a served base model is ready, and when its targets change."""
 
@@ -151,6 +154,8 @@ EVENT_KIND_TERMINAL: EventKind.ValueType  # 17
 """Terminal, once, as the last event."""
 EVENT_KIND_EVALUATION_REPORT: EventKind.ValueType  # 18
 """EvaluationReport, once, at the end of an evaluation."""
+EVENT_KIND_EXPORT_REPORT: EventKind.ValueType  # 19
+"""ExportReport, once in an export, before its artifact."""
 EVENT_KIND_SERVING_CHANGED: EventKind.ValueType  # 20
 """ServingChanged, when a served base model is ready, and when its targets change."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
@@ -274,6 +279,7 @@ class JobEvent(_message.Message):
     ALERT_FIELD_NUMBER: _builtins.int
     TERMINAL_FIELD_NUMBER: _builtins.int
     EVALUATION_REPORT_FIELD_NUMBER: _builtins.int
+    EXPORT_REPORT_FIELD_NUMBER: _builtins.int
     SERVING_CHANGED_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
@@ -376,6 +382,10 @@ class JobEvent(_message.Message):
         """What an evaluation has found."""
 
     @_builtins.property
+    def export_report(self) -> _export_pb2.ExportReport:
+        """What was exported, and how it compares with the trained model."""
+
+    @_builtins.property
     def serving_changed(self) -> _serving_pb2.ServingChanged:
         """A served base model is ready, or its targets changed."""
 
@@ -411,13 +421,14 @@ class JobEvent(_message.Message):
         alert: Global___Alert | None = ...,
         terminal: Global___Terminal | None = ...,
         evaluation_report: _evaluation_pb2.EvaluationReport | None = ...,
+        export_report: _export_pb2.ExportReport | None = ...,
         serving_changed: _serving_pb2.ServingChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "forecast", b"forecast", "log_line", b"log_line", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "serving_changed", b"serving_changed", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "export_report", b"export_report", "forecast", b"forecast", "log_line", b"log_line", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "serving_changed", b"serving_changed", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt", b"attempt", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "forecast", b"forecast", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "level", b"level", "log_line", b"log_line", "message", b"message", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "seq", b"seq", "serving_changed", b"serving_changed", "state", b"state", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt", b"attempt", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "export_report", b"export_report", "forecast", b"forecast", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "level", b"level", "log_line", b"log_line", "message", b"message", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "seq", b"seq", "serving_changed", b"serving_changed", "state", b"state", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "queue_changed", "phase_progress", "dataset_report", "preflight_report", "attempt_started", "step_metrics", "eval_metrics", "sample", "checkpoint_saved", "checkpoint_failed", "batch_size_changed", "forecast", "artifact_ready", "log_line", "alert", "terminal", "evaluation_report", "serving_changed"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "queue_changed", "phase_progress", "dataset_report", "preflight_report", "attempt_started", "step_metrics", "eval_metrics", "sample", "checkpoint_saved", "checkpoint_failed", "batch_size_changed", "forecast", "artifact_ready", "log_line", "alert", "terminal", "evaluation_report", "export_report", "serving_changed"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 

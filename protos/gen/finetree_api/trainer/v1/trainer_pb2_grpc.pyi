@@ -141,14 +141,17 @@ class TrainerServiceStub:
     columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
     MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
     an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
-    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    name the base in `model`; of an export: NOT_MERGEABLE: serve the weights beside their base;
+    MERGE_INTO_QUANTIZED: name the unquantized model; EXPORT_ARCHITECTURE_UNSUPPORTED, EXPORT_FORMAT_UNSUPPORTED: take
+    the format that the message names), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
     RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
-    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
+    EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
     that a task names: those of LoadTarget.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]
@@ -418,14 +421,17 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
     MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
     an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
-    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    name the base in `model`; of an export: NOT_MERGEABLE: serve the weights beside their base;
+    MERGE_INTO_QUANTIZED: name the unquantized model; EXPORT_ARCHITECTURE_UNSUPPORTED, EXPORT_FORMAT_UNSUPPORTED: take
+    the format that the message names), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
     RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
-    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
+    EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
     that a task names: those of LoadTarget.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]  # type: ignore[assignment]
@@ -758,14 +764,17 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
         MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
         an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
-        name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+        name the base in `model`; of an export: NOT_MERGEABLE: serve the weights beside their base;
+        MERGE_INTO_QUANTIZED: name the unquantized model; EXPORT_ARCHITECTURE_UNSUPPORTED, EXPORT_FORMAT_UNSUPPORTED: take
+        the format that the message names), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
         ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
         ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
         configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
         the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
         one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
         RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
-        OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+        OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
+        EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
         that a task names: those of LoadTarget.
         """
 

@@ -605,6 +605,36 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
     INVALID_ARGUMENT, job errors). Name weights that are still there, then approve the new plan.
     """
+    ERROR_REASON_EXPORT_DIFFERS: _ErrorReason.ValueType  # 247
+    """Exports.
+
+    The exported file, read back, does not answer as the trained model does, beyond what its format rounds (INTERNAL,
+    job errors). Nothing is published: look at the ExportReport, export in another format, and report the fault.
+    """
+    ERROR_REASON_NOT_MERGEABLE: _ErrorReason.ValueType  # 248
+    """Weights of this method cannot be merged into a base (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors). Serve
+    them beside the base, as the message says.
+    """
+    ERROR_REASON_MERGE_INTO_QUANTIZED: _ErrorReason.ValueType  # 249
+    """The base that is to be merged into is stored quantized (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors).
+    Name the unquantized model that it was made from; the merged one can be quantized afterwards.
+    """
+    ERROR_REASON_EXPORT_ARCHITECTURE_UNSUPPORTED: _ErrorReason.ValueType  # 250
+    """Models of this shape cannot be written as GGUF (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors). Export a
+    transformers folder, or take one of the shapes that the message lists.
+    """
+    ERROR_REASON_EXPORT_TOKENIZER_UNSUPPORTED: _ErrorReason.ValueType  # 251
+    """llama.cpp has no rule for the tokenizer that makes the same tokens (INVALID_ARGUMENT, job errors). Export a
+    transformers folder.
+    """
+    ERROR_REASON_EXPORT_FORMAT_UNSUPPORTED: _ErrorReason.ValueType  # 252
+    """The format does not go with the weights or with their number format (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+    errors). Take a format that the message names.
+    """
+    ERROR_REASON_EXPORT_TOO_LARGE: _ErrorReason.ValueType  # 253
+    """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
+    the metadata says, or export in a smaller number format.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1197,5 +1227,35 @@ and job errors). Leave the setting that the violation names unset, or start with
 ERROR_REASON_WEIGHTS_CHANGED: ErrorReason.ValueType  # 234
 """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
 INVALID_ARGUMENT, job errors). Name weights that are still there, then approve the new plan.
+"""
+ERROR_REASON_EXPORT_DIFFERS: ErrorReason.ValueType  # 247
+"""Exports.
+
+The exported file, read back, does not answer as the trained model does, beyond what its format rounds (INTERNAL,
+job errors). Nothing is published: look at the ExportReport, export in another format, and report the fault.
+"""
+ERROR_REASON_NOT_MERGEABLE: ErrorReason.ValueType  # 248
+"""Weights of this method cannot be merged into a base (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors). Serve
+them beside the base, as the message says.
+"""
+ERROR_REASON_MERGE_INTO_QUANTIZED: ErrorReason.ValueType  # 249
+"""The base that is to be merged into is stored quantized (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors).
+Name the unquantized model that it was made from; the merged one can be quantized afterwards.
+"""
+ERROR_REASON_EXPORT_ARCHITECTURE_UNSUPPORTED: ErrorReason.ValueType  # 250
+"""Models of this shape cannot be written as GGUF (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors). Export a
+transformers folder, or take one of the shapes that the message lists.
+"""
+ERROR_REASON_EXPORT_TOKENIZER_UNSUPPORTED: ErrorReason.ValueType  # 251
+"""llama.cpp has no rule for the tokenizer that makes the same tokens (INVALID_ARGUMENT, job errors). Export a
+transformers folder.
+"""
+ERROR_REASON_EXPORT_FORMAT_UNSUPPORTED: ErrorReason.ValueType  # 252
+"""The format does not go with the weights or with their number format (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+errors). Take a format that the message names.
+"""
+ERROR_REASON_EXPORT_TOO_LARGE: ErrorReason.ValueType  # 253
+"""The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
+the metadata says, or export in a smaller number format.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

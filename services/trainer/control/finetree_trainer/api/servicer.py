@@ -176,6 +176,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return trainer_pb2.ValidateJobResponse(
             train=task if isinstance(task, job_pb2.TrainTask) else None,
             prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            export=task if isinstance(task, job_pb2.ExportTask) else None,
             evaluate=task if isinstance(task, evaluation_pb2.EvaluateTask) else None,
             serve=task if isinstance(task, serving_pb2.ServeTask) else None,
             checks=planned.checks,
