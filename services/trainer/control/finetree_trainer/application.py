@@ -30,6 +30,7 @@ from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
+from finetree_trainer.jobs.compare.compare import Comparer
 from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner
 from finetree_trainer.jobs.export.planner import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs
@@ -152,6 +153,7 @@ class Application:
             watches=self._watches,
             lister=EventLister(log),
             metrics=MetricsReader(log),
+            comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
             checkpoints=Checkpoints(log, layout),
