@@ -12,6 +12,7 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
+    checkpoint_pb2,
     comparison_pb2,
     dataset_pb2,
     event_log_pb2,
@@ -22,7 +23,7 @@ from finetree_api.trainer.v1 import (
     serving_pb2,
     trainer_pb2,
 )
-from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2, weights_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
@@ -81,6 +82,7 @@ def train_task(
     *,
     recommendation: RecommendationLike | None = None,
     approved_plan: PlanLike | None = None,
+    init_from: weights_pb2.TrainedWeights | None = None,
 ) -> job_pb2.TrainTask:
     """Build a TrainTask.
 
@@ -96,7 +98,10 @@ def train_task(
         if approved_plan is None
         else coerce(run_spec_pb2.Plan, approved_plan, prefix="approved_plan"),
     )
-    if task.spec.WhichOneof("method") is None and not task.spec.model.WhichOneof("source"):
+    if init_from is not None:
+        task.spec.init_from.CopyFrom(init_from)
+    empty = task.spec.WhichOneof("method") is None and not task.spec.model.WhichOneof("source")
+    if empty and not task.spec.HasField("init_from"):  # else what is unset is the weights' own
         raise _no_recipe(recommendation)
     if isinstance(recommendation, recommendation_pb2.RecommendResponse):
         task.setting_sources.extend(recommendation.setting_sources)
@@ -360,6 +365,12 @@ def read_job_log(
     if last_lines is not None:
         request.last_lines = last_lines
     return request
+
+
+def list_checkpoints(job: str, *, show_deleted: bool) -> Listing[checkpoint_pb2.Checkpoint]:
+    """Build the list call of ListCheckpoints."""
+    request = checkpoint_pb2.ListCheckpointsRequest(parent=job, show_deleted=show_deleted)
+    return Listing(rpcs.LIST_CHECKPOINTS, request, lambda page: page.checkpoints)
 
 
 def list_artifacts(job: str) -> Listing[artifact_pb2.Artifact]:

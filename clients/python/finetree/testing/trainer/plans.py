@@ -22,7 +22,7 @@ from finetree.capabilities import TRAINING, unsupported
 from finetree.errors import FailedPrecondition, InvalidArgument, Violation
 from finetree.testing import spec as specs
 from finetree.testing.estimator import FakeEstimator
-from finetree.testing.requests import invalid
+from finetree.testing.requests import invalid, not_promised
 from finetree.testing.trainer.base_models import FakeBaseModels
 from finetree.testing.trainer.datasets import FakeDatasets
 
@@ -95,6 +95,8 @@ class Planner:
         task = job_pb2.TrainTask()
         task.CopyFrom(job.train)
         spec = task.spec
+        if spec.HasField("init_from"):
+            raise not_promised("starts no run from trained weights")
         if spec.WhichOneof("method") is None:
             raise invalid(f"{SPEC}.method", "is needed to train")
         hub, model = self._models.located(spec.model, f"{SPEC}.model")
