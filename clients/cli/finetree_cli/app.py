@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "sweeps": "finetree_cli.commands.sweep:sweeps",
     "export": "finetree_cli.commands.export:export",
     "migrate": "finetree_cli.commands.migrate:migrate",
+    "evaluate": "finetree_cli.commands.evaluate:evaluate",
     "jobs": "finetree_cli.commands.jobs:jobs",
     "chat": "finetree_cli.commands.chat:chat",
     "serve": "finetree_cli.commands.serve:serve",

@@ -34,7 +34,7 @@ STATES = (
     "cancelled",
 )
 
-TASKS = ("train", "prepare", "export", "serve")
+TASKS = ("train", "prepare", "evaluate", "export", "serve")
 
 LINE_POINTS = 40
 """Points of a curve that is drawn in a line of text."""

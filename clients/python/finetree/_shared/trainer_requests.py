@@ -15,6 +15,7 @@ from finetree_api.trainer.v1 import (
     checkpoint_pb2,
     comparison_pb2,
     dataset_pb2,
+    evaluation_pb2,
     event_log_pb2,
     event_pb2,
     job_log_pb2,
@@ -36,7 +37,9 @@ from finetree.exports.target import FORMATS, Format
 from finetree.exports.target import KINDS as EXPORTED
 from finetree.spec import coerce, recommendation_of
 
-TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | serving_pb2.ServeTask
+TaskLike = (
+    job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | evaluation_pb2.EvaluateTask | serving_pb2.ServeTask
+)
 JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
 ModelLike = model_pb2.ModelSource | str | Mapping[str, Any]
 DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
@@ -194,6 +197,8 @@ def job_template(
         template.prepare.CopyFrom(job)
     elif isinstance(job, job_pb2.ExportTask):
         template.export.CopyFrom(job)
+    elif isinstance(job, evaluation_pb2.EvaluateTask):
+        template.evaluate.CopyFrom(job)
     elif isinstance(job, serving_pb2.ServeTask):
         template.serve.CopyFrom(job)
     else:

@@ -252,7 +252,7 @@ class JobCalls:
 
         Args:
             job: a RunSpec to train, its proto JSON as a dict, or a recommendation; a TrainTask, PrepareTask,
-                ExportTask or ServeTask; or a whole JobTemplate (which leaves the fields unused).
+                EvaluateTask, ExportTask or ServeTask; or a whole JobTemplate (which leaves the fields unused).
             timeout: seconds; None means the client's timeout, else 30.
             request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
             fields: display_name, limits that end it cleanly, deadline (its latest end), suspended (created, but not
@@ -309,7 +309,7 @@ class JobCalls:
 
         Args:
             states: only jobs in one of these states, such as "running"; empty means all.
-            tasks: only jobs with one of these tasks: "train", "prepare", "export", "serve"; empty means all.
+            tasks: only jobs with one of these tasks: "train", "prepare", "evaluate", "export", "serve"; empty: all.
             labels: only jobs with all of these labels.
             page_size: largest page; 0 means the server's choice.
             limit: items in all; None means every one.
