@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "targets": "finetree_cli.commands.targets:targets",
     "costs": "finetree_cli.commands.costs:costs",
     "serving": "finetree_cli.commands.serving:serving",
+    "verify-serving": "finetree_cli.commands.verify_serving:verify_serving",
     "data": "finetree_cli.commands.data:data",
     "datasets": "finetree_cli.commands.datasets:datasets",
     "methods": "finetree_cli.commands.methods:methods",

@@ -13,6 +13,7 @@ from finetree_cli.commands.jobs_export import export
 from finetree_cli.commands.jobs_label import label
 from finetree_cli.commands.jobs_lineage import lineage
 from finetree_cli.commands.jobs_logs import events, logs
+from finetree_cli.commands.jobs_push import push
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
 from finetree_cli.options.types import Duration, Label
 
@@ -44,7 +45,7 @@ def jobs() -> None:
     """List, follow, cancel and download jobs."""
 
 
-for _command in (label, checkpoints, lineage, compare, logs, events, export):
+for _command in (label, checkpoints, lineage, compare, logs, events, export, push):
     jobs.add_command(_command)
 
 

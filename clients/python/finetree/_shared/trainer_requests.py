@@ -12,7 +12,6 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
-    checkpoint_pb2,
     comparison_pb2,
     dataset_pb2,
     evaluation_pb2,
@@ -370,12 +369,6 @@ def read_job_log(
     if last_lines is not None:
         request.last_lines = last_lines
     return request
-
-
-def list_checkpoints(job: str, *, show_deleted: bool) -> Listing[checkpoint_pb2.Checkpoint]:
-    """Build the list call of ListCheckpoints."""
-    request = checkpoint_pb2.ListCheckpointsRequest(parent=job, show_deleted=show_deleted)
-    return Listing(rpcs.LIST_CHECKPOINTS, request, lambda page: page.checkpoints)
 
 
 def list_artifacts(job: str) -> Listing[artifact_pb2.Artifact]:

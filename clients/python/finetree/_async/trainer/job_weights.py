@@ -10,8 +10,8 @@ from finetree_api.trainer.v1 import checkpoint_pb2, job_pb2, trainer_pb2
 
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
-from finetree._shared import rpcs, trainer_requests
-from finetree._shared.trainer.weights import MOST_ANCESTORS, made_by
+from finetree._shared import rpcs
+from finetree._shared.trainer.weights import MOST_ANCESTORS, list_checkpoints, made_by
 from finetree.errors import NotFound
 
 
@@ -33,7 +33,7 @@ class AsyncJobWeights:
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        listing = trainer_requests.list_checkpoints(self.name, show_deleted=show_deleted)
+        listing = list_checkpoints(self.name, show_deleted=show_deleted)
         return [checkpoint async for checkpoint in AsyncPages(self._transport, listing, timeout)]
 
     async def ancestors(self, *, timeout: float | None = None) -> list[job_pb2.Job]:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, job_pb2
 from finetree_api.types.v1 import weights_pb2
 
+from finetree._shared import rpcs
+from finetree._shared.listing import Listing
 from finetree._shared.requests import invalid
 from finetree._shared.trainer_requests import full_name
 from finetree.errors import NotFound
@@ -79,6 +81,12 @@ def trained_artifact(job: str, artifacts: Iterable[artifact_pb2.Artifact]) -> we
             return weights_pb2.TrainedWeights(artifact=newest.name, sha256=newest.sha256)
     text = f"{job} has made no adapter and no model, or not yet; name one of its checkpoints as JOB@STEP"
     raise NotFound(text, reason="ARTIFACT_NOT_FOUND")
+
+
+def list_checkpoints(job: str, *, show_deleted: bool) -> Listing[checkpoint_pb2.Checkpoint]:
+    """Build the list call of ListCheckpoints."""
+    request = checkpoint_pb2.ListCheckpointsRequest(parent=job, show_deleted=show_deleted)
+    return Listing(rpcs.LIST_CHECKPOINTS, request, lambda page: page.checkpoints)
 
 
 def made_by(job: job_pb2.Job) -> list[str]:

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from finetree_api.trainer.v1 import checkpoint_pb2, job_pb2, trainer_pb2
 
-from finetree._shared import rpcs, trainer_requests
-from finetree._shared.trainer.weights import MOST_ANCESTORS, made_by
+from finetree._shared import rpcs
+from finetree._shared.trainer.weights import MOST_ANCESTORS, list_checkpoints, made_by
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
 from finetree.errors import NotFound
@@ -32,7 +32,7 @@ class JobWeights:
         Raises:
             NotFound: JOB_NOT_FOUND.
         """
-        listing = trainer_requests.list_checkpoints(self.name, show_deleted=show_deleted)
+        listing = list_checkpoints(self.name, show_deleted=show_deleted)
         return list(Pages(self._transport, listing, timeout))
 
     def ancestors(self, *, timeout: float | None = None) -> list[job_pb2.Job]:

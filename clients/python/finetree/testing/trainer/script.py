@@ -82,6 +82,7 @@ class Script:
         category: whose fault it is.
         summary: fields of the Terminal event's RunSummary, beside losses and steps.
         phases: phases before the first step.
+        samples: answers before and after training, as they report them at the end.
         evaluation: what a job that evaluates finds.
     """
 
@@ -99,6 +100,8 @@ class Script:
     summary: event_pb2.RunSummary = field(default_factory=event_pb2.RunSummary)
     phases: tuple[job_pb2.JobPhase.ValueType, ...] = (job_pb2.JOB_PHASE_LOAD_MODEL, job_pb2.JOB_PHASE_TOKENIZE)
     evaluation: evaluation_pb2.EvaluationReport = field(default_factory=evaluation_pb2.EvaluationReport)
+
+    samples: tuple[event_pb2.Sample, ...] = ()
 
     @property
     def recorded(self) -> bool:
@@ -157,6 +160,8 @@ class Script:
                     step=self.steps, loss=_loss(self.steps), exact_match=0.9, examples=40, seconds=1.0
                 ),
             )
+        for sample in self.samples:
+            yield event_pb2.JobEvent(message="a sample", sample=sample)
         for artifact in artifacts:
             yield event_pb2.JobEvent(
                 message=f"{len(artifact.files)} files are ready",
