@@ -2,15 +2,23 @@
 """A served base model through the SDK, asynchronous and synchronous, and through the command."""
 
 import asyncio
+import importlib.util
 import json
+from pathlib import Path
 
 import finetree
+import httpx2
 import pytest
 from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_cli import __main__ as entry
 from trainer_harness import trainer
 
 SCRIPT = {"steps": 2, "adapter": True, "words": 2}
+
+
+_SPEC = importlib.util.spec_from_file_location("console_conftest", Path(__file__).parents[1] / "console/conftest.py")
+CONSOLE = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(CONSOLE)
 
 
 async def trained(talk) -> str:
@@ -142,3 +150,37 @@ async def test_serve_and_targets_show_and_change_what_is_loaded(tmp_path, monkey
         assert (code, out) == (0, "late is removed\n")
         code, _, err = await command(monkeypatch, capsys, talk, "targets", "unload", served["name"], "late")
         assert (code, "TARGET_NOT_LOADED" in err) == (2, True)
+
+
+async def test_the_console_streams_answers_as_events_and_refuses_with_a_status(tmp_path):
+    def ask(trainer_address: str, job: str) -> tuple[list[dict], list[tuple[int, str]]]:
+        with (
+            CONSOLE.serving(None, trainer_address=trainer_address) as address,
+            httpx2.Client(base_url=f"http://{address}") as http,
+        ):
+            path, question = "/trainer/v1/Generate", {"job": job, "prompt": "one two", "targets": ["trained", "base"]}
+            answered = http.post(path, json=question)
+            assert answered.headers["content-type"] == "text/event-stream"
+            events = [json.loads(line[6:]) for line in answered.text.splitlines() if line.startswith("data: ")]
+            refusals = []
+            for wrong in ({"targets": ["none"]}, {"prompt": None}, {"sampling": {"temperature": -1}}, {"job": "none"}):
+                refused = http.post(path, json=question | wrong)
+                refusals.append((refused.status_code, refused.json()["error"]["reason"]))
+            return events, refusals
+
+    async with trainer(tmp_path, SCRIPT) as talk, finetree.AsyncClient(talk.address) as client:
+        job = client.job(await trained(talk))
+        async with await client.serve(job, max_context_tokens=64) as serving:
+            events, refusals = await asyncio.to_thread(ask, talk.address, serving.job.name)
+    assert events[0]["targets"] == ["trained", "base"]
+    texts = {0: "", 1: ""}
+    for piece in (piece for event in events for piece in event["pieces"]):
+        texts[piece["target_index"]] += piece["text"]
+    assert texts == {0: "trained:one two 0 1 ", 1: "base:one two 0 1 "}
+    assert ["usage" in event for event in events] == [*[False] * (len(events) - 1), True]
+    assert refusals == [
+        (404, "TARGET_NOT_LOADED"),
+        (400, "INVALID_REQUEST"),
+        (400, "INVALID_REQUEST"),
+        (404, "JOB_NOT_FOUND"),
+    ]
