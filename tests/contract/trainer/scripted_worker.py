@@ -6,8 +6,9 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 `deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
 ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
 `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
-stream after that step and never comes back), `log` (a line of the job's log for each step, with this text; `log_limit`
-bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
+stream after that step and never comes back), `loss` (one for each step), `environment`, `evaluations` and `samples`
+(EvalMetrics and Samples as proto JSON, reported after the steps), `log` (the text of a line of the job's log for each
+step; `log_limit` bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
 proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
 and a half-written artifact), `losses` {rank: held-out loss}: after every `evaluation.every_steps` and at the end it
 reports that loss of the LoRA rank that it trains with; `cost` (EUR of each step), `adapter` (the artifact is a LoRA
@@ -292,7 +293,7 @@ class ScriptedWorker:
             reason=event_pb2.ATTEMPT_REASON_FIRST if task.attempt == 1 else event_pb2.ATTEMPT_REASON_RECOVERED,
             placements=task.placements,
             engine="scripted",
-            environment={"torch": "9.9", "machine": "scripted"},
+            environment=script.get("environment", {"torch": "9.9", "machine": "scripted"}),
         )
         if script.get("child"):
             code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
@@ -320,12 +321,29 @@ class ScriptedWorker:
                     await asyncio.sleep(0.005)
                 self.offline = True
             await asyncio.sleep(script.get("delay", 0))
+        self._report()
         if not self.stop:
             self._artifacts()
         self._emit(outcome=self._outcome())
 
+    def _report(self) -> None:
+        for each in self.script.get("evaluations", ()):
+            self._emit(event_pb2.JobEvent(eval_metrics=json_format.ParseDict(each, event_pb2.EvalMetrics())))
+        for each in self.script.get("samples", ()):
+            self._emit(event_pb2.JobEvent(sample=json_format.ParseDict(each, event_pb2.Sample())))
+
     def _step(self, step: int, steps: int) -> None:
-        metrics = event_pb2.StepMetrics(step=step, total_steps=steps, loss=4 / step, learning_rate=1e-3)
+        losses = self.script.get("loss")
+        metrics = event_pb2.StepMetrics(
+            step=step,
+            total_steps=steps,
+            loss=losses[step - 1] if losses else 4 / step,
+            learning_rate=1e-3,
+            epoch=step / steps,
+            processed_tokens=100 * step,
+            step_seconds=0.5,
+            tokens_per_second=200,
+        )
         if cost := self.script.get("cost"):
             metrics.cost_so_far.currency_code, metrics.cost_so_far.nanos = "EUR", round(step * cost * 1e9)
         self._emit(event_pb2.JobEvent(step_metrics=metrics, message=f"step {step}"))

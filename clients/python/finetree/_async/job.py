@@ -15,6 +15,7 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb
 from finetree._async.download import download, read_file, read_log
 from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
+from finetree._async.trainer import metric_files
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
@@ -23,6 +24,7 @@ from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer import exports, serving
 from finetree._shared.trainer.exports import ExportFields
 from finetree._shared.trainer_requests import Mode
+from finetree.exports.target import ExportFile, Format
 
 
 class AsyncJob:
@@ -310,12 +312,7 @@ class AsyncJob:
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
         request = trainer_requests.read_job_log(
-            self.name,
-            attempt=attempt,
-            offset=offset,
-            last_lines=last_lines,
-            follow=follow,
-            last_attempt=last_attempt,
+            self.name, attempt, last_attempt, offset=offset, last_lines=last_lines, follow=follow
         )
         async with contextlib.aclosing(read_log(self._transport, request, deadline=deadline_after(timeout))) as pieces:
             async for piece in pieces:
@@ -332,6 +329,36 @@ class AsyncJob:
         """
         request = job_log_pb2.ListJobLogsRequest(parent=self.name)
         return list((await self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout)).logs)
+
+    async def export_metrics(
+        self,
+        folder: str | Path,
+        format: Format = "csv",  # noqa: A002 - the word that everybody looks for
+        *,
+        follow: bool = False,
+        timeout: float | None = None,
+    ) -> Path:
+        """Write the job's metrics as a table or as TensorBoard's event file, from its log; it may still run.
+
+        The file is FOLDER/{uid}/metrics.csv, or the event file there: a folder of several jobs is a log directory of
+        TensorBoard. A later call goes on where the file ends, also after a kill, with the same bytes. Steps
+        that a later attempt repeats come behind a row "attempt"; TensorBoard shows the later ones.
+
+        Args:
+            folder: folder of exports; made when it is not there.
+            format: "csv" or "tensorboard".
+            follow: go on until the job has ended.
+            timeout: seconds for the whole; None means as long as it takes.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+            OutOfRange: EVENTS_EXPIRED: what the file lacks is no longer kept; delete it to begin with what is.
+            FinetreeTimeout: it has not ended in time.
+        """
+        deadline, kind = deadline_after(timeout), trainer_requests.export_format(format)
+        job = await self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
+        target = ExportFile(Path(folder), job, kind)
+        return await metric_files.write(self._transport, target, follow=follow, deadline=deadline)
 
     async def export(
         self, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[ExportFields]

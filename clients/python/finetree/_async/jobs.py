@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from finetree_api.recommender.v1 import recommendation_pb2
-from finetree_api.trainer.v1 import capacity_pb2, job_pb2, trainer_pb2
+from finetree_api.trainer.v1 import capacity_pb2, comparison_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import hardware_pb2
 
 from finetree._async.job import AsyncJob
@@ -21,6 +21,7 @@ from finetree._shared.trainer import exports, serving
 from finetree._shared.trainer.exports import ExportFields
 from finetree._shared.trainer.serving import WeightsLike
 from finetree._shared.trainer_requests import (
+    Axis,
     DatasetLike,
     JobFields,
     JobLike,
@@ -296,6 +297,45 @@ class AsyncJobCalls:
         project = self._transport.options.project
         listing = trainer_requests.list_jobs(project, states=states, tasks=tasks, labels=labels, page_size=page_size)
         return AsyncPages(self._transport, listing, timeout, limit=limit, page_token=page_token)
+
+    async def compare_jobs(
+        self,
+        names: Sequence[str],
+        *,
+        metrics: Sequence[str] = (),
+        axis: Axis | int = "STEP",
+        points: int = 100,
+        last_steps: int = 20,
+        samples: int = 10,
+        timeout: float | None = None,
+    ) -> comparison_pb2.CompareJobsResponse:
+        """Lay jobs that train side by side: settings, curves, metrics with intervals, time, memory, cost and answers.
+
+        A best job is named only where it is told apart on the same held-out rows; `remarks` say why not.
+
+        Args:
+            names: 2 to 16 resource names or short ids.
+            metrics: metrics with curves; empty means loss and eval_loss.
+            axis: what curves are aligned by: "STEP", "EPOCH" or "TOKENS".
+            points: most points of a curve, at most 1000.
+            last_steps: newest steps that the training loss is the mean of.
+            samples: most prompts whose answers are shown.
+            timeout: seconds; None means the client's timeout, else 60.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+            FailedPrecondition: NOT_COMPARABLE: a job does not train.
+        """
+        request = trainer_requests.compare_jobs(
+            self._transport.options.project,
+            names,
+            metrics=metrics,
+            axis=axis,
+            points=points,
+            last_steps=last_steps,
+            samples=samples,
+        )
+        return await self._transport.unary(rpcs.COMPARE_JOBS, request, timeout=timeout)
 
     async def capacity(
         self, *, wait_for_rate: float = 0.0, timeout: float | None = None

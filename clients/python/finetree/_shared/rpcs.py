@@ -13,6 +13,7 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
+    comparison_pb2,
     dataset_pb2,
     event_log_pb2,
     job_log_pb2,
@@ -34,7 +35,7 @@ QUICK = 10.0
 ASKS_ANOTHER = 30.0
 """Seconds of a call whose service waits for another one, as a recommendation and a new job wait for the estimator."""
 SEGMENT = 60.0
-"""Seconds of a call that moves or deletes files."""
+"""Seconds of a call that moves or deletes files, or reads the whole logs of jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,9 @@ WATCH_JOB = _of("trainer", "WatchJob", event_log_pb2.WatchJobRequest, event_log_
 LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, event_log_pb2.ListEventsResponse)
 QUERY_METRICS = _of(
     "trainer", "QueryMetrics", metrics_pb2.QueryMetricsRequest, metrics_pb2.QueryMetricsResponse, ASKS_ANOTHER
+)
+COMPARE_JOBS = _of(
+    "trainer", "CompareJobs", comparison_pb2.CompareJobsRequest, comparison_pb2.CompareJobsResponse, SEGMENT
 )
 READ_JOB_LOG = _of("trainer", "ReadJobLog", job_log_pb2.ReadJobLogRequest, job_log_pb2.ReadJobLogResponse, None)
 LIST_JOB_LOGS = _of("trainer", "ListJobLogs", job_log_pb2.ListJobLogsRequest, job_log_pb2.ListJobLogsResponse)

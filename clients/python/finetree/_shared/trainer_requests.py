@@ -12,6 +12,7 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
+    comparison_pb2,
     dataset_pb2,
     event_log_pb2,
     event_pb2,
@@ -30,6 +31,8 @@ from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, enum_word, invalid
 from finetree._shared.status import error_of_status
 from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
+from finetree.exports.target import FORMATS, Format
+from finetree.exports.target import KINDS as EXPORTED
 from finetree.spec import coerce, recommendation_of
 
 TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | serving_pb2.ServeTask
@@ -39,6 +42,7 @@ DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
 PlanLike = run_spec_pb2.Plan | Mapping[str, Any]
 RecommendationLike = recommendation_pb2.RecommendResponse | job_pb2.JobRecommendation
 Mode = Literal["NOW", "CHECKPOINT"]
+Axis = Literal["STEP", "EPOCH", "TOKENS"]
 Finding = Literal["TRUNCATED", "DROPPED", "NO_TARGET"]
 Collection = Literal["jobs", "datasets", "sweeps"]
 
@@ -289,6 +293,31 @@ def list_events(name: str, last: int, kinds: Sequence[str | int], before_seq: in
     )
 
 
+def list_exported(name: str, after_seq: int, last_seq: int) -> Listing[event_pb2.JobEvent]:
+    """Build the list call of ListEvents for the events that exports are made of, oldest first."""
+    request = event_log_pb2.ListEventsRequest(
+        name=name,
+        order=event_log_pb2.EVENT_ORDER_ASCENDING,
+        after_seq=after_seq,
+        before_seq=last_seq + 1,
+        kinds=_event_kinds(EXPORTED),
+        page_size=1000,
+    )
+    return Listing(rpcs.LIST_EVENTS, request, lambda page: page.events)
+
+
+def export_format(name: Format) -> Format:
+    """Check the name of a format.
+
+    Raises:
+        InvalidArgument: INVALID_OPTION: there is no such format.
+    """
+    if name not in FORMATS:
+        text = f"format: {name!r} is not one of {', '.join(FORMATS)}"
+        raise InvalidArgument(text, reason="INVALID_OPTION", violations=(Violation("format", text),))
+    return name
+
+
 def query_metrics(
     name: str, metrics: Sequence[str], *, first_step: int, last_step: int, points: int
 ) -> metrics_pb2.QueryMetricsRequest:
@@ -298,8 +327,29 @@ def query_metrics(
     )
 
 
+def compare_jobs(
+    project: str,
+    names: Sequence[str],
+    *,
+    metrics: Sequence[str],
+    axis: str | int,
+    points: int,
+    last_steps: int,
+    samples: int,
+) -> comparison_pb2.CompareJobsRequest:
+    """Build the request of CompareJobs."""
+    return comparison_pb2.CompareJobsRequest(
+        names=[full_name(project, "jobs", name) for name in names],
+        metrics=metrics,
+        axis=enum_number(comparison_pb2.CurveAxis, axis, "axis"),
+        max_points=points,
+        last_steps=last_steps,
+        max_samples=samples,
+    )
+
+
 def read_job_log(
-    name: str, *, attempt: int, offset: int | None, last_lines: int | None, follow: bool, last_attempt: int
+    name: str, attempt: int, last_attempt: int, *, offset: int | None, last_lines: int | None, follow: bool
 ) -> job_log_pb2.ReadJobLogRequest:
     """Build the request of ReadJobLog."""
     if offset is not None and last_lines is not None:

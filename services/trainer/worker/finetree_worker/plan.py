@@ -265,6 +265,14 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known before the first step: seconds of a step, and the matrix rate (FLOP/s) behind them; 0: unknown."""
+
+    step_seconds: evidence_pb2.Interval | None = None
+    matrix_rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A training task with all its settings.
 
@@ -292,6 +300,7 @@ class Plan:
     init_from: worker_pb2.TaskWeights | None = None
     """Weights that the run starts from; None: those of the base model."""
     price: Price | None = None
+    expected: Expected = field(default_factory=Expected)
 
     @property
     def checkpoints_dir(self) -> Path:

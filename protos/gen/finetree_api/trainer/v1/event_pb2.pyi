@@ -1090,6 +1090,10 @@ class EvalMetrics(_message.Message):
     NON_FINITE_FIELD_NUMBER: _builtins.int
     TOKEN_ACCURACY_FIELD_NUMBER: _builtins.int
     LOSS_STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    TOKEN_ACCURACY_STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ROWS_SHA256_FIELD_NUMBER: _builtins.int
+    PROMPTS_SHA256_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimizer step after which it was made. 0: before training, the base model or the weights that the run starts from."""
     loss: _builtins.float
@@ -1110,6 +1114,18 @@ class EvalMetrics(_message.Message):
     """Standard error of the loss, nats, with rows as the units that were drawn. Unset: not measured, not finite, or of a
     single row.
     """
+    token_accuracy_standard_error: _builtins.float
+    """Standard error of the token accuracy, in the same way. Unset: not measured, or of a single row."""
+    rows: _builtins.int
+    """Rows that loss and token accuracy are of."""
+    rows_sha256: _builtins.str
+    """SHA-256 over the tokens of these rows and which of them are learned, 64 hex digits. Losses and token accuracies of two
+    jobs compare only where it is equal: the same rows, tokenizer, template and cuts.
+    """
+    prompts_sha256: _builtins.str
+    """SHA-256 over the prompts that were asked and the answers that were expected, 64 hex digits. Exact matches of two jobs
+    compare only where it is equal. Empty: none was asked.
+    """
     def __init__(
         self,
         *,
@@ -1122,10 +1138,14 @@ class EvalMetrics(_message.Message):
         non_finite: _builtins.bool = ...,
         token_accuracy: _builtins.float | None = ...,
         loss_standard_error: _builtins.float | None = ...,
+        token_accuracy_standard_error: _builtins.float | None = ...,
+        rows: _builtins.int = ...,
+        rows_sha256: _builtins.str = ...,
+        prompts_sha256: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "perplexity", b"perplexity", "token_accuracy", b"token_accuracy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "_token_accuracy_standard_error", b"_token_accuracy_standard_error", "exact_match", b"exact_match", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "perplexity", b"perplexity", "token_accuracy", b"token_accuracy", "token_accuracy_standard_error", b"token_accuracy_standard_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "examples", b"examples", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "non_finite", b"non_finite", "perplexity", b"perplexity", "seconds", b"seconds", "step", b"step", "token_accuracy", b"token_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "_token_accuracy_standard_error", b"_token_accuracy_standard_error", "exact_match", b"exact_match", "examples", b"examples", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "non_finite", b"non_finite", "perplexity", b"perplexity", "prompts_sha256", b"prompts_sha256", "rows", b"rows", "rows_sha256", b"rows_sha256", "seconds", b"seconds", "step", b"step", "token_accuracy", b"token_accuracy", "token_accuracy_standard_error", b"token_accuracy_standard_error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact_match: _TypeAlias = _typing.Literal["exact_match"]  # noqa: Y015
     _WhichOneofArgType__exact_match: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match"]  # noqa: Y015
@@ -1137,6 +1157,8 @@ class EvalMetrics(_message.Message):
     _WhichOneofArgType__perplexity: _TypeAlias = _typing.Literal["_perplexity", b"_perplexity"]  # noqa: Y015
     _WhichOneofReturnType__token_accuracy: _TypeAlias = _typing.Literal["token_accuracy"]  # noqa: Y015
     _WhichOneofArgType__token_accuracy: _TypeAlias = _typing.Literal["_token_accuracy", b"_token_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__token_accuracy_standard_error: _TypeAlias = _typing.Literal["token_accuracy_standard_error"]  # noqa: Y015
+    _WhichOneofArgType__token_accuracy_standard_error: _TypeAlias = _typing.Literal["_token_accuracy_standard_error", b"_token_accuracy_standard_error"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exact_match) -> _WhichOneofReturnType__exact_match | None: ...
     @_typing.overload
@@ -1147,6 +1169,8 @@ class EvalMetrics(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__perplexity) -> _WhichOneofReturnType__perplexity | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__token_accuracy) -> _WhichOneofReturnType__token_accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_accuracy_standard_error) -> _WhichOneofReturnType__token_accuracy_standard_error | None: ...
 
 Global___EvalMetrics: _TypeAlias = EvalMetrics  # noqa: Y015
 

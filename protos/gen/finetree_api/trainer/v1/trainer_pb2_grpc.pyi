@@ -8,6 +8,7 @@ from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
 from finetree_api.trainer.v1 import capacity_pb2 as _capacity_pb2
 from finetree_api.trainer.v1 import checkpoint_pb2 as _checkpoint_pb2
+from finetree_api.trainer.v1 import comparison_pb2 as _comparison_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
@@ -234,6 +235,14 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
     restore a backup).
+    """
+    CompareJobs: _grpc.UnaryUnaryMultiCallable[_comparison_pb2.CompareJobsRequest, _comparison_pb2.CompareJobsResponse]
+    """Compares 2 to 16 jobs that train, in any state: settings that differ, curves on one axis, final metrics with intervals,
+    time, memory, cost, estimates against what was measured, and answers to the same prompts. It names a best job only where
+    that is told apart on the same held-out rows.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take names from ListJobs), FAILED_PRECONDITION (NOT_COMPARABLE: leave out the job that
+    the metadata names, which does not train; EVENTS_DAMAGED: the operator must restore a backup).
     """
     ReadJobLog: _grpc.UnaryStreamMultiCallable[_job_log_pb2.ReadJobLogRequest, _job_log_pb2.ReadJobLogResponse]
     """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
@@ -514,6 +523,14 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
     restore a backup).
+    """
+    CompareJobs: _aio.UnaryUnaryMultiCallable[_comparison_pb2.CompareJobsRequest, _comparison_pb2.CompareJobsResponse]  # type: ignore[assignment]
+    """Compares 2 to 16 jobs that train, in any state: settings that differ, curves on one axis, final metrics with intervals,
+    time, memory, cost, estimates against what was measured, and answers to the same prompts. It names a best job only where
+    that is told apart on the same held-out rows.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take names from ListJobs), FAILED_PRECONDITION (NOT_COMPARABLE: leave out the job that
+    the metadata names, which does not train; EVENTS_DAMAGED: the operator must restore a backup).
     """
     ReadJobLog: _aio.UnaryStreamMultiCallable[_job_log_pb2.ReadJobLogRequest, _job_log_pb2.ReadJobLogResponse]  # type: ignore[assignment]
     """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
@@ -929,6 +946,20 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
         restore a backup).
+        """
+
+    @_abc_1.abstractmethod
+    def CompareJobs(
+        self,
+        request: _comparison_pb2.CompareJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_comparison_pb2.CompareJobsResponse, _abc.Awaitable[_comparison_pb2.CompareJobsResponse]]:
+        """Compares 2 to 16 jobs that train, in any state: settings that differ, curves on one axis, final metrics with intervals,
+        time, memory, cost, estimates against what was measured, and answers to the same prompts. It names a best job only where
+        that is told apart on the same held-out rows.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take names from ListJobs), FAILED_PRECONDITION (NOT_COMPARABLE: leave out the job that
+        the metadata names, which does not train; EVENTS_DAMAGED: the operator must restore a backup).
         """
 
     @_abc_1.abstractmethod

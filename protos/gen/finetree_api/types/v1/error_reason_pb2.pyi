@@ -514,6 +514,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
     lines; lower the micro-batch if memory ran out.
     """
+    ERROR_REASON_NOT_COMPARABLE: _ErrorReason.ValueType  # 256
+    """The job does not train, so that it has nothing to compare (FAILED_PRECONDITION, CompareJobs). Leave out the job that the
+    metadata names.
+    """
     ERROR_REASON_LOG_NOT_FOUND: _ErrorReason.ValueType  # 255
     """There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or
     follow the log.
@@ -1136,6 +1140,10 @@ ERROR_REASON_WORKER_FAILED: ErrorReason.ValueType  # 188
 ERROR_REASON_WORKER_LOST: ErrorReason.ValueType  # 189
 """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
 lines; lower the micro-batch if memory ran out.
+"""
+ERROR_REASON_NOT_COMPARABLE: ErrorReason.ValueType  # 256
+"""The job does not train, so that it has nothing to compare (FAILED_PRECONDITION, CompareJobs). Leave out the job that the
+metadata names.
 """
 ERROR_REASON_LOG_NOT_FOUND: ErrorReason.ValueType  # 255
 """There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or

@@ -14,6 +14,7 @@ from finetree_runtime.errors import DomainError
 from finetree_trainer import estimator, paths
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.disk import full_disk_refused, private_folder
+from finetree_trainer.estimator import Rates
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub, locate
@@ -37,8 +38,10 @@ class TaskBuilder:
         *,
         weights: WeightsLocator,
         devices: Iterable[Device],
+        rates: Rates,
         settings: Settings,
     ) -> None:
+        self._rates = rates
         self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
         self._threads = {(device.node, device.id): device.threads for device in devices}
         self._layout, self._settings = Layout(settings.data_dir), settings
@@ -86,6 +89,10 @@ class TaskBuilder:
         else:
             spec = record.train.spec
             task.train.spec.CopyFrom(spec)
+            if record.estimate.HasField("step_seconds"):
+                task.step_seconds.CopyFrom(record.estimate.step_seconds)
+            if (rates := self._rates()) is not None:
+                task.matrix_rates.CopyFrom(rates)
             task.dataset_file = await self._file(row.dataset_uid, spec.dataset)
             task.evaluation_file = await self._file(row.evaluation_uid, spec.evaluation.dataset)
             self._set_model(task, record, fetching=False)

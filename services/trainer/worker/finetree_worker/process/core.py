@@ -45,7 +45,7 @@ class TrainingCore:
 
     def profile(self) -> worker_pb2.HostProfile:
         """Measure the matrix rates of all cores that this process may use."""
-        from finetree_worker.process import matrix_rate
+        from finetree_worker.training import matrix_rate
 
         rate = matrix_rate.measure(len(os.sched_getaffinity(0)))
         return worker_pb2.HostProfile(
