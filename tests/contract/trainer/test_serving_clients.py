@@ -4,7 +4,10 @@
 import asyncio
 import importlib.util
 import json
+import re
+import shlex
 from pathlib import Path
+from types import ModuleType
 
 import finetree
 import httpx2
@@ -16,9 +19,15 @@ from trainer_harness import trainer
 SCRIPT = {"steps": 2, "adapter": True, "words": 2}
 
 
-_SPEC = importlib.util.spec_from_file_location("console_conftest", Path(__file__).parents[1] / "console/conftest.py")
-CONSOLE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(CONSOLE)
+def module_of(file: str) -> ModuleType:
+    """A file of another folder of tests, which are no packages."""
+    spec = importlib.util.spec_from_file_location(Path(file).stem, Path(__file__).parents[2] / file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CONSOLE, WEIGHT_FILES = module_of("contract/console/conftest.py"), module_of("unit/data/weights/weight_files.py")
 
 
 async def trained(talk) -> str:
@@ -184,3 +193,29 @@ async def test_the_console_streams_answers_as_events_and_refuses_with_a_status(t
         (400, "INVALID_REQUEST"),
         (404, "JOB_NOT_FOUND"),
     ]
+
+
+def page_commands() -> list[str]:
+    """What docs/chat.md says to type, but the conversation, which needs a terminal."""
+    page = (Path(__file__).parents[3] / "docs/chat.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("finetree ")]
+    return [line for line in lines if not line.startswith("finetree chat ") or " -m " in line]
+
+
+async def test_the_commands_of_the_page_do_what_it_says(tmp_path, monkeypatch, capsys):
+    (tmp_path / "models/adapters").mkdir(parents=True)
+    WEIGHT_FILES.peft_adapter(tmp_path / "models/adapters/theirs")
+    names = {"SERVING": ""}
+    async with trainer(tmp_path, SCRIPT | {"steps": 200, "checkpoints": [200]}, cpu_slots=2) as talk:
+        for name in ("OTHER_JOB", "JOB"):
+            names[name] = await trained(talk)
+        for line in page_commands():
+            words = shlex.split(line, comments=True)[1:]
+            for name, meant in names.items():
+                words = [re.sub(rf"\b{name}\b", meant, word) for word in words]
+            code, out, err = await command(monkeypatch, capsys, talk, *words)
+            assert code == 0, (line, err)
+            if words[0] == "serve":
+                names["SERVING"] = out.splitlines()[0]
+        ended = await talk.events(names["SERVING"])
+        assert ended[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
