@@ -14,6 +14,7 @@ from finetree_api.trainer.v1 import (
     capacity_pb2,
     comparison_pb2,
     dataset_pb2,
+    evaluation_pb2,
     event_log_pb2,
     event_pb2,
     job_log_pb2,
@@ -22,7 +23,7 @@ from finetree_api.trainer.v1 import (
     serving_pb2,
     trainer_pb2,
 )
-from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2, weights_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
@@ -35,7 +36,9 @@ from finetree.exports.target import FORMATS, Format
 from finetree.exports.target import KINDS as EXPORTED
 from finetree.spec import coerce, recommendation_of
 
-TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | serving_pb2.ServeTask
+TaskLike = (
+    job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | evaluation_pb2.EvaluateTask | serving_pb2.ServeTask
+)
 JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
 ModelLike = model_pb2.ModelSource | str | Mapping[str, Any]
 DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
@@ -81,6 +84,7 @@ def train_task(
     *,
     recommendation: RecommendationLike | None = None,
     approved_plan: PlanLike | None = None,
+    init_from: weights_pb2.TrainedWeights | None = None,
 ) -> job_pb2.TrainTask:
     """Build a TrainTask.
 
@@ -96,7 +100,10 @@ def train_task(
         if approved_plan is None
         else coerce(run_spec_pb2.Plan, approved_plan, prefix="approved_plan"),
     )
-    if task.spec.WhichOneof("method") is None and not task.spec.model.WhichOneof("source"):
+    if init_from is not None:
+        task.spec.init_from.CopyFrom(init_from)
+    empty = task.spec.WhichOneof("method") is None and not task.spec.model.WhichOneof("source")
+    if empty and not task.spec.HasField("init_from"):  # else what is unset is the weights' own
         raise _no_recipe(recommendation)
     if isinstance(recommendation, recommendation_pb2.RecommendResponse):
         task.setting_sources.extend(recommendation.setting_sources)
@@ -189,6 +196,8 @@ def job_template(
         template.prepare.CopyFrom(job)
     elif isinstance(job, job_pb2.ExportTask):
         template.export.CopyFrom(job)
+    elif isinstance(job, evaluation_pb2.EvaluateTask):
+        template.evaluate.CopyFrom(job)
     elif isinstance(job, serving_pb2.ServeTask):
         template.serve.CopyFrom(job)
     else:
