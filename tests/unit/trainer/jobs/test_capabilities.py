@@ -3,6 +3,7 @@
 
 import pytest
 from finetree.capabilities import ENUM_SETTINGS
+from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.resolve import resolve_spec
