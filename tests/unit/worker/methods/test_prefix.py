@@ -143,7 +143,7 @@ def test_a_model_whose_keys_and_values_differ_in_size_takes_no_prefix(plan: Plan
 
 
 def test_peft_loses_what_it_has_generated_as_the_rules_of_servers_say(plan: Plan, tiny: Callable[..., Any]) -> None:
-    """Once this fails peft or transformers has changed: read the code for the rule transformers.prefix.generate again."""
+    """Once this fails, peft or transformers has changed: look at the rule transformers.prefix.generate again."""
     model = prefixed(plan, tiny("llama"))
     ids = torch.arange(5, 12)[None]
     tokens = ids
