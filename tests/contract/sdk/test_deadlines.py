@@ -34,6 +34,7 @@ ARGUMENTS = {
     "service": "trainer",
     "source": b'{"text": "a"}',
     "spec": SPEC,
+    "what": SPEC,
     "weights": "projects/p/jobs/1/artifacts/a",
 }
 """Value of each parameter that has no default, in whichever method; a new method may need one more."""

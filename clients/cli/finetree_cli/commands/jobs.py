@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from finetree_cli.commands.jobs_checkpoints import checkpoints
 from finetree_cli.commands.jobs_compare import compare
 from finetree_cli.commands.jobs_export import export
 from finetree_cli.commands.jobs_label import label
+from finetree_cli.commands.jobs_lineage import lineage
 from finetree_cli.commands.jobs_logs import events, logs
+from finetree_cli.commands.jobs_push import push
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
 from finetree_cli.options.types import Duration, Label
 
@@ -31,7 +34,7 @@ STATES = (
     "cancelled",
 )
 
-TASKS = ("train", "prepare", "export", "serve")
+TASKS = ("train", "prepare", "evaluate", "export", "serve")
 
 LINE_POINTS = 40
 """Points of a curve that is drawn in a line of text."""
@@ -42,7 +45,7 @@ def jobs() -> None:
     """List, follow, cancel and download jobs."""
 
 
-for _command in (label, compare, logs, events, export):
+for _command in (label, checkpoints, lineage, compare, logs, events, export, push):
     jobs.add_command(_command)
 
 

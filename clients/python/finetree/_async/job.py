@@ -16,18 +16,20 @@ from finetree._async.download import download, read_file, read_log
 from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
 from finetree._async.trainer import metric_files
+from finetree._async.trainer.job_weights import AsyncJobWeights
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
-from finetree._shared.follow import Pace, Start
+from finetree._shared.follow import Pace, Start, follow_job
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.trainer import exports, serving
+from finetree._shared.trainer import exports
 from finetree._shared.trainer.exports import ExportFields
+from finetree._shared.trainer.weights import trained_artifact
 from finetree._shared.trainer_requests import Mode
 from finetree.exports.target import ExportFile, Format
 
 
-class AsyncJob:
+class AsyncJob(AsyncJobWeights):
     """A handle on a job.
 
     Attributes:
@@ -157,7 +159,7 @@ class AsyncJob:
             FailedPrecondition: LOG_RESET: the log was restored from a backup, start from the beginning.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        follow = trainer_requests.follow_job(
+        follow = follow_job(
             self.name,
             start=Start(after_seq, cursor, after_time, now=now),
             kinds=kinds,
@@ -180,7 +182,7 @@ class AsyncJob:
             JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
             NotFound: JOB_NOT_FOUND.
         """
-        follow = trainer_requests.follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
+        follow = follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
         deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         async with AsyncEventStream(self._transport, follow, deadline=deadline) as stream:
@@ -374,7 +376,7 @@ class AsyncJob:
             NotFound: ARTIFACT_NOT_FOUND: it has no trained weights, or not yet.
             FinetreeError: what `Client.export` raises.
         """
-        weights = serving.trained_artifact(self.name, await self.artifacts(timeout=timeout))
+        weights = trained_artifact(self.name, await self.artifacts(timeout=timeout))
         template = exports.export_template(weights, fields)
         request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
         created = await self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)

@@ -13,6 +13,7 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
+    checkpoint_pb2,
     comparison_pb2,
     dataset_pb2,
     event_log_pb2,
@@ -158,6 +159,9 @@ COMPARE_JOBS = _of(
 )
 READ_JOB_LOG = _of("trainer", "ReadJobLog", job_log_pb2.ReadJobLogRequest, job_log_pb2.ReadJobLogResponse, None)
 LIST_JOB_LOGS = _of("trainer", "ListJobLogs", job_log_pb2.ListJobLogsRequest, job_log_pb2.ListJobLogsResponse)
+LIST_CHECKPOINTS = _of(
+    "trainer", "ListCheckpoints", checkpoint_pb2.ListCheckpointsRequest, checkpoint_pb2.ListCheckpointsResponse
+)
 LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsRequest, artifact_pb2.ListArtifactsResponse)
 DOWNLOAD_ARTIFACT = _of(
     "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None

@@ -14,6 +14,7 @@ from finetree_api.trainer.v1 import (
     capacity_pb2,
     comparison_pb2,
     dataset_pb2,
+    evaluation_pb2,
     event_log_pb2,
     event_pb2,
     job_log_pb2,
@@ -22,11 +23,11 @@ from finetree_api.trainer.v1 import (
     serving_pb2,
     trainer_pb2,
 )
-from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2, weights_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
-from finetree._shared.follow import Follow, Pace, Start
+from finetree._shared.follow import event_kinds
 from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, enum_word, invalid
 from finetree._shared.status import error_of_status
@@ -35,7 +36,9 @@ from finetree.exports.target import FORMATS, Format
 from finetree.exports.target import KINDS as EXPORTED
 from finetree.spec import coerce, recommendation_of
 
-TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | serving_pb2.ServeTask
+TaskLike = (
+    job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | evaluation_pb2.EvaluateTask | serving_pb2.ServeTask
+)
 JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
 ModelLike = model_pb2.ModelSource | str | Mapping[str, Any]
 DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
@@ -81,6 +84,7 @@ def train_task(
     *,
     recommendation: RecommendationLike | None = None,
     approved_plan: PlanLike | None = None,
+    init_from: weights_pb2.TrainedWeights | None = None,
 ) -> job_pb2.TrainTask:
     """Build a TrainTask.
 
@@ -96,7 +100,10 @@ def train_task(
         if approved_plan is None
         else coerce(run_spec_pb2.Plan, approved_plan, prefix="approved_plan"),
     )
-    if task.spec.WhichOneof("method") is None and not task.spec.model.WhichOneof("source"):
+    if init_from is not None:
+        task.spec.init_from.CopyFrom(init_from)
+    empty = task.spec.WhichOneof("method") is None and not task.spec.model.WhichOneof("source")
+    if empty and not task.spec.HasField("init_from"):  # else what is unset is the weights' own
         raise _no_recipe(recommendation)
     if isinstance(recommendation, recommendation_pb2.RecommendResponse):
         task.setting_sources.extend(recommendation.setting_sources)
@@ -189,6 +196,8 @@ def job_template(
         template.prepare.CopyFrom(job)
     elif isinstance(job, job_pb2.ExportTask):
         template.export.CopyFrom(job)
+    elif isinstance(job, evaluation_pb2.EvaluateTask):
+        template.evaluate.CopyFrom(job)
     elif isinstance(job, serving_pb2.ServeTask):
         template.serve.CopyFrom(job)
     else:
@@ -269,26 +278,13 @@ def get_capacity(wait_for_rate: float) -> capacity_pb2.GetCapacityRequest:
     return request
 
 
-def follow_job(
-    name: str, *, start: Start | None = None, kinds: Sequence[str | int] = (), min_level: str | int = 0, pace: Pace
-) -> Follow:
-    """Build a follower of a job's events."""
-    return Follow(
-        name,
-        start=start or Start(),
-        kinds=_event_kinds(kinds),
-        min_level=enum_number(event_pb2.EventLevel, min_level, "min_level"),
-        pace=pace,
-    )
-
-
 def list_events(name: str, last: int, kinds: Sequence[str | int], before_seq: int) -> event_log_pb2.ListEventsRequest:
     """Build the request of ListEvents for the newest events."""
     return event_log_pb2.ListEventsRequest(
         name=name,
         order=event_log_pb2.EVENT_ORDER_DESCENDING,
         page_size=last,
-        kinds=_event_kinds(kinds),
+        kinds=event_kinds(kinds),
         before_seq=before_seq,
     )
 
@@ -300,7 +296,7 @@ def list_exported(name: str, after_seq: int, last_seq: int) -> Listing[event_pb2
         order=event_log_pb2.EVENT_ORDER_ASCENDING,
         after_seq=after_seq,
         before_seq=last_seq + 1,
-        kinds=_event_kinds(EXPORTED),
+        kinds=event_kinds(EXPORTED),
         page_size=1000,
     )
     return Listing(rpcs.LIST_EVENTS, request, lambda page: page.events)
@@ -425,10 +421,6 @@ def job_failed(job: job_pb2.Job, terminal: event_pb2.Terminal | None) -> JobFail
         violations=cause.violations,
         metadata=cause.metadata,
     )
-
-
-def _event_kinds(kinds: Sequence[str | int]) -> list[Any]:
-    return [enum_number(event_pb2.EventKind, kind, "kinds") for kind in kinds]
 
 
 def seen(snapshot: job_pb2.Job | None) -> str:

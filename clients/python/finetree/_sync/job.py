@@ -12,20 +12,22 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
-from finetree._shared.follow import Pace, Start
+from finetree._shared.follow import Pace, Start, follow_job
 from finetree._shared.retry import deadline_after, within
-from finetree._shared.trainer import exports, serving
+from finetree._shared.trainer import exports
 from finetree._shared.trainer.exports import ExportFields
+from finetree._shared.trainer.weights import trained_artifact
 from finetree._shared.trainer_requests import Mode
 from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.trainer import metric_files
+from finetree._sync.trainer.job_weights import JobWeights
 from finetree._sync.transport import Transport
 from finetree.exports.target import ExportFile, Format
 
 
-class Job:
+class Job(JobWeights):
     """A handle on a job.
 
     Attributes:
@@ -155,7 +157,7 @@ class Job:
             FailedPrecondition: LOG_RESET: the log was restored from a backup, start from the beginning.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        follow = trainer_requests.follow_job(
+        follow = follow_job(
             self.name,
             start=Start(after_seq, cursor, after_time, now=now),
             kinds=kinds,
@@ -178,7 +180,7 @@ class Job:
             JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
             NotFound: JOB_NOT_FOUND.
         """
-        follow = trainer_requests.follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
+        follow = follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
         deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         with EventStream(self._transport, follow, deadline=deadline) as stream:
@@ -368,7 +370,7 @@ class Job:
             NotFound: ARTIFACT_NOT_FOUND: it has no trained weights, or not yet.
             FinetreeError: what `Client.export` raises.
         """
-        weights = serving.trained_artifact(self.name, self.artifacts(timeout=timeout))
+        weights = trained_artifact(self.name, self.artifacts(timeout=timeout))
         template = exports.export_template(weights, fields)
         request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
         created = self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)

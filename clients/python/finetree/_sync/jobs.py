@@ -8,13 +8,13 @@ from typing import Any, Unpack
 
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import capacity_pb2, comparison_pb2, job_pb2, trainer_pb2
-from finetree_api.types.v1 import hardware_pb2
+from finetree_api.types.v1 import hardware_pb2, weights_pb2
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.requests import SpecLike
 from finetree._shared.trainer import exports, serving
 from finetree._shared.trainer.exports import ExportFields
-from finetree._shared.trainer.serving import WeightsLike
+from finetree._shared.trainer.weights import WeightsLike, job_of
 from finetree._shared.trainer_requests import (
     Axis,
     DatasetLike,
@@ -42,6 +42,7 @@ class JobCalls:
         *,
         recommendation: RecommendationLike | None = None,
         approved_plan: PlanLike | None = None,
+        init_from: WeightsLike | None = None,
         timeout: float | None = None,
         request_id: str = "",
         **fields: Unpack[JobFields],
@@ -52,6 +53,9 @@ class JobCalls:
             spec: a RunSpec, or its proto JSON as a dict; or a recommendation, whose recipe is trained.
             recommendation: the answer that the spec comes from; the job keeps what it says.
             approved_plan: plan that must hold, from `validate_job` or `plan_of`; None means any.
+            init_from: weights that the run starts from, as `trained_weights` takes them; a spec without a model then
+                gets the model of the job that made them, and without a method theirs. None means what the spec says,
+                else the base model.
             timeout: as in `create_job`.
             request_id: as in `create_job`.
             fields: as in `create_job`.
@@ -61,8 +65,27 @@ class JobCalls:
             PlanDrift: the plan is not the approved one; `violations` names each field that differs.
             FinetreeError: what `create_job` raises.
         """
-        task = trainer_requests.train_task(spec, recommendation=recommendation, approved_plan=approved_plan)
+        start = None if init_from is None else self.trained_weights(init_from)
+        task = trainer_requests.train_task(
+            spec, recommendation=recommendation, approved_plan=approved_plan, init_from=start
+        )
+        if start is not None and not task.spec.model.WhichOneof("source") and job_of(start):
+            task.spec.model.CopyFrom(self.get_job(job_of(start)).train.spec.model)
         return self.create_job(task, timeout=timeout, request_id=request_id, **fields)
+
+    def trained_weights(self, source: WeightsLike) -> weights_pb2.TrainedWeights:
+        """Name trained weights by what a caller has in hand, with the hash of their content where it is known.
+
+        Args:
+            source: a job, whose newest adapter or model is meant; an Artifact or a Checkpoint; a text: the name or id
+                of a job, "JOB@STEP" for its checkpoint of a step, the name of an artifact or a checkpoint, else the
+                path of an adapter folder under a model root of the trainer; or a TrainedWeights.
+
+        Raises:
+            InvalidArgument: the step of "JOB@STEP" is no number.
+            NotFound: JOB_NOT_FOUND; ARTIFACT_NOT_FOUND: the job has trained nothing, or not yet.
+        """
+        return located(self._transport, source, "weights")
 
     def prepare(
         self,
@@ -229,7 +252,7 @@ class JobCalls:
 
         Args:
             job: a RunSpec to train, its proto JSON as a dict, or a recommendation; a TrainTask, PrepareTask,
-                ExportTask or ServeTask; or a whole JobTemplate (which leaves the fields unused).
+                EvaluateTask, ExportTask or ServeTask; or a whole JobTemplate (which leaves the fields unused).
             timeout: seconds; None means the client's timeout, else 30.
             request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
             fields: display_name, limits that end it cleanly, deadline (its latest end), suspended (created, but not
@@ -286,7 +309,7 @@ class JobCalls:
 
         Args:
             states: only jobs in one of these states, such as "running"; empty means all.
-            tasks: only jobs with one of these tasks: "train", "prepare", "export", "serve"; empty means all.
+            tasks: only jobs with one of these tasks: "train", "prepare", "evaluate", "export", "serve"; empty: all.
             labels: only jobs with all of these labels.
             page_size: largest page; 0 means the server's choice.
             limit: items in all; None means every one.

@@ -3,6 +3,7 @@
 
 import pytest
 from finetree.capabilities import ENUM_SETTINGS
+from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.resolve import resolve_spec
@@ -118,3 +119,12 @@ def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):
     assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
         (path, "SETTING_NOT_SUPPORTED")
     ]
+
+
+def test_a_task_that_this_server_does_not_run_is_refused_with_those_that_it_does(monkeypatch):
+    fewer = type(CAPABILITIES)(tasks=[job_pb2.TASK_KIND_TRAIN])
+    monkeypatch.setattr(capabilities, "CAPABILITIES", fewer)
+    with pytest.raises(InvalidArgument, match=r"job\.export.*TASK_KIND_TRAIN") as raised:
+        capabilities.require_task("export")
+    assert raised.value.reason == "TASK_NOT_SUPPORTED"
+    capabilities.require_task("train")

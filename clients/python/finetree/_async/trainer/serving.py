@@ -16,7 +16,8 @@ from finetree._async.transport import AsyncTransport, Stream
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer import serving
-from finetree._shared.trainer.serving import AnswerPiece, Answers, PromptLike, WeightsLike
+from finetree._shared.trainer.serving import AnswerPiece, Answers, PromptLike
+from finetree._shared.trainer.weights import WeightsLike, trained_artifact, weights_of
 
 
 class AsyncGeneration:
@@ -304,7 +305,7 @@ class AsyncServing:
 
 async def located(transport: AsyncTransport, weights: WeightsLike, field: str) -> weights_pb2.TrainedWeights:
     """Make the message of trained weights; of a job, those of its artifact, which are asked for."""
-    found = serving.weights_of(transport.options.project, weights, field)
+    found = weights_of(transport.options.project, weights, field)
     if isinstance(found, weights_pb2.TrainedWeights):
         return found
-    return serving.trained_artifact(found, await AsyncJob(transport, found).artifacts())
+    return trained_artifact(found, await AsyncJob(transport, found).artifacts())

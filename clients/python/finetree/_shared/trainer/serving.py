@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from finetree_api.trainer.v1 import artifact_pb2, job_pb2, serving_pb2
+from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, model_pb2, training_pb2, weights_pb2
 
 from finetree._shared.channels import new_request_id
 from finetree._shared.requests import enum_number, invalid
-from finetree._shared.trainer_requests import ModelLike, full_name, model_source
+from finetree._shared.trainer_requests import ModelLike, model_source
 from finetree.durations import to_duration
-from finetree.errors import FailedPrecondition, Internal, NotFound
+from finetree.errors import FailedPrecondition, Internal
 from finetree.spec import coerce
 
 TRAINED = "trained"
@@ -23,13 +23,6 @@ BASE = "base"
 """Name of the base model among the targets."""
 
 
-class JobHandle(Protocol):
-    """A handle on a job."""
-
-    name: str
-
-
-WeightsLike = weights_pb2.TrainedWeights | JobHandle | str | Mapping[str, Any]
 MessageLike = serving_pb2.ChatMessage | Mapping[str, str]
 PromptLike = str | Sequence[MessageLike]
 
@@ -107,43 +100,6 @@ def base_of(job: job_pb2.Job) -> model_pb2.ModelSource:
     if job.base.revision and source.WhichOneof("source") in ("hub", "name"):
         return model_pb2.ModelSource(hub=model_pb2.HubModel(id=job.base.hub_id, revision=job.base.revision))
     return source
-
-
-def weights_of(project: str, weights: WeightsLike, field: str) -> weights_pb2.TrainedWeights | str:
-    """Trained weights as a caller names them; the resource name of a job whose artifact is meant.
-
-    A text is the name of an artifact or checkpoint, or the name or short id of a job, whose checkpoint of a step is
-    "JOB@STEP".
-    """
-    if isinstance(weights, (weights_pb2.TrainedWeights, Mapping)):
-        return coerce(weights_pb2.TrainedWeights, weights, prefix=field)
-    if not isinstance(weights, str):
-        return weights.name
-    if "/artifacts/" in weights:
-        return weights_pb2.TrainedWeights(artifact=weights)
-    if "/checkpoints/" in weights:
-        return weights_pb2.TrainedWeights(checkpoint=weights)
-    job, _, step = weights.partition("@")
-    name = full_name(project, "jobs", job)
-    if not step:
-        return name
-    if not step.isdecimal():
-        raise invalid(field, f"expected JOB@STEP with a number as the step, got {weights!r}")
-    return weights_pb2.TrainedWeights(checkpoint=f"{name}/checkpoints/{step}")
-
-
-def trained_artifact(job: str, artifacts: Iterable[artifact_pb2.Artifact]) -> weights_pb2.TrainedWeights:
-    """The adapter among a job's artifacts, else its model.
-
-    Raises:
-        NotFound: ARTIFACT_NOT_FOUND: it has made neither, or not yet.
-    """
-    for kind in (artifact_pb2.ARTIFACT_KIND_ADAPTER, artifact_pb2.ARTIFACT_KIND_MODEL):
-        for artifact in artifacts:
-            if artifact.kind == kind:
-                return weights_pb2.TrainedWeights(artifact=artifact.name)
-    text = f"{job} has made no adapter and no model, or not yet; name one of its checkpoints as JOB@STEP"
-    raise NotFound(text, reason="ARTIFACT_NOT_FOUND")
 
 
 def target(name: str, weights: weights_pb2.TrainedWeights) -> serving_pb2.ServeTarget:

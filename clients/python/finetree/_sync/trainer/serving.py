@@ -13,7 +13,8 @@ from finetree_api.types.v1 import weights_pb2
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer import serving
-from finetree._shared.trainer.serving import AnswerPiece, Answers, PromptLike, WeightsLike
+from finetree._shared.trainer.serving import AnswerPiece, Answers, PromptLike
+from finetree._shared.trainer.weights import WeightsLike, trained_artifact, weights_of
 from finetree._sync.job import Job
 from finetree._sync.transport import Stream, Transport
 
@@ -301,7 +302,7 @@ class Serving:
 
 def located(transport: Transport, weights: WeightsLike, field: str) -> weights_pb2.TrainedWeights:
     """Make the message of trained weights; of a job, those of its artifact, which are asked for."""
-    found = serving.weights_of(transport.options.project, weights, field)
+    found = weights_of(transport.options.project, weights, field)
     if isinstance(found, weights_pb2.TrainedWeights):
         return found
-    return serving.trained_artifact(found, Job(transport, found).artifacts())
+    return trained_artifact(found, Job(transport, found).artifacts())

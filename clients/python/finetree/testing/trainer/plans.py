@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.trainer.v1 import base_model_pb2, capacity_pb2, job_pb2
+from finetree_api.trainer.v1 import base_model_pb2, capacity_pb2, evaluation_pb2, job_pb2
 from finetree_api.types.v1 import (
     check_pb2,
     estimate_summary_pb2,
@@ -22,13 +22,14 @@ from finetree.capabilities import TRAINING, unsupported
 from finetree.errors import FailedPrecondition, InvalidArgument, Violation
 from finetree.testing import spec as specs
 from finetree.testing.estimator import FakeEstimator
-from finetree.testing.requests import invalid
+from finetree.testing.requests import invalid, not_promised
 from finetree.testing.trainer.base_models import FakeBaseModels
 from finetree.testing.trainer.datasets import FakeDatasets
+from finetree.testing.trainer.evaluations import plan_evaluation
 
 SPEC, PREPARE = "job.train.spec", "job.prepare"
 CAPABILITIES = capacity_pb2.TrainingCapabilities(
-    tasks=[job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_PREPARE],
+    tasks=[job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_PREPARE, job_pb2.TASK_KIND_EVALUATE],
 )
 CAPABILITIES.MergeFrom(TRAINING)
 """What the fake trainer runs: of tasks those that it can play, of settings what the trainer does."""
@@ -40,7 +41,7 @@ _FILLED_HERE = ("spec.dataset.reading", "spec.evaluation.dataset.reading", "spec
 class Planned:
     """A job as it will run."""
 
-    task: job_pb2.TrainTask | job_pb2.PrepareTask
+    task: job_pb2.TrainTask | job_pb2.PrepareTask | evaluation_pb2.EvaluateTask
     model: base_model_pb2.BaseModel | None = None
     hub: model_pb2.HubModel | None = None
     plan: run_spec_pb2.Plan | None = None
@@ -73,7 +74,9 @@ class Planner:
                 return self._prepare(job.prepare)
             case "train":
                 return self._train(job)
-        raise invalid("job.export", "is not supported; this server runs train, prepare", "TASK_NOT_SUPPORTED")
+            case "evaluate":
+                return Planned(plan_evaluation(job.evaluate, self._datasets))
+        raise invalid("job.export", "is not supported; this server runs train, prepare, evaluate", "TASK_NOT_SUPPORTED")
 
     def _prepare(self, asked: job_pb2.PrepareTask) -> Planned:
         task = job_pb2.PrepareTask()
@@ -95,6 +98,8 @@ class Planner:
         task = job_pb2.TrainTask()
         task.CopyFrom(job.train)
         spec = task.spec
+        if spec.HasField("init_from"):
+            raise not_promised("starts no run from trained weights")
         if spec.WhichOneof("method") is None:
             raise invalid(f"{SPEC}.method", "is needed to train")
         hub, model = self._models.located(spec.model, f"{SPEC}.model")

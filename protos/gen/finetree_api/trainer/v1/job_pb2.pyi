@@ -667,7 +667,7 @@ Global___PrepareTask: _TypeAlias = PrepareTask  # noqa: Y015
 @_typing.final
 class ExportTask(_message.Message):
     """Merges trained weights into their base, or writes them for another program, and proves that the file answers as the
-    trained model does. It runs on the CPU, in float32: it needs 4 bytes of memory for each weight of the base.
+    trained model does. It runs on the CPU, in float32: it needs 6.5 bytes of memory for each weight of the base.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -142,7 +142,7 @@ class Planner:
 
     async def _plan_evaluate(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         found = await self._evaluations.plan(project, template.evaluate)
-        job = PlannedJob(found.task, found.model, found.device.kind, found.examples, found.rows)
+        job = PlannedJob(found.task, found.model, found.device.kind, found.examples, found.rows, weights=found.weights)
         job.remarks.extend(found.remarks)
         if template.limits.HasField("max_cost"):
             _check_currency(template.limits.max_cost.currency_code, job)

@@ -123,6 +123,9 @@ class GgufModel(Form):
         if not self.vocabulary.chat_template:
             text = "The model has no chat template: programs that load the file take their own default for chats."
             self.remarks.append(check_pb2.Remark(code="NO_CHAT_TEMPLATE", message=text))
+        elif ollama.turns_of(tokenizer, add_bos=self.vocabulary.add_bos) is None:
+            text = "Ollama's language cannot say what the chat template does: the Modelfile leaves it to Ollama."
+            self.remarks.append(check_pb2.Remark(code="OLLAMA_TEMPLATE_LEFT_OUT", message=text))
 
     def write(self, folder: Path, model: Adapted, base: BaseModel, on_fraction: Progress) -> None:
         """Write the file and the Modelfile."""

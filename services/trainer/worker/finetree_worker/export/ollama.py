@@ -6,7 +6,8 @@ prompt without any marks of turns. What is written here are the texts around tur
 only where putting them together again gives what the template gives.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from finetree_worker.tokenize.chat_template import ChatTemplate
 from finetree_worker.tokenize.tool_calls import TEMPLATE_ERRORS
 
-_MARKS = ("\ue000", "\ue001", "\ue002", "\ue003")
+_MARKS = ("\ue000", "\ue001", "\ue002", "\ue003", "\ue004", "\ue005")
 """Contents of the turns that are rendered: characters of private use, which no template has."""
 _QUOTES = '"""'  # end a template in a Modelfile
 
@@ -29,7 +30,7 @@ class Turns:
     first: str
     first_with_system: str
 
-    def text(self, turns: list[tuple[str, str]]) -> str:
+    def text(self, turns: Sequence[tuple[str, str]]) -> str:
         """Return a chat (role, content) with the beginning of the assistant's next answer."""
         around = {"system": self.system or ("", ""), "user": self.user, "assistant": self.assistant}
         begin = self.first_with_system if turns[0][0] == "system" else self.first
@@ -37,37 +38,36 @@ class Turns:
         return begin + body + self.assistant[0]
 
 
-def turns_of(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
-    """Return the texts around turns of the tokenizer's chat template; None where they depend on more than the role."""
-    template = ChatTemplate(tokenizer)
+def turns_of(tokenizer: PreTrainedTokenizerBase, *, add_bos: bool) -> Turns | None:
+    """Return the texts around turns of a tokenizer's chat template, None where they depend on more than the role.
+
+    With `add_bos` the program that reads the file adds the BOS token, which is left out here.
+    """
+    template, bos = ChatTemplate(tokenizer), str(tokenizer.bos_token) if add_bos and tokenizer.bos_token else ""
     if not template.exists:
         return None
-    system, *asked = _MARKS
 
-    def render(*turns: tuple[str, str]) -> str:
+    def render(turns: Sequence[tuple[str, str]]) -> str:
         plain = [{"role": role, "content": content} for role, content in turns]
-        return template.render(plain, None, prompt=True, plain=True)
+        return template.render(plain, None, prompt=True, plain=True).removeprefix(bos)
 
-    chat = [("user", asked[0]), ("assistant", asked[1]), ("user", asked[2])]
+    system, *contents = _MARKS
+    chat = list(zip(("user", "assistant", "user", "assistant", "user"), contents, strict=True))
     try:
-        first, middle, second, header = _around(render(*chat), asked)
-        before, system_end, *_ = _around(render(("system", system), chat[0]), [system, asked[0]])
-        whole = render(("system", system), *chat)
-    except (*TEMPLATE_ERRORS, ValueError):
-        before, system_end, whole = "", "", ""
-        try:
-            first, middle, second, header = _around(render(*chat), asked)
-        except (*TEMPLATE_ERRORS, ValueError):
+        first, middle, second, end = _around(render(chat[:3]), contents[:3])
+        found = _separate(first, middle, second, end=end)
+        if found is None or any(found.text(chat[:length]) != render(chat[:length]) for length in (1, 3, 5)):
             return None
-    found = _separate(first, middle, second, header)
-    if found is None:
+    except (*TEMPLATE_ERRORS, ValueError):
         return None
-    if whole and system_end.endswith(found.user[0]):
-        ending = system_end.removesuffix(found.user[0])
-        found = Turns(("", ending), found.user, found.assistant, found.first, before)
-        if found.text([("system", system), *chat]) != whole:
-            found = Turns(None, found.user, found.assistant, found.first, "")
-    return found if found.text(chat) == render(*chat) else None
+    try:
+        before, behind, _ = _around(render([("system", system), chat[0]]), [system, contents[0]])
+        told = replace(found, system=("", behind.removesuffix(found.user[0])), first_with_system=before)
+        with_system = [("system", system), *chat[:3]]
+        return told if told.text(with_system) == render(with_system) else found
+    except (*TEMPLATE_ERRORS, ValueError):
+        # A template without a system message: Ollama leaves it out.
+        return found
 
 
 def _around(text: str, contents: list[str]) -> list[str]:
@@ -82,7 +82,7 @@ def _around(text: str, contents: list[str]) -> list[str]:
     return parts
 
 
-def _separate(first: str, middle: str, second: str, end: str) -> Turns | None:
+def _separate(first: str, middle: str, second: str, *, end: str) -> Turns | None:
     """Tell apart the end of a user's turn and the beginning of an answer, and the other way round.
 
     `middle` stands between question and answer, `second` between answer and question, `end` behind the last question,
@@ -103,18 +103,16 @@ def _shared_end(left: str, right: str) -> str:
     return left[len(left) - length :]
 
 
-def template(tokenizer: PreTrainedTokenizerBase, turns: Turns, *, add_bos: bool) -> str:
-    """Return the turns as a Go template for Ollama, which adds the BOS token itself where the file says so."""
-    bos = str(tokenizer.bos_token) if add_bos and tokenizer.bos_token else ""
-    first, with_system = (text.removeprefix(bos) for text in (turns.first, turns.first_with_system))
+def template(turns: Turns) -> str:
+    """Return the turns as a Go template for Ollama."""
     system = turns.system or ("", "")
     begin = "{{- range $i, $_ := .Messages }}"
     if turns.system is None:
-        head = f"{{{{- if eq $i 0 }}}}{_text(first)}{{{{- end }}}}"
+        head = f"{{{{- if eq $i 0 }}}}{_text(turns.first)}{{{{- end }}}}"
     else:
         head = (
-            f'{{{{- if eq $i 0 }}}}{{{{- if eq .Role "system" }}}}{_text(with_system)}'
-            f"{{{{- else }}}}{_text(first)}{{{{- end }}}}{{{{- end }}}}"
+            f'{{{{- if eq $i 0 }}}}{{{{- if eq .Role "system" }}}}{_text(turns.first_with_system)}'
+            f"{{{{- else }}}}{_text(turns.first)}{{{{- end }}}}{{{{- end }}}}"
         )
     roles = [("system", system)] if turns.system is not None else []
     body = ""
@@ -142,9 +140,9 @@ def modelfile(
     lines = [f"FROM ./{file}"]
     if adapter:
         lines.append(f"ADAPTER ./{adapter}")
-    turns = turns_of(tokenizer)
+    turns = turns_of(tokenizer, add_bos=add_bos)
     if turns is not None:
-        written = template(tokenizer, turns, add_bos=add_bos)
+        written = template(turns)
         if _QUOTES not in written:
             lines.append(f"TEMPLATE {_QUOTES}{written}{_QUOTES}")
     lines += [f'PARAMETER stop "{text}"' for text in stop if '"' not in text]

@@ -47,7 +47,8 @@ with float16 and 2.6 with Q8_0; SmolLM2-135M 0.4 with Q8_0."""
 _MATRICES = 7  # of a layer
 _STORED = {"F32": WeightType.F32, "F16": WeightType.F16, "BF16": WeightType.BF16}
 _PROGRESS_STEP = 0.05
-_SPARE = 1.1  # memory beside the weights, as a share of them
+BYTES_PER_WEIGHT = 6.5
+"""Memory of an export: a model in float32, the copy in 16 bits that a folder is written from, and what it is asked."""
 
 
 class ExportDiffersError(TaskError):
@@ -220,8 +221,8 @@ def parameters(folder: Path) -> int:
 
 
 def require_memory(folder: Path) -> None:
-    """Raise MemoryExhaustedError OUT_OF_MEMORY_LOADING unless the model fits into memory in float32."""
-    needed, free = int(4 * parameters(folder) * _SPARE), free_memory_bytes(CPU)
+    """Raise MemoryExhaustedError OUT_OF_MEMORY_LOADING unless the memory of an export is free."""
+    needed, free = int(BYTES_PER_WEIGHT * parameters(folder)), free_memory_bytes(CPU)
     if free and needed > free:
         raise MemoryExhaustedError(
             "OUT_OF_MEMORY_LOADING",

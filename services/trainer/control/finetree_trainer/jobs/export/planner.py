@@ -76,7 +76,7 @@ class ExportPlanner:
         task.max_prompts, task.max_new_tokens = task.max_prompts or PROMPTS, task.max_new_tokens or NEW_TOKENS
         data, evaluation = await self._rows(project, task, located)
         needed = await asyncio.to_thread(self._require_space, task, model, located)
-        text = f"The export takes about {needed / 1e9:.2f} GB on the disk, and 4 bytes of memory for each weight."
+        text = f"The export takes about {needed / 1e9:.2f} GB on the disk, and 6.5 bytes of memory for each weight."
         remarks = [check_pb2.Remark(code="EXPORT_SIZE", message=text)]
         return PlannedExport(task, model, located, data, evaluation, remarks)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import torch
 from gguf.constants import Keys
 from torch import Tensor
@@ -77,10 +78,7 @@ def write(
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         architectures.add_parameters(writer, model.config, found)
         held.add_to(writer)
-        _add_tensors(writer, model, found=found, weights=weights, on_fraction=on_fraction)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        _write_tensors(writer, model, found=found, weights=weights, on_fraction=on_fraction)
     finally:
         writer.close()
 
@@ -98,7 +96,7 @@ def describe(writer: gguf.GGUFWriter, about: About) -> None:
             writer.add_base_model_version(0, about.revision)
 
 
-def _add_tensors(
+def _write_tensors(
     writer: gguf.GGUFWriter,
     model: PreTrainedModel,
     *,
@@ -106,13 +104,26 @@ def _add_tensors(
     weights: WeightType,
     on_fraction: Callable[[float], None],
 ) -> None:
-    factors = architectures.frequency_factors(model.config)
+    """Write the keys, then one tensor after another: rounded, they are never all in memory beside the model."""
+    scaling = architectures.frequency_factors(model.config)
+    factors = None if scaling is None else scaling.numpy()
     if factors is not None:
-        writer.add_tensor(FREQUENCIES, factors.numpy())
-    total, done = sum(tensor.numel() for tensor in model.state_dict().values()), 0
+        writer.add_tensor_info(FREQUENCIES, factors.shape, factors.dtype, factors.nbytes)
+    kinds, total = {}, 0
+    for _, stored_name, tensor in tensors_of(model, found):
+        kind = kinds[stored_name] = tensor_type(stored_name, tuple(tensor.shape), weights)
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        shape, count = tuple(tensor.shape), tensor.numel()
+        writer.add_tensor_info(stored_name, shape, np.dtype(np.float32), count // block * size, raw_dtype=kind)
+        total += count
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    if factors is not None:
+        writer.write_tensor_data(factors)
+    done = 0
     for name, stored_name, tensor in tensors_of(model, found):
-        kind = tensor_type(stored_name, tuple(tensor.shape), weights)
-        writer.add_tensor(stored_name, stored(tensor, kind, name), raw_dtype=kind)
+        writer.write_tensor_data(stored(tensor, kinds[stored_name], name))
         done += tensor.numel()
         on_fraction(done / total)
 
