@@ -20,7 +20,7 @@ from finetree._async.trainer.job_weights import AsyncJobWeights
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
-from finetree._shared.follow import Pace, Start
+from finetree._shared.follow import Pace, Start, follow_job
 from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer import exports
 from finetree._shared.trainer.exports import ExportFields
@@ -159,7 +159,7 @@ class AsyncJob(AsyncJobWeights):
             FailedPrecondition: LOG_RESET: the log was restored from a backup, start from the beginning.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        follow = trainer_requests.follow_job(
+        follow = follow_job(
             self.name,
             start=Start(after_seq, cursor, after_time, now=now),
             kinds=kinds,
@@ -182,7 +182,7 @@ class AsyncJob(AsyncJobWeights):
             JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
             NotFound: JOB_NOT_FOUND.
         """
-        follow = trainer_requests.follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
+        follow = follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
         deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         async with AsyncEventStream(self._transport, follow, deadline=deadline) as stream:

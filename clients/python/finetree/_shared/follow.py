@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
 
+from finetree._shared.requests import enum_number
 from finetree.errors import Internal, InvalidArgument, Unavailable, Violation
 
 MISSED_HEARTBEATS = 3
@@ -226,3 +228,25 @@ def heartbeats_missed(follow: Follow) -> Unavailable:
 def ended_early(follow: Follow) -> Unavailable:
     """Make the error for a stream that ended cleanly before its Terminal event."""
     return Unavailable(f"the stream of {follow.name} ended before its Terminal event", reason="STREAM_ENDED")
+
+
+def follow_job(
+    name: str, *, start: Start | None = None, kinds: Sequence[str | int] = (), min_level: str | int = 0, pace: Pace
+) -> Follow:
+    """Build a follower of a job's events."""
+    return Follow(
+        name,
+        start=start or Start(),
+        kinds=event_kinds(kinds),
+        min_level=enum_number(event_pb2.EventLevel, min_level, "min_level"),
+        pace=pace,
+    )
+
+
+def event_kinds(kinds: Sequence[str | int]) -> list[Any]:
+    """Numbers of kinds of events by their words, such as "step_metrics".
+
+    Raises:
+        InvalidArgument: INVALID_REQUEST: there is no such kind.
+    """
+    return [enum_number(event_pb2.EventKind, kind, "kinds") for kind in kinds]

@@ -27,7 +27,7 @@ from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, tr
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
-from finetree._shared.follow import Follow, Pace, Start
+from finetree._shared.follow import event_kinds
 from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, enum_word, invalid
 from finetree._shared.status import error_of_status
@@ -278,26 +278,13 @@ def get_capacity(wait_for_rate: float) -> capacity_pb2.GetCapacityRequest:
     return request
 
 
-def follow_job(
-    name: str, *, start: Start | None = None, kinds: Sequence[str | int] = (), min_level: str | int = 0, pace: Pace
-) -> Follow:
-    """Build a follower of a job's events."""
-    return Follow(
-        name,
-        start=start or Start(),
-        kinds=_event_kinds(kinds),
-        min_level=enum_number(event_pb2.EventLevel, min_level, "min_level"),
-        pace=pace,
-    )
-
-
 def list_events(name: str, last: int, kinds: Sequence[str | int], before_seq: int) -> event_log_pb2.ListEventsRequest:
     """Build the request of ListEvents for the newest events."""
     return event_log_pb2.ListEventsRequest(
         name=name,
         order=event_log_pb2.EVENT_ORDER_DESCENDING,
         page_size=last,
-        kinds=_event_kinds(kinds),
+        kinds=event_kinds(kinds),
         before_seq=before_seq,
     )
 
@@ -309,7 +296,7 @@ def list_exported(name: str, after_seq: int, last_seq: int) -> Listing[event_pb2
         order=event_log_pb2.EVENT_ORDER_ASCENDING,
         after_seq=after_seq,
         before_seq=last_seq + 1,
-        kinds=_event_kinds(EXPORTED),
+        kinds=event_kinds(EXPORTED),
         page_size=1000,
     )
     return Listing(rpcs.LIST_EVENTS, request, lambda page: page.events)
@@ -434,10 +421,6 @@ def job_failed(job: job_pb2.Job, terminal: event_pb2.Terminal | None) -> JobFail
         violations=cause.violations,
         metadata=cause.metadata,
     )
-
-
-def _event_kinds(kinds: Sequence[str | int]) -> list[Any]:
-    return [enum_number(event_pb2.EventKind, kind, "kinds") for kind in kinds]
 
 
 def seen(snapshot: job_pb2.Job | None) -> str:

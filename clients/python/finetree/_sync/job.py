@@ -12,7 +12,7 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
-from finetree._shared.follow import Pace, Start
+from finetree._shared.follow import Pace, Start, follow_job
 from finetree._shared.retry import deadline_after, within
 from finetree._shared.trainer import exports
 from finetree._shared.trainer.exports import ExportFields
@@ -157,7 +157,7 @@ class Job(JobWeights):
             FailedPrecondition: LOG_RESET: the log was restored from a backup, start from the beginning.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        follow = trainer_requests.follow_job(
+        follow = follow_job(
             self.name,
             start=Start(after_seq, cursor, after_time, now=now),
             kinds=kinds,
@@ -180,7 +180,7 @@ class Job(JobWeights):
             JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
             NotFound: JOB_NOT_FOUND.
         """
-        follow = trainer_requests.follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
+        follow = follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
         deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         with EventStream(self._transport, follow, deadline=deadline) as stream:

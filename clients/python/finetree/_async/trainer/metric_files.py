@@ -10,7 +10,7 @@ from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
 from finetree._shared import trainer_requests
-from finetree._shared.follow import Pace, Start
+from finetree._shared.follow import Pace, Start, follow_job
 from finetree.exports.target import KINDS, ExportFile
 
 
@@ -23,7 +23,7 @@ async def write(transport: AsyncTransport, target: ExportFile, *, follow: bool, 
             target.write(page)
         target.reach(job.last_seq)
         if follow and not job.HasField("end_time"):
-            rest = trainer_requests.follow_job(job.name, start=Start(after_seq=target.seq), kinds=KINDS, pace=Pace())
+            rest = follow_job(job.name, start=Start(after_seq=target.seq), kinds=KINDS, pace=Pace())
             async with AsyncEventStream(transport, rest, deadline=deadline) as stream:
                 async for event in stream:
                     target.write([event])

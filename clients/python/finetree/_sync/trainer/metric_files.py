@@ -7,7 +7,7 @@ import contextlib
 from pathlib import Path
 
 from finetree._shared import trainer_requests
-from finetree._shared.follow import Pace, Start
+from finetree._shared.follow import Pace, Start, follow_job
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
@@ -23,7 +23,7 @@ def write(transport: Transport, target: ExportFile, *, follow: bool, deadline: f
             target.write(page)
         target.reach(job.last_seq)
         if follow and not job.HasField("end_time"):
-            rest = trainer_requests.follow_job(job.name, start=Start(after_seq=target.seq), kinds=KINDS, pace=Pace())
+            rest = follow_job(job.name, start=Start(after_seq=target.seq), kinds=KINDS, pace=Pace())
             with EventStream(transport, rest, deadline=deadline) as stream:
                 for event in stream:
                     target.write([event])
