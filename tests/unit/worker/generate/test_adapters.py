@@ -69,6 +69,21 @@ def test_removing_every_target_leaves_the_base_bit_for_bit(serving: Callable[...
     assert all(torch.equal(left[name], tensor) for name, tensor in weights.items())
 
 
+def test_where_no_target_is_asked_the_base_runs_without_hooks(serving: Callable[..., Engine]) -> None:
+    engine = serving("lora4", "houlsby")
+
+    def hooked() -> set[str]:
+        return {name.rpartition(".")[2] for name, module in engine.model.named_modules() if module._forward_hooks}
+
+    assert hooked() == set()
+    engine.logits("lora4", PROMPT)
+    assert hooked() == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    engine.logits("houlsby", PROMPT)
+    assert hooked() == {"self_attn", "mlp"}
+    engine.logits(BASE, PROMPT)
+    assert hooked() == set()
+
+
 def test_one_that_is_removed_changes_nothing_for_the_others(serving: Callable[..., Engine]) -> None:
     engine = serving("lora4", "dora", "prefix", "houlsby")
     before = {name: engine.logits(name, PROMPT) for name in ("lora4", "prefix", "houlsby")}
