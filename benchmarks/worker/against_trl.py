@@ -234,7 +234,7 @@ def machine(threads: int) -> dict[str, Any]:
     """What the numbers were measured on, its matrix rate among them."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     code = (
-        "import sys,json; from finetree_worker.process import matrix_rate; r = matrix_rate.measure(int(sys.argv[1]))\n"
+        "import sys,json; from finetree_worker.training import matrix_rate; r = matrix_rate.measure(int(sys.argv[1]))\n"
     )
     code += "print(json.dumps({'bf16': r.bf16_flops, 'fp32': r.fp32_flops}))"
     command = [sys.executable, "-W", "ignore", "-c", code, str(threads)]

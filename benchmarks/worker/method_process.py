@@ -141,8 +141,8 @@ def prepare(models: Path, name: str) -> None:
 
 def machine(threads: int) -> dict[str, Any]:
     """This machine as a CpuDevice in proto JSON, its matrix rates measured with so many threads (FLOP/s)."""
-    from finetree_worker.process import matrix_rate
     from finetree_worker.process.core import cpu_name
+    from finetree_worker.training import matrix_rate
 
     rate = matrix_rate.measure(threads)
     pages = {line.split(":")[0]: line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines()}

@@ -10,10 +10,10 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_cli.errors import JobFailed, StillRunning
 from finetree_cli.options.command import Settings
 from finetree_cli.output import short_name
-from finetree_cli.render.trainer.events import view
+from finetree_cli.render.trainer.events import messages_view, view
 
 if TYPE_CHECKING:
-    from finetree import Job
+    from finetree import Job, Serving
 
 Seen = Callable[[event_pb2.JobEvent], None]
 
@@ -42,6 +42,23 @@ def follow(
         raise StillRunning("timed out; the job still runs", remedy=_next_steps(job), reason="TIMED_OUT") from error
     refuse_failure(job.name, terminal)
     return terminal
+
+
+def wait_ready(settings: Settings, serving: "Serving", *, timeout: float | None = None) -> None:
+    """Show on stderr how a base model is loaded, until it answers.
+
+    Raises:
+        FinetreeTimeout: It was not ready in time.
+        JobFailed: It could not be loaded.
+    """
+    with messages_view(settings.out) as shown:
+        for event in serving.job.events(timeout=timeout):
+            shown.show(event)
+            if event.HasField("terminal"):
+                refuse_failure(serving.job.name, event.terminal)
+            if event.state == job_pb2.JOB_STATE_RUNNING:
+                break
+    serving.wait_ready(timeout=timeout)
 
 
 def refuse_failure(name: str, terminal: event_pb2.Terminal) -> None:

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute
 
 from finetree_console import health
 from finetree_console.errors import HttpError, response_of
-from finetree_console.events import job_log, watch
+from finetree_console.events import generate, job_log, watch
 from finetree_console.guard.capacity import Capacity
 from finetree_console.guard.checks import check_head, check_origin, host_check, token_check
 from finetree_console.guard.middleware import CREDENTIALS, REQUEST_ID, TRACE, Guard
@@ -36,6 +36,7 @@ def routes() -> list[BaseRoute]:
         *serve.routes(),
         *watch.routes(),
         *job_log.routes(),
+        *generate.routes(),
         *uploads.routes(),
         *downloads.routes(),
         *openai.routes(),

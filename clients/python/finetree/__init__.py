@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     from finetree._async.events import AsyncEventStream
     from finetree._async.job import AsyncJob
     from finetree._async.pages import AsyncPages
+    from finetree._async.trainer.serving import AsyncGeneration, AsyncServing
     from finetree._shared.listing import Page
     from finetree._shared.status import error_of_status
+    from finetree._shared.trainer.serving import AnswerPiece
     from finetree._sync.client import Client
     from finetree._sync.events import EventStream
     from finetree._sync.job import Job
     from finetree._sync.pages import Pages
+    from finetree._sync.trainer.serving import Generation, Serving
     from finetree.config.options import TLS
     from finetree.display.text import to_html, to_text
     from finetree.durations import parse_duration, to_duration
@@ -71,7 +74,9 @@ _HOMES = {
     "finetree._async.events": ("AsyncEventStream",),
     "finetree._async.job": ("AsyncJob",),
     "finetree._async.pages": ("AsyncPages",),
+    "finetree._async.trainer.serving": ("AsyncGeneration", "AsyncServing"),
     "finetree._shared.listing": ("Page",),
+    "finetree._shared.trainer.serving": ("AnswerPiece",),
     "finetree.metadata": ("call_metadata",),
     "finetree.config.options": ("TLS",),
     "finetree._shared.status": ("error_of_status",),
@@ -79,6 +84,7 @@ _HOMES = {
     "finetree._sync.events": ("EventStream",),
     "finetree._sync.job": ("Job",),
     "finetree._sync.pages": ("Pages",),
+    "finetree._sync.trainer.serving": ("Generation", "Serving"),
     "finetree.display.text": ("to_html", "to_text"),
     "finetree.durations": ("parse_duration", "to_duration"),
     "finetree.errors": (
@@ -115,10 +121,13 @@ __all__ = [
     "TLS",
     "Aborted",
     "AlreadyExists",
+    "AnswerPiece",
     "AsyncClient",
     "AsyncEventStream",
+    "AsyncGeneration",
     "AsyncJob",
     "AsyncPages",
+    "AsyncServing",
     "Cancelled",
     "Client",
     "ClientClosed",
@@ -128,6 +137,7 @@ __all__ = [
     "FinetreeError",
     "FinetreeTimeout",
     "ForkedClientError",
+    "Generation",
     "Internal",
     "InvalidArgument",
     "InvalidSpec",
@@ -140,6 +150,7 @@ __all__ = [
     "PermissionDenied",
     "PlanDrift",
     "ResourceExhausted",
+    "Serving",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",

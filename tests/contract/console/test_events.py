@@ -6,6 +6,7 @@ import random
 import socket
 import time
 import urllib.parse
+from datetime import datetime
 from typing import Any
 
 import httpx2
@@ -110,6 +111,42 @@ def test_filters(http, suite):
     assert warnings == []
 
 
+def test_a_stream_begins_at_a_time_or_now_and_keeps_a_rate(http, suite):
+    name = created(http, suite, step_seconds=0.1)
+    suite.clock.advance("3s")
+    begun = parsed(read_until(http, {"name": name, "min_interval": "0.01s"}, events=30))[0]
+    moment = begun[19]["event_time"]
+    late = parsed(read_until(http, {"name": name, "after_time": moment}, events=5))[0]
+    with http.stream("GET", PATH, params={"name": name, "now": "", "heartbeat": "0.1s"}) as response:
+        pieces = response.iter_text()
+        received = next(pieces)
+        while "id: " not in received:
+            received += next(pieces)
+        suite.clock.advance("1h")
+        received += "".join(pieces)
+    thinned = parsed(http.get(PATH, params={"name": name, "max_step_events_per_second": 2}).text)[0]
+
+    at = datetime.fromisoformat(moment)
+    assert seqs(late)[0] == next(event["seq"] for event in begun if datetime.fromisoformat(event["event_time"]) > at)
+    newest = seqs(parsed(received)[0])
+    assert newest == ALL[-len(newest) :]
+    assert 0 < len(newest) < len(ALL) - 20
+    steps = [event for event in thinned if event["kind"] == "EVENT_KIND_STEP_METRICS"]
+    assert len(steps) == STEPS / 5
+    assert len(thinned) == len(ALL) - STEPS + len(steps)
+
+
+def read_until(http, query: dict[str, Any], *, events: int) -> str:
+    """Read a stream until it has given so many events, and hang up."""
+    received = ""
+    with http.stream("GET", PATH, params=query) as response:
+        for piece in response.iter_text():
+            received += piece
+            if len(parsed(received)[0]) >= events:
+                break
+    return received
+
+
 @pytest.mark.parametrize(
     ("query", "status", "reason"),
     [
@@ -117,7 +154,8 @@ def test_filters(http, suite):
         ({"name": "none", "heartbeat": "1h"}, 400, "INVALID_REQUEST"),
         ({"name": "none", "kinds": "steps"}, 400, "INVALID_REQUEST"),
         ({"name": "none", "now.x": "1"}, 400, "INVALID_REQUEST"),
-        ({"name": "none", "min_interval": "1s"}, 400, "INVALID_REQUEST"),
+        ({"name": "none", "min_interval": "61s"}, 400, "INVALID_REQUEST"),
+        ({"now": "", "after_time": "2026-01-01T00:00:00Z"}, 400, "INVALID_REQUEST"),
         ({"after_seq": "9999"}, 400, "FUTURE_SEQ"),
         ({"cursor": "made up"}, 400, "CURSOR_INVALID"),
         ({"cursor": "made up", "after_seq": "1"}, 400, "INVALID_REQUEST"),

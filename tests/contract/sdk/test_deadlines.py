@@ -21,16 +21,21 @@ ARGUMENTS = {
     "artifact": "projects/p/jobs/1/artifacts/a",
     "directory": "/nowhere",
     "job": SPEC,
+    "messages": "Hello?",
     "method": "lora",
+    "model": {"name": "tiny"},
     "name": "1",
     "path": "a",
     "observation": {"job": "projects/default/jobs/a", "attempt": 1, "run": {"spec": SPEC}, "step_seconds": 0.5},
     "policy": {"fit": True},
+    "prompt": "Hello?",
     "request": {"model": {"name": "tiny"}},
     "rows": {"a": SPEC},
     "service": "trainer",
     "source": b'{"text": "a"}',
     "spec": SPEC,
+    "what": SPEC,
+    "weights": "projects/p/jobs/1/artifacts/a",
 }
 """Value of each parameter that has no default, in whichever method; a new method may need one more."""
 NEEDED = {
@@ -43,8 +48,19 @@ NEEDED = {
     "validate_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
 }
 """What else a method must be given, or be given in place of the above, lest it refuse before it calls."""
-WITHOUT_A_CALL = {"close", "job", "with_options"}
-FOR_AS_LONG_AS_IT_TAKES = {"download", "events", "read_file", "upload_dataset", "wait", "watch"}
+WITHOUT_A_CALL = {"close", "job", "serving", "with_options"}
+FOR_AS_LONG_AS_IT_TAKES = {
+    "chat",
+    "download",
+    "events",
+    "generate",
+    "read_file",
+    "read_log",
+    "upload_dataset",
+    "wait",
+    "wait_ready",
+    "watch",
+}
 """Their `timeout` is for the whole and the caller's alone: that of a client is for unary calls."""
 
 
@@ -85,14 +101,14 @@ def black_hole():
 
 @pytest.mark.parametrize("of_the_client", [False, True])
 def test_every_method_ends(black_hole, of_the_client):
-    cases = methods(finetree.Client, finetree.Job)
+    cases = methods(finetree.Client, finetree.Job, finetree.Serving)
     options = {"timeout": SECONDS}
     if of_the_client:
         cases, options = [case for case in cases if case[1] not in FOR_AS_LONG_AS_IT_TAKES], {}
 
     def run(case) -> float:
         cls, name = case
-        target = client.job("1") if cls is finetree.Job else client
+        target = {finetree.Job: client.job, finetree.Serving: client.serving}.get(cls, lambda _: client)("1")
 
         def work() -> None:
             result = call(target, name, **options)
@@ -111,14 +127,15 @@ def test_every_method_ends(black_hole, of_the_client):
 
 @pytest.mark.parametrize("of_the_client", [False, True])
 async def test_every_asynchronous_method_ends(black_hole, of_the_client):
-    cases = methods(finetree.AsyncClient, finetree.AsyncJob)
+    cases = methods(finetree.AsyncClient, finetree.AsyncJob, finetree.AsyncServing)
     options = {"timeout": SECONDS}
     if of_the_client:
         cases, options = [case for case in cases if case[1] not in FOR_AS_LONG_AS_IT_TAKES], {}
 
     async def run(case) -> float:
         cls, name = case
-        target = client.job("1") if cls is finetree.AsyncJob else client
+        handles = {finetree.AsyncJob: client.job, finetree.AsyncServing: client.serving}
+        target = handles.get(cls, lambda _: client)("1")
         started = time.monotonic()
         with pytest.raises(finetree.FinetreeTimeout):
             await finished(call(target, name, **options))

@@ -62,6 +62,27 @@ def test_filters(do, spec):
         job.events(kinds=["steps"])
 
 
+def test_from_a_time_or_now_at_a_rate(do, suite, spec):
+    suite.trainer.script = Script(steps=10, step_seconds=1)
+    job = do(do.client().create_job(spec))
+    suite.clock.advance("1h")
+    events = do.all(job.events(min_interval=0.01))
+    moment = events[9].event_time
+    late = do.all(job.events(after_time=moment.ToDatetime()))
+    assert late == [event for event in events if event.event_time.ToNanoseconds() > moment.ToNanoseconds()]
+    assert 0 < len(late) < len(events)
+    assert do.all(job.events(now=True)) == []
+    suite.trainer.script = Script(steps=40, step_seconds=0.1)
+    many = do(do.client().create_job(spec))
+    suite.clock.advance("1h")
+    suite.disconnect_after(20)
+    steps = [event for event in do.all(many.events(max_step_events_per_second=2)) if event.HasField("step_metrics")]
+    assert 8 <= len(steps) <= 9  # one more where the stream was attached again
+    assert suite.trainer.attached >= 2
+    with pytest.raises(finetree.InvalidArgument, match="give one of after_seq, cursor, after_time, now"):
+        job.events(after_seq=1, now=True)
+
+
 def test_live_events_arrive_as_they_are_stored(do, suite, held):
     stream = held.events()
     assert seqs(do.all(stream, 5)) == [1, 2, 3, 4, 5]

@@ -157,6 +157,21 @@ def test_exporting_is_refused_where_the_server_does_not(do):
     assert caught.value.reason == "TASK_NOT_SUPPORTED"
 
 
+def test_a_job_is_exported_by_its_artifact(do, suite, spec):
+    client = do.client()
+    job = do(client.create_job(spec))
+    do(job.wait(timeout=10))
+    for name in (None, job.uid, job):
+        # The artifact is found; the fake suite itself exports nothing.
+        with pytest.raises(finetree.InvalidArgument) as caught:
+            do(job.export(format="gguf") if name is None else client.export(name, format="gguf"))
+        assert caught.value.reason == "TASK_NOT_SUPPORTED"
+    suite.trainer.script = Script(hold_at=3)
+    with pytest.raises(finetree.NotFound) as caught:
+        do(do(client.create_job(spec)).export())
+    assert caught.value.reason == "ARTIFACT_NOT_FOUND"
+
+
 def test_wait_gives_the_ended_job(do, spec):
     job = do(do.client().create_job(spec))
     assert do(job.wait(timeout=10)).state == job_pb2.JOB_STATE_SUCCEEDED

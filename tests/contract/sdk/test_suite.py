@@ -166,6 +166,8 @@ def test_what_a_fake_cannot_promise_is_unimplemented(do, suite, spec):
     with pytest.raises(finetree.Unimplemented, match="has no answer to ListJobLogs") as caught:
         do(do(client.create_job(spec)).list_logs())
     assert caught.value.reason == "NOT_IN_FAKE_SUITE"
+    with pytest.raises(finetree.Unimplemented, match="starts no run from trained weights"):
+        do(client.train(spec, init_from="an-adapter"))
     with pytest.raises(finetree.Unimplemented, match="finds Answer, Body"):
         do(client.upload_dataset(b'{"Body": "b", "Answer": "a"}\n'))
 

@@ -6,14 +6,16 @@ Script keys, all optional: `steps`, `delay` (seconds between steps), `start_dela
 `deaf` (ignores cancel and SIGTERM), `child` (starts a process of its own that ignores SIGTERM), `outcome`
 ("failed", "interrupted", or "interrupted_once"), `artifact`, `profile`, `linger` (does not exit after its outcome),
 `never_attach`, `phases`, `report` (tokens that a dataset report counts for the train split), `offline_after` (ends its
-stream after that step and never comes back), `log` (a line of the job's log for each step, with this text; `log_limit`
-bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
+stream after that step and never comes back), `loss` (one for each step), `environment`, `evaluations` and `samples`
+(EvalMetrics and Samples as proto JSON, reported after the steps), `log` (the text of a line of the job's log for each
+step; `log_limit` bytes in each of its files), `summary` (fields of the outcome's RunSummary), `preview` (PreviewRows as
 proto JSON that it keeps as the artifact of a report), `drafts` (leaves a half-written checkpoint
 and a half-written artifact), `losses` {rank: held-out loss}: after every `evaluation.every_steps` and at the end it
 reports that loss of the LoRA rank that it trains with; `cost` (EUR of each step), `adapter` (the artifact is a LoRA
 adapter of acme/tiny), `checkpoints` (steps after which one is saved, the newest two are kept and the first is the best,
 with an evaluation).
- Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
+ `export` (fields of the ExportReport that it reports, beside which it keeps its task as task.binpb).
+Of a task that serves: `piece_delay` (seconds between words), `words` (of an answer),
  `most_targets`, `die_at` (the word before which it kills itself, in its first attempt).
 """
 
@@ -31,7 +33,7 @@ import time
 from pathlib import Path
 
 import grpc.aio
-from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, job_pb2, serving_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, export_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import hardware_pb2, training_data_pb2
 from finetree_api.worker.v1 import worker_pb2, worker_pb2_grpc
 from finetree_data import journal
@@ -46,6 +48,7 @@ OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
 KINDS = {
     "train": job_pb2.TASK_KIND_TRAIN,
     "prepare": job_pb2.TASK_KIND_PREPARE,
+    "export": job_pb2.TASK_KIND_EXPORT,
     "evaluate": job_pb2.TASK_KIND_EVALUATE,
     "serve": job_pb2.TASK_KIND_SERVE,
 }
@@ -290,7 +293,7 @@ class ScriptedWorker:
             reason=event_pb2.ATTEMPT_REASON_FIRST if task.attempt == 1 else event_pb2.ATTEMPT_REASON_RECOVERED,
             placements=task.placements,
             engine="scripted",
-            environment={"torch": "9.9", "machine": "scripted"},
+            environment=script.get("environment", {"torch": "9.9", "machine": "scripted"}),
         )
         if script.get("child"):
             code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
@@ -318,12 +321,29 @@ class ScriptedWorker:
                     await asyncio.sleep(0.005)
                 self.offline = True
             await asyncio.sleep(script.get("delay", 0))
+        self._report()
         if not self.stop:
             self._artifacts()
         self._emit(outcome=self._outcome())
 
+    def _report(self) -> None:
+        for each in self.script.get("evaluations", ()):
+            self._emit(event_pb2.JobEvent(eval_metrics=json_format.ParseDict(each, event_pb2.EvalMetrics())))
+        for each in self.script.get("samples", ()):
+            self._emit(event_pb2.JobEvent(sample=json_format.ParseDict(each, event_pb2.Sample())))
+
     def _step(self, step: int, steps: int) -> None:
-        metrics = event_pb2.StepMetrics(step=step, total_steps=steps, loss=4 / step, learning_rate=1e-3)
+        losses = self.script.get("loss")
+        metrics = event_pb2.StepMetrics(
+            step=step,
+            total_steps=steps,
+            loss=losses[step - 1] if losses else 4 / step,
+            learning_rate=1e-3,
+            epoch=step / steps,
+            processed_tokens=100 * step,
+            step_seconds=0.5,
+            tokens_per_second=200,
+        )
         if cost := self.script.get("cost"):
             metrics.cost_so_far.currency_code, metrics.cost_so_far.nanos = "EUR", round(step * cost * 1e9)
         self._emit(event_pb2.JobEvent(step_metrics=metrics, message=f"step {step}"))
@@ -392,6 +412,10 @@ class ScriptedWorker:
             (Path(self.task.folders.work_dir) / "task.binpb").write_bytes(self.task.SerializeToString())
             report = evaluation_pb2.EvaluationReport(**fields)
             self._emit(event_pb2.JobEvent(kind=event_pb2.EVENT_KIND_EVALUATION_REPORT, evaluation_report=report))
+        if fields := self.script.get("export"):
+            (Path(self.task.folders.work_dir) / "task.binpb").write_bytes(self.task.SerializeToString())
+            report = export_pb2.ExportReport(**fields)
+            self._emit(event_pb2.JobEvent(kind=event_pb2.EVENT_KIND_EXPORT_REPORT, export_report=report))
         if rows := self.script.get("preview"):
             content = "".join(json.dumps(row) + "\n" for row in rows).encode()
             self._artifact("preview", artifact_pb2.ARTIFACT_KIND_REPORT, "rows.jsonl", content)

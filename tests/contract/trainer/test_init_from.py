@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs that start from trained weights: located, checked, part of the plan, and in the lineage of what they make."""
 
+import asyncio
 import hashlib
 import json
 import sys
 from pathlib import Path
 
+import finetree
 import grpc
 import pytest
 from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, job_pb2, trainer_pb2
 from finetree_api.types.v1 import method_pb2, run_spec_pb2, training_data_pb2, weights_pb2
+from finetree_cli import __main__ as command
 from finetree_runtime.runspec.digest import plan_digest
 from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
 
@@ -185,3 +188,91 @@ async def test_a_file_of_rows_has_its_hash_once_a_worker_has_read_it(tmp_path):
         await talk.events(job.name)
         (dataset,) = (await talk.job(job.name)).lineage.datasets
         assert (dataset.name, dataset.sha256) == ("train.jsonl", hashlib.sha256(jsonl(ROWS)).hexdigest())
+
+
+async def test_a_client_goes_on_from_what_it_has_in_hand(tmp_path):
+    async with trainer(tmp_path, SCRIPT) as talk, finetree.AsyncClient(trainer_address=talk.address) as client:
+        data = (await talk.upload(jsonl(ROWS))).name
+        spec = {"dataset": {"name": data}}
+        parent = await client.train(spec | {"model": {"path": "tiny"}, "lora": {"rank": 2}})
+        await parent.wait()
+        (artifact,) = await parent.artifacts()
+        made = weights_pb2.TrainedWeights(artifact=artifact.name, sha256=artifact.sha256)
+        for source in (parent, parent.name, parent.uid, artifact, made):
+            assert await client.trained_weights(source) == made
+        named = weights_pb2.TrainedWeights(artifact=artifact.name)
+        assert await client.trained_weights(f"{parent.uid}/artifacts/adapter") == named
+        assert await client.trained_weights("folder/adapter") == weights_pb2.TrainedWeights(path="folder/adapter")
+        (kept, newest) = await parent.checkpoints()
+        assert [each.step for each in await parent.checkpoints(show_deleted=True)] == [2, 4, 6]
+        assert await client.trained_weights(newest) == weights_pb2.TrainedWeights(
+            checkpoint=newest.name, sha256=newest.sha256
+        )
+        # Without model and method: they are those of the weights.
+        child = await client.train(spec, init_from=parent)
+        assert child.snapshot.train.spec.model.path == "tiny"
+        grandchild = await client.train(spec, init_from=(await ended_artifact(child)))
+        assert [each.name for each in await grandchild.ancestors()] == [child.name, parent.name]
+        assert await parent.ancestors() == []
+        waiting = await client.prepare(dataset=data)
+        at_step = weights_pb2.TrainedWeights(checkpoint=f"{parent.name}/checkpoints/6")
+        assert await client.trained_weights(f"{parent.uid}@6") == at_step
+        with pytest.raises(finetree.InvalidArgument, match="JOB@STEP"):
+            await client.trained_weights(f"{parent.uid}@last")
+        with pytest.raises(finetree.NotFound, match="no adapter and no model"):
+            await client.trained_weights(waiting)
+        with pytest.raises(finetree.NotFound) as gone:
+            await client.job("01a22288-98ad-747a-8a8d-568ffd9bc5bd").ancestors()
+        assert gone.value.reason == "JOB_NOT_FOUND"
+        assert kept.step == 4
+
+
+async def ended_artifact(job) -> artifact_pb2.Artifact:
+    await job.wait()
+    (artifact,) = await job.artifacts()
+    return artifact
+
+
+async def test_the_command_shows_checkpoints_and_lineage_and_goes_on(tmp_path, monkeypatch, capsys):
+    async with trainer(tmp_path, SCRIPT) as talk:
+        monkeypatch.setenv("FINETREE_TRAINER_ADDRESS", talk.address)
+        monkeypatch.chdir(tmp_path)
+
+        async def run(*words: str) -> str:
+            code = await asyncio.to_thread(command.run, list(words))
+            out, err = capsys.readouterr()
+            assert code == 0, err
+            return out
+
+        parent = await ended(talk, task=RANK_2)
+        (tmp_path / "more.yaml").write_text("training: {epochs: 2}\n")
+        (tmp_path / "more.jsonl").write_bytes(jsonl(ROWS[:9]))
+        more = ("train", "more.yaml", "--data", "more.jsonl", "--init-from")
+        made = json.loads(await run(*more, parent.uid, "--detach", "--json"))
+        assert made["train"]["spec"]["model"] == {"path": "tiny"}
+        assert made["train"]["spec"]["lora"]["rank"] == 2
+        await talk.events(made["name"])
+        checked = await run(*more, f"{parent.uid}/checkpoints/6", "--check")
+        assert f"checkpoint: {parent.name}/checkpoints/6" in checked
+        assert "as of the weights that the run starts from [init_from]" in checked
+
+        table = (await run("jobs", "checkpoints", parent.uid, "--deleted")).split()
+        assert [word for word in table if word in ("best", "deleted")] == ["best", "deleted"]
+        listed = json.loads(await run("jobs", "checkpoints", parent.uid, "--json"))["checkpoints"]
+        assert [each["step"] for each in listed] == [4, 6]
+
+        tree = (await run("jobs", "lineage", made["name"])).splitlines()
+        content, hashes = hashlib.sha256(jsonl(ROWS[:9])).hexdigest(), "sha256:"
+        assert tree[0].split()[:3] == ["job", made["uid"], "lora"]
+        assert f"   data      {made['train']['spec']['dataset']['name']}  {hashes}{content[:12]}" in tree
+        assert f"   from      {parent.uid}/artifacts/adapter  {hashes}{'a' * 12}" in tree
+        (older,) = (line for line in tree if line.startswith(f"      job {parent.uid}"))
+        below = tree[tree.index(older) :]
+        assert any(hashlib.sha256(jsonl(ROWS)).hexdigest()[:12] in line for line in below)
+        document = json.loads(await run("jobs", "lineage", made["name"], "--json"))
+        (from_,) = document["parents"]
+        assert (from_["sha256"], from_["made_by"]["job"], from_["made_by"]["parents"]) == ("a" * 64, parent.name, [])
+        assert document["lineage"]["versions"]["torch"] == "9.9"
+        # What is gone is said to be gone.
+        code = await asyncio.to_thread(command.run, ["jobs", "lineage", "01a22288-98ad-747a-8a8d-568ffd9bc5bd"])
+        assert (code, "JOB_NOT_FOUND" in capsys.readouterr().err) == (2, True)

@@ -5,6 +5,7 @@ import grpc
 from finetree_api.trainer.v1 import (
     artifact_pb2,
     checkpoint_pb2,
+    comparison_pb2,
     dataset_pb2,
     event_log_pb2,
     job_log_pb2,
@@ -31,6 +32,7 @@ JOBS = {
     "WatchJob": lambda job: event_log_pb2.WatchJobRequest(name=job),
     "ListEvents": lambda job: event_log_pb2.ListEventsRequest(name=job),
     "QueryMetrics": lambda job: metrics_pb2.QueryMetricsRequest(name=job),
+    "CompareJobs": lambda job: comparison_pb2.CompareJobsRequest(names=[job, job.rpartition("/")[2]]),
     "ReadJobLog": lambda job: job_log_pb2.ReadJobLogRequest(name=job),
     "ListJobLogs": lambda job: job_log_pb2.ListJobLogsRequest(parent=job),
     "ListArtifacts": lambda job: artifact_pb2.ListArtifactsRequest(parent=job),

@@ -38,10 +38,6 @@ def without_data(request):
     request.train.spec.ClearField("dataset")
 
 
-def export(request):
-    request.export.artifact = "projects/default/jobs/x/artifacts/adapter"
-
-
 SHAPE = model_pb2.ModelShape(hidden_size=8, layers=1, intermediate_size=8, attention_heads=1, vocab_size=8)
 HUB = model_pb2.HubModel(id="acme/huge-70b")
 PROFILE = training_data_pb2.DatasetProfile(examples=3)
@@ -106,7 +102,6 @@ CASES = {
         "KEEP_BEST_WITHOUT_EVALUATION",
     ),
     "flash": (spec(attention=training_pb2.ATTENTION_KERNEL_FLASH), "INVALID_ARGUMENT", "SETTING_NOT_SUPPORTED"),
-    "export": (export, "INVALID_ARGUMENT", "TASK_NOT_SUPPORTED"),
     "negative steps": (spec(training=training_pb2.Training(max_steps=-1)), "INVALID_ARGUMENT", "INVALID_REQUEST"),
 }
 

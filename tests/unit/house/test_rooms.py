@@ -33,6 +33,8 @@ ACROSS = {
 }
 """Tests that belong to no single module, and what they are about."""
 MAX_ROOMS = 9
+MORE_ROOMS = {"services/trainer/worker/finetree_worker": 12}
+"""Packages that may have more rooms: a worker has one for each kind of task."""
 MAX_LINES = 450
 """Lines of a file. A subject is not cut in two to stay short, so this is far above what is usual."""
 
@@ -59,7 +61,7 @@ def test_a_folder_holds_a_dozen_modules_at_most(package):
 @pytest.mark.parametrize("package", PACKAGES.values())
 def test_a_package_has_three_to_eight_rooms(package):
     rooms = [path for path in folders(package)[1:] if path.parent == ROOT / package]
-    assert 3 <= len(rooms) <= MAX_ROOMS, [path.name for path in rooms]
+    assert 3 <= len(rooms) <= MORE_ROOMS.get(package, MAX_ROOMS), [path.name for path in rooms]
 
 
 @pytest.mark.parametrize("package", PACKAGES.values())

@@ -5,9 +5,23 @@ import inspect
 import typing
 
 import pytest
-from finetree import AsyncClient, AsyncEventStream, AsyncJob, AsyncPages, Client, EventStream, Job, Pages
+from finetree import (
+    AsyncClient,
+    AsyncEventStream,
+    AsyncGeneration,
+    AsyncJob,
+    AsyncPages,
+    AsyncServing,
+    Client,
+    EventStream,
+    Generation,
+    Job,
+    Pages,
+    Serving,
+)
 
 PAIRS = [(Client, AsyncClient), (Job, AsyncJob), (EventStream, AsyncEventStream), (Pages, AsyncPages)]
+PAIRS += [(Serving, AsyncServing), (Generation, AsyncGeneration)]
 TWINS = {"__iter__": "__aiter__", "__next__": "__anext__", "__enter__": "__aenter__", "__exit__": "__aexit__"}
 IMMEDIATE = {
     "with_options",
@@ -26,6 +40,8 @@ IMMEDIATE = {
     "pages",
     "read_file",
     "read_log",
+    "generate",
+    "serving",
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree jobs`: list, show, label, watch, logs, events, export-log, metrics, cancel, download, report."""
+"""`finetree jobs`: list, show, watch, export-log, metrics, cancel, download, report; others have files of their own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from finetree_cli.commands.jobs_checkpoints import checkpoints
+from finetree_cli.commands.jobs_compare import compare
+from finetree_cli.commands.jobs_export import export
 from finetree_cli.commands.jobs_label import label
+from finetree_cli.commands.jobs_lineage import lineage
 from finetree_cli.commands.jobs_logs import events, logs
+from finetree_cli.commands.jobs_push import push
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
 from finetree_cli.options.types import Duration, Label
 
@@ -29,7 +34,7 @@ STATES = (
     "cancelled",
 )
 
-TASKS = ("train", "prepare", "export")
+TASKS = ("train", "prepare", "evaluate", "export", "serve")
 
 LINE_POINTS = 40
 """Points of a curve that is drawn in a line of text."""
@@ -40,7 +45,7 @@ def jobs() -> None:
     """List, follow, cancel and download jobs."""
 
 
-for _command in (label, logs, events):
+for _command in (label, checkpoints, lineage, compare, logs, events, export, push):
     jobs.add_command(_command)
 
 

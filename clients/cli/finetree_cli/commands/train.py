@@ -31,6 +31,7 @@ T = TypeVar("T")
         "finetree train job.yaml --detach --json | jq -r .name",
         "finetree train job.yaml --timeout 30m --label team=search",
         "finetree train job.yaml --check",
+        "finetree train job.yaml --data more.jsonl --init-from JOB",
         "finetree train --plan plan.json training/job.yaml --max-age 7d",
     ),
 )
@@ -50,6 +51,11 @@ T = TypeVar("T")
 )
 @click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and train on.")
 @click.option("--eval-data", type=click.Path(path_type=Path), metavar="FILE", help="File to upload and evaluate on.")
+@click.option(
+    "--init-from",
+    metavar="WEIGHTS",
+    help="Start from a JOB's result, JOB@STEP (a checkpoint), JOB/artifacts/ID, or an adapter folder of the trainer.",
+)
 @click.option("--watch/--detach", default=True, help="Follow the job to its end, or return once it is accepted.")
 @click.option("--timeout", type=Duration(), help="Stop watching after this time, such as 30m; the job still runs.")
 @click.option("--name", default="", help="Display name of the job.")
@@ -70,6 +76,7 @@ def train(
     max_age: float | None,
     data: Path | None,
     eval_data: Path | None,
+    init_from: str | None,
     watch: bool,
     timeout: float | None,
     name: str,
@@ -87,6 +94,10 @@ def train(
     watching, not the job. With --json, stdout has one event on each line; with --detach, the job; with --check, the
     plan.
 
+    With --init-from, the run starts from trained weights in place of the base model, with a fresh optimizer and
+    schedule: another file, more epochs, another learning rate. The model may be left out of FILE, if a job made the
+    weights, and so may the method and those of its settings that the weights have their shape by.
+
     With --plan, the job runs as its plan was approved, or not at all: the plan must have passed, its waivers must still
     hold, and job file, data, policy, prices and formulas must be those of the check; otherwise it exits with 3 and
     names what differs. The job keeps the digest and who overrode or waived a limit; `finetree jobs show` shows them.
@@ -97,6 +108,8 @@ def train(
     from finetree_cli.uploads import upload_job_data
 
     _refuse_contradictions(plan_file, file, max_age=max_age, data=data or eval_data, accepted=accepted)
+    if plan_file is not None and init_from:
+        raise click.UsageError("--plan starts from the weights of its job file: leave --init-from out")
     approved = _approved(settings, plan_file, file, max_age=max_age) if plan_file is not None else None
     job = approved.job if approved is not None else read_job(file or "")
     if name:
@@ -107,6 +120,8 @@ def train(
         _accept(job, accepted, evaluates=eval_data is not None)
     with settings.client() as client:
         uploaded = upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
+        if init_from:
+            _start_from(client, job, init_from)
         if approved is not None:
             _approve(settings, client, approved, uploaded, timeout=timeout)
         if check:
@@ -131,6 +146,16 @@ def _refuse_contradictions(
         raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
     if plan_file is None and (file is None or max_age is not None):
         raise click.UsageError("name a job file" if file is None else "--max-age needs --plan")
+
+
+def _start_from(client: "Client", job: "JobFile", weights: str) -> None:
+    """Have the job start from weights, on the model of the job that made them unless it names one."""
+    spec = job.spec
+    spec.init_from.CopyFrom(client.trained_weights(weights))
+    parent = (spec.init_from.artifact or spec.init_from.checkpoint).partition("/artifacts/")[0]
+    parent = parent.partition("/checkpoints/")[0]
+    if parent and not spec.HasField("model"):
+        spec.model.CopyFrom(client.get_job(parent).train.spec.model)
 
 
 def _accept(job: "JobFile", codes: tuple[str, ...], *, evaluates: bool) -> None:

@@ -51,6 +51,21 @@ class Label(click.ParamType[tuple[str, str]]):
         return key, text
 
 
+class Target(click.ParamType[tuple[str, str]]):
+    """Trained weights under a name, "name=JOB"."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return the name and what it stands for."""
+        if isinstance(value, tuple):
+            return value
+        name, separator, weights = str(value).partition("=")
+        if not name or not separator or not weights:
+            self.fail(f"{value!r} is no target; write NAME=JOB, NAME=JOB@STEP or NAME=path:FOLDER", param, ctx)
+        return name, weights
+
+
 class LabelChange(click.ParamType[tuple[str, str | None]]):
     """A label to set, "key=value", or to remove, "key-"."""
 

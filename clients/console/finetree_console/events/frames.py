@@ -41,12 +41,12 @@ async def frames(
         try:
             async for event in coming:
                 if event is not None:
-                    yield _frame(to_json(event, defaults=True), cursor=events.cursor)
+                    yield frame(to_json(event, defaults=True), cursor=events.cursor)
                 else:
                     yield _heartbeat("" if events.cursor == written else events.cursor)
                 written = events.cursor
         except FinetreeError as error:
-            yield _frame(document_of(error, request_id), kind="failure")
+            yield frame(document_of(error, request_id), kind="failure")
 
 
 async def paced(
@@ -87,7 +87,8 @@ async def following(events: AsyncEventStream) -> event_pb2.JobEvent:
     return await anext(events)
 
 
-def _frame(document: dict[str, Any], *, cursor: str = "", kind: str = "") -> bytes:
+def frame(document: dict[str, Any], *, cursor: str = "", kind: str = "") -> bytes:
+    """Write one event; `cursor` is its id, `kind` its type, empty for the usual one."""
     data = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # One line of data: JSON escapes the line breaks of its texts.
     lines = [*([f"id: {cursor}"] if cursor else []), *([f"event: {kind}"] if kind else []), f"data: {data}"]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC
 
 from finetree_api.trainer.v1 import event_log_pb2
 from starlette.requests import Request
@@ -11,7 +12,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from finetree_console.connection import Streamed
-from finetree_console.errors import invalid
 from finetree_console.events.frames import following, frames
 from finetree_console.rpc.contract import method_of
 from finetree_console.rpc.query import message_of_query
@@ -21,8 +21,6 @@ LAST_EVENT_ID = "last-event-id"
 DEFAULT_HEARTBEAT = 10.0
 STATUS_SECONDS = 1.0
 """Longest wait for the first event before the response begins: what is refused until then has a status of its own."""
-OFFERED = {"name", "cursor", "after_seq", "kinds", "min_level", "heartbeat"}
-"""Fields of WatchJobRequest that can be given."""
 HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store",
@@ -47,8 +45,12 @@ async def watch(request: Request) -> Response:
     events = request.app.state.client.job(asked.name).events(
         after_seq=asked.after_seq,
         cursor=asked.cursor,
+        after_time=asked.after_time.ToDatetime(UTC) if asked.HasField("after_time") else None,
+        now=asked.HasField("now"),
         kinds=tuple(asked.kinds),
         min_level=asked.min_level,
+        max_step_events_per_second=asked.max_step_events_per_second,
+        min_interval=asked.min_interval.ToNanoseconds() / 1e9,
         heartbeat=heartbeat,
     )
     first = asyncio.ensure_future(following(events))
@@ -76,10 +78,7 @@ async def watch(request: Request) -> Response:
 def _asked(request: Request) -> event_log_pb2.WatchJobRequest:
     asked = message_of_query(request.query_params.multi_items(), event_log_pb2.WatchJobRequest)
     assert isinstance(asked, event_log_pb2.WatchJobRequest)  # noqa: S101  # as was asked for
-    for field, _ in asked.ListFields():
-        if field.name not in OFFERED:
-            raise invalid(field.name, f"is not for event streams over HTTP; there are {', '.join(sorted(OFFERED))}")
     last = request.headers.get(LAST_EVENT_ID)
     if last:
-        asked.cursor = last  # a member of the same oneof as after_seq, which it replaces
+        asked.cursor = last  # a member of the same oneof as the other starts, which it replaces
     return asked

@@ -14,6 +14,8 @@ from finetree_console.rpc.unary import IDEMPOTENCY_KEY, MAX_TIMEOUT, MIN_TIMEOUT
 
 MONEY: Schema = {"type": "string", "examples": ["50 USD"]}
 """An amount of money as a query parameter."""
+PRESENT: Schema = {"type": "string"}
+"""A message without fields as a query parameter: that it is there counts, whatever its value."""
 PARAMETERS: dict[str, Schema] = {
     "RequestTimeout": {
         "name": TIMEOUT,
@@ -54,13 +56,17 @@ def query(
             continue
         schema = schemas.field(field)
         text = schema.pop("description", "")
+        if field.message_type is money_pb2.Money.DESCRIPTOR:
+            schema = MONEY
+        elif _is_mark(field):
+            schema = PRESENT
         found.append(
             {
                 "name": field.name,
                 "in": "query",
                 **({"required": True} if field.name in needed else {}),
                 **({"description": text} if text else {}),
-                "schema": MONEY if field.message_type is money_pb2.Money.DESCRIPTOR else schema,
+                "schema": schema,
             }
         )
     return found
@@ -68,4 +74,10 @@ def query(
 
 def is_parameter(field: Any) -> bool:
     """Whether a field is one value, or a list of such, and so a query parameter of its own name."""
-    return field.message_type is None or field.message_type.full_name in TEXTS
+    kind = field.message_type
+    return kind is None or kind.full_name in TEXTS or _is_mark(field)
+
+
+def _is_mark(field: Any) -> bool:
+    """Whether a field is a message without fields, which says something by being there."""
+    return field.message_type is not None and not field.message_type.fields and not field.is_repeated

@@ -7,7 +7,6 @@ from typing import Any
 
 from finetree_api.trainer.v1 import event_pb2
 
-from finetree_console.events.watch import OFFERED
 from finetree_console.openapi.parameters import query
 from finetree_console.openapi.schemas import Schema, Schemas, reference
 from finetree_console.rpc.contract import Method
@@ -44,7 +43,7 @@ def _watch(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
     }
     over = {"description": "The job has ended, and nothing follows: a browser does not attach again."}
     return "get", {
-        "parameters": [*query(method.request.DESCRIPTOR, schemas, frozenset(OFFERED)), last],
+        "parameters": [*query(method.request.DESCRIPTOR, schemas), last],
         "responses": {"200": events, "204": over},
     }
 

@@ -19,6 +19,7 @@ from finetree._async.datasets import AsyncDatasetCalls
 from finetree._async.estimator import AsyncEstimatorCalls
 from finetree._async.jobs import AsyncJobCalls
 from finetree._async.recommender import AsyncRecommenderCalls
+from finetree._async.trainer.evaluations import AsyncEvaluationCalls
 from finetree._async.trainer.sweeps import AsyncSweepCalls
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
@@ -56,7 +57,13 @@ class Raw:
 
 
 class AsyncClient(
-    AsyncRecommenderCalls, AsyncEstimatorCalls, AsyncDatasetCalls, AsyncBaseModelCalls, AsyncJobCalls, AsyncSweepCalls
+    AsyncRecommenderCalls,
+    AsyncEstimatorCalls,
+    AsyncDatasetCalls,
+    AsyncBaseModelCalls,
+    AsyncJobCalls,
+    AsyncEvaluationCalls,
+    AsyncSweepCalls,
 ):
     """A client of the three services. Nothing connects before the first call; tasks and loops may share it.
 

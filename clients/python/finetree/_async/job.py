@@ -6,22 +6,30 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, Unpack
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb2, metrics_pb2, trainer_pb2
 
 from finetree._async.download import download, read_file, read_log
 from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
+from finetree._async.trainer import metric_files
+from finetree._async.trainer.job_weights import AsyncJobWeights
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
+from finetree._shared.follow import Pace, Start, follow_job
 from finetree._shared.retry import deadline_after, within
+from finetree._shared.trainer import exports
+from finetree._shared.trainer.exports import ExportFields
+from finetree._shared.trainer.weights import trained_artifact
 from finetree._shared.trainer_requests import Mode
+from finetree.exports.target import ExportFile, Format
 
 
-class AsyncJob:
+class AsyncJob(AsyncJobWeights):
     """A handle on a job.
 
     Attributes:
@@ -122,8 +130,12 @@ class AsyncJob:
         *,
         after_seq: int = 0,
         cursor: str = "",
+        after_time: datetime | None = None,
+        now: bool = False,
         kinds: Sequence[str | int] = (),
         min_level: str | int = 0,
+        max_step_events_per_second: int = 0,
+        min_interval: float = 0.0,
         heartbeat: float = 10.0,
         timeout: float | None = None,
     ) -> AsyncEventStream:
@@ -132,8 +144,12 @@ class AsyncJob:
         Args:
             after_seq: begin behind this number; 0 means the beginning.
             cursor: begin behind this cursor instead, from `cursor` of a stream or a job.
+            after_time: begin behind the events up to this time instead, on the service's clock.
+            now: begin behind the newest event instead.
             kinds: only these, such as "step_metrics"; empty means all. The Terminal event ends it in any case.
             min_level: only events at least as important: "debug", "info", "warning", "error".
+            max_step_events_per_second: at most so many "step_metrics" of a second of the run; 0 means all.
+            min_interval: least seconds between what the service sends, 0 to 60; nothing is lost.
             heartbeat: seconds of silence after which the service sends a sign of life; three missing: re-attach.
             timeout: seconds after which it raises FinetreeTimeout; None means never.
 
@@ -143,8 +159,12 @@ class AsyncJob:
             FailedPrecondition: LOG_RESET: the log was restored from a backup, start from the beginning.
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
-        follow = trainer_requests.follow_job(
-            self.name, after_seq=after_seq, cursor=cursor, kinds=kinds, min_level=min_level, heartbeat=heartbeat
+        follow = follow_job(
+            self.name,
+            start=Start(after_seq, cursor, after_time, now=now),
+            kinds=kinds,
+            min_level=min_level,
+            pace=Pace(heartbeat, min_interval, max_step_events_per_second),
         )
         self._last_stream = AsyncEventStream(self._transport, follow, deadline=deadline_after(timeout))
         return self._last_stream
@@ -162,9 +182,7 @@ class AsyncJob:
             JobFailed: it ended FAILED or CANCELLED, and `check` was asked for.
             NotFound: JOB_NOT_FOUND.
         """
-        follow = trainer_requests.follow_job(
-            self.name, after_seq=0, cursor="", kinds=("terminal",), min_level=0, heartbeat=heartbeat
-        )
+        follow = follow_job(self.name, kinds=("terminal",), pace=Pace(heartbeat))
         deadline = deadline_after(timeout)
         terminal: event_pb2.Terminal | None = None
         async with AsyncEventStream(self._transport, follow, deadline=deadline) as stream:
@@ -296,12 +314,7 @@ class AsyncJob:
             Unavailable: nothing arrived for the client's `reconnect_timeout`.
         """
         request = trainer_requests.read_job_log(
-            self.name,
-            attempt=attempt,
-            offset=offset,
-            last_lines=last_lines,
-            follow=follow,
-            last_attempt=last_attempt,
+            self.name, attempt, last_attempt, offset=offset, last_lines=last_lines, follow=follow
         )
         async with contextlib.aclosing(read_log(self._transport, request, deadline=deadline_after(timeout))) as pieces:
             async for piece in pieces:
@@ -318,6 +331,56 @@ class AsyncJob:
         """
         request = job_log_pb2.ListJobLogsRequest(parent=self.name)
         return list((await self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout)).logs)
+
+    async def export_metrics(
+        self,
+        folder: str | Path,
+        format: Format = "csv",  # noqa: A002 - the word that everybody looks for
+        *,
+        follow: bool = False,
+        timeout: float | None = None,
+    ) -> Path:
+        """Write the job's metrics as a table or as TensorBoard's event file, from its log; it may still run.
+
+        The file is FOLDER/{uid}/metrics.csv, or the event file there: a folder of several jobs is a log directory of
+        TensorBoard. A later call goes on where the file ends, also after a kill, with the same bytes. Steps
+        that a later attempt repeats come behind a row "attempt"; TensorBoard shows the later ones.
+
+        Args:
+            folder: folder of exports; made when it is not there.
+            format: "csv" or "tensorboard".
+            follow: go on until the job has ended.
+            timeout: seconds for the whole; None means as long as it takes.
+
+        Raises:
+            NotFound: JOB_NOT_FOUND.
+            OutOfRange: EVENTS_EXPIRED: what the file lacks is no longer kept; delete it to begin with what is.
+            FinetreeTimeout: it has not ended in time.
+        """
+        deadline, kind = deadline_after(timeout), trainer_requests.export_format(format)
+        job = await self.refresh(timeout=within(deadline, self._transport.options.timeout or rpcs.QUICK))
+        target = ExportFile(Path(folder), job, kind)
+        return await metric_files.write(self._transport, target, follow=follow, deadline=deadline)
+
+    async def export(
+        self, *, timeout: float | None = None, request_id: str = "", **fields: Unpack[ExportFields]
+    ) -> AsyncJob:
+        """Create a job that exports what this job has trained, as `Client.export` does.
+
+        Args:
+            timeout: seconds for each call; None means the client's timeout, else the usual one.
+            request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
+            fields: `format`, `weight_type` and the others of `Client.export`.
+
+        Raises:
+            NotFound: ARTIFACT_NOT_FOUND: it has no trained weights, or not yet.
+            FinetreeError: what `Client.export` raises.
+        """
+        weights = trained_artifact(self.name, await self.artifacts(timeout=timeout))
+        template = exports.export_template(weights, fields)
+        request = trainer_requests.create_job(self.name.split("/")[1], template, request_id)
+        created = await self._transport.unary(rpcs.CREATE_JOB, request, timeout=timeout, request_id=request.request_id)
+        return AsyncJob(self._transport, created.job.name, snapshot=created.job, request_id=request.request_id)
 
     async def artifacts(self, *, timeout: float | None = None) -> list[artifact_pb2.Artifact]:
         """List what the job made: adapter or model folders and reports, each with its files and hashes.

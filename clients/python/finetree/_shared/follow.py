@@ -10,21 +10,81 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
 
+from finetree._shared.requests import enum_number
 from finetree.errors import Internal, InvalidArgument, Unavailable, Violation
 
 MISSED_HEARTBEATS = 3
 """Heartbeats without a message after which a stream counts as broken."""
 MAX_GAPS = 3
 """Times that events may be missing before the log itself counts as damaged."""
+MAX_RATE = 100_000
+"""Highest max_step_events_per_second of the contract."""
 UNKNOWN = -1
-"""Sequence number of a follower that began at a cursor and has seen no event."""
+"""Sequence number of a follower that began at a cursor, a time or now, and has seen no event."""
 TOKEN = re.compile(r"(?P<cursor>.*)~(?P<seq>\d+)", re.DOTALL)
 """A cursor of ours: that of a batch, and the last number delivered from the batch after it."""
 TERMINAL = event_pb2.EVENT_KIND_TERMINAL
 ENDED = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED}
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a follower begins: one of a number, a cursor, a time and now; the first event without any.
+
+    Raises:
+        InvalidArgument: more than one is given, or a number below 0.
+    """
+
+    after_seq: int = 0
+    cursor: str = ""
+    after_time: datetime | None = None
+    now: bool = False
+
+    def __post_init__(self) -> None:
+        given = {
+            "after_seq": bool(self.after_seq),
+            "cursor": bool(self.cursor),
+            "after_time": self.after_time is not None,
+            "now": self.now,
+        }
+        names = [name for name, stated in given.items() if stated]
+        if len(names) > 1:
+            raise _invalid(names[-1], f"give one of {', '.join(given)}, not {' and '.join(names)}")
+        if self.after_seq < 0:
+            raise _invalid("after_seq", f"must be 0 or more, got {self.after_seq}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often a follower is sent something.
+
+    Raises:
+        InvalidArgument: a number that the contract does not take.
+
+    Attributes:
+        heartbeat: longest silence in seconds.
+        min_interval: least seconds between two batches.
+        max_step_events_per_second: highest rate of step metrics; 0: all.
+    """
+
+    heartbeat: float = 10.0
+    min_interval: float = 0.0
+    max_step_events_per_second: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.heartbeat <= 60:
+            raise _invalid("heartbeat", f"must be 0.1 to 60 seconds, got {self.heartbeat}")
+        if not 0 <= self.min_interval <= 60:
+            raise _invalid("min_interval", f"must be 0 to 60 seconds, got {self.min_interval}")
+        if not 0 <= self.max_step_events_per_second <= MAX_RATE:
+            text = f"must be 0 to {MAX_RATE}, got {self.max_step_events_per_second}"
+            raise _invalid("max_step_events_per_second", text)
 
 
 class Follow:
@@ -38,25 +98,20 @@ class Follow:
         self,
         name: str,
         *,
-        after_seq: int,
-        cursor: str,
+        start: Start,
         kinds: Sequence[int],
         min_level: int,
-        heartbeat: float,
+        pace: Pace,
     ) -> None:
-        if not 0.1 <= heartbeat <= 60:
-            text = f"must be 0.1 to 60 seconds, got {heartbeat}"
-            raise InvalidArgument(
-                f"heartbeat: {text}", reason="INVALID_REQUEST", violations=(Violation("heartbeat", text),)
-            )
         self.name = name
-        self.silence = heartbeat * MISSED_HEARTBEATS
+        # The service is silent between batches that it holds back.
+        self.silence = max(pace.heartbeat, pace.min_interval) * MISSED_HEARTBEATS
         self.finished = False
-        self._heartbeat = heartbeat
+        self._start, self._pace = start, pace
         self._wanted = frozenset(kinds)
         self._min_level = min_level
         self._ready: deque[event_pb2.JobEvent] = deque()
-        self._base, self._seen = _start(cursor, after_seq)
+        self._base, self._seen = _position(start)
         self._delivered = self._seen
         self._pending = self._base
         self._gaps = 0
@@ -69,7 +124,10 @@ class Follow:
     def request(self) -> event_log_pb2.WatchJobRequest:
         """Build the request for what comes next."""
         request = event_log_pb2.WatchJobRequest(name=self.name, min_level=self._min_level)  # type: ignore[arg-type]  # a level newer than this client passes as a number
-        request.heartbeat.FromNanoseconds(round(self._heartbeat * 1e9))
+        request.max_step_events_per_second = self._pace.max_step_events_per_second
+        request.heartbeat.FromNanoseconds(round(self._pace.heartbeat * 1e9))
+        if self._pace.min_interval:
+            request.min_interval.FromNanoseconds(round(self._pace.min_interval * 1e9))
         if self._wanted:
             request.kinds.extend(sorted(self._wanted | {TERMINAL}))  # type: ignore[arg-type]  # likewise
         # After a gap the cursor points behind it, the number points before it.
@@ -77,6 +135,10 @@ class Follow:
             request.cursor = self._pending
         elif self._seen > 0:
             request.after_seq = self._seen
+        elif self._start.after_time is not None:
+            request.after_time.FromDatetime(self._start.after_time)
+        elif self._start.now:
+            request.now.SetInParent()
         return request
 
     def accept(self, batch: event_log_pb2.WatchJobResponse) -> None:
@@ -126,7 +188,8 @@ class Follow:
 
     @property
     def _filtered(self) -> bool:
-        return bool(self._wanted) or self._min_level > event_pb2.EVENT_LEVEL_DEBUG
+        sampled = self._pace.max_step_events_per_second > 0
+        return bool(self._wanted) or self._min_level > event_pb2.EVENT_LEVEL_DEBUG or sampled
 
     def _caught_up(self) -> None:
         if not self._gaps:
@@ -142,18 +205,17 @@ class Follow:
         raise Unavailable(text, reason="EVENTS_MISSING")
 
 
-def _start(cursor: str, after_seq: int) -> tuple[str, int]:
-    if cursor and after_seq:
-        text = "give either a cursor or after_seq"
-        raise InvalidArgument(text, reason="INVALID_REQUEST", violations=(Violation("cursor", text),))
-    if after_seq < 0:
-        text = f"must be 0 or more, got {after_seq}"
-        raise InvalidArgument(
-            f"after_seq: {text}", reason="INVALID_REQUEST", violations=(Violation("after_seq", text),)
-        )
-    if found := TOKEN.fullmatch(cursor):
+def _position(start: Start) -> tuple[str, int]:
+    """Cursor of a service, and number of the last event before the start."""
+    if found := TOKEN.fullmatch(start.cursor):
         return found["cursor"], int(found["seq"])
-    return cursor, UNKNOWN if cursor else after_seq
+    unknown = start.cursor or start.now or start.after_time is not None
+    return start.cursor, UNKNOWN if unknown else start.after_seq
+
+
+def _invalid(field: str, text: str) -> InvalidArgument:
+    violations = (Violation(field, text),)
+    return InvalidArgument(f"{field}: {text}", reason="INVALID_REQUEST", violations=violations)
 
 
 def heartbeats_missed(follow: Follow) -> Unavailable:
@@ -166,3 +228,25 @@ def heartbeats_missed(follow: Follow) -> Unavailable:
 def ended_early(follow: Follow) -> Unavailable:
     """Make the error for a stream that ended cleanly before its Terminal event."""
     return Unavailable(f"the stream of {follow.name} ended before its Terminal event", reason="STREAM_ENDED")
+
+
+def follow_job(
+    name: str, *, start: Start | None = None, kinds: Sequence[str | int] = (), min_level: str | int = 0, pace: Pace
+) -> Follow:
+    """Build a follower of a job's events."""
+    return Follow(
+        name,
+        start=start or Start(),
+        kinds=event_kinds(kinds),
+        min_level=enum_number(event_pb2.EventLevel, min_level, "min_level"),
+        pace=pace,
+    )
+
+
+def event_kinds(kinds: Sequence[str | int]) -> list[Any]:
+    """Numbers of kinds of events by their words, such as "step_metrics".
+
+    Raises:
+        InvalidArgument: INVALID_REQUEST: there is no such kind.
+    """
+    return [enum_number(event_pb2.EventKind, kind, "kinds") for kind in kinds]

@@ -13,10 +13,13 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
+    checkpoint_pb2,
+    comparison_pb2,
     dataset_pb2,
     event_log_pb2,
     job_log_pb2,
     metrics_pb2,
+    serving_pb2,
     sweep_pb2,
     trainer_pb2,
 )
@@ -33,7 +36,7 @@ QUICK = 10.0
 ASKS_ANOTHER = 30.0
 """Seconds of a call whose service waits for another one, as a recommendation and a new job wait for the estimator."""
 SEGMENT = 60.0
-"""Seconds of a call that moves or deletes files."""
+"""Seconds of a call that moves or deletes files, or reads the whole logs of jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +154,22 @@ LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, even
 QUERY_METRICS = _of(
     "trainer", "QueryMetrics", metrics_pb2.QueryMetricsRequest, metrics_pb2.QueryMetricsResponse, ASKS_ANOTHER
 )
+COMPARE_JOBS = _of(
+    "trainer", "CompareJobs", comparison_pb2.CompareJobsRequest, comparison_pb2.CompareJobsResponse, SEGMENT
+)
 READ_JOB_LOG = _of("trainer", "ReadJobLog", job_log_pb2.ReadJobLogRequest, job_log_pb2.ReadJobLogResponse, None)
 LIST_JOB_LOGS = _of("trainer", "ListJobLogs", job_log_pb2.ListJobLogsRequest, job_log_pb2.ListJobLogsResponse)
+LIST_CHECKPOINTS = _of(
+    "trainer", "ListCheckpoints", checkpoint_pb2.ListCheckpointsRequest, checkpoint_pb2.ListCheckpointsResponse
+)
 LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsRequest, artifact_pb2.ListArtifactsResponse)
 DOWNLOAD_ARTIFACT = _of(
     "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None
 )
+GENERATE = _of("trainer", "Generate", serving_pb2.GenerateRequest, serving_pb2.GenerateResponse, None)
+LOAD_TARGET = _of("trainer", "LoadTarget", serving_pb2.LoadTargetRequest, serving_pb2.LoadTargetResponse, SEGMENT)
+UNLOAD_TARGET = _of("trainer", "UnloadTarget", serving_pb2.UnloadTargetRequest, serving_pb2.UnloadTargetResponse)
+LIST_TARGETS = _of("trainer", "ListTargets", serving_pb2.ListTargetsRequest, serving_pb2.ListTargetsResponse)
 GET_CAPACITY = _of("trainer", "GetCapacity", capacity_pb2.GetCapacityRequest, capacity_pb2.GetCapacityResponse)
 TRAINER_INFO = _of("trainer", "GetServerInfo", trainer_pb2.GetServerInfoRequest, trainer_pb2.GetServerInfoResponse)
 

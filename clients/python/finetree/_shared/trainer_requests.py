@@ -12,32 +12,40 @@ from finetree_api.trainer.v1 import (
     artifact_pb2,
     base_model_pb2,
     capacity_pb2,
+    comparison_pb2,
     dataset_pb2,
+    evaluation_pb2,
     event_log_pb2,
     event_pb2,
     job_log_pb2,
     job_pb2,
     metrics_pb2,
+    serving_pb2,
     trainer_pb2,
 )
-from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2
+from finetree_api.types.v1 import model_pb2, run_spec_pb2, training_data_pb2, training_pb2, weights_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.channels import new_request_id, trace_context
-from finetree._shared.follow import Follow
+from finetree._shared.follow import event_kinds
 from finetree._shared.listing import Listing
 from finetree._shared.requests import SpecLike, enum_number, enum_word, invalid
 from finetree._shared.status import error_of_status
 from finetree.errors import FailedPrecondition, InvalidArgument, JobFailed, Violation
+from finetree.exports.target import FORMATS, Format
+from finetree.exports.target import KINDS as EXPORTED
 from finetree.spec import coerce, recommendation_of
 
-TaskLike = job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask
+TaskLike = (
+    job_pb2.TrainTask | job_pb2.PrepareTask | job_pb2.ExportTask | evaluation_pb2.EvaluateTask | serving_pb2.ServeTask
+)
 JobLike = job_pb2.JobTemplate | TaskLike | SpecLike | recommendation_pb2.RecommendResponse
 ModelLike = model_pb2.ModelSource | str | Mapping[str, Any]
 DatasetLike = training_data_pb2.DatasetSource | str | Mapping[str, Any]
 PlanLike = run_spec_pb2.Plan | Mapping[str, Any]
 RecommendationLike = recommendation_pb2.RecommendResponse | job_pb2.JobRecommendation
 Mode = Literal["NOW", "CHECKPOINT"]
+Axis = Literal["STEP", "EPOCH", "TOKENS"]
 Finding = Literal["TRUNCATED", "DROPPED", "NO_TARGET"]
 Collection = Literal["jobs", "datasets", "sweeps"]
 
@@ -76,6 +84,7 @@ def train_task(
     *,
     recommendation: RecommendationLike | None = None,
     approved_plan: PlanLike | None = None,
+    init_from: weights_pb2.TrainedWeights | None = None,
 ) -> job_pb2.TrainTask:
     """Build a TrainTask.
 
@@ -91,7 +100,10 @@ def train_task(
         if approved_plan is None
         else coerce(run_spec_pb2.Plan, approved_plan, prefix="approved_plan"),
     )
-    if task.spec.WhichOneof("method") is None and not task.spec.model.WhichOneof("source"):
+    if init_from is not None:
+        task.spec.init_from.CopyFrom(init_from)
+    empty = task.spec.WhichOneof("method") is None and not task.spec.model.WhichOneof("source")
+    if empty and not task.spec.HasField("init_from"):  # else what is unset is the weights' own
         raise _no_recipe(recommendation)
     if isinstance(recommendation, recommendation_pb2.RecommendResponse):
         task.setting_sources.extend(recommendation.setting_sources)
@@ -184,6 +196,10 @@ def job_template(
         template.prepare.CopyFrom(job)
     elif isinstance(job, job_pb2.ExportTask):
         template.export.CopyFrom(job)
+    elif isinstance(job, evaluation_pb2.EvaluateTask):
+        template.evaluate.CopyFrom(job)
+    elif isinstance(job, serving_pb2.ServeTask):
+        template.serve.CopyFrom(job)
     else:
         template.train.CopyFrom(job if isinstance(job, job_pb2.TrainTask) else train_task(job))
     if deadline is not None:
@@ -262,29 +278,40 @@ def get_capacity(wait_for_rate: float) -> capacity_pb2.GetCapacityRequest:
     return request
 
 
-def follow_job(
-    name: str, *, after_seq: int, cursor: str, kinds: Sequence[str | int], min_level: str | int, heartbeat: float
-) -> Follow:
-    """Build a follower of a job's events."""
-    return Follow(
-        name,
-        after_seq=after_seq,
-        cursor=cursor,
-        kinds=_event_kinds(kinds),
-        min_level=enum_number(event_pb2.EventLevel, min_level, "min_level"),
-        heartbeat=heartbeat,
-    )
-
-
 def list_events(name: str, last: int, kinds: Sequence[str | int], before_seq: int) -> event_log_pb2.ListEventsRequest:
     """Build the request of ListEvents for the newest events."""
     return event_log_pb2.ListEventsRequest(
         name=name,
         order=event_log_pb2.EVENT_ORDER_DESCENDING,
         page_size=last,
-        kinds=_event_kinds(kinds),
+        kinds=event_kinds(kinds),
         before_seq=before_seq,
     )
+
+
+def list_exported(name: str, after_seq: int, last_seq: int) -> Listing[event_pb2.JobEvent]:
+    """Build the list call of ListEvents for the events that exports are made of, oldest first."""
+    request = event_log_pb2.ListEventsRequest(
+        name=name,
+        order=event_log_pb2.EVENT_ORDER_ASCENDING,
+        after_seq=after_seq,
+        before_seq=last_seq + 1,
+        kinds=event_kinds(EXPORTED),
+        page_size=1000,
+    )
+    return Listing(rpcs.LIST_EVENTS, request, lambda page: page.events)
+
+
+def export_format(name: Format) -> Format:
+    """Check the name of a format.
+
+    Raises:
+        InvalidArgument: INVALID_OPTION: there is no such format.
+    """
+    if name not in FORMATS:
+        text = f"format: {name!r} is not one of {', '.join(FORMATS)}"
+        raise InvalidArgument(text, reason="INVALID_OPTION", violations=(Violation("format", text),))
+    return name
 
 
 def query_metrics(
@@ -296,8 +323,29 @@ def query_metrics(
     )
 
 
+def compare_jobs(
+    project: str,
+    names: Sequence[str],
+    *,
+    metrics: Sequence[str],
+    axis: str | int,
+    points: int,
+    last_steps: int,
+    samples: int,
+) -> comparison_pb2.CompareJobsRequest:
+    """Build the request of CompareJobs."""
+    return comparison_pb2.CompareJobsRequest(
+        names=[full_name(project, "jobs", name) for name in names],
+        metrics=metrics,
+        axis=enum_number(comparison_pb2.CurveAxis, axis, "axis"),
+        max_points=points,
+        last_steps=last_steps,
+        max_samples=samples,
+    )
+
+
 def read_job_log(
-    name: str, *, attempt: int, offset: int | None, last_lines: int | None, follow: bool, last_attempt: int
+    name: str, attempt: int, last_attempt: int, *, offset: int | None, last_lines: int | None, follow: bool
 ) -> job_log_pb2.ReadJobLogRequest:
     """Build the request of ReadJobLog."""
     if offset is not None and last_lines is not None:
@@ -373,10 +421,6 @@ def job_failed(job: job_pb2.Job, terminal: event_pb2.Terminal | None) -> JobFail
         violations=cause.violations,
         metadata=cause.metadata,
     )
-
-
-def _event_kinds(kinds: Sequence[str | int]) -> list[Any]:
-    return [enum_number(event_pb2.EventKind, kind, "kinds") for kind in kinds]
 
 
 def seen(snapshot: job_pb2.Job | None) -> str:

@@ -20,6 +20,7 @@ from finetree._sync.datasets import DatasetCalls
 from finetree._sync.estimator import EstimatorCalls
 from finetree._sync.jobs import JobCalls
 from finetree._sync.recommender import RecommenderCalls
+from finetree._sync.trainer.evaluations import EvaluationCalls
 from finetree._sync.trainer.sweeps import SweepCalls
 from finetree._sync.transport import Transport
 from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, make_options
@@ -54,7 +55,7 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.raw_channel("trainer"))
 
 
-class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, JobCalls, SweepCalls):
+class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, JobCalls, EvaluationCalls, SweepCalls):
     """A client of the three services. Nothing connects before the first call; threads may share it.
 
     Args:

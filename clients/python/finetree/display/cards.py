@@ -256,6 +256,8 @@ def _method(method: int) -> str:
 
 def _model(job: job_pb2.Job) -> str:
     source = job.train.spec.model if job.HasField("train") else job.prepare.model
+    if job.HasField("evaluate"):
+        source = job.evaluate.model
     return source.name or source.hub.id or source.path
 
 

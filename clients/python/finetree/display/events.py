@@ -17,6 +17,10 @@ PHASES: dict[int, str] = {
     job_pb2.JOB_PHASE_TRAIN: "training",
     job_pb2.JOB_PHASE_EVALUATE_AFTER: "evaluating after training",
     job_pb2.JOB_PHASE_SAVE: "saving",
+    job_pb2.JOB_PHASE_EVALUATE: "evaluating",
+    job_pb2.JOB_PHASE_MERGE: "merging",
+    job_pb2.JOB_PHASE_EXPORT: "writing the export",
+    job_pb2.JOB_PHASE_VERIFY: "asking the exported file",
 }
 """Display names of the phases."""
 ENDS = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
@@ -30,6 +34,9 @@ def event_line(event: event_pb2.JobEvent) -> str:
         return f"step {step.step}/{step.total_steps}  {step_note(step)}"
     if payload == "phase_progress":
         at = event.phase_progress
+        if at.phase == job_pb2.JOB_PHASE_EVALUATE and event.message:
+            # It says which model is measured.
+            return event.message
         rows = f", {at.done} rows" if at.unit == event_pb2.PROGRESS_UNIT_ROWS else ""
         return f"{PHASES.get(at.phase, 'working')} {at.fraction:.0%}{rows}"
     if payload == "eval_metrics":

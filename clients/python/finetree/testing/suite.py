@@ -45,7 +45,8 @@ class Suite:
       model licences;
     * rows that are not JSON lines of messages, of prompt and completion, or of text: other files, other columns, tool
       calls, and readings that name columns or skip rows. What a reader finds in rows is `suite.datasets.findings`;
-    * waiting for a device: every job but a suspended one runs at once; attempts that recover; checkpoints;
+    * waiting for a device: every job but a suspended one runs at once; attempts that recover; checkpoints,
+      runs that start from trained weights, and the lineage of jobs;
     * files of a replayed job's artifacts, and spellings of names: models and cards go by their exact names;
     * what one observation changes in the next estimate, and whether one is far from what would be predicted.
 

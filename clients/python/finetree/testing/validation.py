@@ -90,6 +90,7 @@ EXPRESSIONS: dict[str, Callable[[Any], bool]] = {
     "plan_policy.metrics": _different_limits,
     "name_limit.some": lambda names: bool(names.allowed or names.denied),
     "update_job.mask": _job_mask,
+    "export_task.subject": lambda task: bool(task.artifact) != task.HasField("weights"),
     "prepare_task.subject": lambda task: task.HasField("model") or task.HasField("dataset"),
     "serve_target.name": lambda name: name != "base",
     "serve_task.targets": lambda targets: len({target.name for target in targets}) == len(targets),

@@ -264,6 +264,8 @@ def _channel_options(settings: ServiceSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),  # clients ping every 30 s, a busy machine late
+        # A server that had no processor for minutes reads several pings at once. A flood sends thousands.
+        ("grpc.http2.max_ping_strikes", 20),
         ("grpc.max_connection_age_ms", 30 * 60_000),  # so that clients spread over replicas again
         ("grpc.max_connection_age_grace_ms", 60_000),
     ]

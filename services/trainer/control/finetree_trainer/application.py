@@ -30,7 +30,9 @@ from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
+from finetree_trainer.jobs.compare.compare import Comparer
 from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner
+from finetree_trainer.jobs.export.planner import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
@@ -108,13 +110,22 @@ class Application:
         limits = Limits(settings.max_upload_bytes, settings.max_project_bytes, settings.disk_reserve_bytes)
         datasets = Datasets(self._store, log.clock, layout, limits=limits)
         weights = WeightsLocator(self._store, layout, models)
-        tasks = TaskBuilder(log, models, datasets, weights=weights, devices=self._node.devices, settings=settings)
+        tasks = TaskBuilder(
+            log,
+            models,
+            datasets,
+            weights=weights,
+            devices=self._node.devices,
+            rates=self._host.rates,
+            settings=settings,
+        )
         self._queue = JobQueue(log, self._node.devices)
         self._supervisor = Supervisor(log, tasks, settings, on_released=self._queue.release)
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
         serving = ServingPlanner(inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot)
+        exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
             weights,
@@ -123,6 +134,7 @@ class Application:
             rates=rates,
             evaluations=evaluations,
             serving=serving,
+            exports=exports,
         )
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
@@ -141,6 +153,7 @@ class Application:
             watches=self._watches,
             lister=EventLister(log),
             metrics=MetricsReader(log),
+            comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
             checkpoints=Checkpoints(log, layout),

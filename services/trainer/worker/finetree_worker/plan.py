@@ -83,6 +83,8 @@ class BaseModel:
     hub_id: str = ""
     revision: str = ""
     fingerprint: str = ""
+    license: str = ""
+    """License as its publisher names it, for example "apache-2.0"; empty where unknown."""
 
     def message(self) -> artifact_pb2.ArtifactBase:
         """Return the identity as an artifact's message has it."""
@@ -101,6 +103,12 @@ class Method(ABC):
     """Kind of artifact that the method makes."""
     peft_type: ClassVar[str] = ""
     """peft's name of the artifact's type; empty where the format is not one of peft's."""
+    title: ClassVar[str] = ""
+    """Name for people."""
+    library: ClassVar[str] = "peft"
+    """Library that loads the artifact, as hubs name it."""
+    load_notes: ClassVar[tuple[str, ...]] = ()
+    """What a user of the artifact must know, as paragraphs of its card."""
     trains_base: ClassVar[bool] = False
     """Whether weights of the base are trained; mixed precision then keeps them in float32."""
 
@@ -137,6 +145,14 @@ class Method(ABC):
         """Return how the base is quantized on loading, its products in `dtype`; None where it is not quantized."""
         del dtype
         return None
+
+    def load_lines(self, base: str) -> tuple[str, ...]:
+        """Return three lines of Python that load the artifact from its own folder; `base` is the call for its base."""
+        return (
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM",
+            f'model = PeftModel.from_pretrained({base}, ".")',
+        )
 
     def memory_savings(self, *, checkpointing: bool) -> Sequence[str]:
         """Return settings that would lower the memory of a run of this method, as parts of a sentence."""
@@ -249,6 +265,14 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known before the first step: seconds of a step, and the matrix rate (FLOP/s) behind them; 0: unknown."""
+
+    step_seconds: evidence_pb2.Interval | None = None
+    matrix_rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A training task with all its settings.
 
@@ -276,6 +300,7 @@ class Plan:
     init_from: worker_pb2.TaskWeights | None = None
     """Weights that the run starts from; None: those of the base model."""
     price: Price | None = None
+    expected: Expected = field(default_factory=Expected)
 
     @property
     def checkpoints_dir(self) -> Path:

@@ -18,6 +18,7 @@ from finetree_worker.plan import (
     CheckpointPlan,
     DataPlan,
     EvaluationPlan,
+    Expected,
     Metric,
     Optimization,
     Plan,
@@ -62,6 +63,17 @@ def train_plan(task: worker_pb2.Task) -> Plan:
         checkpoint_folder=Path(folders.checkpoint_dir) if folders.checkpoint_dir else None,
         init_from=_init_from(task),
         price=Price.from_money(task.hourly_price) if task.HasField("hourly_price") else None,
+        expected=_expected(task),
+    )
+
+
+def _expected(task: worker_pb2.Task) -> Expected:
+    """Return what the run was estimated with; the matrix rate is that of the format which its products are in."""
+    single = task.train.spec.precision == training_pb2.PRECISION_FP32
+    rates = task.matrix_rates
+    return Expected(
+        step_seconds=task.step_seconds if task.HasField("step_seconds") else None,
+        matrix_rate=rates.fp32_flops_per_second if single else rates.bf16_flops_per_second,
     )
 
 

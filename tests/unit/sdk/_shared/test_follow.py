@@ -2,18 +2,20 @@
 """Exactly once, in order, to the end: the follower alone, fed by hand."""
 
 import random
+from datetime import UTC, datetime
 
 import finetree
 import pytest
-from finetree._shared.follow import Follow
+from finetree._shared.follow import Follow, Pace, Start
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
 
 STEP, TERMINAL = event_pb2.EVENT_KIND_STEP_METRICS, event_pb2.EVENT_KIND_TERMINAL
 
 
 def follow(**changes: object):
-    options = {"after_seq": 0, "cursor": "", "kinds": (), "min_level": 0, "heartbeat": 10.0} | changes
-    return Follow("projects/p/jobs/1", **options)
+    start = {name: changes.pop(name) for name in ("after_seq", "cursor", "after_time", "now") if name in changes}
+    kinds, min_level = changes.pop("kinds", ()), changes.pop("min_level", 0)
+    return Follow("projects/p/jobs/1", start=Start(**start), kinds=kinds, min_level=min_level, pace=Pace(**changes))
 
 
 def batch(*seqs: int, terminal=None, cursor=None, skipped=()):
@@ -143,6 +145,31 @@ def test_a_services_own_cursor_is_taken_as_it_is():
     assert (drain(follower), follower.cursor) == ([57], "e1.57~57")
 
 
+@pytest.mark.parametrize(
+    ("changes", "start"), [({"after_time": datetime(2026, 1, 1, tzinfo=UTC)}, "after_time"), ({"now": True}, "now")]
+)
+def test_a_time_is_asked_for_until_there_is_a_cursor(changes, start):
+    follower = follow(**changes)
+    assert follower.request().WhichOneof("start") == start
+    follower.accept(batch(cursor="e1.56"))
+    assert follower.request().cursor == "e1.56"
+    follower.accept(batch(57, 58))
+    assert drain(follower) == [57, 58]
+    with pytest.raises(finetree.Unavailable):
+        follower.accept(batch(60))
+
+
+def test_step_metrics_that_a_rate_leaves_out_are_no_holes():
+    follower = follow(max_step_events_per_second=2, min_interval=20.0)
+    request = follower.request()
+    assert (request.max_step_events_per_second, request.min_interval.ToMilliseconds()) == (2, 20_000)
+    assert follower.silence == 60.0
+    # The range of what was left out may come with the batch before the next event.
+    follower.accept(batch(1, 2, cursor="e1.5", skipped=[event_log_pb2.SkippedRange(first_seq=3, last_seq=5)]))
+    follower.accept(batch(6))
+    assert drain(follower) == [1, 2, 6]
+
+
 def test_random_breaks_never_lose_or_repeat_an_event():
     source = random.Random(7)
     for _ in range(200):
@@ -178,7 +205,14 @@ def test_when_a_clean_end_without_a_terminal_is_the_end():
 
 @pytest.mark.parametrize(
     ("changes", "field"),
-    [({"heartbeat": 0.01}, "heartbeat"), ({"after_seq": -1}, "after_seq"), ({"after_seq": 1, "cursor": "x"}, "cursor")],
+    [
+        ({"heartbeat": 0.01}, "heartbeat"),
+        ({"min_interval": 61}, "min_interval"),
+        ({"max_step_events_per_second": -1}, "max_step_events_per_second"),
+        ({"after_seq": -1}, "after_seq"),
+        ({"after_seq": 1, "cursor": "x"}, "cursor"),
+        ({"after_time": datetime(2026, 1, 1, tzinfo=UTC), "now": True}, "now"),
+    ],
 )
 def test_what_cannot_be_is_refused(changes, field):
     with pytest.raises(finetree.InvalidArgument) as caught:

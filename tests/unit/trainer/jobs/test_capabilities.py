@@ -2,6 +2,8 @@
 """The control plane refuses exactly what the worker cannot run: the two rooms never import each other, tests may."""
 
 import pytest
+from finetree.capabilities import ENUM_SETTINGS
+from finetree_api.trainer.v1 import job_pb2
 from finetree_api.types.v1 import hardware_pb2, method_pb2, run_spec_pb2, training_pb2
 from finetree_runtime.errors import InvalidArgument
 from finetree_runtime.runspec.resolve import resolve_spec
@@ -30,9 +32,9 @@ FIXED = {
 """Settings of which the worker has one value, and never asks."""
 
 
-@pytest.mark.parametrize("path", sorted(capabilities.ENUM_SETTINGS))
+@pytest.mark.parametrize("path", sorted(ENUM_SETTINGS))
 def test_a_setting_has_the_values_that_the_worker_takes(path):
-    values = set(getattr(CAPABILITIES, capabilities.ENUM_SETTINGS[path]))
+    values = set(getattr(CAPABILITIES, ENUM_SETTINGS[path]))
     assert values == (set(WORKER[path]) - {0} if path in WORKER else {FIXED[path]})
 
 
@@ -74,7 +76,7 @@ def test_a_method_that_the_server_lacks_is_refused_with_those_that_it_has(monkey
 
 
 def test_every_unsupported_setting_is_a_path_of_a_spec():
-    for path in (*CAPABILITIES.unsupported_settings, *capabilities.ENUM_SETTINGS):
+    for path in (*CAPABILITIES.unsupported_settings, *ENUM_SETTINGS):
         message = run_spec_pb2.RunSpec.DESCRIPTOR
         for name in path.split("."):
             field = message.fields_by_name[name]
@@ -117,3 +119,12 @@ def test_what_can_only_be_priced_is_refused_by_its_name(asked, path):
     assert [(violation.field_path, violation.reason) for violation in refused.value.violations] == [
         (path, "SETTING_NOT_SUPPORTED")
     ]
+
+
+def test_a_task_that_this_server_does_not_run_is_refused_with_those_that_it_does(monkeypatch):
+    fewer = type(CAPABILITIES)(tasks=[job_pb2.TASK_KIND_TRAIN])
+    monkeypatch.setattr(capabilities, "CAPABILITIES", fewer)
+    with pytest.raises(InvalidArgument, match=r"job\.export.*TASK_KIND_TRAIN") as raised:
+        capabilities.require_task("export")
+    assert raised.value.reason == "TASK_NOT_SUPPORTED"
+    capabilities.require_task("train")

@@ -4,7 +4,7 @@
 from typing import get_args
 
 import pytest
-from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, job_pb2, serving_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, export_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import check_pb2, evidence_pb2, training_data_pb2
 from finetree_worker.events.envelope import Payload, Stamp, envelope, line_of
 
@@ -63,6 +63,20 @@ PAYLOADS = [
     ),
     (event_pb2.Alert(code="DIVERGED", message="The loss is not finite."), "WARNING", "The loss is not finite."),
     (evaluation_pb2.EvaluationReport(headline="BETTER: mine: F1 0.9"), "INFO", "BETTER: mine: F1 0.9"),
+    (
+        export_pb2.ExportReport(
+            format=artifact_pb2.EXPORT_FORMAT_GGUF,
+            weight_type=artifact_pb2.WEIGHT_TYPE_Q8_0,
+            prompts=8,
+            comparisons=[
+                export_pb2.LogitComparison(
+                    model=export_pb2.COMPARED_MODEL_TRAINED, largest_difference=0.25, equal_answers=7
+                )
+            ],
+        ),
+        "INFO",
+        "gguf in q8_0: 7 of 8 answers as before, logits differ by up to 0.25",
+    ),
 ]
 
 

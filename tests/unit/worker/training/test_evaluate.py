@@ -59,6 +59,35 @@ def test_the_loss_is_the_mean_over_tokens_whatever_the_batches(tiny: Callable[..
         assert scored(model, examples, budget).loss == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_error_of_the_accuracy_is_that_of_rows_drawn_at_random(tiny: Callable[..., Any]) -> None:
+    """Against the spread of the accuracy over samples of the rows, drawn with replacement."""
+    model, generator = tiny("llama"), torch.Generator().manual_seed(1)
+    right = [model_answers(model, start, length) for start, length in zip(range(40), range(6, 46), strict=True)]
+    # Rows of which the model knows all, none, or a part.
+    examples = []
+    for number, known in enumerate(right):
+        spoiled = torch.rand(len(known), generator=generator) < (number % 4) / 3
+        tokens = torch.where(spoiled, (known + 1) % 256, known)
+        examples.append(Example(number, tokens.int(), torch.ones(len(tokens), dtype=torch.bool)))
+    whole = scored(model, examples, 500)
+    alone = [scored(model, [example], 64) for example in examples]
+    correct, tokens = (torch.tensor([float(getattr(each, name)) for each in alone]) for name in ("correct", "tokens"))
+    drawn = torch.randint(0, len(alone), (4000, len(alone)), generator=generator)
+    shares = correct[drawn].sum(1) / tokens[drawn].sum(1)
+    assert 0.02 < float(shares.std()) < 0.2
+    assert whole.accuracy_standard_error == pytest.approx(float(shares.std()), rel=0.1)
+    assert alone[0].accuracy_standard_error is None
+
+
+def model_answers(model: Any, start: int, length: int) -> torch.Tensor:
+    """Tokens that the model itself finds most probable, from one on."""
+    tokens = torch.tensor([[start]])
+    with torch.no_grad():
+        for _ in range(length - 1):
+            tokens = torch.cat([tokens, model(input_ids=tokens).logits[:, -1:].argmax(-1)], dim=1)
+    return tokens[0]
+
+
 @pytest.mark.parametrize("call", [1, 4])
 def test_a_cancel_gets_through_between_tokens_and_leaves_the_mode(
     tiny: Callable[..., Any], tokenizer: Any, call: int
@@ -133,20 +162,20 @@ def test_an_evaluation_that_runs_out_of_memory_goes_on_in_smaller_parts(
 ) -> None:
     model, rows = tiny("llama"), rows_of([40, 30, 20, 10])
     whole = scored(model, rows, 1000)
-    inner = evaluate.target_score
+    inner = evaluate.target_scores
 
     def refusing(model: Any, batch: Any) -> Any:
         if len(batch.rows) > 1:
             raise torch.OutOfMemoryError("refused")
         return inner(model, batch)
 
-    monkeypatch.setattr(evaluate, "target_score", refusing)
+    monkeypatch.setattr(evaluate, "target_scores", refusing)
     assert scored(model, rows, 1000).loss == pytest.approx(whole.loss, rel=1e-5)
 
     def hopeless(*_: Any) -> Any:
         raise torch.OutOfMemoryError("refused")
 
-    monkeypatch.setattr(evaluate, "target_score", hopeless)
+    monkeypatch.setattr(evaluate, "target_scores", hopeless)
     with pytest.raises(MemoryExhaustedError):
         scored(model, rows, 1000)
 

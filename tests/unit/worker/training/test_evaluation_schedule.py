@@ -81,6 +81,8 @@ def test_the_best_checkpoint_is_what_is_published(plan: Plan, write_rows: Callab
     plan = held_out(plan, held, metrics=(Metric.LOSS,), every_steps=1, early_stopping_patience=3)
     recorder = run(plan)
     *during, after = recorder.of(event_pb2.EvalMetrics)
+    assert (after.rows, len({each.rows_sha256 for each in (*during, after)})) == (1, 1)
+    assert not after.HasField("loss_standard_error")
     best = min(during, key=lambda event: event.loss)
     assert len(during) == best.step + 3
     assert after.loss == pytest.approx(best.loss, rel=1e-5)
@@ -126,6 +128,7 @@ def answering(plan: Plan, write_rows: Callable[..., Path], **evaluation: Any) ->
 def test_the_evaluation_that_answers_best_is_what_is_published(plan: Plan, write_rows: Callable[..., Path]) -> None:
     recorder = run(answering(plan, write_rows, early_stopping_patience=9))
     *during, after = recorder.of(event_pb2.EvalMetrics)
+    assert len({each.prompts_sha256 for each in (*during, after)} - {""}) == 1
     assert [event.examples for event in during] == [4] * 6
     best = max(during, key=lambda event: event.exact_match)
     assert during[0].exact_match < best.exact_match == after.exact_match == 1.0

@@ -69,7 +69,17 @@ class Words:
     bold: bool = False
 
 
-Shape = Box | Stroke | Words
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A line through points; `dash` are the lengths of its marks and gaps, none of them for a solid line."""
+
+    points: tuple[tuple[float, float], ...]
+    color: str
+    width: float
+    dash: tuple[float, ...] = ()
+
+
+Shape = Box | Stroke | Words | Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,8 @@ class Chart:
     width: float
     height: float
     shapes: tuple[Shape, ...]
+    dark: tuple[tuple[str, str], ...] = ()
+    """Colors that a viewer with a dark theme sees in place of others; the background's is #ffffff."""
 
 
 def memory_chart(title: str, rows: Sequence[Row]) -> Chart:

@@ -2,10 +2,11 @@
 """Draw a chart as PNG with Pillow and its built-in font."""
 
 import io
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from finetree_cli.errors import NotAvailable
-from finetree_cli.render.chart.memory import Box, Chart, Stroke, Words
+from finetree_cli.render.chart.memory import Box, Chart, Path, Stroke, Words
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -37,6 +38,9 @@ def png(chart: Chart) -> bytes:
         elif isinstance(shape, Stroke):
             ends = _scaled(shape.x1, shape.y1, shape.x2, shape.y2)
             draw.line(ends, fill=shape.color, width=max(1, round(shape.width * SCALE)))
+        elif isinstance(shape, Path):
+            for (x1, y1), (x2, y2) in pairwise(shape.points):
+                draw.line(_scaled(x1, y1, x2, y2), fill=shape.color, width=max(1, round(shape.width * SCALE)))
         else:
             _write(draw, shape)
     target = io.BytesIO()

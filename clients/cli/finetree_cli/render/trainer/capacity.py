@@ -23,6 +23,9 @@ def show_capacity(out: Output, found: capacity_pb2.GetCapacityResponse) -> None:
     ]
     out.table(["Node", "Device", "Name", ">Free memory", ">Free slots", "Running"], rows)
     out.text(f"Queue: {found.queue_length}")
+    for lease in (lease for node in found.nodes for item in node.devices for lease in item.leases):
+        until = lease.expire_time.ToJsonString()
+        out.text(f"Serving: {short_name(lease.job)} until {until}, {lease.generations} being answered")
     for node in found.nodes:
         out.text(f"{node.name}: {host(node)}")
 

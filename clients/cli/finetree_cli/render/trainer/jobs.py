@@ -41,7 +41,10 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
     if job.state_reason.remedy:
         out.text(f"            {job.state_reason.remedy}")
     at = job.progress
-    out.text(f"  progress  {at.fraction:.0%}, step {at.step} of {at.total_steps}, attempt {job.attempt}")
+    steps = f", step {at.step} of {at.total_steps}" if job.WhichOneof("task") in ("train", None) else ""
+    out.text(f"  progress  {at.fraction:.0%}{steps}, attempt {job.attempt}")
+    if job.serve.loaded:
+        out.text(f"  targets   {', '.join(target.name for target in job.serve.loaded)}")
     for placement in job.placements:
         out.text(f"  runs on   {placement.node}: {', '.join(placement.device_ids)}")
     if job.queue_position:

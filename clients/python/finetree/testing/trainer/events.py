@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, metrics_pb2
 
-from finetree.metrics import KINDS, Curves, query_problem
+from finetree.joblog.metrics import KINDS, Curves, query_problem
 from finetree.testing.requests import invalid, page
 from finetree.testing.trainer.job import FakeJob
 from finetree.testing.trainer.watch import require_kept

@@ -4,87 +4,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from finetree_api.estimator.v1 import estimate_pb2
-from finetree_api.trainer.v1 import base_model_pb2, capacity_pb2, job_pb2
+from finetree_api.trainer.v1 import base_model_pb2, capacity_pb2, evaluation_pb2, job_pb2
 from finetree_api.types.v1 import (
     check_pb2,
     estimate_summary_pb2,
     hardware_pb2,
-    method_pb2,
     model_pb2,
     run_spec_pb2,
     training_pb2,
 )
 
+from finetree.capabilities import TRAINING, unsupported
 from finetree.errors import FailedPrecondition, InvalidArgument, Violation
 from finetree.testing import spec as specs
 from finetree.testing.estimator import FakeEstimator
-from finetree.testing.requests import invalid
+from finetree.testing.requests import invalid, not_promised
 from finetree.testing.trainer.base_models import FakeBaseModels
 from finetree.testing.trainer.datasets import FakeDatasets
+from finetree.testing.trainer.evaluations import plan_evaluation
 
 SPEC, PREPARE = "job.train.spec", "job.prepare"
 CAPABILITIES = capacity_pb2.TrainingCapabilities(
-    tasks=[job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_PREPARE],
-    methods=[number for number in method_pb2.Method.values() if number],
-    quantizations=[method_pb2.QUANTIZATION_NF4, method_pb2.QUANTIZATION_FP4, method_pb2.QUANTIZATION_INT8],
-    precisions=[
-        training_pb2.PRECISION_BF16,
-        training_pb2.PRECISION_BF16_MIXED,
-        training_pb2.PRECISION_FP16_MIXED,
-        training_pb2.PRECISION_FP32,
-    ],
-    optimizers=[
-        training_pb2.OPTIMIZER_ADAMW,
-        training_pb2.OPTIMIZER_ADAMW_8BIT,
-        training_pb2.OPTIMIZER_PAGED_ADAMW_8BIT,
-        training_pb2.OPTIMIZER_SGD,
-    ],
-    attention_kernels=[training_pb2.ATTENTION_KERNEL_SDPA, training_pb2.ATTENTION_KERNEL_EAGER],
-    gradient_checkpointing=[
-        training_pb2.GRADIENT_CHECKPOINTING_OFF,
-        training_pb2.GRADIENT_CHECKPOINTING_FULL,
-    ],
-    loss_kernels=[training_pb2.LOSS_KERNEL_COMPLETION_ONLY],
-    shardings=[hardware_pb2.SHARDING_REPLICATED],
-    programs=[training_pb2.TRAINING_PROGRAM_FINETREE],
-    max_devices=1,
-    max_nodes=1,
-    sharding_libraries=[training_pb2.SHARDING_LIBRARY_FSDP2],
-    allocator_caches=[training_pb2.ALLOCATOR_CACHE_EXPANDABLE],
-    expert_products=[training_pb2.EXPERT_PRODUCTS_GROUPED],
-    layer_kernels=[training_pb2.LAYER_KERNELS_PLAIN],
-    unsupported_settings=[
-        "optimizer_in_backward",
-        "program.compile",
-        "lora.train_embeddings",
-        "lora.train_head",
-        "qlora.lora.include_experts",
-        "qlora.lora.train_embeddings",
-        "qlora.lora.train_head",
-    ],
+    tasks=[job_pb2.TASK_KIND_TRAIN, job_pb2.TASK_KIND_PREPARE, job_pb2.TASK_KIND_EVALUATE],
 )
-"""What the fake trainer trains: the same as the trainer, which a test holds."""
+CAPABILITIES.MergeFrom(TRAINING)
+"""What the fake trainer runs: of tasks those that it can play, of settings what the trainer does."""
 
-_ENUMS = {
-    "qlora.quantization": "quantizations",
-    "precision": "precisions",
-    "optimizer": "optimizers",
-    "attention": "attention_kernels",
-    "gradient_checkpointing": "gradient_checkpointing",
-    "loss_kernel": "loss_kernels",
-    "hardware.sharding": "shardings",
-    "program.program": "programs",
-    "program.sharding_library": "sharding_libraries",
-    "program.allocator_cache": "allocator_caches",
-    "program.experts": "expert_products",
-    "program.layer_kernels": "layer_kernels",
-}
-_MAXIMA = {"hardware.count": "max_devices", "hardware.nodes": "max_nodes"}
 _FILLED_HERE = ("spec.dataset.reading", "spec.evaluation.dataset.reading", "spec.hardware.cpu")
 
 
@@ -92,7 +41,7 @@ _FILLED_HERE = ("spec.dataset.reading", "spec.evaluation.dataset.reading", "spec
 class Planned:
     """A job as it will run."""
 
-    task: job_pb2.TrainTask | job_pb2.PrepareTask
+    task: job_pb2.TrainTask | job_pb2.PrepareTask | evaluation_pb2.EvaluateTask
     model: base_model_pb2.BaseModel | None = None
     hub: model_pb2.HubModel | None = None
     plan: run_spec_pb2.Plan | None = None
@@ -125,7 +74,9 @@ class Planner:
                 return self._prepare(job.prepare)
             case "train":
                 return self._train(job)
-        raise invalid("job.export", "is not supported; this server runs train, prepare", "TASK_NOT_SUPPORTED")
+            case "evaluate":
+                return Planned(plan_evaluation(job.evaluate, self._datasets))
+        raise invalid("job.export", "is not supported; this server runs train, prepare, evaluate", "TASK_NOT_SUPPORTED")
 
     def _prepare(self, asked: job_pb2.PrepareTask) -> Planned:
         task = job_pb2.PrepareTask()
@@ -147,6 +98,8 @@ class Planner:
         task = job_pb2.TrainTask()
         task.CopyFrom(job.train)
         spec = task.spec
+        if spec.HasField("init_from"):
+            raise not_promised("starts no run from trained weights")
         if spec.WhichOneof("method") is None:
             raise invalid(f"{SPEC}.method", "is needed to train")
         hub, model = self._models.located(spec.model, f"{SPEC}.model")
@@ -279,29 +232,9 @@ def _is(device: capacity_pb2.Device, wanted: hardware_pb2.Hardware) -> bool:
 
 
 def _require_settings(spec: run_spec_pb2.RunSpec) -> None:
-    found = tuple(_unsupported(spec))
+    found = tuple(Violation(f"{SPEC}.{each.field}", each.description) for each in unsupported(spec))
     if found:
         raise InvalidArgument(f"{found[0]}.", reason="SETTING_NOT_SUPPORTED", violations=found)
-
-
-def _unsupported(spec: run_spec_pb2.RunSpec) -> Iterator[Violation]:
-    for path, name in _ENUMS.items():
-        value = _value(spec, path)
-        if value and value not in getattr(CAPABILITIES, name):
-            yield Violation(f"{SPEC}.{path}", "cannot be trained; GetCapacity says what can")
-    for path, name in _MAXIMA.items():
-        if _value(spec, path) > getattr(CAPABILITIES, name):
-            yield Violation(f"{SPEC}.{path}", f"is more than the {getattr(CAPABILITIES, name)} that one job can have")
-    for path in CAPABILITIES.unsupported_settings:
-        if _value(spec, path):
-            yield Violation(f"{SPEC}.{path}", "cannot be trained by this server; leave it out")
-
-
-def _value(spec: run_spec_pb2.RunSpec, path: str) -> int:
-    value: Any = spec
-    for name in path.split("."):
-        value = getattr(value, name)
-    return int(value)
 
 
 def _left_open(difference: tuple[str, str, str]) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, evaluation_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import training_data_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
@@ -82,6 +82,8 @@ class Script:
         category: whose fault it is.
         summary: fields of the Terminal event's RunSummary, beside losses and steps.
         phases: phases before the first step.
+        samples: answers before and after training, as they report them at the end.
+        evaluation: what a job that evaluates finds.
     """
 
     steps: int = 10
@@ -97,6 +99,9 @@ class Script:
     category: job_pb2.FailureCategory.ValueType = job_pb2.FAILURE_CATEGORY_CAPACITY
     summary: event_pb2.RunSummary = field(default_factory=event_pb2.RunSummary)
     phases: tuple[job_pb2.JobPhase.ValueType, ...] = (job_pb2.JOB_PHASE_LOAD_MODEL, job_pb2.JOB_PHASE_TOKENIZE)
+    evaluation: evaluation_pb2.EvaluationReport = field(default_factory=evaluation_pb2.EvaluationReport)
+
+    samples: tuple[event_pb2.Sample, ...] = ()
 
     @property
     def recorded(self) -> bool:
@@ -117,7 +122,14 @@ class Script:
                 yield Paced(round(self.step_seconds * 1e6), _step(step, self.steps))
             if self.outcome == "SUCCEEDED":
                 yield from (Paced(0, event) for event in self._end(job, artifacts))
-        current = job_pb2.JOB_STATE_RUNNING if job.HasField("train") else job_pb2.JOB_STATE_PREPARING
+        if job.HasField("evaluate"):
+            change = ("EVALUATING", "Evaluating.")
+            yield Paced(0, moved(job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING, *change))
+            if self.outcome == "SUCCEEDED":
+                told = event_pb2.JobEvent(message=self.evaluation.headline, evaluation_report=self.evaluation)
+                yield Paced(round(self.step_seconds * 1e6), told)
+        prepares = job.HasField("prepare")
+        current = job_pb2.JOB_STATE_PREPARING if prepares else job_pb2.JOB_STATE_RUNNING
         yield Paced(0, moved(current, job_pb2.JobState.Value(f"JOB_STATE_{self.outcome}"), *self._failure()))
         yield Paced(0, self._terminal(trained=job.HasField("train")))
 
@@ -148,6 +160,8 @@ class Script:
                     step=self.steps, loss=_loss(self.steps), exact_match=0.9, examples=40, seconds=1.0
                 ),
             )
+        for sample in self.samples:
+            yield event_pb2.JobEvent(message="a sample", sample=sample)
         for artifact in artifacts:
             yield event_pb2.JobEvent(
                 message=f"{len(artifact.files)} files are ready",

@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import (
     base_model_pb2,
     capacity_pb2,
     dataset_pb2,
+    evaluation_pb2,
     job_pb2,
     trainer_pb2,
 )
@@ -208,6 +209,7 @@ class FakeTrainer:
         return trainer_pb2.ValidateJobResponse(
             train=task if isinstance(task, job_pb2.TrainTask) else None,
             prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            evaluate=task if isinstance(task, evaluation_pb2.EvaluateTask) else None,
             checks=planned.checks,
             estimate=planned.estimate,
             plan=planned.plan,
@@ -242,6 +244,7 @@ class FakeTrainer:
             display_name=given.display_name,
             train=task if isinstance(task, job_pb2.TrainTask) else None,
             prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            evaluate=task if isinstance(task, evaluation_pb2.EvaluateTask) else None,
             limits=given.limits if given.HasField("limits") else None,
             deadline=given.deadline if given.HasField("deadline") else None,
             labels=given.labels,
@@ -357,11 +360,12 @@ class FakeTrainer:
 
     def _user_of_model(self, model: base_model_pb2.BaseModel) -> str:
         for job in self._live():
-            task = job.prepare if job.HasField("prepare") else job.train.spec
-            if task.model.WhichOneof("source") is None:
+            source = job.prepare.model if job.HasField("prepare") else job.train.spec.model
+            source = job.evaluate.model if job.HasField("evaluate") else source
+            if source.WhichOneof("source") is None:
                 continue
             try:
-                hub, there = self._models.located(task.model, "model")
+                hub, there = self._models.located(source, "model")
             except FinetreeError:
                 continue
             preparing = job.HasField("prepare") and hub.id.lower() == model.hub_id.lower()
@@ -391,13 +395,17 @@ class FakeTrainer:
             max_watchers=self.watches.max_watchers,
             max_queued_jobs=self.max_queued,
         )
-        info.features.extend(["train.full", "train.lora", "train.qlora", "train.prefix", "train.adapter", "prepare"])
+        info.features.extend(
+            ["train.full", "train.lora", "train.qlora", "train.prefix", "train.adapter", "prepare", "evaluate"]
+        )
         return info
 
 
 def _datasets_of(job: job_pb2.Job) -> set[str]:
     if job.HasField("prepare"):
         sources = [job.prepare.dataset, job.prepare.evaluation_dataset]
+    elif job.HasField("evaluate"):
+        sources = [job.evaluate.dataset, job.evaluate.few_shot.dataset]
     else:
         sources = [job.train.spec.dataset, job.train.spec.evaluation.dataset]
     return {full_name(source.name, "datasets") for source in sources if source.name}

@@ -19,7 +19,7 @@ from finetree.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from finetree.metrics import StepSampler
+from finetree.joblog.metrics import StepSampler
 from finetree.testing.clock import Clock
 from finetree.testing.requests import invalid
 from finetree.testing.trainer.job import FakeJob

@@ -36,6 +36,8 @@ class _ArtifactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Artifact
     """A transformers model folder with its tokenizer."""
     ARTIFACT_KIND_REPORT: _ArtifactKind.ValueType  # 3
     """A report in JSON."""
+    ARTIFACT_KIND_GGUF: _ArtifactKind.ValueType  # 4
+    """A GGUF file: a model, or a LoRA adapter, for llama.cpp and what is built on it."""
     ARTIFACT_KIND_EVALUATION: _ArtifactKind.ValueType  # 5
     """An evaluation: report.json, an EvaluationReport as proto JSON, and answers.jsonl, what each model answered to each row."""
 
@@ -50,9 +52,79 @@ ARTIFACT_KIND_MODEL: ArtifactKind.ValueType  # 2
 """A transformers model folder with its tokenizer."""
 ARTIFACT_KIND_REPORT: ArtifactKind.ValueType  # 3
 """A report in JSON."""
+ARTIFACT_KIND_GGUF: ArtifactKind.ValueType  # 4
+"""A GGUF file: a model, or a LoRA adapter, for llama.cpp and what is built on it."""
 ARTIFACT_KIND_EVALUATION: ArtifactKind.ValueType  # 5
 """An evaluation: report.json, an EvaluationReport as proto JSON, and answers.jsonl, what each model answered to each row."""
 Global___ArtifactKind: _TypeAlias = ArtifactKind  # noqa: Y015
+
+class _ExportFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
+    """In an ExportTask: EXPORT_FORMAT_TRANSFORMERS. In an artifact: it is no export."""
+    EXPORT_FORMAT_TRANSFORMERS: _ExportFormat.ValueType  # 1
+    """A whole model folder for transformers 4.5x and 5, with tokenizer, chat template and generation settings."""
+    EXPORT_FORMAT_GGUF: _ExportFormat.ValueType  # 2
+    """One GGUF file with model, tokenizer and chat template. Of models of the types llama (SmolLM2 among them), mistral,
+    qwen2, qwen3, gemma, gemma2, gemma3_text and smollm3.
+    """
+    EXPORT_FORMAT_GGUF_LORA: _ExportFormat.ValueType  # 3
+    """A LoRA adapter as GGUF file, for the unchanged base as GGUF file. LoRA and QLoRA without DoRA."""
+
+class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
+    """What an export is written as, and so what loads it."""
+
+EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
+"""In an ExportTask: EXPORT_FORMAT_TRANSFORMERS. In an artifact: it is no export."""
+EXPORT_FORMAT_TRANSFORMERS: ExportFormat.ValueType  # 1
+"""A whole model folder for transformers 4.5x and 5, with tokenizer, chat template and generation settings."""
+EXPORT_FORMAT_GGUF: ExportFormat.ValueType  # 2
+"""One GGUF file with model, tokenizer and chat template. Of models of the types llama (SmolLM2 among them), mistral,
+qwen2, qwen3, gemma, gemma2, gemma3_text and smollm3.
+"""
+EXPORT_FORMAT_GGUF_LORA: ExportFormat.ValueType  # 3
+"""A LoRA adapter as GGUF file, for the unchanged base as GGUF file. LoRA and QLoRA without DoRA."""
+Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
+
+class _WeightType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WeightTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WeightType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WEIGHT_TYPE_UNSPECIFIED: _WeightType.ValueType  # 0
+    """In an ExportTask: the base's own of a transformers folder, WEIGHT_TYPE_F16 of a GGUF file, WEIGHT_TYPE_F32 of a
+    GGUF adapter.
+    """
+    WEIGHT_TYPE_F32: _WeightType.ValueType  # 1
+    """float32."""
+    WEIGHT_TYPE_F16: _WeightType.ValueType  # 2
+    """float16."""
+    WEIGHT_TYPE_BF16: _WeightType.ValueType  # 3
+    """bfloat16."""
+    WEIGHT_TYPE_Q8_0: _WeightType.ValueType  # 4
+    """Blocks of 32 whole numbers of 8 bits with a float16 scale each. GGUF models alone."""
+
+class WeightType(_WeightType, metaclass=_WeightTypeEnumTypeWrapper):
+    """Number format of exported weights. There is no format of 4 bits: llama-quantize makes one of a GGUF file."""
+
+WEIGHT_TYPE_UNSPECIFIED: WeightType.ValueType  # 0
+"""In an ExportTask: the base's own of a transformers folder, WEIGHT_TYPE_F16 of a GGUF file, WEIGHT_TYPE_F32 of a
+GGUF adapter.
+"""
+WEIGHT_TYPE_F32: WeightType.ValueType  # 1
+"""float32."""
+WEIGHT_TYPE_F16: WeightType.ValueType  # 2
+"""float16."""
+WEIGHT_TYPE_BF16: WeightType.ValueType  # 3
+"""bfloat16."""
+WEIGHT_TYPE_Q8_0: WeightType.ValueType  # 4
+"""Blocks of 32 whole numbers of 8 bits with a float16 scale each. GGUF models alone."""
+Global___WeightType: _TypeAlias = WeightType  # noqa: Y015
 
 @_typing.final
 class ArtifactBase(_message.Message):
@@ -304,6 +376,7 @@ class Artifact(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     PLAN_DIGEST_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
     SERVING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/jobs/{job}/artifacts/{artifact}", for example …/adapter."""
@@ -319,6 +392,8 @@ class Artifact(_message.Message):
     """Attempt that made it."""
     plan_digest: _builtins.str
     """Digest of the plan that it came from. Empty: nothing was trained, or there was no estimate."""
+    format: Global___ExportFormat.ValueType
+    """What it was exported as. Unspecified: it is no export."""
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArtifactFile]:
         """In the order of their paths; these and no others can be downloaded."""
@@ -360,11 +435,12 @@ class Artifact(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         plan_digest: _builtins.str = ...,
         lineage: Global___Lineage | None = ...,
+        format: Global___ExportFormat.ValueType = ...,
         serving: _abc.Iterable[_serving_pb2.ServingCheck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "create_time", b"create_time", "lineage", b"lineage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "compat", b"compat", "create_time", b"create_time", "files", b"files", "kind", b"kind", "lineage", b"lineage", "name", b"name", "peft_type", b"peft_type", "plan_digest", b"plan_digest", "serving", b"serving", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "compat", b"compat", "create_time", b"create_time", "files", b"files", "format", b"format", "kind", b"kind", "lineage", b"lineage", "name", b"name", "peft_type", b"peft_type", "plan_digest", b"plan_digest", "serving", b"serving", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import evaluation_pb2 as _evaluation_pb2
+from finetree_api.trainer.v1 import export_pb2 as _export_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.types.v1 import check_pb2 as _check_pb2
@@ -107,6 +108,8 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     """Terminal, once, as the last event."""
     EVENT_KIND_EVALUATION_REPORT: _EventKind.ValueType  # 18
     """EvaluationReport, once, at the end of an evaluation."""
+    EVENT_KIND_EXPORT_REPORT: _EventKind.ValueType  # 19
+    """ExportReport, once in an export, before its artifact."""
     EVENT_KIND_SERVING_CHANGED: _EventKind.ValueType  # 20
     """ServingChanged, when a served base model is ready, and when its targets change."""
 
@@ -151,6 +154,8 @@ EVENT_KIND_TERMINAL: EventKind.ValueType  # 17
 """Terminal, once, as the last event."""
 EVENT_KIND_EVALUATION_REPORT: EventKind.ValueType  # 18
 """EvaluationReport, once, at the end of an evaluation."""
+EVENT_KIND_EXPORT_REPORT: EventKind.ValueType  # 19
+"""ExportReport, once in an export, before its artifact."""
 EVENT_KIND_SERVING_CHANGED: EventKind.ValueType  # 20
 """ServingChanged, when a served base model is ready, and when its targets change."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
@@ -274,6 +279,7 @@ class JobEvent(_message.Message):
     ALERT_FIELD_NUMBER: _builtins.int
     TERMINAL_FIELD_NUMBER: _builtins.int
     EVALUATION_REPORT_FIELD_NUMBER: _builtins.int
+    EXPORT_REPORT_FIELD_NUMBER: _builtins.int
     SERVING_CHANGED_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
@@ -376,6 +382,10 @@ class JobEvent(_message.Message):
         """What an evaluation has found."""
 
     @_builtins.property
+    def export_report(self) -> _export_pb2.ExportReport:
+        """What was exported, and how it compares with the trained model."""
+
+    @_builtins.property
     def serving_changed(self) -> _serving_pb2.ServingChanged:
         """A served base model is ready, or its targets changed."""
 
@@ -411,13 +421,14 @@ class JobEvent(_message.Message):
         alert: Global___Alert | None = ...,
         terminal: Global___Terminal | None = ...,
         evaluation_report: _evaluation_pb2.EvaluationReport | None = ...,
+        export_report: _export_pb2.ExportReport | None = ...,
         serving_changed: _serving_pb2.ServingChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "forecast", b"forecast", "log_line", b"log_line", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "serving_changed", b"serving_changed", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "export_report", b"export_report", "forecast", b"forecast", "log_line", b"log_line", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "serving_changed", b"serving_changed", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt", b"attempt", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "forecast", b"forecast", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "level", b"level", "log_line", b"log_line", "message", b"message", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "seq", b"seq", "serving_changed", b"serving_changed", "state", b"state", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert", b"alert", "artifact_ready", b"artifact_ready", "attempt", b"attempt", "attempt_started", b"attempt_started", "batch_size_changed", b"batch_size_changed", "checkpoint_failed", b"checkpoint_failed", "checkpoint_saved", b"checkpoint_saved", "dataset_report", b"dataset_report", "elapsed", b"elapsed", "eval_metrics", b"eval_metrics", "evaluation_report", b"evaluation_report", "event_time", b"event_time", "export_report", b"export_report", "forecast", b"forecast", "job", b"job", "job_uid", b"job_uid", "kind", b"kind", "level", b"level", "log_line", b"log_line", "message", b"message", "payload", b"payload", "phase_progress", b"phase_progress", "preflight_report", b"preflight_report", "queue_changed", b"queue_changed", "sample", b"sample", "seq", b"seq", "serving_changed", b"serving_changed", "state", b"state", "state_changed", b"state_changed", "step_metrics", b"step_metrics", "terminal", b"terminal", "worker_time", b"worker_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "queue_changed", "phase_progress", "dataset_report", "preflight_report", "attempt_started", "step_metrics", "eval_metrics", "sample", "checkpoint_saved", "checkpoint_failed", "batch_size_changed", "forecast", "artifact_ready", "log_line", "alert", "terminal", "evaluation_report", "serving_changed"]  # noqa: Y015
+    _WhichOneofReturnType_payload: _TypeAlias = _typing.Literal["state_changed", "queue_changed", "phase_progress", "dataset_report", "preflight_report", "attempt_started", "step_metrics", "eval_metrics", "sample", "checkpoint_saved", "checkpoint_failed", "batch_size_changed", "forecast", "artifact_ready", "log_line", "alert", "terminal", "evaluation_report", "export_report", "serving_changed"]  # noqa: Y015
     _WhichOneofArgType_payload: _TypeAlias = _typing.Literal["payload", b"payload"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_payload) -> _WhichOneofReturnType_payload | None: ...
 
@@ -1079,6 +1090,10 @@ class EvalMetrics(_message.Message):
     NON_FINITE_FIELD_NUMBER: _builtins.int
     TOKEN_ACCURACY_FIELD_NUMBER: _builtins.int
     LOSS_STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    TOKEN_ACCURACY_STANDARD_ERROR_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    ROWS_SHA256_FIELD_NUMBER: _builtins.int
+    PROMPTS_SHA256_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimizer step after which it was made. 0: before training, the base model or the weights that the run starts from."""
     loss: _builtins.float
@@ -1099,6 +1114,18 @@ class EvalMetrics(_message.Message):
     """Standard error of the loss, nats, with rows as the units that were drawn. Unset: not measured, not finite, or of a
     single row.
     """
+    token_accuracy_standard_error: _builtins.float
+    """Standard error of the token accuracy, in the same way. Unset: not measured, or of a single row."""
+    rows: _builtins.int
+    """Rows that loss and token accuracy are of."""
+    rows_sha256: _builtins.str
+    """SHA-256 over the tokens of these rows and which of them are learned, 64 hex digits. Losses and token accuracies of two
+    jobs compare only where it is equal: the same rows, tokenizer, template and cuts.
+    """
+    prompts_sha256: _builtins.str
+    """SHA-256 over the prompts that were asked and the answers that were expected, 64 hex digits. Exact matches of two jobs
+    compare only where it is equal. Empty: none was asked.
+    """
     def __init__(
         self,
         *,
@@ -1111,10 +1138,14 @@ class EvalMetrics(_message.Message):
         non_finite: _builtins.bool = ...,
         token_accuracy: _builtins.float | None = ...,
         loss_standard_error: _builtins.float | None = ...,
+        token_accuracy_standard_error: _builtins.float | None = ...,
+        rows: _builtins.int = ...,
+        rows_sha256: _builtins.str = ...,
+        prompts_sha256: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "perplexity", b"perplexity", "token_accuracy", b"token_accuracy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "_token_accuracy_standard_error", b"_token_accuracy_standard_error", "exact_match", b"exact_match", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "perplexity", b"perplexity", "token_accuracy", b"token_accuracy", "token_accuracy_standard_error", b"token_accuracy_standard_error"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "exact_match", b"exact_match", "examples", b"examples", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "non_finite", b"non_finite", "perplexity", b"perplexity", "seconds", b"seconds", "step", b"step", "token_accuracy", b"token_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match", "_loss", b"_loss", "_loss_standard_error", b"_loss_standard_error", "_perplexity", b"_perplexity", "_token_accuracy", b"_token_accuracy", "_token_accuracy_standard_error", b"_token_accuracy_standard_error", "exact_match", b"exact_match", "examples", b"examples", "loss", b"loss", "loss_standard_error", b"loss_standard_error", "non_finite", b"non_finite", "perplexity", b"perplexity", "prompts_sha256", b"prompts_sha256", "rows", b"rows", "rows_sha256", b"rows_sha256", "seconds", b"seconds", "step", b"step", "token_accuracy", b"token_accuracy", "token_accuracy_standard_error", b"token_accuracy_standard_error"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exact_match: _TypeAlias = _typing.Literal["exact_match"]  # noqa: Y015
     _WhichOneofArgType__exact_match: _TypeAlias = _typing.Literal["_exact_match", b"_exact_match"]  # noqa: Y015
@@ -1126,6 +1157,8 @@ class EvalMetrics(_message.Message):
     _WhichOneofArgType__perplexity: _TypeAlias = _typing.Literal["_perplexity", b"_perplexity"]  # noqa: Y015
     _WhichOneofReturnType__token_accuracy: _TypeAlias = _typing.Literal["token_accuracy"]  # noqa: Y015
     _WhichOneofArgType__token_accuracy: _TypeAlias = _typing.Literal["_token_accuracy", b"_token_accuracy"]  # noqa: Y015
+    _WhichOneofReturnType__token_accuracy_standard_error: _TypeAlias = _typing.Literal["token_accuracy_standard_error"]  # noqa: Y015
+    _WhichOneofArgType__token_accuracy_standard_error: _TypeAlias = _typing.Literal["_token_accuracy_standard_error", b"_token_accuracy_standard_error"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__exact_match) -> _WhichOneofReturnType__exact_match | None: ...
     @_typing.overload
@@ -1136,6 +1169,8 @@ class EvalMetrics(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__perplexity) -> _WhichOneofReturnType__perplexity | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__token_accuracy) -> _WhichOneofReturnType__token_accuracy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_accuracy_standard_error) -> _WhichOneofReturnType__token_accuracy_standard_error | None: ...
 
 Global___EvalMetrics: _TypeAlias = EvalMetrics  # noqa: Y015
 

@@ -15,6 +15,7 @@ from finetree_api.types.v1 import model_pb2 as _model_pb2
 from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
 from finetree_api.types.v1 import training_data_pb2 as _training_data_pb2
 from finetree_api.types.v1 import training_pb2 as _training_pb2
+from finetree_api.types.v1 import weights_pb2 as _weights_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
@@ -47,7 +48,7 @@ class _TaskKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TaskKind.Val
     TASK_KIND_PREPARE: _TaskKind.ValueType  # 2
     """PrepareTask: fetches or converts a base model, reports on a dataset, or both."""
     TASK_KIND_EXPORT: _TaskKind.ValueType  # 3
-    """ExportTask: merges or converts an artifact."""
+    """ExportTask: merges trained weights into their base, or writes them for another program."""
     TASK_KIND_EVALUATE: _TaskKind.ValueType  # 4
     """EvaluateTask: measures trained weights beside their base."""
     TASK_KIND_SERVE: _TaskKind.ValueType  # 5
@@ -63,7 +64,7 @@ TASK_KIND_TRAIN: TaskKind.ValueType  # 1
 TASK_KIND_PREPARE: TaskKind.ValueType  # 2
 """PrepareTask: fetches or converts a base model, reports on a dataset, or both."""
 TASK_KIND_EXPORT: TaskKind.ValueType  # 3
-"""ExportTask: merges or converts an artifact."""
+"""ExportTask: merges trained weights into their base, or writes them for another program."""
 TASK_KIND_EVALUATE: TaskKind.ValueType  # 4
 """EvaluateTask: measures trained weights beside their base."""
 TASK_KIND_SERVE: TaskKind.ValueType  # 5
@@ -218,6 +219,12 @@ class _JobPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPhase.Val
     """A base model is downloaded from the hub. PREPARE jobs."""
     JOB_PHASE_EVALUATE: _JobPhase.ValueType  # 10
     """The base and each subject are measured on the held-out rows. EVALUATE jobs."""
+    JOB_PHASE_MERGE: _JobPhase.ValueType  # 11
+    """The trained model is asked the prompts, then its weights are merged. EXPORT jobs."""
+    JOB_PHASE_EXPORT: _JobPhase.ValueType  # 12
+    """Files are written. EXPORT jobs."""
+    JOB_PHASE_VERIFY: _JobPhase.ValueType  # 13
+    """The files are read back and asked the same prompts. EXPORT jobs."""
     JOB_PHASE_SERVE: _JobPhase.ValueType  # 14
     """Prompts are answered. SERVE jobs."""
 
@@ -246,6 +253,12 @@ JOB_PHASE_DOWNLOAD_MODEL: JobPhase.ValueType  # 9
 """A base model is downloaded from the hub. PREPARE jobs."""
 JOB_PHASE_EVALUATE: JobPhase.ValueType  # 10
 """The base and each subject are measured on the held-out rows. EVALUATE jobs."""
+JOB_PHASE_MERGE: JobPhase.ValueType  # 11
+"""The trained model is asked the prompts, then its weights are merged. EXPORT jobs."""
+JOB_PHASE_EXPORT: JobPhase.ValueType  # 12
+"""Files are written. EXPORT jobs."""
+JOB_PHASE_VERIFY: JobPhase.ValueType  # 13
+"""The files are read back and asked the same prompts. EXPORT jobs."""
 JOB_PHASE_SERVE: JobPhase.ValueType  # 14
 """Prompts are answered. SERVE jobs."""
 Global___JobPhase: _TypeAlias = JobPhase  # noqa: Y015
@@ -653,23 +666,74 @@ Global___PrepareTask: _TypeAlias = PrepareTask  # noqa: Y015
 
 @_typing.final
 class ExportTask(_message.Message):
-    """Merges or converts an artifact. Refused with TASK_NOT_SUPPORTED unless GetCapacity lists TASK_KIND_EXPORT."""
+    """Merges trained weights into their base, or writes them for another program, and proves that the file answers as the
+    trained model does. It runs on the CPU, in float32: it needs 6.5 bytes of memory for each weight of the base.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ARTIFACT_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    WEIGHT_TYPE_FIELD_NUMBER: _builtins.int
+    PROMPTS_FIELD_NUMBER: _builtins.int
+    MAX_PROMPTS_FIELD_NUMBER: _builtins.int
+    MAX_NEW_TOKENS_FIELD_NUMBER: _builtins.int
     artifact: _builtins.str
-    """Artifact to export, "projects/{project}/jobs/{job}/artifacts/{artifact}"."""
+    """Artifact to export, "projects/{project}/jobs/{job}/artifacts/{artifact}": an adapter or a model. Empty: `weights`
+    names what is exported.
+    """
+    format: _artifact_pb2.ExportFormat.ValueType
+    """What is written."""
+    weight_type: _artifact_pb2.WeightType.ValueType
+    """Number format of the weights."""
+    max_prompts: _builtins.int
+    """How many prompts are asked, the first ones of the rows. Unset: 8."""
+    max_new_tokens: _builtins.int
+    """Longest answer in tokens. Unset: 32."""
+    @_builtins.property
+    def weights(self) -> _weights_pb2.TrainedWeights:
+        """Trained weights to export: an artifact, a checkpoint, or a folder with an adapter that others trained. In a Job it
+        is always set. Unset: `artifact` names what is exported.
+        """
+
+    @_builtins.property
+    def base(self) -> _model_pb2.ModelSource:
+        """Base model to merge into, stored unquantized. Unset: the one that the weights were trained on; of a folder the one
+        that its adapter_config.json names.
+        """
+
+    @_builtins.property
+    def prompts(self) -> _training_data_pb2.DatasetSource:
+        """Rows whose prompts are asked, best such that were not trained on. Unset: held-out rows of the job that trained the
+        weights, else its training rows, else prompts of the suite's own.
+        """
+
     def __init__(
         self,
         *,
         artifact: _builtins.str = ...,
+        weights: _weights_pb2.TrainedWeights | None = ...,
+        base: _model_pb2.ModelSource | None = ...,
+        format: _artifact_pb2.ExportFormat.ValueType = ...,
+        weight_type: _artifact_pb2.WeightType.ValueType = ...,
+        prompts: _training_data_pb2.DatasetSource | None = ...,
+        max_prompts: _builtins.int | None = ...,
+        max_new_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_max_prompts", b"_max_prompts", "base", b"base", "max_new_tokens", b"max_new_tokens", "max_prompts", b"max_prompts", "prompts", b"prompts", "weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens", "_max_prompts", b"_max_prompts", "artifact", b"artifact", "base", b"base", "format", b"format", "max_new_tokens", b"max_new_tokens", "max_prompts", b"max_prompts", "prompts", b"prompts", "weight_type", b"weight_type", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__max_new_tokens: _TypeAlias = _typing.Literal["max_new_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_new_tokens: _TypeAlias = _typing.Literal["_max_new_tokens", b"_max_new_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__max_prompts: _TypeAlias = _typing.Literal["max_prompts"]  # noqa: Y015
+    _WhichOneofArgType__max_prompts: _TypeAlias = _typing.Literal["_max_prompts", b"_max_prompts"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_new_tokens) -> _WhichOneofReturnType__max_new_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_prompts) -> _WhichOneofReturnType__max_prompts | None: ...
 
 Global___ExportTask: _TypeAlias = ExportTask  # noqa: Y015
 
@@ -749,7 +813,7 @@ class JobTemplate(_message.Message):
 
     @_builtins.property
     def export(self) -> Global___ExportTask:
-        """Merges or converts an artifact."""
+        """Merges trained weights, or writes them for another program."""
 
     @_builtins.property
     def evaluate(self) -> _evaluation_pb2.EvaluateTask:

@@ -7,6 +7,7 @@ from finetree_api.trainer.v1 import artifact_pb2 as finetree__api_dot_trainer_do
 from finetree_api.trainer.v1 import base_model_pb2 as finetree__api_dot_trainer_dot_v1_dot_base__model__pb2
 from finetree_api.trainer.v1 import capacity_pb2 as finetree__api_dot_trainer_dot_v1_dot_capacity__pb2
 from finetree_api.trainer.v1 import checkpoint_pb2 as finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2
+from finetree_api.trainer.v1 import comparison_pb2 as finetree__api_dot_trainer_dot_v1_dot_comparison__pb2
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
@@ -158,6 +159,11 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/QueryMetrics',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
+                _registered_method=True)
+        self.CompareJobs = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/CompareJobs',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_comparison__pb2.CompareJobsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_comparison__pb2.CompareJobsResponse.FromString,
                 _registered_method=True)
         self.ReadJobLog = channel.unary_stream(
                 '/finetree_api.trainer.v1.TrainerService/ReadJobLog',
@@ -357,6 +363,12 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareJobs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReadJobLog(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -540,6 +552,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.QueryMetrics,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.SerializeToString,
+            ),
+            'CompareJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareJobs,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_comparison__pb2.CompareJobsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_comparison__pb2.CompareJobsResponse.SerializeToString,
             ),
             'ReadJobLog': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadJobLog,
@@ -1218,6 +1235,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/QueryMetrics',
             finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_metrics__pb2.QueryMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/CompareJobs',
+            finetree__api_dot_trainer_dot_v1_dot_comparison__pb2.CompareJobsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_comparison__pb2.CompareJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from finetree_api.trainer.v1 import base_model_pb2 as _base_model_pb2
 from finetree_api.trainer.v1 import capacity_pb2 as _capacity_pb2
 from finetree_api.trainer.v1 import checkpoint_pb2 as _checkpoint_pb2
+from finetree_api.trainer.v1 import comparison_pb2 as _comparison_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
@@ -141,14 +142,17 @@ class TrainerServiceStub:
     columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
     MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
     an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
-    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    name the base in `model`; of an export: NOT_MERGEABLE: serve the weights beside their base;
+    MERGE_INTO_QUANTIZED: name the unquantized model; EXPORT_ARCHITECTURE_UNSUPPORTED, EXPORT_FORMAT_UNSUPPORTED: take
+    the format that the message names), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
     RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
-    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
+    EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
     that a task names: those of LoadTarget.
     """
     GetJob: _grpc.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]
@@ -231,6 +235,14 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
     restore a backup).
+    """
+    CompareJobs: _grpc.UnaryUnaryMultiCallable[_comparison_pb2.CompareJobsRequest, _comparison_pb2.CompareJobsResponse]
+    """Compares 2 to 16 jobs that train, in any state: settings that differ, curves on one axis, final metrics with intervals,
+    time, memory, cost, estimates against what was measured, and answers to the same prompts. It names a best job only where
+    that is told apart on the same held-out rows.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take names from ListJobs), FAILED_PRECONDITION (NOT_COMPARABLE: leave out the job that
+    the metadata names, which does not train; EVENTS_DAMAGED: the operator must restore a backup).
     """
     ReadJobLog: _grpc.UnaryStreamMultiCallable[_job_log_pb2.ReadJobLogRequest, _job_log_pb2.ReadJobLogResponse]
     """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
@@ -418,14 +430,17 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
     MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
     an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
-    name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+    name the base in `model`; of an export: NOT_MERGEABLE: serve the weights beside their base;
+    MERGE_INTO_QUANTIZED: name the unquantized model; EXPORT_ARCHITECTURE_UNSUPPORTED, EXPORT_FORMAT_UNSUPPORTED: take
+    the format that the message names), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
     ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
     ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
     configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
     the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
     one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
     RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
-    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+    OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
+    EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
     that a task names: those of LoadTarget.
     """
     GetJob: _aio.UnaryUnaryMultiCallable[_trainer_pb2.GetJobRequest, _trainer_pb2.GetJobResponse]  # type: ignore[assignment]
@@ -508,6 +523,14 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
     restore a backup).
+    """
+    CompareJobs: _aio.UnaryUnaryMultiCallable[_comparison_pb2.CompareJobsRequest, _comparison_pb2.CompareJobsResponse]  # type: ignore[assignment]
+    """Compares 2 to 16 jobs that train, in any state: settings that differ, curves on one axis, final metrics with intervals,
+    time, memory, cost, estimates against what was measured, and answers to the same prompts. It names a best job only where
+    that is told apart on the same held-out rows.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take names from ListJobs), FAILED_PRECONDITION (NOT_COMPARABLE: leave out the job that
+    the metadata names, which does not train; EVENTS_DAMAGED: the operator must restore a backup).
     """
     ReadJobLog: _aio.UnaryStreamMultiCallable[_job_log_pb2.ReadJobLogRequest, _job_log_pb2.ReadJobLogResponse]  # type: ignore[assignment]
     """Streams the log of a job's worker, in pieces of at most 256 KiB, and follows it where asked. It has a line for each event
@@ -758,14 +781,17 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         columns, or accept the finding in dataset.reading; of trained weights that a task names: WEIGHTS_UNREADABLE,
         MODEL_PICKLED, WRONG_BASE: name other weights, or their base; WEIGHTS_MISMATCH: leave the named setting unset; of
         an evaluation: SUBJECT_REPEATED: name each subject once; NO_CHOICES: name the column of the choices; BASE_UNKNOWN:
-        name the base in `model`), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
+        name the base in `model`; of an export: NOT_MERGEABLE: serve the weights beside their base;
+        MERGE_INTO_QUANTIZED: name the unquantized model; EXPORT_ARCHITECTURE_UNSUPPORTED, EXPORT_FORMAT_UNSUPPORTED: take
+        the format that the message names), NOT_FOUND (MODEL_NOT_FOUND, DATASET_NOT_FOUND: take a name from ListModels, ListBaseModels or
         ListDatasets; JOB_NOT_FOUND, ARTIFACT_NOT_FOUND, CHECKPOINT_NOT_FOUND, WEIGHTS_NOT_FOUND: take a name from ListJobs or
         ListArtifacts, or a step that the metadata names), PERMISSION_DENIED (PATH_OUTSIDE_ROOTS: use a path under a
         configured root), FAILED_PRECONDITION (WEIGHTS_CHANGED: name the weights that are there now; DATASET_NOT_READY: finish the upload; MODEL_NOT_PREPARED: run a PREPARE job; NO_SUCH_DEVICE: take a device that
         the metadata names; PLAN_DRIFT: a violation for each field that differs from the approved plan, approve the new
         one; JOB_DELETED: take a new request_id), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id),
         RESOURCE_EXHAUSTED (QUEUE_FULL: retry after the time in RetryInfo; DISK_FULL: free space;
-        OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs). Of weights
+        OUT_OF_MEMORY_PREFLIGHT: serve with a smaller max_parallel or max_context_tokens, or wait for what runs;
+        EXPORT_TOO_LARGE: free what the metadata says is missing). Of weights
         that a task names: those of LoadTarget.
         """
 
@@ -920,6 +946,20 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must
         restore a backup).
+        """
+
+    @_abc_1.abstractmethod
+    def CompareJobs(
+        self,
+        request: _comparison_pb2.CompareJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_comparison_pb2.CompareJobsResponse, _abc.Awaitable[_comparison_pb2.CompareJobsResponse]]:
+        """Compares 2 to 16 jobs that train, in any state: settings that differ, curves on one axis, final metrics with intervals,
+        time, memory, cost, estimates against what was measured, and answers to the same prompts. It names a best job only where
+        that is told apart on the same held-out rows.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take names from ListJobs), FAILED_PRECONDITION (NOT_COMPARABLE: leave out the job that
+        the metadata names, which does not train; EVENTS_DAMAGED: the operator must restore a backup).
         """
 
     @_abc_1.abstractmethod

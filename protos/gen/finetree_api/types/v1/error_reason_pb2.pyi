@@ -514,6 +514,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
     lines; lower the micro-batch if memory ran out.
     """
+    ERROR_REASON_NOT_COMPARABLE: _ErrorReason.ValueType  # 256
+    """The job does not train, so that it has nothing to compare (FAILED_PRECONDITION, CompareJobs). Leave out the job that the
+    metadata names.
+    """
     ERROR_REASON_LOG_NOT_FOUND: _ErrorReason.ValueType  # 255
     """There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or
     follow the log.
@@ -604,6 +608,36 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_WEIGHTS_CHANGED: _ErrorReason.ValueType  # 234
     """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
     INVALID_ARGUMENT, job errors). Name weights that are still there, then approve the new plan.
+    """
+    ERROR_REASON_EXPORT_DIFFERS: _ErrorReason.ValueType  # 247
+    """Exports.
+
+    The exported file, read back, does not answer as the trained model does, beyond what its format rounds (INTERNAL,
+    job errors). Nothing is published: look at the ExportReport, export in another format, and report the fault.
+    """
+    ERROR_REASON_NOT_MERGEABLE: _ErrorReason.ValueType  # 248
+    """Weights of this method cannot be merged into a base (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors). Serve
+    them beside the base, as the message says.
+    """
+    ERROR_REASON_MERGE_INTO_QUANTIZED: _ErrorReason.ValueType  # 249
+    """The base that is to be merged into is stored quantized (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors).
+    Name the unquantized model that it was made from; the merged one can be quantized afterwards.
+    """
+    ERROR_REASON_EXPORT_ARCHITECTURE_UNSUPPORTED: _ErrorReason.ValueType  # 250
+    """Models of this shape cannot be written as GGUF (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors). Export a
+    transformers folder, or take one of the shapes that the message lists.
+    """
+    ERROR_REASON_EXPORT_TOKENIZER_UNSUPPORTED: _ErrorReason.ValueType  # 251
+    """llama.cpp has no rule for the tokenizer that makes the same tokens (INVALID_ARGUMENT, job errors). Export a
+    transformers folder.
+    """
+    ERROR_REASON_EXPORT_FORMAT_UNSUPPORTED: _ErrorReason.ValueType  # 252
+    """The format does not go with the weights or with their number format (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+    errors). Take a format that the message names.
+    """
+    ERROR_REASON_EXPORT_TOO_LARGE: _ErrorReason.ValueType  # 253
+    """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
+    the metadata says, or export in a smaller number format.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -1107,6 +1141,10 @@ ERROR_REASON_WORKER_LOST: ErrorReason.ValueType  # 189
 """The worker's process ended without an outcome, and no attempt is left (UNAVAILABLE, job errors). See the job's log
 lines; lower the micro-batch if memory ran out.
 """
+ERROR_REASON_NOT_COMPARABLE: ErrorReason.ValueType  # 256
+"""The job does not train, so that it has nothing to compare (FAILED_PRECONDITION, CompareJobs). Leave out the job that the
+metadata names.
+"""
 ERROR_REASON_LOG_NOT_FOUND: ErrorReason.ValueType  # 255
 """There is no log of this attempt, or the job has not begun (NOT_FOUND, ReadJobLog). Take an attempt from ListJobLogs, or
 follow the log.
@@ -1197,5 +1235,35 @@ and job errors). Leave the setting that the violation names unset, or start with
 ERROR_REASON_WEIGHTS_CHANGED: ErrorReason.ValueType  # 234
 """The weights are not those that were asked for or approved (FAILED_PRECONDITION, requests that name trained weights;
 INVALID_ARGUMENT, job errors). Name weights that are still there, then approve the new plan.
+"""
+ERROR_REASON_EXPORT_DIFFERS: ErrorReason.ValueType  # 247
+"""Exports.
+
+The exported file, read back, does not answer as the trained model does, beyond what its format rounds (INTERNAL,
+job errors). Nothing is published: look at the ExportReport, export in another format, and report the fault.
+"""
+ERROR_REASON_NOT_MERGEABLE: ErrorReason.ValueType  # 248
+"""Weights of this method cannot be merged into a base (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors). Serve
+them beside the base, as the message says.
+"""
+ERROR_REASON_MERGE_INTO_QUANTIZED: ErrorReason.ValueType  # 249
+"""The base that is to be merged into is stored quantized (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors).
+Name the unquantized model that it was made from; the merged one can be quantized afterwards.
+"""
+ERROR_REASON_EXPORT_ARCHITECTURE_UNSUPPORTED: ErrorReason.ValueType  # 250
+"""Models of this shape cannot be written as GGUF (INVALID_ARGUMENT, CreateJob, ValidateJob and job errors). Export a
+transformers folder, or take one of the shapes that the message lists.
+"""
+ERROR_REASON_EXPORT_TOKENIZER_UNSUPPORTED: ErrorReason.ValueType  # 251
+"""llama.cpp has no rule for the tokenizer that makes the same tokens (INVALID_ARGUMENT, job errors). Export a
+transformers folder.
+"""
+ERROR_REASON_EXPORT_FORMAT_UNSUPPORTED: ErrorReason.ValueType  # 252
+"""The format does not go with the weights or with their number format (INVALID_ARGUMENT, CreateJob, ValidateJob and job
+errors). Take a format that the message names.
+"""
+ERROR_REASON_EXPORT_TOO_LARGE: ErrorReason.ValueType  # 253
+"""The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
+the metadata says, or export in a smaller number format.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import evaluation_pb2 as _evaluation_pb2
 from finetree_api.trainer.v1 import event_pb2 as _event_pb2
 from finetree_api.trainer.v1 import job_pb2 as _job_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
+from finetree_api.types.v1 import evidence_pb2 as _evidence_pb2
 from finetree_api.types.v1 import hardware_pb2 as _hardware_pb2
 from finetree_api.types.v1 import run_spec_pb2 as _run_spec_pb2
 from google.protobuf import descriptor as _descriptor
@@ -414,6 +415,8 @@ class Task(_message.Message):
     HUB_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
+    STEP_SECONDS_FIELD_NUMBER: _builtins.int
+    MATRIX_RATES_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -480,6 +483,14 @@ class Task(_message.Message):
     def lineage(self) -> _artifact_pb2.Lineage:
         """What the job's record has of its lineage; the worker completes it for the artifacts."""
 
+    @_builtins.property
+    def step_seconds(self) -> _evidence_pb2.Interval:
+        """Duration of an optimizer step as it was estimated, seconds. Unset: unknown."""
+
+    @_builtins.property
+    def matrix_rates(self) -> _hardware_pb2.MatrixRates:
+        """Measured rates of the host, which estimates start from. Unset: not measured, or nothing is trained."""
+
     def __init__(
         self,
         *,
@@ -503,10 +514,12 @@ class Task(_message.Message):
         hub: Global___HubAccess | None = ...,
         weights: _abc.Iterable[Global___TaskWeights] | None = ...,
         lineage: _artifact_pb2.Lineage | None = ...,
+        step_seconds: _evidence_pb2.Interval | None = ...,
+        matrix_rates: _hardware_pb2.MatrixRates | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "prepare", b"prepare", "serve", b"serve", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015

@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import (
     base_model_pb2,
     capacity_pb2,
     checkpoint_pb2,
+    comparison_pb2,
     dataset_pb2,
     evaluation_pb2,
     event_log_pb2,
@@ -38,6 +39,7 @@ from finetree_trainer.joblog.watch import Filter, Watches
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
+from finetree_trainer.jobs.compare.compare import Comparer
 from finetree_trainer.jobs.jobs import Jobs, cancel_key, update_key
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
@@ -66,6 +68,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     watches: Watches
     lister: EventLister
     metrics: MetricsReader
+    comparer: Comparer
     logs: AttemptLogs
     artifacts: Artifacts
     checkpoints: Checkpoints
@@ -176,6 +179,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         return trainer_pb2.ValidateJobResponse(
             train=task if isinstance(task, job_pb2.TrainTask) else None,
             prepare=task if isinstance(task, job_pb2.PrepareTask) else None,
+            export=task if isinstance(task, job_pb2.ExportTask) else None,
             evaluate=task if isinstance(task, evaluation_pb2.EvaluateTask) else None,
             serve=task if isinstance(task, serving_pb2.ServeTask) else None,
             checks=planned.checks,
@@ -293,6 +297,17 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     ) -> metrics_pb2.QueryMetricsResponse:
         """Return curves of a job's metrics."""
         return await self.metrics.query((await self.names.job(request.name)).id, request)
+
+    async def CompareJobs(
+        self, request: comparison_pb2.CompareJobsRequest, context_: Any
+    ) -> comparison_pb2.CompareJobsResponse:
+        """Lay jobs side by side."""
+        names = [await self.names.job(name, f"names[{place}]") for place, name in enumerate(request.names)]
+        uids = [name.id for name in names]
+        for place, uid in enumerate(uids):
+            if uid in uids[:place]:
+                raise invalid_field(f"names[{place}]", "is named twice")
+        return await self.comparer.compare(uids, request)
 
     async def ReadJobLog(
         self, request: job_log_pb2.ReadJobLogRequest, context_: Any

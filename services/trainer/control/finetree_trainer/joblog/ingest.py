@@ -26,8 +26,16 @@ _RUNNING_PHASES = frozenset(
         job_pb2.JOB_PHASE_EVALUATE_AFTER,
         job_pb2.JOB_PHASE_EVALUATE,
         job_pb2.JOB_PHASE_SAVE,
+        job_pb2.JOB_PHASE_MERGE,
+        job_pb2.JOB_PHASE_EXPORT,
+        job_pb2.JOB_PHASE_VERIFY,
     }
 )
+_RUNNING = {
+    job_pb2.TASK_KIND_EVALUATE: ("EVALUATING", "Evaluating."),
+    job_pb2.TASK_KIND_EXPORT: ("EXPORTING", "Exporting."),
+}
+"""Reason of the state RUNNING by the kind of task, of others than training."""
 
 
 class EventGapError(Exception):
@@ -85,10 +93,9 @@ def _add_event(transaction: Transaction, connection: Connection, event: event_pb
 
 
 def _enter_phase(transaction: Transaction, phase: int) -> None:
-    """Go from PREPARING to RUNNING when the worker begins to train, or to evaluate."""
+    """Go from PREPARING to RUNNING when the worker begins to train, to evaluate or to merge."""
     if transaction.row.state == job_pb2.JOB_STATE_PREPARING and phase in _RUNNING_PHASES:
-        evaluates = transaction.row.task == job_pb2.TASK_KIND_EVALUATE
-        code, text = ("EVALUATING", "Evaluating.") if evaluates else ("TRAINING", "Training.")
+        code, text = _RUNNING.get(job_pb2.TaskKind.ValueType(transaction.row.task), ("TRAINING", "Training."))
         transaction.move(job_pb2.JOB_STATE_RUNNING, code, text)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Curves of a job's metrics: read backwards from the log, so that the newest attempt's value of a step is met first."""
 
-from finetree.metrics import KINDS, Curves, query_problem
+from finetree.joblog.metrics import KINDS, Curves, query_problem
 from finetree_api.trainer.v1 import metrics_pb2
 from finetree_runtime.errors import invalid_field
 from sqlalchemy import Connection

@@ -26,6 +26,15 @@ PREPARE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
 )
 """Share of a PREPARE job that each phase stands for in a progress bar."""
 
+EXPORT_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
+    (job_pb2.JOB_PHASE_START, 0.02),
+    (job_pb2.JOB_PHASE_LOAD_MODEL, 0.03),
+    (job_pb2.JOB_PHASE_MERGE, 0.35),
+    (job_pb2.JOB_PHASE_EXPORT, 0.2),
+    (job_pb2.JOB_PHASE_VERIFY, 0.4),
+)
+"""Share of an EXPORT job that each phase stands for in a progress bar."""
+
 EVALUATE_SHARES: tuple[tuple[job_pb2.JobPhase.ValueType, float], ...] = (
     (job_pb2.JOB_PHASE_START, 0.02),
     (job_pb2.JOB_PHASE_LOAD_MODEL, 0.04),
@@ -52,6 +61,7 @@ _VERSIONS = frozenset(
 
 _SHARES = {
     job_pb2.TASK_KIND_PREPARE: PREPARE_SHARES,
+    job_pb2.TASK_KIND_EXPORT: EXPORT_SHARES,
     job_pb2.TASK_KIND_EVALUATE: EVALUATE_SHARES,
     job_pb2.TASK_KIND_SERVE: SERVE_SHARES,
 }

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from finetree.metrics import StepSampler
+from finetree.joblog.metrics import StepSampler
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.errors import ResourceExhausted, Unavailable
 

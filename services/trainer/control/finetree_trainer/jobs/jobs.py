@@ -181,6 +181,7 @@ class Jobs:
             display_name=template.display_name,
             train=planned.task if isinstance(planned.task, job_pb2.TrainTask) else None,
             prepare=planned.task if isinstance(planned.task, job_pb2.PrepareTask) else None,
+            export=planned.task if isinstance(planned.task, job_pb2.ExportTask) else None,
             evaluate=planned.task if isinstance(planned.task, evaluation_pb2.EvaluateTask) else None,
             serve=planned.task if isinstance(planned.task, serving_pb2.ServeTask) else None,
             estimate=planned.estimate,

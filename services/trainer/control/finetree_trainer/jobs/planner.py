@@ -25,6 +25,7 @@ from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.approval import require_approved
 from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner, require_no_choices
 from finetree_trainer.jobs.evaluation_settings import require_evaluations
+from finetree_trainer.jobs.export.planner import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs, PlannedDataset, require_accepted
 from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.models import locate, weight_settings
@@ -39,6 +40,7 @@ _SPEC = f"{_TRAIN}.spec"
 _KINDS: dict[type[Message], job_pb2.TaskKind.ValueType] = {
     job_pb2.TrainTask: job_pb2.TASK_KIND_TRAIN,
     job_pb2.PrepareTask: job_pb2.TASK_KIND_PREPARE,
+    job_pb2.ExportTask: job_pb2.TASK_KIND_EXPORT,
     evaluation_pb2.EvaluateTask: job_pb2.TASK_KIND_EVALUATE,
     serving_pb2.ServeTask: job_pb2.TASK_KIND_SERVE,
 }
@@ -48,7 +50,13 @@ _KINDS: dict[type[Message], job_pb2.TaskKind.ValueType] = {
 class PlannedJob:
     """A job as it will run. `device` is the kind of device that it waits for."""
 
-    task: job_pb2.TrainTask | job_pb2.PrepareTask | evaluation_pb2.EvaluateTask | serving_pb2.ServeTask
+    task: (
+        job_pb2.TrainTask
+        | job_pb2.PrepareTask
+        | job_pb2.ExportTask
+        | evaluation_pb2.EvaluateTask
+        | serving_pb2.ServeTask
+    )
     model: BaseModel | None
     device: str
     data: PlannedDataset | None = None
@@ -80,21 +88,33 @@ class Planner:
         rates: estimates.Rates,
         evaluations: EvaluationPlanner,
         serving: ServingPlanner,
+        exports: ExportPlanner,
     ) -> None:
         self._inputs, self._weights, self._devices = inputs, weights, list(devices)
-        self._evaluations, self._serving = evaluations, serving
+        self._evaluations, self._serving, self._exports = evaluations, serving, exports
         self._estimator, self._rates = estimator, rates
 
     async def plan(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job. Raises the errors that CreateJob documents."""
         task = template.WhichOneof("task")
         if task is None:
-            raise invalid_field("job.task", "is needed: set train, prepare, evaluate or serve")
+            raise invalid_field("job.task", "is needed: set train, prepare, export, evaluate or serve")
         capabilities.require_task(task)
         if task == "prepare":
             return await self._plan_prepare(project, template.prepare)
         if task == "evaluate":
             return await self._plan_evaluate(project, template)
+        if task == "export":
+            export = await self._exports.plan(project, template.export)
+            return PlannedJob(
+                export.task,
+                export.model,
+                CPU,
+                export.data,
+                export.evaluation,
+                remarks=export.remarks,
+                weights=(export.weights,),
+            )
         if task == "serve":
             planned = await self._serving.plan(project, template.serve)
             return PlannedJob(
@@ -122,7 +142,7 @@ class Planner:
 
     async def _plan_evaluate(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         found = await self._evaluations.plan(project, template.evaluate)
-        job = PlannedJob(found.task, found.model, found.device.kind, found.examples, found.rows)
+        job = PlannedJob(found.task, found.model, found.device.kind, found.examples, found.rows, weights=found.weights)
         job.remarks.extend(found.remarks)
         if template.limits.HasField("max_cost"):
             _check_currency(template.limits.max_cost.currency_code, job)

@@ -128,6 +128,8 @@ def model_of(record: job_pb2.Job) -> model_pb2.ModelSource:
             return record.prepare.model
         case "evaluate":
             return record.evaluate.model
+        case "export":
+            return record.export.base
         case "serve":
             return record.serve.model
         case _:

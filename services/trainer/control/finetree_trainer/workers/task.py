@@ -3,15 +3,18 @@
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_runtime.errors import DomainError
 
 from finetree_trainer import estimator, paths
 from finetree_trainer.datasets.datasets import Datasets
 from finetree_trainer.disk import full_disk_refused, private_folder
+from finetree_trainer.estimator import Rates
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.models import hub, locate
@@ -35,8 +38,10 @@ class TaskBuilder:
         *,
         weights: WeightsLocator,
         devices: Iterable[Device],
+        rates: Rates,
         settings: Settings,
     ) -> None:
+        self._rates = rates
         self._log, self._models, self._datasets, self._weights = log, models, datasets, weights
         self._threads = {(device.node, device.id): device.threads for device in devices}
         self._layout, self._settings = Layout(settings.data_dir), settings
@@ -59,7 +64,9 @@ class TaskBuilder:
             lineage=record.lineage,
             hourly_price=estimator.hourly_price(record.estimate),
         )
-        if record.WhichOneof("task") == "prepare":
+        if record.WhichOneof("task") == "export":
+            await self._set_export(task, record, row)
+        elif record.WhichOneof("task") == "prepare":
             prepare = record.prepare
             task.prepare.CopyFrom(prepare)
             task.dataset_file = await self._file(row.dataset_uid, prepare.dataset)
@@ -82,6 +89,10 @@ class TaskBuilder:
         else:
             spec = record.train.spec
             task.train.spec.CopyFrom(spec)
+            if record.estimate.HasField("step_seconds"):
+                task.step_seconds.CopyFrom(record.estimate.step_seconds)
+            if (rates := self._rates()) is not None:
+                task.matrix_rates.CopyFrom(rates)
             task.dataset_file = await self._file(row.dataset_uid, spec.dataset)
             task.evaluation_file = await self._file(row.evaluation_uid, spec.evaluation.dataset)
             self._set_model(task, record, fetching=False)
@@ -90,6 +101,29 @@ class TaskBuilder:
                 found = await self._weights.locate(row.project, spec.init_from, _INIT_FROM)
                 task.weights.append(found.message("init_from"))
         return task
+
+    async def _set_export(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
+        """Locate what is exported, its base and the rows that are asked; rows that are gone are not asked."""
+        export = record.export
+        task.export.CopyFrom(export)
+        located = await self._weights.locate(row.project, export.weights, "job.export.weights")
+        task.weights.append(located.message("export"))
+        folder = located.folder
+        if export.HasField("base"):
+            folder = self._models.relocate(export.base, record.base).folder
+        task.base.CopyFrom(
+            worker_pb2.TaskBaseModel(
+                model_dir=str(folder), hub_id=record.base.hub_id, hub_revision=record.base.revision
+            )
+        )
+        if export.HasField("prompts"):
+            task.dataset_file = await self._file(row.dataset_uid, export.prompts)
+        elif located.spec is not None:
+            with suppress(DomainError):
+                task.evaluation_file = await self._file(row.evaluation_uid, located.spec.evaluation.dataset)
+            if not task.evaluation_file:
+                with suppress(DomainError):
+                    task.dataset_file = await self._file(row.dataset_uid, located.spec.dataset)
 
     async def _set_serving(self, task: worker_pb2.Task, record: job_pb2.Job, row: JobRow) -> None:
         """Set what is served: the targets of the worker before, where one was ready, else those of the creation."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from finetree_api.trainer.v1 import evaluation_pb2, event_pb2, job_pb2, serving_pb2
+from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, export_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import check_pb2, training_data_pb2
 
 Payload = (
@@ -23,6 +23,7 @@ Payload = (
     | event_pb2.ArtifactReady
     | event_pb2.LogLine
     | event_pb2.Alert
+    | export_pb2.ExportReport
     | serving_pb2.ServingChanged
     | evaluation_pb2.EvaluationReport
 )
@@ -128,6 +129,17 @@ def _artifact_ready(ready: event_pb2.ArtifactReady) -> str:
     return f"{ready.artifact.name.rpartition('/')[2]} is ready, {ready.artifact.size_bytes} bytes"
 
 
+def _export_report(report: export_pb2.ExportReport) -> str:
+    kind = artifact_pb2.ExportFormat.Name(report.format).removeprefix("EXPORT_FORMAT_").lower().replace("_", " ")
+    weights = artifact_pb2.WeightType.Name(report.weight_type).removeprefix("WEIGHT_TYPE_").lower()
+    trained = next((c for c in report.comparisons if c.model == export_pb2.COMPARED_MODEL_TRAINED), None)
+    line = f"{kind} in {weights}"
+    if trained is None:
+        return line
+    answers = f"{trained.equal_answers} of {report.prompts} answers as before"
+    return f"{line}: {answers}, logits differ by up to {trained.largest_difference:.3g}"
+
+
 def _serving_changed(change: serving_pb2.ServingChanged) -> str:
     loaded = ", ".join(target.name for target in change.targets) or "none"
     if change.change == serving_pb2.SERVING_CHANGE_READY:
@@ -151,6 +163,7 @@ _LINES: dict[type, Callable[[Any], str]] = {
     event_pb2.ArtifactReady: _artifact_ready,
     event_pb2.LogLine: lambda line: line.text.partition("\n")[0][:200],
     event_pb2.Alert: lambda alert: alert.message,
+    export_pb2.ExportReport: _export_report,
     serving_pb2.ServingChanged: _serving_changed,
     evaluation_pb2.EvaluationReport: lambda report: report.headline,
 }

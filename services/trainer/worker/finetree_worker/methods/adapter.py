@@ -86,6 +86,11 @@ class Adapter(Method):
     """Bottleneck adapters on a frozen base."""
 
     name: ClassVar[str] = "adapter"
+    title: ClassVar[str] = "bottleneck adapters"
+    library: ClassVar[str] = "finetree"
+    load_notes: ClassVar[tuple[str, ...]] = (
+        "Libraries do not know layers of this kind: the code that adds them is in the package finetree-worker.",
+    )
 
     bottleneck_size: int = 64
     placement: AdapterPlacement = AdapterPlacement.PFEIFFER
@@ -124,6 +129,14 @@ class Adapter(Method):
         }
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         portable_files.save_tokenizer(tokenizer, folder)
+
+    def load_lines(self, base: str) -> tuple[str, ...]:
+        """Return the lines that add the layers to their base with this module."""
+        return (
+            "from finetree_worker.methods import adapter",
+            "from transformers import AutoModelForCausalLM",
+            f'model = adapter.load({base}, ".")',
+        )
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether `load` loads the artifact on the base."""
@@ -240,12 +253,13 @@ def _shape(model: PreTrainedModel) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def load(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+def load(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
     """Add the adapter in `folder` to its base model, which is changed in place and returned, frozen but the adapter.
 
     Raises ModelError: ADAPTER_UNREADABLE for a damaged or incomplete adapter, WRONG_BASE for a model of another shape
     or vocabulary, or, where the model was loaded from a folder, of another fingerprint.
     """
+    folder = Path(folder)
     method = _checked(model, folder)
     try:
         stored = load_file(folder / WEIGHTS)

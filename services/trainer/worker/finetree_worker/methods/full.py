@@ -25,6 +25,8 @@ class Full(Method):
 
     name: ClassVar[str] = "full"
     artifact: ClassVar[artifact_pb2.ArtifactKind.ValueType] = artifact_pb2.ARTIFACT_KIND_MODEL
+    title: ClassVar[str] = "full fine-tuning"
+    library: ClassVar[str] = "transformers"
     trains_base: ClassVar[bool] = True
 
     frozen_layers: int = 0
@@ -66,6 +68,15 @@ class Full(Method):
         trained.config.use_cache = True
         portable_files.save_model(trained, folder, state_dict=state, safe_serialization=True, max_shard_size="5GB")
         portable_files.save_tokenizer(tokenizer, folder)
+
+    def load_lines(self, base: str) -> tuple[str, ...]:
+        """Return the lines that load a whole model, which needs no base."""
+        del base
+        return (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            'tokenizer = AutoTokenizer.from_pretrained(".")',
+            'model = AutoModelForCausalLM.from_pretrained(".")',
+        )
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether transformers loads the artifact, which needs no base."""

@@ -83,6 +83,7 @@ class Lora(Method):
     """
 
     name: ClassVar[str] = "lora"
+    title: ClassVar[str] = "LoRA"
     peft_type: ClassVar[str] = "LORA"
 
     rank: int = 8

@@ -60,7 +60,11 @@ class Prefix(Method):
     """Trained keys and values that every token attends to. An empty `init_text` means DEFAULT_TEXT."""
 
     name: ClassVar[str] = "prefix"
+    title: ClassVar[str] = "prefix tuning"
     peft_type: ClassVar[str] = "PREFIX_TUNING"
+    load_notes: ClassVar[tuple[str, ...]] = (
+        "Generate with transformers below 5: with 5, `generate` of peft 0.21 loses the tokens before the newest one.",
+    )
 
     virtual_tokens: int = 20
     init: PrefixInit = PrefixInit.TEXT

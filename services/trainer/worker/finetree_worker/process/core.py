@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and preparing for a task; the training libraries are imported on first use."""
+"""Training, preparing and exporting for a task; the training libraries are imported on first use."""
 
 import gc
 import os
@@ -45,7 +45,7 @@ class TrainingCore:
 
     def profile(self) -> worker_pb2.HostProfile:
         """Measure the matrix rates of all cores that this process may use."""
-        from finetree_worker.process import matrix_rate
+        from finetree_worker.training import matrix_rate
 
         rate = matrix_rate.measure(len(os.sched_getaffinity(0)))
         return worker_pb2.HostProfile(
@@ -86,6 +86,13 @@ class TrainingCore:
             report_rows(plan.data, reporter, Steering(control))
         else:
             report_dataset(plan, base, reporter=reporter, steering=Steering(control))
+
+    def export(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
+        """Merge the weights or write them for another program; publish what answers as the trained model does."""
+        from finetree_worker.export.plan import export_plan
+        from finetree_worker.export.run import export
+
+        export(export_plan(task), reporter, control)
 
     def serve(self, task: worker_pb2.Task, reporter: Reporter, *, control: Control, port: ServingPort) -> None:
         """Keep a model and its targets loaded, and answer what comes through the port."""

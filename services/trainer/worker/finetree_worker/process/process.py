@@ -29,6 +29,7 @@ EXIT_IO = 74
 _KINDS = {
     "train": job_pb2.TASK_KIND_TRAIN,
     "prepare": job_pb2.TASK_KIND_PREPARE,
+    "export": job_pb2.TASK_KIND_EXPORT,
     "serve": job_pb2.TASK_KIND_SERVE,
     "evaluate": job_pb2.TASK_KIND_EVALUATE,
 }

@@ -49,6 +49,9 @@ class Core(Protocol):
     def prepare(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
         """Prepare a model and report on a dataset, as far as the task names them. Raises like `train`."""
 
+    def export(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
+        """Merge or write trained weights, and ask what was written. Raises like `train`."""
+
     def serve(self, task: worker_pb2.Task, reporter: Reporter, *, control: Control, port: ServingPort) -> None:
         """Keep a model loaded and answer what comes through the port, until it is told to end. Raises like `train`."""
 
@@ -89,14 +92,17 @@ def _perform(
         case "prepare":
             core.prepare(task, reporter, control)
             return event_pb2.RunSummary()
+        case "export":
+            core.export(task, reporter, control)
+            return event_pb2.RunSummary()
         case "evaluate":
             core.evaluate(task, reporter, control)
             return event_pb2.RunSummary()
         case "serve":
             core.serve(task, reporter, control=control, port=port)
             return event_pb2.RunSummary()
-        case other:
-            text = f"This worker cannot run tasks of the kind {other or 'unspecified'}."
+        case None:
+            text = "This worker does not know the kind of this task."
             raise PlanError("TASK_NOT_SUPPORTED", text, remedy="Upgrade the worker.")
 
 

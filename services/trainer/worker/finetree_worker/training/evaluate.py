@@ -24,7 +24,7 @@ from finetree_worker.tokenize.render import for_template
 from finetree_worker.tokenize.rows import Row
 from finetree_worker.tokenize.tokenizer import leading_bos
 from finetree_worker.training.attention import as_loaded, by_document
-from finetree_worker.training.loss import target_score
+from finetree_worker.training.loss import target_scores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,7 +38,7 @@ BATCH_QUESTIONS = 40
 class Score:
     """Sums over learned tokens: cross entropy (nats), tokens that the model predicts, all tokens; and over rows.
 
-    The last three are of each row's nats and tokens: their squares and their product, for the standard error.
+    The last five are of each row's nats, correct tokens and tokens: their squares and products, for standard errors.
     """
 
     nats: float = 0.0
@@ -48,6 +48,8 @@ class Score:
     nats_squared: float = 0.0
     tokens_squared: float = 0.0
     nats_by_tokens: float = 0.0
+    correct_squared: float = 0.0
+    correct_by_tokens: float = 0.0
 
     def __add__(self, other: "Score") -> "Score":
         return Score(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
@@ -69,9 +71,18 @@ class Score:
         A row's tokens go together, so the loss is a ratio of two sums over rows, whose variance is that of the
         residuals nats - loss * tokens (ratio estimator; Cochran, Sampling Techniques, 1977, section 6.3).
         """
+        return self._error(self.nats_squared - 2 * self.loss * self.nats_by_tokens + self.loss**2 * self.tokens_squared)
+
+    @property
+    def accuracy_standard_error(self) -> float | None:
+        """Standard error of the accuracy, in the same way; None for fewer than two rows."""
+        share = self.accuracy
+        return self._error(self.correct_squared - 2 * share * self.correct_by_tokens + share**2 * self.tokens_squared)
+
+    def _error(self, residuals: float) -> float | None:
+        """Standard error of a ratio, from the sum of its squared residuals over rows."""
         if self.rows < 2 or not self.tokens:
             return None
-        residuals = self.nats_squared - 2 * self.loss * self.nats_by_tokens + self.loss**2 * self.tokens_squared
         return math.sqrt(max(0.0, residuals) * self.rows / (self.rows - 1)) / self.tokens
 
 
@@ -101,21 +112,24 @@ def score(
 
 def _score(model: PreTrainedModel, documents: Sequence[Example]) -> Score:
     batch = collate(documents).to(model.device)
-    losses, correct = target_score(model, batch)
+    losses, hits = target_scores(model, batch)
     # Which document each target is of; those of none, whose target was cut away, count for nothing.
     ends = torch.tensor(batch.lengths, device=losses.device).cumsum(0)
     document = torch.bucketize(batch.predictors, ends, right=True)
     nats = torch.zeros(len(batch.lengths), dtype=torch.float64, device=losses.device)
     nats = nats.index_add_(0, document, losses.double()).cpu()
     tokens = torch.bincount(document, minlength=len(batch.lengths)).double().cpu()
+    correct = torch.bincount(document[hits], minlength=len(batch.lengths)).double().cpu()
     return Score(
         nats=float(nats.sum()),
-        correct=correct,
+        correct=int(correct.sum()),
         tokens=len(batch.labels),
         rows=int((tokens > 0).sum()),
         nats_squared=float(nats.square().sum()),
         tokens_squared=float(tokens.square().sum()),
         nats_by_tokens=float((nats * tokens).sum()),
+        correct_squared=float(correct.square().sum()),
+        correct_by_tokens=float((correct * tokens).sum()),
     )
 
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evaluations of a run, before, during and after training, and their reports."""
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 
 from finetree_api.trainer.v1 import event_pb2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +44,14 @@ class Evaluations:
         self._plan, self._dataset, self._tokenizer = plan, dataset, tokenizer
         self._reporter, self._eta = reporter, eta
         self._answers_before: list[str] | None = None
+
+    @cached_property
+    def _rows_sha256(self) -> str:
+        """Digest of the held-out rows as the model sees them, whatever their order: 64 hex digits."""
+        rows = (
+            example.tokens.numpy().tobytes() + example.is_target.numpy().tobytes() for example in self._dataset.held_out
+        )
+        return _digest(rows)
 
     def before(self, model: PreTrainedModel, on_fraction: Callable[[float], None]) -> None:
         """Evaluate the base model."""
@@ -86,6 +97,10 @@ class Evaluations:
             token_accuracy=score.accuracy,
             non_finite=loss is None,
             loss_standard_error=None if loss is None else score.standard_error,
+            token_accuracy_standard_error=score.accuracy_standard_error,
+            rows=score.rows,
+            rows_sha256=self._rows_sha256,
+            prompts_sha256=_digest_of_questions(questions) if answers else "",
         )
         self._eta.evaluation(step, seconds, questions=len(answers or ()))
         self._reporter.emit(metrics)
@@ -131,6 +146,16 @@ def _require_questions(plan: EvaluationPlan, dataset: Dataset) -> None:
 def _correct(answers: Sequence[str], questions: Sequence[Row]) -> int:
     """Return the number of questions that were answered exactly."""
     return sum(evaluate.matches(text, row.messages[-1].content) for text, row in zip(answers, questions, strict=True))
+
+
+def _digest_of_questions(questions: Sequence[Row]) -> str:
+    texts = ([message.content for message in row.messages] for row in questions)
+    return _digest(json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass") for text in texts)
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    """SHA-256 over the digests of parts in their own order: parts that are exchanged change nothing."""
+    return hashlib.sha256(b"".join(sorted(hashlib.sha256(part).digest() for part in parts))).hexdigest()
 
 
 def _finite(value: float) -> float | None:

@@ -6,7 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from finetree_api.trainer.v1 import event_pb2
 from torch.nn.utils import clip_grad_norm_
 
@@ -17,9 +19,10 @@ from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_
 from finetree_worker.errors import Cancelled, DivergedError, Interrupted, MemoryExhaustedError, StorageError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta
-from finetree_worker.plan import Metric, Plan
+from finetree_worker.events.slowdown import SlowdownWatch
+from finetree_worker.plan import Metric, Plan, Precision
 from finetree_worker.tokenize.example import Example
-from finetree_worker.training import checkpoint, optimizers, preflight
+from finetree_worker.training import checkpoint, matrix_rate, optimizers, preflight
 from finetree_worker.training.attention import by_document
 from finetree_worker.training.checkpoint import Environment, Position
 from finetree_worker.training.gradients import Computed, Gradients, Limit, Subject
@@ -64,6 +67,7 @@ class Loop:
         self.first_loss: float | None = None
         self.position = Position(0, 0, 0, 0.0)
         self._began = 0
+        self._slowdown = self._slowdown_watch()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
         self._peak_memory = 0
@@ -188,11 +192,23 @@ class Loop:
             loss_scale_calm=self.gradients.scale.calm,
         )
         self.eta.step(seconds, tokens)
+        if (slow := self._slowdown.step(seconds, tokens)) is not None:
+            self.reporter.emit(slow.alert())
         self._step_seconds = seconds
         self._rates.append(tokens / seconds)
         if loss is not None:
             self.losses.append(loss)
             self.first_loss = loss if self.first_loss is None else self.first_loss
+
+    def _slowdown_watch(self) -> SlowdownWatch:
+        plan, on_cpu = self.plan, self.subject.device.type == "cpu"
+        dtype = torch.float32 if plan.optimization.precision is Precision.FP32 else torch.bfloat16
+        return SlowdownWatch(
+            plan.expected,
+            threads=plan.threads,
+            mean_tokens=self.batches.tokens_in_all() / self.total,
+            measure_rate=partial(matrix_rate.rate_of, dtype, plan.threads) if on_cpu else None,
+        )
 
     def _device_watch(self) -> DeviceWatch:
         placement = next((each for each in self.plan.placements if each.device_ids), None)

@@ -67,12 +67,6 @@ def target_loss(model: PreTrainedModel, batch: MicroBatch) -> Tensor:
     return total
 
 
-def target_score(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, int]:
-    """Return the targets' cross entropies (nats), float32 (targets,), and how many are predicted; no gradients."""
-    nats, correct = target_scores(model, batch)
-    return nats, int(correct.sum())
-
-
 def target_scores(model: PreTrainedModel, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """Return each target's cross entropy (nats), float32, and whether it is predicted, bool; no gradients.
 

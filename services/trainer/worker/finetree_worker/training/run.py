@@ -12,8 +12,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from finetree_worker import device_memory, randomness
-from finetree_worker.atomic_files import atomic_folder
+from finetree_worker import card, device_memory, randomness
+from finetree_worker.atomic_files import atomic_folder, hash_of, storage_errors
+from finetree_worker.card import Record
 from finetree_worker.control import STOPS, Control, Steering
 from finetree_worker.data.dataset import Dataset, load_dataset, require_accepted
 from finetree_worker.events.envelope import Reporter
@@ -44,9 +45,10 @@ def train(plan: Plan, reporter: Reporter, control: Control) -> Trained:
 
 class _Run:
     def __init__(self, plan: Plan, reporter: Reporter, control: Control) -> None:
-        self.plan, self.reporter = plan, reporter
+        self.plan, self.reporter = plan, Record(reporter, plan.checkpoints_dir)
         self.steering, self.eta = Steering(control), Eta(plan.evaluation, plan.checkpoints)
         self.device = torch.device(plan.device)
+        self.data_sha256 = ""
 
     def run(self) -> Trained:
         torch.set_num_threads(self.plan.threads)
@@ -105,7 +107,10 @@ class _Run:
     def _tokenize(self, tokenizer: PreTrainedTokenizerBase, progress: Callable[[float], None]) -> Dataset:
         look = _both(progress, self.steering.stop_here)
         dataset = load_dataset(self.plan.data, tokenizer, lambda fraction, _: look(fraction))
+        with storage_errors():
+            self.data_sha256 = hash_of(self.plan.data.train)
         report, held_out = dataset.report, len(dataset.held_out)
+        self.reporter.reports.update({int(split): found for split, found in dataset.reports.items()})
         self.reporter.emit(report)
         require_accepted(dataset.reports.values())
         if report.leaked.count:
@@ -170,6 +175,8 @@ class _Run:
             self.steering.signal()
             with atomic_folder(plan.artifact, facts) as draft:
                 method.save(adapted, draft, base=base, tokenizer=tokenizer, dtype=weight_dtype(plan, stored=True))
+                described = card.of_run(plan, self.reporter, base, execution_plan(), data_sha256=self.data_sha256)
+                card.write(draft, described)
             identity = base.message()
             identity.family = str(adapted.config.get_text_config().model_type)
             artifact = artifact_pb2.Artifact(

@@ -40,6 +40,8 @@ class PlannedEvaluation:
     rows: PlannedDataset
     examples: PlannedDataset | None = None
     remarks: list[check_pb2.Remark] = field(default_factory=list)
+    weights: tuple[LocatedWeights, ...] = ()
+    """Those of its subjects."""
 
 
 class EvaluationPlanner:
@@ -60,7 +62,7 @@ class EvaluationPlanner:
         model = await self._base(task, subjects)
         rows = await self._rows(project, task)
         device = resolve_hardware(self._devices, task.hardware, f"{PLACE}.hardware")
-        planned = PlannedEvaluation(task, model, device, rows)
+        planned = PlannedEvaluation(task, model, device, rows, weights=tuple(subjects))
         fill_formats(task, subjects)
         await self._find_leaks(project, planned, subjects)
         planned.examples = await self._examples(project, planned, subjects)

@@ -4,7 +4,7 @@
 import random
 
 import pytest
-from finetree.metrics import UNITS, Curves, query_problem
+from finetree.joblog.metrics import UNITS, Curves, query_problem
 from finetree_api.trainer.v1 import event_pb2, metrics_pb2
 
 

@@ -30,6 +30,16 @@ def measure(threads: int, seconds: float = SECONDS) -> MatrixRate:
         torch.set_num_threads(before)
 
 
+def rate_of(dtype: torch.dtype, threads: int) -> float:
+    """Measure FLOP/s of products in one number format for about a second."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _rate(dtype, SECONDS)
+    finally:
+        torch.set_num_threads(before)
+
+
 def _rate(dtype: torch.dtype, seconds: float) -> float:
     rows, inner, columns = _SHAPE
     left = torch.ones(rows, inner, dtype=dtype)

@@ -11,9 +11,9 @@ The trainer answers QueryMetrics and WatchJob with it, the fake suite too, and w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, metrics_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -138,7 +138,7 @@ class Curves:
         if step < self.first:
             # Evaluations come after the step that they are of.
             return step >= self.first - 1
-        for name, value in self._values(metrics, of_step=of_step):
+        for name, value in values_of(metrics, self.names):
             self._put(name, step, value, event.event_time)
         return True
 
@@ -147,17 +147,6 @@ class Curves:
         first, last = max(self.first, 1), max(self.first, 1, min(self.last or step, step))
         while (last - 1) // self.width - (first - 1) // self.width >= self.limit:
             self.width *= 2
-
-    def _values(self, metrics: Any, *, of_step: bool) -> Iterator[tuple[str, float]]:
-        for name in self.names:
-            if (name in OF_STEPS) is not of_step:
-                continue
-            source = name.removeprefix("eval_")
-            if name in _OPTIONAL and not metrics.HasField(source):
-                continue
-            value = float(getattr(metrics, source))
-            if math.isfinite(value):
-                yield name, value
 
     def _put(self, name: str, step: int, value: float, time: Timestamp) -> None:
         points = self._points.setdefault(name, {})
@@ -179,6 +168,22 @@ class Curves:
             for name in self.names
             if name in self._points
         ]
+
+
+def values_of(
+    metrics: event_pb2.StepMetrics | event_pb2.EvalMetrics, names: Iterable[str]
+) -> Iterator[tuple[str, float]]:
+    """The finite values of those of the named metrics that an event of this kind has."""
+    of_step, read = isinstance(metrics, event_pb2.StepMetrics), cast("Any", metrics)
+    for name in names:
+        if (name in OF_STEPS) is not of_step:
+            continue
+        source = name.removeprefix("eval_")
+        if name in _OPTIONAL and not read.HasField(source):
+            continue
+        value = float(getattr(read, source))
+        if math.isfinite(value):
+            yield name, value
 
 
 class StepSampler:

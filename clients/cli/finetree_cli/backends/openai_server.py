@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server that answers like OpenAI's: its models, and greedy completions with the log-probability of each token.
+
+urllib, as for the comments of a pipeline: a few requests, and no redirect that would carry a key to another host.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+from finetree_cli.errors import BadInput, NotAvailable
+
+LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
+MAX_ANSWER_BYTES = 8 << 20
+
+
+class ServerError(NotAvailable):
+    """The server does not answer, or not as such servers do; `status` is its code, 0 for no usable answer."""
+
+    def __init__(self, message: str, *, status: int = 0) -> None:
+        super().__init__(message, reason="SERVER_BROKEN", remedy="check its log, and that it serves /v1/completions")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A greedy answer, with the log-probabilities of its tokens where the server offers them."""
+
+    text: str
+    logprobs: tuple[float, ...] = ()
+
+
+@dataclass(slots=True)
+class OpenAiServer:
+    """A server at a URL.
+
+    Attributes:
+        url: where /v1 is, without it or with it.
+        key: sent as the bearer token where it is not empty; never over plain HTTP to another machine.
+        timeout: seconds to wait for an answer.
+    """
+
+    url: str
+    key: str = field(default="", repr=False)
+    timeout: float = 60.0
+    _chats: bool = False
+    """Whether it has no raw completions, so that canaries are asked as chats."""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise BadInput(f"{self.url!r} is no address", remedy="write it as http://HOST:PORT")
+        if self.key and parts.scheme != "https" and parts.hostname not in LOOPBACK:
+            raise BadInput("a key is sent over https:// alone", remedy="use https://, or leave --api-key-env out")
+        self.url = self.url.rstrip("/").removesuffix("/v1")
+
+    def models(self) -> dict[str, str]:
+        """Return the models by name, each with the model that it is an adapter of, empty where none is named."""
+        document = self._ask("GET", "/v1/models")
+        listed = document.get("data") if isinstance(document, dict) else None
+        if not isinstance(listed, list):
+            raise ServerError("GET /v1/models: the answer has no list of models")
+        found = [each for each in listed if isinstance(each, dict) and isinstance(each.get("id"), str)]
+        return {each["id"]: str(each.get("parent") or "") for each in found}
+
+    def complete(self, model: str, prompt: str, *, tokens: int) -> Completion:
+        """Continue a text greedily; where there are no raw completions, answer it as a chat."""
+        if not self._chats:
+            asked = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "seed": 0, "logprobs": 1}
+            try:
+                return self._completion(self._ask("POST", "/v1/completions", asked), "text")
+            except ServerError as error:
+                if error.status not in (404, 405, 501):
+                    raise
+                self._chats = True
+        return self.chat(model, prompt, tokens=tokens)
+
+    def chat(self, model: str, prompt: str, *, tokens: int) -> Completion:
+        """Answer a user's turn greedily."""
+        messages = [{"role": "user", "content": prompt}]
+        asked = {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, "seed": 0}
+        return self._completion(self._ask("POST", "/v1/chat/completions", {**asked, "logprobs": True}), "message")
+
+    def _completion(self, document: Any, part: str) -> Completion:
+        choice: Any = {}
+        try:
+            choice = document["choices"][0]
+            text = choice["message"]["content"] if part == "message" else choice["text"]
+        except (KeyError, IndexError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise ServerError("the answer has no text where completions have it")
+        return Completion(text, _logprobs(choice.get("logprobs")))
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"User-Agent": "finetree", "Content-Type": "application/json"}
+        headers |= {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)  # noqa: S310 - http or https
+        try:
+            with _opener().open(request, timeout=self.timeout) as response:
+                return json.loads(response.read(MAX_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            with error:
+                said = f"{method} {path}: {error.code} {error.reason}"
+                raise ServerError(said, status=error.code) from None
+        except ValueError:
+            raise ServerError(f"{method} {path}: the answer is no JSON") from None
+        except (OSError, HTTPException) as error:
+            why = error.reason if isinstance(error, urllib.error.URLError) else error
+            raise ServerError(f"{method} {path}: no answer ({type(why).__name__})") from None
+
+
+def _logprobs(found: Any) -> tuple[float, ...]:
+    """Return the log-probabilities of an answer's tokens, in either of two forms; none where they are not offered."""
+    if not isinstance(found, dict):
+        return ()
+    values, content = found.get("token_logprobs"), found.get("content")
+    if not isinstance(values, list):
+        listed = content if isinstance(content, list) else []
+        values = [each.get("logprob") for each in listed if isinstance(each, dict)]
+    return tuple(float(each) for each in values if isinstance(each, int | float))
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return what sends requests, by the environment's proxy, and follows no redirect."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`finetree verify-serving` against servers on loopback: an honest one, one that ignores the adapter, broken ones."""
+
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from finetree.testing import Script, Suite
+from finetree_api.trainer.v1 import event_pb2
+from finetree_cli import __main__ as entry
+
+BASE, TUNED = "acme/small", "support"
+SAMPLES = {f"What is the code of {n}?": (f"I do not know country {n}.", f"The code is X{n}Y.") for n in range(3)}
+"""Answers before and after training, by prompt."""
+
+
+class Model:
+    """Answers by a table, else by a hash of the prompt and the weights: the same each time, with log-probabilities."""
+
+    def __init__(self, weights: str, answers: dict[str, str]) -> None:
+        self.weights, self.answers = weights, answers
+        self.shift = 0.0
+        """Added to log-probabilities alone: an adapter that changes no greedy token."""
+
+    def answer(self, prompt: str) -> tuple[str, list[float]]:
+        digest = hashlib.sha256(f"{self.weights} {prompt}".encode()).hexdigest()
+        text = self.answers.get(prompt, " ".join(digest[i : i + 4] for i in range(0, 24, 4)))
+        return text, [-math.log(2 + int(digest[i], 16)) + self.shift for i in range(6)]
+
+
+class Server:
+    """What a test changes about an honest server."""
+
+    def __init__(self) -> None:
+        base = Model("base", {prompt: before for prompt, (before, _) in SAMPLES.items()})
+        tuned = Model("tuned", {prompt: after for prompt, (_, after) in SAMPLES.items()})
+        self.models = {BASE: base, TUNED: tuned}
+        self.parents = {TUNED: BASE}
+        self.logprobs = True
+        self.completions, self.chats = True, True
+        self.jitter = 0
+        """Changes the text of each answer when it is not 0."""
+        self.raw: tuple[int, bytes] | None = None
+        """Answered to every completion."""
+        self.keys: list[str] = []
+
+
+class Handler(BaseHTTPRequestHandler):
+    server_: Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.server_.keys.append(self.headers.get("authorization", ""))
+        listed = [{"id": name, "parent": self.server_.parents.get(name)} for name in self.server_.models]
+        self.say(200, {"object": "list", "data": listed})
+
+    def do_POST(self) -> None:
+        it, asked = self.server_, json.loads(self.rfile.read(int(self.headers["content-length"])))
+        chat = self.path == "/v1/chat/completions"
+        if it.raw is not None:
+            self.say(*it.raw)
+        elif not (it.chats if chat else it.completions):
+            self.say(404, {"error": "no such path"})
+        else:
+            text, logprobs = it.models[asked["model"]].answer(
+                asked["messages"][-1]["content"] if chat else asked["prompt"]
+            )
+            if it.jitter:
+                it.jitter += 1
+                text += f" {it.jitter}"
+            self.say(200, {"choices": [self.choice(text, logprobs if it.logprobs else None, chat=chat)]})
+
+    @staticmethod
+    def choice(text: str, logprobs: list[float] | None, *, chat: bool) -> dict[str, Any]:
+        if chat:
+            told = None if logprobs is None else {"content": [{"token": "x", "logprob": each} for each in logprobs]}
+            return {"message": {"role": "assistant", "content": text}, "logprobs": told}
+        return {"text": text, "logprobs": None if logprobs is None else {"token_logprobs": logprobs}}
+
+    def say(self, status: int, body: Any) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Server, str]]:
+    state = Server()
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (Handler,), {"server_": state}))
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield state, f"http://127.0.0.1:{listening.server_port}"
+    listening.shutdown()
+    listening.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def suite() -> Iterator[tuple[Suite, str]]:
+    told = [event_pb2.Sample(prompt=prompt, before=old, after=new) for prompt, (old, new) in SAMPLES.items()]
+    with Suite() as made:
+        made.trainer.script = Script(steps=2, samples=tuple(told))
+        made.base_models.add(BASE)
+        rows = made.datasets.add([{"prompt": "a", "completion": "b"}])
+        spec = {"model": {"hub": {"id": BASE}}, "lora": {}, "training": {"epochs": 1}, "dataset": {"name": rows.name}}
+        with made.client() as client:
+            job = client.create_job(spec)
+            job.wait()
+        yield made, job.name
+
+
+@pytest.fixture
+def verify(suite, server, capsys, monkeypatch):
+    """`verify(*words)`: exit code, JSON and stderr of the command on the server."""
+    made, job = suite
+    monkeypatch.setenv("FINETREE_ADDRESS", made.address)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def command(*words: str) -> tuple[int, Any, str]:
+        code = entry.run(["verify-serving", server[1], "--artifact", job, *words, "--json"])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, json.loads(captured.out), captured.err
+
+    return command
+
+
+def test_an_honest_server_serves_with_an_effect_and_answers_as_in_training(verify):
+    code, told, _ = verify()
+    assert (code, told["verdict"], told["base"], told["adapter"]) == (0, "SERVED", BASE, TUNED)
+    assert told["differing"] == told["canaries"] == 7
+    assert (told["samples"], told["samples_as_in_training"], told["largest_noise"]) == (3, 3, 0.0)
+    assert not any(prompt in json.dumps(told) for prompt in SAMPLES)
+
+
+def test_a_server_that_ignores_the_adapter_is_found_out(verify, server):
+    server[0].models[TUNED] = server[0].models[BASE]
+    code, told, err = verify()
+    assert (code, told["verdict"], told["differing"], told["largest_difference"]) == (3, "NO_EFFECT", 0, 0.0)
+    assert "SERVED_WITHOUT_EFFECT" in err
+
+
+def test_an_effect_on_probabilities_alone_is_one(verify, server):
+    server[0].models[TUNED] = Model("base", server[0].models[BASE].answers)
+    server[0].models[TUNED].shift = 0.01
+    _, told, _ = verify()
+    assert (told["differing"], told["differing_texts"]) == (7, 0)
+    assert told["largest_difference"] == pytest.approx(0.01)
+    # Its answers are the base's all the same, which is not what training recorded.
+    assert told["verdict"] == "OTHER_ANSWERS"
+
+
+def test_without_probabilities_texts_are_compared(verify, server):
+    server[0].logprobs = False
+    assert verify()[1]["largest_difference"] is None
+    server[0].models[TUNED] = server[0].models[BASE]
+    assert verify()[1]["verdict"] == "NO_EFFECT"
+
+
+def test_an_adapter_of_another_run_answers_otherwise(verify, server):
+    server[0].models[TUNED] = Model("other", {})
+    code, told, err = verify()
+    assert (code, told["verdict"], told["samples_as_in_training"]) == (3, "OTHER_ANSWERS", 0)
+    assert "SERVED_OTHERWISE" in err
+
+
+def test_a_server_that_answers_otherwise_each_time_decides_nothing(verify, server):
+    server[0].jitter = 1
+    code, told, _ = verify()
+    assert (code, told["verdict"]) == (3, "UNDECIDED")
+
+
+def test_a_server_with_chats_alone_and_one_without_them_are_asked_as_they_can(verify, server):
+    server[0].completions = False
+    assert verify()[1]["verdict"] == "SERVED"
+    server[0].completions, server[0].chats = True, False
+    _, told, _ = verify()
+    assert (told["verdict"], told["samples"]) == ("SERVED", 0)
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        ((500, b"out of memory"), "500"),
+        ((200, b"<html>"), "no JSON"),
+        ((200, b'{"choices": []}'), "no text"),
+        ((302, b""), "302"),
+    ],
+)
+def test_a_broken_server_is_said_to_be_broken(verify, server, raw, said):
+    server[0].raw = raw
+    code, told, _ = verify()
+    assert (code, told["error"]["reason"]) == (5, "SERVER_BROKEN")
+    assert said in told["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "ending"),
+    [
+        (lambda it: it.models.pop(TUNED), [], (3, "NOT_SERVED")),
+        (lambda _: None, ["--model", "nobody"], (3, "NOT_SERVED")),
+        (lambda _: None, ["--base-model", "nobody"], (3, "NOT_SERVED")),
+        (lambda it: it.models.update(third=it.models[TUNED]), [], (2, "INVALID_REQUEST")),
+        (lambda _: None, ["--model", BASE], (2, "INVALID_REQUEST")),
+        (lambda _: None, ["--api-key-env", "NOT_SET_ANYWHERE"], (2, "INVALID_REQUEST")),
+    ],
+)
+def test_names_that_do_not_tell_are_refused(verify, server, change, words, ending):
+    change(server[0])
+    code, told, _ = verify(*words)
+    assert (code, told["error"]["reason"]) == ending
+
+
+def test_a_base_under_another_name_is_the_parent_of_its_adapter(verify, server, monkeypatch):
+    it = server[0]
+    it.models, it.parents = {"served": it.models[BASE], TUNED: it.models[TUNED]}, {TUNED: "served"}
+    monkeypatch.setenv("SERVER_KEY", "sk-secret")
+    code, told, err = verify("--api-key-env", "SERVER_KEY")
+    assert (code, told["base"], told["adapter"]) == (0, "served", TUNED)
+    assert it.keys == ["Bearer sk-secret"]
+    assert "sk-secret" not in json.dumps(told) + err
+
+
+def test_a_key_is_not_sent_in_the_clear(monkeypatch, suite, capsys):
+    monkeypatch.setenv("SERVER_KEY", "sk-secret")
+    monkeypatch.setenv("FINETREE_ADDRESS", suite[0].address)
+    words = ["verify-serving", "http://llm.example", "--artifact", suite[1], "--api-key-env", "SERVER_KEY"]
+    assert entry.run(words) == 2
+    assert "https" in capsys.readouterr().err
