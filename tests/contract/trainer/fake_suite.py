@@ -35,7 +35,7 @@ async def suite(tmp_path: Path, script: dict | None = None, **settings) -> Async
         apply(running, settings)
         async with grpc.aio.insecure_channel(running.address, options=OPTIONS) as channel:
             stub = trainer_pb2_grpc.TrainerServiceStub(channel)
-            yield Talker(stub, running, channel, running.datasets.files.__setitem__, running.base_models.add)
+            yield Talker(stub, running, channel, running.datasets.files.__setitem__, put_model=running.base_models.add)
 
 
 def apply(running: Suite, settings: dict) -> None:

@@ -34,6 +34,14 @@ def test_a_measured_rate_is_no_part_of_the_resolved_spec(request_of):
     assert slow.run.device.training_flops < fast.run.device.training_flops
 
 
+def test_weights_that_a_run_starts_from_are_kept_and_change_no_number(request_of):
+    plain = parse_request(request_of(), KNOWLEDGE)
+    going_on = parse_request(request_of(init_from={"path": "adapter"}), KNOWLEDGE)
+
+    assert going_on.spec.init_from.path == "adapter"
+    assert going_on.run == plain.run
+
+
 SHAPE = {"hidden_size": 65, "layers": 2, "intermediate_size": 8, "attention_heads": 4, "vocab_size": 9}
 
 

@@ -11,9 +11,11 @@ def component(text: str) -> evidence_pb2.RevisionComponent:
     return evidence_pb2.RevisionComponent(id=text, sha256="a" * 64)
 
 
-def plan(*, seed: int = 0, examples: int = 5, **revision: str) -> run_spec_pb2.Plan:
+def plan(*, seed: int = 0, examples: int = 5, weights: str = "", **revision: str) -> run_spec_pb2.Plan:
     spec = run_spec_pb2.RunSpec(model=model_pb2.ModelSource(name="smollm2-135m-instruct"), lora=method_pb2.Lora())
     spec.training.seed = seed
+    if weights:
+        spec.init_from.path, spec.init_from.sha256 = "adapter", weights * 64
     components = {"engine": "engine-1", "catalog": "catalog-1", "price_book": "prices-1"} | revision
     return make_plan(
         resolve_spec(spec).spec,
@@ -43,6 +45,12 @@ def test_a_digest_is_sha256_and_the_same_for_the_same_plan() -> None:
 def test_what_changes_the_digest_is_named(other, path) -> None:
     assert other.digest != plan().digest
     assert [field.field_path for field in plan_differences(plan(), other)] == [path]
+
+
+def test_other_weights_under_the_same_name_are_another_plan() -> None:
+    first, second = plan(weights="a"), plan(weights="b")
+    assert len({plan().digest, first.digest, second.digest}) == 3
+    assert [field.field_path for field in plan_differences(first, second)] == ["spec.init_from.sha256"]
 
 
 @pytest.mark.parametrize("name", ["pack", "calibration"])
