@@ -187,7 +187,7 @@ def _decomposed(module: nn.Module, placed: LowRank, *, magnitude: Tensor, exact:
 
 def _weight(module: Any) -> Tensor:
     """Return what a layer multiplies with, unpacked where it is quantized; the layer is left as it is."""
-    weight: Tensor = module.weight
+    weight: nn.Parameter = module.weight
     if type(weight).__name__ not in {"Params4bit", "Int8Params"}:
         return weight
     # peft's function for a module puts another weight in its place on a CPU.
