@@ -204,7 +204,7 @@ async def test_what_the_worker_refuses_ends_with_its_reason(tmp_path):
             ("PROMPT_TOO_LONG", "INVALID_ARGUMENT"),
             ("NO_CHAT_TEMPLATE", "INVALID_ARGUMENT"),
             ("TEMPLATE_REFUSED_ROW", "INVALID_ARGUMENT"),
-            ("OUT_OF_MEMORY", "RESOURCE_EXHAUSTED"),
+            ("OUT_OF_MEMORY_PREFLIGHT", "RESOURCE_EXHAUSTED"),
         ):
             assert await refused(talk.stub.Generate(request_of(job, f"refuse {reason}"))) == (code, reason)
         assert await refused(talk.stub.Generate(request_of(job, "refuse X"))) == ("INTERNAL", "GENERATION_FAILED")

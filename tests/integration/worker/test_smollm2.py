@@ -46,6 +46,7 @@ def test_it_speaks_in_chat_and_ends_its_turn(smollm2: Path) -> None:
 def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp_path: Path, quiet: Any) -> None:
     import torch
     from finetree_worker.training.run import train
+    from huggingface_hub import ModelCard
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -76,6 +77,9 @@ def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp
     assert ready.base.hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert (ready.name, ready.compat[0].loads) == ("projects/p/jobs/j/artifacts/adapter", True)
     assert (plan.artifact / "adapter_model.safetensors").is_file()
+    card = ModelCard((plan.artifact / "README.md").read_text(encoding="utf-8")).data
+    assert (card.base_model, card.license, card.library_name) == (ready.base.hub_id, "apache-2.0", "peft")
+    assert {result.metric_type for result in card.eval_results} == {"loss", "perplexity", "accuracy", "exact_match"}
     base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     ids = torch.arange(100, 120)[None]
     with torch.no_grad():

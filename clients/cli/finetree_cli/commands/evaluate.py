@@ -245,7 +245,7 @@ def _refuse(job: "Job", terminal: "event_pb2.Terminal") -> None:
 
 def _show(settings: Settings, job: "Job", report: "evaluation_pb2.EvaluationReport") -> None:
     from finetree_cli.output import as_dict, short_name
-    from finetree_cli.render.trainer import evaluation
+    from finetree_cli.render.trainer.results import evaluation
 
     if settings.out.json:
         settings.out.document({"job": job.name, "report": as_dict(report)})
@@ -258,7 +258,7 @@ def _require(report: "evaluation_pb2.EvaluationReport", required: str | None, *,
     """Raise GateFailed unless the report is as it was required to be."""
     from finetree_api.trainer.v1 import evaluation_pb2
 
-    from finetree_cli.render.trainer.evaluation import conclusion
+    from finetree_cli.render.trainer.results.evaluation import conclusion
 
     if required is None:
         return

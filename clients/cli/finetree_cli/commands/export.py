@@ -115,13 +115,13 @@ def export(
             _show(settings, reports)
         folder = _download(settings, job, output) if output is not None else None
     if reports and not settings.out.json:
-        from finetree_cli.render.trainer.exports import show_commands
+        from finetree_cli.render.trainer.results.exports import show_commands
 
         show_commands(settings.out, reports[-1], folder)
 
 
 def _show(settings: Settings, reports: "list[export_pb2.ExportReport]") -> None:
-    from finetree_cli.render.trainer.exports import show_report
+    from finetree_cli.render.trainer.results.exports import show_report
 
     if reports and not settings.out.json:
         show_report(settings.out, reports[-1])

@@ -78,7 +78,7 @@ def sweep(
     from finetree_cli.commands.train import with_model
     from finetree_cli.jobfile.error_positions import with_positions
     from finetree_cli.jobfile.job import read_job
-    from finetree_cli.render.trainer.sweeps import show_price, show_priced
+    from finetree_cli.render.trainer.results.sweeps import show_price, show_priced
     from finetree_cli.uploads import upload_job_data
 
     job = read_job(file)
@@ -123,7 +123,7 @@ def sweeps() -> None:
 def list_sweeps(settings: Settings, limit: int) -> None:
     """List sweeps, newest first."""
     from finetree_cli.output import as_dict
-    from finetree_cli.render.trainer.sweeps import show_list
+    from finetree_cli.render.trainer.results.sweeps import show_list
 
     with settings.client() as client:
         found = list(client.list_sweeps(limit=limit))
@@ -161,7 +161,7 @@ def cancel(settings: Settings, sweep_name: str) -> None:
 
 
 def _show(settings: Settings, found: "sweep_pb2.Sweep") -> None:
-    from finetree_cli.render.trainer.sweeps import show_sweep
+    from finetree_cli.render.trainer.results.sweeps import show_sweep
 
     if settings.out.json:
         settings.out.message(found)
@@ -180,7 +180,7 @@ def _follow(settings: Settings, client: "Client", name: str) -> None:
 
     from finetree_cli.errors import JobFailed, StillRunning
     from finetree_cli.output import short_name
-    from finetree_cli.render.trainer.sweeps import Progress
+    from finetree_cli.render.trainer.results.sweeps import Progress
 
     progress, found = Progress(settings.out), sweep_pb2.Sweep()
     short = short_name(name)

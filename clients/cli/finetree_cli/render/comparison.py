@@ -24,6 +24,10 @@ _QUANTITIES = {
 }
 
 
+_ASIDE = ("JOBS_RUNNING", "EVENTS_REMOVED", "ROWS_LEAKED")
+"""Remarks that are no reason why no job is named."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table with its title; columns that begin with ">" are aligned to the right."""
@@ -53,7 +57,7 @@ def conclusion(found: comparison_pb2.CompareJobsResponse) -> str:
         best, between = found.best, found.best.interval
         ends = f"{between.low:.3g} to {between.high:.3g}"
         return f"best: {label(found, best.job)}, by {best.metric}: {best.difference:.3g} better ({ends})"
-    reasons = [remark.message for remark in found.remarks if remark.code not in ("JOBS_RUNNING", "EVENTS_REMOVED")]
+    reasons = [remark.message for remark in found.remarks if remark.code not in _ASIDE]
     return _lettered(found, reasons[0]) if reasons else "No job is ranked."
 
 
@@ -164,9 +168,10 @@ def _metric(metric: comparison_pb2.ComparedMetric) -> list[str]:
 def _value(value: comparison_pb2.MetricValue) -> str:
     if not value.HasField("value"):
         return "-"
+    before = f", base {value.before:.4g}" if value.HasField("before") else ""
     if not value.HasField("interval"):
-        return f"{value.value:.4g}"
-    return f"{value.value:.4g} ({value.interval.low:.4g} to {value.interval.high:.4g})"
+        return f"{value.value:.4g}{before}"
+    return f"{value.value:.4g} ({value.interval.low:.4g} to {value.interval.high:.4g}){before}"
 
 
 def _curve(curve: comparison_pb2.ComparedCurve) -> list[str]:

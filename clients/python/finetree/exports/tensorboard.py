@@ -55,26 +55,39 @@ def beginning(job: job_pb2.Job) -> bytes:
 
 
 def part(event: event_pb2.JobEvent) -> bytes:
-    """The record of an event; nothing of one that has no metrics.
+    """The records of an event; nothing of one that has no metrics.
 
-    Where an attempt goes on from a checkpoint, a START of its session has a reader drop the steps that it repeats.
+    Where an attempt goes on from a checkpoint, a START of its session has a reader drop the steps that it repeats. One
+    that begins anew measures the base model first, as step 0.
     """
-    made = _messages()["Event"]()
-    made.wall_time = event.event_time.ToMicroseconds() / 1e6
+    made, before = _event(event), b""
     match event.WhichOneof("payload"):
         case "step_metrics":
             made.step = event.step_metrics.step
             _add_values(made, event.step_metrics, STEP)
         case "eval_metrics":
             made.step = event.eval_metrics.step
+            if event.attempt > 1 and not made.step:
+                before = _start(event, 0)
             _add_values(made, event.eval_metrics, EVALUATION)
         case "attempt_started":
-            restored = event.attempt_started.restored_step
-            # From the beginning: the base model is measured again too, as step 0.
-            made.step, made.session_log.status = restored + 1 if restored else 0, 1
+            return _start(event, event.attempt_started.restored_step + 1)
         case _:
             return b""
+    return before + record(made.SerializeToString(deterministic=True))
+
+
+def _start(event: event_pb2.JobEvent, step: int) -> bytes:
+    """The record upon which a reader drops what it has of this step and of later ones."""
+    made = _event(event)
+    made.step, made.session_log.status = step, 1
     return record(made.SerializeToString(deterministic=True))
+
+
+def _event(event: event_pb2.JobEvent) -> Any:
+    made = _messages()["Event"]()
+    made.wall_time = event.event_time.ToMicroseconds() / 1e6
+    return made
 
 
 def record(data: bytes) -> bytes:

@@ -46,7 +46,7 @@ def comparison() -> comparison_pb2.CompareJobsResponse:
     for index in range(3):
         measured = loss.values.add()
         if index < 2:
-            value = LOSSES[index]
+            value, measured.before = LOSSES[index], 2.0
             measured.value, measured.standard_error, measured.count, measured.step = value, 0.02, 200, 200
             measured.interval.CopyFrom(
                 evidence_pb2.Interval(low=value - 0.04, expected=value, high=value + 0.04, coverage=0.95)

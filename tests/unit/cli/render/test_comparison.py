@@ -37,7 +37,7 @@ def test_where_none_is_named_the_first_line_says_why():
 def test_each_fact_stands_in_its_table():
     assert rows("Settings that differ") == [["lora.rank", "8 [default]", "16", "-"]]
     best, training = rows("In the end")
-    assert best[:4] == ["eval_loss, nats", "1.42 (1.38 to 1.46)", "1.31 (1.27 to 1.35) (best)", "-"]
+    assert best[:4] == ["eval_loss, nats", "1.42 (1.38 to 1.46), base 2", "1.31 (1.27 to 1.35), base 2 (best)", "-"]
     assert (best[-1], training[-1]) == ("yes", "no: it ranks nothing")
     assert [row[3:] for row in rows("Estimated and measured")] == [
         ["5 min 10 s", "1.03"],

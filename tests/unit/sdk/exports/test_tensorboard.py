@@ -23,8 +23,8 @@ def step(number: int, loss: float | None, *, seconds: float = 0.0) -> event_pb2.
     return event
 
 
-def evaluation(number: int, loss: float) -> event_pb2.JobEvent:
-    return event_pb2.JobEvent(eval_metrics=event_pb2.EvalMetrics(step=number, loss=loss))
+def evaluation(number: int, loss: float, of: int = 1) -> event_pb2.JobEvent:
+    return event_pb2.JobEvent(attempt=of, eval_metrics=event_pb2.EvalMetrics(step=number, loss=loss))
 
 
 def attempt(restored: int) -> event_pb2.JobEvent:
@@ -40,7 +40,7 @@ def read(folder, events) -> EventAccumulator:
 
 def test_tensorboard_reads_what_was_written(tmp_path):
     found = read(
-        tmp_path, [attempt(0), evaluation(0, 3.0), step(1, 2.5), step(2, None), step(3, 1.5), evaluation(3, 2.0)]
+        tmp_path, [evaluation(0, 3.0), attempt(0), step(1, 2.5), step(2, None), step(3, 1.5), evaluation(3, 2.0)]
     )
     assert {"train/loss", "train/learning_rate", "eval/loss", "speed/step_seconds"} <= set(found.Tags()["scalars"])
     losses = found.Scalars("train/loss")
@@ -56,8 +56,8 @@ def test_tensorboard_reads_what_was_written(tmp_path):
 
 @pytest.mark.parametrize("restored", [2, 0])
 def test_steps_that_a_later_attempt_repeats_are_replaced(tmp_path, restored):
-    first = [attempt(0), evaluation(0, 9.0), *(step(number, 9.0) for number in range(1, 6)), evaluation(5, 9.0)]
-    again = [attempt(restored), *([evaluation(0, 1.0)] if not restored else [])]
+    first = [evaluation(0, 9.0), attempt(0), *(step(number, 9.0) for number in range(1, 6)), evaluation(5, 9.0)]
+    again = [*([] if restored else [evaluation(0, 1.0, of=2)]), attempt(restored)]
     again += [step(number, 1.0, seconds=10 + number) for number in range(restored + 1, 8)]
     found = read(tmp_path, [*first, *again])
     losses = [(each.step, each.value) for each in found.Scalars("train/loss")]

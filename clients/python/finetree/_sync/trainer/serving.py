@@ -175,7 +175,7 @@ class Serving:
             NotFound: JOB_NOT_FOUND, TARGET_NOT_LOADED.
             FailedPrecondition: NOT_SERVING (`wait_ready` waits), LEASE_EXPIRED.
             InvalidArgument: PROMPT_TOO_LONG, NO_CHAT_TEMPLATE, TEMPLATE_REFUSED_ROW.
-            ResourceExhausted: TOO_MANY_GENERATIONS, OUT_OF_MEMORY.
+            ResourceExhausted: TOO_MANY_GENERATIONS, OUT_OF_MEMORY_PREFLIGHT.
             Internal: GENERATION_FAILED.
             Unavailable: WORKER_LOST, SERVER_STOPPING: ask again.
         """
@@ -241,7 +241,7 @@ class Serving:
             AlreadyExists: TARGET_EXISTS: other weights have that name; REQUEST_ID_REUSED.
             FailedPrecondition: NOT_SERVING, LEASE_EXPIRED, WEIGHTS_CHANGED.
             PermissionDenied: PATH_OUTSIDE_ROOTS.
-            ResourceExhausted: TARGET_LIMIT, OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY.
+            ResourceExhausted: TARGET_LIMIT, OUT_OF_MEMORY_PREFLIGHT.
         """
         target = serving.target(name, located(self._transport, weights, "weights"))
         request = serving.load_target(self.job.name, target, request_id)

@@ -176,7 +176,7 @@ class CompareJobsResponse(_message.Message):
 
     @_builtins.property
     def remarks(self) -> _containers.RepeatedCompositeFieldContainer[_check_pb2.Remark]:
-        """What to know before reading on, such as held-out rows that differ (EVALUATION_ROWS_DIFFER). Empty: nothing."""
+        """What to know before reading on, such as held-out rows that differ (EVALUATION_ROWS_DIFFER) or are trained on (ROWS_LEAKED). Empty: nothing."""
 
     def __init__(
         self,

@@ -287,9 +287,9 @@ class TrainerServiceStub:
     metadata, or LoadTarget), FAILED_PRECONDITION (NOT_SERVING: wait until the job is RUNNING, or create one that
     serves; LEASE_EXPIRED: create another), INVALID_ARGUMENT (PROMPT_TOO_LONG: shorten it to less than `limit` tokens;
     NO_CHAT_TEMPLATE: send a prompt; TEMPLATE_REFUSED_ROW: put user and assistant in turns, and a system message only
-    first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo; OUT_OF_MEMORY: shorten the
-    prompt, or serve with a smaller max_parallel or max_context_tokens), INTERNAL (GENERATION_FAILED: see the job's log
-    lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
+    first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo;
+    OUT_OF_MEMORY_PREFLIGHT: ask with a shorter prompt, lower max_new_tokens or fewer targets), INTERNAL
+    (GENERATION_FAILED: see the job's log lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
     """
     LoadTarget: _grpc.UnaryUnaryMultiCallable[_serving_pb2.LoadTargetRequest, _serving_pb2.LoadTargetResponse]
     """Loads trained weights on a served base model, under a name that Generate takes. What is loaded under the name with
@@ -300,7 +300,7 @@ class TrainerServiceStub:
     FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
     configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
     LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
-    a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY: unload some,
+    a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT: unload some,
     or serve with a smaller max_parallel), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
     """
     UnloadTarget: _grpc.UnaryUnaryMultiCallable[_serving_pb2.UnloadTargetRequest, _serving_pb2.UnloadTargetResponse]
@@ -575,9 +575,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     metadata, or LoadTarget), FAILED_PRECONDITION (NOT_SERVING: wait until the job is RUNNING, or create one that
     serves; LEASE_EXPIRED: create another), INVALID_ARGUMENT (PROMPT_TOO_LONG: shorten it to less than `limit` tokens;
     NO_CHAT_TEMPLATE: send a prompt; TEMPLATE_REFUSED_ROW: put user and assistant in turns, and a system message only
-    first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo; OUT_OF_MEMORY: shorten the
-    prompt, or serve with a smaller max_parallel or max_context_tokens), INTERNAL (GENERATION_FAILED: see the job's log
-    lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
+    first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo;
+    OUT_OF_MEMORY_PREFLIGHT: ask with a shorter prompt, lower max_new_tokens or fewer targets), INTERNAL
+    (GENERATION_FAILED: see the job's log lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
     """
     LoadTarget: _aio.UnaryUnaryMultiCallable[_serving_pb2.LoadTargetRequest, _serving_pb2.LoadTargetResponse]  # type: ignore[assignment]
     """Loads trained weights on a served base model, under a name that Generate takes. What is loaded under the name with
@@ -588,7 +588,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
     configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
     LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
-    a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY: unload some,
+    a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT: unload some,
     or serve with a smaller max_parallel), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
     """
     UnloadTarget: _aio.UnaryUnaryMultiCallable[_serving_pb2.UnloadTargetRequest, _serving_pb2.UnloadTargetResponse]  # type: ignore[assignment]
@@ -1040,9 +1040,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         metadata, or LoadTarget), FAILED_PRECONDITION (NOT_SERVING: wait until the job is RUNNING, or create one that
         serves; LEASE_EXPIRED: create another), INVALID_ARGUMENT (PROMPT_TOO_LONG: shorten it to less than `limit` tokens;
         NO_CHAT_TEMPLATE: send a prompt; TEMPLATE_REFUSED_ROW: put user and assistant in turns, and a system message only
-        first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo; OUT_OF_MEMORY: shorten the
-        prompt, or serve with a smaller max_parallel or max_context_tokens), INTERNAL (GENERATION_FAILED: see the job's log
-        lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
+        first), RESOURCE_EXHAUSTED (TOO_MANY_GENERATIONS: retry after the time in RetryInfo;
+        OUT_OF_MEMORY_PREFLIGHT: ask with a shorter prompt, lower max_new_tokens or fewer targets), INTERNAL
+        (GENERATION_FAILED: see the job's log lines), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: ask again after the time in RetryInfo).
         """
 
     @_abc_1.abstractmethod
@@ -1059,7 +1059,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         FAILED_PRECONDITION WEIGHTS_CHANGED: leave the hash out; PERMISSION_DENIED PATH_OUTSIDE_ROOTS: use a path under a
         configured root), NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (NOT_SERVING,
         LEASE_EXPIRED: as Generate), ALREADY_EXISTS (TARGET_EXISTS: take another name, or unload it; REQUEST_ID_REUSED: take
-        a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT, OUT_OF_MEMORY: unload some,
+        a new request_id), RESOURCE_EXHAUSTED (TARGET_LIMIT: unload one; OUT_OF_MEMORY_PREFLIGHT: unload some,
         or serve with a smaller max_parallel), UNAVAILABLE (WORKER_LOST, SERVER_STOPPING: retry after the time in RetryInfo).
         """
 

@@ -487,8 +487,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: _ErrorReason.ValueType  # 182
     """Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
-    what runs (RESOURCE_EXHAUSTED, job errors, CreateJob and LoadTarget). Lower the sequence length, of a served model
-    max_parallel or max_context_tokens, as the message says.
+    what runs (RESOURCE_EXHAUSTED, job errors, CreateJob, Generate and LoadTarget). Lower the sequence length, of a
+    served model max_parallel or max_context_tokens, as the message says.
     """
     ERROR_REASON_OUT_OF_MEMORY_UPDATE: _ErrorReason.ValueType  # 183
     """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).
@@ -1114,8 +1114,8 @@ model, or a device with more memory.
 """
 ERROR_REASON_OUT_OF_MEMORY_PREFLIGHT: ErrorReason.ValueType  # 182
 """Not even one row can be trained in the device's memory, or a base model that is to be served does not fit beside
-what runs (RESOURCE_EXHAUSTED, job errors, CreateJob and LoadTarget). Lower the sequence length, of a served model
-max_parallel or max_context_tokens, as the message says.
+what runs (RESOURCE_EXHAUSTED, job errors, CreateJob, Generate and LoadTarget). Lower the sequence length, of a
+served model max_parallel or max_context_tokens, as the message says.
 """
 ERROR_REASON_OUT_OF_MEMORY_UPDATE: ErrorReason.ValueType  # 183
 """Memory ran out in an optimizer update, and no checkpoint is there to go back to (RESOURCE_EXHAUSTED, job errors).

@@ -104,7 +104,7 @@ def _fail(transaction: Transaction, dead: DeadAttempt) -> None:
         job_pb2.JOB_STATE_FAILED,
         "WORKER_LOST",
         text,
-        remedy="Read the job's log lines; if memory ran out, lower the micro-batch or the sequence length.",
+        remedy="Read the job's log (`finetree jobs logs`); if memory ran out, lower the micro-batch or shorten rows.",
         error=error,
         category=job_pb2.FAILURE_CATEGORY_SYSTEM,
         retryable=True,

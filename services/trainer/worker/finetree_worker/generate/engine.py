@@ -409,5 +409,5 @@ def _computing_failed(error: BaseException) -> TaskError:
     return TaskError(
         "GENERATION_FAILED",
         f"The answer could not be computed ({type(error).__name__}).",
-        remedy="The details are in the worker's log, which the trainer's operator can read.",
+        remedy="The job's log has the details (ReadJobLog, `finetree jobs logs`).",
     )

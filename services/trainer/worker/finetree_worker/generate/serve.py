@@ -257,5 +257,5 @@ def _unexpected(error: BaseException) -> TaskError:
     return TaskError(
         "GENERATION_FAILED",
         f"The request failed unexpectedly ({type(error).__name__}).",
-        remedy="The details are in the worker's log, which the trainer's operator can read.",
+        remedy="The job's log has the details (ReadJobLog, `finetree jobs logs`).",
     )

@@ -66,7 +66,7 @@ def _task_error(error: BaseException) -> TaskError:
     return _UnexpectedError(
         "WORKER_FAILED",
         f"The worker failed unexpectedly ({type(error).__name__}).",
-        remedy="The details are in the worker's log, which the trainer's operator can read.",
+        remedy="The job's log has the details (ReadJobLog, `finetree jobs logs`).",
     )
 
 

@@ -3,6 +3,7 @@
 
 import pytest
 from finetree_api.trainer.v1 import comparison_pb2, event_pb2
+from finetree_api.types.v1 import training_data_pb2
 from finetree_trainer.jobs.compare.history import History, Wanted
 
 
@@ -47,6 +48,14 @@ def test_what_a_later_attempt_repeats_counts_once():
     assert history.losses == [7.0, 6.0, 5.0]
     assert len(history.step_seconds) == 6
     assert [(each.step, each.loss) for each in history.evaluations] == [(6, 2.0), (2, 8.0), (0, 9.0)]
+
+
+def test_rows_that_are_trained_on_too_are_counted_of_the_held_out_ones():
+    reports = [
+        event_pb2.DatasetReport(split=split, leaked=event_pb2.RowGroup(count=count))
+        for split, count in ((training_data_pb2.SPLIT_TRAIN, 9), (training_data_pb2.SPLIT_EVALUATION, 4))
+    ]
+    assert course([event_pb2.JobEvent(attempt=1, dataset_report=report) for report in reports]).leaked == 4
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,10 @@ def _remarks(compared: Sequence[job_pb2.Job], courses: Sequence[History]) -> Ite
         yield check_pb2.Remark(
             code="JOBS_RUNNING", message=f"The numbers are not final: {', '.join(running)} has not ended."
         )
+    leaked = [f"{course.leaked} of {job.name}" for job, course in zip(compared, courses, strict=True) if course.leaked]
+    if leaked:
+        text = f"Held-out rows are training rows too, so that they measure memory: {', '.join(leaked)}."
+        yield check_pb2.Remark(code="ROWS_LEAKED", message=text)
     removed = [job.name for job, course in zip(compared, courses, strict=True) if course.events_removed]
     if removed:
         yield check_pb2.Remark(

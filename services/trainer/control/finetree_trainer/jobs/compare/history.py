@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from finetree.joblog.metrics import OF_EVALUATIONS, OF_STEPS, values_of
 from finetree_api.trainer.v1 import comparison_pb2, event_pb2
+from finetree_api.types.v1 import training_data_pb2
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import job_not_found
@@ -24,6 +25,7 @@ MASK = events.kinds_mask(
         event_pb2.EVENT_KIND_EVAL_METRICS,
         event_pb2.EVENT_KIND_SAMPLE,
         event_pb2.EVENT_KIND_ATTEMPT_STARTED,
+        event_pb2.EVENT_KIND_DATASET_REPORT,
         event_pb2.EVENT_KIND_TERMINAL,
     ]
 )
@@ -58,6 +60,8 @@ class History:
     environment: dict[str, str] = field(default_factory=dict)
     """Of the newest attempt."""
     summary: event_pb2.RunSummary = field(default_factory=event_pb2.RunSummary)
+    leaked: int = 0
+    """Held-out rows that are training rows too."""
     events_removed: bool = False
     _attempt: int = 0
     _begun: int = 0
@@ -83,6 +87,8 @@ class History:
                 self.samples.insert(0, event.sample)
             case "attempt_started" if not self.environment:
                 self.environment = dict(event.attempt_started.environment)
+            case "dataset_report" if event.dataset_report.split == training_data_pb2.SPLIT_EVALUATION:
+                self.leaked = max(self.leaked, event.dataset_report.leaked.count)
             case "terminal":
                 self.summary = event.terminal.summary
 

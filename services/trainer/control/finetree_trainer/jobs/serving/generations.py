@@ -15,6 +15,7 @@ from finetree_runtime.errors import (
     NotFound,
     ResourceExhausted,
     Unavailable,
+    Violation,
     invalid_field,
 )
 from finetree_runtime.server.logging import get_logger
@@ -47,12 +48,15 @@ _REFUSALS: dict[str, type[DomainError]] = {
     "PROMPT_TOO_LONG": errors.InvalidArgument,
     "NO_CHAT_TEMPLATE": errors.InvalidArgument,
     "TEMPLATE_REFUSED_ROW": errors.InvalidArgument,
+    "INVALID_REQUEST": errors.InvalidArgument,
     "WEIGHTS_UNREADABLE": errors.InvalidArgument,
+    "MODEL_PICKLED": errors.InvalidArgument,
     "WRONG_BASE": errors.InvalidArgument,
     "TARGET_NOT_LOADED": errors.NotFound,
     "TARGET_EXISTS": errors.AlreadyExists,
     "TARGET_LIMIT": errors.ResourceExhausted,
     "OUT_OF_MEMORY": errors.ResourceExhausted,
+    "OUT_OF_MEMORY_PREFLIGHT": errors.ResourceExhausted,
     "WEIGHTS_CHANGED": errors.FailedPrecondition,
 }
 """Reasons of a worker's errors that clients are told, and their status codes; any other is GENERATION_FAILED."""
@@ -261,16 +265,19 @@ def _complete(request: serving_pb2.GenerateRequest, names: Sequence[str]) -> ser
 
 def _refuse(status: status_pb2.Status) -> NoReturn:
     """Raise a worker's error as the service's own."""
-    info = error_details_pb2.ErrorInfo()
+    info, fields = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
     for detail in status.details:
-        if detail.Is(info.DESCRIPTOR):
-            detail.Unpack(info)
+        for known in (info, fields):
+            if detail.Is(known.DESCRIPTOR):
+                detail.Unpack(known)
+    metadata = dict(info.metadata)
+    text = " ".join(part for part in (status.message, metadata.pop("remedy", "")) if part)
+    violations = [Violation(each.field, each.description, each.reason) for each in fields.field_violations]
     kind = _REFUSALS.get(info.reason)
-    metadata: dict[str, Any] = dict(info.metadata)
     if kind is not None:
-        raise kind(info.reason, status.message, metadata=metadata)
+        raise kind(info.reason, text, metadata=metadata, violations=violations)
     get_logger().error("generation_failed", reason=info.reason, message=status.message)
-    raise Internal("GENERATION_FAILED", f"The answer could not be computed: {status.message}", metadata=metadata)
+    raise Internal("GENERATION_FAILED", text, metadata=metadata)
 
 
 def _not_loaded(name: str, task: serving_pb2.ServeTask, field_path: str) -> NotFound:

@@ -4,7 +4,7 @@
 from finetree_api.trainer.v1 import artifact_pb2, export_pb2
 from finetree_api.types.v1 import check_pb2, serving_pb2
 from finetree_cli.output import Output
-from finetree_cli.render.trainer.exports import show_commands, show_report
+from finetree_cli.render.trainer.results.exports import show_commands, show_report
 
 REPORT = export_pb2.ExportReport(
     prompts=8,

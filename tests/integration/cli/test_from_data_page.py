@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/from-data-to-a-served-adapter.md, its commands run one after another by a shell, as its reader would."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pycountry
+import pytest
+
+pytestmark = pytest.mark.timeout(600)
+
+PAGE = Path(__file__).parents[3] / "docs/from-data-to-a-served-adapter.md"
+SCRIPTS = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def rows(countries) -> str:
+    """Questions after a country's code, and the code."""
+    return "".join(
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": f"What is the alpha-3 code of {country.name}?"},
+                    {"role": "assistant", "content": country.alpha_3},
+                ]
+            }
+        )
+        + "\n"
+        for country in countries
+    )
+
+
+def test_the_page_does_what_it_says(suite, tmp_path):
+    countries = list(pycountry.countries)
+    (tmp_path / "train.jsonl").write_text(rows(countries[:24]), encoding="utf-8")
+    (tmp_path / "held-out.jsonl").write_text(rows(countries[24:32]), encoding="utf-8")
+    addresses = {f"FINETREE_{name.upper()}_ADDRESS": address for name, address in suite.addresses.items()}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "set -euo pipefail\n" + "".join(SCRIPTS)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, **addresses, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    for said in ("base", "loss", "95 %", "trial"):
+        assert said in done.stdout.lower(), said
+    assert (tmp_path / "compare.svg").read_text(encoding="utf-8").startswith("<svg")
+    assert list((tmp_path / "adapter").rglob("adapter_config.json"))
+    (exported,) = (tmp_path / "exported").rglob("*.gguf")
+    assert exported.read_bytes()[:4] == b"GGUF"
+
+
+def test_every_command_of_the_page_is_run_or_needs_a_server():
+    shown = re.findall(r"^(?:\w+=\$\()?finetree (.+)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    run = [line for script in SCRIPTS for line in script.splitlines() if "finetree" in line]
+    assert len(shown) - len(run) == 2
