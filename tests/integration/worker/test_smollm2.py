@@ -46,6 +46,7 @@ def test_it_speaks_in_chat_and_ends_its_turn(smollm2: Path) -> None:
 def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp_path: Path, quiet: Any) -> None:
     import torch
     from finetree_worker.training.run import train
+    from huggingface_hub import ModelCard
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -76,12 +77,70 @@ def test_a_few_steps_teach_it_and_plain_peft_loads_the_result(smollm2: Path, tmp
     assert ready.base.hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert (ready.name, ready.compat[0].loads) == ("projects/p/jobs/j/artifacts/adapter", True)
     assert (plan.artifact / "adapter_model.safetensors").is_file()
+    card = ModelCard((plan.artifact / "README.md").read_text(encoding="utf-8")).data
+    assert (card.base_model, card.license, card.library_name) == (ready.base.hub_id, "apache-2.0", "peft")
+    assert {result.metric_type for result in card.eval_results} == {"loss", "perplexity", "accuracy", "exact_match"}
     base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
     ids = torch.arange(100, 120)[None]
     with torch.no_grad():
         plain = base(input_ids=ids).logits
         tuned = _quietly(PeftModel, base, plan.artifact).eval()(input_ids=ids).logits
     assert (plain - tuned).abs().max() > 0.1
+
+
+def test_what_learned_facts_is_better_than_the_base_and_what_learned_nothing_equals_it(
+    smollm2: Path, tmp_path: Path, quiet: Any
+) -> None:
+    """Country codes: asked in other words than in training, so that no held-out row is a training row."""
+    import pycountry
+    import torch
+    from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2
+    from finetree_api.types.v1 import training_pb2
+    from finetree_api.worker.v1 import worker_pb2
+    from finetree_worker.models.load import load_tokenizer
+    from finetree_worker.training.evaluation.plan import evaluation_plan
+    from finetree_worker.training.evaluation.run import evaluate
+    from finetree_worker.training.run import adapt, load, train
+
+    codes = {name: pycountry.countries.get(name=name).alpha_3 for name in ("Norway", "Japan", "Peru", "Kenya")}
+    codes |= {name: pycountry.countries.get(name=name).alpha_3 for name in ("Spain", "Chad", "Fiji", "Cuba")}
+    for file, question in (("train", "What is the code of {}?"), ("held", "Give the country code of {}.")):
+        rows = [{"prompt": question.format(name), "completion": code} for name, code in codes.items()]
+        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = Plan(
+        base=BaseModel(smollm2),
+        data=DataPlan(tmp_path / "train.jsonl", tmp_path / "work", sequence_length=64),
+        method=Lora(),
+        optimization=Optimization(2e-3, 8, 8, max_steps=6, warmup_ratio=0.0, precision=Precision.FP32),
+        work=tmp_path / "work",
+        artifact=tmp_path / "learned",
+    )
+    train(plan, quiet, quiet)
+    idle, _ = adapt(plan, load(plan, torch.device("cpu")), torch.device("cpu"))
+    (tmp_path / "idle").mkdir()
+    tokenizer = load_tokenizer(smollm2)
+    plan.method.save(idle, tmp_path / "idle", base=plan.base, tokenizer=tokenizer, dtype=torch.float32)
+    names, loss = ("learned", "idle"), evaluation_pb2.EVALUATION_METRIC_LOSS
+    settings = {"metrics": [loss], "resamples": 1000, "precision": training_pb2.PRECISION_FP32}
+    subjects = [evaluation_pb2.EvaluationSubject(label=name) for name in names]
+    kind = artifact_pb2.ARTIFACT_KIND_ADAPTER
+    task = worker_pb2.Task(
+        job="projects/p/jobs/e",
+        evaluate=evaluation_pb2.EvaluateTask(subjects=subjects, **settings),
+        weights=[worker_pb2.TaskWeights(name=name, folder=str(tmp_path / name), kind=kind) for name in names],
+        base=worker_pb2.TaskBaseModel(model_dir=str(smollm2)),
+        evaluation_file=str(tmp_path / "held.jsonl"),
+        folders=worker_pb2.TaskFolders(work_dir=str(tmp_path / "e"), artifact_dir=str(tmp_path / "out")),
+    )
+    evaluate(evaluation_plan(task), quiet, quiet)
+    (report,) = quiet.of(evaluation_pb2.EvaluationReport)
+    assert report.headline == "BETTER: learned; NOT_TOLD_APART: idle (by loss)"
+    base, learned, same = (model.metrics[0].value for model in report.models)
+    assert same == base
+    assert learned < 0.5 * base
+    found = {one.label: one for one in report.comparisons if one.against == "base"}
+    assert found["learned"].high < 0
+    assert (found["idle"].low, found["idle"].high, found["idle"].differing_rows) == (0.0, 0.0, 0)
 
 
 def _quietly(kind: Any, base: Any, folder: Path) -> Any:

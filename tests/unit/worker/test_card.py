@@ -141,7 +141,7 @@ def test_the_license_is_the_one_that_the_base_names(tmp_path: Path, front: str, 
 
 def test_names_that_are_no_hub_ids_are_no_metadata_and_break_no_table() -> None:
     base = BaseModel(Path("/secret"), hub_id="a|b\n## c", revision="main")
-    text = card.render(Card("T", "S", "peft", base, "adapter", ("x = 1",), data={"rows": "<b>1|2</b>"}))
+    text = card.render(Card("T", "S", "peft", base, "adapter", (("python", "x = 1"),), data={"rows": "<b>1|2</b>"}))
     assert ModelCard(text).data.base_model is None
     assert "a\\|b ## c" in text
     assert "\\<b\\>1\\|2\\</b\\>" in text

@@ -136,6 +136,8 @@ def form_of_artifact(artifact: artifact_pb2.Artifact) -> Form | None:
     """Return what an artifact is to a server; None for reports and other files."""
     if artifact.kind == artifact_pb2.ARTIFACT_KIND_MODEL:
         return Form.MODEL
+    if artifact.kind == artifact_pb2.ARTIFACT_KIND_GGUF:
+        return Form.GGUF_LORA if artifact.format == artifact_pb2.EXPORT_FORMAT_GGUF_LORA else Form.GGUF_MODEL
     if artifact.kind != artifact_pb2.ARTIFACT_KIND_ADAPTER:
         return None
     known = {"": Form.BOTTLENECK, "LORA": Form.LORA, "PREFIX_TUNING": Form.PREFIX}

@@ -14,13 +14,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2
-from finetree_api.types.v1 import training_data_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, export_pb2
+from finetree_api.types.v1 import run_spec_pb2, serving_pb2, training_data_pb2
 from google.protobuf import json_format
 from huggingface_hub import EvalResult, ModelCardData
 
 from finetree_worker.events.envelope import Level, Payload, Reporter
 from finetree_worker.plan import BaseModel, Plan
+from finetree_worker.versions import library_versions
 
 NAME = "README.md"
 """File of the card in an artifact's folder."""
@@ -94,8 +95,8 @@ class Card:
     base: BaseModel
     relation: str
     """How it comes from its base, as hubs name it: "adapter", "finetune", "merge", "quantized"."""
-    load_lines: tuple[str, ...]
-    """Python that loads it from its own folder."""
+    load: tuple[tuple[str, str], ...]
+    """Language, as Markdown names it, and code that loads it from its own folder."""
     notes: tuple[str, ...] = ()
     """What a user of it must know."""
     tags: tuple[str, ...] = ()
@@ -104,6 +105,8 @@ class Card:
     before: Mapping[str, float] = field(default_factory=dict)
     """Metrics of the base on the held-out rows, by name."""
     after: Mapping[str, float] = field(default_factory=dict)
+    evaluated: bool = True
+    """Whether it is of a run that could have measured it."""
     held_out: str = ""
     """The held-out rows in a word, and their hash."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -124,7 +127,7 @@ def of_run(plan: Plan, record: Record, base: BaseModel, versions: Mapping[str, s
         library=method.library,
         base=base,
         relation="finetune" if method.artifact == artifact_pb2.ARTIFACT_KIND_MODEL else "adapter",
-        load_lines=method.load_lines(_load_base(base)),
+        load=(("python", "\n".join(method.load_lines(_load_base(base)))),),
         notes=method.load_notes,
         tags=("finetree", method.name),
         data=dict(_data(record.reports, data_sha256)),
@@ -137,6 +140,35 @@ def of_run(plan: Plan, record: Record, base: BaseModel, versions: Mapping[str, s
     )
 
 
+def of_export(
+    base: BaseModel, spec: run_spec_pb2.RunSpec | None, report: export_pb2.ExportReport, *, weights: str
+) -> Card:
+    """Return the card of an export with its load commands, from its report; `weights` names their number format.
+
+    `spec` is the run that trained what was exported, None where others did.
+    """
+    form = artifact_pb2.ExportFormat.Name(report.format).removeprefix("EXPORT_FORMAT_").lower().replace("_", "-")
+    name = spec.WhichOneof("method") if spec is not None else None
+    what = "merged into its base and exported" if report.merged else "exported"
+    trained = f", fine-tuned with {name} by finetree," if name else ""
+    in_python = serving_pb2.SERVING_TARGET_TRANSFORMERS
+    return Card(
+        title=f"{base.hub_id.rpartition('/')[2] or 'A base model'}, {what} as {form}",
+        summary=f"{base.hub_id or 'A base model'}{trained} {what} as {form} in {weights}.",
+        library="transformers" if report.format == artifact_pb2.EXPORT_FORMAT_TRANSFORMERS else "gguf",
+        base=base,
+        relation="adapter" if report.format == artifact_pb2.EXPORT_FORMAT_GGUF_LORA else "finetune",
+        load=tuple(
+            ("python" if each.program == in_python else "sh", each.command.strip()) for each in report.load_commands
+        ),
+        tags=("finetree", *([name] if name else []), form),
+        recipe={"method": name or "", "merged into the base": "yes" if report.merged else "no", "weights": weights},
+        evaluated=False,
+        versions=library_versions(),
+        facts={"base_fingerprint": base.fingerprint},
+    )
+
+
 def write(folder: Path, card: Card) -> None:
     """Write a card into an artifact's folder, over one that a library left there."""
     (folder / NAME).write_text(render(card), encoding="utf-8")
@@ -146,7 +178,8 @@ def render(card: Card) -> str:
     """Return a card as Markdown with its metadata in front."""
     sections = [
         f"---\n{_metadata(card).to_yaml()}\n---\n\n# {card.title}\n\n{card.summary}",
-        "## Load it\n\n```python\n" + "\n".join(card.load_lines) + "\n```",
+        "## Load it",
+        *(f"```{language}\n{code}\n```" for language, code in card.load),
         *card.notes,
         _table("## Base", _base(card.base)),
         _table("## Data", card.data),
@@ -250,6 +283,8 @@ def _text(value: object) -> str:
 
 
 def _evaluation(card: Card) -> str:
+    if not card.evaluated:
+        return ""
     if not card.after and not card.before:
         return "## Evaluation\n\nNo rows were held out: nothing was measured."
     rows = [f"On {card.held_out}.", "", "| metric | base | after training |", "| --- | --- | --- |"]

@@ -85,10 +85,14 @@ class BaseModel:
     fingerprint: str = ""
     license: str = ""
     """License as its publisher names it, for example "apache-2.0"; empty where unknown."""
+    family: str = ""
+    """model_type of its config.json, of the text model where it has several; empty where unknown."""
 
     def message(self) -> artifact_pb2.ArtifactBase:
         """Return the identity as an artifact's message has it."""
-        return artifact_pb2.ArtifactBase(hub_id=self.hub_id, revision=self.revision, fingerprint=self.fingerprint)
+        return artifact_pb2.ArtifactBase(
+            hub_id=self.hub_id, revision=self.revision, fingerprint=self.fingerprint, family=self.family
+        )
 
 
 class Method(ABC):

@@ -61,4 +61,8 @@ def test_an_artifact_has_the_settings_of_the_run_that_made_it():
     assert facts_of_artifact(artifact_pb2.Artifact(kind=MODEL), spec(lora=method_pb2.Lora())).form is Form.MODEL
     assert facts_of_artifact(artifact_pb2.Artifact(kind=ADAPTER), None).form is Form.BOTTLENECK
     assert facts_of_artifact(artifact_pb2.Artifact(kind=ADAPTER, peft_type="IA3"), None).form is Form.OTHER_PEFT
+    gguf = artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_GGUF, format=artifact_pb2.EXPORT_FORMAT_GGUF_LORA)
+    assert facts_of_artifact(gguf, None).form is Form.GGUF_LORA
+    gguf.format = artifact_pb2.EXPORT_FORMAT_GGUF
+    assert facts_of_artifact(gguf, None).form is Form.GGUF_MODEL
     assert facts_of_artifact(artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_REPORT), None) is None

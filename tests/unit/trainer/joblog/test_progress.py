@@ -6,7 +6,7 @@ from finetree_trainer.joblog import progress
 TRAIN = job_pb2.TASK_KIND_TRAIN
 
 
-@pytest.mark.parametrize("shares", [progress.TRAIN_SHARES, progress.PREPARE_SHARES])
+@pytest.mark.parametrize("shares", [progress.TRAIN_SHARES, progress.PREPARE_SHARES, progress.EVALUATE_SHARES])
 def test_the_shares_of_the_phases_are_the_whole(shares):
     assert sum(share for _, share in shares) == pytest.approx(1)
 

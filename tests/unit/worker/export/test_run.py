@@ -26,6 +26,7 @@ from finetree_worker.plan import BaseModel, Plan
 from finetree_worker.process.artifacts import seal
 from finetree_worker.tokenize.rows import RowSource
 from finetree_worker.training.run import adapt, load
+from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 from worker_harness import METHODS, Recorder, data_plan, optimization
 
@@ -158,7 +159,7 @@ def test_the_quantized_base_is_compared_too(plan_of):
 def test_a_gguf_file_answers_as_the_trained_model(weight_type, plan_of):
     plan = plan_of("dora", GGUF, weight_type)
     report, artifact = run(plan)
-    assert {file.path for file in report.files} == {f"model-{weight_type}.gguf", "Modelfile"}
+    assert {file.path for file in report.files} == {f"model-{weight_type}.gguf", "Modelfile", "README.md"}
     assert (artifact.kind, artifact.format) == (artifact_pb2.ARTIFACT_KIND_GGUF, GGUF)
     found = compared(report)
     assert found[ROUNDED].largest_difference <= 1e-4
@@ -166,6 +167,11 @@ def test_a_gguf_file_answers_as_the_trained_model(weight_type, plan_of):
     programs = [command.program for command in report.load_commands]
     assert serving_pb2.SERVING_TARGET_LLAMA_CPP in programs
     assert "FROM ./model-" in (plan.artifact / "Modelfile").read_text(encoding="utf-8")
+    card = ModelCard((plan.artifact / "README.md").read_text(encoding="utf-8"))
+    assert (card.data.library_name, card.data.base_model, card.data.tags[-1]) == ("gguf", "example/tiny", "gguf")
+    assert all(command.command.strip() in card.content for command in report.load_commands)
+    assert str(plan.artifact) not in card.content
+    assert artifact.base.family == "llama"
 
 
 @pytest.mark.parametrize("name", ["lora", "rslora", "nf4"])

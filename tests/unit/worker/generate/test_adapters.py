@@ -15,10 +15,12 @@ from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from finetree_worker.atomic_files import atomic_folder
 from finetree_worker.errors import PlanError, TaskError
 from finetree_worker.generate import adapters
-from finetree_worker.generate.adapters import BASE
+from finetree_worker.generate.adapters import BASE, Adapters
 from finetree_worker.generate.engine import Engine
 from finetree_worker.methods import weights as trained_weights
+from finetree_worker.methods.qlora import Qlora, Quantization
 from finetree_worker.methods.weights import Weights
+from finetree_worker.models.load import load_model
 from generate_harness import METHODS, base_of, trained
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
@@ -67,6 +69,21 @@ def test_removing_every_target_leaves_the_base_bit_for_bit(serving: Callable[...
     left = engine.model.state_dict()
     assert left.keys() == weights.keys()
     assert all(torch.equal(left[name], tensor) for name, tensor in weights.items())
+
+
+def test_where_no_target_is_asked_the_base_runs_without_hooks(serving: Callable[..., Engine]) -> None:
+    engine = serving("lora4", "houlsby")
+
+    def hooked() -> set[str]:
+        return {name.rpartition(".")[2] for name, module in engine.model.named_modules() if module._forward_hooks}
+
+    assert hooked() == set()
+    engine.logits("lora4", PROMPT)
+    assert hooked() == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    engine.logits("houlsby", PROMPT)
+    assert hooked() == {"self_attn", "mlp"}
+    engine.logits(BASE, PROMPT)
+    assert hooked() == set()
 
 
 def test_one_that_is_removed_changes_nothing_for_the_others(serving: Callable[..., Engine]) -> None:
@@ -227,3 +244,33 @@ def test_peft_patterns_of_alpha_and_rank_are_followed(
     weights = Weights("peft", tmp_path / "peft", artifact_pb2.ARTIFACT_KIND_ADAPTER)
     engine.adapters.add("peft", adapters.read(weights, engine.model))
     torch.testing.assert_close(engine.logits("peft", PROMPT), alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt:UserWarning")
+@pytest.mark.parametrize("kind", [Quantization.NF4, Quantization.INT8])
+def test_adapters_on_a_quantized_base_predict_what_a_fresh_load_does(
+    base_folder: Path, saved: dict[str, Weights], tokenizer: Any, kind: Quantization
+) -> None:
+    """Of QLoRA's kind; DoRA's norms are those of the weights that the packed layers compute with."""
+    quantization = Qlora(quantized_as=kind).quantization(torch.float32)
+
+    def base() -> Any:
+        model = load_model(base_folder, torch.float32, device=torch.device("cpu"), quantization=quantization)
+        return model.requires_grad_(requires_grad=False).eval()
+
+    model = base()
+    engine = Engine(model, tokenizer, Adapters(model))
+    names = ["lora8", "dora", "prefix", "houlsby"]
+    for name in names:
+        engine.adapters.add(name, adapters.read(saved[name], model))
+    if kind is Quantization.INT8:
+        names.remove("dora")  # peft 0.21's breaks 8-bit layers on a CPU when it computes their norms
+        assert engine.logits("dora", PROMPT).isfinite().all()
+    for name in names:
+        alone = trained_weights.load(base(), saved[name]).eval()
+        with torch.no_grad():
+            logits = alone(input_ids=torch.tensor([PROMPT])).logits[0, -1]
+        # 8-bit products round their inputs to 8 bits, so that a difference in the last bit may become one of them.
+        torch.testing.assert_close(
+            engine.logits(name, PROMPT), logits, atol=1e-5 if kind is Quantization.NF4 else 0.1, rtol=0
+        )

@@ -140,3 +140,20 @@ def test_a_model_whose_keys_and_values_differ_in_size_takes_no_prefix(plan: Plan
     with pytest.raises(PlanError) as refused:
         adapt(replace(plan, method=Prefix(6)), build(config), CPU)
     assert (refused.value.reason, refused.value.field) == ("PREFIX_NOT_SUPPORTED", "prefix")
+
+
+def test_peft_loses_what_it_has_generated_as_the_rules_of_servers_say(plan: Plan, tiny: Callable[..., Any]) -> None:
+    """Once this fails, peft or transformers has changed: look at the rule transformers.prefix.generate again."""
+    model = prefixed(plan, tiny("llama"))
+    ids = torch.arange(5, 12)[None]
+    tokens = ids
+    with torch.no_grad():
+        for _ in range(8):
+            logits = model(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False).logits
+            tokens = torch.cat([tokens, logits[:, -1:].argmax(-1)], dim=1)
+        generated = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=0
+        )
+    count = generated.shape[1]
+    assert count > ids.shape[1] + 1
+    assert not torch.equal(generated, tokens[:, :count])

@@ -685,7 +685,9 @@ class EvaluationReport(_message.Message):
     rows: _builtins.int
     """Rows that were measured."""
     rows_in_file: _builtins.int
-    """Rows of the file that can be used; more than `rows` where max_rows was reached, or rows have nothing to learn."""
+    """Rows of the file that have something to learn; more than `rows` where max_rows was reached, or rows were left out
+    since question and answer exceed the longest sequence.
+    """
     dataset_sha256: _builtins.str
     """SHA-256 of the file of rows, 64 hex digits in small letters."""
     seed: _builtins.int

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from finetree_worker import card
 from finetree_worker.atomic_files import atomic_folder, hashes
 from finetree_worker.control import Control, Steering
 from finetree_worker.device_memory import free_memory_bytes
@@ -94,6 +95,13 @@ class _Export:
         with atomic_folder(self.plan.artifact, facts) as draft:
             with self._phase(job_pb2.JOB_PHASE_EXPORT) as progress:
                 form.write(draft, whole, base, progress)
+                described = export_pb2.ExportReport(
+                    format=self.plan.format,
+                    merged=form.merges and not self.plan.weights.whole_model,
+                    load_commands=form.commands(base),
+                )
+                weights_name = form.weights.name.lower()
+                card.write(draft, card.of_export(base, self.plan.weights.spec, described, weights=weights_name))
             with self._phase(job_pb2.JOB_PHASE_VERIFY) as progress:
                 rounded = form.rounded(whole)
                 kind = export_pb2.COMPARED_MODEL_ROUNDED

@@ -9,6 +9,7 @@ to: the columns up to its own position. transformers' own cache copies everythin
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ COLUMNS = 256
 """Columns are added in multiples of it, so that memory is copied seldom."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Window:
     """Part of the cache that one forward pass writes: slots [first, first + rows), `tokens` columns from `starts` on.
 
@@ -35,17 +36,17 @@ class Window:
     tokens: int
     positions: Tensor
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Number of sequences."""
         return len(self.starts)
 
-    @property
+    @cached_property
     def end(self) -> int:
         """Columns that the longest of the rows has after the pass."""
         return max(self.starts) + self.tokens
 
-    @property
+    @cached_property
     def aligned(self) -> bool:
         """Whether all rows begin in the same column."""
         return min(self.starts) == max(self.starts)
@@ -66,23 +67,20 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers 
         """Write the window's states (rows, heads, tokens, head size); return all that its rows have."""
         window = self._cache.window
         held = self.fit(self._cache.slots, self._cache.columns, like=(key_states, value_states))
-        rows = slice(window.first, window.first + window.rows)
-        keys, values = held[0][rows], held[1][rows]
+        # `narrow` and not brackets: those cost three calls each, and this runs twice a layer for every token.
+        keys, values = (part.narrow(0, window.first, window.rows) for part in held)
         if window.aligned:
-            begin = window.starts[0]
-            keys[:, :, begin : begin + window.tokens] = key_states
-            values[:, :, begin : begin + window.tokens] = value_states
+            keys.narrow(2, window.starts[0], window.tokens).copy_(key_states)
+            values.narrow(2, window.starts[0], window.tokens).copy_(value_states)
         elif window.tokens == 1:
             # A scatter writes all rows in one call; the index is shared by the layers of one shape.
-            index = self._cache.scatter_index(key_states)
-            keys.scatter_(2, index, key_states)
-            index = index if value_states.shape == key_states.shape else self._cache.scatter_index(value_states)
-            values.scatter_(2, index, value_states)
+            keys.scatter_(2, self._cache.scatter_index(key_states), key_states)
+            values.scatter_(2, self._cache.scatter_index(value_states), value_states)
         else:
             for row, begin in enumerate(window.starts):
-                keys[row, :, begin : begin + window.tokens] = key_states[row]
-                values[row, :, begin : begin + window.tokens] = value_states[row]
-        return keys[:, :, : window.end], values[:, :, : window.end]
+                keys[row].narrow(1, begin, window.tokens).copy_(key_states[row])
+                values[row].narrow(1, begin, window.tokens).copy_(value_states[row])
+        return keys.narrow(2, 0, window.end), values.narrow(2, 0, window.end)
 
     def fit(self, slots: int, columns: int, *, like: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """Return room for so many slots and columns of states like these; what is there is kept."""

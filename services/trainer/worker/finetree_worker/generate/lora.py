@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import torch
 from finetree_api.types.v1 import method_pb2, run_spec_pb2
-from peft.utils.integrations import dequantize_module_weight
+from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -175,7 +175,7 @@ def _layer(
 def _decomposed(module: nn.Module, placed: LowRank, *, magnitude: Tensor, exact: tuple[Tensor, Tensor]) -> Decomposed:
     """Compute the norms in float32, from the weights that a quantized layer computes with."""
     with torch.no_grad():
-        weight: Tensor = dequantize_module_weight(module).float()
+        weight = _weight(module).float()
         weight = weight.t() if isinstance(module, Conv1D) else weight
         norms = torch.linalg.vector_norm(weight + placed.scale * (exact[1].float() @ exact[0].float()), dim=1)
         stretch = magnitude.float() / norms
@@ -183,6 +183,15 @@ def _decomposed(module: nn.Module, placed: LowRank, *, magnitude: Tensor, exact:
         up = (exact[1].float() * stretch[:, None]).to(kind)
     bias = getattr(module, "bias", None)
     return Decomposed(LowRank(placed.down, up, placed.scale), stretch.to(kind), None if bias is None else bias.detach())
+
+
+def _weight(module: Any) -> Tensor:
+    """Return what a layer multiplies with, unpacked where it is quantized; the layer is left as it is."""
+    weight: nn.Parameter = module.weight
+    if type(weight).__name__ not in {"Params4bit", "Int8Params"}:
+        return weight
+    # peft's function for a module puts another weight in its place on a CPU.
+    return dequantize_bnb_weight(weight, state=getattr(module, "state", None))
 
 
 def _features(module: nn.Linear | Conv1D) -> tuple[int, int]:

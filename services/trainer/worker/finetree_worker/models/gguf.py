@@ -149,8 +149,24 @@ def base_facts(base: BaseModel) -> BaseModel:
         hub_id=base.hub_id or str(manifest.get("hub_id", "")),
         revision=base.revision or str(manifest.get("revision", "")),
         fingerprint=base.fingerprint or fingerprint(base.folder),
-        license=base.license or _license(str(manifest.get("license", ""))) or _license_of_readme(base.folder),
+        license=base.license or _license(_recorded_license(manifest)) or _license_of_readme(base.folder),
+        family=base.family or _family(base.folder),
     )
+
+
+def _family(folder: Path) -> str:
+    try:
+        config = json.loads((folder / portable_files.CONFIG).read_text(encoding="utf-8"))
+        found = config.get("text_config", {}).get("model_type") or config.get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def _recorded_license(manifest: dict[str, Any]) -> str:
+    """Return the license that was known when the folder was made; of a wheel's model what is known of it now."""
+    wheel = WHEELS.get(str(manifest.get("origin", "")))
+    return str(manifest.get("license") or (wheel.license if wheel is not None else ""))
 
 
 def _license(text: str) -> str:

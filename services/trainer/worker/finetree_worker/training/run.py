@@ -177,13 +177,11 @@ class _Run:
                 method.save(adapted, draft, base=base, tokenizer=tokenizer, dtype=weight_dtype(plan, stored=True))
                 described = card.of_run(plan, self.reporter, base, execution_plan(), data_sha256=self.data_sha256)
                 card.write(draft, described)
-            identity = base.message()
-            identity.family = str(adapted.config.get_text_config().model_type)
             artifact = artifact_pb2.Artifact(
                 name=f"{plan.job}/artifacts/{plan.artifact.name}",
                 kind=method.artifact,
                 peft_type=method.peft_type,
-                base=identity,
+                base=base.message(),
                 compat=[method.compatibility(plan.artifact, base.folder)],
             )
             self.reporter.emit(event_pb2.ArtifactReady(artifact=artifact))

@@ -42,7 +42,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The rows that are measured. `expected` are their answers; `in_file` counts the usable rows of the file."""
+    """The rows that are measured, with their answers; `in_file` counts those of the file that have a target."""
 
     asked: MeasuredRows
     row_format: RowFormat
