@@ -116,6 +116,7 @@ class GgufModel(Form):
         architectures.architecture_of(config)
         self.vocabulary = matching_vocabulary(tokenizer, config, _texts(tokenizer))
         self.file = f"model-{weights.value}.gguf"
+        self.ends = {int(tokenizer.eos_token_id)}
         window = getattr(config, "sliding_window", None)
         if config.model_type == "mistral" and window:
             text = f"The model's attention reaches back {window} tokens; llama.cpp lets it reach to the beginning."
@@ -129,6 +130,9 @@ class GgufModel(Form):
 
     def write(self, folder: Path, model: Adapted, base: BaseModel, on_fraction: Progress) -> None:
         """Write the file and the Modelfile."""
+        configured: Any = getattr(plain(model).generation_config, "eos_token_id", None)
+        listed = configured if isinstance(configured, list) else [configured]
+        self.ends |= {int(end) for end in listed if end is not None}
         about = model_file.About(base.hub_id.rpartition("/")[2] or "model", base.hub_id, base.revision)
         path = folder / self.file
         model_file.write(
@@ -150,14 +154,15 @@ class GgufModel(Form):
         del load_base
         file = model_file.ModelFile(folder / self.file)
         held, model = file.vocabulary(), file.model()
-        ends = [held.special[name] for name in ("eos", "eot") if name in held.special]
         if model.generation_config is not None:
-            model.generation_config.eos_token_id = ends
+            # An end of the trained model that llama.cpp does not stop at is none of the file's.
+            model.generation_config.eos_token_id = sorted(self.ends & held.ends)
         return model, tokenizer_of(held)
 
     def commands(self, base: BaseModel) -> list[export_pb2.LoadCommand]:
-        """Return the commands of llama.cpp and Ollama, and the lines of Python."""
+        """Return the commands of llama.cpp and Ollama, and the lines of Python where transformers reads all of it."""
         del base
+        readable = architectures.read_by_transformers(self.config)
         python = (
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
             f'tokenizer = AutoTokenizer.from_pretrained(".", gguf_file="{self.file}")',
@@ -166,7 +171,7 @@ class GgufModel(Form):
         return [
             _command(serving_pb2.SERVING_TARGET_LLAMA_CPP, (f"llama-cli -m {self.file} -cnv",)),
             _command(serving_pb2.SERVING_TARGET_OLLAMA, (f"ollama create NAME -f {MODELFILE} && ollama run NAME",)),
-            _command(serving_pb2.SERVING_TARGET_TRANSFORMERS, python),
+            *([_command(serving_pb2.SERVING_TARGET_TRANSFORMERS, python)] if readable else []),
         ]
 
 

@@ -10,7 +10,7 @@ import torch
 from finetree_data.weights.export import GGUF_MODELS
 from finetree_worker.errors import PlanError
 from finetree_worker.export.gguf import model_file
-from finetree_worker.export.gguf.architectures import ARCHITECTURES, architecture_of
+from finetree_worker.export.gguf.architectures import ARCHITECTURES, architecture_of, read_by_transformers
 from finetree_worker.export.gguf.model_file import About, ModelFile
 from finetree_worker.export.gguf.tokenizer import vocabulary
 from finetree_worker.export.gguf.weights import WeightType
@@ -73,6 +73,10 @@ def test_transformers_reads_the_file_with_equal_logits(shape, shaped, bpe, token
     read: Any = AutoModelForCausalLM.from_pretrained
     theirs = read(tmp_path, gguf_file=file.name, dtype=torch.float32).eval()
     assert largest(logits(model, tokens), logits(theirs, tokens)) < 1e-5
+
+
+def test_transformers_is_named_for_the_shapes_that_it_reads_whole(shaped):
+    assert {shape for shape in SHAPES if read_by_transformers(shaped(shape).config)} == set(READ_BY_TRANSFORMERS)
 
 
 def test_a_shape_is_refused_by_name():

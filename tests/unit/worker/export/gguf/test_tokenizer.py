@@ -49,6 +49,7 @@ def test_the_end_of_a_turn_is_told_where_it_is_not_the_end_of_a_sequence(bpe):
     held = vocabulary(tokenizer, CONFIG)
     assert held.tokens[held.special["eos"]] == "<|endoftext|>"
     assert held.tokens[held.special["eot"]] == "<|im_end|>"
+    assert {held.tokens[i] for i in held.ends} == {"<|endoftext|>", "<|im_end|>"}
 
 
 def test_a_split_without_a_name_is_refused(bpe):

@@ -126,6 +126,17 @@ def _no_rope_as_known(given: Mapping[str, Any]) -> bool:
     return list(layers) == [int((i + 1) % 4 != 0) for i in range(len(layers))]
 
 
+def read_by_transformers(config: PreTrainedConfig) -> bool:
+    """Return whether transformers takes all that it needs of a model out of its GGUF file.
+
+    transformers 5.24 leaves scaled positions, the biases of Llama and the size of Qwen 3's heads out without a word.
+    """
+    given = config.to_dict()
+    biased = config.model_type != "qwen2" and (given.get("attention_bias") or given.get("mlp_bias"))
+    plain = rope_of(config).get("rope_type", "default") == "default"
+    return config.model_type in ("llama", "mistral", "qwen2") and plain and not biased
+
+
 def rope_of(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the settings of the rotary positions of layers with full attention."""
     rope = dict(getattr(config, "rope_parameters", None) or {})

@@ -23,6 +23,13 @@ from finetree_worker.tokenize.tokenizer import leading_bos
 REASON = "EXPORT_TOKENIZER_UNSUPPORTED"
 BYTES, PIECES = "gpt2", "llama"
 """`tokenizer.ggml.model` of the two kinds."""
+ENDS = frozenset(
+    {
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>"),
+        *("_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<eos>"),
+    }
+)
+"""Tokens at which llama.cpp ends an answer whatever a file says of them, of the models that are written here."""
 _SPACE = "\u2581"  # how SentencePiece writes a space
 _SCORE_OF_ADDED = -1000.0
 
@@ -46,6 +53,12 @@ class Vocabulary:
     scores: tuple[float, ...] = ()
     """Of pieces: the piece with the highest score is joined first."""
     add_space_prefix: bool = False
+
+    @property
+    def ends(self) -> set[int]:
+        """Tokens at which llama.cpp ends an answer."""
+        stated = {self.special[name] for name in ("eos", "eot") if name in self.special}
+        return stated | {i for i, token in enumerate(self.tokens) if token in ENDS}
 
     def add_to(self, writer: gguf.GGUFWriter) -> None:
         """Write the tokenizer's keys."""
