@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from finetree_api.estimator.v1 import estimate_pb2
 from finetree_api.recommender.v1 import recommendation_pb2
 from finetree_api.trainer.v1 import job_pb2
-from finetree_api.types.v1 import check_pb2, run_spec_pb2, training_data_pb2
+from finetree_api.types.v1 import check_pb2, model_pb2, run_spec_pb2, training_data_pb2
 from google.protobuf import duration_pb2, json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
@@ -67,6 +67,14 @@ def recommendation_of(answer: recommendation_pb2.RecommendResponse) -> job_pb2.J
         cautions=[check_pb2.Remark(code=each.code, message=each.message) for each in answer.cautions],
         revision=answer.revision,
     )
+
+
+def model_of(job: job_pb2.Job) -> model_pb2.ModelSource:
+    """Take the base model of a job that trains, at the commit that the job used: a branch may have moved on since."""
+    source = job.train.spec.model
+    if job.base.revision and source.WhichOneof("source") in ("hub", "name"):
+        return model_pb2.ModelSource(hub=model_pb2.HubModel(id=job.base.hub_id, revision=job.base.revision))
+    return source
 
 
 def message_from_dict(cls: type[M], data: Mapping[str, Any], *, prefix: str = "") -> M:

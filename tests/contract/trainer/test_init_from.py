@@ -261,6 +261,7 @@ async def test_the_command_shows_checkpoints_and_lineage_and_goes_on(tmp_path, m
         listed = json.loads(await run("jobs", "checkpoints", parent.uid, "--json"))["checkpoints"]
         assert [each["step"] for each in listed] == [4, 6]
 
+        assert f"starts    from {parent.name}/artifacts/adapter" in await run("jobs", "show", made["uid"])
         tree = (await run("jobs", "lineage", made["name"])).splitlines()
         content, hashes = hashlib.sha256(jsonl(ROWS[:9])).hexdigest(), "sha256:"
         assert tree[0].split()[:3] == ["job", made["uid"], "lora"]

@@ -4,8 +4,9 @@
 import finetree
 import pytest
 from finetree import InvalidSpec, spec_from_dict
-from finetree.spec import coerce, message_from_dict
+from finetree.spec import coerce, message_from_dict, model_of
 from finetree_api.recommender.v1 import recommendation_pb2
+from finetree_api.trainer.v1 import artifact_pb2, job_pb2
 from finetree_api.types.v1 import run_spec_pb2, training_pb2
 
 GOOD = {
@@ -97,6 +98,21 @@ def test_money_is_a_text_or_proto_json(price):
 def test_a_message_passes_as_it_is():
     spec = run_spec_pb2.RunSpec()
     assert coerce(run_spec_pb2.RunSpec, spec) is spec
+
+
+@pytest.mark.parametrize(
+    ("source", "revision", "expected"),
+    [
+        ({"hub": {"id": "org/m", "revision": "main"}}, "c" * 40, {"hub": {"id": "org/m", "revision": "c" * 40}}),
+        ({"name": "m"}, "c" * 40, {"hub": {"id": "org/m", "revision": "c" * 40}}),
+        ({"name": "m"}, "", {"name": "m"}),
+        ({"path": "m"}, "", {"path": "m"}),
+    ],
+)
+def test_the_model_of_a_job_is_at_the_commit_that_it_used(source, revision, expected):
+    job = job_pb2.Job(base=artifact_pb2.ArtifactBase(hub_id="org/m", revision=revision))
+    job.train.spec.CopyFrom(spec_from_dict({"model": source}))
+    assert model_of(job) == spec_from_dict({"model": expected}).model
 
 
 def test_it_is_an_invalid_argument():

@@ -150,12 +150,14 @@ def _refuse_contradictions(
 
 def _start_from(client: "Client", job: "JobFile", weights: str) -> None:
     """Have the job start from weights, on the model of the job that made them unless it names one."""
+    from finetree.spec import model_of
+
     spec = job.spec
     spec.init_from.CopyFrom(client.trained_weights(weights))
     parent = (spec.init_from.artifact or spec.init_from.checkpoint).partition("/artifacts/")[0]
     parent = parent.partition("/checkpoints/")[0]
     if parent and not spec.HasField("model"):
-        spec.model.CopyFrom(client.get_job(parent).train.spec.model)
+        spec.model.CopyFrom(model_of(client.get_job(parent)))
 
 
 def _accept(job: "JobFile", codes: tuple[str, ...], *, evaluates: bool) -> None:

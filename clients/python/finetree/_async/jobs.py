@@ -30,6 +30,7 @@ from finetree._shared.trainer_requests import (
     RecommendationLike,
     full_name,
 )
+from finetree.spec import model_of
 
 
 class AsyncJobCalls:
@@ -71,7 +72,7 @@ class AsyncJobCalls:
             spec, recommendation=recommendation, approved_plan=approved_plan, init_from=start
         )
         if start is not None and not task.spec.model.WhichOneof("source") and job_of(start):
-            task.spec.model.CopyFrom((await self.get_job(job_of(start))).train.spec.model)
+            task.spec.model.CopyFrom(model_of(await self.get_job(job_of(start))))
         return await self.create_job(task, timeout=timeout, request_id=request_id, **fields)
 
     async def trained_weights(self, source: WeightsLike) -> weights_pb2.TrainedWeights:

@@ -29,6 +29,7 @@ from finetree._sync.job import Job
 from finetree._sync.pages import Pages
 from finetree._sync.trainer.serving import Serving, located
 from finetree._sync.transport import Transport
+from finetree.spec import model_of
 
 
 class JobCalls:
@@ -70,7 +71,7 @@ class JobCalls:
             spec, recommendation=recommendation, approved_plan=approved_plan, init_from=start
         )
         if start is not None and not task.spec.model.WhichOneof("source") and job_of(start):
-            task.spec.model.CopyFrom(self.get_job(job_of(start)).train.spec.model)
+            task.spec.model.CopyFrom(model_of(self.get_job(job_of(start))))
         return self.create_job(task, timeout=timeout, request_id=request_id, **fields)
 
     def trained_weights(self, source: WeightsLike) -> weights_pb2.TrainedWeights:

@@ -55,6 +55,9 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
     if job.error.message:
         out.text(f"  error     {job.error.message}")
     out.text(f"  events    {job.oldest_seq} to {job.last_seq}")
+    if job.train.spec.HasField("init_from"):
+        source = job.train.spec.init_from
+        out.text(f"  starts    from {source.artifact or source.checkpoint or source.path}")
     if job.plan_digest:
         out.text(f"  plan      {job.plan_digest}")
     for key, value in sorted(job.annotations.items()):
