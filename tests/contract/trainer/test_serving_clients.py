@@ -11,6 +11,7 @@ from types import ModuleType
 
 import finetree
 import httpx2
+import openai
 import pytest
 from finetree_api.trainer.v1 import job_pb2, serving_pb2
 from finetree_cli import __main__ as entry
@@ -219,3 +220,45 @@ async def test_the_commands_of_the_page_do_what_it_says(tmp_path, monkeypatch, c
                 names["SERVING"] = out.splitlines()[0]
         ended = await talk.events(names["SERVING"])
         assert ended[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
+
+
+async def test_openai_clients_chat_with_a_target_that_is_served(tmp_path):
+    def ask(trainer_address: str, job: str) -> None:
+        with (
+            CONSOLE.serving(None, trainer_address=trainer_address) as address,
+            openai.OpenAI(base_url=f"http://{address}/v1", api_key="any", max_retries=0) as client,
+        ):
+            chat = client.chat.completions
+            said = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "one two"}]
+            for model in ("trained", f"{job}/trained", f"ft:tiny::{trained_uid}"):
+                answer = chat.create(model=model, messages=said, max_tokens=3)
+                assert answer.choices[0].message.content == "trained:one two 0 "
+                assert (answer.choices[0].finish_reason, answer.usage.completion_tokens) == ("stop", 3)
+            chunks = list(
+                chat.create(model="acme/tiny", messages=said, stream=True, stream_options={"include_usage": True})
+            )
+            assert (
+                "".join(each.choices[0].delta.content or "" for each in chunks if each.choices) == "base:one two 0 1 "
+            )
+            assert [each.choices[0].finish_reason for each in chunks if each.choices][-1] == "stop"
+            assert chunks[-1].usage.completion_tokens == 4
+            with pytest.raises(openai.NotFoundError) as error:
+                chat.create(model="gpt-4o", messages=said)
+            assert (error.value.code, error.value.param) == ("NOT_SERVING", "model")
+            for wrong, param in (
+                ({"n": 2}, "n"),
+                ({"logprobs": True}, "logprobs"),
+                ({"temperature": "hot"}, "temperature"),
+            ):
+                with pytest.raises(openai.BadRequestError) as error:
+                    chat.create(model="trained", messages=said, extra_body=wrong)
+                assert error.value.param == param
+            with pytest.raises(openai.BadRequestError) as error:
+                chat.create(model="trained", messages=[{"role": "user", "content": "refuse NO_CHAT_TEMPLATE"}])
+            assert error.value.code == "NO_CHAT_TEMPLATE"
+
+    async with trainer(tmp_path, SCRIPT) as talk, finetree.AsyncClient(talk.address) as client:
+        job = client.job(await trained(talk))
+        trained_uid = job.name.rpartition("/")[2]
+        async with await client.serve(job, max_context_tokens=64) as serving:
+            await asyncio.to_thread(ask, talk.address, serving.job.name.rpartition("/")[2])

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from finetree import AnswerPiece, AsyncGeneration, FinetreeError, to_json
@@ -22,6 +23,8 @@ from finetree_console.rpc.contract import method_of
 
 HEARTBEAT_SECONDS = 10.0
 """Seconds without a piece after which a comment is written, which tells proxies that the connection lives."""
+Body = Callable[["asyncio.Future[AnswerPiece | None]"], AsyncGenerator[bytes]]
+"""Makes the pieces of a response's body from answers, of which the first piece was begun to be read."""
 _SETTINGS = ("temperature", "top_p", "top_k", "seed", "max_new_tokens")
 
 
@@ -41,22 +44,8 @@ async def generate(request: Request) -> Response:
     assert isinstance(asked, serving_pb2.GenerateRequest)  # noqa: S101  # as was asked for
     request.state.slot.become_stream()
     answers = _answers(request, asked)
-    first = asyncio.ensure_future(_next(answers))
-
-    async def release() -> None:
-        first.cancel()
-        await asyncio.wait({first})
-        await answers.close()
-
-    try:
-        await asyncio.wait({first}, timeout=STATUS_SECONDS)
-        if first.done():
-            first.result()
-    except BaseException:
-        await release()
-        raise
-    body = _frames(answers, first, request.app.state.draining, request_id=request.state.request_id)
-    return Streamed(body, headers=HEADERS, release=release)
+    draining, request_id = request.app.state.draining, request.state.request_id
+    return await streamed(answers, lambda first: _frames(answers, first, draining, request_id=request_id))
 
 
 def _answers(request: Request, asked: serving_pb2.GenerateRequest) -> AsyncGeneration:
@@ -72,16 +61,14 @@ def _answers(request: Request, asked: serving_pb2.GenerateRequest) -> AsyncGener
     return answers
 
 
-async def _frames(
-    answers: AsyncGeneration,
-    coming: asyncio.Future[AnswerPiece | None],
-    draining: asyncio.Event,
-    *,
-    request_id: str,
-) -> AsyncGenerator[bytes]:
-    """Each piece as a response of its own, and the usage as the last, until the server stops."""
+async def pieces_of(
+    answers: AsyncGeneration, coming: asyncio.Future[AnswerPiece | None], draining: asyncio.Event
+) -> AsyncGenerator[AnswerPiece | None]:
+    """Iterate over pieces as they come, with None for each `HEARTBEAT_SECONDS` of silence, until the server stops.
+
+    `coming` is the first of them, which was begun to be read.
+    """
     stopping = asyncio.ensure_future(draining.wait())
-    named = False
     try:
         while True:
             awaited: set[asyncio.Future[Any]] = {coming, stopping}
@@ -89,21 +76,68 @@ async def _frames(
             if coming.done():
                 piece = coming.result()
                 if piece is None:
-                    yield _frame(serving_pb2.GenerateResponse(usage=answers.usage))
                     return
-                yield _frame(_response(answers, piece, named=named))
-                named = True
-                coming = asyncio.ensure_future(_next(answers))
+                yield piece
+                coming = asyncio.ensure_future(following(answers))
             elif stopping.done():
                 return
             else:
-                yield b": \n\n"
-    except FinetreeError as error:
-        yield frame(document_of(error, request_id), kind="failure")
+                yield None
     finally:
         coming.cancel()
         stopping.cancel()
         await asyncio.gather(coming, stopping, return_exceptions=True)
+
+
+async def following(answers: AsyncGeneration) -> AnswerPiece | None:
+    """Read the next piece; None at the end."""
+    return await anext(answers, None)
+
+
+async def streamed(answers: AsyncGeneration, body: Body) -> Response:
+    """Begin to read answers, and respond with what `body` makes of them; a client that hangs up cancels them.
+
+    Raises:
+        FinetreeError: what the service refuses within `STATUS_SECONDS`.
+    """
+    first = asyncio.ensure_future(following(answers))
+
+    async def release() -> None:
+        first.cancel()
+        await asyncio.wait({first})
+        await answers.close()
+
+    try:
+        await asyncio.wait({first}, timeout=STATUS_SECONDS)
+        if first.done():
+            first.result()
+    except BaseException:
+        await release()
+        raise
+    return Streamed(body(first), headers=HEADERS, release=release)
+
+
+async def _frames(
+    answers: AsyncGeneration,
+    first: asyncio.Future[AnswerPiece | None],
+    draining: asyncio.Event,
+    *,
+    request_id: str,
+) -> AsyncGenerator[bytes]:
+    """Each piece as a response of its own, and the usage as the last."""
+    named = False
+    try:
+        async with contextlib.aclosing(pieces_of(answers, first, draining)) as pieces:
+            async for piece in pieces:
+                if piece is None:
+                    yield b": \n\n"
+                    continue
+                yield _frame(_response(answers, piece, named=named))
+                named = True
+        if answers.usage is not None:
+            yield _frame(serving_pb2.GenerateResponse(usage=answers.usage))
+    except FinetreeError as error:
+        yield frame(document_of(error, request_id), kind="failure")
 
 
 def _response(answers: AsyncGeneration, piece: AnswerPiece, *, named: bool) -> serving_pb2.GenerateResponse:
@@ -114,7 +148,3 @@ def _response(answers: AsyncGeneration, piece: AnswerPiece, *, named: bool) -> s
 
 def _frame(response: serving_pb2.GenerateResponse) -> bytes:
     return frame(to_json(response, defaults=True))
-
-
-async def _next(answers: AsyncGeneration) -> AnswerPiece | None:
-    return await anext(answers, None)

@@ -43,20 +43,6 @@ async def get_model(request: Request) -> Response:
     raise refusal("model", f"no model {wanted!r}; GET /v1/models lists them", "MODEL_NOT_FOUND", status=404)
 
 
-async def refuse_chat(request: Request) -> Response:  # noqa: ARG001  # the signature of an endpoint
-    """POST /v1/chat/completions: not served; says how to use a tuned model today."""
-    raise refusal(
-        "",
-        "this server trains models and does not answer with them yet. Download the adapter: the job's result_files by "
-        "GET /v1/files/{id}/content, or `finetree jobs download JOB --output result`. Then, in Python: "
-        "from peft import AutoPeftModelForCausalLM; "
-        'model = AutoPeftModelForCausalLM.from_pretrained("result/adapter"); model.generate(...). '
-        "Servers that load the folder, such as vLLM, have this route themselves",
-        "GENERATION_UNSUPPORTED",
-        status=501,
-    )
-
-
 async def base_models(client: finetree.AsyncClient) -> dict[str, base_model_pb2.BaseModel]:
     """Get the base models that can be trained, by the name that a request gives them."""
     ready = [model async for model in client.list_base_models() if model.state == base_model_pb2.BASE_MODEL_STATE_READY]

@@ -7,11 +7,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from finetree_console.openai.chat import complete_chat
 from finetree_console.openai.errors import Endpoint, answered, refusal
 from finetree_console.openai.files import endpoints as files
 from finetree_console.openai.jobs import checkpoints, events
 from finetree_console.openai.jobs import endpoints as jobs
-from finetree_console.openai.models import get_model, list_models, refuse_chat
+from finetree_console.openai.models import get_model, list_models
 
 PREFIX = "/v1"
 JOBS = "/fine_tuning/jobs"
@@ -36,7 +37,7 @@ def routes() -> list[BaseRoute]:
         _route("GET", f"{JOB}/checkpoints", checkpoints.list_checkpoints),
         _route("GET", "/models", list_models),
         _route("GET", "/models/{model:path}", get_model),
-        _route("POST", "/chat/completions", refuse_chat),
+        _route("POST", "/chat/completions", complete_chat),
         Route(f"{PREFIX}/{{rest:path}}", answered(_unknown), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
     ]
 
@@ -46,5 +47,5 @@ def _route(method: str, path: str, endpoint: Endpoint) -> Route:
 
 
 async def _unknown(request: Request) -> Response:
-    text = f"{request.method} {request.url.path} is not part of this interface: it has files, fine_tuning and models"
+    text = f"{request.method} {request.url.path} is not part of this interface: it has files, fine_tuning, models, chat"
     raise refusal("", text, "PATH_NOT_FOUND", status=404)

@@ -199,10 +199,10 @@ def test_what_the_trainer_does_not_do_is_refused(client, training_file):
         with pytest.raises(openai.BadRequestError) as caught:
             action(job.id)
         assert caught.value.code == "ACTION_UNSUPPORTED"
-    with pytest.raises(openai.InternalServerError) as caught:
-        client.chat.completions.create(model=job.fine_tuned_model, messages=[{"role": "user", "content": "?"}])
-    assert (caught.value.status_code, caught.value.code) == (501, "GENERATION_UNSUPPORTED")
-    assert "AutoPeftModelForCausalLM" in caught.value.message
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.chat.completions.create(model="ft:small:x:none", messages=[{"role": "user", "content": "?"}])
+    assert (caught.value.code, caught.value.param) == ("NOT_SERVING", "model")
+    assert "finetree serve" in caught.value.message
 
 
 @pytest.mark.parametrize(
