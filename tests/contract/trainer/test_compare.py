@@ -8,7 +8,7 @@ from finetree_api.trainer.v1 import comparison_pb2, job_pb2
 from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from trainer_harness import ROWS, jsonl, refusal, trainer, write_script
 
-ROWS_A, ROWS_B = "a" * 64, "b" * 64
+ROWS_A = "a" * 64
 
 
 def evaluation(loss, *, rows=ROWS_A, step=20, error=0.01, **fields):
@@ -77,25 +77,6 @@ async def test_settings_that_differ_are_named_with_their_source_and_no_others(ru
     assert [value.value.number_value for value in differences["lora.rank"]] == [8, 16]
     assert [value.rule_id for value in differences["lora.rank"]] == ["request", "request"]
     assert [value.value.string_value for value in differences["environment.torch"]] == ["2", "3"]
-    again = await runs.run(rank=8, environment={"torch": "2", "machine": "x"})
-    assert not (await compare(runs.talk, same, again)).differences
-
-
-async def test_where_it_cannot_be_told_none_is_named_and_it_says_why(runs):
-    first = await runs.run(evaluations=[evaluation(1.5)])
-    without_error = {key: value for key, value in evaluation(1.3).items() if "error" not in key}
-    for code, script in (
-        ("EVALUATION_ROWS_DIFFER", {"evaluations": [evaluation(1.3, rows=ROWS_B)]}),
-        ("EVALUATION_ROWS_DIFFER", {"evaluations": [evaluation(1.3, rows="")]}),
-        ("NOT_TOLD_APART", {"evaluations": [evaluation(1.49)]}),
-        ("ERROR_UNKNOWN", {"evaluations": [without_error]}),
-        ("NO_COMMON_EVALUATION", {}),
-        ("TOO_FEW_SUCCEEDED", {"evaluations": [evaluation(1.3)], "outcome": "failed"}),
-    ):
-        found = await compare(runs.talk, first, await runs.run(**script))
-        assert not found.HasField("best"), code
-        assert [remark.code for remark in found.remarks] == [code]
-        assert all(not metric.HasField("best") for metric in found.metrics), code
 
 
 async def test_curves_of_runs_with_other_lengths_lie_on_one_axis(runs):
@@ -144,20 +125,6 @@ async def test_time_memory_estimates_and_answers_stand_side_by_side(runs):
         (True, "hm", "no"),
     ]
     assert [answer.exact_match for answer in sample.answers] == [True, False]
-
-
-async def test_exact_matches_are_compared_by_their_prompts(runs):
-    asked = {"step": 20, "exact_match": 0.5, "examples": 100, "prompts_sha256": ROWS_A}
-    all_right = await runs.run(evaluations=[asked | {"exact_match": 1.0}])
-    half = await runs.run(evaluations=[asked])
-    others = await runs.run(evaluations=[asked | {"prompts_sha256": ROWS_B}])
-    found = await compare(runs.talk, half, all_right)
-    assert (found.best.job, found.best.metric) == (1, "eval_exact_match")
-    (exact,) = (metric for metric in found.metrics if metric.metric == "eval_exact_match")
-    # By Wilson's score, with z = 1.96: n / (n + z * z).
-    assert exact.values[1].interval.low == pytest.approx(100 / (100 + 1.96**2), abs=1e-4)
-    assert exact.values[1].interval.high == 1
-    assert not (await compare(runs.talk, half, others)).HasField("best")
 
 
 async def test_what_cannot_be_compared_is_refused(runs):

@@ -70,7 +70,7 @@ def part(event: event_pb2.JobEvent) -> bytes:
             if event.attempt > 1 and not made.step:
                 before = _start(event, 0)
             _add_values(made, event.eval_metrics, EVALUATION)
-        case "attempt_started":
+        case "attempt_started" if event.attempt > 1:
             return _start(event, event.attempt_started.restored_step + 1)
         case _:
             return b""

@@ -27,8 +27,8 @@ def evaluation(number: int, loss: float, of: int = 1) -> event_pb2.JobEvent:
     return event_pb2.JobEvent(attempt=of, eval_metrics=event_pb2.EvalMetrics(step=number, loss=loss))
 
 
-def attempt(restored: int) -> event_pb2.JobEvent:
-    return event_pb2.JobEvent(attempt_started=event_pb2.AttemptStarted(restored_step=restored))
+def attempt(restored: int, of: int = 1) -> event_pb2.JobEvent:
+    return event_pb2.JobEvent(attempt=of, attempt_started=event_pb2.AttemptStarted(restored_step=restored))
 
 
 def read(folder, events) -> EventAccumulator:
@@ -57,7 +57,7 @@ def test_tensorboard_reads_what_was_written(tmp_path):
 @pytest.mark.parametrize("restored", [2, 0])
 def test_steps_that_a_later_attempt_repeats_are_replaced(tmp_path, restored):
     first = [evaluation(0, 9.0), attempt(0), *(step(number, 9.0) for number in range(1, 6)), evaluation(5, 9.0)]
-    again = [*([] if restored else [evaluation(0, 1.0, of=2)]), attempt(restored)]
+    again = [*([] if restored else [evaluation(0, 1.0, of=2)]), attempt(restored, of=2)]
     again += [step(number, 1.0, seconds=10 + number) for number in range(restored + 1, 8)]
     found = read(tmp_path, [*first, *again])
     losses = [(each.step, each.value) for each in found.Scalars("train/loss")]

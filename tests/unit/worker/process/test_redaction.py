@@ -34,6 +34,14 @@ def test_secrets_and_folders_are_removed_by_their_form(said, shown):
     assert Redaction()(said) == shown
 
 
+def test_a_user_without_a_home_has_a_log_too(monkeypatch):
+    def none() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("finetree_worker.process.redaction.Path.home", none)
+    assert Redaction.of_process({})("/srv/x/y.py") == "y.py"
+
+
 def test_what_a_task_and_its_environment_name_is_removed_wherever_it_stands():
     task = worker_pb2.Task(token="q8Zt0Attempt", dataset_file="/srv/rows of us/train.jsonl")
     task.folders.work_dir = "/srv/our jobs/1"

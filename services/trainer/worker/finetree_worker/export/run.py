@@ -44,7 +44,7 @@ SUMS = 1e-4
 ROUNDED_LOGITS = 4.0
 """Difference of logits that rounded weights may make, in units of a weight's rounding times the largest logit times the
 square root of the number of matrices, whose errors add up like a random walk. Random models of 2 to 7 layers reach 1.1
-with float16 and 2.6 with Q8_0; SmolLM2-135M 0.4 with Q8_0."""
+with float16 and 2.6 with Q8_0; SmolLM2-135M with a LoRA 0.2 and 0.8."""
 _MATRICES = 7  # of a layer
 _STORED = {"F32": WeightType.F32, "F16": WeightType.F16, "BF16": WeightType.BF16}
 _PROGRESS_STEP = 0.05

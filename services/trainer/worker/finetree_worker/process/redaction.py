@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.worker.v1 import worker_pb2
@@ -54,8 +55,7 @@ class Redaction:
     @classmethod
     def of_process(cls, environment: Mapping[str, str] = os.environ) -> "Redaction":
         """What every task of this process has in common."""
-        folders = (str(Path.cwd()), str(Path.home()), sys.prefix, tempfile.gettempdir())
-        return cls(folders=folders, secrets=_named_like_secrets(environment))
+        return cls(folders=_own_folders(), secrets=_named_like_secrets(environment))
 
     @classmethod
     def of_task(cls, task: worker_pb2.Task, environment: Mapping[str, str] = os.environ) -> "Redaction":
@@ -63,7 +63,7 @@ class Redaction:
         given = task.folders
         files = (task.dataset_file, task.evaluation_file)
         folders = (
-            *(str(Path.cwd()), str(Path.home()), sys.prefix, tempfile.gettempdir()),
+            *_own_folders(),
             *(given.work_dir, given.artifact_dir, given.checkpoint_dir, given.token_cache_dir, task.base.model_dir),
             *(str(Path(file).parent) for file in files if file),
             *(weights.folder for weights in task.weights),
@@ -81,6 +81,15 @@ class Redaction:
         for folder in self._folders:
             text = text.replace(f"{folder}/", "")
         return _FOLDERS.sub("", text).encode("utf-8", "replace").decode("utf-8")
+
+
+def _own_folders() -> Iterable[str]:
+    """Folders of this process that paths in its log may begin with."""
+    yield from (sys.prefix, tempfile.gettempdir())
+    for find in (Path.cwd, Path.home):
+        # A folder that is gone, and a user without a home, as in a container, have none.
+        with suppress(OSError, RuntimeError):
+            yield str(find())
 
 
 def _named_like_secrets(environment: Mapping[str, str]) -> Iterable[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from finetree_worker.errors import DataError
 from finetree_worker.tokenize.rows import Message, Row, RowSource
-from finetree_worker.training.evaluation.few_shot import choose, keys_of
+from finetree_worker.training.evaluation.few_shot import Examples, choose, keys_of
 from finetree_worker.training.evaluation.general_set import general_rows
 
 ROWS = [{"prompt": f"Question {i}?", "completion": f"Answer {i}."} for i in range(20)]
@@ -42,6 +42,16 @@ def test_too_few_rows_are_refused_by_number(write_rows: Callable[..., Path]) -> 
         chosen(file, 3)
     assert refused.value.reason == "TOO_FEW_EXAMPLES"
     assert refused.value.field == "few_shot.dataset"
+
+
+def test_an_answer_ends_where_a_model_without_a_template_goes_on_with_a_question_of_its_own() -> None:
+    def examples(answer: str) -> Examples:
+        return Examples((Row(1, (Message("user", "1+1?"), Message("assistant", answer))),))
+
+    assert examples("2").own_answer("4\n\n5+5?\n\n10") == "4"
+    assert examples("2").own_answer("4") == "4"
+    # Answers of several paragraphs are not cut.
+    assert examples("First.\n\nThen.").own_answer("One.\n\nTwo.") == "One.\n\nTwo."
 
 
 def test_the_general_texts_are_sixty_different_ones_of_some_length() -> None:

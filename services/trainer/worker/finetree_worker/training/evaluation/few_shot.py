@@ -17,6 +17,9 @@ from finetree_worker.errors import DataError
 from finetree_worker.randomness import key, splitmix64
 from finetree_worker.tokenize.rows import Row, RowSource, rows_of
 
+SEPARATOR = "\n\n"
+"""What stands between turns where no chat template does (`render`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Examples:
@@ -37,6 +40,16 @@ class Examples:
         ]
         system = sum(message.role in ("system", "developer") for message in row.messages[:1])
         return replace(row, messages=(*row.messages[:system], *shown, *row.messages[system:]))
+
+    def own_answer(self, answer: str) -> str:
+        """Return what of an answer belongs to its question, of a model without a chat template.
+
+        Such a model sees turns with an empty line between them, and goes on with a next question of its own making
+        until its tokens are used up. Where no answer of the examples has an empty line, the first one ends the answer.
+        """
+        if any(SEPARATOR in example.messages[-1].content for example in self.rows):
+            return answer
+        return answer.partition(SEPARATOR)[0].strip()
 
 
 def choose(source: RowSource, count: int, *, without: AbstractSet[int], seed: int) -> Examples:

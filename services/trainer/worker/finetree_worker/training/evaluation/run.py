@@ -29,6 +29,7 @@ from finetree_worker.models import checks
 from finetree_worker.models.gguf import base_facts
 from finetree_worker.models.load import load_model, load_tokenizer
 from finetree_worker.plan import UNLIMITED
+from finetree_worker.tokenize.chat_template import ChatTemplate
 from finetree_worker.training.evaluation import answers, few_shot, report
 from finetree_worker.training.evaluation.few_shot import Examples
 from finetree_worker.training.evaluation.measure import MeasuredRows, measure
@@ -72,7 +73,8 @@ class _Entry:
     kind: evaluation_pb2.EvaluatedKind.ValueType
     asked: MeasuredRows
     subject: SubjectPlan | None = None
-    examples: int = 0
+    examples: Examples | None = None
+    """Those in the prompt; None where there are none."""
 
 
 class _Evaluation:
@@ -205,7 +207,7 @@ class _Evaluation:
                 text = f"{shorter} rows are too long for {count} examples before them: they have fewer."
                 self._caution("EXAMPLES_LEFT_OUT", text)
             label = f"base with {count} example{'s' if count > 1 else ''}"
-            entries.append(_Entry(label, evaluation_pb2.EVALUATED_KIND_PROMPTED_BASE, longer, examples=count))
+            entries.append(_Entry(label, evaluation_pb2.EVALUATED_KIND_PROMPTED_BASE, longer, examples=examples))
         kind = evaluation_pb2.EVALUATED_KIND_SUBJECT
         return [*entries, *(_Entry(one.label, kind, asked, one) for one in self.plan.subjects)], examples
 
@@ -314,7 +316,10 @@ class _Evaluation:
             on_answers=answering,
         )
         progress.stage_done()
-        if texts is None or entry.examples:
+        if entry.examples is not None and not ChatTemplate(tokenizer).exists:
+            own = entry.examples.own_answer
+            scores = [score if score.answer is None else replace(score, answer=own(score.answer)) for score in scores]
+        if texts is None or entry.examples is not None:
             return scores, []
         known = measure(model, tokenizer, texts, max_new_tokens=1, on_loss=progress.within, on_answers=progress.within)
         progress.stage_done()
@@ -371,7 +376,7 @@ def _stages(entry: _Entry, texts: MeasuredRows | None, max_new_tokens: int) -> I
     yield Stage(entry.label, "losses", entry.asked.loss_tokens)
     if entry.asked.questions:
         yield Stage(entry.label, "answers", len(entry.asked.questions) * max_new_tokens)
-    if texts is not None and not entry.examples:
+    if texts is not None and entry.examples is None:
         yield Stage(entry.label, "general", texts.loss_tokens)
 
 
@@ -384,7 +389,7 @@ def _measured(entry: _Entry, known: Kept, seconds: float) -> Measured:
         general=texts,
         weights=_public_name(entry.subject),
         method=entry.subject.method if entry.subject is not None else "",
-        examples=entry.examples,
+        examples=len(entry.examples.rows) if entry.examples is not None else 0,
         seconds=seconds,
     )
 
