@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetree import Client
+from finetree import Client, Unavailable
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_cli.backends.suite import Suite
 
@@ -170,3 +170,21 @@ def test_cancel_while_training_ends_the_worker(rig):
     while Path(f"/proc/{pids[0]}").exists():
         assert time.monotonic() < deadline, "the worker still lives"
         time.sleep(0.05)
+
+
+def test_a_served_model_answers_and_is_loaded_again_after_kill_9(rig):
+    said = [{"role": "user", "content": "What is the capital of France?"}]
+    with rig.client.serve("smollm2-135m-instruct", max_context_tokens=256, max_parallel=2) as serving:
+        first = serving.chat(said, max_new_tokens=8)
+        assert "Paris" in first["base"]
+        with serving.generate("Once upon a time", max_new_tokens=200) as answers:
+            assert next(answers).text
+            os.kill(rig.worker_pid(serving.job.uid), signal.SIGKILL)
+            with pytest.raises(Unavailable, match="WORKER_LOST"):
+                answers.read()
+        again = next(
+            event for event in serving.job.events() if event.attempt == 2 and event.state == job_pb2.JOB_STATE_RUNNING
+        )
+        assert again.job_uid == serving.job.uid
+        assert serving.chat(said, max_new_tokens=8) == first
+    assert serving.job.wait(timeout=60).state == job_pb2.JOB_STATE_CANCELLED
