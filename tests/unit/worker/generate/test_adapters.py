@@ -208,6 +208,14 @@ def test_a_corrupt_or_unusual_adapter_is_refused(
     assert refused(damaged(saved["lora4"], tmp_path / "bad", change), serving()).reason == "WEIGHTS_UNREADABLE"
 
 
+def test_weights_that_memory_does_not_hold_are_refused_before_they_are_read(
+    serving: Callable[..., Engine], saved: dict[str, Weights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapters, "free_memory_bytes", lambda _: 1000)
+    monkeypatch.setattr(adapters, "load_file", None)
+    assert refused(saved["lora4"], serving()).reason == "OUT_OF_MEMORY_PREFLIGHT"
+
+
 def test_a_name_can_be_had_once_and_so_many_targets(serving: Callable[..., Engine], saved: dict[str, Weights]) -> None:
     engine = serving("lora4")
     target = engine.adapters["lora4"]

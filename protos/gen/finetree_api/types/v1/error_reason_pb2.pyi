@@ -360,16 +360,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     skip_limit.
     """
     ERROR_REASON_NO_CHAT_TEMPLATE: _ErrorReason.ValueType  # 140
-    """The rows are chats and the model has no chat template (INVALID_ARGUMENT, job errors). Train an instruct model, or
-    use rows of prompt and completion.
+    """The rows or messages are a chat and the model has no chat template (INVALID_ARGUMENT, Generate and job errors). Use
+    an instruct model, or rows of prompt and completion, or a prompt.
     """
     ERROR_REASON_UNSUPPORTED_TEMPLATE: _ErrorReason.ValueType  # 141
     """The chat template does not show where an answer begins (INVALID_ARGUMENT, job errors). Set loss_tokens to
     LOSS_TOKENS_ALL, or use rows of text.
     """
     ERROR_REASON_TEMPLATE_REFUSED_ROW: _ErrorReason.ValueType  # 142
-    """The chat template refuses the messages of a row (INVALID_ARGUMENT, job errors). Put user and assistant in turns,
-    and a system message only first.
+    """The chat template refuses the messages of a row or of a conversation (INVALID_ARGUMENT, Generate and job errors).
+    Put user and assistant in turns, and a system message only first.
     """
     ERROR_REASON_TOOLS_NOT_RENDERED: _ErrorReason.ValueType  # 143
     """The chat template leaves functions of a row out (INVALID_ARGUMENT, job errors). Use a model whose template knows
@@ -987,16 +987,16 @@ ERROR_REASON_TOO_MANY_BAD_ROWS: ErrorReason.ValueType  # 139
 skip_limit.
 """
 ERROR_REASON_NO_CHAT_TEMPLATE: ErrorReason.ValueType  # 140
-"""The rows are chats and the model has no chat template (INVALID_ARGUMENT, job errors). Train an instruct model, or
-use rows of prompt and completion.
+"""The rows or messages are a chat and the model has no chat template (INVALID_ARGUMENT, Generate and job errors). Use
+an instruct model, or rows of prompt and completion, or a prompt.
 """
 ERROR_REASON_UNSUPPORTED_TEMPLATE: ErrorReason.ValueType  # 141
 """The chat template does not show where an answer begins (INVALID_ARGUMENT, job errors). Set loss_tokens to
 LOSS_TOKENS_ALL, or use rows of text.
 """
 ERROR_REASON_TEMPLATE_REFUSED_ROW: ErrorReason.ValueType  # 142
-"""The chat template refuses the messages of a row (INVALID_ARGUMENT, job errors). Put user and assistant in turns,
-and a system message only first.
+"""The chat template refuses the messages of a row or of a conversation (INVALID_ARGUMENT, Generate and job errors).
+Put user and assistant in turns, and a system message only first.
 """
 ERROR_REASON_TOOLS_NOT_RENDERED: ErrorReason.ValueType  # 143
 """The chat template leaves functions of a row out (INVALID_ARGUMENT, job errors). Use a model whose template knows

@@ -208,9 +208,15 @@ def _check_memory(size: int, model: PreTrainedModel) -> None:
     free = free_memory_bytes(model.device)
     # The file's tensors and those on the device are in memory together for a moment.
     if free and 2 * size > free:
-        raise MemoryExhaustedError(
-            "OUT_OF_MEMORY_PREFLIGHT",
-            f"The target's weights have {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB of the device's memory are free.",
-            field="target",
-            remedy="Unload another target, or serve with a lower max_parallel or max_context_tokens.",
-        )
+        raise no_memory(model, size)
+
+
+def no_memory(model: PreTrainedModel, size: int = 0) -> MemoryExhaustedError:
+    """Return the error for weights that the memory does not hold; `size` is their file's, 0 where it is not known."""
+    wanted = f"The target's weights have {size / 1e9:.2f} GB" if size else "The target's weights do not fit"
+    return MemoryExhaustedError(
+        "OUT_OF_MEMORY_PREFLIGHT",
+        f"{wanted}, and {free_memory_bytes(model.device) / 1e9:.2f} GB of the device's memory are free.",
+        field="target",
+        remedy="Unload another target, or serve with a lower max_parallel or max_context_tokens.",
+    )

@@ -19,12 +19,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from finetree_worker.control import STOPS, Control, Signal, Steering
-from finetree_worker.device_memory import free_memory_bytes, memory_bytes
+from finetree_worker.device_memory import free_memory_bytes, is_out_of_memory, memory_bytes
 from finetree_worker.errors import Cancelled, TaskError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.error_status import status_of
 from finetree_worker.generate import adapters
-from finetree_worker.generate.adapters import Adapters
+from finetree_worker.generate.adapters import Adapters, no_memory
 from finetree_worker.generate.engine import Engine, not_loaded
 from finetree_worker.generate.plan import ServePlan
 from finetree_worker.generate.target import Target
@@ -227,7 +227,9 @@ class _Server:
             return
         except Exception as error:  # noqa: BLE001 - nor must what is in the files of one target
             _log.exception("a target could not be loaded")
-            self._refuse(loading.request, _unexpected(error))
+            self._refuse(
+                loading.request, no_memory(self._engine.model) if is_out_of_memory(error) else _unexpected(error)
+            )
             return
         self._shown[name] = target.message(loading.shown)
         self._announce(serving_pb2.SERVING_CHANGE_LOADED, name)
