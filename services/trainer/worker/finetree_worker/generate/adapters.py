@@ -36,9 +36,9 @@ MAX_TARGETS = 16
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """The rows of one target in a pass: consecutive ones, or their numbers on the device."""
+    """The rows of one target in a pass: all (None), consecutive ones, or their numbers on the device."""
 
-    rows: slice | Tensor
+    rows: slice | Tensor | None
     target: Target
 
 
@@ -120,8 +120,11 @@ class Adapters:
             if name == BASE or not self._targets[name].changes:
                 continue
             own = [row for row, named in enumerate(rows) if named == name]
-            whole = own[-1] - own[0] + 1 == len(own)
-            chosen = slice(own[0], own[-1] + 1) if whole else torch.tensor(own, device=self._model.device)
+            chosen: slice | Tensor | None = None
+            if own[-1] - own[0] + 1 != len(own):
+                chosen = torch.tensor(own, device=self._model.device)
+            elif len(own) < len(rows):
+                chosen = slice(own[0], own[-1] + 1)
             shares.append(_Share(chosen, self._targets[name]))
         return shares
 
@@ -135,7 +138,9 @@ class Adapters:
             found: Change | None = share.target.changes.get(module)
             if found is None:
                 continue
-            if isinstance(share.rows, slice):
+            if share.rows is None:
+                found(output, inputs)
+            elif isinstance(share.rows, slice):
                 found(output[share.rows], inputs[share.rows])
             else:
                 own = output.index_select(0, share.rows)

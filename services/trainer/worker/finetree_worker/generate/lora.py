@@ -16,7 +16,6 @@ from finetree_api.types.v1 import method_pb2, run_spec_pb2
 from peft.utils.integrations import dequantize_bnb_weight
 from peft.utils.other import get_pattern_key
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -41,7 +40,10 @@ _UNUSUAL = (
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """B A x * scale, added to a linear layer's output; A (rank, in), B (out, rank)."""
+    """B A x * scale, added to a linear layer's output; both matrices as they are multiplied with from the right.
+
+    `down` is A transposed, (in, rank), `up` is B transposed, (rank, out).
+    """
 
     down: Tensor
     up: Tensor
@@ -49,11 +51,12 @@ class LowRank:
 
     def __call__(self, output: Tensor, inputs: Tensor) -> None:
         """Add the product in place."""
-        narrow = linear(inputs, self.down)
-        output.view(-1, output.shape[-1]).addmm_(narrow.view(-1, narrow.shape[-1]), self.up.t(), alpha=self.scale)
+        # Few calls: this runs hundreds of times for each token.
+        narrow = inputs.reshape(-1, self.down.shape[0]) @ self.down
+        output.view(-1, self.up.shape[1]).addmm_(narrow, self.up, alpha=self.scale)
 
     def tensors(self) -> Iterable[Tensor]:
-        """Yield A and B."""
+        """Yield both matrices."""
         return (self.down, self.up)
 
 
@@ -163,7 +166,7 @@ def _layer(
         )
     device = module.weight.device
     scale = settings.scale(name, int(down.shape[0]))
-    placed = LowRank(down.to(device, kind), up.to(device, kind), scale)
+    placed = LowRank(down.to(device, kind).t(), up.to(device, kind).t(), scale)
     if not settings.decomposed:
         return placed
     magnitude = parts.get("magnitude_vector")
@@ -180,7 +183,7 @@ def _decomposed(module: nn.Module, placed: LowRank, *, magnitude: Tensor, exact:
         norms = torch.linalg.vector_norm(weight + placed.scale * (exact[1].float() @ exact[0].float()), dim=1)
         stretch = magnitude.float() / norms
         kind = placed.up.dtype
-        up = (exact[1].float() * stretch[:, None]).to(kind)
+        up = (exact[1].float() * stretch[:, None]).to(kind).t()
     bias = getattr(module, "bias", None)
     return Decomposed(LowRank(placed.down, up, placed.scale), stretch.to(kind), None if bias is None else bias.detach())
 
