@@ -153,3 +153,17 @@ async def test_what_the_store_cannot_write_leaves_the_lease_as_it_is(log, leases
     await leases.check()
     assert await state_of(log) == (job_pb2.JOB_STATE_SUCCEEDED, "LEASE_EXPIRED")
     assert await store.read(lambda connection: jobs.count_in_state(connection, job_pb2.JOB_STATE_RUNNING)) == 0
+
+
+async def test_a_call_that_read_the_job_before_its_end_leaves_no_lease_behind(log, leases, now):
+    row = await log.row("s")
+    now.seconds += 100
+    await leases.check()
+    leases.use(row).release()
+    assert leases.get("s") is not None
+    now.seconds += 100
+    await leases.check()
+    assert leases.get("s") is None
+    assert leases.named([row.name]) == []
+    assert not leases._held
+    assert leases._supervisor == [("s", 1)]

@@ -172,6 +172,9 @@ class Leases:
             return
         if change.result:
             self._supervisor.end(uid, change.row.attempt)
+        else:
+            # Begun by a call that had read the job just before it ended.
+            self._held.pop(uid, None)
 
     def _in_words(self, uid: str) -> str:
         lease = self._held.get(uid)
