@@ -112,18 +112,14 @@ class Peer:
         for rank in rest:
             self._adapted.load_adapter(str(folder / f"rank{rank}"), f"rank{rank}")
         self._adapted.eval()
+        for each in (self._base, wrapped):
+            # Else `generate` would end at the model's own end token: answers of one length are compared.
+            each.generation_config.eos_token_id = None
 
     def __call__(self, case: Case, prompt: str, tokens: int) -> list[str]:
         """Answer a case in one batch."""
         ids = self._tokenizer([prompt] * len(case.targets), return_tensors="pt", add_special_tokens=False)["input_ids"]
-        settings = GenerationConfig(
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            use_cache=True,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
+        settings = GenerationConfig(max_new_tokens=tokens, do_sample=False, use_cache=True, pad_token_id=0)
         named: dict[str, Any] = {"generation_config": settings, "attention_mask": torch.ones_like(ids)}
         model: Any = self._base
         if set(case.targets) != {"base"}:
