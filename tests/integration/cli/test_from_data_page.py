@@ -49,7 +49,7 @@ def test_the_page_does_what_it_says(suite, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    for said in ("base: ", "95% intervals", "learning_rate=", "Settings that differ", "programs  accelerate"):
+    for said in ("base:", "95% intervals", "learning_rate=", "Settings that differ", "programs  accelerate"):
         assert said in done.stdout, said
     assert (tmp_path / "compare.svg").read_text(encoding="utf-8").startswith("<svg")
     assert list((tmp_path / "adapter").rglob("adapter_config.json"))
