@@ -19,12 +19,15 @@ LATE = 10.0
 SPEC = {"model": {"name": "tiny"}}
 ARGUMENTS = {
     "artifact": "projects/p/jobs/1/artifacts/a",
+    "dataset": "d",
     "directory": "/nowhere",
+    "folder": "/nowhere",
     "job": SPEC,
     "messages": "Hello?",
     "method": "lora",
     "model": {"name": "tiny"},
     "name": "1",
+    "names": ["1", "2"],
     "path": "a",
     "observation": {"job": "projects/default/jobs/a", "attempt": 1, "run": {"spec": SPEC}, "step_seconds": 0.5},
     "policy": {"fit": True},
@@ -48,11 +51,15 @@ NEEDED = {
     "validate_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
 }
 """What else a method must be given, or be given in place of the above, lest it refuse before it calls."""
-WITHOUT_A_CALL = {"close", "job", "serving", "with_options"}
+POSITIONAL = {"evaluate": ("1",)}
+"""Arguments of methods that take any number of them."""
+WITHOUT_A_CALL = {"close", "job", "serving", "trained_weights", "with_options"}
 FOR_AS_LONG_AS_IT_TAKES = {
     "chat",
     "download",
+    "evaluation_report",
     "events",
+    "export_metrics",
     "generate",
     "read_file",
     "read_log",
@@ -80,7 +87,9 @@ def call(target, name, **options: float):
     parameters = inspect.signature(method).parameters.values()
     required = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     own = NEEDED.get(name, {})
-    return method(**{each: ARGUMENTS[each] for each in required - set(own)}, **own, **options)
+    return method(
+        *POSITIONAL.get(name, ()), **{each: ARGUMENTS[each] for each in required - set(own)}, **own, **options
+    )
 
 
 def seconds_until_timeout(work):

@@ -17,7 +17,7 @@ from finetree_cli.errors import ExitCode
         [],
         ["fly"],
         ["recommend", "--max-duration", "soon"],
-        ["recommend", "--serve", "ollama,tgi"],
+        ["recommend", "--serve", "ollama,tgw"],
         ["recommend", "--model", "m", "--quality", "divine"],
         ["jobs", "list", "--limit", "0"],
         ["jobs", "watch", "j", "--timeout", "soon"],

@@ -86,7 +86,9 @@ def test_keys_are_hashes_of_what_a_row_says(row: Row) -> None:
     from hashlib import blake2b
 
     def hashed(value: object) -> int:
-        return int.from_bytes(blake2b(repr(value).encode(), digest_size=8).digest(), "little", signed=True)
+        # The choices of a question came later: they are no part of what is trained on.
+        said = repr(value).replace(", choices=())", ")")
+        return int.from_bytes(blake2b(said.encode(), digest_size=8).digest(), "little", signed=True)
 
     answers = [i for i, message in enumerate(row.messages) if message.role == "assistant"]
     before = row.messages[: answers[-1]] if answers else ()
