@@ -74,10 +74,19 @@ def planner(folder) -> Planner:
     devices.append(Device("here", "cpu", cpu, "CPU", 32 << 30))
     datasets: Any = None  # rows come from a path
     weights: Any = None  # every run starts from its base
-    serving: Any = None  # nothing is served
+    other: Any = None  # nothing is served, evaluated or exported
     layout = Layout(folder)
     inputs = Inputs(Models(layout.models, ()), datasets, layout=layout, data_roots=(str(folder),), estimator=estimator)
-    return Planner(inputs, weights, devices=devices, estimator=estimator, rates=lambda: None, serving=serving)
+    return Planner(
+        inputs,
+        weights,
+        devices=devices,
+        estimator=estimator,
+        rates=lambda: None,
+        serving=other,
+        evaluations=other,
+        exports=other,
+    )
 
 
 def requests(policy: str, folder: Path) -> Iterator[recommendation_pb2.RecommendRequest]:
