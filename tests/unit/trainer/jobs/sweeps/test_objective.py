@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 from finetree_api.trainer.v1 import event_pb2, sweep_pb2
 from finetree_runtime.errors import InvalidArgument
+from finetree_trainer.jobs.compare import intervals
 from finetree_trainer.jobs.sweeps import objective
 from google.protobuf import json_format
 
@@ -48,11 +49,11 @@ def test_intervals_come_from_the_held_out_rows():
     loss = objective.measured("eval_loss", evaluation)
     assert loss is not None
     assert (loss.step, loss.value) == (9, 2.0)
-    assert (loss.low, loss.high) == (pytest.approx(2 - 0.1959964), pytest.approx(2 + 0.1959964))
+    assert loss.ends == (pytest.approx(2 - 0.1959964), pytest.approx(2 + 0.1959964))
     exact = objective.measured("eval_exact_match", evaluation)
     assert exact is not None
     # Wilson's interval for 50 of 100, as published in tables: 0.4038 to 0.5962.
-    assert (exact.low, exact.high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+    assert exact.ends == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
     accuracy = objective.measured("eval_token_accuracy", evaluation)
     assert accuracy is not None
     assert accuracy.interval() is None
@@ -60,11 +61,11 @@ def test_intervals_come_from_the_held_out_rows():
 
 
 def test_the_interval_of_none_right_or_all_right_stays_inside():
-    low, high = objective.wilson(0.0, 20)
+    low, high = intervals.share(0.0, 20).ends()
     assert low == 0.0
     assert high == pytest.approx(0.1611, abs=1e-4)
-    assert objective.wilson(1.0, 20)[1] == 1.0
-    assert objective.wilson(0.5, 0) == (None, None)
+    assert intervals.share(1.0, 20).ends()[1] == 1.0
+    assert intervals.share(0.5, 0).ends() is None
 
 
 def test_better_depends_on_the_metric():

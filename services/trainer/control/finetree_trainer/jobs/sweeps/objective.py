@@ -8,6 +8,8 @@ from finetree_api.trainer.v1 import event_pb2, sweep_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from finetree_runtime.errors import InvalidArgument, invalid_field
 
+from finetree_trainer.jobs.compare import intervals
+
 LOWEST_IS_BEST = {
     "eval_loss": True,
     "eval_perplexity": True,
@@ -16,9 +18,6 @@ LOWEST_IS_BEST = {
     "eval_token_accuracy": False,
 }
 """Metrics that can decide, and whether the lowest value is the best."""
-COVERAGE = 0.95
-Z = 1.959964
-"""97.5 % quantile of the normal distribution: ends of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +26,14 @@ class Measured:
 
     step: int
     value: float
-    low: float | None = None
-    high: float | None = None
+    ends: tuple[float, float] | None = None
 
     def interval(self) -> evidence_pb2.Interval | None:
         """Return the interval as a message."""
-        if self.low is None or self.high is None:
+        if self.ends is None:
             return None
-        return evidence_pb2.Interval(low=self.low, expected=self.value, high=self.high, coverage=COVERAGE)
+        low, high = self.ends
+        return evidence_pb2.Interval(low=low, expected=self.value, high=high, coverage=intervals.COVERAGE)
 
 
 def metric_of(sweep: sweep_pb2.SweepTemplate) -> str:
@@ -73,28 +72,18 @@ def measured(metric: str, evaluation: event_pb2.EvalMetrics) -> Measured | None:
     value = float(getattr(evaluation, source))
     if not math.isfinite(value):
         return None
-    low, high = _ends(metric, value, evaluation)
-    return Measured(evaluation.step, value, low, high)
+    return Measured(evaluation.step, value, _ends(metric, value, evaluation))
 
 
-def _ends(metric: str, value: float, evaluation: event_pb2.EvalMetrics) -> tuple[float | None, float | None]:
+def _ends(metric: str, value: float, evaluation: event_pb2.EvalMetrics) -> tuple[float, float] | None:
     if metric == "eval_exact_match":
-        return wilson(value, evaluation.examples)
-    error = evaluation.loss_standard_error if evaluation.HasField("loss_standard_error") else None
-    if error is None or metric == "eval_token_accuracy":
-        return None, None
-    if metric == "eval_perplexity":
-        return value * math.exp(-Z * error), value * math.exp(Z * error)
-    return value - Z * error, value + Z * error
-
-
-def wilson(share: float, count: int) -> tuple[float | None, float | None]:
-    """Return the ends of the 95 % interval of a share of `count` answers (Wilson 1927); None for no answers."""
-    if count <= 0:
-        return None, None
-    centre = (share + Z * Z / (2 * count)) / (1 + Z * Z / count)
-    half = Z / (1 + Z * Z / count) * math.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
+        return intervals.share(value, evaluation.examples).ends()
+    if metric == "eval_token_accuracy" or not evaluation.HasField("loss_standard_error"):
+        return None
+    if metric == "eval_loss":
+        return intervals.Measured(value, evaluation.loss_standard_error).ends()
+    ends = intervals.Measured(math.log(value), evaluation.loss_standard_error).ends()
+    return (math.exp(ends[0]), math.exp(ends[1])) if ends is not None else None
 
 
 def better(metric: str, left: float, right: float) -> bool:
