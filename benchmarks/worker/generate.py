@@ -187,8 +187,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="file for the JSON, else standard output")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # the library leaves it untyped
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     model = prepared_model(options.cache)
     with tempfile.TemporaryDirectory() as folder:
         make_adapters(Path(folder), model)

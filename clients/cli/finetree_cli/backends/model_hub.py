@@ -95,7 +95,7 @@ def _api(target: Target) -> "HfApi":
         remedy = "pip install 'finetree-cli[push]'"
         raise NotAvailable(text, remedy=remedy, reason="PUSH_NOT_INSTALLED") from error
     disable_progress_bars()
-    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     return HfApi(endpoint=target.endpoint, token=target.token, library_name="finetree")
 
 

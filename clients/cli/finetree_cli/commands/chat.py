@@ -2,6 +2,7 @@
 """`finetree chat`: talk to what was trained, beside its base model and other runs."""
 
 import sys
+from collections import deque
 from typing import TYPE_CHECKING
 
 import click
@@ -125,10 +126,7 @@ def _one_turn(settings: Settings, chat_: "Chat", message: str) -> None:
         raise BadInput("there is nothing to say", remedy="give -m, or write to stdin", reason="NO_MESSAGE")
     turns = chat_.say(message)
     if settings.out.json:
-        turn = None
-        for turn in turns:  # noqa: B007 - the last one is the whole
-            pass
-        if turn is not None:
+        for turn in deque(turns, maxlen=1):  # the last one is the whole
             settings.out.line(turn_document(turn, chat_.subjects))
         return
     try:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers as text: streamed, side by side on a terminal, in blocks elsewhere."""
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,9 +64,7 @@ def _columns(turn: Turn) -> Any:
 
 
 def _blocks(out: Output, first: Turn, turns: Iterator[Turn]) -> Turn:
-    turn = first
-    for turn in _with(first, turns):  # noqa: B007 - the last one is the whole
-        pass
+    turn = deque(_with(first, turns), maxlen=1).pop()  # the last one is the whole
     for label, text in turn.texts.items():
         out.text(f"{label}:")
         out.text(text)

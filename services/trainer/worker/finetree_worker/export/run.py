@@ -80,7 +80,7 @@ class _Export:
 
     def run(self) -> None:
         torch.set_num_threads(self.plan.threads)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         with self._phase(job_pb2.JOB_PHASE_LOAD_MODEL):
             tokenizer = load_tokenizer(self.folder)
             config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)

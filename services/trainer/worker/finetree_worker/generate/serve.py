@@ -82,7 +82,7 @@ def serve(plan: ServePlan, *, reporter: Reporter, control: Control, port: Port) 
     Raises Cancelled on request, and the errors of loading: ModelError, PlanError, MemoryExhaustedError.
     """
     torch.set_num_threads(plan.threads)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     try:
         with _phase(reporter, job_pb2.JOB_PHASE_LOAD_MODEL) as progress:
             engine, shown = _load(plan, Steering(control), progress)

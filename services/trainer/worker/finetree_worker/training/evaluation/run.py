@@ -86,7 +86,7 @@ class _Evaluation:
 
     def run(self) -> None:
         torch.set_num_threads(self.plan.threads)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         with self._phase(job_pb2.JOB_PHASE_LOAD_MODEL):
             self.steering.stop_here()
             tokenizer = load_tokenizer(self.plan.base.folder)
