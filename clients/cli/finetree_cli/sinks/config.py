@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from finetree_cli.errors import BadInput
 from finetree_cli.gate.policy.reading import SectionReader, join
-from finetree_cli.jobfile.job import compose, read_text
+from finetree_cli.jobfile.job import MAX_FILE_BYTES, compose
 from finetree_cli.sinks.delivery import Sink
 from finetree_cli.sinks.mlflow import EXPERIMENT, Mlflow
 from finetree_cli.sinks.tensorboard_files import TensorboardFiles
@@ -52,9 +52,10 @@ def read_sinks(name: str) -> list[SinkConfig]:
     """Read a file of sinks.
 
     Raises:
-        BadInput: SINKS_FILE_INVALID with the position of each mistake; a variable of a secret is not set.
+        BadInput: SINKS_FILE_INVALID with the position of each mistake, a secret's variable that is not set among them;
+            SINKS_FILE_UNREADABLE.
     """
-    text, shown = read_text(name)
+    shown, text = name, _text(name)
     reader = SectionReader(shown)
     root = compose(text, shown)
     listed = reader.keys(root, "", known=("sinks",), required=("sinks",)).get("sinks")
@@ -68,6 +69,17 @@ def read_sinks(name: str) -> list[SinkConfig]:
         count = "1 problem" if len(reader.problems) == 1 else f"{len(reader.problems)} problems"
         raise BadInput(f"{count} in {shown}", reason="SINKS_FILE_INVALID", problems=reader.problems)
     return [sink for sink in found if sink is not None]
+
+
+def _text(name: str) -> str:
+    remedy = "name a file of sinks; docs/sinks.md has one to copy"
+    try:
+        with Path(name).open("rb") as stream:
+            return stream.read(MAX_FILE_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{name}: not UTF-8 text", remedy=remedy, reason="SINKS_FILE_UNREADABLE") from error
+    except OSError as error:
+        raise BadInput(f"{name}: {error.strerror}", remedy=remedy, reason="SINKS_FILE_UNREADABLE") from error
 
 
 @dataclass(slots=True)
