@@ -37,7 +37,7 @@ from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
-from finetree_trainer.jobs.retention import Retention
+from finetree_trainer.jobs.retention.events import EventRetention
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
@@ -172,7 +172,7 @@ class Application:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
         self._queue.start = self._supervisor.start
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
-        retention = Retention(self._log, retention=self._settings.event_retention)
+        retention = EventRetention(self._log, retention=self._settings.event_retention)
         loops = {
             "queue": self._queue.run,
             "time_limits": self._time_limits.run,

@@ -13,7 +13,7 @@ SWEEP_SECONDS = 3600.0
 """Time between two sweeps: in it watchers learn of the coming removal from `min_seq` in their heartbeats."""
 
 
-class Retention:
+class EventRetention:
     """Removes events of ended jobs that are older than `retention` seconds; each job keeps its newest block."""
 
     def __init__(self, log: EventLog, *, retention: float) -> None:
