@@ -188,7 +188,7 @@ class TrainerServiceStub:
     stopped, up to the cancel grace twice.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
-    force; JOB_IN_USE: wait for what the violations name, or cancel it; CHECKPOINT_PINNED: unpin it, or set force),
+    force; JOB_IN_USE: wait for what the violations name, or cancel it),
     ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
     """
     ValidateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]
@@ -487,7 +487,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     stopped, up to the cancel grace twice.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
-    force; JOB_IN_USE: wait for what the violations name, or cancel it; CHECKPOINT_PINNED: unpin it, or set force),
+    force; JOB_IN_USE: wait for what the violations name, or cancel it),
     ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
     """
     ValidateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]  # type: ignore[assignment]
@@ -879,7 +879,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         stopped, up to the cancel grace twice.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
-        force; JOB_IN_USE: wait for what the violations name, or cancel it; CHECKPOINT_PINNED: unpin it, or set force),
+        force; JOB_IN_USE: wait for what the violations name, or cancel it),
         ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
         """
 

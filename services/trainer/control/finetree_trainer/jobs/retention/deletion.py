@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deletes jobs: their rows in one transaction, which is what counts, then their files, at the next start at the latest."""
+"""Deletes jobs: their rows in one transaction, which is what counts, then their files, if need be at the next start."""
 
 import asyncio
 from functools import partial
@@ -21,9 +21,6 @@ from finetree_trainer.store import attempts, request_ids
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.request_ids import RequestKey
 
-POLL_SECONDS = 0.1
-"""Pause between two looks at whether a cancelled job's worker is gone: the end is in the store, not in an event."""
-
 
 class Deletions:
     """Deletes jobs on request and by time, and removes the files of those that a killed service left."""
@@ -43,8 +40,7 @@ class Deletions:
         await self._log.store.read(partial(self._check, name=name, force=request.force))
         if request.validate_only:
             return await asyncio.to_thread(folder_bytes, self._layout.job(name.id))
-        if request.force:
-            await self._end(name)
+        await self._end(name)
         return await self.remove(name, cause=rows.DELETED, key=key)
 
     async def remove(self, name: ResourceName, *, cause: str, key: RequestKey | None = None) -> int:
@@ -59,6 +55,8 @@ class Deletions:
                 if answered is not None:
                     return retention_pb2.DeleteJobResponse.FromString(answered.reply).freed_bytes
             self._check(connection, name=name, force=False)
+            if _has_worker(connection, name.id):
+                raise _not_ended(name)
             if key is not None:
                 request_ids.claim(connection, key, name.id, now=now, reply=reply.SerializeToString())
             rows.remove(connection, rows.RemovedJob(name.id, name.project, cause, now, freed))
@@ -76,25 +74,38 @@ class Deletions:
             await self._remove_files(uid)
 
     async def _remove_files(self, uid: str) -> None:
-        if await asyncio.to_thread(remove_tree, self._layout.job(uid)):
+        folder = self._layout.job(uid)
+        # Twice: the output of a worker that has just ended may arrive there meanwhile.
+        if await asyncio.to_thread(remove_tree, folder) or await asyncio.to_thread(remove_tree, folder):
             await self._log.store.write(partial(rows.note_files_gone, uid=uid))
         else:
             get_logger().error("files_left", job=uid)
 
     def _check(self, connection: Connection, *, name: ResourceName, force: bool) -> None:
-        """Raise unless the job is there, has ended with its worker, and nobody uses it; `force` leaves out the end."""
+        """Raise unless the job is there, has ended, and nobody uses it; with `force` it need not have ended."""
         row = job_store.span(connection, name.id)
         if row is None or job_store.project_of(connection, name.id) != name.project:
             raise gone(connection, name)
-        if not force and (row.state not in states.TERMINAL or _has_worker(connection, name.id)):
+        if not force and row.state not in states.TERMINAL:
             raise _not_ended(name)
         users.require_unused(users.of_job(users.uses(connection), str(name)))
 
     async def _end(self, name: ResourceName) -> None:
-        """Cancel a job, and wait until it has ended and its worker is dead: until then that writes into the folder."""
-        await self._jobs.cancel(name.id, save=False, why="Cancelled to be deleted.")
-        while await self._log.store.read(partial(_lives, uid=name.id)):
-            await asyncio.sleep(POLL_SECONDS)
+        """Cancel a job that has not ended, and wait until its worker is dead, which till then writes files."""
+        changed = asyncio.Event()
+
+        def listen(row: job_store.JobRow) -> None:
+            if row.uid == name.id:
+                changed.set()
+
+        self._log.listeners.append(listen)
+        try:
+            await self._jobs.cancel(name.id, save=False, why="Cancelled to be deleted.")
+            while await self._log.store.read(partial(_lives, uid=name.id)):
+                await changed.wait()
+                changed.clear()
+        finally:
+            self._log.listeners.remove(listen)
 
 
 def _lives(connection: Connection, uid: str) -> bool:

@@ -56,7 +56,8 @@ def _of_job(row: jobs.JobRow) -> Iterator[Use]:
     record, snapshot = job_pb2.Job.FromString(row.record), job_pb2.Job.FromString(row.snapshot)
     verb = _VERBS.get(record.WhichOneof("task") or "", "uses")
     names = [parent.name for parent in record.lineage.parents]
-    names += [_named(target.weights) for target in (*record.serve.targets, *snapshot.serve.loaded)]
+    names += [_named(target.weights) for target in record.serve.targets]
+    names += [_named(target.weights) for target in snapshot.serve.loaded]
     for name in dict.fromkeys(names):
         if name:
             yield Use(row.name, name, verb)
