@@ -87,7 +87,8 @@ def delete(
     else:
         settings.out.say(f"{units.size(total)} {'would be' if dry_run else 'are'} free")
     if refused:
-        raise JobFailed(f"{len(refused)} of {len(names)} jobs were not deleted", reason=refused[0]["reason"])
+        text = f"{len(refused)} of {len(names)} jobs were not deleted"
+        raise JobFailed(text, reason=refused[0]["reason"], reported=settings.out.json)
 
 
 def _selected(client: "Client", older_than: float | None, *, failed: bool) -> list[str]:
