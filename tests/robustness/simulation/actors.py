@@ -2,6 +2,7 @@
 """Who acts in a simulation: clients that keep a history, and the faults."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -113,10 +114,7 @@ class Client:
         for got in self.watched:
             if any(log.get(seq) != content for seq, content in got.items()):
                 violations.append("an event was changed or taken back after a watcher had it")
-        try:
-            self._harness.assert_whole(events)
-        except AssertionError as error:
-            violations.append(f"the log is not whole: {error}")
+        violations += [f"the log is not whole: {text}" for text in faults_of(events)]
         if job.last_seq != len(events):
             violations.append(f"the job has {job.last_seq} events, its log {len(events)}")
         self._check_course(job, events)
@@ -142,6 +140,23 @@ class Client:
             final = events[-1].terminal.summary.final_loss
             if expected != self._steps or final != float(weights_after(self._steps)):
                 violations.append("a job that succeeded has not trained all of its steps")
+
+
+def faults_of(events: list[event_pb2.JobEvent]) -> list[str]:
+    """What breaks the promises of a log that has ended."""
+    found = []
+    if [event.seq for event in events] != list(range(1, len(events) + 1)):
+        found.append("its numbers have a gap")
+    if [event.kind == event_pb2.EVENT_KIND_TERMINAL for event in events] != [False] * (len(events) - 1) + [True]:
+        found.append("it does not have one Terminal, at its end")
+    for name, values in (
+        ("attempts", [event.attempt for event in events]),
+        ("times", [event.event_time.ToMicroseconds() for event in events]),
+    ):
+        back = next((i for i, (a, b) in enumerate(itertools.pairwise(values)) if b < a), None)
+        if back is not None:
+            found.append(f"{name} go back from {values[back]} to {values[back + 1]} at event {back + 2}")
+    return found
 
 
 async def break_things(machine: Machine, estimator: Callable[[], Any], seconds: float) -> None:

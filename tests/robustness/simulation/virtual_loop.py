@@ -17,6 +17,8 @@ PROCESS: contextvars.ContextVar["Process | None"] = contextvars.ContextVar("simu
 """The simulated process that a task or a callback belongs to; inherited by what it starts."""
 
 Context = contextvars.Context
+TURN_SECONDS = 1e-6
+"""What one round of callbacks takes: without it, a loop that waits for the time to pass would never end."""
 
 
 class Stuck(Exception):
@@ -58,7 +60,7 @@ class _Selector(selectors.BaseSelector):
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
             raise Stuck
-        self.now += max(0.0, timeout)
+        self.now += max(TURN_SECONDS, timeout)
         return []
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
