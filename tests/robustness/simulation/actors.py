@@ -8,7 +8,7 @@ from typing import Any
 
 from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_runtime.errors import DomainError
-from machine import Down, Machine
+from machine import DownError, Machine
 from worker_model import weights_after
 
 TERMINAL = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
@@ -47,16 +47,21 @@ class Client:
             self._machine.violations.append("one request id made two jobs")
 
     async def _insist(self, method: str, request: Any) -> Any:
-        """Call until it is answered; refusals of an outage are tried again."""
+        """Call until it is answered; refusals of an outage are tried again, less and less often."""
+        failures = 0
         while True:
             try:
                 return await self._machine.call(method, request)
-            except Down:
+            except DownError:
                 self._machine.seen[f"{method} was tried again"] += 1
             except DomainError as error:
                 if error.reason not in ("DISK_FULL", "STORE_UNAVAILABLE"):
                     raise
-            await asyncio.sleep(self._machine.chance.uniform(0.1, 3.0))
+            failures += 1
+            await asyncio.sleep(self._pause(failures))
+
+    def _pause(self, failures: int) -> float:
+        return self._machine.chance.uniform(0.1, 1.0) * min(60.0, 1.5 ** min(failures, 20))
 
     async def _cancel(self, after: float) -> None:
         await asyncio.sleep(after)
@@ -78,7 +83,7 @@ class Client:
     async def _watch(self, number: int) -> None:
         """Follow the log by streams that break, each going on behind the last event."""
         got, chance = self.watched[number], self._machine.chance
-        cursor = ""
+        cursor, failures = "", 0
         while True:
             request = event_log_pb2.WatchJobRequest(name=self.name)
             if cursor and chance.random() < 0.5:
@@ -91,10 +96,11 @@ class Client:
                         self._note(got, event)
                         if event.kind == event_pb2.EVENT_KIND_TERMINAL:
                             return
-                    cursor = batch.cursor or cursor
-            except (Down, DomainError):
+                    cursor, failures = batch.cursor or cursor, 0
+            except (DownError, DomainError):
                 self._machine.seen["a watcher came back"] += 1
-            await asyncio.sleep(chance.uniform(0.0, 2.0))
+                failures += 1
+            await asyncio.sleep(self._pause(failures))
 
     def _note(self, got: dict[int, bytes], event: event_pb2.JobEvent) -> None:
         if event.seq != len(got) + 1:
@@ -112,6 +118,8 @@ class Client:
                 self._note(log, event)
                 events.append(event)
         for got in self.watched:
+            if len(got) != len(log):
+                violations.append(f"a watcher got {len(got)} events of {len(log)}")
             if any(log.get(seq) != content for seq, content in got.items()):
                 violations.append("an event was changed or taken back after a watcher had it")
         violations += [f"the log is not whole: {text}" for text in faults_of(events)]

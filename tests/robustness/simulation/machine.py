@@ -12,7 +12,7 @@ import os
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,8 @@ from virtual_loop import Process, VirtualLoop
 from worker_model import WorkerModel
 
 
-class Down(Exception):
+class DownError(Exception):
     """The trainer does not answer, or its answer was lost on the way."""
-
-
-class Violation(Exception):
-    """A promise that was broken."""
 
 
 class SimulatedWriter(store_writer.Writer):
@@ -183,14 +179,14 @@ class Connection:
     def write(self, message: Any) -> None:
         """Send to the trainer."""
         if self.broken:
-            raise Down
+            raise DownError
         self._deliver("in", self._inbox, message)
 
     async def read(self) -> Any:
         """Wait for a message of the trainer."""
         message = await self._outbox.get()
         if message is _CUT:
-            raise Down
+            raise DownError
         return message
 
     def cut(self) -> None:
@@ -293,7 +289,7 @@ class Machine:
             connection.cut()
         for future in trainer.calls:
             if not future.done():
-                future.set_exception(Down())
+                future.set_exception(DownError())
         application = trainer.application
         if application._lock >= 0:
             os.close(application._lock)
@@ -303,11 +299,11 @@ class Machine:
             store._writing.dispose()
 
     async def call(self, method: str, request: Any) -> Any:
-        """Make a call. Raises Down where the trainer is away, dies meanwhile, or its answer is lost."""
+        """Make a call. Raises DownError where the trainer is away, dies meanwhile, or its answer is lost."""
         trainer = self.trainer
         await asyncio.sleep(self.latency())
         if trainer is None or not trainer.ready or self.trainer is not trainer:
-            raise Down
+            raise DownError
         answer: asyncio.Future[Any] = self.loop.create_future()
         trainer.calls[answer] = None
 
@@ -330,45 +326,21 @@ class Machine:
         await asyncio.sleep(self.latency())
         if self.lossy_network and self.chance.random() < 0.2:
             self.seen["an answer was lost"] += 1
-            raise Down
+            raise DownError
         return result
 
     async def stream(self, method: str, request: Any, *, most: float) -> AsyncIterator[Any]:
-        """Read a stream until it ends, breaks (Down) or has taken so many seconds."""
+        """Read a stream until it ends, breaks (DownError) or has taken so many seconds."""
         trainer = self.trainer
         if trainer is None or not trainer.ready:
-            raise Down
+            raise DownError
         queue: asyncio.Queue[Any] = asyncio.Queue()
         broken: asyncio.Future[Any] = self.loop.create_future()
         trainer.calls[broken] = None
-
-        async def handle() -> None:
-            runtime_context.CURRENT.set(runtime_context.Call(method=method))
-            try:
-                async for response in getattr(trainer.service.servicer, method)(request, None):
-                    queue.put_nowait(response)
-            except Exception as error:  # noqa: BLE001 - it is the answer
-                queue.put_nowait(error)
-            else:
-                queue.put_nowait(None)
-
-        task = self.loop.create_task(handle(), context=trainer.process.context())
+        task = self.loop.create_task(_answer(trainer, method, request, queue), context=trainer.process.context())
         end = self.loop.time() + most
         try:
-            while True:
-                getting = asyncio.ensure_future(queue.get())
-                left = max(0.0, end - self.loop.time())
-                await asyncio.wait((getting, broken), timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                if not getting.done():
-                    getting.cancel()
-                    if broken.done():
-                        raise Down
-                    return
-                item = getting.result()
-                if item is None:
-                    return
-                if isinstance(item, Exception):
-                    raise item
+            while (item := await self._next(queue, broken, end)) is not None:
                 yield item
         finally:
             trainer.calls.pop(broken, None)
@@ -376,6 +348,21 @@ class Machine:
                 broken.exception()
             if trainer.process.alive:
                 task.cancel()
+
+    async def _next(self, queue: "asyncio.Queue[Any]", broken: "asyncio.Future[Any]", end: float) -> Any:
+        """The next item of a stream; None at its end, and when its time is over."""
+        getting = asyncio.ensure_future(queue.get())
+        left = max(0.0, end - self.loop.time())
+        await asyncio.wait((getting, broken), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        if getting.done():
+            item = getting.result()
+            if isinstance(item, Exception):
+                raise item
+            return item
+        getting.cancel()
+        if broken.done():
+            raise DownError
+        return None
 
     # ------------------------------------------------------------------------------------------------ workers
 
@@ -419,7 +406,7 @@ class Machine:
     def connect(self) -> Connection:
         """Open a worker's stream."""
         if self.trainer is None or not self.trainer.ready:
-            raise Down
+            raise DownError
         return Connection(self, self.trainer)
 
     def took_task(self, worker: WorkerModel) -> None:
@@ -432,4 +419,13 @@ class Machine:
             self.violations.append(f"{busy} workers are at work on {self.slots} slots")
 
 
-EstimatorFactory = Callable[[], Any]
+async def _answer(trainer: Trainer, method: str, request: Any, queue: "asyncio.Queue[Any]") -> None:
+    """The trainer's side of a stream: what it yields, then None or its error."""
+    runtime_context.CURRENT.set(runtime_context.Call(method=method))
+    try:
+        async for response in getattr(trainer.service.servicer, method)(request, None):
+            queue.put_nowait(response)
+    except Exception as error:  # noqa: BLE001 - it is the answer
+        queue.put_nowait(error)
+    else:
+        queue.put_nowait(None)

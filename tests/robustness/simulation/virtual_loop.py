@@ -21,7 +21,7 @@ TURN_SECONDS = 1e-6
 """What one round of callbacks takes: without it, a loop that waits for the time to pass would never end."""
 
 
-class Stuck(Exception):
+class StuckError(Exception):
     """Nothing is left to happen, and the run has not ended."""
 
 
@@ -59,7 +59,7 @@ class _Selector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise Stuck
+            raise StuckError
         self.now += max(TURN_SECONDS, timeout)
         return []
 
@@ -139,9 +139,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         callback(*args)
 
 
-def _make_task(
-    loop: asyncio.AbstractEventLoop, coroutine: Any, context: Context | None = None
-) -> "asyncio.Task[Any]":
+def _make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, context: Context | None = None) -> "asyncio.Task[Any]":
     """Make a task, and note whose it is."""
     context = contextvars.copy_context() if context is None else context
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context)

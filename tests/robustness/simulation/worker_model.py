@@ -2,6 +2,7 @@
 """A model of the worker: its journal and checkpoints are real files, its training is arithmetic."""
 
 import asyncio
+import contextlib
 import json
 import zlib
 from pathlib import Path
@@ -58,7 +59,7 @@ class WorkerModel:
 
     async def run(self) -> None:
         """Everything that the process does."""
-        from machine import Down
+        from machine import DownError
 
         machine = self._machine
         await asyncio.sleep(machine.chance.uniform(0.5, 6.0))
@@ -69,11 +70,9 @@ class WorkerModel:
                 self._stop = self._stop or "interrupted"
                 if work.done() or self.task is None:
                     break
-            try:
+            with contextlib.suppress(DownError):
                 await self._attach()
-            except Down:
-                pass
-            await asyncio.sleep(machine.chance.uniform(0.05, 1.0))
+            await asyncio.sleep(machine.chance.choice((0.05, 0.5, 2.0, 12.0)))
         machine.kill_worker(self.pid, "it exited with status 0")
 
     def on_sigterm(self) -> None:
@@ -90,7 +89,7 @@ class WorkerModel:
             self._connection.cut()
 
     async def _attach(self) -> None:
-        from machine import Down
+        from machine import DownError
 
         connection = self._connection = self._machine.connect()
         connection.write(worker_pb2.AttachRequest(hello=self._hello()))
@@ -106,7 +105,7 @@ class WorkerModel:
                 self._take_message(response)
                 if sender is None:
                     sender = asyncio.ensure_future(self._send(connection))
-        except Down:
+        except DownError:
             connection.cut()
             raise
         finally:
