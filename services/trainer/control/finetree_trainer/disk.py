@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import ResourceExhausted
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ def move_durably(source: Path, target: Path) -> None:
     """Rename a file whose content is on disk already, so that the new name is on disk too."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
+    fail_point("upload.after_rename")
     descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

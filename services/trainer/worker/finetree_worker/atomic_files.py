@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from finetree_data.fail_points import fail_point
+
 from finetree_worker.errors import StorageError
 
 MANIFEST = "manifest.json"
@@ -35,7 +37,9 @@ def atomic_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
             seal(draft, facts)
             if target.exists():
                 raise StorageError("OUTPUT_EXISTS", f"Another process has written {target.name!r} meanwhile.")
+            fail_point("folder.before_rename")
             draft.rename(target)
+            fail_point("folder.after_rename")
             sync_folder(target.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -67,6 +71,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
     for path in contents(folder):
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
+    fail_point("folder.before_manifest")
     text = json.dumps({**facts, "files": hashes(folder)}, indent=2, sort_keys=True) + "\n"
     with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
         stream.write(text)

@@ -11,6 +11,7 @@ from pathlib import Path
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_data.contract import finding_message, to_reading
+from finetree_data.fail_points import fail_point
 from finetree_data.options import Reading
 from finetree_runtime.errors import DomainError, InvalidArgument, OutOfRange
 from sqlalchemy import Connection
@@ -49,6 +50,7 @@ class UploadFile:
 
     def sync(self) -> int:
         """Flush everything to disk, and return the number of bytes that are there."""
+        fail_point("upload.before_sync")
         with full_disk_refused():
             os.fsync(self._descriptor)
         self.synced = self.position
@@ -107,6 +109,7 @@ class Uploads:
 
     async def _commit(self, uid: str, upload: UploadFile) -> None:
         committed = await in_thread(upload.sync)
+        fail_point("upload.after_sync")
         now = self._clock()
         await self._store.write(lambda connection: datasets.commit_bytes(connection, uid, committed, now=now))
 
@@ -120,8 +123,10 @@ class Uploads:
         except InvalidArgument as error:
             await self._reject(row, remove=error.reason != "HASH_MISMATCH")
             raise
+        fail_point("upload.before_move")
         if file is part:
             await asyncio.to_thread(move_durably, part, content)
+        fail_point("upload.before_ready")
         record.file_format, record.row_format = valid.file_format, valid.row_format
         record.compression = valid.compression
         record.profile.CopyFrom(valid.profile)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.fail_points import fail_point
 from finetree_data.journal import FILE_NAME, Record, encode, read
 
 from finetree_worker.atomic_files import sync_folder
@@ -62,10 +63,13 @@ class Journal:
             seq += 1
             event.worker_seq = seq
             chunk += encode(event)
+        fail_point("journal.before_write")
         try:
             self._write(bytes(chunk))
             if durable:
+                fail_point("journal.before_sync")
                 os.fdatasync(self._fd)
+                fail_point("journal.after_sync")
         except OSError:
             os.ftruncate(self._fd, self._end)
             raise

@@ -24,7 +24,6 @@ from finetree_worker.errors import CheckpointError
 from finetree_worker.training import optimizers
 
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
-_BEST = "best.json"
 FORMAT = 1
 """Version of a checkpoint's layout."""
 
@@ -164,30 +163,15 @@ def _load(path: Path) -> dict[str, Tensor]:
         raise CheckpointError("CHECKPOINT_UNREADABLE", text, remedy=remedy) from error
 
 
-def mark_best(folder: Path, step: int) -> None:
-    """Note which checkpoint is the best: rotation keeps it."""
-    draft = folder / f".{_BEST}.tmp"
-    draft.write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
-    draft.replace(folder / _BEST)
+def rotate(folder: Path, keep: int, numerics_hash: str, *, best: int = 0) -> None:
+    """Delete this run's checkpoints but the newest `keep` and that of step `best`, if there is one.
 
-
-def best_step(folder: Path) -> int | None:
-    """Return the step of the best checkpoint; None where none is noted."""
-    try:
-        return int(json.loads((folder / _BEST).read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
-    """Delete this run's checkpoints but the newest `keep` and the best.
-
-    Half-written ones do not count among the newest, nor do those of another run, which may be of later steps.
+    Half-written ones do not count among the newest, nor do those of another run, which may be of later steps. Which one
+    is the best, the run knows by its position, hence by each of its checkpoints: no file of its own could be older.
     """
-    best = best_step(folder)
     whole = [path for path in sorted(folder.glob("step-*")) if _names_run(path, numerics_hash)]
     for path in whole[: max(0, len(whole) - keep)]:
-        if best is None or path.name != folder_name(best):
+        if path.name != folder_name(best):
             shutil.rmtree(path, ignore_errors=True)
 
 
