@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: ASYNC110 - a process of others sets no event
 """Clients that work with a trainer while it is killed again and again, and write down what they saw.
 
 The service and its workers are the shipped programs; a client that meets a dead service waits for the next one and says
@@ -14,7 +15,7 @@ import random
 import select
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,11 +29,31 @@ from finetree_data.fail_points import POINTS, VARIABLE
 from trainer_harness import OPTIONS, Talker, job_request, jsonl, options_of
 
 T = TypeVar("T")
-OF_WORKER = [name for name in POINTS if name.partition(".")[0] in {"journal", "folder", "checkpoint", "artifact", "outcome"}]
+_WORKER_ROOMS = {"journal", "folder", "checkpoint", "artifact", "outcome"}
+OF_WORKER = [name for name in POINTS if name.partition(".")[0] in _WORKER_ROOMS]
 OF_SERVICE = [name for name in POINTS if name not in OF_WORKER]
 OFTEN = {"store.before_commit": 12, "store.after_commit": 12, "log.before_publish": 12, "ingest.before_acknowledge": 4}
 """Places that are passed all the time: the campaign ends the process at one of the first so many passes."""
 AWAY = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
+
+
+@contextlib.contextmanager
+def broken_off(*codes: str) -> Iterator[None]:
+    """Let pass what a call meets whose service dies, or whose channel is closed with it; and these codes.
+
+    grpc.aio cancels such a call, and with it whoever awaits it: that is no request to end.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        if error.code() not in AWAY and error.code().name not in codes:
+            raise
+    except (TimeoutError, asyncio.InvalidStateError, grpc.aio.UsageError):
+        pass
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
 
 
 class Service:
@@ -93,7 +114,7 @@ class Service:
         """Put away what belongs to a process that has ended."""
         assert await self.death(10)
         os.close(self._died)
-        self.process.connection.close()
+        self.process.close()
         self._ready.clear()
         if self.channel is not None:
             channel, self.channel, self.talk = self.channel, None, None
@@ -137,28 +158,24 @@ class Client:
         cancels = self.number == 0 and turn % 2 == 0
         events = await self.follow(job, cancel_at=2 if cancels else 0)
         if events[-1].terminal.state == job_pb2.JOB_STATE_SUCCEEDED:
-            self.weights[job] = content, await self.download(job, events)
+            self.weights[job] = content, await self.download(events)
         await self.look(job)
         await self.tail(job, self.random.randint(1, 9))
-        await self.patiently(lambda talk: talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=dataset)))
+        await self.patiently(
+            lambda talk: talk.stub.DeleteDataset(dataset_pb2.DeleteDatasetRequest(name=dataset)), done="NOT_FOUND"
+        )
 
-    async def patiently(self, call: Callable[[Talker], Awaitable[T]], *, done: tuple[str, ...] = ("NOT_FOUND",)) -> T | None:
-        """Call until the service answers; None where a repeated call finds that it is done already."""
+    async def patiently(self, call: Callable[[Talker], Awaitable[T]], *, done: str = "") -> T | None:
+        """Call until the service answers; None where a repeated call finds by its code that it is done already."""
         tries = 0
         while True:
             talk = await self.service.up()
-            try:
-                return await asyncio.wait_for(call(talk), 10)
-            except grpc.aio.AioRpcError as error:
-                if tries and error.code().name in done:
-                    return None
-                if error.code() not in AWAY:
-                    raise
-            except (TimeoutError, asyncio.InvalidStateError, grpc.aio.UsageError, ValueError):
-                pass  # the channel was closed with its service
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
+            with broken_off():
+                try:
+                    return await asyncio.wait_for(call(talk), 10)
+                except grpc.aio.AioRpcError as error:
+                    if tries and error.code().name == done:
+                        return None
                     raise
             tries += 1
             await asyncio.sleep(0.02)
@@ -179,11 +196,13 @@ class Client:
             committed = shown.dataset.committed_bytes
             if shown.dataset.state == dataset_pb2.DATASET_STATE_READY:
                 return name
-            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError, asyncio.InvalidStateError, grpc.aio.UsageError):
-                talk = await self.service.up()
+            talk = await self.service.up()
+            with broken_off():
                 half = committed + (len(content) - committed + 1) // 2
                 pieces = [(committed, content[committed:half]), (half, content[half:])]
-                await asyncio.wait_for(talk.write(name, [piece for piece in pieces if piece[1]] or [(committed, b"")]), 10)
+                await asyncio.wait_for(
+                    talk.write(name, [piece for piece in pieces if piece[1]] or [(committed, b"")]), 10
+                )
             await asyncio.sleep(0)
 
     async def create(self, dataset: str, request_id: str) -> str:
@@ -205,7 +224,7 @@ class Client:
             found: list[event_pb2.JobEvent] = []
             cursors: list[int] = []
             call = talk.stub.WatchJob(event_log_pb2.WatchJobRequest(name=job, **start))
-            try:
+            with broken_off():
                 async with asyncio.timeout(20):
                     while (batch := await call.read()) is not grpc.aio.EOF:
                         found.extend(batch.events)
@@ -214,15 +233,6 @@ class Client:
                         at = max((e.step_metrics.step for e in batch.events), default=0)
                         if cancel_at and at >= cancel_at and cancelling is None:
                             cancelling = asyncio.create_task(self.cancel(job))
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in AWAY:
-                    raise
-            except (TimeoutError, asyncio.InvalidStateError, grpc.aio.UsageError):
-                pass
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
             self.history.reads.append(Read(job, len(seen), tuple(found), cursors=tuple(cursors)))
             seen.extend(found)
             await self.look(job)
@@ -232,18 +242,18 @@ class Client:
 
     async def cancel(self, job: str) -> None:
         """Cancel a job."""
-        if await self.patiently(lambda talk: talk.cancel(job), done=()) is not None:
+        if await self.patiently(lambda talk: talk.cancel(job)) is not None:
             self.history.cancelled.append(job)
 
     async def look(self, job: str) -> None:
         """Write down how a job is shown."""
-        found = await self.patiently(lambda talk: talk.job(job), done=())
+        found = await self.patiently(lambda talk: talk.job(job))
         self.history.looks.append(Look(job, found.state, found.last_seq, found.attempt))
 
     async def tail(self, job: str, count: int) -> None:
         """Read the newest events of an ended job."""
         request = event_log_pb2.ListEventsRequest(name=job, page_size=count, order=event_log_pb2.EVENT_ORDER_DESCENDING)
-        page = await self.patiently(lambda talk: talk.stub.ListEvents(request), done=())
+        page = await self.patiently(lambda talk: talk.stub.ListEvents(request))
         self.history.reads.append(Read(job, 0, tuple(reversed(page.events)), tail=count))
 
     async def whole(self, job: str) -> None:
@@ -251,14 +261,14 @@ class Client:
         found: list[event_pb2.JobEvent] = []
         request = event_log_pb2.ListEventsRequest(name=job, page_size=7)
         while True:
-            page = await self.patiently(lambda talk: talk.stub.ListEvents(request), done=())
+            page = await self.patiently(lambda talk: talk.stub.ListEvents(request))
             found.extend(page.events)
             if not page.next_page_token:
                 break
             request.page_token = page.next_page_token
         self.history.final[job] = tuple(found)
 
-    async def download(self, job: str, events: list[event_pb2.JobEvent]) -> bytes:
+    async def download(self, events: list[event_pb2.JobEvent]) -> bytes:
         """The weights that a job has published, compared with the hash that its event names."""
         (ready,) = [e.artifact_ready.artifact for e in events if e.HasField("artifact_ready")][-1:]
         (file,) = [f for f in ready.files if f.path.endswith(("weights.bin", "adapter_model.safetensors"))]
@@ -267,7 +277,7 @@ class Client:
         async def read(talk: Talker) -> bytes:
             return b"".join([part.chunk async for part in talk.stub.DownloadArtifact(request)])
 
-        content = await self.patiently(read, done=())
+        content = await self.patiently(read)
         assert hashlib.sha256(content).hexdigest() == file.sha256
         return content
 
@@ -282,18 +292,22 @@ class Campaign:
         self.reached: dict[str, int] = {}
         self.kills = 0
 
-    async def run(self, points: list[str], *, random_kills: int, worker_turns: list[str], until: Callable[[], bool]) -> None:
+    async def run(self, points: list[str], *, random_kills: int, worker_turns: list[str]) -> None:
         """Kill the service at each point and at random moments, while workers die at theirs; then let all end."""
-        put(self.service.folder / FOLDER, worker_turns)
+        turns, wanted = self.service.folder / FOLDER, set(worker_turns)
+        put(turns, worker_turns)
         work = [asyncio.create_task(client.run()) for client in self.clients]
         try:
             plan = [*points, *[""] * random_kills]
             for point in plan:
                 await self._kill(point, work)
             await self.service.start()
-            async with asyncio.timeout(60):
-                while not until():
+            async with asyncio.timeout(120):
+                while wanted - set(self.worker_deaths()):
                     _raise_of(work)
+                    if not list(turns.glob("????-*")):
+                        # The jobs that took them were cancelled before they got there.
+                        put(turns, sorted(wanted - set(self.worker_deaths())))
                     await asyncio.sleep(0.05)
                 for client in self.clients:
                     client.stop = True
@@ -346,8 +360,8 @@ class Campaign:
 
 def _raise_of(tasks: list["asyncio.Task[None]"]) -> None:
     for task in tasks:
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            raise error
+        if task.done():
+            task.result()
 
 
 def in_order(points: list[str], shuffle: random.Random) -> list[str]:

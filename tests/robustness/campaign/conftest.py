@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes this folder importable as `campaign`, and the trainer's harness as `trainer_harness`: test folders are no packages."""
+"""Makes this folder importable as `campaign`, the trainer's harness as `trainer_harness`: they are no packages."""
 
 import importlib.util
 import sys

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What clients saw of a trainer, and the promises that it must have kept to them.
 
-A history is what the clients of a campaign wrote down: the jobs that they were promised, every read of a log, every look
-at a job. `violations` names each promise that a history breaks; it looks at nothing but the history, so that what it finds
-was visible to a client.
+A history is what the clients of a campaign wrote down: the jobs that they were promised, every read of a log, every
+look at a job. `violations` names each promise that a history breaks; it looks at nothing but the history, so that what
+it finds was visible to a client.
 """
 
 from collections.abc import Callable, Iterator
@@ -209,9 +209,7 @@ def _looks_never_go_back(history: History) -> Iterator[str]:
 def _a_cancel_is_kept(history: History) -> Iterator[str]:
     for job in history.cancelled:
         events = history.final.get(job, ())
-        states = [
-            event.state_changed.current for event in events if event.kind == event_pb2.EVENT_KIND_STATE_CHANGED
-        ]
+        states = [event.state_changed.current for event in events if event.kind == event_pb2.EVENT_KIND_STATE_CHANGED]
         if not {S.JOB_STATE_CANCELLING, S.JOB_STATE_CANCELLED, *TERMINAL} & set(states):
             yield f"{job}: its cancel was acknowledged, and nothing of it is in the log"
 

@@ -2,9 +2,9 @@
 """Real service and worker processes without the seconds of their imports: forked from a process that has done those.
 
 `python preloaded.py SOCKET KIND` imports what a kind of program needs and waits; each connection brings a program's
-arguments, environment, folder and open files, and becomes a process of its own. `python preloaded.py SOCKET` is the other
-end, started in place of the program: it passes signals on, ends with the program and as the program does. A program that
-was started so is killed with its starter, and the other way round.
+arguments, environment, folder and open files, and becomes a process of its own. `python preloaded.py SOCKET` is the
+other end, started in place of the program: it passes signals on, ends with the program and as the program does. A
+program that was started so is killed with its starter, and the other way round.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ def _run(main, connection: socket.socket, asked: dict, files: list[int]) -> int:
         code = main()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - as the interpreter does
         import traceback
 
         traceback.print_exc()
@@ -108,7 +108,7 @@ class Starter:
     def __init__(self, path: str, arguments: list[str], files: tuple[int, ...], **more: object) -> None:
         self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.connection.connect(path)
-        asked = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd(), **more}
+        asked = {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd()), **more}
         socket.send_fds(self.connection, [json.dumps(asked).encode()], files)
         self._answers = self.connection.makefile("rb")
         self.pid = int(self._answers.readline() or 0)
@@ -117,10 +117,15 @@ class Starter:
         """The exit status; -9 of a process that was killed."""
         return int(self._answers.readline() or -signal.SIGKILL)
 
+    def close(self) -> None:
+        """End the process, if it has not ended."""
+        self._answers.close()
+        self.connection.close()
+
 
 def start(path: str) -> None:
     """Run the program that was asked for in place of this one, and end as it does."""
-    held = (int(name) for name in os.listdir("/proc/self/fd"))
+    held = (int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208 - quick: it starts each worker
     locks = [number for number in held if number > 2 and _target(number).endswith(".lock")]
     starter = Starter(path, sys.argv, (1, 2, *locks))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -133,7 +138,7 @@ def start(path: str) -> None:
 
 def _target(number: int) -> str:
     try:
-        return os.readlink(f"/proc/self/fd/{number}")
+        return os.readlink(f"/proc/self/fd/{number}")  # noqa: PTH115
     except OSError:
         return ""
 

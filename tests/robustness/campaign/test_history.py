@@ -16,7 +16,7 @@ def moved(seq, previous, current, attempt):
     return event(seq, current, attempt, state_changed=change, kind=event_pb2.EVENT_KIND_STATE_CHANGED)
 
 
-def event(seq, state, attempt, **payload):
+def event(seq, state, attempt, **payload):  # noqa: ANN003 - fields of JobEvent
     made = event_pb2.JobEvent(seq=seq, state=state, attempt=attempt, **payload)
     made.event_time.FromMicroseconds(1_000_000 + seq)
     return made
@@ -61,7 +61,7 @@ def test_a_whole_history_breaks_no_rule():
     assert violations(whole()) == []
 
 
-def change(history, index, **fields):
+def change(history, index, **fields):  # noqa: ANN003 - likewise
     """Another event in the place of one of j1's, and of every read of it."""
     events = [copy.deepcopy(each) for each in history.final["j1"]]
     for name, value in fields.items():

@@ -30,7 +30,8 @@ def atomic_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with storage_errors():
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        make_folder(target.parent)
+        draft.mkdir()
     try:
         with storage_errors():
             yield draft
@@ -67,10 +68,12 @@ def _storage_error(*, full: bool) -> StorageError:
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
-    """Flush every file of `folder` and write the manifest over them."""
+    """Flush every file of `folder` and the folders in it, and write the manifest over them."""
     for path in contents(folder):
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
+    for path in folder.rglob("*/"):
+        sync_folder(path)
     fail_point("folder.before_manifest")
     text = json.dumps({**facts, "files": hashes(folder)}, indent=2, sort_keys=True) + "\n"
     with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
@@ -120,6 +123,14 @@ def contents(folder: Path) -> list[Path]:
 def size(folder: Path) -> int:
     """Return the size of all files below `folder` in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, on the disk: what is flushed inside would else be lost with its name."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

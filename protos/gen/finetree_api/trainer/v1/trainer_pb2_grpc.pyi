@@ -275,7 +275,8 @@ class TrainerServiceStub:
     """Streams one file of an artifact from an offset, in pieces of 256 KiB; a cut download goes on from where it was.
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
-    artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below),
+    FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent; restore the trainer's data, or run the job again).
     """
     Generate: _grpc.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -563,7 +564,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     """Streams one file of an artifact from an offset, in pieces of 256 KiB; a cut download goes on from where it was.
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
-    artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below),
+    FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent; restore the trainer's data, or run the job again).
     """
     Generate: _aio.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]  # type: ignore[assignment]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -1022,7 +1024,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Streams one file of an artifact from an offset, in pieces of 256 KiB; a cut download goes on from where it was.
 
         Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
-        artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+        artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below),
+        FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent; restore the trainer's data, or run the job again).
         """
 
     @_abc_1.abstractmethod

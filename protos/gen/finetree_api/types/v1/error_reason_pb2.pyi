@@ -639,6 +639,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
     the metadata says, or export in a smaller number format.
     """
+    ERROR_REASON_DATASET_DAMAGED: _ErrorReason.ValueType  # 283
+    """Files that are damaged on the trainer's disk.
+
+    The file of an uploaded dataset is not what was uploaded (INTERNAL, job errors). Delete the dataset, upload it again,
+    and create the job anew.
+    """
+    ERROR_REASON_ARTIFACT_DAMAGED: _ErrorReason.ValueType  # 284
+    """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
+    from a backup, or run the job again.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1265,5 +1275,15 @@ errors). Take a format that the message names.
 ERROR_REASON_EXPORT_TOO_LARGE: ErrorReason.ValueType  # 253
 """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
 the metadata says, or export in a smaller number format.
+"""
+ERROR_REASON_DATASET_DAMAGED: ErrorReason.ValueType  # 283
+"""Files that are damaged on the trainer's disk.
+
+The file of an uploaded dataset is not what was uploaded (INTERNAL, job errors). Delete the dataset, upload it again,
+and create the job anew.
+"""
+ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
+"""A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
+from a backup, or run the job again.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -76,6 +76,7 @@ def run(
     """Do the task's work; every way in which it can end becomes an outcome."""
     try:
         core.warm_up()
+        lineage.require_rows(task)
         sealing = Sealing(reporter, task)
         return outcome.succeeded(_perform(task, core, reporter=sealing, control=commands, port=port))
     except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
