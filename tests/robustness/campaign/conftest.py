@@ -6,6 +6,8 @@ import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 
 
@@ -24,3 +26,20 @@ class _Finder:
 
 
 sys.meta_path.append(_Finder)
+
+
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory):
+    """Gives a kind of program ("trainer", "scripted", "worker"), loaded once for all tests of a process."""
+    from campaign.preloaded import Preloaded
+
+    folder, loaded = tmp_path_factory.mktemp("programs"), {}
+
+    def load(kind: str) -> Preloaded:
+        if kind not in loaded:
+            loaded[kind] = Preloaded(folder, kind)
+        return loaded[kind]
+
+    yield load
+    for each in loaded.values():
+        each.close()

@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+TINY_MODEL = "tiny-model"
+"""In place of a program: write the model of tiny_model.py to a folder. A worker has the libraries loaded for it."""
 WORKER_MODULES = ("generate.serve", "models.gguf", "plan_from_task", "training.run", "training.optimizers")
 
 
@@ -44,7 +46,15 @@ def _load(kind: str):  # noqa: ANN202 - the program's main function
         from scripted_training import Core
     from arming import Armed
 
-    return lambda: Process(parse(sys.argv[1:]), Armed(Core())).run()
+    def main() -> int:
+        if sys.argv[0] == TINY_MODEL:
+            import tiny_model
+
+            tiny_model.make(Path(sys.argv[1]))
+            return 0
+        return Process(parse(sys.argv[1:]), Armed(Core())).run()
+
+    return main
 
 
 def serve(path: str, kind: str) -> None:

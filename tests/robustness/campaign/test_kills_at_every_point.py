@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from campaign.campaign import OF_SERVICE, OF_WORKER, Campaign, Service, in_order, rows
-from campaign.preloaded import Preloaded
 from campaign.scripted_training import weights_after
 from finetree_data.fail_points import POINTS
 
@@ -39,24 +38,15 @@ def test_every_fail_point_stands_at_one_place_in_the_code():
     assert len(POINTS) >= 20
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("programs")
-    loaded = [Preloaded(folder, kind) for kind in ("trainer", "scripted")]
-    try:
-        yield [each.wait() for each in loaded]
-    finally:
-        for each in loaded:
-            each.close()
-
-
 @pytest.mark.timeout(3600)
-async def test_the_service_and_its_workers_die_everywhere_and_no_promise_is_broken(tmp_path, programs):
+async def test_the_service_and_its_workers_die_everywhere_and_no_promise_is_broken(tmp_path, preloaded):
     print(f"FINETREE_SEED={SEED}")
     shuffle = random.Random(SEED)
     points = [point for _ in range(ROUNDS) for point in in_order(OF_SERVICE, shuffle)]
     turns = [point for _ in range(ROUNDS) for point in OF_WORKER if point not in IN_TRAINING]
-    campaign = Campaign(Service(tmp_path, *programs, cpu_slots=2), seed=SEED, content=rows)
+    loaded = [preloaded(kind) for kind in ("trainer", "scripted")]
+    service = Service(tmp_path, *[each.wait() for each in loaded], cpu_slots=2)
+    campaign = Campaign(service, seed=SEED, content=rows)
     began = time.monotonic()
     await campaign.run(points, random_kills=RANDOM_KILLS, worker_turns=turns)
     campaign.assert_whole()

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetree_data.weights.checkpoint import WEIGHTS, folder_name
+from finetree_data.weights.checkpoint import WEIGHTS, folder_name, steps
+from finetree_data.weights.errors import WeightsError
+from finetree_data.weights.safetensors_file import read_header
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -92,7 +94,7 @@ def save(
     Raises StorageError (DISK_FULL, STORAGE_FAILED); earlier checkpoints are intact then.
     """
     target = folder / folder_name(position.step)
-    if _manifest(target, numerics_hash) is not None:
+    if _whole(target, numerics_hash) is not None:
         return target
     shutil.rmtree(target, ignore_errors=True)
     tensors, values = optimizers.state_tensors(optimizer)
@@ -123,11 +125,35 @@ def _manifest(folder: Path, numerics_hash: str) -> dict[str, Any] | None:
     return manifest
 
 
+def passed_over(folder: Path, numerics_hash: str, found: Checkpoint | None) -> list[int]:
+    """Return the steps of checkpoints beyond the one that was found which are damaged, in ascending order."""
+    later = [step for step in steps(folder) if found is None or step > found.position.step]
+    return [step for step in later if not _is_of_another_run(folder / folder_name(step), numerics_hash)]
+
+
 def _whole(folder: Path, numerics_hash: str) -> Checkpoint | None:
+    """Return a checkpoint of this run that can be restored.
+
+    A manifest that fits says that the files are those which somebody sealed, not that they are a checkpoint: what a run
+    would meet in the midst of restoring is looked for here, so that an older checkpoint can be taken.
+    """
     if _manifest(folder, numerics_hash) is None:
         return None
-    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    return Checkpoint(folder, Position(**state["position"]), Environment(**state["environment"]), numerics_hash)
+    try:
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        position, environment = Position(**state["position"]), Environment(**state["environment"])
+        for file in (WEIGHTS, _OPTIMIZER):
+            read_header(folder / file)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsError):
+        return None
+    step_fits = folder.name == folder_name(position.step) if type(position.step) is int else False
+    if not step_fits or not isinstance(state.get("optimizer"), dict) or not _are_numbers(asdict(position)):
+        return None
+    return Checkpoint(folder, position, environment, numerics_hash)
+
+
+def _are_numbers(values: dict[str, Any]) -> bool:
+    return all(value is None or isinstance(value, int | float) for value in values.values())
 
 
 def restore(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
@@ -177,8 +203,18 @@ def rotate(folder: Path, keep: int, numerics_hash: str, *, best: int = 0) -> Non
 
 def _names_run(folder: Path, numerics_hash: str) -> bool:
     """Return whether a checkpoint's manifest names this run, without hashing its files."""
+    return _named_run(folder) == numerics_hash
+
+
+def _is_of_another_run(folder: Path, numerics_hash: str) -> bool:
+    return _named_run(folder) not in (None, numerics_hash)
+
+
+def _named_run(folder: Path) -> str | None:
+    """Return the run that a checkpoint's manifest names; None where there is no manifest or it is damaged."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("numerics_hash") == numerics_hash
+    except (OSError, ValueError, RecursionError):
+        return None
+    named = manifest.get("numerics_hash") if isinstance(manifest, dict) else None
+    return named if isinstance(named, str) else None

@@ -75,7 +75,12 @@ class Loop:
 
     def restore(self) -> int:
         """Restore the newest whole checkpoint; return its step, or 0 where there is none."""
-        found = checkpoint.newest(self.plan.checkpoints_dir, self.plan.numerics_hash())
+        folder, run = self.plan.checkpoints_dir, self.plan.numerics_hash()
+        found = checkpoint.newest(folder, run)
+        if damaged := checkpoint.passed_over(folder, run, found):
+            where = f"continues from step {found.position.step}" if found is not None else "starts again"
+            text = f"Damaged checkpoints are passed over (step {', '.join(map(str, damaged))}); the run {where}."
+            self._alert("CHECKPOINT_DAMAGED", text)
         if found is None:
             return 0
         checkpoint.restore(found, self.subject.trainable, self.optimizer)
