@@ -639,6 +639,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
     the metadata says, or export in a smaller number format.
     """
+    ERROR_REASON_JOB_NOT_PAUSABLE: _ErrorReason.ValueType  # 254
+    """The life cycle of a job.
+
+    The job cannot be paused: it does not train, or its state is none that can be paused (FAILED_PRECONDITION,
+    PauseJob). Cancel it instead, or look at Job.allowed_actions; the metadata has its task and state.
+    """
+    ERROR_REASON_JOB_NOT_PAUSED: _ErrorReason.ValueType  # 257
+    """The job is neither paused nor suspended (FAILED_PRECONDITION, ResumeJob). While it is PAUSING, wait for PAUSED."""
+    ERROR_REASON_JOB_NOT_WAITING: _ErrorReason.ValueType  # 258
+    """The job does not wait for a device, or the one that it should go before does not (FAILED_PRECONDITION, MoveJob). It
+    has begun or ended meanwhile: look at the queue again.
+    """
+    ERROR_REASON_DIFFERENT_QUEUES: _ErrorReason.ValueType  # 259
+    """The two jobs wait for different devices (FAILED_PRECONDITION, MoveJob). Name a job that waits for the same one."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1266,4 +1280,18 @@ ERROR_REASON_EXPORT_TOO_LARGE: ErrorReason.ValueType  # 253
 """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
 the metadata says, or export in a smaller number format.
 """
+ERROR_REASON_JOB_NOT_PAUSABLE: ErrorReason.ValueType  # 254
+"""The life cycle of a job.
+
+The job cannot be paused: it does not train, or its state is none that can be paused (FAILED_PRECONDITION,
+PauseJob). Cancel it instead, or look at Job.allowed_actions; the metadata has its task and state.
+"""
+ERROR_REASON_JOB_NOT_PAUSED: ErrorReason.ValueType  # 257
+"""The job is neither paused nor suspended (FAILED_PRECONDITION, ResumeJob). While it is PAUSING, wait for PAUSED."""
+ERROR_REASON_JOB_NOT_WAITING: ErrorReason.ValueType  # 258
+"""The job does not wait for a device, or the one that it should go before does not (FAILED_PRECONDITION, MoveJob). It
+has begun or ended meanwhile: look at the queue again.
+"""
+ERROR_REASON_DIFFERENT_QUEUES: ErrorReason.ValueType  # 259
+"""The two jobs wait for different devices (FAILED_PRECONDITION, MoveJob). Name a job that waits for the same one."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

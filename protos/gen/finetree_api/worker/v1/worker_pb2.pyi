@@ -44,7 +44,7 @@ class _CommandKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandKi
     COMMAND_KIND_CHECKPOINT: _CommandKind.ValueType  # 1
     """Save a checkpoint after the step at hand and go on."""
     COMMAND_KIND_PAUSE: _CommandKind.ValueType  # 2
-    """Save a checkpoint and end as paused. Not sent in this version."""
+    """Save a checkpoint and end as paused."""
     COMMAND_KIND_CANCEL: _CommandKind.ValueType  # 3
     """End as cancelled."""
     COMMAND_KIND_PREEMPT: _CommandKind.ValueType  # 4
@@ -60,7 +60,7 @@ COMMAND_KIND_UNSPECIFIED: CommandKind.ValueType  # 0
 COMMAND_KIND_CHECKPOINT: CommandKind.ValueType  # 1
 """Save a checkpoint after the step at hand and go on."""
 COMMAND_KIND_PAUSE: CommandKind.ValueType  # 2
-"""Save a checkpoint and end as paused. Not sent in this version."""
+"""Save a checkpoint and end as paused."""
 COMMAND_KIND_CANCEL: CommandKind.ValueType  # 3
 """End as cancelled."""
 COMMAND_KIND_PREEMPT: CommandKind.ValueType  # 4
