@@ -9,6 +9,7 @@ from finetree_runtime.server.identity import server_info
 
 from finetree_trainer.api.data_rpcs import DataRpcs
 from finetree_trainer.api.job_rpcs import JobRpcs
+from finetree_trainer.api.lifecycle_rpcs import LifecycleRpcs
 from finetree_trainer.api.log_rpcs import LogRpcs
 from finetree_trainer.api.result_rpcs import ResultRpcs
 from finetree_trainer.api.serving_rpcs import ServingRpcs
@@ -22,12 +23,15 @@ from finetree_trainer.scheduling.queue import JobQueue
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
 
-FEATURES = (*capabilities.features(), "models.hub", "watch.cursor", "datasets.resume", "datasets.preview", "sweeps")
+FEATURES = (
+    *(*capabilities.features(), "models.hub", "watch.cursor", "datasets.resume", "datasets.preview", "sweeps"),
+    *("jobs.pause", "jobs.move"),
+)
 """Features that GetServerInfo names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, ResultRpcs, ServingRpcs):
+class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, ResultRpcs, ServingRpcs):
     """Every rpc of the trainer; its fields answer them."""
 
     leases: Leases

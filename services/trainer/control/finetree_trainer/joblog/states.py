@@ -39,9 +39,7 @@ FOLLOWERS: dict[int, frozenset[int]] = {
     job_pb2.JOB_STATE_RUNNING: frozenset(
         {job_pb2.JOB_STATE_PAUSING, job_pb2.JOB_STATE_CANCELLING, job_pb2.JOB_STATE_RECOVERING, *TERMINAL}
     ),
-    job_pb2.JOB_STATE_PAUSING: frozenset(
-        {job_pb2.JOB_STATE_PAUSED, job_pb2.JOB_STATE_CANCELLING, *TERMINAL}
-    ),
+    job_pb2.JOB_STATE_PAUSING: frozenset({job_pb2.JOB_STATE_PAUSED, job_pb2.JOB_STATE_CANCELLING, *TERMINAL}),
     job_pb2.JOB_STATE_PAUSED: frozenset({job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_CANCELLED}),
     job_pb2.JOB_STATE_RECOVERING: frozenset(
         {job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_FAILED}
@@ -74,7 +72,7 @@ def actions(state: int, task: int, *, suspended: bool = False) -> list[job_pb2.J
         allowed.append(job_pb2.JOB_ACTION_GENERATE)
     if task == job_pb2.TASK_KIND_TRAIN and not suspended and state in PAUSABLE:
         allowed.append(job_pb2.JOB_ACTION_PAUSE)
-    if state == job_pb2.JOB_STATE_PAUSED or suspended and state in WAITING:
+    if state == job_pb2.JOB_STATE_PAUSED or (suspended and state in WAITING):
         allowed.append(job_pb2.JOB_ACTION_RESUME)
     if state in WAITING:
         allowed.append(job_pb2.JOB_ACTION_MOVE)

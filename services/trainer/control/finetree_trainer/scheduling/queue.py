@@ -175,7 +175,7 @@ class JobQueue:
         return Position(number, self._blocked_by(waiting, number))
 
     def competitors(self, uid: str) -> list[JobRow]:
-        """Rows of the other jobs that wait for the same devices as a waiting one, suspended ones too, in their order."""
+        """Rows of the jobs that wait for the same devices as a waiting one, suspended ones too, in their order."""
         waiting = self._waiting.get(uid)
         if waiting is None:
             return []

@@ -3,7 +3,6 @@
 
 import asyncio
 
-from finetree_api.trainer.v1 import lifecycle_pb2
 from finetree_runtime.errors import FailedPrecondition, invalid_field
 from sqlalchemy import Connection
 
@@ -15,7 +14,7 @@ from finetree_trainer.scheduling import place
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.store import request_ids
 from finetree_trainer.store.jobs import JobRow
-from finetree_trainer.store.request_ids import RequestKey, body_hash
+from finetree_trainer.store.request_ids import RequestKey
 
 
 class Moving:
@@ -50,16 +49,11 @@ class Moving:
             await self._log.change(uid, decide)
 
 
-def move_key(project: str, request: lifecycle_pb2.MoveJobRequest) -> RequestKey:
-    """What makes two requests of MoveJob the same one."""
-    return RequestKey(project, request.request_id, "MoveJob", body_hash(request, "request_id"))
-
-
 def _move(transaction: Transaction, others: list[JobRow], before: str) -> None:
     """Place the job before one of `others`, which are in the order of the queue; for "" before all of them."""
     row = transaction.row
     index = next((i for i, other in enumerate(others) if other.uid == before), 0)
-    if not others or not before and others[0].priority < row.priority:
+    if not others or (not before and others[0].priority < row.priority):
         return  # it is the first already
     other, ahead = others[index], others[index - 1] if index else None
     above = place.place_of(ahead) if ahead is not None and ahead.priority == other.priority else ""

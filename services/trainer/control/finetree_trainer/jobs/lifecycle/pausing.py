@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pauses trainings and has them go on: a running one through its worker, a waiting one by taking it out of the queue."""
+"""Pauses trainings and resumes them: a running one through its worker, a waiting one by taking it out of the queue."""
 
-from finetree_api.trainer.v1 import job_pb2, lifecycle_pb2
+from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.errors import FailedPrecondition
 from sqlalchemy import Connection
 
@@ -11,7 +11,7 @@ from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.scheduling import place
 from finetree_trainer.store import request_ids
 from finetree_trainer.store.jobs import JobRow
-from finetree_trainer.store.request_ids import RequestKey, body_hash
+from finetree_trainer.store.request_ids import RequestKey
 from finetree_trainer.workers.supervisor import Supervisor
 
 
@@ -67,16 +67,6 @@ class Pausing:
             transaction.resume()
 
         await self._log.change(uid, decide)
-
-
-def pause_key(project: str, request: lifecycle_pb2.PauseJobRequest) -> RequestKey:
-    """What makes two requests of PauseJob the same one."""
-    return RequestKey(project, request.request_id, "PauseJob", body_hash(request, "request_id"))
-
-
-def resume_key(project: str, request: lifecycle_pb2.ResumeJobRequest) -> RequestKey:
-    """What makes two requests of ResumeJob the same one."""
-    return RequestKey(project, request.request_id, "ResumeJob", body_hash(request, "request_id"))
 
 
 def _not_pausable(row: JobRow) -> FailedPrecondition:
