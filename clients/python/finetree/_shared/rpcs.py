@@ -20,6 +20,7 @@ from finetree_api.trainer.v1 import (
     job_log_pb2,
     lifecycle_pb2,
     metrics_pb2,
+    retention_pb2,
     serving_pb2,
     sweep_pb2,
     trainer_pb2,
@@ -146,6 +147,7 @@ CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_p
 PAUSE_JOB = _of("trainer", "PauseJob", lifecycle_pb2.PauseJobRequest, lifecycle_pb2.PauseJobResponse)
 RESUME_JOB = _of("trainer", "ResumeJob", lifecycle_pb2.ResumeJobRequest, lifecycle_pb2.ResumeJobResponse)
 MOVE_JOB = _of("trainer", "MoveJob", lifecycle_pb2.MoveJobRequest, lifecycle_pb2.MoveJobResponse)
+DELETE_JOB = _of("trainer", "DeleteJob", retention_pb2.DeleteJobRequest, retention_pb2.DeleteJobResponse, SEGMENT)
 VALIDATE_SWEEP = _of(
     "trainer", "ValidateSweep", sweep_pb2.ValidateSweepRequest, sweep_pb2.ValidateSweepResponse, SEGMENT
 )

@@ -40,7 +40,9 @@ from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
-from finetree_trainer.jobs.retention import Retention
+from finetree_trainer.jobs.retention.deletion import Deletions
+from finetree_trainer.jobs.retention.events import EventRetention
+from finetree_trainer.jobs.retention.sweep import RetentionSweep
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
@@ -146,6 +148,8 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
+        deletions = Deletions(log, layout, jobs)
+        self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
         return TrainerServicer(
@@ -153,6 +157,7 @@ class Application:
             jobs=jobs,
             pausing=self._pausing,
             moving=Moving(log, self._queue),
+            deletions=deletions,
             sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
@@ -177,13 +182,12 @@ class Application:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
         self._queue.start = self._supervisor.start
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
-        retention = Retention(self._log, retention=self._settings.event_retention)
         loops = {
             "queue": self._queue.run,
             "time_limits": self._time_limits.run,
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
-            "retention": retention.run,
+            "retention": self._retention.run,
             "observation_reports": reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
         }

@@ -195,6 +195,8 @@ class _JobActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobAction.V
     """ResumeJob: it is PAUSED, or suspended."""
     JOB_ACTION_MOVE: _JobAction.ValueType  # 6
     """MoveJob: it is QUEUED or RECOVERING."""
+    JOB_ACTION_DELETE: _JobAction.ValueType  # 8
+    """DeleteJob: it is in a terminal state. Another job that uses what it made may still prevent it."""
 
 class JobAction(_JobAction, metaclass=_JobActionEnumTypeWrapper):
     """What the server would accept for a job now."""
@@ -213,6 +215,8 @@ JOB_ACTION_RESUME: JobAction.ValueType  # 5
 """ResumeJob: it is PAUSED, or suspended."""
 JOB_ACTION_MOVE: JobAction.ValueType  # 6
 """MoveJob: it is QUEUED or RECOVERING."""
+JOB_ACTION_DELETE: JobAction.ValueType  # 8
+"""DeleteJob: it is in a terminal state. Another job that uses what it made may still prevent it."""
 Global___JobAction: _TypeAlias = JobAction  # noqa: Y015
 
 class _JobPriority:
@@ -1141,7 +1145,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it will be deleted. Unset: it is kept; this version deletes no jobs."""
+        """When retention will delete it, unless something keeps it: another job that uses it, or a pinned checkpoint. Unset: it
+        is kept until DeleteJob.
+        """
 
     @_builtins.property
     def base(self) -> _artifact_pb2.ArtifactBase:

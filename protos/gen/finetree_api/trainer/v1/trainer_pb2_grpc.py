@@ -13,6 +13,7 @@ from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_d
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
 from finetree_api.trainer.v1 import lifecycle_pb2 as finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
+from finetree_api.trainer.v1 import retention_pb2 as finetree__api_dot_trainer_dot_v1_dot_retention__pb2
 from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
 from finetree_api.trainer.v1 import sweep_pb2 as finetree__api_dot_trainer_dot_v1_dot_sweep__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
@@ -135,6 +136,11 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/MoveJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/DeleteJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.FromString,
                 _registered_method=True)
         self.ValidateSweep = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ValidateSweep',
@@ -344,6 +350,12 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def MoveJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -561,6 +573,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.MoveJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.SerializeToString,
             ),
             'ValidateSweep': grpc.unary_unary_rpc_method_handler(
                     servicer.ValidateSweep,
@@ -1149,6 +1166,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/MoveJob',
             finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/DeleteJob',
+            finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,
