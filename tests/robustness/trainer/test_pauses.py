@@ -49,7 +49,6 @@ async def test_a_run_paused_over_a_restart_ends_in_the_weights_of_one_that_never
         await talk.until(paused, lambda event: event.step_metrics.step >= 2, 120)
         await talk.pause(paused)
         await talk.until(paused, lambda event: event.state_changed.current == job_pb2.JOB_STATE_PAUSED, 120)
-        assert not list((tmp_path / "data" / "workers").iterdir()), "it holds no process"
     async with trainer(tmp_path, **settings) as talk:
         assert (await talk.job(paused)).state == job_pb2.JOB_STATE_PAUSED
         await talk.resume(paused)
