@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: ANN202 - a walk's parts
+# ruff: noqa: ANN202, ASYNC110 - a walk's parts; a state that a job may have been in before
 """`allowed_actions` is what the server accepts: in every state each action is asked for, allowed or not."""
+
+import asyncio
 
 import grpc.aio
 import pytest
@@ -53,11 +55,16 @@ class Walk:
             return refusal(error)[1]
         return ""
 
+    async def reach(self, name: str, state: int) -> job_pb2.Job:
+        """Wait until a job is in a state that it may have been in before."""
+        async with asyncio.timeout(30):
+            while (job := await self.talk.job(name)).state != state:
+                await asyncio.sleep(0.02)
+        return job
+
     async def look(self, name: str, state: int) -> job_pb2.Job:
         """Look at a job in a state, and ask for each action that it does not allow: nothing may come of it."""
-        await self.talk.until(name, lambda event: event.state == state)
-        job = await self.talk.job(name)
-        assert job.state == state
+        job = await self.reach(name, state)
         allowed = self.seen.setdefault(self.key(job), set(job.allowed_actions))
         assert allowed == set(job.allowed_actions)
         for action, reason in REFUSED.items():

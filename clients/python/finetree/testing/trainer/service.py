@@ -292,10 +292,10 @@ class FakeTrainer:
                     job.train.ClearField(name)  # type: ignore[arg-type]  # names from the tuple above
         return answer
 
-    def _once(self, request: Any, method: str, act: Callable[[FakeJob], None]) -> FakeJob:
+    def _once(self, request: Any, act: Callable[[FakeJob], None]) -> FakeJob:
         """Do to a job what a request asks, unless the same request has done it before."""
         job = self.find(request.name)
-        project = job.message.name.partition("/jobs/")[0]
+        project, method = job.message.name.partition("/jobs/")[0], request.DESCRIPTOR.name.removesuffix("Request")
         key = project, request.request_id, method, body_hash(request, "request_id")
         if self._answers.find(*key) is None:
             act(job)
@@ -303,22 +303,17 @@ class FakeTrainer:
         return job
 
     def _update(self, request: trainer_pb2.UpdateJobRequest) -> trainer_pb2.UpdateJobResponse:
-        job = self._once(request, "UpdateJob", lambda job: job.update(request))
-        return trainer_pb2.UpdateJobResponse(job=job.message)
+        return trainer_pb2.UpdateJobResponse(job=self._once(request, lambda job: job.update(request)).message)
 
     def _cancel(self, request: trainer_pb2.CancelJobRequest) -> trainer_pb2.CancelJobResponse:
-        job = self._once(request, "CancelJob", lambda job: job.cancel())
-        return trainer_pb2.CancelJobResponse(job=job.message)
+        return trainer_pb2.CancelJobResponse(job=self._once(request, lambda job: job.cancel()).message)
 
     def _pause(self, request: lifecycle_pb2.PauseJobRequest) -> lifecycle_pb2.PauseJobResponse:
-        job = self._once(request, "PauseJob", FakeJob.pause)
-        return lifecycle_pb2.PauseJobResponse(job=job.message)
+        return lifecycle_pb2.PauseJobResponse(job=self._once(request, FakeJob.pause).message)
 
     def _resume(self, request: lifecycle_pb2.ResumeJobRequest) -> lifecycle_pb2.ResumeJobResponse:
-        job = self._once(request, "ResumeJob", FakeJob.resume)
-        answer = lifecycle_pb2.ResumeJobResponse(job=job.message)
-        job.pump()
-        self._settle(job)
+        answer = lifecycle_pb2.ResumeJobResponse(job=self._once(request, FakeJob.resume).message)
+        self._pump()
         return answer
 
     def _artifacts(self, request: artifact_pb2.ListArtifactsRequest) -> artifact_pb2.ListArtifactsResponse:

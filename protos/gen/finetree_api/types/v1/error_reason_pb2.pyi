@@ -654,8 +654,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DIFFERENT_QUEUES: _ErrorReason.ValueType  # 259
     """The two jobs wait for different devices (FAILED_PRECONDITION, MoveJob). Name a job that waits for the same one."""
     ERROR_REASON_CHECKPOINT_FORMAT_UNSUPPORTED: _ErrorReason.ValueType  # 260
-    """The job's checkpoints were written by another version, in a format that this one does not read (job errors). Start a
-    trainer of that version to have the job go on, or train anew.
+    """The job's checkpoints were written by another version, in a format that this one does not read (INTERNAL, job
+    errors). Start a trainer of that version to have the job go on, or train anew.
     """
     ERROR_REASON_JOB_IN_USE: _ErrorReason.ValueType  # 274
     """Deleting, and what is kept.
@@ -1311,8 +1311,8 @@ has begun or ended meanwhile: look at the queue again.
 ERROR_REASON_DIFFERENT_QUEUES: ErrorReason.ValueType  # 259
 """The two jobs wait for different devices (FAILED_PRECONDITION, MoveJob). Name a job that waits for the same one."""
 ERROR_REASON_CHECKPOINT_FORMAT_UNSUPPORTED: ErrorReason.ValueType  # 260
-"""The job's checkpoints were written by another version, in a format that this one does not read (job errors). Start a
-trainer of that version to have the job go on, or train anew.
+"""The job's checkpoints were written by another version, in a format that this one does not read (INTERNAL, job
+errors). Start a trainer of that version to have the job go on, or train anew.
 """
 ERROR_REASON_JOB_IN_USE: ErrorReason.ValueType  # 274
 """Deleting, and what is kept.
