@@ -31,8 +31,7 @@ def fill(folder: Path, *, queued: int, ended: int = 0, events_of_one: int = 0, p
     store = Store(Layout(folder).database)
     uids: list[str] = []
     try:
-        for number in range(queued + ended):
-            uids.append(_submit(store, number, project, is_ended=number < ended))
+        uids += [_submit(store, number, project, is_ended=number < ended) for number in range(queued + ended)]
         if events_of_one:
             uids.append(_submit_long(store, queued + ended, project, count=events_of_one))
         store.submit(lambda _connection: None).result()
