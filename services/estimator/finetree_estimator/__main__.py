@@ -10,7 +10,7 @@ from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
 from finetree_runtime.config.settings import SettingsError, load_or_exit
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server import oneshot
-from finetree_runtime.server.admission import CallLimits
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.service import Service, run
 

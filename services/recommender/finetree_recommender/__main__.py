@@ -8,7 +8,7 @@ import finetree
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
 from finetree_runtime.config.settings import SettingsError, load_or_exit
 from finetree_runtime.server import oneshot
-from finetree_runtime.server.admission import CallLimits
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.service import Service, run
 from google.protobuf import json_format

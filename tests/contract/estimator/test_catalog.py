@@ -108,5 +108,4 @@ async def test_the_server_says_what_it_is(stub, request_of):
     assert info.server.service == "finetree-estimator"
     assert list(info.server.api_revisions) == ["v1"]
     assert info.server.limits["max_batch_rows"] == 1000
-    assert info.server.limits["max_running_calls"] == 32
     assert info.revision == (await stub.EstimateRun(request_of())).estimate.revision

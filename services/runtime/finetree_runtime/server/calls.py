@@ -35,8 +35,8 @@ from finetree_runtime.errors import (
 )
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
-from finetree_runtime.server.admission import REFUSALS, Admission, Places
-from finetree_runtime.server.auth import Authenticator
+from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
+from finetree_runtime.server.entry.auth import Authenticator
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics import CallMetrics
 

@@ -11,7 +11,7 @@ from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
-from finetree_runtime.server.admission import CallLimits
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service

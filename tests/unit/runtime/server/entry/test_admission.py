@@ -8,7 +8,7 @@ import pytest
 from finetree_runtime.config.settings import ServiceSettings
 from finetree_runtime.errors import DeadlineExceeded, ResourceExhausted
 from finetree_runtime.server import context
-from finetree_runtime.server.admission import Admission, CallLimits, Line, Places
+from finetree_runtime.server.entry.admission import Admission, CallLimits, Line, Places
 
 
 def within(seconds):
