@@ -27,6 +27,8 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.list import EventLister
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.metrics import MetricsReader
+from finetree_trainer.joblog.project.watch import ProjectWatches
+from finetree_trainer.joblog.wait import Waits
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
@@ -151,6 +153,8 @@ class Application:
             sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
+            waits=Waits(log, self._watches),
+            project_watches=ProjectWatches(log, self._watches),
             lister=EventLister(log),
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),

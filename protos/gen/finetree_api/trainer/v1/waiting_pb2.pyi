@@ -212,7 +212,7 @@ class WatchJobsResponse(_message.Message):
     cursor: _builtins.str
     """Opaque place after this batch, for WatchJobsRequest.cursor. Valid also after a restart of the service."""
     more: _builtins.bool
-    """Whether more changes are stored than this batch and those before it had. False: the watcher has caught up."""
+    """Whether more changes may be stored than this batch and those before it had. False: the watcher has caught up."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobChange]:
         """In the order in which the service stored them; those of one job in the order of their numbers. Empty: a heartbeat, or a
