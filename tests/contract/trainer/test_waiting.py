@@ -10,7 +10,7 @@ import sqlite3
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2, trainer_pb2, waiting_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2, retention_pb2, trainer_pb2, waiting_pb2
 from finetree_trainer.joblog.project import blocks, cursor
 from finetree_trainer.store import events
 from google.protobuf.duration_pb2 import Duration
@@ -181,6 +181,26 @@ async def test_a_cursor_of_another_log_or_of_what_is_gone_is_refused(tmp_path):
         assert kept == await changes(talk, None, kinds=kinds)
         assert kept[-1] == whole[-1]
         assert not await changes(talk, None, kinds=kinds, cursor=whole[-1].cursor)
+
+
+async def test_a_position_is_never_given_twice_where_jobs_are_deleted(tmp_path):
+    async with trainer(tmp_path, {"steps": 3}) as talk:
+        dataset = (await talk.upload(jsonl(ROWS))).name
+        epoch = talk.application._store.log_epoch
+        first = await talk.train(dataset=dataset)
+        behind, reached = (await changes(talk, ended(1)))[-1].cursor, []
+        for _ in range(2):
+            job = await talk.train(dataset=dataset)
+            whole = await changes(talk, ended(1), cursor=behind)
+            reached.append(cursor.decode(whole[-1].cursor, epoch, "default").position)
+            await talk.stub.DeleteJob(retention_pb2.DeleteJobRequest(name=job.name))
+            assert (await watch_error(talk, cursor=whole[0].cursor))[1] == "EVENTS_EXPIRED"
+            assert not await changes(talk, None, cursor=whole[-1].cursor)
+            behind = whole[-1].cursor
+        assert reached[0] < reached[1]
+        assert {change.event.job_uid for change in await changes(talk, None)} == {first.uid}
+        with talk.application._store._reading.begin() as connection:
+            assert connection.exec_driver_sql("SELECT COUNT(*) FROM event_blocks WHERE job_uid = ''").scalar() == 1
 
 
 async def test_a_copy_of_the_database_has_the_same_order(tmp_path):

@@ -13,6 +13,7 @@ from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
+from finetree_api.trainer.v1 import retention_pb2 as _retention_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.trainer.v1 import sweep_pb2 as _sweep_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
@@ -49,6 +50,7 @@ class TrainerServiceStub:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
     (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
     INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
@@ -180,6 +182,16 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]
+    """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
+    lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
+    it returns, or at the next start where the service is killed meanwhile. With `force` it waits until a running job has
+    stopped, up to the cancel grace twice.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
+    force; JOB_IN_USE: wait for what the violations name, or cancel it),
+    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
     ValidateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
 
@@ -236,7 +248,8 @@ class TrainerServiceStub:
     of the last change or batch. No job waits for a watcher.
 
     Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
-    changes were removed by retention; see ListJobs for how the jobs are, and watch from the cursor in the metadata),
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
     FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
     operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
     RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
@@ -358,6 +371,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
     (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
     INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
@@ -486,6 +500,16 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]  # type: ignore[assignment]
+    """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
+    lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
+    it returns, or at the next start where the service is killed meanwhile. With `force` it waits until a running job has
+    stopped, up to the cancel grace twice.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
+    force; JOB_IN_USE: wait for what the violations name, or cancel it),
+    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
     ValidateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]  # type: ignore[assignment]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
 
@@ -542,7 +566,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     of the last change or batch. No job waits for a watcher.
 
     Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
-    changes were removed by retention; see ListJobs for how the jobs are, and watch from the cursor in the metadata),
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
     FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
     operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
     RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
@@ -663,6 +688,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
     (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
     INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
@@ -881,6 +907,22 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _retention_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retention_pb2.DeleteJobResponse, _abc.Awaitable[_retention_pb2.DeleteJobResponse]]:
+        """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
+        lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
+        it returns, or at the next start where the service is killed meanwhile. With `force` it waits until a running job has
+        stopped, up to the cancel grace twice.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
+        force; JOB_IN_USE: wait for what the violations name, or cancel it),
+        ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
     def ValidateSweep(
         self,
         request: _sweep_pb2.ValidateSweepRequest,
@@ -983,7 +1025,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         of the last change or batch. No job waits for a watcher.
 
         Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
-        changes were removed by retention; see ListJobs for how the jobs are, and watch from the cursor in the metadata),
+        changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+        the metadata),
         FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
         operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
         RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).

@@ -11,6 +11,7 @@ from finetree_trainer.api.data_rpcs import DataRpcs
 from finetree_trainer.api.job_rpcs import JobRpcs
 from finetree_trainer.api.log_rpcs import LogRpcs
 from finetree_trainer.api.result_rpcs import ResultRpcs
+from finetree_trainer.api.retention_rpcs import RetentionRpcs
 from finetree_trainer.api.serving_rpcs import ServingRpcs
 from finetree_trainer.api.sweep_rpcs import SweepRpcs
 from finetree_trainer.api.waiting_rpcs import WaitingRpcs
@@ -31,7 +32,7 @@ FEATURES = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, WaitingRpcs, ResultRpcs, ServingRpcs):
+class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, WaitingRpcs, ResultRpcs, RetentionRpcs, ServingRpcs):
     """Every rpc of the trainer; its fields answer them."""
 
     leases: Leases

@@ -66,6 +66,15 @@ INSERT INTO meta (key, value) SELECT :key, CAST(position AS TEXT) FROM (
 ON CONFLICT (key) DO UPDATE SET value = excluded.value
   WHERE CAST(excluded.value AS INTEGER) > CAST(meta.value AS INTEGER)""")
 
+# An insert takes the largest rowid plus one: while the row of the largest one is there, it is never given again.
+_KEEP_PLACE = text("""
+UPDATE event_blocks SET job_uid = '', first_seq = rowid, last_seq = rowid, kinds = 0, crc = 0, payload = x''
+WHERE job_uid = :uid AND rowid = (SELECT MAX(rowid) FROM event_blocks)""")
+
+_OLD_PLACES = text("DELETE FROM event_blocks WHERE job_uid = '' AND rowid < (SELECT MAX(rowid) FROM event_blocks)")
+
+_CUT_ALL = text("DELETE FROM event_blocks WHERE job_uid = :uid")
+
 _CUT = text("DELETE FROM event_blocks WHERE job_uid = :uid AND last_seq < :seq")
 _OLDEST = text("UPDATE jobs SET oldest_seq = :seq WHERE uid = :uid AND oldest_seq < :seq")
 
@@ -189,11 +198,27 @@ def expired_seq(connection: Connection, uid: str, before: int) -> int:
 
 def remove_before(connection: Connection, uid: str, oldest_seq: int) -> None:
     """Delete every block below `oldest_seq`, and keep the position of the newest of them for the project's watchers."""
-    project = project_of(connection, uid)
-    if project is not None:
-        connection.execute(_REMOVED, {"key": removed_key(project), "uid": uid, "seq": oldest_seq})
+    _note_removed(connection, uid, before=oldest_seq)
     connection.execute(_CUT, {"uid": uid, "seq": oldest_seq})
     connection.execute(_OLDEST, {"uid": uid, "seq": oldest_seq})
+
+
+def remove_all(connection: Connection, uid: str) -> None:
+    """Delete every block of a job that is deleted; of the newest block of all, a row without events stays."""
+    _note_removed(connection, uid, before=_BEYOND)
+    connection.execute(_KEEP_PLACE, {"uid": uid})
+    connection.execute(_OLD_PLACES)
+    connection.execute(_CUT_ALL, {"uid": uid})
+
+
+_BEYOND = (1 << 63) - 1
+"""A number that no event has."""
+
+
+def _note_removed(connection: Connection, uid: str, *, before: int) -> None:
+    project = project_of(connection, uid)
+    if project is not None:
+        connection.execute(_REMOVED, {"key": removed_key(project), "uid": uid, "seq": before})
 
 
 def removed_key(project: str) -> str:
