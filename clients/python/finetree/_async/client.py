@@ -21,6 +21,7 @@ from finetree._async.jobs import AsyncJobCalls
 from finetree._async.recommender import AsyncRecommenderCalls
 from finetree._async.trainer.evaluations import AsyncEvaluationCalls
 from finetree._async.trainer.sweeps import AsyncSweepCalls
+from finetree._async.trainer.waiting import AsyncWaitingCalls
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
 from finetree._shared.requests import unknown_service
@@ -64,6 +65,7 @@ class AsyncClient(
     AsyncJobCalls,
     AsyncEvaluationCalls,
     AsyncSweepCalls,
+    AsyncWaitingCalls,
 ):
     """A client of the three services. Nothing connects before the first call; tasks and loops may share it.
 

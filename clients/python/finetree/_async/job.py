@@ -17,6 +17,7 @@ from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
 from finetree._async.trainer import metric_files
 from finetree._async.trainer.job_weights import AsyncJobWeights
+from finetree._async.trainer.waiting import AsyncJobWaiting
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
@@ -29,7 +30,7 @@ from finetree._shared.trainer_requests import Mode
 from finetree.exports.target import ExportFile, Format
 
 
-class AsyncJob(AsyncJobWeights):
+class AsyncJob(AsyncJobWeights, AsyncJobWaiting):
     """A handle on a job.
 
     Attributes:

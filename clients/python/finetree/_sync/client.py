@@ -22,6 +22,7 @@ from finetree._sync.jobs import JobCalls
 from finetree._sync.recommender import RecommenderCalls
 from finetree._sync.trainer.evaluations import EvaluationCalls
 from finetree._sync.trainer.sweeps import SweepCalls
+from finetree._sync.trainer.waiting import WaitingCalls
 from finetree._sync.transport import Transport
 from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, make_options
 from finetree.config.settings import Service
@@ -55,7 +56,16 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.raw_channel("trainer"))
 
 
-class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, JobCalls, EvaluationCalls, SweepCalls):
+class Client(
+    RecommenderCalls,
+    EstimatorCalls,
+    DatasetCalls,
+    BaseModelCalls,
+    JobCalls,
+    EvaluationCalls,
+    SweepCalls,
+    WaitingCalls,
+):
     """A client of the three services. Nothing connects before the first call; threads may share it.
 
     Args:

@@ -28,6 +28,8 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.list import EventLister
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.metrics import MetricsReader
+from finetree_trainer.joblog.project.watch import ProjectWatches
+from finetree_trainer.joblog.wait import Waits
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
@@ -38,7 +40,9 @@ from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
-from finetree_trainer.jobs.retention import Retention
+from finetree_trainer.jobs.retention.deletion import Deletions
+from finetree_trainer.jobs.retention.events import EventRetention
+from finetree_trainer.jobs.retention.sweep import RetentionSweep
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
@@ -144,14 +148,19 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
+        deletions = Deletions(log, layout, jobs)
+        self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
         return TrainerServicer(
             names=Names(self._store),
             jobs=jobs,
+            deletions=deletions,
             sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
+            waits=Waits(log, self._watches),
+            project_watches=ProjectWatches(log, self._watches),
             lister=EventLister(log),
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
@@ -173,13 +182,12 @@ class Application:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
         self._queue.start = self._supervisor.start
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
-        retention = Retention(self._log, retention=self._settings.event_retention)
         loops = {
             "queue": self._queue.run,
             "time_limits": self._time_limits.run,
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
-            "retention": retention.run,
+            "retention": self._retention.run,
             "observation_reports": reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
         }

@@ -13,9 +13,11 @@ from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
+from finetree_api.trainer.v1 import retention_pb2 as _retention_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.trainer.v1 import sweep_pb2 as _sweep_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
+from finetree_api.trainer.v1 import waiting_pb2 as _waiting_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -50,6 +52,7 @@ class TrainerServiceStub:
     that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
     again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
     error_id in the metadata).
+    Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
@@ -181,6 +184,16 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]
+    """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
+    lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
+    it returns, or at the next start where the service is killed meanwhile. With `force` it waits until a running job has
+    stopped, up to the cancel grace twice.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
+    force; JOB_IN_USE: wait for what the violations name, or cancel it),
+    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
     ValidateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
 
@@ -223,6 +236,25 @@ class TrainerServiceStub:
     the beginning; EVENTS_DAMAGED: the operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end
     some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
     the time in RetryInfo).
+    """
+    WaitJob: _grpc.UnaryUnaryMultiCallable[_waiting_pb2.WaitJobRequest, _waiting_pb2.WaitJobResponse]
+    """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+    which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+    retry after the time in RetryInfo).
+    """
+    WatchJobs: _grpc.UnaryStreamMultiCallable[_waiting_pb2.WatchJobsRequest, _waiting_pb2.WatchJobsResponse]
+    """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+    by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+    of the last change or batch. No job waits for a watcher.
+
+    Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
+    FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+    operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+    RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]
     """Lists events in either order, for history; WatchJob is for what is to come.
@@ -343,6 +375,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
     again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
     error_id in the metadata).
+    Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
@@ -471,6 +504,16 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]  # type: ignore[assignment]
+    """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
+    lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
+    it returns, or at the next start where the service is killed meanwhile. With `force` it waits until a running job has
+    stopped, up to the cancel grace twice.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
+    force; JOB_IN_USE: wait for what the violations name, or cancel it),
+    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
     ValidateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]  # type: ignore[assignment]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
 
@@ -513,6 +556,25 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     the beginning; EVENTS_DAMAGED: the operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end
     some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
     the time in RetryInfo).
+    """
+    WaitJob: _aio.UnaryUnaryMultiCallable[_waiting_pb2.WaitJobRequest, _waiting_pb2.WaitJobResponse]  # type: ignore[assignment]
+    """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+    which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+    retry after the time in RetryInfo).
+    """
+    WatchJobs: _aio.UnaryStreamMultiCallable[_waiting_pb2.WatchJobsRequest, _waiting_pb2.WatchJobsResponse]  # type: ignore[assignment]
+    """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+    by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+    of the last change or batch. No job waits for a watcher.
+
+    Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
+    FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+    operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+    RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists events in either order, for history; WatchJob is for what is to come.
@@ -632,6 +694,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
     again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
     error_id in the metadata).
+    Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
@@ -850,6 +913,22 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _retention_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retention_pb2.DeleteJobResponse, _abc.Awaitable[_retention_pb2.DeleteJobResponse]]:
+        """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
+        lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
+        it returns, or at the next start where the service is killed meanwhile. With `force` it waits until a running job has
+        stopped, up to the cancel grace twice.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
+        force; JOB_IN_USE: wait for what the violations name, or cancel it),
+        ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
     def ValidateSweep(
         self,
         request: _sweep_pb2.ValidateSweepRequest,
@@ -926,6 +1005,37 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         the beginning; EVENTS_DAMAGED: the operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end
         some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
         the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def WaitJob(
+        self,
+        request: _waiting_pb2.WaitJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_waiting_pb2.WaitJobResponse, _abc.Awaitable[_waiting_pb2.WaitJobResponse]]:
+        """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+        which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+        retry after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchJobs(
+        self,
+        request: _waiting_pb2.WatchJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_waiting_pb2.WatchJobsResponse], _abc.AsyncIterator[_waiting_pb2.WatchJobsResponse]]:
+        """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+        by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+        of the last change or batch. No job waits for a watcher.
+
+        Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+        changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+        the metadata),
+        FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+        operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+        RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
         """
 
     @_abc_1.abstractmethod
