@@ -272,7 +272,7 @@ class Server:
             "--no-prewarm",
             f"--ready-file={ready}",
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not ready.exists():
                 assert self.process.returncode is None
                 await asyncio.sleep(0.02)

@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
@@ -27,6 +28,8 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.list import EventLister
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.metrics import MetricsReader
+from finetree_trainer.joblog.project.watch import ProjectWatches
+from finetree_trainer.joblog.wait import Waits
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
@@ -161,6 +164,8 @@ class Application:
             sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
+            waits=Waits(log, self._watches),
+            project_watches=ProjectWatches(log, self._watches),
             lister=EventLister(log),
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
@@ -278,6 +283,7 @@ def _limits(settings: Settings) -> dict[str, int]:
         "max_watchers": settings.max_watchers,
         "max_watchers_per_caller": settings.max_watchers_per_caller,
         "max_queued_jobs": settings.max_queued,
+        **CallLimits.of(settings).shown(),
         "event_retention_seconds": int(settings.event_retention),
         "orphan_grace_seconds": int(settings.orphan_grace),
     }

@@ -17,6 +17,7 @@ from finetree_api.trainer.v1 import retention_pb2 as finetree__api_dot_trainer_d
 from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
 from finetree_api.trainer.v1 import sweep_pb2 as finetree__api_dot_trainer_dot_v1_dot_sweep__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
+from finetree_api.trainer.v1 import waiting_pb2 as finetree__api_dot_trainer_dot_v1_dot_waiting__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
 GRPC_VERSION = grpc.__version__
@@ -171,6 +172,16 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/WatchJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.FromString,
+                _registered_method=True)
+        self.WaitJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/WaitJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobResponse.FromString,
+                _registered_method=True)
+        self.WatchJobs = channel.unary_stream(
+                '/finetree_api.trainer.v1.TrainerService/WatchJobs',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsResponse.FromString,
                 _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListEvents',
@@ -397,6 +408,18 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WaitJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchJobs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -608,6 +631,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'WaitJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobResponse.SerializeToString,
+            ),
+            'WatchJobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJobs,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsResponse.SerializeToString,
             ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
@@ -1355,6 +1388,60 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/WatchJob',
             finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/WaitJob',
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/WatchJobs',
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,6 +18,7 @@ from finetree_api.trainer.v1 import retention_pb2 as _retention_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.trainer.v1 import sweep_pb2 as _sweep_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
+from finetree_api.trainer.v1 import waiting_pb2 as _waiting_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -48,8 +49,10 @@ class TrainerServiceStub:
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -259,6 +262,25 @@ class TrainerServiceStub:
     some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
     the time in RetryInfo).
     """
+    WaitJob: _grpc.UnaryUnaryMultiCallable[_waiting_pb2.WaitJobRequest, _waiting_pb2.WaitJobResponse]
+    """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+    which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+    retry after the time in RetryInfo).
+    """
+    WatchJobs: _grpc.UnaryStreamMultiCallable[_waiting_pb2.WatchJobsRequest, _waiting_pb2.WatchJobsResponse]
+    """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+    by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+    of the last change or batch. No job waits for a watcher.
+
+    Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
+    FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+    operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+    RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
+    """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]
     """Lists events in either order, for history; WatchJob is for what is to come.
 
@@ -374,8 +396,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -582,6 +606,25 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
     the time in RetryInfo).
     """
+    WaitJob: _aio.UnaryUnaryMultiCallable[_waiting_pb2.WaitJobRequest, _waiting_pb2.WaitJobResponse]  # type: ignore[assignment]
+    """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+    which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+    retry after the time in RetryInfo).
+    """
+    WatchJobs: _aio.UnaryStreamMultiCallable[_waiting_pb2.WatchJobsRequest, _waiting_pb2.WatchJobsResponse]  # type: ignore[assignment]
+    """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+    by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+    of the last change or batch. No job waits for a watcher.
+
+    Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
+    FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+    operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+    RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
+    """
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists events in either order, for history; WatchJob is for what is to come.
 
@@ -696,8 +739,10 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -1051,6 +1096,37 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         the beginning; EVENTS_DAMAGED: the operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end
         some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
         the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def WaitJob(
+        self,
+        request: _waiting_pb2.WaitJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_waiting_pb2.WaitJobResponse, _abc.Awaitable[_waiting_pb2.WaitJobResponse]]:
+        """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+        which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+        retry after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchJobs(
+        self,
+        request: _waiting_pb2.WatchJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_waiting_pb2.WatchJobsResponse], _abc.AsyncIterator[_waiting_pb2.WatchJobsResponse]]:
+        """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+        by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+        of the last change or batch. No job waits for a watcher.
+
+        Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+        changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+        the metadata),
+        FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+        operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+        RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
         """
 
     @_abc_1.abstractmethod
