@@ -14,9 +14,9 @@ from sqlalchemy import Connection
 from finetree_trainer.clock import timestamp
 from finetree_trainer.disk import require_space
 from finetree_trainer.joblog import states
-from finetree_trainer.joblog.log import EventLog
+from finetree_trainer.joblog.log import EventLog, job_not_found
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.jobs import update
+from finetree_trainer.jobs.lifecycle import update
 from finetree_trainer.jobs.planner import PlannedJob, Planner
 from finetree_trainer.models.lineage import lineage
 from finetree_trainer.scheduling.queue import JobQueue
@@ -68,6 +68,7 @@ class Jobs:
             request_ids.claim(connection, key, record.uid, now=now)
             self._require_place(connection)
             _require_datasets(connection, planned)
+            _require_weights(connection, planned)
             return _insert(connection, record, planned, project=project, now=now)
 
         return self.to_message(await self._log.create(make))
@@ -164,9 +165,9 @@ class Jobs:
             job.create_time.CopyFrom(timestamp(row.create_time))
             job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
         else:
-            job.allowed_actions.extend(states.actions(row.state, row.task))
+            job.allowed_actions.extend(states.actions(row.state, row.task, suspended=row.suspended))
         job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
-        job.suspended = row.suspended
+        job.suspended, job.priority = row.suspended, job_pb2.JobPriority.ValueType(row.priority)
         job.update_time.CopyFrom(timestamp(row.update_time))
         if row.end_time:
             job.end_time.CopyFrom(timestamp(row.end_time))
@@ -192,6 +193,7 @@ class Jobs:
             deadline=template.deadline if template.HasField("deadline") else None,
             trace_context=template.trace_context,
             suspended=template.suspended,
+            priority=template.priority or job_pb2.JOB_PRIORITY_NORMAL,
             labels=dict(template.labels),
             annotations=dict(template.annotations),
             created_by=owner,
@@ -237,6 +239,7 @@ def _insert(connection: Connection, record: job_pb2.Job, planned: PlannedJob, *,
         evaluation_uid=planned.evaluation.uid if planned.evaluation else "",
         record=record.SerializeToString(),
         snapshot=snapshot.SerializeToString(),
+        priority=record.priority,
     )
     jobs.create(connection, row, dict(record.labels))
     transaction = Transaction(row, now)
@@ -273,3 +276,11 @@ def _require_datasets(connection: Connection, planned: PlannedJob) -> None:
     for data in (planned.data, planned.evaluation):
         if data is not None and data.uid and datasets.load(connection, data.uid) is None:
             raise FailedPrecondition("DATASET_NOT_READY", "The dataset was deleted meanwhile; upload it again.")
+
+
+def _require_weights(connection: Connection, planned: PlannedJob) -> None:
+    """Raise NotFound JOB_NOT_FOUND unless the jobs that made the weights of a job still exist."""
+    for weights in planned.weights:
+        uid = weights.job.rpartition("/")[2]
+        if uid and jobs.project_of(connection, uid) is None:
+            raise job_not_found(uid)

@@ -112,6 +112,16 @@ def newest(folder: Path, numerics_hash: str) -> Checkpoint | None:
     return next((found for path in candidates if (found := _whole(path, numerics_hash)) is not None), None)
 
 
+def newest_of_other_format(folder: Path) -> tuple[int, int] | None:
+    """Return step and format of the newest whole checkpoint that another version wrote in a format unknown here."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        manifest = _stated(path)
+        # The files are hashed only where it counts: a checkpoint may be large.
+        if manifest.get("format", FORMAT) != FORMAT and read_manifest(path) is not None:
+            return int(manifest.get("step", 0)), int(manifest["format"])
+    return None
+
+
 def at_step(folder: Path, step: int, numerics_hash: str) -> Checkpoint | None:
     """Return this run's checkpoint of one step; None where it is missing or damaged."""
     return _whole(folder / folder_name(step), numerics_hash)
@@ -128,7 +138,7 @@ def _manifest(folder: Path, numerics_hash: str) -> dict[str, Any] | None:
 def passed_over(folder: Path, numerics_hash: str, found: Checkpoint | None) -> list[int]:
     """Return the steps of checkpoints beyond the one that was found which are damaged, in ascending order."""
     later = [step for step in steps(folder) if found is None or step > found.position.step]
-    return [step for step in later if not _is_of_another_run(folder / folder_name(step), numerics_hash)]
+    return [step for step in later if not _is_anothers(folder / folder_name(step), numerics_hash)]
 
 
 def _whole(folder: Path, numerics_hash: str) -> Checkpoint | None:
@@ -203,18 +213,19 @@ def rotate(folder: Path, keep: int, numerics_hash: str, *, best: int = 0) -> Non
 
 def _names_run(folder: Path, numerics_hash: str) -> bool:
     """Return whether a checkpoint's manifest names this run, without hashing its files."""
-    return _named_run(folder) == numerics_hash
+    return bool(_stated(folder).get("numerics_hash") == numerics_hash)
 
 
-def _is_of_another_run(folder: Path, numerics_hash: str) -> bool:
-    return _named_run(folder) not in (None, numerics_hash)
+def _is_anothers(folder: Path, numerics_hash: str) -> bool:
+    """Return whether a checkpoint's manifest names another run or another format."""
+    stated = _stated(folder)
+    return stated.get("numerics_hash", numerics_hash) != numerics_hash or stated.get("format", FORMAT) != FORMAT
 
 
-def _named_run(folder: Path) -> str | None:
-    """Return the run that a checkpoint's manifest names; None where there is no manifest or it is damaged."""
+def _stated(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint's manifest states, without a look at its files; nothing where it is unreadable."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    named = manifest.get("numerics_hash") if isinstance(manifest, dict) else None
-    return named if isinstance(named, str) else None
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
