@@ -16,6 +16,7 @@ from finetree._async.download import download, read_file, read_log
 from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
 from finetree._async.trainer import metric_files
+from finetree._async.trainer.job_trace import AsyncJobTrace
 from finetree._async.trainer.job_weights import AsyncJobWeights
 from finetree._async.trainer.waiting import AsyncJobWaiting
 from finetree._async.transport import AsyncTransport
@@ -30,7 +31,7 @@ from finetree._shared.trainer_requests import Mode
 from finetree.exports.target import ExportFile, Format
 
 
-class AsyncJob(AsyncJobWeights, AsyncJobWaiting):
+class AsyncJob(AsyncJobWeights, AsyncJobWaiting, AsyncJobTrace):
     """A handle on a job.
 
     Attributes:

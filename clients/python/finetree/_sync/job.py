@@ -22,13 +22,14 @@ from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.trainer import metric_files
+from finetree._sync.trainer.job_trace import JobTrace
 from finetree._sync.trainer.job_weights import JobWeights
 from finetree._sync.trainer.waiting import JobWaiting
 from finetree._sync.transport import Transport
 from finetree.exports.target import ExportFile, Format
 
 
-class Job(JobWeights, JobWaiting):
+class Job(JobWeights, JobWaiting, JobTrace):
     """A handle on a job.
 
     Attributes:
