@@ -17,7 +17,6 @@ from typing import Any
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
-from finetree.display.events import PHASES
 from finetree.joblog.metrics import values_of
 
 PID = 1
@@ -135,8 +134,14 @@ class _Trace:
             ):
                 break
             end = self._end if last else self._clock.of(changes[place + 1])
-            name = job_pb2.JobState.Name(changed.current).removeprefix("JOB_STATE_").lower()
-            self._span("state", name, self._clock.of(event), end, reason=changed.reason.text, seq=event.seq)
+            self._span(
+                "state",
+                _word(job_pb2.JobState, changed.current),
+                self._clock.of(event),
+                end,
+                reason=changed.reason.text,
+                seq=event.seq,
+            )
 
     def _attempts(self, events: Sequence[event_pb2.JobEvent]) -> None:
         for number in sorted({event.attempt for event in events if event.attempt}):
@@ -158,7 +163,7 @@ class _Trace:
 
         def close(end: int) -> None:
             if open_ is not None:
-                self._span("phases", PHASES.get(open_[0], "working"), open_[1], end, seq=open_[2])
+                self._span("phases", _word(job_pb2.JobPhase, open_[0]), open_[1], end, seq=open_[2])
 
         for event in events:
             if event.attempt != attempt:
@@ -280,6 +285,15 @@ class _Trace:
                     "args": {name: value},
                 }
             )
+
+
+def _word(enum: Any, number: int) -> str:
+    """Name of a value in words: JOB_PHASE_LOAD_MODEL is "load model"; of a newer service's value its number."""
+    value = enum.DESCRIPTOR.values_by_number.get(number)
+    if value is None:
+        return str(number)
+    prefix = enum.DESCRIPTOR.values[0].name.removesuffix("UNSPECIFIED")
+    return str(value.name).removeprefix(prefix).replace("_", " ").lower()
 
 
 def _micros(seconds: float) -> int:

@@ -129,7 +129,7 @@ def test_everything_of_the_log_is_in_the_trace(log):
     (evaluation,), (checkpoint,) = spans(document, "evaluations"), spans(document, "checkpoints")
     assert (evaluation["ts"], evaluation["dur"]) == (11_010_000, 2_000_000)
     assert (checkpoint["dur"], checkpoint["args"]["best"]) == (500_000, True)
-    assert [span["name"] for span in spans(document, "phases")] == ["loading the model", "training", "training"]
+    assert [span["name"] for span in spans(document, "phases")] == ["load model", "train", "train"]
     assert [span["args"].get("restored_step") for span in spans(document, "attempts")] == [0, 3]
     (gap,) = spans(document, "gaps")
     assert (gap["ts"], gap["dur"]) == (14_510_000, 8_500_000)

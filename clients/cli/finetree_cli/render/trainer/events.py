@@ -142,13 +142,14 @@ class BarView:
 def _progress(out: Output, curve: LossCurve) -> "Progress":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    terminal = out.console(err=True)
+
     class WithCurve(Progress):
         """The bars below a curve, on a terminal that has the room."""
 
         def get_renderables(self) -> "Iterator[RenderableType]":
-            console = self.console
-            if curve.drawable and console.height >= CURVE_LINES * 2:
-                yield curve.text(min(console.width, WIDEST_CURVE), CURVE_LINES)
+            if curve.drawable and terminal.height >= CURVE_LINES * 2:
+                yield curve.text(min(terminal.width, WIDEST_CURVE), CURVE_LINES)
             yield from super().get_renderables()
 
     return WithCurve(
@@ -157,6 +158,6 @@ def _progress(out: Output, curve: LossCurve) -> "Progress":
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
-        console=out.console(err=True),
+        console=terminal,
         transient=True,
     )
