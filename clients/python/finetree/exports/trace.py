@@ -153,7 +153,7 @@ class _Trace:
                 min(map(self._clock.of, own)),
                 max(map(self._clock.of, own)),
                 restored_step=started.restored_step if started is not None else None,
-                reason=event_pb2.AttemptReason.Name(started.reason) if started is not None else None,
+                reason=_word(event_pb2.AttemptReason, started.reason) if started is not None else None,
                 seq=own[0].seq,
             )
 
