@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
@@ -276,6 +277,7 @@ def _limits(settings: Settings) -> dict[str, int]:
         "max_watchers": settings.max_watchers,
         "max_watchers_per_caller": settings.max_watchers_per_caller,
         "max_queued_jobs": settings.max_queued,
+        **CallLimits.of(settings).shown(),
         "event_retention_seconds": int(settings.event_retention),
         "orphan_grace_seconds": int(settings.orphan_grace),
     }

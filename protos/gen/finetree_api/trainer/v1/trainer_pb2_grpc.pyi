@@ -48,8 +48,10 @@ class TrainerServiceStub:
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -369,8 +371,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -686,8 +690,10 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:

@@ -536,6 +536,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A unary call took longer than the server allows, 60 s unless configured (DEADLINE_EXCEEDED, all services). Ask for
     less in one call, or try again later.
     """
+    ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 269
+    """The server has more calls than it can answer, and did nothing for this one (RESOURCE_EXHAUSTED, unary calls of all
+    services). Try again after the time in RetryInfo, spread over a while; GetServerInfo.limits has max_running_calls
+    and max_waiting_calls.
+    """
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 270
+    """As many streams are open as the server takes, calls that wait for a change among them (RESOURCE_EXHAUSTED, all
+    services). End some, or try again after the time in RetryInfo; GetServerInfo.limits has max_streams.
+    """
+    ERROR_REASON_DEADLINE_PASSED: _ErrorReason.ValueType  # 271
+    """The call's deadline passed while it waited for its turn, and nothing was done (DEADLINE_EXCEEDED, unary calls of all
+    services). Try again with a later deadline.
+    """
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 202
     """The server is shutting down (UNAVAILABLE, WatchJob, WatchJobs and ReadJobLog). Go on from the last cursor or offset
     after the time in RetryInfo.
@@ -1178,6 +1191,19 @@ has the cause.
 ERROR_REASON_CALL_TIME_LIMIT: ErrorReason.ValueType  # 201
 """A unary call took longer than the server allows, 60 s unless configured (DEADLINE_EXCEEDED, all services). Ask for
 less in one call, or try again later.
+"""
+ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 269
+"""The server has more calls than it can answer, and did nothing for this one (RESOURCE_EXHAUSTED, unary calls of all
+services). Try again after the time in RetryInfo, spread over a while; GetServerInfo.limits has max_running_calls
+and max_waiting_calls.
+"""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 270
+"""As many streams are open as the server takes, calls that wait for a change among them (RESOURCE_EXHAUSTED, all
+services). End some, or try again after the time in RetryInfo; GetServerInfo.limits has max_streams.
+"""
+ERROR_REASON_DEADLINE_PASSED: ErrorReason.ValueType  # 271
+"""The call's deadline passed while it waited for its turn, and nothing was done (DEADLINE_EXCEEDED, unary calls of all
+services). Try again with a later deadline.
 """
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 202
 """The server is shutting down (UNAVAILABLE, WatchJob, WatchJobs and ReadJobLog). Go on from the last cursor or offset

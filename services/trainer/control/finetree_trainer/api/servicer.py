@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetree_api.trainer.v1 import capacity_pb2, trainer_pb2
+from finetree_runtime.server import context
 from finetree_runtime.server.identity import server_info
 
 from finetree_trainer.api.data_rpcs import DataRpcs
@@ -46,6 +47,8 @@ class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, WaitingRpcs, Result
         self, request: capacity_pb2.GetCapacityRequest, context_: Any
     ) -> capacity_pb2.GetCapacityResponse:
         """Report machines, queue, limits and what the server trains."""
+        if request.HasField("wait_for_rate"):
+            context.only_waits()
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
         return capacity_pb2.GetCapacityResponse(
             nodes=[await self.host.describe(self.queue, self.leases.named)],
