@@ -12,7 +12,7 @@ from finetree._async.pages import AsyncPages
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.retry import deadline_after, within
-from finetree.exports.trace import trace_of
+from finetree.joblog.trace import trace_of
 
 
 class AsyncJobTrace:

@@ -11,7 +11,7 @@ from finetree._shared import rpcs, trainer_requests
 from finetree._shared.retry import deadline_after, within
 from finetree._sync.pages import Pages
 from finetree._sync.transport import Transport
-from finetree.exports.trace import trace_of
+from finetree.joblog.trace import trace_of
 
 
 class JobTrace:

@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from finetree.exports.trace import COUNTERS, PID, TRACKS, trace_of
+from finetree.joblog.trace import COUNTERS, PID, TRACKS, trace_of
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 START = 1_790_000_000_000_000
