@@ -168,7 +168,7 @@ class Preloaded:
         """The command that runs the program."""
         return (sys.executable, "-I", "-S", __file__, self.path)
 
-    def wait(self, seconds: float = 50.0) -> "Preloaded":
+    def wait(self, seconds: float = 240.0) -> "Preloaded":
         """Wait until it is loaded."""
         deadline = time.monotonic() + seconds
         while not Path(self.path).exists():

@@ -219,7 +219,7 @@ def _names_run(folder: Path, numerics_hash: str) -> bool:
 def _is_anothers(folder: Path, numerics_hash: str) -> bool:
     """Return whether a checkpoint's manifest names another run or another format."""
     stated = _stated(folder)
-    return stated.get("numerics_hash", numerics_hash) != numerics_hash or stated.get("format", FORMAT) != FORMAT
+    return bool(stated.get("numerics_hash", numerics_hash) != numerics_hash or stated.get("format", FORMAT) != FORMAT)
 
 
 def _stated(folder: Path) -> dict[str, Any]:
