@@ -37,6 +37,7 @@ ARGUMENTS = {
     "service": "trainer",
     "source": b'{"text": "a"}',
     "spec": SPEC,
+    "step": 1,
     "what": SPEC,
     "weights": "projects/p/jobs/1/artifacts/a",
 }
@@ -47,6 +48,7 @@ NEEDED = {
     "preview_dataset": {"dataset": "d"},
     "recommend": {"request": SPEC},
     "update": {"labels": {"team": "search"}},
+    "update_checkpoint": {"pinned": True},
     "create_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
     "validate_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
 }
@@ -57,6 +59,7 @@ WITHOUT_A_CALL = {"close", "job", "serving", "trained_weights", "with_options"}
 FOR_AS_LONG_AS_IT_TAKES = {
     "chat",
     "download",
+    "download_checkpoint",
     "evaluation_report",
     "events",
     "export_metrics",

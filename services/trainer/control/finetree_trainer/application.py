@@ -37,6 +37,7 @@ from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.events import EventRetention
 from finetree_trainer.jobs.retention.sweep import RetentionSweep
@@ -145,6 +146,7 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
+        checkpoints = Checkpoints(log, layout)
         deletions = Deletions(log, layout, jobs)
         self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
         sweeps = Sweeps(log, jobs)
@@ -161,7 +163,8 @@ class Application:
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
-            checkpoints=Checkpoints(log, layout),
+            checkpoints=checkpoints,
+            keeping=CheckpointKeeping(log, layout, checkpoints),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
