@@ -162,6 +162,16 @@ def _restored(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: 
     return ""
 
 
+def newest_of_other_format(folder: Path) -> tuple[int, int] | None:
+    """Return step and format of the newest whole checkpoint that another version wrote in a format unknown here."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        manifest = _stated(path)
+        # The files are hashed only where it counts: a checkpoint may be large.
+        if _other_format(manifest) and read_manifest(path) is not None:
+            return int(path.name.rpartition("-")[2]), int(manifest["format"])
+    return None
+
+
 def at_step(folder: Path, step: int, numerics_hash: str) -> Checkpoint | None:
     """Return this run's checkpoint of one step; None where it is missing or damaged."""
     return _whole(folder / folder_name(step), numerics_hash)
@@ -214,7 +224,9 @@ def _claims_run(folder: Path, numerics_hash: str) -> bool:
         return False
     except (OSError, ValueError):
         return True
-    return not isinstance(manifest, dict) or manifest.get("numerics_hash") in (None, numerics_hash)
+    if not isinstance(manifest, dict):
+        return True
+    return manifest.get("numerics_hash") in (None, numerics_hash) and not _other_format(manifest)
 
 
 def restore(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
@@ -295,8 +307,18 @@ def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
 
 def _names_run(folder: Path, numerics_hash: str) -> bool:
     """Return whether a checkpoint's manifest names this run, without hashing its files."""
+    return bool(_stated(folder).get("numerics_hash") == numerics_hash)
+
+
+def _other_format(manifest: dict[str, Any]) -> bool:
+    """Return whether a manifest states a format that another version writes."""
+    return type(manifest.get("format")) is int and manifest["format"] != FORMAT
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint's manifest states, without a look at its files; nothing where it is unreadable."""
     try:
         manifest = checkpoint_files.read_json(folder / MANIFEST)
     except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("numerics_hash") == numerics_hash
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
