@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rpcs of TrainerService about what a job leaves: checkpoints and artifacts."""
+"""Rpcs of TrainerService about what a job leaves: checkpoints and artifacts, and how they are deleted."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, retention_pb2, trainer_pb2_grpc
+from finetree_runtime.ids import parse_name
 from finetree_runtime.paging import PageTokens, page_size
+from finetree_runtime.server import context
 
 from finetree_trainer.api.names import Names
 from finetree_trainer.api.requests import request_key
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
+from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.models.checkpoints import Checkpoints
 
 
@@ -23,6 +26,7 @@ class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
     artifacts: Artifacts
     checkpoints: Checkpoints
     keeping: CheckpointKeeping
+    deletions: Deletions
     tokens: PageTokens
 
     async def ListCheckpoints(
@@ -87,3 +91,13 @@ class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
             job.id, artifact, request.path, offset=request.offset, limit=request.limit
         ):
             yield piece
+
+    async def DeleteJob(
+        self, request: retention_pb2.DeleteJobRequest, context_: Any
+    ) -> retention_pb2.DeleteJobResponse:
+        """Delete a job and everything that it made."""
+        # Not looked up: a repeated request names a job that is gone.
+        name = parse_name(request.name, "jobs", project=context.principal().project)
+        context.bind(job=name.id)
+        freed = await self.deletions.delete(name, request, request_key(request, name.project, "DeleteJob"))
+        return retention_pb2.DeleteJobResponse(freed_bytes=freed)

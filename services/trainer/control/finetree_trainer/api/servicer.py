@@ -13,7 +13,6 @@ from finetree_trainer.api.job_rpcs import JobRpcs
 from finetree_trainer.api.lifecycle_rpcs import LifecycleRpcs
 from finetree_trainer.api.log_rpcs import LogRpcs
 from finetree_trainer.api.result_rpcs import ResultRpcs
-from finetree_trainer.api.retention_rpcs import RetentionRpcs
 from finetree_trainer.api.serving_rpcs import ServingRpcs
 from finetree_trainer.api.sweep_rpcs import SweepRpcs
 from finetree_trainer.api.waiting_rpcs import WaitingRpcs
@@ -35,9 +34,7 @@ FEATURES = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainerServicer(
-    DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, WaitingRpcs, ResultRpcs, RetentionRpcs, ServingRpcs
-):
+class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, WaitingRpcs, ResultRpcs, ServingRpcs):
     """Every rpc of the trainer; its fields answer them."""
 
     leases: Leases
