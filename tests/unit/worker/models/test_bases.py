@@ -56,9 +56,7 @@ FOLLOWING = {
 
 
 @pytest.mark.parametrize("kind", FOLLOWING)
-def test_a_run_on_a_base_that_another_run_used_is_equal_to_the_last_bit(
-    kind: str, plan: Plan, tmp_path: Path
-) -> None:
+def test_a_run_on_a_base_that_another_run_used_is_equal_to_the_last_bit(kind: str, plan: Plan, tmp_path: Path) -> None:
     chosen = tuned(replace(plan, method=METHODS[kind]), precision=Precision.BF16, gradient_checkpointing=False)
     chosen = held_out(chosen, fraction=0.2, before_training=True, metrics=("loss",))
     before = replace(elsewhere(chosen, tmp_path / "before"), method=METHODS[kind if kind == "nf4" else FOLLOWING[kind]])

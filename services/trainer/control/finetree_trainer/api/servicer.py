@@ -49,6 +49,7 @@ from finetree_trainer.models.checkpoints import Checkpoints
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
 from finetree_trainer.store.request_ids import RequestKey, body_hash
+from finetree_trainer.workers.resting import RestingWorkers
 
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
@@ -76,6 +77,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
     base_models: BaseModels
     leases: Leases
     generations: Generations
+    resting: RestingWorkers
     host: Host
     queue: JobQueue
     tokens: PageTokens
@@ -397,7 +399,7 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServiceServicer):
         """Report machines, queue, limits and what the server trains."""
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
         return capacity_pb2.GetCapacityResponse(
-            nodes=[await self.host.describe(self.queue, self.leases.named)],
+            nodes=[await self.host.describe(self.queue, self.leases.named, self.resting.describe)],
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,
