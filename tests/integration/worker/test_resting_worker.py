@@ -3,7 +3,6 @@
 
 import asyncio
 import importlib.util
-import json
 import os
 import signal
 import sqlite3

@@ -9,6 +9,7 @@ import click
 
 from finetree_cli.commands.jobs_checkpoints import checkpoints
 from finetree_cli.commands.jobs_compare import compare
+from finetree_cli.commands.jobs_delete import delete
 from finetree_cli.commands.jobs_export import export
 from finetree_cli.commands.jobs_label import label
 from finetree_cli.commands.jobs_lineage import lineage
@@ -45,7 +46,7 @@ def jobs() -> None:
     """List, follow, cancel and download jobs."""
 
 
-for _command in (label, checkpoints, lineage, compare, logs, events, export, push):
+for _command in (label, delete, checkpoints, lineage, compare, logs, events, export, push):
     jobs.add_command(_command)
 
 

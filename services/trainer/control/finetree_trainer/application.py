@@ -37,7 +37,9 @@ from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
-from finetree_trainer.jobs.retention import Retention
+from finetree_trainer.jobs.retention.deletion import Deletions
+from finetree_trainer.jobs.retention.events import EventRetention
+from finetree_trainer.jobs.retention.sweep import RetentionSweep
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
@@ -150,11 +152,14 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
+        deletions = Deletions(log, layout, jobs)
+        self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
         return TrainerServicer(
             names=Names(self._store),
             jobs=jobs,
+            deletions=deletions,
             sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
@@ -182,13 +187,12 @@ class Application:
         self._queue.preferred = self._supervisor.resting.slots_for
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
-        retention = Retention(self._log, retention=self._settings.event_retention)
         loops = {
             "queue": self._queue.run,
             "time_limits": self._time_limits.run,
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
-            "retention": retention.run,
+            "retention": self._retention.run,
             "observation_reports": reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
         }

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A base that is kept from task to task: results are those of a base of one's own, and what a task leaves is undone."""
 
-import gc
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +8,9 @@ from typing import Any
 import pytest
 import torch
 from finetree_api.trainer.v1 import event_pb2
-from finetree_worker.control import Signal
-from finetree_worker.errors import Cancelled
 from finetree_worker.models.bases import Bases
-from finetree_worker.models.pristine import Pristine, held_bytes
 from finetree_worker.plan import Plan, Precision
-from finetree_worker.training.run import adapt, load, train
+from finetree_worker.training.run import train
 from worker_harness import METHODS, Recorder, elsewhere, held_out, run, tuned
 
 CPU = torch.device("cpu")

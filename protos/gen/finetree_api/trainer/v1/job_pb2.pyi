@@ -177,6 +177,8 @@ class _JobActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobAction.V
     """DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
     JOB_ACTION_GENERATE: _JobAction.ValueType  # 3
     """Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
+    JOB_ACTION_DELETE: _JobAction.ValueType  # 8
+    """DeleteJob: it is in a terminal state. Another job that uses what it made may still prevent it."""
 
 class JobAction(_JobAction, metaclass=_JobActionEnumTypeWrapper):
     """What the server would accept for a job now."""
@@ -189,6 +191,8 @@ JOB_ACTION_DOWNLOAD: JobAction.ValueType  # 2
 """DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
 JOB_ACTION_GENERATE: JobAction.ValueType  # 3
 """Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
+JOB_ACTION_DELETE: JobAction.ValueType  # 8
+"""DeleteJob: it is in a terminal state. Another job that uses what it made may still prevent it."""
 Global___JobAction: _TypeAlias = JobAction  # noqa: Y015
 
 class _JobPhase:
@@ -1082,7 +1086,9 @@ class Job(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """When it will be deleted. Unset: it is kept; this version deletes no jobs."""
+        """When retention will delete it, unless something keeps it: another job that uses it, or a pinned checkpoint. Unset: it
+        is kept until DeleteJob.
+        """
 
     @_builtins.property
     def base(self) -> _artifact_pb2.ArtifactBase:

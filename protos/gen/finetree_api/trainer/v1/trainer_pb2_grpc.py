@@ -12,6 +12,7 @@ from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
+from finetree_api.trainer.v1 import retention_pb2 as finetree__api_dot_trainer_dot_v1_dot_retention__pb2
 from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
 from finetree_api.trainer.v1 import sweep_pb2 as finetree__api_dot_trainer_dot_v1_dot_sweep__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
@@ -119,6 +120,11 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/CancelJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
+        self.DeleteJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/DeleteJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.FromString,
                 _registered_method=True)
         self.ValidateSweep = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ValidateSweep',
@@ -310,6 +316,12 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -512,6 +524,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'DeleteJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.SerializeToString,
             ),
             'ValidateSweep': grpc.unary_unary_rpc_method_handler(
                     servicer.ValidateSweep,
@@ -1019,6 +1036,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/CancelJob',
             finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/DeleteJob',
+            finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,6 +13,7 @@ from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
+from finetree_api.trainer.v1 import retention_pb2 as _retention_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.trainer.v1 import sweep_pb2 as _sweep_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
@@ -48,6 +49,7 @@ class TrainerServiceStub:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
     (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
     INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
@@ -178,6 +180,16 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
+    """
+    DeleteJob: _grpc.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]
+    """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
+    lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
+    it returns, or at the next start where the service is killed meanwhile. With `force` it waits until a running job has
+    stopped, up to the cancel grace twice.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
+    force; JOB_IN_USE: wait for what the violations name, or cancel it),
+    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
     """
     ValidateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
@@ -339,6 +351,7 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
     (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
     INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
@@ -466,6 +479,16 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
+    """
+    DeleteJob: _aio.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]  # type: ignore[assignment]
+    """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
+    lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
+    it returns, or at the next start where the service is killed meanwhile. With `force` it waits until a running job has
+    stopped, up to the cancel grace twice.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
+    force; JOB_IN_USE: wait for what the violations name, or cancel it),
+    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
     """
     ValidateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]  # type: ignore[assignment]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
@@ -626,6 +649,7 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
     (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
     INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
     the operator must restore a backup).
@@ -841,6 +865,22 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
         request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteJob(
+        self,
+        request: _retention_pb2.DeleteJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retention_pb2.DeleteJobResponse, _abc.Awaitable[_retention_pb2.DeleteJobResponse]]:
+        """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
+        lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
+        it returns, or at the next start where the service is killed meanwhile. With `force` it waits until a running job has
+        stopped, up to the cancel grace twice.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
+        force; JOB_IN_USE: wait for what the violations name, or cancel it),
+        ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
         """
 
     @_abc_1.abstractmethod

@@ -639,6 +639,18 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
     the metadata says, or export in a smaller number format.
     """
+    ERROR_REASON_JOB_IN_USE: _ErrorReason.ValueType  # 274
+    """Deleting, and what is kept.
+
+    Something uses what is to be deleted: a job that starts from it, serves, exports or measures it, or a sweep whose
+    trial it is (FAILED_PRECONDITION, DeleteJob). Wait for what the violations name, or cancel it.
+    """
+    ERROR_REASON_JOB_NOT_ENDED: _ErrorReason.ValueType  # 275
+    """The job has not ended (FAILED_PRECONDITION, DeleteJob). Cancel it and wait, or set `force`."""
+    ERROR_REASON_JOB_EXPIRED: _ErrorReason.ValueType  # 276
+    """Retention has deleted the job, at the time in the metadata (NOT_FOUND, every rpc that answers JOB_NOT_FOUND). Keep
+    what is needed longer by the trainer's retention settings.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1265,5 +1277,17 @@ errors). Take a format that the message names.
 ERROR_REASON_EXPORT_TOO_LARGE: ErrorReason.ValueType  # 253
 """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
 the metadata says, or export in a smaller number format.
+"""
+ERROR_REASON_JOB_IN_USE: ErrorReason.ValueType  # 274
+"""Deleting, and what is kept.
+
+Something uses what is to be deleted: a job that starts from it, serves, exports or measures it, or a sweep whose
+trial it is (FAILED_PRECONDITION, DeleteJob). Wait for what the violations name, or cancel it.
+"""
+ERROR_REASON_JOB_NOT_ENDED: ErrorReason.ValueType  # 275
+"""The job has not ended (FAILED_PRECONDITION, DeleteJob). Cancel it and wait, or set `force`."""
+ERROR_REASON_JOB_EXPIRED: ErrorReason.ValueType  # 276
+"""Retention has deleted the job, at the time in the metadata (NOT_FOUND, every rpc that answers JOB_NOT_FOUND). Keep
+what is needed longer by the trainer's retention settings.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

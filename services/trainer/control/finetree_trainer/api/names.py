@@ -10,7 +10,7 @@ from finetree_runtime.ids import ResourceName, parse_child, parse_name
 from finetree_runtime.server import context
 
 from finetree_trainer.datasets.datasets import dataset_not_found
-from finetree_trainer.joblog.log import job_not_found
+from finetree_trainer.jobs.retention.deletion import gone
 from finetree_trainer.jobs.sweeps import rows
 from finetree_trainer.jobs.sweeps.sweeps import sweep_not_found
 from finetree_trainer.store import datasets, jobs
@@ -24,7 +24,7 @@ class Names:
     store: Store
 
     async def job(self, text: str, field_path: str = "name") -> ResourceName:
-        """Return the name of a job. Raises InvalidArgument INVALID_NAME, NotFound JOB_NOT_FOUND."""
+        """Return the name of a job. Raises InvalidArgument INVALID_NAME, NotFound (JOB_NOT_FOUND, JOB_EXPIRED)."""
         return await self._owned_job(parse_name(text, "jobs", field_path=field_path, project=_own_project()))
 
     async def artifact(self, text: str) -> tuple[ResourceName, str]:
@@ -48,7 +48,7 @@ class Names:
 
     async def _owned_job(self, name: ResourceName) -> ResourceName:
         if await self.store.read(lambda connection: jobs.project_of(connection, name.id)) != name.project:
-            raise job_not_found(name.id)
+            raise await self.store.read(lambda connection: gone(connection, name))
         return name
 
 

@@ -60,7 +60,8 @@ def require_transition(current: int, following: int) -> None:
 def actions(state: int, task: int) -> list[job_pb2.JobAction.ValueType]:
     """What a client may do with a job in this state whose task is of a kind (a TaskKind)."""
     if state in TERMINAL:
-        return [job_pb2.JOB_ACTION_DOWNLOAD] if state != job_pb2.JOB_STATE_CANCELLED else []
+        made = [job_pb2.JOB_ACTION_DOWNLOAD] if state != job_pb2.JOB_STATE_CANCELLED else []
+        return [*made, job_pb2.JOB_ACTION_DELETE]
     if state == job_pb2.JOB_STATE_CANCELLING:
         return []
     if task == job_pb2.TASK_KIND_SERVE and state == job_pb2.JOB_STATE_RUNNING:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from finetree_trainer.clock import timestamp
 from finetree_trainer.disk import require_space
 from finetree_trainer.joblog import states
-from finetree_trainer.joblog.log import EventLog
+from finetree_trainer.joblog.log import EventLog, job_not_found
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.jobs import update
 from finetree_trainer.jobs.planner import PlannedJob, Planner
@@ -67,6 +67,7 @@ class Jobs:
             request_ids.claim(connection, key, record.uid, now=now)
             self._require_place(connection)
             _require_datasets(connection, planned)
+            _require_weights(connection, planned)
             return _insert(connection, record, planned, project=project, now=now)
 
         return self.to_message(await self._log.create(make))
@@ -271,3 +272,11 @@ def _require_datasets(connection: Connection, planned: PlannedJob) -> None:
     for data in (planned.data, planned.evaluation):
         if data is not None and data.uid and datasets.load(connection, data.uid) is None:
             raise FailedPrecondition("DATASET_NOT_READY", "The dataset was deleted meanwhile; upload it again.")
+
+
+def _require_weights(connection: Connection, planned: PlannedJob) -> None:
+    """Raise NotFound JOB_NOT_FOUND unless the jobs that made the weights of a job still exist."""
+    for weights in planned.weights:
+        uid = weights.job.rpartition("/")[2]
+        if uid and jobs.project_of(connection, uid) is None:
+            raise job_not_found(uid)

@@ -172,6 +172,21 @@ sweeps = Table(
 )
 """`record` is the Sweep message, written whole at each change: its trials are 256 at most."""
 
+removed_jobs = Table(
+    "removed_jobs",
+    metadata,
+    Column("uid", String, primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("project", String, nullable=False),
+    Column("cause", String, nullable=False),
+    Column("remove_time", BigInteger, nullable=False),
+    Column("freed_bytes", BigInteger, nullable=False),
+    Column("files_left", Integer, nullable=False),
+    Index("removed_jobs_by_files", "files_left", "uid"),
+)
+"""Jobs that were deleted, on request or by retention: nothing else is left of them. `files_left` is 1 until their
+folder is gone, which a kill may put off to the next start."""
+
 
 def shard_of(uid: str) -> int:
     """Virtual shard of a uid: CRC-32 (the same on every platform and in every language), modulo `SHARDS`."""

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Removes the old events of ended jobs: announced to watchers first, removed at the next sweep."""
 
-import asyncio
 from functools import partial
 
 from sqlalchemy import Connection
@@ -9,21 +8,12 @@ from sqlalchemy import Connection
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.store import events, jobs
 
-SWEEP_SECONDS = 3600.0
-"""Time between two sweeps: in it watchers learn of the coming removal from `min_seq` in their heartbeats."""
 
-
-class Retention:
+class EventRetention:
     """Removes events of ended jobs that are older than `retention` seconds; each job keeps its newest block."""
 
     def __init__(self, log: EventLog, *, retention: float) -> None:
         self._log, self._retention = log, retention
-
-    async def run(self) -> None:
-        """Sweep until cancelled. Raises DomainError when the store cannot be used."""
-        while True:
-            await self.sweep()
-            await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> None:
         """Remove the events that the last sweep announced, and announce the next ones."""

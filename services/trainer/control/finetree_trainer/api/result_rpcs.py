@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rpcs of TrainerService about what a job leaves: checkpoints and artifacts."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, trainer_pb2_grpc
+from finetree_runtime.paging import PageTokens, page_size
+
+from finetree_trainer.api.names import Names
+from finetree_trainer.jobs.artifacts import Artifacts
+from finetree_trainer.models.checkpoints import Checkpoints
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
+    """Answers the rpcs about checkpoints and artifacts; its fields do the work."""
+
+    names: Names
+    artifacts: Artifacts
+    checkpoints: Checkpoints
+    tokens: PageTokens
+
+    async def ListCheckpoints(
+        self, request: checkpoint_pb2.ListCheckpointsRequest, context_: Any
+    ) -> checkpoint_pb2.ListCheckpointsResponse:
+        """List the checkpoints of a job, by step."""
+        uid, size = (await self.names.job(request.parent, "parent")).id, page_size(request.page_size)
+        scope = f"ListCheckpoints/{uid}/{request.show_deleted}"
+        after = int(self.tokens.read(scope, request.page_token) or -1)
+        found = await self.checkpoints.page(uid, after=after, limit=size + 1, deleted=request.show_deleted)
+        token = self.tokens.issue(scope, str(found[size - 1].step)) if len(found) > size else ""
+        return checkpoint_pb2.ListCheckpointsResponse(checkpoints=found[:size], next_page_token=token)
+
+    async def ListArtifacts(
+        self, request: artifact_pb2.ListArtifactsRequest, context_: Any
+    ) -> artifact_pb2.ListArtifactsResponse:
+        """List the artifacts of a job."""
+        uid, size = (await self.names.job(request.parent, "parent")).id, page_size(request.page_size)
+        scope = f"ListArtifacts/{uid}"
+        after = self.tokens.read(scope, request.page_token) or ""
+        found = await self.artifacts.page(uid, after=after, limit=size + 1)
+        token = self.tokens.issue(scope, found[size - 1][0]) if len(found) > size else ""
+        shown = [artifact for _, artifact in found[:size]]
+        return artifact_pb2.ListArtifactsResponse(artifacts=shown, next_page_token=token)
+
+    async def DownloadArtifact(
+        self, request: artifact_pb2.DownloadArtifactRequest, context_: Any
+    ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
+        """Stream a file of an artifact."""
+        job, artifact = await self.names.artifact(request.name)
+        async for piece in self.artifacts.read(
+            job.id, artifact, request.path, offset=request.offset, limit=request.limit
+        ):
+            yield piece
