@@ -100,6 +100,10 @@ def losses(events: list[event_pb2.JobEvent]) -> list[float]:
     return [event.step_metrics.loss for event in events if event.HasField("step_metrics")]
 
 
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 async def swept(trainer: Trainer) -> sweep_pb2.Sweep:
     """A sweep of four trials that has ended."""
     rows = await trainer.talk.upload(trainer.harness.jsonl(trainer.harness.ROWS))
@@ -152,7 +156,7 @@ async def test_a_sweep_loads_its_base_once_and_each_trial_is_as_if_it_ran_alone(
             alone = await trainer.job("other", learning_rate=4e-4)
             events = await trainer.events(alone)
             (second,) = trainer.processes(alone)
-            assert not Path(f"/proc/{first[0]}").exists()
+            assert not alive(first[0])
             assert not started(events)[0].base_reused
             assert losses(events) == losses(told[3])
             assert trainer.weights(alone) == trainer.weights(jobs[3])
@@ -178,4 +182,4 @@ async def test_a_sweep_loads_its_base_once_and_each_trial_is_as_if_it_ran_alone(
     finally:
         harness.end_workers(tmp_path)
     # The service has ended it when it stopped.
-    assert not Path(f"/proc/{third}").exists()
+    assert not alive(third)

@@ -103,6 +103,8 @@ class Worker:
     """What ends the process by force, where it was told to end or is done."""
     cancelled: bool = False
     save_on_cancel: bool = False
+    may_rest: bool = True
+    """Whether it may wait for another job when this one has ended well."""
     done: bool = False
     """Whether its outcome is in the log: nothing of it is needed any more."""
     adopted: bool = False

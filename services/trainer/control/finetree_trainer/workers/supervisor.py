@@ -96,6 +96,7 @@ class Supervisor:
                 # The machine may have another name than it had then; its devices are the same.
                 slots=tuple(replace(Slot.parse(text), node=node) for text in row.slots.split(",")),
                 adopted=True,
+                may_rest=False,
             )
             self._workers[worker.id] = worker
             match alive:
@@ -253,7 +254,7 @@ class Supervisor:
         One that may not, since the service or the worker is to end, is returned as it is: it gets no task any more.
         """
         process = worker.process
-        if not worker.done or worker.adopted or process is None or process.signalled or self._stopping:
+        if process is None or process.signalled or not (worker.done and worker.may_rest) or self._stopping:
             return worker
         rested = self.resting.begin(worker, await self._log.row(worker.job), resting)
         if worker.termination is not None:
@@ -283,11 +284,15 @@ class Supervisor:
 
     # --------------------------------------------------------------------------------------------------- end
 
-    def cancel(self, uid: str, attempt: int, *, save: bool) -> None:
-        """Command the worker of an attempt to stop, and end it by force where it does not."""
+    def cancel(self, uid: str, attempt: int, *, save: bool, may_rest: bool = False) -> None:
+        """Command the worker of an attempt to stop, and end it by force where it does not.
+
+        `may_rest`: whether it may wait for another job then; a job that somebody cancels leaves no process behind.
+        """
         worker = self.worker_of(uid, attempt)
         if worker is None:
             return
+        worker.may_rest = worker.may_rest and may_rest
         grace = self._settings.checkpoint_grace if save else self._settings.cancel_grace
         if worker.cancelled or worker.termination is not None:
             if save or not worker.save_on_cancel:

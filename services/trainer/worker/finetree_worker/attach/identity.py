@@ -62,7 +62,7 @@ class Timing:
     heartbeat: float = 20.0
     orphan_grace: float = 900.0
     idle_grace: float = 60.0
-    resting_grace: float = 5.0
+    resting_grace: float = 2.0
     """How long a worker that holds a base lives on without a stream: its memory is worth more elsewhere."""
     batch_delay: float = 0.05
     first_backoff: float = 0.1
