@@ -138,33 +138,6 @@ class Jobs:
         nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists REQUEST_ID_REUSED.
         """
 
-        def decide(transaction: Transaction, connection: Connection) -> None:
-            if request_ids.claim(connection, key, uid, now=transaction.now) is not None:
-                return
-            row = jobs.load(connection, uid)
-            job = job_pb2.Job.FromString(row.record) if row is not None else job_pb2.Job()
-            if update.apply(job, request):
-                jobs.replace_record(connection, uid, job.SerializeToString(), dict(job.labels))
-                transaction.changed = True
-
-        await self._log.change(uid, decide)
-        return await self.get(uid)
-
-    async def cancel(
-        self,
-        uid: str,
-        *,
-        save: bool,
-        why: str = "Cancelled on request.",
-        key: RequestKey | None = None,
-        may_rest: bool = False,
-    ) -> job_pb2.Job:
-        """Ask a job to stop, with a checkpoint first if `save`. A job that has ended stays as it is.
-
-        `may_rest`: whether its worker may go on to another job. A request that was answered before, by its key, changes nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists
-        REQUEST_ID_REUSED.
-        """
-
         def decide(transaction: Transaction, connection: Connection) -> bool:
             repeated = key is not None and request_ids.claim(connection, key, uid, now=transaction.now) is not None
             if repeated or transaction.finished:
