@@ -51,6 +51,13 @@ setup: .venv/.ready  ## build .venv from uv.lock (again only when the lock chang
 	.bootstrap/bin/python -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --root-user-action=ignore "$$torch"
 	touch $@
 
+# The trackers that the tests of sinks talk to need other versions of common packages than ours.
+.trackers/.ready: .bootstrap/.ready tests/integration/cli/trackers.txt
+	@echo "setup: MLflow and W&B for the tests of sinks"
+	$(UV) venv --quiet --clear --python .bootstrap/bin/python .trackers
+	$(UV) pip install --quiet --python .trackers/bin/python --require-hashes -r tests/integration/cli/trackers.txt
+	touch $@
+
 # ------------------------------------------------------------------------------------------------------------ use
 
 run: setup  ## start a demonstration of the whole suite on this machine
@@ -63,7 +70,7 @@ test: test-unit test-integration test-robustness  ## every tier of the test suit
 test-unit: setup  ## unit and contract tests (budget 3 min on two cores)
 	@$(call tier,unit + contract,3,tests/unit tests/contract tests/conformance/buf tests/conformance/typescript)
 
-test-integration: setup  ## real servers and workers on loopback (budget 4 min)
+test-integration: setup .trackers/.ready  ## real servers and workers on loopback (budget 4 min)
 	@$(call tier,integration,2,tests/integration)
 
 test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
@@ -140,5 +147,5 @@ release: setup  ## make the present contract the baseline of the compatibility c
 	@$(BIN)/python protos/generate.py --release
 
 clean:  ## remove the environment and everything that tools left behind
-	@rm -rf .venv .bootstrap tests/conformance/*/{build,gen,node_modules,src/gen,vendor} .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -rf .venv .bootstrap .trackers tests/conformance/*/{build,gen,node_modules,src/gen,vendor} .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

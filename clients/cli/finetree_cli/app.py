@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "serve": "finetree_cli.commands.serve:serve",
     "targets": "finetree_cli.commands.targets:targets",
     "costs": "finetree_cli.commands.costs:costs",
+    "sinks": "finetree_cli.commands.sinks:sinks",
     "serving": "finetree_cli.commands.serving:serving",
     "verify-serving": "finetree_cli.commands.verify_serving:verify_serving",
     "data": "finetree_cli.commands.data:data",

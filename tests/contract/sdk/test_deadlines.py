@@ -46,6 +46,7 @@ NEEDED = {
     "prepare": {"dataset": "d"},
     "preview_dataset": {"dataset": "d"},
     "recommend": {"request": SPEC},
+    "wait_job": {"wait": 0},
     "update": {"labels": {"team": "search"}},
     "create_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
     "validate_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
@@ -65,8 +66,10 @@ FOR_AS_LONG_AS_IT_TAKES = {
     "read_log",
     "upload_dataset",
     "wait",
+    "wait_for",
     "wait_ready",
     "watch",
+    "watch_jobs",
 }
 """Their `timeout` is for the whole and the caller's alone: that of a client is for unary calls."""
 

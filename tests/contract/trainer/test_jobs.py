@@ -35,7 +35,7 @@ async def test_a_job_is_created_run_and_told_from_its_first_to_its_last_event(tm
         assert done.last_seq == len(events)
         assert done.attempt == 1
         assert done.end_time.ToMicroseconds() >= done.start_time.ToMicroseconds() >= done.create_time.ToMicroseconds()
-        assert list(done.allowed_actions) == [job_pb2.JOB_ACTION_DOWNLOAD]
+        assert done.allowed_actions[0] == job_pb2.JOB_ACTION_DOWNLOAD
 
 
 async def test_a_job_keeps_what_was_resolved_estimated_and_given(tmp_path):
@@ -273,6 +273,7 @@ async def test_the_server_says_what_it_is(tmp_path, serve):
         info = (await talk.stub.GetServerInfo(trainer_pb2.GetServerInfoRequest())).server
         assert info.service == "finetree-trainer"
         assert "train.lora" in info.features
+        assert (info.limits["max_running_calls"], info.limits["max_streams"]) == (32, 4096)
 
 
 async def test_a_second_trainer_on_the_same_folder_is_refused(tmp_path):

@@ -9,11 +9,13 @@ from finetree_api.trainer.v1 import (
     dataset_pb2,
     event_log_pb2,
     job_log_pb2,
+    lifecycle_pb2,
     metrics_pb2,
     retention_pb2,
     serving_pb2,
     sweep_pb2,
     trainer_pb2,
+    waiting_pb2,
 )
 from finetree_api.types.v1 import weights_pb2
 from trainer_harness import ROWS, job_request, jsonl, refusal, trainer
@@ -22,6 +24,7 @@ METHODS = trainer_pb2.DESCRIPTOR.services_by_name["TrainerService"].methods_by_n
 WITHOUT = {
     *("CreateDataset", "ListDatasets", "CreateJob", "ListJobs", "ValidateJob"),
     *("CreateSweep", "ListSweeps", "ValidateSweep"),
+    "WatchJobs",
     *("ListBaseModels", "GetBaseModel", "DeleteBaseModel", "GetCapacity", "GetServerInfo"),
 }
 """Rpcs that name a project, or what belongs to none."""
@@ -30,6 +33,10 @@ JOBS = {
     "GetJob": lambda job: trainer_pb2.GetJobRequest(name=job),
     "UpdateJob": lambda job: trainer_pb2.UpdateJobRequest(name=job, labels={"team": "x"}, request_id="update"),
     "CancelJob": lambda job: trainer_pb2.CancelJobRequest(name=job, request_id="stop"),
+    "PauseJob": lambda job: lifecycle_pb2.PauseJobRequest(name=job, request_id="pause"),
+    "ResumeJob": lambda job: lifecycle_pb2.ResumeJobRequest(name=job, request_id="resume"),
+    "MoveJob": lambda job: lifecycle_pb2.MoveJobRequest(name=job, request_id="move"),
+    "WaitJob": lambda job: waiting_pb2.WaitJobRequest(name=job),
     "DeleteJob": lambda job: retention_pb2.DeleteJobRequest(name=job, validate_only=True),
     "WatchJob": lambda job: event_log_pb2.WatchJobRequest(name=job),
     "ListEvents": lambda job: event_log_pb2.ListEventsRequest(name=job),

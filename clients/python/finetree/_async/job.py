@@ -16,7 +16,9 @@ from finetree._async.download import download, read_file, read_log
 from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
 from finetree._async.trainer import metric_files
+from finetree._async.trainer.job_lifecycle import AsyncJobLifecycle
 from finetree._async.trainer.job_weights import AsyncJobWeights
+from finetree._async.trainer.waiting import AsyncJobWaiting
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
@@ -29,12 +31,12 @@ from finetree._shared.trainer_requests import Mode
 from finetree.exports.target import ExportFile, Format
 
 
-class AsyncJob(AsyncJobWeights):
+class AsyncJob(AsyncJobWeights, AsyncJobLifecycle, AsyncJobWaiting):
     """A handle on a job.
 
     Attributes:
         name: resource name.
-        snapshot: the job as it was last seen (`create_job`, `refresh`, `update`, `cancel`, `wait`), None before that.
+        snapshot: the job as it was last seen (`create_job`, `refresh`, `update`, `pause`, `wait` …), None before that.
         request_id: idempotency key that created it, "" when this handle did not.
     """
 

@@ -22,17 +22,19 @@ from finetree._sync.download import download, read_file, read_log
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.trainer import metric_files
+from finetree._sync.trainer.job_lifecycle import JobLifecycle
 from finetree._sync.trainer.job_weights import JobWeights
+from finetree._sync.trainer.waiting import JobWaiting
 from finetree._sync.transport import Transport
 from finetree.exports.target import ExportFile, Format
 
 
-class Job(JobWeights):
+class Job(JobWeights, JobLifecycle, JobWaiting):
     """A handle on a job.
 
     Attributes:
         name: resource name.
-        snapshot: the job as it was last seen (`create_job`, `refresh`, `update`, `cancel`, `wait`), None before that.
+        snapshot: the job as it was last seen (`create_job`, `refresh`, `update`, `pause`, `wait` …), None before that.
         request_id: idempotency key that created it, "" when this handle did not.
     """
 

@@ -36,8 +36,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from finetree_runtime.config.settings import ServiceSettings, SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server import logging, tls, validation
-from finetree_runtime.server.auth import Authenticator, LocalAuthenticator
 from finetree_runtime.server.calls import CallInterceptor
+from finetree_runtime.server.entry.admission import Admission, CallLimits
+from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator
 from finetree_runtime.server.metrics import CallMetrics
 
 Hook = Callable[[], Awaitable[None]]
@@ -128,6 +129,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             authenticator=service.authenticator,
             max_call_seconds=settings.max_call_time,
             max_request_bytes=settings.max_request_bytes,
+            admission=Admission(CallLimits.of(settings)),
             metrics=metrics,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))

@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
@@ -27,6 +28,8 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.list import EventLister
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.metrics import MetricsReader
+from finetree_trainer.joblog.project.watch import ProjectWatches
+from finetree_trainer.joblog.wait import Waits
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
@@ -35,6 +38,9 @@ from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner
 from finetree_trainer.jobs.export.planner import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
+from finetree_trainer.jobs.lifecycle.moving import Moving
+from finetree_trainer.jobs.lifecycle.pausing import Pausing
+from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
 from finetree_trainer.jobs.retention.deletion import Deletions
@@ -45,7 +51,6 @@ from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
-from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
@@ -148,6 +153,7 @@ class Application:
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._time_limits = TimeLimits(log, jobs)
+        self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
@@ -159,10 +165,14 @@ class Application:
         return TrainerServicer(
             names=Names(self._store),
             jobs=jobs,
+            pausing=self._pausing,
+            moving=Moving(log, self._queue),
             deletions=deletions,
             sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
+            waits=Waits(log, self._watches),
+            project_watches=ProjectWatches(log, self._watches),
             lister=EventLister(log),
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
@@ -242,6 +252,7 @@ class Application:
         self._queue.recover(rows)
         self._time_limits.recover(rows)
         self._leases.recover(rows)
+        self._pausing.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._supervisor.cancel(row.uid, row.attempt, save=False)
@@ -282,6 +293,7 @@ def _limits(settings: Settings) -> dict[str, int]:
         "max_watchers": settings.max_watchers,
         "max_watchers_per_caller": settings.max_watchers_per_caller,
         "max_queued_jobs": settings.max_queued,
+        **CallLimits.of(settings).shown(),
         "event_retention_seconds": int(settings.event_retention),
         "orphan_grace_seconds": int(settings.orphan_grace),
     }

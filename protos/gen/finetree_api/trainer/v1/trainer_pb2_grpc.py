@@ -11,11 +11,13 @@ from finetree_api.trainer.v1 import comparison_pb2 as finetree__api_dot_trainer_
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
+from finetree_api.trainer.v1 import lifecycle_pb2 as finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
 from finetree_api.trainer.v1 import retention_pb2 as finetree__api_dot_trainer_dot_v1_dot_retention__pb2
 from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
 from finetree_api.trainer.v1 import sweep_pb2 as finetree__api_dot_trainer_dot_v1_dot_sweep__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
+from finetree_api.trainer.v1 import waiting_pb2 as finetree__api_dot_trainer_dot_v1_dot_waiting__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
 GRPC_VERSION = grpc.__version__
@@ -121,6 +123,21 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/PauseJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ResumeJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobResponse.FromString,
+                _registered_method=True)
+        self.MoveJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/MoveJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.FromString,
+                _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/DeleteJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.SerializeToString,
@@ -155,6 +172,16 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/WatchJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.FromString,
+                _registered_method=True)
+        self.WaitJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/WaitJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobResponse.FromString,
+                _registered_method=True)
+        self.WatchJobs = channel.unary_stream(
+                '/finetree_api.trainer.v1.TrainerService/WatchJobs',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsResponse.FromString,
                 _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListEvents',
@@ -321,6 +348,24 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -358,6 +403,18 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WaitJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchJobs(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -525,6 +582,21 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.SerializeToString,
             ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobResponse.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobResponse.SerializeToString,
+            ),
+            'MoveJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.SerializeToString,
+            ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.FromString,
@@ -559,6 +631,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'WaitJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobResponse.SerializeToString,
+            ),
+            'WatchJobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJobs,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsResponse.SerializeToString,
             ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
@@ -1047,6 +1129,87 @@ class TrainerService(object):
             _registered_method=True)
 
     @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/PauseJob',
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ResumeJob',
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/MoveJob',
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteJob(request,
             target,
             options=(),
@@ -1225,6 +1388,60 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/WatchJob',
             finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/WaitJob',
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/WatchJobs',
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,11 +12,13 @@ from finetree_api.trainer.v1 import comparison_pb2 as _comparison_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
+from finetree_api.trainer.v1 import lifecycle_pb2 as _lifecycle_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
 from finetree_api.trainer.v1 import retention_pb2 as _retention_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.trainer.v1 import sweep_pb2 as _sweep_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
+from finetree_api.trainer.v1 import waiting_pb2 as _waiting_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -47,8 +49,10 @@ class TrainerServiceStub:
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -181,6 +185,30 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.PauseJobRequest, _lifecycle_pb2.PauseJobResponse]
+    """Asks a training to save a checkpoint and give its device back, and returns at once; the StateChanged event of PAUSED
+    says when it has. A job that waits is suspended when the call returns. While it is paused it costs nothing, and only
+    its deadline can end it. Job.allowed_actions says where it is accepted.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSABLE: the job does
+    not train, or its state is none that can be paused; the metadata has both), ALREADY_EXISTS (REQUEST_ID_REUSED: take
+    a new request_id).
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.ResumeJobRequest, _lifecycle_pb2.ResumeJobResponse]
+    """Has a job that is paused or suspended wait for a device. A training goes on in a new attempt from its newest
+    checkpoint, and ends in the weights of one that was never paused (guarantee G11). Also lifts JobTemplate.suspended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSED: wait until it is
+    PAUSED, or leave it), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    MoveJob: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.MoveJobRequest, _lifecycle_pb2.MoveJobResponse]
+    """Gives a waiting job another place in the queue, for good: it has it after a restart and after a failed attempt too.
+    QueueChanged events tell the new positions.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_WAITING: the job, or the
+    one that it should go before, does not wait; DIFFERENT_QUEUES: they wait for different devices), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]
     """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
     lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
@@ -233,6 +261,25 @@ class TrainerServiceStub:
     the beginning; EVENTS_DAMAGED: the operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end
     some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
     the time in RetryInfo).
+    """
+    WaitJob: _grpc.UnaryUnaryMultiCallable[_waiting_pb2.WaitJobRequest, _waiting_pb2.WaitJobResponse]
+    """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+    which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+    retry after the time in RetryInfo).
+    """
+    WatchJobs: _grpc.UnaryStreamMultiCallable[_waiting_pb2.WatchJobsRequest, _waiting_pb2.WatchJobsResponse]
+    """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+    by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+    of the last change or batch. No job waits for a watcher.
+
+    Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
+    FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+    operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+    RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]
     """Lists events in either order, for history; WatchJob is for what is to come.
@@ -349,8 +396,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -480,6 +529,30 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
+    PauseJob: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.PauseJobRequest, _lifecycle_pb2.PauseJobResponse]  # type: ignore[assignment]
+    """Asks a training to save a checkpoint and give its device back, and returns at once; the StateChanged event of PAUSED
+    says when it has. A job that waits is suspended when the call returns. While it is paused it costs nothing, and only
+    its deadline can end it. Job.allowed_actions says where it is accepted.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSABLE: the job does
+    not train, or its state is none that can be paused; the metadata has both), ALREADY_EXISTS (REQUEST_ID_REUSED: take
+    a new request_id).
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.ResumeJobRequest, _lifecycle_pb2.ResumeJobResponse]  # type: ignore[assignment]
+    """Has a job that is paused or suspended wait for a device. A training goes on in a new attempt from its newest
+    checkpoint, and ends in the weights of one that was never paused (guarantee G11). Also lifts JobTemplate.suspended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSED: wait until it is
+    PAUSED, or leave it), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    MoveJob: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.MoveJobRequest, _lifecycle_pb2.MoveJobResponse]  # type: ignore[assignment]
+    """Gives a waiting job another place in the queue, for good: it has it after a restart and after a failed attempt too.
+    QueueChanged events tell the new positions.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_WAITING: the job, or the
+    one that it should go before, does not wait; DIFFERENT_QUEUES: they wait for different devices), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
     lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
@@ -532,6 +605,25 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     the beginning; EVENTS_DAMAGED: the operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end
     some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
     the time in RetryInfo).
+    """
+    WaitJob: _aio.UnaryUnaryMultiCallable[_waiting_pb2.WaitJobRequest, _waiting_pb2.WaitJobResponse]  # type: ignore[assignment]
+    """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+    which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+    retry after the time in RetryInfo).
+    """
+    WatchJobs: _aio.UnaryStreamMultiCallable[_waiting_pb2.WatchJobsRequest, _waiting_pb2.WatchJobsResponse]  # type: ignore[assignment]
+    """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+    by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+    of the last change or batch. No job waits for a watcher.
+
+    Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
+    FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+    operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+    RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists events in either order, for history; WatchJob is for what is to come.
@@ -647,8 +739,10 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -868,6 +962,48 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _lifecycle_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lifecycle_pb2.PauseJobResponse, _abc.Awaitable[_lifecycle_pb2.PauseJobResponse]]:
+        """Asks a training to save a checkpoint and give its device back, and returns at once; the StateChanged event of PAUSED
+        says when it has. A job that waits is suspended when the call returns. While it is paused it costs nothing, and only
+        its deadline can end it. Job.allowed_actions says where it is accepted.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSABLE: the job does
+        not train, or its state is none that can be paused; the metadata has both), ALREADY_EXISTS (REQUEST_ID_REUSED: take
+        a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _lifecycle_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lifecycle_pb2.ResumeJobResponse, _abc.Awaitable[_lifecycle_pb2.ResumeJobResponse]]:
+        """Has a job that is paused or suspended wait for a device. A training goes on in a new attempt from its newest
+        checkpoint, and ends in the weights of one that was never paused (guarantee G11). Also lifts JobTemplate.suspended.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSED: wait until it is
+        PAUSED, or leave it), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def MoveJob(
+        self,
+        request: _lifecycle_pb2.MoveJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lifecycle_pb2.MoveJobResponse, _abc.Awaitable[_lifecycle_pb2.MoveJobResponse]]:
+        """Gives a waiting job another place in the queue, for good: it has it after a restart and after a failed attempt too.
+        QueueChanged events tell the new positions.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_WAITING: the job, or the
+        one that it should go before, does not wait; DIFFERENT_QUEUES: they wait for different devices), ALREADY_EXISTS
+        (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
     def DeleteJob(
         self,
         request: _retention_pb2.DeleteJobRequest,
@@ -960,6 +1096,37 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         the beginning; EVENTS_DAMAGED: the operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end
         some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
         the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def WaitJob(
+        self,
+        request: _waiting_pb2.WaitJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_waiting_pb2.WaitJobResponse, _abc.Awaitable[_waiting_pb2.WaitJobResponse]]:
+        """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+        which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+        retry after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchJobs(
+        self,
+        request: _waiting_pb2.WatchJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_waiting_pb2.WatchJobsResponse], _abc.AsyncIterator[_waiting_pb2.WatchJobsResponse]]:
+        """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+        by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+        of the last change or batch. No job waits for a watcher.
+
+        Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+        changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+        the metadata),
+        FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+        operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+        RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
         """
 
     @_abc_1.abstractmethod

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from finetree_api.trainer.v1 import event_pb2
 from finetree_runtime.errors import NotFound, OutOfRange
@@ -49,6 +49,8 @@ class Change(Generic[T]):
     result: T
     row: jobs.JobRow
     events: list[event_pb2.JobEvent]
+    position: int = 0
+    """Position of the events' block in the order of all jobs; 0 without events."""
 
 
 @dataclass(slots=True)
@@ -95,7 +97,8 @@ class _Tail:
 class EventLog:
     """Changes jobs and publishes the changes. Every write to a job goes through `change` or `create`.
 
-    Each of `listeners` is called with the row after every durable change; its record is set for a new job only.
+    Each of `listeners` is called with the row after every durable change; its record is set for a new job only. Each of
+    `followers` is called with every change that has events, in the order of their positions.
     `min_seq` has, for each job whose events retention is about to remove, the oldest number that it will keep.
     """
 
@@ -104,6 +107,7 @@ class EventLog:
         self.clock = clock or Clock()
         self.min_seq: dict[str, int] = {}
         self.listeners: list[Callable[[jobs.JobRow], None]] = []
+        self.followers: list[Callable[[Change[Any]], None]] = []
         self._tails: dict[str, _Tail] = {}
         self._loop = asyncio.get_running_loop()
 
@@ -115,8 +119,8 @@ class EventLog:
             if isinstance(made, jobs.JobRow):
                 return Change(None, made, [])
             made.flush()
-            events.append(connection, made.row, made.events, attempt=0, last_seq=0)
-            return Change(None, made.row, made.events)
+            position = events.append(connection, made.row, made.events, attempt=0, last_seq=0)
+            return Change(None, made.row, made.events, position)
 
         return (await self._commit(work)).row
 
@@ -138,9 +142,10 @@ class EventLog:
             expected = row.attempt, row.last_seq
             transaction = Transaction(row, self.clock())
             result = decide(transaction, connection)
+            position = 0
             if transaction.flush():
-                events.append(connection, row, transaction.events, attempt=expected[0], last_seq=expected[1])
-            return Change(result, row, transaction.events)
+                position = events.append(connection, row, transaction.events, attempt=expected[0], last_seq=expected[1])
+            return Change(result, row, transaction.events, position)
 
         return await self._commit(work)
 
@@ -214,6 +219,8 @@ class EventLog:
             changed, tail.changed = tail.changed, self._loop.create_future()
             changed.set_result(None)
             self._forget(change.row.uid, tail)
+            for follower in self.followers:
+                follower(change)
         for listener in self.listeners:
             listener(change.row)
 

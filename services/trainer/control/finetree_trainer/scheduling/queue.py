@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue: jobs wait in the order of their creation for slots of the devices that they can run on."""
+"""The queue: jobs wait in the order of their priority and place for slots of the devices that they can run on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -14,6 +14,7 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, is_outage, log_failure
+from finetree_trainer.scheduling import place
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
 from finetree_trainer.store.jobs import JobRow
 
@@ -76,7 +77,7 @@ class Holder:
 
 
 class JobQueue:
-    """Starts waiting jobs, oldest first, as slots become free.
+    """Starts waiting jobs in their order as slots become free.
 
     `start(uid, slots)` begins an attempt and returns whether it did; `prewarm` is called when a worker should load its
     libraries for the next job.
@@ -122,12 +123,16 @@ class JobQueue:
         waiting = self._waiting.get(row.uid)
         if waiting is None:
             self._waiting[row.uid] = _Waiting(row, self._demands[row.uid])
-            # Ids grow with time, so sorted by them the queue is in the order of creation, recovering jobs included.
-            self._waiting = dict(sorted(self._waiting.items()))
-            self._wake.set()
-        elif waiting.row.suspended != row.suspended:
+        elif (row.suspended, row.priority, row.place) != (
+            waiting.row.suspended,
+            waiting.row.priority,
+            waiting.row.place,
+        ):
             waiting.row = row
-            self._wake.set()
+        else:
+            return
+        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: place.order(item[1].row)))
+        self._wake.set()
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
         task = record.WhichOneof("task")
@@ -172,6 +177,17 @@ class JobQueue:
                 break
             number += not other.row.suspended and other.demand.overlaps(waiting.demand)
         return Position(number, self._blocked_by(waiting, number))
+
+    def competitors(self, uid: str) -> list[JobRow]:
+        """Rows of the jobs that wait for the same devices as a waiting one, suspended ones too, in their order."""
+        waiting = self._waiting.get(uid)
+        if waiting is None:
+            return []
+        return [
+            other.row
+            for other in self._waiting.values()
+            if other is not waiting and other.demand.overlaps(waiting.demand)
+        ]
 
     def is_wanted(self, uid: str) -> bool:
         """Return whether a job waits for a slot that this one holds."""
@@ -309,7 +325,7 @@ class JobQueue:
 
     def _blocked_by(self, waiting: _Waiting, number: int) -> str:
         if waiting.row.suspended:
-            return "suspended: the job is not queued yet"
+            return "suspended: it is not queued until it is resumed"
         if waiting.trouble:
             return waiting.trouble
         demand = waiting.demand
