@@ -16,7 +16,6 @@ from finetree_trainer.api.result_rpcs import ResultRpcs
 from finetree_trainer.api.retention_rpcs import RetentionRpcs
 from finetree_trainer.api.serving_rpcs import ServingRpcs
 from finetree_trainer.api.sweep_rpcs import SweepRpcs
-from finetree_trainer.api.waiting_rpcs import WaitingRpcs
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.serving.leases import Leases
@@ -36,9 +35,7 @@ FEATURES = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainerServicer(
-    DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, WaitingRpcs, ResultRpcs, RetentionRpcs, ServingRpcs
-):
+class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, ResultRpcs, RetentionRpcs, ServingRpcs):
     """Every rpc of the trainer; its fields answer them."""
 
     leases: Leases
