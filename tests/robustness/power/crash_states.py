@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may be on a disk after a power cut: rebuilt from what a program wrote, flushed and renamed (disk_recorder.c).
 
-A crash state is made at some point of the record. What was flushed is there. Of the writes since, each is there, is not,
-or is there in its first sectors; so is each change of a name (made, renamed, linked, deleted) that its folder was not
-flushed after. That is what POSIX allows; file systems are kinder. A rename is done or not done, never half.
+A crash state is made at some point of the record. What was flushed is there. Of the writes since, each is there, is
+not, or is there in its first sectors; so is each change of a name (made, renamed, linked, deleted) that its folder was
+not flushed after. That is what POSIX allows; file systems are kinder. A rename is done or not done, never half.
 """
 
 import random
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 SECTOR = 512
@@ -101,13 +101,10 @@ class Disk:
                 _change(self._durable, name)
 
     def _rename(self, operation: Operation) -> None:
-        source, target = operation.path, operation.other or operation.path
-        file = _File() if operation.kind == "c" else self._now.get(source)
-        name = _Name(
-            operation, {_parent(target)} if operation.kind != "r" else {_parent(source), _parent(target)}, file
-        )
-        if operation.kind == "r":
-            name.folders = {_parent(target)}
+        target = operation.other or operation.path
+        file = _File() if operation.kind == "c" else self._now.get(operation.path)
+        # A rename is durable once the folder that has the new name is flushed.
+        name = _Name(operation, {_parent(target)}, file)
         self._names.append(name)
         _change(self._now, name)
 
@@ -171,8 +168,9 @@ def _torn(file: _File, shuffle: random.Random) -> bytes:
             continue
         if operation.kind == "w" and shuffle.random() < 0.2:
             sectors = shuffle.randint(0, -(-len(operation.data) // SECTOR))
-            operation = Operation("w", "", "", operation.offset, operation.data[: sectors * SECTOR])
-        _write(content, operation)
+            _write(content, replace(operation, data=operation.data[: sectors * SECTOR]))
+        else:
+            _write(content, operation)
     return bytes(content)
 
 

@@ -134,7 +134,7 @@ def check_events(store, marks):
         last = store.read_now(lambda c, job=job: jobs.span(c, job)).last_seq
         assert last >= max(shown), f"event {max(shown)} was shown, {last} are there"
 
-        def load(connection, job=job, last=last):
+        def load(connection, job=job, last=last):  # noqa: ANN202
             return events.read_after(connection, job, 0, last_seq=last, mask=events.ALL_KINDS, blocks=1000)
 
         found = store.read_now(load)[0]
