@@ -13,8 +13,9 @@ from finetree_trainer.api.names import Names
 from finetree_trainer.api.requests import page_scope
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.joblog.list import EventLister, requested_kinds
+from finetree_trainer.joblog.live.batches import Filter
 from finetree_trainer.joblog.metrics import MetricsReader
-from finetree_trainer.joblog.watch import Filter, Watches
+from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
 
 
@@ -29,9 +30,7 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
     logs: AttemptLogs
     tokens: PageTokens
 
-    async def WatchJob(
-        self, request: event_log_pb2.WatchJobRequest, context_: Any
-    ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
+    async def WatchJob(self, request: event_log_pb2.WatchJobRequest, context_: Any) -> AsyncIterator[Any]:
         """Stream a job's events."""
         uid = (await self.names.job(request.name)).id
         context.bind(job=uid)

@@ -12,9 +12,9 @@ from finetree_trainer.api.names import Names
 from finetree_trainer.api.requests import parent_project
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.joblog.list import requested_kinds
+from finetree_trainer.joblog.live.batches import Filter
 from finetree_trainer.joblog.project.watch import USUAL_KINDS, ProjectFilter, ProjectWatches
 from finetree_trainer.joblog.wait import Waits
-from finetree_trainer.joblog.watch import Filter
 from finetree_trainer.jobs.jobs import Jobs
 
 
@@ -31,6 +31,7 @@ class WaitingRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         """Return a job once it is in one of the asked states."""
         uid = (await self.names.job(request.name)).id
         context.bind(job=uid)
+        context.only_waits()
         principal, seconds = context.principal().name, float(request.wait_seconds)
         reached = await self.waits.reached(uid, list(request.states), seconds=seconds, principal=principal)
         return waiting_pb2.WaitJobResponse(job=await self.jobs.get(uid), reached=reached)
