@@ -15,6 +15,7 @@ from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, is_outage, log_failure
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
+from finetree_trainer.scheduling.places import Group, Places
 from finetree_trainer.store.jobs import JobRow
 
 PREPARE_BYTES = 2 * 1024**3
@@ -50,20 +51,27 @@ class Demand:
         """Return whether the job can run in a slot."""
         return (slot.node, slot.device) in self.candidates and (slot.index == PREPARING) == self.prepares
 
-    def overlaps(self, other: "Demand") -> bool:
-        """Return whether two jobs compete for a slot."""
-        if self.prepares != other.prepares:
-            return False
-        return bool(self.candidates & other.candidates) or self.kind == other.kind
+    def group(self) -> Group:
+        """What the job competes for."""
+        return Group(self.kind, self.candidates, self.prepares)
 
 
 @dataclass(slots=True)
 class _Waiting:
     row: JobRow
     demand: Demand
+    group: Group
     announced: Position = Position()
     trouble: str = ""
     """Why it could not be started the last time."""
+
+    @property
+    def uid(self) -> str:
+        return self.row.uid
+
+    @property
+    def counts(self) -> bool:
+        return not self.row.suspended
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +98,7 @@ class JobQueue:
         self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
         self._demands: dict[str, Demand] = {}
         self._waiting: dict[str, _Waiting] = {}
+        self._places = Places()
         self._wake = asyncio.Event()
         self._pauses = Pauses()
         self._troubled = False
@@ -113,17 +122,29 @@ class JobQueue:
             self._demands.pop(row.uid, None)
         if row.state not in states.WAITING:
             if self._waiting.pop(row.uid, None) is not None:
+                self._places.clear()
                 self._wake.set()
             return
         waiting = self._waiting.get(row.uid)
         if waiting is None:
-            self._waiting[row.uid] = _Waiting(row, self._demands[row.uid])
-            # Ids grow with time, so sorted by them the queue is in the order of creation, recovering jobs included.
-            self._waiting = dict(sorted(self._waiting.items()))
+            self._append(row, self._demands[row.uid])
             self._wake.set()
         elif waiting.row.suspended != row.suspended:
             waiting.row = row
+            self._places.clear()
             self._wake.set()
+
+    def _append(self, row: JobRow, demand: Demand) -> None:
+        """Add a job. Ids grow with time, so sorted by them the queue is in the order of creation."""
+        added = _Waiting(row, demand, demand.group())
+        newest = next(reversed(self._waiting), "")
+        self._waiting[row.uid] = added
+        if newest < row.uid:
+            self._places.append(added)
+            return
+        # A job that recovers goes back to where it was.
+        self._waiting = dict(sorted(self._waiting.items()))
+        self._places.clear()
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
         task = record.WhichOneof("task")
@@ -162,11 +183,7 @@ class JobQueue:
         waiting = self._waiting.get(uid)
         if waiting is None:
             return Position()
-        number = 1
-        for other in self._waiting.values():
-            if other is waiting:
-                break
-            number += not other.row.suspended and other.demand.overlaps(waiting.demand)
+        number = self._places.number(uid, self._waiting.values(), len(self._waiting))
         return Position(number, self._blocked_by(waiting, number))
 
     def is_wanted(self, uid: str) -> bool:
@@ -226,11 +243,18 @@ class JobQueue:
                 log_failure(error, doing="prewarm_worker")
 
     async def _start_all(self) -> None:
+        # Of a thousand jobs that wait for one kind of device, the first one's answer is that of all.
+        without_slots: set[Demand] = set()
         for waiting in list(self._waiting.values()):
             row = waiting.row
-            slots = () if row.suspended else self._free_slots(waiting.demand)
             waiting.trouble = ""
-            if not slots or row.uid not in self._waiting:
+            if row.suspended or waiting.demand in without_slots:
+                continue
+            slots = self._free_slots(waiting.demand)
+            if not slots:
+                without_slots.add(waiting.demand)
+                continue
+            if row.uid not in self._waiting:
                 continue
             self.hold(slots, Holder(row.uid, row.name, row.task))
             if not await self._begin(waiting, slots):
