@@ -57,6 +57,7 @@ OUTCOMES = {
     "failed": worker_pb2.OUTCOME_KIND_FAILED,
     "interrupted": worker_pb2.OUTCOME_KIND_INTERRUPTED,
     "cancelled": worker_pb2.OUTCOME_KIND_CANCELLED,
+    "paused": worker_pb2.OUTCOME_KIND_PAUSED,
 }
 
 
@@ -165,6 +166,8 @@ class ScriptedWorker:
             os._exit(0)
         if command == worker_pb2.COMMAND_KIND_CANCEL:
             self.stop = "cancelled"
+        if command == worker_pb2.COMMAND_KIND_PAUSE:
+            self.stop = self.stop or "paused"
 
     async def _send(self, call) -> None:
         while True:
@@ -290,7 +293,7 @@ class ScriptedWorker:
     async def _work(self) -> None:
         script, task = self.script, self.task
         started = event_pb2.AttemptStarted(
-            reason=event_pb2.ATTEMPT_REASON_FIRST if task.attempt == 1 else event_pb2.ATTEMPT_REASON_RECOVERED,
+            reason=task.attempt_reason or (1 if task.attempt == 1 else event_pb2.ATTEMPT_REASON_RECOVERED),
             placements=task.placements,
             engine="scripted",
             environment=script.get("environment", {"torch": "9.9", "machine": "scripted"}),

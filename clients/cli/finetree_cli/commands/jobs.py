@@ -14,7 +14,10 @@ from finetree_cli.commands.jobs_export import export
 from finetree_cli.commands.jobs_label import label
 from finetree_cli.commands.jobs_lineage import lineage
 from finetree_cli.commands.jobs_logs import events, logs
+from finetree_cli.commands.jobs_move import move
+from finetree_cli.commands.jobs_pause import pause, resume
 from finetree_cli.commands.jobs_push import push
+from finetree_cli.commands.jobs_trace import trace
 from finetree_cli.commands.jobs_wait import wait
 from finetree_cli.commands.jobs_watch import watch
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
@@ -45,10 +48,26 @@ LINE_POINTS = 40
 
 @click.group(cls=Group, examples=("finetree jobs list --state running", "finetree jobs watch JOB"))
 def jobs() -> None:
-    """List, follow, cancel and download jobs."""
+    """List, follow, pause, move, cancel and download jobs."""
 
 
-for _command in (watch, wait, label, delete, checkpoints, lineage, compare, logs, events, export, push):
+for _command in (
+    watch,
+    wait,
+    label,
+    delete,
+    pause,
+    resume,
+    move,
+    checkpoints,
+    lineage,
+    compare,
+    logs,
+    events,
+    trace,
+    export,
+    push,
+):
     jobs.add_command(_command)
 
 

@@ -12,10 +12,10 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from finetree import Client, Job
-    from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2
+    from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
     from finetree_api.types.v1 import model_pb2, run_spec_pb2
 
     from finetree_cli.gate.report import PlanEntry
@@ -60,6 +60,11 @@ T = TypeVar("T")
 @click.option("--timeout", type=Duration(), help="Stop watching after this time, such as 30m; the job still runs.")
 @click.option("--name", default="", help="Display name of the job.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Label; may be repeated.")
+@click.option(
+    "--priority",
+    type=click.Choice(("low", "normal", "high")),
+    help="Place among the jobs that wait for the same device. [default: that of FILE, or normal]",
+)
 @click.option("--request-id", default="", help="Idempotency key: the same key always gives the same job.")
 @click.option(
     "--accept", "accepted", multiple=True, metavar="CODE", help="Accept a finding of the data, such as UNREAD_COLUMNS."
@@ -81,6 +86,7 @@ def train(
     timeout: float | None,
     name: str,
     labels: tuple[tuple[str, str], ...],
+    priority: str | None,
     request_id: str,
     accepted: tuple[str, ...],
     no_data_check: bool,
@@ -112,10 +118,7 @@ def train(
         raise click.UsageError("--plan starts from the weights of its job file: leave --init-from out")
     approved = _approved(settings, plan_file, file, max_age=max_age) if plan_file is not None else None
     job = approved.job if approved is not None else read_job(file or "")
-    if name:
-        job.template.display_name = name
-    for key, value in labels:
-        job.template.labels[key] = value
+    _describe(job.template, name=name, labels=labels, priority=priority)
     if accepted:
         _accept(job, accepted, evaluates=eval_data is not None)
     with settings.client() as client:
@@ -146,6 +149,18 @@ def _refuse_contradictions(
         raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
     if plan_file is None and (file is None or max_age is not None):
         raise click.UsageError("name a job file" if file is None else "--max-age needs --plan")
+
+
+def _describe(
+    template: "job_pb2.JobTemplate", *, name: str, labels: "Iterable[tuple[str, str]]", priority: str | None
+) -> None:
+    """Set what flags say of the job beside its task; what they leave out stays as in the file."""
+    from finetree_api.trainer.v1 import job_pb2
+
+    template.display_name = name or template.display_name
+    template.labels.update(labels)
+    if priority is not None:
+        template.priority = job_pb2.JobPriority.Value(f"JOB_PRIORITY_{priority.upper()}")
 
 
 def _start_from(client: "Client", job: "JobFile", weights: str) -> None:

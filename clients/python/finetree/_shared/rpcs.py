@@ -18,6 +18,7 @@ from finetree_api.trainer.v1 import (
     dataset_pb2,
     event_log_pb2,
     job_log_pb2,
+    lifecycle_pb2,
     metrics_pb2,
     retention_pb2,
     serving_pb2,
@@ -156,6 +157,9 @@ GET_JOB = _of("trainer", "GetJob", trainer_pb2.GetJobRequest, trainer_pb2.GetJob
 LIST_JOBS = _of("trainer", "ListJobs", trainer_pb2.ListJobsRequest, trainer_pb2.ListJobsResponse)
 UPDATE_JOB = _of("trainer", "UpdateJob", trainer_pb2.UpdateJobRequest, trainer_pb2.UpdateJobResponse)
 CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_pb2.CancelJobResponse)
+PAUSE_JOB = _of("trainer", "PauseJob", lifecycle_pb2.PauseJobRequest, lifecycle_pb2.PauseJobResponse)
+RESUME_JOB = _of("trainer", "ResumeJob", lifecycle_pb2.ResumeJobRequest, lifecycle_pb2.ResumeJobResponse)
+MOVE_JOB = _of("trainer", "MoveJob", lifecycle_pb2.MoveJobRequest, lifecycle_pb2.MoveJobResponse)
 DELETE_JOB = _of("trainer", "DeleteJob", retention_pb2.DeleteJobRequest, retention_pb2.DeleteJobResponse, SEGMENT)
 VALIDATE_SWEEP = _of(
     "trainer", "ValidateSweep", sweep_pb2.ValidateSweepRequest, sweep_pb2.ValidateSweepResponse, SEGMENT

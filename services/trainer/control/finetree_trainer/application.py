@@ -38,6 +38,9 @@ from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner
 from finetree_trainer.jobs.export.planner import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
+from finetree_trainer.jobs.lifecycle.moving import Moving
+from finetree_trainer.jobs.lifecycle.pausing import Pausing
+from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
 from finetree_trainer.jobs.retention.deletion import Deletions
@@ -48,7 +51,6 @@ from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
-from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
@@ -145,6 +147,7 @@ class Application:
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._time_limits = TimeLimits(log, jobs)
+        self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
@@ -156,6 +159,8 @@ class Application:
         return TrainerServicer(
             names=Names(self._store),
             jobs=jobs,
+            pausing=self._pausing,
+            moving=Moving(log, self._queue),
             deletions=deletions,
             sweeps=sweeps,
             datasets=datasets,
@@ -241,6 +246,7 @@ class Application:
         self._queue.recover(rows)
         self._time_limits.recover(rows)
         self._leases.recover(rows)
+        self._pausing.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
                 self._supervisor.cancel(row.uid, row.attempt, save=False)

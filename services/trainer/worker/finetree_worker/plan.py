@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from finetree_api.trainer.v1 import artifact_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data.options import Reading
@@ -298,6 +298,8 @@ class Plan:
     threads: int = 1
     job: str = ""
     attempt: int = 1
+    attempt_reason: event_pb2.AttemptReason.ValueType = event_pb2.ATTEMPT_REASON_UNSPECIFIED
+    """Why there is this attempt; unspecified where its number says all that is known."""
     placements: tuple[job_pb2.Placement, ...] = ()
     plan_digest: str = ""
     checkpoint_folder: Path | None = None

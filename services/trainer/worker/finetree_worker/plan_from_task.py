@@ -58,6 +58,7 @@ def train_plan(task: worker_pb2.Task) -> Plan:
         threads=max(1, task.threads),
         job=task.job,
         attempt=task.attempt,
+        attempt_reason=task.attempt_reason,
         placements=tuple(task.placements),
         plan_digest=task.plan_digest,
         checkpoint_folder=Path(folders.checkpoint_dir) if folders.checkpoint_dir else None,

@@ -129,6 +129,26 @@ def test_what_another_run_left_in_the_folder_costs_this_one_no_checkpoint(plan: 
     assert checkpoint.newest(plan.checkpoints_dir, mine.numerics_hash()).position.step == 5
 
 
+def test_a_checkpoint_of_another_version_is_not_passed_over_in_silence(plan: Plan) -> None:
+    def belongs_to_another_version(step: int) -> None:
+        manifest = plan.checkpoints_dir / f"step-{step:08}" / "manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 7}))
+
+    with pytest.raises(Cancelled):
+        run(replace(plan, checkpoints=CheckpointPlan(every_steps=1)), pausing(2))
+    belongs_to_another_version(2)
+    recorder = pausing(2)
+    with pytest.raises(Cancelled):
+        run(plan, recorder)
+    assert recorder.of(event_pb2.AttemptStarted)[0].restored_step == 1
+    assert recorder.alerts() == ["CHECKPOINT_SKIPPED"]
+    for step in (1, 2):
+        belongs_to_another_version(step)
+    with pytest.raises(CheckpointError, match="format 7") as caught:
+        run(plan)
+    assert caught.value.reason == "CHECKPOINT_FORMAT_UNSUPPORTED"
+
+
 class Payload:
     """Pickled, it is a call that writes a file as soon as it is read."""
 

@@ -227,9 +227,9 @@ class _AttemptReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attempt
     ATTEMPT_REASON_FIRST: _AttemptReason.ValueType  # 1
     """It is the first one."""
     ATTEMPT_REASON_RECOVERED: _AttemptReason.ValueType  # 2
-    """The one before ended by no fault of the job's."""
+    """The one before ended by no fault of the job's, for example stopped with a checkpoint by the machine."""
     ATTEMPT_REASON_RESUMED: _AttemptReason.ValueType  # 3
-    """The job was paused, or interrupted with a checkpoint."""
+    """The job was paused, and resumed by ResumeJob."""
 
 class AttemptReason(_AttemptReason, metaclass=_AttemptReasonEnumTypeWrapper):
     """Why an attempt started."""
@@ -239,9 +239,9 @@ ATTEMPT_REASON_UNSPECIFIED: AttemptReason.ValueType  # 0
 ATTEMPT_REASON_FIRST: AttemptReason.ValueType  # 1
 """It is the first one."""
 ATTEMPT_REASON_RECOVERED: AttemptReason.ValueType  # 2
-"""The one before ended by no fault of the job's."""
+"""The one before ended by no fault of the job's, for example stopped with a checkpoint by the machine."""
 ATTEMPT_REASON_RESUMED: AttemptReason.ValueType  # 3
-"""The job was paused, or interrupted with a checkpoint."""
+"""The job was paused, and resumed by ResumeJob."""
 Global___AttemptReason: _TypeAlias = AttemptReason  # noqa: Y015
 
 @_typing.final

@@ -80,7 +80,9 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_UNSPECIFIED: _JobState.ValueType  # 0
     """Refused in a filter; `previous` of the first StateChanged event."""
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
-    """Waits for a device, in the order of creation. Ends when a device is free."""
+    """Waits for a device, in the order of Job.priority and of creation, unless MoveJob has given it another place. Ends when
+    a device is free.
+    """
     JOB_STATE_PREPARING: _JobState.ValueType  # 2
     """A worker has the job and loads model and data. Ends when training begins, of a PREPARE job when it saves, of a SERVE
     job when it answers.
@@ -88,9 +90,13 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_RUNNING: _JobState.ValueType  # 3
     """Training, evaluating after it, saving the artifact, or answering Generate."""
     JOB_STATE_PAUSING: _JobState.ValueType  # 4
-    """A worker saves a checkpoint in order to pause. Nothing of this version pauses a job."""
+    """PauseJob was called while it had a worker, which saves a checkpoint and ends. Ends when the worker has ended: PAUSED,
+    or SUCCEEDED if it was done before.
+    """
     JOB_STATE_PAUSED: _JobState.ValueType  # 5
-    """Has a checkpoint and holds no device. Nothing of this version pauses a job."""
+    """Holds no device and waits for none; ResumeJob has it go on from its newest checkpoint, or from the beginning where
+    it was paused before its first step.
+    """
     JOB_STATE_RECOVERING: _JobState.ValueType  # 6
     """Its attempt ended by no fault of its own; waits for a device like QUEUED, then resumes from its newest checkpoint."""
     JOB_STATE_CANCELLING: _JobState.ValueType  # 7
@@ -110,7 +116,9 @@ class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 """Refused in a filter; `previous` of the first StateChanged event."""
 JOB_STATE_QUEUED: JobState.ValueType  # 1
-"""Waits for a device, in the order of creation. Ends when a device is free."""
+"""Waits for a device, in the order of Job.priority and of creation, unless MoveJob has given it another place. Ends when
+a device is free.
+"""
 JOB_STATE_PREPARING: JobState.ValueType  # 2
 """A worker has the job and loads model and data. Ends when training begins, of a PREPARE job when it saves, of a SERVE
 job when it answers.
@@ -118,9 +126,13 @@ job when it answers.
 JOB_STATE_RUNNING: JobState.ValueType  # 3
 """Training, evaluating after it, saving the artifact, or answering Generate."""
 JOB_STATE_PAUSING: JobState.ValueType  # 4
-"""A worker saves a checkpoint in order to pause. Nothing of this version pauses a job."""
+"""PauseJob was called while it had a worker, which saves a checkpoint and ends. Ends when the worker has ended: PAUSED,
+or SUCCEEDED if it was done before.
+"""
 JOB_STATE_PAUSED: JobState.ValueType  # 5
-"""Has a checkpoint and holds no device. Nothing of this version pauses a job."""
+"""Holds no device and waits for none; ResumeJob has it go on from its newest checkpoint, or from the beginning where
+it was paused before its first step.
+"""
 JOB_STATE_RECOVERING: JobState.ValueType  # 6
 """Its attempt ended by no fault of its own; waits for a device like QUEUED, then resumes from its newest checkpoint."""
 JOB_STATE_CANCELLING: JobState.ValueType  # 7
@@ -177,6 +189,12 @@ class _JobActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobAction.V
     """DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
     JOB_ACTION_GENERATE: _JobAction.ValueType  # 3
     """Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
+    JOB_ACTION_PAUSE: _JobAction.ValueType  # 4
+    """PauseJob: it trains and is QUEUED, RECOVERING (in both, not suspended), PREPARING or RUNNING."""
+    JOB_ACTION_RESUME: _JobAction.ValueType  # 5
+    """ResumeJob: it is PAUSED, or suspended."""
+    JOB_ACTION_MOVE: _JobAction.ValueType  # 6
+    """MoveJob: it is QUEUED or RECOVERING."""
     JOB_ACTION_DELETE: _JobAction.ValueType  # 8
     """DeleteJob: it is in a terminal state. Another job that uses what it made may still prevent it."""
 
@@ -191,9 +209,43 @@ JOB_ACTION_DOWNLOAD: JobAction.ValueType  # 2
 """DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
 JOB_ACTION_GENERATE: JobAction.ValueType  # 3
 """Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
+JOB_ACTION_PAUSE: JobAction.ValueType  # 4
+"""PauseJob: it trains and is QUEUED, RECOVERING (in both, not suspended), PREPARING or RUNNING."""
+JOB_ACTION_RESUME: JobAction.ValueType  # 5
+"""ResumeJob: it is PAUSED, or suspended."""
+JOB_ACTION_MOVE: JobAction.ValueType  # 6
+"""MoveJob: it is QUEUED or RECOVERING."""
 JOB_ACTION_DELETE: JobAction.ValueType  # 8
 """DeleteJob: it is in a terminal state. Another job that uses what it made may still prevent it."""
 Global___JobAction: _TypeAlias = JobAction  # noqa: Y015
+
+class _JobPriority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPriority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_PRIORITY_UNSPECIFIED: _JobPriority.ValueType  # 0
+    """As JOB_PRIORITY_NORMAL; never answered."""
+    JOB_PRIORITY_LOW: _JobPriority.ValueType  # 1
+    """Starts when no other job waits for the device."""
+    JOB_PRIORITY_NORMAL: _JobPriority.ValueType  # 2
+    """Starts in the order of creation."""
+    JOB_PRIORITY_HIGH: _JobPriority.ValueType  # 3
+    """Starts before those of a lower priority."""
+
+class JobPriority(_JobPriority, metaclass=_JobPriorityEnumTypeWrapper):
+    """Order of the jobs that wait for the same device. A running job never gives way to one of a higher priority."""
+
+JOB_PRIORITY_UNSPECIFIED: JobPriority.ValueType  # 0
+"""As JOB_PRIORITY_NORMAL; never answered."""
+JOB_PRIORITY_LOW: JobPriority.ValueType  # 1
+"""Starts when no other job waits for the device."""
+JOB_PRIORITY_NORMAL: JobPriority.ValueType  # 2
+"""Starts in the order of creation."""
+JOB_PRIORITY_HIGH: JobPriority.ValueType  # 3
+"""Starts before those of a lower priority."""
+Global___JobPriority: _TypeAlias = JobPriority  # noqa: Y015
 
 class _JobPhase:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -379,8 +431,8 @@ class JobLimits(_message.Message):
     MAX_COST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Longest time from the start of its first attempt, waiting between attempts included; 1 s to 365 days. Checked once
-        a second. Unset: no limit.
+        """Longest time from the start of its first attempt, waiting between attempts included, time that it was paused not; 1 s
+        to 365 days. Checked once a second. Unset: no limit.
         """
 
     @_builtins.property
@@ -799,14 +851,15 @@ class JobTemplate(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """Name for people, need not be unique. Empty: none."""
     suspended: _builtins.bool
-    """Whether it is created without being queued, for a system that admits jobs. Nothing of this version lifts it: it
-    waits until it is cancelled. Unset: false.
-    """
+    """Whether it is created without being queued, for a system that admits jobs: it waits for ResumeJob. Unset: false."""
     trace_context: _builtins.str
     """W3C traceparent of the caller; the SDK sets it. Not part of what request_id compares. Empty: none."""
+    priority: Global___JobPriority.ValueType
+    """Place among the jobs that wait for the same device. Unspecified: normal."""
     @_builtins.property
     def train(self) -> Global___TrainTask:
         """Fine-tunes a model."""
@@ -862,10 +915,11 @@ class JobTemplate(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trace_context: _builtins.str = ...,
+        priority: Global___JobPriority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "deadline", b"deadline", "evaluate", b"evaluate", "export", b"export", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "evaluate", b"evaluate", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "evaluate", b"evaluate", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "priority", b"priority", "serve", b"serve", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__suspended: _TypeAlias = _typing.Literal["suspended"]  # noqa: Y015
     _WhichOneofArgType__suspended: _TypeAlias = _typing.Literal["_suspended", b"_suspended"]  # noqa: Y015
@@ -964,6 +1018,9 @@ class Job(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    PAUSED_DURATION_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/jobs/{job}", where {job} is the uid."""
     uid: _builtins.str
@@ -993,11 +1050,13 @@ class Job(_message.Message):
     failure_category: Global___FailureCategory.ValueType
     """Whose fault the failure was; unspecified unless it failed."""
     suspended: _builtins.bool
-    """Created without being queued."""
+    """Not queued: created so, or paused while it waited. ResumeJob lifts it."""
     created_by: _builtins.str
     """Principal of the call that created it; "local" where the server does not authenticate."""
     request_id: _builtins.str
     """Idempotency key of the call that created it. Empty: none was given."""
+    priority: Global___JobPriority.ValueType
+    """As in the template, normal where it had none, or as MoveJob changed it."""
     @_builtins.property
     def train(self) -> Global___TrainTask:
         """A resolved spec, with the source of every setting."""
@@ -1100,6 +1159,16 @@ class Job(_message.Message):
     def lineage(self) -> _artifact_pb2.Lineage:
         """What it works on and with what, from its creation on. Unset: an earlier release created it."""
 
+    @_builtins.property
+    def paused_duration(self) -> _duration_pb2.Duration:
+        """Time since its first attempt that it was paused or suspended, up to the newest ResumeJob. Limits do not count it, nor
+        the time since pause_time. Unset: it never was.
+        """
+
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is paused or suspended. Unset: it is not, or no attempt has begun."""
+
     def __init__(
         self,
         *,
@@ -1143,10 +1212,13 @@ class Job(_message.Message):
         request_id: _builtins.str = ...,
         base: _artifact_pb2.ArtifactBase | None = ...,
         lineage: _artifact_pb2.Lineage | None = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        paused_duration: _duration_pb2.Duration | None = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "prepare", b"prepare", "progress", b"progress", "serve", b"serve", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "pause_time", b"pause_time", "paused_duration", b"paused_duration", "prepare", b"prepare", "progress", b"progress", "serve", b"serve", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "serve", b"serve", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "pause_time", b"pause_time", "paused_duration", b"paused_duration", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "serve", b"serve", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_checkpoint_step: _TypeAlias = _typing.Literal["best_checkpoint_step"]  # noqa: Y015
     _WhichOneofArgType__best_checkpoint_step: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step"]  # noqa: Y015

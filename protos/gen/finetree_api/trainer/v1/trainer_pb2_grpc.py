@@ -11,6 +11,7 @@ from finetree_api.trainer.v1 import comparison_pb2 as finetree__api_dot_trainer_
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
+from finetree_api.trainer.v1 import lifecycle_pb2 as finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
 from finetree_api.trainer.v1 import retention_pb2 as finetree__api_dot_trainer_dot_v1_dot_retention__pb2
 from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
@@ -121,6 +122,21 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/CancelJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/PauseJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ResumeJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobResponse.FromString,
+                _registered_method=True)
+        self.MoveJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/MoveJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.FromString,
                 _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/DeleteJob',
@@ -327,6 +343,24 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CancelJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveJob(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -547,6 +581,21 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.CancelJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobResponse.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobResponse.SerializeToString,
+            ),
+            'MoveJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.SerializeToString,
             ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteJob,
@@ -1069,6 +1118,87 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/CancelJob',
             finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/PauseJob',
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ResumeJob',
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/MoveJob',
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.FromString,
             options,
             channel_credentials,
             insecure,

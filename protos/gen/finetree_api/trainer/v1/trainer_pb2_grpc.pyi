@@ -12,6 +12,7 @@ from finetree_api.trainer.v1 import comparison_pb2 as _comparison_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
+from finetree_api.trainer.v1 import lifecycle_pb2 as _lifecycle_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
 from finetree_api.trainer.v1 import retention_pb2 as _retention_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
@@ -183,6 +184,30 @@ class TrainerServiceStub:
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
+    """
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.PauseJobRequest, _lifecycle_pb2.PauseJobResponse]
+    """Asks a training to save a checkpoint and give its device back, and returns at once; the StateChanged event of PAUSED
+    says when it has. A job that waits is suspended when the call returns. While it is paused it costs nothing, and only
+    its deadline can end it. Job.allowed_actions says where it is accepted.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSABLE: the job does
+    not train, or its state is none that can be paused; the metadata has both), ALREADY_EXISTS (REQUEST_ID_REUSED: take
+    a new request_id).
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.ResumeJobRequest, _lifecycle_pb2.ResumeJobResponse]
+    """Has a job that is paused or suspended wait for a device. A training goes on in a new attempt from its newest
+    checkpoint, and ends in the weights of one that was never paused (guarantee G11). Also lifts JobTemplate.suspended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSED: wait until it is
+    PAUSED, or leave it), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    MoveJob: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.MoveJobRequest, _lifecycle_pb2.MoveJobResponse]
+    """Gives a waiting job another place in the queue, for good: it has it after a restart and after a failed attempt too.
+    QueueChanged events tell the new positions.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_WAITING: the job, or the
+    one that it should go before, does not wait; DIFFERENT_QUEUES: they wait for different devices), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
     """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]
     """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
@@ -503,6 +528,30 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
+    """
+    PauseJob: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.PauseJobRequest, _lifecycle_pb2.PauseJobResponse]  # type: ignore[assignment]
+    """Asks a training to save a checkpoint and give its device back, and returns at once; the StateChanged event of PAUSED
+    says when it has. A job that waits is suspended when the call returns. While it is paused it costs nothing, and only
+    its deadline can end it. Job.allowed_actions says where it is accepted.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSABLE: the job does
+    not train, or its state is none that can be paused; the metadata has both), ALREADY_EXISTS (REQUEST_ID_REUSED: take
+    a new request_id).
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.ResumeJobRequest, _lifecycle_pb2.ResumeJobResponse]  # type: ignore[assignment]
+    """Has a job that is paused or suspended wait for a device. A training goes on in a new attempt from its newest
+    checkpoint, and ends in the weights of one that was never paused (guarantee G11). Also lifts JobTemplate.suspended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSED: wait until it is
+    PAUSED, or leave it), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    MoveJob: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.MoveJobRequest, _lifecycle_pb2.MoveJobResponse]  # type: ignore[assignment]
+    """Gives a waiting job another place in the queue, for good: it has it after a restart and after a failed attempt too.
+    QueueChanged events tell the new positions.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_WAITING: the job, or the
+    one that it should go before, does not wait; DIFFERENT_QUEUES: they wait for different devices), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
     """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
@@ -910,6 +959,48 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
         request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _lifecycle_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lifecycle_pb2.PauseJobResponse, _abc.Awaitable[_lifecycle_pb2.PauseJobResponse]]:
+        """Asks a training to save a checkpoint and give its device back, and returns at once; the StateChanged event of PAUSED
+        says when it has. A job that waits is suspended when the call returns. While it is paused it costs nothing, and only
+        its deadline can end it. Job.allowed_actions says where it is accepted.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSABLE: the job does
+        not train, or its state is none that can be paused; the metadata has both), ALREADY_EXISTS (REQUEST_ID_REUSED: take
+        a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _lifecycle_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lifecycle_pb2.ResumeJobResponse, _abc.Awaitable[_lifecycle_pb2.ResumeJobResponse]]:
+        """Has a job that is paused or suspended wait for a device. A training goes on in a new attempt from its newest
+        checkpoint, and ends in the weights of one that was never paused (guarantee G11). Also lifts JobTemplate.suspended.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSED: wait until it is
+        PAUSED, or leave it), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def MoveJob(
+        self,
+        request: _lifecycle_pb2.MoveJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lifecycle_pb2.MoveJobResponse, _abc.Awaitable[_lifecycle_pb2.MoveJobResponse]]:
+        """Gives a waiting job another place in the queue, for good: it has it after a restart and after a failed attempt too.
+        QueueChanged events tell the new positions.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_WAITING: the job, or the
+        one that it should go before, does not wait; DIFFERENT_QUEUES: they wait for different devices), ALREADY_EXISTS
+        (REQUEST_ID_REUSED: take a new request_id).
         """
 
     @_abc_1.abstractmethod

@@ -656,6 +656,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
     the metadata says, or export in a smaller number format.
     """
+    ERROR_REASON_JOB_NOT_PAUSABLE: _ErrorReason.ValueType  # 254
+    """The life cycle of a job.
+
+    The job cannot be paused: it does not train, or its state is none that can be paused (FAILED_PRECONDITION,
+    PauseJob). Cancel it instead, or look at Job.allowed_actions; the metadata has its task and state.
+    """
+    ERROR_REASON_JOB_NOT_PAUSED: _ErrorReason.ValueType  # 257
+    """The job is neither paused nor suspended (FAILED_PRECONDITION, ResumeJob). While it is PAUSING, wait for PAUSED."""
+    ERROR_REASON_JOB_NOT_WAITING: _ErrorReason.ValueType  # 258
+    """The job does not wait for a device, or the one that it should go before does not (FAILED_PRECONDITION, MoveJob). It
+    has begun or ended meanwhile: look at the queue again.
+    """
+    ERROR_REASON_DIFFERENT_QUEUES: _ErrorReason.ValueType  # 259
+    """The two jobs wait for different devices (FAILED_PRECONDITION, MoveJob). Name a job that waits for the same one."""
+    ERROR_REASON_CHECKPOINT_FORMAT_UNSUPPORTED: _ErrorReason.ValueType  # 260
+    """The job's checkpoints were written by another version, in a format that this one does not read (INTERNAL, job
+    errors). Start a trainer of that version to have the job go on, or train anew.
+    """
     ERROR_REASON_JOB_IN_USE: _ErrorReason.ValueType  # 274
     """Deleting, and what is kept.
 
@@ -1311,6 +1329,24 @@ errors). Take a format that the message names.
 ERROR_REASON_EXPORT_TOO_LARGE: ErrorReason.ValueType  # 253
 """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
 the metadata says, or export in a smaller number format.
+"""
+ERROR_REASON_JOB_NOT_PAUSABLE: ErrorReason.ValueType  # 254
+"""The life cycle of a job.
+
+The job cannot be paused: it does not train, or its state is none that can be paused (FAILED_PRECONDITION,
+PauseJob). Cancel it instead, or look at Job.allowed_actions; the metadata has its task and state.
+"""
+ERROR_REASON_JOB_NOT_PAUSED: ErrorReason.ValueType  # 257
+"""The job is neither paused nor suspended (FAILED_PRECONDITION, ResumeJob). While it is PAUSING, wait for PAUSED."""
+ERROR_REASON_JOB_NOT_WAITING: ErrorReason.ValueType  # 258
+"""The job does not wait for a device, or the one that it should go before does not (FAILED_PRECONDITION, MoveJob). It
+has begun or ended meanwhile: look at the queue again.
+"""
+ERROR_REASON_DIFFERENT_QUEUES: ErrorReason.ValueType  # 259
+"""The two jobs wait for different devices (FAILED_PRECONDITION, MoveJob). Name a job that waits for the same one."""
+ERROR_REASON_CHECKPOINT_FORMAT_UNSUPPORTED: ErrorReason.ValueType  # 260
+"""The job's checkpoints were written by another version, in a format that this one does not read (INTERNAL, job
+errors). Start a trainer of that version to have the job go on, or train anew.
 """
 ERROR_REASON_JOB_IN_USE: ErrorReason.ValueType  # 274
 """Deleting, and what is kept.

@@ -44,7 +44,7 @@ class _CommandKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandKi
     COMMAND_KIND_CHECKPOINT: _CommandKind.ValueType  # 1
     """Save a checkpoint after the step at hand and go on."""
     COMMAND_KIND_PAUSE: _CommandKind.ValueType  # 2
-    """Save a checkpoint and end as paused. Not sent in this version."""
+    """Save a checkpoint and end as paused."""
     COMMAND_KIND_CANCEL: _CommandKind.ValueType  # 3
     """End as cancelled."""
     COMMAND_KIND_PREEMPT: _CommandKind.ValueType  # 4
@@ -60,7 +60,7 @@ COMMAND_KIND_UNSPECIFIED: CommandKind.ValueType  # 0
 COMMAND_KIND_CHECKPOINT: CommandKind.ValueType  # 1
 """Save a checkpoint after the step at hand and go on."""
 COMMAND_KIND_PAUSE: CommandKind.ValueType  # 2
-"""Save a checkpoint and end as paused. Not sent in this version."""
+"""Save a checkpoint and end as paused."""
 COMMAND_KIND_CANCEL: CommandKind.ValueType  # 3
 """End as cancelled."""
 COMMAND_KIND_PREEMPT: CommandKind.ValueType  # 4
@@ -417,6 +417,7 @@ class Task(_message.Message):
     LINEAGE_FIELD_NUMBER: _builtins.int
     STEP_SECONDS_FIELD_NUMBER: _builtins.int
     MATRIX_RATES_FIELD_NUMBER: _builtins.int
+    ATTEMPT_REASON_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -433,6 +434,8 @@ class Task(_message.Message):
     """Absolute path of the held-out rows. Empty: there are none of their own."""
     plan_digest: _builtins.str
     """Digest of the plan, for the artifacts. Empty: there is none."""
+    attempt_reason: _event_pb2.AttemptReason.ValueType
+    """Why there is this attempt. Unspecified: the worker tells the first from later ones."""
     @_builtins.property
     def train(self) -> _job_pb2.TrainTask:
         """Fine-tunes a model."""
@@ -516,10 +519,11 @@ class Task(_message.Message):
         lineage: _artifact_pb2.Lineage | None = ...,
         step_seconds: _evidence_pb2.Interval | None = ...,
         matrix_rates: _hardware_pb2.MatrixRates | None = ...,
+        attempt_reason: _event_pb2.AttemptReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_reason", b"attempt_reason", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015

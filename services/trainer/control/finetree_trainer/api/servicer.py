@@ -10,12 +10,12 @@ from finetree_runtime.server.identity import server_info
 
 from finetree_trainer.api.data_rpcs import DataRpcs
 from finetree_trainer.api.job_rpcs import JobRpcs
+from finetree_trainer.api.lifecycle_rpcs import LifecycleRpcs
 from finetree_trainer.api.log_rpcs import LogRpcs
 from finetree_trainer.api.result_rpcs import ResultRpcs
 from finetree_trainer.api.retention_rpcs import RetentionRpcs
 from finetree_trainer.api.serving_rpcs import ServingRpcs
 from finetree_trainer.api.sweep_rpcs import SweepRpcs
-from finetree_trainer.api.waiting_rpcs import WaitingRpcs
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.serving.leases import Leases
@@ -28,12 +28,13 @@ SERVICE = "finetree_api.trainer.v1.TrainerService"
 FEATURES = (
     *capabilities.features(),
     *("models.hub", "watch.cursor", "watch.project", "jobs.wait", "datasets.resume", "datasets.preview", "sweeps"),
+    *("jobs.pause", "jobs.move"),
 )
 """Features that GetServerInfo names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, WaitingRpcs, ResultRpcs, RetentionRpcs, ServingRpcs):
+class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, ResultRpcs, RetentionRpcs, ServingRpcs):
     """Every rpc of the trainer; its fields answer them."""
 
     leases: Leases

@@ -191,6 +191,9 @@ def _add_outcome(
             )
         case _ if transaction.row.cancel_requested or transaction.row.state == job_pb2.JOB_STATE_CANCELLING:
             transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", "Cancelled on request.", summary=summary)
+        case worker_pb2.OUTCOME_KIND_PAUSED:
+            # PAUSED once the process is proven dead: until then it holds its device.
+            attempts.note_cause(connection, transaction.row.uid, attempt, cause=attempts.PAUSED)
         case _:
             # Stopped with a checkpoint, and the service did not ask for it. What follows is decided when the process is
             # proven dead.

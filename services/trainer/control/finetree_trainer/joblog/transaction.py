@@ -111,6 +111,36 @@ class Transaction:
         self.snapshot.ClearField("placements")
         self.move(job_pb2.JOB_STATE_RECOVERING, code, text)
 
+    def pause(self, text: str) -> None:
+        """Go to PAUSED after an attempt whose process is dead."""
+        self.snapshot.ClearField("placements")
+        self.move(job_pb2.JOB_STATE_PAUSED, "PAUSED", text, remedy="Resume it (`finetree jobs resume`).")
+        self._stop_clock()
+
+    def suspend(self, text: str) -> None:
+        """Take a waiting job out of the queue; its state stays."""
+        self.row.suspended = self.changed = True
+        self.snapshot.state_reason.CopyFrom(job_pb2.StateReason(code="SUSPENDED", text=text))
+        self._stop_clock()
+
+    def resume(self) -> None:
+        """Have a paused or suspended job wait for a device."""
+        text = "Resumed on request; waits for a device."
+        self.row.suspended, self.changed = False, True
+        if self.snapshot.HasField("pause_time"):
+            paused = self.now - self.snapshot.pause_time.ToMicroseconds()
+            self.snapshot.paused_duration.FromMicroseconds(self.snapshot.paused_duration.ToMicroseconds() + paused)
+            self.snapshot.ClearField("pause_time")
+        if self.row.state == job_pb2.JOB_STATE_PAUSED:
+            self.move(job_pb2.JOB_STATE_QUEUED, "WAITING_FOR_DEVICE", text)
+        else:
+            self.snapshot.state_reason.CopyFrom(job_pb2.StateReason(code="WAITING_FOR_DEVICE", text=text))
+
+    def _stop_clock(self) -> None:
+        """Note since when the job is paused: its limits do not count this time."""
+        if self.snapshot.HasField("start_time"):
+            self.snapshot.pause_time.CopyFrom(timestamp(self.now))
+
     def flush(self) -> bool:
         """Write the snapshot back into the row; return whether there is anything to store."""
         if not self.events and not self.changed:

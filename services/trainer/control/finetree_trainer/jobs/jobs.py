@@ -15,7 +15,7 @@ from finetree_trainer.disk import require_space
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog, job_not_found
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.jobs import update
+from finetree_trainer.jobs.lifecycle import update
 from finetree_trainer.jobs.planner import PlannedJob, Planner
 from finetree_trainer.models.lineage import lineage
 from finetree_trainer.scheduling.queue import JobQueue
@@ -163,9 +163,9 @@ class Jobs:
             job.create_time.CopyFrom(timestamp(row.create_time))
             job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
         else:
-            job.allowed_actions.extend(states.actions(row.state, row.task))
+            job.allowed_actions.extend(states.actions(row.state, row.task, suspended=row.suspended))
         job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
-        job.suspended = row.suspended
+        job.suspended, job.priority = row.suspended, job_pb2.JobPriority.ValueType(row.priority)
         job.update_time.CopyFrom(timestamp(row.update_time))
         if row.end_time:
             job.end_time.CopyFrom(timestamp(row.end_time))
@@ -191,6 +191,7 @@ class Jobs:
             deadline=template.deadline if template.HasField("deadline") else None,
             trace_context=template.trace_context,
             suspended=template.suspended,
+            priority=template.priority or job_pb2.JOB_PRIORITY_NORMAL,
             labels=dict(template.labels),
             annotations=dict(template.annotations),
             created_by=owner,
@@ -236,6 +237,7 @@ def _insert(connection: Connection, record: job_pb2.Job, planned: PlannedJob, *,
         evaluation_uid=planned.evaluation.uid if planned.evaluation else "",
         record=record.SerializeToString(),
         snapshot=snapshot.SerializeToString(),
+        priority=record.priority,
     )
     jobs.create(connection, row, dict(record.labels))
     transaction = Transaction(row, now)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue: jobs wait in the order of their creation for slots of the devices that they can run on."""
+"""The queue: jobs wait in the order of their priority and place for slots of the devices that they can run on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -14,8 +14,9 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, is_outage, log_failure
+from finetree_trainer.scheduling import place
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
-from finetree_trainer.scheduling.places import Group, Places
+from finetree_trainer.scheduling.positions import Group, Positions
 from finetree_trainer.store.jobs import JobRow
 
 PREPARE_BYTES = 2 * 1024**3
@@ -84,7 +85,7 @@ class Holder:
 
 
 class JobQueue:
-    """Starts waiting jobs, oldest first, as slots become free.
+    """Starts waiting jobs in their order as slots become free.
 
     `start(uid, slots)` begins an attempt and returns whether it did; `prewarm` is called when a worker should load its
     libraries for the next job.
@@ -98,7 +99,7 @@ class JobQueue:
         self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
         self._demands: dict[str, Demand] = {}
         self._waiting: dict[str, _Waiting] = {}
-        self._places = Places()
+        self._positions = Positions()
         self._wake = asyncio.Event()
         self._pauses = Pauses()
         self._troubled = False
@@ -122,29 +123,35 @@ class JobQueue:
             self._demands.pop(row.uid, None)
         if row.state not in states.WAITING:
             if self._waiting.pop(row.uid, None) is not None:
-                self._places.clear()
+                self._positions.clear()
                 self._wake.set()
             return
         waiting = self._waiting.get(row.uid)
         if waiting is None:
             self._append(row, self._demands[row.uid])
-            self._wake.set()
-        elif waiting.row.suspended != row.suspended:
+        elif (row.suspended, row.priority, row.place) != (
+            waiting.row.suspended,
+            waiting.row.priority,
+            waiting.row.place,
+        ):
             waiting.row = row
-            self._places.clear()
-            self._wake.set()
+            self._sort()
+        else:
+            return
+        self._wake.set()
 
     def _append(self, row: JobRow, demand: Demand) -> None:
-        """Add a job. Ids grow with time, so sorted by them the queue is in the order of creation."""
-        added = _Waiting(row, demand, demand.group())
-        newest = next(reversed(self._waiting), "")
+        """Add a job, as a rule behind all others; one that recovers or has a higher priority comes between them."""
+        added, newest = _Waiting(row, demand, demand.group()), next(reversed(self._waiting.values()), None)
         self._waiting[row.uid] = added
-        if newest < row.uid:
-            self._places.append(added)
-            return
-        # A job that recovers goes back to where it was.
-        self._waiting = dict(sorted(self._waiting.items()))
-        self._places.clear()
+        if newest is None or place.order(newest.row) < place.order(row):
+            self._positions.append(added)
+        else:
+            self._sort()
+
+    def _sort(self) -> None:
+        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: place.order(item[1].row)))
+        self._positions.clear()
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
         task = record.WhichOneof("task")
@@ -183,8 +190,19 @@ class JobQueue:
         waiting = self._waiting.get(uid)
         if waiting is None:
             return Position()
-        number = self._places.number(uid, self._waiting.values(), len(self._waiting))
+        number = self._positions.number(uid, self._waiting.values(), len(self._waiting))
         return Position(number, self._blocked_by(waiting, number))
+
+    def competitors(self, uid: str) -> list[JobRow]:
+        """Rows of the jobs that wait for the same devices as a waiting one, suspended ones too, in their order."""
+        waiting = self._waiting.get(uid)
+        if waiting is None:
+            return []
+        return [
+            other.row
+            for other in self._waiting.values()
+            if other is not waiting and other.group.overlaps(waiting.group)
+        ]
 
     def is_wanted(self, uid: str) -> bool:
         """Return whether a job waits for a slot that this one holds."""
@@ -325,7 +343,7 @@ class JobQueue:
 
     def _blocked_by(self, waiting: _Waiting, number: int) -> str:
         if waiting.row.suspended:
-            return "suspended: the job is not queued yet"
+            return "suspended: it is not queued until it is resumed"
         if waiting.trouble:
             return waiting.trouble
         demand = waiting.demand

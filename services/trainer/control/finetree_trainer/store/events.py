@@ -25,8 +25,8 @@ ALL_KINDS = (1 << KIND_BITS) - 1
 
 # The row lock that this UPDATE takes is what makes seq gapless; attempt and last_seq in its WHERE are the fence.
 _FENCE = text("""
-UPDATE jobs SET last_seq = :last_seq, attempt = :attempt, state = :state, suspended = :suspended,
-  attempt_started = :attempt_started, cancel_requested = :cancel_requested, update_time = :update_time,
+UPDATE jobs SET last_seq = :last_seq, attempt = :attempt, state = :state, suspended = :suspended, priority = :priority,
+  place = :place, attempt_started = :attempt_started, cancel_requested = :cancel_requested, update_time = :update_time,
   end_time = :end_time, snapshot = :snapshot
 WHERE uid = :uid AND attempt = :expected_attempt AND last_seq = :expected_seq""").bindparams(
     bindparam("snapshot", type_=Sealed)
@@ -118,7 +118,7 @@ def append(
 
 _FENCED = (
     *("uid", "last_seq", "attempt", "state", "attempt_started"),
-    *("cancel_requested", "update_time", "end_time", "snapshot"),
+    *("cancel_requested", "update_time", "end_time", "snapshot", "priority", "place"),
 )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetree_api.trainer.v1 import job_pb2
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from finetree_trainer.store import schema
@@ -34,6 +35,9 @@ class JobRow:
     dataset_uid: str
     evaluation_uid: str
     snapshot: bytes
+    priority: int = job_pb2.JOB_PRIORITY_NORMAL
+    place: str = ""
+    """Its place among the jobs of its priority (scheduling/place.py); empty for that of its creation."""
     record: bytes = b""
     """The Job as created, with the labels and names that it has now; left empty where only what changes is read."""
 

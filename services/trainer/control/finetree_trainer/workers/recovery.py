@@ -84,6 +84,10 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
     if job.cancel_requested or job.state == job_pb2.JOB_STATE_CANCELLING:
         transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", "Cancelled on request.")
         return
+    if job.state == job_pb2.JOB_STATE_PAUSING:
+        lost = "" if cause in (attempts.PAUSED, attempts.INTERRUPTED) else f" Its worker ended before: {dead.ending}."
+        transaction.pause(f"Paused on request.{lost} It goes on from its newest checkpoint when it is resumed.")
+        return
     serving = job.task == job_pb2.TASK_KIND_SERVE
     budget = INTERRUPTIONS if cause == attempts.INTERRUPTED else min(retries, SERVING_RETRIES) if serving else retries
     if attempts.count_by_cause(connection, dead.job, cause) <= budget:

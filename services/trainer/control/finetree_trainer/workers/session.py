@@ -88,6 +88,7 @@ class Worker:
     attached: asyncio.Event = field(default_factory=asyncio.Event)
     termination: "asyncio.Task[None] | None" = None
     """What ends the process by force, where it was told to end or is done."""
+    pausing: bool = False
     cancelled: bool = False
     save_on_cancel: bool = False
     done: bool = False

@@ -32,6 +32,7 @@ from finetree_trainer.workers.session import Session, Worker, new_token, token_h
 from finetree_trainer.workers.task import TaskBuilder
 from finetree_trainer.workers.termination import (
     cancel_command,
+    pause_command,
     remove_drafts,
     remove_folder,
     remove_stale_folders,
@@ -234,6 +235,8 @@ class Supervisor:
         if worker.task is not None:
             # It may have been assigned between the Welcome and now; a worker that has it ignores the second one.
             session.send(worker_pb2.AttachResponse(task=worker.task))
+        if worker.pausing and not worker.cancelled:
+            session.send(pause_command(seconds=self._settings.checkpoint_grace))
         if worker.cancelled:
             session.send(cancel_command(save=worker.save_on_cancel, seconds=self._settings.cancel_grace))
         if worker.done:
@@ -266,14 +269,24 @@ class Supervisor:
             return
         grace = self._settings.checkpoint_grace if save else self._settings.cancel_grace
         if worker.cancelled or worker.termination is not None:
-            if save or not worker.save_on_cancel:
+            stricter = worker.pausing if not worker.cancelled else worker.save_on_cancel and not save
+            if not stricter or worker.done:
                 return
-            # From "save a checkpoint, then stop" to "stop now".
+            # From "pause" to a stop, or from "save a checkpoint, then stop" to "stop now".
             if worker.termination is not None:
                 worker.termination.cancel()
         worker.cancelled, worker.save_on_cancel = True, save
         worker.send(cancel_command(save=save, seconds=grace))
         self._terminate(worker, grace)
+
+    def pause(self, uid: str, attempt: int) -> None:
+        """Command the worker of an attempt to save a checkpoint and end, and end it by force where it does not."""
+        worker = self.worker_of(uid, attempt)
+        if worker is None or worker.pausing or worker.termination is not None:
+            return
+        worker.pausing = True
+        worker.send(pause_command(seconds=self._settings.checkpoint_grace))
+        self._terminate(worker, self._settings.checkpoint_grace)
 
     def exchange(self, uid: str, attempt: int) -> Exchange | None:
         """The requests of a serving worker; None while it is not attached."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from finetree_api.trainer.v1 import job_pb2, serving_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2, serving_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_runtime.errors import DomainError
@@ -63,6 +63,7 @@ class TaskBuilder:
             plan_digest=record.plan_digest,
             lineage=record.lineage,
             hourly_price=estimator.hourly_price(record.estimate),
+            attempt_reason=_attempt_reason(row),
         )
         if record.WhichOneof("task") == "export":
             await self._set_export(task, record, row)
@@ -190,3 +191,9 @@ class TaskBuilder:
             roots = self._settings.data_roots
             return str(paths.inside(roots, source.path, field_path=field, reason="DATASET_NOT_FOUND"))
         return ""
+
+
+def _attempt_reason(row: JobRow) -> event_pb2.AttemptReason.ValueType:
+    """Return why the next attempt of a waiting job follows earlier ones, where that shows in its state."""
+    resumed = row.state == job_pb2.JOB_STATE_QUEUED and row.attempt
+    return event_pb2.ATTEMPT_REASON_RESUMED if resumed else event_pb2.ATTEMPT_REASON_UNSPECIFIED

@@ -46,6 +46,14 @@ def cancel_command(*, save: bool, seconds: float) -> worker_pb2.AttachResponse:
     return worker_pb2.AttachResponse(command=command)
 
 
+def pause_command(*, seconds: float) -> worker_pb2.AttachResponse:
+    """Build the command to save a checkpoint within so many seconds and end as paused."""
+    command = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_PAUSE)
+    command.deadline.GetCurrentTime()
+    command.deadline.FromNanoseconds(command.deadline.ToNanoseconds() + int(seconds * 1e9))
+    return worker_pb2.AttachResponse(command=command)
+
+
 def remove_folder(folder: Path, keep_in: Path | None) -> None:
     """Remove a worker's folder; its output is moved to `keep_in`, to look into a failure."""
     if keep_in is not None:

@@ -111,6 +111,16 @@ def newest(folder: Path, numerics_hash: str) -> Checkpoint | None:
     return next((found for path in candidates if (found := _whole(path, numerics_hash)) is not None), None)
 
 
+def newest_of_other_format(folder: Path) -> tuple[int, int] | None:
+    """Return step and format of the newest whole checkpoint that another version wrote in a format unknown here."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        manifest = _stated(path)
+        # The files are hashed only where it counts: a checkpoint may be large.
+        if manifest.get("format", FORMAT) != FORMAT and read_manifest(path) is not None:
+            return int(manifest.get("step", 0)), int(manifest["format"])
+    return None
+
+
 def at_step(folder: Path, step: int, numerics_hash: str) -> Checkpoint | None:
     """Return this run's checkpoint of one step; None where it is missing or damaged."""
     return _whole(folder / folder_name(step), numerics_hash)
@@ -193,8 +203,13 @@ def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
 
 def _names_run(folder: Path, numerics_hash: str) -> bool:
     """Return whether a checkpoint's manifest names this run, without hashing its files."""
+    return bool(_stated(folder).get("numerics_hash") == numerics_hash)
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint's manifest states, without a look at its files; nothing where it is unreadable."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("numerics_hash") == numerics_hash
+        return {}
+    return manifest if isinstance(manifest, dict) else {}

@@ -141,10 +141,10 @@ class _Run:
             "trainable_parameters": str(sum(p.numel() for p in loop.subject.trainable.values())),
             "parameters": str(sum(parameter_count(p) for p in model.parameters())),
         }
-        first = self.plan.attempt <= 1
+        known = event_pb2.ATTEMPT_REASON_FIRST if self.plan.attempt <= 1 else event_pb2.ATTEMPT_REASON_RECOVERED
         started = event_pb2.AttemptStarted(
             restored_step=restored,
-            reason=event_pb2.ATTEMPT_REASON_FIRST if first else event_pb2.ATTEMPT_REASON_RECOVERED,
+            reason=self.plan.attempt_reason or known,
             placements=self.plan.placements,
             environment=environment,
             engine="local",

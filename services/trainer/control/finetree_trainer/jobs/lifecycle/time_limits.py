@@ -76,7 +76,9 @@ def broken_limit(record: job_pb2.Job, snapshot: job_pb2.Job, now: int) -> str:
         return "The job's deadline has passed."
     limits = record.limits
     if limits.HasField("max_duration") and snapshot.HasField("start_time"):
-        ran = now - snapshot.start_time.ToMicroseconds()
+        # Not while it is paused: `resume` adds what has passed since.
+        until = snapshot.pause_time.ToMicroseconds() if snapshot.HasField("pause_time") else now
+        ran = until - snapshot.start_time.ToMicroseconds() - snapshot.paused_duration.ToMicroseconds()
         if ran > limits.max_duration.ToMicroseconds():
             return "The job has reached its longest duration."
     if limits.HasField("max_cost") and snapshot.cost.HasField("amount"):

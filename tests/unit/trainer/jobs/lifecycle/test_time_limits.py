@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from finetree_api.trainer.v1 import job_pb2
 from finetree_runtime.money import to_money
-from finetree_trainer.jobs.time_limits import broken_limit, has_limits
+from finetree_trainer.jobs.lifecycle.time_limits import broken_limit, has_limits
 
 
 def test_each_limit_is_named_when_it_is_passed():
@@ -18,6 +18,11 @@ def test_each_limit_is_named_when_it_is_passed():
     live.start_time.FromMicroseconds(100)
     assert not broken_limit(record, live, 150)
     assert "longest duration" in broken_limit(record, live, 151)
+    live.paused_duration.FromMicroseconds(20)
+    assert not broken_limit(record, live, 170)
+    assert broken_limit(record, live, 171)
+    live.pause_time.FromMicroseconds(160)
+    assert not broken_limit(record, live, 10**15), "the clock of a paused job stands still"
     record = job_pb2.Job()
     record.limits.max_cost.CopyFrom(to_money(2.0, "EUR"))
     live.cost.amount.CopyFrom(to_money(2.0, "EUR"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places of waiting jobs among those that wait for the same devices, counted once for all jobs of the queue.
+"""Positions of waiting jobs among those that wait for the same devices, counted once for all jobs of the queue.
 
 A list of jobs shows the place of each: counted anew for every job, a page of a queue of a thousand looks at a hundred
 thousand.
@@ -41,7 +41,7 @@ class Waiting(Protocol):
         """Whether others wait behind it: a suspended job keeps nobody waiting."""
 
 
-class Places:
+class Positions:
     """Numbers of waiting jobs, from 1, in the order of the queue."""
 
     def __init__(self) -> None:
