@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
+from finetree_data.fail_points import fail_point
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
@@ -43,6 +44,7 @@ from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.events import EventRetention
 from finetree_trainer.jobs.retention.sweep import RetentionSweep
@@ -132,7 +134,14 @@ class Application:
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
-        serving = ServingPlanner(inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot)
+        serving = ServingPlanner(
+            inputs,
+            weights,
+            self._node.devices,
+            rates=rates,
+            has_free_slot=queue.has_free_slot,
+            reclaimable=self._supervisor.resting.held_bytes,
+        )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
@@ -152,6 +161,7 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
+        checkpoints = Checkpoints(log, layout)
         deletions = Deletions(log, layout, jobs)
         self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
         sweeps = Sweeps(log, jobs)
@@ -172,11 +182,13 @@ class Application:
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
-            checkpoints=Checkpoints(log, layout),
+            checkpoints=checkpoints,
+            keeping=CheckpointKeeping(log, layout, checkpoints),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
+            resting=self._supervisor.resting,
             host=self._host,
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
@@ -190,6 +202,8 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         self._queue.start = self._supervisor.start
+        self._queue.preferred = self._supervisor.resting.slots_for
+        self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops = {
             "queue": self._queue.run,
@@ -240,9 +254,11 @@ class Application:
         for damaged in (row.uid for row in found if row.damaged):
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
+        fail_point("start.before_recovery")
         for worker in await self._supervisor.adopt(self._node.name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
+        fail_point("start.after_adoption")
         self._queue.recover(rows)
         self._time_limits.recover(rows)
         self._leases.recover(rows)

@@ -9,6 +9,7 @@ from pathlib import Path
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data import journal
+from finetree_data.fail_points import fail_point
 from finetree_runtime.server.logging import get_logger
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
@@ -30,7 +31,10 @@ REPLAY_EVENTS = 500
 
 @dataclass(frozen=True, slots=True)
 class DeadAttempt:
-    """An attempt whose process is proven dead: its folder, and how the process ended, for the job's history."""
+    """An attempt that nothing works on any more: its folder, and how its process ended, for the job's history.
+
+    Its process is proven dead, or has ended the attempt itself, whose outcome is in the log, and rests.
+    """
 
     job: str
     attempt: int
@@ -48,8 +52,11 @@ async def close_attempt(log: EventLog, dead: DeadAttempt, *, retries: int) -> No
     def close(transaction: Transaction, connection: Connection) -> None:
         _close(transaction, connection, dead, retries=retries)
 
+    fail_point("burial.before_replay")
     await until_done(lambda: _replay(log, dead), doing="replay_journal", job=dead.job)
+    fail_point("burial.after_replay")
     await until_done(lambda: log.change(dead.job, close), doing="close_attempt", job=dead.job)
+    fail_point("burial.after_close")
 
 
 async def _replay(log: EventLog, dead: DeadAttempt) -> None:
