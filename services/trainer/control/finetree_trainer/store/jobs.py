@@ -162,6 +162,12 @@ def ended(connection: Connection) -> set[str]:
     return set(connection.execute(select(_jobs.uid).where(_jobs.end_time > 0)).scalars())
 
 
+def ended_of(connection: Connection, uids: Iterable[str]) -> set[str]:
+    """Those of some jobs that have ended."""
+    query = select(_jobs.uid).where(_jobs.uid.in_(list(uids)), _jobs.end_time > 0)
+    return set(connection.execute(query).scalars())
+
+
 def count_in_state(connection: Connection, state: int) -> int:
     """How many jobs are in a state."""
     return int(connection.execute(select(func.count()).where(_jobs.state == state)).scalar_one())
