@@ -43,6 +43,7 @@ from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.events import EventRetention
 from finetree_trainer.jobs.retention.sweep import RetentionSweep
@@ -131,7 +132,14 @@ class Application:
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
-        serving = ServingPlanner(inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot)
+        serving = ServingPlanner(
+            inputs,
+            weights,
+            self._node.devices,
+            rates=rates,
+            has_free_slot=queue.has_free_slot,
+            reclaimable=self._supervisor.resting.held_bytes,
+        )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
@@ -151,6 +159,7 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
+        checkpoints = Checkpoints(log, layout)
         deletions = Deletions(log, layout, jobs)
         self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
         sweeps = Sweeps(log, jobs)
@@ -171,11 +180,13 @@ class Application:
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
-            checkpoints=Checkpoints(log, layout),
+            checkpoints=checkpoints,
+            keeping=CheckpointKeeping(log, layout, checkpoints),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
+            resting=self._supervisor.resting,
             host=self._host,
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
@@ -186,6 +197,8 @@ class Application:
     def _run_background(self, reporter: ObservationReporter) -> None:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
         self._queue.start = self._supervisor.start
+        self._queue.preferred = self._supervisor.resting.slots_for
+        self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops = {
             "queue": self._queue.run,

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from finetree_data.weights.checkpoint import read_json
+
 from finetree_worker.errors import StorageError
 
 MANIFEST = "manifest.json"
@@ -78,7 +80,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a whole folder; None where it is missing or unreadable, or a file differs from it."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         recorded = manifest["files"]
         return manifest if isinstance(recorded, dict) and recorded == hashes(folder) else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -124,12 +124,18 @@ class Jobs:
         return await self.get(uid)
 
     async def cancel(
-        self, uid: str, *, save: bool, why: str = "Cancelled on request.", key: RequestKey | None = None
+        self,
+        uid: str,
+        *,
+        save: bool,
+        why: str = "Cancelled on request.",
+        key: RequestKey | None = None,
+        may_rest: bool = False,
     ) -> job_pb2.Job:
         """Ask a job to stop, with a checkpoint first if `save`. A job that has ended stays as it is.
 
-        A request that was answered before, by its key, changes nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists
-        REQUEST_ID_REUSED.
+        `may_rest`: whether its worker may go on to another job. A request that was answered before, by its key, changes
+        nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists REQUEST_ID_REUSED.
         """
 
         def decide(transaction: Transaction, connection: Connection) -> bool:
@@ -146,7 +152,7 @@ class Jobs:
 
         change = await self._log.change(uid, decide)
         if change.result and change.row.state == job_pb2.JOB_STATE_CANCELLING:
-            self._supervisor.cancel(uid, change.row.attempt, save=save)
+            self._supervisor.cancel(uid, change.row.attempt, save=save, may_rest=may_rest)
         return await self.get(uid)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
