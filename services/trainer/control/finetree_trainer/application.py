@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
+from finetree_data.fail_points import fail_point
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
@@ -249,9 +250,11 @@ class Application:
         for damaged in (row.uid for row in found if row.damaged):
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
+        fail_point("start.before_recovery")
         for worker in await self._supervisor.adopt(self._node.name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
+        fail_point("start.after_adoption")
         self._queue.recover(rows)
         self._time_limits.recover(rows)
         self._leases.recover(rows)

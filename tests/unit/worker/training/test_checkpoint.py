@@ -231,6 +231,39 @@ def test_a_checkpoint_that_was_sealed_again_is_passed_over_and_named(
     assert checkpoint.newest(whole.checkpoints_dir, whole.numerics_hash()).position.step == 5  # type: ignore[union-attr]
 
 
+def test_a_worker_killed_between_the_best_checkpoint_and_the_next_keeps_the_best(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, write_rows: Callable[..., Path]
+) -> None:
+    """The best is known from the checkpoint itself: a note beside it would have been older than what was saved."""
+    held = write_rows([{"prompt": "held", "completion": "out"}], "eval.jsonl")
+    kept = replace(plan, checkpoints=CheckpointPlan(every_steps=1, keep=1, keep_best=True))
+    kept = held_out(kept, held, metrics=(Metric.LOSS,), every_steps=1)
+    values = iter([3.0, 1.0])
+
+    class KilledError(BaseException):
+        pass
+
+    save = checkpoint.save
+
+    def save_and_die(*arguments: Any, **more: Any) -> Path:
+        save(*arguments, **more)
+        if more["position"].step == 2:
+            raise KilledError
+        return plan.checkpoints_dir
+
+    with monkeypatch.context() as patch:
+        patch.setattr("finetree_worker.training.evaluation_schedule.Evaluations.between", lambda *_: next(values))
+        patch.setattr(checkpoint, "save", save_and_die)
+        patch.setattr("finetree_worker.training.loop.manifest_hash", lambda _: "")
+        with pytest.raises(KilledError):
+            run(kept)
+    with monkeypatch.context() as patch:
+        patch.setattr("finetree_worker.training.evaluation_schedule.Evaluations.between", lambda *_: 2.0)
+        run(kept)
+    left = {path.name for path in plan.checkpoints_dir.glob("step-*")}
+    assert left == {"step-00000002", "step-00000005"}
+
+
 def test_a_pinned_checkpoint_is_never_rotated(plan: Plan) -> None:
     saving = replace(plan, checkpoints=CheckpointPlan(every_steps=1, keep=1))
     with pytest.raises(Cancelled):

@@ -356,7 +356,9 @@ class TrainerServiceStub:
     where it was.
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
-    the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
+    start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
+    restore the trainer's data, or run the job again).
     """
     Generate: _grpc.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -722,7 +724,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     where it was.
 
     Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
-    the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
+    start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
+    restore the trainer's data, or run the job again).
     """
     Generate: _aio.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]  # type: ignore[assignment]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -1313,7 +1317,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         where it was.
 
         Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
-        the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+        the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
+        start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
+        restore the trainer's data, or run the job again).
         """
 
     @_abc_1.abstractmethod

@@ -696,6 +696,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The checkpoint has no form that other programs load (FAILED_PRECONDITION, GetCheckpoint and
     DownloadArtifact). Start a run from it, or download the job's artifact.
     """
+    ERROR_REASON_DATASET_DAMAGED: _ErrorReason.ValueType  # 283
+    """Files that are damaged on the trainer's disk.
+
+    The file of an uploaded dataset is not what was uploaded (INTERNAL, job errors). Delete the dataset, upload it again,
+    and create the job anew.
+    """
+    ERROR_REASON_ARTIFACT_DAMAGED: _ErrorReason.ValueType  # 284
+    """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
+    from a backup, or run the job again.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1379,5 +1389,15 @@ UpdateCheckpoint, or delete the job with `force`.
 ERROR_REASON_CHECKPOINT_NOT_PORTABLE: ErrorReason.ValueType  # 278
 """The checkpoint has no form that other programs load (FAILED_PRECONDITION, GetCheckpoint and
 DownloadArtifact). Start a run from it, or download the job's artifact.
+"""
+ERROR_REASON_DATASET_DAMAGED: ErrorReason.ValueType  # 283
+"""Files that are damaged on the trainer's disk.
+
+The file of an uploaded dataset is not what was uploaded (INTERNAL, job errors). Delete the dataset, upload it again,
+and create the job anew.
+"""
+ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
+"""A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
+from a backup, or run the job again.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from finetree_api.trainer.v1 import event_pb2
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import NotFound, OutOfRange
 from sqlalchemy import Connection
 
@@ -212,6 +213,7 @@ class EventLog:
             return
         change = done.result()
         if change.events:
+            fail_point("log.before_publish")
             tail = self._open(change.row.uid)
             tail.extend(change.events)
             tail.last_seq = max(tail.last_seq, change.row.last_seq)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, job_pb2, serving_pb2, trainer_pb2
 from finetree_api.types.v1 import training_data_pb2
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import FailedPrecondition, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -152,6 +153,7 @@ class Jobs:
 
         change = await self._log.change(uid, decide)
         if change.result and change.row.state == job_pb2.JOB_STATE_CANCELLING:
+            fail_point("cancel.after_commit")
             self._supervisor.cancel(uid, change.row.attempt, save=save, may_rest=may_rest)
         return await self.get(uid)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import DomainError
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger
@@ -158,6 +159,7 @@ class Supervisor:
             return attempt
 
         worker.starting = True
+        fail_point("attempt.before_begin")
         try:
             await self.resting.clear(slots, keep=worker)
             attempt = (await self._log.change(uid, begin)).result
@@ -167,6 +169,7 @@ class Supervisor:
         worker.starting = False
         if not attempt:
             return False
+        fail_point("attempt.after_begin")
         worker.job, worker.attempt, worker.slots = uid, attempt, slots
         self._assign(worker, task, token)
         return True
@@ -234,6 +237,7 @@ class Supervisor:
             await self._log.store.write(
                 lambda connection: attempts.renew_token(connection, uid, attempt, token_hash=hashed)
             )
+            fail_point("attach.after_token")
             # Not before its secret is stored: with another one the worker would be sent away.
             worker.task = task
         return worker.task
@@ -277,7 +281,9 @@ class Supervisor:
             return ingest.ingest_batch(transaction, connection, batch.events, attempt=attempt)
 
         change = await self._log.change(uid, add, attempt=attempt)
+        fail_point("ingest.before_acknowledge")
         if change.row.state in states.TERMINAL:
+            fail_point("ingest.after_outcome")
             worker = self.worker_of(uid, attempt)
             if worker is not None:
                 worker.done = True

@@ -28,7 +28,6 @@ from finetree_worker.portable import Portable
 from finetree_worker.training import optimizers
 
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
-_BEST = "best.json"
 FORMAT = 1
 """Version of a checkpoint's layout."""
 
@@ -274,29 +273,15 @@ def _load(path: Path) -> dict[str, Tensor]:
         raise CheckpointError("CHECKPOINT_UNREADABLE", text, remedy=remedy) from error
 
 
-def mark_best(folder: Path, step: int) -> None:
-    """Note which checkpoint is the best: rotation keeps it."""
-    draft = folder / f".{_BEST}.tmp"
-    draft.write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
-    draft.replace(folder / _BEST)
-
-
-def best_step(folder: Path) -> int | None:
-    """Return the step of the best checkpoint; None where none is noted."""
-    try:
-        return int(json.loads((folder / _BEST).read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
-    """Delete this run's checkpoints but the newest `keep`, the best and those that are pinned.
+def rotate(folder: Path, keep: int, numerics_hash: str, *, best: int = 0) -> None:
+    """Delete this run's checkpoints but the newest `keep`, that of step `best` and those that are pinned.
 
     Half-written ones do not count among the newest, nor do those of another run, which may be of later steps. Pinned
-    ones stay, and count among the newest.
+    ones stay, and count among the newest. Which one is the best, the run knows by its position, hence by each of its
+    checkpoints: a note beside them could be older than what was saved.
     """
     with checkpoint_files.locked(folder):
-        kept = checkpoint_files.read_kept(folder).pinned | {best_step(folder)}
+        kept = checkpoint_files.read_kept(folder).pinned | {best}
         whole = [s for s in checkpoint_files.steps(folder) if _names_run(folder / folder_name(s), numerics_hash)]
         old = [step for step in whole[: max(0, len(whole) - keep)] if step not in kept]
         removed = [checkpoint_files.discard(folder, step) for step in old]

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from finetree_api.trainer.v1 import event_pb2
+from finetree_data.fail_points import fail_point
 from torch.nn.utils import clip_grad_norm_
 
 from finetree_worker.atomic_files import manifest_hash, size
@@ -375,15 +376,16 @@ class Loop:
                 portable=self.subject.portable,
                 replaced=self._damaged,
             )
-            if best and self._keeps_best:
-                checkpoint.mark_best(folder, step)
         except StorageError as error:
             text = f"checkpoint at step {step} failed: {error.message}"
             self.reporter.emit(event_pb2.CheckpointFailed(step=step, reason=error.reason), message=text)
             if must:
                 raise
             return
-        checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep), self.plan.numerics_hash())
+        fail_point("checkpoint.before_rotation")
+        keep, best_step = self.plan.checkpoints.keep, self.position.best_step if self._keeps_best else 0
+        checkpoint.rotate(folder, max(1, keep), self.plan.numerics_hash(), best=best_step)
+        fail_point("checkpoint.after_rotation")
         seconds = time.perf_counter() - started
         self.eta.checkpoint(seconds)
         self.reporter.emit(
