@@ -81,6 +81,7 @@ def service(settings: Settings, estimator: Estimator | None = None) -> Service:
     built = Service(NAME, distribution_version(NAME), settings)
     application = Application(settings, built, estimator)
     built.on_start = application.start
+    built.on_ready = application.run
     built.on_drain = application.drain
     built.on_stop = application.stop
     return built
@@ -110,7 +111,7 @@ class Application:
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
-        self._run_background(ObservationReporter(self._log, estimator, self._host.rates))
+        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
 
     def _build(self, estimator: Estimator) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
@@ -195,8 +196,11 @@ class Application:
             limits=_limits(settings),
         )
 
-    def _run_background(self, reporter: ObservationReporter) -> None:
-        """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
+    async def run(self) -> None:
+        """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
+
+        Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
+        """
         self._queue.start = self._supervisor.start
         self._queue.preferred = self._supervisor.resting.slots_for
         self._queue.make_room = self._supervisor.resting.dismiss_all
@@ -207,7 +211,7 @@ class Application:
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
             "retention": self._retention.run,
-            "observation_reports": reporter.run,
+            "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
         }
         for name, loop in loops.items():

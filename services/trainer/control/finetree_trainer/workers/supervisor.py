@@ -85,7 +85,7 @@ class Supervisor:
         Those whose worker is dead come first: a living one may have been given a slot of theirs.
         """
         rows = await self._log.store.read(attempts.open_attempts)
-        ended = await self._log.store.read(jobs.ended)
+        ended = await self._log.store.read(lambda connection: jobs.ended_of(connection, {row.job_uid for row in rows}))
         found = [(row, liveness(self._layout.workers / row.worker)) for row in rows]
         for row, alive in sorted(found, key=lambda pair: pair[1] is not Liveness.DEAD):
             folder = self._layout.workers / row.worker
@@ -113,9 +113,13 @@ class Supervisor:
                 case Liveness.UNKNOWN:
                     self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
-        gone = ended - {row.job_uid for row in rows}
-        self._spawn(asyncio.to_thread(self._remove_left_drafts, gone))
+        self._spawn(self._remove_drafts_of_ended({row.job_uid for row in rows}))
         return list(self._workers.values())
+
+    async def _remove_drafts_of_ended(self, kept: set[str]) -> None:
+        """Look through all jobs that have ended, in the background: a start does not wait for it."""
+        ended = await self._log.store.read(jobs.ended)
+        await asyncio.to_thread(self._remove_left_drafts, ended - kept)
 
     def _remove_left_drafts(self, ended: set[str]) -> None:
         """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
