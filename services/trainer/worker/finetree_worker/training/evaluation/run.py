@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An evaluation task: the base, the base with examples in the prompt, and each subject, measured on the same rows.
 
-One model at a time is in memory. The base is loaded once: each adapter is measured on it as if it had been loaded for it
-alone, so that the base and a subject that changes nothing give the same numbers to the last bit. Whole models are loaded
-by themselves.
+One model at a time is in memory. The base is loaded once, and each adapter measured on it as if it had been loaded for
+it alone: the base and a subject that changes nothing give the same numbers to the last bit. Whole models are loaded by
+themselves.
 """
 
 import gc
