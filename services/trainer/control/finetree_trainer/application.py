@@ -46,8 +46,9 @@ from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
-from finetree_trainer.jobs.retention.events import EventRetention
+from finetree_trainer.jobs.retention.policy import KINDS, read_policy
 from finetree_trainer.jobs.retention.sweep import RetentionSweep
+from finetree_trainer.jobs.retention.usage import StorageReport
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
@@ -81,6 +82,7 @@ def service(settings: Settings, estimator: Estimator | None = None) -> Service:
     built = Service(NAME, distribution_version(NAME), settings)
     application = Application(settings, built, estimator)
     built.on_start = application.start
+    built.on_ready = application.run
     built.on_drain = application.drain
     built.on_stop = application.stop
     return built
@@ -92,6 +94,7 @@ class Application:
     def __init__(self, settings: Settings, service_: Service, estimator: Estimator | None) -> None:
         self._settings, self._service, self._estimator = settings, service_, estimator
         self._layout = Layout(settings.data_dir)
+        self._policy = read_policy(settings)
         self._lock = -1
         self._running: list[asyncio.Task[None]] = []
 
@@ -110,7 +113,7 @@ class Application:
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
-        self._run_background(ObservationReporter(self._log, estimator, self._host.rates))
+        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
 
     def _build(self, estimator: Estimator) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
@@ -161,8 +164,12 @@ class Application:
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
         checkpoints = Checkpoints(log, layout)
+        jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
         deletions = Deletions(log, layout, jobs)
-        self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
+        keeping = CheckpointKeeping(log, layout, checkpoints)
+        self._retention = RetentionSweep(
+            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets
+        )
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
         return TrainerServicer(
@@ -182,7 +189,8 @@ class Application:
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
             checkpoints=checkpoints,
-            keeping=CheckpointKeeping(log, layout, checkpoints),
+            keeping=keeping,
+            storage=StorageReport(log, layout, self._policy),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
@@ -195,8 +203,11 @@ class Application:
             limits=_limits(settings),
         )
 
-    def _run_background(self, reporter: ObservationReporter) -> None:
-        """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
+    async def run(self) -> None:
+        """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
+
+        Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
+        """
         self._queue.start = self._supervisor.start
         self._queue.preferred = self._supervisor.resting.slots_for
         self._queue.make_room = self._supervisor.resting.dismiss_all
@@ -207,7 +218,7 @@ class Application:
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
             "retention": self._retention.run,
-            "observation_reports": reporter.run,
+            "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
         }
         for name, loop in loops.items():

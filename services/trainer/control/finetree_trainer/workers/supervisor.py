@@ -85,7 +85,7 @@ class Supervisor:
         Those whose worker is dead come first: a living one may have been given a slot of theirs.
         """
         rows = await self._log.store.read(attempts.open_attempts)
-        ended = await self._log.store.read(jobs.ended)
+        ended = await self._log.store.read(lambda connection: jobs.ended_of(connection, {row.job_uid for row in rows}))
         found = [(row, liveness(self._layout.workers / row.worker)) for row in rows]
         for row, alive in sorted(found, key=lambda pair: pair[1] is not Liveness.DEAD):
             folder = self._layout.workers / row.worker
@@ -113,9 +113,13 @@ class Supervisor:
                 case Liveness.UNKNOWN:
                     self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
-        gone = ended - {row.job_uid for row in rows}
-        self._spawn(asyncio.to_thread(self._remove_left_drafts, gone))
+        self._spawn(self._remove_drafts_of_ended({row.job_uid for row in rows}))
         return list(self._workers.values())
+
+    async def _remove_drafts_of_ended(self, kept: set[str]) -> None:
+        """Look through all jobs that have ended, in the background: a start does not wait for it."""
+        ended = await self._log.store.read(jobs.ended)
+        await asyncio.to_thread(self._remove_left_drafts, ended - kept)
 
     def _remove_left_drafts(self, ended: set[str]) -> None:
         """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
@@ -268,7 +272,7 @@ class Supervisor:
             worker.termination.cancel()
         self._workers[worker.id] = rested
         await asyncio.to_thread(process.hand_over_output, self._layout.attempt(worker.job, worker.attempt))
-        await self._close(worker, "it has done its task")
+        await self._close(worker, "it has done its task", rested)
         return rested
 
     async def ingest(self, uid: str, attempt: int, batch: worker_pb2.WorkerEventBatch) -> int:
@@ -407,8 +411,8 @@ class Supervisor:
                 get_logger().warning("idle_worker_ended", worker=worker.id, ending=ending)
         await asyncio.to_thread(remove_folder, self._layout.workers / worker.id, keep_in)
 
-    async def _close(self, worker: Worker, ending: str) -> None:
-        """Close the attempt of a worker that works on it no more, and free its slots."""
+    async def _close(self, worker: Worker, ending: str, rested: Worker | None = None) -> None:
+        """Close the attempt of a worker that works on it no more, and free its slots, for `rested` too."""
         layout, folder = self._layout, self._layout.attempt(worker.job, worker.attempt)
         # Before another attempt may write there.
         await asyncio.to_thread(
@@ -418,6 +422,8 @@ class Supervisor:
         closing = self._spawn(close_attempt(self._log, ended, retries=self._settings.system_retries))
         # So that the job comes before others that wait for its slot; but that nothing works on it is proof enough.
         await asyncio.wait((closing,), timeout=CLOSE_SECONDS)
+        if rested is not None:
+            rested.closing = False
         self._on_released(worker.slots, worker.job)
         await closing
 
