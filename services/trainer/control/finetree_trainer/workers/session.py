@@ -88,7 +88,8 @@ class Worker:
     attached: asyncio.Event = field(default_factory=asyncio.Event)
     termination: "asyncio.Task[None] | None" = None
     """What ends the process by force, where it was told to end or is done."""
-    pausing: bool = False
+    asked: worker_pb2.CommandKind.ValueType = worker_pb2.COMMAND_KIND_UNSPECIFIED
+    """PAUSE or FINISH, where it was told so: it saves what it has and ends."""
     cancelled: bool = False
     save_on_cancel: bool = False
     done: bool = False

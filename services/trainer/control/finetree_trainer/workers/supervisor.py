@@ -31,12 +31,11 @@ from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
 from finetree_trainer.workers.session import Session, Worker, new_token, token_hash
 from finetree_trainer.workers.task import TaskBuilder
 from finetree_trainer.workers.termination import (
-    cancel_command,
-    pause_command,
     remove_drafts,
     remove_folder,
     remove_stale_folders,
     shut_down,
+    stop_command,
     terminate_after,
 )
 
@@ -231,10 +230,11 @@ class Supervisor:
         if worker.task is not None:
             # It may have been assigned between the Welcome and now; a worker that has it ignores the second one.
             session.send(worker_pb2.AttachResponse(task=worker.task))
-        if worker.pausing and not worker.cancelled:
-            session.send(pause_command(seconds=self._settings.checkpoint_grace))
         if worker.cancelled:
-            session.send(cancel_command(save=worker.save_on_cancel, seconds=self._settings.cancel_grace))
+            save, seconds = worker.save_on_cancel, self._settings.cancel_grace
+            session.send(stop_command(worker_pb2.COMMAND_KIND_CANCEL, save=save, seconds=seconds))
+        elif worker.asked:
+            session.send(stop_command(worker.asked, seconds=self._settings.checkpoint_grace))
         if worker.done:
             session.send(_SHUTDOWN)
 
@@ -265,23 +265,33 @@ class Supervisor:
             return
         grace = self._settings.checkpoint_grace if save else self._settings.cancel_grace
         if worker.cancelled or worker.termination is not None:
-            stricter = worker.pausing if not worker.cancelled else worker.save_on_cancel and not save
+            stricter = bool(worker.asked) if not worker.cancelled else worker.save_on_cancel and not save
             if not stricter or worker.done:
                 return
-            # From "pause" to a stop, or from "save a checkpoint, then stop" to "stop now".
+            # From "pause" or "finish" to a stop, or from "save a checkpoint, then stop" to "stop now".
             if worker.termination is not None:
                 worker.termination.cancel()
         worker.cancelled, worker.save_on_cancel = True, save
-        worker.send(cancel_command(save=save, seconds=grace))
+        worker.send(stop_command(worker_pb2.COMMAND_KIND_CANCEL, save=save, seconds=grace))
         self._terminate(worker, grace)
 
     def pause(self, uid: str, attempt: int) -> None:
         """Command the worker of an attempt to save a checkpoint and end, and end it by force where it does not."""
+        self._ask(uid, attempt, worker_pb2.COMMAND_KIND_PAUSE)
+
+    def finish(self, uid: str, attempt: int) -> None:
+        """Command the worker of an attempt to publish what it has and end, and end it by force where it does not."""
+        self._ask(uid, attempt, worker_pb2.COMMAND_KIND_FINISH)
+
+    def _ask(self, uid: str, attempt: int, kind: worker_pb2.CommandKind.ValueType) -> None:
         worker = self.worker_of(uid, attempt)
-        if worker is None or worker.pausing or worker.termination is not None:
+        # A worker that pauses may be told to finish, not the other way round.
+        if worker is None or worker.done or worker.cancelled or worker.asked >= kind:
             return
-        worker.pausing = True
-        worker.send(pause_command(seconds=self._settings.checkpoint_grace))
+        if worker.termination is not None:
+            worker.termination.cancel()
+        worker.asked = kind
+        worker.send(stop_command(kind, seconds=self._settings.checkpoint_grace))
         self._terminate(worker, self._settings.checkpoint_grace)
 
     def exchange(self, uid: str, attempt: int) -> Exchange | None:

@@ -38,17 +38,11 @@ async def _died(process: Process, seconds: float) -> bool:
     return False
 
 
-def cancel_command(*, save: bool, seconds: float) -> worker_pb2.AttachResponse:
-    """Build the command to stop, with a checkpoint or without, within so many seconds."""
-    command = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_CANCEL, save_checkpoint=save)
-    command.deadline.GetCurrentTime()
-    command.deadline.FromNanoseconds(command.deadline.ToNanoseconds() + int(seconds * 1e9))
-    return worker_pb2.AttachResponse(command=command)
-
-
-def pause_command(*, seconds: float) -> worker_pb2.AttachResponse:
-    """Build the command to save a checkpoint within so many seconds and end as paused."""
-    command = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_PAUSE)
+def stop_command(
+    kind: worker_pb2.CommandKind.ValueType, *, seconds: float, save: bool = False
+) -> worker_pb2.AttachResponse:
+    """Build a command to end within so many seconds; `save`: a cancelled task with a checkpoint."""
+    command = worker_pb2.Command(kind=kind, save_checkpoint=save)
     command.deadline.GetCurrentTime()
     command.deadline.FromNanoseconds(command.deadline.ToNanoseconds() + int(seconds * 1e9))
     return worker_pb2.AttachResponse(command=command)

@@ -13,6 +13,7 @@ from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.serving import ServingPort
 from finetree_worker.control import Control, Steering
+from finetree_worker.errors import FinishedEarly
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.process import log_capture
 
@@ -58,12 +59,18 @@ class TrainingCore:
         )
 
     def train(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> event_pb2.RunSummary:
-        """Train to the end; return whether training stopped early and which step's weights are published."""
+        """Train to the end; return whether training stopped early and which step's weights are published.
+
+        Raises FinishedEarly where a limit of the job ended it before.
+        """
         from finetree_worker.plan_from_task import train_plan
         from finetree_worker.training.run import train
 
         trained = train(train_plan(task), reporter=reporter, control=control)
-        return event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
+        summary = event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
+        if trained.limited:
+            raise FinishedEarly(summary)
+        return summary
 
     def evaluate(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
         """Measure trained weights beside their base, and report."""

@@ -13,7 +13,7 @@ from finetree_api.trainer.v1 import event_pb2
 from torch.nn.utils import clip_grad_norm_
 
 from finetree_worker.atomic_files import manifest_hash, size
-from finetree_worker.control import STOPS, Steering
+from finetree_worker.control import STOPS, Signal, Steering
 from finetree_worker.data.batches import Batches
 from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
 from finetree_worker.errors import (
@@ -48,6 +48,8 @@ class Trained:
     stopped_early: bool = False
     best_step: int = 0
     """Step whose weights replaced the last ones; 0: none."""
+    limited: bool = False
+    """Whether a limit of the job ended training before its last step."""
 
 
 class Loop:
@@ -74,6 +76,8 @@ class Loop:
         self.first_loss: float | None = None
         self.position = Position(0, 0, 0, 0.0)
         self._began = 0
+        self._saved_at = self._longest = 0.0
+        self._limited = False
         self._slowdown = self._slowdown_watch()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
@@ -87,7 +91,7 @@ class Loop:
             return 0
         checkpoint.restore(found, self.subject.trainable, self.optimizer)
         self.position = found.position
-        self._began = found.position.step
+        self._began, self._saved_at = found.position.step, found.position.elapsed_seconds
         self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
@@ -118,6 +122,8 @@ class Loop:
         """
         self.subject.model.train()
         with self._device_watch() as watch, by_document(self.subject.model):
+            if self.position.step and self.steering.signal() is Signal.FINISH:
+                self._finish_early()
             if not self.finished:
                 preflight.check(self.gradients, self.optimizer, self.batches.longest_first(), reporter=self.reporter)
             while not self.finished:
@@ -130,8 +136,9 @@ class Loop:
             tokens=at.tokens,
             first_loss=self.first_loss,
             final_loss=final,
-            stopped_early=restored and at.step < self.total,
+            stopped_early=restored and at.step < self.total and not self._limited,
             best_step=at.best_step if restored else 0,
+            limited=self._limited,
         )
 
     @property
@@ -286,15 +293,34 @@ class Loop:
 
     def _after_step(self, evaluate: Callable[[int], float | None]) -> None:
         """Evaluate and save a checkpoint where one is due or asked for. Raises Cancelled on a request to stop."""
-        step, plan = self.position.step, self.plan
+        step = self.position.step
         best = self._evaluation_is_due(step) and self._is_best(evaluate(step))
-        due = plan.checkpoints.every_steps and step % plan.checkpoints.every_steps == 0 and step < self.total
-        stop = self.steering.signal() in STOPS
+        signal = self.steering.signal()
+        stop = signal in STOPS
+        if signal is Signal.FINISH:
+            self._finish_early()
         asked = self.steering.take_checkpoint()
-        if stop or asked or due or (best and self._keeps_best):
+        if stop or asked or self._limited or self._checkpoint_is_due(step) or (best and self._keeps_best):
             self.save_checkpoint(best=best, must=stop)
         if stop:
             raise Cancelled
+
+    def _finish_early(self) -> None:
+        """Take no further step, where one remains: a limit of the job was reached."""
+        if not self.finished:
+            # A checkpoint from now on is the end of the run: what resumes from it must not train further.
+            self._limited, self.position = True, replace(self.position, stopped=True)
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        """Return whether one is scheduled after a step, or the next step might cost more than may be lost with it."""
+        plan = self.plan.checkpoints
+        if step >= self.total:
+            return False
+        if plan.every_steps and step % plan.every_steps == 0:
+            return True
+        self._longest = max(self._longest, self._step_seconds)
+        lost = self.position.elapsed_seconds - self._saved_at
+        return 0 < plan.max_lost_seconds < lost + self._longest
 
     @property
     def _keeps_best(self) -> bool:
@@ -346,6 +372,8 @@ class Loop:
         at, metric = self.position, self.plan.evaluation.best_by.value.replace("_", " ")
         early = at.step < self.total
         why = f"evaluations no longer improved {metric}; training ended" if early else "training ended"
+        if self._limited:
+            why, early = "a limit of the job ended training", False
         text = f"{why} after step {at.step}; the weights of step {at.best_step} are kept, {metric} {value:.4g}"
         alert = event_pb2.Alert(code="EARLY_STOPPED" if early else "BEST_RESTORED", message=text)
         self.reporter.emit(alert, level=event_pb2.EVENT_LEVEL_INFO)
@@ -370,6 +398,7 @@ class Loop:
             if must:
                 raise
             return
+        self._saved_at = self.position.elapsed_seconds
         checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep), self.plan.numerics_hash())
         seconds = time.perf_counter() - started
         self.eta.checkpoint(seconds)
