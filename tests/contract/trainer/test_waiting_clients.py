@@ -116,3 +116,28 @@ async def test_a_watcher_of_all_jobs_goes_on_through_a_killed_trainer(tmp_path):
         seen = [(event.job_uid, event.seq) for event in found]
         assert len(seen) == len(set(seen))
         assert set(seen) == {(event.job_uid, event.seq) for event in logs}
+
+
+async def test_a_trace_of_a_job_holds_what_its_log_holds(tmp_path, run, monkeypatch):
+    async with trainer(tmp_path, {"steps": 12, "artifact": True}) as talk:
+        monkeypatch.setenv("FINETREE_ADDRESS", talk.address)
+        job = await talk.train(display_name="traced")
+        log = await talk.events(job.name)
+        code, out, err = await run("jobs", "trace", job.uid, "-o", str(tmp_path / "job.json"))
+        assert (code, out.strip()) == (0, str(tmp_path / "job.json"))
+        assert "12 steps" in err
+        document = json.loads((tmp_path / "job.json").read_text())
+        spans = [entry for entry in document["traceEvents"] if entry["ph"] == "X"]
+        steps = [event for event in log if event.HasField("step_metrics")]
+        assert [span["args"]["seq"] for span in spans if span["cat"] == "steps"] == [event.seq for event in steps]
+        states = [event for event in log if event.HasField("state_changed")]
+        assert [span["args"]["seq"] for span in spans if span["cat"] == "state"] == [e.seq for e in states[:-1]]
+        assert document["otherData"] == {
+            "job": job.name,
+            "start_time": log[0].event_time.ToJsonString(),
+            "last_seq": log[-1].seq,
+        }
+        code, out, _ = await run("jobs", "trace", job.uid, "-o", "-")
+        assert (code, json.loads(out)) == (0, document)
+        async with finetree.AsyncClient(talk.address) as client:
+            assert await client.job(job.name).trace() == document

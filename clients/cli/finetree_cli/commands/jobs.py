@@ -17,6 +17,7 @@ from finetree_cli.commands.jobs_logs import events, logs
 from finetree_cli.commands.jobs_move import move
 from finetree_cli.commands.jobs_pause import pause, resume
 from finetree_cli.commands.jobs_push import push
+from finetree_cli.commands.jobs_trace import trace
 from finetree_cli.commands.jobs_wait import wait
 from finetree_cli.commands.jobs_watch import watch
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
@@ -63,6 +64,7 @@ for _command in (
     compare,
     logs,
     events,
+    trace,
     export,
     push,
 ):

@@ -59,8 +59,9 @@ def watch(
 ) -> None:
     """Follow a job until its end, or, without a name, all jobs of the project until Ctrl-C or the timeout.
 
-    Every event is shown once, also after a broken connection or a restart of the trainer. Of all jobs each change is a
-    line; with --json it is an object with the event's fields and its `cursor`, behind which --cursor goes on again.
+    Every event is shown once, also after a broken connection or a restart of the trainer. On a terminal a job has a
+    curve of its losses, of training and evaluation, above the bar. Of all jobs each change is a line; with --json it is
+    an object with the event's fields and its `cursor`, behind which --cursor goes on again.
     """
     _refuse_strays(context, OF_ALL if job is not None else OF_ONE, job)
     if cursor and from_start:

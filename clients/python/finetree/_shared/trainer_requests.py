@@ -305,6 +305,14 @@ def list_exported(name: str, after_seq: int, last_seq: int) -> Listing[event_pb2
     return Listing(rpcs.LIST_EVENTS, request, lambda page: page.events)
 
 
+def list_log(name: str, last_seq: int) -> Listing[event_pb2.JobEvent]:
+    """Build the list call of ListEvents for every event that is kept up to a number, oldest first."""
+    request = event_log_pb2.ListEventsRequest(
+        name=name, order=event_log_pb2.EVENT_ORDER_ASCENDING, before_seq=last_seq + 1, page_size=1000
+    )
+    return Listing(rpcs.LIST_EVENTS, request, lambda page: page.events)
+
+
 def export_format(name: Format) -> Format:
     """Check the name of a format.
 

@@ -132,7 +132,14 @@ class Application:
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
-        serving = ServingPlanner(inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot)
+        serving = ServingPlanner(
+            inputs,
+            weights,
+            self._node.devices,
+            rates=rates,
+            has_free_slot=queue.has_free_slot,
+            reclaimable=self._supervisor.resting.held_bytes,
+        )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
@@ -177,6 +184,7 @@ class Application:
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
+            resting=self._supervisor.resting,
             host=self._host,
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
@@ -187,6 +195,8 @@ class Application:
     def _run_background(self, reporter: ObservationReporter) -> None:
         """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
         self._queue.start = self._supervisor.start
+        self._queue.preferred = self._supervisor.resting.slots_for
+        self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops = {
             "queue": self._queue.run,

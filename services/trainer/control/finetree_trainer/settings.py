@@ -27,6 +27,11 @@ class Settings(ServiceSettings):
         20.0,
         "Longest silence between the trainer and a worker; silent and idle four times as long, it is ended.",
     )
+    base_rest: Duration = setting(
+        60.0,
+        "How long a worker keeps its base model loaded for the next job on the same base, unless other jobs need its "
+        "memory; 0: not at all.",
+    )
     start_time: Duration = setting(120.0, "Longest time from a worker's start until it attaches.")
     orphan_grace: Duration = setting(
         900.0, "How long a worker that lost the trainer continues before it saves a checkpoint and stops."

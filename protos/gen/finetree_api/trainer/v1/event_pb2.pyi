@@ -899,12 +899,17 @@ class AttemptStarted(_message.Message):
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    BASE_REUSED_FIELD_NUMBER: _builtins.int
     restored_step: _builtins.int
     """Optimizer step of the checkpoint that it resumes from. 0: from the beginning."""
     reason: Global___AttemptReason.ValueType
     """Why there is this attempt."""
     engine: _builtins.str
     """What placed it: "local"."""
+    base_reused: _builtins.bool
+    """Whether the base model was loaded already, by the job that its worker ran before. See
+    docs/decisions/0038-a-worker-stays-for-the-next-job-on-its-base.md.
+    """
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Placement]:
         """Devices that it runs on."""
@@ -923,10 +928,11 @@ class AttemptStarted(_message.Message):
         placements: _abc.Iterable[_job_pb2.Placement] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         engine: _builtins.str = ...,
+        base_reused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "environment", b"environment", "placements", b"placements", "reason", b"reason", "restored_step", b"restored_step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_reused", b"base_reused", "engine", b"engine", "environment", b"environment", "placements", b"placements", "reason", b"reason", "restored_step", b"restored_step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,12 +15,12 @@ from finetree_trainer.api.result_rpcs import ResultRpcs
 from finetree_trainer.api.retention_rpcs import RetentionRpcs
 from finetree_trainer.api.serving_rpcs import ServingRpcs
 from finetree_trainer.api.sweep_rpcs import SweepRpcs
-from finetree_trainer.api.waiting_rpcs import WaitingRpcs
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.workers.resting import RestingWorkers
 
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
@@ -34,10 +34,11 @@ FEATURES = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, WaitingRpcs, ResultRpcs, RetentionRpcs, ServingRpcs):
+class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, ResultRpcs, RetentionRpcs, ServingRpcs):
     """Every rpc of the trainer; its fields answer them."""
 
     leases: Leases
+    resting: RestingWorkers
     host: Host
     queue: JobQueue
     version: str
@@ -52,7 +53,7 @@ class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, WaitingRpcs, Result
             context.only_waits()
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
         return capacity_pb2.GetCapacityResponse(
-            nodes=[await self.host.describe(self.queue, self.leases.named)],
+            nodes=[await self.host.describe(self.queue, self.leases.named, self.resting.describe)],
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,

@@ -132,13 +132,13 @@ class Jobs:
         why: str = "Cancelled on request.",
         limit: str = "",
         key: RequestKey | None = None,
+        may_rest: bool = False,
     ) -> job_pb2.Job:
         """Ask a job to stop, with a checkpoint first if `save`. A job that has ended stays as it is.
 
         `limit` is the code of the limit that ends it (states.LIMITS): a training then publishes what it has.
-
-        A request that was answered before, by its key, changes nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists
-        REQUEST_ID_REUSED.
+        `may_rest`: whether its worker may go on to another job. A request that was answered before, by its key, changes
+        nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists REQUEST_ID_REUSED.
         """
 
         def decide(transaction: Transaction, connection: Connection) -> bool:
@@ -159,7 +159,7 @@ class Jobs:
             if limit and row.task == job_pb2.TASK_KIND_TRAIN:
                 self._supervisor.finish(uid, row.attempt)
             else:
-                self._supervisor.cancel(uid, row.attempt, save=save)
+                self._supervisor.cancel(uid, row.attempt, save=save, may_rest=may_rest)
         return await self.get(uid)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:

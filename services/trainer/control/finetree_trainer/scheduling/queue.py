@@ -2,7 +2,7 @@
 """The queue: jobs wait in the order of their priority and place for slots of the devices that they can run on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -97,6 +97,10 @@ class JobQueue:
         """Whether something could not be started in this round, so that there is another one without news."""
         self.start: Callable[[str, tuple[Slot, ...]], Awaitable[bool]] | None = None
         self.prewarm: Callable[[], None] = lambda: None
+        self.preferred: Callable[[JobRow], Collection[Slot]] = lambda _row: ()
+        """Slots in which a worker has loaded already what a job needs."""
+        self.make_room: Callable[[], None] = lambda: None
+        """Ends the workers that rest; `wake` is called when their memory is free."""
         self.about_holder: Callable[[str], str] = lambda _uid: ""
         """Says when a job gives up the slots that it holds, in words; empty: when its work is done."""
         log.listeners.append(self._on_change)
@@ -244,7 +248,7 @@ class JobQueue:
     async def _start_all(self) -> None:
         for waiting in list(self._waiting.values()):
             row = waiting.row
-            slots = () if row.suspended else self._free_slots(waiting.demand)
+            slots = () if row.suspended else self._free_slots(waiting.demand, row)
             waiting.trouble = ""
             if not slots or row.uid not in self._waiting:
                 continue
@@ -253,12 +257,14 @@ class JobQueue:
                 # Without waking this loop: what could not be started now is tried again after a pause.
                 self._free(slots, row.uid)
 
-    def _free_slots(self, demand: Demand) -> tuple[Slot, ...]:
+    def _free_slots(self, demand: Demand, row: JobRow) -> tuple[Slot, ...]:
         """Free slots for a job, one of each device; none when it cannot have all that it needs."""
         if demand.prepares and not self._has_room_beside_runs():
+            self.make_room()
             return ()
+        preferred = self.preferred(row)
         free: dict[tuple[str, str], Slot] = {}
-        for slot, holder in self._holders.items():
+        for slot, holder in sorted(self._holders.items(), key=lambda pair: pair[0] not in preferred):
             if holder is None and demand.takes(slot) and self._has_memory(slot, demand):
                 free.setdefault((slot.node, slot.device), slot)
         chosen = tuple(free.values())[: demand.count]
@@ -270,7 +276,9 @@ class JobQueue:
             return True
         device = next(device for device in self._devices if (device.node, device.id) == (slot.node, slot.device))
         enough = device.free_bytes() >= demand.memory
-        self._troubled = self._troubled or not enough
+        if not enough:
+            self._troubled = True
+            self.make_room()
         return enough
 
     def _has_room_beside_runs(self) -> bool:

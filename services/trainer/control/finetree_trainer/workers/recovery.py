@@ -30,7 +30,10 @@ REPLAY_EVENTS = 500
 
 @dataclass(frozen=True, slots=True)
 class DeadAttempt:
-    """An attempt whose process is proven dead: its folder, and how the process ended, for the job's history."""
+    """An attempt that nothing works on any more: its folder, and how its process ended, for the job's history.
+
+    Its process is proven dead, or has ended the attempt itself, whose outcome is in the log, and rests.
+    """
 
     job: str
     attempt: int

@@ -67,6 +67,19 @@ class Session:
         return messages
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a worker that has ended an attempt holds for the next one.
+
+    `base` names what it has loaded, `slots` are those of the attempt, `until` is when it ends, microseconds since 1970.
+    """
+
+    base: str
+    slots: tuple[Slot, ...]
+    memory_bytes: int
+    until: int
+
+
 @dataclass(slots=True)
 class Worker:
     """A worker process. `job` and `attempt` are empty and `task` is None while it waits for work.
@@ -92,6 +105,8 @@ class Worker:
     """PAUSE or FINISH, where it was told so: it saves what it has and ends."""
     cancelled: bool = False
     save_on_cancel: bool = False
+    may_rest: bool = True
+    """Whether it may wait for another job when this one has ended well."""
     done: bool = False
     """Whether its outcome is in the log: nothing of it is needed any more."""
     adopted: bool = False
@@ -103,6 +118,14 @@ class Worker:
     """Checks in a row without a message of it, and without progress of its process."""
     activity: tuple[int, ...] | None = None
     """What its process had done at the last check."""
+    rest: Rest | None = None
+    """What it holds of an attempt before; None for one that had none."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether it waits between two attempts."""
+        alive = self.process is not None and not self.process.dead.is_set()
+        return alive and self.rest is not None and not (self.job or self.starting or self.done)
 
     @property
     def expected(self) -> bool:

@@ -10,6 +10,8 @@ from finetree_api.worker.v1 import worker_pb2
 
 from finetree_trainer.workers.process import OUTPUT, Liveness, Process, liveness
 
+SHUTDOWN = worker_pb2.AttachResponse(command=worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN))
+"""The command to a worker of which nothing is needed any more."""
 SHUTDOWN_SECONDS = 0.5
 """Time that a worker without a task gets after each way of ending it; all of them fit into the time to stop."""
 

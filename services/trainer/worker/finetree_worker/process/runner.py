@@ -4,6 +4,7 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +55,9 @@ class Core(Protocol):
 
     def serve(self, task: worker_pb2.Task, reporter: Reporter, *, control: Control, port: ServingPort) -> None:
         """Keep a model loaded and answer what comes through the port, until it is told to end. Raises like `train`."""
+
+    def rest(self, task: worker_pb2.Task) -> worker_pb2.Resting | None:
+        """Undo what a training that ended well has left in the process; None where the process must end with it."""
 
 
 class Sealing:
@@ -106,19 +110,34 @@ def _perform(
             raise PlanError("TASK_NOT_SUPPORTED", text, remedy="Upgrade the worker.")
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """End of a task: its kind, whether it is on the disk, and whether the service has it and everything before."""
+
+    kind: worker_pb2.OutcomeKind.ValueType
+    written: bool
+    stored: bool
+
+    @property
+    def well(self) -> bool:
+        """Whether another task may follow in the same process: nothing failed, and nobody waits for anything of it."""
+        good = self.kind in (worker_pb2.OUTCOME_KIND_SUCCEEDED, worker_pb2.OUTCOME_KIND_CANCELLED)
+        return good and self.written and self.stored
+
+
 def work(
     task: worker_pb2.Task, core: Core, *, stream: ServiceStream, commands: Commands, log: log_capture.LogCapture
-) -> bool:
-    """Run the task and report it; return whether its outcome is on the disk.
+) -> Ended:
+    """Run the task and report it; return how it ended.
 
     Raises OSError where not even the task's folder can be written.
     """
     journal = Journal(Path(task.folders.work_dir))
     stream.bind(journal)
     with log_capture.logs_of_task(Path(task.folders.work_dir), Redaction.of_task(task)):
-        written = _work(task, core, journal=journal, stream=stream, commands=commands, log=log)
+        ended = _work(task, core, journal=journal, stream=stream, commands=commands, log=log)
     journal.close()
-    return written
+    return ended
 
 
 def _work(
@@ -129,7 +148,7 @@ def _work(
     stream: ServiceStream,
     commands: Commands,
     log: log_capture.LogCapture,
-) -> bool:
+) -> Ended:
     price = Price.from_money(task.hourly_price) if task.HasField("hourly_price") else None
     reporter = JournalReporter(
         journal,
@@ -146,9 +165,9 @@ def _work(
     written = reporter.finish(ended)
     _log.info("the task ended: %s", outcome.line_of(ended))
     # What a serving task has to tell is on the disk; its memory is worth more than an early word of its end.
-    stream.drain(SERVING_PATIENCE_SECONDS if task.HasField("serve") else float("inf"))
+    stored = stream.drain(SERVING_PATIENCE_SECONDS if task.HasField("serve") else float("inf"))
     stream.close()
-    return written
+    return Ended(ended.kind, written, stored)
 
 
 def _phase_setter(stream: ServiceStream) -> Callable[[job_pb2.JobPhase.ValueType], None]:

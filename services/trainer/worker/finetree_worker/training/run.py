@@ -23,8 +23,9 @@ from finetree_worker.events.eta import Eta, Rows
 from finetree_worker.methods import weights
 from finetree_worker.methods.weights import Weights
 from finetree_worker.models import checks
+from finetree_worker.models.bases import Bases
 from finetree_worker.models.gguf import base_facts
-from finetree_worker.models.load import load_model, load_tokenizer, parameter_count
+from finetree_worker.models.load import load_tokenizer, parameter_count
 from finetree_worker.plan import BaseModel, Plan, Precision
 from finetree_worker.training.evaluation_schedule import Evaluations
 from finetree_worker.training.gradients import AUTOCAST, Subject
@@ -35,13 +36,14 @@ _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
 
-def train(plan: Plan, reporter: Reporter, control: Control) -> Trained:
+def train(plan: Plan, reporter: Reporter, control: Control, bases: Bases | None = None) -> Trained:
     """Run the plan to its end, from the newest checkpoint of `plan.checkpoints_dir` if there is one.
 
-    Reports from its calling thread. Raises the errors of `finetree_worker.errors`, and Cancelled when `control` asks
-    for a stop; a checkpoint is on disk then, if the request was for one and training had begun.
+    `bases` may hold the base loaded already; without it, it is loaded for this run. Reports from its calling thread.
+    Raises the errors of `finetree_worker.errors`, and Cancelled when `control` asks for a stop; a checkpoint is on disk
+    then, if the request was for one and training had begun.
     """
-    return _Run(plan, reporter, control).run()
+    return _Run(plan, reporter, control, bases or Bases(keep=False)).run()
 
 
 class _LimitReached(Cancelled):
@@ -49,7 +51,8 @@ class _LimitReached(Cancelled):
 
 
 class _Run:
-    def __init__(self, plan: Plan, reporter: Reporter, control: Control) -> None:
+    def __init__(self, plan: Plan, reporter: Reporter, control: Control, bases: Bases) -> None:
+        self.bases = bases
         self.plan, self.reporter = plan, Record(reporter, plan.checkpoints_dir)
         self.steering, self.eta = Steering(control), Eta(plan.evaluation, plan.checkpoints)
         self.device = torch.device(plan.device)
@@ -102,7 +105,7 @@ class _Run:
         tokenizer = load_tokenizer(self.plan.base.folder)
         if self.plan.init_from is not None:
             weights.verify(Weights.from_message(self.plan.init_from))
-        model = load(self.plan, self.device)
+        model = load(self.plan, self.device, self.bases)
         length = self.plan.data.sequence_length
         checks.check_fit(self.plan.base.folder, model.config, tokenizer, sequence_length=length)
         if device_memory.emulates_bfloat16(self.device) and self.plan.optimization.precision in _BFLOAT16:
@@ -154,12 +157,14 @@ class _Run:
             placements=self.plan.placements,
             environment=environment,
             engine="local",
+            base_reused=self.bases.reused,
         )
         where = f"continues from step {restored}" if restored else "starts"
         if self.plan.init_from is not None and not restored:
             where += f" from {self.plan.init_from.source}"
         device = f"CPU with {loop.environment.device}" if self.plan.device == "cpu" else loop.environment.device
-        self.reporter.emit(started, message=f"attempt {self.plan.attempt} {where} on {device}")
+        held = "; the base was loaded already" if self.bases.reused else ""
+        self.reporter.emit(started, message=f"attempt {self.plan.attempt} {where} on {device}{held}")
 
     def _evaluate_before(self, evaluations: Evaluations, model: PreTrainedModel) -> None:
         with self._phase(job_pb2.JOB_PHASE_EVALUATE_BEFORE) as progress:
@@ -197,10 +202,10 @@ class _Run:
             self.reporter.emit(event_pb2.ArtifactReady(artifact=artifact))
 
 
-def load(plan: Plan, device: torch.device) -> PreTrainedModel:
+def load(plan: Plan, device: torch.device, bases: Bases | None = None) -> PreTrainedModel:
     """Load the plan's base model, or the whole model that it starts from, quantized where the method needs it.
 
-    Raises ModelError.
+    `bases` may hold it loaded already. Raises ModelError.
     """
     dtype = weight_dtype(plan)
     quantization = plan.method.quantization(dtype)
@@ -208,7 +213,14 @@ def load(plan: Plan, device: torch.device) -> PreTrainedModel:
     folder = plan.base.folder
     if plan.init_from is not None:
         folder = Weights.from_message(plan.init_from).model_folder(folder)
-    return load_model(folder, dtype, device=device, quantization=quantization, attention=attention)
+    return (bases or Bases(keep=False)).load(
+        folder,
+        dtype,
+        device=device,
+        quantization=quantization,
+        attention=attention,
+        unchanged=not plan.method.trains_base,
+    )
 
 
 def adapt(plan: Plan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:
