@@ -21,8 +21,18 @@ _START = 1_700_000_000_000_000
 """When the first job was created, microseconds since 1970."""
 
 
-def fill(folder: Path, *, queued: int, ended: int = 0, events_of_one: int = 0, project: str = "default") -> list[str]:
+def fill(
+    folder: Path,
+    *,
+    queued: int,
+    ended: int = 0,
+    events_of_one: int = 0,
+    suspended: bool = False,
+    project: str = "default",
+) -> list[str]:
     """Write `ended` jobs that have succeeded and `queued` ones that wait; return their uids, oldest first.
+
+    `suspended` ones wait until somebody lifts them.
 
     One more job, the last of the list where `events_of_one` is not 0, has ended with so many events.
     """
@@ -31,7 +41,10 @@ def fill(folder: Path, *, queued: int, ended: int = 0, events_of_one: int = 0, p
     store = Store(Layout(folder).database)
     uids: list[str] = []
     try:
-        uids += [_submit(store, number, project, is_ended=number < ended) for number in range(queued + ended)]
+        uids += [
+            _submit(store, number, project, is_ended=number < ended, suspended=suspended)
+            for number in range(queued + ended)
+        ]
         if events_of_one:
             uids.append(_submit_long(store, queued + ended, project, count=events_of_one))
         store.submit(lambda _connection: None).result()
@@ -40,8 +53,9 @@ def fill(folder: Path, *, queued: int, ended: int = 0, events_of_one: int = 0, p
     return uids
 
 
-def _submit(store: Store, number: int, project: str, *, is_ended: bool) -> str:
+def _submit(store: Store, number: int, project: str, *, is_ended: bool, suspended: bool) -> str:
     row = _row(number, project)
+    row.suspended = suspended and not is_ended
 
     def work(connection: Connection) -> None:
         transaction = _queued(connection, row)

@@ -37,6 +37,7 @@ ARGUMENTS = {
     "service": "trainer",
     "source": b'{"text": "a"}',
     "spec": SPEC,
+    "step": 1,
     "what": SPEC,
     "weights": "projects/p/jobs/1/artifacts/a",
 }
@@ -48,6 +49,7 @@ NEEDED = {
     "recommend": {"request": SPEC},
     "wait_job": {"wait": 0},
     "update": {"labels": {"team": "search"}},
+    "update_checkpoint": {"pinned": True},
     "create_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
     "validate_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
 }
@@ -58,6 +60,7 @@ WITHOUT_A_CALL = {"close", "job", "serving", "trained_weights", "with_options"}
 FOR_AS_LONG_AS_IT_TAKES = {
     "chat",
     "download",
+    "download_checkpoint",
     "evaluation_report",
     "events",
     "export_metrics",

@@ -183,6 +183,19 @@ LIST_JOB_LOGS = _of("trainer", "ListJobLogs", job_log_pb2.ListJobLogsRequest, jo
 LIST_CHECKPOINTS = _of(
     "trainer", "ListCheckpoints", checkpoint_pb2.ListCheckpointsRequest, checkpoint_pb2.ListCheckpointsResponse
 )
+GET_CHECKPOINT = _of(
+    "trainer", "GetCheckpoint", checkpoint_pb2.GetCheckpointRequest, checkpoint_pb2.GetCheckpointResponse, SEGMENT
+)
+UPDATE_CHECKPOINT = _of(
+    "trainer", "UpdateCheckpoint", checkpoint_pb2.UpdateCheckpointRequest, checkpoint_pb2.UpdateCheckpointResponse
+)
+DELETE_CHECKPOINT = _of(
+    "trainer",
+    "DeleteCheckpoint",
+    checkpoint_pb2.DeleteCheckpointRequest,
+    checkpoint_pb2.DeleteCheckpointResponse,
+    SEGMENT,
+)
 LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsRequest, artifact_pb2.ListArtifactsResponse)
 DOWNLOAD_ARTIFACT = _of(
     "trainer", "DownloadArtifact", artifact_pb2.DownloadArtifactRequest, artifact_pb2.DownloadArtifactResponse, None

@@ -39,6 +39,7 @@ from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
 from finetree_runtime.server.entry.auth import Authenticator
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics import CallMetrics
+from finetree_runtime.server.replies import or_serialized
 
 REQUEST_ID = "x-request-id"
 SERVER_VERSION = "finetree-server-version"
@@ -126,7 +127,8 @@ class CallInterceptor(aio.ServerInterceptor):
             return _Method(kind, made, stream=stream, side=True)
         limit = None if handler.request_streaming else self._max_request_bytes
         deserialize = _lenient(handler.request_deserializer or bytes, limit)  # None: the request stays bytes
-        made = factory(self._surrounded(method, kind, inner), deserialize, handler.response_serializer)
+        serialize = or_serialized(handler.response_serializer)
+        made = factory(self._surrounded(method, kind, inner), deserialize, serialize)
         return _Method(kind, made, stream=stream, side=False)
 
     async def wait_until_idle(self, seconds: float) -> bool:

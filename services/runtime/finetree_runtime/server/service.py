@@ -64,6 +64,7 @@ class Service:
         servicers: (add function, servicer, full service name) of each; `add` appends one.
         authenticator: Finds the principal of each call.
         on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
+        on_ready: Awaited once the service reports that it serves: begins what need not be done before.
         on_drain: Awaited after the last call was taken, while running ones end; cancelled after `drain_time`.
         on_stop: Awaited at the very end, also of a start that failed; cancelled after `STOP_SECONDS`.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
@@ -75,6 +76,7 @@ class Service:
     servicers: list[tuple[Callable[[Any, Any], None], Any, str]] = field(default_factory=list)
     authenticator: Authenticator = field(default_factory=LocalAuthenticator)
     on_start: Hook | None = None
+    on_ready: Hook | None = None
     on_drain: Hook | None = None
     on_stop: Hook | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -138,6 +140,8 @@ async def serving(service: Service) -> AsyncIterator[str]:
         await server.start()
         await service.set_ready(ready=True)
         try:
+            if service.on_ready is not None:
+                await service.on_ready()
             yield address
         finally:
             await _drain(service, server, calls)

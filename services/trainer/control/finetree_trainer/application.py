@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
+from finetree_data.fail_points import fail_point
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
@@ -43,6 +44,7 @@ from finetree_trainer.jobs.lifecycle.pausing import Pausing
 from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
 from finetree_trainer.jobs.retention.events import EventRetention
 from finetree_trainer.jobs.retention.sweep import RetentionSweep
@@ -80,6 +82,7 @@ def service(settings: Settings, estimator: Estimator | None = None) -> Service:
     built = Service(NAME, distribution_version(NAME), settings)
     application = Application(settings, built, estimator)
     built.on_start = application.start
+    built.on_ready = application.run
     built.on_drain = application.drain
     built.on_stop = application.stop
     return built
@@ -109,7 +112,7 @@ class Application:
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
-        self._run_background(ObservationReporter(self._log, estimator, self._host.rates))
+        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
 
     def _build(self, estimator: Estimator) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
@@ -159,6 +162,7 @@ class Application:
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
+        checkpoints = Checkpoints(log, layout)
         deletions = Deletions(log, layout, jobs)
         self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
         sweeps = Sweeps(log, jobs)
@@ -179,7 +183,8 @@ class Application:
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
-            checkpoints=Checkpoints(log, layout),
+            checkpoints=checkpoints,
+            keeping=CheckpointKeeping(log, layout, checkpoints),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
@@ -192,8 +197,11 @@ class Application:
             limits=_limits(settings),
         )
 
-    def _run_background(self, reporter: ObservationReporter) -> None:
-        """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
+    async def run(self) -> None:
+        """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
+
+        Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
+        """
         self._queue.start = self._supervisor.start
         self._queue.preferred = self._supervisor.resting.slots_for
         self._queue.make_room = self._supervisor.resting.dismiss_all
@@ -204,7 +212,7 @@ class Application:
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
             "retention": self._retention.run,
-            "observation_reports": reporter.run,
+            "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
         }
         for name, loop in loops.items():
@@ -247,9 +255,11 @@ class Application:
         for damaged in (row.uid for row in found if row.damaged):
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
+        fail_point("start.before_recovery")
         for worker in await self._supervisor.adopt(self._node.name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
+        fail_point("start.after_adoption")
         self._queue.recover(rows)
         self._time_limits.recover(rows)
         self._leases.recover(rows)

@@ -55,6 +55,10 @@ class DataError(TaskError):
         self.row = row
 
 
+class DamagedDataError(TaskError):
+    """The dataset's file is no longer what was uploaded."""
+
+
 class ModelError(TaskError):
     """The base model's folder is missing, incomplete or of a kind that cannot be trained here."""
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from finetree_worker.portable import Portable
+
 UNLIMITED = 1 << 24
 """Sequence length that cuts nothing: the longest that a spec may have."""
 
@@ -144,6 +146,11 @@ class Method(ABC):
     @abstractmethod
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether the program that the artifact in `folder` is meant for loads it on the base in `base`."""
+
+    def portable(self, trained: Any, base: BaseModel) -> "Portable | None":
+        """Return how other programs name the trained weights of a checkpoint; None where none loads them."""
+        del trained, base
+        return None
 
     def quantization(self, dtype: "torch.dtype") -> "BitsAndBytesConfig | None":
         """Return how the base is quantized on loading, its products in `dtype`; None where it is not quantized."""

@@ -29,7 +29,9 @@ class DeleteJobRequest(_message.Message):
     name: _builtins.str
     """"projects/{project}/jobs/{job}" or the id alone."""
     force: _builtins.bool
-    """Whether a job that has not ended is cancelled first. What other jobs use is not deleted by it either. Unset: false."""
+    """Whether a job that has not ended is cancelled first, and one with pinned checkpoints deleted all the same. What other
+    jobs use is not deleted by it either. Unset: false.
+    """
     validate_only: _builtins.bool
     """Whether it is only said what would be freed, or why not; nothing changes. Unset: false."""
     request_id: _builtins.str

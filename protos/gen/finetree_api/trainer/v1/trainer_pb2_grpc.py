@@ -213,6 +213,21 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/GetCheckpoint',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.UpdateCheckpoint = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/UpdateCheckpoint',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointResponse.FromString,
+                _registered_method=True)
+        self.DeleteCheckpoint = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/DeleteCheckpoint',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointResponse.FromString,
+                _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListArtifacts',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_artifact__pb2.ListArtifactsRequest.SerializeToString,
@@ -456,6 +471,24 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckpoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCheckpoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCheckpoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListArtifacts(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -671,6 +704,21 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ListCheckpoints,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'UpdateCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCheckpoint,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointResponse.SerializeToString,
+            ),
+            'DeleteCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCheckpoint,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
@@ -1604,6 +1652,87 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/ListCheckpoints',
             finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/GetCheckpoint',
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/UpdateCheckpoint',
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/DeleteCheckpoint',
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

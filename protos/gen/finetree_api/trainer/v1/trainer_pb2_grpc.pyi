@@ -216,8 +216,8 @@ class TrainerServiceStub:
     stopped, up to the cancel grace twice.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
-    force; JOB_IN_USE: wait for what the violations name, or cancel it),
-    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    force; JOB_IN_USE: wait for what the violations name, or cancel it;
+    CHECKPOINT_PINNED: unpin it, or set force), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
     """
     ValidateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
@@ -324,6 +324,27 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
     without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
     """
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.GetCheckpointRequest, _checkpoint_pb2.GetCheckpointResponse]
+    """Gets a checkpoint and the files that DownloadArtifact gives of it: weights and configuration as peft loads them, of full
+    fine-tuning as transformers does, of adapter layers as this suite's loader does.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+    ListCheckpoints), FAILED_PRECONDITION (CHECKPOINT_NOT_PORTABLE: start a run from it, or take the job's artifact).
+    """
+    UpdateCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.UpdateCheckpointRequest, _checkpoint_pb2.UpdateCheckpointResponse]
+    """Pins a checkpoint, unpins it, or says when it will be deleted. Rotation and retention never delete a pinned one.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+    ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    DeleteCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.DeleteCheckpointRequest, _checkpoint_pb2.DeleteCheckpointResponse]
+    """Deletes a checkpoint. Cannot be undone; its metrics stay in the log.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: it is gone already),
+    FAILED_PRECONDITION (CHECKPOINT_PINNED: unpin it; JOB_IN_USE: wait for what the violations name, or cancel it;
+    JOB_NOT_ENDED: it is the newest or the best of a job that may go on from it, wait), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made, in the order of the artifacts' ids.
 
@@ -331,10 +352,13 @@ class TrainerServiceStub:
     without a token).
     """
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_artifact_pb2.DownloadArtifactRequest, _artifact_pb2.DownloadArtifactResponse]
-    """Streams one file of an artifact from an offset, in pieces of 256 KiB; a cut download goes on from where it was.
+    """Streams one file of an artifact or a checkpoint from an offset, in pieces of 256 KiB; a cut download goes on from
+    where it was.
 
-    Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
-    artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
+    the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
+    start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
+    restore the trainer's data, or run the job again).
     """
     Generate: _grpc.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -560,8 +584,8 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     stopped, up to the cancel grace twice.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
-    force; JOB_IN_USE: wait for what the violations name, or cancel it),
-    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    force; JOB_IN_USE: wait for what the violations name, or cancel it;
+    CHECKPOINT_PINNED: unpin it, or set force), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
     """
     ValidateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]  # type: ignore[assignment]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
@@ -668,6 +692,27 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
     without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
     """
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.GetCheckpointRequest, _checkpoint_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """Gets a checkpoint and the files that DownloadArtifact gives of it: weights and configuration as peft loads them, of full
+    fine-tuning as transformers does, of adapter layers as this suite's loader does.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+    ListCheckpoints), FAILED_PRECONDITION (CHECKPOINT_NOT_PORTABLE: start a run from it, or take the job's artifact).
+    """
+    UpdateCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.UpdateCheckpointRequest, _checkpoint_pb2.UpdateCheckpointResponse]  # type: ignore[assignment]
+    """Pins a checkpoint, unpins it, or says when it will be deleted. Rotation and retention never delete a pinned one.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+    ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    DeleteCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.DeleteCheckpointRequest, _checkpoint_pb2.DeleteCheckpointResponse]  # type: ignore[assignment]
+    """Deletes a checkpoint. Cannot be undone; its metrics stay in the log.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: it is gone already),
+    FAILED_PRECONDITION (CHECKPOINT_PINNED: unpin it; JOB_IN_USE: wait for what the violations name, or cancel it;
+    JOB_NOT_ENDED: it is the newest or the best of a job that may go on from it, wait), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made, in the order of the artifacts' ids.
 
@@ -675,10 +720,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     without a token).
     """
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_artifact_pb2.DownloadArtifactRequest, _artifact_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
-    """Streams one file of an artifact from an offset, in pieces of 256 KiB; a cut download goes on from where it was.
+    """Streams one file of an artifact or a checkpoint from an offset, in pieces of 256 KiB; a cut download goes on from
+    where it was.
 
-    Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
-    artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
+    the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
+    start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
+    restore the trainer's data, or run the job again).
     """
     Generate: _aio.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]  # type: ignore[assignment]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -1015,8 +1063,8 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         stopped, up to the cancel grace twice.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
-        force; JOB_IN_USE: wait for what the violations name, or cancel it),
-        ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        force; JOB_IN_USE: wait for what the violations name, or cancel it;
+        CHECKPOINT_PINNED: unpin it, or set force), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
         """
 
     @_abc_1.abstractmethod
@@ -1209,6 +1257,45 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _checkpoint_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.GetCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.GetCheckpointResponse]]:
+        """Gets a checkpoint and the files that DownloadArtifact gives of it: weights and configuration as peft loads them, of full
+        fine-tuning as transformers does, of adapter layers as this suite's loader does.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+        ListCheckpoints), FAILED_PRECONDITION (CHECKPOINT_NOT_PORTABLE: start a run from it, or take the job's artifact).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateCheckpoint(
+        self,
+        request: _checkpoint_pb2.UpdateCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.UpdateCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.UpdateCheckpointResponse]]:
+        """Pins a checkpoint, unpins it, or says when it will be deleted. Rotation and retention never delete a pinned one.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+        ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteCheckpoint(
+        self,
+        request: _checkpoint_pb2.DeleteCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.DeleteCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.DeleteCheckpointResponse]]:
+        """Deletes a checkpoint. Cannot be undone; its metrics stay in the log.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: it is gone already),
+        FAILED_PRECONDITION (CHECKPOINT_PINNED: unpin it; JOB_IN_USE: wait for what the violations name, or cancel it;
+        JOB_NOT_ENDED: it is the newest or the best of a job that may go on from it, wait), ALREADY_EXISTS
+        (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
     def ListArtifacts(
         self,
         request: _artifact_pb2.ListArtifactsRequest,
@@ -1226,10 +1313,13 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _artifact_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_artifact_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_artifact_pb2.DownloadArtifactResponse]]:
-        """Streams one file of an artifact from an offset, in pieces of 256 KiB; a cut download goes on from where it was.
+        """Streams one file of an artifact or a checkpoint from an offset, in pieces of 256 KiB; a cut download goes on from
+        where it was.
 
-        Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
-        artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+        Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
+        the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
+        start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
+        restore the trainer's data, or run the job again).
         """
 
     @_abc_1.abstractmethod

@@ -678,13 +678,33 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Deleting, and what is kept.
 
     Something uses what is to be deleted: a job that starts from it, serves, exports or measures it, or a sweep whose
-    trial it is (FAILED_PRECONDITION, DeleteJob). Wait for what the violations name, or cancel it.
+    trial it is (FAILED_PRECONDITION, DeleteJob and DeleteCheckpoint). Wait for what the violations name, or cancel it.
     """
     ERROR_REASON_JOB_NOT_ENDED: _ErrorReason.ValueType  # 275
-    """The job has not ended (FAILED_PRECONDITION, DeleteJob). Cancel it and wait, or set `force`."""
+    """The job has not ended (FAILED_PRECONDITION, DeleteJob; DeleteCheckpoint of one that it may go on from). Cancel it and
+    wait, or set `force`.
+    """
     ERROR_REASON_JOB_EXPIRED: _ErrorReason.ValueType  # 276
     """Retention has deleted the job, at the time in the metadata (NOT_FOUND, every rpc that answers JOB_NOT_FOUND). Keep
     what is needed longer by the trainer's retention settings.
+    """
+    ERROR_REASON_CHECKPOINT_PINNED: _ErrorReason.ValueType  # 277
+    """A pinned checkpoint is to be deleted (FAILED_PRECONDITION, DeleteCheckpoint and DeleteJob). Unpin it by
+    UpdateCheckpoint, or delete the job with `force`.
+    """
+    ERROR_REASON_CHECKPOINT_NOT_PORTABLE: _ErrorReason.ValueType  # 278
+    """The checkpoint has no form that other programs load (FAILED_PRECONDITION, GetCheckpoint and
+    DownloadArtifact). Start a run from it, or download the job's artifact.
+    """
+    ERROR_REASON_DATASET_DAMAGED: _ErrorReason.ValueType  # 283
+    """Files that are damaged on the trainer's disk.
+
+    The file of an uploaded dataset is not what was uploaded (INTERNAL, job errors). Delete the dataset, upload it again,
+    and create the job anew.
+    """
+    ERROR_REASON_ARTIFACT_DAMAGED: _ErrorReason.ValueType  # 284
+    """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
+    from a backup, or run the job again.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -1352,12 +1372,32 @@ ERROR_REASON_JOB_IN_USE: ErrorReason.ValueType  # 274
 """Deleting, and what is kept.
 
 Something uses what is to be deleted: a job that starts from it, serves, exports or measures it, or a sweep whose
-trial it is (FAILED_PRECONDITION, DeleteJob). Wait for what the violations name, or cancel it.
+trial it is (FAILED_PRECONDITION, DeleteJob and DeleteCheckpoint). Wait for what the violations name, or cancel it.
 """
 ERROR_REASON_JOB_NOT_ENDED: ErrorReason.ValueType  # 275
-"""The job has not ended (FAILED_PRECONDITION, DeleteJob). Cancel it and wait, or set `force`."""
+"""The job has not ended (FAILED_PRECONDITION, DeleteJob; DeleteCheckpoint of one that it may go on from). Cancel it and
+wait, or set `force`.
+"""
 ERROR_REASON_JOB_EXPIRED: ErrorReason.ValueType  # 276
 """Retention has deleted the job, at the time in the metadata (NOT_FOUND, every rpc that answers JOB_NOT_FOUND). Keep
 what is needed longer by the trainer's retention settings.
+"""
+ERROR_REASON_CHECKPOINT_PINNED: ErrorReason.ValueType  # 277
+"""A pinned checkpoint is to be deleted (FAILED_PRECONDITION, DeleteCheckpoint and DeleteJob). Unpin it by
+UpdateCheckpoint, or delete the job with `force`.
+"""
+ERROR_REASON_CHECKPOINT_NOT_PORTABLE: ErrorReason.ValueType  # 278
+"""The checkpoint has no form that other programs load (FAILED_PRECONDITION, GetCheckpoint and
+DownloadArtifact). Start a run from it, or download the job's artifact.
+"""
+ERROR_REASON_DATASET_DAMAGED: ErrorReason.ValueType  # 283
+"""Files that are damaged on the trainer's disk.
+
+The file of an uploaded dataset is not what was uploaded (INTERNAL, job errors). Delete the dataset, upload it again,
+and create the job anew.
+"""
+ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
+"""A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
+from a backup, or run the job again.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

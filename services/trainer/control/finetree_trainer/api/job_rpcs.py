@@ -1,28 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rpcs of TrainerService about jobs: plan, create, read, change, pause, move, cancel, compare."""
+"""Rpcs of TrainerService about jobs: plan, create, read, change, cancel, compare."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.trainer.v1 import (
-    comparison_pb2,
-    evaluation_pb2,
-    job_pb2,
-    lifecycle_pb2,
-    serving_pb2,
-    trainer_pb2,
-    trainer_pb2_grpc,
-)
+from finetree_api.trainer.v1 import comparison_pb2, evaluation_pb2, job_pb2, serving_pb2, trainer_pb2, trainer_pb2_grpc
 from finetree_runtime.errors import invalid_field
 from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server import context
 
 from finetree_trainer.api.names import Names
-from finetree_trainer.api.requests import page_scope, parent_project, request_key
+from finetree_trainer.api.requests import page_scope, parent_project
 from finetree_trainer.jobs.compare.compare import Comparer
 from finetree_trainer.jobs.jobs import Jobs, cancel_key, update_key
-from finetree_trainer.jobs.lifecycle.moving import Moving
-from finetree_trainer.jobs.lifecycle.pausing import Pausing
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,8 +21,6 @@ class JobRpcs(trainer_pb2_grpc.TrainerServiceServicer):
 
     names: Names
     jobs: Jobs
-    pausing: Pausing
-    moving: Moving
     comparer: Comparer
     tokens: PageTokens
 
@@ -94,28 +82,6 @@ class JobRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         name = await self.names.job(request.name)
         job = await self.jobs.cancel(name.id, save=save, key=cancel_key(name.project, request))
         return trainer_pb2.CancelJobResponse(job=job)
-
-    async def PauseJob(self, request: lifecycle_pb2.PauseJobRequest, context_: Any) -> lifecycle_pb2.PauseJobResponse:
-        """Ask a training to give its device back."""
-        name = await self.names.job(request.name)
-        key = request_key(request, name.project, "PauseJob")
-        await self.pausing.pause(name.id, keep_place=request.keep_place, key=key)
-        return lifecycle_pb2.PauseJobResponse(job=await self.jobs.get(name.id))
-
-    async def ResumeJob(
-        self, request: lifecycle_pb2.ResumeJobRequest, context_: Any
-    ) -> lifecycle_pb2.ResumeJobResponse:
-        """Have a paused or suspended job wait for a device."""
-        name = await self.names.job(request.name)
-        await self.pausing.resume(name.id, request_key(request, name.project, "ResumeJob"))
-        return lifecycle_pb2.ResumeJobResponse(job=await self.jobs.get(name.id))
-
-    async def MoveJob(self, request: lifecycle_pb2.MoveJobRequest, context_: Any) -> lifecycle_pb2.MoveJobResponse:
-        """Give a waiting job another place in the queue."""
-        name = await self.names.job(request.name)
-        before = (await self.names.job(request.before, "before")).id if request.before else ""
-        await self.moving.move(name.id, before, request_key(request, name.project, "MoveJob"))
-        return lifecycle_pb2.MoveJobResponse(job=await self.jobs.get(name.id))
 
     async def CompareJobs(
         self, request: comparison_pb2.CompareJobsRequest, context_: Any

@@ -13,10 +13,11 @@ from finetree_trainer.api.names import Names
 from finetree_trainer.api.requests import page_scope, parent_project
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.joblog.list import EventLister, requested_kinds
+from finetree_trainer.joblog.live.batches import Filter
 from finetree_trainer.joblog.metrics import MetricsReader
 from finetree_trainer.joblog.project.watch import USUAL_KINDS, ProjectFilter, ProjectWatches
 from finetree_trainer.joblog.wait import Waits
-from finetree_trainer.joblog.watch import Filter, Watches
+from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
 from finetree_trainer.jobs.jobs import Jobs
 
@@ -35,9 +36,7 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
     project_watches: ProjectWatches
     tokens: PageTokens
 
-    async def WatchJob(
-        self, request: event_log_pb2.WatchJobRequest, context_: Any
-    ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
+    async def WatchJob(self, request: event_log_pb2.WatchJobRequest, context_: Any) -> AsyncIterator[Any]:
         """Stream a job's events."""
         uid = (await self.names.job(request.name)).id
         context.bind(job=uid)
@@ -90,6 +89,7 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         """Return a job once it is in one of the asked states."""
         uid = (await self.names.job(request.name)).id
         context.bind(job=uid)
+        context.only_waits()
         principal, seconds = context.principal().name, float(request.wait_seconds)
         reached = await self.waits.reached(uid, list(request.states), seconds=seconds, principal=principal)
         return waiting_pb2.WaitJobResponse(job=await self.jobs.get(uid), reached=reached)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, job_pb2, serving_pb2, trainer_pb2
 from finetree_api.types.v1 import training_data_pb2
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import FailedPrecondition, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -156,6 +157,7 @@ class Jobs:
         change = await self._log.change(uid, decide)
         row = change.row
         if change.result and row.state == job_pb2.JOB_STATE_CANCELLING:
+            fail_point("cancel.after_commit")
             if limit and row.task == job_pb2.TASK_KIND_TRAIN:
                 self._supervisor.finish(uid, row.attempt)
             else:

@@ -16,6 +16,7 @@ from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, is_outage, log_failure
 from finetree_trainer.scheduling import place
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
+from finetree_trainer.scheduling.positions import Group, Positions
 from finetree_trainer.store.jobs import JobRow
 
 PREPARE_BYTES = 2 * 1024**3
@@ -51,20 +52,27 @@ class Demand:
         """Return whether the job can run in a slot."""
         return (slot.node, slot.device) in self.candidates and (slot.index == PREPARING) == self.prepares
 
-    def overlaps(self, other: "Demand") -> bool:
-        """Return whether two jobs compete for a slot."""
-        if self.prepares != other.prepares:
-            return False
-        return bool(self.candidates & other.candidates) or self.kind == other.kind
+    def group(self) -> Group:
+        """What the job competes for."""
+        return Group(self.kind, self.candidates, self.prepares)
 
 
 @dataclass(slots=True)
 class _Waiting:
     row: JobRow
     demand: Demand
+    group: Group
     announced: Position = Position()
     trouble: str = ""
     """Why it could not be started the last time."""
+
+    @property
+    def uid(self) -> str:
+        return self.row.uid
+
+    @property
+    def counts(self) -> bool:
+        return not self.row.suspended
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +99,7 @@ class JobQueue:
         self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
         self._demands: dict[str, Demand] = {}
         self._waiting: dict[str, _Waiting] = {}
+        self._positions = Positions()
         self._wake = asyncio.Event()
         self._pauses = Pauses()
         self._troubled = False
@@ -118,21 +127,35 @@ class JobQueue:
             self._demands.pop(row.uid, None)
         if row.state not in states.WAITING:
             if self._waiting.pop(row.uid, None) is not None:
+                self._positions.clear()
                 self._wake.set()
             return
         waiting = self._waiting.get(row.uid)
         if waiting is None:
-            self._waiting[row.uid] = _Waiting(row, self._demands[row.uid])
+            self._append(row, self._demands[row.uid])
         elif (row.suspended, row.priority, row.place) != (
             waiting.row.suspended,
             waiting.row.priority,
             waiting.row.place,
         ):
             waiting.row = row
+            self._sort()
         else:
             return
-        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: place.order(item[1].row)))
         self._wake.set()
+
+    def _append(self, row: JobRow, demand: Demand) -> None:
+        """Add a job, as a rule behind all others; one that recovers or has a higher priority comes between them."""
+        added, newest = _Waiting(row, demand, demand.group()), next(reversed(self._waiting.values()), None)
+        self._waiting[row.uid] = added
+        if newest is None or place.order(newest.row) < place.order(row):
+            self._positions.append(added)
+        else:
+            self._sort()
+
+    def _sort(self) -> None:
+        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: place.order(item[1].row)))
+        self._positions.clear()
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
         task = record.WhichOneof("task")
@@ -171,11 +194,7 @@ class JobQueue:
         waiting = self._waiting.get(uid)
         if waiting is None:
             return Position()
-        number = 1
-        for other in self._waiting.values():
-            if other is waiting:
-                break
-            number += not other.row.suspended and other.demand.overlaps(waiting.demand)
+        number = self._positions.number(uid, self._waiting.values(), len(self._waiting))
         return Position(number, self._blocked_by(waiting, number))
 
     def competitors(self, uid: str) -> list[JobRow]:
@@ -186,7 +205,7 @@ class JobQueue:
         return [
             other.row
             for other in self._waiting.values()
-            if other is not waiting and other.demand.overlaps(waiting.demand)
+            if other is not waiting and other.group.overlaps(waiting.group)
         ]
 
     def is_wanted(self, uid: str) -> bool:
@@ -246,11 +265,18 @@ class JobQueue:
                 log_failure(error, doing="prewarm_worker")
 
     async def _start_all(self) -> None:
+        # Of a thousand jobs that wait for one kind of device, the first one's answer is that of all.
+        without_slots: set[Demand] = set()
         for waiting in list(self._waiting.values()):
             row = waiting.row
-            slots = () if row.suspended else self._free_slots(waiting.demand, row)
             waiting.trouble = ""
-            if not slots or row.uid not in self._waiting:
+            if row.suspended or waiting.demand in without_slots:
+                continue
+            slots = self._free_slots(waiting.demand, row)
+            if not slots:
+                without_slots.add(waiting.demand)
+                continue
+            if row.uid not in self._waiting:
                 continue
             self.hold(slots, Holder(row.uid, row.name, row.task))
             if not await self._begin(waiting, slots):

@@ -133,24 +133,34 @@ def kinds_mask(kinds: Iterable[int]) -> int:
 
 
 def read_after(
-    connection: Connection, uid: str, after: int, *, last_seq: int, mask: int = ALL_KINDS, blocks: int = 16
+    connection: Connection,
+    uid: str,
+    after: int,
+    *,
+    last_seq: int,
+    mask: int = ALL_KINDS,
+    blocks: int = 16,
+    size: int = 1 << 62,
 ) -> tuple[list[event_pb2.JobEvent], int]:
     """Events with numbers above `after` whose kind is in `mask`, from at most `blocks` blocks, oldest first.
 
-    The second value is the number up to which everything was looked at; `last_seq` is the last that must be there.
+    No block follows the one with which they have `size` bytes. The second value is the number up to which everything
+    was looked at; `last_seq` is the last that must be there.
     Raises FailedPrecondition EVENTS_DAMAGED where a number up to it is missing.
     """
     query = {"uid": uid, "after": after, "mask": mask, "headers": HEADERS}
     events: list[event_pb2.JobEvent] = []
     covered, rows, read = after, 0, 0
+    left = size
     for block in connection.execute(_READ, query):
         if block.first_seq > covered + 1:
             raise _missing(covered + 1, block.first_seq - 1)
         if block.payload is not None:
             events.extend(e for e in _decode(block) if e.seq > after and mask >> e.kind & 1)
             read += 1
+            left -= len(block.payload)
         covered, rows = block.last_seq, rows + 1
-        if read == blocks:
+        if read == blocks or left <= 0:
             return events, covered
     if rows < HEADERS and covered < last_seq:
         raise _missing(covered + 1, last_seq)

@@ -162,6 +162,12 @@ def ended(connection: Connection) -> set[str]:
     return set(connection.execute(select(_jobs.uid).where(_jobs.end_time > 0)).scalars())
 
 
+def ended_of(connection: Connection, uids: Iterable[str]) -> set[str]:
+    """Those of some jobs that have ended."""
+    query = select(_jobs.uid).where(_jobs.uid.in_(list(uids)), _jobs.end_time > 0)
+    return set(connection.execute(query).scalars())
+
+
 def ended_before(connection: Connection, time: int) -> list[tuple[str, int]]:
     """(uid, oldest kept number) of every job that ended before a time (microseconds) and has more than one event."""
     query = select(_jobs.uid, _jobs.oldest_seq).where(

@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from finetree_data.fail_points import fail_point
+
 from finetree_trainer.disk import private_folder
 
 LOCK, NOTE, OUTPUT = "alive.lock", "process.json", "output.log"
@@ -115,6 +117,7 @@ class Process:
         finally:
             # The worker has its own descriptor of the same lock; from here on the lock lives as long as it does.
             os.close(lock)
+        fail_point("attempt.before_note")
         note = {"pid": child.pid, "started": _start_ticks(child.pid)}
         try:
             (folder / NOTE).write_text(json.dumps(note), encoding="ascii")

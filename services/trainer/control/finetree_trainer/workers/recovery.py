@@ -9,6 +9,7 @@ from pathlib import Path
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data import journal
+from finetree_data.fail_points import fail_point
 from finetree_runtime.server.logging import get_logger
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
@@ -51,8 +52,11 @@ async def close_attempt(log: EventLog, dead: DeadAttempt, *, retries: int) -> No
     def close(transaction: Transaction, connection: Connection) -> None:
         _close(transaction, connection, dead, retries=retries)
 
+    fail_point("burial.before_replay")
     await until_done(lambda: _replay(log, dead), doing="replay_journal", job=dead.job)
+    fail_point("burial.after_replay")
     await until_done(lambda: log.change(dead.job, close), doing="close_attempt", job=dead.job)
+    fail_point("burial.after_close")
 
 
 async def _replay(log: EventLog, dead: DeadAttempt) -> None:

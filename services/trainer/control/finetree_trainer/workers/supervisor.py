@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import DomainError
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger
@@ -83,7 +84,7 @@ class Supervisor:
         Those whose worker is dead come first: a living one may have been given a slot of theirs.
         """
         rows = await self._log.store.read(attempts.open_attempts)
-        ended = await self._log.store.read(jobs.ended)
+        ended = await self._log.store.read(lambda connection: jobs.ended_of(connection, {row.job_uid for row in rows}))
         found = [(row, liveness(self._layout.workers / row.worker)) for row in rows]
         for row, alive in sorted(found, key=lambda pair: pair[1] is not Liveness.DEAD):
             folder = self._layout.workers / row.worker
@@ -111,9 +112,13 @@ class Supervisor:
                 case Liveness.UNKNOWN:
                     self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
-        gone = ended - {row.job_uid for row in rows}
-        self._spawn(asyncio.to_thread(self._remove_left_drafts, gone))
+        self._spawn(self._remove_drafts_of_ended({row.job_uid for row in rows}))
         return list(self._workers.values())
+
+    async def _remove_drafts_of_ended(self, kept: set[str]) -> None:
+        """Look through all jobs that have ended, in the background: a start does not wait for it."""
+        ended = await self._log.store.read(jobs.ended)
+        await asyncio.to_thread(self._remove_left_drafts, ended - kept)
 
     def _remove_left_drafts(self, ended: set[str]) -> None:
         """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
@@ -157,6 +162,7 @@ class Supervisor:
             return attempt
 
         worker.starting = True
+        fail_point("attempt.before_begin")
         try:
             await self.resting.clear(slots, keep=worker)
             attempt = (await self._log.change(uid, begin)).result
@@ -166,6 +172,7 @@ class Supervisor:
         worker.starting = False
         if not attempt:
             return False
+        fail_point("attempt.after_begin")
         worker.job, worker.attempt, worker.slots = uid, attempt, slots
         self._assign(worker, task, token)
         return True
@@ -233,6 +240,7 @@ class Supervisor:
             await self._log.store.write(
                 lambda connection: attempts.renew_token(connection, uid, attempt, token_hash=hashed)
             )
+            fail_point("attach.after_token")
             # Not before its secret is stored: with another one the worker would be sent away.
             worker.task = task
         return worker.task
@@ -277,7 +285,9 @@ class Supervisor:
             return ingest.ingest_batch(transaction, connection, batch.events, attempt=attempt)
 
         change = await self._log.change(uid, add, attempt=attempt)
+        fail_point("ingest.before_acknowledge")
         if change.row.state in states.TERMINAL:
+            fail_point("ingest.after_outcome")
             worker = self.worker_of(uid, attempt)
             if worker is not None:
                 worker.done = True

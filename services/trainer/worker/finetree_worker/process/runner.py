@@ -10,6 +10,7 @@ from typing import Protocol
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.fail_points import fail_point
 
 from finetree_worker.attach.commands import Commands
 from finetree_worker.attach.serving import ServingPort
@@ -79,6 +80,7 @@ def run(
     """Do the task's work; every way in which it can end becomes an outcome."""
     try:
         core.warm_up()
+        lineage.require_rows(task)
         sealing = Sealing(reporter, task)
         return outcome.succeeded(_perform(task, core, reporter=sealing, control=commands, port=port))
     except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
@@ -163,6 +165,7 @@ def _work(
     ended = run(task, core, reporter=reporter, commands=commands, port=stream.serving)
     log.disconnect()
     written = reporter.finish(ended)
+    fail_point("outcome.after_write")
     _log.info("the task ended: %s", outcome.line_of(ended))
     # What a serving task has to tell is on the disk; its memory is worth more than an early word of its end.
     stored = stream.drain(SERVING_PATIENCE_SECONDS if task.HasField("serve") else float("inf"))

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from finetree_api.trainer.v1 import event_pb2
+from finetree_data.fail_points import fail_point
 from torch.nn.utils import clip_grad_norm_
 
 from finetree_worker.atomic_files import manifest_hash, size
@@ -78,6 +79,7 @@ class Loop:
         self._began = 0
         self._saved_at = self._longest = 0.0
         self._limited = False
+        self._damaged: set[int] = set()
         self._slowdown = self._slowdown_watch()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
@@ -85,11 +87,21 @@ class Loop:
 
     def restore(self) -> int:
         """Restore the newest whole checkpoint; return its step, or 0 where there is none."""
-        found = checkpoint.newest(self.plan.checkpoints_dir, self.plan.numerics_hash())
+        found, damaged = checkpoint.restore_newest(
+            self.plan.checkpoints_dir, self.plan.numerics_hash(), self.subject.trainable, self.optimizer
+        )
         self._require_known_format(found)
+        self._damaged = {each.step for each in damaged}
+        for each in damaged:
+            where = f"continues from step {found.position.step}" if found else "starts from its beginning"
+            text = f"The checkpoint of step {each.step} is damaged and passed over. {each.why} The run {where}."
+            self._alert("CHECKPOINT_DAMAGED", text)
         if found is None:
+            if damaged:
+                self.optimizer = optimizers.build(
+                    self.subject.trainable.values(), self.plan.optimization, self.subject.device
+                )
             return 0
-        checkpoint.restore(found, self.subject.trainable, self.optimizer)
         self.position = found.position
         self._began, self._saved_at = found.position.step, found.position.elapsed_seconds
         self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
@@ -389,9 +401,9 @@ class Loop:
                 position=self.position,
                 environment=self.environment,
                 numerics_hash=self.plan.numerics_hash(),
+                portable=self.subject.portable,
+                replaced=self._damaged,
             )
-            if best and self._keeps_best:
-                checkpoint.mark_best(folder, step)
         except StorageError as error:
             text = f"checkpoint at step {step} failed: {error.message}"
             self.reporter.emit(event_pb2.CheckpointFailed(step=step, reason=error.reason), message=text)
@@ -399,7 +411,10 @@ class Loop:
                 raise
             return
         self._saved_at = self.position.elapsed_seconds
-        checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep), self.plan.numerics_hash())
+        fail_point("checkpoint.before_rotation")
+        keep, best_step = self.plan.checkpoints.keep, self.position.best_step if self._keeps_best else 0
+        checkpoint.rotate(folder, max(1, keep), self.plan.numerics_hash(), best=best_step)
+        fail_point("checkpoint.after_rotation")
         seconds = time.perf_counter() - started
         self.eta.checkpoint(seconds)
         self.reporter.emit(

@@ -4,6 +4,7 @@
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -72,6 +73,7 @@ class _Run:
             dataset = self._tokenize(tokenizer, progress)
             evaluations = Evaluations(self.plan.evaluation, dataset, tokenizer, reporter=self.reporter, eta=self.eta)
         adapted, subject = adapt(self.plan, model, self.device)
+        subject = replace(subject, portable=self.plan.method.portable(adapted, base))
         loop = Loop(self.plan, subject, dataset.train, reporter=self.reporter, steering=self.steering, eta=self.eta)
         restored = loop.restore()
         asked = self.plan.evaluation

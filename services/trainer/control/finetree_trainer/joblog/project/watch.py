@@ -18,10 +18,11 @@ from finetree_api.trainer.v1 import event_pb2, waiting_pb2
 from finetree_runtime.errors import Unavailable
 from sqlalchemy import Connection
 
+from finetree_trainer.joblog.live.batches import BATCH_BYTES
 from finetree_trainer.joblog.log import Change, EventLog
 from finetree_trainer.joblog.project import blocks, cursor
 from finetree_trainer.joblog.project.cursor import Place
-from finetree_trainer.joblog.watch import BATCH_BYTES, Watches
+from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.store import events
 
 USUAL_KINDS = (
