@@ -20,6 +20,7 @@ COMMANDS: dict[str, str] = {
     "policy": "finetree_cli.commands.policy:policy",
     "schema": "finetree_cli.commands.schema:schema",
     "train": "finetree_cli.commands.train:train",
+    "top": "finetree_cli.commands.top:top",
     "sweep": "finetree_cli.commands.sweep:sweep",
     "sweeps": "finetree_cli.commands.sweep:sweeps",
     "export": "finetree_cli.commands.export:export",

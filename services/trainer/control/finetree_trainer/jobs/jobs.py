@@ -165,25 +165,8 @@ class Jobs:
         return await self.get(uid)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
-        """Build the contract's message from a row and its record; of a damaged one, from the row alone."""
-        job, snapshot = job_pb2.Job.FromString(row.record), job_pb2.Job.FromString(row.snapshot)
-        if snapshot.lineage.datasets:
-            # With the hashes of what the worker read, in place of what was known before.
-            del job.lineage.datasets[:]
-        job.MergeFrom(snapshot)
-        job.state = job_pb2.JobState.ValueType(row.state)
-        if row.damaged:
-            damage = record_damaged(f"job {row.uid}")
-            job.name, job.uid, job.created_by = row.name, row.uid, row.owner
-            job.create_time.CopyFrom(timestamp(row.create_time))
-            job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
-        else:
-            job.allowed_actions.extend(states.actions(row.state, row.task, suspended=row.suspended))
-        job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
-        job.suspended, job.priority = row.suspended, job_pb2.JobPriority.ValueType(row.priority)
-        job.update_time.CopyFrom(timestamp(row.update_time))
-        if row.end_time:
-            job.end_time.CopyFrom(timestamp(row.end_time))
+        """Build the contract's message from a row, its record and its place in the queue; see `message_of`."""
+        job = message_of(row)
         position = self._queue.position(row.uid)
         job.queue_position, job.blocked_by = position.number, position.blocked_by
         return job
@@ -220,6 +203,29 @@ class Jobs:
                 # A PREPARE job asks the hub anew which commit a branch is.
                 record.base.revision = planned.model.revision
         return record
+
+
+def message_of(row: JobRow) -> job_pb2.Job:
+    """Build the contract's message from a row and its record; of a damaged one, from the row alone. It has no queue."""
+    job, snapshot = job_pb2.Job.FromString(row.record), job_pb2.Job.FromString(row.snapshot)
+    if snapshot.lineage.datasets:
+        # With the hashes of what the worker read, in place of what was known before.
+        del job.lineage.datasets[:]
+    job.MergeFrom(snapshot)
+    job.state = job_pb2.JobState.ValueType(row.state)
+    if row.damaged:
+        damage = record_damaged(f"job {row.uid}")
+        job.name, job.uid, job.created_by = row.name, row.uid, row.owner
+        job.create_time.CopyFrom(timestamp(row.create_time))
+        job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
+    else:
+        job.allowed_actions.extend(states.actions(row.state, row.task, suspended=row.suspended))
+    job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
+    job.suspended, job.priority = row.suspended, job_pb2.JobPriority.ValueType(row.priority)
+    job.update_time.CopyFrom(timestamp(row.update_time))
+    if row.end_time:
+        job.end_time.CopyFrom(timestamp(row.end_time))
+    return job
 
 
 def _datasets_of(planned: PlannedJob) -> list[artifact_pb2.LineageDataset]:

@@ -120,12 +120,6 @@ class Supervisor:
         ended = await self._log.store.read(jobs.ended)
         await asyncio.to_thread(self._remove_left_drafts, ended - kept)
 
-    def _remove_left_drafts(self, ended: set[str]) -> None:
-        """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
-        for uid in ended:
-            artifacts = (self._layout.jobs / uid).glob("attempts/*/artifacts")
-            remove_drafts(self._layout.checkpoints(uid), *artifacts)
-
     async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetree_api.worker.v1 import worker_pb2
 
+from finetree_trainer.layout import Layout
 from finetree_trainer.workers.process import OUTPUT, Liveness, Process, liveness
 
 SHUTDOWN = worker_pb2.AttachResponse(command=worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN))
@@ -68,6 +69,12 @@ def remove_drafts(*folders: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
             with suppress(OSError):
                 draft.unlink()
+
+
+def remove_left_drafts(layout: Layout, ended: set[str]) -> None:
+    """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
+    for uid in ended:
+        remove_drafts(layout.checkpoints(uid), *(layout.jobs / uid).glob("attempts/*/artifacts"))
 
 
 def remove_stale_folders(parent: Path, known: set[str]) -> None:
