@@ -30,19 +30,18 @@ from finetree_trainer.workers.heartbeats import Heartbeats
 from finetree_trainer.workers.process import Liveness, Process, liveness, worker_environment
 from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
 from finetree_trainer.workers.resting import RestingWorkers
-from finetree_trainer.workers.session import Session, Worker, new_token, token_hash
+from finetree_trainer.workers.session import TOKEN_VARIABLE, Session, Worker, new_token, token_hash
 from finetree_trainer.workers.task import TaskBuilder
 from finetree_trainer.workers.termination import (
     SHUTDOWN,
     remove_drafts,
     remove_folder,
+    remove_left_drafts,
     remove_stale_folders,
     shut_down,
     stop_command,
     terminate_after,
 )
-
-TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
 
 CLOSE_SECONDS = 1.0
 """How long a dead worker keeps its slot while the end of its attempt is written."""
@@ -118,7 +117,7 @@ class Supervisor:
     async def _remove_drafts_of_ended(self, kept: set[str]) -> None:
         """Look through all jobs that have ended, in the background: a start does not wait for it."""
         ended = await self._log.store.read(jobs.ended)
-        await asyncio.to_thread(self._remove_left_drafts, ended - kept)
+        await asyncio.to_thread(remove_left_drafts, self._layout, ended - kept)
 
     async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
@@ -266,7 +265,7 @@ class Supervisor:
             worker.termination.cancel()
         self._workers[worker.id] = rested
         await asyncio.to_thread(process.hand_over_output, self._layout.attempt(worker.job, worker.attempt))
-        await self._close(worker, "it has done its task")
+        await self._close(worker, "it has done its task", rested)
         return rested
 
     async def ingest(self, uid: str, attempt: int, batch: worker_pb2.WorkerEventBatch) -> int:
@@ -415,8 +414,8 @@ class Supervisor:
                 get_logger().warning("idle_worker_ended", worker=worker.id, ending=ending)
         await asyncio.to_thread(remove_folder, self._layout.workers / worker.id, keep_in)
 
-    async def _close(self, worker: Worker, ending: str) -> None:
-        """Close the attempt of a worker that works on it no more, and free its slots."""
+    async def _close(self, worker: Worker, ending: str, rested: Worker | None = None) -> None:
+        """Close the attempt of a worker that works on it no more, and free its slots, for `rested` too."""
         layout, folder = self._layout, self._layout.attempt(worker.job, worker.attempt)
         # Before another attempt may write there.
         await asyncio.to_thread(
@@ -426,6 +425,8 @@ class Supervisor:
         closing = self._spawn(close_attempt(self._log, ended, retries=self._settings.system_retries))
         # So that the job comes before others that wait for its slot; but that nothing works on it is proof enough.
         await asyncio.wait((closing,), timeout=CLOSE_SECONDS)
+        if rested is not None:
+            rested.closing = False
         self._on_released(worker.slots, worker.job)
         await closing
 
