@@ -2,7 +2,7 @@
 """Jobs: created once for each request, read, listed, updated, cancelled."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, job_pb2, serving_pb2, trainer_pb2
 from finetree_api.types.v1 import training_data_pb2
@@ -39,6 +39,8 @@ class Jobs:
     ) -> None:
         self._log, self._planner, self._queue = log, planner, queue
         self._supervisor, self._settings = supervisor, settings
+        self.longest_kept: Callable[[str], float] = lambda _project: 0.0
+        """Seconds after its end at which retention deletes a job of a project; 0 for never."""
 
     async def validate(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job without creating it. Raises what `create` raises."""
@@ -160,6 +162,8 @@ class Jobs:
     def to_message(self, row: JobRow) -> job_pb2.Job:
         """Build the contract's message from a row, its record and its place in the queue; see `message_of`."""
         job = message_of(row)
+        if row.end_time and (age := self.longest_kept(row.project)):
+            job.expire_time.CopyFrom(timestamp(row.end_time + int(age * 1e6)))
         position = self._queue.position(row.uid)
         job.queue_position, job.blocked_by = position.number, position.blocked_by
         return job

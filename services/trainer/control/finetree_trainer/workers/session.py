@@ -119,12 +119,14 @@ class Worker:
     """What its process had done at the last check."""
     rest: Rest | None = None
     """What it holds of an attempt before; None for one that had none."""
+    closing: bool = False
+    """Whether that attempt is being closed: no other one is begun for it till then."""
 
     @property
     def resting(self) -> bool:
         """Whether it waits between two attempts."""
         alive = self.process is not None and not self.process.dead.is_set()
-        return alive and self.rest is not None and not (self.job or self.starting or self.done)
+        return alive and self.rest is not None and not (self.job or self.starting or self.closing or self.done)
 
     @property
     def expected(self) -> bool:

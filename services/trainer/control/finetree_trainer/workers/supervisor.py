@@ -272,7 +272,7 @@ class Supervisor:
             worker.termination.cancel()
         self._workers[worker.id] = rested
         await asyncio.to_thread(process.hand_over_output, self._layout.attempt(worker.job, worker.attempt))
-        await self._close(worker, "it has done its task")
+        await self._close(worker, "it has done its task", rested)
         return rested
 
     async def ingest(self, uid: str, attempt: int, batch: worker_pb2.WorkerEventBatch) -> int:
@@ -411,8 +411,8 @@ class Supervisor:
                 get_logger().warning("idle_worker_ended", worker=worker.id, ending=ending)
         await asyncio.to_thread(remove_folder, self._layout.workers / worker.id, keep_in)
 
-    async def _close(self, worker: Worker, ending: str) -> None:
-        """Close the attempt of a worker that works on it no more, and free its slots."""
+    async def _close(self, worker: Worker, ending: str, rested: Worker | None = None) -> None:
+        """Close the attempt of a worker that works on it no more, and free its slots, for `rested` too."""
         layout, folder = self._layout, self._layout.attempt(worker.job, worker.attempt)
         # Before another attempt may write there.
         await asyncio.to_thread(
@@ -422,6 +422,8 @@ class Supervisor:
         closing = self._spawn(close_attempt(self._log, ended, retries=self._settings.system_retries))
         # So that the job comes before others that wait for its slot; but that nothing works on it is proof enough.
         await asyncio.wait((closing,), timeout=CLOSE_SECONDS)
+        if rested is not None:
+            rested.closing = False
         self._on_released(worker.slots, worker.job)
         await closing
 
