@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs beside which `load.py` measures: a worker that computes and reports, and a bare server.
 
-The worker's "training" is work for two threads and an even flow of events. The bare server sends ready bytes to streams:
-what gRPC for Python takes for it.
+The worker's "training" is work for two threads and an even flow of events. The bare server sends ready bytes to
+streams: what gRPC for Python takes for it.
 
     python benchmarks/trainer/load_worker.py worker FOLDER RATE SECONDS …   (started by the trainer)
     python benchmarks/trainer/load_worker.py bare READY RATE BYTES
