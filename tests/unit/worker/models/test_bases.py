@@ -21,11 +21,9 @@ CPU = torch.device("cpu")
 OF_THE_RUN = frozenset({"README.md", "training.json"})
 """Files of an artifact that say when and how fast it was made."""
 PREDECESSORS = {
-    "lora": "houlsby",
-    "dora": "lora",
-    "prefix": "lora",
+    "lora": "parallel",
+    "prefix": "dora",
     "houlsby": "prefix",
-    "parallel": "houlsby",
     "nf4": "qdora",
     "int8": "int8",
 }

@@ -61,12 +61,14 @@ class RestingWorkers:
         """Return the worker that takes the place of one whose attempt has ended, without anything of that attempt."""
         until = self._clock() + int(self._seconds * 1e6)
         rest = Rest(base_of(row), worker.slots, memory_bytes=resting.memory_bytes, until=until)
-        rested = Worker(worker.id, worker.token_hash, worker.process, rest=rest)
+        rested = Worker(worker.id, worker.token_hash, worker.process, rest=rest, closing=True)
         self._spawn(self._end_in_time(rested))
         return rested
 
     async def _end_in_time(self, worker: Worker) -> None:
         await asyncio.sleep(self._seconds)
+        while worker.starting or worker.closing:  # noqa: ASYNC110 - for as long as a transaction takes, which may come to nothing
+            await asyncio.sleep(1.0)
         if worker.resting:
             self.dismiss(worker)
 
