@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help setup run test test-unit test-integration test-robustness conformance check check-code check-contract check-lock generate reference version build release clean
+.PHONY: help setup run test test-unit test-integration test-robustness soak conformance check check-code check-contract check-lock generate reference version build release clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,13 @@ setup: .venv/.ready  ## build .venv from uv.lock (again only when the lock chang
 	.bootstrap/bin/python -m pip --python $(BIN)/python install --quiet --disable-pip-version-check --root-user-action=ignore "$$torch"
 	touch $@
 
+# The trackers that the tests of sinks talk to need other versions of common packages than ours.
+.trackers/.ready: .bootstrap/.ready tests/integration/cli/trackers.txt
+	@echo "setup: MLflow and W&B for the tests of sinks"
+	$(UV) venv --quiet --clear --python .bootstrap/bin/python .trackers
+	$(UV) pip install --quiet --python .trackers/bin/python --require-hashes -r tests/integration/cli/trackers.txt
+	touch $@
+
 # ------------------------------------------------------------------------------------------------------------ use
 
 run: setup  ## start a demonstration of the whole suite on this machine
@@ -63,11 +70,15 @@ test: test-unit test-integration test-robustness  ## every tier of the test suit
 test-unit: setup  ## unit and contract tests (budget 3 min on two cores)
 	@$(call tier,unit + contract,3,tests/unit tests/contract tests/conformance/buf tests/conformance/typescript)
 
-test-integration: setup  ## real servers and workers on loopback (budget 4 min)
+test-integration: setup .trackers/.ready  ## real servers and workers on loopback (budget 4 min)
 	@$(call tier,integration,2,tests/integration)
 
 test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
 	@$(call tier,robustness + fuzz,2,tests/robustness tests/fuzz)
+
+soak: setup  ## the long campaign: a thousand kills, every crash state, the seeded bugs (half an hour and more)
+	@export FINETREE_RANDOM_KILLS=900 FINETREE_ROUNDS=5 FINETREE_REAL_KILLS=10 FINETREE_REAL_POINTS=99
+	$(BIN)/python -m pytest --quiet --timeout 7200 -s tests/robustness/campaign
 
 conformance: setup  ## the Go client too: Go from the package index, its modules from Debian or GO_MODULES=proxy
 	@echo "conformance: Go"
@@ -140,5 +151,5 @@ release: setup  ## make the present contract the baseline of the compatibility c
 	@$(BIN)/python protos/generate.py --release
 
 clean:  ## remove the environment and everything that tools left behind
-	@rm -rf .venv .bootstrap tests/conformance/*/{build,gen,node_modules,src/gen,vendor} .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -rf .venv .bootstrap .trackers tests/conformance/*/{build,gen,node_modules,src/gen,vendor} .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`finetree up`: the three services on loopback, until a signal."""
 
+import contextlib
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 
 if TYPE_CHECKING:
     from finetree_cli.backends.suite import Suite
+    from finetree_cli.sinks.config import SinkConfig
 
 POLL_SECONDS = 0.5
 
@@ -53,8 +55,11 @@ class Ports(click.ParamType[Mapping[str, int]]):
 @click.option(
     "--http", default="", metavar="HOST:PORT", help="Also serve JSON over HTTP there, such as 127.0.0.1:8080."
 )
+@click.option(
+    "--sinks", "sinks_file", default="", metavar="FILE", help="Also deliver to the sinks of FILE: see `finetree sinks`."
+)
 @pass_settings
-def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int], http: str) -> None:
+def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int], http: str, sinks_file: str) -> None:
     """Start the three services on this machine.
 
     Ctrl-C stops them. The default data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json,
@@ -66,7 +71,8 @@ def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int], http
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     folder = (data_dir or default_data_dir()).absolute()
-    with Suite(folder, ports, http=http) as suite:
+    configs = _read_sinks(sinks_file)
+    with Suite(folder, ports, http=http) as suite, _delivering(settings, configs, suite):
         _announce(settings, suite)
         while not stop.wait(POLL_SECONDS):
             suite.rotate_logs()
@@ -76,6 +82,32 @@ def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int], http
                 raise NotAvailable(text, remedy=f"its log is {child.log}", reason="SERVICE_ENDED")
         settings.out.say("stopping; running jobs continue with the next `finetree up`")
     settings.out.say("stopped")
+
+
+def _read_sinks(file: str) -> "list[SinkConfig]":
+    """Read the sinks before anything starts."""
+    if not file:
+        return []
+    from finetree_cli.sinks.config import read_sinks
+
+    return read_sinks(file)
+
+
+@contextlib.contextmanager
+def _delivering(settings: Settings, configs: "list[SinkConfig]", suite: "Suite") -> Iterator[None]:
+    """Deliver to the sinks while the services run."""
+    if not configs:
+        yield
+        return
+    from finetree import Client
+
+    from finetree_cli.sinks.run import delivering
+
+    with (
+        Client(trainer_address=suite.addresses["trainer"], project=settings.project) as client,
+        delivering(configs, client, suite.data_dir / "sinks", settings.out.say),
+    ):
+        yield
 
 
 def _announce(settings: Settings, suite: "Suite") -> None:

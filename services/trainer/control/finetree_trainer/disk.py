@@ -6,10 +6,11 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import ResourceExhausted
 
 T = TypeVar("T")
@@ -40,21 +41,49 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder that only this user can enter, and return it."""
+    """Make a folder that only this user can enter, and return it.
+
+    It is on the disk with its parents: what is flushed inside of it would else be lost with its name in a power cut.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)  # noqa: PTH101 - mkdir's mode is cut by the umask and left alone when the folder exists
+    for path in missing:
+        sync_folder(path.parent)
     return folder
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk: the names of what was made, renamed or deleted in it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder; 0 where there is none. What vanishes meanwhile is not counted."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 - of millions of files
+    return total
+
+
+def remove_tree(folder: Path) -> bool:
+    """Remove a folder with everything in it, as far as that is possible; return whether nothing is left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return not os.path.lexists(folder)
 
 
 def move_durably(source: Path, target: Path) -> None:
     """Rename a file whose content is on disk already, so that the new name is on disk too."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
-    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fail_point("upload.after_rename")
+    sync_folder(target.parent)
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:

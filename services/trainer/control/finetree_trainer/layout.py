@@ -87,13 +87,17 @@ class Layout:
         """The folder of the jobs' own folders."""
         return self.root / "jobs"
 
+    def job(self, job: str) -> Path:
+        """The folder of everything that a job has on the disk."""
+        return self.jobs / job
+
     def checkpoints(self, job: str) -> Path:
         """The folder of a job's checkpoints."""
-        return self.jobs / job / "checkpoints"
+        return self.job(job) / "checkpoints"
 
     def attempt(self, job: str, attempt: int) -> Path:
         """The folder of one attempt of a job."""
-        return self.jobs / job / "attempts" / str(attempt)
+        return self.job(job) / "attempts" / str(attempt)
 
     def artifacts(self, job: str, attempt: int) -> Path:
         """The folder of what an attempt makes: its own, so that an attempt which lives on changes no other's."""

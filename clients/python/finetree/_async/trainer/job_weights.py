@@ -9,17 +9,14 @@ from contextlib import suppress
 from finetree_api.trainer.v1 import checkpoint_pb2, job_pb2, trainer_pb2
 
 from finetree._async.pages import AsyncPages
-from finetree._async.transport import AsyncTransport
+from finetree._async.trainer.job_storage import AsyncJobStorage
 from finetree._shared import rpcs
 from finetree._shared.trainer.weights import MOST_ANCESTORS, list_checkpoints, made_by
 from finetree.errors import NotFound
 
 
-class AsyncJobWeights:
+class AsyncJobWeights(AsyncJobStorage):
     """Checkpoints and lineage of a job."""
-
-    name: str
-    _transport: AsyncTransport
 
     async def checkpoints(
         self, *, show_deleted: bool = False, timeout: float | None = None

@@ -10,15 +10,12 @@ from finetree_api.trainer.v1 import checkpoint_pb2, job_pb2, trainer_pb2
 from finetree._shared import rpcs
 from finetree._shared.trainer.weights import MOST_ANCESTORS, list_checkpoints, made_by
 from finetree._sync.pages import Pages
-from finetree._sync.transport import Transport
+from finetree._sync.trainer.job_storage import JobStorage
 from finetree.errors import NotFound
 
 
-class JobWeights:
+class JobWeights(JobStorage):
     """Checkpoints and lineage of a job."""
-
-    name: str
-    _transport: Transport
 
     def checkpoints(
         self, *, show_deleted: bool = False, timeout: float | None = None

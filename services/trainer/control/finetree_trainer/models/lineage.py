@@ -39,5 +39,4 @@ def lineage(
 
 def parent(weights: LocatedWeights) -> artifact_pb2.LineageParent:
     """Describe weights that a job starts from or works with."""
-    job = weights.name.partition("/artifacts/")[0].partition("/checkpoints/")[0]
-    return artifact_pb2.LineageParent(name=weights.name, sha256=weights.sha256, job=job if weights.made_here else "")
+    return artifact_pb2.LineageParent(name=weights.name, sha256=weights.sha256, job=weights.job)

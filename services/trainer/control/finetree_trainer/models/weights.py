@@ -54,6 +54,11 @@ class LocatedWeights:
     made_here: bool = True
     """Whether a job of this service made them."""
 
+    @property
+    def job(self) -> str:
+        """Resource name of the job that made them; empty where others did."""
+        return self.name.partition("/artifacts/")[0].partition("/checkpoints/")[0] if self.made_here else ""
+
     def message(self, name: str) -> worker_pb2.TaskWeights:
         """Return them as a worker's task has them; `name` is what the task calls them."""
         return worker_pb2.TaskWeights(

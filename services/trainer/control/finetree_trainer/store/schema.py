@@ -40,10 +40,13 @@ jobs = Table(
     Column("dataset_uid", String, nullable=False),
     Column("evaluation_uid", String, nullable=False),
     Column("snapshot", Sealed, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("place", String, nullable=False),
     Index("jobs_by_project", "project", "uid"),
     Index("jobs_by_state", "state", "uid"),
 )
-"""The part of a job that changes with every batch of events, hence small; `snapshot` is this part of the message."""
+"""The part of a job that changes with every batch of events, hence small; `snapshot` is this part of the message.
+`priority` and `place` order the queue (scheduling/place.py)."""
 
 job_records = Table(
     "job_records",
@@ -171,6 +174,21 @@ sweeps = Table(
     Index("sweeps_by_state", "state", "uid"),
 )
 """`record` is the Sweep message, written whole at each change: its trials are 256 at most."""
+
+removed_jobs = Table(
+    "removed_jobs",
+    metadata,
+    Column("uid", String, primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("project", String, nullable=False),
+    Column("cause", String, nullable=False),
+    Column("remove_time", BigInteger, nullable=False),
+    Column("freed_bytes", BigInteger, nullable=False),
+    Column("files_left", Integer, nullable=False),
+    Index("removed_jobs_by_files", "files_left", "uid"),
+)
+"""Jobs that were deleted, on request or by retention: nothing else is left of them. `files_left` is 1 until their
+folder is gone, which a kill may put off to the next start."""
 
 
 def shard_of(uid: str) -> int:
