@@ -73,7 +73,7 @@ _armed: _Armed | None = None
 
 
 def arm(text: str) -> None:
-    """End this process at the place that `text` names, at none where it is empty. Raises SystemExit for another name."""
+    """End this process at the place that `text` names, at none where it is empty. Raises SystemExit for others."""
     global _armed  # noqa: PLW0603 - off, it costs one look at a name of this module
     _armed = _Armed(text) if text else None
 
