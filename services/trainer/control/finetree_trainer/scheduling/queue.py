@@ -107,7 +107,7 @@ class JobQueue:
         self.start: Callable[[str, tuple[Slot, ...]], Awaitable[bool]] | None = None
         self.prewarm: Callable[[], None] = lambda: None
         self.rank_slots: Callable[[JobRow], Mapping[Slot, int]] = lambda _row: {}
-        """Ranks slots for a job: free ones of a lower rank come first, and 0 is the rank of those that are not named."""
+        """Ranks slots for a job: free ones of a lower rank come first; those that are not named have 0."""
         self.make_room: Callable[[], None] = lambda: None
         """Ends the workers that rest; `wake` is called when their memory is free."""
         self.about_holder: Callable[[str], str] = lambda _uid: ""

@@ -73,7 +73,7 @@ class RestingWorkers:
             self.dismiss(worker)
 
     def rank_slots(self, row: JobRow) -> dict[Slot, int]:
-        """Rank the slots in which workers rest: below 0 where one has loaded what a job needs, above 0 for the others."""
+        """Rank the slots in which workers rest: -1 where one has loaded what a job needs, 1 for the others."""
         rests = [worker.rest for worker in self._resting() if worker.rest is not None]
         base = base_of(row) if rests else ""
         return {slot: -1 if rest.base == base else 1 for rest in rests for slot in rest.slots}
