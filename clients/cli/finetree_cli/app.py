@@ -43,6 +43,7 @@ COMMANDS: dict[str, str] = {
     "calibration": "finetree_cli.commands.calibration:calibration",
     "prices": "finetree_cli.commands.prices:prices",
     "capacity": "finetree_cli.commands.capacity:capacity",
+    "storage": "finetree_cli.commands.storage:storage",
     "profile": "finetree_cli.commands.profile:profile",
     "config": "finetree_cli.commands.config:config",
     "version": "finetree_cli.commands.version:version",

@@ -20,6 +20,7 @@ from finetree._async.estimator import AsyncEstimatorCalls
 from finetree._async.jobs import AsyncJobCalls
 from finetree._async.recommender import AsyncRecommenderCalls
 from finetree._async.trainer.evaluations import AsyncEvaluationCalls
+from finetree._async.trainer.storage import AsyncStorageCalls
 from finetree._async.trainer.sweeps import AsyncSweepCalls
 from finetree._async.trainer.waiting import AsyncWaitingCalls
 from finetree._async.transport import AsyncTransport
@@ -65,6 +66,7 @@ class AsyncClient(
     AsyncJobCalls,
     AsyncEvaluationCalls,
     AsyncSweepCalls,
+    AsyncStorageCalls,
     AsyncWaitingCalls,
 ):
     """A client of the three services. Nothing connects before the first call; tasks and loops may share it.

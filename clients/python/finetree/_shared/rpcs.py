@@ -161,6 +161,7 @@ PAUSE_JOB = _of("trainer", "PauseJob", lifecycle_pb2.PauseJobRequest, lifecycle_
 RESUME_JOB = _of("trainer", "ResumeJob", lifecycle_pb2.ResumeJobRequest, lifecycle_pb2.ResumeJobResponse)
 MOVE_JOB = _of("trainer", "MoveJob", lifecycle_pb2.MoveJobRequest, lifecycle_pb2.MoveJobResponse)
 DELETE_JOB = _of("trainer", "DeleteJob", retention_pb2.DeleteJobRequest, retention_pb2.DeleteJobResponse, SEGMENT)
+GET_STORAGE = _of("trainer", "GetStorage", retention_pb2.GetStorageRequest, retention_pb2.GetStorageResponse, SEGMENT)
 VALIDATE_SWEEP = _of(
     "trainer", "ValidateSweep", sweep_pb2.ValidateSweepRequest, sweep_pb2.ValidateSweepResponse, SEGMENT
 )

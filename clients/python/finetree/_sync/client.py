@@ -21,6 +21,7 @@ from finetree._sync.estimator import EstimatorCalls
 from finetree._sync.jobs import JobCalls
 from finetree._sync.recommender import RecommenderCalls
 from finetree._sync.trainer.evaluations import EvaluationCalls
+from finetree._sync.trainer.storage import StorageCalls
 from finetree._sync.trainer.sweeps import SweepCalls
 from finetree._sync.trainer.waiting import WaitingCalls
 from finetree._sync.transport import Transport
@@ -64,6 +65,7 @@ class Client(
     JobCalls,
     EvaluationCalls,
     SweepCalls,
+    StorageCalls,
     WaitingCalls,
 ):
     """A client of the three services. Nothing connects before the first call; threads may share it.

@@ -24,13 +24,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from finetree_runtime.config.values import Duration, Secret, convert, kind_of, metavar
+from finetree_runtime.config.values import Duration, Secret, Size, convert, kind_of, metavar
 
 __all__ = [
     "Duration",
     "Secret",
     "ServiceSettings",
     "SettingsError",
+    "Size",
     "listen_address",
     "load",
     "load_or_exit",

@@ -46,8 +46,9 @@ from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
-from finetree_trainer.jobs.retention.events import EventRetention
+from finetree_trainer.jobs.retention.policy import KINDS, read_policy
 from finetree_trainer.jobs.retention.sweep import RetentionSweep
+from finetree_trainer.jobs.retention.usage import StorageReport
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
@@ -65,6 +66,7 @@ from finetree_trainer.scheduling.queue import Holder, JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
+from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.migrations import SchemaTooNewError
 from finetree_trainer.store.writer import is_corrupt
 from finetree_trainer.workers.supervisor import Supervisor
@@ -93,6 +95,7 @@ class Application:
     def __init__(self, settings: Settings, service_: Service, estimator: Estimator | None) -> None:
         self._settings, self._service, self._estimator = settings, service_, estimator
         self._layout = Layout(settings.data_dir)
+        self._policy = read_policy(settings)
         self._lock = -1
         self._running: list[asyncio.Task[None]] = []
 
@@ -162,8 +165,12 @@ class Application:
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
         checkpoints = Checkpoints(log, layout)
+        jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
         deletions = Deletions(log, layout, jobs)
-        self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
+        keeping = CheckpointKeeping(log, layout, checkpoints)
+        self._retention = RetentionSweep(
+            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets
+        )
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
         return TrainerServicer(
@@ -183,7 +190,8 @@ class Application:
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
             checkpoints=checkpoints,
-            keeping=CheckpointKeeping(log, layout, checkpoints),
+            keeping=keeping,
+            storage=StorageReport(log, layout, self._policy),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
@@ -265,7 +273,15 @@ class Application:
         self._pausing.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
-                self._supervisor.cancel(row.uid, row.attempt, save=False)
+                self._stop_again(row)
+
+    def _stop_again(self, row: JobRow) -> None:
+        """Repeat the command to a worker whose job is about to end: by a limit, or on request."""
+        ended_by = job_pb2.Job.FromString(row.snapshot).state_reason.code
+        if ended_by in states.LIMITS and row.task == job_pb2.TASK_KIND_TRAIN:
+            self._supervisor.finish(row.uid, row.attempt)
+        else:
+            self._supervisor.cancel(row.uid, row.attempt, save=False)
 
     def _begin_prewarming(self) -> None:
         self._queue.prewarm = self._supervisor.prewarm

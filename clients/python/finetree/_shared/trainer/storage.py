@@ -7,6 +7,7 @@ from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, retention_pb2
 
 from finetree._shared.channels import new_request_id
 from finetree._shared.requests import invalid
+from finetree._shared.trainer_requests import project_name
 from finetree.durations import to_duration
 
 
@@ -54,3 +55,10 @@ def delete_checkpoint(job: str, step: int, request_id: str) -> checkpoint_pb2.De
 def as_artifact(checkpoint: checkpoint_pb2.Checkpoint) -> artifact_pb2.Artifact:
     """Describe a checkpoint as what is downloaded of it."""
     return artifact_pb2.Artifact(name=checkpoint.name, files=checkpoint.files)
+
+
+def get_storage(project: str, *, all_projects: bool, limit: int) -> retention_pb2.GetStorageRequest:
+    """Build the request of GetStorage."""
+    return retention_pb2.GetStorageRequest(
+        parent=project_name(project), all_projects=all_projects or None, max_removals=limit
+    )

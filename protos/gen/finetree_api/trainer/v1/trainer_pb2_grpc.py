@@ -143,6 +143,11 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.FromString,
                 _registered_method=True)
+        self.GetStorage = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/GetStorage',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageResponse.FromString,
+                _registered_method=True)
         self.ValidateSweep = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ValidateSweep',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_sweep__pb2.ValidateSweepRequest.SerializeToString,
@@ -382,6 +387,12 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStorage(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -634,6 +645,11 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.DeleteJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.SerializeToString,
+            ),
+            'GetStorage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStorage,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageResponse.SerializeToString,
             ),
             'ValidateSweep': grpc.unary_unary_rpc_method_handler(
                     servicer.ValidateSweep,
@@ -1274,6 +1290,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/DeleteJob',
             finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/GetStorage',
+            finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageResponse.FromString,
             options,
             channel_credentials,
             insecure,

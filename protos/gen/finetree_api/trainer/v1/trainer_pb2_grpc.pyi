@@ -219,6 +219,12 @@ class TrainerServiceStub:
     force; JOB_IN_USE: wait for what the violations name, or cancel it;
     CHECKPOINT_PINNED: unpin it, or set force), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
     """
+    GetStorage: _grpc.UnaryUnaryMultiCallable[_retention_pb2.GetStorageRequest, _retention_pb2.GetStorageResponse]
+    """Answers what takes how many bytes, by project and kind, and what the next sweep of retention removes. Slow where many
+    jobs have files.
+
+    Errors: none but those of every rpc.
+    """
     ValidateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
 
@@ -586,6 +592,12 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
     force; JOB_IN_USE: wait for what the violations name, or cancel it;
     CHECKPOINT_PINNED: unpin it, or set force), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    GetStorage: _aio.UnaryUnaryMultiCallable[_retention_pb2.GetStorageRequest, _retention_pb2.GetStorageResponse]  # type: ignore[assignment]
+    """Answers what takes how many bytes, by project and kind, and what the next sweep of retention removes. Slow where many
+    jobs have files.
+
+    Errors: none but those of every rpc.
     """
     ValidateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]  # type: ignore[assignment]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
@@ -1065,6 +1077,18 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
         force; JOB_IN_USE: wait for what the violations name, or cancel it;
         CHECKPOINT_PINNED: unpin it, or set force), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def GetStorage(
+        self,
+        request: _retention_pb2.GetStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retention_pb2.GetStorageResponse, _abc.Awaitable[_retention_pb2.GetStorageResponse]]:
+        """Answers what takes how many bytes, by project and kind, and what the next sweep of retention removes. Slow where many
+        jobs have files.
+
+        Errors: none but those of every rpc.
         """
 
     @_abc_1.abstractmethod

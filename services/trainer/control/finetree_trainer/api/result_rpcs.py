@@ -11,10 +11,11 @@ from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server import context
 
 from finetree_trainer.api.names import Names
-from finetree_trainer.api.requests import request_key
+from finetree_trainer.api.requests import parent_project, request_key
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
+from finetree_trainer.jobs.retention.usage import StorageReport
 from finetree_trainer.models.checkpoints import Checkpoints
 
 
@@ -27,6 +28,7 @@ class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
     checkpoints: Checkpoints
     keeping: CheckpointKeeping
     deletions: Deletions
+    storage: StorageReport
     tokens: PageTokens
 
     async def ListCheckpoints(
@@ -101,3 +103,15 @@ class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         context.bind(job=name.id)
         freed = await self.deletions.delete(name, request, request_key(request, name.project, "DeleteJob"))
         return retention_pb2.DeleteJobResponse(freed_bytes=freed)
+
+    async def GetStorage(
+        self, request: retention_pb2.GetStorageRequest, context_: Any
+    ) -> retention_pb2.GetStorageResponse:
+        """Report what takes how much room, and what retention removes next."""
+        project = parent_project(request.parent)
+        if request.all_projects:
+            principal = context.principal()
+            return await self.storage.report(
+                None if principal == context.LOCAL else principal.project, limit=request.max_removals
+            )
+        return await self.storage.report(project, limit=request.max_removals)

@@ -2,7 +2,7 @@
 """Jobs: created once for each request, read, listed, updated, cancelled."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, job_pb2, serving_pb2, trainer_pb2
 from finetree_api.types.v1 import training_data_pb2
@@ -25,6 +25,7 @@ from finetree_trainer.store import datasets, jobs, request_ids
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.request_ids import RequestKey, body_hash
 from finetree_trainer.store.sealed import record_damaged
+from finetree_trainer.workers import lost_time
 from finetree_trainer.workers.supervisor import Supervisor
 
 _OMITTED_IN_LISTS = ("setting_sources", "approved_plan", "recommendation")
@@ -39,6 +40,8 @@ class Jobs:
     ) -> None:
         self._log, self._planner, self._queue = log, planner, queue
         self._supervisor, self._settings = supervisor, settings
+        self.longest_kept: Callable[[str], float] = lambda _project: 0.0
+        """Seconds after its end at which retention deletes a job of a project; 0 for never."""
 
     async def validate(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job without creating it. Raises what `create` raises."""
@@ -130,11 +133,13 @@ class Jobs:
         *,
         save: bool,
         why: str = "Cancelled on request.",
+        limit: str = "",
         key: RequestKey | None = None,
         may_rest: bool = False,
     ) -> job_pb2.Job:
         """Ask a job to stop, with a checkpoint first if `save`. A job that has ended stays as it is.
 
+        `limit` is the code of the limit that ends it (states.LIMITS): a training then publishes what it has.
         `may_rest`: whether its worker may go on to another job. A request that was answered before, by its key, changes
         nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists REQUEST_ID_REUSED.
         """
@@ -146,20 +151,26 @@ class Jobs:
             transaction.row.cancel_requested = transaction.row.cancel_requested or transaction.now
             transaction.changed = True
             if transaction.row.state not in states.WITH_WORKER:
-                transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", why)
+                transaction.finish(job_pb2.JOB_STATE_CANCELLED, limit or "CANCELLED", why)
             elif transaction.row.state != job_pb2.JOB_STATE_CANCELLING:
-                transaction.move(job_pb2.JOB_STATE_CANCELLING, "CANCEL_REQUESTED", why)
+                transaction.move(job_pb2.JOB_STATE_CANCELLING, limit or "CANCEL_REQUESTED", why)
             return True
 
         change = await self._log.change(uid, decide)
-        if change.result and change.row.state == job_pb2.JOB_STATE_CANCELLING:
+        row = change.row
+        if change.result and row.state == job_pb2.JOB_STATE_CANCELLING:
             fail_point("cancel.after_commit")
-            self._supervisor.cancel(uid, change.row.attempt, save=save, may_rest=may_rest)
+            if limit and row.task == job_pb2.TASK_KIND_TRAIN:
+                self._supervisor.finish(uid, row.attempt)
+            else:
+                self._supervisor.cancel(uid, row.attempt, save=save, may_rest=may_rest)
         return await self.get(uid)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
         """Build the contract's message from a row, its record and its place in the queue; see `message_of`."""
         job = message_of(row)
+        if row.end_time and (age := self.longest_kept(row.project)):
+            job.expire_time.CopyFrom(timestamp(row.end_time + int(age * 1e6)))
         position = self._queue.position(row.uid)
         job.queue_position, job.blocked_by = position.number, position.blocked_by
         return job
@@ -188,6 +199,8 @@ class Jobs:
             created_by=owner,
             create_time=timestamp(self._log.clock()),
         )
+        if (lost := lost_time.max_lost_seconds(record)) is not None:
+            record.limits.max_lost_time.FromNanoseconds(round(lost * 1e9))
         if planned.model is not None:
             record.base.hub_id = planned.model.hub_id
             if not preparing:

@@ -168,14 +168,6 @@ def ended_of(connection: Connection, uids: Iterable[str]) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
-def ended_before(connection: Connection, time: int) -> list[tuple[str, int]]:
-    """(uid, oldest kept number) of every job that ended before a time (microseconds) and has more than one event."""
-    query = select(_jobs.uid, _jobs.oldest_seq).where(
-        _jobs.end_time > 0, _jobs.end_time < time, _jobs.oldest_seq < _jobs.last_seq
-    )
-    return [(row.uid, row.oldest_seq) for row in connection.execute(query)]
-
-
 def count_in_state(connection: Connection, state: int) -> int:
     """How many jobs are in a state."""
     return int(connection.execute(select(func.count()).where(_jobs.state == state)).scalar_one())
