@@ -18,7 +18,7 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_PROJECT_ENVIRONMENT := .venv
 unexport VIRTUAL_ENV
 
-.PHONY: help setup run test test-unit test-integration test-robustness conformance check check-code check-contract check-lock generate reference version build release clean
+.PHONY: help setup run test test-unit test-integration test-robustness soak conformance check check-code check-contract check-lock generate reference version build release clean
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +75,12 @@ test-integration: setup .trackers/.ready  ## real servers and workers on loopbac
 
 test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
 	@$(call tier,robustness + fuzz,2,tests/robustness tests/fuzz)
+
+soak: setup  ## the long campaign: a thousand kills, every crash state, the seeded bugs (half an hour and more)
+	@export FINETREE_RANDOM_KILLS=900 FINETREE_ROUNDS=5 FINETREE_REAL_KILLS=10 FINETREE_REAL_POINTS=99 FINETREE_CRASH_STATES=2500
+	$(BIN)/python -m pytest --quiet --timeout 7200 -s tests/robustness/campaign tests/robustness/power
+	unset FINETREE_CRASH_STATES
+	$(BIN)/python tests/robustness/seeded_bugs.py
 
 conformance: setup  ## the Go client too: Go from the package index, its modules from Debian or GO_MODULES=proxy
 	@echo "conformance: Go"

@@ -32,6 +32,7 @@ TRAINING = (
     "tests/unit/worker/methods/",
     "tests/unit/worker/models/",
     "tests/unit/worker/process/test_core.py",
+    "tests/unit/worker/process/test_surroundings.py",
     "tests/unit/worker/test_device_memory.py",
     "tests/unit/worker/test_plan_from_task.py",
     "tests/unit/worker/test_randomness.py",

@@ -10,6 +10,7 @@ from finetree_api.estimator.v1 import estimator_pb2, estimator_pb2_grpc
 from finetree_runtime.config.settings import SettingsError, load_or_exit
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server import oneshot
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.service import Service, run
 
@@ -39,6 +40,7 @@ def main() -> int:
             learner=learner,
             page_token_key=settings.page_token_key.reveal(),
             max_request_bytes=settings.max_request_bytes,
+            call_limits=CallLimits.of(settings).shown(),
         )
     except (SettingsError, DomainError) as error:
         print(f"{error.reason}: {error}", file=sys.stderr)  # noqa: T201 - no log exists yet

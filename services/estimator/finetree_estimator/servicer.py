@@ -2,7 +2,7 @@
 """The rpcs of EstimatorService: each converts its request, calls the domain code, and converts the result back."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -89,11 +89,13 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         learner: "Learner | None" = None,
         page_token_key: str = "",
         max_request_bytes: int = 0,
+        call_limits: Mapping[str, int] | None = None,
     ) -> None:
         self._last = State.of(knowledge, calibration if learner is None else learner.calibration)
         self._learner = learner
         self._tokens = PageTokens(page_token_key)
         self._max_request_bytes = max_request_bytes
+        self._call_limits = dict(call_limits or {})
 
     async def EstimateRun(
         self, request: estimate_pb2.EstimateRunRequest, context: Any
@@ -171,7 +173,7 @@ class EstimatorServicer(estimator_pb2_grpc.EstimatorServiceServicer):
         self, request: estimator_pb2.GetServerInfoRequest, context: Any
     ) -> estimator_pb2.GetServerInfoResponse:
         """Return the server's version, features, limits and revision."""
-        limits = {"max_batch_rows": MAX_BATCH_ROWS, "max_request_bytes": self._max_request_bytes}
+        limits = {"max_batch_rows": MAX_BATCH_ROWS, "max_request_bytes": self._max_request_bytes, **self._call_limits}
         server = server_pb2.ServerInfo(
             service=NAME,
             version=distribution_version(NAME),

@@ -8,6 +8,7 @@ import finetree
 from finetree_api.recommender.v1 import recommender_pb2, recommender_pb2_grpc
 from finetree_runtime.config.settings import SettingsError, load_or_exit
 from finetree_runtime.server import oneshot
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.service import Service, run
 from google.protobuf import json_format
@@ -36,7 +37,12 @@ def build(settings: Settings) -> Service:
     client = finetree.AsyncClient(estimator_address=settings.estimator_address, profile="", retries=False)
     library = _library(settings)
     recommender = Recommender(library, EstimatorClient(client, settings.estimator_time))
-    servicer = RecommenderServicer(recommender, library, page_token_key=settings.page_token_key.reveal())
+    servicer = RecommenderServicer(
+        recommender,
+        library,
+        page_token_key=settings.page_token_key.reveal(),
+        limits={"max_request_bytes": settings.max_request_bytes, **CallLimits.of(settings).shown()},
+    )
     service = Service("finetree-recommender", distribution_version("finetree-recommender"), settings)
     service.add(recommender_pb2_grpc.add_RecommenderServiceServicer_to_server, servicer, SERVICE)
     service.on_stop = client.close

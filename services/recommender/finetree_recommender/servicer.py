@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rpcs of the recommender."""
 
+from collections.abc import Mapping
+
 from finetree_api.recommender.v1 import (
     method_card_pb2,
     picture_pb2,
@@ -34,8 +36,16 @@ _PACKS = "rule_packs"
 class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
     """Servicer of a recommender and its packs."""
 
-    def __init__(self, recommender: Recommender, library: Library, *, page_token_key: str = "") -> None:
+    def __init__(
+        self,
+        recommender: Recommender,
+        library: Library,
+        *,
+        page_token_key: str = "",
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
         self._recommender = recommender
+        self._limits = dict(limits or {})
         self._library = library
         self._tokens = PageTokens(page_token_key)
 
@@ -134,6 +144,7 @@ class RecommenderServicer(recommender_pb2_grpc.RecommenderServiceServicer):
             version=distribution_version("finetree-recommender"),
             api_revisions=["v1"],
             features=["recommend", "method_cards", "rule_packs", "pictures", "serving"],
+            limits=self._limits,
         )
         pack = self._recommender.pack(DEFAULT_PACK)
         return recommender_pb2.GetServerInfoResponse(server=server, revision=evidence_pb2.Revision(pack=pack.revision))

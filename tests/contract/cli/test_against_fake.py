@@ -247,6 +247,19 @@ def test_cancel_show_and_logs(run, suite, job_file):
     assert run("jobs", "events", name, "--last", "1").out.count("\n") == 1
 
 
+def test_a_job_is_paused_and_resumed(run, suite, job_file):
+    suite.trainer.script = Script(steps=3, step_seconds=3600.0)
+    name = run("train", job_file, "--priority", "high", "--detach", "--json").document["name"]
+    assert "priority  high" in run("jobs", "show", name).out
+    assert run("jobs", "pause", name, "--wait", "10s").out.strip() == "paused"
+    assert run("jobs", "pause", name).code == 2
+    assert "[JOB_NOT_PAUSABLE]" in run("jobs", "pause", name).err
+    assert run("jobs", "resume", name, "--json").document["state"] == "JOB_STATE_QUEUED"
+    assert "[JOB_NOT_PAUSED]" in run("jobs", "resume", name).err
+    assert run("jobs", "move", name).code == 2
+    assert run("jobs", "cancel", name, "--wait", "10s").out.strip() == "cancelled"
+
+
 def test_labels_of_a_job_are_set_and_removed(run, suite, job_file):
     suite.trainer.script = Script(steps=3, hold_at=5)
     name = run("train", job_file, "--label", "team=search", "--label", "trial=1", "--detach", "--json").document["name"]

@@ -25,6 +25,11 @@ class Settings(ServiceSettings):
 class Estimator(estimator_pb2_grpc.EstimatorServiceServicer):
     """Unary handlers; what ListModels does is told by the prefix."""
 
+    def __init__(self) -> None:
+        self.begun = []
+        """Prefixes of the calls that were begun and not yet let go, in their order."""
+        self.let_go = asyncio.Event()
+
     async def GetServerInfo(self, request, context):
         return estimator_pb2.GetServerInfoResponse(server=identity.server_info("probe", "1.2.3", limits={"bytes": 7}))
 
@@ -51,6 +56,11 @@ class Estimator(estimator_pb2_grpc.EstimatorServiceServicer):
                 raise errors.FailedPrecondition("MODEL_NOT_PREPARED", "run a PREPARE job first", violations=faults)
             case "sleep":
                 await asyncio.Event().wait()
+            case "hold" | "wait":
+                if request.prefix == "wait":
+                    context.only_waits()
+                self.begun.append(request.prefix)
+                await self.let_go.wait()
             case "remaining":
                 left = context.remaining()
                 return catalog_pb2.ListModelsResponse(next_page_token="none" if left is None else f"{left:.3f}")

@@ -48,7 +48,10 @@ def test_every_service_is_listed_and_called_without_its_proto_files(addresses, n
     listed = buf_curl(server, "--reflect-protocol", version, "--list-methods").split()
     assert {f"{full_name}/GetServerInfo", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"} <= set(listed)
     answered = buf_curl(f"{server}/{full_name}/GetServerInfo", "--reflect-protocol", version)
-    assert json.loads(answered)["server"]["service"] == f"finetree-{name}"
+    said = json.loads(answered)["server"]
+    assert said["service"] == f"finetree-{name}"
+    # Whoever sends many calls can read how many are taken at once.
+    assert {"max_running_calls", "max_waiting_calls", "max_streams", "max_health_calls"} <= set(said["limits"])
 
 
 def test_a_request_is_built_from_what_the_server_says(addresses):

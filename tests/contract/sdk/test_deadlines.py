@@ -37,6 +37,7 @@ ARGUMENTS = {
     "service": "trainer",
     "source": b'{"text": "a"}',
     "spec": SPEC,
+    "step": 1,
     "what": SPEC,
     "weights": "projects/p/jobs/1/artifacts/a",
 }
@@ -46,7 +47,9 @@ NEEDED = {
     "prepare": {"dataset": "d"},
     "preview_dataset": {"dataset": "d"},
     "recommend": {"request": SPEC},
+    "wait_job": {"wait": 0},
     "update": {"labels": {"team": "search"}},
+    "update_checkpoint": {"pinned": True},
     "create_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
     "validate_sweep": {"job": SPEC, "parameters": {"lora.rank": [4, 8]}},
 }
@@ -57,6 +60,7 @@ WITHOUT_A_CALL = {"close", "job", "serving", "trained_weights", "with_options"}
 FOR_AS_LONG_AS_IT_TAKES = {
     "chat",
     "download",
+    "download_checkpoint",
     "evaluation_report",
     "events",
     "export_metrics",
@@ -65,8 +69,10 @@ FOR_AS_LONG_AS_IT_TAKES = {
     "read_log",
     "upload_dataset",
     "wait",
+    "wait_for",
     "wait_ready",
     "watch",
+    "watch_jobs",
 }
 """Their `timeout` is for the whole and the caller's alone: that of a client is for unary calls."""
 

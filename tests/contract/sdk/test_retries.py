@@ -35,6 +35,13 @@ def test_a_full_service_is_not_asked_again(do, suite):
     assert len(suite.faults.calls("ListMethods")) == 1
 
 
+def test_a_server_without_a_place_is_asked_again(do, suite):
+    refusal = finetree.ResourceExhausted("too many calls", reason="SERVER_OVERLOADED", retry_after=0.05)
+    suite.faults.fail_next("ListMethods", refusal, times=2)
+    assert len(do(do.client().list_methods())) == 5
+    assert len(suite.faults.calls("ListMethods")) == 3
+
+
 def test_an_outage_is_multiplied_by_no_client(do, suite):
     suite.faults.fail_next("ListMethods", STOPPING, times=10_000)
     client = do.client().with_options(retries=1)

@@ -16,7 +16,15 @@ from pathlib import Path
 
 import grpc.aio
 from finetree_api.estimator.v1 import calibration_pb2, estimate_pb2
-from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import (
+    dataset_pb2,
+    event_log_pb2,
+    event_pb2,
+    job_pb2,
+    lifecycle_pb2,
+    trainer_pb2,
+    trainer_pb2_grpc,
+)
 from finetree_api.types.v1 import estimate_summary_pb2, method_pb2, run_spec_pb2
 from google.rpc import error_details_pb2, status_pb2
 
@@ -135,6 +143,15 @@ class Talker:
                         call.cancel()
                         return found
         raise AssertionError(f"the stream ended after {[event.type for event in found]}")
+
+    async def pause(self, name: str, **fields) -> job_pb2.Job:
+        return (await self.stub.PauseJob(lifecycle_pb2.PauseJobRequest(name=name, **fields))).job
+
+    async def resume(self, name: str, **fields) -> job_pb2.Job:
+        return (await self.stub.ResumeJob(lifecycle_pb2.ResumeJobRequest(name=name, **fields))).job
+
+    async def move(self, name: str, before: str = "", **fields) -> job_pb2.Job:
+        return (await self.stub.MoveJob(lifecycle_pb2.MoveJobRequest(name=name, before=before, **fields))).job
 
     async def cancel(self, name: str, mode: int = 0) -> job_pb2.Job:
         return (await self.stub.CancelJob(trainer_pb2.CancelJobRequest(name=name, mode=mode))).job
@@ -255,7 +272,7 @@ class Server:
             "--no-prewarm",
             f"--ready-file={ready}",
         )
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while not ready.exists():
                 assert self.process.returncode is None
                 await asyncio.sleep(0.02)

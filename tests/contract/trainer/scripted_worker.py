@@ -57,6 +57,8 @@ OUTCOMES = {
     "failed": worker_pb2.OUTCOME_KIND_FAILED,
     "interrupted": worker_pb2.OUTCOME_KIND_INTERRUPTED,
     "cancelled": worker_pb2.OUTCOME_KIND_CANCELLED,
+    "paused": worker_pb2.OUTCOME_KIND_PAUSED,
+    "finished_early": worker_pb2.OUTCOME_KIND_FINISHED_EARLY,
 }
 
 
@@ -165,6 +167,10 @@ class ScriptedWorker:
             os._exit(0)
         if command == worker_pb2.COMMAND_KIND_CANCEL:
             self.stop = "cancelled"
+        if command == worker_pb2.COMMAND_KIND_PAUSE:
+            self.stop = self.stop or "paused"
+        if command == worker_pb2.COMMAND_KIND_FINISH:
+            self.stop = "finished_early"
 
     async def _send(self, call) -> None:
         while True:
@@ -290,7 +296,7 @@ class ScriptedWorker:
     async def _work(self) -> None:
         script, task = self.script, self.task
         started = event_pb2.AttemptStarted(
-            reason=event_pb2.ATTEMPT_REASON_FIRST if task.attempt == 1 else event_pb2.ATTEMPT_REASON_RECOVERED,
+            reason=task.attempt_reason or (1 if task.attempt == 1 else event_pb2.ATTEMPT_REASON_RECOVERED),
             placements=task.placements,
             engine="scripted",
             environment=script.get("environment", {"torch": "9.9", "machine": "scripted"}),
@@ -322,7 +328,7 @@ class ScriptedWorker:
                 self.offline = True
             await asyncio.sleep(script.get("delay", 0))
         self._report()
-        if not self.stop:
+        if self.stop in {"", "finished_early"}:
             self._artifacts()
         self._emit(outcome=self._outcome())
 

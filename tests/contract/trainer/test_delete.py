@@ -61,7 +61,15 @@ async def test_a_deleted_job_is_gone_with_its_files_and_a_repeated_request_is_an
         assert (await refused(talk.stub.CreateJob(request)))[:2] == ("FAILED_PRECONDITION", "JOB_DELETED")
         assert not (await talk.stub.ListJobs(trainer_pb2.ListJobsRequest())).jobs
     with sqlite3.connect(tmp_path / "data/trainer.db") as database:
-        tables = ("jobs", "job_records", "job_labels", "event_blocks", "attempts", "artifacts")
+        # Of the newest block of all a row without events may stay, so that no number is given twice.
+        tables = (
+            "jobs",
+            "job_records",
+            "job_labels",
+            "event_blocks WHERE length(payload) > 0",
+            "attempts",
+            "artifacts",
+        )
         assert [database.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in tables] == [0] * 6
 
 

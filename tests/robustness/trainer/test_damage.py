@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A damaged data folder: what is whole is served, what is not is named, and nothing of it ends in a traceback."""
 
+import random
 import shutil
 import sqlite3
 from contextlib import closing
 
 import grpc
 import pytest
-from finetree_api.trainer.v1 import dataset_pb2, event_log_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_log_pb2, trainer_pb2
 from finetree_runtime.config.settings import SettingsError
 from trainer_harness import ROWS, assert_whole, jsonl, refusal, trainer
 
@@ -102,3 +103,34 @@ async def test_a_database_that_cannot_be_opened_ends_the_start_with_its_name(tmp
         async with trainer(tmp_path):
             pass
     assert error.value.reason == "DATA_DIR_DAMAGED"
+
+
+async def test_a_damaged_file_of_an_artifact_is_named_and_nothing_of_it_is_sent(tmp_path):
+    async with trainer(tmp_path, {"steps": 1, "artifact": True}) as talk:
+        job = await talk.train()
+        await talk.events(job.name)
+        (made,) = (await talk.stub.ListArtifacts(artifact_pb2.ListArtifactsRequest(parent=job.name))).artifacts
+        (file,) = made.files
+        on_disk = next((tmp_path / "data/jobs").rglob(file.path))
+        whole = on_disk.read_bytes()
+
+        async def download(**part: int) -> bytes:
+            received = b""
+            request = artifact_pb2.DownloadArtifactRequest(name=made.name, path=file.path, **part)
+            try:
+                async for response in talk.stub.DownloadArtifact(request):
+                    received += response.chunk
+            except grpc.aio.AioRpcError as error:
+                return b"refused" if refusal(error)[1] == "ARTIFACT_DAMAGED" and not received else received
+            return received
+
+        shuffle = random.Random(1)
+        for _ in range(20):
+            damaged, bit = bytearray(whole), shuffle.randrange(8 * len(whole))
+            damaged[bit // 8] ^= 1 << bit % 8
+            on_disk.write_bytes(damaged)
+            assert await download() == b"refused"
+            assert await download(offset=5, limit=7) == b"refused"
+        on_disk.write_bytes(whole)
+        assert await download(offset=5, limit=7) == whole[5:12]
+        assert await download() == whole

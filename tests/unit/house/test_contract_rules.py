@@ -35,6 +35,7 @@ OPTIONAL_ONEOFS = {
     "finetree_api.types.v1.Training.length": "unset means 3 epochs",
     "finetree_api.trainer.v1.ReadJobLogRequest.start": "unset means the first byte",
     "finetree_api.trainer.v1.WatchJobRequest.start": "unset means the beginning",
+    "finetree_api.trainer.v1.WatchJobsRequest.start": "unset means the oldest change that is kept",
 }
 """Oneofs of requests that may be unset, with what that means."""
 

@@ -37,6 +37,7 @@ IMMEDIATE = {
     "list_base_models",
     "list_sweeps",
     "watch_sweep",
+    "watch_jobs",
     "pages",
     "read_file",
     "read_log",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`finetree jobs`: list, show, watch, export-log, metrics, cancel, download, report; others have files of their own."""
+"""`finetree jobs`: list, show, export-log, metrics, cancel, download, report; others have files of their own."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,12 @@ from finetree_cli.commands.jobs_export import export
 from finetree_cli.commands.jobs_label import label
 from finetree_cli.commands.jobs_lineage import lineage
 from finetree_cli.commands.jobs_logs import events, logs
+from finetree_cli.commands.jobs_move import move
+from finetree_cli.commands.jobs_pause import pause, resume
 from finetree_cli.commands.jobs_push import push
+from finetree_cli.commands.jobs_trace import trace
+from finetree_cli.commands.jobs_wait import wait
+from finetree_cli.commands.jobs_watch import watch
 from finetree_cli.options.command import Group, Settings, pass_settings, report_formats
 from finetree_cli.options.types import Duration, Label
 
@@ -43,10 +48,26 @@ LINE_POINTS = 40
 
 @click.group(cls=Group, examples=("finetree jobs list --state running", "finetree jobs watch JOB"))
 def jobs() -> None:
-    """List, follow, cancel and download jobs."""
+    """List, follow, pause, move, cancel and download jobs."""
 
 
-for _command in (label, delete, checkpoints, lineage, compare, logs, events, export, push):
+for _command in (
+    watch,
+    wait,
+    label,
+    delete,
+    pause,
+    resume,
+    move,
+    checkpoints,
+    lineage,
+    compare,
+    logs,
+    events,
+    trace,
+    export,
+    push,
+):
     jobs.add_command(_command)
 
 
@@ -101,25 +122,6 @@ def show(settings: Settings, job: str) -> None:
         settings.out.message(found)
     else:
         show_job(settings.out, found)
-
-
-@jobs.command(
-    examples=("finetree jobs watch JOB", "finetree jobs watch JOB --after-seq 120 --timeout 10m --json | jq .seq")
-)
-@click.argument("job")
-@click.option("--after-seq", type=click.IntRange(0), default=0, help="Begin after this event. [default: 0]")
-@click.option("--timeout", type=Duration(), help="Stop watching after this time; the job still runs.")
-@pass_settings
-def watch(settings: Settings, job: str, after_seq: int, timeout: float | None) -> None:
-    """Follow a job until its end; every event is shown once, also after a broken connection."""
-    from finetree_cli.follow import follow
-    from finetree_cli.render.trainer.jobs import show_end
-
-    with settings.client() as client:
-        handle = client.job(job)
-        terminal = follow(settings, handle, timeout=timeout, after_seq=after_seq)
-        if not settings.out.json:
-            show_end(settings.out, terminal.summary, handle.artifacts())
 
 
 @jobs.command(

@@ -12,10 +12,10 @@ from finetree_cli.options.command import Command, Settings, pass_settings
 from finetree_cli.options.types import Duration, Label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from finetree import Client, Job
-    from finetree_api.trainer.v1 import dataset_pb2, trainer_pb2
+    from finetree_api.trainer.v1 import dataset_pb2, job_pb2, trainer_pb2
     from finetree_api.types.v1 import model_pb2, run_spec_pb2
 
     from finetree_cli.gate.report import PlanEntry
@@ -33,9 +33,10 @@ T = TypeVar("T")
         "finetree train job.yaml --check",
         "finetree train job.yaml --data more.jsonl --init-from JOB",
         "finetree train --plan plan.json training/job.yaml --max-age 7d",
+        "finetree train runs/*.yaml --continue-on-error --json",
     ),
 )
-@click.argument("file", required=False)
+@click.argument("files", metavar="[FILE]...", nargs=-1)
 @click.option(
     "--plan",
     "plan_file",
@@ -60,18 +61,24 @@ T = TypeVar("T")
 @click.option("--timeout", type=Duration(), help="Stop watching after this time, such as 30m; the job still runs.")
 @click.option("--name", default="", help="Display name of the job.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="KEY=VALUE", help="Label; may be repeated.")
+@click.option(
+    "--priority",
+    type=click.Choice(("low", "normal", "high")),
+    help="Place among the jobs that wait for the same device. [default: that of FILE, or normal]",
+)
 @click.option("--request-id", default="", help="Idempotency key: the same key always gives the same job.")
 @click.option(
     "--accept", "accepted", multiple=True, metavar="CODE", help="Accept a finding of the data, such as UNREAD_COLUMNS."
 )
 @click.option("--no-data-check", is_flag=True, help="Do not check all rows of large uploads before the job is created.")
 @click.option("--check", is_flag=True, help="Check the job and show its resolved plan; create nothing.")
+@click.option("--continue-on-error", is_flag=True, help="Of several files, leave out those that are refused.")
 @pass_settings
 def train(
     settings: Settings,
     /,
     *,
-    file: str | None,
+    files: tuple[str, ...],
     plan_file: Path | None,
     max_age: float | None,
     data: Path | None,
@@ -81,18 +88,24 @@ def train(
     timeout: float | None,
     name: str,
     labels: tuple[tuple[str, str], ...],
+    priority: str | None,
     request_id: str,
     accepted: tuple[str, ...],
     no_data_check: bool,
     check: bool,
+    continue_on_error: bool,
 ) -> None:
-    """Train a job file, and follow the job.
+    """Train a job file, and follow the job; or several.
 
     FILE is a job file, or - for stdin. A dataset that it gives by a path on this machine is uploaded first; so are
     --data and --eval-data, and all rows of a large file (16 MiB of content, or Parquet) are checked before the job is
     created, which then tokenizes nothing again. A model that is not prepared yet is prepared first. Ctrl-C stops
     watching, not the job. With --json, stdout has one event on each line; with --detach, the job; with --check, the
     plan.
+
+    Several files are all checked before any is queued; one that is refused stops all, unless --continue-on-error leaves
+    it out. They are queued in the order given and followed together, and a table says what has become of each: state,
+    best loss, time, cost, artifacts. The exit code is the worst one. With --json, stdout has one object at the end.
 
     With --init-from, the run starts from trained weights in place of the base model, with a fresh optimizer and
     schedule: another file, more epochs, another learning rate. The model may be left out of FILE, if a job made the
@@ -102,22 +115,44 @@ def train(
     hold, and job file, data, policy, prices and formulas must be those of the check; otherwise it exits with 3 and
     names what differs. The job keeps the digest and who overrode or waived a limit; `finetree jobs show` shows them.
     """
+    if len(files) > 1:
+        from finetree_cli.commands.train_batch import BatchOptions, train_batch
+
+        _refuse_of_one(
+            {
+                "--plan": plan_file,
+                "--data": data,
+                "--eval-data": eval_data,
+                "--init-from": init_from,
+                "--name": name,
+                "--request-id": request_id,
+            }
+        )
+        options = BatchOptions(
+            continue_on_error=continue_on_error,
+            watch=watch,
+            check=check,
+            timeout=timeout,
+            labels=labels,
+            accepted=accepted,
+            check_data=not no_data_check,
+        )
+        train_batch(settings, files, options)
+        return
     from finetree_cli.data_check import check_uploads
     from finetree_cli.follow import show_created
     from finetree_cli.jobfile.job import read_job
     from finetree_cli.uploads import upload_job_data
 
+    file = files[0] if files else None
     _refuse_contradictions(plan_file, file, max_age=max_age, data=data or eval_data, accepted=accepted)
     if plan_file is not None and init_from:
         raise click.UsageError("--plan starts from the weights of its job file: leave --init-from out")
     approved = _approved(settings, plan_file, file, max_age=max_age) if plan_file is not None else None
     job = approved.job if approved is not None else read_job(file or "")
-    if name:
-        job.template.display_name = name
-    for key, value in labels:
-        job.template.labels[key] = value
+    _describe(job.template, name=name, labels=labels, priority=priority)
     if accepted:
-        _accept(job, accepted, evaluates=eval_data is not None)
+        accept(job, accepted, evaluates=eval_data is not None)
     with settings.client() as client:
         uploaded = upload_job_data(settings, client, job, {"dataset": data, "evaluation.dataset": eval_data})
         if init_from:
@@ -137,6 +172,12 @@ def train(
             show_created(settings, handle)
 
 
+def _refuse_of_one(given: dict[str, object]) -> None:
+    named = [flag for flag, value in given.items() if value]
+    if named:
+        raise click.UsageError(f"{named[0]} is for one job file: name one, or write it into the files")
+
+
 def _refuse_contradictions(
     plan_file: Path | None, file: str | None, *, max_age: float | None, data: Path | None, accepted: tuple[str, ...]
 ) -> None:
@@ -146,6 +187,18 @@ def _refuse_contradictions(
         raise click.UsageError("--plan accepts what its job file accepts: leave --accept out")
     if plan_file is None and (file is None or max_age is not None):
         raise click.UsageError("name a job file" if file is None else "--max-age needs --plan")
+
+
+def _describe(
+    template: "job_pb2.JobTemplate", *, name: str, labels: "Iterable[tuple[str, str]]", priority: str | None
+) -> None:
+    """Set what flags say of the job beside its task; what they leave out stays as in the file."""
+    from finetree_api.trainer.v1 import job_pb2
+
+    template.display_name = name or template.display_name
+    template.labels.update(labels)
+    if priority is not None:
+        template.priority = job_pb2.JobPriority.Value(f"JOB_PRIORITY_{priority.upper()}")
 
 
 def _start_from(client: "Client", job: "JobFile", weights: str) -> None:
@@ -160,7 +213,7 @@ def _start_from(client: "Client", job: "JobFile", weights: str) -> None:
         spec.model.CopyFrom(model_of(client.get_job(parent)))
 
 
-def _accept(job: "JobFile", codes: tuple[str, ...], *, evaluates: bool) -> None:
+def accept(job: "JobFile", codes: tuple[str, ...], *, evaluates: bool) -> None:
     """Accept findings of the training rows, and of held-out rows where the job has some."""
     job.spec.dataset.reading.accepted_findings.extend(codes)
     if evaluates or job.spec.evaluation.HasField("dataset"):

@@ -21,7 +21,10 @@ STDIN = "-"
 SPEC = "train.spec."
 """Path of the RunSpec's settings in a JobTemplate."""
 TEMPLATE_KEYS = frozenset(
-    ("display_name", "train", "prepare", "export", "limits", "deadline", "suspended", "labels", "annotations", "spec")
+    (
+        *("display_name", "train", "prepare", "export", "limits", "deadline", "suspended", "priority"),
+        *("labels", "annotations", "spec"),
+    )
 )
 """Top-level keys that make a file a JobTemplate; none is a RunSpec's. `spec` is refused there with its right place."""
 

@@ -38,6 +38,10 @@ def show_checkpoints(out: Output, checkpoints: Iterable[checkpoint_pb2.Checkpoin
 def _remarks(checkpoint: checkpoint_pb2.Checkpoint) -> Iterator[str]:
     if checkpoint.best:
         yield "best"
+    if checkpoint.pinned:
+        yield "pinned"
+    if checkpoint.HasField("expire_time"):
+        yield f"until {checkpoint.expire_time.ToJsonString()}"
     if not checkpoint.available:
         yield "deleted"
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The route of WatchJob: a job's events, each once and in order, from any point, until its Terminal event."""
+"""The routes of WatchJob and WatchJobs: a job's events until its Terminal one, or those of all jobs."""
 
 from __future__ import annotations
 
 import asyncio
 from datetime import UTC
+from typing import TypeVar
 
-from finetree_api.trainer.v1 import event_log_pb2
+from finetree import AsyncEventStream
+from finetree_api.trainer.v1 import event_log_pb2, waiting_pb2
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,6 +17,8 @@ from finetree_console.connection import Streamed
 from finetree_console.events.frames import following, frames
 from finetree_console.rpc.contract import method_of
 from finetree_console.rpc.query import message_of_query
+
+A = TypeVar("A", event_log_pb2.WatchJobRequest, waiting_pb2.WatchJobsRequest)
 
 LAST_EVENT_ID = "last-event-id"
 """Header in which a browser sends the id of the last event that it has, when it attaches again."""
@@ -29,8 +33,11 @@ HEADERS = {
 
 
 def routes() -> list[Route]:
-    """The route of WatchJob."""
-    return [Route(method_of(event_log_pb2.WatchJobRequest).path, watch, methods=["GET"])]
+    """The routes of WatchJob and WatchJobs."""
+    return [
+        Route(method_of(event_log_pb2.WatchJobRequest).path, watch, methods=["GET"]),
+        Route(method_of(waiting_pb2.WatchJobsRequest).path, watch_all, methods=["GET"]),
+    ]
 
 
 async def watch(request: Request) -> Response:
@@ -39,9 +46,9 @@ async def watch(request: Request) -> Response:
     Raises:
         FinetreeError: what the service refuses within `STATUS_SECONDS`; later it is an event of the type "failure".
     """
-    asked = _asked(request)
+    asked = _asked(request, event_log_pb2.WatchJobRequest)
     request.state.slot.become_stream()
-    heartbeat = asked.heartbeat.ToNanoseconds() / 1e9 if asked.HasField("heartbeat") else DEFAULT_HEARTBEAT
+    heartbeat = _heartbeat(asked)
     events = request.app.state.client.job(asked.name).events(
         after_seq=asked.after_seq,
         cursor=asked.cursor,
@@ -53,6 +60,27 @@ async def watch(request: Request) -> Response:
         min_interval=asked.min_interval.ToNanoseconds() / 1e9,
         heartbeat=heartbeat,
     )
+    return await _streamed(request, events, heartbeat)
+
+
+async def watch_all(request: Request) -> Response:
+    """Stream the events of all jobs of a project, without end. Raises as `watch` does."""
+    asked = _asked(request, waiting_pb2.WatchJobsRequest)
+    request.state.slot.become_stream()
+    heartbeat = _heartbeat(asked)
+    events = request.app.state.client.watch_jobs(
+        project=asked.parent.removeprefix("projects/"),
+        cursor=asked.cursor,
+        now=asked.HasField("now"),
+        kinds=tuple(asked.kinds),
+        min_level=asked.min_level,
+        min_interval=asked.min_interval.ToNanoseconds() / 1e9,
+        heartbeat=heartbeat,
+    )
+    return await _streamed(request, events, heartbeat)
+
+
+async def _streamed(request: Request, events: AsyncEventStream, heartbeat: float) -> Response:
     first = asyncio.ensure_future(following(events))
     try:
         await asyncio.wait({first}, timeout=STATUS_SECONDS)
@@ -75,9 +103,13 @@ async def watch(request: Request) -> Response:
     return Streamed(body, headers=HEADERS, release=release)
 
 
-def _asked(request: Request) -> event_log_pb2.WatchJobRequest:
-    asked = message_of_query(request.query_params.multi_items(), event_log_pb2.WatchJobRequest)
-    assert isinstance(asked, event_log_pb2.WatchJobRequest)  # noqa: S101  # as was asked for
+def _heartbeat(asked: event_log_pb2.WatchJobRequest | waiting_pb2.WatchJobsRequest) -> float:
+    return asked.heartbeat.ToNanoseconds() / 1e9 if asked.HasField("heartbeat") else DEFAULT_HEARTBEAT
+
+
+def _asked(request: Request, kind: type[A]) -> A:
+    asked = message_of_query(request.query_params.multi_items(), kind)
+    assert isinstance(asked, kind)  # noqa: S101  # as was asked for
     last = request.headers.get(LAST_EVENT_ID)
     if last:
         asked.cursor = last  # a member of the same oneof as the other starts, which it replaces

@@ -24,6 +24,7 @@ def operation(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
     """Verb and operation of an rpc that streams, without what all operations have."""
     operations = {
         "WatchJob": _watch,
+        "WatchJobs": _watch_all,
         "ReadJobLog": _log,
         "Generate": _generate,
         "WriteDataset": _upload,
@@ -45,6 +46,21 @@ def _watch(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
     return "get", {
         "parameters": [*query(method.request.DESCRIPTOR, schemas), last],
         "responses": {"200": events, "204": over},
+    }
+
+
+def _watch_all(method: Method, schemas: Schemas) -> tuple[str, dict[str, Any]]:
+    last = _header("last-event-id", "Id of the last change that the client has.", {"type": "string"})
+    changes = {
+        "description": (
+            "Server-Sent Events without end. `data` of each is a JobEvent, `id` a cursor. Comments are heartbeats. An "
+            "event of the type `failure` has an Error as its data, and is the last one."
+        ),
+        "content": {"text/event-stream": {"schema": {"type": "string", "contentSchema": reference(EVENT.full_name)}}},
+    }
+    return "get", {
+        "parameters": [*query(method.request.DESCRIPTOR, schemas), last],
+        "responses": {"200": changes},
     }
 
 

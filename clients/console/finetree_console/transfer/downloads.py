@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from urllib.parse import quote
 
 from finetree_api.trainer.v1 import artifact_pb2
@@ -17,6 +17,9 @@ from finetree_console.errors import HttpError, invalid
 from finetree_console.rpc.contract import method_of
 from finetree_console.rpc.query import message_of_query
 from finetree_console.transfer.ranges import Part, requested
+
+LONGEST_STEP = 9
+"""Digits of the largest step of a checkpoint: it is an int32."""
 
 
 def routes() -> list[Route]:
@@ -32,8 +35,12 @@ async def download(request: Request) -> Response:
     """
     asked = _asked(request)
     request.state.slot.become_stream()
-    job = request.app.state.client.job(asked.name.partition("/artifacts/")[0])
-    file = _file(await job.artifacts(), asked)
+    parent, _, step = asked.name.partition("/checkpoints/")
+    job = request.app.state.client.job(parent.partition("/artifacts/")[0])
+    files = (
+        (await job.checkpoint(int(step), include_state=True)).files if step else _files(await job.artifacts(), asked)
+    )
+    file = _file(files, asked)
     etag = f'"{file.sha256}"'
     headers = {
         "Content-Type": file.media_type or "application/octet-stream",
@@ -72,20 +79,27 @@ def _asked(request: Request) -> artifact_pb2.DownloadArtifactRequest:
     assert isinstance(asked, artifact_pb2.DownloadArtifactRequest)  # noqa: S101  # as was asked for
     if asked.offset or asked.limit:
         raise invalid("offset" if asked.offset else "limit", "is not for downloads over HTTP; send a Range header")
-    if "/artifacts/" not in asked.name:
-        raise invalid("name", "is written projects/{project}/jobs/{job}/artifacts/{artifact}")
+    _, _, step = asked.name.partition("/checkpoints/")
+    if "/artifacts/" not in asked.name and not (step.isdecimal() and len(step) <= LONGEST_STEP):
+        raise invalid("name", "is written projects/{project}/jobs/{job}/artifacts/{artifact} or …/checkpoints/{step}")
     return asked
 
 
-def _file(
+def _files(
     artifacts: list[artifact_pb2.Artifact], asked: artifact_pb2.DownloadArtifactRequest
-) -> artifact_pb2.ArtifactFile:
+) -> Sequence[artifact_pb2.ArtifactFile]:
     artifact = next((each for each in artifacts if each.name == asked.name), None)
     if artifact is None:
         text = f"name: the job has no such artifact; it has {', '.join(each.name for each in artifacts) or 'none'}"
         raise HttpError(text, status=404, code="NOT_FOUND", reason="ARTIFACT_NOT_FOUND")
-    file = next((each for each in artifact.files if each.path == asked.path), None)
+    return artifact.files
+
+
+def _file(
+    files: Sequence[artifact_pb2.ArtifactFile], asked: artifact_pb2.DownloadArtifactRequest
+) -> artifact_pb2.ArtifactFile:
+    file = next((each for each in files if each.path == asked.path), None)
     if file is None:
-        text = f"path: the artifact has no such file; it has {', '.join(each.path for each in artifact.files)}"
+        text = f"path: there is no such file; there are {', '.join(each.path for each in files)}"
         raise HttpError(text, status=404, code="NOT_FOUND", reason="FILE_NOT_FOUND")
     return file

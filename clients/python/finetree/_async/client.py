@@ -20,7 +20,9 @@ from finetree._async.estimator import AsyncEstimatorCalls
 from finetree._async.jobs import AsyncJobCalls
 from finetree._async.recommender import AsyncRecommenderCalls
 from finetree._async.trainer.evaluations import AsyncEvaluationCalls
+from finetree._async.trainer.storage import AsyncStorageCalls
 from finetree._async.trainer.sweeps import AsyncSweepCalls
+from finetree._async.trainer.waiting import AsyncWaitingCalls
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs
 from finetree._shared.requests import unknown_service
@@ -64,6 +66,8 @@ class AsyncClient(
     AsyncJobCalls,
     AsyncEvaluationCalls,
     AsyncSweepCalls,
+    AsyncStorageCalls,
+    AsyncWaitingCalls,
 ):
     """A client of the three services. Nothing connects before the first call; tasks and loops may share it.
 
@@ -79,8 +83,9 @@ class AsyncClient(
             expires, and when a service refuses the token. A token switches TLS on, unless the address says http://.
         tls: True, False or a TLS; None means: when the address says https://, or there is a token or certificate.
         timeout: seconds for every unary call; None means the default of each.
-        retries: further attempts of a unary call while its service is unavailable; True means 3, False none. All
-            attempts have one deadline and one request_id. All calls of a client share a budget of 20 retries per
+        retries: further attempts of a unary call while its service is unavailable or too full to begin it; True
+            means 3, False none. All attempts have one deadline and one request_id; what the service asks to wait is
+            waited for, and a little more at random. All calls of a client share a budget of 20 retries per
             service, of which every answer gives a tenth back.
         reconnect_timeout: seconds of continuous failure after which streams, uploads and downloads give up.
         interceptors: gRPC's client interceptors, of `grpc` or of `grpc.aio` as the client is; they see every attempt

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job's events as an async iterator that survives broken connections, restarted servers and silence."""
+"""Events of a job or of a project as an async iterator that survives broken connections, restarts and silence."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_pb2
 
 from finetree._async.transport import AsyncTransport, Stream
 from finetree._shared import rpcs
 from finetree._shared.channels import LOG
-from finetree._shared.follow import Follow, ended_early, heartbeats_missed
+from finetree._shared.follow import Following, ended_early, heartbeats_missed
 from finetree._shared.retry import Backoff
 from finetree.errors import FinetreeError
 
 
 class AsyncEventStream:
-    """Every event of a job, once and in order, until its Terminal event.
+    """Every event of a job, once and in order, until its Terminal event; or those of all jobs, without end.
 
     It attaches on the first `next`, and re-attaches from its position after a broken connection, a restarted server, a
     missing number, and when nothing (not even a heartbeat) arrives for three heartbeats. After `reconnect_timeout`
@@ -27,10 +27,10 @@ class AsyncEventStream:
     share one: each event goes to one of them.
     """
 
-    def __init__(self, transport: AsyncTransport, follow: Follow, *, deadline: float | None = None) -> None:
+    def __init__(self, transport: AsyncTransport, follow: Following, *, deadline: float | None = None) -> None:
         self._transport, self._follow = transport, follow
         self._backoff = Backoff(transport.options.reconnect_timeout, deadline)
-        self._stream: Stream[event_log_pb2.WatchJobResponse] | None = None
+        self._stream: Stream[Any] | None = None
         self._closed = asyncio.Event()
         self._turn = asyncio.Lock()
 
@@ -58,7 +58,7 @@ class AsyncEventStream:
             except FinetreeError as error:
                 await self._detach(renew=True)
                 delay = self._backoff.delay(error)
-                LOG.info("events of %s are asked for again in %.2f s: %s", self._follow.name, delay, error)
+                LOG.info("events of %s are asked for again in %.2f s: %s", self._follow.subject, delay, error)
                 await self._pause(delay)
         await self.close()
         raise StopAsyncIteration
@@ -79,7 +79,7 @@ class AsyncEventStream:
     async def _receive(self) -> None:
         if self._stream is None:
             self._stream = await self._transport.stream(
-                rpcs.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
+                self._follow.rpc, self._follow.request(), timeout=self._backoff.within(None)
             )
         try:
             async with asyncio.timeout(self._follow.silence):
@@ -96,7 +96,9 @@ class AsyncEventStream:
 
     async def _ended(self) -> None:
         await self._detach(renew=False)
-        request = trainer_pb2.GetJobRequest(name=self._follow.name)
+        request = self._follow.question()
+        if request is None:
+            raise ended_early(self._follow)
         job = (await self._transport.unary(rpcs.GET_JOB, request, timeout=self._backoff.within(rpcs.QUICK))).job
         if not self._follow.ended_without_terminal(job):
             raise ended_early(self._follow)

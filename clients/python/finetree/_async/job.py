@@ -10,13 +10,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO, Unpack
 
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb2, metrics_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, metrics_pb2, trainer_pb2
 
-from finetree._async.download import download, read_file, read_log
+from finetree._async.download import download, read_file
 from finetree._async.events import AsyncEventStream
 from finetree._async.pages import AsyncPages
 from finetree._async.trainer import metric_files
+from finetree._async.trainer.job_lifecycle import AsyncJobLifecycle
+from finetree._async.trainer.job_logs import AsyncJobLogs
 from finetree._async.trainer.job_weights import AsyncJobWeights
+from finetree._async.trainer.waiting import AsyncJobWaiting
 from finetree._async.transport import AsyncTransport
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
@@ -29,12 +32,12 @@ from finetree._shared.trainer_requests import Mode
 from finetree.exports.target import ExportFile, Format
 
 
-class AsyncJob(AsyncJobWeights):
+class AsyncJob(AsyncJobWeights, AsyncJobLifecycle, AsyncJobWaiting, AsyncJobLogs):
     """A handle on a job.
 
     Attributes:
         name: resource name.
-        snapshot: the job as it was last seen (`create_job`, `refresh`, `update`, `cancel`, `wait`), None before that.
+        snapshot: the job as it was last seen (`create_job`, `refresh`, `update`, `pause`, `wait` …), None before that.
         request_id: idempotency key that created it, "" when this handle did not.
     """
 
@@ -284,53 +287,6 @@ class AsyncJob(AsyncJobWeights):
             self.name, metrics, first_step=first_step, last_step=last_step, points=points
         )
         return await self._transport.unary(rpcs.QUERY_METRICS, request, timeout=timeout)
-
-    async def read_log(
-        self,
-        *,
-        attempt: int = 0,
-        offset: int | None = None,
-        last_lines: int | None = None,
-        follow: bool = False,
-        last_attempt: int = 0,
-        timeout: float | None = None,
-    ) -> AsyncGenerator[job_log_pb2.ReadJobLogResponse]:
-        """Read the log that the job's workers write, in pieces of whole lines; a cut stream goes on where it was.
-
-        It has a line for each event and what libraries said, with stack traces, and stays when the job has ended. Of a
-        log over 8 MiB the first and the newest lines are kept. A piece has `attempt`, `offset`, `text`, `next_offset`.
-
-        Args:
-            attempt: whose log; 0 means the newest attempt.
-            offset: first byte, `next_offset` of an earlier piece; None means the beginning.
-            last_lines: begin so many lines before the end instead.
-            follow: go on until the job has ended, with the logs of later attempts too.
-            last_attempt: with `follow`, end when this attempt has ended; 0 means the job's last.
-            timeout: seconds for the whole; None means as long as something arrives.
-
-        Raises:
-            NotFound: JOB_NOT_FOUND, LOG_NOT_FOUND.
-            OutOfRange: OFFSET_BEYOND_END.
-            Unavailable: nothing arrived for the client's `reconnect_timeout`.
-        """
-        request = trainer_requests.read_job_log(
-            self.name, attempt, last_attempt, offset=offset, last_lines=last_lines, follow=follow
-        )
-        async with contextlib.aclosing(read_log(self._transport, request, deadline=deadline_after(timeout))) as pieces:
-            async for piece in pieces:
-                yield piece
-
-    async def list_logs(self, *, timeout: float | None = None) -> list[job_log_pb2.JobLog]:
-        """List the logs of the job, one for each attempt, with their sizes.
-
-        Args:
-            timeout: seconds; None means the client's timeout, else 10.
-
-        Raises:
-            NotFound: JOB_NOT_FOUND.
-        """
-        request = job_log_pb2.ListJobLogsRequest(parent=self.name)
-        return list((await self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout)).logs)
 
     async def export_metrics(
         self,

@@ -18,11 +18,13 @@ Progress = Callable[[int, int], None]
 
 
 def artifact_folder(directory: Path, artifact: artifact_pb2.Artifact) -> Path:
-    """Folder of an artifact under the caller's directory.
+    """Folder of an artifact under the caller's directory; of a checkpoint the directory itself.
 
     Raises:
         Internal: UNSAFE_PATH.
     """
+    if "/checkpoints/" in artifact.name:
+        return directory
     return inside(directory, artifact.name.rpartition("/")[2])
 
 

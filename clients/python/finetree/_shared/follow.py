@@ -12,11 +12,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2
+from finetree_api.trainer.v1 import event_log_pb2, event_pb2, job_pb2, trainer_pb2
 
+from finetree._shared import rpcs
 from finetree._shared.requests import enum_number
+from finetree._shared.rpcs import Rpc
 from finetree.errors import Internal, InvalidArgument, Unavailable, Violation
 
 MISSED_HEARTBEATS = 3
@@ -87,6 +89,36 @@ class Pace:
             raise _invalid("max_step_events_per_second", text)
 
 
+class Following(Protocol):
+    """What a stream of events asks of its follower: what to request, what to deliver, when it is over."""
+
+    rpc: Rpc[Any, Any]
+    subject: str
+    """What is followed, in an error's text."""
+    silence: float
+    """Seconds without a message after which the stream counts as broken."""
+    finished: bool
+
+    @property
+    def cursor(self) -> str:
+        """Cursor after the event that was delivered last."""
+
+    def request(self) -> Any:
+        """Build the request for what comes next."""
+
+    def accept(self, batch: Any) -> None:
+        """Accept a batch."""
+
+    def take(self) -> event_pb2.JobEvent | None:
+        """Return the next event to deliver; None when more must be received."""
+
+    def question(self) -> trainer_pb2.GetJobRequest | None:
+        """What to ask when the stream has ended cleanly; None where that never is its end."""
+
+    def ended_without_terminal(self, job: job_pb2.Job) -> bool:
+        """Whether a stream that ended cleanly has nothing left to deliver."""
+
+
 class Follow:
     """State of one follower.
 
@@ -103,7 +135,8 @@ class Follow:
         min_level: int,
         pace: Pace,
     ) -> None:
-        self.name = name
+        self.name = self.subject = name
+        self.rpc = rpcs.WATCH_JOB
         # The service is silent between batches that it holds back.
         self.silence = max(pace.heartbeat, pace.min_interval) * MISSED_HEARTBEATS
         self.finished = False
@@ -173,6 +206,10 @@ class Follow:
                 return event
         return None
 
+    def question(self) -> trainer_pb2.GetJobRequest | None:
+        """What to ask when the stream has ended cleanly: how the job is."""
+        return trainer_pb2.GetJobRequest(name=self.name)
+
     def ended_without_terminal(self, job: job_pb2.Job) -> bool:
         """Whether a stream that ended cleanly, without a Terminal event, has nothing left to deliver.
 
@@ -218,16 +255,16 @@ def _invalid(field: str, text: str) -> InvalidArgument:
     return InvalidArgument(f"{field}: {text}", reason="INVALID_REQUEST", violations=violations)
 
 
-def heartbeats_missed(follow: Follow) -> Unavailable:
+def heartbeats_missed(follow: Following) -> Unavailable:
     """Make the error for a silent stream."""
     return Unavailable(
-        f"no message about {follow.name} for {follow.silence:g} s, not even a heartbeat", reason="HEARTBEAT_MISSED"
+        f"no message about {follow.subject} for {follow.silence:g} s, not even a heartbeat", reason="HEARTBEAT_MISSED"
     )
 
 
-def ended_early(follow: Follow) -> Unavailable:
-    """Make the error for a stream that ended cleanly before its Terminal event."""
-    return Unavailable(f"the stream of {follow.name} ended before its Terminal event", reason="STREAM_ENDED")
+def ended_early(follow: Following) -> Unavailable:
+    """Make the error for a stream that ended cleanly before its end."""
+    return Unavailable(f"the stream of {follow.subject} ended before its Terminal event", reason="STREAM_ENDED")
 
 
 def follow_job(

@@ -24,6 +24,10 @@ RETRY_TOKENS = 20.0
 """Retries in a row, over all calls of a client, that a service may cost without an answer in between."""
 EARNED = 0.1
 """Retries that an answer earns: in the long run at most every tenth call is sent again."""
+SPREAD = 0.5
+"""Share of `retry_after` over which the next attempts of many clients are spread."""
+REFUSED = frozenset({"SERVER_OVERLOADED", "TOO_MANY_STREAMS"})
+"""Reasons of calls for which the server had no place: nothing was done, and the same call may succeed soon."""
 STALLED = 45.0
 """Seconds of silence that end a transfer: longer than a keepalive round (30 s + 10 s), which detects a dead peer."""
 
@@ -63,7 +67,7 @@ class Backoff:
             raise error
         grown = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(self._attempts, 10))
         self._attempts += 1
-        delay = max(random.uniform(grown / 2, grown), error.retry_after or 0.0)
+        delay = max(random.uniform(grown / 2, grown), spread(error.retry_after))
         if self.deadline is not None and now + delay >= self.deadline:
             raise out_of_time(error)
         return min(delay, max(0.0, self._failing_since + self._patience - now) + FIRST_DELAY)
@@ -135,12 +139,13 @@ class Attempts:
         """
         if error.reason == TOKEN_RENEWED:
             return 0.0  # the service is well; `Token.renew` bounds how often this happens
-        # A full service (RESOURCE_EXHAUSTED) is not asked again: its caller knows what can wait, `retry_after` says
-        # for how long.
-        if not is_broken_connection(error) or self._left <= 0:
+        # A full queue or quota (RESOURCE_EXHAUSTED) is not asked again: its caller knows what can wait, `retry_after`
+        # says for how long. A server that had no place for the call did nothing, and has one soon.
+        helps = is_broken_connection(error) or error.reason in REFUSED
+        if not helps or self._left <= 0:
             raise error
         grown = CALL_DELAYS[min(self._made, len(CALL_DELAYS) - 1)]
-        delay = max(random.uniform(grown / 2, grown), error.retry_after or 0.0)
+        delay = max(random.uniform(grown / 2, grown), spread(error.retry_after))
         left = self.timeout()
         if (error.retry_after or 0.0) > LONGEST_HINT or (left is not None and delay >= left):
             raise error
@@ -148,6 +153,14 @@ class Attempts:
             raise error
         self._left, self._made = self._left - 1, self._made + 1
         return delay
+
+
+def spread(retry_after: float | None) -> float:
+    """Seconds to wait where a service asks for `retry_after`: up to half as much more, at random.
+
+    All that were refused in one moment would else come back in one.
+    """
+    return random.uniform(1.0, 1.0 + SPREAD) * (retry_after or 0.0)
 
 
 def deadline_after(timeout: float | None) -> float | None:

@@ -18,11 +18,13 @@ from finetree_api.trainer.v1 import (
     dataset_pb2,
     event_log_pb2,
     job_log_pb2,
+    lifecycle_pb2,
     metrics_pb2,
     retention_pb2,
     serving_pb2,
     sweep_pb2,
     trainer_pb2,
+    waiting_pb2,
 )
 from google.protobuf.message import Message
 
@@ -42,18 +44,30 @@ SEGMENT = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Rpc(Generic[Q, R]):
-    """An rpc. `timeout` is its default deadline in seconds; None for streams, which end by silence."""
+    """An rpc. `timeout` is its default deadline in seconds; None for streams, which end by silence.
+
+    A `long` one stays open while nothing happens, so that a fork must not wait for it.
+    """
 
     service: Service
     path: str
     request: type[Q]
     response: type[R]
     timeout: float | None
+    long: bool = False
 
 
-def _of(service: Service, name: str, request: type[Q], response: type[R], timeout: float | None = QUICK) -> Rpc[Q, R]:
+def _of(
+    service: Service,
+    name: str,
+    request: type[Q],
+    response: type[R],
+    timeout: float | None = QUICK,
+    *,
+    long: bool = False,
+) -> Rpc[Q, R]:
     path = f"/finetree_api.{service}.v1.{service.capitalize()}Service/{name}"
-    return Rpc(service, path, request, response, timeout)
+    return Rpc(service, path, request, response, timeout, long)
 
 
 RECOMMEND = _of(
@@ -143,7 +157,11 @@ GET_JOB = _of("trainer", "GetJob", trainer_pb2.GetJobRequest, trainer_pb2.GetJob
 LIST_JOBS = _of("trainer", "ListJobs", trainer_pb2.ListJobsRequest, trainer_pb2.ListJobsResponse)
 UPDATE_JOB = _of("trainer", "UpdateJob", trainer_pb2.UpdateJobRequest, trainer_pb2.UpdateJobResponse)
 CANCEL_JOB = _of("trainer", "CancelJob", trainer_pb2.CancelJobRequest, trainer_pb2.CancelJobResponse)
+PAUSE_JOB = _of("trainer", "PauseJob", lifecycle_pb2.PauseJobRequest, lifecycle_pb2.PauseJobResponse)
+RESUME_JOB = _of("trainer", "ResumeJob", lifecycle_pb2.ResumeJobRequest, lifecycle_pb2.ResumeJobResponse)
+MOVE_JOB = _of("trainer", "MoveJob", lifecycle_pb2.MoveJobRequest, lifecycle_pb2.MoveJobResponse)
 DELETE_JOB = _of("trainer", "DeleteJob", retention_pb2.DeleteJobRequest, retention_pb2.DeleteJobResponse, SEGMENT)
+GET_STORAGE = _of("trainer", "GetStorage", retention_pb2.GetStorageRequest, retention_pb2.GetStorageResponse, SEGMENT)
 VALIDATE_SWEEP = _of(
     "trainer", "ValidateSweep", sweep_pb2.ValidateSweepRequest, sweep_pb2.ValidateSweepResponse, SEGMENT
 )
@@ -152,6 +170,8 @@ GET_SWEEP = _of("trainer", "GetSweep", sweep_pb2.GetSweepRequest, sweep_pb2.GetS
 LIST_SWEEPS = _of("trainer", "ListSweeps", sweep_pb2.ListSweepsRequest, sweep_pb2.ListSweepsResponse)
 CANCEL_SWEEP = _of("trainer", "CancelSweep", sweep_pb2.CancelSweepRequest, sweep_pb2.CancelSweepResponse)
 WATCH_JOB = _of("trainer", "WatchJob", event_log_pb2.WatchJobRequest, event_log_pb2.WatchJobResponse, None)
+WATCH_JOBS = _of("trainer", "WatchJobs", waiting_pb2.WatchJobsRequest, waiting_pb2.WatchJobsResponse, None)
+WAIT_JOB = _of("trainer", "WaitJob", waiting_pb2.WaitJobRequest, waiting_pb2.WaitJobResponse, ASKS_ANOTHER, long=True)
 LIST_EVENTS = _of("trainer", "ListEvents", event_log_pb2.ListEventsRequest, event_log_pb2.ListEventsResponse)
 QUERY_METRICS = _of(
     "trainer", "QueryMetrics", metrics_pb2.QueryMetricsRequest, metrics_pb2.QueryMetricsResponse, ASKS_ANOTHER
@@ -163,6 +183,19 @@ READ_JOB_LOG = _of("trainer", "ReadJobLog", job_log_pb2.ReadJobLogRequest, job_l
 LIST_JOB_LOGS = _of("trainer", "ListJobLogs", job_log_pb2.ListJobLogsRequest, job_log_pb2.ListJobLogsResponse)
 LIST_CHECKPOINTS = _of(
     "trainer", "ListCheckpoints", checkpoint_pb2.ListCheckpointsRequest, checkpoint_pb2.ListCheckpointsResponse
+)
+GET_CHECKPOINT = _of(
+    "trainer", "GetCheckpoint", checkpoint_pb2.GetCheckpointRequest, checkpoint_pb2.GetCheckpointResponse, SEGMENT
+)
+UPDATE_CHECKPOINT = _of(
+    "trainer", "UpdateCheckpoint", checkpoint_pb2.UpdateCheckpointRequest, checkpoint_pb2.UpdateCheckpointResponse
+)
+DELETE_CHECKPOINT = _of(
+    "trainer",
+    "DeleteCheckpoint",
+    checkpoint_pb2.DeleteCheckpointRequest,
+    checkpoint_pb2.DeleteCheckpointResponse,
+    SEGMENT,
 )
 LIST_ARTIFACTS = _of("trainer", "ListArtifacts", artifact_pb2.ListArtifactsRequest, artifact_pb2.ListArtifactsResponse)
 DOWNLOAD_ARTIFACT = _of(

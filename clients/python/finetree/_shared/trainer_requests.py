@@ -57,6 +57,7 @@ class JobFields(TypedDict, total=False):
     limits: job_pb2.JobLimits | Mapping[str, Any] | None
     deadline: datetime | None
     suspended: bool
+    priority: str | int
     labels: Mapping[str, str] | None
     annotations: Mapping[str, str] | None
 
@@ -176,6 +177,7 @@ def job_template(
     limits: job_pb2.JobLimits | Mapping[str, Any] | None = None,
     deadline: datetime | None = None,
     suspended: bool = False,
+    priority: str | int = 0,
     labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
 ) -> job_pb2.JobTemplate:
@@ -188,6 +190,7 @@ def job_template(
         display_name=display_name,
         limits=None if limits is None else coerce(job_pb2.JobLimits, limits, prefix="limits"),
         suspended=suspended or None,
+        priority=enum_number(job_pb2.JobPriority, priority, "priority"),
         labels=labels or {},
         annotations=annotations or {},
         trace_context=trace_context(),
@@ -298,6 +301,14 @@ def list_exported(name: str, after_seq: int, last_seq: int) -> Listing[event_pb2
         before_seq=last_seq + 1,
         kinds=event_kinds(EXPORTED),
         page_size=1000,
+    )
+    return Listing(rpcs.LIST_EVENTS, request, lambda page: page.events)
+
+
+def list_log(name: str, last_seq: int) -> Listing[event_pb2.JobEvent]:
+    """Build the list call of ListEvents for every event that is kept up to a number, oldest first."""
+    request = event_log_pb2.ListEventsRequest(
+        name=name, order=event_log_pb2.EVENT_ORDER_ASCENDING, before_seq=last_seq + 1, page_size=1000
     )
     return Listing(rpcs.LIST_EVENTS, request, lambda page: page.events)
 

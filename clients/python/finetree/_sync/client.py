@@ -21,7 +21,9 @@ from finetree._sync.estimator import EstimatorCalls
 from finetree._sync.jobs import JobCalls
 from finetree._sync.recommender import RecommenderCalls
 from finetree._sync.trainer.evaluations import EvaluationCalls
+from finetree._sync.trainer.storage import StorageCalls
 from finetree._sync.trainer.sweeps import SweepCalls
+from finetree._sync.trainer.waiting import WaitingCalls
 from finetree._sync.transport import Transport
 from finetree.config.options import RECONNECT_TIMEOUT, TLS, Options, make_options
 from finetree.config.settings import Service
@@ -55,7 +57,17 @@ class Raw:
         return trainer_pb2_grpc.TrainerServiceStub(self._transport.raw_channel("trainer"))
 
 
-class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, JobCalls, EvaluationCalls, SweepCalls):
+class Client(
+    RecommenderCalls,
+    EstimatorCalls,
+    DatasetCalls,
+    BaseModelCalls,
+    JobCalls,
+    EvaluationCalls,
+    SweepCalls,
+    StorageCalls,
+    WaitingCalls,
+):
     """A client of the three services. Nothing connects before the first call; threads may share it.
 
     Args:
@@ -70,8 +82,9 @@ class Client(RecommenderCalls, EstimatorCalls, DatasetCalls, BaseModelCalls, Job
             expires, and when a service refuses the token. A token switches TLS on, unless the address says http://.
         tls: True, False or a TLS; None means: when the address says https://, or there is a token or certificate.
         timeout: seconds for every unary call; None means the default of each.
-        retries: further attempts of a unary call while its service is unavailable; True means 3, False none. All
-            attempts have one deadline and one request_id. All calls of a client share a budget of 20 retries per
+        retries: further attempts of a unary call while its service is unavailable or too full to begin it; True
+            means 3, False none. All attempts have one deadline and one request_id; what the service asks to wait is
+            waited for, and a little more at random. All calls of a client share a budget of 20 retries per
             service, of which every answer gives a tenth back.
         reconnect_timeout: seconds of continuous failure after which streams, uploads and downloads give up.
         interceptors: gRPC's client interceptors, of `grpc` or of `grpc.aio` as the client is; they see every attempt

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job's events as an iterator that survives broken connections, restarted servers and silence."""
+"""Events of a job or of a project as an iterator that survives broken connections, restarts and silence."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from finetree_api.trainer.v1 import event_log_pb2, event_pb2, trainer_pb2
+from finetree_api.trainer.v1 import event_pb2
 
 from finetree._shared import rpcs
 from finetree._shared.channels import LOG
-from finetree._shared.follow import Follow, ended_early, heartbeats_missed
+from finetree._shared.follow import Following, ended_early, heartbeats_missed
 from finetree._shared.fork import GATE
 from finetree._shared.retry import Backoff
 from finetree._sync.transport import Silence, Stream, Transport
@@ -20,7 +20,7 @@ from finetree.errors import FinetreeError
 
 
 class EventStream:
-    """Every event of a job, once and in order, until its Terminal event.
+    """Every event of a job, once and in order, until its Terminal event; or those of all jobs, without end.
 
     It attaches on the first `next`, and re-attaches from its position after a broken connection, a restarted server, a
     missing number, and when nothing (not even a heartbeat) arrives for three heartbeats. After `reconnect_timeout`
@@ -28,10 +28,10 @@ class EventStream:
     share one: each event goes to one of them.
     """
 
-    def __init__(self, transport: Transport, follow: Follow, *, deadline: float | None = None) -> None:
+    def __init__(self, transport: Transport, follow: Following, *, deadline: float | None = None) -> None:
         self._transport, self._follow = transport, follow
         self._backoff = Backoff(transport.options.reconnect_timeout, deadline)
-        self._stream: Stream[event_log_pb2.WatchJobResponse] | None = None
+        self._stream: Stream[Any] | None = None
         self._closed = threading.Event()
         self._turns: dict[int, threading.Lock] = {}
 
@@ -60,7 +60,7 @@ class EventStream:
             except FinetreeError as error:
                 self._detach(renew=True)
                 delay = self._backoff.delay(error)
-                LOG.info("events of %s are asked for again in %.2f s: %s", self._follow.name, delay, error)
+                LOG.info("events of %s are asked for again in %.2f s: %s", self._follow.subject, delay, error)
                 self._closed.wait(delay)
         self.close()
         raise StopIteration
@@ -93,20 +93,22 @@ class EventStream:
         self._follow.accept(batch)
         self._backoff.progressed()
 
-    def _attached(self) -> Stream[event_log_pb2.WatchJobResponse]:
+    def _attached(self) -> Stream[Any]:
         if self._stream is not None and self._stream.generation != GATE.generation:
             # Inherited by a forked child: it continues in the parent.
             GATE.keep(self._stream)
             self._stream = None
         if self._stream is None:
             self._stream = self._transport.stream(
-                rpcs.WATCH_JOB, self._follow.request(), timeout=self._backoff.within(None)
+                self._follow.rpc, self._follow.request(), timeout=self._backoff.within(None)
             )
         return self._stream
 
     def _ended(self) -> None:
         self._detach(renew=False)
-        request = trainer_pb2.GetJobRequest(name=self._follow.name)
+        request = self._follow.question()
+        if request is None:
+            raise ended_early(self._follow)
         job = self._transport.unary(rpcs.GET_JOB, request, timeout=self._backoff.within(rpcs.QUICK)).job
         if not self._follow.ended_without_terminal(job):
             raise ended_early(self._follow)

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO, Unpack
 
-from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_log_pb2, job_pb2, metrics_pb2, trainer_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, metrics_pb2, trainer_pb2
 
 from finetree._shared import rpcs, trainer_requests
 from finetree._shared.downloads import Progress
@@ -18,21 +18,24 @@ from finetree._shared.trainer import exports
 from finetree._shared.trainer.exports import ExportFields
 from finetree._shared.trainer.weights import trained_artifact
 from finetree._shared.trainer_requests import Mode
-from finetree._sync.download import download, read_file, read_log
+from finetree._sync.download import download, read_file
 from finetree._sync.events import EventStream
 from finetree._sync.pages import Pages
 from finetree._sync.trainer import metric_files
+from finetree._sync.trainer.job_lifecycle import JobLifecycle
+from finetree._sync.trainer.job_logs import JobLogs
 from finetree._sync.trainer.job_weights import JobWeights
+from finetree._sync.trainer.waiting import JobWaiting
 from finetree._sync.transport import Transport
 from finetree.exports.target import ExportFile, Format
 
 
-class Job(JobWeights):
+class Job(JobWeights, JobLifecycle, JobWaiting, JobLogs):
     """A handle on a job.
 
     Attributes:
         name: resource name.
-        snapshot: the job as it was last seen (`create_job`, `refresh`, `update`, `cancel`, `wait`), None before that.
+        snapshot: the job as it was last seen (`create_job`, `refresh`, `update`, `pause`, `wait` …), None before that.
         request_id: idempotency key that created it, "" when this handle did not.
     """
 
@@ -282,51 +285,6 @@ class Job(JobWeights):
             self.name, metrics, first_step=first_step, last_step=last_step, points=points
         )
         return self._transport.unary(rpcs.QUERY_METRICS, request, timeout=timeout)
-
-    def read_log(
-        self,
-        *,
-        attempt: int = 0,
-        offset: int | None = None,
-        last_lines: int | None = None,
-        follow: bool = False,
-        last_attempt: int = 0,
-        timeout: float | None = None,
-    ) -> Generator[job_log_pb2.ReadJobLogResponse]:
-        """Read the log that the job's workers write, in pieces of whole lines; a cut stream goes on where it was.
-
-        It has a line for each event and what libraries said, with stack traces, and stays when the job has ended. Of a
-        log over 8 MiB the first and the newest lines are kept. A piece has `attempt`, `offset`, `text`, `next_offset`.
-
-        Args:
-            attempt: whose log; 0 means the newest attempt.
-            offset: first byte, `next_offset` of an earlier piece; None means the beginning.
-            last_lines: begin so many lines before the end instead.
-            follow: go on until the job has ended, with the logs of later attempts too.
-            last_attempt: with `follow`, end when this attempt has ended; 0 means the job's last.
-            timeout: seconds for the whole; None means as long as something arrives.
-
-        Raises:
-            NotFound: JOB_NOT_FOUND, LOG_NOT_FOUND.
-            OutOfRange: OFFSET_BEYOND_END.
-            Unavailable: nothing arrived for the client's `reconnect_timeout`.
-        """
-        request = trainer_requests.read_job_log(
-            self.name, attempt, last_attempt, offset=offset, last_lines=last_lines, follow=follow
-        )
-        return read_log(self._transport, request, deadline=deadline_after(timeout))
-
-    def list_logs(self, *, timeout: float | None = None) -> list[job_log_pb2.JobLog]:
-        """List the logs of the job, one for each attempt, with their sizes.
-
-        Args:
-            timeout: seconds; None means the client's timeout, else 10.
-
-        Raises:
-            NotFound: JOB_NOT_FOUND.
-        """
-        request = job_log_pb2.ListJobLogsRequest(parent=self.name)
-        return list(self._transport.unary(rpcs.LIST_JOB_LOGS, request, timeout=timeout).logs)
 
     def export_metrics(
         self,

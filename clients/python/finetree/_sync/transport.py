@@ -23,7 +23,7 @@ from finetree._shared.status import error_of
 from finetree._sync.connections import Connection, Connections, in_background
 from finetree.config.options import Options
 from finetree.config.settings import Service
-from finetree.errors import Internal, Unavailable
+from finetree.errors import FinetreeError, Internal, Unavailable
 
 
 class Silence(Exception):  # noqa: N818 - not an error: what follows is its reader's to decide
@@ -153,6 +153,8 @@ class Transport:
                 response = self._attempt(rpc, request, attempts.timeout(), sent)
             except grpc.RpcError as error:
                 failure = self._connections.error_of_call(error, sent)
+            except FinetreeError as error:
+                failure = error
             else:
                 sent.log("OK")
                 attempts.succeeded()
@@ -192,6 +194,10 @@ class Transport:
                     stub.future(iter(requests), timeout if timeout is not None else rpc.timeout, sent.metadata)
                 )
 
+        return self._answer(rpc, connection, begin, sent)
+
+    def _answer(self, rpc: Rpc[Q, R], connection: Connection, begin: Callable[[], Any], sent: Sent) -> R:
+        """Wait for the one answer of a call that is begun on a thread of its own."""
         connection.enter()
         stream: Stream[R] = Stream(self._connections, connection, begin, sent=sent)
         renew = True
@@ -226,12 +232,24 @@ class Transport:
         return Sent(rpc.service, rpc.path, request_id, token.value() if token is not None else "")
 
     def _attempt(self, rpc: Rpc[Q, R], request: Q, timeout: float | None, sent: Sent) -> R:
+        if rpc.long:
+            return self._attempt_long(rpc, request, timeout, sent)
         with GATE.call():
             stub = self._connections.to(rpc.service, "unary").channel.unary_unary(
                 rpc.path, rpc.request.SerializeToString, rpc.response.FromString
             )
             response: R = stub(request, timeout, sent.metadata)
             return response
+
+    def _attempt_long(self, rpc: Rpc[Q, R], request: Q, timeout: float | None, sent: Sent) -> R:
+        connection = self._connections.to(rpc.service, "stream")
+        stub = connection.channel.unary_unary(rpc.path, rpc.request.SerializeToString, rpc.response.FromString)
+
+        def begin() -> Iterator[R]:
+            with GATE.call():  # a future runs on the channel's own thread, as that of an upload
+                return Answer(stub.future(request, timeout, sent.metadata))
+
+        return self._answer(rpc, connection, begin, sent)
 
     def _timeout(self, rpc: Rpc[Q, R], timeout: float | None) -> float | None:
         return timeout if timeout is not None else self.options.timeout or rpc.timeout

@@ -24,13 +24,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from finetree_runtime.config.values import Duration, Secret, convert, kind_of, metavar
+from finetree_runtime.config.values import Duration, Secret, Size, convert, kind_of, metavar
 
 __all__ = [
     "Duration",
     "Secret",
     "ServiceSettings",
     "SettingsError",
+    "Size",
     "listen_address",
     "load",
     "load_or_exit",
@@ -87,6 +88,9 @@ class ServiceSettings:
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important log line to write.")
     drain_time: Duration = setting(10.0, "Longest time that running calls get after SIGTERM.")
     max_call_time: Duration = setting(60.0, "Longest time of a unary call.")
+    max_running_calls: int = setting(32, "Most unary calls that are worked on at once.")
+    max_waiting_calls: int = setting(64, "Most unary calls that wait for those; one more is refused at once.")
+    max_streams: int = setting(4096, "Most streams that are open at once, calls that only wait among them.")
     max_request_bytes: int = setting(
         256 * 1024, "Largest request message; those of a client's stream have their own limit."
     )

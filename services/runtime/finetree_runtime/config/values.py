@@ -15,7 +15,12 @@ from typing import Any, NewType
 Duration = NewType("Duration", float)
 """Seconds; written as "90", "90s", "250ms", "15m", "2h" or "7d"."""
 
+Size = NewType("Size", int)
+"""Bytes; written as "1000", "64KB", "200GB" (powers of 1000) or "64KiB", "16GiB" (powers of 1024)."""
+
 _UNITS = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"": 1, "b": 1} | {f"{unit}b": 1000**n for n, unit in enumerate("kmgt", start=1)}
+_SIZES |= {f"{unit}ib": 1024**n for n, unit in enumerate("kmgt", start=1)}
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
 
@@ -119,6 +124,13 @@ def _duration(raw: Any) -> Duration:
     raise ValueError(f"{raw!r} is not a duration such as 90, 250ms, 15m or 2h")
 
 
+def _size(raw: Any) -> Size:
+    text = str(raw).strip().lower() if not isinstance(raw, bool) else ""
+    if (match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?b)?", text)) and (match[2] or "") in _SIZES:
+        return Size(int(float(match[1]) * _SIZES[match[2] or ""]))
+    raise ValueError(f"{raw!r} is not a size such as 1000, 64MB or 16GiB")
+
+
 def _strings(raw: Any) -> tuple[str, ...]:
     """Convert a list, or text with commas; a flag may also be given several times."""
     parts = raw if isinstance(raw, list) else [raw]
@@ -132,6 +144,7 @@ CONVERTERS: dict[Any, Callable[[Any], Any]] = {
     bool: _boolean,
     Path: lambda raw: Path(_text(raw)).expanduser(),
     Duration: _duration,
+    Size: _size,
     Secret: _secret,
     tuple: _strings,
 }
@@ -143,6 +156,7 @@ METAVARS: dict[Any, str] = {
     float: "NUMBER",
     Path: "PATH",
     Duration: "TIME",
+    Size: "BYTES",
     tuple: "TEXT[,TEXT]",
 }
 """Placeholders in `--help` by type of the setting."""

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interceptor around every call of a service.
 
-request id → authentication → deadline → validation → the servicer's method → errors → metrics → one log line
+request id → authentication → a place → deadline → validation → the servicer's method → errors → metrics → one log line
+
+A call that arrives when there is no place is refused before any of that: its request is not even read.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import contextlib
 import inspect
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -32,14 +35,19 @@ from finetree_runtime.errors import (
 )
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
-from finetree_runtime.server.auth import Authenticator
+from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
+from finetree_runtime.server.entry.auth import Authenticator
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.metrics import CallMetrics
+from finetree_runtime.server.replies import or_serialized
 
 REQUEST_ID = "x-request-id"
 SERVER_VERSION = "finetree-server-version"
 RETRY_PUSHBACK = "grpc-retry-pushback-ms"
 """Trailer that gRPC's own retries obey; they do not read RetryInfo (gRFC A6)."""
+
+REFUSED_SECONDS = 1.0
+"""Time over which refusals are counted into one log line: a line for each would cost more than the refusal."""
 
 _SIDE_SERVICES = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 _REQUEST_ID = re.compile(r"[!-~]{1,128}")
@@ -71,9 +79,11 @@ class CallInterceptor(aio.ServerInterceptor):
         authenticator: Authenticator,
         max_call_seconds: float,
         max_request_bytes: int,
+        admission: Admission,
         metrics: CallMetrics | None = None,
     ) -> None:
         self._version = version
+        self._admission = admission
         self._authenticator = authenticator
         self._max_call_seconds = max_call_seconds
         self._max_request_bytes = max_request_bytes
@@ -83,23 +93,43 @@ class CallInterceptor(aio.ServerInterceptor):
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = asyncio.Event()
+        self._methods: dict[str, _Method] = {}
+        self._refused: Counter[str] = Counter()
+        self._refusals = {reason: self._refusing(make()) for reason, make in REFUSALS.items()}
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler | None:
         """Surround the handler of a method; None, for a method that nobody serves, makes gRPC answer UNIMPLEMENTED."""
-        handler, method = await continuation(handler_call_details), str(handler_call_details.method)
-        if handler is None:
-            return None
+        method = str(handler_call_details.method)
+        known = self._methods.get(method)
+        if known is None:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            known = self._methods[method] = self._method(method, handler)
+        self._admission.line.note_arrival()
+        reason = self._admission.refusal(stream=known.stream, side=known.side)
+        if reason:
+            self._note_refused(known.kind, method)
+            return self._refusals[reason]
+        return known.handler
+
+    def _method(self, method: str, handler: Handler) -> _Method:
         kind, factory = _FACTORIES[handler.request_streaming, handler.response_streaming]
         inner = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
         assert inner is not None  # noqa: S101  # a handler has exactly one of the four
+        stream = kind != "unary"
         if method.startswith(_SIDE_SERVICES):
             behavior = self._until_closing(inner) if handler.response_streaming else inner
-            return factory(behavior, handler.request_deserializer, handler.response_serializer)
+            behavior = self._in_place(self._admission.side(stream=handler.response_streaming), behavior)
+            made = factory(behavior, handler.request_deserializer, handler.response_serializer)
+            return _Method(kind, made, stream=stream, side=True)
         limit = None if handler.request_streaming else self._max_request_bytes
         deserialize = _lenient(handler.request_deserializer or bytes, limit)  # None: the request stays bytes
-        return factory(self._surrounded(method, kind, inner), deserialize, handler.response_serializer)
+        serialize = or_serialized(handler.response_serializer)
+        made = factory(self._surrounded(method, kind, inner), deserialize, serialize)
+        return _Method(kind, made, stream=stream, side=False)
 
     async def wait_until_idle(self, seconds: float) -> bool:
         """Wait until no call runs, then end health watches; False where calls still run after `seconds`.
@@ -125,7 +155,11 @@ class CallInterceptor(aio.ServerInterceptor):
             code = Code.OK.name
             try:
                 call.principal = await self._authenticator.authenticate(method, metadata, peer)
-                return await self._run(kind, inner, request, rpc)
+                if kind == "unary":
+                    async with self._admission.unary(call):
+                        return await self._run(kind, inner, request, rpc)
+                with self._admission.streams.taken():
+                    return await self._run(kind, inner, request, rpc)
             except asyncio.CancelledError:
                 code = (Code.DEADLINE_EXCEEDED if context.remaining() == 0.0 else Code.CANCELLED).name
                 raise
@@ -188,6 +222,41 @@ class CallInterceptor(aio.ServerInterceptor):
         line = {"method": call.method, "code": code, "ms": round(seconds * 1000, 3), "peer": peer}
         self._log.info("rpc", **call.fields | line, request_id=call.request_id, principal=call.principal.name)
 
+    def _refusing(self, error: DomainError) -> Handler:
+        """Return a handler that refuses a call of any kind without reading its request, with an error built once."""
+        wire = rpc_status.to_status(to_status(error))
+        trailers = ((SERVER_VERSION, self._version), *_pushback(error), *wire.trailing_metadata)
+
+        async def refuse(_requests: Any, rpc: Context) -> None:
+            given = tuple(entry for entry in rpc.invocation_metadata() or () if entry[0] == REQUEST_ID)
+            await rpc.abort(wire.code, wire.details, (*given, *trailers))
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _note_refused(self, kind: str, method: str) -> None:
+        if self._metrics is not None:
+            self._metrics.observe(kind, method, code=Code.RESOURCE_EXHAUSTED.name, seconds=0.0)
+        if not self._refused:
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._log_refused)
+        self._refused[method] += 1
+
+    def _log_refused(self) -> None:
+        refused, self._refused = self._refused, Counter()
+        self._log.warning("calls_refused", methods=dict(refused), seconds=REFUSED_SECONDS)
+
+    @staticmethod
+    def _in_place(places: Places, inner: Behavior) -> Behavior:
+        """Return a call of health or reflection that holds a place while it runs."""
+
+        async def behavior(request: Any, rpc: Context) -> Any:
+            try:
+                with places.taken():
+                    return await inner(request, rpc)
+            except DomainError as error:  # others came in between its arrival and now
+                await _abort(rpc, to_status(error), (), error)
+
+        return behavior
+
     def _until_closing(self, inner: Behavior) -> Behavior:
         """Return a health watch or a reflection session that ends when the server does; nothing else would end it."""
 
@@ -203,6 +272,16 @@ class CallInterceptor(aio.ServerInterceptor):
                 work.cancel()
 
         return behavior
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """A method that was called before: the surrounded handler, and what it counts as."""
+
+    kind: str
+    handler: Handler
+    stream: bool
+    side: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,7 +361,10 @@ async def _write_all(responses: Any, rpc: Context) -> None:
 
 
 async def _abort(rpc: Context, status: status_pb2.Status, trailers: Any, error: Exception) -> NoReturn:
-    delay = error.retry_delay if isinstance(error, DomainError) else None
-    pushback = () if delay is None else ((RETRY_PUSHBACK, str(round(delay * 1000))),)
     wire = rpc_status.to_status(status)
-    await rpc.abort(wire.code, wire.details, (*trailers, *pushback, *wire.trailing_metadata))
+    await rpc.abort(wire.code, wire.details, (*trailers, *_pushback(error), *wire.trailing_metadata))
+
+
+def _pushback(error: Exception) -> tuple[tuple[str, str], ...]:
+    delay = error.retry_delay if isinstance(error, DomainError) else None
+    return () if delay is None else ((RETRY_PUSHBACK, str(round(delay * 1000))),)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,8 @@ class Call:
     principal: Principal = LOCAL
     deadline: float | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    on_waiting: Callable[[], None] | None = None
+    """What `only_waits` calls; set where the call holds a place among those that run."""
 
 
 CURRENT: contextvars.ContextVar[Call | None] = contextvars.ContextVar("finetree_call", default=None)
@@ -61,6 +64,16 @@ def remaining() -> float | None:
     if call is None or call.deadline is None:
         return None
     return max(0.0, call.deadline - time.monotonic())
+
+
+def only_waits() -> None:
+    """Give up this call's place among those that run: from here on it waits for something to happen.
+
+    It then counts as a stream. Raises ResourceExhausted TOO_MANY_STREAMS. No-op outside a call.
+    """
+    call = CURRENT.get()
+    if call is not None and call.on_waiting is not None:
+        call.on_waiting()
 
 
 def bind(**fields: Any) -> None:

@@ -36,8 +36,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from finetree_runtime.config.settings import ServiceSettings, SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server import logging, tls, validation
-from finetree_runtime.server.auth import Authenticator, LocalAuthenticator
 from finetree_runtime.server.calls import CallInterceptor
+from finetree_runtime.server.entry.admission import Admission, CallLimits
+from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator
 from finetree_runtime.server.metrics import CallMetrics
 
 Hook = Callable[[], Awaitable[None]]
@@ -63,6 +64,7 @@ class Service:
         servicers: (add function, servicer, full service name) of each; `add` appends one.
         authenticator: Finds the principal of each call.
         on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
+        on_ready: Awaited once the service reports that it serves: begins what need not be done before.
         on_drain: Awaited after the last call was taken, while running ones end; cancelled after `drain_time`.
         on_stop: Awaited at the very end, also of a start that failed; cancelled after `STOP_SECONDS`.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
@@ -74,6 +76,7 @@ class Service:
     servicers: list[tuple[Callable[[Any, Any], None], Any, str]] = field(default_factory=list)
     authenticator: Authenticator = field(default_factory=LocalAuthenticator)
     on_start: Hook | None = None
+    on_ready: Hook | None = None
     on_drain: Hook | None = None
     on_stop: Hook | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -128,6 +131,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             authenticator=service.authenticator,
             max_call_seconds=settings.max_call_time,
             max_request_bytes=settings.max_request_bytes,
+            admission=Admission(CallLimits.of(settings)),
             metrics=metrics,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
@@ -136,6 +140,8 @@ async def serving(service: Service) -> AsyncIterator[str]:
         await server.start()
         await service.set_ready(ready=True)
         try:
+            if service.on_ready is not None:
+                await service.on_ready()
             yield address
         finally:
             await _drain(service, server, calls)

@@ -8,9 +8,11 @@ from contextlib import suppress
 from typing import Any
 
 from finetree_api.trainer.v1 import job_pb2, trainer_pb2_grpc
+from finetree_data.fail_points import fail_point
 from finetree_runtime.config.settings import SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.paging import PageTokens
+from finetree_runtime.server.entry.admission import CallLimits
 from finetree_runtime.server.identity import distribution_version
 from finetree_runtime.server.logging import get_logger
 from finetree_runtime.server.service import Service
@@ -27,6 +29,8 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.list import EventLister
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.metrics import MetricsReader
+from finetree_trainer.joblog.project.watch import ProjectWatches
+from finetree_trainer.joblog.wait import Waits
 from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.artifacts import Artifacts
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
@@ -35,17 +39,21 @@ from finetree_trainer.jobs.evaluation.planner import EvaluationPlanner
 from finetree_trainer.jobs.export.planner import ExportPlanner
 from finetree_trainer.jobs.inputs import Inputs
 from finetree_trainer.jobs.jobs import Jobs
+from finetree_trainer.jobs.lifecycle.moving import Moving
+from finetree_trainer.jobs.lifecycle.pausing import Pausing
+from finetree_trainer.jobs.lifecycle.time_limits import TimeLimits
 from finetree_trainer.jobs.observations import ObservationReporter
 from finetree_trainer.jobs.planner import Planner
+from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
 from finetree_trainer.jobs.retention.deletion import Deletions
-from finetree_trainer.jobs.retention.events import EventRetention
+from finetree_trainer.jobs.retention.policy import KINDS, read_policy
 from finetree_trainer.jobs.retention.sweep import RetentionSweep
+from finetree_trainer.jobs.retention.usage import StorageReport
 from finetree_trainer.jobs.serving.generations import Generations
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.jobs.serving.plan import ServingPlanner
 from finetree_trainer.jobs.sweeps.controller import SweepController
 from finetree_trainer.jobs.sweeps.sweeps import Sweeps
-from finetree_trainer.jobs.time_limits import TimeLimits
 from finetree_trainer.layout import Layout
 from finetree_trainer.models.base_models import BaseModels
 from finetree_trainer.models.checkpoints import Checkpoints
@@ -58,6 +66,7 @@ from finetree_trainer.scheduling.queue import Holder, JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
+from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.migrations import SchemaTooNewError
 from finetree_trainer.store.writer import is_corrupt
 from finetree_trainer.workers.supervisor import Supervisor
@@ -74,6 +83,7 @@ def service(settings: Settings, estimator: Estimator | None = None) -> Service:
     built = Service(NAME, distribution_version(NAME), settings)
     application = Application(settings, built, estimator)
     built.on_start = application.start
+    built.on_ready = application.run
     built.on_drain = application.drain
     built.on_stop = application.stop
     return built
@@ -85,6 +95,7 @@ class Application:
     def __init__(self, settings: Settings, service_: Service, estimator: Estimator | None) -> None:
         self._settings, self._service, self._estimator = settings, service_, estimator
         self._layout = Layout(settings.data_dir)
+        self._policy = read_policy(settings)
         self._lock = -1
         self._running: list[asyncio.Task[None]] = []
 
@@ -103,7 +114,7 @@ class Application:
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
         self._attach = await worker_servicer.serve(workers, self._layout.worker_socket)
-        self._run_background(ObservationReporter(self._log, estimator, self._host.rates))
+        self._reporter = ObservationReporter(self._log, estimator, self._host.rates)
 
     def _build(self, estimator: Estimator) -> TrainerServicer:
         """Build every part, each before those that use it; the servicer, which answers the rpcs, is the last."""
@@ -126,7 +137,14 @@ class Application:
         inputs = Inputs(models, datasets, layout=layout, data_roots=settings.data_roots, estimator=estimator)
         rates, queue = self._host.rates, self._queue
         evaluations = EvaluationPlanner(inputs, weights, self._store, devices=self._node.devices)
-        serving = ServingPlanner(inputs, weights, self._node.devices, rates=rates, has_free_slot=queue.has_free_slot)
+        serving = ServingPlanner(
+            inputs,
+            weights,
+            self._node.devices,
+            rates=rates,
+            has_free_slot=queue.has_free_slot,
+            reclaimable=self._supervisor.resting.held_bytes,
+        )
         exports = ExportPlanner(inputs, weights, models, folder=layout.root, reserve_bytes=settings.disk_reserve_bytes)
         planner = Planner(
             inputs,
@@ -141,31 +159,44 @@ class Application:
         jobs = Jobs(log, planner, queue=self._queue, supervisor=self._supervisor, settings=settings)
         self._watches = Watches(log, limit=settings.max_watchers, per_principal=settings.max_watchers_per_caller)
         self._time_limits = TimeLimits(log, jobs)
+        self._pausing = Pausing(log, self._supervisor)
         self._leases = Leases(log, self._queue, self._supervisor)
         self._generations = Generations(
             log, self._leases, self._supervisor, weights=weights, devices=self._node.devices
         )
+        checkpoints = Checkpoints(log, layout)
+        jobs.longest_kept = lambda project: self._policy.limit(project, KINDS["jobs"]).age
         deletions = Deletions(log, layout, jobs)
-        self._retention = RetentionSweep(deletions, EventRetention(log, retention=settings.event_retention))
+        keeping = CheckpointKeeping(log, layout, checkpoints)
+        self._retention = RetentionSweep(
+            log, layout, self._policy, deletions=deletions, checkpoints=keeping, datasets=datasets
+        )
         sweeps = Sweeps(log, jobs)
         self._sweep_controller = SweepController(log, jobs, sweeps)
         return TrainerServicer(
             names=Names(self._store),
             jobs=jobs,
+            pausing=self._pausing,
+            moving=Moving(log, self._queue),
             deletions=deletions,
             sweeps=sweeps,
             datasets=datasets,
             watches=self._watches,
+            waits=Waits(log, self._watches),
+            project_watches=ProjectWatches(log, self._watches),
             lister=EventLister(log),
             metrics=MetricsReader(log),
             comparer=Comparer(log, jobs),
             logs=AttemptLogs(log, layout, self._watches),
             artifacts=Artifacts(log, layout),
-            checkpoints=Checkpoints(log, layout),
+            checkpoints=checkpoints,
+            keeping=keeping,
+            storage=StorageReport(log, layout, self._policy),
             previews=Previews(log, layout),
             base_models=BaseModels(self._store, log.clock, models),
             leases=self._leases,
             generations=self._generations,
+            resting=self._supervisor.resting,
             host=self._host,
             queue=self._queue,
             tokens=PageTokens(settings.page_token_key.reveal()),
@@ -173,9 +204,14 @@ class Application:
             limits=_limits(settings),
         )
 
-    def _run_background(self, reporter: ObservationReporter) -> None:
-        """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker."""
+    async def run(self) -> None:
+        """Begin to start jobs, enforce limits and retention, report finished runs, and keep an idle worker.
+
+        Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
+        """
         self._queue.start = self._supervisor.start
+        self._queue.rank_slots = self._supervisor.resting.rank_slots
+        self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops = {
             "queue": self._queue.run,
@@ -183,7 +219,7 @@ class Application:
             "leases": self._leases.run,
             "sweeps": self._sweep_controller.run,
             "retention": self._retention.run,
-            "observation_reports": reporter.run,
+            "observation_reports": self._reporter.run,
             "heartbeats": self._supervisor.heartbeats.run,
         }
         for name, loop in loops.items():
@@ -226,15 +262,26 @@ class Application:
         for damaged in (row.uid for row in found if row.damaged):
             get_logger().error("job_record_damaged", job=damaged)
         by_uid = {row.uid: row for row in rows}
+        fail_point("start.before_recovery")
         for worker in await self._supervisor.adopt(self._node.name):
             row = by_uid.get(worker.job)
             self._queue.hold(worker.slots, Holder(worker.job, row.name if row else "", row.task if row else 0))
+        fail_point("start.after_adoption")
         self._queue.recover(rows)
         self._time_limits.recover(rows)
         self._leases.recover(rows)
+        self._pausing.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
-                self._supervisor.cancel(row.uid, row.attempt, save=False)
+                self._stop_again(row)
+
+    def _stop_again(self, row: JobRow) -> None:
+        """Repeat the command to a worker whose job is about to end: by a limit, or on request."""
+        ended_by = job_pb2.Job.FromString(row.snapshot).state_reason.code
+        if ended_by in states.LIMITS and row.task == job_pb2.TASK_KIND_TRAIN:
+            self._supervisor.finish(row.uid, row.attempt)
+        else:
+            self._supervisor.cancel(row.uid, row.attempt, save=ended_by == states.CANCEL_SAVING)
 
     def _begin_prewarming(self) -> None:
         self._queue.prewarm = self._supervisor.prewarm
@@ -272,6 +319,7 @@ def _limits(settings: Settings) -> dict[str, int]:
         "max_watchers": settings.max_watchers,
         "max_watchers_per_caller": settings.max_watchers_per_caller,
         "max_queued_jobs": settings.max_queued,
+        **CallLimits.of(settings).shown(),
         "event_retention_seconds": int(settings.event_retention),
         "orphan_grace_seconds": int(settings.orphan_grace),
     }

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import ResourceExhausted
 
 T = TypeVar("T")
@@ -40,10 +41,26 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder that only this user can enter, and return it."""
+    """Make a folder that only this user can enter, and return it.
+
+    It is on the disk with its parents: what is flushed inside of it would else be lost with its name in a power cut.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)  # noqa: PTH101 - mkdir's mode is cut by the umask and left alone when the folder exists
+    for path in missing:
+        with suppress(PermissionError):  # a folder that may be written and not read
+            sync_folder(path.parent)
     return folder
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk: the names of what was made, renamed or deleted in it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def folder_bytes(folder: Path) -> int:
@@ -66,11 +83,8 @@ def move_durably(source: Path, target: Path) -> None:
     """Rename a file whose content is on disk already, so that the new name is on disk too."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
-    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    fail_point("upload.after_rename")
+    sync_folder(target.parent)
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:

@@ -4,7 +4,7 @@
 import dataclasses
 from pathlib import Path
 
-from finetree_runtime.config.settings import Duration, Secret, ServiceSettings, listen_address, setting
+from finetree_runtime.config.settings import Duration, Secret, ServiceSettings, Size, listen_address, setting
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,6 +26,11 @@ class Settings(ServiceSettings):
     worker_heartbeat: Duration = setting(
         20.0,
         "Longest silence between the trainer and a worker; silent and idle four times as long, it is ended.",
+    )
+    base_rest: Duration = setting(
+        60.0,
+        "How long a worker keeps its base model loaded for the next job on the same base, unless other jobs need its "
+        "memory; 0: not at all.",
     )
     start_time: Duration = setting(120.0, "Longest time from a worker's start until it attaches.")
     orphan_grace: Duration = setting(
@@ -49,6 +54,11 @@ class Settings(ServiceSettings):
     event_retention: Duration = setting(
         90 * 86400.0, "How long the events of ended jobs are kept; each job keeps its newest."
     )
+    retention_age: Duration = setting(
+        0.0, "How long checkpoints, artifacts and datasets that nothing uses are kept; 0: for any time."
+    )
+    retention_bytes: Size = setting(0, "Most bytes of each kind in a project, oldest removed first; 0: any number.")
+    retention_file: Path | None = setting(None, "Limits by kind and project (TOML, docs/operations.md).")
     max_request_bytes: int = setting(512 * 1024, "Most bytes of a request message, pieces of an upload excepted.")
     # A piece of an upload is up to 1 MiB, with a name and an offset.
     max_stream_message_bytes: int = setting(2 * 1024**2, "Most bytes of a piece of an upload.")

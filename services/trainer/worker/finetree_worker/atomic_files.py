@@ -7,9 +7,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from finetree_data.fail_points import fail_point
+from finetree_data.weights.checkpoint import read_json
 
 from finetree_worker.errors import StorageError
 
@@ -28,14 +31,17 @@ def atomic_folder(target: Path, facts: dict[str, Any]) -> Iterator[Path]:
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with storage_errors():
         shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
+        make_folder(target.parent)
+        draft.mkdir()
     try:
         with storage_errors():
             yield draft
             seal(draft, facts)
             if target.exists():
                 raise StorageError("OUTPUT_EXISTS", f"Another process has written {target.name!r} meanwhile.")
+            fail_point("folder.before_rename")
             draft.rename(target)
+            fail_point("folder.after_rename")
             sync_folder(target.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -63,10 +69,13 @@ def _storage_error(*, full: bool) -> StorageError:
 
 
 def seal(folder: Path, facts: dict[str, Any]) -> None:
-    """Flush every file of `folder` and write the manifest over them."""
+    """Flush every file of `folder` and the folders in it, and write the manifest over them."""
     for path in contents(folder):
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
+    for path in folder.rglob("*/"):
+        sync_folder(path)
+    fail_point("folder.before_manifest")
     text = json.dumps({**facts, "files": hashes(folder)}, indent=2, sort_keys=True) + "\n"
     with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
         stream.write(text)
@@ -78,10 +87,10 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a whole folder; None where it is missing or unreadable, or a file differs from it."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         recorded = manifest["files"]
         return manifest if isinstance(recorded, dict) and recorded == hashes(folder) else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -115,6 +124,15 @@ def contents(folder: Path) -> list[Path]:
 def size(folder: Path) -> int:
     """Return the size of all files below `folder` in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, on the disk: what is flushed inside would else be lost with its name."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        with suppress(PermissionError):  # a folder that may be written and not read
+            sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

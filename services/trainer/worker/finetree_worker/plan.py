@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from finetree_api.trainer.v1 import artifact_pb2, job_pb2
+from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from finetree_api.types.v1 import evidence_pb2, run_spec_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data.options import Reading
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from finetree_worker.portable import Portable
 
 UNLIMITED = 1 << 24
 """Sequence length that cuts nothing: the longest that a spec may have."""
@@ -145,6 +147,11 @@ class Method(ABC):
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether the program that the artifact in `folder` is meant for loads it on the base in `base`."""
 
+    def portable(self, trained: Any, base: BaseModel) -> "Portable | None":
+        """Return how other programs name the trained weights of a checkpoint; None where none loads them."""
+        del trained, base
+        return None
+
     def quantization(self, dtype: "torch.dtype") -> "BitsAndBytesConfig | None":
         """Return how the base is quantized on loading, its products in `dtype`; None where it is not quantized."""
         del dtype
@@ -237,6 +244,8 @@ class CheckpointPlan:
 
     every_steps: int = 100
     """Steps between two checkpoints; 0: none."""
+    max_lost_seconds: float = 0.0
+    """Most time of steps that a lost worker may cost, seconds; 0: unlimited."""
     keep: int = 2
     """Number of the newest checkpoints that are kept."""
     keep_best: bool = False
@@ -298,6 +307,8 @@ class Plan:
     threads: int = 1
     job: str = ""
     attempt: int = 1
+    attempt_reason: event_pb2.AttemptReason.ValueType = event_pb2.ATTEMPT_REASON_UNSPECIFIED
+    """Why there is this attempt; unspecified where its number says all that is known."""
     placements: tuple[job_pb2.Placement, ...] = ()
     plan_digest: str = ""
     checkpoint_folder: Path | None = None

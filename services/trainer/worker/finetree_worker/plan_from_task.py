@@ -58,6 +58,7 @@ def train_plan(task: worker_pb2.Task) -> Plan:
         threads=max(1, task.threads),
         job=task.job,
         attempt=task.attempt,
+        attempt_reason=task.attempt_reason,
         placements=tuple(task.placements),
         plan_digest=task.plan_digest,
         checkpoint_folder=Path(folders.checkpoint_dir) if folders.checkpoint_dir else None,
@@ -193,7 +194,8 @@ def _checkpoints(task: worker_pb2.Task) -> CheckpointPlan:
             field="checkpoints.keep_best",
             remedy="Set evaluation.every_steps and hold rows out, or leave keep_best unset.",
         )
-    return CheckpointPlan(**spec_values.stated(asked, "every_steps", "keep", "keep_best"))
+    lost = task.max_lost_time.ToNanoseconds() / 1e9
+    return CheckpointPlan(max_lost_seconds=lost, **spec_values.stated(asked, "every_steps", "keep", "keep_best"))
 
 
 def _evaluation(asked: training_pb2.Evaluation) -> EvaluationPlan:

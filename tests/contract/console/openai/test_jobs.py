@@ -195,10 +195,13 @@ def test_a_model_that_is_not_there_is_refused(client, training_file):
 
 def test_what_the_trainer_does_not_do_is_refused(client, training_file):
     job = create(client, training_file, finetree=OWN)
-    for action in (client.fine_tuning.jobs.pause, client.fine_tuning.jobs.resume):
+    for action, code in (
+        (client.fine_tuning.jobs.pause, "JOB_NOT_PAUSABLE"),
+        (client.fine_tuning.jobs.resume, "JOB_NOT_PAUSED"),
+    ):
         with pytest.raises(openai.BadRequestError) as caught:
             action(job.id)
-        assert caught.value.code == "ACTION_UNSUPPORTED"
+        assert caught.value.code == code
     with pytest.raises(openai.NotFoundError) as caught:
         client.chat.completions.create(model="ft:small:x:none", messages=[{"role": "user", "content": "?"}])
     assert (caught.value.code, caught.value.param) == ("NOT_SERVING", "model")

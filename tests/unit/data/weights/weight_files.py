@@ -46,6 +46,11 @@ def checkpoint(folder: Path, step: int, tensors: dict[str, tuple[int, ...]] | No
     made = folder / f"step-{step:08d}"
     made.mkdir(parents=True)
     (made / "weights.safetensors").write_bytes(safetensors(tensors or {A: (2, 6)}))
-    files = {"weights.safetensors": "0" * 64}
+    names = {name: name.replace(".default", "") for name in tensors or {A: (2, 6)}}
+    form = {"names": names, "weights_file": "adapter_model.safetensors", "config_file": "adapter_config.json"}
+    (made / "portable.json").write_text(json.dumps(form | {"config": {"peft_type": "LORA", "r": 2}}))
+    for name in ("optimizer.safetensors", "state.json"):
+        (made / name).write_bytes(b"{}")
+    files = {file.name: "0" * 64 for file in made.iterdir()}
     (made / "manifest.json").write_text(json.dumps({"format": 1, "step": step, "files": files}))
     return made

@@ -11,6 +11,7 @@ from finetree._shared.retry import (
     LONGEST_DELAY,
     LONGEST_HINT,
     RETRY_TOKENS,
+    SPREAD,
     Attempts,
     Backoff,
     RetryBudget,
@@ -110,6 +111,15 @@ def test_a_service_that_says_when_to_come_back_is_waited_for_but_not_long(second
     stopping = finetree.Unavailable("stopping", reason="SERVER_STOPPING", retry_after=seconds)
     delays = spend(Attempts(1, RetryBudget(), 300.0), stopping)
     assert [delay >= seconds for delay in delays] == [True] * waits
+
+
+@pytest.mark.parametrize("reason", ["SERVER_OVERLOADED", "TOO_MANY_STREAMS"])
+def test_a_server_without_a_place_is_asked_again_when_it_says_so_and_not_by_all_at_once(reason):
+    refused = finetree.ResourceExhausted("too many calls", reason=reason, retry_after=1.0)
+    delays = [spend(Attempts(1, RetryBudget(), None), refused)[0] for _ in range(50)]
+    assert all(1.0 <= delay <= 1.0 + SPREAD for delay in delays)
+    assert max(delays) - min(delays) > SPREAD / 4
+    assert spend(Attempts(3, RetryBudget(), 0.5), refused) == []  # it would come back after its deadline
 
 
 @pytest.mark.parametrize(

@@ -127,10 +127,12 @@ def test_a_database_without_checksums_gets_them_once(file):
                 connection.execute(f"UPDATE {table} SET {column} = ? WHERE uid = ?", (sealed[:-4], key))
         for later in ("sweeps", "removed_jobs"):
             connection.execute(f"DROP TABLE {later}")
+        for column in ("priority", "place"):
+            connection.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         connection.execute("UPDATE meta SET value = '1' WHERE key = 'schema_version'")
     assert read_all(file) == whole
     assert read_all(file) == whole
-    assert len(MIGRATIONS) == 4
+    assert len(MIGRATIONS) == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(range(256))])

@@ -4,11 +4,13 @@
 import hashlib
 import json
 
+import pytest
 from finetree_api.trainer.v1 import artifact_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_worker.errors import DamagedDataError
 from finetree_worker.process.artifacts import seal
-from finetree_worker.process.lineage import of_task
+from finetree_worker.process.lineage import of_task, require_rows
 
 TRAIN, HELD_OUT = training_data_pb2.SPLIT_TRAIN, training_data_pb2.SPLIT_EVALUATION
 
@@ -46,3 +48,19 @@ def test_the_manifest_of_an_artifact_has_its_lineage(tmp_path):
     assert written["datasets"][0]["sha256"] == hashlib.sha256(b"rows").hexdigest()
     assert written["base"] == {"hub_id": "acme/tiny", "fingerprint": "f" * 64}
     assert written["versions"]["torch"] == sealed.lineage.versions["torch"]
+
+
+def test_an_upload_that_is_damaged_on_the_disk_is_named_and_not_read(tmp_path):
+    task = task_of(tmp_path)
+    require_rows(
+        task
+    )  # a file that is named by path has no hash to compare with, and one that is gone is another's word
+    task.lineage.datasets[0].sha256 = hashlib.sha256(b"rows").hexdigest()
+    require_rows(task)
+    for bit in range(8 * len(b"rows")):
+        damaged = bytearray(b"rows")
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "rows.jsonl").write_bytes(damaged)
+        with pytest.raises(DamagedDataError, match=r"The file of rows\.jsonl is damaged") as refused:
+            require_rows(task)
+        assert refused.value.reason == "DATASET_DAMAGED"

@@ -13,7 +13,7 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_worker.errors import DataError
 from finetree_worker.methods.full import Full
 from finetree_worker.plan import CheckpointPlan, EvaluationPlan, Metric, Plan, Schedule
-from finetree_worker.training import checkpoint, evaluate
+from finetree_worker.training import evaluate
 from worker_harness import Recorder, difference, elsewhere, held_out, loop_of, run, scripted, tuned, weights, weights_at
 
 
@@ -97,7 +97,7 @@ def test_a_loss_that_is_not_a_number_is_never_the_best(plan: Plan, write_rows: C
     assert not loop._is_best(None)
     assert loop.position.best_value is None
     assert evaluate.perplexity(math.nan) is None
-    assert checkpoint.best_step(plan.checkpoints_dir) is None
+    assert loop.position.best_step == 0
 
 
 def test_rotation_keeps_the_newest_and_the_best(plan: Plan, write_rows: Callable[..., Path]) -> None:

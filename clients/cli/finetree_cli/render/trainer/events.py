@@ -10,10 +10,18 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 
 from finetree_cli.output import Output, as_dict, plain
 from finetree_cli.render import units
+from finetree_cli.render.chart.curve import LossCurve
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
     from rich.progress import Progress, TaskID
 
+CURVE_LINES = 8
+"""Lines of a curve; a terminal with less than twice as many shows none."""
+WIDEST_CURVE = 110
+"""Most columns of a curve."""
 LINE_EVERY_SECONDS = 5.0
 """Shortest time between two lines about steps where there is no terminal, so that a log stays readable."""
 
@@ -88,16 +96,18 @@ class LineView(JsonView):
 
 
 class BarView:
-    """Shows a progress bar for the current phase, and other events above it."""
+    """Shows the curve of the losses and a progress bar for the current phase, and other events above them."""
 
     def __init__(self, out: Output) -> None:
-        self._progress = _progress(out)
+        self._curve = LossCurve()
+        self._progress = _progress(out, self._curve)
         self._task: TaskID | None = None
         self._phase = -1
 
     def show(self, event: event_pb2.JobEvent) -> None:
-        """Update the bar, or print the event above it."""
+        """Update curve and bar, or print the event above them."""
         payload = event.WhichOneof("payload")
+        self._curve.add(event)
         if payload == "step_metrics":
             step = event.step_metrics
             self._move(job_pb2.JOB_PHASE_TRAIN, step.step, step.total_steps, step_note(step))
@@ -129,15 +139,25 @@ class BarView:
         self._progress.update(self._task, completed=done, total=total, note=note)
 
 
-def _progress(out: Output) -> "Progress":
+def _progress(out: Output, curve: LossCurve) -> "Progress":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    return Progress(
+    terminal = out.console(err=True)
+
+    class WithCurve(Progress):
+        """The bars below a curve, on a terminal that has the room."""
+
+        def get_renderables(self) -> "Iterator[RenderableType]":
+            if curve.drawable and terminal.height >= CURVE_LINES * 2:
+                yield curve.text(min(terminal.width, WIDEST_CURVE), CURVE_LINES)
+            yield from super().get_renderables()
+
+    return WithCurve(
         TextColumn("{task.description:>20}"),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
-        console=out.console(err=True),
+        console=terminal,
         transient=True,
     )

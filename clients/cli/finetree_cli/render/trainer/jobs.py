@@ -47,8 +47,7 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
         out.text(f"  targets   {', '.join(target.name for target in job.serve.loaded)}")
     for placement in job.placements:
         out.text(f"  runs on   {placement.node}: {', '.join(placement.device_ids)}")
-    if job.queue_position:
-        out.text(f"  queue     {job.queue_position}. {job.blocked_by}".rstrip())
+    _show_queue(out, job)
     _show_metrics(out, job.metrics)
     if job.HasField("estimate"):
         _show_frozen_estimate(out, job.estimate)
@@ -62,6 +61,22 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
         out.text(f"  plan      {job.plan_digest}")
     for key, value in sorted(job.annotations.items()):
         out.text(f"  note      {key}: {value}")
+
+
+def _show_queue(out: Output, job: job_pb2.Job) -> None:
+    if job.queue_position:
+        out.text(f"  queue     {job.queue_position}. {job.blocked_by}".rstrip())
+    if job.priority in (job_pb2.JOB_PRIORITY_LOW, job_pb2.JOB_PRIORITY_HIGH):
+        out.text(f"  priority  {units.word(job_pb2.JobPriority, job.priority)}")
+
+
+def show_place(out: Output, job: job_pb2.Job) -> None:
+    """Print the place of a job in the queue; of one that does not wait, its state."""
+    if not job.queue_position:
+        out.text(state_name(job.state))
+        return
+    priority = units.word(job_pb2.JobPriority, job.priority)
+    out.text(f"{state_name(job.state)}, position {job.queue_position}, priority {priority}: {job.blocked_by}")
 
 
 def _show_metrics(out: Output, metrics: job_pb2.LatestMetrics) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endpoints of jobs: create, retrieve, list, cancel; pause and resume are refused."""
+"""Endpoints of jobs: create, retrieve, list, cancel, pause, resume."""
 
 from __future__ import annotations
 
@@ -63,12 +63,18 @@ async def cancel_job(request: Request) -> Response:
     return Json(await _object(client, request, await client.job(job.name).cancel()))
 
 
-async def refuse_pause(request: Request) -> Response:
-    """POST /v1/fine_tuning/jobs/{id}/pause and resume: the trainer pauses no job."""
+async def pause_job(request: Request) -> Response:
+    """POST /v1/fine_tuning/jobs/{id}/pause."""
     client: finetree.AsyncClient = request.app.state.client
-    await _job(client, request)
-    action = request.url.path.rpartition("/")[2]
-    raise refusal("", f"this server does not {action} jobs; cancel stops one for good", "ACTION_UNSUPPORTED")
+    job = await _job(client, request)
+    return Json(await _object(client, request, await client.job(job.name).pause()))
+
+
+async def resume_job(request: Request) -> Response:
+    """POST /v1/fine_tuning/jobs/{id}/resume."""
+    client: finetree.AsyncClient = request.app.state.client
+    job = await _job(client, request)
+    return Json(await _object(client, request, await client.job(job.name).resume()))
 
 
 async def _job(client: finetree.AsyncClient, request: Request) -> job_pb2.Job:

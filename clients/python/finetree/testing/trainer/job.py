@@ -11,8 +11,9 @@ from typing import Any
 
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2, trainer_pb2
 
+from finetree.errors import FailedPrecondition
 from finetree.testing.clock import Clock, to_timestamp
-from finetree.testing.requests import invalid
+from finetree.testing.requests import invalid, not_promised
 from finetree.testing.serving import invented_checks
 from finetree.testing.trainer.script import Course, Paced, ended, moved
 
@@ -49,14 +50,14 @@ class FakeJob:
         self._started = 0
         self._due = course.begin(message)
         self._free = course.hold_at
+        self._rests = False
         self._coming: deque[Paced] = deque(course.events(message, self._artifacts()))
         self._placements = list(message.placements)
         del message.placements[:]
-        if message.suspended and not course.recorded:
-            self._coming = deque([self._coming[0]])
-            self.message.blocked_by = "suspended until it is cancelled"
         if self.next_due is not None:
             self._next(self._due + self._coming[0].micros)  # a new job waits: the rest comes when it is looked at
+        if message.suspended and not course.recorded:
+            self._rest()
 
     @property
     def kind(self) -> job_pb2.TaskKind.ValueType:
@@ -71,7 +72,7 @@ class FakeJob:
     @property
     def next_due(self) -> int | None:
         """Microseconds at which its next event is stored by itself, None for never."""
-        if self._free == 0 or not self._coming or self.ended:
+        if self._free == 0 or self._rests or not self._coming or self.ended:
             return None
         return self._due + self._coming[0].micros
 
@@ -86,13 +87,63 @@ class FakeJob:
     def advance(self, count: int | None) -> None:
         """Store `count` of the events that are held, all of them for None."""
         stored = 0
-        while self._coming and not self.ended and (count is None or stored < count):
+        while self._coming and not self.ended and not self._rests and (count is None or stored < count):
             self._next(self._clock.micros())
             stored += 1
 
     def cancel(self, code: str = "CANCEL_REQUESTED", why: str = "Cancelled on request.") -> None:
         """Cancel the job, unless it has ended; its worker obeys at once."""
         self._finish_cancelled(code, why, self._clock.micros())
+
+    def pause(self) -> None:
+        """Pause the job; its worker obeys at once.
+
+        Raises:
+            FailedPrecondition: JOB_NOT_PAUSABLE.
+            Unimplemented: NOT_IN_FAKE_SUITE: it is a recorded one.
+        """
+        job, now = self.message, self._clock.micros()
+        if self.course.recorded:
+            raise not_promised("pauses no recorded job")
+        if job_pb2.JOB_ACTION_PAUSE not in job.allowed_actions:
+            text = "The job does not train, or it is in no state that can be paused."
+            raise FailedPrecondition(text, reason="JOB_NOT_PAUSABLE")
+        if job.state == job_pb2.JOB_STATE_QUEUED:
+            job.suspended = True
+            job.state_reason.CopyFrom(job_pb2.StateReason(code="SUSPENDED", text="Paused on request while it waited."))
+        else:
+            if job.state == job_pb2.JOB_STATE_RUNNING:
+                self._coming.appendleft(Paced(0, moved(job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING)))
+            self._store(moved(job.state, job_pb2.JOB_STATE_PAUSING), now)
+            self._store(moved(job_pb2.JOB_STATE_PAUSING, job_pb2.JOB_STATE_PAUSED), now)
+            job.ClearField("placements")
+        self._rest()
+
+    def resume(self) -> None:
+        """Have the job go on.
+
+        Raises:
+            FailedPrecondition: JOB_NOT_PAUSED.
+        """
+        job, now = self.message, self._clock.micros()
+        if job_pb2.JOB_ACTION_RESUME not in job.allowed_actions:
+            raise FailedPrecondition("The job is neither paused nor suspended.", reason="JOB_NOT_PAUSED")
+        self._rests, job.suspended, self._due = False, False, now
+        job.ClearField("blocked_by")
+        if job.state == job_pb2.JOB_STATE_PAUSED:
+            started = event_pb2.AttemptStarted(
+                restored_step=job.progress.step, reason=event_pb2.ATTEMPT_REASON_RESUMED, engine="fake"
+            )
+            self._coming.appendleft(Paced(0, event_pb2.JobEvent(attempt_started=started)))
+            self._coming.appendleft(Paced(0, moved(job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_PREPARING)))
+            self._store(moved(job_pb2.JOB_STATE_PAUSED, job_pb2.JOB_STATE_QUEUED), now)
+        self._allow()
+
+    def _rest(self) -> None:
+        self._rests = True
+        if self.message.suspended:
+            self.message.blocked_by = "suspended: it is not queued until it is resumed"
+        self._allow()
 
     def update(self, request: trainer_pb2.UpdateJobRequest) -> None:
         """Change the display name, labels and annotations, as far as the mask names them.
@@ -157,7 +208,8 @@ class FakeJob:
         if state in WITH_WORKER:
             self._store(moved(state, job_pb2.JOB_STATE_CANCELLING, code, why), moment)
             state = job_pb2.JOB_STATE_CANCELLING
-        self._store(moved(state, job_pb2.JOB_STATE_CANCELLED, "CANCELLED", why), moment)
+        code = "CANCELLED" if code == "CANCEL_REQUESTED" else code
+        self._store(moved(state, job_pb2.JOB_STATE_CANCELLED, code, why), moment)
         self._store(ended(event_pb2.Terminal(state=job_pb2.JOB_STATE_CANCELLED)), moment)
 
     def _store(self, event: event_pb2.JobEvent, moment: int) -> None:
@@ -206,8 +258,11 @@ class FakeJob:
                     job.metrics.exact_match = event.eval_metrics.exact_match
             case "terminal":
                 self._end(event)
-        del job.allowed_actions[:]
-        job.allowed_actions.extend(_actions(job.state))
+        self._allow()
+
+    def _allow(self) -> None:
+        del self.message.allowed_actions[:]
+        self.message.allowed_actions.extend(_actions(self.message))
 
     def _end(self, event: event_pb2.JobEvent) -> None:
         job = self.message
@@ -278,7 +333,16 @@ def _step(job: job_pb2.Job, step: event_pb2.StepMetrics) -> None:
     metrics.peak_memory_bytes = max(metrics.peak_memory_bytes, step.peak_memory_bytes)
 
 
-def _actions(state: job_pb2.JobState.ValueType) -> Iterable[job_pb2.JobAction.ValueType]:
+def _actions(job: job_pb2.Job) -> Iterable[job_pb2.JobAction.ValueType]:
+    state, waits = job.state, job.state == job_pb2.JOB_STATE_QUEUED
     if state in ENDED:
-        return [job_pb2.JOB_ACTION_DOWNLOAD] if state != job_pb2.JOB_STATE_CANCELLED else []
-    return [] if state == job_pb2.JOB_STATE_CANCELLING else [job_pb2.JOB_ACTION_CANCEL]
+        return [job_pb2.JOB_ACTION_DOWNLOAD]
+    if state == job_pb2.JOB_STATE_CANCELLING:
+        return []
+    allowed = [job_pb2.JOB_ACTION_CANCEL]
+    works = state in (job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING)
+    if job.HasField("train") and (works or (waits and not job.suspended)):
+        allowed.append(job_pb2.JOB_ACTION_PAUSE)
+    if state == job_pb2.JOB_STATE_PAUSED or (waits and job.suspended):
+        allowed.append(job_pb2.JOB_ACTION_RESUME)
+    return allowed

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grpc
 from finetree_api.trainer.v1 import (
@@ -13,6 +14,7 @@ from finetree_api.trainer.v1 import (
     dataset_pb2,
     evaluation_pb2,
     job_pb2,
+    lifecycle_pb2,
     trainer_pb2,
 )
 from finetree_api.types.v1 import hardware_pb2, server_pb2, training_data_pb2
@@ -94,6 +96,8 @@ class FakeTrainer:
         handlers.unary(rpcs.LIST_JOBS, self._list)
         handlers.unary(rpcs.UPDATE_JOB, self._update)
         handlers.unary(rpcs.CANCEL_JOB, self._cancel)
+        handlers.unary(rpcs.PAUSE_JOB, self._pause)
+        handlers.unary(rpcs.RESUME_JOB, self._resume)
         handlers.stream(rpcs.WATCH_JOB, lambda r, context: self.watches.stream(r, self.find(r.name), context))
         handlers.unary(rpcs.LIST_EVENTS, lambda r: list_events(r, self.find(r.name)))
         handlers.unary(rpcs.QUERY_METRICS, lambda r: query_metrics(r, self.find(r.name)))
@@ -250,6 +254,7 @@ class FakeTrainer:
             labels=given.labels,
             annotations=given.annotations,
             suspended=given.suspended,
+            priority=given.priority or job_pb2.JOB_PRIORITY_NORMAL,
             trace_context=given.trace_context,
             estimate=planned.estimate,
             plan_digest=planned.plan.digest if planned.plan is not None else "",
@@ -287,23 +292,29 @@ class FakeTrainer:
                     job.train.ClearField(name)  # type: ignore[arg-type]  # names from the tuple above
         return answer
 
-    def _update(self, request: trainer_pb2.UpdateJobRequest) -> trainer_pb2.UpdateJobResponse:
+    def _once(self, request: Any, act: Callable[[FakeJob], None]) -> FakeJob:
+        """Do to a job what a request asks, unless the same request has done it before."""
         job = self.find(request.name)
-        project = job.message.name.partition("/jobs/")[0]
-        key = project, request.request_id, "UpdateJob", body_hash(request, "request_id")
+        project, method = job.message.name.partition("/jobs/")[0], request.DESCRIPTOR.name.removesuffix("Request")
+        key = project, request.request_id, method, body_hash(request, "request_id")
         if self._answers.find(*key) is None:
-            job.update(request)
+            act(job)
             self._answers.keep(*key, job.message.name)
-        return trainer_pb2.UpdateJobResponse(job=job.message)
+        return job
+
+    def _update(self, request: trainer_pb2.UpdateJobRequest) -> trainer_pb2.UpdateJobResponse:
+        return trainer_pb2.UpdateJobResponse(job=self._once(request, lambda job: job.update(request)).message)
 
     def _cancel(self, request: trainer_pb2.CancelJobRequest) -> trainer_pb2.CancelJobResponse:
-        job = self.find(request.name)
-        project = job.message.name.partition("/jobs/")[0]
-        key = project, request.request_id, "CancelJob", body_hash(request, "request_id")
-        if self._answers.find(*key) is None:
-            self._answers.keep(*key, job.message.name)
-            job.cancel()
-        return trainer_pb2.CancelJobResponse(job=job.message)
+        return trainer_pb2.CancelJobResponse(job=self._once(request, lambda job: job.cancel()).message)
+
+    def _pause(self, request: lifecycle_pb2.PauseJobRequest) -> lifecycle_pb2.PauseJobResponse:
+        return lifecycle_pb2.PauseJobResponse(job=self._once(request, FakeJob.pause).message)
+
+    def _resume(self, request: lifecycle_pb2.ResumeJobRequest) -> lifecycle_pb2.ResumeJobResponse:
+        answer = lifecycle_pb2.ResumeJobResponse(job=self._once(request, FakeJob.resume).message)
+        self._pump()
+        return answer
 
     def _artifacts(self, request: artifact_pb2.ListArtifactsRequest) -> artifact_pb2.ListArtifactsResponse:
         found = self.find(request.parent, "parent").artifacts()

@@ -506,7 +506,7 @@ Global___ListArtifactsResponse: _TypeAlias = ListArtifactsResponse  # noqa: Y015
 
 @_typing.final
 class DownloadArtifactRequest(_message.Message):
-    """Asks for one file of an artifact, or a part of it."""
+    """Asks for one file of an artifact or a checkpoint, or a part of it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -515,9 +515,9 @@ class DownloadArtifactRequest(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """"projects/{project}/jobs/{job}/artifacts/{artifact}"."""
+    """"projects/{project}/jobs/{job}/artifacts/{artifact}", or "projects/{project}/jobs/{job}/checkpoints/{step}"."""
     path: _builtins.str
-    """ArtifactFile.path of the file. Any other is refused with FILE_NOT_FOUND."""
+    """ArtifactFile.path of the file, of a checkpoint as GetCheckpoint names them. Any other is refused with FILE_NOT_FOUND."""
     offset: _builtins.int
     """First byte. The file's size gives no bytes; beyond it: OFFSET_BEYOND_END."""
     limit: _builtins.int

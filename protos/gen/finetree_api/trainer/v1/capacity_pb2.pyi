@@ -12,6 +12,7 @@ from finetree_api.types.v1 import training_pb2 as _training_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -40,6 +41,7 @@ class Device(_message.Message):
     FREE_SLOTS_FIELD_NUMBER: _builtins.int
     THREADS_PER_SLOT_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
+    RESTING_WORKERS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id on its node, for example "cpu" or "cuda:0"."""
     display_name: _builtins.str
@@ -66,6 +68,12 @@ class Device(_message.Message):
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[_serving_pb2.ServingLease]:
         """Leases of those of the running jobs that serve a base model."""
 
+    @_builtins.property
+    def resting_workers(self) -> _containers.RepeatedCompositeFieldContainer[Global___RestingWorker]:
+        """Workers that have done their job and hold its base loaded for the next one. Their memory is not in free_bytes; any
+        job that needs it gets it.
+        """
+
     def __init__(
         self,
         *,
@@ -79,14 +87,43 @@ class Device(_message.Message):
         free_slots: _builtins.int = ...,
         threads_per_slot: _builtins.int = ...,
         leases: _abc.Iterable[_serving_pb2.ServingLease] | None = ...,
+        resting_workers: _abc.Iterable[Global___RestingWorker] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["hardware", b"hardware"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "free_bytes", b"free_bytes", "free_slots", b"free_slots", "hardware", b"hardware", "id", b"id", "leases", b"leases", "running_jobs", b"running_jobs", "slots", b"slots", "threads_per_slot", b"threads_per_slot", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["display_name", b"display_name", "free_bytes", b"free_bytes", "free_slots", b"free_slots", "hardware", b"hardware", "id", b"id", "leases", b"leases", "resting_workers", b"resting_workers", "running_jobs", b"running_jobs", "slots", b"slots", "threads_per_slot", b"threads_per_slot", "total_bytes", b"total_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Device: _TypeAlias = Device  # noqa: Y015
+
+@_typing.final
+class RestingWorker(_message.Message):
+    """A worker between two jobs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    memory_bytes: _builtins.int
+    """Memory that its process holds: of a GPU what is reserved there, else its resident memory. Bytes."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it ends unless a job takes it."""
+
+    def __init__(
+        self,
+        *,
+        memory_bytes: _builtins.int = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestingWorker: _TypeAlias = RestingWorker  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):

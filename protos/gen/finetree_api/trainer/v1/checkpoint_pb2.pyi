@@ -4,7 +4,9 @@ isort:skip_file
 Checkpoints of a job: what can be gone on from."""
 
 from collections import abc as _abc
+from finetree_api.trainer.v1 import artifact_pb2 as _artifact_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -39,6 +41,9 @@ class Checkpoint(_message.Message):
     EVAL_LOSS_FIELD_NUMBER: _builtins.int
     EXACT_MATCH_FIELD_NUMBER: _builtins.int
     TOKEN_ACCURACY_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/jobs/{job}/checkpoints/{step}", as TrainedWeights.checkpoint takes it."""
     step: _builtins.int
@@ -67,9 +72,19 @@ class Checkpoint(_message.Message):
     """Share of the learned tokens that the model finds most probable after that step, 0 to 1. Unset: not measured then,
     or no longer kept.
     """
+    pinned: _builtins.bool
+    """Whether it is pinned: neither rotation nor retention deletes it."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was saved, on the service's clock; where its event is no longer kept, the time of its files."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """When it will be deleted, an hour later at most, unless it is pinned or used then. Unset: by rotation and retention."""
+
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.ArtifactFile]:
+        """What DownloadArtifact gives of it, with hashes. Only GetCheckpoint answers them."""
 
     def __init__(
         self,
@@ -86,10 +101,13 @@ class Checkpoint(_message.Message):
         eval_loss: _builtins.float | None = ...,
         exact_match: _builtins.float | None = ...,
         token_accuracy: _builtins.float | None = ...,
+        pinned: _builtins.bool = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        files: _abc.Iterable[_artifact_pb2.ArtifactFile] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "_exact_match", b"_exact_match", "_loss", b"_loss", "_token_accuracy", b"_token_accuracy", "create_time", b"create_time", "eval_loss", b"eval_loss", "exact_match", b"exact_match", "loss", b"loss", "token_accuracy", b"token_accuracy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "_exact_match", b"_exact_match", "_loss", b"_loss", "_token_accuracy", b"_token_accuracy", "create_time", b"create_time", "eval_loss", b"eval_loss", "exact_match", b"exact_match", "expire_time", b"expire_time", "loss", b"loss", "token_accuracy", b"token_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "_exact_match", b"_exact_match", "_loss", b"_loss", "_token_accuracy", b"_token_accuracy", "attempt", b"attempt", "available", b"available", "best", b"best", "create_time", b"create_time", "eval_loss", b"eval_loss", "exact_match", b"exact_match", "loss", b"loss", "name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes", "step", b"step", "token_accuracy", b"token_accuracy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss", "_exact_match", b"_exact_match", "_loss", b"_loss", "_token_accuracy", b"_token_accuracy", "attempt", b"attempt", "available", b"available", "best", b"best", "create_time", b"create_time", "eval_loss", b"eval_loss", "exact_match", b"exact_match", "expire_time", b"expire_time", "files", b"files", "loss", b"loss", "name", b"name", "pinned", b"pinned", "sha256", b"sha256", "size_bytes", b"size_bytes", "step", b"step", "token_accuracy", b"token_accuracy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__eval_loss: _TypeAlias = _typing.Literal["eval_loss"]  # noqa: Y015
     _WhichOneofArgType__eval_loss: _TypeAlias = _typing.Literal["_eval_loss", b"_eval_loss"]  # noqa: Y015
@@ -109,6 +127,172 @@ class Checkpoint(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__token_accuracy) -> _WhichOneofReturnType__token_accuracy | None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class GetCheckpointRequest(_message.Message):
+    """Asks for one checkpoint, with the files that can be downloaded. Hashes its weights, the first time that it is asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    INCLUDE_STATE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"projects/{project}/jobs/{job}/checkpoints/{step}"."""
+    include_state: _builtins.bool
+    """Whether the files have the state of the optimizer and the position of the run too. Unset: false."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        include_state: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_include_state", b"_include_state", "include_state", b"include_state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_include_state", b"_include_state", "include_state", b"include_state", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__include_state: _TypeAlias = _typing.Literal["include_state"]  # noqa: Y015
+    _WhichOneofArgType__include_state: _TypeAlias = _typing.Literal["_include_state", b"_include_state"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__include_state) -> _WhichOneofReturnType__include_state | None: ...
+
+Global___GetCheckpointRequest: _TypeAlias = GetCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class GetCheckpointResponse(_message.Message):
+    """The checkpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """With `files`."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Global___Checkpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCheckpointResponse: _TypeAlias = GetCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class UpdateCheckpointRequest(_message.Message):
+    """Asks for a checkpoint to be kept, or to be deleted at a time. What is unset stays as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    TIME_TO_LIVE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"projects/{project}/jobs/{job}/checkpoints/{step}"."""
+    pinned: _builtins.bool
+    """Whether rotation and retention leave it alone."""
+    request_id: _builtins.str
+    """Idempotency key: the same key with the same request gives the same answer, with another request it is refused. The
+    SDK sets one. Empty: every call counts.
+    """
+    @_builtins.property
+    def time_to_live(self) -> _duration_pb2.Duration:
+        """Time from now on after which it is deleted, up to ten years. 0: no such time."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        pinned: _builtins.bool | None = ...,
+        time_to_live: _duration_pb2.Duration | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pinned", b"_pinned", "pinned", b"pinned", "time_to_live", b"time_to_live"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pinned", b"_pinned", "name", b"name", "pinned", b"pinned", "request_id", b"request_id", "time_to_live", b"time_to_live"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__pinned: _TypeAlias = _typing.Literal["pinned"]  # noqa: Y015
+    _WhichOneofArgType__pinned: _TypeAlias = _typing.Literal["_pinned", b"_pinned"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pinned) -> _WhichOneofReturnType__pinned | None: ...
+
+Global___UpdateCheckpointRequest: _TypeAlias = UpdateCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class UpdateCheckpointResponse(_message.Message):
+    """The checkpoint as it is kept now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def checkpoint(self) -> Global___Checkpoint:
+        """Without `files`."""
+
+    def __init__(
+        self,
+        *,
+        checkpoint: Global___Checkpoint | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateCheckpointResponse: _TypeAlias = UpdateCheckpointResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCheckpointRequest(_message.Message):
+    """Asks for a checkpoint to be deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"projects/{project}/jobs/{job}/checkpoints/{step}"."""
+    request_id: _builtins.str
+    """Idempotency key: the same key with the same request gives the same answer, with another request it is refused. The
+    SDK sets one. Empty: every call counts.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCheckpointRequest: _TypeAlias = DeleteCheckpointRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCheckpointResponse(_message.Message):
+    """The checkpoint is deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FREED_BYTES_FIELD_NUMBER: _builtins.int
+    freed_bytes: _builtins.int
+    """Bytes of its files on the server's disk, which are free now."""
+    def __init__(
+        self,
+        *,
+        freed_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["freed_bytes", b"freed_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCheckpointResponse: _TypeAlias = DeleteCheckpointResponse  # noqa: Y015
 
 @_typing.final
 class ListCheckpointsRequest(_message.Message):

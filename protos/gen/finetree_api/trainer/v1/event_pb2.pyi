@@ -227,9 +227,9 @@ class _AttemptReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Attempt
     ATTEMPT_REASON_FIRST: _AttemptReason.ValueType  # 1
     """It is the first one."""
     ATTEMPT_REASON_RECOVERED: _AttemptReason.ValueType  # 2
-    """The one before ended by no fault of the job's."""
+    """The one before ended by no fault of the job's, for example stopped with a checkpoint by the machine."""
     ATTEMPT_REASON_RESUMED: _AttemptReason.ValueType  # 3
-    """The job was paused, or interrupted with a checkpoint."""
+    """The job was paused, and resumed by ResumeJob."""
 
 class AttemptReason(_AttemptReason, metaclass=_AttemptReasonEnumTypeWrapper):
     """Why an attempt started."""
@@ -239,9 +239,9 @@ ATTEMPT_REASON_UNSPECIFIED: AttemptReason.ValueType  # 0
 ATTEMPT_REASON_FIRST: AttemptReason.ValueType  # 1
 """It is the first one."""
 ATTEMPT_REASON_RECOVERED: AttemptReason.ValueType  # 2
-"""The one before ended by no fault of the job's."""
+"""The one before ended by no fault of the job's, for example stopped with a checkpoint by the machine."""
 ATTEMPT_REASON_RESUMED: AttemptReason.ValueType  # 3
-"""The job was paused, or interrupted with a checkpoint."""
+"""The job was paused, and resumed by ResumeJob."""
 Global___AttemptReason: _TypeAlias = AttemptReason  # noqa: Y015
 
 @_typing.final
@@ -899,12 +899,17 @@ class AttemptStarted(_message.Message):
     PLACEMENTS_FIELD_NUMBER: _builtins.int
     ENVIRONMENT_FIELD_NUMBER: _builtins.int
     ENGINE_FIELD_NUMBER: _builtins.int
+    BASE_REUSED_FIELD_NUMBER: _builtins.int
     restored_step: _builtins.int
     """Optimizer step of the checkpoint that it resumes from. 0: from the beginning."""
     reason: Global___AttemptReason.ValueType
     """Why there is this attempt."""
     engine: _builtins.str
     """What placed it: "local"."""
+    base_reused: _builtins.bool
+    """Whether the base model was loaded already, by the job that its worker ran before. See
+    docs/decisions/0038-a-worker-stays-for-the-next-job-on-its-base.md.
+    """
     @_builtins.property
     def placements(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Placement]:
         """Devices that it runs on."""
@@ -923,10 +928,11 @@ class AttemptStarted(_message.Message):
         placements: _abc.Iterable[_job_pb2.Placement] | None = ...,
         environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         engine: _builtins.str = ...,
+        base_reused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "environment", b"environment", "placements", b"placements", "reason", b"reason", "restored_step", b"restored_step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_reused", b"base_reused", "engine", b"engine", "environment", b"environment", "placements", b"placements", "reason", b"reason", "restored_step", b"restored_step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

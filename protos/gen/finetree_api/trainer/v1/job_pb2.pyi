@@ -80,7 +80,9 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_UNSPECIFIED: _JobState.ValueType  # 0
     """Refused in a filter; `previous` of the first StateChanged event."""
     JOB_STATE_QUEUED: _JobState.ValueType  # 1
-    """Waits for a device, in the order of creation. Ends when a device is free."""
+    """Waits for a device, in the order of Job.priority and of creation, unless MoveJob has given it another place. Ends when
+    a device is free.
+    """
     JOB_STATE_PREPARING: _JobState.ValueType  # 2
     """A worker has the job and loads model and data. Ends when training begins, of a PREPARE job when it saves, of a SERVE
     job when it answers.
@@ -88,9 +90,13 @@ class _JobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobState.Val
     JOB_STATE_RUNNING: _JobState.ValueType  # 3
     """Training, evaluating after it, saving the artifact, or answering Generate."""
     JOB_STATE_PAUSING: _JobState.ValueType  # 4
-    """A worker saves a checkpoint in order to pause. Nothing of this version pauses a job."""
+    """PauseJob was called while it had a worker, which saves a checkpoint and ends. Ends when the worker has ended: PAUSED,
+    or SUCCEEDED if it was done before.
+    """
     JOB_STATE_PAUSED: _JobState.ValueType  # 5
-    """Has a checkpoint and holds no device. Nothing of this version pauses a job."""
+    """Holds no device and waits for none; ResumeJob has it go on from its newest checkpoint, or from the beginning where
+    it was paused before its first step.
+    """
     JOB_STATE_RECOVERING: _JobState.ValueType  # 6
     """Its attempt ended by no fault of its own; waits for a device like QUEUED, then resumes from its newest checkpoint."""
     JOB_STATE_CANCELLING: _JobState.ValueType  # 7
@@ -110,7 +116,9 @@ class JobState(_JobState, metaclass=_JobStateEnumTypeWrapper):
 JOB_STATE_UNSPECIFIED: JobState.ValueType  # 0
 """Refused in a filter; `previous` of the first StateChanged event."""
 JOB_STATE_QUEUED: JobState.ValueType  # 1
-"""Waits for a device, in the order of creation. Ends when a device is free."""
+"""Waits for a device, in the order of Job.priority and of creation, unless MoveJob has given it another place. Ends when
+a device is free.
+"""
 JOB_STATE_PREPARING: JobState.ValueType  # 2
 """A worker has the job and loads model and data. Ends when training begins, of a PREPARE job when it saves, of a SERVE
 job when it answers.
@@ -118,9 +126,13 @@ job when it answers.
 JOB_STATE_RUNNING: JobState.ValueType  # 3
 """Training, evaluating after it, saving the artifact, or answering Generate."""
 JOB_STATE_PAUSING: JobState.ValueType  # 4
-"""A worker saves a checkpoint in order to pause. Nothing of this version pauses a job."""
+"""PauseJob was called while it had a worker, which saves a checkpoint and ends. Ends when the worker has ended: PAUSED,
+or SUCCEEDED if it was done before.
+"""
 JOB_STATE_PAUSED: JobState.ValueType  # 5
-"""Has a checkpoint and holds no device. Nothing of this version pauses a job."""
+"""Holds no device and waits for none; ResumeJob has it go on from its newest checkpoint, or from the beginning where
+it was paused before its first step.
+"""
 JOB_STATE_RECOVERING: JobState.ValueType  # 6
 """Its attempt ended by no fault of its own; waits for a device like QUEUED, then resumes from its newest checkpoint."""
 JOB_STATE_CANCELLING: JobState.ValueType  # 7
@@ -174,9 +186,15 @@ class _JobActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobAction.V
     JOB_ACTION_CANCEL: _JobAction.ValueType  # 1
     """CancelJob would stop it: it is in no terminal state and not CANCELLING."""
     JOB_ACTION_DOWNLOAD: _JobAction.ValueType  # 2
-    """DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
+    """DownloadArtifact: it is in a terminal state. ListArtifacts says whether there is anything."""
     JOB_ACTION_GENERATE: _JobAction.ValueType  # 3
     """Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
+    JOB_ACTION_PAUSE: _JobAction.ValueType  # 4
+    """PauseJob: it trains and is QUEUED, RECOVERING (in both, not suspended), PREPARING or RUNNING."""
+    JOB_ACTION_RESUME: _JobAction.ValueType  # 5
+    """ResumeJob: it is PAUSED, or suspended."""
+    JOB_ACTION_MOVE: _JobAction.ValueType  # 6
+    """MoveJob: it is QUEUED or RECOVERING."""
     JOB_ACTION_DELETE: _JobAction.ValueType  # 8
     """DeleteJob: it is in a terminal state. Another job that uses what it made may still prevent it."""
 
@@ -188,12 +206,46 @@ JOB_ACTION_UNSPECIFIED: JobAction.ValueType  # 0
 JOB_ACTION_CANCEL: JobAction.ValueType  # 1
 """CancelJob would stop it: it is in no terminal state and not CANCELLING."""
 JOB_ACTION_DOWNLOAD: JobAction.ValueType  # 2
-"""DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
+"""DownloadArtifact: it is in a terminal state. ListArtifacts says whether there is anything."""
 JOB_ACTION_GENERATE: JobAction.ValueType  # 3
 """Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
+JOB_ACTION_PAUSE: JobAction.ValueType  # 4
+"""PauseJob: it trains and is QUEUED, RECOVERING (in both, not suspended), PREPARING or RUNNING."""
+JOB_ACTION_RESUME: JobAction.ValueType  # 5
+"""ResumeJob: it is PAUSED, or suspended."""
+JOB_ACTION_MOVE: JobAction.ValueType  # 6
+"""MoveJob: it is QUEUED or RECOVERING."""
 JOB_ACTION_DELETE: JobAction.ValueType  # 8
 """DeleteJob: it is in a terminal state. Another job that uses what it made may still prevent it."""
 Global___JobAction: _TypeAlias = JobAction  # noqa: Y015
+
+class _JobPriority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _JobPriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobPriority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    JOB_PRIORITY_UNSPECIFIED: _JobPriority.ValueType  # 0
+    """As JOB_PRIORITY_NORMAL; never answered."""
+    JOB_PRIORITY_LOW: _JobPriority.ValueType  # 1
+    """Starts when no other job waits for the device."""
+    JOB_PRIORITY_NORMAL: _JobPriority.ValueType  # 2
+    """Starts in the order of creation."""
+    JOB_PRIORITY_HIGH: _JobPriority.ValueType  # 3
+    """Starts before those of a lower priority."""
+
+class JobPriority(_JobPriority, metaclass=_JobPriorityEnumTypeWrapper):
+    """Order of the jobs that wait for the same device. A running job never gives way to one of a higher priority."""
+
+JOB_PRIORITY_UNSPECIFIED: JobPriority.ValueType  # 0
+"""As JOB_PRIORITY_NORMAL; never answered."""
+JOB_PRIORITY_LOW: JobPriority.ValueType  # 1
+"""Starts when no other job waits for the device."""
+JOB_PRIORITY_NORMAL: JobPriority.ValueType  # 2
+"""Starts in the order of creation."""
+JOB_PRIORITY_HIGH: JobPriority.ValueType  # 3
+"""Starts before those of a lower priority."""
+Global___JobPriority: _TypeAlias = JobPriority  # noqa: Y015
 
 class _JobPhase:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -371,16 +423,23 @@ Global___JobProgress: _TypeAlias = JobProgress  # noqa: Y015
 
 @_typing.final
 class JobLimits(_message.Message):
-    """Limits that end a job cleanly: it saves a checkpoint, stops and is CANCELLED."""
+    """Limits that end a job cleanly, and what a lost worker may cost it. A training that reaches its longest duration, its
+    highest cost or its deadline takes no further step: it saves a checkpoint, publishes an artifact (the weights of the best
+    evaluation where early stopping is on, else the last ones) and is CANCELLED, with MAX_DURATION_REACHED, MAX_COST_REACHED
+    or DEADLINE_REACHED as code of its state_reason. Any other job, and a training that has no worker then, is CANCELLED at
+    once; its checkpoints stay.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     MAX_COST_FIELD_NUMBER: _builtins.int
+    MAX_LOST_TIME_FIELD_NUMBER: _builtins.int
+    MAX_LOST_COST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
-        """Longest time from the start of its first attempt, waiting between attempts included; 1 s to 365 days. Checked once
-        a second. Unset: no limit.
+        """Longest time from the start of its first attempt, waiting between attempts included, time that it was paused not; 1 s
+        to 365 days. Checked once a second. Unset: no limit.
         """
 
     @_builtins.property
@@ -389,15 +448,31 @@ class JobLimits(_message.Message):
         CURRENCY_MISMATCH. Unset: no limit.
         """
 
+    @_builtins.property
+    def max_lost_time(self) -> _duration_pb2.Duration:
+        """Most time of optimizer steps that a training loses with its worker; 1 s to 365 days. Checkpoints are saved as often as
+        that needs, by the measured time of steps. Unset in a template: a twentieth of its estimated duration, at least a
+        minute and at most half an hour; none where it has no estimate, or where its spec sets checkpoints.every_steps. In a
+        Job it is resolved.
+        """
+
+    @_builtins.property
+    def max_lost_cost(self) -> _money_pb2.Money:
+        """The same as money, by the hourly price of its estimate; whichever of the two is less time holds. In another currency
+        than its estimate it is refused with CURRENCY_MISMATCH. Unset: no limit but max_lost_time.
+        """
+
     def __init__(
         self,
         *,
         max_duration: _duration_pb2.Duration | None = ...,
         max_cost: _money_pb2.Money | None = ...,
+        max_lost_time: _duration_pb2.Duration | None = ...,
+        max_lost_cost: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration", "max_lost_cost", b"max_lost_cost", "max_lost_time", b"max_lost_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration", "max_lost_cost", b"max_lost_cost", "max_lost_time", b"max_lost_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -799,14 +874,15 @@ class JobTemplate(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """Name for people, need not be unique. Empty: none."""
     suspended: _builtins.bool
-    """Whether it is created without being queued, for a system that admits jobs. Nothing of this version lifts it: it
-    waits until it is cancelled. Unset: false.
-    """
+    """Whether it is created without being queued, for a system that admits jobs: it waits for ResumeJob. Unset: false."""
     trace_context: _builtins.str
     """W3C traceparent of the caller; the SDK sets it. Not part of what request_id compares. Empty: none."""
+    priority: Global___JobPriority.ValueType
+    """Place among the jobs that wait for the same device. Unspecified: normal."""
     @_builtins.property
     def train(self) -> Global___TrainTask:
         """Fine-tunes a model."""
@@ -833,7 +909,7 @@ class JobTemplate(_message.Message):
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """Latest end, on the server's clock: a job that still waits or runs then saves a checkpoint, stops and is CANCELLED.
+        """Latest end, on the server's clock: a job that still waits or runs then is ended as JobLimits says, and is CANCELLED.
         A time that has passed ends it at once. Unset: none.
         """
 
@@ -862,10 +938,11 @@ class JobTemplate(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trace_context: _builtins.str = ...,
+        priority: Global___JobPriority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "deadline", b"deadline", "evaluate", b"evaluate", "export", b"export", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "evaluate", b"evaluate", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "evaluate", b"evaluate", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "priority", b"priority", "serve", b"serve", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__suspended: _TypeAlias = _typing.Literal["suspended"]  # noqa: Y015
     _WhichOneofArgType__suspended: _TypeAlias = _typing.Literal["_suspended", b"_suspended"]  # noqa: Y015
@@ -964,6 +1041,9 @@ class Job(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     BASE_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    PAUSED_DURATION_FIELD_NUMBER: _builtins.int
+    PAUSE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """"projects/{project}/jobs/{job}", where {job} is the uid."""
     uid: _builtins.str
@@ -993,11 +1073,13 @@ class Job(_message.Message):
     failure_category: Global___FailureCategory.ValueType
     """Whose fault the failure was; unspecified unless it failed."""
     suspended: _builtins.bool
-    """Created without being queued."""
+    """Not queued: created so, or paused while it waited. ResumeJob lifts it."""
     created_by: _builtins.str
     """Principal of the call that created it; "local" where the server does not authenticate."""
     request_id: _builtins.str
     """Idempotency key of the call that created it. Empty: none was given."""
+    priority: Global___JobPriority.ValueType
+    """As in the template, normal where it had none, or as MoveJob changed it."""
     @_builtins.property
     def train(self) -> Global___TrainTask:
         """A resolved spec, with the source of every setting."""
@@ -1050,7 +1132,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___JobLimits:
-        """As in the template. Unset: none."""
+        """As in the template, with max_lost_time resolved. Unset: none."""
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
@@ -1100,6 +1182,16 @@ class Job(_message.Message):
     def lineage(self) -> _artifact_pb2.Lineage:
         """What it works on and with what, from its creation on. Unset: an earlier release created it."""
 
+    @_builtins.property
+    def paused_duration(self) -> _duration_pb2.Duration:
+        """Time since its first attempt that it was paused or suspended, up to the newest ResumeJob. Limits do not count it, nor
+        the time since pause_time. Unset: it never was.
+        """
+
+    @_builtins.property
+    def pause_time(self) -> _timestamp_pb2.Timestamp:
+        """Since when it is paused or suspended. Unset: it is not, or no attempt has begun."""
+
     def __init__(
         self,
         *,
@@ -1143,10 +1235,13 @@ class Job(_message.Message):
         request_id: _builtins.str = ...,
         base: _artifact_pb2.ArtifactBase | None = ...,
         lineage: _artifact_pb2.Lineage | None = ...,
+        priority: Global___JobPriority.ValueType = ...,
+        paused_duration: _duration_pb2.Duration | None = ...,
+        pause_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "prepare", b"prepare", "progress", b"progress", "serve", b"serve", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "pause_time", b"pause_time", "paused_duration", b"paused_duration", "prepare", b"prepare", "progress", b"progress", "serve", b"serve", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "serve", b"serve", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "pause_time", b"pause_time", "paused_duration", b"paused_duration", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "serve", b"serve", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_checkpoint_step: _TypeAlias = _typing.Literal["best_checkpoint_step"]  # noqa: Y015
     _WhichOneofArgType__best_checkpoint_step: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step"]  # noqa: Y015

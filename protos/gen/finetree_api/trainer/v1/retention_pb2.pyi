@@ -3,8 +3,13 @@
 isort:skip_file
 What is deleted, by whom asks for it and by time, and what takes how much room."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +20,78 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _StorageKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StorageKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StorageKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STORAGE_KIND_UNSPECIFIED: _StorageKind.ValueType  # 0
+    """Never answered."""
+    STORAGE_KIND_JOBS: _StorageKind.ValueType  # 1
+    """Whole jobs: everything of an ended job, by its end. The bytes are those of logs and journals, which no other kind
+    counts.
+    """
+    STORAGE_KIND_EVENTS: _StorageKind.ValueType  # 2
+    """Events of ended jobs; each keeps its newest ones."""
+    STORAGE_KIND_CHECKPOINTS: _StorageKind.ValueType  # 3
+    """Checkpoints of ended jobs."""
+    STORAGE_KIND_ARTIFACTS: _StorageKind.ValueType  # 4
+    """Artifacts of ended jobs."""
+    STORAGE_KIND_DATASETS: _StorageKind.ValueType  # 5
+    """Uploaded datasets, by their last use. A content that several projects have counts in each."""
+    STORAGE_KIND_TOKEN_CACHES: _StorageKind.ValueType  # 6
+    """Tokenized rows, which projects share, by their last use."""
+
+class StorageKind(_StorageKind, metaclass=_StorageKindEnumTypeWrapper):
+    """What is stored, and what retention has a limit for."""
+
+STORAGE_KIND_UNSPECIFIED: StorageKind.ValueType  # 0
+"""Never answered."""
+STORAGE_KIND_JOBS: StorageKind.ValueType  # 1
+"""Whole jobs: everything of an ended job, by its end. The bytes are those of logs and journals, which no other kind
+counts.
+"""
+STORAGE_KIND_EVENTS: StorageKind.ValueType  # 2
+"""Events of ended jobs; each keeps its newest ones."""
+STORAGE_KIND_CHECKPOINTS: StorageKind.ValueType  # 3
+"""Checkpoints of ended jobs."""
+STORAGE_KIND_ARTIFACTS: StorageKind.ValueType  # 4
+"""Artifacts of ended jobs."""
+STORAGE_KIND_DATASETS: StorageKind.ValueType  # 5
+"""Uploaded datasets, by their last use. A content that several projects have counts in each."""
+STORAGE_KIND_TOKEN_CACHES: StorageKind.ValueType  # 6
+"""Tokenized rows, which projects share, by their last use."""
+Global___StorageKind: _TypeAlias = StorageKind  # noqa: Y015
+
+class _RemovalCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RemovalCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RemovalCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REMOVAL_CAUSE_UNSPECIFIED: _RemovalCause.ValueType  # 0
+    """Never answered."""
+    REMOVAL_CAUSE_AGE: _RemovalCause.ValueType  # 1
+    """It is older than the limit of its kind."""
+    REMOVAL_CAUSE_BYTES: _RemovalCause.ValueType  # 2
+    """Its kind takes more bytes than its limit, and it is the oldest."""
+    REMOVAL_CAUSE_TIME_TO_LIVE: _RemovalCause.ValueType  # 3
+    """UpdateCheckpoint has said when it goes."""
+
+class RemovalCause(_RemovalCause, metaclass=_RemovalCauseEnumTypeWrapper):
+    """Why something will be removed."""
+
+REMOVAL_CAUSE_UNSPECIFIED: RemovalCause.ValueType  # 0
+"""Never answered."""
+REMOVAL_CAUSE_AGE: RemovalCause.ValueType  # 1
+"""It is older than the limit of its kind."""
+REMOVAL_CAUSE_BYTES: RemovalCause.ValueType  # 2
+"""Its kind takes more bytes than its limit, and it is the oldest."""
+REMOVAL_CAUSE_TIME_TO_LIVE: RemovalCause.ValueType  # 3
+"""UpdateCheckpoint has said when it goes."""
+Global___RemovalCause: _TypeAlias = RemovalCause  # noqa: Y015
 
 @_typing.final
 class DeleteJobRequest(_message.Message):
@@ -29,7 +106,9 @@ class DeleteJobRequest(_message.Message):
     name: _builtins.str
     """"projects/{project}/jobs/{job}" or the id alone."""
     force: _builtins.bool
-    """Whether a job that has not ended is cancelled first. What other jobs use is not deleted by it either. Unset: false."""
+    """Whether a job that has not ended is cancelled first, and one with pinned checkpoints deleted all the same. What other
+    jobs use is not deleted by it either. Unset: false.
+    """
     validate_only: _builtins.bool
     """Whether it is only said what would be freed, or why not; nothing changes. Unset: false."""
     request_id: _builtins.str
@@ -80,3 +159,163 @@ class DeleteJobResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteJobResponse: _TypeAlias = DeleteJobResponse  # noqa: Y015
+
+@_typing.final
+class StorageUsage(_message.Message):
+    """What one kind takes in one project."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    MAX_AGE_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """Resource name of the project. Empty: what projects share."""
+    kind: Global___StorageKind.ValueType
+    """What it is."""
+    size_bytes: _builtins.int
+    """Bytes on the server's disk."""
+    count: _builtins.int
+    """How many there are."""
+    max_bytes: _builtins.int
+    """How many bytes retention keeps. 0: no limit."""
+    @_builtins.property
+    def max_age(self) -> _duration_pb2.Duration:
+        """How long retention keeps it. Unset: for any time."""
+
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        kind: Global___StorageKind.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+        count: _builtins.int = ...,
+        max_age: _duration_pb2.Duration | None = ...,
+        max_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_age", b"max_age"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "kind", b"kind", "max_age", b"max_age", "max_bytes", b"max_bytes", "project", b"project", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StorageUsage: _TypeAlias = StorageUsage  # noqa: Y015
+
+@_typing.final
+class StorageRemoval(_message.Message):
+    """Something that the next sweep of retention removes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Resource name of it; of a token cache its digest. Of events the job's."""
+    kind: Global___StorageKind.ValueType
+    """What it is."""
+    size_bytes: _builtins.int
+    """Bytes that become free."""
+    cause: Global___RemovalCause.ValueType
+    """Why."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """What its age counts from."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: Global___StorageKind.ValueType = ...,
+        size_bytes: _builtins.int = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        cause: Global___RemovalCause.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "kind", b"kind", "name", b"name", "size_bytes", b"size_bytes", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StorageRemoval: _TypeAlias = StorageRemoval  # noqa: Y015
+
+@_typing.final
+class GetStorageRequest(_message.Message):
+    """Asks what takes how much room, and what retention would remove next. Reads every folder of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    ALL_PROJECTS_FIELD_NUMBER: _builtins.int
+    MAX_REMOVALS_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """"projects/{project}". Empty: the caller's."""
+    all_projects: _builtins.bool
+    """Whether all projects are answered, in place of one. Where the server authenticates its callers, they get their own
+    alone. Unset: false.
+    """
+    max_removals: _builtins.int
+    """Most removals that are listed. 0: 100."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        all_projects: _builtins.bool | None = ...,
+        max_removals: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_all_projects", b"_all_projects", "all_projects", b"all_projects"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_all_projects", b"_all_projects", "all_projects", b"all_projects", "max_removals", b"max_removals", "parent", b"parent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__all_projects: _TypeAlias = _typing.Literal["all_projects"]  # noqa: Y015
+    _WhichOneofArgType__all_projects: _TypeAlias = _typing.Literal["_all_projects", b"_all_projects"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__all_projects) -> _WhichOneofReturnType__all_projects | None: ...
+
+Global___GetStorageRequest: _TypeAlias = GetStorageRequest  # noqa: Y015
+
+@_typing.final
+class GetStorageResponse(_message.Message):
+    """What is stored now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: _builtins.int
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    REMOVAL_BYTES_FIELD_NUMBER: _builtins.int
+    REMOVAL_COUNT_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    removal_bytes: _builtins.int
+    """Bytes of all removals, also of those that are not listed."""
+    removal_count: _builtins.int
+    """How many removals there are in all."""
+    free_bytes: _builtins.int
+    """Free bytes of the disk that the data folder is on."""
+    @_builtins.property
+    def usage(self) -> _containers.RepeatedCompositeFieldContainer[Global___StorageUsage]:
+        """By project and kind; what is shared is last."""
+
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedCompositeFieldContainer[Global___StorageRemoval]:
+        """What the next sweep removes, oldest first. Empty: nothing."""
+
+    def __init__(
+        self,
+        *,
+        usage: _abc.Iterable[Global___StorageUsage] | None = ...,
+        removals: _abc.Iterable[Global___StorageRemoval] | None = ...,
+        removal_bytes: _builtins.int = ...,
+        removal_count: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_bytes", b"free_bytes", "removal_bytes", b"removal_bytes", "removal_count", b"removal_count", "removals", b"removals", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStorageResponse: _TypeAlias = GetStorageResponse  # noqa: Y015

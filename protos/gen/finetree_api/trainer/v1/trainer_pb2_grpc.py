@@ -11,11 +11,13 @@ from finetree_api.trainer.v1 import comparison_pb2 as finetree__api_dot_trainer_
 from finetree_api.trainer.v1 import dataset_pb2 as finetree__api_dot_trainer_dot_v1_dot_dataset__pb2
 from finetree_api.trainer.v1 import event_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_event__log__pb2
 from finetree_api.trainer.v1 import job_log_pb2 as finetree__api_dot_trainer_dot_v1_dot_job__log__pb2
+from finetree_api.trainer.v1 import lifecycle_pb2 as finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2
 from finetree_api.trainer.v1 import metrics_pb2 as finetree__api_dot_trainer_dot_v1_dot_metrics__pb2
 from finetree_api.trainer.v1 import retention_pb2 as finetree__api_dot_trainer_dot_v1_dot_retention__pb2
 from finetree_api.trainer.v1 import serving_pb2 as finetree__api_dot_trainer_dot_v1_dot_serving__pb2
 from finetree_api.trainer.v1 import sweep_pb2 as finetree__api_dot_trainer_dot_v1_dot_sweep__pb2
 from finetree_api.trainer.v1 import trainer_pb2 as finetree__api_dot_trainer_dot_v1_dot_trainer__pb2
+from finetree_api.trainer.v1 import waiting_pb2 as finetree__api_dot_trainer_dot_v1_dot_waiting__pb2
 
 GRPC_GENERATED_VERSION = '1.75.1'
 GRPC_VERSION = grpc.__version__
@@ -121,10 +123,30 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/PauseJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobResponse.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/ResumeJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobResponse.FromString,
+                _registered_method=True)
+        self.MoveJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/MoveJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.FromString,
+                _registered_method=True)
         self.DeleteJob = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/DeleteJob',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.FromString,
+                _registered_method=True)
+        self.GetStorage = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/GetStorage',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageResponse.FromString,
                 _registered_method=True)
         self.ValidateSweep = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ValidateSweep',
@@ -156,6 +178,16 @@ class TrainerServiceStub(object):
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
+        self.WaitJob = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/WaitJob',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobResponse.FromString,
+                _registered_method=True)
+        self.WatchJobs = channel.unary_stream(
+                '/finetree_api.trainer.v1.TrainerService/WatchJobs',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsResponse.FromString,
+                _registered_method=True)
         self.ListEvents = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListEvents',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsRequest.SerializeToString,
@@ -185,6 +217,21 @@ class TrainerServiceStub(object):
                 '/finetree_api.trainer.v1.TrainerService/ListCheckpoints',
                 request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.SerializeToString,
                 response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/GetCheckpoint',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.UpdateCheckpoint = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/UpdateCheckpoint',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointResponse.FromString,
+                _registered_method=True)
+        self.DeleteCheckpoint = channel.unary_unary(
+                '/finetree_api.trainer.v1.TrainerService/DeleteCheckpoint',
+                request_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointRequest.SerializeToString,
+                response_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointResponse.FromString,
                 _registered_method=True)
         self.ListArtifacts = channel.unary_unary(
                 '/finetree_api.trainer.v1.TrainerService/ListArtifacts',
@@ -321,7 +368,31 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MoveJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetStorage(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -363,6 +434,18 @@ class TrainerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WaitJob(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchJobs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -394,6 +477,24 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListCheckpoints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCheckpoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateCheckpoint(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCheckpoint(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -525,10 +626,30 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_trainer__pb2.CancelJobResponse.SerializeToString,
             ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobResponse.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobResponse.SerializeToString,
+            ),
+            'MoveJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.SerializeToString,
+            ),
             'DeleteJob': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteJob,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.SerializeToString,
+            ),
+            'GetStorage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStorage,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageResponse.SerializeToString,
             ),
             'ValidateSweep': grpc.unary_unary_rpc_method_handler(
                     servicer.ValidateSweep,
@@ -560,6 +681,16 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.WatchJobResponse.SerializeToString,
             ),
+            'WaitJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitJob,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobResponse.SerializeToString,
+            ),
+            'WatchJobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJobs,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsResponse.SerializeToString,
+            ),
             'ListEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEvents,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_event__log__pb2.ListEventsRequest.FromString,
@@ -589,6 +720,21 @@ def add_TrainerServiceServicer_to_server(servicer, server):
                     servicer.ListCheckpoints,
                     request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.FromString,
                     response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'UpdateCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateCheckpoint,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointResponse.SerializeToString,
+            ),
+            'DeleteCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCheckpoint,
+                    request_deserializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointRequest.FromString,
+                    response_serializer=finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointResponse.SerializeToString,
             ),
             'ListArtifacts': grpc.unary_unary_rpc_method_handler(
                     servicer.ListArtifacts,
@@ -1047,6 +1193,87 @@ class TrainerService(object):
             _registered_method=True)
 
     @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/PauseJob',
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.PauseJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/ResumeJob',
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.ResumeJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/MoveJob',
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_lifecycle__pb2.MoveJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def DeleteJob(request,
             target,
             options=(),
@@ -1063,6 +1290,33 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/DeleteJob',
             finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_retention__pb2.DeleteJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStorage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/GetStorage',
+            finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_retention__pb2.GetStorageResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1236,6 +1490,60 @@ class TrainerService(object):
             _registered_method=True)
 
     @staticmethod
+    def WaitJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/WaitJob',
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WaitJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/WatchJobs',
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_waiting__pb2.WatchJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ListEvents(request,
             target,
             options=(),
@@ -1387,6 +1695,87 @@ class TrainerService(object):
             '/finetree_api.trainer.v1.TrainerService/ListCheckpoints',
             finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsRequest.SerializeToString,
             finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.ListCheckpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/GetCheckpoint',
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/UpdateCheckpoint',
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.UpdateCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/finetree_api.trainer.v1.TrainerService/DeleteCheckpoint',
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointRequest.SerializeToString,
+            finetree__api_dot_trainer_dot_v1_dot_checkpoint__pb2.DeleteCheckpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

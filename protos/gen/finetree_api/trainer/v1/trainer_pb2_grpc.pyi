@@ -12,11 +12,13 @@ from finetree_api.trainer.v1 import comparison_pb2 as _comparison_pb2
 from finetree_api.trainer.v1 import dataset_pb2 as _dataset_pb2
 from finetree_api.trainer.v1 import event_log_pb2 as _event_log_pb2
 from finetree_api.trainer.v1 import job_log_pb2 as _job_log_pb2
+from finetree_api.trainer.v1 import lifecycle_pb2 as _lifecycle_pb2
 from finetree_api.trainer.v1 import metrics_pb2 as _metrics_pb2
 from finetree_api.trainer.v1 import retention_pb2 as _retention_pb2
 from finetree_api.trainer.v1 import serving_pb2 as _serving_pb2
 from finetree_api.trainer.v1 import sweep_pb2 as _sweep_pb2
 from finetree_api.trainer.v1 import trainer_pb2 as _trainer_pb2
+from finetree_api.trainer.v1 import waiting_pb2 as _waiting_pb2
 from grpc import aio as _aio
 import abc as _abc_1
 import grpc as _grpc
@@ -47,8 +49,10 @@ class TrainerServiceStub:
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -181,6 +185,30 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.PauseJobRequest, _lifecycle_pb2.PauseJobResponse]
+    """Asks a training to save a checkpoint and give its device back, and returns at once; the StateChanged event of PAUSED
+    says when it has. A job that waits is suspended when the call returns. While it is paused it costs nothing, and only
+    its deadline can end it. Job.allowed_actions says where it is accepted.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSABLE: the job does
+    not train, or its state is none that can be paused; the metadata has both), ALREADY_EXISTS (REQUEST_ID_REUSED: take
+    a new request_id).
+    """
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.ResumeJobRequest, _lifecycle_pb2.ResumeJobResponse]
+    """Has a job that is paused or suspended wait for a device. A training goes on in a new attempt from its newest
+    checkpoint, and ends in the weights of one that was never paused (guarantee G11). Also lifts JobTemplate.suspended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSED: wait until it is
+    PAUSED, or leave it), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    MoveJob: _grpc.UnaryUnaryMultiCallable[_lifecycle_pb2.MoveJobRequest, _lifecycle_pb2.MoveJobResponse]
+    """Gives a waiting job another place in the queue, for good: it has it after a restart and after a failed attempt too.
+    QueueChanged events tell the new positions.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_WAITING: the job, or the
+    one that it should go before, does not wait; DIFFERENT_QUEUES: they wait for different devices), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]
     """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
     lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
@@ -188,8 +216,14 @@ class TrainerServiceStub:
     stopped, up to the cancel grace twice.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
-    force; JOB_IN_USE: wait for what the violations name, or cancel it),
-    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    force; JOB_IN_USE: wait for what the violations name, or cancel it;
+    CHECKPOINT_PINNED: unpin it, or set force), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    GetStorage: _grpc.UnaryUnaryMultiCallable[_retention_pb2.GetStorageRequest, _retention_pb2.GetStorageResponse]
+    """Answers what takes how many bytes, by project and kind, and what the next sweep of retention removes. Slow where many
+    jobs have files.
+
+    Errors: none but those of every rpc.
     """
     ValidateSweep: _grpc.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
@@ -234,6 +268,25 @@ class TrainerServiceStub:
     some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
     the time in RetryInfo).
     """
+    WaitJob: _grpc.UnaryUnaryMultiCallable[_waiting_pb2.WaitJobRequest, _waiting_pb2.WaitJobResponse]
+    """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+    which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+    retry after the time in RetryInfo).
+    """
+    WatchJobs: _grpc.UnaryStreamMultiCallable[_waiting_pb2.WatchJobsRequest, _waiting_pb2.WatchJobsResponse]
+    """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+    by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+    of the last change or batch. No job waits for a watcher.
+
+    Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
+    FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+    operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+    RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
+    """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]
     """Lists events in either order, for history; WatchJob is for what is to come.
 
@@ -277,6 +330,27 @@ class TrainerServiceStub:
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
     without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
     """
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.GetCheckpointRequest, _checkpoint_pb2.GetCheckpointResponse]
+    """Gets a checkpoint and the files that DownloadArtifact gives of it: weights and configuration as peft loads them, of full
+    fine-tuning as transformers does, of adapter layers as this suite's loader does.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+    ListCheckpoints), FAILED_PRECONDITION (CHECKPOINT_NOT_PORTABLE: start a run from it, or take the job's artifact).
+    """
+    UpdateCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.UpdateCheckpointRequest, _checkpoint_pb2.UpdateCheckpointResponse]
+    """Pins a checkpoint, unpins it, or says when it will be deleted. Rotation and retention never delete a pinned one.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+    ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    DeleteCheckpoint: _grpc.UnaryUnaryMultiCallable[_checkpoint_pb2.DeleteCheckpointRequest, _checkpoint_pb2.DeleteCheckpointResponse]
+    """Deletes a checkpoint. Cannot be undone; its metrics stay in the log.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: it is gone already),
+    FAILED_PRECONDITION (CHECKPOINT_PINNED: unpin it; JOB_IN_USE: wait for what the violations name, or cancel it;
+    JOB_NOT_ENDED: it is the newest or the best of a job that may go on from it, wait), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
     ListArtifacts: _grpc.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]
     """Lists what a job made, in the order of the artifacts' ids.
 
@@ -284,10 +358,13 @@ class TrainerServiceStub:
     without a token).
     """
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_artifact_pb2.DownloadArtifactRequest, _artifact_pb2.DownloadArtifactResponse]
-    """Streams one file of an artifact from an offset, in pieces of 256 KiB; a cut download goes on from where it was.
+    """Streams one file of an artifact or a checkpoint from an offset, in pieces of 256 KiB; a cut download goes on from
+    where it was.
 
-    Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
-    artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
+    the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
+    start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
+    restore the trainer's data, or run the job again).
     """
     Generate: _grpc.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -349,8 +426,10 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -480,6 +559,30 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new
     request_id).
     """
+    PauseJob: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.PauseJobRequest, _lifecycle_pb2.PauseJobResponse]  # type: ignore[assignment]
+    """Asks a training to save a checkpoint and give its device back, and returns at once; the StateChanged event of PAUSED
+    says when it has. A job that waits is suspended when the call returns. While it is paused it costs nothing, and only
+    its deadline can end it. Job.allowed_actions says where it is accepted.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSABLE: the job does
+    not train, or its state is none that can be paused; the metadata has both), ALREADY_EXISTS (REQUEST_ID_REUSED: take
+    a new request_id).
+    """
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.ResumeJobRequest, _lifecycle_pb2.ResumeJobResponse]  # type: ignore[assignment]
+    """Has a job that is paused or suspended wait for a device. A training goes on in a new attempt from its newest
+    checkpoint, and ends in the weights of one that was never paused (guarantee G11). Also lifts JobTemplate.suspended.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSED: wait until it is
+    PAUSED, or leave it), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    MoveJob: _aio.UnaryUnaryMultiCallable[_lifecycle_pb2.MoveJobRequest, _lifecycle_pb2.MoveJobResponse]  # type: ignore[assignment]
+    """Gives a waiting job another place in the queue, for good: it has it after a restart and after a failed attempt too.
+    QueueChanged events tell the new positions.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_WAITING: the job, or the
+    one that it should go before, does not wait; DIFFERENT_QUEUES: they wait for different devices), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
     DeleteJob: _aio.UnaryUnaryMultiCallable[_retention_pb2.DeleteJobRequest, _retention_pb2.DeleteJobResponse]  # type: ignore[assignment]
     """Deletes a job that has ended: its events, logs, checkpoints and artifacts. Cannot be undone. What remains of it in the
     lineage of other jobs stays readable there. When it returns, the job is gone for good; its files are removed before
@@ -487,8 +590,14 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     stopped, up to the cancel grace twice.
 
     Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
-    force; JOB_IN_USE: wait for what the violations name, or cancel it),
-    ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    force; JOB_IN_USE: wait for what the violations name, or cancel it;
+    CHECKPOINT_PINNED: unpin it, or set force), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    GetStorage: _aio.UnaryUnaryMultiCallable[_retention_pb2.GetStorageRequest, _retention_pb2.GetStorageResponse]  # type: ignore[assignment]
+    """Answers what takes how many bytes, by project and kind, and what the next sweep of retention removes. Slow where many
+    jobs have files.
+
+    Errors: none but those of every rpc.
     """
     ValidateSweep: _aio.UnaryUnaryMultiCallable[_sweep_pb2.ValidateSweepRequest, _sweep_pb2.ValidateSweepResponse]  # type: ignore[assignment]
     """Checks and prices a sweep without creating it: every trial is planned as CreateJob would.
@@ -533,6 +642,25 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     some, or retry after the time in RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after
     the time in RetryInfo).
     """
+    WaitJob: _aio.UnaryUnaryMultiCallable[_waiting_pb2.WaitJobRequest, _waiting_pb2.WaitJobResponse]  # type: ignore[assignment]
+    """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+    which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+    retry after the time in RetryInfo).
+    """
+    WatchJobs: _aio.UnaryStreamMultiCallable[_waiting_pb2.WatchJobsRequest, _waiting_pb2.WatchJobsResponse]  # type: ignore[assignment]
+    """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+    by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+    of the last change or batch. No job waits for a watcher.
+
+    Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+    changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+    the metadata),
+    FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+    operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+    RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
+    """
     ListEvents: _aio.UnaryUnaryMultiCallable[_event_log_pb2.ListEventsRequest, _event_log_pb2.ListEventsResponse]  # type: ignore[assignment]
     """Lists events in either order, for history; WatchJob is for what is to come.
 
@@ -576,6 +704,27 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), INVALID_ARGUMENT (PAGE_TOKEN_INVALID: start again
     without a token), FAILED_PRECONDITION (EVENTS_DAMAGED: the operator must restore a backup).
     """
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.GetCheckpointRequest, _checkpoint_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """Gets a checkpoint and the files that DownloadArtifact gives of it: weights and configuration as peft loads them, of full
+    fine-tuning as transformers does, of adapter layers as this suite's loader does.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+    ListCheckpoints), FAILED_PRECONDITION (CHECKPOINT_NOT_PORTABLE: start a run from it, or take the job's artifact).
+    """
+    UpdateCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.UpdateCheckpointRequest, _checkpoint_pb2.UpdateCheckpointResponse]  # type: ignore[assignment]
+    """Pins a checkpoint, unpins it, or says when it will be deleted. Rotation and retention never delete a pinned one.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+    ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+    """
+    DeleteCheckpoint: _aio.UnaryUnaryMultiCallable[_checkpoint_pb2.DeleteCheckpointRequest, _checkpoint_pb2.DeleteCheckpointResponse]  # type: ignore[assignment]
+    """Deletes a checkpoint. Cannot be undone; its metrics stay in the log.
+
+    Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: it is gone already),
+    FAILED_PRECONDITION (CHECKPOINT_PINNED: unpin it; JOB_IN_USE: wait for what the violations name, or cancel it;
+    JOB_NOT_ENDED: it is the newest or the best of a job that may go on from it, wait), ALREADY_EXISTS
+    (REQUEST_ID_REUSED: take a new request_id).
+    """
     ListArtifacts: _aio.UnaryUnaryMultiCallable[_artifact_pb2.ListArtifactsRequest, _artifact_pb2.ListArtifactsResponse]  # type: ignore[assignment]
     """Lists what a job made, in the order of the artifacts' ids.
 
@@ -583,10 +732,13 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     without a token).
     """
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_artifact_pb2.DownloadArtifactRequest, _artifact_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
-    """Streams one file of an artifact from an offset, in pieces of 256 KiB; a cut download goes on from where it was.
+    """Streams one file of an artifact or a checkpoint from an offset, in pieces of 256 KiB; a cut download goes on from
+    where it was.
 
-    Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
-    artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+    Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
+    the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
+    start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
+    restore the trainer's data, or run the job again).
     """
     Generate: _aio.UnaryStreamMultiCallable[_serving_pb2.GenerateRequest, _serving_pb2.GenerateResponse]  # type: ignore[assignment]
     """Asks one prompt of a served base model and of targets on it at once, and streams the answers as they are decoded. The
@@ -647,8 +799,10 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every rpc can answer INVALID_ARGUMENT (INVALID_REQUEST: correct the fields that the violations name; INVALID_NAME:
     write the name as the violation shows; MALFORMED_REQUEST: check the client's stubs), RESOURCE_EXHAUSTED
-    (REQUEST_TOO_LARGE: send at most limit_bytes), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try again later) and
-    INTERNAL (INTERNAL_ERROR: report the error_id in the metadata).
+    (REQUEST_TOO_LARGE: send at most limit_bytes; SERVER_OVERLOADED, unary calls, and TOO_MANY_STREAMS, streams and calls
+    that wait: nothing was done, retry after the time in RetryInfo), DEADLINE_EXCEEDED (CALL_TIME_LIMIT, unary calls: try
+    again later; DEADLINE_PASSED: nothing was done, retry with a later deadline) and INTERNAL (INTERNAL_ERROR: report the
+    error_id in the metadata).
     Every rpc that answers JOB_NOT_FOUND answers NOT_FOUND with JOB_EXPIRED for a job that retention has deleted.
     A name in another project than the resource's is answered as one that nothing has. Where the disk has damaged what the
     trainer stored, an rpc answers FAILED_PRECONDITION (RECORD_DAMAGED for one resource, STORE_DAMAGED for the database:
@@ -868,6 +1022,48 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _lifecycle_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lifecycle_pb2.PauseJobResponse, _abc.Awaitable[_lifecycle_pb2.PauseJobResponse]]:
+        """Asks a training to save a checkpoint and give its device back, and returns at once; the StateChanged event of PAUSED
+        says when it has. A job that waits is suspended when the call returns. While it is paused it costs nothing, and only
+        its deadline can end it. Job.allowed_actions says where it is accepted.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSABLE: the job does
+        not train, or its state is none that can be paused; the metadata has both), ALREADY_EXISTS (REQUEST_ID_REUSED: take
+        a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _lifecycle_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lifecycle_pb2.ResumeJobResponse, _abc.Awaitable[_lifecycle_pb2.ResumeJobResponse]]:
+        """Has a job that is paused or suspended wait for a device. A training goes on in a new attempt from its newest
+        checkpoint, and ends in the weights of one that was never paused (guarantee G11). Also lifts JobTemplate.suspended.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_PAUSED: wait until it is
+        PAUSED, or leave it), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def MoveJob(
+        self,
+        request: _lifecycle_pb2.MoveJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_lifecycle_pb2.MoveJobResponse, _abc.Awaitable[_lifecycle_pb2.MoveJobResponse]]:
+        """Gives a waiting job another place in the queue, for good: it has it after a restart and after a failed attempt too.
+        QueueChanged events tell the new positions.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), FAILED_PRECONDITION (JOB_NOT_WAITING: the job, or the
+        one that it should go before, does not wait; DIFFERENT_QUEUES: they wait for different devices), ALREADY_EXISTS
+        (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
     def DeleteJob(
         self,
         request: _retention_pb2.DeleteJobRequest,
@@ -879,8 +1075,20 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         stopped, up to the cancel grace twice.
 
         Errors: NOT_FOUND (JOB_NOT_FOUND: it is gone already), FAILED_PRECONDITION (JOB_NOT_ENDED: cancel it first, or set
-        force; JOB_IN_USE: wait for what the violations name, or cancel it),
-        ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        force; JOB_IN_USE: wait for what the violations name, or cancel it;
+        CHECKPOINT_PINNED: unpin it, or set force), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def GetStorage(
+        self,
+        request: _retention_pb2.GetStorageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_retention_pb2.GetStorageResponse, _abc.Awaitable[_retention_pb2.GetStorageResponse]]:
+        """Answers what takes how many bytes, by project and kind, and what the next sweep of retention removes. Slow where many
+        jobs have files.
+
+        Errors: none but those of every rpc.
         """
 
     @_abc_1.abstractmethod
@@ -963,6 +1171,37 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def WaitJob(
+        self,
+        request: _waiting_pb2.WaitJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_waiting_pb2.WaitJobResponse, _abc.Awaitable[_waiting_pb2.WaitJobResponse]]:
+        """Answers once a job is in one of the asked states, at most 20 seconds later: for CI, and for clients without streams,
+        which call it again until it is reached. A job that has ended is answered at once, whatever was asked for.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or
+        retry after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchJobs(
+        self,
+        request: _waiting_pb2.WatchJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_waiting_pb2.WatchJobsResponse], _abc.AsyncIterator[_waiting_pb2.WatchJobsResponse]]:
+        """Streams what happens in all jobs of a project, live, in one order that never changes: each event once, none left out but
+        by the filters. It has no end. A batch without changes is a heartbeat. After a break, watch again from the cursor
+        of the last change or batch. No job waits for a watcher.
+
+        Errors: INVALID_ARGUMENT (CURSOR_INVALID: use a cursor from a response, or none), OUT_OF_RANGE (EVENTS_EXPIRED: later
+        changes were removed by retention or with their job; see ListJobs for how the jobs are, and watch from the cursor in
+        the metadata),
+        FAILED_PRECONDITION (LOG_RESET: the log was restored from a backup, watch without a cursor; EVENTS_DAMAGED: the
+        operator must restore a backup), RESOURCE_EXHAUSTED (TOO_MANY_WATCHERS: end some, or retry after the time in
+        RetryInfo), UNAVAILABLE (SERVER_STOPPING: watch again from the last cursor after the time in RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
     def ListEvents(
         self,
         request: _event_log_pb2.ListEventsRequest,
@@ -1042,6 +1281,45 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _checkpoint_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.GetCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.GetCheckpointResponse]]:
+        """Gets a checkpoint and the files that DownloadArtifact gives of it: weights and configuration as peft loads them, of full
+        fine-tuning as transformers does, of adapter layers as this suite's loader does.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+        ListCheckpoints), FAILED_PRECONDITION (CHECKPOINT_NOT_PORTABLE: start a run from it, or take the job's artifact).
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateCheckpoint(
+        self,
+        request: _checkpoint_pb2.UpdateCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.UpdateCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.UpdateCheckpointResponse]]:
+        """Pins a checkpoint, unpins it, or says when it will be deleted. Rotation and retention never delete a pinned one.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: take a step from
+        ListCheckpoints), ALREADY_EXISTS (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteCheckpoint(
+        self,
+        request: _checkpoint_pb2.DeleteCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_checkpoint_pb2.DeleteCheckpointResponse, _abc.Awaitable[_checkpoint_pb2.DeleteCheckpointResponse]]:
+        """Deletes a checkpoint. Cannot be undone; its metrics stay in the log.
+
+        Errors: NOT_FOUND (JOB_NOT_FOUND: take a name from ListJobs; CHECKPOINT_NOT_FOUND: it is gone already),
+        FAILED_PRECONDITION (CHECKPOINT_PINNED: unpin it; JOB_IN_USE: wait for what the violations name, or cancel it;
+        JOB_NOT_ENDED: it is the newest or the best of a job that may go on from it, wait), ALREADY_EXISTS
+        (REQUEST_ID_REUSED: take a new request_id).
+        """
+
+    @_abc_1.abstractmethod
     def ListArtifacts(
         self,
         request: _artifact_pb2.ListArtifactsRequest,
@@ -1059,10 +1337,13 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _artifact_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_artifact_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_artifact_pb2.DownloadArtifactResponse]]:
-        """Streams one file of an artifact from an offset, in pieces of 256 KiB; a cut download goes on from where it was.
+        """Streams one file of an artifact or a checkpoint from an offset, in pieces of 256 KiB; a cut download goes on from
+        where it was.
 
-        Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the
-        artifact's files), OUT_OF_RANGE (OFFSET_BEYOND_END: start at size_bytes in the metadata or below).
+        Errors: NOT_FOUND (ARTIFACT_NOT_FOUND: take a name from ListArtifacts; FILE_NOT_FOUND: take a path from the files of
+        the artifact or of GetCheckpoint), for a checkpoint those of GetCheckpoint, OUT_OF_RANGE (OFFSET_BEYOND_END:
+        start at size_bytes in the metadata or below), FAILED_PRECONDITION (ARTIFACT_DAMAGED: nothing of the file is sent;
+        restore the trainer's data, or run the job again).
         """
 
     @_abc_1.abstractmethod

@@ -413,24 +413,28 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     then approve the new plan.
     """
     ERROR_REASON_EVENTS_EXPIRED: _ErrorReason.ValueType  # 165
-    """The events asked for are no longer kept (OUT_OF_RANGE, WatchJob and ListEvents). Start from oldest_seq in the
-    metadata.
+    """The events asked for are no longer kept (OUT_OF_RANGE, WatchJob, WatchJobs and ListEvents). Start from oldest_seq in
+    the metadata; of WatchJobs from the cursor in it.
     """
     ERROR_REASON_FUTURE_SEQ: _ErrorReason.ValueType  # 166
     """The sequence number lies beyond the newest event (OUT_OF_RANGE, WatchJob and ListEvents). Start from last_seq in
     the metadata or below.
     """
     ERROR_REASON_CURSOR_INVALID: _ErrorReason.ValueType  # 167
-    """The text is not a cursor of this job (INVALID_ARGUMENT, WatchJob). Use a cursor from a WatchJob response, or none."""
+    """The text is not a cursor of this job or project (INVALID_ARGUMENT, WatchJob and WatchJobs). Use a cursor from a
+    response of the same rpc, or none.
+    """
     ERROR_REASON_LOG_RESET: _ErrorReason.ValueType  # 168
-    """The event log was restored from a backup (FAILED_PRECONDITION, WatchJob). Watch again from the beginning."""
+    """The event log was restored from a backup (FAILED_PRECONDITION, WatchJob and WatchJobs). Watch again from the
+    beginning.
+    """
     ERROR_REASON_EVENTS_DAMAGED: _ErrorReason.ValueType  # 169
-    """Events of the log are damaged or missing on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
+    """Events of the log are damaged or missing on the disk (FAILED_PRECONDITION, WatchJob, WatchJobs and ListEvents). Restore the
     trainer's data from a backup.
     """
     ERROR_REASON_TOO_MANY_WATCHERS: _ErrorReason.ValueType  # 170
-    """Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob and ReadJobLog). End some, use ListEvents, or try
-    again after the time in RetryInfo.
+    """Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob, WatchJobs, WaitJob and ReadJobLog). End some, use
+    ListEvents, or try again after the time in RetryInfo.
     """
     ERROR_REASON_ARTIFACT_NOT_FOUND: _ErrorReason.ValueType  # 171
     """The job has no such artifact (NOT_FOUND, DownloadArtifact). Take a name from ListArtifacts."""
@@ -532,9 +536,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A unary call took longer than the server allows, 60 s unless configured (DEADLINE_EXCEEDED, all services). Ask for
     less in one call, or try again later.
     """
+    ERROR_REASON_SERVER_OVERLOADED: _ErrorReason.ValueType  # 269
+    """The server has more calls than it can answer, and did nothing for this one (RESOURCE_EXHAUSTED, unary calls of all
+    services). Try again after the time in RetryInfo, spread over a while; GetServerInfo.limits has max_running_calls
+    and max_waiting_calls.
+    """
+    ERROR_REASON_TOO_MANY_STREAMS: _ErrorReason.ValueType  # 270
+    """As many streams are open as the server takes, calls that wait for a change among them (RESOURCE_EXHAUSTED, all
+    services). End some, or try again after the time in RetryInfo; GetServerInfo.limits has max_streams.
+    """
+    ERROR_REASON_DEADLINE_PASSED: _ErrorReason.ValueType  # 271
+    """The call's deadline passed while it waited for its turn, and nothing was done (DEADLINE_EXCEEDED, unary calls of all
+    services). Try again with a later deadline.
+    """
     ERROR_REASON_SERVER_STOPPING: _ErrorReason.ValueType  # 202
-    """The server is shutting down (UNAVAILABLE, WatchJob and ReadJobLog). Go on from the last cursor or offset after the time
-    in RetryInfo.
+    """The server is shutting down (UNAVAILABLE, WatchJob, WatchJobs and ReadJobLog). Go on from the last cursor or offset
+    after the time in RetryInfo.
     """
     ERROR_REASON_DISK_FULL: _ErrorReason.ValueType  # 203
     """The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
@@ -639,17 +656,55 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
     the metadata says, or export in a smaller number format.
     """
+    ERROR_REASON_JOB_NOT_PAUSABLE: _ErrorReason.ValueType  # 254
+    """The life cycle of a job.
+
+    The job cannot be paused: it does not train, or its state is none that can be paused (FAILED_PRECONDITION,
+    PauseJob). Cancel it instead, or look at Job.allowed_actions; the metadata has its task and state.
+    """
+    ERROR_REASON_JOB_NOT_PAUSED: _ErrorReason.ValueType  # 257
+    """The job is neither paused nor suspended (FAILED_PRECONDITION, ResumeJob). While it is PAUSING, wait for PAUSED."""
+    ERROR_REASON_JOB_NOT_WAITING: _ErrorReason.ValueType  # 258
+    """The job does not wait for a device, or the one that it should go before does not (FAILED_PRECONDITION, MoveJob). It
+    has begun or ended meanwhile: look at the queue again.
+    """
+    ERROR_REASON_DIFFERENT_QUEUES: _ErrorReason.ValueType  # 259
+    """The two jobs wait for different devices (FAILED_PRECONDITION, MoveJob). Name a job that waits for the same one."""
+    ERROR_REASON_CHECKPOINT_FORMAT_UNSUPPORTED: _ErrorReason.ValueType  # 260
+    """The job's checkpoints were written by another version, in a format that this one does not read (INTERNAL, job
+    errors). Start a trainer of that version to have the job go on, or train anew.
+    """
     ERROR_REASON_JOB_IN_USE: _ErrorReason.ValueType  # 274
     """Deleting, and what is kept.
 
     Something uses what is to be deleted: a job that starts from it, serves, exports or measures it, or a sweep whose
-    trial it is (FAILED_PRECONDITION, DeleteJob). Wait for what the violations name, or cancel it.
+    trial it is (FAILED_PRECONDITION, DeleteJob and DeleteCheckpoint). Wait for what the violations name, or cancel it.
     """
     ERROR_REASON_JOB_NOT_ENDED: _ErrorReason.ValueType  # 275
-    """The job has not ended (FAILED_PRECONDITION, DeleteJob). Cancel it and wait, or set `force`."""
+    """The job has not ended (FAILED_PRECONDITION, DeleteJob; DeleteCheckpoint of one that it may go on from). Cancel it and
+    wait, or set `force`.
+    """
     ERROR_REASON_JOB_EXPIRED: _ErrorReason.ValueType  # 276
     """Retention has deleted the job, at the time in the metadata (NOT_FOUND, every rpc that answers JOB_NOT_FOUND). Keep
     what is needed longer by the trainer's retention settings.
+    """
+    ERROR_REASON_CHECKPOINT_PINNED: _ErrorReason.ValueType  # 277
+    """A pinned checkpoint is to be deleted (FAILED_PRECONDITION, DeleteCheckpoint and DeleteJob). Unpin it by
+    UpdateCheckpoint, or delete the job with `force`.
+    """
+    ERROR_REASON_CHECKPOINT_NOT_PORTABLE: _ErrorReason.ValueType  # 278
+    """The checkpoint has no form that other programs load (FAILED_PRECONDITION, GetCheckpoint and
+    DownloadArtifact). Start a run from it, or download the job's artifact.
+    """
+    ERROR_REASON_DATASET_DAMAGED: _ErrorReason.ValueType  # 283
+    """Files that are damaged on the trainer's disk.
+
+    The file of an uploaded dataset is not what was uploaded (INTERNAL, job errors). Delete the dataset, upload it again,
+    and create the job anew.
+    """
+    ERROR_REASON_ARTIFACT_DAMAGED: _ErrorReason.ValueType  # 284
+    """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
+    from a backup, or run the job again.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -1052,24 +1107,28 @@ ERROR_REASON_PLAN_DRIFT: ErrorReason.ValueType  # 164
 then approve the new plan.
 """
 ERROR_REASON_EVENTS_EXPIRED: ErrorReason.ValueType  # 165
-"""The events asked for are no longer kept (OUT_OF_RANGE, WatchJob and ListEvents). Start from oldest_seq in the
-metadata.
+"""The events asked for are no longer kept (OUT_OF_RANGE, WatchJob, WatchJobs and ListEvents). Start from oldest_seq in
+the metadata; of WatchJobs from the cursor in it.
 """
 ERROR_REASON_FUTURE_SEQ: ErrorReason.ValueType  # 166
 """The sequence number lies beyond the newest event (OUT_OF_RANGE, WatchJob and ListEvents). Start from last_seq in
 the metadata or below.
 """
 ERROR_REASON_CURSOR_INVALID: ErrorReason.ValueType  # 167
-"""The text is not a cursor of this job (INVALID_ARGUMENT, WatchJob). Use a cursor from a WatchJob response, or none."""
+"""The text is not a cursor of this job or project (INVALID_ARGUMENT, WatchJob and WatchJobs). Use a cursor from a
+response of the same rpc, or none.
+"""
 ERROR_REASON_LOG_RESET: ErrorReason.ValueType  # 168
-"""The event log was restored from a backup (FAILED_PRECONDITION, WatchJob). Watch again from the beginning."""
+"""The event log was restored from a backup (FAILED_PRECONDITION, WatchJob and WatchJobs). Watch again from the
+beginning.
+"""
 ERROR_REASON_EVENTS_DAMAGED: ErrorReason.ValueType  # 169
-"""Events of the log are damaged or missing on the disk (FAILED_PRECONDITION, WatchJob and ListEvents). Restore the
+"""Events of the log are damaged or missing on the disk (FAILED_PRECONDITION, WatchJob, WatchJobs and ListEvents). Restore the
 trainer's data from a backup.
 """
 ERROR_REASON_TOO_MANY_WATCHERS: ErrorReason.ValueType  # 170
-"""Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob and ReadJobLog). End some, use ListEvents, or try
-again after the time in RetryInfo.
+"""Too many watches are open at once (RESOURCE_EXHAUSTED, WatchJob, WatchJobs, WaitJob and ReadJobLog). End some, use
+ListEvents, or try again after the time in RetryInfo.
 """
 ERROR_REASON_ARTIFACT_NOT_FOUND: ErrorReason.ValueType  # 171
 """The job has no such artifact (NOT_FOUND, DownloadArtifact). Take a name from ListArtifacts."""
@@ -1171,9 +1230,22 @@ ERROR_REASON_CALL_TIME_LIMIT: ErrorReason.ValueType  # 201
 """A unary call took longer than the server allows, 60 s unless configured (DEADLINE_EXCEEDED, all services). Ask for
 less in one call, or try again later.
 """
+ERROR_REASON_SERVER_OVERLOADED: ErrorReason.ValueType  # 269
+"""The server has more calls than it can answer, and did nothing for this one (RESOURCE_EXHAUSTED, unary calls of all
+services). Try again after the time in RetryInfo, spread over a while; GetServerInfo.limits has max_running_calls
+and max_waiting_calls.
+"""
+ERROR_REASON_TOO_MANY_STREAMS: ErrorReason.ValueType  # 270
+"""As many streams are open as the server takes, calls that wait for a change among them (RESOURCE_EXHAUSTED, all
+services). End some, or try again after the time in RetryInfo; GetServerInfo.limits has max_streams.
+"""
+ERROR_REASON_DEADLINE_PASSED: ErrorReason.ValueType  # 271
+"""The call's deadline passed while it waited for its turn, and nothing was done (DEADLINE_EXCEEDED, unary calls of all
+services). Try again with a later deadline.
+"""
 ERROR_REASON_SERVER_STOPPING: ErrorReason.ValueType  # 202
-"""The server is shutting down (UNAVAILABLE, WatchJob and ReadJobLog). Go on from the last cursor or offset after the time
-in RetryInfo.
+"""The server is shutting down (UNAVAILABLE, WatchJob, WatchJobs and ReadJobLog). Go on from the last cursor or offset
+after the time in RetryInfo.
 """
 ERROR_REASON_DISK_FULL: ErrorReason.ValueType  # 203
 """The disk of the server is full (RESOURCE_EXHAUSTED, rpcs of the estimator and the trainer that write, and job
@@ -1278,16 +1350,54 @@ ERROR_REASON_EXPORT_TOO_LARGE: ErrorReason.ValueType  # 253
 """The export would not fit on the server's disk (RESOURCE_EXHAUSTED, CreateJob and ValidateJob). Free as many bytes as
 the metadata says, or export in a smaller number format.
 """
+ERROR_REASON_JOB_NOT_PAUSABLE: ErrorReason.ValueType  # 254
+"""The life cycle of a job.
+
+The job cannot be paused: it does not train, or its state is none that can be paused (FAILED_PRECONDITION,
+PauseJob). Cancel it instead, or look at Job.allowed_actions; the metadata has its task and state.
+"""
+ERROR_REASON_JOB_NOT_PAUSED: ErrorReason.ValueType  # 257
+"""The job is neither paused nor suspended (FAILED_PRECONDITION, ResumeJob). While it is PAUSING, wait for PAUSED."""
+ERROR_REASON_JOB_NOT_WAITING: ErrorReason.ValueType  # 258
+"""The job does not wait for a device, or the one that it should go before does not (FAILED_PRECONDITION, MoveJob). It
+has begun or ended meanwhile: look at the queue again.
+"""
+ERROR_REASON_DIFFERENT_QUEUES: ErrorReason.ValueType  # 259
+"""The two jobs wait for different devices (FAILED_PRECONDITION, MoveJob). Name a job that waits for the same one."""
+ERROR_REASON_CHECKPOINT_FORMAT_UNSUPPORTED: ErrorReason.ValueType  # 260
+"""The job's checkpoints were written by another version, in a format that this one does not read (INTERNAL, job
+errors). Start a trainer of that version to have the job go on, or train anew.
+"""
 ERROR_REASON_JOB_IN_USE: ErrorReason.ValueType  # 274
 """Deleting, and what is kept.
 
 Something uses what is to be deleted: a job that starts from it, serves, exports or measures it, or a sweep whose
-trial it is (FAILED_PRECONDITION, DeleteJob). Wait for what the violations name, or cancel it.
+trial it is (FAILED_PRECONDITION, DeleteJob and DeleteCheckpoint). Wait for what the violations name, or cancel it.
 """
 ERROR_REASON_JOB_NOT_ENDED: ErrorReason.ValueType  # 275
-"""The job has not ended (FAILED_PRECONDITION, DeleteJob). Cancel it and wait, or set `force`."""
+"""The job has not ended (FAILED_PRECONDITION, DeleteJob; DeleteCheckpoint of one that it may go on from). Cancel it and
+wait, or set `force`.
+"""
 ERROR_REASON_JOB_EXPIRED: ErrorReason.ValueType  # 276
 """Retention has deleted the job, at the time in the metadata (NOT_FOUND, every rpc that answers JOB_NOT_FOUND). Keep
 what is needed longer by the trainer's retention settings.
+"""
+ERROR_REASON_CHECKPOINT_PINNED: ErrorReason.ValueType  # 277
+"""A pinned checkpoint is to be deleted (FAILED_PRECONDITION, DeleteCheckpoint and DeleteJob). Unpin it by
+UpdateCheckpoint, or delete the job with `force`.
+"""
+ERROR_REASON_CHECKPOINT_NOT_PORTABLE: ErrorReason.ValueType  # 278
+"""The checkpoint has no form that other programs load (FAILED_PRECONDITION, GetCheckpoint and
+DownloadArtifact). Start a run from it, or download the job's artifact.
+"""
+ERROR_REASON_DATASET_DAMAGED: ErrorReason.ValueType  # 283
+"""Files that are damaged on the trainer's disk.
+
+The file of an uploaded dataset is not what was uploaded (INTERNAL, job errors). Delete the dataset, upload it again,
+and create the job anew.
+"""
+ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
+"""A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
+from a backup, or run the job again.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

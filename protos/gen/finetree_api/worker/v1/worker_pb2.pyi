@@ -44,13 +44,17 @@ class _CommandKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandKi
     COMMAND_KIND_CHECKPOINT: _CommandKind.ValueType  # 1
     """Save a checkpoint after the step at hand and go on."""
     COMMAND_KIND_PAUSE: _CommandKind.ValueType  # 2
-    """Save a checkpoint and end as paused. Not sent in this version."""
+    """Save a checkpoint and end as paused."""
     COMMAND_KIND_CANCEL: _CommandKind.ValueType  # 3
     """End as cancelled."""
     COMMAND_KIND_PREEMPT: _CommandKind.ValueType  # 4
     """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
     COMMAND_KIND_SHUTDOWN: _CommandKind.ValueType  # 5
     """To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
+    COMMAND_KIND_FINISH: _CommandKind.ValueType  # 6
+    """A limit of the job was reached: take no further step, save a checkpoint, publish the weights as at the end of training,
+    without measuring them, and end as finished early.
+    """
 
 class CommandKind(_CommandKind, metaclass=_CommandKindEnumTypeWrapper):
     """What a command asks for. A kind that a worker does not know is ignored."""
@@ -60,13 +64,17 @@ COMMAND_KIND_UNSPECIFIED: CommandKind.ValueType  # 0
 COMMAND_KIND_CHECKPOINT: CommandKind.ValueType  # 1
 """Save a checkpoint after the step at hand and go on."""
 COMMAND_KIND_PAUSE: CommandKind.ValueType  # 2
-"""Save a checkpoint and end as paused. Not sent in this version."""
+"""Save a checkpoint and end as paused."""
 COMMAND_KIND_CANCEL: CommandKind.ValueType  # 3
 """End as cancelled."""
 COMMAND_KIND_PREEMPT: CommandKind.ValueType  # 4
 """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
 COMMAND_KIND_SHUTDOWN: CommandKind.ValueType  # 5
 """To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
+COMMAND_KIND_FINISH: CommandKind.ValueType  # 6
+"""A limit of the job was reached: take no further step, save a checkpoint, publish the weights as at the end of training,
+without measuring them, and end as finished early.
+"""
 Global___CommandKind: _TypeAlias = CommandKind  # noqa: Y015
 
 class _OutcomeKind:
@@ -87,6 +95,8 @@ class _OutcomeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutcomeKi
     """Stopped with a checkpoint on request."""
     OUTCOME_KIND_INTERRUPTED: _OutcomeKind.ValueType  # 5
     """Stopped with a checkpoint by no fault of its own: another attempt follows."""
+    OUTCOME_KIND_FINISHED_EARLY: _OutcomeKind.ValueType  # 6
+    """Ended before its last step by COMMAND_KIND_FINISH, with a checkpoint and an artifact: the job is CANCELLED."""
 
 class OutcomeKind(_OutcomeKind, metaclass=_OutcomeKindEnumTypeWrapper):
     """How a task ended."""
@@ -103,6 +113,8 @@ OUTCOME_KIND_PAUSED: OutcomeKind.ValueType  # 4
 """Stopped with a checkpoint on request."""
 OUTCOME_KIND_INTERRUPTED: OutcomeKind.ValueType  # 5
 """Stopped with a checkpoint by no fault of its own: another attempt follows."""
+OUTCOME_KIND_FINISHED_EARLY: OutcomeKind.ValueType  # 6
+"""Ended before its last step by COMMAND_KIND_FINISH, with a checkpoint and an artifact: the job is CANCELLED."""
 Global___OutcomeKind: _TypeAlias = OutcomeKind  # noqa: Y015
 
 @_typing.final
@@ -186,7 +198,7 @@ class AttachResponse(_message.Message):
 
     @_builtins.property
     def task(self) -> Global___Task:
-        """For a worker that waits for one; a worker has one task in its life."""
+        """For a worker that waits for one; a stream has one task at most."""
 
     @_builtins.property
     def heartbeat(self) -> Global___ServiceHeartbeat:
@@ -232,6 +244,7 @@ class Hello(_message.Message):
     BOOT_ID_FIELD_NUMBER: _builtins.int
     NODE_FIELD_NUMBER: _builtins.int
     PID_FIELD_NUMBER: _builtins.int
+    RESTING_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """1. Another one is refused with PROTOCOL_VERSION_MISMATCH."""
     task_kind: _job_pb2.TaskKind.ValueType
@@ -250,6 +263,12 @@ class Hello(_message.Message):
     """Host name, for people."""
     pid: _builtins.int
     """Process id on that host."""
+    @_builtins.property
+    def resting(self) -> Global___Resting:
+        """What a worker holds that has ended a task with Task.may_rest and waits for another one. The service answers with
+        COMMAND_KIND_SHUTDOWN where there is none. Unset: it has had no task.
+        """
+
     def __init__(
         self,
         *,
@@ -262,14 +281,39 @@ class Hello(_message.Message):
         boot_id: _builtins.str = ...,
         node: _builtins.str = ...,
         pid: _builtins.int = ...,
+        resting: Global___Resting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resting", b"resting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "boot_id", b"boot_id", "build", b"build", "job", b"job", "node", b"node", "pid", b"pid", "protocol_version", b"protocol_version", "task_kind", b"task_kind", "token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "boot_id", b"boot_id", "build", b"build", "job", b"job", "node", b"node", "pid", b"pid", "protocol_version", b"protocol_version", "resting", b"resting", "task_kind", b"task_kind", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Resting(_message.Message):
+    """A worker that has ended its task and waits for another one on the same base. What the task left in the process has
+    been undone, and the base proven to be as it was loaded, or dropped.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    memory_bytes: _builtins.int
+    """Memory that its process holds: of a GPU what is reserved there, else its resident memory. Bytes."""
+    def __init__(
+        self,
+        *,
+        memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resting: _TypeAlias = Resting  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -417,6 +461,9 @@ class Task(_message.Message):
     LINEAGE_FIELD_NUMBER: _builtins.int
     STEP_SECONDS_FIELD_NUMBER: _builtins.int
     MATRIX_RATES_FIELD_NUMBER: _builtins.int
+    MAY_REST_FIELD_NUMBER: _builtins.int
+    ATTEMPT_REASON_FIELD_NUMBER: _builtins.int
+    MAX_LOST_TIME_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -433,6 +480,10 @@ class Task(_message.Message):
     """Absolute path of the held-out rows. Empty: there are none of their own."""
     plan_digest: _builtins.str
     """Digest of the plan, for the artifacts. Empty: there is none."""
+    may_rest: _builtins.bool
+    """Whether the worker may wait for another task on the same base when this one has ended well."""
+    attempt_reason: _event_pb2.AttemptReason.ValueType
+    """Why there is this attempt. Unspecified: the worker tells the first from later ones."""
     @_builtins.property
     def train(self) -> _job_pb2.TrainTask:
         """Fine-tunes a model."""
@@ -491,6 +542,10 @@ class Task(_message.Message):
     def matrix_rates(self) -> _hardware_pb2.MatrixRates:
         """Measured rates of the host, which estimates start from. Unset: not measured, or nothing is trained."""
 
+    @_builtins.property
+    def max_lost_time(self) -> _duration_pb2.Duration:
+        """Most time of optimizer steps that a lost worker may cost: a checkpoint is saved before it is over. Unset: unlimited."""
+
     def __init__(
         self,
         *,
@@ -516,10 +571,13 @@ class Task(_message.Message):
         lineage: _artifact_pb2.Lineage | None = ...,
         step_seconds: _evidence_pb2.Interval | None = ...,
         matrix_rates: _hardware_pb2.MatrixRates | None = ...,
+        may_rest: _builtins.bool = ...,
+        attempt_reason: _event_pb2.AttemptReason.ValueType = ...,
+        max_lost_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "max_lost_time", b"max_lost_time", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_reason", b"attempt_reason", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "max_lost_time", b"max_lost_time", "may_rest", b"may_rest", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015

@@ -36,7 +36,7 @@ class WorkerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Attach: _grpc.StreamStreamMultiCallable[_worker_pb2.AttachRequest, _worker_pb2.AttachResponse]
-    """One stream for the life of a worker. Both sides send something at least every 20 seconds
+    """One stream for a worker's task. Both sides send something at least every 20 seconds
     (Welcome.heartbeat_interval); a side that hears nothing for twice as long takes the stream for broken.
 
     The worker opens with Hello. The service answers Welcome, or Fenced, upon which the worker ends its process group
@@ -52,7 +52,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Attach: _aio.StreamStreamMultiCallable[_worker_pb2.AttachRequest, _worker_pb2.AttachResponse]  # type: ignore[assignment]
-    """One stream for the life of a worker. Both sides send something at least every 20 seconds
+    """One stream for a worker's task. Both sides send something at least every 20 seconds
     (Welcome.heartbeat_interval); a side that hears nothing for twice as long takes the stream for broken.
 
     The worker opens with Hello. The service answers Welcome, or Fenced, upon which the worker ends its process group
@@ -71,7 +71,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_worker_pb2.AttachRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.AttachResponse], _abc.AsyncIterator[_worker_pb2.AttachResponse]]:
-        """One stream for the life of a worker. Both sides send something at least every 20 seconds
+        """One stream for a worker's task. Both sides send something at least every 20 seconds
         (Welcome.heartbeat_interval); a side that hears nothing for twice as long takes the stream for broken.
 
         The worker opens with Hello. The service answers Welcome, or Fenced, upon which the worker ends its process group

@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rpcs of TrainerService about what a job reports: events, metrics and the worker's log."""
+"""Rpcs of TrainerService about what jobs report: events, metrics and logs, and waiting for them."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.trainer.v1 import event_log_pb2, job_log_pb2, metrics_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import event_log_pb2, job_log_pb2, metrics_pb2, trainer_pb2_grpc, waiting_pb2
 from finetree_runtime.paging import PageTokens, page_size
 from finetree_runtime.server import context
 
 from finetree_trainer.api.names import Names
-from finetree_trainer.api.requests import page_scope
+from finetree_trainer.api.requests import page_scope, parent_project
 from finetree_trainer.clock import seconds_of
 from finetree_trainer.joblog.list import EventLister, requested_kinds
+from finetree_trainer.joblog.live.batches import Filter
 from finetree_trainer.joblog.metrics import MetricsReader
-from finetree_trainer.joblog.watch import Filter, Watches
+from finetree_trainer.joblog.project.watch import USUAL_KINDS, ProjectFilter, ProjectWatches
+from finetree_trainer.joblog.wait import Waits
+from finetree_trainer.joblog.watch import Watches
 from finetree_trainer.jobs.attempt_logs import AttemptLogs
+from finetree_trainer.jobs.jobs import Jobs
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,11 +31,12 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
     lister: EventLister
     metrics: MetricsReader
     logs: AttemptLogs
+    jobs: Jobs
+    waits: Waits
+    project_watches: ProjectWatches
     tokens: PageTokens
 
-    async def WatchJob(
-        self, request: event_log_pb2.WatchJobRequest, context_: Any
-    ) -> AsyncIterator[event_log_pb2.WatchJobResponse]:
+    async def WatchJob(self, request: event_log_pb2.WatchJobRequest, context_: Any) -> AsyncIterator[Any]:
         """Stream a job's events."""
         uid = (await self.names.job(request.name)).id
         context.bind(job=uid)
@@ -79,3 +84,28 @@ class LogRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         """List the logs of a job's attempts."""
         uid = (await self.names.job(request.parent, "parent")).id
         return job_log_pb2.ListJobLogsResponse(logs=await self.logs.list(uid))
+
+    async def WaitJob(self, request: waiting_pb2.WaitJobRequest, context_: Any) -> waiting_pb2.WaitJobResponse:
+        """Return a job once it is in one of the asked states."""
+        uid = (await self.names.job(request.name)).id
+        context.bind(job=uid)
+        context.only_waits()
+        principal, seconds = context.principal().name, float(request.wait_seconds)
+        reached = await self.waits.reached(uid, list(request.states), seconds=seconds, principal=principal)
+        return waiting_pb2.WaitJobResponse(job=await self.jobs.get(uid), reached=reached)
+
+    async def WatchJobs(
+        self, request: waiting_pb2.WatchJobsRequest, context_: Any
+    ) -> AsyncIterator[waiting_pb2.WatchJobsResponse]:
+        """Stream what happens in all jobs of a project."""
+        project = parent_project(request.parent)
+        chosen = ProjectFilter(
+            mask=requested_kinds(request.kinds or USUAL_KINDS),
+            min_level=request.min_level,
+            labels=dict(request.labels),
+            min_interval=seconds_of(request.min_interval),
+            heartbeat=seconds_of(request.heartbeat) or Filter().heartbeat,
+        )
+        after = await self.project_watches.start(request, project)
+        async for batch in self.project_watches.watch(project, after, chosen, principal=context.principal().name):
+            yield batch

@@ -6,6 +6,7 @@ A name with another project is answered like one that nothing has, so that nobod
 
 from dataclasses import dataclass
 
+from finetree_runtime.errors import invalid_field
 from finetree_runtime.ids import ResourceName, parse_child, parse_name
 from finetree_runtime.server import context
 
@@ -15,6 +16,9 @@ from finetree_trainer.jobs.sweeps import rows
 from finetree_trainer.jobs.sweeps.sweeps import sweep_not_found
 from finetree_trainer.store import datasets, jobs
 from finetree_trainer.store.database import Store
+
+LONGEST_STEP = 9
+"""Digits of the largest step: it is an int32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,14 @@ class Names:
         """Return the name of a job and the id of its artifact. Raises as `job` does."""
         name, artifact = parse_child(text, "jobs", "artifacts", project=_own_project())
         return await self._owned_job(name), artifact
+
+    async def checkpoint(self, text: str) -> tuple[ResourceName, int]:
+        """Return the name of a job and the step of its checkpoint. Raises as `job` does."""
+        name, step = parse_child(text, "jobs", "checkpoints", project=_own_project())
+        if not step.isdecimal() or len(step) > LONGEST_STEP:
+            wanted = 'must end in a step, such as "projects/{project}/jobs/{job}/checkpoints/100"'
+            raise invalid_field("name", wanted, "INVALID_NAME")
+        return await self._owned_job(name), int(step)
 
     async def dataset(self, text: str, field_path: str = "name") -> ResourceName:
         """Return the name of a dataset. Raises InvalidArgument INVALID_NAME, NotFound DATASET_NOT_FOUND."""

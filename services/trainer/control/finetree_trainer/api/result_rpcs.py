@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rpcs of TrainerService about what a job leaves: checkpoints and artifacts."""
+"""Rpcs of TrainerService about what a job leaves: checkpoints and artifacts, and how they are deleted."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, trainer_pb2_grpc
+from finetree_api.trainer.v1 import artifact_pb2, checkpoint_pb2, retention_pb2, trainer_pb2_grpc
+from finetree_runtime.ids import parse_name
 from finetree_runtime.paging import PageTokens, page_size
+from finetree_runtime.server import context
 
 from finetree_trainer.api.names import Names
+from finetree_trainer.api.requests import parent_project, request_key
 from finetree_trainer.jobs.artifacts import Artifacts
+from finetree_trainer.jobs.retention.checkpoints import CheckpointKeeping
+from finetree_trainer.jobs.retention.deletion import Deletions
+from finetree_trainer.jobs.retention.usage import StorageReport
 from finetree_trainer.models.checkpoints import Checkpoints
 
 
@@ -20,6 +26,9 @@ class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
     names: Names
     artifacts: Artifacts
     checkpoints: Checkpoints
+    keeping: CheckpointKeeping
+    deletions: Deletions
+    storage: StorageReport
     tokens: PageTokens
 
     async def ListCheckpoints(
@@ -32,6 +41,31 @@ class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
         found = await self.checkpoints.page(uid, after=after, limit=size + 1, deleted=request.show_deleted)
         token = self.tokens.issue(scope, str(found[size - 1].step)) if len(found) > size else ""
         return checkpoint_pb2.ListCheckpointsResponse(checkpoints=found[:size], next_page_token=token)
+
+    async def GetCheckpoint(
+        self, request: checkpoint_pb2.GetCheckpointRequest, context_: Any
+    ) -> checkpoint_pb2.GetCheckpointResponse:
+        """Return a checkpoint and the files to download."""
+        job, step = await self.names.checkpoint(request.name)
+        found = await self.keeping.get(job, step, state=request.include_state)
+        return checkpoint_pb2.GetCheckpointResponse(checkpoint=found)
+
+    async def UpdateCheckpoint(
+        self, request: checkpoint_pb2.UpdateCheckpointRequest, context_: Any
+    ) -> checkpoint_pb2.UpdateCheckpointResponse:
+        """Change how long a checkpoint is kept."""
+        job, step = await self.names.checkpoint(request.name)
+        key = request_key(request, job.project, "UpdateCheckpoint")
+        found = await self.keeping.update(job, step, request, key)
+        return checkpoint_pb2.UpdateCheckpointResponse(checkpoint=found)
+
+    async def DeleteCheckpoint(
+        self, request: checkpoint_pb2.DeleteCheckpointRequest, context_: Any
+    ) -> checkpoint_pb2.DeleteCheckpointResponse:
+        """Delete a checkpoint."""
+        job, step = await self.names.checkpoint(request.name)
+        freed = await self.keeping.delete(job, step, request_key(request, job.project, "DeleteCheckpoint"))
+        return checkpoint_pb2.DeleteCheckpointResponse(freed_bytes=freed)
 
     async def ListArtifacts(
         self, request: artifact_pb2.ListArtifactsRequest, context_: Any
@@ -48,9 +82,36 @@ class ResultRpcs(trainer_pb2_grpc.TrainerServiceServicer):
     async def DownloadArtifact(
         self, request: artifact_pb2.DownloadArtifactRequest, context_: Any
     ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
-        """Stream a file of an artifact."""
+        """Stream a file of an artifact or a checkpoint."""
+        if "/checkpoints/" in request.name:
+            of, step = await self.names.checkpoint(request.name)
+            async for piece in self.keeping.read(of, step, request.path, offset=request.offset, limit=request.limit):
+                yield piece
+            return
         job, artifact = await self.names.artifact(request.name)
         async for piece in self.artifacts.read(
             job.id, artifact, request.path, offset=request.offset, limit=request.limit
         ):
             yield piece
+
+    async def DeleteJob(
+        self, request: retention_pb2.DeleteJobRequest, context_: Any
+    ) -> retention_pb2.DeleteJobResponse:
+        """Delete a job and everything that it made."""
+        # Not looked up: a repeated request names a job that is gone.
+        name = parse_name(request.name, "jobs", project=context.principal().project)
+        context.bind(job=name.id)
+        freed = await self.deletions.delete(name, request, request_key(request, name.project, "DeleteJob"))
+        return retention_pb2.DeleteJobResponse(freed_bytes=freed)
+
+    async def GetStorage(
+        self, request: retention_pb2.GetStorageRequest, context_: Any
+    ) -> retention_pb2.GetStorageResponse:
+        """Report what takes how much room, and what retention removes next."""
+        project = parent_project(request.parent)
+        if request.all_projects:
+            principal = context.principal()
+            return await self.storage.report(
+                None if principal == context.LOCAL else principal.project, limit=request.max_removals
+            )
+        return await self.storage.report(project, limit=request.max_removals)

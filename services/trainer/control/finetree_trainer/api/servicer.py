@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetree_api.trainer.v1 import capacity_pb2, trainer_pb2
+from finetree_runtime.server import context
 from finetree_runtime.server.identity import server_info
 
 from finetree_trainer.api.data_rpcs import DataRpcs
 from finetree_trainer.api.job_rpcs import JobRpcs
+from finetree_trainer.api.lifecycle_rpcs import LifecycleRpcs
 from finetree_trainer.api.log_rpcs import LogRpcs
 from finetree_trainer.api.result_rpcs import ResultRpcs
-from finetree_trainer.api.retention_rpcs import RetentionRpcs
 from finetree_trainer.api.serving_rpcs import ServingRpcs
 from finetree_trainer.api.sweep_rpcs import SweepRpcs
 from finetree_trainer.clock import seconds_of
@@ -19,19 +20,25 @@ from finetree_trainer.jobs import capabilities
 from finetree_trainer.jobs.serving.leases import Leases
 from finetree_trainer.scheduling.host import Host
 from finetree_trainer.scheduling.queue import JobQueue
+from finetree_trainer.workers.resting import RestingWorkers
 
 SERVICE = "finetree_api.trainer.v1.TrainerService"
 """Full name of the service."""
 
-FEATURES = (*capabilities.features(), "models.hub", "watch.cursor", "datasets.resume", "datasets.preview", "sweeps")
+FEATURES = (
+    *capabilities.features(),
+    *("models.hub", "watch.cursor", "watch.project", "jobs.wait", "datasets.resume", "datasets.preview", "sweeps"),
+    *("jobs.pause", "jobs.move"),
+)
 """Features that GetServerInfo names."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, ResultRpcs, RetentionRpcs, ServingRpcs):
+class TrainerServicer(DataRpcs, JobRpcs, LifecycleRpcs, SweepRpcs, LogRpcs, ResultRpcs, ServingRpcs):
     """Every rpc of the trainer; its fields answer them."""
 
     leases: Leases
+    resting: RestingWorkers
     host: Host
     queue: JobQueue
     version: str
@@ -42,9 +49,11 @@ class TrainerServicer(DataRpcs, JobRpcs, SweepRpcs, LogRpcs, ResultRpcs, Retenti
         self, request: capacity_pb2.GetCapacityRequest, context_: Any
     ) -> capacity_pb2.GetCapacityResponse:
         """Report machines, queue, limits and what the server trains."""
+        if request.HasField("wait_for_rate"):
+            context.only_waits()
         await self.host.wait_for_rates(seconds_of(request.wait_for_rate))
         return capacity_pb2.GetCapacityResponse(
-            nodes=[await self.host.describe(self.queue, self.leases.named)],
+            nodes=[await self.host.describe(self.queue, self.leases.named, self.resting.describe)],
             queue_length=len(self.queue),
             limits=self.limits,
             capabilities=capabilities.CAPABILITIES,

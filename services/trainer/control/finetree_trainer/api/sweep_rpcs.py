@@ -37,6 +37,8 @@ class SweepRpcs(trainer_pb2_grpc.TrainerServiceServicer):
     async def GetSweep(self, request: sweep_pb2.GetSweepRequest, context_: Any) -> sweep_pb2.GetSweepResponse:
         """Return a sweep, at once or with its next change."""
         uid, known = (await self.names.sweep(request.name)).id, request.known_update.ToMicroseconds()
+        if request.wait_seconds:
+            context.only_waits()
         sweep = await self.sweeps.wait(uid, known=known, seconds=float(request.wait_seconds))
         return sweep_pb2.GetSweepResponse(sweep=sweep)
 

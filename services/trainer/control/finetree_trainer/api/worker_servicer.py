@@ -82,6 +82,8 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         )
         if not hello.job:
             worker = self._supervisor.worker_with_token(hello.token)
+            if worker is not None and hello.HasField("resting"):
+                worker = await self._supervisor.rest(worker, hello.resting)
             task = await self._supervisor.task_for(worker) if worker is not None else None
             if task is not None:
                 welcome.task.CopyFrom(task)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_data.contract import finding_message, findings_of, to_reading
+from finetree_data.fail_points import fail_point
 from finetree_data.findings.finding import settled
 from finetree_runtime.errors import FailedPrecondition, NotFound, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
@@ -136,6 +137,7 @@ class Datasets:
 
         async with self._exclusive(uid):
             unused = await self._store.write(work)
+            fail_point("dataset.after_delete")
             await asyncio.to_thread(self._layout.upload_file(uid).unlink, missing_ok=True)
             if unused:
                 await asyncio.to_thread(self._layout.dataset_file(unused).unlink, missing_ok=True)

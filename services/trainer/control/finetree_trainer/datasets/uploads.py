@@ -11,13 +11,14 @@ from pathlib import Path
 from finetree_api.trainer.v1 import dataset_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_data.contract import finding_message, to_reading
+from finetree_data.fail_points import fail_point
 from finetree_data.options import Reading
 from finetree_runtime.errors import DomainError, InvalidArgument, OutOfRange
 from sqlalchemy import Connection
 
 from finetree_trainer.clock import Clock
 from finetree_trainer.datasets import validate
-from finetree_trainer.disk import full_disk_refused, in_thread, move_durably, uninterrupted
+from finetree_trainer.disk import full_disk_refused, in_thread, move_durably, sync_folder, uninterrupted
 from finetree_trainer.layout import Layout
 from finetree_trainer.store import datasets, request_ids
 from finetree_trainer.store.database import Store
@@ -32,8 +33,11 @@ class UploadFile:
 
     def __init__(self, file: Path, committed: int) -> None:
         """Open the file at the committed size; bytes of an unfinished write beyond it are cut off."""
+        self._failed = False
         with full_disk_refused():
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if not committed:
+                sync_folder(file.parent)  # or a power cut takes the name, and with it what was committed
             self.position = self.synced = min(committed, os.fstat(self._descriptor).st_size)
             if os.fstat(self._descriptor).st_size > self.position:
                 os.ftruncate(self._descriptor, self.position)
@@ -48,10 +52,18 @@ class UploadFile:
                 view = view[count:]
 
     def sync(self) -> int:
-        """Flush everything to disk, and return the number of bytes that are there."""
-        with full_disk_refused():
-            os.fsync(self._descriptor)
-        self.synced = self.position
+        """Flush everything to disk, and return the number of bytes that are there.
+
+        After a flush that failed, none of this file's counts any more: the system reports an error once and drops what
+        it could not write, so that the next flush succeeds and means nothing. Raises ResourceExhausted DISK_FULL,
+        OSError.
+        """
+        fail_point("upload.before_sync")
+        if not self._failed:
+            self._failed = True
+            with full_disk_refused():
+                os.fsync(self._descriptor)
+            self._failed, self.synced = False, self.position
         return self.synced
 
     def close(self) -> None:
@@ -107,6 +119,7 @@ class Uploads:
 
     async def _commit(self, uid: str, upload: UploadFile) -> None:
         committed = await in_thread(upload.sync)
+        fail_point("upload.after_sync")
         now = self._clock()
         await self._store.write(lambda connection: datasets.commit_bytes(connection, uid, committed, now=now))
 
@@ -120,8 +133,10 @@ class Uploads:
         except InvalidArgument as error:
             await self._reject(row, remove=error.reason != "HASH_MISMATCH")
             raise
+        fail_point("upload.before_move")
         if file is part:
             await asyncio.to_thread(move_durably, part, content)
+        fail_point("upload.before_ready")
         record.file_format, record.row_format = valid.file_format, valid.row_format
         record.compression = valid.compression
         record.profile.CopyFrom(valid.profile)

@@ -7,8 +7,6 @@ from finetree_api.trainer.v1 import artifact_pb2, dataset_pb2, event_pb2, job_pb
 from finetree_api.types.v1 import serving_pb2 as serving_types_pb2
 from finetree_api.types.v1 import training_data_pb2
 from finetree_api.worker.v1 import worker_pb2
-from finetree_runtime.serving.check import check
-from finetree_runtime.serving.facts import facts_of_artifact
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
@@ -123,6 +121,10 @@ def _serving(
     transaction: Transaction, connection: Connection, artifact: artifact_pb2.Artifact
 ) -> list[serving_types_pb2.ServingCheck]:
     """Return which servers serve an artifact: by its description, and the run that made it where it was trained."""
+    # Reads the rules of all servers: 40 ms that a start need not wait for.
+    from finetree_runtime.serving.check import check
+    from finetree_runtime.serving.facts import facts_of_artifact
+
     row = jobs.load(connection, transaction.row.uid) if transaction.row.task == job_pb2.TASK_KIND_TRAIN else None
     spec = job_pb2.Job.FromString(row.record).train.spec if row is not None else None
     facts = facts_of_artifact(artifact, spec)
@@ -188,7 +190,11 @@ def _add_outcome(
                 summary=summary,
             )
         case _ if transaction.row.cancel_requested or transaction.row.state == job_pb2.JOB_STATE_CANCELLING:
-            transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", "Cancelled on request.", summary=summary)
+            published = outcome.kind == worker_pb2.OUTCOME_KIND_FINISHED_EARLY
+            transaction.cancel(summary, published=published)
+        case worker_pb2.OUTCOME_KIND_PAUSED:
+            # PAUSED once the process is proven dead: until then it holds its device.
+            attempts.note_cause(connection, transaction.row.uid, attempt, cause=attempts.PAUSED)
         case _:
             # Stopped with a checkpoint, and the service did not ask for it. What follows is decided when the process is
             # proven dead.

@@ -9,29 +9,29 @@ import asyncio
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from finetree_api.trainer.v1 import event_pb2
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import NotFound, OutOfRange
 from sqlalchemy import Connection
 
 from finetree_trainer.clock import Clock
 from finetree_trainer.joblog import states
+from finetree_trainer.joblog.live.pace import Pace
+from finetree_trainer.joblog.live.tail import TAIL_EVENTS, Tail
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.store import events, jobs
 from finetree_trainer.store.database import Store
 
 T = TypeVar("T")
 
-TAIL_EVENTS = 512
-"""Newest events of a job that are kept in memory; a watcher further behind reads the database."""
+READ_BYTES = 64 * 1024
+"""Bytes of stored events of one read from the database: a batch of a watcher."""
 
-TAIL_BYTES = 2 * 1024 * 1024
-"""Bytes of a job's newest events that are kept in memory: of events with long texts (samples), few are."""
-
-READ_BLOCKS = 16
-"""Blocks of one read from the database; bounds the memory that one watcher can hold."""
+READ_BLOCKS = 256
+"""Blocks of one read from the database; with the bytes it bounds the memory that one watcher can hold."""
 
 
 class FencedError(Exception):
@@ -49,53 +49,15 @@ class Change(Generic[T]):
     result: T
     row: jobs.JobRow
     events: list[event_pb2.JobEvent]
-
-
-@dataclass(slots=True)
-class _Tail:
-    """The newest events of a job that somebody writes or watches; `changed` is done when there are more."""
-
-    changed: asyncio.Future[None]
-    last_seq: int = 0
-    newest: list[event_pb2.JobEvent] = field(default_factory=list)
-    bytes: int = 0
-    watchers: int = 0
-    finished: bool = False
-
-    def extend(self, added: list[event_pb2.JobEvent]) -> None:
-        """Append events that follow the newest one; after a gap, keep these alone."""
-        if self.newest and self.newest[-1].seq + 1 != added[0].seq:
-            self.newest.clear()
-            self.bytes = 0
-        self.newest.extend(added)
-        self.bytes += sum(event.ByteSize() for event in added)
-        if len(self.newest) > 2 * TAIL_EVENTS or self.bytes > TAIL_BYTES:
-            self._shorten()
-
-    def _shorten(self) -> None:
-        """Keep the newest events, half of what is allowed, so that this is not done for every event."""
-        kept, size = 0, 0
-        for event in reversed(self.newest):
-            size += event.ByteSize()
-            if kept >= TAIL_EVENTS or size > TAIL_BYTES // 2:
-                break
-            kept += 1
-        del self.newest[: len(self.newest) - kept]
-        self.bytes = sum(event.ByteSize() for event in self.newest)
-
-    def slice(self, after: int, mask: int, limit: int) -> events.Slice:
-        """Events after a number that the tail reaches back to."""
-        start = after + 1 - self.newest[0].seq
-        chosen = self.newest[start : start + limit]
-        covered = chosen[-1].seq if chosen else after
-        kept = [event for event in chosen if mask >> event.kind & 1]
-        return events.Slice(kept, covered, self.last_seq, self.finished)
+    position: int = 0
+    """Position of the events' block in the order of all jobs; 0 without events."""
 
 
 class EventLog:
     """Changes jobs and publishes the changes. Every write to a job goes through `change` or `create`.
 
-    Each of `listeners` is called with the row after every durable change; its record is set for a new job only.
+    Each of `listeners` is called with the row after every durable change; its record is set for a new job only. Each of
+    `followers` is called with every change that has events, in the order of their positions.
     `min_seq` has, for each job whose events retention is about to remove, the oldest number that it will keep.
     """
 
@@ -104,8 +66,10 @@ class EventLog:
         self.clock = clock or Clock()
         self.min_seq: dict[str, int] = {}
         self.listeners: list[Callable[[jobs.JobRow], None]] = []
-        self._tails: dict[str, _Tail] = {}
+        self.followers: list[Callable[[Change[Any]], None]] = []
+        self._tails: dict[str, Tail] = {}
         self._loop = asyncio.get_running_loop()
+        self.pace = Pace(self._loop)
 
     async def create(self, make: Callable[[Connection, int], Transaction | jobs.JobRow]) -> jobs.JobRow:
         """Run `make(connection, now)`, which returns a Transaction for a new job or the row of an existing one."""
@@ -115,8 +79,8 @@ class EventLog:
             if isinstance(made, jobs.JobRow):
                 return Change(None, made, [])
             made.flush()
-            events.append(connection, made.row, made.events, attempt=0, last_seq=0)
-            return Change(None, made.row, made.events)
+            position = events.append(connection, made.row, made.events, attempt=0, last_seq=0)
+            return Change(None, made.row, made.events, position)
 
         return (await self._commit(work)).row
 
@@ -138,9 +102,10 @@ class EventLog:
             expected = row.attempt, row.last_seq
             transaction = Transaction(row, self.clock())
             result = decide(transaction, connection)
+            position = 0
             if transaction.flush():
-                events.append(connection, row, transaction.events, attempt=expected[0], last_seq=expected[1])
-            return Change(result, row, transaction.events)
+                position = events.append(connection, row, transaction.events, attempt=expected[0], last_seq=expected[1])
+            return Change(result, row, transaction.events, position)
 
         return await self._commit(work)
 
@@ -174,7 +139,7 @@ class EventLog:
     ) -> events.Slice:
         """Events after a number: from memory where the tail reaches back so far, else from the database."""
         tail = self._tails.get(uid)
-        if tail is not None and tail.newest and tail.newest[0].seq <= after + 1:
+        if tail is not None and tail.reaches(after):
             return tail.slice(after, mask, limit)
 
         def load(connection: Connection) -> events.Slice:
@@ -184,7 +149,7 @@ class EventLog:
             if after + 1 < reach.oldest_seq:
                 raise events_expired(reach.oldest_seq)
             found, covered = events.read_after(
-                connection, uid, after, last_seq=reach.last_seq, mask=mask, blocks=READ_BLOCKS
+                connection, uid, after, last_seq=reach.last_seq, mask=mask, blocks=READ_BLOCKS, size=READ_BYTES
             )
             return events.Slice(found, covered, reach.last_seq, reach.state in states.TERMINAL)
 
@@ -193,8 +158,13 @@ class EventLog:
     async def wait(self, uid: str, after: int, *, seconds: float, stop: "asyncio.Future[None]") -> None:
         """Wait until the log of a watched job moves beyond `after`, `stop` is done, or the seconds are over."""
         tail = self._open(uid)
-        if tail.last_seq <= after:
-            await asyncio.wait([tail.changed, stop], timeout=max(0.0, seconds), return_when=asyncio.FIRST_COMPLETED)
+        if tail.announced <= after and not stop.done():
+            await tail.wait(seconds)
+
+    def wake_all(self) -> None:
+        """Wake everybody who waits: the server stops."""
+        for tail in list(self._tails.values()):
+            tail.announce()
 
     async def _commit(self, work: Callable[[Connection], Change[T]]) -> Change[T]:
         future = self.store.submit(work)
@@ -207,23 +177,28 @@ class EventLog:
             return
         change = done.result()
         if change.events:
+            fail_point("log.before_publish")
             tail = self._open(change.row.uid)
             tail.extend(change.events)
             tail.last_seq = max(tail.last_seq, change.row.last_seq)
             tail.finished = change.row.state in states.TERMINAL
-            changed, tail.changed = tail.changed, self._loop.create_future()
-            changed.set_result(None)
+            if tail.watchers:
+                self.pace.wake(tail)
+            else:
+                tail.announce()
             self._forget(change.row.uid, tail)
+            for follower in self.followers:
+                follower(change)
         for listener in self.listeners:
             listener(change.row)
 
-    def _open(self, uid: str) -> _Tail:
+    def _open(self, uid: str) -> Tail:
         tail = self._tails.get(uid)
         if tail is None:
-            tail = self._tails[uid] = _Tail(self._loop.create_future())
+            tail = self._tails[uid] = Tail()
         return tail
 
-    def _forget(self, uid: str, tail: _Tail) -> None:
+    def _forget(self, uid: str, tail: Tail) -> None:
         if not tail.watchers and (tail.finished or not tail.newest) and self._tails.get(uid) is tail:
             del self._tails[uid]
 

@@ -25,26 +25,31 @@ class MetricsReader:
         problem = query_problem(request)
         if problem is not None:
             raise invalid_field(problem.field, problem.description)
-        curves = Curves.of(request)
+        return await self._log.store.read(lambda connection: read_curves(connection, uid, request))
 
-        def load(connection: Connection) -> jobs.Span:
-            reach = jobs.span(connection, uid)
-            if reach is None:
-                raise job_not_found(uid)
-            before = reach.last_seq + 1
-            while before > reach.oldest_seq:
-                found, before = events.read_before(
-                    connection, uid, before, after=reach.oldest_seq - 1, mask=_MASK, blocks=READ_BLOCKS
-                )
-                if not all(map(curves.add, found)):
-                    break
-            return reach
 
-        reach = await self._log.store.read(load)
-        return metrics_pb2.QueryMetricsResponse(
-            series=curves.series(),
-            steps_per_point=curves.width,
-            last_step=curves.newest,
-            last_seq=reach.last_seq,
-            oldest_seq=reach.oldest_seq,
+def read_curves(
+    connection: Connection, uid: str, request: metrics_pb2.QueryMetricsRequest
+) -> metrics_pb2.QueryMetricsResponse:
+    """Read the curves that a request without a problem asks for from a job's log.
+
+    Raises NotFound JOB_NOT_FOUND, FailedPrecondition EVENTS_DAMAGED.
+    """
+    curves = Curves.of(request)
+    reach = jobs.span(connection, uid)
+    if reach is None:
+        raise job_not_found(uid)
+    before = reach.last_seq + 1
+    while before > reach.oldest_seq:
+        found, before = events.read_before(
+            connection, uid, before, after=reach.oldest_seq - 1, mask=_MASK, blocks=READ_BLOCKS
         )
+        if not all(map(curves.add, found)):
+            break
+    return metrics_pb2.QueryMetricsResponse(
+        series=curves.series(),
+        steps_per_point=curves.width,
+        last_step=curves.newest,
+        last_seq=reach.last_seq,
+        oldest_seq=reach.oldest_seq,
+    )

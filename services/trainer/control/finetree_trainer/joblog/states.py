@@ -22,20 +22,27 @@ WAITING = frozenset({job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_RECOVERING})
 LIVE = WITH_WORKER | WAITING | {job_pb2.JOB_STATE_PAUSED}
 """States that are not terminal."""
 
+PAUSABLE = WAITING | {job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING}
+"""States in which a job that trains can be paused."""
+
+LIMITS = frozenset({"DEADLINE_REACHED", "MAX_DURATION_REACHED", "MAX_COST_REACHED"})
+"""Codes of a state's reason that name the limit which ends a job."""
+
 FOLLOWERS: dict[int, frozenset[int]] = {
     job_pb2.JOB_STATE_UNSPECIFIED: frozenset({job_pb2.JOB_STATE_QUEUED}),
     job_pb2.JOB_STATE_QUEUED: frozenset(
         {job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_FAILED}
     ),
     job_pb2.JOB_STATE_PREPARING: frozenset(
-        {job_pb2.JOB_STATE_RUNNING, job_pb2.JOB_STATE_CANCELLING, job_pb2.JOB_STATE_RECOVERING, *TERMINAL}
+        {
+            *(job_pb2.JOB_STATE_RUNNING, job_pb2.JOB_STATE_PAUSING, job_pb2.JOB_STATE_CANCELLING),
+            *(job_pb2.JOB_STATE_RECOVERING, *TERMINAL),
+        }
     ),
     job_pb2.JOB_STATE_RUNNING: frozenset(
         {job_pb2.JOB_STATE_PAUSING, job_pb2.JOB_STATE_CANCELLING, job_pb2.JOB_STATE_RECOVERING, *TERMINAL}
     ),
-    job_pb2.JOB_STATE_PAUSING: frozenset(
-        {job_pb2.JOB_STATE_PAUSED, job_pb2.JOB_STATE_CANCELLING, job_pb2.JOB_STATE_RECOVERING, *TERMINAL}
-    ),
+    job_pb2.JOB_STATE_PAUSING: frozenset({job_pb2.JOB_STATE_PAUSED, job_pb2.JOB_STATE_CANCELLING, *TERMINAL}),
     job_pb2.JOB_STATE_PAUSED: frozenset({job_pb2.JOB_STATE_QUEUED, job_pb2.JOB_STATE_CANCELLED}),
     job_pb2.JOB_STATE_RECOVERING: frozenset(
         {job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_CANCELLED, job_pb2.JOB_STATE_FAILED}
@@ -44,6 +51,11 @@ FOLLOWERS: dict[int, frozenset[int]] = {
     job_pb2.JOB_STATE_CANCELLING: TERMINAL,
 }
 """State to the states that may follow it. A terminal state has no entry."""
+
+
+CANCEL_NOW, CANCEL_SAVING = "CANCEL_REQUESTED", "CANCEL_SAVING"
+"""Reasons of the state CANCELLING on request: at once, or after a checkpoint. A service that is started meanwhile knows
+by them what the worker is to be told."""
 
 
 class TransitionError(Exception):
@@ -57,13 +69,19 @@ def require_transition(current: int, following: int) -> None:
         raise TransitionError(f"{names[0]} is never followed by {names[1]}")
 
 
-def actions(state: int, task: int) -> list[job_pb2.JobAction.ValueType]:
+def actions(state: int, task: int, *, suspended: bool = False) -> list[job_pb2.JobAction.ValueType]:
     """What a client may do with a job in this state whose task is of a kind (a TaskKind)."""
     if state in TERMINAL:
-        made = [job_pb2.JOB_ACTION_DOWNLOAD] if state != job_pb2.JOB_STATE_CANCELLED else []
-        return [*made, job_pb2.JOB_ACTION_DELETE]
+        return [job_pb2.JOB_ACTION_DOWNLOAD, job_pb2.JOB_ACTION_DELETE]
     if state == job_pb2.JOB_STATE_CANCELLING:
         return []
+    allowed = [job_pb2.JOB_ACTION_CANCEL]
     if task == job_pb2.TASK_KIND_SERVE and state == job_pb2.JOB_STATE_RUNNING:
-        return [job_pb2.JOB_ACTION_CANCEL, job_pb2.JOB_ACTION_GENERATE]
-    return [job_pb2.JOB_ACTION_CANCEL]
+        allowed.append(job_pb2.JOB_ACTION_GENERATE)
+    if task == job_pb2.TASK_KIND_TRAIN and not suspended and state in PAUSABLE:
+        allowed.append(job_pb2.JOB_ACTION_PAUSE)
+    if state == job_pb2.JOB_STATE_PAUSED or (suspended and state in WAITING):
+        allowed.append(job_pb2.JOB_ACTION_RESUME)
+    if state in WAITING:
+        allowed.append(job_pb2.JOB_ACTION_MOVE)
+    return allowed

@@ -98,6 +98,17 @@ class Transaction:
         self.add(event_pb2.JobEvent(terminal=terminal, message=text, level=level))
         self._closed = True
 
+    def cancel(self, summary: event_pb2.RunSummary | None = None, *, published: bool = False) -> None:
+        """Go to CANCELLED after a worker that was told to end: on request, or by a limit, which stays the reason."""
+        was = self.snapshot.state_reason
+        code, text, remedy = "CANCELLED", "Cancelled on request.", ""
+        if was.code in states.LIMITS:
+            code, text = was.code, was.text
+            if published:
+                text = f"{text} What it had learned is published."
+                remedy = "Download it (`finetree jobs download`), or train on from it with a higher limit."
+        self.finish(job_pb2.JOB_STATE_CANCELLED, code, text, remedy=remedy, summary=summary)
+
     def begin_attempt(self, placements: Iterable[job_pb2.Placement]) -> int:
         """Count a new attempt, place it on devices and start its clock; return its number."""
         self.row.attempt += 1
@@ -111,6 +122,36 @@ class Transaction:
         """Have the job wait for another attempt after one whose process is dead."""
         self.snapshot.ClearField("placements")
         self.move(job_pb2.JOB_STATE_RECOVERING, code, text)
+
+    def pause(self, text: str) -> None:
+        """Go to PAUSED after an attempt whose process is dead."""
+        self.snapshot.ClearField("placements")
+        self.move(job_pb2.JOB_STATE_PAUSED, "PAUSED", text, remedy="Resume it (`finetree jobs resume`).")
+        self._stop_clock()
+
+    def suspend(self, text: str) -> None:
+        """Take a waiting job out of the queue; its state stays."""
+        self.row.suspended = self.changed = True
+        self.snapshot.state_reason.CopyFrom(job_pb2.StateReason(code="SUSPENDED", text=text))
+        self._stop_clock()
+
+    def resume(self) -> None:
+        """Have a paused or suspended job wait for a device."""
+        text = "Resumed on request; waits for a device."
+        self.row.suspended, self.changed = False, True
+        if self.snapshot.HasField("pause_time"):
+            paused = self.now - self.snapshot.pause_time.ToMicroseconds()
+            self.snapshot.paused_duration.FromMicroseconds(self.snapshot.paused_duration.ToMicroseconds() + paused)
+            self.snapshot.ClearField("pause_time")
+        if self.row.state == job_pb2.JOB_STATE_PAUSED:
+            self.move(job_pb2.JOB_STATE_QUEUED, "WAITING_FOR_DEVICE", text)
+        else:
+            self.snapshot.state_reason.CopyFrom(job_pb2.StateReason(code="WAITING_FOR_DEVICE", text=text))
+
+    def _stop_clock(self) -> None:
+        """Note since when the job is paused: its limits do not count this time."""
+        if self.snapshot.HasField("start_time"):
+            self.snapshot.pause_time.CopyFrom(timestamp(self.now))
 
     def flush(self) -> bool:
         """Write the snapshot back into the row; return whether there is anything to store."""

@@ -2,11 +2,12 @@
 """Artifacts of jobs: listed from the store, read from the folder of the attempt that made them."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2
-from finetree_runtime.errors import NotFound, OutOfRange
+from finetree_runtime.errors import FailedPrecondition, NotFound, OutOfRange
 
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
@@ -15,12 +16,16 @@ from finetree_trainer.store import artifacts
 CHUNK_BYTES = 256 * 1024
 """Bytes of a message: large enough that messages cost little, small enough that a cut loses little."""
 
+KNOWN_WHOLE = 10_000
+"""Files of which it is remembered that they are whole; then they are forgotten and hashed again."""
+
 
 class Artifacts:
     """Lists and reads artifacts."""
 
     def __init__(self, log: EventLog, layout: Layout) -> None:
         self._log, self._layout = log, layout
+        self._whole: dict[Path, tuple[int, ...]] = {}
 
     async def page(self, uid: str, *, after: str, limit: int) -> list[tuple[str, artifact_pb2.Artifact]]:
         """List artifacts of a job by their short names, after `after`. Raises NotFound JOB_NOT_FOUND."""
@@ -33,8 +38,8 @@ class Artifacts:
     ) -> AsyncIterator[artifact_pb2.DownloadArtifactResponse]:
         """Read a file of an artifact from `offset`, `limit` bytes of it (0: to the end).
 
-        Only files that the artifact's manifest lists can be read. Raises NotFound ARTIFACT_NOT_FOUND or FILE_NOT_FOUND,
-        OutOfRange OFFSET_BEYOND_END.
+        Only files that the artifact's manifest lists can be read, and of those only whole ones. Raises NotFound
+        ARTIFACT_NOT_FOUND or FILE_NOT_FOUND, OutOfRange OFFSET_BEYOND_END, FailedPrecondition ARTIFACT_DAMAGED.
         """
         record = await self._log.store.read(lambda connection: artifacts.load(connection, uid, artifact))
         if record is None:
@@ -54,12 +59,41 @@ class Artifacts:
             raise OutOfRange("OFFSET_BEYOND_END", text, metadata={"size_bytes": str(entry.size_bytes)})
         left = min(limit or entry.size_bytes, entry.size_bytes - offset)
         yield artifact_pb2.DownloadArtifactResponse(offset=offset, file=entry)
+        await self._require_whole(file, entry)
         while left > 0:
             chunk = await asyncio.to_thread(_read, file, offset, min(CHUNK_BYTES, left))
             if not chunk:
                 raise NotFound("FILE_NOT_FOUND", f"The file {path[:80]!r} was cut short on the server.")
             yield artifact_pb2.DownloadArtifactResponse(chunk=chunk, offset=offset)
             offset, left = offset + len(chunk), left - len(chunk)
+
+    async def _require_whole(self, file: Path, entry: artifact_pb2.ArtifactFile) -> None:
+        """Raise FailedPrecondition ARTIFACT_DAMAGED for a file that is not what its artifact's manifest says.
+
+        A file is hashed once in a run of the service and again when its folder says that it has changed; a client that
+        goes on with a download, or reads by ranges, costs no second reading.
+        """
+        if not entry.sha256:
+            return
+        seen = await asyncio.to_thread(_identity, file)
+        if self._whole.get(file) == seen:
+            return
+        if await asyncio.to_thread(_hash_of, file) != entry.sha256:
+            text = f"The file {entry.path[:80]!r} is damaged on the trainer's disk; restore it, or run the job again."
+            raise FailedPrecondition("ARTIFACT_DAMAGED", text, metadata={"path": entry.path[:200]})
+        if len(self._whole) >= KNOWN_WHOLE:
+            self._whole.clear()
+        self._whole[file] = seen
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _hash_of(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _is_inside(folder: Path, file: Path) -> bool:

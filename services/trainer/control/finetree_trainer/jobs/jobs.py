@@ -2,10 +2,11 @@
 """Jobs: created once for each request, read, listed, updated, cancelled."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, job_pb2, serving_pb2, trainer_pb2
 from finetree_api.types.v1 import training_data_pb2
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import FailedPrecondition, ResourceExhausted
 from finetree_runtime.ids import ResourceName, uuid7
 from sqlalchemy import Connection
@@ -15,7 +16,7 @@ from finetree_trainer.disk import require_space
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog, job_not_found
 from finetree_trainer.joblog.transaction import Transaction
-from finetree_trainer.jobs import update
+from finetree_trainer.jobs.lifecycle import update
 from finetree_trainer.jobs.planner import PlannedJob, Planner
 from finetree_trainer.models.lineage import lineage
 from finetree_trainer.scheduling.queue import JobQueue
@@ -24,6 +25,7 @@ from finetree_trainer.store import datasets, jobs, request_ids
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.request_ids import RequestKey, body_hash
 from finetree_trainer.store.sealed import record_damaged
+from finetree_trainer.workers import lost_time
 from finetree_trainer.workers.supervisor import Supervisor
 
 _OMITTED_IN_LISTS = ("setting_sources", "approved_plan", "recommendation")
@@ -38,6 +40,8 @@ class Jobs:
     ) -> None:
         self._log, self._planner, self._queue = log, planner, queue
         self._supervisor, self._settings = supervisor, settings
+        self.longest_kept: Callable[[str], float] = lambda _project: 0.0
+        """Seconds after its end at which retention deletes a job of a project; 0 for never."""
 
     async def validate(self, project: str, template: job_pb2.JobTemplate) -> PlannedJob:
         """Plan a job without creating it. Raises what `create` raises."""
@@ -124,12 +128,20 @@ class Jobs:
         return await self.get(uid)
 
     async def cancel(
-        self, uid: str, *, save: bool, why: str = "Cancelled on request.", key: RequestKey | None = None
+        self,
+        uid: str,
+        *,
+        save: bool,
+        why: str = "Cancelled on request.",
+        limit: str = "",
+        key: RequestKey | None = None,
+        may_rest: bool = False,
     ) -> job_pb2.Job:
         """Ask a job to stop, with a checkpoint first if `save`. A job that has ended stays as it is.
 
-        A request that was answered before, by its key, changes nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists
-        REQUEST_ID_REUSED.
+        `limit` is the code of the limit that ends it (states.LIMITS): a training then publishes what it has.
+        `may_rest`: whether its worker may go on to another job. A request that was answered before, by its key, changes
+        nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists REQUEST_ID_REUSED.
         """
 
         def decide(transaction: Transaction, connection: Connection) -> bool:
@@ -139,36 +151,29 @@ class Jobs:
             transaction.row.cancel_requested = transaction.row.cancel_requested or transaction.now
             transaction.changed = True
             if transaction.row.state not in states.WITH_WORKER:
-                transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", why)
+                transaction.finish(job_pb2.JOB_STATE_CANCELLED, limit or "CANCELLED", why)
             elif transaction.row.state != job_pb2.JOB_STATE_CANCELLING:
-                transaction.move(job_pb2.JOB_STATE_CANCELLING, "CANCEL_REQUESTED", why)
+                asked = states.CANCEL_SAVING if save else states.CANCEL_NOW
+                transaction.move(job_pb2.JOB_STATE_CANCELLING, limit or asked, why)
+            elif not save and transaction.snapshot.state_reason.code == states.CANCEL_SAVING:
+                transaction.snapshot.state_reason.code = states.CANCEL_NOW
             return True
 
         change = await self._log.change(uid, decide)
-        if change.result and change.row.state == job_pb2.JOB_STATE_CANCELLING:
-            self._supervisor.cancel(uid, change.row.attempt, save=save)
+        row = change.row
+        if change.result and row.state == job_pb2.JOB_STATE_CANCELLING:
+            fail_point("cancel.after_commit")
+            if limit and row.task == job_pb2.TASK_KIND_TRAIN:
+                self._supervisor.finish(uid, row.attempt)
+            else:
+                self._supervisor.cancel(uid, row.attempt, save=save, may_rest=may_rest)
         return await self.get(uid)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
-        """Build the contract's message from a row and its record; of a damaged one, from the row alone."""
-        job, snapshot = job_pb2.Job.FromString(row.record), job_pb2.Job.FromString(row.snapshot)
-        if snapshot.lineage.datasets:
-            # With the hashes of what the worker read, in place of what was known before.
-            del job.lineage.datasets[:]
-        job.MergeFrom(snapshot)
-        job.state = job_pb2.JobState.ValueType(row.state)
-        if row.damaged:
-            damage = record_damaged(f"job {row.uid}")
-            job.name, job.uid, job.created_by = row.name, row.uid, row.owner
-            job.create_time.CopyFrom(timestamp(row.create_time))
-            job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
-        else:
-            job.allowed_actions.extend(states.actions(row.state, row.task))
-        job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
-        job.suspended = row.suspended
-        job.update_time.CopyFrom(timestamp(row.update_time))
-        if row.end_time:
-            job.end_time.CopyFrom(timestamp(row.end_time))
+        """Build the contract's message from a row, its record and its place in the queue; see `message_of`."""
+        job = message_of(row)
+        if row.end_time and (age := self.longest_kept(row.project)):
+            job.expire_time.CopyFrom(timestamp(row.end_time + int(age * 1e6)))
         position = self._queue.position(row.uid)
         job.queue_position, job.blocked_by = position.number, position.blocked_by
         return job
@@ -191,17 +196,43 @@ class Jobs:
             deadline=template.deadline if template.HasField("deadline") else None,
             trace_context=template.trace_context,
             suspended=template.suspended,
+            priority=template.priority or job_pb2.JOB_PRIORITY_NORMAL,
             labels=dict(template.labels),
             annotations=dict(template.annotations),
             created_by=owner,
             create_time=timestamp(self._log.clock()),
         )
+        if (lost := lost_time.max_lost_seconds(record)) is not None:
+            record.limits.max_lost_time.FromNanoseconds(round(lost * 1e9))
         if planned.model is not None:
             record.base.hub_id = planned.model.hub_id
             if not preparing:
                 # A PREPARE job asks the hub anew which commit a branch is.
                 record.base.revision = planned.model.revision
         return record
+
+
+def message_of(row: JobRow) -> job_pb2.Job:
+    """Build the contract's message from a row and its record; of a damaged one, from the row alone. It has no queue."""
+    job, snapshot = job_pb2.Job.FromString(row.record), job_pb2.Job.FromString(row.snapshot)
+    if snapshot.lineage.datasets:
+        # With the hashes of what the worker read, in place of what was known before.
+        del job.lineage.datasets[:]
+    job.MergeFrom(snapshot)
+    job.state = job_pb2.JobState.ValueType(row.state)
+    if row.damaged:
+        damage = record_damaged(f"job {row.uid}")
+        job.name, job.uid, job.created_by = row.name, row.uid, row.owner
+        job.create_time.CopyFrom(timestamp(row.create_time))
+        job.state_reason.CopyFrom(job_pb2.StateReason(code=damage.reason, text=damage.message))
+    else:
+        job.allowed_actions.extend(states.actions(row.state, row.task, suspended=row.suspended))
+    job.attempt, job.last_seq, job.oldest_seq = row.attempt, row.last_seq, row.oldest_seq
+    job.suspended, job.priority = row.suspended, job_pb2.JobPriority.ValueType(row.priority)
+    job.update_time.CopyFrom(timestamp(row.update_time))
+    if row.end_time:
+        job.end_time.CopyFrom(timestamp(row.end_time))
+    return job
 
 
 def _datasets_of(planned: PlannedJob) -> list[artifact_pb2.LineageDataset]:
@@ -236,6 +267,7 @@ def _insert(connection: Connection, record: job_pb2.Job, planned: PlannedJob, *,
         evaluation_uid=planned.evaluation.uid if planned.evaluation else "",
         record=record.SerializeToString(),
         snapshot=snapshot.SerializeToString(),
+        priority=record.priority,
     )
     jobs.create(connection, row, dict(record.labels))
     transaction = Transaction(row, now)

@@ -10,6 +10,7 @@ from finetree_data.weights import checkpoint
 from finetree_data.weights.errors import WeightsError
 from sqlalchemy import Connection
 
+from finetree_trainer.clock import timestamp
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.layout import Layout
 from finetree_trainer.store import events, jobs
@@ -55,9 +56,13 @@ class Checkpoints:
             ]
 
         found = await self._log.store.read(load)
+        kept = await asyncio.to_thread(checkpoint.read_kept, self._layout.checkpoints(uid))
         snapshot = job_pb2.Job.FromString(row.snapshot)
         for each in found:
             each.name = f"{row.name}/checkpoints/{each.step}"
+            each.pinned = each.available and each.step in kept.pinned
+            if each.available and each.step in kept.expire_times:
+                each.expire_time.CopyFrom(timestamp(kept.expire_times[each.step]))
             each.best = snapshot.HasField("best_checkpoint_step") and each.step == snapshot.best_checkpoint_step
         return found
 

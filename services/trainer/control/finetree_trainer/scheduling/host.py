@@ -21,6 +21,10 @@ LeasesOf = Callable[[Sequence[str]], Sequence[serving_pb2.ServingLease]]
 """Returns the leases of those of some jobs, by their resource names, that serve."""
 
 
+RestingOn = Callable[[str], Sequence[capacity_pb2.RestingWorker]]
+"""Returns the workers that rest on a device, by its id."""
+
+
 class Host:
     """The machine's profile and its devices."""
 
@@ -74,19 +78,32 @@ class Host:
             except TimeoutError:
                 return
 
-    async def describe(self, queue: JobQueue, leases: LeasesOf) -> capacity_pb2.Node:
-        """Describe the machine as it is now; `leases` gives those of some jobs, by their names."""
+    async def describe(self, queue: JobQueue, leases: LeasesOf, resting: RestingOn) -> capacity_pb2.Node:
+        """Describe the machine as it is now.
+
+        `leases` gives those of some jobs, by their names; `resting` the workers that rest on a device, by its id.
+        """
         devices = self.node.devices
         free = await asyncio.to_thread(lambda: [device.free_bytes() for device in devices])
         return capacity_pb2.Node(
             name=self.node.name,
-            devices=[_describe(device, bytes_, queue, leases) for device, bytes_ in zip(devices, free, strict=True)],
+            devices=[
+                _describe(device, bytes_, queue, leases=leases, resting=resting(device.id))
+                for device, bytes_ in zip(devices, free, strict=True)
+            ],
             matrix_rates=self.rates(),
             cpu_name=self.node.cpu.display_name,
         )
 
 
-def _describe(device: Device, free: int, queue: JobQueue, leases: LeasesOf) -> capacity_pb2.Device:
+def _describe(
+    device: Device,
+    free: int,
+    queue: JobQueue,
+    *,
+    leases: LeasesOf,
+    resting: Sequence[capacity_pb2.RestingWorker],
+) -> capacity_pb2.Device:
     running = queue.running_on(device)
     return capacity_pb2.Device(
         id=device.id,
@@ -99,4 +116,5 @@ def _describe(device: Device, free: int, queue: JobQueue, leases: LeasesOf) -> c
         free_slots=device.slot_count - len(running),
         threads_per_slot=device.threads,
         leases=leases(running),
+        resting_workers=resting,
     )

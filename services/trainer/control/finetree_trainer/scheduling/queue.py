@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue: jobs wait in the order of their creation for slots of the devices that they can run on."""
+"""The queue: jobs wait in the order of their priority and place for slots of the devices that they can run on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,7 +14,9 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
 from finetree_trainer.outages import Pauses, is_outage, log_failure
+from finetree_trainer.scheduling import place
 from finetree_trainer.scheduling.devices import CPU, PREPARING, Device, Slot, matching
+from finetree_trainer.scheduling.positions import Group, Positions
 from finetree_trainer.store.jobs import JobRow
 
 PREPARE_BYTES = 2 * 1024**3
@@ -50,20 +52,27 @@ class Demand:
         """Return whether the job can run in a slot."""
         return (slot.node, slot.device) in self.candidates and (slot.index == PREPARING) == self.prepares
 
-    def overlaps(self, other: "Demand") -> bool:
-        """Return whether two jobs compete for a slot."""
-        if self.prepares != other.prepares:
-            return False
-        return bool(self.candidates & other.candidates) or self.kind == other.kind
+    def group(self) -> Group:
+        """What the job competes for."""
+        return Group(self.kind, self.candidates, self.prepares)
 
 
 @dataclass(slots=True)
 class _Waiting:
     row: JobRow
     demand: Demand
+    group: Group
     announced: Position = Position()
     trouble: str = ""
     """Why it could not be started the last time."""
+
+    @property
+    def uid(self) -> str:
+        return self.row.uid
+
+    @property
+    def counts(self) -> bool:
+        return not self.row.suspended
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class Holder:
 
 
 class JobQueue:
-    """Starts waiting jobs, oldest first, as slots become free.
+    """Starts waiting jobs in their order as slots become free.
 
     `start(uid, slots)` begins an attempt and returns whether it did; `prewarm` is called when a worker should load its
     libraries for the next job.
@@ -90,12 +99,17 @@ class JobQueue:
         self._holders: dict[Slot, Holder | None] = dict.fromkeys(slots)
         self._demands: dict[str, Demand] = {}
         self._waiting: dict[str, _Waiting] = {}
+        self._positions = Positions()
         self._wake = asyncio.Event()
         self._pauses = Pauses()
         self._troubled = False
         """Whether something could not be started in this round, so that there is another one without news."""
         self.start: Callable[[str, tuple[Slot, ...]], Awaitable[bool]] | None = None
         self.prewarm: Callable[[], None] = lambda: None
+        self.rank_slots: Callable[[JobRow], Mapping[Slot, int]] = lambda _row: {}
+        """Ranks slots for a job: free ones of a lower rank come first; those that are not named have 0."""
+        self.make_room: Callable[[], None] = lambda: None
+        """Ends the workers that rest; `wake` is called when their memory is free."""
         self.about_holder: Callable[[str], str] = lambda _uid: ""
         """Says when a job gives up the slots that it holds, in words; empty: when its work is done."""
         log.listeners.append(self._on_change)
@@ -113,17 +127,35 @@ class JobQueue:
             self._demands.pop(row.uid, None)
         if row.state not in states.WAITING:
             if self._waiting.pop(row.uid, None) is not None:
+                self._positions.clear()
                 self._wake.set()
             return
         waiting = self._waiting.get(row.uid)
         if waiting is None:
-            self._waiting[row.uid] = _Waiting(row, self._demands[row.uid])
-            # Ids grow with time, so sorted by them the queue is in the order of creation, recovering jobs included.
-            self._waiting = dict(sorted(self._waiting.items()))
-            self._wake.set()
-        elif waiting.row.suspended != row.suspended:
+            self._append(row, self._demands[row.uid])
+        elif (row.suspended, row.priority, row.place) != (
+            waiting.row.suspended,
+            waiting.row.priority,
+            waiting.row.place,
+        ):
             waiting.row = row
-            self._wake.set()
+            self._sort()
+        else:
+            return
+        self._wake.set()
+
+    def _append(self, row: JobRow, demand: Demand) -> None:
+        """Add a job, as a rule behind all others; one that recovers or has a higher priority comes between them."""
+        added, newest = _Waiting(row, demand, demand.group()), next(reversed(self._waiting.values()), None)
+        self._waiting[row.uid] = added
+        if newest is None or place.order(newest.row) < place.order(row):
+            self._positions.append(added)
+        else:
+            self._sort()
+
+    def _sort(self) -> None:
+        self._waiting = dict(sorted(self._waiting.items(), key=lambda item: place.order(item[1].row)))
+        self._positions.clear()
 
     def _demand_of(self, record: job_pb2.Job) -> Demand:
         task = record.WhichOneof("task")
@@ -162,12 +194,19 @@ class JobQueue:
         waiting = self._waiting.get(uid)
         if waiting is None:
             return Position()
-        number = 1
-        for other in self._waiting.values():
-            if other is waiting:
-                break
-            number += not other.row.suspended and other.demand.overlaps(waiting.demand)
+        number = self._positions.number(uid, self._waiting.values(), len(self._waiting))
         return Position(number, self._blocked_by(waiting, number))
+
+    def competitors(self, uid: str) -> list[JobRow]:
+        """Rows of the jobs that wait for the same devices as a waiting one, suspended ones too, in their order."""
+        waiting = self._waiting.get(uid)
+        if waiting is None:
+            return []
+        return [
+            other.row
+            for other in self._waiting.values()
+            if other is not waiting and other.group.overlaps(waiting.group)
+        ]
 
     def is_wanted(self, uid: str) -> bool:
         """Return whether a job waits for a slot that this one holds."""
@@ -226,23 +265,32 @@ class JobQueue:
                 log_failure(error, doing="prewarm_worker")
 
     async def _start_all(self) -> None:
+        # Of a thousand jobs that wait for one kind of device, the first one's answer is that of all.
+        without_slots: set[Demand] = set()
         for waiting in list(self._waiting.values()):
             row = waiting.row
-            slots = () if row.suspended else self._free_slots(waiting.demand)
             waiting.trouble = ""
-            if not slots or row.uid not in self._waiting:
+            if row.suspended or waiting.demand in without_slots:
+                continue
+            slots = self._free_slots(waiting.demand, row)
+            if not slots:
+                without_slots.add(waiting.demand)
+                continue
+            if row.uid not in self._waiting:
                 continue
             self.hold(slots, Holder(row.uid, row.name, row.task))
             if not await self._begin(waiting, slots):
                 # Without waking this loop: what could not be started now is tried again after a pause.
                 self._free(slots, row.uid)
 
-    def _free_slots(self, demand: Demand) -> tuple[Slot, ...]:
+    def _free_slots(self, demand: Demand, row: JobRow) -> tuple[Slot, ...]:
         """Free slots for a job, one of each device; none when it cannot have all that it needs."""
         if demand.prepares and not self._has_room_beside_runs():
+            self.make_room()
             return ()
+        rank = self.rank_slots(row)
         free: dict[tuple[str, str], Slot] = {}
-        for slot, holder in self._holders.items():
+        for slot, holder in sorted(self._holders.items(), key=lambda pair: rank.get(pair[0], 0)):
             if holder is None and demand.takes(slot) and self._has_memory(slot, demand):
                 free.setdefault((slot.node, slot.device), slot)
         chosen = tuple(free.values())[: demand.count]
@@ -254,7 +302,9 @@ class JobQueue:
             return True
         device = next(device for device in self._devices if (device.node, device.id) == (slot.node, slot.device))
         enough = device.free_bytes() >= demand.memory
-        self._troubled = self._troubled or not enough
+        if not enough:
+            self._troubled = True
+            self.make_room()
         return enough
 
     def _has_room_beside_runs(self) -> bool:
@@ -301,7 +351,7 @@ class JobQueue:
 
     def _blocked_by(self, waiting: _Waiting, number: int) -> str:
         if waiting.row.suspended:
-            return "suspended: the job is not queued yet"
+            return "suspended: it is not queued until it is resumed"
         if waiting.trouble:
             return waiting.trouble
         demand = waiting.demand

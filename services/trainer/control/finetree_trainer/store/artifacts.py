@@ -24,6 +24,11 @@ def load(connection: Connection, job: str, artifact: str) -> bytes | None:
     return _whole(found, job, artifact) if found is not None else None
 
 
+def remove(connection: Connection, job: str, artifact: str) -> None:
+    """Delete an artifact's row."""
+    connection.execute(delete(schema.artifacts).where(_artifacts.job_uid == job, _artifacts.artifact == artifact))
+
+
 def page(connection: Connection, job: str, *, after: str, limit: int) -> list[tuple[str, bytes]]:
     """Names and records of a job's artifacts, in the order of their names, after `after`.
 

@@ -12,8 +12,10 @@ _attempts = schema.attempts.c
 
 INTERRUPTED = "INTERRUPTED"
 SYSTEM = "SYSTEM"
+PAUSED = "PAUSED"
 ENDED = "ENDED"
-"""Causes of an attempt's end: stopped by no fault of its own, a failure of the suite or the machine, an outcome."""
+"""Causes of an attempt's end: stopped by no fault of its own, a failure of the suite or the machine, paused on request,
+an outcome."""
 
 
 @dataclass(slots=True)

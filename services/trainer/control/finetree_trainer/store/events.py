@@ -13,7 +13,7 @@ from finetree_api.trainer.v1 import event_log_pb2, event_pb2
 from finetree_runtime.errors import FailedPrecondition
 from sqlalchemy import Connection, Row, bindparam, text
 
-from finetree_trainer.store.jobs import JobRow
+from finetree_trainer.store.jobs import JobRow, project_of
 from finetree_trainer.store.schema import shard_of
 from finetree_trainer.store.sealed import Sealed
 
@@ -25,8 +25,8 @@ ALL_KINDS = (1 << KIND_BITS) - 1
 
 # The row lock that this UPDATE takes is what makes seq gapless; attempt and last_seq in its WHERE are the fence.
 _FENCE = text("""
-UPDATE jobs SET last_seq = :last_seq, attempt = :attempt, state = :state, suspended = :suspended,
-  attempt_started = :attempt_started, cancel_requested = :cancel_requested, update_time = :update_time,
+UPDATE jobs SET last_seq = :last_seq, attempt = :attempt, state = :state, suspended = :suspended, priority = :priority,
+  place = :place, attempt_started = :attempt_started, cancel_requested = :cancel_requested, update_time = :update_time,
   end_time = :end_time, snapshot = :snapshot
 WHERE uid = :uid AND attempt = :expected_attempt AND last_seq = :expected_seq""").bindparams(
     bindparam("snapshot", type_=Sealed)
@@ -60,6 +60,21 @@ SELECT MAX(last_seq) FROM event_blocks
 WHERE job_uid = :uid AND time_last < :before
   AND last_seq < (SELECT MAX(last_seq) FROM event_blocks WHERE job_uid = :uid)""")
 
+_REMOVED = text("""
+INSERT INTO meta (key, value) SELECT :key, CAST(position AS TEXT) FROM (
+  SELECT MAX(rowid) AS position FROM event_blocks WHERE job_uid = :uid AND last_seq < :seq) WHERE position IS NOT NULL
+ON CONFLICT (key) DO UPDATE SET value = excluded.value
+  WHERE CAST(excluded.value AS INTEGER) > CAST(meta.value AS INTEGER)""")
+
+# An insert takes the largest rowid plus one: while the row of the largest one is there, it is never given again.
+_KEEP_PLACE = text("""
+UPDATE event_blocks SET job_uid = '', first_seq = rowid, last_seq = rowid, kinds = 0, crc = 0, payload = x''
+WHERE job_uid = :uid AND rowid = (SELECT MAX(rowid) FROM event_blocks)""")
+
+_OLD_PLACES = text("DELETE FROM event_blocks WHERE job_uid = '' AND rowid < (SELECT MAX(rowid) FROM event_blocks)")
+
+_CUT_ALL = text("DELETE FROM event_blocks WHERE job_uid = :uid")
+
 _CUT = text("DELETE FROM event_blocks WHERE job_uid = :uid AND last_seq < :seq")
 _OLDEST = text("UPDATE jobs SET oldest_seq = :seq WHERE uid = :uid AND oldest_seq < :seq")
 
@@ -81,29 +96,29 @@ class Slice:
 
 def append(
     connection: Connection, row: JobRow, events: Sequence[event_pb2.JobEvent], *, attempt: int, last_seq: int
-) -> None:
+) -> int:
     """Write `row` as it now is and its new events as one block, unless the job is no longer where it was.
 
     `attempt` and `last_seq` are what the row was read with. Raises StaleWriterError when they no longer hold. Without
-    events only the row is written.
+    events only the row is written. Returns the block's position in the order of all jobs, 0 without one.
     """
     values = {name: getattr(row, name) for name in _FENCED} | {"suspended": int(row.suspended)}
     fence = values | {"expected_attempt": attempt, "expected_seq": last_seq}
     if connection.execute(_FENCE, fence).rowcount != 1:
         raise StaleWriterError(row.uid)
     if not events:
-        return
+        return 0
     payload = event_log_pb2.ListEventsResponse(events=events).SerializeToString()
     times = events[0].event_time.ToMicroseconds(), events[-1].event_time.ToMicroseconds()
     block = {"uid": row.uid, "first_seq": events[0].seq, "last_seq": events[-1].seq, "shard": shard_of(row.uid)}
     block |= {"attempt": row.attempt, "kinds": kinds_mask(event.kind for event in events)}
     block |= {"time_first": times[0], "time_last": times[1]}
-    connection.execute(_INSERT, block | {"crc": zlib.crc32(payload), "payload": payload})
+    return connection.execute(_INSERT, block | {"crc": zlib.crc32(payload), "payload": payload}).lastrowid
 
 
 _FENCED = (
     *("uid", "last_seq", "attempt", "state", "attempt_started"),
-    *("cancel_requested", "update_time", "end_time", "snapshot"),
+    *("cancel_requested", "update_time", "end_time", "snapshot", "priority", "place"),
 )
 
 
@@ -118,24 +133,34 @@ def kinds_mask(kinds: Iterable[int]) -> int:
 
 
 def read_after(
-    connection: Connection, uid: str, after: int, *, last_seq: int, mask: int = ALL_KINDS, blocks: int = 16
+    connection: Connection,
+    uid: str,
+    after: int,
+    *,
+    last_seq: int,
+    mask: int = ALL_KINDS,
+    blocks: int = 16,
+    size: int = 1 << 62,
 ) -> tuple[list[event_pb2.JobEvent], int]:
     """Events with numbers above `after` whose kind is in `mask`, from at most `blocks` blocks, oldest first.
 
-    The second value is the number up to which everything was looked at; `last_seq` is the last that must be there.
+    No block follows the one with which they have `size` bytes. The second value is the number up to which everything
+    was looked at; `last_seq` is the last that must be there.
     Raises FailedPrecondition EVENTS_DAMAGED where a number up to it is missing.
     """
     query = {"uid": uid, "after": after, "mask": mask, "headers": HEADERS}
     events: list[event_pb2.JobEvent] = []
     covered, rows, read = after, 0, 0
+    left = size
     for block in connection.execute(_READ, query):
         if block.first_seq > covered + 1:
             raise _missing(covered + 1, block.first_seq - 1)
         if block.payload is not None:
             events.extend(e for e in _decode(block) if e.seq > after and mask >> e.kind & 1)
             read += 1
+            left -= len(block.payload)
         covered, rows = block.last_seq, rows + 1
-        if read == blocks:
+        if read == blocks or left <= 0:
             return events, covered
     if rows < HEADERS and covered < last_seq:
         raise _missing(covered + 1, last_seq)
@@ -182,14 +207,43 @@ def expired_seq(connection: Connection, uid: str, before: int) -> int:
 
 
 def remove_before(connection: Connection, uid: str, oldest_seq: int) -> None:
-    """Delete every block below `oldest_seq`."""
+    """Delete every block below `oldest_seq`, and keep the position of the newest of them for the project's watchers."""
+    _note_removed(connection, uid, before=oldest_seq)
     connection.execute(_CUT, {"uid": uid, "seq": oldest_seq})
     connection.execute(_OLDEST, {"uid": uid, "seq": oldest_seq})
+
+
+def remove_all(connection: Connection, uid: str) -> None:
+    """Delete every block of a job that is deleted; of the newest block of all, a row without events stays."""
+    _note_removed(connection, uid, before=_BEYOND)
+    connection.execute(_KEEP_PLACE, {"uid": uid})
+    connection.execute(_OLD_PLACES)
+    connection.execute(_CUT_ALL, {"uid": uid})
+
+
+_BEYOND = (1 << 63) - 1
+"""A number that no event has."""
+
+
+def _note_removed(connection: Connection, uid: str, *, before: int) -> None:
+    project = project_of(connection, uid)
+    if project is not None:
+        connection.execute(_REMOVED, {"key": removed_key(project), "uid": uid, "seq": before})
+
+
+def removed_key(project: str) -> str:
+    """Key in `meta` of the position up to which retention has removed blocks of a project."""
+    return f"removed/{project}"
 
 
 def _decode(block: Row[Any]) -> Sequence[event_pb2.JobEvent]:
     """The events of a block. Raises FailedPrecondition EVENTS_DAMAGED."""
     first, last, crc, payload = tuple(block)
+    return decode_block(first, last, crc, payload)
+
+
+def decode_block(first: int, last: int, crc: int, payload: Any) -> Sequence[event_pb2.JobEvent]:
+    """The events of a stored block with the numbers `first` to `last`. Raises FailedPrecondition EVENTS_DAMAGED."""
     if not isinstance(payload, bytes) or zlib.crc32(payload) != crc:
         raise events_damaged(f"Events {first} to {last} of the job are damaged on disk")
     events = event_log_pb2.ListEventsResponse.FromString(payload).events

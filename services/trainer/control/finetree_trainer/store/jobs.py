@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetree_api.trainer.v1 import job_pb2
 from sqlalchemy import Connection, and_, delete, func, insert, or_, select, update
 
 from finetree_trainer.store import schema
@@ -34,6 +35,9 @@ class JobRow:
     dataset_uid: str
     evaluation_uid: str
     snapshot: bytes
+    priority: int = job_pb2.JOB_PRIORITY_NORMAL
+    place: str = ""
+    """Its place among the jobs of its priority (scheduling/place.py); empty for that of its creation."""
     record: bytes = b""
     """The Job as created, with the labels and names that it has now; left empty where only what changes is read."""
 
@@ -158,12 +162,10 @@ def ended(connection: Connection) -> set[str]:
     return set(connection.execute(select(_jobs.uid).where(_jobs.end_time > 0)).scalars())
 
 
-def ended_before(connection: Connection, time: int) -> list[tuple[str, int]]:
-    """(uid, oldest kept number) of every job that ended before a time (microseconds) and has more than one event."""
-    query = select(_jobs.uid, _jobs.oldest_seq).where(
-        _jobs.end_time > 0, _jobs.end_time < time, _jobs.oldest_seq < _jobs.last_seq
-    )
-    return [(row.uid, row.oldest_seq) for row in connection.execute(query)]
+def ended_of(connection: Connection, uids: Iterable[str]) -> set[str]:
+    """Those of some jobs that have ended."""
+    query = select(_jobs.uid).where(_jobs.uid.in_(list(uids)), _jobs.end_time > 0)
+    return set(connection.execute(query).scalars())
 
 
 def count_in_state(connection: Connection, state: int) -> int:

@@ -88,7 +88,15 @@ CREATE TABLE removed_jobs (
 CREATE INDEX removed_jobs_by_files ON removed_jobs (files_left, uid)
 """
 
-MIGRATIONS: tuple[str | Callable[[Connection], None], ...] = (_FIRST, _seal_records, _SWEEPS, _REMOVED_JOBS)
+_QUEUE_ORDER = """
+ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 2;
+ALTER TABLE jobs ADD COLUMN place TEXT NOT NULL DEFAULT ''
+"""
+"""Jobs of before are of normal priority and have the place of their creation."""
+
+MIGRATIONS: tuple[str | Callable[[Connection], None], ...] = (
+    *(_FIRST, _seal_records, _SWEEPS, _REMOVED_JOBS, _QUEUE_ORDER),
+)
 """Step N takes a database from version N - 1 to N. Statements of a text are separated by semicolons."""
 
 

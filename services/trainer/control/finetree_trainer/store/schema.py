@@ -40,10 +40,13 @@ jobs = Table(
     Column("dataset_uid", String, nullable=False),
     Column("evaluation_uid", String, nullable=False),
     Column("snapshot", Sealed, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("place", String, nullable=False),
     Index("jobs_by_project", "project", "uid"),
     Index("jobs_by_state", "state", "uid"),
 )
-"""The part of a job that changes with every batch of events, hence small; `snapshot` is this part of the message."""
+"""The part of a job that changes with every batch of events, hence small; `snapshot` is this part of the message.
+`priority` and `place` order the queue (scheduling/place.py)."""
 
 job_records = Table(
     "job_records",

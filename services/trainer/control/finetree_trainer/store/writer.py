@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import DomainError, FailedPrecondition, Unavailable
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -85,11 +86,13 @@ class Writer:
             with connection.begin():
                 for work in group:
                     _run(connection, work)
+                fail_point("store.before_commit")
         except Exception as error:  # noqa: BLE001 - whatever broke the transaction is the answer to all of its work
             _leave_transaction(connection)
             failure = as_domain(error)
             for work in group:
                 work.failure = work.failure or failure
+        fail_point("store.after_commit")
         for work in group:
             if work.failure is not None:
                 work.future.set_exception(work.failure)

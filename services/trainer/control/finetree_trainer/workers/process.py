@@ -12,12 +12,15 @@ import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+
+from finetree_data.fail_points import fail_point
 
 from finetree_trainer.disk import private_folder
 
@@ -85,6 +88,8 @@ class Process:
         self.pid = pid
         self.exit: str = ""
         self.reason: str = ""
+        self.signalled = False
+        """Whether the service has asked it to end by a signal."""
         self.dead = asyncio.Event()
         self._child = child
         self._loop = asyncio.get_running_loop()
@@ -112,6 +117,7 @@ class Process:
         finally:
             # The worker has its own descriptor of the same lock; from here on the lock lives as long as it does.
             os.close(lock)
+        fail_point("attempt.before_note")
         note = {"pid": child.pid, "started": _start_ticks(child.pid)}
         try:
             (folder / NOTE).write_text(json.dumps(note), encoding="ascii")
@@ -157,6 +163,12 @@ class Process:
             with path.open("ab") as stream:
                 stream.write(b"[earlier output was removed]\n" + kept[kept.find(b"\n") + 1 :])
 
+    def hand_over_output(self, folder: Path) -> None:
+        """Move what the process has printed so far to a folder: it belongs to an attempt that has ended."""
+        with suppress(OSError):
+            shutil.copyfile(self.folder / OUTPUT, folder / OUTPUT)
+            os.truncate(self.folder / OUTPUT, 0)
+
     def terminate(self) -> None:
         """Ask the worker to end (SIGTERM)."""
         self._signal(signal.SIGTERM)
@@ -168,6 +180,7 @@ class Process:
     def _signal(self, number: signal.Signals) -> None:
         if self.dead.is_set() or not self._is_ours():
             return
+        self.signalled = True
         with suppress(ProcessLookupError, PermissionError):
             if number is signal.SIGKILL:
                 os.killpg(self.pid, number)

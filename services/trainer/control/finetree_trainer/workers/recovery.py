@@ -9,6 +9,7 @@ from pathlib import Path
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_data import journal
+from finetree_data.fail_points import fail_point
 from finetree_runtime.server.logging import get_logger
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
@@ -30,7 +31,10 @@ REPLAY_EVENTS = 500
 
 @dataclass(frozen=True, slots=True)
 class DeadAttempt:
-    """An attempt whose process is proven dead: its folder, and how the process ended, for the job's history."""
+    """An attempt that nothing works on any more: its folder, and how its process ended, for the job's history.
+
+    Its process is proven dead, or has ended the attempt itself, whose outcome is in the log, and rests.
+    """
 
     job: str
     attempt: int
@@ -48,8 +52,11 @@ async def close_attempt(log: EventLog, dead: DeadAttempt, *, retries: int) -> No
     def close(transaction: Transaction, connection: Connection) -> None:
         _close(transaction, connection, dead, retries=retries)
 
+    fail_point("burial.before_replay")
     await until_done(lambda: _replay(log, dead), doing="replay_journal", job=dead.job)
+    fail_point("burial.after_replay")
     await until_done(lambda: log.change(dead.job, close), doing="close_attempt", job=dead.job)
+    fail_point("burial.after_close")
 
 
 async def _replay(log: EventLog, dead: DeadAttempt) -> None:
@@ -82,7 +89,11 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
     if transaction.finished or job.attempt != dead.attempt or job.state not in states.WITH_WORKER:
         return
     if job.cancel_requested or job.state == job_pb2.JOB_STATE_CANCELLING:
-        transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", "Cancelled on request.")
+        transaction.cancel()
+        return
+    if job.state == job_pb2.JOB_STATE_PAUSING:
+        lost = "" if cause in (attempts.PAUSED, attempts.INTERRUPTED) else f" Its worker ended before: {dead.ending}."
+        transaction.pause(f"Paused on request.{lost} It goes on from its newest checkpoint when it is resumed.")
         return
     serving = job.task == job_pb2.TASK_KIND_SERVE
     budget = INTERRUPTIONS if cause == attempts.INTERRUPTED else min(retries, SERVING_RETRIES) if serving else retries

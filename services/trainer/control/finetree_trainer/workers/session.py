@@ -14,6 +14,8 @@ from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.process import Process
 
+TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
+
 
 def new_token() -> str:
     """Make a secret for a worker or an attempt."""
@@ -67,6 +69,19 @@ class Session:
         return messages
 
 
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What a worker that has ended an attempt holds for the next one.
+
+    `base` names what it has loaded, `slots` are those of the attempt, `until` is when it ends, microseconds since 1970.
+    """
+
+    base: str
+    slots: tuple[Slot, ...]
+    memory_bytes: int
+    until: int
+
+
 @dataclass(slots=True)
 class Worker:
     """A worker process. `job` and `attempt` are empty and `task` is None while it waits for work.
@@ -88,8 +103,12 @@ class Worker:
     attached: asyncio.Event = field(default_factory=asyncio.Event)
     termination: "asyncio.Task[None] | None" = None
     """What ends the process by force, where it was told to end or is done."""
+    asked: worker_pb2.CommandKind.ValueType = worker_pb2.COMMAND_KIND_UNSPECIFIED
+    """PAUSE or FINISH, where it was told so: it saves what it has and ends."""
     cancelled: bool = False
     save_on_cancel: bool = False
+    may_rest: bool = True
+    """Whether it may wait for another job when this one has ended well."""
     done: bool = False
     """Whether its outcome is in the log: nothing of it is needed any more."""
     adopted: bool = False
@@ -101,6 +120,16 @@ class Worker:
     """Checks in a row without a message of it, and without progress of its process."""
     activity: tuple[int, ...] | None = None
     """What its process had done at the last check."""
+    rest: Rest | None = None
+    """What it holds of an attempt before; None for one that had none."""
+    closing: bool = False
+    """Whether that attempt is being closed: no other one is begun for it till then."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether it waits between two attempts."""
+        alive = self.process is not None and not self.process.dead.is_set()
+        return alive and self.rest is not None and not (self.job or self.starting or self.closing or self.done)
 
     @property
     def expected(self) -> bool:

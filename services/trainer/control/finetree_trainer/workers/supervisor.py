@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from finetree_api.trainer.v1 import job_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.fail_points import fail_point
 from finetree_runtime.errors import DomainError
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server.logging import get_logger
@@ -28,20 +29,19 @@ from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.heartbeats import Heartbeats
 from finetree_trainer.workers.process import Liveness, Process, liveness, worker_environment
 from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
-from finetree_trainer.workers.session import Session, Worker, new_token, token_hash
+from finetree_trainer.workers.resting import RestingWorkers
+from finetree_trainer.workers.session import TOKEN_VARIABLE, Session, Worker, new_token, token_hash
 from finetree_trainer.workers.task import TaskBuilder
 from finetree_trainer.workers.termination import (
-    cancel_command,
+    SHUTDOWN,
     remove_drafts,
     remove_folder,
+    remove_left_drafts,
     remove_stale_folders,
     shut_down,
+    stop_command,
     terminate_after,
 )
-
-TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
-
-_SHUTDOWN = worker_pb2.AttachResponse(command=worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN))
 
 CLOSE_SECONDS = 1.0
 """How long a dead worker keeps its slot while the end of its attempt is written."""
@@ -70,6 +70,9 @@ class Supervisor:
         self.heartbeats = Heartbeats(
             self._workers.values, interval=settings.worker_heartbeat, lease=lease, end=self._kill
         )
+        self.resting = RestingWorkers(
+            self._workers.values, clock=log.clock, seconds=settings.base_rest, spawn=self._spawn
+        )
         private_folder(self._layout.workers)
 
     # ------------------------------------------------------------------------------------------------- start
@@ -80,7 +83,7 @@ class Supervisor:
         Those whose worker is dead come first: a living one may have been given a slot of theirs.
         """
         rows = await self._log.store.read(attempts.open_attempts)
-        ended = await self._log.store.read(jobs.ended)
+        ended = await self._log.store.read(lambda connection: jobs.ended_of(connection, {row.job_uid for row in rows}))
         found = [(row, liveness(self._layout.workers / row.worker)) for row in rows]
         for row, alive in sorted(found, key=lambda pair: pair[1] is not Liveness.DEAD):
             folder = self._layout.workers / row.worker
@@ -93,6 +96,7 @@ class Supervisor:
                 # The machine may have another name than it had then; its devices are the same.
                 slots=tuple(replace(Slot.parse(text), node=node) for text in row.slots.split(",")),
                 adopted=True,
+                may_rest=False,
             )
             self._workers[worker.id] = worker
             match alive:
@@ -107,15 +111,13 @@ class Supervisor:
                 case Liveness.UNKNOWN:
                     self._spawn(self._wait_for_lease(worker, row.last_heartbeat or row.started))
         self._spawn(asyncio.to_thread(remove_stale_folders, self._layout.workers, {row.worker for row in rows}))
-        gone = ended - {row.job_uid for row in rows}
-        self._spawn(asyncio.to_thread(self._remove_left_drafts, gone))
+        self._spawn(self._remove_drafts_of_ended({row.job_uid for row in rows}))
         return list(self._workers.values())
 
-    def _remove_left_drafts(self, ended: set[str]) -> None:
-        """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
-        for uid in ended:
-            artifacts = (self._layout.jobs / uid).glob("attempts/*/artifacts")
-            remove_drafts(self._layout.checkpoints(uid), *artifacts)
+    async def _remove_drafts_of_ended(self, kept: set[str]) -> None:
+        """Look through all jobs that have ended, in the background: a start does not wait for it."""
+        ended = await self._log.store.read(jobs.ended)
+        await asyncio.to_thread(remove_left_drafts, self._layout, ended - kept)
 
     async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
@@ -124,10 +126,12 @@ class Supervisor:
         nothing.
         """
         task = await self._tasks.build(uid, slots)
-        expected = (await self._log.row(uid)).attempt + 1
+        task.may_rest = task.HasField("train") and self.resting.allowed
+        row = await self._log.row(uid)
+        expected = row.attempt + 1
         # Before the attempt exists: a full disk must not cost the job one.
         self._tasks.make_folders(uid, expected)
-        worker = self._idle_worker() or self._launch(measure=False)
+        worker = self.resting.find(row, slots) or self._idle_worker() or self._launch(measure=False)
         token = new_token()
         devices = ", ".join(slot.device for slot in slots)
 
@@ -151,7 +155,9 @@ class Supervisor:
             return attempt
 
         worker.starting = True
+        fail_point("attempt.before_begin")
         try:
+            await self.resting.clear(slots, keep=worker)
             attempt = (await self._log.change(uid, begin)).result
         except Exception:
             worker.starting = False
@@ -159,6 +165,7 @@ class Supervisor:
         worker.starting = False
         if not attempt:
             return False
+        fail_point("attempt.after_begin")
         worker.job, worker.attempt, worker.slots = uid, attempt, slots
         self._assign(worker, task, token)
         return True
@@ -173,12 +180,13 @@ class Supervisor:
 
     def prewarm(self) -> None:
         """Start an idle worker that loads its libraries, unless there is one."""
-        if not self._stopping and self._settings.prewarm and not any(not w.job for w in self._workers.values()):
+        if not self._stopping and self._settings.prewarm and self._idle_worker() is None:
             self._launch(measure=self.measure)
 
     def _idle_worker(self) -> Worker | None:
         for worker in self._workers.values():
-            if not worker.job and worker.process is not None and not worker.process.dead.is_set():
+            waits = not worker.job and not worker.done and worker.rest is None
+            if waits and worker.process is not None and not worker.process.dead.is_set():
                 return worker
         return None
 
@@ -211,7 +219,12 @@ class Supervisor:
         return next((w for w in self._workers.values() if w.job == uid and w.attempt == attempt), None)
 
     async def task_for(self, worker: Worker) -> worker_pb2.Task | None:
-        """The task of a worker, built again when an earlier run of the service gave it; None for an idle worker."""
+        """The task of a worker, built again when an earlier run of the service gave it.
+
+        None for a worker without one, and for one that has done its task.
+        """
+        if worker.done:
+            return None
         if worker.job and worker.task is None:
             token = new_token()
             task = await self._tasks.build(worker.job, worker.slots)
@@ -220,6 +233,7 @@ class Supervisor:
             await self._log.store.write(
                 lambda connection: attempts.renew_token(connection, uid, attempt, token_hash=hashed)
             )
+            fail_point("attach.after_token")
             # Not before its secret is stored: with another one the worker would be sent away.
             worker.task = task
         return worker.task
@@ -227,13 +241,32 @@ class Supervisor:
     def on_attach(self, worker: Worker, session: Session) -> None:
         """Take a worker's stream, and send what has been waiting for it."""
         worker.attach(session)
-        if worker.task is not None:
+        if worker.task is not None and not worker.done:
             # It may have been assigned between the Welcome and now; a worker that has it ignores the second one.
             session.send(worker_pb2.AttachResponse(task=worker.task))
         if worker.cancelled:
-            session.send(cancel_command(save=worker.save_on_cancel, seconds=self._settings.cancel_grace))
+            save, seconds = worker.save_on_cancel, self._settings.cancel_grace
+            session.send(stop_command(worker_pb2.COMMAND_KIND_CANCEL, save=save, seconds=seconds))
+        elif worker.asked:
+            session.send(stop_command(worker.asked, seconds=self._settings.checkpoint_grace))
         if worker.done:
-            session.send(_SHUTDOWN)
+            session.send(SHUTDOWN)
+
+    async def rest(self, worker: Worker, resting: worker_pb2.Resting) -> Worker:
+        """Let a worker that has done its task wait for another one on the same base; return it as it goes on.
+
+        One that may not, since the service or the worker is to end, is returned as it is: it gets no task any more.
+        """
+        process = worker.process
+        if process is None or process.signalled or not (worker.done and worker.may_rest) or self._stopping:
+            return worker
+        rested = self.resting.begin(worker, await self._log.row(worker.job), resting)
+        if worker.termination is not None:
+            worker.termination.cancel()
+        self._workers[worker.id] = rested
+        await asyncio.to_thread(process.hand_over_output, self._layout.attempt(worker.job, worker.attempt))
+        await self._close(worker, "it has done its task", rested)
+        return rested
 
     async def ingest(self, uid: str, attempt: int, batch: worker_pb2.WorkerEventBatch) -> int:
         """Log a worker's events and return the number of its newest one in the log.
@@ -245,7 +278,9 @@ class Supervisor:
             return ingest.ingest_batch(transaction, connection, batch.events, attempt=attempt)
 
         change = await self._log.change(uid, add, attempt=attempt)
+        fail_point("ingest.before_acknowledge")
         if change.row.state in states.TERMINAL:
+            fail_point("ingest.after_outcome")
             worker = self.worker_of(uid, attempt)
             if worker is not None:
                 worker.done = True
@@ -255,21 +290,45 @@ class Supervisor:
 
     # --------------------------------------------------------------------------------------------------- end
 
-    def cancel(self, uid: str, attempt: int, *, save: bool) -> None:
-        """Command the worker of an attempt to stop, and end it by force where it does not."""
+    def cancel(self, uid: str, attempt: int, *, save: bool, may_rest: bool = False) -> None:
+        """Command the worker of an attempt to stop, and end it by force where it does not.
+
+        `may_rest`: whether it may wait for another job then; a job that somebody cancels leaves no process behind.
+        """
         worker = self.worker_of(uid, attempt)
         if worker is None:
             return
+        worker.may_rest = worker.may_rest and may_rest
         grace = self._settings.checkpoint_grace if save else self._settings.cancel_grace
         if worker.cancelled or worker.termination is not None:
-            if save or not worker.save_on_cancel:
+            stricter = bool(worker.asked) if not worker.cancelled else worker.save_on_cancel and not save
+            if not stricter or worker.done:
                 return
-            # From "save a checkpoint, then stop" to "stop now".
+            # From "pause" or "finish" to a stop, or from "save a checkpoint, then stop" to "stop now".
             if worker.termination is not None:
                 worker.termination.cancel()
         worker.cancelled, worker.save_on_cancel = True, save
-        worker.send(cancel_command(save=save, seconds=grace))
+        worker.send(stop_command(worker_pb2.COMMAND_KIND_CANCEL, save=save, seconds=grace))
         self._terminate(worker, grace)
+
+    def pause(self, uid: str, attempt: int) -> None:
+        """Command the worker of an attempt to save a checkpoint and end, and end it by force where it does not."""
+        self._ask(uid, attempt, worker_pb2.COMMAND_KIND_PAUSE)
+
+    def finish(self, uid: str, attempt: int) -> None:
+        """Command the worker of an attempt to publish what it has and end, and end it by force where it does not."""
+        self._ask(uid, attempt, worker_pb2.COMMAND_KIND_FINISH)
+
+    def _ask(self, uid: str, attempt: int, kind: worker_pb2.CommandKind.ValueType) -> None:
+        worker = self.worker_of(uid, attempt)
+        # A worker that pauses may be told to finish, not the other way round.
+        if worker is None or worker.done or worker.cancelled or worker.asked >= kind:
+            return
+        if worker.termination is not None:
+            worker.termination.cancel()
+        worker.asked, worker.may_rest = kind, False
+        worker.send(stop_command(kind, seconds=self._settings.checkpoint_grace))
+        self._terminate(worker, self._settings.checkpoint_grace)
 
     def exchange(self, uid: str, attempt: int) -> Exchange | None:
         """The requests of a serving worker; None while it is not attached."""
@@ -284,7 +343,7 @@ class Supervisor:
 
     def _shut_down(self, worker: Worker) -> None:
         worker.done = True
-        worker.send(_SHUTDOWN)
+        worker.send(SHUTDOWN)
         if worker.termination is None:
             self._terminate(worker, self._settings.exit_grace)
 
@@ -302,7 +361,7 @@ class Supervisor:
         self._stopping = True
         needless = [worker for worker in list(self._workers.values()) if await self._is_needless(worker)]
         for worker in needless:
-            worker.send(_SHUTDOWN)
+            worker.send(SHUTDOWN)
         await asyncio.gather(*(shut_down(worker.process) for worker in needless if worker.process is not None))
         for worker in self._workers.values():
             if worker.session is not None:
@@ -328,6 +387,8 @@ class Supervisor:
     async def _watch_exit(self, worker: Worker, process: Process) -> None:
         """Wait for a worker's death, whatever its cause, and finalize its attempt."""
         await process.dead.wait()
+        # As it is now: it may have gone on to another attempt.
+        worker = self._workers.get(worker.id, worker)
         await self._finalize(worker, process.reason or process.exit or "it ended")
 
     async def _wait_for_lease(self, worker: Worker, heard: int) -> None:
@@ -345,20 +406,29 @@ class Supervisor:
             worker.session.close()
         keep_in = self._layout.attempt(worker.job, worker.attempt) if worker.job else None
         if keep_in is not None:
-            layout = self._layout
-            # Before another attempt may write there.
-            await asyncio.to_thread(
-                remove_drafts, layout.checkpoints(worker.job), layout.artifacts(worker.job, worker.attempt)
-            )
-            dead = DeadAttempt(worker.job, worker.attempt, keep_in, ending)
-            closing = self._spawn(close_attempt(self._log, dead, retries=self._settings.system_retries))
-            # So that the job comes before others that wait for its slot; but its death is proof enough to free it.
-            await asyncio.wait((closing,), timeout=CLOSE_SECONDS)
-            self._on_released(worker.slots, worker.job)
-            await closing
-        elif not self._stopping:
-            get_logger().warning("idle_worker_ended", worker=worker.id, ending=ending)
+            await self._close(worker, ending)
+        else:
+            # Its memory may be what a job waits for.
+            self._on_released((), "")
+            if not self._stopping and not worker.done:
+                get_logger().warning("idle_worker_ended", worker=worker.id, ending=ending)
         await asyncio.to_thread(remove_folder, self._layout.workers / worker.id, keep_in)
+
+    async def _close(self, worker: Worker, ending: str, rested: Worker | None = None) -> None:
+        """Close the attempt of a worker that works on it no more, and free its slots, for `rested` too."""
+        layout, folder = self._layout, self._layout.attempt(worker.job, worker.attempt)
+        # Before another attempt may write there.
+        await asyncio.to_thread(
+            remove_drafts, layout.checkpoints(worker.job), layout.artifacts(worker.job, worker.attempt)
+        )
+        ended = DeadAttempt(worker.job, worker.attempt, folder, ending)
+        closing = self._spawn(close_attempt(self._log, ended, retries=self._settings.system_retries))
+        # So that the job comes before others that wait for its slot; but that nothing works on it is proof enough.
+        await asyncio.wait((closing,), timeout=CLOSE_SECONDS)
+        if rested is not None:
+            rested.closing = False
+        self._on_released(worker.slots, worker.job)
+        await closing
 
     async def _require_attach(self, worker: Worker) -> None:
         """End a worker that does not attach in time, so that another attempt can follow."""

@@ -30,6 +30,8 @@ class Identity:
     node: str
     job: str = ""
     attempt: int = 0
+    resting: worker_pb2.Resting | None = None
+    """What it holds, where it waits for a task after another one."""
 
     def hello(self) -> worker_pb2.Hello:
         """Return the first message of a stream."""
@@ -43,12 +45,14 @@ class Identity:
             boot_id=self.boot_id,
             node=self.node,
             pid=os.getpid(),
+            resting=self.resting,
         )
 
     def with_task(self, task: worker_pb2.Task) -> "Identity":
         """Return the identity with the attempt of a task."""
         kind = job_pb2.TaskKind.Value(f"TASK_KIND_{(task.WhichOneof('task') or 'unspecified').upper()}")
-        return replace(self, kind=kind, job=task.job, attempt=task.attempt, token=task.token or self.token)
+        token = task.token or self.token
+        return replace(self, kind=kind, job=task.job, attempt=task.attempt, token=token, resting=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Timing:
     heartbeat: float = 20.0
     orphan_grace: float = 900.0
     idle_grace: float = 60.0
+    resting_grace: float = 2.0
+    """How long a worker that holds a base lives on without a stream: its memory is worth more elsewhere."""
     batch_delay: float = 0.05
     first_backoff: float = 0.1
     longest_backoff: float = 5.0

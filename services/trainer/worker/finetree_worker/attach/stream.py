@@ -37,8 +37,8 @@ _Call = grpc.aio.StreamStreamCall[worker_pb2.AttachRequest, worker_pb2.AttachRes
 class ServiceStream:
     """Maintains a stream to the service. All public methods may be called from any thread.
 
-    In its own thread, `on_task` is called once, with the task, or with None when a worker that waits for one is no
-    longer needed; `on_refused` is called with the reason when the service fences the worker off.
+    In its own thread, `on_task` is called once, with the stream's one task, or with None when a worker that waits for
+    one is no longer needed; `on_refused` is called with the reason when the service fences the worker off.
     """
 
     def __init__(
@@ -103,12 +103,13 @@ class ServiceStream:
                 break
         return self._settled.is_set()
 
-    def close(self) -> None:
-        """End the stream and the thread."""
+    def close(self) -> bool:
+        """End the stream and the thread; return whether the thread has ended, so that nothing more comes of it."""
         self._closed = True
         self.wake()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout=_LAST_CHANCE_SECONDS)
+        return not self._thread.is_alive()
 
     def _in_loop(self, action: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop has ended
@@ -139,7 +140,11 @@ class ServiceStream:
         self._on_task(None)
 
     def _lease_end(self) -> float:
-        return self._contact + self._timing.lease(has_task=self._has_task)
+        lease = self._contact + self._timing.lease(has_task=self._has_task)
+        lost = self.serving.lost_seconds
+        if self._identity.resting is not None and lost:
+            return min(lease, time.monotonic() - lost + self._timing.resting_grace)
+        return lease
 
     async def _keep_attached(self) -> None:
         backoff = self._timing.first_backoff

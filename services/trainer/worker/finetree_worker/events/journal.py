@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.fail_points import fail_point
 from finetree_data.journal import FILE_NAME, Record, encode, read
 
-from finetree_worker.atomic_files import sync_folder
+from finetree_worker.atomic_files import make_folder, sync_folder
 
 RESERVE_NAME = "journal.reserve"
 """Name of the file whose space the last records get when the disk is full."""
@@ -31,7 +32,7 @@ class Journal:
 
         Raises OSError.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         self._fd = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._path = folder / FILE_NAME
         self._reader = self._path.open("rb", buffering=0)
@@ -62,10 +63,13 @@ class Journal:
             seq += 1
             event.worker_seq = seq
             chunk += encode(event)
+        fail_point("journal.before_write")
         try:
             self._write(bytes(chunk))
             if durable:
+                fail_point("journal.before_sync")
                 os.fdatasync(self._fd)
+                fail_point("journal.after_sync")
         except OSError:
             os.ftruncate(self._fd, self._end)
             raise

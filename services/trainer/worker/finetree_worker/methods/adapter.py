@@ -30,6 +30,7 @@ from finetree_worker.methods import compatibility
 from finetree_worker.methods.peft_format import CONFIG
 from finetree_worker.models import portable_files
 from finetree_worker.plan import BaseModel, Method, Plan
+from finetree_worker.portable import Portable, names_by_storage
 from finetree_worker.spec_values import stated, value_of
 
 WEIGHTS = BOTTLENECK_WEIGHTS
@@ -118,8 +119,18 @@ class Adapter(Method):
         del dtype
         held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors(trained).items()}
         save_file(held, folder / WEIGHTS, metadata={"format": "pt"})
+        config = self._settings(trained, base)
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        portable_files.save_tokenizer(tokenizer, folder)
+
+    def portable(self, trained: Any, base: BaseModel) -> Portable:
+        """Return the names of the layers' weights in this suite's format, which `load` reads."""
+        names = names_by_storage(trained.named_parameters(), tensors(trained))
+        return Portable(names, WEIGHTS, CONFIG, self._settings(trained, base))
+
+    def _settings(self, trained: PreTrainedModel, base: BaseModel) -> dict[str, Any]:
         named = {"hub_id": base.hub_id, "revision": base.revision, "fingerprint": base.fingerprint}
-        config = {
+        return {
             "format": FORMAT,
             "placement": self.placement.value,
             "bottleneck_size": self.bottleneck_size,
@@ -127,8 +138,6 @@ class Adapter(Method):
             "scale": PARALLEL_SCALE if self.placement is AdapterPlacement.PARALLEL else 1.0,
             "base": {**named, **_shape(trained)},
         }
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        portable_files.save_tokenizer(tokenizer, folder)
 
     def load_lines(self, base: str) -> tuple[str, ...]:
         """Return the lines that add the layers to their base with this module."""

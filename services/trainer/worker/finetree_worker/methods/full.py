@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Full fine-tuning: every weight is trained, except those of frozen layers."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from finetree_worker.errors import PlanError
 from finetree_worker.methods import compatibility
 from finetree_worker.models import portable_files
 from finetree_worker.plan import BaseModel, Method, Plan
+from finetree_worker.portable import MODEL_WEIGHTS, Portable
 
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
@@ -68,6 +70,22 @@ class Full(Method):
         trained.config.use_cache = True
         portable_files.save_model(trained, folder, state_dict=state, safe_serialization=True, max_shard_size="5GB")
         portable_files.save_tokenizer(tokenizer, folder)
+
+    def portable(self, trained: Any, base: BaseModel) -> Portable | None:
+        """Return the model's own names and its configuration; None where frozen layers are not in a checkpoint."""
+        if self.frozen_layers:
+            return None
+        parameters = {name: parameter for name, parameter in trained.named_parameters() if parameter.requires_grad}
+        config = json.loads(trained.config.to_json_string(use_diff=False))
+        config |= {"_name_or_path": base.hub_id, "use_cache": True}
+        config["dtype"] = str(next(iter(parameters.values())).dtype).removeprefix("torch.")
+        config["architectures"] = [type(trained).__name__]
+        return Portable(
+            dict(zip(parameters, parameters, strict=True)),
+            MODEL_WEIGHTS,
+            portable_files.CONFIG,
+            portable_files.in_both_spellings(config),
+        )
 
     def load_lines(self, base: str) -> tuple[str, ...]:
         """Return the lines that load a whole model, which needs no base."""

@@ -20,6 +20,7 @@ from finetree_worker.methods import compatibility, peft_format
 from finetree_worker.methods.targets import PRESETS, Targets, expert_parameters, is_mixture, linear_names, short_name
 from finetree_worker.models import portable_files
 from finetree_worker.plan import BaseModel, Method, Plan
+from finetree_worker.portable import Portable
 from finetree_worker.randomness import CounterDropout
 from finetree_worker.spec_values import not_supported, stated, value_of
 
@@ -162,19 +163,23 @@ class Lora(Method):
     ) -> None:
         """Write the adapter like peft, with the hub id of the base and the names that peft selects layers by."""
         del dtype
+        peft_format.write(trained, folder, base, **self._public_settings(trained))
+        portable_files.save_tokenizer(tokenizer, folder)
+
+    def portable(self, trained: Any, base: BaseModel) -> Portable:
+        """Return peft's names of the adapter's weights, with the configuration that `save` writes."""
+        return peft_format.portable(trained, base, **self._public_settings(trained))
+
+    def _public_settings(self, trained: Any) -> dict[str, Any]:
         settings: Any = trained.peft_config[ADAPTER]
         found: set[str] = set(settings.target_modules)
         # Servers and merges expect the short names, which select the same layers as the full ones of training. But peft
         # takes short names of a mixture's MLP for its experts, also where they mean the shared one.
         short = not self.modules and not is_mixture(trained)
-        peft_format.write(
-            trained,
-            folder,
-            base,
-            target_modules=sorted({short_name(name) for name in found} if short else found),
-            fan_in_fan_out=trained.config.model_type in CONV1D_FAMILIES,
-        )
-        portable_files.save_tokenizer(tokenizer, folder)
+        return {
+            "target_modules": sorted({short_name(name) for name in found} if short else found),
+            "fan_in_fan_out": trained.config.model_type in CONV1D_FAMILIES,
+        }
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether peft loads the artifact."""

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 
 from finetree_worker.plan import BaseModel
+from finetree_worker.portable import ADAPTER_WEIGHTS, Portable, names_by_storage
 
 CONFIG = "adapter_config.json"
 """Name of an adapter's configuration, in peft's format and in finetree's own."""
@@ -25,8 +26,21 @@ def write(model: PeftModel, folder: Path, base: BaseModel, **changes: Any) -> No
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
-    config |= {"base_model_name_or_path": base.hub_id or None, "revision": base.revision or None, **changes}
+    config |= _named(base) | changes
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def portable(model: PeftModel, base: BaseModel, **changes: Any) -> Portable:
+    """Return the names that peft gives the trained weights, and the configuration that `write` would write."""
+    settings = model.peft_config["default"]
+    config = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.to_dict().items()}
+    config |= {"inference_mode": True} | _named(base) | changes
+    names = names_by_storage(model.named_parameters(), get_peft_model_state_dict(model, save_embedding_layers=False))
+    return Portable(names, ADAPTER_WEIGHTS, CONFIG, config)
+
+
+def _named(base: BaseModel) -> dict[str, str | None]:
+    return {"base_model_name_or_path": base.hub_id or None, "revision": base.revision or None}
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from finetree_worker.methods import compatibility, peft_format
 from finetree_worker.models import portable_files
 from finetree_worker.models.load import load_tokenizer
 from finetree_worker.plan import BaseModel, Method, Plan
+from finetree_worker.portable import Portable
 from finetree_worker.spec_values import CHECKPOINTING, stated, value_of
 from finetree_worker.tokenize.tokenizer import leading_bos
 
@@ -134,6 +135,10 @@ class Prefix(Method):
         del dtype
         peft_format.write(trained, folder, base)
         portable_files.save_tokenizer(tokenizer, folder)
+
+    def portable(self, trained: Any, base: BaseModel) -> Portable:
+        """Return peft's name of the keys and values."""
+        return peft_format.portable(trained, base)
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether peft loads the artifact."""

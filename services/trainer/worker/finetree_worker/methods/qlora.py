@@ -20,6 +20,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 
 from finetree_worker.methods.lora import Lora
 from finetree_worker.plan import BaseModel, Method, Plan
+from finetree_worker.portable import Portable
 from finetree_worker.spec_values import not_supported, stated, value_of
 
 
@@ -91,6 +92,10 @@ class Qlora(Method):
     ) -> None:
         """Write the adapter like plain LoRA: the base that it names is the unquantized one."""
         self.lora.save(trained, folder, base=base, tokenizer=tokenizer, dtype=dtype)
+
+    def portable(self, trained: Any, base: BaseModel) -> Portable:
+        """Return peft's names of the adapter's weights."""
+        return self.lora.portable(trained, base)
 
     def compatibility(self, folder: Path, base: Path) -> artifact_pb2.Compatibility:
         """Return whether peft loads the artifact."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finetree_api.trainer.v1 import artifact_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.fail_points import fail_point
 from google.protobuf import json_format
 
 from finetree_worker.atomic_files import recorded_hashes, sync_folder
@@ -41,6 +42,7 @@ def seal(
     Raises StorageError: OUTPUT_EXISTS where another attempt has sealed the same folder; OSError of the disk.
     """
     folder = folder_of(artifact, task)
+    fail_point("artifact.before_seal")
     files = [_file(folder, name, sha256) for name, sha256 in sorted(recorded_hashes(folder).items())]
     sealed = artifact_pb2.Artifact(
         files=files,
@@ -55,6 +57,7 @@ def seal(
     sealed.create_time.FromDatetime(datetime.now(UTC))
     manifest = json_format.MessageToJson(sealed, preserving_proto_field_name=True).encode()
     _create(folder / MANIFEST, manifest)
+    fail_point("artifact.after_seal")
     sealed.sha256 = hashlib.sha256(manifest).hexdigest()
     return sealed
 
@@ -75,6 +78,7 @@ def _create(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         # A link, unlike a rename, fails where the name is taken.
         os.link(draft, path)
+        fail_point("artifact.after_link")
     except FileExistsError as error:
         text = "Another attempt of this job has already written this artifact."
         raise StorageError("OUTPUT_EXISTS", text) from error

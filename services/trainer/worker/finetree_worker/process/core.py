@@ -13,11 +13,14 @@ from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.serving import ServingPort
 from finetree_worker.control import Control, Steering
+from finetree_worker.errors import FinishedEarly
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.process import log_capture
 
 if TYPE_CHECKING:
+    from finetree_worker.models.bases import Bases
     from finetree_worker.plan import BaseModel, DataPlan, PreparePlan
+    from finetree_worker.process.surroundings import Surroundings
 
 _PROFILED = ("torch", "transformers", "peft")
 _PROGRESS_STEP = 0.005
@@ -25,6 +28,10 @@ _PROGRESS_STEP = 0.005
 
 class TrainingCore:
     """Trains with torch, transformers and peft."""
+
+    def __init__(self) -> None:
+        self._bases: Bases | None = None
+        self._surroundings: Surroundings | None = None
 
     def warm_up(self) -> None:
         """Import the training libraries, which takes some seconds the first time.
@@ -58,12 +65,41 @@ class TrainingCore:
         )
 
     def train(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> event_pb2.RunSummary:
-        """Train to the end; return whether training stopped early and which step's weights are published."""
+        """Train to the end; return whether training stopped early and which step's weights are published.
+
+        Raises FinishedEarly where a limit of the job ended it before.
+        """
+        from finetree_worker.models.bases import Bases
         from finetree_worker.plan_from_task import train_plan
+        from finetree_worker.process.surroundings import Surroundings
         from finetree_worker.training.run import train
 
-        trained = train(train_plan(task), reporter=reporter, control=control)
-        return event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
+        self._bases = self._bases or Bases(keep=task.may_rest)
+        if task.may_rest and self._surroundings is None:
+            self._surroundings = Surroundings.capture()
+        trained = train(train_plan(task), reporter, control, self._bases)
+        summary = event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
+        if trained.limited:
+            raise FinishedEarly(summary)
+        return summary
+
+    def rest(self, task: worker_pb2.Task) -> worker_pb2.Resting | None:
+        """Undo what a training has left in this process, but its base where that is proven to be as it was loaded."""
+        import torch
+
+        from finetree_worker.device_memory import memory_bytes
+        from finetree_worker.plan_from_task import train_plan
+        from finetree_worker.process.surroundings import free_memory, reset_peak
+
+        if self._bases is None or self._surroundings is None:
+            return None
+        device = torch.device(train_plan(task).device)
+        self._bases.settle()
+        restored = self._surroundings.restore()
+        free_memory(device)
+        if not restored or not reset_peak(device):
+            return None
+        return worker_pb2.Resting(memory_bytes=memory_bytes(device))
 
     def evaluate(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> None:
         """Measure trained weights beside their base, and report."""

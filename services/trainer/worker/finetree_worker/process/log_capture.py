@@ -69,6 +69,10 @@ class LogCapture(logging.Handler):
         """Stop reporting records: the task has its last event."""
         self._reporter = None
 
+    def forget(self) -> None:
+        """Drop what was held back: it is of a task that has ended, and must not be told to the next one's job."""
+        self._held.clear()
+
     def emit(self, record: logging.LogRecord) -> None:
         """Report a record of a library; the worker's own messages are events already.
 

@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib import metadata
 
 from finetree_api.trainer.v1 import job_pb2
@@ -76,16 +77,23 @@ class Process:
 
     def __init__(self, options: argparse.Namespace, core: runner.Core) -> None:
         self._options, self._core = options, core
-        self._commands = Commands()
-        self._tasks: queue.SimpleQueue[worker_pb2.Task | None] = queue.SimpleQueue()
+        self._identity = identity(options)
         self._busy = False
         self._log = log_capture.capture()
-        self._stream = ServiceStream(
-            options.socket, identity(options), self._commands, on_task=self._on_task, on_refused=self._on_refused
+        self._commands = Commands()
+        self._tasks: queue.SimpleQueue[worker_pb2.Task | None] = queue.SimpleQueue()
+        self._stream = self._new_stream(self._identity)
+
+    def _new_stream(self, identity: Identity) -> ServiceStream:
+        return ServiceStream(
+            self._options.socket, identity, self._commands, on_task=self._on_task, on_refused=self._on_refused
         )
 
     def run(self) -> int:
-        """Attach, wait for a task, run it. Returns 0 when its outcome is on the disk, or there was no task."""
+        """Attach, wait for a task, run it; then wait for another one where that is allowed.
+
+        Returns 0 when the last outcome is on the disk, or there was no task.
+        """
         if os.getpgrp() != os.getpid():
             # A worker that is fenced off ends its process group, which must not be the group of its parent.
             os.setpgid(0, 0)
@@ -95,8 +103,13 @@ class Process:
         try:
             if self._options.idle:
                 self._warm_up()
-            task = self._next_task()
-            return 0 if task is None else self._work(task)
+            while (task := self._next_task()) is not None:
+                ended = self._work(task)
+                if ended is None or not ended.written:
+                    return EXIT_IO
+                if not self._rest(task, ended):
+                    return 0
+            return 0
         finally:
             self._stream.close()
 
@@ -106,14 +119,32 @@ class Process:
             with suppress(queue.Empty):
                 return self._tasks.get(timeout=0.5)
 
-    def _work(self, task: worker_pb2.Task) -> int:
+    def _work(self, task: worker_pb2.Task) -> runner.Ended | None:
         self._busy = True
         try:
-            written = runner.work(task, self._core, stream=self._stream, commands=self._commands, log=self._log)
+            return runner.work(task, self._core, stream=self._stream, commands=self._commands, log=self._log)
         except OSError as error:
             sys.stderr.write(f"finetree-worker: cannot write to the folder of the task: {error.strerror}\n")
-            return EXIT_IO
-        return 0 if written else EXIT_IO
+            return None
+
+    def _rest(self, task: worker_pb2.Task, ended: runner.Ended) -> bool:
+        """Make ready for another task on the same base, and tell the service; return whether that is possible."""
+        if not task.may_rest or not self._options.idle or not ended.well or not self._stream.close():
+            return False
+        self._busy = False
+        try:
+            resting = self._core.rest(task)
+        except Exception as error:  # noqa: BLE001 - the task is done; a process in doubt ends
+            _log.warning("this worker takes no other task: %s", type(error).__name__)
+            return False
+        if resting is None:
+            return False
+        self._log.forget()
+        # What belongs to a task is new, its commands, its queue and its stream: nothing of the last one reaches them.
+        self._commands, self._tasks = Commands(), queue.SimpleQueue()
+        self._stream = self._new_stream(replace(self._identity, resting=resting))
+        self._stream.start()
+        return True
 
     def _warm_up(self) -> None:
         self._core.warm_up()

@@ -4,11 +4,13 @@
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
+from finetree_data.fail_points import fail_point
 
 from finetree_worker.attach.commands import Commands
 from finetree_worker.attach.serving import ServingPort
@@ -55,6 +57,9 @@ class Core(Protocol):
     def serve(self, task: worker_pb2.Task, reporter: Reporter, *, control: Control, port: ServingPort) -> None:
         """Keep a model loaded and answer what comes through the port, until it is told to end. Raises like `train`."""
 
+    def rest(self, task: worker_pb2.Task) -> worker_pb2.Resting | None:
+        """Undo what a training that ended well has left in the process; None where the process must end with it."""
+
 
 class Sealing:
     """Reporter of the core: seals an artifact before its event is reported."""
@@ -75,6 +80,7 @@ def run(
     """Do the task's work; every way in which it can end becomes an outcome."""
     try:
         core.warm_up()
+        lineage.require_rows(task)
         sealing = Sealing(reporter, task)
         return outcome.succeeded(_perform(task, core, reporter=sealing, control=commands, port=port))
     except BaseException as error:  # noqa: BLE001 - whatever ends the task is its outcome; nothing else may be lost
@@ -106,19 +112,34 @@ def _perform(
             raise PlanError("TASK_NOT_SUPPORTED", text, remedy="Upgrade the worker.")
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """End of a task: its kind, whether it is on the disk, and whether the service has it and everything before."""
+
+    kind: worker_pb2.OutcomeKind.ValueType
+    written: bool
+    stored: bool
+
+    @property
+    def well(self) -> bool:
+        """Whether another task may follow in the same process: nothing failed, and nobody waits for anything of it."""
+        good = self.kind in (worker_pb2.OUTCOME_KIND_SUCCEEDED, worker_pb2.OUTCOME_KIND_CANCELLED)
+        return good and self.written and self.stored
+
+
 def work(
     task: worker_pb2.Task, core: Core, *, stream: ServiceStream, commands: Commands, log: log_capture.LogCapture
-) -> bool:
-    """Run the task and report it; return whether its outcome is on the disk.
+) -> Ended:
+    """Run the task and report it; return how it ended.
 
     Raises OSError where not even the task's folder can be written.
     """
     journal = Journal(Path(task.folders.work_dir))
     stream.bind(journal)
     with log_capture.logs_of_task(Path(task.folders.work_dir), Redaction.of_task(task)):
-        written = _work(task, core, journal=journal, stream=stream, commands=commands, log=log)
+        ended = _work(task, core, journal=journal, stream=stream, commands=commands, log=log)
     journal.close()
-    return written
+    return ended
 
 
 def _work(
@@ -129,7 +150,7 @@ def _work(
     stream: ServiceStream,
     commands: Commands,
     log: log_capture.LogCapture,
-) -> bool:
+) -> Ended:
     price = Price.from_money(task.hourly_price) if task.HasField("hourly_price") else None
     reporter = JournalReporter(
         journal,
@@ -144,11 +165,12 @@ def _work(
     ended = run(task, core, reporter=reporter, commands=commands, port=stream.serving)
     log.disconnect()
     written = reporter.finish(ended)
+    fail_point("outcome.after_write")
     _log.info("the task ended: %s", outcome.line_of(ended))
     # What a serving task has to tell is on the disk; its memory is worth more than an early word of its end.
-    stream.drain(SERVING_PATIENCE_SECONDS if task.HasField("serve") else float("inf"))
+    stored = stream.drain(SERVING_PATIENCE_SECONDS if task.HasField("serve") else float("inf"))
     stream.close()
-    return written
+    return Ended(ended.kind, written, stored)
 
 
 def _phase_setter(stream: ServiceStream) -> Callable[[job_pb2.JobPhase.ValueType], None]:

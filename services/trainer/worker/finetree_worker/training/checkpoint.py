@@ -5,14 +5,17 @@ Data order, dropout and schedule are functions of the step, so the step alone is
 """
 
 import json
+import math
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from finetree_data.weights import checkpoint as checkpoint_files
 from finetree_data.weights.checkpoint import WEIGHTS, folder_name
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -21,10 +24,10 @@ from torch.optim import Optimizer
 
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
 from finetree_worker.errors import CheckpointError
+from finetree_worker.portable import Portable
 from finetree_worker.training import optimizers
 
 _OPTIMIZER, _STATE = "optimizer.safetensors", "state.json"
-_BEST = "best.json"
 FORMAT = 1
 """Version of a checkpoint's layout."""
 
@@ -79,6 +82,14 @@ class Checkpoint:
     numerics_hash: str
 
 
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A checkpoint of this run that was passed over, and why, as a sentence."""
+
+    step: int
+    why: str
+
+
 def save(
     folder: Path,
     trainable: dict[str, nn.Parameter],
@@ -87,13 +98,17 @@ def save(
     position: Position,
     environment: Environment,
     numerics_hash: str,
+    portable: Portable | None = None,
+    replaced: Collection[int] = (),
 ) -> Path:
-    """Write checkpoint `step-<n>` below `folder` atomically; one of this run that is there already is kept.
+    """Write checkpoint `step-<n>` below `folder` atomically; a whole one of this run that is there is kept.
+
+    Those of the steps `replaced` are written anew: a restore has found them damaged, though their manifests fit.
 
     Raises StorageError (DISK_FULL, STORAGE_FAILED); earlier checkpoints are intact then.
     """
     target = folder / folder_name(position.step)
-    if _manifest(target, numerics_hash) is not None:
+    if position.step not in replaced and _whole(target, numerics_hash) is not None:
         return target
     shutil.rmtree(target, ignore_errors=True)
     tensors, values = optimizers.state_tensors(optimizer)
@@ -102,13 +117,58 @@ def save(
         save_file({name: p.detach().contiguous() for name, p in trainable.items()}, draft / WEIGHTS)
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / _OPTIMIZER)
         (draft / _STATE).write_text(json.dumps(state, sort_keys=True) + "\n", encoding="utf-8")
+        if portable is not None:
+            portable.write(draft)
     return target
 
 
 def newest(folder: Path, numerics_hash: str) -> Checkpoint | None:
     """Return the newest whole checkpoint of this run below `folder`; half-written and damaged ones are skipped."""
-    candidates = sorted(folder.glob("step-*"), reverse=True)
+    candidates = (folder / folder_name(step) for step in reversed(checkpoint_files.steps(folder)))
     return next((found for path in candidates if (found := _whole(path, numerics_hash)) is not None), None)
+
+
+def restore_newest(
+    folder: Path, numerics_hash: str, trainable: dict[str, nn.Parameter], optimizer: Optimizer
+) -> tuple[Checkpoint | None, list[Damaged]]:
+    """Copy the newest checkpoint of this run that is whole into the run's weights and optimizer.
+
+    Returns it, None where there is none, and the damaged ones that were passed over; half-written ones and those of
+    other runs are not among them. Where no checkpoint is whole, the optimizer's state may be that of a damaged one.
+    """
+    passed: list[Damaged] = []
+    for step in reversed(checkpoint_files.steps(folder)):
+        place = folder / folder_name(step)
+        found = _whole(place, numerics_hash)
+        if found is not None:
+            why = _restored(found, trainable, optimizer)
+            if not why:
+                return found, passed
+            passed.append(Damaged(step, why))
+        elif _claims_run(place, numerics_hash):
+            passed.append(Damaged(step, "Its manifest, its state and its files do not agree."))
+    return None, passed
+
+
+def _restored(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> str:
+    """Restore a checkpoint; return why that was not possible, as a sentence, else nothing."""
+    try:
+        restore(found, trainable, optimizer)
+    except CheckpointError as error:
+        return error.message
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        return "Its optimizer state cannot be read."
+    return ""
+
+
+def newest_of_other_format(folder: Path) -> tuple[int, int] | None:
+    """Return step and format of the newest whole checkpoint that another version wrote in a format unknown here."""
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        manifest = _stated(path)
+        # The files are hashed only where it counts: a checkpoint may be large.
+        if _other_format(manifest) and read_manifest(path) is not None:
+            return int(path.name.rpartition("-")[2]), int(manifest["format"])
+    return None
 
 
 def at_step(folder: Path, step: int, numerics_hash: str) -> Checkpoint | None:
@@ -125,10 +185,47 @@ def _manifest(folder: Path, numerics_hash: str) -> dict[str, Any] | None:
 
 
 def _whole(folder: Path, numerics_hash: str) -> Checkpoint | None:
-    if _manifest(folder, numerics_hash) is None:
+    """Return a checkpoint of this run; None where its manifest is sealed over what is no checkpoint's content."""
+    manifest = _manifest(folder, numerics_hash)
+    if manifest is None:
         return None
-    state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    return Checkpoint(folder, Position(**state["position"]), Environment(**state["environment"]), numerics_hash)
+    try:
+        state = checkpoint_files.read_json(folder / _STATE)
+        position, environment = Position(**state["position"]), Environment(**state["environment"])
+        state["optimizer"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if manifest.get("step") != position.step or folder.name != folder_name(position.step) or not _sound(position):
+        return None
+    return Checkpoint(folder, position, environment, numerics_hash)
+
+
+def _sound(position: Position) -> bool:
+    """Return whether every number of a position has its type, and counts are not negative."""
+    for field in fields(Position):
+        value, kind = getattr(position, field.name), field.type
+        if kind == "bool" or kind is bool:
+            fits = isinstance(value, bool)
+        elif kind == "int" or kind is int:
+            fits = type(value) is int and value >= 0
+        else:
+            fits = value is None or (type(value) in (int, float) and math.isfinite(value))
+        if not fits:
+            return False
+    return True
+
+
+def _claims_run(folder: Path, numerics_hash: str) -> bool:
+    """Return whether a folder that is not whole has a manifest, which is written last, of this run or of none."""
+    try:
+        manifest = checkpoint_files.read_json(folder / MANIFEST)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    if not isinstance(manifest, dict):
+        return True
+    return manifest.get("numerics_hash") in (None, numerics_hash) and not _other_format(manifest)
 
 
 def restore(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Optimizer) -> None:
@@ -136,16 +233,28 @@ def restore(found: Checkpoint, trainable: dict[str, nn.Parameter], optimizer: Op
 
     Raises CheckpointError: CHECKPOINT_MISMATCH, or CHECKPOINT_UNREADABLE for a file that is no safetensors file.
     """
-    restore_weights(found, trainable)
-    state: dict[str, Any] = json.loads((found.folder / _STATE).read_text(encoding="utf-8"))
+    _require_shapes(found, trainable)
+    state: dict[str, Any] = checkpoint_files.read_json(found.folder / _STATE)
     optimizers.load_state(optimizer, _load(found.folder / _OPTIMIZER), state["optimizer"])
+    restore_weights(found, trainable)
+
+
+def _require_shapes(found: Checkpoint, trainable: dict[str, nn.Parameter]) -> None:
+    """Raise CheckpointError CHECKPOINT_MISMATCH unless the weights fit, before anything of the run is changed."""
+    shapes = {name: tensor.shape for name, tensor in _load(found.folder / WEIGHTS).items()}
+    if shapes != {name: parameter.shape for name, parameter in trainable.items()}:
+        raise _mismatch()
+
+
+def _mismatch() -> CheckpointError:
+    return CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint's layers are not those that this run trains.")
 
 
 def restore_weights(found: Checkpoint, trainable: dict[str, nn.Parameter]) -> None:
     """Copy a checkpoint's weights into the run's. Raises as `restore`."""
     weights = _load(found.folder / WEIGHTS)
     if weights.keys() != trainable.keys():
-        raise CheckpointError("CHECKPOINT_MISMATCH", "The checkpoint's layers are not those that this run trains.")
+        raise _mismatch()
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(weights[name])
@@ -164,37 +273,37 @@ def _load(path: Path) -> dict[str, Tensor]:
         raise CheckpointError("CHECKPOINT_UNREADABLE", text, remedy=remedy) from error
 
 
-def mark_best(folder: Path, step: int) -> None:
-    """Note which checkpoint is the best: rotation keeps it."""
-    draft = folder / f".{_BEST}.tmp"
-    draft.write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
-    draft.replace(folder / _BEST)
+def rotate(folder: Path, keep: int, numerics_hash: str, *, best: int = 0) -> None:
+    """Delete this run's checkpoints but the newest `keep`, that of step `best` and those that are pinned.
 
-
-def best_step(folder: Path) -> int | None:
-    """Return the step of the best checkpoint; None where none is noted."""
-    try:
-        return int(json.loads((folder / _BEST).read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def rotate(folder: Path, keep: int, numerics_hash: str) -> None:
-    """Delete this run's checkpoints but the newest `keep` and the best.
-
-    Half-written ones do not count among the newest, nor do those of another run, which may be of later steps.
+    Half-written ones do not count among the newest, nor do those of another run, which may be of later steps. Pinned
+    ones stay, and count among the newest. Which one is the best, the run knows by its position, hence by each of its
+    checkpoints: a note beside them could be older than what was saved.
     """
-    best = best_step(folder)
-    whole = [path for path in sorted(folder.glob("step-*")) if _names_run(path, numerics_hash)]
-    for path in whole[: max(0, len(whole) - keep)]:
-        if best is None or path.name != folder_name(best):
-            shutil.rmtree(path, ignore_errors=True)
+    with checkpoint_files.locked(folder):
+        kept = checkpoint_files.read_kept(folder).pinned | {best}
+        whole = [s for s in checkpoint_files.steps(folder) if _names_run(folder / folder_name(s), numerics_hash)]
+        old = [step for step in whole[: max(0, len(whole) - keep)] if step not in kept]
+        removed = [checkpoint_files.discard(folder, step) for step in old]
+    for trash in removed:
+        if trash is not None:
+            shutil.rmtree(trash, ignore_errors=True)
 
 
 def _names_run(folder: Path, numerics_hash: str) -> bool:
     """Return whether a checkpoint's manifest names this run, without hashing its files."""
+    return bool(_stated(folder).get("numerics_hash") == numerics_hash)
+
+
+def _other_format(manifest: dict[str, Any]) -> bool:
+    """Return whether a manifest states a format that another version writes."""
+    return type(manifest.get("format")) is int and manifest["format"] != FORMAT
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint's manifest states, without a look at its files; nothing where it is unreadable."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = checkpoint_files.read_json(folder / MANIFEST)
     except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and manifest.get("numerics_hash") == numerics_hash
+        return {}
+    return manifest if isinstance(manifest, dict) else {}

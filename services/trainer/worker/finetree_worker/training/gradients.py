@@ -17,6 +17,7 @@ from finetree_worker.device_memory import free_cache, is_out_of_memory
 from finetree_worker.errors import MemoryExhaustedError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.plan import Plan, Precision
+from finetree_worker.portable import Portable
 from finetree_worker.randomness import DropoutMasks
 from finetree_worker.tokenize.example import Example
 from finetree_worker.training.loss import target_loss
@@ -34,6 +35,8 @@ class Subject:
     trainable: dict[str, nn.Parameter]
     masks: DropoutMasks | None
     device: torch.device
+    portable: Portable | None = None
+    """How other programs name the weights of its checkpoints; None where none loads them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,21 @@ from functools import partial
 
 import torch
 from finetree_api.trainer.v1 import event_pb2
+from finetree_data.fail_points import fail_point
 from torch.nn.utils import clip_grad_norm_
 
 from finetree_worker.atomic_files import manifest_hash, size
-from finetree_worker.control import STOPS, Steering
+from finetree_worker.control import STOPS, Signal, Steering
 from finetree_worker.data.batches import Batches
 from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
-from finetree_worker.errors import Cancelled, DivergedError, Interrupted, MemoryExhaustedError, StorageError
+from finetree_worker.errors import (
+    Cancelled,
+    CheckpointError,
+    DivergedError,
+    Interrupted,
+    MemoryExhaustedError,
+    StorageError,
+)
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta
 from finetree_worker.events.slowdown import SlowdownWatch
@@ -41,6 +49,8 @@ class Trained:
     stopped_early: bool = False
     best_step: int = 0
     """Step whose weights replaced the last ones; 0: none."""
+    limited: bool = False
+    """Whether a limit of the job ended training before its last step."""
 
 
 class Loop:
@@ -67,6 +77,9 @@ class Loop:
         self.first_loss: float | None = None
         self.position = Position(0, 0, 0, 0.0)
         self._began = 0
+        self._saved_at = self._longest = 0.0
+        self._limited = False
+        self._damaged: set[int] = set()
         self._slowdown = self._slowdown_watch()
         self._rates: deque[float] = deque(maxlen=_RECENT)
         self._step_seconds = self._padding = 0.0
@@ -74,18 +87,44 @@ class Loop:
 
     def restore(self) -> int:
         """Restore the newest whole checkpoint; return its step, or 0 where there is none."""
-        found = checkpoint.newest(self.plan.checkpoints_dir, self.plan.numerics_hash())
+        found, damaged = checkpoint.restore_newest(
+            self.plan.checkpoints_dir, self.plan.numerics_hash(), self.subject.trainable, self.optimizer
+        )
+        self._require_known_format(found)
+        self._damaged = {each.step for each in damaged}
+        for each in damaged:
+            where = f"continues from step {found.position.step}" if found else "starts from its beginning"
+            text = f"The checkpoint of step {each.step} is damaged and passed over. {each.why} The run {where}."
+            self._alert("CHECKPOINT_DAMAGED", text)
         if found is None:
+            if damaged:
+                self.optimizer = optimizers.build(
+                    self.subject.trainable.values(), self.plan.optimization, self.subject.device
+                )
             return 0
-        checkpoint.restore(found, self.subject.trainable, self.optimizer)
         self.position = found.position
-        self._began = found.position.step
+        self._began, self._saved_at = found.position.step, found.position.elapsed_seconds
         self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
             message = "The run continues with other libraries, threads or hardware: equal to rounding, not bit for bit."
             self._alert("EXECUTION_PLAN_CHANGED", message)
         return self.position.step
+
+    def _require_known_format(self, found: checkpoint.Checkpoint | None) -> None:
+        """Tell of a newer checkpoint in an unknown format. Raises CheckpointError where there is no other one."""
+        other = checkpoint.newest_of_other_format(self.plan.checkpoints_dir)
+        if other is None or (found is not None and found.position.step >= other[0]):
+            return
+        step, version = other
+        text = f"The checkpoint of step {step} is in format {version}; this worker reads format {checkpoint.FORMAT}"
+        if found is None:
+            raise CheckpointError(
+                "CHECKPOINT_FORMAT_UNSUPPORTED",
+                f"{text}, and there is no other one to go on from.",
+                remedy="Start a trainer of the version that wrote it, or train anew.",
+            )
+        self._alert("CHECKPOINT_SKIPPED", f"{text}; the run goes on from step {found.position.step}.")
 
     def run(self, evaluate: Callable[[int], float | None]) -> Trained:
         """Train to the end. `evaluate(step)` returns the value that evaluations are compared by.
@@ -95,6 +134,8 @@ class Loop:
         """
         self.subject.model.train()
         with self._device_watch() as watch, by_document(self.subject.model):
+            if self.position.step and self.steering.signal() is Signal.FINISH:
+                self._finish_early()
             if not self.finished:
                 preflight.check(self.gradients, self.optimizer, self.batches.longest_first(), reporter=self.reporter)
             while not self.finished:
@@ -107,8 +148,9 @@ class Loop:
             tokens=at.tokens,
             first_loss=self.first_loss,
             final_loss=final,
-            stopped_early=restored and at.step < self.total,
+            stopped_early=restored and at.step < self.total and not self._limited,
             best_step=at.best_step if restored else 0,
+            limited=self._limited,
         )
 
     @property
@@ -263,15 +305,34 @@ class Loop:
 
     def _after_step(self, evaluate: Callable[[int], float | None]) -> None:
         """Evaluate and save a checkpoint where one is due or asked for. Raises Cancelled on a request to stop."""
-        step, plan = self.position.step, self.plan
+        step = self.position.step
         best = self._evaluation_is_due(step) and self._is_best(evaluate(step))
-        due = plan.checkpoints.every_steps and step % plan.checkpoints.every_steps == 0 and step < self.total
-        stop = self.steering.signal() in STOPS
+        signal = self.steering.signal()
+        stop = signal in STOPS
+        if signal is Signal.FINISH:
+            self._finish_early()
         asked = self.steering.take_checkpoint()
-        if stop or asked or due or (best and self._keeps_best):
+        if stop or asked or self._limited or self._checkpoint_is_due(step) or (best and self._keeps_best):
             self.save_checkpoint(best=best, must=stop)
         if stop:
             raise Cancelled
+
+    def _finish_early(self) -> None:
+        """Take no further step, where one remains: a limit of the job was reached."""
+        if not self.finished:
+            # A checkpoint from now on is the end of the run: what resumes from it must not train further.
+            self._limited, self.position = True, replace(self.position, stopped=True)
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        """Return whether one is scheduled after a step, or the next step might cost more than may be lost with it."""
+        plan = self.plan.checkpoints
+        if step >= self.total:
+            return False
+        if plan.every_steps and step % plan.every_steps == 0:
+            return True
+        self._longest = max(self._longest, self._step_seconds)
+        lost = self.position.elapsed_seconds - self._saved_at
+        return 0 < plan.max_lost_seconds < lost + self._longest
 
     @property
     def _keeps_best(self) -> bool:
@@ -323,6 +384,8 @@ class Loop:
         at, metric = self.position, self.plan.evaluation.best_by.value.replace("_", " ")
         early = at.step < self.total
         why = f"evaluations no longer improved {metric}; training ended" if early else "training ended"
+        if self._limited:
+            why, early = "a limit of the job ended training", False
         text = f"{why} after step {at.step}; the weights of step {at.best_step} are kept, {metric} {value:.4g}"
         alert = event_pb2.Alert(code="EARLY_STOPPED" if early else "BEST_RESTORED", message=text)
         self.reporter.emit(alert, level=event_pb2.EVENT_LEVEL_INFO)
@@ -338,16 +401,20 @@ class Loop:
                 position=self.position,
                 environment=self.environment,
                 numerics_hash=self.plan.numerics_hash(),
+                portable=self.subject.portable,
+                replaced=self._damaged,
             )
-            if best and self._keeps_best:
-                checkpoint.mark_best(folder, step)
         except StorageError as error:
             text = f"checkpoint at step {step} failed: {error.message}"
             self.reporter.emit(event_pb2.CheckpointFailed(step=step, reason=error.reason), message=text)
             if must:
                 raise
             return
-        checkpoint.rotate(folder, max(1, self.plan.checkpoints.keep), self.plan.numerics_hash())
+        self._saved_at = self.position.elapsed_seconds
+        fail_point("checkpoint.before_rotation")
+        keep, best_step = self.plan.checkpoints.keep, self.position.best_step if self._keeps_best else 0
+        checkpoint.rotate(folder, max(1, keep), self.plan.numerics_hash(), best=best_step)
+        fail_point("checkpoint.after_rotation")
         seconds = time.perf_counter() - started
         self.eta.checkpoint(seconds)
         self.reporter.emit(

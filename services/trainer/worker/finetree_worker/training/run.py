@@ -3,7 +3,8 @@
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,15 +16,17 @@ from transformers.utils import logging as transformers_logging
 from finetree_worker import card, device_memory, randomness
 from finetree_worker.atomic_files import atomic_folder, hash_of, storage_errors
 from finetree_worker.card import Record
-from finetree_worker.control import STOPS, Control, Steering
+from finetree_worker.control import STOPS, Control, Signal, Steering
 from finetree_worker.data.dataset import Dataset, load_dataset, require_accepted
+from finetree_worker.errors import Cancelled
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta, Rows
 from finetree_worker.methods import weights
 from finetree_worker.methods.weights import Weights
 from finetree_worker.models import checks
+from finetree_worker.models.bases import Bases
 from finetree_worker.models.gguf import base_facts
-from finetree_worker.models.load import load_model, load_tokenizer, parameter_count
+from finetree_worker.models.load import load_tokenizer, parameter_count
 from finetree_worker.plan import BaseModel, Plan, Precision
 from finetree_worker.training.evaluation_schedule import Evaluations
 from finetree_worker.training.gradients import AUTOCAST, Subject
@@ -34,20 +37,27 @@ _BFLOAT16 = (Precision.BF16, Precision.BF16_MIXED)
 _PROGRESS_STEPS = 50  # progress events of a phase at most
 
 
-def train(plan: Plan, reporter: Reporter, control: Control) -> Trained:
+def train(plan: Plan, reporter: Reporter, control: Control, bases: Bases | None = None) -> Trained:
     """Run the plan to its end, from the newest checkpoint of `plan.checkpoints_dir` if there is one.
 
-    Reports from its calling thread. Raises the errors of `finetree_worker.errors`, and Cancelled when `control` asks
-    for a stop; a checkpoint is on disk then, if the request was for one and training had begun.
+    `bases` may hold the base loaded already; without it, it is loaded for this run. Reports from its calling thread.
+    Raises the errors of `finetree_worker.errors`, and Cancelled when `control` asks for a stop; a checkpoint is on disk
+    then, if the request was for one and training had begun.
     """
-    return _Run(plan, reporter, control).run()
+    return _Run(plan, reporter, control, bases or Bases(keep=False)).run()
+
+
+class _LimitReached(Cancelled):
+    """A limit of the job was reached while the trained model was measured."""
 
 
 class _Run:
-    def __init__(self, plan: Plan, reporter: Reporter, control: Control) -> None:
+    def __init__(self, plan: Plan, reporter: Reporter, control: Control, bases: Bases) -> None:
+        self.bases = bases
         self.plan, self.reporter = plan, Record(reporter, plan.checkpoints_dir)
         self.steering, self.eta = Steering(control), Eta(plan.evaluation, plan.checkpoints)
         self.device = torch.device(plan.device)
+        self.steering.publishes = any(plan.checkpoints_dir.glob("step-*"))
         self.data_sha256 = ""
 
     def run(self) -> Trained:
@@ -63,6 +73,7 @@ class _Run:
             dataset = self._tokenize(tokenizer, progress)
             evaluations = Evaluations(self.plan.evaluation, dataset, tokenizer, reporter=self.reporter, eta=self.eta)
         adapted, subject = adapt(self.plan, model, self.device)
+        subject = replace(subject, portable=self.plan.method.portable(adapted, base))
         loop = Loop(self.plan, subject, dataset.train, reporter=self.reporter, steering=self.steering, eta=self.eta)
         restored = loop.restore()
         asked = self.plan.evaluation
@@ -72,7 +83,7 @@ class _Run:
         self._announce(loop, model, restored)
         with self._phase(job_pb2.JOB_PHASE_TRAIN):
             trained = loop.run(lambda step: evaluations.between(subject.model, step, self._look))
-        if asked.metrics and dataset.held_out:
+        if asked.metrics and dataset.held_out and not trained.limited:
             self._evaluate_after(evaluations, loop)
         self._save(adapted, tokenizer, base)
         return trained
@@ -96,7 +107,7 @@ class _Run:
         tokenizer = load_tokenizer(self.plan.base.folder)
         if self.plan.init_from is not None:
             weights.verify(Weights.from_message(self.plan.init_from))
-        model = load(self.plan, self.device)
+        model = load(self.plan, self.device, self.bases)
         length = self.plan.data.sequence_length
         checks.check_fit(self.plan.base.folder, model.config, tokenizer, sequence_length=length)
         if device_memory.emulates_bfloat16(self.device) and self.plan.optimization.precision in _BFLOAT16:
@@ -141,19 +152,21 @@ class _Run:
             "trainable_parameters": str(sum(p.numel() for p in loop.subject.trainable.values())),
             "parameters": str(sum(parameter_count(p) for p in model.parameters())),
         }
-        first = self.plan.attempt <= 1
+        known = event_pb2.ATTEMPT_REASON_FIRST if self.plan.attempt <= 1 else event_pb2.ATTEMPT_REASON_RECOVERED
         started = event_pb2.AttemptStarted(
             restored_step=restored,
-            reason=event_pb2.ATTEMPT_REASON_FIRST if first else event_pb2.ATTEMPT_REASON_RECOVERED,
+            reason=self.plan.attempt_reason or known,
             placements=self.plan.placements,
             environment=environment,
             engine="local",
+            base_reused=self.bases.reused,
         )
         where = f"continues from step {restored}" if restored else "starts"
         if self.plan.init_from is not None and not restored:
             where += f" from {self.plan.init_from.source}"
         device = f"CPU with {loop.environment.device}" if self.plan.device == "cpu" else loop.environment.device
-        self.reporter.emit(started, message=f"attempt {self.plan.attempt} {where} on {device}")
+        held = "; the base was loaded already" if self.bases.reused else ""
+        self.reporter.emit(started, message=f"attempt {self.plan.attempt} {where} on {device}{held}")
 
     def _evaluate_before(self, evaluations: Evaluations, model: PreTrainedModel) -> None:
         with self._phase(job_pb2.JOB_PHASE_EVALUATE_BEFORE) as progress:
@@ -161,11 +174,15 @@ class _Run:
 
     def _evaluate_after(self, evaluations: Evaluations, loop: Loop) -> None:
         def stop() -> None:
-            if self.steering.signal() in STOPS:
+            signal = self.steering.signal()
+            if signal is Signal.FINISH:
+                raise _LimitReached
+            if signal in STOPS:
                 loop.save_checkpoint(must=True)
                 self.steering.stop_here()
 
-        with self._phase(job_pb2.JOB_PHASE_EVALUATE_AFTER) as progress:
+        # Every step is taken: the run is whole without its last measurement.
+        with suppress(_LimitReached), self._phase(job_pb2.JOB_PHASE_EVALUATE_AFTER) as progress:
             evaluations.after(loop.subject.model, loop.position.step, _both(progress, stop))
 
     def _save(self, adapted: Any, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:
@@ -187,10 +204,10 @@ class _Run:
             self.reporter.emit(event_pb2.ArtifactReady(artifact=artifact))
 
 
-def load(plan: Plan, device: torch.device) -> PreTrainedModel:
+def load(plan: Plan, device: torch.device, bases: Bases | None = None) -> PreTrainedModel:
     """Load the plan's base model, or the whole model that it starts from, quantized where the method needs it.
 
-    Raises ModelError.
+    `bases` may hold it loaded already. Raises ModelError.
     """
     dtype = weight_dtype(plan)
     quantization = plan.method.quantization(dtype)
@@ -198,7 +215,14 @@ def load(plan: Plan, device: torch.device) -> PreTrainedModel:
     folder = plan.base.folder
     if plan.init_from is not None:
         folder = Weights.from_message(plan.init_from).model_folder(folder)
-    return load_model(folder, dtype, device=device, quantization=quantization, attention=attention)
+    return (bases or Bases(keep=False)).load(
+        folder,
+        dtype,
+        device=device,
+        quantization=quantization,
+        attention=attention,
+        unchanged=not plan.method.trains_base,
+    )
 
 
 def adapt(plan: Plan, model: PreTrainedModel, device: torch.device) -> tuple[PeftModel | PreTrainedModel, Subject]:

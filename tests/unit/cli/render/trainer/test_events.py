@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events of a job as lines and as JSON."""
 
+import io
 import json
 
 from finetree_api.trainer.v1 import event_pb2
 from finetree_cli.output import Output
 from finetree_cli.render.trainer import events
+from rich.console import Console
 
 
 def step(number: int, total: int = 100) -> event_pb2.JobEvent:
@@ -34,3 +36,21 @@ def test_json_lines_are_events_with_numbers(capsys):
     line = json.loads(capsys.readouterr().out)
     assert line["seq"] == 7
     assert line["step_metrics"]["total_steps"] > 99
+
+
+def test_a_terminal_shows_a_curve_above_the_bar_and_other_events_above_both(monkeypatch):
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=80, height=40, color_system=None, legacy_windows=False)
+    monkeypatch.setattr(Output, "console", lambda _self, **_: terminal)
+    with events.messages_view(Output()) as view:
+        assert isinstance(view, events.BarView)
+        for number in range(1, 31):
+            view.show(step(number))
+        evaluation = event_pb2.EvalMetrics(step=30, loss=1.25, examples=8)
+        view.show(event_pb2.JobEvent(eval_metrics=evaluation))
+        view.show(event_pb2.JobEvent(message="saved", checkpoint_saved=event_pb2.CheckpointSaved(step=30)))
+    text = screen.getvalue()
+    assert "step 1 to 30   loss 2.500   evaluation loss 1.250" in text
+    assert any(0x2800 < ord(letter) < 0x2900 for letter in text)
+    assert "30/100" in text
+    assert "saved" in text

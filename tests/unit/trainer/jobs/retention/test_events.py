@@ -32,17 +32,17 @@ async def test_old_events_are_announced_in_one_sweep_and_cut_in_the_next(store, 
     log = EventLog(store)
     ended_job(store, new_row, "old", log.clock() - 10 * DAY)
     ended_job(store, new_row, "new", log.clock())
-    retention = EventRetention(log, retention=5 * 86_400.0)
+    retention = EventRetention(log)
 
     def oldest():
         return {uid: store.read_now(lambda c, uid=uid: jobs.load_hot(c, uid)).oldest_seq for uid in ("old", "new")}
 
-    await retention.sweep()
+    await retention.sweep(["old"])
     assert log.min_seq == {"old": 3}
     assert oldest() == {"old": 1, "new": 1}
-    await retention.sweep()
+    await retention.sweep(["old"])
     assert oldest() == {"old": 3, "new": 1}
     left = (await log.read("old", 2)).events
     assert [event.kind for event in left] == [event_pb2.EVENT_KIND_STATE_CHANGED, event_pb2.EVENT_KIND_TERMINAL]
-    await retention.sweep()
+    await retention.sweep(["old"])
     assert oldest() == {"old": 3, "new": 1}

@@ -2,6 +2,7 @@
 """Whole evaluations of tiny models: what they tell, what they leave, and what they refuse."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from finetree_api.types.v1 import training_data_pb2, training_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.control import Signal
 from finetree_worker.errors import Cancelled, DataError, ModelError
-from finetree_worker.models.load import load_tokenizer
+from finetree_worker.models import bases
+from finetree_worker.models.bases import Bases
+from finetree_worker.models.load import load_model, load_tokenizer
 from finetree_worker.plan import Metric, Plan
 from finetree_worker.process.artifacts import seal
 from finetree_worker.training.evaluation.plan import evaluation_plan
@@ -182,8 +185,18 @@ def _check_artifact(folder: Path, report: Any) -> None:
 
 
 def test_every_method_has_the_loss_that_its_own_training_measured(
-    plan: Plan, trained: Callable[..., Any], task: Callable[..., worker_pb2.Task], write_rows: Callable[..., Path]
+    plan: Plan,
+    task: Callable[..., worker_pb2.Task],
+    write_rows: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    loaded: list[Path] = []
+
+    def counted(folder: Path, *arguments: Any, **settings: Any) -> Any:
+        loaded.append(folder)
+        return load_model(folder, *arguments, **settings)
+
+    monkeypatch.setattr(bases, "load_model", counted)
     rows = write_rows(CHAT, "held.jsonl")
     weights, losses = [], {}
     for kind in ("lora", "prefix", "houlsby", "full"):
@@ -193,7 +206,9 @@ def test_every_method_has_the_loss_that_its_own_training_measured(
         losses[kind] = metrics[-1]
         weights.append(sealed(chosen.artifact, kind, chosen.method.artifact))
     asked = task(weights, metrics=[LOSS, 3])
+    loaded.clear()
     _, report = evaluated(asked)
+    assert loaded == [plan.base.folder, Path(weights[3].folder)], "the base once, and the whole model"
     for kind, measured in losses.items():
         found = values(report, kind)
         assert found[LOSS].value == pytest.approx(measured.loss, rel=1e-4), kind
@@ -204,6 +219,15 @@ def test_every_method_has_the_loss_that_its_own_training_measured(
     assert len(pairs) == 4 + 6
     # Nobody asked for answers, and none was generated.
     assert not report.samples
+    # Each on a base that is loaded for it alone: the same numbers, to the last bit.
+    monkeypatch.setattr(Bases, "settle", Bases.drop)
+    shutil.rmtree(Path(asked.folders.artifact_dir))
+    loaded.clear()
+    _, apart = evaluated(asked)
+    assert len(loaded) == 5
+    for one in (*report.models, *apart.models):
+        one.seconds = 0
+    assert apart == report
 
 
 def test_questions_with_choices_are_answered_by_likelihood(

@@ -16,6 +16,7 @@ from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog, job_not_found
 from finetree_trainer.jobs.jobs import Jobs
 from finetree_trainer.jobs.retention import rows, users
+from finetree_trainer.jobs.retention.checkpoints import require_unpinned
 from finetree_trainer.layout import Layout
 from finetree_trainer.store import attempts, request_ids
 from finetree_trainer.store import jobs as job_store
@@ -31,13 +32,15 @@ class Deletions:
     async def delete(self, name: ResourceName, request: retention_pb2.DeleteJobRequest, key: RequestKey) -> int:
         """Delete a job, once for each request; return the bytes of its files.
 
-        Raises NotFound (JOB_NOT_FOUND, JOB_EXPIRED), FailedPrecondition (JOB_NOT_ENDED, JOB_IN_USE), AlreadyExists
-        REQUEST_ID_REUSED.
+        Raises NotFound (JOB_NOT_FOUND, JOB_EXPIRED), FailedPrecondition (JOB_NOT_ENDED, JOB_IN_USE,
+        CHECKPOINT_PINNED), AlreadyExists REQUEST_ID_REUSED.
         """
         answered = await self._log.store.read(partial(request_ids.find, key=key))
         if answered is not None:
             return retention_pb2.DeleteJobResponse.FromString(answered.reply).freed_bytes
         await self._log.store.read(partial(self._check, name=name, force=request.force))
+        if not request.force:
+            await asyncio.to_thread(require_unpinned, self._layout, name)
         if request.validate_only:
             return await asyncio.to_thread(folder_bytes, self._layout.job(name.id))
         await self._end(name)

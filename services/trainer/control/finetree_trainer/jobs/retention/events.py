@@ -1,30 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """Removes the old events of ended jobs: announced to watchers first, removed at the next sweep."""
 
+from collections.abc import Iterable
 from functools import partial
 
 from sqlalchemy import Connection
 
 from finetree_trainer.joblog.log import EventLog
-from finetree_trainer.store import events, jobs
+from finetree_trainer.store import events
+
+_LATER = (1 << 63) - 1
+"""A time after every event."""
 
 
 class EventRetention:
-    """Removes events of ended jobs that are older than `retention` seconds; each job keeps its newest block."""
+    """Removes events of ended jobs; each job keeps its newest block, which has its Terminal event."""
 
-    def __init__(self, log: EventLog, *, retention: float) -> None:
-        self._log, self._retention = log, retention
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
 
-    async def sweep(self) -> None:
-        """Remove the events that the last sweep announced, and announce the next ones."""
+    async def sweep(self, chosen: Iterable[str]) -> None:
+        """Remove the events that the last sweep announced, and announce those of the jobs that are chosen now."""
         store, announced = self._log.store, self._log.min_seq
         self._log.min_seq = {}
         for uid, oldest in announced.items():
             await store.write(partial(_remove, uid, oldest))
-        before = self._log.clock() - int(self._retention * 1e6)
-        for uid, oldest in await store.read(lambda connection: jobs.ended_before(connection, before)):
-            last = await store.read(partial(_expired, uid, before))
-            if last >= oldest:
+        for uid in chosen:
+            last = await store.read(partial(_removable, uid))
+            if last:
                 self._log.min_seq[uid] = last + 1
 
 
@@ -32,5 +35,5 @@ def _remove(uid: str, oldest: int, connection: Connection) -> None:
     events.remove_before(connection, uid, oldest)
 
 
-def _expired(uid: str, before: int, connection: Connection) -> int:
-    return events.expired_seq(connection, uid, before)
+def _removable(uid: str, connection: Connection) -> int:
+    return events.expired_seq(connection, uid, _LATER)

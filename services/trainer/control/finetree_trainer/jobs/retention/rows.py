@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from finetree_trainer.store import schema
+from finetree_trainer.store import events, schema
 
 _removed = schema.removed_jobs.c
 
@@ -14,7 +14,6 @@ EXPIRED = "EXPIRED"
 """Causes: asked for, or by retention."""
 
 _OF_A_JOB = (
-    schema.event_blocks.c.job_uid,
     schema.job_labels.c.job_uid,
     schema.artifacts.c.job_uid,
     schema.attempts.c.job_uid,
@@ -22,7 +21,7 @@ _OF_A_JOB = (
     schema.job_records.c.uid,
     schema.jobs.c.uid,
 )
-"""Columns that hold a job's uid, in every table but those of what outlives it."""
+"""Columns that hold a job's uid, in every table but its events and those of what outlives it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,7 @@ _COLUMNS = tuple(schema.removed_jobs.c[name] for name in RemovedJob.__dataclass_
 
 def remove(connection: Connection, job: RemovedJob) -> None:
     """Delete every row of a job, and note that it was deleted and that its files are still there."""
+    events.remove_all(connection, job.uid)
     for column in _OF_A_JOB:
         connection.execute(delete(column.table).where(column == job.uid))
     values = {name: getattr(job, name) for name in RemovedJob.__dataclass_fields__}

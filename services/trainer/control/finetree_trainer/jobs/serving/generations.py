@@ -127,7 +127,7 @@ class Generations:
         present = next((loaded for loaded in task.loaded if loaded.name == target.name), None)
         if present is not None and present.weights == target.weights:
             return present
-        await asyncio.to_thread(self._require_memory, row, folder_bytes(weights.folder))
+        await self._make_room(row, folder_bytes(weights.folder))
         sent = worker_pb2.LoadWeights(target=target, weights=weights.message(target.name))
         use = self._leases.use(row)
         try:
@@ -198,6 +198,15 @@ class Generations:
         if reply.HasField("error"):
             _refuse(reply.error)
         return reply
+
+    async def _make_room(self, row: JobRow, needed: int) -> None:
+        """Have workers that rest give up their memory where it is needed. Raises as `_require_memory`."""
+        try:
+            await asyncio.to_thread(self._require_memory, row, needed)
+        except ResourceExhausted:
+            if not await self._supervisor.resting.end_all():
+                raise
+            await asyncio.to_thread(self._require_memory, row, needed)
 
     def _require_memory(self, row: JobRow, needed: int) -> None:
         """Raise ResourceExhausted OUT_OF_MEMORY_PREFLIGHT unless a target fits beside what runs."""

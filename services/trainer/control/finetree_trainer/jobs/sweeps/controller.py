@@ -177,7 +177,9 @@ class SweepController:
         if not trial.job:
             await self._start(sweep, trial)
         elif trial.stopped_because:
-            await self._jobs.cancel(_uid(trial), save=False, why=f"Stopped by its sweep: {trial.stopped_because}.")
+            why = f"Stopped by its sweep: {trial.stopped_because}."
+            # The trials that are left need the same base.
+            await self._jobs.cancel(_uid(trial), save=False, why=why, may_rest=True)
         elif sweep.state == sweep_pb2.SWEEP_STATE_CANCELLING:
             await self._jobs.cancel(_uid(trial), save=True, why=f"Stopped with its sweep: {sweep.state_reason.text}")
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An evaluation task: the base, the base with examples in the prompt, and each subject, measured on the same rows.
 
-Each model is loaded by itself, so that one at a time is in memory, and the base and a subject that changes nothing give
-the same numbers to the last bit.
+One model at a time is in memory. The base is loaded once, and each adapter measured on it as if it had been loaded for
+it alone: the base and a subject that changes nothing give the same numbers to the last bit. Whole models are loaded by
+themselves.
 """
 
 import gc
@@ -26,8 +27,9 @@ from finetree_worker.errors import DataError
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.methods import weights as trained
 from finetree_worker.models import checks
+from finetree_worker.models.bases import Bases
 from finetree_worker.models.gguf import base_facts
-from finetree_worker.models.load import load_model, load_tokenizer
+from finetree_worker.models.load import load_tokenizer
 from finetree_worker.plan import UNLIMITED
 from finetree_worker.tokenize.chat_template import ChatTemplate
 from finetree_worker.training.evaluation import answers, few_shot, report
@@ -82,6 +84,8 @@ class _Evaluation:
         self.plan, self.reporter, self.steering = plan, reporter, Steering(control)
         self.device = torch.device(plan.device)
         self.loaded: PreTrainedModel | None = None
+        # Taken back between two subjects only; the base alone, and with examples in the prompt, is measured as loaded.
+        self.bases = Bases(keep=any(not subject.weights.whole_model for subject in plan.subjects))
         self.cautions: list[check_pb2.Remark] = []
 
     def run(self) -> None:
@@ -124,7 +128,10 @@ class _Evaluation:
         """Load the base with a subject's weights on it, and return the model to run. Raises ModelError."""
         plan = self.plan
         folder = plan.base.folder if subject is None else subject.weights.model_folder(plan.base.folder)
-        model = load_model(folder, plan.dtype, device=self.device, quantization=plan.quantization)
+        own = subject is not None and subject.weights.whole_model
+        model = self.bases.load(
+            folder, plan.dtype, device=self.device, quantization=plan.quantization, unchanged=not own
+        )
         if subject is None:
             return model
         loaded = trained.load(model, subject.weights)
@@ -273,8 +280,9 @@ class _Evaluation:
         for number, (entry, known) in enumerate(zip(entries, kept, strict=True)):
             began = time.perf_counter()
             if entry.subject is not None:
-                # One model at a time: the one before goes first.
+                # One model at a time: what the one before has added goes first, or all of it.
                 self.loaded = None
+                self.bases.settle()
                 _free(self.device)
             scores, seconds = known, 0.0
             if scores is None:
@@ -286,6 +294,7 @@ class _Evaluation:
                 seconds = time.perf_counter() - began
             found.append(_measured(entry, scores, seconds))
         self.loaded = None
+        self.bases.drop()
         return found
 
     def _measure(

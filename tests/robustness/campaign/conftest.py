@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes this folder importable as `campaign`, the trainer's harness as `trainer_harness`: they are no packages."""
+
+import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+class _Finder:
+    """Finds a module of the campaign where a test imports it."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> ModuleSpec | None:
+        if name == "campaign":
+            return importlib.util.spec_from_loader(name, None, is_package=True)
+        if name.startswith("campaign."):
+            return importlib.util.spec_from_file_location(name, HERE / f"{name.partition('.')[2]}.py")
+        if name == "trainer_harness":
+            return importlib.util.spec_from_file_location(name, HERE.parents[1] / "contract/trainer/harness.py")
+        return None
+
+
+sys.meta_path.append(_Finder)
+
+
+@pytest.fixture(scope="session")
+def preloaded(tmp_path_factory):
+    """Gives a kind of program ("trainer", "scripted", "worker"), loaded once for all tests of a process."""
+    from campaign.preloaded import Preloaded
+
+    folder, loaded = tmp_path_factory.mktemp("programs"), {}
+
+    def load(kind: str) -> Preloaded:
+        if kind not in loaded:
+            loaded[kind] = Preloaded(folder, kind)
+        return loaded[kind]
+
+    yield load
+    for each in loaded.values():
+        each.close()
