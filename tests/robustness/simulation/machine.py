@@ -16,7 +16,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from finetree_api.trainer.v1 import event_log_pb2
 from finetree_runtime.server import context as runtime_context
+from finetree_runtime.server.replies import SerializedReply
 from finetree_trainer import application as program
 from finetree_trainer.store import writer as store_writer
 from finetree_trainer.workers.process import LOCK, NOTE
@@ -265,7 +267,12 @@ class Machine:
 
         program.worker_servicer.serve = serve
         trainer.application = program.Application(self.settings, trainer.service, estimator)
-        starting = self.loop.create_task(trainer.application.start(), context=trainer.context)
+
+        async def start() -> None:
+            await trainer.application.start()
+            await trainer.application.run()
+
+        starting = self.loop.create_task(start(), context=trainer.context)
         starting.add_done_callback(lambda done: self._started(trainer, done), context=self.context)
 
     def _started(self, trainer: Trainer, done: "asyncio.Task[None]") -> None:
@@ -424,7 +431,8 @@ async def _answer(trainer: Trainer, method: str, request: Any, queue: "asyncio.Q
     runtime_context.CURRENT.set(runtime_context.Call(method=method))
     try:
         async for response in getattr(trainer.service.servicer, method)(request, None):
-            queue.put_nowait(response)
+            sent = isinstance(response, SerializedReply)
+            queue.put_nowait(event_log_pb2.WatchJobResponse.FromString(response.content) if sent else response)
     except Exception as error:  # noqa: BLE001 - it is the answer
         queue.put_nowait(error)
     else:
