@@ -58,6 +58,7 @@ OUTCOMES = {
     "interrupted": worker_pb2.OUTCOME_KIND_INTERRUPTED,
     "cancelled": worker_pb2.OUTCOME_KIND_CANCELLED,
     "paused": worker_pb2.OUTCOME_KIND_PAUSED,
+    "finished_early": worker_pb2.OUTCOME_KIND_FINISHED_EARLY,
 }
 
 
@@ -168,6 +169,8 @@ class ScriptedWorker:
             self.stop = "cancelled"
         if command == worker_pb2.COMMAND_KIND_PAUSE:
             self.stop = self.stop or "paused"
+        if command == worker_pb2.COMMAND_KIND_FINISH:
+            self.stop = "finished_early"
 
     async def _send(self, call) -> None:
         while True:
@@ -325,7 +328,7 @@ class ScriptedWorker:
                 self.offline = True
             await asyncio.sleep(script.get("delay", 0))
         self._report()
-        if not self.stop:
+        if self.stop in {"", "finished_early"}:
             self._artifacts()
         self._emit(outcome=self._outcome())
 

@@ -145,7 +145,8 @@ async def test_in_every_state_the_server_accepts_what_it_says_also_after_a_resta
             if state:
                 await walk.take(ended, state, ACTION.JOB_ACTION_DOWNLOAD)
             await walk.take(ended, state or STATE.JOB_STATE_FAILED, ACTION.JOB_ACTION_DELETE)
-    walk.taken[("FAILED", False)].add(ACTION.JOB_ACTION_DOWNLOAD)  # if there is anything
+    for key in (("FAILED", False), ("CANCELLED", True)):
+        walk.taken[key].add(ACTION.JOB_ACTION_DOWNLOAD)  # if there is anything
     walk.taken[("RECOVERING", False)].add(ACTION.JOB_ACTION_CANCEL)  # a job is cancelled once: here while suspended
     assert walk.seen == {key: walk.taken.get(key, set()) for key in walk.seen}
     assert {state for state, _ in walk.seen} == {

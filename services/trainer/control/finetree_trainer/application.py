@@ -66,6 +66,7 @@ from finetree_trainer.scheduling.queue import Holder, JobQueue
 from finetree_trainer.settings import Settings
 from finetree_trainer.store import jobs as job_store
 from finetree_trainer.store.database import Store
+from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.migrations import SchemaTooNewError
 from finetree_trainer.store.writer import is_corrupt
 from finetree_trainer.workers.supervisor import Supervisor
@@ -209,7 +210,7 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         self._queue.start = self._supervisor.start
-        self._queue.preferred = self._supervisor.resting.slots_for
+        self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops = {
@@ -272,7 +273,15 @@ class Application:
         self._pausing.recover(rows)
         for row in rows:
             if row.state == job_pb2.JOB_STATE_CANCELLING:
-                self._supervisor.cancel(row.uid, row.attempt, save=False)
+                self._stop_again(row)
+
+    def _stop_again(self, row: JobRow) -> None:
+        """Repeat the command to a worker whose job is about to end: by a limit, or on request."""
+        ended_by = job_pb2.Job.FromString(row.snapshot).state_reason.code
+        if ended_by in states.LIMITS and row.task == job_pb2.TASK_KIND_TRAIN:
+            self._supervisor.finish(row.uid, row.attempt)
+        else:
+            self._supervisor.cancel(row.uid, row.attempt, save=ended_by == states.CANCEL_SAVING)
 
     def _begin_prewarming(self) -> None:
         self._queue.prewarm = self._supervisor.prewarm

@@ -15,6 +15,8 @@ class Signal(StrEnum):
     """Save a checkpoint at the next step boundary and continue."""
     PAUSE = "pause"
     """Save a checkpoint at the next step boundary and end, to be resumed."""
+    FINISH = "finish"
+    """Take no further step, and publish what there is; before the first step: end."""
     SHUTDOWN = "shutdown"
     """Like PAUSE; a task that has no end of its own is done."""
     CANCEL = "cancel"
@@ -40,6 +42,8 @@ class Steering:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._checkpoint = False
+        self.publishes = False
+        """Whether there is a checkpoint to publish before the first step: FINISH is kept until it is restored."""
 
     def signal(self) -> Signal:
         """Return the request that holds now. Raises Cancelled where the task is to end at once."""
@@ -50,8 +54,9 @@ class Steering:
         return asked
 
     def stop_here(self) -> None:
-        """Raise Cancelled for every kind of stop: for phases that have nothing worth saving."""
-        if self.signal() in STOPS:
+        """Raise Cancelled for every kind of end: for phases that have nothing worth saving."""
+        signal = self.signal()
+        if signal in STOPS or (signal is Signal.FINISH and not self.publishes):
             raise Cancelled
 
     def take_checkpoint(self) -> bool:

@@ -3,6 +3,10 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from finetree_api.trainer.v1 import event_pb2
 
 
 class Category(StrEnum):
@@ -90,3 +94,11 @@ class Cancelled(BaseException):
 
 class Interrupted(Cancelled):
     """The attempt cannot continue, but the next one can from its checkpoint: ends it like a preemption."""
+
+
+class FinishedEarly(Cancelled):
+    """A limit of the job ended its training before the last step; what there was is published."""
+
+    def __init__(self, summary: "event_pb2.RunSummary") -> None:
+        super().__init__("a limit of the job was reached")
+        self.summary = summary

@@ -244,6 +244,8 @@ class CheckpointPlan:
 
     every_steps: int = 100
     """Steps between two checkpoints; 0: none."""
+    max_lost_seconds: float = 0.0
+    """Most time of steps that a lost worker may cost, seconds; 0: unlimited."""
     keep: int = 2
     """Number of the newest checkpoints that are kept."""
     keep_best: bool = False

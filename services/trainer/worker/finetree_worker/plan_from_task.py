@@ -194,7 +194,8 @@ def _checkpoints(task: worker_pb2.Task) -> CheckpointPlan:
             field="checkpoints.keep_best",
             remedy="Set evaluation.every_steps and hold rows out, or leave keep_best unset.",
         )
-    return CheckpointPlan(**spec_values.stated(asked, "every_steps", "keep", "keep_best"))
+    lost = task.max_lost_time.ToNanoseconds() / 1e9
+    return CheckpointPlan(max_lost_seconds=lost, **spec_values.stated(asked, "every_steps", "keep", "keep_best"))
 
 
 def _evaluation(asked: training_pb2.Evaluation) -> EvaluationPlan:

@@ -25,11 +25,12 @@ def command(kind, **fields):  # noqa: ANN003 - fields of Command
         (command("PAUSE"), Signal.PAUSE, Stop.PAUSE),
         (command("CANCEL"), Signal.CANCEL, Stop.CANCEL),
         (command("CANCEL", save_checkpoint=True), Signal.CANCEL_SAVING, Stop.CANCEL_SAVING),
+        (command("FINISH"), Signal.FINISH, Stop.FINISH),
         (command("PREEMPT"), Signal.PAUSE, Stop.INTERRUPT),
         (command("SHUTDOWN"), Signal.SHUTDOWN, Stop.SHUTDOWN),
         (worker_pb2.Command(kind=99), Signal.NONE, Stop.NONE),
     ],
-    ids=["pause", "cancel", "cancel saving", "preempt", "shutdown", "unknown"],
+    ids=["pause", "cancel", "cancel saving", "finish", "preempt", "shutdown", "unknown"],
 )
 def test_each_command_holds_until_the_end(given, signal, stop):
     commands = Commands()

@@ -4,13 +4,14 @@
 import errno
 
 import pytest
-from finetree_api.trainer.v1 import job_pb2
+from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_api.worker.v1 import worker_pb2
 from finetree_worker.attach.commands import Stop
 from finetree_worker.errors import (
     Cancelled,
     CheckpointError,
     DataError,
+    FinishedEarly,
     Interrupted,
     MemoryExhaustedError,
     PlanError,
@@ -73,16 +74,22 @@ def test_each_exception_has_an_owner_and_a_reason(error, category, reason):
     [
         (Stop.PAUSE, worker_pb2.OUTCOME_KIND_PAUSED),
         (Stop.INTERRUPT, worker_pb2.OUTCOME_KIND_INTERRUPTED),
+        (Stop.FINISH, worker_pb2.OUTCOME_KIND_CANCELLED),
         (Stop.CANCEL, worker_pb2.OUTCOME_KIND_CANCELLED),
         (Stop.CANCEL_SAVING, worker_pb2.OUTCOME_KIND_CANCELLED),
     ],
-    ids=["pause", "interrupt", "cancel", "cancel saving"],
+    ids=["pause", "interrupt", "finish", "cancel", "cancel saving"],
 )
 def test_a_core_that_stops_because_it_was_told_to_has_not_failed(stop, kind):
     made = outcome.failed(Cancelled(), stop)
     assert made.kind == kind
     assert not made.HasField("error")
     assert made.failure_category == job_pb2.FAILURE_CATEGORY_UNSPECIFIED
+
+
+def test_a_training_that_a_limit_ended_is_told_from_a_whole_one():
+    made = outcome.failed(FinishedEarly(event_pb2.RunSummary(best_step=3)), Stop.FINISH)
+    assert (made.kind, made.summary.best_step) == (worker_pb2.OUTCOME_KIND_FINISHED_EARLY, 3)
 
 
 def test_an_attempt_that_cannot_go_on_but_left_a_checkpoint_is_followed_by_another():

@@ -208,7 +208,8 @@ class FakeJob:
         if state in WITH_WORKER:
             self._store(moved(state, job_pb2.JOB_STATE_CANCELLING, code, why), moment)
             state = job_pb2.JOB_STATE_CANCELLING
-        self._store(moved(state, job_pb2.JOB_STATE_CANCELLED, "CANCELLED", why), moment)
+        code = "CANCELLED" if code == "CANCEL_REQUESTED" else code
+        self._store(moved(state, job_pb2.JOB_STATE_CANCELLED, code, why), moment)
         self._store(ended(event_pb2.Terminal(state=job_pb2.JOB_STATE_CANCELLED)), moment)
 
     def _store(self, event: event_pb2.JobEvent, moment: int) -> None:
@@ -335,7 +336,7 @@ def _step(job: job_pb2.Job, step: event_pb2.StepMetrics) -> None:
 def _actions(job: job_pb2.Job) -> Iterable[job_pb2.JobAction.ValueType]:
     state, waits = job.state, job.state == job_pb2.JOB_STATE_QUEUED
     if state in ENDED:
-        return [job_pb2.JOB_ACTION_DOWNLOAD] if state != job_pb2.JOB_STATE_CANCELLED else []
+        return [job_pb2.JOB_ACTION_DOWNLOAD]
     if state == job_pb2.JOB_STATE_CANCELLING:
         return []
     allowed = [job_pb2.JOB_ACTION_CANCEL]

@@ -186,7 +186,7 @@ class _JobActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_JobAction.V
     JOB_ACTION_CANCEL: _JobAction.ValueType  # 1
     """CancelJob would stop it: it is in no terminal state and not CANCELLING."""
     JOB_ACTION_DOWNLOAD: _JobAction.ValueType  # 2
-    """DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
+    """DownloadArtifact: it is in a terminal state. ListArtifacts says whether there is anything."""
     JOB_ACTION_GENERATE: _JobAction.ValueType  # 3
     """Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
     JOB_ACTION_PAUSE: _JobAction.ValueType  # 4
@@ -206,7 +206,7 @@ JOB_ACTION_UNSPECIFIED: JobAction.ValueType  # 0
 JOB_ACTION_CANCEL: JobAction.ValueType  # 1
 """CancelJob would stop it: it is in no terminal state and not CANCELLING."""
 JOB_ACTION_DOWNLOAD: JobAction.ValueType  # 2
-"""DownloadArtifact: it has SUCCEEDED or FAILED. ListArtifacts says whether there is anything."""
+"""DownloadArtifact: it is in a terminal state. ListArtifacts says whether there is anything."""
 JOB_ACTION_GENERATE: JobAction.ValueType  # 3
 """Generate, LoadTarget and UnloadTarget: it serves a base model and is RUNNING."""
 JOB_ACTION_PAUSE: JobAction.ValueType  # 4
@@ -423,12 +423,19 @@ Global___JobProgress: _TypeAlias = JobProgress  # noqa: Y015
 
 @_typing.final
 class JobLimits(_message.Message):
-    """Limits that end a job cleanly: it saves a checkpoint, stops and is CANCELLED."""
+    """Limits that end a job cleanly, and what a lost worker may cost it. A training that reaches its longest duration, its
+    highest cost or its deadline takes no further step: it saves a checkpoint, publishes an artifact (the weights of the best
+    evaluation where early stopping is on, else the last ones) and is CANCELLED, with MAX_DURATION_REACHED, MAX_COST_REACHED
+    or DEADLINE_REACHED as code of its state_reason. Any other job, and a training that has no worker then, is CANCELLED at
+    once; its checkpoints stay.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     MAX_COST_FIELD_NUMBER: _builtins.int
+    MAX_LOST_TIME_FIELD_NUMBER: _builtins.int
+    MAX_LOST_COST_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def max_duration(self) -> _duration_pb2.Duration:
         """Longest time from the start of its first attempt, waiting between attempts included, time that it was paused not; 1 s
@@ -441,15 +448,31 @@ class JobLimits(_message.Message):
         CURRENCY_MISMATCH. Unset: no limit.
         """
 
+    @_builtins.property
+    def max_lost_time(self) -> _duration_pb2.Duration:
+        """Most time of optimizer steps that a training loses with its worker; 1 s to 365 days. Checkpoints are saved as often as
+        that needs, by the measured time of steps. Unset in a template: a twentieth of its estimated duration, at least a
+        minute and at most half an hour; none where it has no estimate, or where its spec sets checkpoints.every_steps. In a
+        Job it is resolved.
+        """
+
+    @_builtins.property
+    def max_lost_cost(self) -> _money_pb2.Money:
+        """The same as money, by the hourly price of its estimate; whichever of the two is less time holds. In another currency
+        than its estimate it is refused with CURRENCY_MISMATCH. Unset: no limit but max_lost_time.
+        """
+
     def __init__(
         self,
         *,
         max_duration: _duration_pb2.Duration | None = ...,
         max_cost: _money_pb2.Money | None = ...,
+        max_lost_time: _duration_pb2.Duration | None = ...,
+        max_lost_cost: _money_pb2.Money | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration", "max_lost_cost", b"max_lost_cost", "max_lost_time", b"max_lost_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_cost", b"max_cost", "max_duration", b"max_duration", "max_lost_cost", b"max_lost_cost", "max_lost_time", b"max_lost_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -886,7 +909,7 @@ class JobTemplate(_message.Message):
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
-        """Latest end, on the server's clock: a job that still waits or runs then saves a checkpoint, stops and is CANCELLED.
+        """Latest end, on the server's clock: a job that still waits or runs then is ended as JobLimits says, and is CANCELLED.
         A time that has passed ends it at once. Unset: none.
         """
 
@@ -1109,7 +1132,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___JobLimits:
-        """As in the template. Unset: none."""
+        """As in the template, with max_lost_time resolved. Unset: none."""
 
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:

@@ -51,6 +51,10 @@ class _CommandKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CommandKi
     """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
     COMMAND_KIND_SHUTDOWN: _CommandKind.ValueType  # 5
     """To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
+    COMMAND_KIND_FINISH: _CommandKind.ValueType  # 6
+    """A limit of the job was reached: take no further step, save a checkpoint, publish the weights as at the end of training,
+    without measuring them, and end as finished early.
+    """
 
 class CommandKind(_CommandKind, metaclass=_CommandKindEnumTypeWrapper):
     """What a command asks for. A kind that a worker does not know is ignored."""
@@ -67,6 +71,10 @@ COMMAND_KIND_PREEMPT: CommandKind.ValueType  # 4
 """Save a checkpoint before the deadline and end as interrupted. Not sent in this version."""
 COMMAND_KIND_SHUTDOWN: CommandKind.ValueType  # 5
 """To a waiting worker: end, there is no task. To one that serves: end as done. To any other: as PREEMPT."""
+COMMAND_KIND_FINISH: CommandKind.ValueType  # 6
+"""A limit of the job was reached: take no further step, save a checkpoint, publish the weights as at the end of training,
+without measuring them, and end as finished early.
+"""
 Global___CommandKind: _TypeAlias = CommandKind  # noqa: Y015
 
 class _OutcomeKind:
@@ -87,6 +95,8 @@ class _OutcomeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OutcomeKi
     """Stopped with a checkpoint on request."""
     OUTCOME_KIND_INTERRUPTED: _OutcomeKind.ValueType  # 5
     """Stopped with a checkpoint by no fault of its own: another attempt follows."""
+    OUTCOME_KIND_FINISHED_EARLY: _OutcomeKind.ValueType  # 6
+    """Ended before its last step by COMMAND_KIND_FINISH, with a checkpoint and an artifact: the job is CANCELLED."""
 
 class OutcomeKind(_OutcomeKind, metaclass=_OutcomeKindEnumTypeWrapper):
     """How a task ended."""
@@ -103,6 +113,8 @@ OUTCOME_KIND_PAUSED: OutcomeKind.ValueType  # 4
 """Stopped with a checkpoint on request."""
 OUTCOME_KIND_INTERRUPTED: OutcomeKind.ValueType  # 5
 """Stopped with a checkpoint by no fault of its own: another attempt follows."""
+OUTCOME_KIND_FINISHED_EARLY: OutcomeKind.ValueType  # 6
+"""Ended before its last step by COMMAND_KIND_FINISH, with a checkpoint and an artifact: the job is CANCELLED."""
 Global___OutcomeKind: _TypeAlias = OutcomeKind  # noqa: Y015
 
 @_typing.final
@@ -451,6 +463,7 @@ class Task(_message.Message):
     MATRIX_RATES_FIELD_NUMBER: _builtins.int
     MAY_REST_FIELD_NUMBER: _builtins.int
     ATTEMPT_REASON_FIELD_NUMBER: _builtins.int
+    MAX_LOST_TIME_FIELD_NUMBER: _builtins.int
     job: _builtins.str
     """Resource name of the job."""
     job_uid: _builtins.str
@@ -529,6 +542,10 @@ class Task(_message.Message):
     def matrix_rates(self) -> _hardware_pb2.MatrixRates:
         """Measured rates of the host, which estimates start from. Unset: not measured, or nothing is trained."""
 
+    @_builtins.property
+    def max_lost_time(self) -> _duration_pb2.Duration:
+        """Most time of optimizer steps that a lost worker may cost: a checkpoint is saved before it is over. Unset: unlimited."""
+
     def __init__(
         self,
         *,
@@ -556,10 +573,11 @@ class Task(_message.Message):
         matrix_rates: _hardware_pb2.MatrixRates | None = ...,
         may_rest: _builtins.bool = ...,
         attempt_reason: _event_pb2.AttemptReason.ValueType = ...,
+        max_lost_time: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "evaluate", b"evaluate", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "max_lost_time", b"max_lost_time", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_reason", b"attempt_reason", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "may_rest", b"may_rest", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_reason", b"attempt_reason", "base", b"base", "dataset_file", b"dataset_file", "evaluate", b"evaluate", "evaluation_file", b"evaluation_file", "export", b"export", "folders", b"folders", "hourly_price", b"hourly_price", "hub", b"hub", "job", b"job", "job_uid", b"job_uid", "lineage", b"lineage", "matrix_rates", b"matrix_rates", "max_lost_time", b"max_lost_time", "may_rest", b"may_rest", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "serve", b"serve", "step_seconds", b"step_seconds", "task", b"task", "threads", b"threads", "token", b"token", "train", b"train", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["train", "prepare", "export", "evaluate", "serve"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015

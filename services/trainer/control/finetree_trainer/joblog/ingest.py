@@ -190,7 +190,8 @@ def _add_outcome(
                 summary=summary,
             )
         case _ if transaction.row.cancel_requested or transaction.row.state == job_pb2.JOB_STATE_CANCELLING:
-            transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", "Cancelled on request.", summary=summary)
+            published = outcome.kind == worker_pb2.OUTCOME_KIND_FINISHED_EARLY
+            transaction.cancel(summary, published=published)
         case worker_pb2.OUTCOME_KIND_PAUSED:
             # PAUSED once the process is proven dead: until then it holds its device.
             attempts.note_cause(connection, transaction.row.uid, attempt, cause=attempts.PAUSED)

@@ -25,6 +25,9 @@ LIVE = WITH_WORKER | WAITING | {job_pb2.JOB_STATE_PAUSED}
 PAUSABLE = WAITING | {job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING}
 """States in which a job that trains can be paused."""
 
+LIMITS = frozenset({"DEADLINE_REACHED", "MAX_DURATION_REACHED", "MAX_COST_REACHED"})
+"""Codes of a state's reason that name the limit which ends a job."""
+
 FOLLOWERS: dict[int, frozenset[int]] = {
     job_pb2.JOB_STATE_UNSPECIFIED: frozenset({job_pb2.JOB_STATE_QUEUED}),
     job_pb2.JOB_STATE_QUEUED: frozenset(
@@ -50,6 +53,11 @@ FOLLOWERS: dict[int, frozenset[int]] = {
 """State to the states that may follow it. A terminal state has no entry."""
 
 
+CANCEL_NOW, CANCEL_SAVING = "CANCEL_REQUESTED", "CANCEL_SAVING"
+"""Reasons of the state CANCELLING on request: at once, or after a checkpoint. A service that is started meanwhile knows
+by them what the worker is to be told."""
+
+
 class TransitionError(Exception):
     """A state was asked for that may not follow the present one: a bug of the caller, never a user's mistake."""
 
@@ -64,8 +72,7 @@ def require_transition(current: int, following: int) -> None:
 def actions(state: int, task: int, *, suspended: bool = False) -> list[job_pb2.JobAction.ValueType]:
     """What a client may do with a job in this state whose task is of a kind (a TaskKind)."""
     if state in TERMINAL:
-        made = [job_pb2.JOB_ACTION_DOWNLOAD] if state != job_pb2.JOB_STATE_CANCELLED else []
-        return [*made, job_pb2.JOB_ACTION_DELETE]
+        return [job_pb2.JOB_ACTION_DOWNLOAD, job_pb2.JOB_ACTION_DELETE]
     if state == job_pb2.JOB_STATE_CANCELLING:
         return []
     allowed = [job_pb2.JOB_ACTION_CANCEL]

@@ -97,6 +97,17 @@ class Transaction:
         self.add(event_pb2.JobEvent(terminal=terminal, message=text, level=level))
         self._closed = True
 
+    def cancel(self, summary: event_pb2.RunSummary | None = None, *, published: bool = False) -> None:
+        """Go to CANCELLED after a worker that was told to end: on request, or by a limit, which stays the reason."""
+        was = self.snapshot.state_reason
+        code, text, remedy = "CANCELLED", "Cancelled on request.", ""
+        if was.code in states.LIMITS:
+            code, text = was.code, was.text
+            if published:
+                text = f"{text} What it had learned is published."
+                remedy = "Download it (`finetree jobs download`), or train on from it with a higher limit."
+        self.finish(job_pb2.JOB_STATE_CANCELLED, code, text, remedy=remedy, summary=summary)
+
     def begin_attempt(self, placements: Iterable[job_pb2.Placement]) -> int:
         """Count a new attempt, place it on devices and start its clock; return its number."""
         self.row.attempt += 1

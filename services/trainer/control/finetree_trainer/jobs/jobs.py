@@ -25,6 +25,7 @@ from finetree_trainer.store import datasets, jobs, request_ids
 from finetree_trainer.store.jobs import JobRow
 from finetree_trainer.store.request_ids import RequestKey, body_hash
 from finetree_trainer.store.sealed import record_damaged
+from finetree_trainer.workers import lost_time
 from finetree_trainer.workers.supervisor import Supervisor
 
 _OMITTED_IN_LISTS = ("setting_sources", "approved_plan", "recommendation")
@@ -132,11 +133,13 @@ class Jobs:
         *,
         save: bool,
         why: str = "Cancelled on request.",
+        limit: str = "",
         key: RequestKey | None = None,
         may_rest: bool = False,
     ) -> job_pb2.Job:
         """Ask a job to stop, with a checkpoint first if `save`. A job that has ended stays as it is.
 
+        `limit` is the code of the limit that ends it (states.LIMITS): a training then publishes what it has.
         `may_rest`: whether its worker may go on to another job. A request that was answered before, by its key, changes
         nothing. Raises NotFound JOB_NOT_FOUND, AlreadyExists REQUEST_ID_REUSED.
         """
@@ -148,15 +151,22 @@ class Jobs:
             transaction.row.cancel_requested = transaction.row.cancel_requested or transaction.now
             transaction.changed = True
             if transaction.row.state not in states.WITH_WORKER:
-                transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", why)
+                transaction.finish(job_pb2.JOB_STATE_CANCELLED, limit or "CANCELLED", why)
             elif transaction.row.state != job_pb2.JOB_STATE_CANCELLING:
-                transaction.move(job_pb2.JOB_STATE_CANCELLING, "CANCEL_REQUESTED", why)
+                asked = states.CANCEL_SAVING if save else states.CANCEL_NOW
+                transaction.move(job_pb2.JOB_STATE_CANCELLING, limit or asked, why)
+            elif not save and transaction.snapshot.state_reason.code == states.CANCEL_SAVING:
+                transaction.snapshot.state_reason.code = states.CANCEL_NOW
             return True
 
         change = await self._log.change(uid, decide)
-        if change.result and change.row.state == job_pb2.JOB_STATE_CANCELLING:
+        row = change.row
+        if change.result and row.state == job_pb2.JOB_STATE_CANCELLING:
             fail_point("cancel.after_commit")
-            self._supervisor.cancel(uid, change.row.attempt, save=save, may_rest=may_rest)
+            if limit and row.task == job_pb2.TASK_KIND_TRAIN:
+                self._supervisor.finish(uid, row.attempt)
+            else:
+                self._supervisor.cancel(uid, row.attempt, save=save, may_rest=may_rest)
         return await self.get(uid)
 
     def to_message(self, row: JobRow) -> job_pb2.Job:
@@ -192,6 +202,8 @@ class Jobs:
             created_by=owner,
             create_time=timestamp(self._log.clock()),
         )
+        if (lost := lost_time.max_lost_seconds(record)) is not None:
+            record.limits.max_lost_time.FromNanoseconds(round(lost * 1e9))
         if planned.model is not None:
             record.base.hub_id = planned.model.hub_id
             if not preparing:

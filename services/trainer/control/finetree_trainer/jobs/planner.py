@@ -179,8 +179,9 @@ class Planner:
             if job.plan is not None:
                 # The digest that people approved is the one that events, artifacts and trackers show.
                 job.plan.digest = asked.approved_plan.digest
-        if template.limits.HasField("max_cost"):
-            _check_currency(template.limits.max_cost.currency_code, job)
+        for name in ("max_cost", "max_lost_cost"):
+            if template.limits.HasField(name):
+                _check_currency(getattr(template.limits, name).currency_code, job, name)
         return job
 
     async def _go_on_from(
@@ -257,16 +258,16 @@ def _fill_prepare(task: job_pb2.PrepareTask) -> None:
         task.seed = 0
 
 
-def _check_currency(limit: str, job: PlannedJob) -> None:
-    """Raise InvalidArgument CURRENCY_MISMATCH for a cost limit in another currency than the cost's."""
+def _check_currency(limit: str, job: PlannedJob, name: str = "max_cost") -> None:
+    """Raise InvalidArgument CURRENCY_MISMATCH for a limit, a field of JobLimits, in another currency."""
     if job.estimate is None or not job.estimate.HasField("cost"):
         text = "The cost of the run is unknown, so the limit of its cost has no effect."
-        job.remarks.append(_remark("COST_UNKNOWN", text, "job.limits.max_cost"))
+        job.remarks.append(_remark("COST_UNKNOWN", text, f"job.limits.{name}"))
         return
     cost = job.estimate.cost.currency_code
     if limit != cost:
         text = f"is {limit}, and the cost of the run is in {cost}; set a limit in {cost}"
-        raise invalid_field("job.limits.max_cost.currency_code", text, "CURRENCY_MISMATCH")
+        raise invalid_field(f"job.limits.{name}.currency_code", text, "CURRENCY_MISMATCH")
 
 
 def _merge_sources(

@@ -89,7 +89,7 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
     if transaction.finished or job.attempt != dead.attempt or job.state not in states.WITH_WORKER:
         return
     if job.cancel_requested or job.state == job_pb2.JOB_STATE_CANCELLING:
-        transaction.finish(job_pb2.JOB_STATE_CANCELLED, "CANCELLED", "Cancelled on request.")
+        transaction.cancel()
         return
     if job.state == job_pb2.JOB_STATE_PAUSING:
         lost = "" if cause in (attempts.PAUSED, attempts.INTERRUPTED) else f" Its worker ended before: {dead.ending}."

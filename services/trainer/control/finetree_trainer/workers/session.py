@@ -14,6 +14,8 @@ from finetree_trainer.scheduling.devices import Slot
 from finetree_trainer.workers.exchange import Exchange
 from finetree_trainer.workers.process import Process
 
+TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
+
 
 def new_token() -> str:
     """Make a secret for a worker or an attempt."""
@@ -101,7 +103,8 @@ class Worker:
     attached: asyncio.Event = field(default_factory=asyncio.Event)
     termination: "asyncio.Task[None] | None" = None
     """What ends the process by force, where it was told to end or is done."""
-    pausing: bool = False
+    asked: worker_pb2.CommandKind.ValueType = worker_pb2.COMMAND_KIND_UNSPECIFIED
+    """PAUSE or FINISH, where it was told so: it saves what it has and ends."""
     cancelled: bool = False
     save_on_cancel: bool = False
     may_rest: bool = True

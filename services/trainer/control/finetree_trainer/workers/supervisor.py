@@ -30,20 +30,18 @@ from finetree_trainer.workers.heartbeats import Heartbeats
 from finetree_trainer.workers.process import Liveness, Process, liveness, worker_environment
 from finetree_trainer.workers.recovery import DeadAttempt, close_attempt
 from finetree_trainer.workers.resting import RestingWorkers
-from finetree_trainer.workers.session import Session, Worker, new_token, token_hash
+from finetree_trainer.workers.session import TOKEN_VARIABLE, Session, Worker, new_token, token_hash
 from finetree_trainer.workers.task import TaskBuilder
 from finetree_trainer.workers.termination import (
     SHUTDOWN,
-    cancel_command,
-    pause_command,
     remove_drafts,
     remove_folder,
+    remove_left_drafts,
     remove_stale_folders,
     shut_down,
+    stop_command,
     terminate_after,
 )
-
-TOKEN_VARIABLE = "FINETREE_WORKER_TOKEN"  # noqa: S105 - the variable's name; nobody else can read the environment
 
 CLOSE_SECONDS = 1.0
 """How long a dead worker keeps its slot while the end of its attempt is written."""
@@ -119,13 +117,7 @@ class Supervisor:
     async def _remove_drafts_of_ended(self, kept: set[str]) -> None:
         """Look through all jobs that have ended, in the background: a start does not wait for it."""
         ended = await self._log.store.read(jobs.ended)
-        await asyncio.to_thread(self._remove_left_drafts, ended - kept)
-
-    def _remove_left_drafts(self, ended: set[str]) -> None:
-        """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
-        for uid in ended:
-            artifacts = (self._layout.jobs / uid).glob("attempts/*/artifacts")
-            remove_drafts(self._layout.checkpoints(uid), *artifacts)
+        await asyncio.to_thread(remove_left_drafts, self._layout, ended - kept)
 
     async def start(self, uid: str, slots: tuple[Slot, ...]) -> bool:
         """Begin the next attempt of a waiting job on free slots; return False when the job no longer waits.
@@ -252,10 +244,11 @@ class Supervisor:
         if worker.task is not None and not worker.done:
             # It may have been assigned between the Welcome and now; a worker that has it ignores the second one.
             session.send(worker_pb2.AttachResponse(task=worker.task))
-        if worker.pausing and not worker.cancelled:
-            session.send(pause_command(seconds=self._settings.checkpoint_grace))
         if worker.cancelled:
-            session.send(cancel_command(save=worker.save_on_cancel, seconds=self._settings.cancel_grace))
+            save, seconds = worker.save_on_cancel, self._settings.cancel_grace
+            session.send(stop_command(worker_pb2.COMMAND_KIND_CANCEL, save=save, seconds=seconds))
+        elif worker.asked:
+            session.send(stop_command(worker.asked, seconds=self._settings.checkpoint_grace))
         if worker.done:
             session.send(SHUTDOWN)
 
@@ -308,23 +301,33 @@ class Supervisor:
         worker.may_rest = worker.may_rest and may_rest
         grace = self._settings.checkpoint_grace if save else self._settings.cancel_grace
         if worker.cancelled or worker.termination is not None:
-            stricter = worker.pausing if not worker.cancelled else worker.save_on_cancel and not save
+            stricter = bool(worker.asked) if not worker.cancelled else worker.save_on_cancel and not save
             if not stricter or worker.done:
                 return
-            # From "pause" to a stop, or from "save a checkpoint, then stop" to "stop now".
+            # From "pause" or "finish" to a stop, or from "save a checkpoint, then stop" to "stop now".
             if worker.termination is not None:
                 worker.termination.cancel()
         worker.cancelled, worker.save_on_cancel = True, save
-        worker.send(cancel_command(save=save, seconds=grace))
+        worker.send(stop_command(worker_pb2.COMMAND_KIND_CANCEL, save=save, seconds=grace))
         self._terminate(worker, grace)
 
     def pause(self, uid: str, attempt: int) -> None:
         """Command the worker of an attempt to save a checkpoint and end, and end it by force where it does not."""
+        self._ask(uid, attempt, worker_pb2.COMMAND_KIND_PAUSE)
+
+    def finish(self, uid: str, attempt: int) -> None:
+        """Command the worker of an attempt to publish what it has and end, and end it by force where it does not."""
+        self._ask(uid, attempt, worker_pb2.COMMAND_KIND_FINISH)
+
+    def _ask(self, uid: str, attempt: int, kind: worker_pb2.CommandKind.ValueType) -> None:
         worker = self.worker_of(uid, attempt)
-        if worker is None or worker.pausing or worker.termination is not None:
+        # A worker that pauses may be told to finish, not the other way round.
+        if worker is None or worker.done or worker.cancelled or worker.asked >= kind:
             return
-        worker.pausing = True
-        worker.send(pause_command(seconds=self._settings.checkpoint_grace))
+        if worker.termination is not None:
+            worker.termination.cancel()
+        worker.asked, worker.may_rest = kind, False
+        worker.send(stop_command(kind, seconds=self._settings.checkpoint_grace))
         self._terminate(worker, self._settings.checkpoint_grace)
 
     def exchange(self, uid: str, attempt: int) -> Exchange | None:

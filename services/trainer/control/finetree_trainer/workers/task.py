@@ -22,6 +22,7 @@ from finetree_trainer.models.weights import WeightsLocator
 from finetree_trainer.scheduling.devices import Device, Slot, placements, usable_cores
 from finetree_trainer.settings import Settings
 from finetree_trainer.store.jobs import JobRow
+from finetree_trainer.workers import lost_time
 
 _INIT_FROM = "job.train.spec.init_from"
 """Field path in errors about the weights that a job starts from."""
@@ -89,7 +90,7 @@ class TaskBuilder:
             await self._set_serving(task, record, row)
         else:
             spec = record.train.spec
-            task.train.spec.CopyFrom(spec)
+            _set_training(task, record)
             if record.estimate.HasField("step_seconds"):
                 task.step_seconds.CopyFrom(record.estimate.step_seconds)
             if (rates := self._rates()) is not None:
@@ -191,6 +192,15 @@ class TaskBuilder:
             roots = self._settings.data_roots
             return str(paths.inside(roots, source.path, field_path=field, reason="DATASET_NOT_FOUND"))
         return ""
+
+
+def _set_training(task: worker_pb2.Task, record: job_pb2.Job) -> None:
+    """Set the run, and how often it saves: by the time that may be lost, unless the spec counts steps."""
+    task.train.spec.CopyFrom(record.train.spec)
+    if record.limits.HasField("max_lost_time"):
+        task.max_lost_time.CopyFrom(record.limits.max_lost_time)
+        if lost_time.counts_no_steps(record.train):
+            task.train.spec.checkpoints.every_steps = 0
 
 
 def _attempt_reason(row: JobRow) -> event_pb2.AttemptReason.ValueType:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetree_api.worker.v1 import worker_pb2
 
+from finetree_trainer.layout import Layout
 from finetree_trainer.workers.process import OUTPUT, Liveness, Process, liveness
 
 SHUTDOWN = worker_pb2.AttachResponse(command=worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_SHUTDOWN))
@@ -40,17 +41,11 @@ async def _died(process: Process, seconds: float) -> bool:
     return False
 
 
-def cancel_command(*, save: bool, seconds: float) -> worker_pb2.AttachResponse:
-    """Build the command to stop, with a checkpoint or without, within so many seconds."""
-    command = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_CANCEL, save_checkpoint=save)
-    command.deadline.GetCurrentTime()
-    command.deadline.FromNanoseconds(command.deadline.ToNanoseconds() + int(seconds * 1e9))
-    return worker_pb2.AttachResponse(command=command)
-
-
-def pause_command(*, seconds: float) -> worker_pb2.AttachResponse:
-    """Build the command to save a checkpoint within so many seconds and end as paused."""
-    command = worker_pb2.Command(kind=worker_pb2.COMMAND_KIND_PAUSE)
+def stop_command(
+    kind: worker_pb2.CommandKind.ValueType, *, seconds: float, save: bool = False
+) -> worker_pb2.AttachResponse:
+    """Build a command to end within so many seconds; `save`: a cancelled task with a checkpoint."""
+    command = worker_pb2.Command(kind=kind, save_checkpoint=save)
     command.deadline.GetCurrentTime()
     command.deadline.FromNanoseconds(command.deadline.ToNanoseconds() + int(seconds * 1e9))
     return worker_pb2.AttachResponse(command=command)
@@ -74,6 +69,12 @@ def remove_drafts(*folders: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
             with suppress(OSError):
                 draft.unlink()
+
+
+def remove_left_drafts(layout: Layout, ended: set[str]) -> None:
+    """Remove drafts of jobs that have ended: earlier versions left those of killed workers."""
+    for uid in ended:
+        remove_drafts(layout.checkpoints(uid), *(layout.jobs / uid).glob("attempts/*/artifacts"))
 
 
 def remove_stale_folders(parent: Path, known: set[str]) -> None:

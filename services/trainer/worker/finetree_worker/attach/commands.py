@@ -17,19 +17,22 @@ class Stop(IntEnum):
     NONE = 0
     PAUSE = 1
     """Paused by the user: save a checkpoint, end as paused."""
-    INTERRUPT = 2
+    FINISH = 2
+    """A limit of the job was reached: publish what there is, end as finished early."""
+    INTERRUPT = 3
     """The machine is taken away, or the service is gone: save a checkpoint, end as interrupted."""
-    SHUTDOWN = 3
+    SHUTDOWN = 4
     """The service has no more use for the task: a training ends as if interrupted, a serving task is done."""
-    CANCEL_SAVING = 4
+    CANCEL_SAVING = 5
     """Cancelled by the user, who keeps a checkpoint."""
-    CANCEL = 5
+    CANCEL = 6
     """Cancelled by the user."""
 
 
 _SIGNALS = {
     Stop.NONE: Signal.NONE,
     Stop.PAUSE: Signal.PAUSE,
+    Stop.FINISH: Signal.FINISH,
     Stop.INTERRUPT: Signal.PAUSE,
     Stop.SHUTDOWN: Signal.SHUTDOWN,
     Stop.CANCEL_SAVING: Signal.CANCEL_SAVING,
@@ -80,6 +83,8 @@ class Commands:
             self.checkpoint()
         elif command.kind == worker_pb2.COMMAND_KIND_PAUSE:
             self.end(Stop.PAUSE, seconds)
+        elif command.kind == worker_pb2.COMMAND_KIND_FINISH:
+            self.end(Stop.FINISH, seconds)
         elif command.kind == worker_pb2.COMMAND_KIND_CANCEL:
             self.end(Stop.CANCEL_SAVING if command.save_checkpoint else Stop.CANCEL, seconds)
         elif command.kind == worker_pb2.COMMAND_KIND_PREEMPT:

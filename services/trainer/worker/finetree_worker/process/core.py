@@ -13,6 +13,7 @@ from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.serving import ServingPort
 from finetree_worker.control import Control, Steering
+from finetree_worker.errors import FinishedEarly
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.process import log_capture
 
@@ -64,7 +65,10 @@ class TrainingCore:
         )
 
     def train(self, task: worker_pb2.Task, reporter: Reporter, control: Control) -> event_pb2.RunSummary:
-        """Train to the end; return whether training stopped early and which step's weights are published."""
+        """Train to the end; return whether training stopped early and which step's weights are published.
+
+        Raises FinishedEarly where a limit of the job ended it before.
+        """
         from finetree_worker.models.bases import Bases
         from finetree_worker.plan_from_task import train_plan
         from finetree_worker.process.surroundings import Surroundings
@@ -74,7 +78,10 @@ class TrainingCore:
         if task.may_rest and self._surroundings is None:
             self._surroundings = Surroundings.capture()
         trained = train(train_plan(task), reporter, control, self._bases)
-        return event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
+        summary = event_pb2.RunSummary(stopped_early=trained.stopped_early, best_step=trained.best_step)
+        if trained.limited:
+            raise FinishedEarly(summary)
+        return summary
 
     def rest(self, task: worker_pb2.Task) -> worker_pb2.Resting | None:
         """Undo what a training has left in this process, but its base where that is proven to be as it was loaded."""

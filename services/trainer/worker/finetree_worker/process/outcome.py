@@ -7,11 +7,12 @@ from finetree_api.trainer.v1 import event_pb2
 from finetree_api.worker.v1 import worker_pb2
 
 from finetree_worker.attach.commands import Stop
-from finetree_worker.errors import Cancelled, Category, Interrupted, StorageError, TaskError
+from finetree_worker.errors import Cancelled, Category, FinishedEarly, Interrupted, StorageError, TaskError
 from finetree_worker.events.error_status import CATEGORIES, status_of
 
 _STOPPED = {
     Stop.PAUSE: worker_pb2.OUTCOME_KIND_PAUSED,
+    Stop.FINISH: worker_pb2.OUTCOME_KIND_CANCELLED,  # before there was anything to publish
     Stop.INTERRUPT: worker_pb2.OUTCOME_KIND_INTERRUPTED,
     Stop.SHUTDOWN: worker_pb2.OUTCOME_KIND_INTERRUPTED,
     Stop.CANCEL: worker_pb2.OUTCOME_KIND_CANCELLED,
@@ -37,6 +38,8 @@ def stopped(stop: Stop) -> worker_pb2.TaskOutcome:
 
 def failed(error: BaseException, stop: Stop = Stop.NONE) -> worker_pb2.TaskOutcome:
     """Return the outcome of a task that raised; one that raised Cancelled on request has not failed."""
+    if isinstance(error, FinishedEarly):
+        return worker_pb2.TaskOutcome(kind=worker_pb2.OUTCOME_KIND_FINISHED_EARLY, summary=error.summary)
     if isinstance(error, Interrupted) and stop is Stop.NONE:
         return stopped(Stop.INTERRUPT)
     if isinstance(error, Cancelled) and stop is not Stop.NONE:

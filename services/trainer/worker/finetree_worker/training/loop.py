@@ -14,7 +14,7 @@ from finetree_data.fail_points import fail_point
 from torch.nn.utils import clip_grad_norm_
 
 from finetree_worker.atomic_files import manifest_hash, size
-from finetree_worker.control import STOPS, Steering
+from finetree_worker.control import STOPS, Signal, Steering
 from finetree_worker.data.batches import Batches
 from finetree_worker.device_memory import DeviceWatch, is_out_of_memory, memory_bytes, peak_memory_bytes
 from finetree_worker.errors import (
@@ -49,6 +49,8 @@ class Trained:
     stopped_early: bool = False
     best_step: int = 0
     """Step whose weights replaced the last ones; 0: none."""
+    limited: bool = False
+    """Whether a limit of the job ended training before its last step."""
 
 
 class Loop:
@@ -75,6 +77,8 @@ class Loop:
         self.first_loss: float | None = None
         self.position = Position(0, 0, 0, 0.0)
         self._began = 0
+        self._saved_at = self._longest = 0.0
+        self._limited = False
         self._damaged: set[int] = set()
         self._slowdown = self._slowdown_watch()
         self._rates: deque[float] = deque(maxlen=_RECENT)
@@ -99,7 +103,7 @@ class Loop:
                 )
             return 0
         self.position = found.position
-        self._began = found.position.step
+        self._began, self._saved_at = found.position.step, found.position.elapsed_seconds
         self.gradients.limit = Limit(self.position.micro_batch_rows, self.position.micro_batch_tokens)
         self.gradients.scale.restore(self.position.loss_scale, self.position.loss_scale_calm)
         if found.environment != self.environment:
@@ -130,6 +134,8 @@ class Loop:
         """
         self.subject.model.train()
         with self._device_watch() as watch, by_document(self.subject.model):
+            if self.position.step and self.steering.signal() is Signal.FINISH:
+                self._finish_early()
             if not self.finished:
                 preflight.check(self.gradients, self.optimizer, self.batches.longest_first(), reporter=self.reporter)
             while not self.finished:
@@ -142,8 +148,9 @@ class Loop:
             tokens=at.tokens,
             first_loss=self.first_loss,
             final_loss=final,
-            stopped_early=restored and at.step < self.total,
+            stopped_early=restored and at.step < self.total and not self._limited,
             best_step=at.best_step if restored else 0,
+            limited=self._limited,
         )
 
     @property
@@ -298,15 +305,34 @@ class Loop:
 
     def _after_step(self, evaluate: Callable[[int], float | None]) -> None:
         """Evaluate and save a checkpoint where one is due or asked for. Raises Cancelled on a request to stop."""
-        step, plan = self.position.step, self.plan
+        step = self.position.step
         best = self._evaluation_is_due(step) and self._is_best(evaluate(step))
-        due = plan.checkpoints.every_steps and step % plan.checkpoints.every_steps == 0 and step < self.total
-        stop = self.steering.signal() in STOPS
+        signal = self.steering.signal()
+        stop = signal in STOPS
+        if signal is Signal.FINISH:
+            self._finish_early()
         asked = self.steering.take_checkpoint()
-        if stop or asked or due or (best and self._keeps_best):
+        if stop or asked or self._limited or self._checkpoint_is_due(step) or (best and self._keeps_best):
             self.save_checkpoint(best=best, must=stop)
         if stop:
             raise Cancelled
+
+    def _finish_early(self) -> None:
+        """Take no further step, where one remains: a limit of the job was reached."""
+        if not self.finished:
+            # A checkpoint from now on is the end of the run: what resumes from it must not train further.
+            self._limited, self.position = True, replace(self.position, stopped=True)
+
+    def _checkpoint_is_due(self, step: int) -> bool:
+        """Return whether one is scheduled after a step, or the next step might cost more than may be lost with it."""
+        plan = self.plan.checkpoints
+        if step >= self.total:
+            return False
+        if plan.every_steps and step % plan.every_steps == 0:
+            return True
+        self._longest = max(self._longest, self._step_seconds)
+        lost = self.position.elapsed_seconds - self._saved_at
+        return 0 < plan.max_lost_seconds < lost + self._longest
 
     @property
     def _keeps_best(self) -> bool:
@@ -358,6 +384,8 @@ class Loop:
         at, metric = self.position, self.plan.evaluation.best_by.value.replace("_", " ")
         early = at.step < self.total
         why = f"evaluations no longer improved {metric}; training ended" if early else "training ended"
+        if self._limited:
+            why, early = "a limit of the job ended training", False
         text = f"{why} after step {at.step}; the weights of step {at.best_step} are kept, {metric} {value:.4g}"
         alert = event_pb2.Alert(code="EARLY_STOPPED" if early else "BEST_RESTORED", message=text)
         self.reporter.emit(alert, level=event_pb2.EVENT_LEVEL_INFO)
@@ -382,6 +410,7 @@ class Loop:
             if must:
                 raise
             return
+        self._saved_at = self.position.elapsed_seconds
         fail_point("checkpoint.before_rotation")
         keep, best_step = self.plan.checkpoints.keep, self.position.best_step if self._keeps_best else 0
         checkpoint.rotate(folder, max(1, keep), self.plan.numerics_hash(), best=best_step)

@@ -3,7 +3,7 @@
 
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +16,9 @@ from transformers.utils import logging as transformers_logging
 from finetree_worker import card, device_memory, randomness
 from finetree_worker.atomic_files import atomic_folder, hash_of, storage_errors
 from finetree_worker.card import Record
-from finetree_worker.control import STOPS, Control, Steering
+from finetree_worker.control import STOPS, Control, Signal, Steering
 from finetree_worker.data.dataset import Dataset, load_dataset, require_accepted
+from finetree_worker.errors import Cancelled
 from finetree_worker.events.envelope import Reporter
 from finetree_worker.events.eta import Eta, Rows
 from finetree_worker.methods import weights
@@ -46,12 +47,17 @@ def train(plan: Plan, reporter: Reporter, control: Control, bases: Bases | None 
     return _Run(plan, reporter, control, bases or Bases(keep=False)).run()
 
 
+class _LimitReached(Cancelled):
+    """A limit of the job was reached while the trained model was measured."""
+
+
 class _Run:
     def __init__(self, plan: Plan, reporter: Reporter, control: Control, bases: Bases) -> None:
         self.bases = bases
         self.plan, self.reporter = plan, Record(reporter, plan.checkpoints_dir)
         self.steering, self.eta = Steering(control), Eta(plan.evaluation, plan.checkpoints)
         self.device = torch.device(plan.device)
+        self.steering.publishes = any(plan.checkpoints_dir.glob("step-*"))
         self.data_sha256 = ""
 
     def run(self) -> Trained:
@@ -77,7 +83,7 @@ class _Run:
         self._announce(loop, model, restored)
         with self._phase(job_pb2.JOB_PHASE_TRAIN):
             trained = loop.run(lambda step: evaluations.between(subject.model, step, self._look))
-        if asked.metrics and dataset.held_out:
+        if asked.metrics and dataset.held_out and not trained.limited:
             self._evaluate_after(evaluations, loop)
         self._save(adapted, tokenizer, base)
         return trained
@@ -168,11 +174,15 @@ class _Run:
 
     def _evaluate_after(self, evaluations: Evaluations, loop: Loop) -> None:
         def stop() -> None:
-            if self.steering.signal() in STOPS:
+            signal = self.steering.signal()
+            if signal is Signal.FINISH:
+                raise _LimitReached
+            if signal in STOPS:
                 loop.save_checkpoint(must=True)
                 self.steering.stop_here()
 
-        with self._phase(job_pb2.JOB_PHASE_EVALUATE_AFTER) as progress:
+        # Every step is taken: the run is whole without its last measurement.
+        with suppress(_LimitReached), self._phase(job_pb2.JOB_PHASE_EVALUATE_AFTER) as progress:
             evaluations.after(loop.subject.model, loop.position.step, _both(progress, stop))
 
     def _save(self, adapted: Any, tokenizer: PreTrainedTokenizerBase, base: BaseModel) -> None:

@@ -11,13 +11,13 @@ def test_each_limit_is_named_when_it_is_passed():
     record.deadline.FromMicroseconds(100)
     assert has_limits(record)
     assert not broken_limit(record, live, 100)
-    assert "deadline" in broken_limit(record, live, 101)
+    assert broken_limit(record, live, 101).code == "DEADLINE_REACHED"
     record = job_pb2.Job()
     record.limits.max_duration.FromMicroseconds(50)
     assert not broken_limit(record, live, 10**15)
     live.start_time.FromMicroseconds(100)
     assert not broken_limit(record, live, 150)
-    assert "longest duration" in broken_limit(record, live, 151)
+    assert broken_limit(record, live, 151).code == "MAX_DURATION_REACHED"
     live.paused_duration.FromMicroseconds(20)
     assert not broken_limit(record, live, 170)
     assert broken_limit(record, live, 171)
@@ -28,4 +28,4 @@ def test_each_limit_is_named_when_it_is_passed():
     live.cost.amount.CopyFrom(to_money(2.0, "EUR"))
     assert not broken_limit(record, live, 0)
     live.cost.amount.CopyFrom(to_money(2.01, "EUR"))
-    assert "cost" in broken_limit(record, live, 0)
+    assert broken_limit(record, live, 0).code == "MAX_COST_REACHED"

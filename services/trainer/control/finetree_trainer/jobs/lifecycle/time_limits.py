@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cancels jobs that reach their deadline, their longest duration or their highest cost."""
+"""Ends jobs that reach their deadline, longest duration or highest cost; trainings publish what they have."""
 
 import asyncio
 
@@ -55,9 +55,9 @@ class TimeLimits:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _enforce(self, row: JobRow) -> None:
-        why = broken_limit(self._limited[row.uid], job_pb2.Job.FromString(row.snapshot), self._log.clock())
-        if why:
-            await self._jobs.cancel(row.uid, save=True, why=why)
+        reached = broken_limit(self._limited[row.uid], job_pb2.Job.FromString(row.snapshot), self._log.clock())
+        if reached is not None:
+            await self._jobs.cancel(row.uid, save=True, limit=reached.code, why=reached.text)
             self._live.pop(row.uid, None)
 
 
@@ -67,22 +67,23 @@ def has_limits(record: job_pb2.Job) -> bool:
     return record.HasField("deadline") or limits.HasField("max_duration") or limits.HasField("max_cost")
 
 
-def broken_limit(record: job_pb2.Job, snapshot: job_pb2.Job, now: int) -> str:
-    """Say which of a job's limits is exceeded at `now` (microseconds); "" for none.
+def broken_limit(record: job_pb2.Job, snapshot: job_pb2.Job, now: int) -> job_pb2.StateReason | None:
+    """Return which of a job's limits is exceeded at `now` (microseconds) as the reason of its end; None for none.
 
     `record` is the job as created, `snapshot` the part of it that changes.
     """
     if record.HasField("deadline") and now > record.deadline.ToMicroseconds():
-        return "The job's deadline has passed."
+        return job_pb2.StateReason(code="DEADLINE_REACHED", text="The job's deadline has passed.")
     limits = record.limits
     if limits.HasField("max_duration") and snapshot.HasField("start_time"):
         # Not while it is paused: `resume` adds what has passed since.
         until = snapshot.pause_time.ToMicroseconds() if snapshot.HasField("pause_time") else now
         ran = until - snapshot.start_time.ToMicroseconds() - snapshot.paused_duration.ToMicroseconds()
         if ran > limits.max_duration.ToMicroseconds():
-            return "The job has reached its longest duration."
+            return job_pb2.StateReason(code="MAX_DURATION_REACHED", text="The job has reached its longest duration.")
     if limits.HasField("max_cost") and snapshot.cost.HasField("amount"):
         cost, most = to_decimal(snapshot.cost.amount), to_decimal(limits.max_cost)
         if cost > most:
-            return f"The job has cost {cost:.4g} {limits.max_cost.currency_code}; its limit is {most:.4g}."
-    return ""
+            text = f"The job has cost {cost:.4g} {limits.max_cost.currency_code}; its limit is {most:.4g}."
+            return job_pb2.StateReason(code="MAX_COST_REACHED", text=text)
+    return None
