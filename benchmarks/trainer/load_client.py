@@ -7,15 +7,16 @@
     python benchmarks/trainer/load_client.py cycle ADDRESS JOB --cycles 10000
     python benchmarks/trainer/load_client.py replay ADDRESS JOB
 
-`calls` without a rate asks again as soon as it is answered (closed loop: what the server can do); with a rate it sends
-on the clock, whatever comes back (open loop), and counts each call from the moment at which it was due.
+`calls` without a rate asks again as soon as it is answered (closed loop: what the server can do), with `--polite` after
+the time that a refusal asks for and up to half as much more, as the SDK does; with a rate it sends on the clock,
+whatever comes back (open loop), and counts each call from the moment at which it was due.
 """
 
 import argparse
 import asyncio
 import json
-import math
 import os
+import random
 import sys
 import time
 from collections import Counter
@@ -34,15 +35,14 @@ NARROW = (*OPTIONS, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value below which `share` of the values lie; NaN for none."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else math.nan
+    """The value below which `share` of the values lie."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median, 99th percentile and maximum in milliseconds of values in seconds."""
-    found = {"p50_ms": percentile(values, 0.5), "p99_ms": percentile(values, 0.99), "max_ms": percentile(values, 1.0)}
-    return {name: round(1000 * value, 2) for name, value in found.items()}
+def spread(values: list[float]) -> dict[str, float | None]:
+    """Median, 99th percentile and maximum in milliseconds of values in seconds; None where there are none."""
+    shares = {"p50_ms": 0.5, "p99_ms": 0.99, "max_ms": 1.0}
+    return {name: round(1000 * percentile(values, share), 2) if values else None for name, share in shares.items()}
 
 
 def cpu_seconds() -> float:
@@ -89,15 +89,17 @@ async def calls(options: argparse.Namespace) -> dict[str, Any]:
     stubs = [channel.unary_unary(options.method) for channel in channels]
     request, outcomes = bytes.fromhex(options.request), Outcomes()
 
-    async def one(number: int, due: float) -> None:
+    async def one(number: int, due: float) -> float:
+        """Make a call; return the seconds that a refusal asks to wait."""
         try:
             await stubs[number % CHANNELS](request, timeout=options.timeout)
         except grpc.aio.AioRpcError as error:
-            keys = {str(key) for key, _ in error.trailing_metadata() or ()}
-            reasoned = "grpc-status-details-bin" in keys
+            trailers = {str(key): value for key, value in error.trailing_metadata() or ()}
+            reasoned = "grpc-status-details-bin" in trailers
             outcomes.add(error.code().name, time.monotonic() - due, reasoned=reasoned)
-        else:
-            outcomes.add("OK", time.monotonic() - due)
+            return int(trailers.get("grpc-retry-pushback-ms", 0)) / 1000
+        outcomes.add("OK", time.monotonic() - due)
+        return 0.0
 
     await asyncio.gather(*(one(number, time.monotonic()) for number in range(CHANNELS)))
     outcomes = Outcomes()
@@ -110,7 +112,9 @@ async def calls(options: argparse.Namespace) -> dict[str, Any]:
 
         async def client(number: int) -> None:
             while time.monotonic() < end:
-                await one(number, time.monotonic())
+                wait = await one(number, time.monotonic())
+                if wait and options.polite:
+                    await asyncio.sleep(min(random.uniform(1.0, 1.5) * wait, max(0.0, end - time.monotonic())))
 
         await asyncio.gather(*map(client, range(options.clients)))
         seconds = time.monotonic() - started
@@ -120,7 +124,7 @@ async def calls(options: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _on_the_clock(one: Any, rate: float, started: float, end: float) -> None:
-    running: set[asyncio.Task[None]] = set()
+    running: set[asyncio.Task[float]] = set()
     number, due = 0, started
     while due < end:
         now = time.monotonic()
@@ -224,6 +228,7 @@ def main() -> int:
     parser.add_argument("--request", default="", help="bytes of the request, hexadecimal")
     parser.add_argument("--rate", type=float, default=0.0, help="calls a second; 0: as fast as they are answered")
     parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--polite", action="store_true", help="wait as refusals ask to")
     parser.add_argument("--timeout", type=float, default=2.0, help="deadline of a call, seconds")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--watchers", type=int, default=200)

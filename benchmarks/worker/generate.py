@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast answers are decoded: by this worker's engine, and by transformers' `generate`, in turns on the same prompts.
 
-    python benchmarks/worker/generate.py [--rounds 7] [--tokens 64] [--precision fp32] [--output generate.json]
+    python benchmarks/worker/generate.py [--rounds 5] [--tokens 48] [--cases 0,2] [--precision bf16] [--output FILE]
 
 The model is SmolLM2-135M-Instruct. A case is asked of both sides in turns, the one first in even rounds, the other in
 odd ones, with the same tokens of prompt and answer, greedily and without an end token. Tokens per second are of the
@@ -175,14 +175,19 @@ def compare(case: Case, own: Own, peer: Peer, options: argparse.Namespace) -> di
     return result
 
 
+def chosen(numbers: str) -> list[Case]:
+    """The cases of numbers with commas between them."""
+    return [CASES[int(number)] for number in numbers.split(",")]
+
+
 def main() -> None:
     """Compare all cases and print the result as JSON."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7, help="counted rounds of each case")
-    parser.add_argument("--tokens", type=int, default=64, help="tokens of each answer")
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds of each case")
+    parser.add_argument("--tokens", type=int, default=48, help="tokens of each answer")
     parser.add_argument("--precision", choices=sorted(TYPES), default="fp32", help="of the weights and the cache")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
-    parser.add_argument("--case", type=int, action="append", help="number of a case, from 0; again for more")
+    parser.add_argument("--cases", type=chosen, default=CASES, help="numbers of cases, from 0, as in 0,2; else all")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder for the model")
     parser.add_argument("--output", type=Path, help="file for the JSON, else standard output")
     options = parser.parse_args()
@@ -194,7 +199,7 @@ def main() -> None:
         make_adapters(Path(folder), model)
         dtype = TYPES[options.precision]
         own, peer = Own(model, Path(folder), dtype), Peer(model, Path(folder), dtype)
-        cases = [compare(CASES[number], own, peer, options) for number in options.case or range(len(CASES))]
+        cases = [compare(case, own, peer, options) for case in options.cases]
     versions = {name: __import__(name).__version__ for name in ("torch", "transformers", "peft")}
     found = {
         "machine": {"cpu": cpu_name(), "threads": options.threads, "python": platform.python_version(), **versions},

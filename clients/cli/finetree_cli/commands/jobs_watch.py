@@ -70,29 +70,28 @@ def watch(
         if job is not None:
             _watch_one(settings, client, job, after_seq=after_seq, timeout=timeout)
             return
-        from finetree import FinetreeTimeout
-
+        from finetree_cli.backends.project_events import project_events
         from finetree_cli.render.trainer.changes import ChangeLines
 
         lines = ChangeLines(settings.out, client)
-        stream = client.watch_jobs(
-            cursor=cursor,
-            now=not (cursor or from_start),
-            kinds=kinds,
-            min_level=level or 0,
-            labels=dict(labels),
-            timeout=timeout,
-        )
+        reached = cursor
+        gap = "changes were removed with a job that was deleted; what follows comes"
         try:
-            with stream:
-                for event in stream:
-                    lines.show(event, stream.cursor)
-        except FinetreeTimeout as error:
-            if error.reason != "TIMEOUT":
-                raise
+            for event, place in project_events(
+                client,
+                lambda: settings.out.say(gap),
+                cursor=cursor,
+                now=not (cursor or from_start),
+                kinds=kinds,
+                min_level=level or 0,
+                labels=dict(labels),
+                timeout=timeout,
+            ):
+                lines.show(event, place)
+                reached = place
         finally:
-            if stream.cursor and not settings.out.json:
-                settings.out.say(f"`finetree jobs watch --cursor {stream.cursor}` goes on from here")
+            if reached and not settings.out.json:
+                settings.out.say(f"`finetree jobs watch --cursor {reached}` goes on from here")
 
 
 def _refuse_strays(context: click.Context, strays: tuple[str, ...], job: str | None) -> None:

@@ -6,9 +6,10 @@ import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from finetree import FinetreeError, FinetreeTimeout
+from finetree import FinetreeError, NotFound
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 
+from finetree_cli.backends.project_events import project_events
 from finetree_cli.errors import BadInput, CliError, ExitCode, Failure, JobFailed, StillRunning, of_cli_error
 from finetree_cli.errors import of_service_error as of_service
 from finetree_cli.output import as_dict, short_name
@@ -165,8 +166,9 @@ def _create_all(
 def _see_end(client: "Client", entry: _Entry) -> None:
     if entry.name:
         handle = client.job(entry.name)
-        entry.job = handle.refresh()
-        entry.artifacts = [artifact.name for artifact in handle.artifacts()]
+        with _kept(entry):  # it may have been deleted
+            entry.job = handle.refresh()
+            entry.artifacts = [artifact.name for artifact in handle.artifacts()]
 
 
 def _create(settings: "Settings", client: "Client", entry: _Entry) -> None:
@@ -185,11 +187,28 @@ def _follow(
     """Show the jobs until each has ended; return why that was given up, "" where it was not."""
     live = {entry.name: entry for entry in entries if entry.name}
     by_name = dict(live)
-    stream = client.watch_jobs(kinds=FOLLOWED, labels={LABEL: batch}, min_interval=INTERVAL_SECONDS, timeout=timeout)
+
+    def look_again() -> None:
+        """Events are gone with a job that was deleted: see which jobs have ended meanwhile."""
+        for name in list(live):
+            with contextlib.suppress(NotFound):
+                if not client.get_job(name).HasField("end_time"):
+                    continue
+            live.pop(name)
+
+    events = project_events(
+        client, look_again, kinds=FOLLOWED, labels={LABEL: batch}, min_interval=INTERVAL_SECONDS, timeout=timeout
+    )
     try:
-        with batch_view(settings.out, {name: entry.file for name, entry in live.items()}) as view, stream:
+        with (
+            batch_view(settings.out, {name: entry.file for name, entry in live.items()}) as view,
+            contextlib.closing(events),
+        ):
             while live:
-                event = next(stream)
+                found = next(events, None)
+                if found is None:
+                    return "TIMED_OUT"
+                event, _ = found
                 entry = by_name.get(event.job)
                 if entry is None:
                     continue
@@ -199,10 +218,6 @@ def _follow(
                     live.pop(event.job, None)
     except KeyboardInterrupt:
         return "DETACHED"
-    except FinetreeTimeout as error:
-        if error.reason != "TIMEOUT":
-            raise
-        return "TIMED_OUT"
     return ""
 
 

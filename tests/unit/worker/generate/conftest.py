@@ -36,9 +36,9 @@ def saved(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def serving(base_folder: Path, saved: dict[str, Weights]) -> Callable[..., Engine]:
     """Makes an engine with these targets loaded."""
 
-    def make(*names: str, **limits: int) -> Engine:
+    def make(*names: str, frozen: bool = True, **limits: int) -> Engine:
         model = base_of(base_folder)
-        engine = Engine(model, load_tokenizer(base_folder), Adapters(model), limits=Limits(**limits))
+        engine = Engine(model, load_tokenizer(base_folder), Adapters(model), limits=Limits(**limits), frozen=frozen)
         for name in names:
             engine.adapters.add(name, adapters.read(saved[name], model))
         return engine

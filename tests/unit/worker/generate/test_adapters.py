@@ -59,7 +59,7 @@ def test_removing_every_target_leaves_the_base_bit_for_bit(serving: Callable[...
     weights = {name: tensor.clone() for name, tensor in untouched.state_dict().items()}
     with torch.no_grad():
         whole = untouched(input_ids=torch.tensor([PROMPT]), logits_to_keep=1).logits[0, -1]
-    engine = serving(*METHODS)
+    engine = serving(*METHODS, frozen=False)
     for name in METHODS:
         engine.logits(name, PROMPT)
         engine.adapters.remove(name)
@@ -101,7 +101,7 @@ def storages(*held: Any) -> dict[int, int]:
 def test_ten_targets_take_the_memory_of_one_base_and_ten_adapters(
     serving: Callable[..., Engine], saved: dict[str, Weights], base_folder: Path
 ) -> None:
-    engine = serving(*METHODS)
+    engine = serving(*METHODS, frozen=False)
     targets = [engine.adapters[name] for name in METHODS]
     held = [tensor for target in targets for change in target.changes.values() for tensor in change.tensors()]
     held += [part for target in targets for pair in target.prefix for part in pair]

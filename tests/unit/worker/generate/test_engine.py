@@ -2,6 +2,7 @@
 """Answers that are decoded together: that each is its own, whatever runs beside it, and how they end."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from finetree_worker.errors import MemoryExhaustedError, PlanError, TaskError
 from finetree_worker.generate import engine as engines
 from finetree_worker.generate.engine import Engine
 from finetree_worker.generate.kv_cache import KeyValueCache, forward
-from generate_harness import METHODS, finishes, request, run, texts
+from generate_harness import METHODS, base_of, finishes, request, run, texts
 from transformers import GenerationConfig
 
 PROMPTS = ["hello", "a much longer prompt, of many more tokens than the others have", "x", "some words"]
@@ -30,10 +31,12 @@ def generated(model: Any, ids: list[int], tokens: int) -> list[int]:
     return [int(token) for token in found[0, len(ids) :]]
 
 
-def test_the_base_answers_what_transformers_generates(serving: Callable[..., Engine], tokenizer: Any) -> None:
-    engine = serving()
+def test_the_base_answers_what_transformers_generates(
+    serving: Callable[..., Engine], tokenizer: Any, base_folder: Path
+) -> None:
+    engine, untouched = serving(), base_of(base_folder)
     for text in PROMPTS:
-        wanted = generated(engine.model, engine._prompts.tokens(request(text)), 24)
+        wanted = generated(untouched, engine._prompts.tokens(request(text)), 24)
         assert greedy(engine, text, "base") == tokenizer.decode(wanted, skip_special_tokens=True)
 
 
@@ -46,6 +49,27 @@ def test_answers_of_all_targets_together_are_those_of_each_alone(serving: Callab
     asked = [request(text, *group, max_new_tokens=24) for text, group in zip(PROMPTS, groups, strict=True)]
     assert [texts(said) for said in run(engine, *asked)] == alone
     assert len({text for group in alone for text in group}) > 8
+
+
+def test_prompts_of_one_length_are_read_together(
+    serving: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several requests too, so that their answers go on in step; one of another length waits for its turn."""
+    engine = serving("lora4", "prefix")
+    asked = [("some words", "base"), ("some wards", "lora4"), ("same words", "prefix"), ("others", "base")]
+    alone = [greedy(engine, text, target, 6) for text, target in asked]
+    passes: list[tuple[int, int]] = []
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        passes.append((arguments[2].shape[0], arguments[2].shape[1]))
+        return forward(*arguments)
+
+    monkeypatch.setattr(engines, "forward", counted)
+    said = run(engine, *(request(text, target, max_new_tokens=6) for text, target in asked))
+    assert [texts(each)[0] for each in said] == alone
+    read = [rows for rows, tokens in passes if tokens > 1]
+    assert read == [3, 1]
+    assert [rows for rows, tokens in passes if tokens == 1] == [3, 4, 4, 4, 4, 1]
 
 
 def test_logits_of_a_mixed_batch_differ_by_rounding_alone(

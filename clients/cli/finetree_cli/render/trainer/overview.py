@@ -2,12 +2,14 @@
 """What a trainer does now, as text that a terminal keeps up to date, as plain text, and as JSON."""
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from finetree.display.events import PHASES
 from finetree_api.trainer.v1 import job_pb2
 
-from finetree_cli.backends.overview import KINDS, Curve, Overview, now
+from finetree_cli.backends.overview import KINDS, Curve, Overview, live_overview, now
+from finetree_cli.backends.project_events import project_events
 from finetree_cli.output import Output, as_dict, plain, short_name
 from finetree_cli.render import units
 from finetree_cli.render.chart.curve import LossCurve
@@ -30,6 +32,8 @@ TABLE_LINES = 9
 """Lines of the heading and of both tables without their rows."""
 STORED = "What was last stored in the folder"
 JOB_COLUMNS = ("Job", "Name", "State", ">Done", ">Step", ">Loss", ">Eval loss", ">Tokens/s", ">Left", "Losses")
+GIVE_WAY = ("Job", "Name", "Device", "Running", "Losses")
+"""Columns that are cut where a terminal is narrow."""
 DEVICE_COLUMNS = ("Device", "Name", ">Use", ">Used", ">Memory", ">Slots", "Running")
 
 
@@ -37,15 +41,19 @@ def watch_overview(out: Output, client: "Client", found: Overview) -> None:
     """Keep an overview up to date on the terminal until Ctrl-C, by the events of all jobs."""
     from rich.live import Live
 
+    def renew() -> None:
+        fresh = live_overview(client)
+        found.capacity, found.jobs, found.curves = fresh.capacity, fresh.jobs, fresh.curves
+
     looked = time.monotonic()
     console = out.console()
     try:
         with (
             Live(console=console, screen=True, auto_refresh=False) as live,
-            client.watch_jobs(now=True, kinds=KINDS, min_interval=INTERVAL_SECONDS) as events,
+            closing(project_events(client, renew, now=True, kinds=KINDS, min_interval=INTERVAL_SECONDS)) as events,
         ):
             live.update(screen(found, console.width, console.height), refresh=True)
-            for event in events:
+            for event, _ in events:
                 if found.take(event):
                     found.refresh(client, event.job)
                     looked = 0.0
@@ -119,9 +127,12 @@ def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> "Renderable
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
+    for number, column in enumerate(columns):
         justify: Any = "right" if column.startswith(">") else "left"
-        table.add_column(column.removeprefix(">"), justify=justify, no_wrap=True)
+        title = column.removeprefix(">")
+        # Names give way where a terminal is narrow, figures do not.
+        least = None if column in GIVE_WAY else max(len(title), *(len(row[number]) for row in rows)) if rows else None
+        table.add_column(title, justify=justify, no_wrap=True, min_width=least)
     for row in rows:
         table.add_row(*(Text(plain(cell)) for cell in row))
     return table

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoding of many answers together: one forward pass gives each of them its next token.
 
-A step is at most two passes. The first reads a part of a prompt, for all targets of one request together, each with its
-own keys and values; the second adds a token to every answer whose prompt has been read. Long prompts are read in parts,
-so that other answers go on meanwhile and a cancel is soon seen. An answer that ends leaves its slot at once.
+A step is at most two passes. The first reads a part of the prompts that wait, for all targets of a request and for all
+requests with prompts of one length together; the second adds a token to every answer whose prompt has been read. Long
+prompts are read in parts, so that other answers go on meanwhile and a cancel is soon seen. An answer that ends leaves
+its slot at once.
 """
 
 import math
@@ -11,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, takewhile
 
 import torch
 from finetree_api.trainer.v1 import serving_pb2
@@ -20,10 +22,11 @@ from finetree_worker.device_memory import free_cache, free_memory_bytes, is_out_
 from finetree_worker.errors import MemoryExhaustedError, PlanError, TaskError
 from finetree_worker.generate import sampling
 from finetree_worker.generate.adapters import BASE, Adapters
-from finetree_worker.generate.kv_cache import KeyValueCache, Window, check_attention, forward
+from finetree_worker.generate.kv_cache import KeyValueCache, Window, check_attention, forward, untouched_logits
 from finetree_worker.generate.prompt import Prompts
 from finetree_worker.generate.sampling import Sampling
 from finetree_worker.generate.text import Detokenizer, StopStrings
+from finetree_worker.models.packed import pack
 
 PROMPT_TOKENS = 512
 """Most tokens of prompts in one pass, those of all targets together: what a cancel waits for at most."""
@@ -83,6 +86,10 @@ class _Answer:
         """Columns of the cache that it has: all but that of its newest token, which is yet to be run."""
         return self.prefix + self.read + max(0, len(self.tokens) - 1)
 
+    def reads_with(self, other: "_Answer") -> bool:
+        """Return whether both prompts have one length."""
+        return len(self.prompt) == len(other.prompt)
+
     def add(self, token: int, now: float) -> None:
         """Take its next token, at a monotonic time."""
         self.tokens.append(token)
@@ -102,10 +109,17 @@ class Engine:
         adapters: Adapters,
         *,
         limits: Limits | None = None,
+        frozen: bool = True,
     ) -> None:
-        """Raises ModelError MODEL_ARCHITECTURE_UNSUPPORTED for a model that cannot be decoded like this."""
+        """Take a model over; `frozen` says that nobody will change its weights, which are then packed where it helps.
+
+        Raises ModelError MODEL_ARCHITECTURE_UNSUPPORTED for a model that cannot be decoded like this.
+        """
         self.model, self._tokenizer, self.adapters = model, tokenizer, adapters
         model.train(mode=False)
+        whole = untouched_logits(model)
+        if frozen:
+            pack(model)
         self._prompts = Prompts(tokenizer, model)
         self._limits = limits or Limits()
         config = model.config.get_text_config()
@@ -116,7 +130,7 @@ class Engine:
         head = model.get_output_embeddings()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         # Of several prompts the head gets a slice, and torch would copy its matrix for each row of it.
         head.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
-        self._bytes_per_token = check_attention(model)
+        self._bytes_per_token = check_attention(model, whole)
         self._cache = KeyValueCache(int(config.num_hidden_layers))
         self._waiting: deque[_Answer] = deque()
         # In the order of their slots: those that decode, then those whose prompt is being read.
@@ -205,27 +219,36 @@ class Engine:
         return self.context if self._last_position is None else min(self.context, self._last_position - prefix)
 
     def _admit(self) -> None:
-        """Give slots to answers of the next request, as many as are free and memory holds."""
+        """Give slots to the answers that wait, as many as are free and memory holds, whose prompts are of one length.
+
+        Those are read together, also of several requests, and begin in the same column afterwards: nothing has to be
+        masked. They come in their order: one of another length is not overtaken.
+        """
         while self._waiting:
-            generation, free = self._waiting[0].generation, self._limits.parallel - len(self._answers)
-            chosen = [answer for answer in self._waiting if answer.generation is generation][: max(0, free)]
+            first, free = self._waiting[0], max(0, self._limits.parallel - len(self._answers))
+            chosen = list(islice(takewhile(first.reads_with, self._waiting), free))
             if not chosen:
                 return
-            slots, columns = len(self._answers) + len(chosen), max(answer.columns for answer in chosen)
-            needed = self._cache.growth(slots, columns) * self._bytes_per_token
             available = free_memory_bytes(self.model.device)
+            while available and self._bytes_for(chosen) > available and chosen[-1].generation is not first.generation:
+                chosen.pop()
+            needed = self._bytes_for(chosen)
             if available and needed > available:
                 if self._answers:
                     return  # it waits for memory as it would for a slot
-                self._fail(generation, _no_memory(needed, available))
+                self._fail(first.generation, _no_memory(needed, available))
                 continue
-            self._cache.reserve(slots, columns)
+            self._cache.reserve(len(self._answers) + len(chosen), max(answer.columns for answer in chosen))
             for answer in chosen:
                 self._waiting.remove(answer)
                 self._answers.append(answer)
                 if answer.prefix:
                     self._cache.put_prefix(len(self._answers) - 1, self.adapters[answer.target].prefix)
             return
+
+    def _bytes_for(self, more: Sequence[_Answer]) -> int:
+        columns = max(answer.columns for answer in more)
+        return self._cache.growth(len(self._answers) + len(more), columns) * self._bytes_per_token
 
     def _attempt(self, work: Callable[[], None], answers: Sequence[_Answer]) -> None:
         """Run a pass; where it fails, the newest request of it fails, and the others go on."""
@@ -240,18 +263,18 @@ class Engine:
                 self._fail(newest, _computing_failed(error))
 
     def _read_prompts(self) -> None:
-        """Read the next part of the prompts of one request, which are equal but for their targets."""
+        """Read the next part of the prompts that were given slots together, which are of one length."""
         answers = self._answers[self._decoding :]
         begin = answers[0].read
-        part = answers[0].prompt[begin : begin + max(1, PROMPT_TOKENS // len(answers))]
-        ids = torch.tensor([list(part)] * len(answers), device=self.model.device)
+        end = min(len(answers[0].prompt), begin + max(1, PROMPT_TOKENS // len(answers)))
+        ids = torch.tensor([answer.prompt[begin:end] for answer in answers], device=self.model.device)
         starts = tuple(answer.prefix + begin for answer in answers)
-        window = _window(self._decoding, starts, len(part), self.model.device)
+        window = _window(self._decoding, starts, end - begin, self.model.device)
         with self.adapters.routed([answer.target for answer in answers]):
             logits = forward(self.model, self._cache, ids, window)
         for answer in answers:
-            answer.read += len(part)
-        if answers[0].read == len(answers[0].prompt):
+            answer.read = end
+        if end == len(answers[0].prompt):
             self._decoding = len(self._answers)
             self._accept(answers, logits)
 
@@ -266,7 +289,9 @@ class Engine:
     def _accept(self, answers: Sequence[_Answer], logits: torch.Tensor) -> None:
         """Choose each answer's next token and say what it completes."""
         now = time.monotonic()
-        best, tokens = (found.tolist() for found in logits.max(dim=-1))
+        # Not `max`, which takes four times as long for the value besides. Whatever is no number counts as the largest.
+        found = logits.argmax(dim=-1)
+        best, tokens = logits.gather(1, found[:, None])[:, 0].tolist(), found.tolist()
         failed: list[tuple[_Generation, TaskError]] = []
         for row, answer in enumerate(answers):
             try:

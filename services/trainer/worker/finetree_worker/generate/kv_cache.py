@@ -14,14 +14,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, causal_mask_function
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from finetree_worker.errors import ModelError
 
 COLUMNS = 256
 """Columns are added in multiples of it, so that memory is copied seldom."""
+_WIDEST = 256
+"""Head size up to which fused kernels share keys and values among query heads."""
+_FAILURES = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What models raise that cannot be run on tokens, or with this cache."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +66,30 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers 
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self._cache = cache
         self.held: tuple[Tensor, Tensor] | None = None
+        # What the last pass wrote to, since the next one mostly writes to the same rows.
+        self._slots: tuple[int, ...] = ()
+        self._rows: tuple[Tensor, Tensor] | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Do nothing: `fit` makes room."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Write the window's states (rows, heads, tokens, head size); return all that its rows have."""
-        window = self._cache.window
-        held = self.fit(self._cache.slots, self._cache.columns, like=(key_states, value_states))
-        # `narrow` and not brackets: those cost three calls each, and this runs twice a layer for every token.
-        keys, values = (part.narrow(0, window.first, window.rows) for part in held)
+        # Few calls, and `narrow` where brackets would cost three: this runs in each layer for every token.
+        cache, window = self._cache, self._cache.window
+        slots = (cache.slots, cache.columns, window.first, window.rows)
+        if self._rows is None or slots != self._slots:
+            held = self.fit(cache.slots, cache.columns, like=(key_states, value_states))
+            self._rows = held[0].narrow(0, window.first, window.rows), held[1].narrow(0, window.first, window.rows)
+            self._slots = slots
+        keys, values = self._rows
         if window.aligned:
             keys.narrow(2, window.starts[0], window.tokens).copy_(key_states)
             values.narrow(2, window.starts[0], window.tokens).copy_(value_states)
         elif window.tokens == 1:
             # A scatter writes all rows in one call; the index is shared by the layers of one shape.
-            keys.scatter_(2, self._cache.scatter_index(key_states), key_states)
-            values.scatter_(2, self._cache.scatter_index(value_states), value_states)
+            keys.scatter_(2, cache.scatter_index(key_states), key_states)
+            values.scatter_(2, cache.scatter_index(value_states), value_states)
         else:
             for row, begin in enumerate(window.starts):
                 keys[row].narrow(1, begin, window.tokens).copy_(key_states[row])
@@ -86,6 +100,7 @@ class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transformers 
         """Return room for so many slots and columns of states like these; what is there is kept."""
         before = self.held or (None, None)
         self.held = held = _grown(before[0], slots, columns, like[0]), _grown(before[1], slots, columns, like[1])
+        self._rows = None
         self.is_initialized = True
         return held
 
@@ -141,11 +156,19 @@ class KeyValueCache(Cache):
         self.window, self._indices = window, {}
         name = model.config._attn_implementation  # noqa: SLF001 - transformers has a setter but no getter
         masks: Any = ALL_MASK_ATTENTION_FUNCTIONS
-        masks[name] = _Mask(window, additive=name == "eager")
+        masks[name] = _Mask(window, fused=name != "eager")
+        attentions: Any = ALL_ATTENTION_FUNCTIONS if name == "sdpa" else {}
+        attentions[name] = _attend
         try:
             yield
         finally:
-            del masks[name]
+            del masks[name], attentions[name]
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write a layer's states into the window, as transformers' own `update` does after looking for an offload."""
+        return self._own[layer_idx].update(key_states, value_states)
 
     def scatter_index(self, states: Tensor) -> Tensor:
         """Return the columns of the window's one token in each row, shaped like its states."""
@@ -191,24 +214,40 @@ class KeyValueCache(Cache):
         return sum(part.numel() * part.element_size() for part in held)
 
 
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, None]:
+    """Attend with torch's fused kernel: at once for one token that sees everything, else as transformers does.
+
+    What stands before that in transformers' function takes as long as the attention to some hundred tokens.
+    """
+    unusual = settings.get("position_bias") is not None or settings.get("softcap") is not None
+    if unusual or attention_mask is not None or query.shape[2] > 1 or settings.get("dropout") or key.shape[3] > _WIDEST:
+        usual: Any = sdpa_attention_forward
+        found: tuple[Tensor, None] = usual(module, query, key, value, attention_mask, **settings)
+        return found
+    output = scaled_dot_product_attention(query, key, value, scale=settings.get("scaling"), enable_gqa=True)
+    return output.transpose(1, 2), None
+
+
 @dataclass(frozen=True, slots=True)
 class _Mask:
     """Mask function for transformers: the model's own rule, such as a sliding window, at each row's own positions."""
 
     window: Window
-    additive: bool
+    fused: bool
 
     def __call__(
         self, *, kv_length: int, mask_function: Any = causal_mask_function, dtype: Any = torch.float32, **_: object
     ) -> Tensor | None:
-        """Return what may be attended to, bool (rows, 1, tokens, kv_length), or what is added to the scores.
+        """Return what is added to the scores (rows, 1, tokens, kv_length); for a GPU's kernels what is seen, bool.
 
         None where no mask is needed: one token that sees everything, or rows that begin with the first column, which
         fused kernels mask by themselves.
         """
         window = self.window
         plain = window.aligned and mask_function is causal_mask_function
-        if plain and (window.tokens == 1 or (window.starts[0] == 0 and not self.additive)):
+        if plain and (window.tokens == 1 or (window.starts[0] == 0 and self.fused)):
             return None
         device = window.positions.device
         columns = torch.arange(kv_length, device=device)[None, None, None, :]
@@ -216,36 +255,52 @@ class _Mask:
         head = torch.zeros(1, 1, 1, 1, dtype=torch.int64, device=device)
         seen: Tensor = mask_function(row, head, window.positions[:, None, :, None], columns)
         seen = seen.expand(window.rows, 1, window.tokens, kv_length)
-        if not self.additive:
+        if self.fused and device.type != "cpu":
             return seen
+        # The fused kernel of a CPU adds one too, and torch would make it from the other in each layer.
         zero = torch.zeros((), dtype=dtype, device=device)
         return torch.where(seen, zero, torch.finfo(dtype).min)
 
 
-def check_attention(model: PreTrainedModel) -> int:
-    """Check that the model computes with this cache what it computes without one; return its bytes for a token.
+def untouched_logits(model: PreTrainedModel) -> Tensor:
+    """Return what the model predicts behind two short texts without a cache, (2, vocabulary): see `check_attention`.
+
+    Raises ModelError MODEL_ARCHITECTURE_UNSUPPORTED where it cannot be run on tokens alone.
+    """
+    untyped: Any = model
+    try:
+        with torch.inference_mode():
+            logits: Tensor = untyped(input_ids=_texts(model), use_cache=False).logits[:, -1]
+    except _FAILURES as error:
+        raise _unsupported(model) from error
+    return logits
+
+
+def check_attention(model: PreTrainedModel, whole: Tensor) -> int:
+    """Check that the model computes with this cache what it does without, `whole`; return its bytes for a token.
 
     Raises ModelError MODEL_ARCHITECTURE_UNSUPPORTED for a model that keeps something else than keys and values, or
     masks in a way of its own.
     """
-    ids = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]], device=model.device) % int(
-        model.config.get_text_config().vocab_size
-    )
+    ids = _texts(model)
     cache = KeyValueCache(int(model.config.get_text_config().num_hidden_layers))
     try:
         with torch.inference_mode():
-            untyped: Any = model
-            whole = untyped(input_ids=ids, use_cache=False).logits[:, -1].float()
             cache.reserve(2, ids.shape[1])
             first = forward(model, cache, ids[:, :3], Window(0, (0, 0), 3, torch.arange(3).repeat(2, 1).to(ids)))
             last = forward(model, cache, ids[:, 3:], Window(0, (3, 3), 1, torch.full((2, 1), 3).to(ids)))
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except _FAILURES as error:
         raise _unsupported(model) from error
-    scale = float(whole.abs().max())
+    scale = float(whole.float().abs().max())
     tolerance = 1e-3 if whole.dtype is torch.float32 and model.dtype is torch.float32 else 5e-2
-    if first.shape != last.shape or float((last.float() - whole).abs().max()) > tolerance * max(1.0, scale):
+    if first.shape != last.shape or float((last.float() - whole.float()).abs().max()) > tolerance * max(1.0, scale):
         raise _unsupported(model)
     return cache.held_bytes // (cache.slots * cache.columns)
+
+
+def _texts(model: PreTrainedModel) -> Tensor:
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    return torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]], device=model.device) % vocabulary
 
 
 def forward(model: PreTrainedModel, cache: KeyValueCache, ids: Tensor, window: Window) -> Tensor:

@@ -143,13 +143,13 @@ def read(tensors: Mapping[str, Tensor], settings: Settings, model: PreTrainedMod
     modules = dict(model.named_modules())
     changes: dict[str, Change] = {}
     for name, each in parts.items():
-        changes[name] = _layer(name, each, settings=settings, module=modules.get(name), kind=model.dtype)
+        changes[name] = _layer(name, each, settings=settings, module=modules.get(name), base=model)
     rank = max(int(each["A"].shape[0]) for each in parts.values())
     return Target(method_pb2.METHOD_LORA, changes, rank=rank)
 
 
 def _layer(
-    name: str, parts: Mapping[str, Tensor], *, settings: Settings, module: nn.Module | None, kind: torch.dtype
+    name: str, parts: Mapping[str, Tensor], *, settings: Settings, module: nn.Module | None, base: PreTrainedModel
 ) -> Change:
     if not isinstance(module, nn.Linear | Conv1D):
         raise wrong_base(f"The adapter changes {name[:100]}, and this base has no linear layer of that name.")
@@ -164,7 +164,7 @@ def _layer(
             f"The adapter's {name[:100]} maps {down.shape[1]} features to {up.shape[0]}, this base's {wide_in} to "
             f"{wide_out}."
         )
-    device = module.weight.device
+    device, kind = base.device, base.dtype
     scale = settings.scale(name, int(down.shape[0]))
     placed = LowRank(down.to(device, kind).t(), up.to(device, kind).t(), scale)
     if not settings.decomposed:

@@ -26,9 +26,9 @@ def step(number: int, loss: float = 1.0) -> event_pb2.JobEvent:
     return event_pb2.JobEvent(job=NAME, step_metrics=metrics)
 
 
-def text(found: Overview, *, height: int) -> str:
+def text(found: Overview, *, height: int, width: int = 200) -> str:
     written = io.StringIO()
-    Console(file=written, width=200, height=height, color_system=None).print(screen(found, 100, height))
+    Console(file=written, width=width, height=height, color_system=None).print(screen(found, 100, height))
     return written.getvalue()
 
 
@@ -42,6 +42,9 @@ def test_steps_change_progress_speed_use_and_curve_without_a_call():
         assert part in shown
     assert "step 1 to 500" in shown
     assert "step 1 to 500" not in text(found, height=15)
+    narrow = text(found, height=15, width=90)
+    for part in ("97%", "75%", "50%", "500/1000", "1.500", "2.500", "512", "1 min 0 s"):
+        assert part in narrow
     curve = found.curves[NAME]["loss"]
     assert len(curve) <= POINTS * 4
     assert (curve[0][0], curve[-1]) == (1, (500, 1.5))
