@@ -210,7 +210,7 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         self._queue.start = self._supervisor.start
-        self._queue.preferred = self._supervisor.resting.slots_for
+        self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops = {
@@ -281,7 +281,7 @@ class Application:
         if ended_by in states.LIMITS and row.task == job_pb2.TASK_KIND_TRAIN:
             self._supervisor.finish(row.uid, row.attempt)
         else:
-            self._supervisor.cancel(row.uid, row.attempt, save=False)
+            self._supervisor.cancel(row.uid, row.attempt, save=ended_by == states.CANCEL_SAVING)
 
     def _begin_prewarming(self) -> None:
         self._queue.prewarm = self._supervisor.prewarm
