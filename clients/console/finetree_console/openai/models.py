@@ -69,8 +69,8 @@ async def _models(client: finetree.AsyncClient) -> AsyncIterator[dict[str, Any]]
         yield _base(name, model)
     async for job in client.list_jobs(states=["succeeded"], tasks=["train"], page_size=1000):
         yield _tuned(job, client.options.project)
-    async for model in _served(client):
-        yield model
+    async for served in _served(client):
+        yield served
 
 
 async def _served(client: finetree.AsyncClient) -> AsyncIterator[dict[str, Any]]:

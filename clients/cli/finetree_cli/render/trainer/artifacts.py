@@ -51,7 +51,7 @@ def next_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[Com
     """Yield what to type next, by the method that made the artifact; nothing for what does not load."""
     if any(not tried.loads for tried in artifact.compat):
         return
-    if job_of(artifact) and artifact.kind in (artifact_pb2.ARTIFACT_KIND_MODEL, artifact_pb2.ARTIFACT_KIND_ADAPTER):
+    if job_of(artifact) and artifact.kind == artifact_pb2.ARTIFACT_KIND_ADAPTER:
         yield Command("chat", f"finetree chat {job_of(artifact)}")
     if artifact.kind == artifact_pb2.ARTIFACT_KIND_MODEL:
         yield Command("load", _python(f"from transformers import pipeline; {_asked(folder)}"))

@@ -72,7 +72,7 @@ def test_a_prefix_is_loaded_and_neither_merged_nor_served(tmp_path):
 def test_a_whole_model_and_bottleneck_layers(tmp_path):
     model = artifact_pb2.Artifact(name=NAME, kind=artifact_pb2.ARTIFACT_KIND_MODEL)
     found = commands(model, tmp_path)
-    assert list(found) == ["chat", "load", "serve", "export"]
+    assert list(found) == ["load", "serve", "export"]
     assert found["export"] == ["finetree", "export", "0199", "--format", "gguf", "--output", f"{tmp_path}-gguf"]
     bottleneck = commands(adapter(tmp_path, peft_type=""), tmp_path)
     assert "adapter.load(AutoModelForCausalLM.from_pretrained('org/base')" in bottleneck["load"][2]
