@@ -45,6 +45,36 @@ def test_a_hundred_cuts_at_random_bytes_lose_and_repeat_nothing(suite, long_job,
         seen = follower(f"127.0.0.1:{proxy.port}", long_job.name)
     assert seen == list(range(1, long_job.last_seq + 1))
     assert proxy.made >= CUTS * 0.9
+    assert 0 < proxy.resets < proxy.made
+
+
+def test_a_slow_and_uneven_network_that_is_cut_too_changes_nothing(suite, long_job, follower, chaos):
+    with chaos(suite.address, seed=7, cuts=10, delay=0.01) as proxy:
+        seen = follower(f"127.0.0.1:{proxy.port}", long_job.name)
+    assert seen == list(range(1, long_job.last_seq + 1))
+    assert proxy.made >= 5
+
+
+def test_a_connection_on_which_the_client_is_no_longer_heard_brings_every_event(suite, spec, follower, chaos):
+    """Half open: what the server sends arrives, nothing of what the client answers does."""
+    suite.trainer.script = Script(steps=STEPS, hold_at=5)
+    with suite.client() as client:
+        job = client.create_job(spec).snapshot
+
+    def go_on() -> None:
+        suite.trainer.attached_at_least(1)
+        proxy.half_open()
+        suite.trainer.advance(job.name)
+
+    with chaos(suite.address) as proxy:
+        halving = threading.Thread(target=go_on)
+        halving.start()
+        try:
+            seen = follower(f"127.0.0.1:{proxy.port}", job.name, heartbeat=0.2)
+        finally:
+            halving.join()
+    assert seen == list(range(1, len(seen) + 1))
+    assert len(seen) > STEPS
 
 
 def test_server_restarts_in_the_middle(suite, spec, follower):

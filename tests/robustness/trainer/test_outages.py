@@ -23,7 +23,8 @@ from finetree_api.trainer.v1 import capacity_pb2, event_pb2, job_pb2, trainer_pb
 from finetree_trainer import outages
 from finetree_trainer.api import worker_servicer
 from finetree_trainer.estimator import EstimateUnavailableError
-from finetree_trainer.jobs import observations, time_limits
+from finetree_trainer.jobs import observations
+from finetree_trainer.jobs.lifecycle import time_limits
 from finetree_trainer.store.writer import Writer
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc

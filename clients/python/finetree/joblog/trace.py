@@ -99,8 +99,8 @@ class _Trace:
             self._count(event)
 
     def entries(self) -> list[dict[str, Any]]:
-        """Every entry by its time, longer spans first."""
-        return sorted([*self._spans, *self._others], key=lambda entry: (entry["ts"], -entry.get("dur", 0)))
+        """Every entry by its time; of those that begin together, in the order of the log."""
+        return sorted([*self._spans, *self._others], key=lambda entry: int(entry["ts"]))
 
     def _span(self, track: str, name: str, start: int, end: int, **values: Any) -> None:
         # What was measured may begin before the span in front of it was stored to have ended.

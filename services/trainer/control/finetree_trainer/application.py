@@ -210,7 +210,7 @@ class Application:
         Only once the service is ready: a worker's imports and the look through old jobs would keep it waiting.
         """
         self._queue.start = self._supervisor.start
-        self._queue.preferred = self._supervisor.resting.slots_for
+        self._queue.rank_slots = self._supervisor.resting.rank_slots
         self._queue.make_room = self._supervisor.resting.dismiss_all
         asyncio.get_running_loop().call_later(PREWARM_AFTER_SECONDS, self._begin_prewarming)
         loops = {

@@ -109,6 +109,15 @@ def test_a_trace_keeps_the_rules_of_its_format(log):
         check_format(trace_of(job_pb2.Job(uid="u", name="projects/p/jobs/u"), log[:length]))
 
 
+def test_steps_that_seem_to_have_been_taken_at_once_keep_their_order():
+    log = Log()
+    for number, at in enumerate((2.0, 1.5, 1.0, 4.0), 1):  # a worker's clock that was set back
+        log.step(at, number, seconds=0.5)
+    document = trace_of(job_pb2.Job(uid="u", name="projects/p/jobs/u"), log.events)
+    check_format(document)
+    assert [span["args"]["seq"] for span in spans(document, "steps")] == [1, 2, 3, 4]
+
+
 def test_everything_of_the_log_is_in_the_trace(log):
     document = trace_of(job_pb2.Job(uid="u", name="projects/p/jobs/u"), log)
     assert [(span["name"], span["ts"], span["dur"]) for span in spans(document, "state")] == [

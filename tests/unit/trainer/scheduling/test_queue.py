@@ -64,6 +64,19 @@ async def test_jobs_of_one_kind_of_device_spread_over_the_devices(queue, enqueue
     assert await turn(queue) == [("c", ["n/cuda:1/0"])]
 
 
+async def test_a_job_goes_where_its_base_is_loaded_and_not_where_another_one_is(queue, enqueue):
+    first, second = (slot for slot in queue._holders if slot.device.startswith("cuda"))
+    queue.rank_slots = lambda row: {second: -1} if row.uid == "same" else {first: 1}
+    enqueue("other", GPU)
+    assert await turn(queue) == [("other", ["n/cuda:1/0"])]
+    queue.release([second], "other")
+    enqueue("same", GPU)
+    assert await turn(queue) == [("same", ["n/cuda:1/0"])]
+    # Where nothing else is free, it is the place of the other one: that is ended.
+    enqueue("third", GPU)
+    assert await turn(queue) == [("third", ["n/cuda:0/0"])]
+
+
 async def test_a_job_of_two_devices_waits_until_both_are_free(queue, enqueue):
     enqueue("one", GPU)
     await turn(queue)

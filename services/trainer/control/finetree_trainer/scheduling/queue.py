@@ -2,7 +2,7 @@
 """The queue: jobs wait in the order of their priority and place for slots of the devices that they can run on."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -106,8 +106,8 @@ class JobQueue:
         """Whether something could not be started in this round, so that there is another one without news."""
         self.start: Callable[[str, tuple[Slot, ...]], Awaitable[bool]] | None = None
         self.prewarm: Callable[[], None] = lambda: None
-        self.preferred: Callable[[JobRow], Collection[Slot]] = lambda _row: ()
-        """Slots in which a worker has loaded already what a job needs."""
+        self.rank_slots: Callable[[JobRow], Mapping[Slot, int]] = lambda _row: {}
+        """Ranks slots for a job: free ones of a lower rank come first; those that are not named have 0."""
         self.make_room: Callable[[], None] = lambda: None
         """Ends the workers that rest; `wake` is called when their memory is free."""
         self.about_holder: Callable[[str], str] = lambda _uid: ""
@@ -288,9 +288,9 @@ class JobQueue:
         if demand.prepares and not self._has_room_beside_runs():
             self.make_room()
             return ()
-        preferred = self.preferred(row)
+        rank = self.rank_slots(row)
         free: dict[tuple[str, str], Slot] = {}
-        for slot, holder in sorted(self._holders.items(), key=lambda pair: pair[0] not in preferred):
+        for slot, holder in sorted(self._holders.items(), key=lambda pair: rank.get(pair[0], 0)):
             if holder is None and demand.takes(slot) and self._has_memory(slot, demand):
                 free.setdefault((slot.node, slot.device), slot)
         chosen = tuple(free.values())[: demand.count]

@@ -72,11 +72,11 @@ class RestingWorkers:
         if worker.resting:
             self.dismiss(worker)
 
-    def slots_for(self, row: JobRow) -> set[Slot]:
-        """Slots in which a worker rests that has loaded what a job needs."""
-        resting = self._resting()
-        base = base_of(row) if resting else ""
-        return {slot for worker in resting if worker.rest and worker.rest.base == base for slot in worker.rest.slots}
+    def rank_slots(self, row: JobRow) -> dict[Slot, int]:
+        """Rank the slots in which workers rest: -1 where one has loaded what a job needs, 1 for the others."""
+        rests = [worker.rest for worker in self._resting() if worker.rest is not None]
+        base = base_of(row) if rests else ""
+        return {slot: -1 if rest.base == base else 1 for rest in rests for slot in rest.slots}
 
     def find(self, row: JobRow, slots: Sequence[Slot]) -> Worker | None:
         """Find a worker that has loaded what a job needs on the devices of these slots."""
