@@ -11,7 +11,7 @@ import signal
 import grpc
 import psutil
 import pytest
-from finetree_api.trainer.v1 import capacity_pb2, event_log_pb2, event_pb2, job_pb2
+from finetree_api.trainer.v1 import capacity_pb2, event_log_pb2, event_pb2, job_pb2, trainer_pb2
 from finetree_data.journal import FILE_NAME
 from trainer_harness import ROWS, Server, assert_whole, jsonl, server, states, steps, trainer
 
@@ -123,6 +123,43 @@ async def test_a_cancel_outlives_the_service(tmp_path):
         assert_whole(events)
         assert events[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
         await all_gone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("modes", "save"),
+    [
+        ([trainer_pb2.CANCEL_MODE_CHECKPOINT], True),
+        ([trainer_pb2.CANCEL_MODE_NOW], False),
+        ([trainer_pb2.CANCEL_MODE_CHECKPOINT, trainer_pb2.CANCEL_MODE_NOW], False),
+    ],
+)
+async def test_a_cancel_that_saves_first_does_so_also_after_the_service_was_killed(tmp_path, monkeypatch, modes, save):
+    from finetree_trainer.workers.supervisor import Supervisor
+
+    script = {"steps": 1000, "delay": 0.02, "deaf": True}
+    running = Server(tmp_path, script, cancel_grace=5.0, checkpoint_grace=5.0)
+    # Killed once the last cancel is in the log, before the worker is told.
+    running.within = ("env", f"FINETREE_FAIL_POINT=cancel.after_commit:{len(modes)}")
+    talk = await running.start()
+    job = await talk.train()
+    await after_step(talk, job, 2)
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        for mode in modes:
+            await talk.cancel(job.name, mode)
+    assert await asyncio.wait_for(running.process.wait(), 8) == -signal.SIGKILL
+    await running.kill()
+    told, cancel = [], Supervisor.cancel
+
+    def listen(self, uid, attempt, *, save, **more) -> None:  # noqa: ANN003
+        told.append(save)
+        cancel(self, uid, attempt, save=save, **more)
+
+    monkeypatch.setattr(Supervisor, "cancel", listen)
+    async with trainer(tmp_path, script) as talk:
+        events = await talk.events(job.name)
+    assert_whole(events)
+    assert events[-1].terminal.state == job_pb2.JOB_STATE_CANCELLED
+    assert told == [save]
 
 
 async def test_sigterm_leaves_the_worker_and_ends_with_zero(tmp_path):

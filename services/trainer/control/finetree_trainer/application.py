@@ -281,7 +281,7 @@ class Application:
         if ended_by in states.LIMITS and row.task == job_pb2.TASK_KIND_TRAIN:
             self._supervisor.finish(row.uid, row.attempt)
         else:
-            self._supervisor.cancel(row.uid, row.attempt, save=False)
+            self._supervisor.cancel(row.uid, row.attempt, save=ended_by == states.CANCEL_SAVING)
 
     def _begin_prewarming(self) -> None:
         self._queue.prewarm = self._supervisor.prewarm

@@ -49,7 +49,8 @@ def private_folder(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     os.chmod(folder, 0o700)  # noqa: PTH101 - mkdir's mode is cut by the umask and left alone when the folder exists
     for path in missing:
-        sync_folder(path.parent)
+        with suppress(PermissionError):  # a folder that may be written and not read
+            sync_folder(path.parent)
     return folder
 
 

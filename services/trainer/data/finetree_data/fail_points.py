@@ -56,9 +56,9 @@ class _Armed:
 
     def __init__(self, text: str) -> None:
         self.name, _, count = text.partition(":")
+        if self.name not in POINTS or not (count or "1").isdecimal():
+            raise SystemExit(f"{VARIABLE}: {text!r} is none of {', '.join(POINTS)}, nor one of them with :N behind it")
         self.left = int(count or 1)
-        if self.name not in POINTS:
-            raise ValueError(f"{VARIABLE}: there is no fail point {self.name!r}")
 
     def reach(self, name: str) -> None:
         if name != self.name:
@@ -73,7 +73,7 @@ _armed: _Armed | None = None
 
 
 def arm(text: str) -> None:
-    """End this process at the place that `text` names; at none where it is empty. Raises ValueError."""
+    """End this process at the place that `text` names, at none where it is empty. Raises SystemExit for others."""
     global _armed  # noqa: PLW0603 - off, it costs one look at a name of this module
     _armed = _Armed(text) if text else None
 

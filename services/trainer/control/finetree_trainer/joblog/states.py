@@ -53,6 +53,11 @@ FOLLOWERS: dict[int, frozenset[int]] = {
 """State to the states that may follow it. A terminal state has no entry."""
 
 
+CANCEL_NOW, CANCEL_SAVING = "CANCEL_REQUESTED", "CANCEL_SAVING"
+"""Reasons of the state CANCELLING on request: at once, or after a checkpoint. A service that is started meanwhile knows
+by them what the worker is to be told."""
+
+
 class TransitionError(Exception):
     """A state was asked for that may not follow the present one: a bug of the caller, never a user's mistake."""
 

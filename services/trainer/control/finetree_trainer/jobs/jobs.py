@@ -153,7 +153,10 @@ class Jobs:
             if transaction.row.state not in states.WITH_WORKER:
                 transaction.finish(job_pb2.JOB_STATE_CANCELLED, limit or "CANCELLED", why)
             elif transaction.row.state != job_pb2.JOB_STATE_CANCELLING:
-                transaction.move(job_pb2.JOB_STATE_CANCELLING, limit or "CANCEL_REQUESTED", why)
+                asked = states.CANCEL_SAVING if save else states.CANCEL_NOW
+                transaction.move(job_pb2.JOB_STATE_CANCELLING, limit or asked, why)
+            elif not save and transaction.snapshot.state_reason.code == states.CANCEL_SAVING:
+                transaction.snapshot.state_reason.code = states.CANCEL_NOW
             return True
 
         change = await self._log.change(uid, decide)
