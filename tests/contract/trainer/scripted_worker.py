@@ -456,6 +456,8 @@ class ScriptedWorker:
 
     def _outcome(self) -> worker_pb2.TaskOutcome:
         wanted = self.stop or self.script.get("outcome", "succeeded")
+        if wanted == "failed" and self.task.attempt > self.script.get("failing_attempts", 100):
+            wanted = "succeeded"
         if wanted == "interrupted_once":
             wanted = "interrupted" if self.task.attempt == 1 else "succeeded"
         outcome = worker_pb2.TaskOutcome(kind=OUTCOMES[wanted])
@@ -467,7 +469,7 @@ class ScriptedWorker:
                 reason="DIVERGED", domain="finetree", metadata={"remedy": "Lower the learning rate."}
             )
             outcome.error.details.add().Pack(info)
-            outcome.failure_category = job_pb2.FAILURE_CATEGORY_USER
+            outcome.failure_category = self.script.get("category", job_pb2.FAILURE_CATEGORY_USER)
         return outcome
 
 

@@ -229,6 +229,12 @@ async def test_openai_clients_chat_with_a_target_that_is_served(tmp_path):
             openai.OpenAI(base_url=f"http://{address}/v1", api_key="any", max_retries=0) as client,
         ):
             chat = client.chat.completions
+            serving = [model.id for model in client.models.list() if model.id.startswith(f"{job}/")]
+            assert serving == [f"{job}/base", f"{job}/trained"]
+            for model in serving:
+                assert client.models.retrieve(model).id == model
+                answer = chat.create(model=model, messages=[{"role": "user", "content": "hi"}])
+                assert answer.choices[0].message.content == f"{model.rpartition('/')[2]}:hi 0 1 "
             said = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "one two"}]
             for model in ("trained", f"{job}/trained", f"ft:tiny::{trained_uid}"):
                 answer = chat.create(model=model, messages=said, max_tokens=3)

@@ -208,6 +208,10 @@ async def test_what_a_killed_worker_has_half_written_is_removed(tmp_path):
                 await asyncio.sleep(0.02)
         artifacts = tmp_path / "data" / "jobs" / job.uid / "attempts" / "3" / "artifacts"
         assert (artifacts / "adapter" / "weights.bin").is_file()
+        # Each of the two that were killed in the middle of a save had left 2000 bytes and more.
+        dead = [tmp_path / "data" / "jobs" / job.uid / "attempts" / n / "artifacts" for n in ("1", "2")]
+        places = [tmp_path / "data" / "jobs" / job.uid / "checkpoints", *dead]
+        assert sum(file.stat().st_size for place in places for file in place.rglob("*")) == 0
     left = tmp_path / "data" / "jobs" / job.uid / "checkpoints" / ".step-9.1.tmp"
     left.mkdir(parents=True)
     async with trainer(tmp_path, script), asyncio.timeout(8):

@@ -23,6 +23,7 @@ SPEC = "train.spec."
 TEMPLATE_KEYS = frozenset(
     (
         *("display_name", "train", "prepare", "export", "limits", "deadline", "suspended", "priority"),
+        "retry_policy",
         *("labels", "annotations", "spec"),
     )
 )

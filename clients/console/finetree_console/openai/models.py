@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models: the trainer's base models by name, and the models that jobs have made."""
+"""Models: the trainer's base models by name, the models that jobs have made, and the targets that are served now."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from finetree_console.errors import Json
+from finetree_console.openai.chat import BASE
 from finetree_console.openai.errors import refusal
 from finetree_console.openai.ids import tuned_job
 from finetree_console.openai.jobs.object import base_model, created_at, tuned_model
@@ -40,6 +41,9 @@ async def get_model(request: Request) -> Response:
         for name, model in (await base_models(client)).items():
             if name == wanted:
                 return Json(_base(name, model))
+        async for served in _served(client):
+            if served["id"] == wanted:
+                return Json(served)
     raise refusal("model", f"no model {wanted!r}; GET /v1/models lists them", "MODEL_NOT_FOUND", status=404)
 
 
@@ -65,6 +69,21 @@ async def _models(client: finetree.AsyncClient) -> AsyncIterator[dict[str, Any]]
         yield _base(name, model)
     async for job in client.list_jobs(states=["succeeded"], tasks=["train"], page_size=1000):
         yield _tuned(job, client.options.project)
+    async for served in _served(client):
+        yield served
+
+
+async def _served(client: finetree.AsyncClient) -> AsyncIterator[dict[str, Any]]:
+    """The targets of all serving jobs, by the ids under which a chat completion asks for one of them and no other."""
+    async for job in client.list_jobs(states=["running"], tasks=["serve"], page_size=1000):
+        for target in (BASE, *(each.name for each in job.serve.loaded)):
+            yield {
+                "id": f"{job.uid}/{target}",
+                "object": "model",
+                "created": job.start_time.seconds or created_at(job),
+                "owned_by": client.options.project,
+                "finetree": {"job": job.name, "target": target},
+            }
 
 
 def _name(source: model_pb2.ModelSource, *, several: bool) -> str:

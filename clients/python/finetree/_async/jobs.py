@@ -258,7 +258,7 @@ class AsyncJobCalls:
             timeout: seconds; None means the client's timeout, else 30.
             request_id: idempotency key; the same one gives the same job, for ever. Empty: a new one, once per call.
             fields: display_name, limits that end it cleanly, deadline (its latest end), suspended (created, but not
-                queued yet), priority ("LOW", "NORMAL", "HIGH"), labels and annotations.
+                queued yet), priority ("LOW", "NORMAL", "HIGH"), retry_policy, labels and annotations.
 
         Raises:
             InvalidArgument: a field is wrong; `violations` names it. METHOD_NOT_SUPPORTED, SETTING_NOT_SUPPORTED,

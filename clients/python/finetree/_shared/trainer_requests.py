@@ -58,6 +58,7 @@ class JobFields(TypedDict, total=False):
     deadline: datetime | None
     suspended: bool
     priority: str | int
+    retry_policy: job_pb2.RetryPolicy | Mapping[str, Any] | None
     labels: Mapping[str, str] | None
     annotations: Mapping[str, str] | None
 
@@ -178,6 +179,7 @@ def job_template(
     deadline: datetime | None = None,
     suspended: bool = False,
     priority: str | int = 0,
+    retry_policy: job_pb2.RetryPolicy | Mapping[str, Any] | None = None,
     labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
 ) -> job_pb2.JobTemplate:
@@ -190,6 +192,7 @@ def job_template(
         display_name=display_name,
         limits=None if limits is None else coerce(job_pb2.JobLimits, limits, prefix="limits"),
         suspended=suspended or None,
+        retry_policy=None if retry_policy is None else coerce(job_pb2.RetryPolicy, retry_policy, prefix="retry_policy"),
         priority=enum_number(job_pb2.JobPriority, priority, "priority"),
         labels=labels or {},
         annotations=annotations or {},

@@ -40,7 +40,9 @@ def show_checks(out: Output, checks: Sequence[serving_pb2.ServingCheck]) -> None
 def short_lines(checks: Sequence[serving_pb2.ServingCheck]) -> Iterable[str]:
     """Yield the answers in one line a verdict: "served by vllm (with steps), transformers"."""
     served = [check for check in checks if check.verdict in _SERVED]
-    refused = [check for check in checks if check.verdict == serving_pb2.SERVING_VERDICT_NOT]
+    # This suite's loader of bottleneck layers, which nothing else needs: `finetree chat` talks to all methods.
+    others = [check for check in checks if check.server != serving_pb2.SERVING_TARGET_FINETREE]
+    refused = [check for check in others if check.verdict == serving_pb2.SERVING_VERDICT_NOT]
     if served:
         names = (f"{server_of(check)}{' (steps)' if check.steps else ''}" for check in served)
         yield f"served by {', '.join(names)}"

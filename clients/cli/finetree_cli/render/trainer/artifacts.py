@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do with a downloaded artifact: the commands that load it in Python, merge it into its base, and serve it."""
+"""What to do with a downloaded artifact: the commands that ask it, load it in Python, merge it, and serve it."""
 
 import json
 import shlex
@@ -51,9 +51,11 @@ def next_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[Com
     """Yield what to type next, by the method that made the artifact; nothing for what does not load."""
     if any(not tried.loads for tried in artifact.compat):
         return
+    if job_of(artifact) and artifact.kind == artifact_pb2.ARTIFACT_KIND_ADAPTER:
+        yield Command("chat", f"finetree chat {job_of(artifact)}")
     if artifact.kind == artifact_pb2.ARTIFACT_KIND_MODEL:
         yield Command("load", _python(f"from transformers import pipeline; {_asked(folder)}"))
-        yield from _served(folder)
+        yield from _served(artifact, folder)
     elif artifact.peft_type:
         yield from _adapter_commands(artifact, folder)
     elif artifact.kind == artifact_pb2.ARTIFACT_KIND_ADAPTER:
@@ -83,16 +85,21 @@ def _adapter_commands(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator
         return
     # vLLM loads neither DoRA nor modules that are saved whole; merged, they are weights like any others.
     yield Command("merge", _python(_merge(folder, merged)))
-    yield from _served(merged)
+    yield from _served(artifact, merged)
 
 
-def _served(folder: Path) -> Iterator[Command]:
+def _served(artifact: artifact_pb2.Artifact, folder: Path) -> Iterator[Command]:
     """Yield what serves a whole model: vLLM on a GPU, llama.cpp anywhere."""
     path = shlex.quote(str(folder))
     yield Command("serve", f"vllm serve {path}")
-    yield Command(
-        "convert", f"python convert_hf_to_gguf.py {path}  # of llama.cpp, which then serves the file it wrote"
-    )
+    if job := job_of(artifact):
+        yield Command("export", f"finetree export {job} --format gguf --output {path}-gguf  # for llama.cpp and Ollama")
+
+
+def job_of(artifact: artifact_pb2.Artifact) -> str:
+    """Return the id of the job that made an artifact; empty where it has no resource name."""
+    collection, _, rest = artifact.name.partition("/jobs/")
+    return rest.partition("/")[0] if collection else ""
 
 
 def _merge(folder: Path, merged: Path) -> str:

@@ -64,6 +64,8 @@ def show_job(out: Output, job: job_pb2.Job) -> None:
 
 
 def _show_queue(out: Output, job: job_pb2.Job) -> None:
+    if job.state_reason.HasField("next_attempt_time"):
+        out.text(f"  tries     again not before {job.state_reason.next_attempt_time.ToJsonString()}")
     if job.queue_position:
         out.text(f"  queue     {job.queue_position}. {job.blocked_by}".rstrip())
     if job.priority in (job_pb2.JOB_PRIORITY_LOW, job_pb2.JOB_PRIORITY_HIGH):

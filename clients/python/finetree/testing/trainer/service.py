@@ -255,6 +255,7 @@ class FakeTrainer:
             annotations=given.annotations,
             suspended=given.suspended,
             priority=given.priority or job_pb2.JOB_PRIORITY_NORMAL,
+            retry_policy=given.retry_policy if given.HasField("retry_policy") else None,
             trace_context=given.trace_context,
             estimate=planned.estimate,
             plan_digest=planned.plan.digest if planned.plan is not None else "",

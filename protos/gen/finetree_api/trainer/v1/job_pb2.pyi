@@ -356,6 +356,7 @@ class StateReason(_message.Message):
     CODE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     REMEDY_FIELD_NUMBER: _builtins.int
+    NEXT_ATTEMPT_TIME_FIELD_NUMBER: _builtins.int
     code: _builtins.str
     """Stable code: "WAITING_FOR_DEVICE", "STARTING", "TRAINING", "WORKER_LOST" and others; of a failed job an ErrorReason
     without its prefix.
@@ -364,16 +365,23 @@ class StateReason(_message.Message):
     """One line for people."""
     remedy: _builtins.str
     """What to do about it. Empty: nothing is to be done, or known."""
+    @_builtins.property
+    def next_attempt_time(self) -> _timestamp_pb2.Timestamp:
+        """When its next attempt begins at the earliest, by the backoff of its retry policy. Unset: as soon as a device is free,
+        or there is no other attempt.
+        """
+
     def __init__(
         self,
         *,
         code: _builtins.str = ...,
         text: _builtins.str = ...,
         remedy: _builtins.str = ...,
+        next_attempt_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["next_attempt_time", b"next_attempt_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "remedy", b"remedy", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "next_attempt_time", b"next_attempt_time", "remedy", b"remedy", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -477,6 +485,63 @@ class JobLimits(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobLimits: _TypeAlias = JobLimits  # noqa: Y015
+
+@_typing.final
+class RetryPolicy(_message.Message):
+    """How often a job is tried again after an attempt that failed, and when. A failure of the spec or the data
+    (FAILURE_CATEGORY_USER) never is: another try would end as this one. Each try goes on from the newest checkpoint.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    INITIAL_BACKOFF_FIELD_NUMBER: _builtins.int
+    BACKOFF_FACTOR_FIELD_NUMBER: _builtins.int
+    MAX_BACKOFF_FIELD_NUMBER: _builtins.int
+    max_attempts: _builtins.int
+    """Most attempts that may fail, the first one among them; 1 to 100. Unset in a template: 3. Attempts that were stopped with a
+    checkpoint by no fault of their own, or paused, do not count.
+    """
+    backoff_factor: _builtins.float
+    """Factor by which each pause is longer than the one before, 1 to 100. Unset in a template: 2."""
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[Global___FailureCategory.ValueType]:
+        """Failures that are tried again: FAILURE_CATEGORY_SYSTEM, which a lost worker is, FAILURE_CATEGORY_CAPACITY or both. Empty
+        in a template: SYSTEM.
+        """
+
+    @_builtins.property
+    def initial_backoff(self) -> _duration_pb2.Duration:
+        """Pause before the second attempt, up to a day. Unset: none."""
+
+    @_builtins.property
+    def max_backoff(self) -> _duration_pb2.Duration:
+        """Longest pause, up to seven days. Unset in a template: an hour."""
+
+    def __init__(
+        self,
+        *,
+        max_attempts: _builtins.int | None = ...,
+        categories: _abc.Iterable[Global___FailureCategory.ValueType] | None = ...,
+        initial_backoff: _duration_pb2.Duration | None = ...,
+        backoff_factor: _builtins.float | None = ...,
+        max_backoff: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_backoff_factor", b"_backoff_factor", "_max_attempts", b"_max_attempts", "backoff_factor", b"backoff_factor", "initial_backoff", b"initial_backoff", "max_attempts", b"max_attempts", "max_backoff", b"max_backoff"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff_factor", b"_backoff_factor", "_max_attempts", b"_max_attempts", "backoff_factor", b"backoff_factor", "categories", b"categories", "initial_backoff", b"initial_backoff", "max_attempts", b"max_attempts", "max_backoff", b"max_backoff"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__backoff_factor: _TypeAlias = _typing.Literal["backoff_factor"]  # noqa: Y015
+    _WhichOneofArgType__backoff_factor: _TypeAlias = _typing.Literal["_backoff_factor", b"_backoff_factor"]  # noqa: Y015
+    _WhichOneofReturnType__max_attempts: _TypeAlias = _typing.Literal["max_attempts"]  # noqa: Y015
+    _WhichOneofArgType__max_attempts: _TypeAlias = _typing.Literal["_max_attempts", b"_max_attempts"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__backoff_factor) -> _WhichOneofReturnType__backoff_factor | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_attempts) -> _WhichOneofReturnType__max_attempts | None: ...
+
+Global___RetryPolicy: _TypeAlias = RetryPolicy  # noqa: Y015
 
 @_typing.final
 class JobCost(_message.Message):
@@ -875,6 +940,7 @@ class JobTemplate(_message.Message):
     ANNOTATIONS_FIELD_NUMBER: _builtins.int
     TRACE_CONTEXT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
     display_name: _builtins.str
     """Name for people, need not be unique. Empty: none."""
     suspended: _builtins.bool
@@ -923,6 +989,12 @@ class JobTemplate(_message.Message):
     def annotations(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Kept and given back, never read; at most 64 with values up to 4 KiB."""
 
+    @_builtins.property
+    def retry_policy(self) -> Global___RetryPolicy:
+        """How often it is tried again. Unset: after a lost worker twice (a served base model once), without a pause; after a
+        failure that its worker reports never.
+        """
+
     def __init__(
         self,
         *,
@@ -939,10 +1011,11 @@ class JobTemplate(_message.Message):
         annotations: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         trace_context: _builtins.str = ...,
         priority: Global___JobPriority.ValueType = ...,
+        retry_policy: Global___RetryPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "deadline", b"deadline", "evaluate", b"evaluate", "export", b"export", "limits", b"limits", "prepare", b"prepare", "serve", b"serve", "suspended", b"suspended", "task", b"task", "train", b"train"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "deadline", b"deadline", "evaluate", b"evaluate", "export", b"export", "limits", b"limits", "prepare", b"prepare", "retry_policy", b"retry_policy", "serve", b"serve", "suspended", b"suspended", "task", b"task", "train", b"train"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "evaluate", b"evaluate", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "priority", b"priority", "serve", b"serve", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_suspended", b"_suspended", "annotations", b"annotations", "deadline", b"deadline", "display_name", b"display_name", "evaluate", b"evaluate", "export", b"export", "labels", b"labels", "limits", b"limits", "prepare", b"prepare", "priority", b"priority", "retry_policy", b"retry_policy", "serve", b"serve", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__suspended: _TypeAlias = _typing.Literal["suspended"]  # noqa: Y015
     _WhichOneofArgType__suspended: _TypeAlias = _typing.Literal["_suspended", b"_suspended"]  # noqa: Y015
@@ -1042,6 +1115,7 @@ class Job(_message.Message):
     BASE_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    RETRY_POLICY_FIELD_NUMBER: _builtins.int
     PAUSED_DURATION_FIELD_NUMBER: _builtins.int
     PAUSE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
@@ -1183,6 +1257,10 @@ class Job(_message.Message):
         """What it works on and with what, from its creation on. Unset: an earlier release created it."""
 
     @_builtins.property
+    def retry_policy(self) -> Global___RetryPolicy:
+        """As in the template, with every default filled in. Unset: as described there."""
+
+    @_builtins.property
     def paused_duration(self) -> _duration_pb2.Duration:
         """Time since its first attempt that it was paused or suspended, up to the newest ResumeJob. Limits do not count it, nor
         the time since pause_time. Unset: it never was.
@@ -1236,12 +1314,13 @@ class Job(_message.Message):
         base: _artifact_pb2.ArtifactBase | None = ...,
         lineage: _artifact_pb2.Lineage | None = ...,
         priority: Global___JobPriority.ValueType = ...,
+        retry_policy: Global___RetryPolicy | None = ...,
         paused_duration: _duration_pb2.Duration | None = ...,
         pause_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "pause_time", b"pause_time", "paused_duration", b"paused_duration", "prepare", b"prepare", "progress", b"progress", "serve", b"serve", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "cost", b"cost", "create_time", b"create_time", "deadline", b"deadline", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "pause_time", b"pause_time", "paused_duration", b"paused_duration", "prepare", b"prepare", "progress", b"progress", "retry_policy", b"retry_policy", "serve", b"serve", "start_time", b"start_time", "state_reason", b"state_reason", "task", b"task", "train", b"train", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "pause_time", b"pause_time", "paused_duration", b"paused_duration", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "serve", b"serve", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step", "allowed_actions", b"allowed_actions", "annotations", b"annotations", "attempt", b"attempt", "base", b"base", "best_checkpoint_step", b"best_checkpoint_step", "blocked_by", b"blocked_by", "cost", b"cost", "create_time", b"create_time", "created_by", b"created_by", "deadline", b"deadline", "display_name", b"display_name", "end_time", b"end_time", "error", b"error", "estimate", b"estimate", "evaluate", b"evaluate", "expire_time", b"expire_time", "export", b"export", "failure_category", b"failure_category", "labels", b"labels", "last_seq", b"last_seq", "limits", b"limits", "lineage", b"lineage", "metrics", b"metrics", "name", b"name", "oldest_seq", b"oldest_seq", "pause_time", b"pause_time", "paused_duration", b"paused_duration", "placements", b"placements", "plan_digest", b"plan_digest", "prepare", b"prepare", "priority", b"priority", "progress", b"progress", "queue_position", b"queue_position", "request_id", b"request_id", "retry_policy", b"retry_policy", "serve", b"serve", "start_time", b"start_time", "state", b"state", "state_reason", b"state_reason", "suspended", b"suspended", "task", b"task", "trace_context", b"trace_context", "train", b"train", "uid", b"uid", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_checkpoint_step: _TypeAlias = _typing.Literal["best_checkpoint_step"]  # noqa: Y015
     _WhichOneofArgType__best_checkpoint_step: _TypeAlias = _typing.Literal["_best_checkpoint_step", b"_best_checkpoint_step"]  # noqa: Y015

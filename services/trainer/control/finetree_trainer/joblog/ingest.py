@@ -10,6 +10,7 @@ from finetree_api.worker.v1 import worker_pb2
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
+from finetree_trainer.joblog import retries
 from finetree_trainer.joblog.log import FencedError
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.store import artifacts, attempts, datasets, jobs, observation_reports
@@ -177,6 +178,13 @@ def _add_outcome(
             transaction.finish(job_pb2.JOB_STATE_SUCCEEDED, "DONE", "The task is complete.", summary=summary)
             if transaction.row.task == job_pb2.TASK_KIND_TRAIN and summary is not None:
                 observation_reports.create(connection, transaction.row.uid, attempt, now=transaction.now)
+        case worker_pb2.OUTCOME_KIND_FAILED if _is_tried_again(transaction, connection, outcome):
+            # What follows is decided when the process is proven dead.
+            attempts.note_cause(connection, transaction.row.uid, attempt, cause=attempts.FAILED)
+            reason, _ = _reason_and_remedy(outcome.error)
+            text = f"Attempt {attempt} failed: {outcome.error.message or reason}"
+            transaction.add(event_pb2.JobEvent(alert=event_pb2.Alert(code=reason, message=text), message=text))
+            transaction.snapshot.state_reason.CopyFrom(job_pb2.StateReason(code=reason, text=text))
         case worker_pb2.OUTCOME_KIND_FAILED:
             reason, remedy = _reason_and_remedy(outcome.error)
             transaction.finish(
@@ -199,6 +207,15 @@ def _add_outcome(
             # Stopped with a checkpoint, and the service did not ask for it. What follows is decided when the process is
             # proven dead.
             attempts.note_cause(connection, transaction.row.uid, attempt, cause=attempts.INTERRUPTED)
+
+
+def _is_tried_again(transaction: Transaction, connection: Connection, outcome: worker_pb2.TaskOutcome) -> bool:
+    """Return whether the job's policy wants another attempt after a failure, and nobody wants its end."""
+    if transaction.row.state not in {job_pb2.JOB_STATE_PREPARING, job_pb2.JOB_STATE_RUNNING}:
+        return False
+    policy, uid = retries.policy_of(connection, transaction.row.uid), transaction.row.uid
+    category = outcome.failure_category or job_pb2.FAILURE_CATEGORY_SYSTEM
+    return policy is not None and retries.allowed(policy, category, retries.failures(connection, uid) + 1)
 
 
 def _reason_and_remedy(error: status_pb2.Status) -> tuple[str, str]:

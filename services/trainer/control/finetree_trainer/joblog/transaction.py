@@ -62,11 +62,15 @@ class Transaction:
         progress.update(self.snapshot, event, self.row.task)
         self.events.append(event)
 
-    def move(self, state: job_pb2.JobState.ValueType, code: str, text: str, *, remedy: str = "") -> None:
+    def move(
+        self, state: job_pb2.JobState.ValueType, code: str, text: str, *, remedy: str = "", not_before: int = 0
+    ) -> None:
         """Go to another state and log it. Raises TransitionError where it may not follow the present one."""
         previous = job_pb2.JobState.ValueType(self.row.state)
         states.require_transition(previous, state)
         reason = job_pb2.StateReason(code=code, text=text, remedy=remedy)
+        if not_before:
+            reason.next_attempt_time.CopyFrom(timestamp(not_before))
         self.row.state = state
         self.snapshot.state_reason.CopyFrom(reason)
         changed = event_pb2.StateChanged(previous=previous, current=state, reason=reason)
@@ -118,10 +122,10 @@ class Transaction:
             self.snapshot.start_time.CopyFrom(timestamp(self.now))
         return self.row.attempt
 
-    def recover(self, code: str, text: str) -> None:
-        """Have the job wait for another attempt after one whose process is dead."""
+    def recover(self, code: str, text: str, *, not_before: int = 0) -> None:
+        """Have the job wait for another attempt after one whose process is dead; up to a time, if that is not 0."""
         self.snapshot.ClearField("placements")
-        self.move(job_pb2.JOB_STATE_RECOVERING, code, text)
+        self.move(job_pb2.JOB_STATE_RECOVERING, code, text, not_before=not_before)
 
     def pause(self, text: str) -> None:
         """Go to PAUSED after an attempt whose process is dead."""

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from finetree_trainer.clock import timestamp
 from finetree_trainer.disk import require_space
-from finetree_trainer.joblog import states
+from finetree_trainer.joblog import retries, states
 from finetree_trainer.joblog.log import EventLog, job_not_found
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.jobs.lifecycle import update
@@ -202,6 +202,9 @@ class Jobs:
             created_by=owner,
             create_time=timestamp(self._log.clock()),
         )
+        if template.HasField("retry_policy"):
+            most = self._settings.system_retries + 1
+            record.retry_policy.CopyFrom(retries.resolve(template.retry_policy, max_attempts=most))
         if (lost := lost_time.max_lost_seconds(record)) is not None:
             record.limits.max_lost_time.FromNanoseconds(round(lost * 1e9))
         if planned.model is not None:

@@ -10,6 +10,7 @@ from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_runtime.errors import DomainError, to_status
 from sqlalchemy import Connection
 
+from finetree_trainer.clock import timestamp
 from finetree_trainer.joblog import states
 from finetree_trainer.joblog.log import EventLog
 from finetree_trainer.joblog.transaction import FinishedError, Transaction
@@ -65,6 +66,8 @@ class _Waiting:
     announced: Position = Position()
     trouble: str = ""
     """Why it could not be started the last time."""
+    not_before: int = 0
+    """When its next attempt begins at the earliest, microseconds since 1970; 0: at once."""
 
     @property
     def uid(self) -> str:
@@ -142,6 +145,8 @@ class JobQueue:
             self._sort()
         else:
             return
+        reason = job_pb2.Job.FromString(row.snapshot).state_reason
+        self._waiting[row.uid].not_before = reason.next_attempt_time.ToMicroseconds()
         self._wake.set()
 
     def _append(self, row: JobRow, demand: Demand) -> None:
@@ -250,7 +255,10 @@ class JobQueue:
         """Wait for news, or for the next try where something could not be started."""
         if not self._troubled:
             self._pauses.reset()
-        pause = self._pauses.following() if self._troubled else None
+        pause, now = self._pauses.following() if self._troubled else None, self._log.clock()
+        later = [waiting.not_before - now for waiting in self._waiting.values() if waiting.not_before > now]
+        if later:
+            pause = min(later) / 1e6 if pause is None else min(pause, min(later) / 1e6)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), pause)
 
@@ -270,7 +278,7 @@ class JobQueue:
         for waiting in list(self._waiting.values()):
             row = waiting.row
             waiting.trouble = ""
-            if row.suspended or waiting.demand in without_slots:
+            if row.suspended or waiting.not_before > self._log.clock() or waiting.demand in without_slots:
                 continue
             slots = self._free_slots(waiting.demand, row)
             if not slots:
@@ -354,6 +362,8 @@ class JobQueue:
             return "suspended: it is not queued until it is resumed"
         if waiting.trouble:
             return waiting.trouble
+        if waiting.not_before > self._log.clock():
+            return f"its next attempt begins at {timestamp(waiting.not_before).ToDatetime():%H:%M:%S} UTC"
         demand = waiting.demand
         if demand.prepares and not self._has_room_beside_runs():
             return f"{PREPARE_BYTES >> 30} GiB of memory must be free beside the running job"

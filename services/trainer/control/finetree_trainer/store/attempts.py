@@ -13,9 +13,10 @@ _attempts = schema.attempts.c
 INTERRUPTED = "INTERRUPTED"
 SYSTEM = "SYSTEM"
 PAUSED = "PAUSED"
+FAILED = "FAILED"
 ENDED = "ENDED"
 """Causes of an attempt's end: stopped by no fault of its own, a failure of the suite or the machine, paused on request,
-an outcome."""
+a reported failure after which the job is tried again, an outcome."""
 
 
 @dataclass(slots=True)

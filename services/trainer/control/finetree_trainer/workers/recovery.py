@@ -14,7 +14,7 @@ from finetree_runtime.server.logging import get_logger
 from google.rpc import error_details_pb2, status_pb2
 from sqlalchemy import Connection
 
-from finetree_trainer.joblog import ingest, states
+from finetree_trainer.joblog import ingest, retries, states
 from finetree_trainer.joblog.log import EventLog, FencedError
 from finetree_trainer.joblog.transaction import Transaction
 from finetree_trainer.outages import until_done
@@ -42,15 +42,16 @@ class DeadAttempt:
     ending: str
 
 
-async def close_attempt(log: EventLog, dead: DeadAttempt, *, retries: int) -> None:
+async def close_attempt(log: EventLog, dead: DeadAttempt, *, tries: int) -> None:
     """Log the events that the attempt left in its journal, and decide what becomes of its job.
 
-    A failure of the machine is tried again `retries` times. An attempt that is closed already stays as it is. While
-    the store is away, this waits for it: otherwise the job would have no worker and no end.
+    A failure of the machine is tried again `tries` times, unless its job has a policy of its own. An attempt that is
+    closed already stays as it is. While the store is away, this waits for it: otherwise the job would have no worker
+    and no end.
     """
 
     def close(transaction: Transaction, connection: Connection) -> None:
-        _close(transaction, connection, dead, retries=retries)
+        _close(transaction, connection, dead, tries=tries)
 
     fail_point("burial.before_replay")
     await until_done(lambda: _replay(log, dead), doing="replay_journal", job=dead.job)
@@ -77,7 +78,7 @@ async def _replay(log: EventLog, dead: DeadAttempt) -> None:
             await log.change(dead.job, add, attempt=dead.attempt)
 
 
-def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, *, retries: int) -> None:
+def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, *, tries: int) -> None:
     """Note the attempt's end, and have its job wait for another attempt, fail, or end as it was asked to."""
     row = attempts.load(connection, dead.job, dead.attempt)
     if row is None or row.ended:
@@ -95,15 +96,40 @@ def _close(transaction: Transaction, connection: Connection, dead: DeadAttempt, 
         lost = "" if cause in (attempts.PAUSED, attempts.INTERRUPTED) else f" Its worker ended before: {dead.ending}."
         transaction.pause(f"Paused on request.{lost} It goes on from its newest checkpoint when it is resumed.")
         return
+    policy = retries.policy_of(connection, dead.job)
+    if policy is not None and cause != attempts.INTERRUPTED:
+        _by_policy(transaction, connection, dead, policy=policy, cause=cause)
+        return
     serving = job.task == job_pb2.TASK_KIND_SERVE
-    budget = INTERRUPTIONS if cause == attempts.INTERRUPTED else min(retries, SERVING_RETRIES) if serving else retries
+    budget = INTERRUPTIONS if cause == attempts.INTERRUPTED else min(tries, SERVING_RETRIES) if serving else tries
     if attempts.count_by_cause(connection, dead.job, cause) <= budget:
-        ended = f"The worker of attempt {dead.attempt} ended: {dead.ending}."
         code = "WORKER_INTERRUPTED" if cause == attempts.INTERRUPTED else "WORKER_LOST"
-        text = f"{ended} The next one {_RELOADS if serving else _RESUMES}."
-        transaction.recover(code, text)
+        transaction.recover(code, _lost(transaction, dead))
     else:
         _fail(transaction, dead)
+
+
+def _by_policy(
+    transaction: Transaction, connection: Connection, dead: DeadAttempt, *, policy: job_pb2.RetryPolicy, cause: str
+) -> None:
+    """Have a job be tried again, or fail, as its own policy says; a reported failure is one that it tries again."""
+    failed = retries.failures(connection, dead.job)
+    if cause != attempts.FAILED and not retries.allowed(policy, job_pb2.FAILURE_CATEGORY_SYSTEM, failed):
+        _fail(transaction, dead)
+        return
+    was = transaction.snapshot.state_reason
+    code, text = ("WORKER_LOST", _lost(transaction, dead)) if cause != attempts.FAILED else (was.code, was.text)
+    again = retries.next_time(policy, failed, transaction.now)
+    tried = f"{text} It is tried again" if cause == attempts.FAILED else text
+    when = f" after {(again - transaction.now) / 1e6:.0f} s" if again else ""
+    counted = f"{tried.rstrip('.')}{when} (failure {failed} of {policy.max_attempts})."
+    transaction.recover(code, counted, not_before=again)
+
+
+def _lost(transaction: Transaction, dead: DeadAttempt) -> str:
+    serving = transaction.row.task == job_pb2.TASK_KIND_SERVE
+    next_one = _RELOADS if serving else _RESUMES
+    return f"The worker of attempt {dead.attempt} ended: {dead.ending}. The next one {next_one}."
 
 
 def _fail(transaction: Transaction, dead: DeadAttempt) -> None:

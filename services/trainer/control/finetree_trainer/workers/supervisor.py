@@ -422,7 +422,7 @@ class Supervisor:
             remove_drafts, layout.checkpoints(worker.job), layout.artifacts(worker.job, worker.attempt)
         )
         ended = DeadAttempt(worker.job, worker.attempt, folder, ending)
-        closing = self._spawn(close_attempt(self._log, ended, retries=self._settings.system_retries))
+        closing = self._spawn(close_attempt(self._log, ended, tries=self._settings.system_retries))
         # So that the job comes before others that wait for its slot; but that nothing works on it is proof enough.
         await asyncio.wait((closing,), timeout=CLOSE_SECONDS)
         if rested is not None:

@@ -17,7 +17,6 @@ from finetree_api.trainer.v1 import artifact_pb2, event_pb2, export_pb2, job_pb2
 from finetree_api.types.v1 import check_pb2
 from safetensors import safe_open
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from finetree_worker import card
 from finetree_worker.atomic_files import atomic_folder, hashes
@@ -80,7 +79,6 @@ class _Export:
 
     def run(self) -> None:
         torch.set_num_threads(self.plan.threads)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         with self._phase(job_pb2.JOB_PHASE_LOAD_MODEL):
             tokenizer = load_tokenizer(self.folder)
             config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False, local_files_only=True)

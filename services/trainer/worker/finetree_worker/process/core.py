@@ -41,6 +41,8 @@ class TrainingCore:
         """
         gc.disable()
         try:
+            from transformers.utils import logging
+
             import finetree_worker.generate.serve
             import finetree_worker.models.gguf
             import finetree_worker.plan_from_task
@@ -49,6 +51,7 @@ class TrainingCore:
             gc.freeze()
             gc.enable()
         log_capture.adopt_library_loggers()
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
 
     def profile(self) -> worker_pb2.HostProfile:
         """Measure the matrix rates of all cores that this process may use."""

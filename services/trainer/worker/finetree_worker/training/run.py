@@ -11,7 +11,6 @@ import torch
 from finetree_api.trainer.v1 import artifact_pb2, event_pb2, job_pb2
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from finetree_worker import card, device_memory, randomness
 from finetree_worker.atomic_files import atomic_folder, hash_of, storage_errors
@@ -62,7 +61,6 @@ class _Run:
 
     def run(self) -> Trained:
         torch.set_num_threads(self.plan.threads)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         with self._phase(job_pb2.JOB_PHASE_LOAD_MODEL):
             self.steering.stop_here()
             tokenizer, model = self._load()

@@ -11,6 +11,7 @@ from finetree_cli.output import Output
 from finetree_cli.render.trainer.artifacts import next_commands, show_next
 
 BASE = artifact_pb2.ArtifactBase(hub_id="org/base")
+NAME = "projects/default/jobs/0199/artifacts/model"
 
 
 def adapter(folder, peft_type="LORA", **config: object) -> artifact_pb2.Artifact:
@@ -60,7 +61,7 @@ def test_vllm_is_told_a_rank_above_its_default(tmp_path, config, option):
 @pytest.mark.parametrize("config", [{"r": 8, "use_dora": True}, {"modules_to_save": ["lm_head"]}])
 def test_what_vllm_does_not_load_is_served_merged(tmp_path, config):
     found = commands(adapter(tmp_path / "adapter", **config), tmp_path / "adapter")
-    assert list(found) == ["load", "merge", "serve", "convert"]
+    assert list(found) == ["load", "merge", "serve"]
     assert found["serve"] == ["vllm", "serve", str(tmp_path / "adapter-merged")]
 
 
@@ -69,13 +70,24 @@ def test_a_prefix_is_loaded_and_neither_merged_nor_served(tmp_path):
 
 
 def test_a_whole_model_and_bottleneck_layers(tmp_path):
-    model = artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_MODEL)
+    model = artifact_pb2.Artifact(name=NAME, kind=artifact_pb2.ARTIFACT_KIND_MODEL)
     found = commands(model, tmp_path)
-    assert list(found) == ["load", "serve", "convert"]
-    assert found["convert"] == ["python", "convert_hf_to_gguf.py", str(tmp_path)]
+    assert list(found) == ["load", "serve", "export"]
+    assert found["export"] == ["finetree", "export", "0199", "--format", "gguf", "--output", f"{tmp_path}-gguf"]
     bottleneck = commands(adapter(tmp_path, peft_type=""), tmp_path)
     assert "adapter.load(AutoModelForCausalLM.from_pretrained('org/base')" in bottleneck["load"][2]
     assert commands(artifact_pb2.Artifact(kind=artifact_pb2.ARTIFACT_KIND_REPORT), tmp_path) == {}
+
+
+def test_what_a_job_has_trained_can_be_talked_to_and_nobody_is_told_that_it_cannot(tmp_path, capsys):
+    made = adapter(tmp_path, r=8)
+    made.name = NAME
+    made.serving.add(server=serving_pb2.SERVING_TARGET_VLLM, verdict=serving_pb2.SERVING_VERDICT_SERVES)
+    made.serving.add(server=serving_pb2.SERVING_TARGET_FINETREE, verdict=serving_pb2.SERVING_VERDICT_NOT)
+    show_next(Output(), made, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].split() == ["chat", "finetree", "chat", "0199"]
+    assert lines[-1] == "  served by vllm"
 
 
 def test_what_does_not_load_says_why(tmp_path, capsys):

@@ -47,12 +47,18 @@ def served(**changes) -> Served:  # noqa: ANN003 - fields of Served
 
 def test_each_part_is_what_the_configuration_says(folder):
     found = memory_of(folder, served(), device="cpu")
-    assert found.weights == 2 * (MATRICES + OTHERS)
+    assert found.weights == 2 * (MATRICES + OTHERS + VOCABULARY * HIDDEN)  # the head's copy of the embeddings
     head = HIDDEN // HEADS
     assert found.cache == 2 * LAYERS * KV_HEADS * head * 2 * 100 * 3
     assert found.working == 100 * (8 * HIDDEN + 3 * INNER) * 2 + 3 * VOCABULARY * 4
     assert (found.targets, found.process) == (5000, PROCESS_BYTES["cpu"])
     assert found.total == found.weights + found.cache + found.working + 5000 + PROCESS_BYTES["cpu"]
+
+
+def test_a_head_of_its_own_is_not_copied_nor_is_one_on_a_gpu(folder):
+    assert memory_of(folder, served(), device="cuda").weights == 2 * (MATRICES + OTHERS)
+    (folder / "head.safetensors").write_bytes(safetensors({"lm_head.weight": (VOCABULARY, HIDDEN)}))
+    assert memory_of(folder, served(), device="cpu").weights == 2 * (MATRICES + OTHERS + VOCABULARY * HIDDEN)
 
 
 def test_a_wider_precision_doubles_what_is_stored_in_it(folder):

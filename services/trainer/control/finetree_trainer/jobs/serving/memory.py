@@ -2,10 +2,11 @@
 """Memory that a served base model needs, from its config.json and the headers of its files, before anything is loaded.
 
 Weights: the elements of all tensors, in the precision that is asked for; where it is quantized, the matrices of the
-layers in the format of bitsandbytes, the rest (embeddings, head, norms) in that precision. Key-value cache: 2 (keys and
-values) x layers x key-value heads x head width x bytes, for each token of each sequence that is decoded together, as if
-all of them filled the context (a sliding window needs less). Working memory: the logits of one token of each sequence
-in float32, and what a layer holds while the longest prompt passes through it.
+layers in the format of bitsandbytes, the rest (embeddings, head, norms) in that precision. On a CPU a head that shares
+the matrix of the embeddings has a copy of it, in the layout of the matrix kernels (docs/decisions/0037). Key-value
+cache: 2 (keys and values) x layers x key-value heads x head width x bytes, for each token of each sequence that is
+decoded together, as if all of them filled the context (a sliding window needs less). Working memory: the logits of one
+token of each sequence in float32, and what a layer holds while the longest prompt passes through it.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _QUANTIZED_BYTES = {
     # A byte; the float32 scale of a row is less than a thousandth of it.
     method_pb2.QUANTIZATION_INT8: 1.0,
 }
+_HEADS = frozenset({"lm_head.weight", "embed_out.weight", "output.weight"})
+"""Names of a head of its own, in transformers' models."""
 _HIDDEN_COPIES = 8
 """Activations as wide as the residual stream that a layer holds at once: residual, norm, queries, keys, values, output
 of attention, projection, sum."""
@@ -91,7 +94,7 @@ def memory_of(folder: Path, served: Served, *, device: str) -> ServingMemory:
     context, parallel = served.max_context_tokens, served.max_parallel
     activations = context * (_HIDDEN_COPIES * hidden + _INNER_COPIES * inner) * element
     return ServingMemory(
-        weights=_weights_bytes(folder, served),
+        weights=_weights_bytes(folder, served, copied_head=vocabulary * hidden if device == "cpu" else 0),
         targets=served.targets_bytes,
         cache=int(2 * layers * kv_width * element) * context * parallel,
         working=int(activations) + parallel * vocabulary * 4,
@@ -104,9 +107,10 @@ def folder_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-def _weights_bytes(folder: Path, served: Served) -> int:
+def _weights_bytes(folder: Path, served: Served, *, copied_head: int) -> int:
+    """Add up the tensors of the files; `copied_head` are the elements of a head that the files do not have."""
     element = _ELEMENT_BYTES[served.precision]
-    total = 0.0
+    total, own_head = 0.0, False
     for file in folder.glob("*.safetensors"):
         try:
             tensors = read_header(file)
@@ -114,7 +118,8 @@ def _weights_bytes(folder: Path, served: Served) -> int:
             continue
         for name, tensor in tensors.items():
             total += _elements(tensor) * _bytes_of(name, tensor, served, element)
-    return int(total)
+            own_head = own_head or name in _HEADS
+    return int(total if own_head else total + copied_head * element)
 
 
 def _bytes_of(name: str, tensor: StoredTensor, served: Served, element: float) -> float:

@@ -18,7 +18,6 @@ from finetree_api.trainer.v1 import artifact_pb2, evaluation_pb2, event_pb2, job
 from finetree_api.types.v1 import check_pb2
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from finetree_worker.atomic_files import atomic_folder
 from finetree_worker.control import Control, Steering
@@ -90,7 +89,6 @@ class _Evaluation:
 
     def run(self) -> None:
         torch.set_num_threads(self.plan.threads)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library leaves it untyped
         with self._phase(job_pb2.JOB_PHASE_LOAD_MODEL):
             self.steering.stop_here()
             tokenizer = load_tokenizer(self.plan.base.folder)
