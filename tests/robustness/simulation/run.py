@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs seeds: `python run.py FIRST LAST [--bug NAME]` prints a JSON line for each, and one with what was seen.
+"""Runs seeds: `python run.py FIRST LAST` prints a JSON line for each, and what was seen; 1 where a promise was broken.
 
 A seed decides everything: how many jobs and slots there are, what clients ask and when, how long each message and each
 write takes, what breaks, when, and when it is mended. After the faults comes a quiet time in which every job must end.
@@ -187,11 +187,13 @@ def main() -> None:
     gc.disable()  # a killed task's finally blocks must not run
     seen: Counter[str] = Counter()
     lines = _bugs() if given.bugs else _seeds(range(given.first, given.last + 1), given.bug, seen)
+    broken = False
     for line in lines:
+        broken |= bool(line.get("violations"))
         print(json.dumps(line), flush=True)  # noqa: T201 - a program's result
     print(json.dumps({"seen": dict(sorted(seen.items()))}), flush=True)  # noqa: T201
     sys.stdout.flush()
-    os._exit(0)
+    os._exit(int(broken))
 
 
 if __name__ == "__main__":
