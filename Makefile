@@ -76,11 +76,12 @@ test-integration: setup .trackers/.ready  ## real servers and workers on loopbac
 test-robustness: setup  ## kill, fill, cut and fuzz (budget 4 min)
 	@$(call tier,robustness + fuzz,2,tests/robustness tests/fuzz)
 
-soak: setup  ## the long campaign: a thousand kills, every crash state, the seeded bugs (half an hour and more)
+soak: setup  ## the long campaign: a thousand kills, every crash state, the seeded bugs, 10,000 seeds (an hour and more)
 	@export FINETREE_RANDOM_KILLS=900 FINETREE_ROUNDS=5 FINETREE_REAL_KILLS=10 FINETREE_REAL_POINTS=99 FINETREE_CRASH_STATES=2500
 	$(BIN)/python -m pytest --quiet --timeout 7200 -s tests/robustness/campaign tests/robustness/power
 	unset FINETREE_CRASH_STATES
 	$(BIN)/python tests/robustness/seeded_bugs.py
+	$(BIN)/python tests/robustness/simulation/run.py 1 10000 > soak-simulation.jsonl
 
 conformance: setup  ## the Go client too: Go from the package index, its modules from Debian or GO_MODULES=proxy
 	@echo "conformance: Go"

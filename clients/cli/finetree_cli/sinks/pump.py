@@ -111,7 +111,11 @@ class Pump:
         rows = [(job.uid, job.name, job.last_seq if skipped else 0, skipped and job.state in _ENDED) for job in found]
         self.cursors.register(name, rows)
         states = [state for state in job_pb2.JobState.values()[1:] if state not in _ENDED]
-        return {job.uid: job for job in self.client.list_jobs(states=states, labels=labels, page_size=200)}
+        live = {job.uid: job for job in self.client.list_jobs(states=states, labels=labels, page_size=200)}
+        # The list is in the order of ids, and an id that was made after the clock was set back is not the newest.
+        late = [job for job in live.values() if not self.cursors.has(name, job.uid)]
+        self.cursors.register(name, [(job.uid, job.name, 0, False) for job in late])
+        return live
 
     def _bring_up(self, cursor: Cursor, live: dict[str, job_pb2.Job]) -> bool:
         """Deliver what one job has; returns whether the sink has all of it.

@@ -33,7 +33,8 @@ class Transaction:
 
     def __init__(self, row: JobRow, now: int) -> None:
         self.row = row
-        self.now = now
+        # A clock that was set back while the service was down must not set the log's times back.
+        self.now = max(now, row.update_time)
         self.snapshot = job_pb2.Job.FromString(row.snapshot)
         self.events: list[event_pb2.JobEvent] = []
         self.changed = False

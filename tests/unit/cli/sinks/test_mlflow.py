@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What trackers get of an event, of a job's settings, and of repeated steps."""
+"""What MLflow gets of an event and of a job."""
 
-import pytest
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_cli.sinks.mlflow import LONGEST_PARAM, settings_of, tags_of, values_of
-from finetree_cli.sinks.pump import FIRST_WAIT, LONGEST_WAIT, wait_after
-from finetree_cli.sinks.wandb_folder import rows_of
 
 
 def step(number: int, loss: float | None, *, at: int = 0) -> event_pb2.JobEvent:
@@ -50,20 +47,3 @@ def test_tags_leave_out_what_is_empty():
         "finetree.attempt": "0",
         "finetree.label.team": "a",
     }
-
-
-def test_steps_that_a_later_attempt_repeats_have_its_values():
-    again = event_pb2.JobEvent(attempt=2, attempt_started=event_pb2.AttemptStarted(restored_step=2))
-    events = [step(1, 1.0), step(2, 0.9), step(3, 0.8), step(4, 0.7), again, step(3, 0.85), step(4, 0.75)]
-    losses = [(row["step"], row["values"]["train/loss"]) for row in rows_of(events)]
-    assert losses == [(1, 1.0), (2, 0.9), (3, 0.85), (4, 0.75)]
-
-
-@pytest.mark.parametrize("failures", [1, 2, 5, 100])
-def test_waiting_grows_up_to_a_limit(failures):
-    most = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (failures - 1))
-    assert all(most / 2 <= wait_after(failures) <= most for _ in range(50))
-
-
-def test_what_a_target_asks_for_is_kept():
-    assert wait_after(1, 40.0) >= 40.0
