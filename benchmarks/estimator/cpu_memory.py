@@ -100,7 +100,7 @@ def count_weights(found: dict[str, Any]) -> None:
     What loading itself allocates is left out: it maps the file, and converts in threads that the profiler does not see.
     """
     from finetree_worker.models.load import load_model
-    from finetree_worker.training import run
+    from finetree_worker.models import bases
 
     def counted(*arguments: Any, **settings: Any) -> Any:
         model = load_model(*arguments, **settings)
@@ -109,7 +109,7 @@ def count_weights(found: dict[str, Any]) -> None:
         found["weights"] = min(sum(storages.values()), sum(p.nbytes for p in model.parameters()))
         return model
 
-    run.load_model = counted  # type: ignore[attr-defined]  # with any arguments
+    bases.load_model = counted  # with any arguments
 
 
 def events_peak(profiler: Any, since: int) -> int:

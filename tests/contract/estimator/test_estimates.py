@@ -63,7 +63,7 @@ async def test_the_same_request_gives_the_same_answer(stub, request_of):
 
 
 async def test_calls_at_once_are_answered_as_one_after_the_other(stub, request_of, explain):
-    asked = [request_of(dataset_profile={"examples": 100 + number}) for number in range(96)]
+    asked = [request_of(dataset_profile={"examples": 100 + number}) for number in range(64)]
     asked[40] = request_of({"model": {"name": "nonesuch"}})
     at_once = await asyncio.gather(*map(stub.EstimateRun, asked), return_exceptions=True)
     assert explain(at_once.pop(40)).reason == "MODEL_NOT_FOUND"

@@ -78,7 +78,7 @@ async def test_a_long_log_is_read_in_whole_batches(tmp_path):
         assert events == list(range(1, 6001))
         reads = len([text for text in sent if "FROM event_blocks" in text])
         # Events of 250 bytes: a read fills a batch of 64 KiB, and neither is made for a handful.
-        assert reads <= batches + 1 <= 6000 / 150
+        assert reads <= batches + 3 <= 6000 / 150
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,9 @@ async def _recommended(
     spec = run_spec_pb2.RunSpec()
     spec.CopyFrom(answer.spec)
     spec.MergeFrom(own)
-    return job_pb2.TrainTask(
-        spec=spec, setting_sources=answer.setting_sources, recommendation=recommendation_of(answer)
-    )
+    # What the request states is its own, also where the recommender would have chosen the same.
+    sources = [each for each in answer.setting_sources if not _states(own, each.field_path)]
+    return job_pb2.TrainTask(spec=spec, setting_sources=sources, recommendation=recommendation_of(answer))
 
 
 def _this_machine(
@@ -182,6 +182,19 @@ def _replace(sources: Any, kept: Iterable[check_pb2.SettingSource]) -> None:
     found = list(kept)
     del sources[:]
     sources.extend(found)
+
+
+def _states(spec: Any, path: str) -> bool:
+    """Tell whether a spec states the field at a path."""
+    *parents, last = path.split(".")
+    for name in parents:
+        if not isinstance(spec, Message) or name not in spec.DESCRIPTOR.fields_by_name:
+            return False
+        spec = getattr(spec, name)
+    field = spec.DESCRIPTOR.fields_by_name.get(last) if isinstance(spec, Message) else None
+    if field is None:
+        return False
+    return bool(spec.HasField(last) if field.has_presence else getattr(spec, last))
 
 
 def _same(one: Any, other: Any, path: str) -> bool:

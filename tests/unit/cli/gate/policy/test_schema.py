@@ -22,7 +22,7 @@ POLICIES = [
     block
     for page in sorted(DOCS.rglob("*.md"))
     for block in re.findall(FENCE, page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    if re.search(r"^(limits|policies):", block, flags=re.MULTILINE)
+    if re.search(r"^(limits:\s*(\[|-)|policies:)", block, flags=re.MULTILINE)  # a job's limits are a mapping
 ]
 JOB = "model: {name: llama-3.1-8b}\nlora: {}\nhardware: {accelerator: a100-80gb}\n"
 WRONG = [
