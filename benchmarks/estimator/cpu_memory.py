@@ -99,8 +99,8 @@ def count_weights(found: dict[str, Any]) -> None:
 
     What loading itself allocates is left out: it maps the file, and converts in threads that the profiler does not see.
     """
-    from finetree_worker.models.load import load_model
     from finetree_worker.models import bases
+    from finetree_worker.models.load import load_model
 
     def counted(*arguments: Any, **settings: Any) -> Any:
         model = load_model(*arguments, **settings)
