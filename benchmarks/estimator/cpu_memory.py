@@ -109,7 +109,7 @@ def count_weights(found: dict[str, Any]) -> None:
         found["weights"] = min(sum(storages.values()), sum(p.nbytes for p in model.parameters()))
         return model
 
-    bases.load_model = counted  # with any arguments
+    bases.load_model = counted  # type: ignore[attr-defined]  # with any arguments
 
 
 def events_peak(profiler: Any, since: int) -> int:
