@@ -19,6 +19,10 @@ from xdist.scheduler import LoadFileScheduling
 # Test processes that compute share the cores with each other and with workers: threads that spin for long while they
 # wait would burn the time of those they wait for. Read by OpenMP when torch is first imported, hence set here.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two trainings with two threads each on two cores took three to four times as long as with one each.
+    for _name in ("OMP_NUM_THREADS", "FINETREE_TRAINER_CPU_THREADS"):
+        os.environ.setdefault(_name, "1")
 
 # No test reads the configuration file of whoever runs it, nor uses a profile or a token of theirs.
 os.environ["XDG_CONFIG_HOME"] = str(Path(__file__).parent / "no-configuration")
