@@ -46,6 +46,10 @@ TRAINING = (
 """Folders and files whose tests import the training libraries, many of them when they are collected."""
 
 
+USUAL_SECONDS = 10
+"""What a file takes that is marked `slow` without a number of seconds."""
+
+
 def computes(path: str) -> bool:
     """Whether a test file, or the file of a test's id, is one that imports the training libraries."""
     return path.startswith(TRAINING)
@@ -79,11 +83,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Where processes share the files, long ones come first: they compute, are slow, wait for programs, or are many."""
     if hasattr(config, "workerinput"):
         tests = Counter(item.location[0] for item in items)
-        slow = {item.location[0] for item in items if item.get_closest_marker("slow")}
+        slow: Counter[str] = Counter()
+        for item in items:
+            for mark in item.iter_markers("slow"):
+                slow[item.location[0]] = max(slow[item.location[0]], *(mark.args or (USUAL_SECONDS,)), 1)
 
-        def place(item: pytest.Item) -> tuple[bool, bool, bool, int, str]:
+        def place(item: pytest.Item) -> tuple[bool, int, bool, int, str]:
             file = item.location[0]
-            return not computes(file), file not in slow, file.startswith("tests/unit/"), -tests[file], file
+            return not computes(file), -slow[file], file.startswith("tests/unit/"), -tests[file], file
 
         items.sort(key=place)
 

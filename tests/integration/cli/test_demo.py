@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow(50), pytest.mark.timeout(600)]
 
 COUNTRIES = 2
 """4 held-out questions: enough to see that everything works; accuracy is measured on 60 by `make run`."""

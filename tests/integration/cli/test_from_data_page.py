@@ -11,7 +11,7 @@ from pathlib import Path
 import pycountry
 import pytest
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow(100), pytest.mark.timeout(600)]
 
 PAGE = Path(__file__).parents[3] / "docs/from-data-to-a-served-adapter.md"
 SCRIPTS = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)

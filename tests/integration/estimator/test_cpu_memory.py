@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "estimator" / "cpu_memory.py"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow(49), pytest.mark.timeout(240)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from finetree_cli.backends.suite import Suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.slow(26), pytest.mark.timeout(280)]
 
 ROOT = Path(__file__).resolve().parents[3]
 ROWS = [{"prompt": f"What follows {n}?", "completion": f"{n + 1} does."} for n in range(3)]

@@ -13,7 +13,7 @@ from finetree_worker.errors import Cancelled, ModelError
 from finetree_worker.methods.lora import Lora
 from finetree_worker.plan import BaseModel, DataPlan, EvaluationPlan, Metric, Optimization, Plan, Precision
 
-pytestmark = [pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow(41), pytest.mark.timeout(240)]
 
 
 def test_the_prepared_model_is_whole_and_knows_its_hub_id(smollm2: Path, quiet: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow(49), pytest.mark.timeout(300)]
 PROGRAM = Path(__file__).with_name("run.py")
 CHUNKS = ((1, 50), (51, 100))
 ALWAYS = (

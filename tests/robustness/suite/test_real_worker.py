@@ -17,7 +17,7 @@ from finetree import Client, Unavailable
 from finetree_api.trainer.v1 import event_pb2, job_pb2
 from finetree_cli.backends.suite import Suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.slow(99), pytest.mark.timeout(280)]
 
 STEPS = 10
 ROWS = [
