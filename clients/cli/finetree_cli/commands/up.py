@@ -107,6 +107,7 @@ def _delivering(settings: Settings, configs: "list[SinkConfig]", suite: "Suite")
         Client(trainer_address=suite.addresses["trainer"], project=settings.project) as client,
         delivering(configs, client, suite.data_dir / "sinks", settings.out.say),
     ):
+        settings.out.say(f"{'sinks':12} {', '.join(config.name for config in configs)}")
         yield
 
 
