@@ -33,7 +33,7 @@ class EvenCore:
 
     def profile(self) -> Any:
         """Not asked for."""
-        raise NotImplementedError
+        raise NotImplementedError  # the core's protocol has it; only an idle worker is asked
 
     def prepare(self, _task: Any, _reporter: Any, _control: Any) -> None:
         """Not asked for."""

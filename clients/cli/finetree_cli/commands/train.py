@@ -119,14 +119,7 @@ def train(
         from finetree_cli.commands.train_batch import BatchOptions, train_batch
 
         _refuse_of_one(
-            {
-                "--plan": plan_file,
-                "--data": data,
-                "--eval-data": eval_data,
-                "--init-from": init_from,
-                "--name": name,
-                "--request-id": request_id,
-            }
+            plan=plan_file, data=data, eval_data=eval_data, init_from=init_from, name=name, request_id=request_id
         )
         options = BatchOptions(
             continue_on_error=continue_on_error,
@@ -172,10 +165,11 @@ def train(
             show_created(settings, handle)
 
 
-def _refuse_of_one(given: dict[str, object]) -> None:
-    named = [flag for flag, value in given.items() if value]
+def _refuse_of_one(**given: object) -> None:
+    """Refuse options of a single job file, given under the names of their flags."""
+    named = [name.replace("_", "-") for name, value in given.items() if value]
     if named:
-        raise click.UsageError(f"{named[0]} is for one job file: name one, or write it into the files")
+        raise click.UsageError(f"--{named[0]} is for one job file: name one, or write it into the files")
 
 
 def _refuse_contradictions(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from finetree_cli.backends.forge.http import LOOPBACK
 from finetree_cli.errors import BadInput
 from finetree_cli.gate.policy.reading import SectionReader, join
 from finetree_cli.jobfile.job import MAX_FILE_BYTES, compose
@@ -30,7 +31,6 @@ TARGETS: Mapping[str, Sequence[str]] = {
 """Kinds of target and their settings."""
 _COMMON = ("name", "labels", "existing")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-_LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
 _WORDS = {"true": True, "false": False}
 
 
@@ -166,7 +166,7 @@ class _Reader:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             text = "must be an address such as https://tracker.example.com, without a user in it"
             self.reader.report(values["url"], join(path, "url"), text)
-        elif parts.scheme == "http" and parts.hostname not in _LOOPBACK and not self._flag(values, "plaintext", path):
+        elif parts.scheme == "http" and parts.hostname not in LOOPBACK and not self._flag(values, "plaintext", path):
             text = "is not encrypted and leaves this machine; use https, or say plaintext: true"
             self.reader.report(values["url"], join(path, "url"), text)
 

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from finetree_cli.backends.forge.http import opener
 from finetree_cli.sinks.delivery import RefusedError, UnreachableError
 
 SECONDS = 20.0
@@ -24,16 +25,6 @@ _KEYS = frozenset((401, 403, 407))
 """Refusals of whoever sends: every job would get the same."""
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A target that moved is an error: what is sent, and the secret with it, stays with the configured address."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)
-
-
 def send(url: str, body: bytes | None, headers: Mapping[str, str], *, method: str = "POST") -> bytes:
     """Send a request and return the body of its answer, which had a status of 200 to 299.
 
@@ -43,7 +34,7 @@ def send(url: str, body: bytes | None, headers: Mapping[str, str], *, method: st
     """
     request = urllib.request.Request(url, data=body, headers=dict(headers), method=method)  # noqa: S310 - https or loopback: config
     try:
-        with _OPENER.open(request, timeout=SECONDS) as answer:
+        with opener().open(request, timeout=SECONDS) as answer:
             return bytes(answer.read(_MOST))
     except urllib.error.HTTPError as error:
         with error:

@@ -105,7 +105,7 @@ class Site:
         headers = {**self.headers, "User-Agent": "finetree", "Content-Type": "application/json"}
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - https, or loopback
         try:
-            with _opener().open(request, timeout=TIMEOUT) as response:
+            with opener().open(request, timeout=TIMEOUT) as response:
                 raw = response.read(MAX_ANSWER_BYTES)
                 found = {name.lower(): value for name, value in response.headers.items()}
             return Answer(json.loads(raw) if raw.strip() else None, found)
@@ -125,9 +125,9 @@ def _refused(error: urllib.error.HTTPError, method: str, path: str) -> Refused:
     return Refused(said, status=status, retry_after=float(wait) if wait.isdecimal() else None)
 
 
-def _opener() -> urllib.request.OpenerDirector:
+def opener() -> urllib.request.OpenerDirector:
     """Return what sends requests, by the environment's proxy, and follows no redirect."""
-    opener = urllib.request.OpenerDirector()
+    made = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.HTTPHandler(),
@@ -135,5 +135,5 @@ def _opener() -> urllib.request.OpenerDirector:
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
     ):
-        opener.add_handler(handler)
-    return opener
+        made.add_handler(handler)
+    return made
