@@ -26,11 +26,14 @@ from finetree_api.trainer.v1 import (
     trainer_pb2_grpc,
 )
 from finetree_api.types.v1 import estimate_summary_pb2, method_pb2, run_spec_pb2
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
 Template = job_pb2.JobTemplate
 WORKER = Path(__file__).with_name("scripted_worker.py")
 OPTIONS = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
+QUIET = Duration(seconds=60)
+"""Time between heartbeats, longer than any test waits: a heartbeat would hide that a watcher was not woken."""
 ROWS = [
     {"messages": [{"role": "user", "content": f"Question {i}?"}, {"role": "assistant", "content": f"Answer {i}."}]}
     for i in range(20)
@@ -123,18 +126,19 @@ class Talker:
     async def job(self, name: str) -> job_pb2.Job:
         return (await self.stub.GetJob(trainer_pb2.GetJobRequest(name=name))).job
 
-    async def events(self, name: str, seconds: float = 8.0, **start) -> list[event_pb2.JobEvent]:
+    async def events(self, name: str, seconds: float = 30.0, **start) -> list[event_pb2.JobEvent]:
         """Every event until the stream ends."""
         found: list[event_pb2.JobEvent] = []
+        start = {"heartbeat": QUIET} | start
         async with asyncio.timeout(seconds):
             async for batch in self.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name, **start)):
                 found.extend(batch.events)
         return found
 
-    async def until(self, name: str, condition, seconds: float = 8.0) -> list[event_pb2.JobEvent]:
+    async def until(self, name: str, condition, seconds: float = 30.0) -> list[event_pb2.JobEvent]:
         """Events until one fulfils the condition."""
         found: list[event_pb2.JobEvent] = []
-        call = self.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name))
+        call = self.stub.WatchJob(event_log_pb2.WatchJobRequest(name=name, heartbeat=QUIET))
         async with asyncio.timeout(seconds):
             async for batch in call:
                 for event in batch.events:
@@ -294,7 +298,7 @@ class Server:
             await self.channel.close()
         if self.process.returncode is None:
             self.process.send_signal(number)
-        return await asyncio.wait_for(self.process.wait(), 8)
+        return await asyncio.wait_for(self.process.wait(), 30)
 
 
 def _text(value) -> str:

@@ -20,7 +20,7 @@ def workers(tmp_path):
     ]
 
 
-async def gone(tmp_path, seconds=5.0):
+async def gone(tmp_path, seconds=30.0):
     async with asyncio.timeout(seconds):
         while workers(tmp_path):
             await asyncio.sleep(0.02)

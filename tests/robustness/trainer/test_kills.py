@@ -88,7 +88,7 @@ async def test_a_worker_that_ends_while_the_service_is_down_is_read_from_its_jou
         await after_step(talk, job, 4)
         journal = tmp_path / "data" / "jobs" / job.uid / "attempts" / "1" / FILE_NAME
         size = 0
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while size != journal.stat().st_size or not size:
                 size = journal.stat().st_size
                 await asyncio.sleep(0.3)
@@ -203,7 +203,7 @@ async def test_what_a_killed_worker_has_half_written_is_removed(tmp_path):
     async with trainer(tmp_path, script) as talk:
         job = await talk.train()
         assert_whole(await talk.events(job.name))
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while hidden(tmp_path):
                 await asyncio.sleep(0.02)
         artifacts = tmp_path / "data" / "jobs" / job.uid / "attempts" / "3" / "artifacts"
@@ -214,7 +214,7 @@ async def test_what_a_killed_worker_has_half_written_is_removed(tmp_path):
         assert sum(file.stat().st_size for place in places for file in place.rglob("*")) == 0
     left = tmp_path / "data" / "jobs" / job.uid / "checkpoints" / ".step-9.1.tmp"
     left.mkdir(parents=True)
-    async with trainer(tmp_path, script), asyncio.timeout(8):
+    async with trainer(tmp_path, script), asyncio.timeout(30):
         while left.exists():
             await asyncio.sleep(0.02)
 

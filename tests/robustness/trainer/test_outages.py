@@ -248,7 +248,7 @@ async def test_a_job_that_meets_a_locked_database_waits_and_says_so(tmp_path, so
 
         queue.start = start_behind_a_lock
         job = await talk.train()
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while not (told := (await talk.job(job.name)).blocked_by).startswith("it could not be started"):
                 await asyncio.sleep(0.01)
         assert told == "it could not be started (STORE_UNAVAILABLE) and is tried again"
@@ -287,7 +287,7 @@ async def test_a_loop_that_has_died_ends_readiness(tmp_path, monkeypatch):
         queue = talk.application._queue
         monkeypatch.setattr(queue, "_announce_positions", lambda: 1 / 0)
         queue.wake()
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while await health_of(talk) != health_pb2.HealthCheckResponse.NOT_SERVING:
                 await asyncio.sleep(0.01)
         # It stays so, whatever else of the service becomes ready.
@@ -333,7 +333,7 @@ async def test_a_worker_that_dies_on_a_full_disk_frees_its_slot_and_its_job_goes
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await talk.create_dataset(b"{}\n", labels={"x": "y"})
         assert refusal(error.value)[:2] == AWAY["full"]
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while await free_slots(talk) == 0:
                 await asyncio.sleep(0.02)
         assert (await talk.job(job.name)).state == job_pb2.JOB_STATE_RUNNING

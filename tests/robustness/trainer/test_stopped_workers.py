@@ -19,7 +19,7 @@ NO_CHECKS = {"worker_heartbeat": 3600.0, "orphan_grace": 100 * 3600.0}
 async def stop_and_check(talk, worker) -> None:
     """Stop a worker, and let the service look for its heartbeats until the worker is dead."""
     os.kill(worker.process.pid, signal.SIGSTOP)
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(30):
         while psutil.Process(worker.process.pid).status() != psutil.STATUS_STOPPED:
             await asyncio.sleep(0.01)
         while not worker.process.dead.is_set():

@@ -105,7 +105,7 @@ async def test_a_fenced_worker_ends_its_group_and_writes_no_artifact(trainer, sc
     process = await spawn()
     await trainer.until(lambda: trainer.steps, "training")
     trainer.send(fenced=worker_pb2.Fenced(current_attempt=3))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await process.wait()
     assert process.returncode == -signal.SIGKILL
     assert b"attempt 3 has taken over" in (await process.communicate())[1]

@@ -72,8 +72,8 @@ class Recorder:
         return [event for event in self.events if isinstance(event, kind)]
 
     def alerts(self) -> list[str]:
-        """Codes of the alerts in order."""
-        return [alert.code for alert in self.of(event_pb2.Alert)]
+        """Codes of the alerts in order, but for the one that a loaded machine causes (see events/test_slowdown.py)."""
+        return [alert.code for alert in self.of(event_pb2.Alert) if alert.code != "SLOWER_THAN_EXPECTED"]
 
 
 def pausing(step: int) -> Recorder:

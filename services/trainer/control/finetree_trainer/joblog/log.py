@@ -6,6 +6,7 @@ and the job's watchers wake. Nothing is shown that is not stored, and training n
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -68,6 +69,7 @@ class EventLog:
         self.listeners: list[Callable[[jobs.JobRow], None]] = []
         self.followers: list[Callable[[Change[Any]], None]] = []
         self._tails: dict[str, Tail] = {}
+        self._numbers = itertools.count(1)
         self._loop = asyncio.get_running_loop()
         self.pace = Pace(self._loop)
 
@@ -134,6 +136,11 @@ class EventLog:
             tail.watchers -= 1
             self._forget(uid, tail)
 
+    def tail_number(self, uid: str) -> int:
+        """Number of a job's tail in memory; 0 without one. Who read while a tail was there hears of all that follows."""
+        tail = self._tails.get(uid)
+        return tail.number if tail is not None else 0
+
     async def read(
         self, uid: str, after: int, *, mask: int = events.ALL_KINDS, limit: int = TAIL_EVENTS
     ) -> events.Slice:
@@ -195,7 +202,7 @@ class EventLog:
     def _open(self, uid: str) -> Tail:
         tail = self._tails.get(uid)
         if tail is None:
-            tail = self._tails[uid] = Tail()
+            tail = self._tails[uid] = Tail(next(self._numbers))
         return tail
 
     def _forget(self, uid: str, tail: Tail) -> None:

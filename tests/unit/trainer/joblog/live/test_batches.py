@@ -93,6 +93,18 @@ async def test_a_client_that_goes_takes_no_batch_from_the_others(log):
     assert first.cancelled()
 
 
+async def test_a_watcher_that_comes_after_the_end_is_told_it_at_once(log, monkeypatch):
+    monkeypatch.setattr(batches_, "KEPT_SECONDS", 60.0)
+    await add(log, "a")
+    watches = Watches(log, limit=10, per_principal=10)
+    early = watches.watch("j1", 0, Filter(), principal="me")
+    await anext(early)  # keeps a batch that is the newest one as yet
+    await early.aclose()
+    await finish(log)
+    found = await asyncio.wait_for(collect(watches), Filter().heartbeat / 2)
+    assert [event.seq for batch in found for event in parsed(batch).events] == [1, 2, 3]
+
+
 async def test_what_is_kept_for_others_is_bounded(log):
     await add(log, *map(str, range(3 * KEPT)))
     batches = Batches(log)

@@ -54,8 +54,12 @@ class Batch:
     reply: SerializedReply | None
 
 
-_Key = tuple[str, int, int, int]
-"""Job, number after which the batch begins, mask of kinds, lowest level."""
+_Key = tuple[str, int, int, int, int]
+"""Job, number of its tail, number after which the batch begins, mask of kinds, lowest level.
+
+A batch of an earlier tail may be the end of what its watchers were told, and not of the log: who took it would wait for
+events that have come already.
+"""
 
 
 class Batches:
@@ -70,7 +74,7 @@ class Batches:
         """Return the batch after a number. Raises the errors of WatchJob about a log that is damaged or expired."""
         if chosen.steps_per_second:
             return await self._make(uid, after, chosen, sampler)
-        key = uid, after, chosen.mask, chosen.min_level
+        key = uid, self._log.tail_number(uid), after, chosen.mask, chosen.min_level
         made, batch = self._kept.get(key, (0.0, None))
         if batch is None or time.monotonic() - made > KEPT_SECONDS:
             # A task of its own: the client of whoever came first may go while others wait for the batch.

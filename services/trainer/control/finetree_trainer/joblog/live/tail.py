@@ -22,6 +22,8 @@ class Tail:
     Watchers see events up to `announced`, which moves when they are woken: so all of them are sent the same batches.
     """
 
+    number: int = 0
+    """Differs from that of every earlier tail, also of the same job."""
     last_seq: int = 0
     announced: int = 0
     newest: list[event_pb2.JobEvent] = field(default_factory=list)
