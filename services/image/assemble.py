@@ -84,7 +84,7 @@ def _copy_shared_libraries(system: Path) -> None:
     # Debian's /lib is a link, and programs name their loader by it.
     for name in ("lib", "lib64"):
         if (link := Path("/", name)).is_symlink():
-            (system / name).symlink_to(os.readlink(link))
+            (system / name).symlink_to(link.readlink())
     linked = [Path(sys.executable).resolve(), *_shared_objects(ENVIRONMENT), *_shared_objects(system)]
     listed = subprocess.run(["ldd", *map(str, linked)], capture_output=True, text=True, check=False).stdout
     found = {Path(word) for line in listed.splitlines() if line[:1] == "\t" for word in line.split() if word[0] == "/"}
@@ -105,8 +105,7 @@ def _write_etc(system: Path) -> None:
     """Write the users, how names are looked up, the authorities to trust, and the folders that programs expect."""
     etc = system / "etc"
     (etc / "passwd").write_text(
-        "root:x:0:0:root:/nonexistent:/nonexistent\n"
-        f"finetree:x:{OWNER}:{OWNER}:finetree:/{DATA}:/nonexistent\n",
+        f"root:x:0:0:root:/nonexistent:/nonexistent\nfinetree:x:{OWNER}:{OWNER}:finetree:/{DATA}:/nonexistent\n",
         encoding="ascii",
     )
     (etc / "group").write_text(f"root:x:0:\nfinetree:x:{OWNER}:\n", encoding="ascii")
@@ -208,7 +207,7 @@ def _copy(path: Path, system: Path) -> None:
     real_parent = path.parent.resolve()
     target = system / real_parent.relative_to("/") / path.name
     if path.is_symlink():
-        _copy((real_parent / os.readlink(path)), system)
+        _copy(real_parent / path.readlink(), system)
     _place(path, target)
 
 

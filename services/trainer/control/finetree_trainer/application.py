@@ -86,6 +86,7 @@ def service(settings: Settings, estimator: Estimator | None = None) -> Service:
     built.on_ready = application.run
     built.on_drain = application.drain
     built.on_stop = application.stop
+    built.stop_seconds += settings.stop_grace
     return built
 
 
@@ -232,7 +233,7 @@ class Application:
         self._generations.drain()
 
     async def stop(self) -> None:
-        """Stop the service's own parts; workers with a task go on without it."""
+        """Stop the service's own parts; workers with a task go on without it, unless `stop_grace` is set."""
         for task in self._running:
             task.cancel()
         await self._supervisor.stop()
