@@ -84,7 +84,10 @@ class ServiceSettings:
         default=False,
         text="Stop as after SIGTERM when standard input ends: the process that started the service is gone.",
     )
-    metrics_address: str = setting("", "HOST:PORT of the Prometheus page, plain HTTP; empty: no metrics.")
+    metrics_address: str = setting(
+        "",
+        "HOST:PORT of /metrics, /healthz and /readyz, plain HTTP; a port alone is on loopback. Empty: none of them.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting("info", "Least important log line to write.")
     drain_time: Duration = setting(10.0, "Longest time that running calls get after SIGTERM.")
     max_call_time: Duration = setting(60.0, "Longest time of a unary call.")

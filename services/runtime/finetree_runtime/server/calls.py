@@ -38,7 +38,7 @@ from finetree_runtime.server import context, validation
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
 from finetree_runtime.server.entry.auth import Authenticator
 from finetree_runtime.server.logging import get_logger
-from finetree_runtime.server.metrics import CallMetrics
+from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.replies import or_serialized
 
 REQUEST_ID = "x-request-id"
@@ -111,7 +111,7 @@ class CallInterceptor(aio.ServerInterceptor):
         self._admission.line.note_arrival()
         reason = self._admission.refusal(stream=known.stream, side=known.side)
         if reason:
-            self._note_refused(known.kind, method)
+            self._note_refused(known.kind, method, reason)
             return self._refusals[reason]
         return known.handler
 
@@ -152,6 +152,8 @@ class CallInterceptor(aio.ServerInterceptor):
             rpc.set_trailing_metadata(trailers)
             self._running += 1
             self._idle.clear()
+            if self._metrics is not None:
+                self._metrics.begin(kind, method)
             code = Code.OK.name
             try:
                 call.principal = await self._authenticator.authenticate(method, metadata, peer)
@@ -218,7 +220,8 @@ class CallInterceptor(aio.ServerInterceptor):
         if not self._running:
             self._idle.set()
         if self._metrics is not None:
-            self._metrics.observe(kind, call.method, code=code, seconds=seconds)
+            reason = "INTERNAL_ERROR" if "error_id" in call.fields else str(call.fields.get("reason", ""))
+            self._metrics.observe(kind, call.method, code=code, seconds=seconds, reason=reason)
         line = {"method": call.method, "code": code, "ms": round(seconds * 1000, 3), "peer": peer}
         self._log.info("rpc", **call.fields | line, request_id=call.request_id, principal=call.principal.name)
 
@@ -233,9 +236,10 @@ class CallInterceptor(aio.ServerInterceptor):
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
-    def _note_refused(self, kind: str, method: str) -> None:
+    def _note_refused(self, kind: str, method: str, reason: str) -> None:
         if self._metrics is not None:
-            self._metrics.observe(kind, method, code=Code.RESOURCE_EXHAUSTED.name, seconds=0.0)
+            self._metrics.begin(kind, method)
+            self._metrics.observe(kind, method, code=Code.RESOURCE_EXHAUSTED.name, seconds=0.0, reason=reason)
         if not self._refused:
             asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._log_refused)
         self._refused[method] += 1
