@@ -89,7 +89,9 @@ async def test_a_watcher_that_has_seen_all_is_measured_and_one_that_catches_up_i
 async def test_an_estimate_is_compared_with_what_was_measured(tmp_path, port):
     """The harness' estimator says 60 s and 1 GiB."""
     summary = {"total_seconds": 90.0, "peak_memory_bytes": 2**29, "steps": 3}
-    async with trainer(tmp_path, {"steps": 3, "summary": summary, "checkpoints": [2]}, metrics_address=str(port)) as one:
+    async with trainer(
+        tmp_path, {"steps": 3, "summary": summary, "checkpoints": [2]}, metrics_address=str(port)
+    ) as one:
         await one.events((await one.train()).name)
         page = await read(port)
     assert page["finetree_estimate_time_ratio_sum"]["method", "lora"] == pytest.approx(1.5)

@@ -30,6 +30,8 @@ class PrometheusMeter:
         self._client = prometheus_client
         self._loop = loop
         self._gauges: list[_Gauge] = []
+        self.instruments: list[Instrument] = []
+        """What was made so far."""
         self.registry = prometheus_client.CollectorRegistry()
         if sys.platform == "linux":
             prometheus_client.ProcessCollector(registry=self.registry)
@@ -37,22 +39,29 @@ class PrometheusMeter:
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         """Make a counter."""
+        self._note(name, "counter", text, labels)
         return _Counter(self._client.Counter(name, text, labels, registry=self.registry), named=bool(labels))
 
     def histogram(
         self, name: str, text: str, labels: Sequence[str] = (), *, buckets: Sequence[float] = SECONDS
     ) -> Histogram:
         """Make a histogram."""
+        self._note(name, "histogram", text, labels)
         made = self._client.Histogram(name, text, labels, registry=self.registry, buckets=buckets)
         return _Histogram(made, named=bool(labels))
 
     def gauge(self, name: str, text: str, labels: Sequence[str] = (), *, read: Callable[[], Values]) -> None:
         """Have values read for each page."""
+        self._note(name, "gauge", text, labels)
         self._gauges.append(_Gauge(name, text, tuple(labels), read, counts=False))
 
     def total(self, name: str, text: str, labels: Sequence[str] = (), *, read: Callable[[], Values]) -> None:
         """Have values that only grow read for each page."""
+        self._note(name, "counter", text, labels)
         self._gauges.append(_Gauge(name, text, tuple(labels), read, counts=True))
+
+    def _note(self, name: str, kind: str, text: str, labels: Sequence[str]) -> None:
+        self.instruments.append(Instrument(name, kind, tuple(labels), text))
 
     def page(self) -> bytes:
         """Return the page, in Prometheus' text format. Raises TimeoutError where the event loop is blocked.
@@ -90,6 +99,16 @@ class PrometheusMeter:
                 family.add_metric(labels, value)
             families.append(family)
         return families
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """An instrument as docs/metrics.md lists it: `kind` is counter, gauge or histogram."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
