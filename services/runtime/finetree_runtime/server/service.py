@@ -38,7 +38,7 @@ from finetree_runtime.errors import DomainError
 from finetree_runtime.server import logging, tls, validation
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
-from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator
+from finetree_runtime.server.entry.auth import Authenticator, authenticator_of
 from finetree_runtime.server.metrics import CallMetrics
 
 Hook = Callable[[], Awaitable[None]]
@@ -62,7 +62,7 @@ class Service:
         version: The program's version; a trailer of every reply.
         settings: Settings of the service.
         servicers: (add function, servicer, full service name) of each; `add` appends one.
-        authenticator: Finds the principal of each call.
+        authenticator: Finds the principal of each call; None: the one that the settings describe.
         on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
         on_ready: Awaited once the service reports that it serves: begins what need not be done before.
         on_drain: Awaited after the last call was taken, while running ones end; cancelled after `drain_time`.
@@ -74,7 +74,7 @@ class Service:
     version: str
     settings: ServiceSettings
     servicers: list[tuple[Callable[[Any, Any], None], Any, str]] = field(default_factory=list)
-    authenticator: Authenticator = field(default_factory=LocalAuthenticator)
+    authenticator: Authenticator | None = None
     on_start: Hook | None = None
     on_ready: Hook | None = None
     on_drain: Hook | None = None
@@ -122,13 +122,14 @@ async def serving(service: Service) -> AsyncIterator[str]:
     """
     settings = service.settings
     credentials = tls.server_credentials(settings)
+    authenticator = service.authenticator or authenticator_of(settings)
     metrics = CallMetrics(settings.metrics_address) if settings.metrics_address else None
     try:
         if service.on_start is not None:
             await service.on_start()
         calls = CallInterceptor(
             version=service.version,
-            authenticator=service.authenticator,
+            authenticator=authenticator,
             max_call_seconds=settings.max_call_time,
             max_request_bytes=settings.max_request_bytes,
             admission=Admission(CallLimits.of(settings)),
