@@ -79,6 +79,9 @@ class ServiceSettings:
     tls_cert: Path | None = setting(None, "PEM certificate chain; read again when the file changes.")
     tls_key: Path | None = setting(None, "PEM private key of the certificate.")
     tls_client_ca: Path | None = setting(None, "PEM certificates that clients must be signed by (mutual TLS).")
+    access_dir: Path | None = setting(
+        None, "Folder of the access file, which says who may call (finetree tokens). Default: every caller may do all."
+    )
     ready_file: Path | None = setting(None, "Write the ready line (JSON with the bound address) here, not to stdout.")
     stop_with_stdin: bool = setting(
         default=False,

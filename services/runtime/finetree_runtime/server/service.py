@@ -39,7 +39,7 @@ from finetree_runtime.meter import OFF, Meter
 from finetree_runtime.server import logging, tls, validation
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
-from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator
+from finetree_runtime.server.entry.auth import Authenticator, authenticator_of
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.metrics.page import Page
 from finetree_runtime.server.metrics.prometheus import PrometheusMeter
@@ -65,7 +65,7 @@ class Service:
         version: The program's version; a trailer of every reply.
         settings: Settings of the service.
         servicers: (add function, servicer, full service name) of each; `add` appends one.
-        authenticator: Finds the principal of each call.
+        authenticator: Finds the principal of each call; None: the one that the settings describe.
         on_start: Awaited before the port is bound; may still `add`. A SettingsError or DomainError ends the start.
         on_ready: Awaited once the service reports that it serves: begins what need not be done before.
         on_drain: Awaited after the last call was taken, while running ones end; cancelled after `drain_time`.
@@ -79,7 +79,7 @@ class Service:
     version: str
     settings: ServiceSettings
     servicers: list[tuple[Callable[[Any, Any], None], Any, str]] = field(default_factory=list)
-    authenticator: Authenticator = field(default_factory=LocalAuthenticator)
+    authenticator: Authenticator | None = None
     on_start: Hook | None = None
     on_ready: Hook | None = None
     on_drain: Hook | None = None
@@ -129,6 +129,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     """
     settings = service.settings
     credentials = tls.server_credentials(settings)
+    authenticator = service.authenticator or authenticator_of(settings)
     page = _page(service)
     try:
         if service.on_start is not None:
@@ -136,7 +137,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
         admission = Admission(CallLimits.of(settings))
         calls = CallInterceptor(
             version=service.version,
-            authenticator=service.authenticator,
+            authenticator=authenticator,
             max_call_seconds=settings.max_call_time,
             max_request_bytes=settings.max_request_bytes,
             admission=admission,
