@@ -119,6 +119,7 @@ def _describe(
     resting: Sequence[capacity_pb2.RestingWorker],
 ) -> capacity_pb2.Device:
     holders = queue.holders_on(device)
+    names = {holder.uid: holder.name for holder in queue.holders().values() if holder is not None}
     running = [holder.name for holder in holders.values()]
     slots = device.slots() + [slot for slot in holders if slot.index == PREPARING]
     busy = sum(slot in holders for slot in device.slots())
@@ -136,7 +137,9 @@ def _describe(
         resting_workers=resting,
         uuid=device.uuid,
         fault=budget.fault,
-        memory=_memory_use(budget, {holder.uid: holder.name for holder in queue.holders()}),
+        memory=_memory_use(
+            budget, {holder.uid: holder.name for holder in queue.holders().values() if holder is not None}
+        ),
         slot_uses=[
             capacity_pb2.SlotUse(
                 slot=slot.index,

@@ -164,6 +164,10 @@ class JobQueue:
             if holder is not None and holder.uid == uid:
                 self._holders[slot] = None
 
+    def holders(self) -> Mapping[Slot, Holder | None]:
+        """Every slot, with the job that holds it."""
+        return self._holders
+
     def wake(self) -> None:
         """Look again for jobs that can start."""
         self._wake.set()
@@ -208,10 +212,6 @@ class JobQueue:
         """Demands of the jobs that hold slots."""
         uids = {holder.uid for holder in self._holders.values() if holder is not None}
         return {uid: self._demands[uid] for uid in uids if uid in self._demands}
-
-    def holders(self) -> list[Holder]:
-        """The jobs that hold slots, one of several slots as often."""
-        return [holder for holder in self._holders.values() if holder is not None]
 
     def holders_on(self, device: Device) -> dict[Slot, Holder]:
         """The jobs that hold slots of a device, those that only prepare too."""

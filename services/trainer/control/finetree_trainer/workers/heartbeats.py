@@ -39,6 +39,10 @@ class Heartbeats:
         """The processes of all workers that live."""
         return [found for worker in self._workers() if (found := process_of(worker)) is not None]
 
+    def unknown(self) -> int:
+        """Workers of an earlier run of the service that may be alive or dead: nobody can look at their process."""
+        return sum(worker.process is None for worker in self._workers())
+
     async def run(self) -> None:
         """Check until cancelled."""
         while True:
