@@ -137,9 +137,7 @@ def _describe(
         resting_workers=resting,
         uuid=device.uuid,
         fault=budget.fault,
-        memory=_memory_use(
-            budget, {holder.uid: holder.name for holder in queue.holders().values() if holder is not None}
-        ),
+        memory=_memory_use(budget, names),
         slot_uses=[
             capacity_pb2.SlotUse(
                 slot=slot.index,
