@@ -58,9 +58,23 @@ class Ports(click.ParamType[Mapping[str, int]]):
 @click.option(
     "--sinks", "sinks_file", default="", metavar="FILE", help="Also deliver to the sinks of FILE: see `finetree sinks`."
 )
+@click.option(
+    "--cpu-slots",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Jobs that may train on the CPU at once; each gets an Nth of the cores, and what memory is left.",
+)
 @pass_settings
-def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int], http: str, sinks_file: str) -> None:
+def up(
+    settings: Settings, data_dir: Path | None, ports: Mapping[str, int], *, http: str, sinks_file: str, cpu_slots: int
+) -> None:
     """Start the three services on this machine.
+
+    A job on the CPU is estimated for, and runs with, the cores of one slot: with --cpu-slots 2 two jobs run at once,
+    each on half of the cores and bound to them, and each takes about twice as long as it would alone on all of them. A
+    job whose memory is not free waits, and says for what (`finetree capacity`, `finetree jobs show JOB`).
 
     Ctrl-C stops them. The default data folder is $XDG_DATA_HOME/finetree, else ~/.local/share/finetree. With --json,
     stdout has one line once all are ready: {"services": [{"name", "address", "pid", "log"}], "data_dir"}.
@@ -72,7 +86,8 @@ def up(settings: Settings, data_dir: Path | None, ports: Mapping[str, int], http
         signal.signal(number, lambda *_: stop.set())
     folder = (data_dir or default_data_dir()).absolute()
     configs = _read_sinks(sinks_file)
-    with Suite(folder, ports, http=http) as suite, _delivering(settings, configs, suite):
+    extra = {"trainer": ("--cpu-slots", str(cpu_slots))}
+    with Suite(folder, ports, extra=extra, http=http) as suite, _delivering(settings, configs, suite):
         _announce(settings, suite)
         while not stop.wait(POLL_SECONDS):
             suite.rotate_logs()
