@@ -43,6 +43,7 @@ from finetree_runtime.server.entry.auth import Authenticator, authenticator_of
 from finetree_runtime.server.metrics.calls import CallMetrics
 from finetree_runtime.server.metrics.page import Page
 from finetree_runtime.server.metrics.prometheus import PrometheusMeter
+from finetree_runtime.server.tracing.otlp import Tracing, tracing_of
 
 Hook = Callable[[], Awaitable[None]]
 
@@ -73,6 +74,7 @@ class Service:
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
         meter: Where the service counts; from `on_start` on the one of its page, if it has one.
         ready: Whether the service reports that it serves.
+        tracing: Where spans go, from `on_start` on; None where the environment asks for none.
     """
 
     name: str
@@ -87,6 +89,7 @@ class Service:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     meter: Meter = OFF
     ready: bool = False
+    tracing: Tracing | None = None
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
     _unfit: bool = False
 
@@ -131,6 +134,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     credentials = tls.server_credentials(settings)
     authenticator = service.authenticator or authenticator_of(settings)
     page = _page(service)
+    service.tracing = tracing_of(service.name, service.version, os.environ)
     try:
         if service.on_start is not None:
             await service.on_start()
@@ -142,6 +146,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             max_request_bytes=settings.max_request_bytes,
             admission=admission,
             metrics=CallMetrics(service.meter, admission) if page is not None else None,
+            tracing=service.tracing,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
         _register(service, server)
@@ -156,6 +161,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             await _drain(service, server, calls)
     finally:
         await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
+        await _call_within(service.tracing.close if service.tracing else None, STOP_SECONDS, "traces")
         if page is not None:
             await asyncio.to_thread(page.close)  # a request in progress may wait for this loop
 
