@@ -97,6 +97,7 @@ class Application:
         self._layout = Layout(settings.data_dir)
         self._policy = read_policy(settings)
         self._lock = -1
+        self._built = False
         self._running: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -110,6 +111,7 @@ class Application:
         await self._host.load()
         estimator = self._estimator = self._estimator or RemoteEstimator(settings.estimator_address)
         servicer = self._build(estimator)
+        self._built = True
         self._service.add(trainer_pb2_grpc.add_TrainerServiceServicer_to_server, servicer, SERVICE)
         await self._recover()
         workers = worker_servicer.WorkerServicer(self._supervisor, self._log, settings, on_profile=self._on_profile)
@@ -233,6 +235,10 @@ class Application:
 
     async def stop(self) -> None:
         """Stop the service's own parts; workers with a task go on without it."""
+        if not self._built:  # it was refused before there was anything to stop
+            if self._lock >= 0:
+                os.close(self._lock)
+            return
         for task in self._running:
             task.cancel()
         await self._supervisor.stop()
@@ -254,6 +260,9 @@ class Application:
             ) from None
         except OSError as error:
             raise SettingsError("DATA_DIR_UNUSABLE", f"data_dir: it cannot be used: {error.strerror}") from None
+        if self._layout.restoring.exists():
+            text = "data_dir: a restore into this folder was cut off; run `finetree backup restore` into it again"
+            raise SettingsError("DATA_DIR_UNFINISHED", text)
 
     async def _recover(self) -> None:
         """Take over the jobs and attempts that an earlier run of the service left."""
