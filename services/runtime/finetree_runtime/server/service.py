@@ -68,6 +68,7 @@ class Service:
         on_drain: Awaited after the last call was taken, while running ones end; cancelled after `drain_time`.
         on_stop: Awaited at the very end, also of a start that failed; cancelled after `STOP_SECONDS`.
         draining: Set when the service begins to stop: a stream's handler sends its last message and returns.
+        certificates: What it serves TLS with; None before the start and for plain text.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Service:
     on_drain: Hook | None = None
     on_stop: Hook | None = None
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    certificates: tls.ServerCertificates | None = None
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
     _unfit: bool = False
 
@@ -121,8 +123,9 @@ async def serving(service: Service) -> AsyncIterator[str]:
         SettingsError: The service cannot start as it is set.
     """
     settings = service.settings
-    credentials = tls.server_credentials(settings)
+    certificates = service.certificates = tls.server_certificates(settings)
     metrics = CallMetrics(settings.metrics_address) if settings.metrics_address else None
+    watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
     try:
         if service.on_start is not None:
             await service.on_start()
@@ -136,7 +139,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
         _register(service, server)
-        address = _bind(server, settings.address, credentials)
+        address = _bind(server, settings.address, certificates.credentials() if certificates is not None else None)
         await server.start()
         await service.set_ready(ready=True)
         try:
@@ -147,6 +150,8 @@ async def serving(service: Service) -> AsyncIterator[str]:
             await _drain(service, server, calls)
     finally:
         await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
+        if watching is not None:
+            watching.cancel()
         if metrics is not None:
             metrics.close()
 

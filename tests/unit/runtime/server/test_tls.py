@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a certificate is warned of, and which addresses are of this machine alone."""
+
+import datetime as dt
+
+import pytest
+from finetree_cli.backends.certificates.folder import init
+from finetree_runtime.server.tls import Expiry, ServerCertificates, is_local
+
+DAY = 86400.0
+
+
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.8.9.1:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("unix:/run/x", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("localhost.example.com:1", False),
+        ("10.0.0.1:1", False),
+    ],
+)
+def test_only_loopback_and_unix_sockets_are_local(address, local):
+    assert is_local(address) is local
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "left", "near"),
+    [(365, 31, False), (365, 29, True), (365, -1, True), (30, 11, False), (30, 9, True), (1, 0.5, False)],
+)
+def test_a_certificate_is_near_its_end_30_days_or_a_third_of_its_life_before(lifetime, left, near):
+    assert Expiry(at=left * DAY, lifetime=lifetime * DAY).is_near(now=0.0) is near
+
+
+def test_the_end_is_warned_of_once_a_day(tmp_path, capsys):
+    init(tmp_path, ["localhost"], [], 40)
+    certificates = ServerCertificates(tmp_path / "server.pem", tmp_path / "server.key", None)
+    now = dt.datetime.now(dt.UTC).timestamp()
+    for after in (0.0, 30 * DAY, 30.5 * DAY, 31.1 * DAY):
+        certificates.warn_of_expiry(now + after)
+    logged = capsys.readouterr().err
+    assert logged.count('"tls_certificate_expires"') == 2
+    assert '"days_left": 10.0' in logged
+    assert '"days_left": 8.9' in logged
