@@ -95,7 +95,7 @@ def renew_command(settings: Settings, folder: Path, clients: tuple[str, ...], wi
 
 
 @tls.command("show", examples=("finetree tls show ./tls", "finetree tls show /etc/finetree/server.pem --json"))
-@click.argument("path", metavar="DIR|FILE", type=click.Path(exists=True, path_type=Path))
+@click.argument("path", metavar="DIR|FILE", type=click.Path(path_type=Path))
 @pass_settings
 def show_command(settings: Settings, path: Path) -> None:
     """Show who the certificates of a folder or a PEM file are for, by whom, and until when."""
