@@ -270,5 +270,3 @@ async def test_a_start_that_fails_is_cleaned_up_after(program):
         async with serving(service):
             pass
     assert stopped.is_set()
-
-

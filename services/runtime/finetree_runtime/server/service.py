@@ -135,6 +135,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     certificates = service.certificates = tls.server_certificates(settings)
     authenticator = service.authenticator or authenticator_of(settings)
     page = _page(service)
+    tls.show(certificates, service.meter)
     watching = asyncio.create_task(certificates.watch()) if certificates is not None else None
     try:
         if service.on_start is not None:

@@ -12,12 +12,14 @@ import asyncio
 import datetime as dt
 import ipaddress
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import grpc
 
 from finetree_runtime.config.settings import ServiceSettings, SettingsError
+from finetree_runtime.meter import Meter, Values
 from finetree_runtime.server.logging import get_logger
 
 if TYPE_CHECKING:
@@ -68,6 +70,18 @@ def server_certificates(settings: ServiceSettings) -> ServerCertificates | None:
         return ServerCertificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     except CertificateFault as error:
         raise SettingsError("TLS_UNREADABLE", str(error)) from None
+
+
+def show(certificates: ServerCertificates | None, meter: Meter) -> None:
+    """Show on the page of metrics how the certificates are; nothing of a server that serves plain text."""
+    failures = "Times that changed TLS files could not be used; the old certificate stayed in use."
+    ends = "End of the TLS certificate in use, in seconds of the Unix epoch."
+
+    def read(value: Callable[[ServerCertificates], float]) -> Callable[[], Values]:
+        return lambda: {(): value(certificates)} if certificates is not None else {}
+
+    meter.total("finetree_tls_reload_failures_total", failures, read=read(lambda each: each.reload_failures))
+    meter.gauge("finetree_tls_certificate_expiry_timestamp_seconds", ends, read=read(lambda each: each.expiry.at))
 
 
 class CertificateFault(Exception):  # noqa: N818  # what is wrong with the files, said to whoever set them

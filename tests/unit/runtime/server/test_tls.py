@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """When a certificate is warned of, and which addresses are of this machine alone."""
 
+import asyncio
 import datetime as dt
+import re
 
 import pytest
 from finetree_cli.backends.certificates.folder import init
-from finetree_runtime.server.tls import Expiry, ServerCertificates, is_local
+from finetree_runtime.server.metrics.prometheus import PrometheusMeter
+from finetree_runtime.server.tls import Expiry, ServerCertificates, is_local, show
 
 DAY = 86400.0
 
@@ -46,3 +49,18 @@ def test_the_end_is_warned_of_once_a_day(tmp_path, capsys):
     assert logged.count('"tls_certificate_expires"') == 2
     assert '"days_left": 10.0' in logged
     assert '"days_left": 8.9' in logged
+
+
+async def test_a_page_of_metrics_has_failures_and_the_end(tmp_path):
+    init(tmp_path, ["localhost"], [], 40)
+    certificates = ServerCertificates(tmp_path / "server.pem", tmp_path / "server.key", None)
+    meter, plain = (PrometheusMeter(asyncio.get_running_loop()) for _ in range(2))
+    show(certificates, meter)
+    show(None, plain)
+    (tmp_path / "server.key").unlink()
+    certificates.refresh()
+    page = (await asyncio.to_thread(meter.page)).decode()
+    assert "finetree_tls_reload_failures_total 1.0" in page
+    shown = re.search(r"^finetree_tls_certificate_expiry_timestamp_seconds (\S+)$", page, re.MULTILINE)
+    assert float(shown[1]) == certificates.expiry.at
+    assert not re.search(rb"^finetree_tls", await asyncio.to_thread(plain.page), re.MULTILINE)
