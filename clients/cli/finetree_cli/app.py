@@ -45,6 +45,7 @@ COMMANDS: dict[str, str] = {
     "capacity": "finetree_cli.commands.capacity:capacity",
     "storage": "finetree_cli.commands.storage:storage",
     "tls": "finetree_cli.commands.tls:tls",
+    "doctor": "finetree_cli.commands.doctor:doctor",
     "backup": "finetree_cli.commands.backup:backup",
     "profile": "finetree_cli.commands.profile:profile",
     "config": "finetree_cli.commands.config:config",
