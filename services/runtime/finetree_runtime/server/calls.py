@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interceptor around every call of a service.
 
-request id → authentication → a place → deadline → validation → the servicer's method → errors → metrics → one log line
+request id → authentication → a place → deadline → validation → the servicer's method → errors → metrics → one log
+line and, for what changes something, an audit record
 
 A call that arrives when there is no place is refused before any of that: its request is not even read.
 """
@@ -35,6 +36,7 @@ from finetree_runtime.errors import (
 )
 from finetree_runtime.ids import uuid7
 from finetree_runtime.server import context, validation
+from finetree_runtime.server.audit.calls import Auditor, Trail
 from finetree_runtime.server.entry.admission import REFUSALS, Admission, Places
 from finetree_runtime.server.entry.auth import Authenticator
 from finetree_runtime.server.logging import get_logger
@@ -80,10 +82,12 @@ class CallInterceptor(aio.ServerInterceptor):
         max_call_seconds: float,
         max_request_bytes: int,
         admission: Admission,
+        auditor: Auditor,
         metrics: CallMetrics | None = None,
     ) -> None:
         self._version = version
         self._admission = admission
+        self._auditor = auditor
         self._authenticator = authenticator
         self._max_call_seconds = max_call_seconds
         self._max_request_bytes = max_request_bytes
@@ -150,6 +154,7 @@ class CallInterceptor(aio.ServerInterceptor):
             call = _begin(method, metadata, rpc, started)
             trailers = ((REQUEST_ID, call.request_id), (SERVER_VERSION, self._version))
             rpc.set_trailing_metadata(trailers)
+            trail = self._auditor.trail(call, peer, request)
             self._running += 1
             self._idle.clear()
             code = Code.OK.name
@@ -157,9 +162,9 @@ class CallInterceptor(aio.ServerInterceptor):
                 call.principal = await self._authenticator.authenticate(method, metadata, peer)
                 if kind == "unary":
                     async with self._admission.unary(call):
-                        return await self._run(kind, inner, request, rpc)
+                        return await self._run(kind, inner, request, rpc, trail)
                 with self._admission.streams.taken():
-                    return await self._run(kind, inner, request, rpc)
+                    return await self._run(kind, inner, request, rpc, trail)
             except asyncio.CancelledError:
                 code = (Code.DEADLINE_EXCEEDED if context.remaining() == 0.0 else Code.CANCELLED).name
                 raise
@@ -175,18 +180,22 @@ class CallInterceptor(aio.ServerInterceptor):
                 code = Code(status.code).name
                 await _abort(rpc, status, trailers, error)
             finally:
+                trail.end(code)
                 self._end(kind, call, code, time.monotonic() - started, peer)
 
         return behavior
 
-    async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context) -> Any:
+    async def _run(self, kind: str, inner: Behavior, request: Any, rpc: Context, trail: Trail) -> Any:
         """Validate the request and call the servicer's method; only unary calls have a time limit."""
         if kind in ("unary", "server_stream"):
             _check(request)
+            await trail.begin()
         else:
-            request = _ValidatedStream(request)
+            request = _ValidatedStream(request, trail)
         if kind == "unary":
-            return await self._within_limit(inner(request, rpc))
+            reply = await self._within_limit(inner(request, rpc))
+            trail.replied(reply)
+            return reply
         if kind == "client_stream":
             return await inner(request, rpc)
         return await _write_all(inner(request, rpc), rpc)
@@ -292,10 +301,11 @@ class _Rejected:
 
 
 class _ValidatedStream:
-    """The messages of a client's stream, each one validated as it is read."""
+    """The messages of a client's stream, each one validated as it is read; the first one begins the call's trail."""
 
-    def __init__(self, messages: AsyncIterator[Any]) -> None:
+    def __init__(self, messages: AsyncIterator[Any], trail: Trail) -> None:
         self._messages = aiter(messages)
+        self._trail = trail
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -303,6 +313,7 @@ class _ValidatedStream:
     async def __anext__(self) -> Any:
         message = await anext(self._messages)
         _check(message)
+        await self._trail.begin(message)
         return message
 
 

@@ -36,6 +36,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from finetree_runtime.config.settings import ServiceSettings, SettingsError
 from finetree_runtime.errors import DomainError
 from finetree_runtime.server import logging, tls, validation
+from finetree_runtime.server.audit.start import start_auditor
 from finetree_runtime.server.calls import CallInterceptor
 from finetree_runtime.server.entry.admission import Admission, CallLimits
 from finetree_runtime.server.entry.auth import Authenticator, LocalAuthenticator
@@ -123,6 +124,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
     settings = service.settings
     credentials = tls.server_credentials(settings)
     metrics = CallMetrics(settings.metrics_address) if settings.metrics_address else None
+    auditor = start_auditor(service.name, service.version, settings)
     try:
         if service.on_start is not None:
             await service.on_start()
@@ -132,6 +134,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
             max_call_seconds=settings.max_call_time,
             max_request_bytes=settings.max_request_bytes,
             admission=Admission(CallLimits.of(settings)),
+            auditor=auditor,
             metrics=metrics,
         )
         server = aio.server(interceptors=[calls], options=_channel_options(settings))
@@ -149,6 +152,7 @@ async def serving(service: Service) -> AsyncIterator[str]:
         await _call_within(service.on_stop, STOP_SECONDS, "on_stop")
         if metrics is not None:
             metrics.close()
+        await asyncio.to_thread(auditor.close)
 
 
 async def _until_signal(service: Service) -> None:

@@ -706,6 +706,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
     from a backup, or run the job again.
     """
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 310
+    """Limits of principals and projects, and the audit log.
+
+    The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
+    something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Stable reason of an error. On the wire `google.rpc.ErrorInfo.reason` (domain "finetree") carries the value's name
@@ -1399,5 +1405,11 @@ and create the job anew.
 ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
 """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
 from a backup, or run the job again.
+"""
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 310
+"""Limits of principals and projects, and the audit log.
+
+The audit log cannot be written, and this service changes nothing without it (UNAVAILABLE, every rpc that changes
+something). Nothing was done: retry after the time in RetryInfo; the operator must free the disk.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
