@@ -135,4 +135,4 @@ async def test_jobs_are_named_by_the_record_of_their_creation(tmp_path):
         await talk.stub.GetJob(trainer_pb2.GetJobRequest(name=job.name))
         await talk.cancel(job.name)
     made = [line.record for line in lines(log_of(tmp_path)) if line.record.get("method", "").endswith("Job")]
-    assert [record["resources"] for record in made] == [[job.name], [job.name]]
+    assert [record["resources"][-1] for record in made] == [job.name, job.name]

@@ -706,6 +706,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
     from a backup, or run the job again.
     """
+    ERROR_REASON_ROLE_MISSING: _ErrorReason.ValueType  # 289
+    """Who may do what.
+
+    The caller lacks the role that the rpc needs (PERMISSION_DENIED, every rpc). The metadata has the role and, where the
+    request is about one, the project; the answer is the same whether what the request names exists or not.
+    """
+    ERROR_REASON_RPC_WITHOUT_ROLE: _ErrorReason.ValueType  # 290
+    """The contract states no role for the rpc (PERMISSION_DENIED). The server was built from an incomplete contract."""
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 310
     """Limits of principals and projects, and the audit log.
 
@@ -1406,6 +1414,14 @@ ERROR_REASON_ARTIFACT_DAMAGED: ErrorReason.ValueType  # 284
 """A file of an artifact is not what the job made (FAILED_PRECONDITION, DownloadArtifact). Restore the trainer's data
 from a backup, or run the job again.
 """
+ERROR_REASON_ROLE_MISSING: ErrorReason.ValueType  # 289
+"""Who may do what.
+
+The caller lacks the role that the rpc needs (PERMISSION_DENIED, every rpc). The metadata has the role and, where the
+request is about one, the project; the answer is the same whether what the request names exists or not.
+"""
+ERROR_REASON_RPC_WITHOUT_ROLE: ErrorReason.ValueType  # 290
+"""The contract states no role for the rpc (PERMISSION_DENIED). The server was built from an incomplete contract."""
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 310
 """Limits of principals and projects, and the audit log.
 

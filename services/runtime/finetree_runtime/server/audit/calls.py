@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 
 from finetree_runtime.errors import Code
 from finetree_runtime.server import context
+from finetree_runtime.server.access.requirement import requirement_of
 from finetree_runtime.server.audit.log import AuditLog
 
 Mode = Literal["changes", "all"]
@@ -34,8 +35,6 @@ MAX_NAMES = 8
 
 _NAME = re.compile(r"(?!ft_)[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}(/[A-Za-z0-9._@:-]{1,128}){0,7}")
 """A resource name, which has no spaces: nothing that a text of a user looks like, and no token."""
-_NAMING = frozenset({"name", "names", "parent", "job", "dataset", "sweep", "target", "base_model"})
-"""Fields of a request that hold resource names."""
 _MAX_TEXT = 256
 """Characters of a principal's name or of a peer that a record has."""
 
@@ -120,13 +119,15 @@ class Trail:
         """Reason of the error that ended it; empty without one."""
         return str(self._call.fields.get("reason", ""))
 
-    async def begin(self, message: Any = None) -> None:
-        """Note that the method is about to be called; of a client's stream, with its first message."""
+    def received(self, message: Any) -> None:
+        """Take note of the first message of a client's stream, which names what the call is about."""
+        self._request = message if isinstance(message, Message) else None
+
+    async def begin(self) -> None:
+        """Note that the method is about to be called, or that it gets the first message of a stream."""
         if self.begun:
             return
         self.begun = True
-        if self._request is None and isinstance(message, Message):
-            self._request = message
         await self._auditor.begin(self)
 
     def replied(self, reply: Any) -> None:
@@ -142,11 +143,11 @@ class Trail:
         principal = self._call.principal
         found: dict[str, Any] = {
             "principal": principal.name[:_MAX_TEXT],
-            "kind": str(getattr(principal, "kind", "local")),
-            "credential": str(getattr(principal, "credential", "")),
+            "kind": principal.kind,
+            "credential": principal.credential,
             "peer": self.peer[:_MAX_TEXT],
             "method": self.method,
-            "resources": list(dict.fromkeys([*_named(self._request), *_made(self._reply)]))[:MAX_NAMES],
+            "resources": list(dict.fromkeys([*_named(self.method, self._request), *_made(self._reply)]))[:MAX_NAMES],
             "request_id": self._call.request_id,
         }
         if code:
@@ -165,6 +166,9 @@ def _descriptor(method: str) -> MethodDescriptor | None:
         return None
 
 
+_requirement = functools.cache(requirement_of)
+
+
 @functools.cache
 def changes(method: str) -> bool:
     """Whether a method changes something: what does not say that it has no side effects, watches apart."""
@@ -181,13 +185,14 @@ def uploads(method: str) -> bool:
     return found is not None and bool(found.client_streaming)
 
 
-def _named(request: Message | None) -> Iterator[str]:
-    """Resource names in a request."""
+def _named(method: str, request: Message | None) -> Iterator[str]:
+    """Resource names in a request: what its fields hold that the contract calls so, and a name of no project."""
     if request is None:
         return
-    for field, value in request.ListFields():
-        if field.type == FieldDescriptor.TYPE_STRING and field.name in _NAMING:
-            yield from _names(value)
+    requirement = _requirement(method)
+    yield from _names(getattr(request, "name", ""))
+    if requirement is not None:
+        yield from _names(requirement.fields.texts(request))
 
 
 def _made(reply: Message | None) -> Iterator[str]:
